@@ -1,0 +1,13 @@
+//! Harbor Pilot.
+pub mod api;
+pub mod cluster;
+pub mod controller;
+pub mod harbor;
+pub mod image;
+pub mod plan;
+pub mod prewarm;
+pub mod registry;
+pub mod rewrite;
+pub mod telemetry;
+pub mod tls;
+pub mod webhook;
