@@ -1,1 +1,4 @@
 //! Image references.
+/// Placeholder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageRef;
