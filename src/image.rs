@@ -35,9 +35,7 @@ pub struct ImageRef {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ImageRefError {
     /// 64 lower-case hexadecimal digits: container runtimes would take it for the id of a local image.
-    #[error(
-        "cannot specify 64-byte hexadecimal strings: put a registry host or a namespace in front"
-    )]
+    #[error("cannot specify 64-byte hexadecimal strings: put a registry host or a namespace in front")]
     Identifier,
     /// Lower-casing the name would make it valid.
     #[error("repository name must be lowercase")]
@@ -75,11 +73,7 @@ impl ImageRef {
             return Err(refusal(&split));
         };
         let library = if split.official { OFFICIAL } else { "" };
-        let host_in_path = if parts.host.is_empty() {
-            split.host.len() + 1
-        } else {
-            0
-        };
+        let host_in_path = if parts.host.is_empty() { split.host.len() + 1 } else { 0 };
         if host_in_path + library.len() + parts.path.len() > MAX_REPOSITORY {
             return Err(ImageRefError::TooLong);
         }
@@ -87,8 +81,7 @@ impl ImageRef {
             check_digest(digest)?;
         }
 
-        let mut text =
-            String::with_capacity(split.host.len() + 1 + library.len() + split.rest.len());
+        let mut text = String::with_capacity(split.host.len() + 1 + library.len() + split.rest.len());
         text.push_str(split.host);
         text.push('/');
         text.push_str(library);
@@ -113,14 +106,8 @@ impl ImageRef {
 
     /// The repository without its host, at most 255 bytes: `library/nginx`.
     pub fn repository(&self) -> &str {
-        let start = if self.host_end == 0 {
-            0
-        } else {
-            self.host_end + 1
-        };
-        self.text
-            .get(start..self.repository_end)
-            .unwrap_or_default()
+        let start = if self.host_end == 0 { 0 } else { self.host_end + 1 };
+        self.text.get(start..self.repository_end).unwrap_or_default()
     }
 
     /// Host and repository, without tag and digest: `docker.io/library/nginx`.
@@ -182,19 +169,12 @@ impl ImagePrefix {
             return Err(ImageRefError::Format);
         }
         if !is_path(path) {
-            return Err(if has_uppercase(path) {
-                ImageRefError::Uppercase
-            } else {
-                ImageRefError::Format
-            });
+            return Err(if has_uppercase(path) { ImageRefError::Uppercase } else { ImageRefError::Format });
         }
         if path.len() > MAX_REPOSITORY {
             return Err(ImageRefError::TooLong);
         }
-        Ok(Self {
-            text: format!("{host}/{path}").into_boxed_str(),
-            host_end: host.len(),
-        })
+        Ok(Self { text: format!("{host}/{path}").into_boxed_str(), host_end: host.len() })
     }
 
     /// The host, with its port if it has one.
@@ -261,8 +241,7 @@ pub fn is_host(text: &str) -> bool {
         let Some((address, port)) = inner.split_once(']') else {
             return false;
         };
-        let is_address =
-            !address.is_empty() && address.bytes().all(|b| b.is_ascii_hexdigit() || b == b':');
+        let is_address = !address.is_empty() && address.bytes().all(|b| b.is_ascii_hexdigit() || b == b':');
         return is_address && (port.is_empty() || port.strip_prefix(':').is_some_and(is_port));
     }
     let (name, port) = match text.split_once(':') {
@@ -292,21 +271,13 @@ struct Split<'a> {
 fn split_host(input: &str) -> Split<'_> {
     let (host, rest) = match input.split_once('/') {
         None => {
-            return Split {
-                host: DOCKER_HUB,
-                official: true,
-                rest: input,
-            };
+            return Split { host: DOCKER_HUB, official: true, rest: input };
         }
         Some((LEGACY_DOCKER_HUB, rest)) => (DOCKER_HUB, rest),
         Some((first, rest)) if reads_as_host(first) => (first, rest),
         Some(_) => (DOCKER_HUB, input),
     };
-    Split {
-        host,
-        official: host == DOCKER_HUB && !rest.contains('/'),
-        rest,
-    }
+    Split { host, official: host == DOCKER_HUB && !rest.contains('/'), rest }
 }
 
 struct Parts<'a> {
@@ -332,12 +303,7 @@ impl<'a> Parts<'a> {
             && is_path(path)
             && tag.is_none_or(is_tag)
             && digest.is_none_or(has_form_of_digest);
-        fits.then_some(Self {
-            host,
-            path,
-            tag,
-            digest,
-        })
+        fits.then_some(Self { host, path, tag, digest })
     }
 }
 
@@ -345,18 +311,12 @@ impl<'a> Parts<'a> {
 fn refusal(split: &Split<'_>) -> ImageRefError {
     let (host, rest) = (lowered(split.host), lowered(split.rest));
     let changed = host != split.host || rest != split.rest;
-    if changed && Parts::read(&host, &rest).is_some() {
-        ImageRefError::Uppercase
-    } else {
-        ImageRefError::Format
-    }
+    if changed && Parts::read(&host, &rest).is_some() { ImageRefError::Uppercase } else { ImageRefError::Format }
 }
 
 fn lowered(text: &str) -> String {
     // One character for one, as Go's ToLower: U+0130 becomes `i`.
-    text.chars()
-        .filter_map(|c| c.to_lowercase().next())
-        .collect()
+    text.chars().filter_map(|c| c.to_lowercase().next()).collect()
 }
 
 fn has_uppercase(text: &str) -> bool {
@@ -393,9 +353,7 @@ fn is_path_component(text: &str) -> bool {
             b'.' | b'_' | b'-' => {
                 let longer = match separator {
                     None => in_word,
-                    Some(before) => {
-                        before == byte && (byte == b'-' || (byte == b'_' && length < 2))
-                    }
+                    Some(before) => before == byte && (byte == b'-' || (byte == b'_' && length < 2)),
                 };
                 if !longer {
                     return false;
@@ -423,8 +381,7 @@ fn has_form_of_digest(text: &str) -> bool {
         return false;
     };
     algorithm.split(['-', '_', '+', '.']).all(|part| {
-        part.bytes().next().is_some_and(|b| b.is_ascii_alphabetic())
-            && part.bytes().all(|b| b.is_ascii_alphanumeric())
+        part.bytes().next().is_some_and(|b| b.is_ascii_alphabetic()) && part.bytes().all(|b| b.is_ascii_alphanumeric())
     }) && hex.len() >= MIN_DIGEST_HEX
         && hex.bytes().all(|b| b.is_ascii_hexdigit())
 }
@@ -441,11 +398,7 @@ fn check_digest(text: &str) -> Result<(), ImageRefError> {
     if hex.len() != digits {
         return Err(ImageRefError::DigestLength);
     }
-    if hex.bytes().all(is_lower_hex) {
-        Ok(())
-    } else {
-        Err(ImageRefError::DigestFormat)
-    }
+    if hex.bytes().all(is_lower_hex) { Ok(()) } else { Err(ImageRefError::DigestFormat) }
 }
 
 fn is_lower_hex(byte: u8) -> bool {

@@ -19,18 +19,10 @@ fn names_are_completed_as_a_container_runtime_does() {
         ("192.168.0.1:80", "docker.io", "library/192.168.0.1"),
         ("docker.io/nginx", "docker.io", "library/nginx"),
         ("index.docker.io/nginx", "docker.io", "library/nginx"),
-        (
-            "index.docker.io/bitnami/redis",
-            "docker.io",
-            "bitnami/redis",
-        ),
+        ("index.docker.io/bitnami/redis", "docker.io", "bitnami/redis"),
         ("library/foo/bar", "docker.io", "library/foo/bar"),
         ("bitnami/redis", "docker.io", "bitnami/redis"),
-        (
-            "registry-1.docker.io/nginx",
-            "registry-1.docker.io",
-            "nginx",
-        ),
+        ("registry-1.docker.io/nginx", "registry-1.docker.io", "nginx"),
         ("ghcr.io/nginx", "ghcr.io", "nginx"),
         ("localhost/fooo/bar", "localhost", "fooo/bar"),
         ("localhost:5000/a", "localhost:5000", "a"),
@@ -45,22 +37,14 @@ fn names_are_completed_as_a_container_runtime_does() {
         ("[:::::]/x", "[:::::]", "x"),
         ("xn--n3h.com/myimage", "xn--n3h.com", "myimage"),
         ("a.b-c.d/e", "a.b-c.d", "e"),
-        (
-            "docker---rules/docker",
-            "docker.io",
-            "docker---rules/docker",
-        ),
+        ("docker---rules/docker", "docker.io", "docker---rules/docker"),
         ("dock__er/docker", "docker.io", "dock__er/docker"),
         ("foo_bar.com/x", "", "foo_bar.com/x"),
         ("foo_bar.com:8080", "docker.io", "library/foo_bar.com"),
     ];
     for (text, host, repository) in table {
         let image = image(text);
-        assert_eq!(
-            (image.host(), image.repository()),
-            (host, repository),
-            "{text}"
-        );
+        assert_eq!((image.host(), image.repository()), (host, repository), "{text}");
     }
 }
 
@@ -68,50 +52,16 @@ fn names_are_completed_as_a_container_runtime_does() {
 fn tag_and_digest_are_both_kept_and_none_is_invented() {
     let digest = format!("sha256:{HEX}");
     let table = [
-        (
-            "nginx".to_owned(),
-            None,
-            None,
-            "docker.io/library/nginx".to_owned(),
-        ),
-        (
-            "nginx:1.27".to_owned(),
-            Some("1.27"),
-            None,
-            "docker.io/library/nginx:1.27".to_owned(),
-        ),
-        (
-            format!("nginx@{digest}"),
-            None,
-            Some(&*digest),
-            format!("docker.io/library/nginx@{digest}"),
-        ),
-        (
-            format!("h:1/a:T_-.x@{digest}"),
-            Some("T_-.x"),
-            Some(&*digest),
-            format!("h:1/a:T_-.x@{digest}"),
-        ),
-        (
-            "foo_bar.com/x:y".to_owned(),
-            Some("y"),
-            None,
-            "foo_bar.com/x:y".to_owned(),
-        ),
-        (
-            "[::1]:50/x:_".to_owned(),
-            Some("_"),
-            None,
-            "[::1]:50/x:_".to_owned(),
-        ),
+        ("nginx".to_owned(), None, None, "docker.io/library/nginx".to_owned()),
+        ("nginx:1.27".to_owned(), Some("1.27"), None, "docker.io/library/nginx:1.27".to_owned()),
+        (format!("nginx@{digest}"), None, Some(&*digest), format!("docker.io/library/nginx@{digest}")),
+        (format!("h:1/a:T_-.x@{digest}"), Some("T_-.x"), Some(&*digest), format!("h:1/a:T_-.x@{digest}")),
+        ("foo_bar.com/x:y".to_owned(), Some("y"), None, "foo_bar.com/x:y".to_owned()),
+        ("[::1]:50/x:_".to_owned(), Some("_"), None, "[::1]:50/x:_".to_owned()),
     ];
     for (text, tag, digest, full) in table {
         let image = image(&text);
-        assert_eq!(
-            (image.tag(), image.digest(), image.as_str()),
-            (tag, digest, &*full),
-            "{text}"
-        );
+        assert_eq!((image.tag(), image.digest(), image.as_str()), (tag, digest, &*full), "{text}");
     }
     assert_eq!(image("a/b:c").name(), "docker.io/a/b");
 }
@@ -172,14 +122,8 @@ fn what_a_container_runtime_refuses_is_refused_for_the_same_reason() {
     for (text, error) in table {
         assert_eq!(ImageRef::parse(text), Err(error), "{text:?}");
     }
-    assert_eq!(
-        image(&format!("docker.io/{HEX}")).repository(),
-        format!("library/{HEX}")
-    );
-    assert_eq!(
-        image(&format!("{HEX}0")).repository(),
-        format!("library/{HEX}0")
-    );
+    assert_eq!(image(&format!("docker.io/{HEX}")).repository(), format!("library/{HEX}"));
+    assert_eq!(image(&format!("{HEX}0")).repository(), format!("library/{HEX}0"));
     assert_eq!(image(&format!("{HEX}:1")).tag(), Some("1"));
 }
 
@@ -192,10 +136,7 @@ fn digests_are_judged_by_algorithm_length_and_case() {
         (format!("sha256:{}", &HEX[..63]), Some(E::DigestLength)),
         (format!("sha256:{HEX}0"), Some(E::DigestLength)),
         (format!("sha512:{HEX}"), Some(E::DigestLength)),
-        (
-            format!("sha256:{}", HEX.to_uppercase()),
-            Some(E::DigestFormat),
-        ),
+        (format!("sha256:{}", HEX.to_uppercase()), Some(E::DigestFormat)),
         (format!("SHA256:{HEX}"), Some(E::DigestFormat)),
         (format!("md5:{}", &HEX[..32]), Some(E::DigestAlgorithm)),
         (format!("sha256+b64:{HEX}"), Some(E::DigestAlgorithm)),
@@ -207,11 +148,7 @@ fn digests_are_judged_by_algorithm_length_and_case() {
         (format!("sha256:{HEX}@sha256:{HEX}"), Some(E::Format)),
     ];
     for (digest, error) in table {
-        assert_eq!(
-            ImageRef::parse(&format!("nginx:1@{digest}")).err(),
-            error,
-            "{digest}"
-        );
+        assert_eq!(ImageRef::parse(&format!("nginx:1@{digest}")).err(), error, "{digest}");
     }
 }
 
@@ -247,30 +184,15 @@ fn the_repository_may_have_255_bytes_and_the_host_does_not_count() {
 #[test]
 fn moving_keeps_repository_tag_and_digest() {
     let harbor = ImagePrefix::new("harbor.example:8443", "dockerhub").unwrap();
-    assert_eq!(
-        (harbor.host(), harbor.path()),
-        ("harbor.example:8443", "dockerhub")
-    );
-    let moved = image(&format!("nginx:1@sha256:{HEX}"))
-        .moved_under(&harbor)
-        .unwrap();
-    assert_eq!(
-        moved.as_str(),
-        format!("harbor.example:8443/dockerhub/library/nginx:1@sha256:{HEX}")
-    );
+    assert_eq!((harbor.host(), harbor.path()), ("harbor.example:8443", "dockerhub"));
+    let moved = image(&format!("nginx:1@sha256:{HEX}")).moved_under(&harbor).unwrap();
+    assert_eq!(moved.as_str(), format!("harbor.example:8443/dockerhub/library/nginx:1@sha256:{HEX}"));
     assert_eq!(moved, image(moved.as_str()));
-    assert_eq!(
-        image("a_b.c/d").moved_under(&harbor).unwrap().repository(),
-        "dockerhub/a_b.c/d"
-    );
+    assert_eq!(image("a_b.c/d").moved_under(&harbor).unwrap().repository(), "dockerhub/a_b.c/d");
 
     let long = image(&format!("ghcr.io/{}", "a".repeat(246)));
     assert_eq!(long.moved_under(&harbor), Err(E::TooLong));
-    assert!(
-        image(&format!("ghcr.io/{}", "a".repeat(245)))
-            .moved_under(&harbor)
-            .is_ok()
-    );
+    assert!(image(&format!("ghcr.io/{}", "a".repeat(245))).moved_under(&harbor).is_ok());
 }
 
 #[test]
@@ -298,10 +220,7 @@ fn a_prefix_that_would_be_read_differently_is_refused() {
 #[test]
 fn serde_uses_the_full_text_and_refuses_what_does_not_parse() {
     let image: ImageRef = serde_json::from_str(r#""nginx:\u0031""#).unwrap();
-    assert_eq!(
-        serde_json::to_string(&image).unwrap(),
-        r#""docker.io/library/nginx:1""#
-    );
+    assert_eq!(serde_json::to_string(&image).unwrap(), r#""docker.io/library/nginx:1""#);
     let error = serde_json::from_str::<ImageRef>(r#""Nginx""#).unwrap_err();
     assert!(error.to_string().contains("must be lowercase"), "{error}");
 }
