@@ -1,1 +1,36 @@
-//! TODO-api
+//! The custom resources of `harbor-pilot.dev/v1alpha1`, one file a kind.
+//!
+//! What flows in is YAML or JSON that users wrote; what flows out are validated values. What a value cannot hold (an
+//! interval that does not parse, a platform without an architecture) fails at decoding; what needs two fields or the old
+//! object is a CEL rule, which the API server and [`standalone`](crate::cli) both evaluate.
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::CustomResourceExt;
+
+pub mod cached_image;
+pub mod common;
+pub mod condition;
+pub mod harbor_instance;
+pub mod platform;
+pub mod proxy_project;
+pub mod registry;
+
+pub use cached_image::{CachedImage, CachedImageSpec, CachedImageStatus};
+pub use common::{Adoption, DeletionPolicy, HarborRef, Interval, LocalRef, ManagementPolicy};
+pub use condition::{ConditionType, Conditions, Reason};
+pub use harbor_instance::{HarborInstance, HarborInstanceSpec, HarborInstanceStatus};
+pub use platform::Platform;
+pub use proxy_project::{ProxyProject, ProxyProjectSpec, ProxyProjectStatus, RewriteRuleStatus};
+pub use registry::{Registry, RegistrySpec, RegistryStatus, RegistryType};
+
+/// API group of all kinds.
+pub const GROUP: &str = "harbor-pilot.dev";
+/// The only served version.
+pub const VERSION: &str = "v1alpha1";
+/// Finalizer of resources whose deletion has to reach Harbor (`deletionPolicy` other than `Retain`).
+pub const FINALIZER: &str = "harbor-pilot.dev/finalizer";
+
+/// The definitions of all kinds, in the order in which they should be applied.
+pub fn crds() -> Vec<CustomResourceDefinition> {
+    vec![HarborInstance::crd(), Registry::crd(), ProxyProject::crd(), CachedImage::crd()]
+}

@@ -1,1 +1,3 @@
-//! TODO-prewarm
+//! Prewarming: images offered at admission become CachedImages, and CachedImages become warm and verified.
+
+pub mod queue;

@@ -1,0 +1,130 @@
+//! CachedImage: one image that is to be warm in Harbor.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::platform::Platform;
+
+/// One image to be warm in Harbor: the durable queue and the visible truth of prewarming.
+#[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[kube(
+    group = "harbor-pilot.dev",
+    version = "v1alpha1",
+    kind = "CachedImage",
+    shortname = "hci",
+    category = "harbor",
+    status = "CachedImageStatus",
+    derive = "PartialEq",
+    cel,
+    doc = "One image to be warm in Harbor: the durable queue and the visible truth of prewarming.",
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
+    printcolumn(name = "Image", type_ = "string", json_path = ".spec.image"),
+    printcolumn(name = "Platforms", type_ = "string", json_path = ".status.platforms[*].platform"),
+    printcolumn(
+        name = "By tag",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"OfflineByTag\")].status",
+        priority = 1
+    ),
+    printcolumn(
+        name = "By digest",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"OfflineByDigest\")].status",
+        priority = 1
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct CachedImageSpec {
+    /// The image, as a Pod would name it (`nginx:1.27`, mapped by the rules of the ProxyProjects) or as it is at Harbor
+    /// (`harbor.example.com/dockerhub/library/nginx:1.27`). Immutable.
+    #[schemars(length(min = 1, max = 512))]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("image is immutable: make another CachedImage"))]
+    pub image: String,
+    /// Platforms to warm. Default: those of the ProxyProject, else those of the cluster's nodes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub platforms: Vec<Platform>,
+    /// What Ready waits for.
+    #[serde(default)]
+    pub require: Require,
+}
+
+/// What Ready waits for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Require {
+    /// Every wanted manifest and blob is stored; the upstream may be asked for the tag.
+    #[default]
+    Online,
+    /// And the tag is served while the upstream is down.
+    OfflineByTag,
+    /// And the upstream's digest is served while the upstream is down.
+    OfflineByDigest,
+}
+
+/// What is known of an image in Harbor's cache.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CachedImageStatus {
+    /// The `metadata.generation` that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Ready, Reconciling, Stalled, OfflineByTag, OfflineByDigest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_owned()]))]
+    pub conditions: Vec<Condition>,
+    /// The image at Harbor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// The ProxyProject that it belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_project: Option<String>,
+    /// Digest of the upstream's index or manifest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// What Harbor made of the upstream's index.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<IndexState>,
+    /// One entry for each manifest that was wanted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub platforms: Vec<PlatformStatus>,
+    /// When all of it was last fetched through Harbor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warmed_at: Option<Time>,
+    /// Attempts since the last success.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempts: Option<u32>,
+    /// Not tried again before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_attempt_at: Option<Time>,
+}
+
+/// What Harbor made of an index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum IndexState {
+    /// Not stored (yet): Harbor stores an index only after its children.
+    Absent,
+    /// Stored with every child.
+    Complete,
+    /// Stored with the cached children only, so under another digest.
+    Trimmed,
+}
+
+/// One manifest of the image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PlatformStatus {
+    /// Platform of the manifest, `unknown` for an artifact without one.
+    pub platform: String,
+    /// Digest of the manifest.
+    pub digest: String,
+    /// Number of layers.
+    pub layers: u32,
+    /// Size of config and layers in bytes, as the manifest states it.
+    pub bytes: u64,
+    /// Whether manifest, config and every layer are stored in Harbor.
+    pub stored: bool,
+}

@@ -1,0 +1,177 @@
+//! Fields that several kinds share.
+
+use std::{borrow::Cow, fmt, time::Duration};
+
+use kube::KubeSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+
+/// Which HarborInstance a resource belongs to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HarborRef {
+    /// Name of the HarborInstance.
+    #[serde(default = "default_instance")]
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+impl Default for HarborRef {
+    fn default() -> Self {
+        Self { name: default_instance() }
+    }
+}
+
+fn default_instance() -> String {
+    "default".to_owned()
+}
+
+/// A reference by name alone: to a Secret in the operator's own namespace, or to another cluster-scoped resource.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LocalRef {
+    /// Name of the object.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+/// Whether the controller may write to Harbor for this resource.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ManagementPolicy {
+    /// Harbor is made to agree with the spec.
+    #[default]
+    Full,
+    /// Differences are reported in status and Events; nothing is written to Harbor.
+    ObserveOnly,
+}
+
+/// What happens when Harbor already has an object of this name without our marker.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Adoption {
+    /// It is left alone, and the resource says `AdoptionRequired`.
+    #[default]
+    Never,
+    /// It is taken over: marked as ours, and changed to what the spec says.
+    IfExists,
+}
+
+/// What becomes of the object in Harbor when the resource is deleted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum DeletionPolicy {
+    /// It stays in Harbor. The resource goes at once, and applying it again finds its object by its marker.
+    #[default]
+    Retain,
+    /// It is deleted as far as Harbor allows; until then the resource says `DeletionBlocked`.
+    Delete,
+}
+
+/// A length of time such as `30s`, `10m` or `1h30m`; whole seconds, at least one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Interval(Duration);
+
+impl Interval {
+    /// An interval of whole seconds; zero becomes one.
+    pub fn from_secs(seconds: u64) -> Self {
+        Self(Duration::from_secs(seconds.max(1)))
+    }
+
+    /// The interval as a duration, one second or longer.
+    pub fn duration(self) -> Duration {
+        self.0
+    }
+}
+
+impl std::str::FromStr for Interval {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let refuse = || {
+            format!("`{text}` is not an interval: write hours, minutes and seconds, such as `30s`, `10m` or `1h30m`")
+        };
+        let (mut seconds, mut number, mut last_unit) = (0_u64, None::<u64>, u64::MAX);
+        for byte in text.bytes() {
+            if byte.is_ascii_digit() {
+                let digit = u64::from(byte - b'0');
+                number =
+                    Some(number.unwrap_or(0).checked_mul(10).and_then(|n| n.checked_add(digit)).ok_or_else(refuse)?);
+                continue;
+            }
+            let unit = match byte {
+                b'h' => 3600,
+                b'm' => 60,
+                b's' => 1,
+                _ => return Err(refuse()),
+            };
+            if unit >= last_unit {
+                return Err(refuse());
+            }
+            last_unit = unit;
+            let amount = number.take().and_then(|n| n.checked_mul(unit)).ok_or_else(refuse)?;
+            seconds = seconds.checked_add(amount).ok_or_else(refuse)?;
+        }
+        if number.is_some() || seconds == 0 {
+            return Err(refuse());
+        }
+        Ok(Self(Duration::from_secs(seconds)))
+    }
+}
+
+impl fmt::Display for Interval {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let total = self.0.as_secs();
+        for (amount, unit) in [(total / 3600, 'h'), (total / 60 % 60, 'm'), (total % 60, 's')] {
+            if amount > 0 {
+                write!(f, "{amount}{unit}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Serialize for Interval {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Interval {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Cow::<str>::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl JsonSchema for Interval {
+    fn schema_name() -> Cow<'static, str> {
+        "Interval".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string",
+            "maxLength": 16,
+            "pattern": "^([1-9][0-9]{0,3}h)?([1-9][0-9]{0,3}m)?([1-9][0-9]{0,4}s)?$",
+            "minLength": 2,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn intervals_are_read_and_written_as_kubernetes_users_write_them() {
+        for (text, seconds) in [("30s", 30), ("10m", 600), ("1h30m", 5400), ("1h0m5s", 3605)] {
+            assert_eq!(text.parse::<Interval>().unwrap().duration().as_secs(), seconds, "{text}");
+        }
+        assert_eq!(Interval::from_secs(5400).to_string(), "1h30m");
+    }
+
+    #[test]
+    fn an_interval_that_says_nothing_or_too_much_is_refused_with_an_example() {
+        for text in ["", "0s", "10", "5 m", "m", "1m1h", "-5m", "99999999999999999999s"] {
+            let error = text.parse::<Interval>().unwrap_err();
+            assert!(error.contains("1h30m"), "{text}: {error}");
+        }
+    }
+}

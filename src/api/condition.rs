@@ -1,0 +1,277 @@
+//! Conditions that follow kstatus, with a closed list of types and reasons.
+//!
+//! `Reconciling` and `Stalled` exist only while they are true (kstatus, "abnormal-true" conditions), so that `kubectl wait`,
+//! Argo CD and Flux judge our resources without being told how.
+
+use k8s_openapi::{
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+    jiff::Timestamp,
+};
+
+/// The condition types that this project writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConditionType {
+    /// The resource does what its spec says.
+    Ready,
+    /// Work is under way (kstatus); absent otherwise.
+    Reconciling,
+    /// Nothing will change until a person acts (kstatus); absent otherwise.
+    Stalled,
+    /// Harbor differs from the spec and is not being changed (`managementPolicy: ObserveOnly`).
+    Drifted,
+    /// Harbor refuses to delete the object; the message says what stands in the way.
+    DeletionBlocked,
+    /// The image can be pulled by its tag while the upstream is down.
+    OfflineByTag,
+    /// The image can be pulled by its upstream digest while the upstream is down.
+    OfflineByDigest,
+}
+
+impl ConditionType {
+    /// The `type` as it stands in status.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "Ready",
+            Self::Reconciling => "Reconciling",
+            Self::Stalled => "Stalled",
+            Self::Drifted => "Drifted",
+            Self::DeletionBlocked => "DeletionBlocked",
+            Self::OfflineByTag => "OfflineByTag",
+            Self::OfflineByDigest => "OfflineByDigest",
+        }
+    }
+}
+
+/// Why a condition is what it is: machine-readable, never free text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// Harbor is as the spec says.
+    Reconciled,
+    /// Harbor answers, and its components are healthy.
+    Healthy,
+    /// Harbor answers, and a component of it is not healthy.
+    Degraded,
+    /// A change is being made.
+    Progressing,
+    /// `spec.suspend` is set.
+    Suspended,
+    /// Harbor differs from the spec, and the policy is to observe only.
+    Drifted,
+    /// A field of the spec cannot be used; the message says which and why.
+    InvalidSpec,
+    /// No HarborInstance of that name exists.
+    InstanceNotFound,
+    /// The HarborInstance is not ready.
+    InstanceNotReady,
+    /// No Registry of that name exists.
+    RegistryNotFound,
+    /// The Registry exists and has not been accepted by Harbor yet.
+    RegistryNotReady,
+    /// No Secret of that name is in the operator's namespace.
+    SecretNotFound,
+    /// The Secret lacks a key that is needed.
+    SecretInvalid,
+    /// No answer came from Harbor.
+    HarborUnreachable,
+    /// Harbor refused our credentials (401).
+    HarborUnauthorized,
+    /// Our account lacks a right in Harbor (403).
+    HarborForbidden,
+    /// Harbor refused the request as invalid (4xx).
+    HarborRefused,
+    /// Harbor failed (5xx), or answered what it should not.
+    HarborError,
+    /// The upstream answers without our credentials and not with them.
+    CredentialsRejected,
+    /// Harbor cannot use the upstream: it is unreachable, or refuses the credentials.
+    UpstreamUnhealthy,
+    /// Harbor has an object of this name that is not marked as ours.
+    AdoptionRequired,
+    /// Another resource owns the object of this name.
+    NameConflict,
+    /// The spec asks for a change that Harbor cannot make.
+    Immutable,
+    /// The object is used by another one.
+    InUse,
+    /// The object still holds data.
+    NotEmpty,
+    /// Every wanted manifest and blob is stored in Harbor.
+    Warm,
+    /// The image is being fetched through Harbor.
+    Warming,
+    /// The image was fetched; Harbor has not stored all of it yet.
+    Verifying,
+    /// The image does not belong to a managed proxy project.
+    NotProxied,
+    /// The image does not parse as an image reference.
+    InvalidImage,
+    /// The upstream has no such image.
+    ImageNotFound,
+    /// The image has no child for a wanted platform.
+    PlatformMissing,
+    /// No node has told its platform yet.
+    PlatformsUnknown,
+    /// The upstream limits our rate.
+    RateLimited,
+    /// The pull failed for a reason that may pass.
+    PullFailed,
+    /// Harbor refused to serve the image (policy, quota or rights).
+    PullRefused,
+    /// Harbor did not store all of the image in time.
+    NotStored,
+    /// Harbor serves the tag from its store.
+    Tagged,
+    /// Harbor has no tag for the stored image yet.
+    Untagged,
+    /// Harbor stores the very bytes of the upstream's manifest.
+    DigestStored,
+    /// Harbor stores the index under another digest: it serialises indexes anew, and drops children it has not cached.
+    IndexRewritten,
+}
+
+/// The conditions of one resource while its status is being decided.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Conditions {
+    list: Vec<Condition>,
+    generation: Option<i64>,
+    now: Timestamp,
+}
+
+impl Conditions {
+    /// Starts from the conditions that stand in status. `generation` is `metadata.generation` of the object that is judged.
+    pub fn from_status(list: &[Condition], generation: Option<i64>, now: Timestamp) -> Self {
+        Self { list: list.to_vec(), generation, now }
+    }
+
+    /// Sets a condition. `lastTransitionTime` moves only when the status does.
+    pub fn set(&mut self, kind: ConditionType, status: bool, reason: Reason, message: impl Into<String>) {
+        self.put(kind, if status { "True" } else { "False" }, reason, message.into());
+    }
+
+    /// Sets a condition whose truth is not known yet.
+    pub fn set_unknown(&mut self, kind: ConditionType, reason: Reason, message: impl Into<String>) {
+        self.put(kind, "Unknown", reason, message.into());
+    }
+
+    /// Takes a condition away.
+    pub fn remove(&mut self, kind: ConditionType) {
+        self.list.retain(|condition| condition.type_ != kind.as_str());
+    }
+
+    /// Ready, and nothing under way.
+    pub fn ready(&mut self, reason: Reason, message: impl Into<String>) {
+        self.set(ConditionType::Ready, true, reason, message);
+        self.remove(ConditionType::Reconciling);
+        self.remove(ConditionType::Stalled);
+    }
+
+    /// Not ready, and being worked on or tried again without anybody's help.
+    pub fn progressing(&mut self, reason: Reason, message: impl Into<String>) {
+        let message = message.into();
+        self.set(ConditionType::Ready, false, reason, message.clone());
+        self.set(ConditionType::Reconciling, true, reason, message);
+        self.remove(ConditionType::Stalled);
+    }
+
+    /// Not ready, and staying so until a person changes something.
+    pub fn stalled(&mut self, reason: Reason, message: impl Into<String>) {
+        let message = message.into();
+        self.set(ConditionType::Ready, false, reason, message.clone());
+        self.set(ConditionType::Stalled, true, reason, message);
+        self.remove(ConditionType::Reconciling);
+    }
+
+    /// The list for `status.conditions`.
+    pub fn into_list(self) -> Vec<Condition> {
+        self.list
+    }
+
+    fn put(&mut self, kind: ConditionType, status: &str, reason: Reason, message: String) {
+        let mut next = Condition {
+            type_: kind.as_str().to_owned(),
+            status: status.to_owned(),
+            reason: format!("{reason:?}"),
+            message: bounded(message),
+            observed_generation: self.generation,
+            last_transition_time: Time(whole_seconds(self.now)),
+        };
+        match self.list.iter_mut().find(|condition| condition.type_ == next.type_) {
+            Some(old) => {
+                if old.status == next.status {
+                    next.last_transition_time = old.last_transition_time.clone();
+                }
+                *old = next;
+            }
+            None => self.list.push(next),
+        }
+    }
+}
+
+/// Whether the condition `kind` of the list is `True`.
+pub fn is_true(list: &[Condition], kind: ConditionType) -> bool {
+    list.iter().any(|condition| condition.type_ == kind.as_str() && condition.status == "True")
+}
+
+/// The condition `kind` of the list.
+pub fn find(list: &[Condition], kind: ConditionType) -> Option<&Condition> {
+    list.iter().find(|condition| condition.type_ == kind.as_str())
+}
+
+/// `metav1.Time` keeps whole seconds; a fraction would read back as a difference.
+pub fn whole_seconds(time: Timestamp) -> Timestamp {
+    Timestamp::from_second(time.as_second()).unwrap_or(time)
+}
+
+/// `metav1.Condition` allows 32,768 bytes; a person reads far fewer.
+fn bounded(mut message: String) -> String {
+    const LIMIT: usize = 1024;
+    if message.len() > LIMIT {
+        let end = message.char_indices().map(|(at, _)| at).take_while(|at| *at <= LIMIT).last().unwrap_or(0);
+        message.truncate(end);
+        message.push('…');
+    }
+    message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn the_transition_time_moves_only_with_the_status() {
+        let mut first = Conditions::from_status(&[], Some(1), at(100));
+        first.ready(Reason::Reconciled, "as specified");
+        let mut second = Conditions::from_status(&first.into_list(), Some(2), at(200));
+        second.ready(Reason::Reconciled, "as specified, again");
+        let list = second.into_list();
+        let ready = find(&list, ConditionType::Ready).unwrap();
+        assert_eq!((ready.last_transition_time.0, ready.observed_generation), (at(100), Some(2)));
+        let mut third = Conditions::from_status(&list, Some(2), at(300));
+        third.stalled(Reason::AdoptionRequired, "somebody else's");
+        assert_eq!(find(&third.into_list(), ConditionType::Ready).unwrap().last_transition_time.0, at(300));
+    }
+
+    #[test]
+    fn reconciling_and_stalled_are_present_only_while_true() {
+        let mut conditions = Conditions::from_status(&[], None, at(1));
+        conditions.progressing(Reason::Warming, "fetching");
+        conditions.stalled(Reason::InvalidImage, "not an image");
+        let list = conditions.clone().into_list();
+        assert!(is_true(&list, ConditionType::Stalled) && find(&list, ConditionType::Reconciling).is_none());
+        conditions.ready(Reason::Warm, "stored");
+        let list = conditions.into_list();
+        assert!(find(&list, ConditionType::Stalled).is_none() && find(&list, ConditionType::Reconciling).is_none());
+    }
+
+    #[test]
+    fn a_message_without_end_is_cut_at_a_character() {
+        let mut conditions = Conditions::from_status(&[], None, at(1));
+        conditions.ready(Reason::Warm, "ü".repeat(5000));
+        let message = &conditions.into_list()[0].message;
+        assert!(message.len() < 1100 && message.ends_with('…'));
+    }
+}

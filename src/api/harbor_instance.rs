@@ -1,0 +1,129 @@
+//! HarborInstance: one Harbor.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use serde::{Deserialize, Serialize};
+
+use super::common::{Interval, LocalRef};
+
+/// One Harbor that this cluster pulls through.
+#[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[kube(
+    group = "harbor-pilot.dev",
+    version = "v1alpha1",
+    kind = "HarborInstance",
+    shortname = "hinst",
+    category = "harbor",
+    status = "HarborInstanceStatus",
+    derive = "PartialEq",
+    cel,
+    doc = "One Harbor that this cluster pulls through.",
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
+    printcolumn(name = "Version", type_ = "string", json_path = ".status.version"),
+    printcolumn(name = "Pull host", type_ = "string", json_path = ".status.pullHost"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct HarborInstanceSpec {
+    /// Where Harbor's API is, such as `https://harbor.example.com`. A path is not supported.
+    #[schemars(length(min = 8, max = 512))]
+    #[x_kube(validation = Rule::new("self.matches('^https?://[^/?#@ ]+/?$')")
+        .message("url must be http:// or https://, a host and an optional port, without path, query or user"))]
+    pub url: String,
+    /// The host (and port) that stands in image references. Default: the host and port of `url`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 255))]
+    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9.-]+(:[0-9]{1,5})?$') && (self.contains('.') || self.contains(':') || self == 'localhost')")
+        .message("pullHost must be a host with a dot or a port, such as harbor.example.com or harbor:8443: container runtimes take anything else for a Docker Hub name"))]
+    pub pull_host: Option<String>,
+    /// PEM certificates to trust beside the system's when talking to `url`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 65536))]
+    pub ca_bundle: Option<String>,
+    /// Secret in the operator's namespace with the keys `username` and `password`: a system robot account, or a user. Robots
+    /// cost Harbor a fiftieth of what a user costs it per request.
+    pub credentials_secret_ref: LocalRef,
+    /// How many requests this operator has under way at Harbor at once, from 1 to 64. Default 4.
+    #[serde(default = "default_concurrency")]
+    #[schemars(range(min = 1, max = 64))]
+    pub max_concurrent_requests: u16,
+    /// How often Harbor is asked for its health. Default `30s`.
+    #[serde(default = "default_interval")]
+    pub interval: Interval,
+    /// Stops all work for this Harbor, and nothing else: what serves goes on serving.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub suspend: bool,
+}
+
+fn default_concurrency() -> u16 {
+    4
+}
+
+fn default_interval() -> Interval {
+    Interval::from_secs(30)
+}
+
+impl HarborInstanceSpec {
+    /// The host and port that stand in image references of this Harbor.
+    pub fn effective_pull_host(&self) -> &str {
+        let rest = self.url.split_once("://").map_or(self.url.as_str(), |(_, rest)| rest);
+        self.pull_host.as_deref().unwrap_or_else(|| rest.trim_end_matches('/'))
+    }
+}
+
+/// What is known of a Harbor.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HarborInstanceStatus {
+    /// The `metadata.generation` that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Ready, Reconciling, Stalled.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_owned()]))]
+    pub conditions: Vec<Condition>,
+    /// Harbor's version, from /systeminfo.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// The host (and port) that stands in image references.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pull_host: Option<String>,
+    /// Components that Harbor itself calls unhealthy, from /health.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unhealthy_components: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(url: &str, pull_host: Option<&str>) -> HarborInstanceSpec {
+        HarborInstanceSpec {
+            url: url.to_owned(),
+            pull_host: pull_host.map(str::to_owned),
+            ca_bundle: None,
+            credentials_secret_ref: LocalRef { name: "harbor".to_owned() },
+            max_concurrent_requests: 4,
+            interval: Interval::from_secs(30),
+            suspend: false,
+        }
+    }
+
+    #[test]
+    fn the_pull_host_is_the_host_of_the_url_unless_it_is_given() {
+        assert_eq!(spec("https://harbor.example.com/", None).effective_pull_host(), "harbor.example.com");
+        assert_eq!(spec("http://127.0.0.1:8080", None).effective_pull_host(), "127.0.0.1:8080");
+        assert_eq!(spec("http://harbor-core", Some("harbor.example.com")).effective_pull_host(), "harbor.example.com");
+    }
+
+    #[test]
+    fn a_url_with_a_path_and_a_pull_host_that_means_docker_hub_are_refused() {
+        let valid = |url, host| HarborInstance::new("default", spec(url, host)).validate_cel();
+        assert!(valid("https://harbor.example.com", Some("harbor.example.com:8443")).is_ok());
+        assert!(valid("https://harbor.example.com/registry", None).is_err());
+        assert!(valid("https://admin:x@harbor.example.com", None).is_err());
+        let error = valid("https://harbor.example.com", Some("harbor")).unwrap_err();
+        assert!(error.to_string().contains("Docker Hub"), "{error}");
+    }
+}

@@ -1,0 +1,180 @@
+//! ProxyProject: a proxy-cache project in Harbor, with its rewrite rule and its prewarm policy.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    common::{Adoption, DeletionPolicy, HarborRef, Interval, LocalRef, ManagementPolicy},
+    platform::Platform,
+};
+
+/// A proxy-cache project in Harbor. Its rule rewrites images at admission once Harbor serves them.
+#[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[kube(
+    group = "harbor-pilot.dev",
+    version = "v1alpha1",
+    kind = "ProxyProject",
+    shortname = "hpp",
+    category = "harbor",
+    status = "ProxyProjectStatus",
+    derive = "PartialEq",
+    cel,
+    doc = "A proxy-cache project in Harbor. Its rule rewrites images at admission once Harbor serves them.",
+    validation = Rule::new("(has(self.spec.name) ? self.spec.name : self.metadata.name).matches('^[a-z0-9]+([._-][a-z0-9]+)*$')")
+        .message("Harbor takes project names of lower-case letters and digits, separated by single '.', '_' or '-': set spec.name"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
+    printcolumn(name = "Rewrites", type_ = "string", json_path = ".status.rewrite.matches"),
+    printcolumn(name = "To", type_ = "string", json_path = ".status.rewrite.target"),
+    printcolumn(name = "Registry", type_ = "string", json_path = ".spec.registryRef.name", priority = 1),
+    printcolumn(name = "ID", type_ = "integer", json_path = ".status.id", priority = 1),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.name) == has(oldSelf.name) && (!has(self.name) || self.name == oldSelf.name)")
+    .message("name is immutable: Harbor cannot rename a project"))]
+#[x_kube(validation = Rule::new("self.registryRef.name == oldSelf.registryRef.name")
+    .message("registryRef is immutable: Harbor answers 200 to a change of it and ignores it"))]
+#[x_kube(validation = Rule::new("self.harborRef.name == oldSelf.harborRef.name").message("harborRef is immutable"))]
+pub struct ProxyProjectSpec {
+    /// The HarborInstance this belongs to. Immutable.
+    #[serde(default)]
+    pub harbor_ref: HarborRef,
+    /// Name in Harbor, and the first part of the repository in rewritten images. Default: `metadata.name`. Immutable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 255))]
+    pub name: Option<String>,
+    /// The Registry that this project proxies. Immutable.
+    pub registry_ref: LocalRef,
+    /// Whether anyone may pull without credentials. Absent: not managed (Harbor makes a private project).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public: Option<bool>,
+    /// Bandwidth from the upstream for each connection in KiB/s; -1 is unlimited. Absent: not managed.
+    #[serde(default, rename = "proxySpeedKB", skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = -1))]
+    #[x_kube(validation = Rule::new("self != 0").message("proxySpeedKB must be -1 (unlimited) or at least 1"))]
+    pub proxy_speed_kb: Option<i32>,
+    /// Connections to the upstream at once; -1 is unlimited. Absent: not managed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = -1))]
+    #[x_kube(validation = Rule::new("self != 0").message("maxUpstreamConnections must be -1 (unlimited) or at least 1"))]
+    pub max_upstream_connections: Option<i32>,
+    /// Whether Harbor goes on serving a cached tag that the upstream has removed. Absent: not managed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serve_removed: Option<bool>,
+    /// Which images of the cluster become images of this project.
+    #[serde(default)]
+    pub rewrite: RewriteSpec,
+    /// What is warmed in this project's cache, and for which platforms.
+    #[serde(default)]
+    pub prewarm: PrewarmSpec,
+    /// Whether Harbor is changed, or only observed.
+    #[serde(default)]
+    pub management_policy: ManagementPolicy,
+    /// What to do when Harbor has a project of this name that is not ours.
+    #[serde(default)]
+    pub adoption: Adoption,
+    /// What becomes of the project in Harbor when this resource is deleted.
+    #[serde(default)]
+    pub deletion_policy: DeletionPolicy,
+    /// Stops reconciling, rewriting and prewarming for this project.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub suspend: bool,
+    /// How often Harbor is compared with the spec. Default `5m`.
+    #[serde(default = "default_interval")]
+    pub interval: Interval,
+}
+
+fn default_interval() -> Interval {
+    Interval::from_secs(300)
+}
+
+/// The rewrite rule of a project.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RewriteSpec {
+    /// Hosts, or hosts and leading path, of the images to rewrite, such as `docker.io` or `ghcr.io/acme`. Default: the host
+    /// of the Registry (`docker.io` for Docker Hub).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 255)))]
+    pub matches: Vec<String>,
+}
+
+/// When images of a project are warmed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PrewarmSpec {
+    /// What makes an image warm.
+    #[serde(default)]
+    pub mode: PrewarmMode,
+    /// Platforms to warm. Default: those of the cluster's nodes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub platforms: Vec<Platform>,
+}
+
+/// What makes an image warm.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum PrewarmMode {
+    /// Images of Pods, at admission, and CachedImages that users wrote.
+    #[default]
+    OnAdmission,
+    /// Only CachedImages that users wrote.
+    Manual,
+}
+
+/// What is known of a project in Harbor.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ProxyProjectStatus {
+    /// The `metadata.generation` that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Ready, Reconciling, Stalled, Drifted, DeletionBlocked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_owned()]))]
+    pub conditions: Vec<Condition>,
+    /// Harbor's id of the project.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<i64>,
+    /// The rule that the webhook follows: present from the moment Harbor first had what the spec says, until the project is
+    /// deleted, suspended or lost in Harbor. A later failure does not take it away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rewrite: Option<RewriteRuleStatus>,
+    /// Fields in which Harbor differs from the spec, while they are not being changed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub drift: Vec<String>,
+}
+
+/// A rewrite rule that Harbor is known to serve.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RewriteRuleStatus {
+    /// Hosts, or hosts and leading path, of the images that are rewritten.
+    pub matches: Vec<String>,
+    /// Host (and port) of rewritten images.
+    pub host: String,
+    /// Project in Harbor.
+    pub project: String,
+    /// `host/project`, for people.
+    pub target: String,
+    /// The `metadata.generation` of the spec that this rule comes from.
+    pub generation: i64,
+}
+
+impl ProxyProject {
+    /// The name in Harbor.
+    pub fn harbor_name(&self) -> &str {
+        self.spec.name.as_deref().or(self.metadata.name.as_deref()).unwrap_or_default()
+    }
+
+    /// The rule that is in force: the last known good one, unless the resource is suspended or being deleted.
+    pub fn serving_rule(&self) -> Option<&RewriteRuleStatus> {
+        if self.spec.suspend || self.metadata.deletion_timestamp.is_some() {
+            return None;
+        }
+        self.status.as_ref()?.rewrite.as_ref()
+    }
+}
