@@ -106,22 +106,13 @@ impl ControlPlane {
     /// # Errors
     /// When the API server refuses.
     pub async fn namespace(&self, prefix: &str) -> Result<String> {
-        let metadata = ObjectMeta {
-            generate_name: Some(format!("{prefix}-")),
-            ..ObjectMeta::default()
-        };
-        let namespace = Namespace {
-            metadata,
-            ..Namespace::default()
-        };
+        let metadata = ObjectMeta { generate_name: Some(format!("{prefix}-")), ..ObjectMeta::default() };
+        let namespace = Namespace { metadata, ..Namespace::default() };
         let created = Api::<Namespace>::all(self.client()?)
             .create(&PostParams::default(), &namespace)
             .await
             .with_context(|| format!("create a namespace {prefix}-…"))?;
-        created
-            .metadata
-            .name
-            .context("the API server gave the namespace no name")
+        created.metadata.name.context("the API server gave the namespace no name")
     }
 
     /// Runs the `kubectl` of the same version as the administrator. Warnings of webhooks are in `stderr`.
@@ -160,11 +151,8 @@ impl ControlPlane {
         let files = Files::write(root, api_port)?;
         let deadline = Instant::now() + START_DEADLINE;
 
-        let mut etcd = Process::spawn(
-            "etcd",
-            &mut etcd_command(programs, root, client_port, peer_port),
-            &root.join("etcd.log"),
-        )?;
+        let mut etcd =
+            Process::spawn("etcd", &mut etcd_command(programs, root, client_port, peer_port), &root.join("etcd.log"))?;
         watchdog.watch(&etcd)?;
         let store = ("127.0.0.1", client_port);
         loop {
@@ -189,15 +177,7 @@ impl ControlPlane {
         }
 
         let kubectl = Kubectl::new(&programs.kubectl, &files.kubeconfig, root);
-        Ok(Self {
-            apiserver,
-            etcd,
-            _watchdog: watchdog,
-            directory,
-            kubeconfig: files.kubeconfig,
-            config,
-            kubectl,
-        })
+        Ok(Self { apiserver, etcd, _watchdog: watchdog, directory, kubeconfig: files.kubeconfig, config, kubectl })
     }
 }
 
@@ -236,20 +216,14 @@ impl Files {
             Ok(path)
         };
         let put_pair = |name: &str, pair: &Pair| -> Result<(PathBuf, PathBuf)> {
-            Ok((
-                put(&format!("{name}.crt"), &pair.certificate)?,
-                put(&format!("{name}.key"), &pair.key)?,
-            ))
+            Ok((put(&format!("{name}.crt"), &pair.certificate)?, put(&format!("{name}.key"), &pair.key)?))
         };
         let authority = Authority::new("harbor-pilot-e2e")?;
         let names = ["127.0.0.1", "localhost", "kubernetes.default.svc"];
         let server = put_pair("apiserver", &authority.server(&names)?)?;
         let (certificate, key) = put_pair("admin", &authority.client("admin", "system:masters")?)?;
         let (private, public) = bare_key()?;
-        let service_account = (
-            put("service-account.key", &private)?,
-            put("service-account.pub", &public)?,
-        );
+        let service_account = (put("service-account.key", &private)?, put("service-account.pub", &public)?);
         let authority = put("ca.crt", authority.pem())?;
         let kubeconfig = json!({
             "apiVersion": "v1",
@@ -261,12 +235,7 @@ impl Files {
             "current-context": "e2e",
         });
         let kubeconfig = put("kubeconfig", &kubeconfig.to_string())?;
-        Ok(Self {
-            authority,
-            server,
-            service_account,
-            kubeconfig,
-        })
+        Ok(Self { authority, server, service_account, kubeconfig })
     }
 }
 
@@ -286,20 +255,11 @@ fn etcd_command(programs: &Programs, root: &Path, client_port: u16, peer_port: u
     command
 }
 
-fn apiserver_command(
-    programs: &Programs,
-    root: &Path,
-    files: &Files,
-    etcd_port: u16,
-    port: u16,
-) -> Command {
+fn apiserver_command(programs: &Programs, root: &Path, files: &Files, etcd_port: u16, port: u16) -> Command {
     let (private, public) = &files.service_account;
     let mut command = Command::new(&programs.apiserver);
     command
-        .arg(flag(
-            "etcd-servers",
-            format_args!("http://127.0.0.1:{etcd_port}"),
-        ))
+        .arg(flag("etcd-servers", format_args!("http://127.0.0.1:{etcd_port}")))
         .arg(flag("bind-address", "127.0.0.1"))
         .arg(flag("advertise-address", "127.0.0.1"))
         .arg(flag("secure-port", port))
@@ -308,10 +268,7 @@ fn apiserver_command(
         .arg(flag("tls-private-key-file", files.server.1.display()))
         .arg(flag("client-ca-file", files.authority.display()))
         .arg(flag("authorization-mode", "RBAC"))
-        .arg(flag(
-            "service-account-issuer",
-            "https://kubernetes.default.svc",
-        ))
+        .arg(flag("service-account-issuer", "https://kubernetes.default.svc"))
         .arg(flag("service-account-key-file", public.display()))
         .arg(flag("service-account-signing-key-file", private.display()))
         .arg(flag("service-cluster-ip-range", "10.0.0.0/24"))
@@ -338,9 +295,7 @@ async fn config(kubeconfig: &Path) -> Result<Config> {
 /// Ready, and so far that the namespace is there which `kubectl` uses without being told.
 async fn is_ready(client: &Client) -> bool {
     let ask = async {
-        let ready = client
-            .request_text(http::Request::get("/readyz").body(Vec::new())?)
-            .await?;
+        let ready = client.request_text(http::Request::get("/readyz").body(Vec::new())?).await?;
         Api::<Namespace>::all(client.clone()).get("default").await?;
         anyhow::Ok(ready == "ok")
     };
@@ -349,22 +304,16 @@ async fn is_ready(client: &Client) -> bool {
 
 /// Fails when a process has ended or the deadline has passed.
 fn still_there(processes: &mut [&mut Process], deadline: Instant) -> Result<(), Failure> {
-    let mut reason = (Instant::now() >= deadline)
-        .then(|| format!("the control plane is not ready after {START_DEADLINE:?}"));
+    let mut reason =
+        (Instant::now() >= deadline).then(|| format!("the control plane is not ready after {START_DEADLINE:?}"));
     for process in processes.iter_mut() {
         if let Some(status) = process.exited()? {
             reason = Some(format!("{} ended ({status})", process.name()));
         }
     }
     let Some(reason) = reason else { return Ok(()) };
-    let port_taken = processes
-        .iter()
-        .any(|process| process.log().contains("address already in use"));
+    let port_taken = processes.iter().any(|process| process.log().contains("address already in use"));
     let tails: Vec<String> = processes.iter().map(|process| process.log_tail()).collect();
     let error = anyhow::anyhow!("{reason}\n{}", tails.join("\n"));
-    Err(if port_taken {
-        Failure::PortTaken(error)
-    } else {
-        Failure::Other(error)
-    })
+    Err(if port_taken { Failure::PortTaken(error) } else { Failure::Other(error) })
 }

@@ -30,12 +30,7 @@ impl Output {
     /// When it did not; the message carries both streams.
     pub fn ok(self) -> Result<String> {
         if !self.status.success() {
-            bail!(
-                "kubectl failed ({})\n{}{}",
-                self.status,
-                self.stdout,
-                self.stderr
-            );
+            bail!("kubectl failed ({})\n{}{}", self.status, self.stdout, self.stderr);
         }
         Ok(self.stdout)
     }
@@ -53,11 +48,7 @@ impl Kubectl {
     /// Binds `program` to `kubeconfig`; caches go to `home`.
     #[must_use]
     pub fn new(program: &Path, kubeconfig: &Path, home: &Path) -> Self {
-        Self {
-            program: program.to_owned(),
-            kubeconfig: kubeconfig.to_owned(),
-            home: home.to_owned(),
-        }
+        Self { program: program.to_owned(), kubeconfig: kubeconfig.to_owned(), home: home.to_owned() }
     }
 
     /// Runs with `arguments` and `input` on standard input.
@@ -68,22 +59,13 @@ impl Kubectl {
     pub async fn run(&self, arguments: &[&str], input: &str) -> Result<Output> {
         let mut command = std::process::Command::new(&self.program);
         without_proxies(&mut command);
-        command
-            .args(arguments)
-            .env("KUBECONFIG", &self.kubeconfig)
-            .env("HOME", &self.home);
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        command.args(arguments).env("KUBECONFIG", &self.kubeconfig).env("HOME", &self.home);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = tokio::process::Command::from(command)
             .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("start {}", self.program.display()))?;
-        let mut stdin = child
-            .stdin
-            .take()
-            .context("kubectl has no standard input")?;
+        let mut stdin = child.stdin.take().context("kubectl has no standard input")?;
         let talk = async {
             let write = async {
                 // A kubectl that does not read its input closes the pipe; what it says then is what matters.
@@ -94,12 +76,7 @@ impl Kubectl {
         };
         let output = tokio::time::timeout(DEADLINE, talk)
             .await
-            .with_context(|| {
-                format!(
-                    "kubectl {} has not ended in {DEADLINE:?}",
-                    arguments.join(" ")
-                )
-            })?
+            .with_context(|| format!("kubectl {} has not ended in {DEADLINE:?}", arguments.join(" ")))?
             .context("wait for kubectl")?;
         Ok(Output {
             status: output.status,

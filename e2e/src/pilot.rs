@@ -37,11 +37,7 @@ impl Pilot {
         command.args(arguments).envs(environment.iter().copied());
         let process = Process::spawn("harbor-pilot", &mut command, &directory.path().join("log"))?;
         watchdog.watch(&process)?;
-        Ok(Self {
-            process,
-            _watchdog: watchdog,
-            _directory: directory,
-        })
+        Ok(Self { process, _watchdog: watchdog, _directory: directory })
     }
 
     /// The process id.
@@ -103,53 +99,27 @@ impl Pilot {
 /// When the build fails.
 pub async fn binary() -> Result<&'static Path> {
     static BINARY: OnceCell<PathBuf> = OnceCell::const_new();
-    let build = || async {
-        tokio::task::spawn_blocking(build)
-            .await
-            .context("build harbor-pilot")?
-    };
+    let build = || async { tokio::task::spawn_blocking(build).await.context("build harbor-pilot")? };
     Ok(BINARY.get_or_try_init(build).await?.as_path())
 }
 
 fn build() -> Result<PathBuf> {
-    let Build {
-        target_directory,
-        triple,
-        profile,
-    } = Build::of_this_test()?;
+    let Build { target_directory, triple, profile } = Build::of_this_test()?;
     note("making sure that harbor-pilot is built");
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")))
-        .args([
-            "build",
-            "--quiet",
-            "-p",
-            "harbor-pilot",
-            "--bin",
-            "harbor-pilot",
-        ])
-        .args([
-            "--message-format",
-            "json-render-diagnostics",
-            "--profile",
-            &profile,
-        ])
+        .args(["build", "--quiet", "-p", "harbor-pilot", "--bin", "harbor-pilot"])
+        .args(["--message-format", "json-render-diagnostics", "--profile", &profile])
         .arg("--target-dir")
         .arg(&target_directory);
     if let Some(triple) = triple {
         cargo.args(["--target", &triple]);
     }
-    let output = cargo
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .output()
-        .context("run cargo to build harbor-pilot")?;
+    let output =
+        cargo.stdin(Stdio::null()).stderr(Stdio::inherit()).output().context("run cargo to build harbor-pilot")?;
     if !output.status.success() {
-        bail!(
-            "cargo could not build harbor-pilot ({}); see above",
-            output.status
-        );
+        bail!("cargo could not build harbor-pilot ({}); see above", output.status);
     }
     executable(&output.stdout).context("cargo built harbor-pilot and did not say where")
 }
@@ -174,22 +144,13 @@ struct Build {
 impl Build {
     fn of_this_test() -> Result<Self> {
         let test = env::current_exe().context("find this test binary")?;
-        let strange = || {
-            format!(
-                "{} does not lie in a target directory of cargo",
-                test.display()
-            )
-        };
+        let strange = || format!("{} does not lie in a target directory of cargo", test.display());
         let profile_directory = test
             .ancestors()
             .find(|path| path.ends_with("deps") || path.ends_with("examples"))
             .and_then(Path::parent)
             .with_context(strange)?;
-        let name = |path: &Path| {
-            path.file_name()
-                .and_then(|name| name.to_str())
-                .map(str::to_owned)
-        };
+        let name = |path: &Path| path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
         let profile = match name(profile_directory).with_context(strange)?.as_str() {
             "debug" => "dev".to_owned(),
             other => other.to_owned(),
@@ -197,17 +158,9 @@ impl Build {
         let above = profile_directory.parent().with_context(strange)?;
         // Cargo marks the root of a target directory; a folder without the mark is that of a target triple.
         if above.join("CACHEDIR.TAG").is_file() {
-            return Ok(Self {
-                target_directory: above.to_owned(),
-                triple: None,
-                profile,
-            });
+            return Ok(Self { target_directory: above.to_owned(), triple: None, profile });
         }
         let target_directory = above.parent().with_context(strange)?.to_owned();
-        Ok(Self {
-            target_directory,
-            triple: name(above),
-            profile,
-        })
+        Ok(Self { target_directory, triple: name(above), profile })
     }
 }

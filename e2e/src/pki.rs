@@ -2,8 +2,7 @@
 
 use anyhow::{Context, Result};
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
 
 /// A certificate authority that lives in memory.
@@ -38,22 +37,11 @@ impl Authority {
     pub fn new(common_name: &str) -> Result<Self> {
         let key = KeyPair::generate().context("make the authority's key")?;
         let mut params = CertificateParams::default();
-        params
-            .distinguished_name
-            .push(DnType::CommonName, common_name);
+        params.distinguished_name.push(DnType::CommonName, common_name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![
-            KeyUsagePurpose::KeyCertSign,
-            KeyUsagePurpose::DigitalSignature,
-        ];
-        let pem = params
-            .self_signed(&key)
-            .context("sign the authority's certificate")?
-            .pem();
-        Ok(Self {
-            issuer: Issuer::new(params, key),
-            pem,
-        })
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+        let pem = params.self_signed(&key).context("sign the authority's certificate")?.pem();
+        Ok(Self { issuer: Issuer::new(params, key), pem })
     }
 
     /// The authority's certificate, PEM: what a client trusts, or a webhook's CA bundle.
@@ -81,9 +69,7 @@ impl Authority {
     pub fn client(&self, user: &str, group: &str) -> Result<Pair> {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, user);
-        params
-            .distinguished_name
-            .push(DnType::OrganizationName, group);
+        params.distinguished_name.push(DnType::OrganizationName, group);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         self.sign(params)
     }
@@ -91,12 +77,7 @@ impl Authority {
     fn sign(&self, mut params: CertificateParams) -> Result<Pair> {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         let key = KeyPair::generate().context("make a key")?;
-        let certificate = params
-            .signed_by(&key, &self.issuer)
-            .context("sign a certificate")?;
-        Ok(Pair {
-            certificate: certificate.pem(),
-            key: key.serialize_pem(),
-        })
+        let certificate = params.signed_by(&key, &self.issuer).context("sign a certificate")?;
+        Ok(Pair { certificate: certificate.pem(), key: key.serialize_pem() })
     }
 }

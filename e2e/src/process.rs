@@ -46,11 +46,7 @@ impl Process {
             .process_group(0)
             .spawn()
             .with_context(|| format!("start {name} ({})", command.get_program().display()))?;
-        Ok(Self {
-            name: name.to_owned(),
-            child,
-            log: log.to_owned(),
-        })
+        Ok(Self { name: name.to_owned(), child, log: log.to_owned() })
     }
 
     /// What messages call it.
@@ -70,9 +66,7 @@ impl Process {
     /// # Errors
     /// When the kernel does not tell.
     pub fn exited(&mut self) -> Result<Option<ExitStatus>> {
-        self.child
-            .try_wait()
-            .with_context(|| format!("look after {}", self.name))
+        self.child.try_wait().with_context(|| format!("look after {}", self.name))
     }
 
     /// Sends a signal. To a process that has ended it does nothing.
@@ -84,8 +78,7 @@ impl Process {
             return Ok(());
         }
         let pid = Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, signal)
-            .with_context(|| format!("send {signal:?} to {}", self.name))
+        rustix::process::kill_process(pid, signal).with_context(|| format!("send {signal:?} to {}", self.name))
     }
 
     /// Kills with SIGKILL and reaps. To a process that has ended it does nothing.
@@ -93,12 +86,8 @@ impl Process {
     /// # Errors
     /// When the kernel refuses.
     pub fn kill(&mut self) -> Result<ExitStatus> {
-        self.child
-            .kill()
-            .with_context(|| format!("kill {}", self.name))?;
-        self.child
-            .wait()
-            .with_context(|| format!("reap {}", self.name))
+        self.child.kill().with_context(|| format!("kill {}", self.name))?;
+        self.child.wait().with_context(|| format!("reap {}", self.name))
     }
 
     /// Waits for the process to end by itself.
@@ -112,11 +101,7 @@ impl Process {
                 return Ok(status);
             }
             if Instant::now() >= end {
-                bail!(
-                    "{} still runs after {deadline:?}\n{}",
-                    self.name,
-                    self.log_tail()
-                );
+                bail!("{} still runs after {deadline:?}\n{}", self.name, self.log_tail());
             }
             tokio::time::sleep(POLL).await;
         }
@@ -132,25 +117,15 @@ impl Process {
             // Asked before the log is read, so that the last words of a process that ends are not missed.
             let exited = self.exited()?;
             let log = self.log();
-            let whole = log
-                .split_inclusive('\n')
-                .filter(|line| exited.is_some() || line.ends_with('\n'));
+            let whole = log.split_inclusive('\n').filter(|line| exited.is_some() || line.ends_with('\n'));
             if let Some(line) = whole.map(str::trim_end).find(|line| line.contains(text)) {
                 return Ok(line.to_owned());
             }
             if let Some(status) = exited {
-                bail!(
-                    "{} ended ({status}) and never said {text:?}\n{}",
-                    self.name,
-                    self.log_tail()
-                );
+                bail!("{} ended ({status}) and never said {text:?}\n{}", self.name, self.log_tail());
             }
             if Instant::now() >= end {
-                bail!(
-                    "{} has not said {text:?} in {deadline:?}\n{}",
-                    self.name,
-                    self.log_tail()
-                );
+                bail!("{} has not said {text:?} in {deadline:?}\n{}", self.name, self.log_tail());
             }
             tokio::time::sleep(POLL).await;
         }
@@ -159,9 +134,7 @@ impl Process {
     /// Everything logged so far; bytes that are not UTF-8 are replaced.
     #[must_use]
     pub fn log(&self) -> String {
-        fs::read(&self.log)
-            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-            .unwrap_or_default()
+        fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
     }
 
     /// The last lines of the log under a heading, for error messages.
@@ -196,11 +169,7 @@ while read -r pid; do pids="$pids $pid"; done
     /// # Errors
     /// When `sh` cannot be started.
     pub fn start(directory: &Path) -> Result<Self> {
-        let remove = if keep_directories() {
-            Path::new("")
-        } else {
-            directory
-        };
+        let remove = if keep_directories() { Path::new("") } else { directory };
         let shell = Command::new("sh")
             .args(["-c", Self::SCRIPT, "harbor-pilot-e2e-watchdog"])
             .arg(remove)
@@ -218,11 +187,7 @@ while read -r pid; do pids="$pids $pid"; done
     /// # Errors
     /// When the watchdog is gone.
     pub fn watch(&mut self, process: &Process) -> Result<()> {
-        let stdin = self
-            .shell
-            .stdin
-            .as_mut()
-            .context("the watchdog has no standard input")?;
+        let stdin = self.shell.stdin.as_mut().context("the watchdog has no standard input")?;
         writeln!(stdin, "{}", process.id()).context("tell the watchdog of a process")
     }
 }
@@ -239,10 +204,7 @@ impl Drop for Watchdog {
 /// # Errors
 /// When it cannot be created.
 pub(crate) fn directory(prefix: &str) -> Result<tempfile::TempDir> {
-    let mut directory = tempfile::Builder::new()
-        .prefix(prefix)
-        .tempdir()
-        .context("create a temporary directory")?;
+    let mut directory = tempfile::Builder::new().prefix(prefix).tempdir().context("create a temporary directory")?;
     if keep_directories() {
         directory.disable_cleanup(true);
         note(&format!("keeping {}", directory.path().display()));
@@ -281,22 +243,13 @@ pub(crate) fn note(text: &str) {
 /// The last lines of `text` under a heading.
 pub(crate) fn tail(name: &str, text: &str) -> String {
     let lines: Vec<&str> = text.lines().collect();
-    let last = lines
-        .get(lines.len().saturating_sub(TAIL_LINES)..)
-        .unwrap_or_default();
+    let last = lines.get(lines.len().saturating_sub(TAIL_LINES)..).unwrap_or_default();
     format!("--- last lines of {name} ---\n{}", last.join("\n"))
 }
 
 /// Takes proxy settings out of a child's environment.
 pub(crate) fn without_proxies(command: &mut Command) {
-    for name in [
-        "HTTP_PROXY",
-        "HTTPS_PROXY",
-        "ALL_PROXY",
-        "http_proxy",
-        "https_proxy",
-        "all_proxy",
-    ] {
+    for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"] {
         command.env_remove(name);
     }
 }
@@ -308,30 +261,18 @@ mod tests {
     const SOON: Duration = Duration::from_secs(20);
 
     fn shell(script: &str, directory: &Path) -> Process {
-        Process::spawn(
-            "shell",
-            Command::new("sh").args(["-c", script]),
-            &directory.join("log"),
-        )
-        .unwrap()
+        Process::spawn("shell", Command::new("sh").args(["-c", script]), &directory.join("log")).unwrap()
     }
 
     #[tokio::test]
     async fn a_line_is_found_and_a_signal_is_obeyed() {
         let directory = tempfile::tempdir().unwrap();
-        let script =
-            "trap 'echo leaving; exit 3' TERM; echo ready at last; while :; do sleep 0.05; done";
+        let script = "trap 'echo leaving; exit 3' TERM; echo ready at last; while :; do sleep 0.05; done";
         let mut process = shell(script, directory.path());
-        assert_eq!(
-            process.wait_for_line("ready", SOON).await.unwrap(),
-            "ready at last"
-        );
+        assert_eq!(process.wait_for_line("ready", SOON).await.unwrap(), "ready at last");
         process.signal(Signal::TERM).unwrap();
         assert_eq!(process.wait(SOON).await.unwrap().code(), Some(3));
-        assert_eq!(
-            process.wait_for_line("leaving", SOON).await.unwrap(),
-            "leaving"
-        );
+        assert_eq!(process.wait_for_line("leaving", SOON).await.unwrap(), "leaving");
         process.signal(Signal::TERM).unwrap(); // to nobody, least of all to a stranger with the same id
     }
 
@@ -339,15 +280,8 @@ mod tests {
     async fn waiting_for_a_line_ends_with_the_process_and_shows_what_it_said() {
         let directory = tempfile::tempdir().unwrap();
         let mut process = shell("echo no such file >&2; exit 7", directory.path());
-        let error = process
-            .wait_for_line("ready", SOON)
-            .await
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("exit status: 7") && error.contains("no such file"),
-            "{error}"
-        );
+        let error = process.wait_for_line("ready", SOON).await.unwrap_err().to_string();
+        assert!(error.contains("exit status: 7") && error.contains("no such file"), "{error}");
     }
 
     #[tokio::test]
@@ -357,10 +291,7 @@ mod tests {
         let short = Duration::from_millis(200);
         assert!(process.wait_for_line("ready", short).await.is_err());
         assert!(process.wait(short).await.is_err());
-        assert!(
-            process.exited().unwrap().is_none(),
-            "the wait must not have harmed it"
-        );
+        assert!(process.exited().unwrap().is_none(), "the wait must not have harmed it");
     }
 
     #[tokio::test]
@@ -374,11 +305,7 @@ mod tests {
 
         // What the kernel does to the pipe of a process that was killed.
         drop(watchdog.shell.stdin.take());
-        assert_eq!(
-            process.wait(SOON).await.unwrap().code(),
-            None,
-            "killed by a signal"
-        );
+        assert_eq!(process.wait(SOON).await.unwrap().code(), None, "killed by a signal");
         watchdog.shell.wait().unwrap();
         assert!(!watched.exists() || keep_directories());
     }

@@ -51,19 +51,9 @@ impl Oracle {
             .stdout(Stdio::piped())
             .spawn()
             .context("start the reference parser")?;
-        let input = child
-            .stdin
-            .take()
-            .context("the reference parser has no standard input")?;
-        let output = child
-            .stdout
-            .take()
-            .context("the reference parser has no standard output")?;
-        Ok(Self {
-            child,
-            input: Some(BufWriter::new(input)),
-            output: BufReader::new(output),
-        })
+        let input = child.stdin.take().context("the reference parser has no standard input")?;
+        let output = child.stdout.take().context("the reference parser has no standard output")?;
+        Ok(Self { child, input: Some(BufWriter::new(input)), output: BufReader::new(output) })
     }
 
     /// What the judge says of each string, in order. Blocks; a million take seconds.
@@ -71,24 +61,17 @@ impl Oracle {
     /// # Errors
     /// When the program ends or answers what cannot be read.
     pub fn parse_all<S: AsRef<str> + Sync>(&mut self, strings: &[S]) -> Result<Vec<OracleResult>> {
-        let Some(input) = &mut self.input else {
-            bail!("the reference parser has been stopped")
-        };
+        let Some(input) = &mut self.input else { bail!("the reference parser has been stopped") };
         let (output, child) = (&mut self.output, &mut self.child);
         // Written on a thread of its own: the program answers while it reads, and either pipe may be full.
         std::thread::scope(|scope| {
             let writer = scope.spawn(|| write_all(input, strings));
-            let results = strings
-                .iter()
-                .map(|_| read_one(output))
-                .collect::<Result<Vec<_>>>();
+            let results = strings.iter().map(|_| read_one(output)).collect::<Result<Vec<_>>>();
             if results.is_err() {
                 // Nobody reads any more: the writer would wait for ever.
                 drop(child.kill());
             }
-            let written = writer
-                .join()
-                .unwrap_or_else(|_| bail!("the writing thread panicked"));
+            let written = writer.join().unwrap_or_else(|_| bail!("the writing thread panicked"));
             // A program that ends breaks both; what it did not answer says more.
             let results = results?;
             written?;
@@ -123,42 +106,21 @@ struct Answer {
 
 fn write_all<S: AsRef<str>>(input: &mut BufWriter<ChildStdin>, strings: &[S]) -> Result<()> {
     for string in strings {
-        serde_json::to_writer(&mut *input, string.as_ref())
-            .context("write to the reference parser")?;
-        input
-            .write_all(b"\n")
-            .context("write to the reference parser")?;
+        serde_json::to_writer(&mut *input, string.as_ref()).context("write to the reference parser")?;
+        input.write_all(b"\n").context("write to the reference parser")?;
     }
     input.flush().context("write to the reference parser")
 }
 
 fn read_one(output: &mut BufReader<ChildStdout>) -> Result<OracleResult> {
     let mut line = String::new();
-    if output
-        .read_line(&mut line)
-        .context("read from the reference parser")?
-        == 0
-    {
+    if output.read_line(&mut line).context("read from the reference parser")? == 0 {
         bail!("the reference parser ended before it had answered everything");
     }
-    let Answer {
-        ok,
-        domain,
-        path,
-        tag,
-        digest,
-        string,
-        error,
-    } = serde_json::from_str(&line)
-        .with_context(|| format!("read the reference parser's answer {line:?}"))?;
+    let Answer { ok, domain, path, tag, digest, string, error } =
+        serde_json::from_str(&line).with_context(|| format!("read the reference parser's answer {line:?}"))?;
     Ok(if ok {
-        OracleResult::Reference(OracleReference {
-            domain,
-            path,
-            tag,
-            digest,
-            string,
-        })
+        OracleResult::Reference(OracleReference { domain, path, tag, digest, string })
     } else {
         OracleResult::Refused(error)
     })

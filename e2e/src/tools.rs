@@ -45,14 +45,8 @@ impl Tool {
     /// # Errors
     /// When Go is missing or too old, when the build fails, or when the cache cannot be written.
     pub fn path(self) -> Result<PathBuf> {
-        let Recipe {
-            module,
-            package,
-            name,
-        } = self.recipe();
-        let source = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("tools")
-            .join(module);
+        let Recipe { module, package, name } = self.recipe();
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools").join(module);
         let flags = self.flags(&source)?;
         let key = key(&source, package, &flags)?;
 
@@ -61,8 +55,7 @@ impl Tool {
         if binary.is_file() {
             return Ok(binary);
         }
-        fs::create_dir_all(&directory)
-            .with_context(|| format!("create {}", directory.display()))?;
+        fs::create_dir_all(&directory).with_context(|| format!("create {}", directory.display()))?;
         let _lock = lock(&directory.join("lock"), name)?;
         if !binary.is_file() {
             build(name, &source, package, &flags, &binary)?;
@@ -75,27 +68,17 @@ impl Tool {
     /// # Errors
     /// Those of [`Tool::path`].
     pub async fn path_async(self) -> Result<PathBuf> {
-        tokio::task::spawn_blocking(move || self.path())
-            .await
-            .context("build a tool")?
+        tokio::task::spawn_blocking(move || self.path()).await.context("build a tool")?
     }
 
     fn recipe(self) -> Recipe {
         let (module, package, name) = match self {
-            Self::KubeApiserver => (
-                "kubernetes",
-                "k8s.io/kubernetes/cmd/kube-apiserver",
-                "kube-apiserver",
-            ),
+            Self::KubeApiserver => ("kubernetes", "k8s.io/kubernetes/cmd/kube-apiserver", "kube-apiserver"),
             Self::Kubectl => ("kubernetes", "k8s.io/kubernetes/cmd/kubectl", "kubectl"),
             Self::Etcd => ("etcd", "go.etcd.io/etcd/server/v3", "etcd"),
             Self::Reference => ("reference", ".", "reference"),
         };
-        Recipe {
-            module,
-            package,
-            name,
-        }
+        Recipe { module, package, name }
     }
 
     fn flags(self, source: &Path) -> Result<Vec<String>> {
@@ -122,26 +105,13 @@ fn kubernetes_stamp(source: &Path) -> Result<String> {
     let go_mod = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
     let version = go_mod
         .lines()
-        .find_map(|line| {
-            line.trim()
-                .strip_prefix("k8s.io/kubernetes ")?
-                .split_whitespace()
-                .next()
-        })
+        .find_map(|line| line.trim().strip_prefix("k8s.io/kubernetes ")?.split_whitespace().next())
         .with_context(|| format!("{} does not require k8s.io/kubernetes", file.display()))?;
     let mut numbers = version.trim_start_matches('v').split('.');
     let (Some(major), Some(minor)) = (numbers.next(), numbers.next()) else {
-        bail!(
-            "{} requires k8s.io/kubernetes {version}, which is no version",
-            file.display()
-        );
+        bail!("{} requires k8s.io/kubernetes {version}, which is no version", file.display());
     };
-    let values = [
-        ("gitVersion", version),
-        ("gitMajor", major),
-        ("gitMinor", minor),
-        ("gitTreeState", "clean"),
-    ];
+    let values = [("gitVersion", version), ("gitMajor", major), ("gitMinor", minor), ("gitTreeState", "clean")];
     let mut stamp = String::new();
     for (name, value) in values {
         write!(stamp, " -X k8s.io/component-base/version.{name}={value}")?;
@@ -162,11 +132,7 @@ fn key(source: &Path, package: &str, flags: &[String]) -> Result<String> {
         add(flag.as_bytes());
     }
     let mut files = fs::read_dir(source)
-        .and_then(|entries| {
-            entries
-                .map(|entry| entry.map(|entry| entry.path()))
-                .collect::<Result<Vec<_>, _>>()
-        })
+        .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>())
         .with_context(|| format!("list {}", source.display()))?;
     files.sort();
     for file in files {
@@ -198,20 +164,12 @@ fn go_environment(source: &Path) -> Result<Vec<u8>> {
 fn go(source: &Path) -> Command {
     let mut command = Command::new("go");
     // A static binary needs no C compiler. A workspace file or an edited go.mod of the developer has no say.
-    command
-        .current_dir(source)
-        .env("CGO_ENABLED", "0")
-        .env("GOWORK", "off")
-        .env("GOFLAGS", "-mod=readonly");
+    command.current_dir(source).env("CGO_ENABLED", "0").env("GOWORK", "off").env("GOFLAGS", "-mod=readonly");
     command
 }
 
 fn cache_directory() -> Result<PathBuf> {
-    let set = |name: &str| {
-        env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
+    let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let directory = set("HARBOR_PILOT_TOOLS_CACHE")
         .or_else(|| set("XDG_CACHE_HOME").map(|cache| cache.join("harbor-pilot/tools")))
         .or_else(|| set("HOME").map(|home| home.join(".cache/harbor-pilot/tools")))
@@ -226,8 +184,7 @@ fn lock(path: &Path, name: &str) -> Result<File> {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             note(&format!("waiting for another process that builds {name}"));
-            file.lock()
-                .with_context(|| format!("lock {}", path.display()))?;
+            file.lock().with_context(|| format!("lock {}", path.display()))?;
         }
         Err(TryLockError::Error(error)) => {
             return Err(error).with_context(|| format!("lock {}", path.display()));
@@ -271,10 +228,7 @@ fn build(name: &str, source: &Path, package: &str, flags: &[String], binary: &Pa
             bail!("`go build` of {name} has not ended in {BUILD_DEADLINE:?}");
         }
         if started.elapsed() > next_note {
-            note(&format!(
-                "still building {name} ({} s)",
-                started.elapsed().as_secs()
-            ));
+            note(&format!("still building {name} ({} s)", started.elapsed().as_secs()));
             next_note += PROGRESS_EVERY;
         }
         std::thread::sleep(Duration::from_millis(100));
@@ -287,9 +241,6 @@ fn build(name: &str, source: &Path, package: &str, flags: &[String], binary: &Pa
         );
     }
     fs::rename(&fresh, binary).with_context(|| format!("move {name} to {}", binary.display()))?;
-    note(&format!(
-        "built {name} in {} s",
-        started.elapsed().as_secs()
-    ));
+    note(&format!("built {name} in {} s", started.elapsed().as_secs()));
     Ok(())
 }

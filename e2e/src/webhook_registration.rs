@@ -59,11 +59,7 @@ impl WebhookRegistration<'_> {
             }],
         });
         Api::<MutatingWebhookConfiguration>::all(client.clone())
-            .patch(
-                self.name,
-                &PatchParams::apply("harbor-pilot-e2e").force(),
-                &Patch::Apply(configuration),
-            )
+            .patch(self.name, &PatchParams::apply("harbor-pilot-e2e").force(), &Patch::Apply(configuration))
             .await
             .with_context(|| format!("register the webhook {}", self.name))?;
         Ok(())
