@@ -31,8 +31,8 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `command` with its output in `log`, which is created or emptied. Proxy variables of the environment do
-    /// not reach the child: all it talks to is on loopback.
+    /// Starts `command` with its output in `log`, which is created or emptied. The test's own
+    /// proxy variables do not reach the child: all it talks to is on loopback.
     ///
     /// # Errors
     /// When the log cannot be created or the program cannot be started.
@@ -247,10 +247,12 @@ pub(crate) fn tail(name: &str, text: &str) -> String {
     format!("--- last lines of {name} ---\n{}", last.join("\n"))
 }
 
-/// Takes proxy settings out of a child's environment.
+/// Keeps the test's own proxy settings from a child. What the caller has set for the child stays.
 pub(crate) fn without_proxies(command: &mut Command) {
     for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"] {
-        command.env_remove(name);
+        if !command.get_envs().any(|(set, _)| set == name) {
+            command.env_remove(name);
+        }
     }
 }
 

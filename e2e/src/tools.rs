@@ -45,12 +45,20 @@ impl Tool {
     /// # Errors
     /// When Go is missing or too old, when the build fails, or when the cache cannot be written.
     pub fn path(self) -> Result<PathBuf> {
+        self.path_in(&cache_directory()?)
+    }
+
+    /// As [`Tool::path`], with a cache of the caller's.
+    ///
+    /// # Errors
+    /// Those of [`Tool::path`].
+    pub fn path_in(self, cache: &Path) -> Result<PathBuf> {
         let Recipe { module, package, name } = self.recipe();
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools").join(module);
         let flags = self.flags(&source)?;
         let key = key(&source, package, &flags)?;
 
-        let directory = cache_directory()?.join(name);
+        let directory = cache.join(name);
         let binary = directory.join(&key).join(name);
         if binary.is_file() {
             return Ok(binary);
@@ -243,4 +251,42 @@ fn build(name: &str, source: &Path, package: &str, flags: &[String], binary: &Pa
     fs::rename(&fresh, binary).with_context(|| format!("move {name} to {}", binary.display()))?;
     note(&format!("built {name} in {} s", started.elapsed().as_secs()));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tool_that_many_ask_for_is_built_once_and_leaves_no_scraps() {
+        let cache = tempfile::tempdir().unwrap();
+        let ask = || Tool::Reference.path_in(cache.path()).unwrap();
+        let answers: Vec<PathBuf> = std::thread::scope(|scope| {
+            let askers: Vec<_> = (0..4).map(|_| scope.spawn(ask)).collect();
+            askers.into_iter().map(|asker| asker.join().unwrap()).collect()
+        });
+        let first = answers[0].clone();
+        assert!(answers.iter().all(|answer| *answer == first), "{answers:?}");
+        let built = fs::metadata(&first).unwrap().modified().unwrap();
+        assert_eq!(ask(), first);
+        assert_eq!(fs::metadata(&first).unwrap().modified().unwrap(), built, "built again");
+        assert_eq!(fs::read_dir(first.parent().unwrap()).unwrap().count(), 1, "only the binary is left");
+    }
+
+    #[test]
+    fn what_decides_a_binary_decides_its_key() {
+        let source = tempfile::tempdir().unwrap();
+        let go_mod = "module example.test\n\ngo 1.26.0\n\nrequire (\n\tk8s.io/kubernetes v1.36.3\n)\n";
+        fs::write(source.path().join("go.mod"), go_mod).unwrap();
+        let flags = Tool::Kubectl.flags(source.path()).unwrap();
+        assert!(flags.iter().any(|flag| flag.contains("gitVersion=v1.36.3 ") && flag.contains("gitMinor=36 ")));
+
+        let key = |package: &str, flags: &[String]| key(source.path(), package, flags).unwrap();
+        let before = key("a", &flags);
+        assert_eq!(before, key("a", &flags));
+        assert_ne!(before, key("b", &flags));
+        assert_ne!(before, key("a", &[]));
+        fs::write(source.path().join("go.sum"), "").unwrap();
+        assert_ne!(before, key("a", &flags));
+    }
 }

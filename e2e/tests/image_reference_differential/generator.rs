@@ -106,11 +106,11 @@ impl Generator {
             0..4 => self.reference(),
             4..7 => {
                 let reference = self.reference();
-                self.damaged(reference)
+                self.damaged(&reference)
             }
             7..8 => {
                 let written = self.random.choice(&self.corpus).cloned().unwrap_or_default();
-                self.damaged(written)
+                self.damaged(&written)
             }
             _ => (0..self.random.usize(0..9)).map(|_| self.piece()).collect(),
         }
@@ -193,7 +193,7 @@ impl Generator {
         format!("{algorithm}:{}", self.word(HEX, length))
     }
 
-    fn damaged(&mut self, text: String) -> String {
+    fn damaged(&mut self, text: &str) -> String {
         let mut characters: Vec<char> = text.chars().collect();
         for _ in 0..self.random.usize(1..4) {
             let at = self.random.usize(0..=characters.len());

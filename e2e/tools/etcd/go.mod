@@ -1,3 +1,4 @@
+// The store of the API server of the end-to-end tests.
 module harbor-pilot.dev/e2e/tools/etcd
 
 go 1.26.0

@@ -1,3 +1,6 @@
+// Kubernetes programs of the end-to-end tests. Another one: go get -tool k8s.io/kubernetes/cmd/NAME@v1.36.3
+// Kubernetes requires its staging modules at v0.0.0, which nobody publishes: each is replaced by the release of the
+// same number. The list is that of Kubernetes' own go.mod.
 module harbor-pilot.dev/e2e/tools/kubernetes
 
 go 1.26.0

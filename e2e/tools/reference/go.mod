@@ -1,3 +1,4 @@
+// The judge of the differential test of image references.
 module harbor-pilot.dev/e2e/tools/reference
 
 go 1.26.0
