@@ -1,1 +1,16 @@
-//! TODO-rewrite
+//! From a Pod and the rules in force to what admission does with it: pure, from memory.
+//!
+//! In flow [`Rule`]s, compiled once into [`Rules`], and per admission a [`pod::Pod`] read from the request (with the old
+//! one, on an update). Out flows an [`Outcome`]: a JSON Patch of image fields and one annotation, the images that Harbor
+//! ought to have warm, and warnings.
+
+pub mod patch;
+pub mod pod;
+mod record;
+mod rules;
+mod serving;
+
+pub use patch::{Outcome, Request, Wanted, decide};
+pub use record::ORIGINAL_IMAGES;
+pub use rules::{Decision, Finding, Rule, Rules, Target};
+pub use serving::serving;

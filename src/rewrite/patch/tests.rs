@@ -1,0 +1,288 @@
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::rewrite::Rule;
+
+const KEY: &str = ORIGINAL_IMAGES;
+
+fn rules_to(project: &str) -> Rules {
+    let rule = |name: &str, created, matched: &str, project: &str| Rule {
+        name: name.to_owned(),
+        created,
+        matches: vec![matched.to_owned()],
+        pull_host: "harbor.corp".to_owned(),
+        project: project.to_owned(),
+    };
+    Rules::compile([rule("hub", 1, "docker.io", project), rule("acme", 2, "ghcr.io/acme", "acme")])
+}
+
+fn pod(annotations: Value, containers: &[(&str, &str)]) -> Value {
+    let containers: Vec<_> = containers.iter().map(|(name, image)| json!({"name": name, "image": image})).collect();
+    json!({"metadata": {"annotations": annotations}, "spec": {"containers": containers}})
+}
+
+struct Told {
+    pod: Value,
+    operations: usize,
+    wanted: Vec<String>,
+    warnings: Vec<String>,
+}
+
+fn admit(rules: &Rules, pod: &Value, old: Option<&Value>) -> Told {
+    admit_as(rules, pod, old, |pod, old| match old {
+        Some(old) => Request::Update { pod, old },
+        None => Request::Create { pod },
+    })
+}
+
+fn admit_as(
+    rules: &Rules,
+    pod: &Value,
+    old: Option<&Value>,
+    request: for<'p> fn(&'p Pod<'p>, Option<&'p Pod<'p>>) -> Request<'p>,
+) -> Told {
+    let (text, old_text) = (pod.to_string(), old.map(ToString::to_string));
+    let view: Pod<'_> = serde_json::from_str(&text).unwrap();
+    let old_view: Option<Pod<'_>> = old_text.as_deref().map(|text| serde_json::from_str(text).unwrap());
+    let outcome = decide(request(&view, old_view.as_ref()), rules);
+
+    let mut pod = pod.clone();
+    let patch = outcome.patch().map_or(json!([]), |patch| serde_json::to_value(patch).unwrap());
+    let operations = patch.as_array().unwrap().len();
+    json_patch::patch(&mut pod, &serde_json::from_value::<json_patch::Patch>(patch).unwrap()).unwrap();
+    let warnings = outcome.warnings().to_vec();
+    let wanted =
+        outcome.into_wanted().iter().map(|wanted| format!("{} of {}", wanted.image, wanted.proxy_project)).collect();
+    Told { pod, operations, wanted, warnings }
+}
+
+#[test]
+fn a_new_pod_gets_all_its_images_from_harbor_and_a_record_of_the_originals() {
+    let sent = json!({
+        "metadata": {"name": "p", "labels": {"a/b": "c"}},
+        "spec": {
+            "containers": [{"name": "app", "image": "nginx"}, {"name": "own", "image": "registry.corp/x:1"}],
+            "initContainers": [{"name": "init", "image": "ghcr.io/acme/tool:2", "restartPolicy": "Always"}],
+            "ephemeralContainers": [{"name": "debug", "image": "busybox@sha256:".to_owned() + &"a".repeat(64)}],
+            "volumes": [{"name": "v", "emptyDir": {}}, {"name": "model", "image": {"reference": "acme/model:v1", "pullPolicy": "Always"}}],
+        },
+    });
+    let told = admit(&rules_to("hub"), &sent, None);
+
+    let mut expected = sent;
+    expected["spec"]["containers"][0]["image"] = json!("harbor.corp/hub/library/nginx");
+    expected["spec"]["initContainers"][0]["image"] = json!("harbor.corp/acme/acme/tool:2");
+    let debug = format!("busybox@sha256:{}", "a".repeat(64));
+    expected["spec"]["ephemeralContainers"][0]["image"] = json!(format!("harbor.corp/hub/library/{debug}"));
+    expected["spec"]["volumes"][1]["image"]["reference"] = json!("harbor.corp/hub/acme/model:v1");
+    let record = format!(
+        r#"{{"containers/app":"nginx","initContainers/init":"ghcr.io/acme/tool:2","ephemeralContainers/debug":"{debug}","volumes/model":"acme/model:v1"}}"#
+    );
+    expected["metadata"]["annotations"] = json!({KEY: record});
+    assert_eq!(told.pod, expected);
+    assert_eq!(told.operations, 5);
+    assert_eq!(told.wanted.len(), 4);
+    assert_eq!(told.wanted[1], "harbor.corp/acme/acme/tool:2 of acme");
+    assert_eq!(told.warnings, [""; 0]);
+}
+
+#[test]
+fn an_image_at_harbor_stays_and_is_wanted_where_its_project_is_managed() {
+    let sent = pod(json!({}), &[("a", "harbor.corp/hub/library/nginx"), ("b", "harbor.corp/other/x")]);
+    let told = admit(&rules_to("hub"), &sent, None);
+    assert_eq!((told.operations, told.wanted), (0, vec!["harbor.corp/hub/library/nginx of hub".to_owned()]));
+}
+
+#[test]
+fn a_record_that_a_user_sent_is_discarded_unless_it_is_what_the_rules_do() {
+    let rules = rules_to("hub");
+    let table = [
+        // Nothing rewritten: removed.
+        (json!({KEY: "{}", "x": "y"}), "registry.corp/a", None),
+        (json!({KEY: null}), "registry.corp/a", None),
+        (json!({KEY: r#"{"containers/a":"nginx:evil"}"#}), "harbor.corp/hub/library/nginx", None),
+        (json!({KEY: r#"{"containers/b":"nginx"}"#}), "harbor.corp/hub/library/nginx", None),
+        (json!({KEY: "not json"}), "harbor.corp/hub/library/nginx", None),
+        // Rewritten: replaced.
+        (json!({KEY: r#"{"containers/a":"evil"}"#}), "nginx", Some(r#"{"containers/a":"nginx"}"#)),
+        (json!({KEY: "{"}), "docker.io/nginx", Some(r#"{"containers/a":"docker.io/nginx"}"#)),
+        // A copy of an admitted Pod, or the API server asking again: the same as made anew.
+        (
+            json!({KEY: r#"{"containers/a":"nginx","volumes/x":"y"}"#}),
+            "harbor.corp/hub/library/nginx",
+            Some(r#"{"containers/a":"nginx"}"#),
+        ),
+    ];
+    for (annotations, image, record) in table {
+        let told = admit(&rules, &pod(annotations.clone(), &[("a", image)]), None);
+        assert_eq!(told.pod["metadata"]["annotations"][KEY].as_str(), record, "{annotations} {image}");
+        let has_key = told.pod["metadata"]["annotations"].as_object().unwrap().contains_key(KEY);
+        assert_eq!(has_key, record.is_some(), "{annotations} {image}");
+    }
+}
+
+#[test]
+fn the_annotation_finds_its_place_whatever_metadata_there_is() {
+    for metadata in [json!(null), json!({}), json!({"annotations": null}), json!({"annotations": {"a~b/c": "d"}})] {
+        let mut sent = pod(json!({}), &[("a", "nginx")]);
+        sent["metadata"] = metadata.clone();
+        let told = admit(&rules_to("hub"), &sent, None);
+        assert_eq!(told.pod["metadata"]["annotations"][KEY], r#"{"containers/a":"nginx"}"#, "{metadata}");
+    }
+    let told = admit(&rules_to("hub"), &json!({"spec": {"containers": [{"name": "a", "image": "nginx"}]}}), None);
+    assert_eq!(told.pod["metadata"]["annotations"][KEY], r#"{"containers/a":"nginx"}"#);
+}
+
+#[test]
+fn a_record_that_would_make_the_pod_invalid_is_not_written() {
+    let sent = pod(json!({"big": "x".repeat(MAX_ANNOTATIONS - KEY.len() - 10)}), &[("a", "nginx")]);
+    let told = admit(&rules_to("hub"), &sent, None);
+    assert_eq!(told.pod["spec"]["containers"][0]["image"], "harbor.corp/hub/library/nginx");
+    assert_eq!(told.pod["metadata"]["annotations"], sent["metadata"]["annotations"]);
+    assert!(told.warnings[0].contains("no room"), "{:?}", told.warnings);
+}
+
+#[test]
+fn images_that_cannot_be_read_are_left_with_a_warning_that_names_the_container() {
+    let names: Vec<String> = (0..20).map(|index| format!("c{index}")).collect();
+    let containers: Vec<_> = names.iter().map(|name| (&**name, "Nginx")).collect();
+    let told = admit(&rules_to("hub"), &pod(json!({}), &containers), None);
+    assert_eq!((told.operations, told.warnings.len()), (0, 9));
+    assert_eq!(
+        told.warnings[0],
+        "harbor-pilot: the image of container \"c0\" was left as it is: repository name must be lowercase"
+    );
+    assert_eq!(told.warnings[8], "harbor-pilot: 12 more images were left as they are");
+
+    let odd = "x\r\nSet-Cookie: ".to_owned() + &"ä".repeat(100);
+    let told = admit(&rules_to("hub"), &pod(json!({}), &[(&odd, " "), ("empty", "")]), None);
+    assert_eq!(told.warnings.len(), 1);
+    assert!(told.warnings[0].len() < 256 && told.warnings[0].chars().all(|c| c == ' ' || c.is_ascii_graphic()));
+}
+
+#[test]
+fn the_mirror_of_a_static_pod_is_left_as_the_kubelet_wrote_it() {
+    let told = admit(&rules_to("hub"), &pod(json!({"kubernetes.io/config.mirror": "x"}), &[("a", "nginx")]), None);
+    assert_eq!((told.operations, told.wanted.len()), (0, 0));
+}
+
+#[test]
+fn an_update_of_other_fields_changes_nothing_whether_or_not_the_pod_was_admitted_by_us() {
+    let rules = rules_to("hub");
+    for old in [
+        pod(json!({}), &[("a", "nginx"), ("b", "Bad")]),
+        pod(json!({KEY: r#"{"containers/a":"nginx"}"#}), &[("a", "harbor.corp/old/library/nginx")]),
+    ] {
+        let mut new = old.clone();
+        new["metadata"]["labels"] = json!({"new": "label"});
+        new["metadata"]["annotations"]["new"] = json!("annotation");
+        let told = admit(&rules, &new, Some(&old));
+        assert_eq!((told.operations, told.wanted.len(), told.warnings.len()), (0, 0, 0), "{old}");
+    }
+}
+
+#[test]
+fn a_manifest_applied_again_gets_the_old_image_back_whatever_the_rules_say_now() {
+    let annotations = json!({KEY: r#"{"containers/a":"nginx","containers/b":"redis"}"#});
+    let old = pod(annotations, &[("a", "harbor.corp/before/library/nginx"), ("b", "harbor.corp/before/library/redis")]);
+    for (rules, annotations) in
+        [(rules_to("hub"), old["metadata"]["annotations"].clone()), (Rules::default(), json!({"mine": "x"}))]
+    {
+        let told = admit(&rules, &pod(annotations, &[("a", "nginx"), ("b", "redis")]), Some(&old));
+        assert_eq!(told.pod["spec"], old["spec"]);
+        assert_eq!(told.pod["metadata"]["annotations"][KEY], old["metadata"]["annotations"][KEY]);
+        assert_eq!(told.wanted.len(), 0);
+    }
+}
+
+#[test]
+fn only_the_changed_image_of_an_update_is_looked_at_and_recorded() {
+    let old =
+        pod(json!({KEY: r#"{"containers/b":"redis"}"#}), &[("a", "nginx"), ("b", "harbor.corp/before/library/redis")]);
+    let mut new = old.clone();
+    new["spec"]["containers"] = json!([
+        {"name": "b", "image": "redis:8"},
+        {"name": "a", "image": "nginx"},
+    ]);
+    let told = admit(&rules_to("hub"), &new, Some(&old));
+    assert_eq!(told.pod["spec"]["containers"][0]["image"], "harbor.corp/hub/library/redis:8");
+    assert_eq!(told.pod["spec"]["containers"][1]["image"], "nginx");
+    assert_eq!(told.pod["metadata"]["annotations"][KEY], r#"{"containers/b":"redis:8"}"#);
+    assert_eq!(told.wanted, ["harbor.corp/hub/library/redis:8 of hub"]);
+
+    new["spec"]["containers"][0]["image"] = json!("registry.corp/redis");
+    let told = admit(&rules_to("hub"), &new, Some(&old));
+    assert_eq!(told.pod["metadata"]["annotations"], json!({}), "the record of an image that went is dropped");
+}
+
+#[test]
+fn by_way_of_the_subresource_only_new_ephemeral_containers_change() {
+    let with = |debuggers: Value| {
+        let mut pod = pod(json!({}), &[("a", "nginx")]);
+        pod["spec"]["ephemeralContainers"] = debuggers;
+        pod
+    };
+    let old = with(json!([{"name": "d1", "image": "busybox"}]));
+    let new = with(json!([{"name": "d1", "image": "busybox"}, {"name": "d2", "image": "alpine"}]));
+    let told = admit_as(&rules_to("hub"), &new, Some(&old), |pod, old| Request::EphemeralContainers {
+        pod,
+        old: old.unwrap(),
+    });
+    let mut expected = new;
+    expected["spec"]["ephemeralContainers"][1]["image"] = json!("harbor.corp/hub/library/alpine");
+    assert_eq!((told.pod, told.operations), (expected, 1));
+}
+
+fn some_image() -> impl Strategy<Value = String> {
+    prop::sample::select(vec![
+        "nginx",
+        "redis:8",
+        "ghcr.io/acme/a",
+        "ghcr.io/b",
+        "harbor.corp/hub/library/nginx",
+        "harbor.corp/acme/acme/a",
+        "harbor.corp/x/y",
+        "Bad",
+        "",
+        "docker.io/nginx",
+    ])
+    .prop_map(str::to_owned)
+}
+
+fn some_pod() -> impl Strategy<Value = Value> {
+    let record = prop::option::of(prop::collection::btree_map(
+        prop::sample::select(vec!["containers/c0", "containers/c1", "initContainers/c0", "volumes/c0", "x"]),
+        some_image(),
+        0..4,
+    ));
+    let images = || prop::collection::vec(some_image(), 0..3);
+    (record, images(), images(), images()).prop_map(|(record, containers, inits, volumes)| {
+        let named = |images: Vec<String>| -> Vec<Value> {
+            let named = |(index, image)| json!({"name": format!("c{index}"), "image": image});
+            images.into_iter().enumerate().map(named).collect()
+        };
+        let volumes: Vec<_> = named(volumes)
+            .into_iter()
+            .map(|v| json!({"name": v["name"], "image": {"reference": v["image"]}}))
+            .collect();
+        let annotations = record.map(|record| json!({KEY: serde_json::to_string(&record).unwrap()}));
+        json!({
+            "metadata": {"annotations": annotations},
+            "spec": {"containers": named(containers), "initContainers": named(inits), "volumes": volumes},
+        })
+    })
+}
+
+proptest! {
+    #[test]
+    fn admitting_twice_is_admitting_once(sent in some_pod(), old in prop::option::of(some_pod())) {
+        let rules = rules_to("hub");
+        // The old Pod was admitted before, when the rules were others.
+        let old = old.map(|old| admit(&rules_to("before"), &old, None).pod);
+        let once = admit(&rules, &sent, old.as_ref());
+        let twice = admit(&rules, &once.pod, old.as_ref());
+        prop_assert_eq!(twice.operations, 0, "{} became {}", once.pod, twice.pod);
+        prop_assert_eq!(once.pod, twice.pod);
+    }
+}

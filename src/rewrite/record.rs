@@ -1,0 +1,63 @@
+//! The annotation with the images as users wrote them: `{"containers/app":"nginx"}`.
+
+use std::collections::HashMap;
+
+use serde::ser::{Serialize, SerializeMap, Serializer};
+
+use super::pod::{Slot, Text};
+
+/// Key of the annotation that admission writes: original images by `containers/NAME`, `initContainers/NAME`,
+/// `ephemeralContainers/NAME` and `volumes/NAME`, of the changed ones alone.
+pub const ORIGINAL_IMAGES: &str = "harbor-pilot.dev/original-images";
+
+/// A record as it was read from a Pod. What is no record at all reads as an empty one.
+#[derive(Debug, Default)]
+pub(super) struct Record<'t>(HashMap<Text<'t>, Text<'t>>);
+
+impl<'t> Record<'t> {
+    pub(super) fn read(annotation: Option<&'t str>) -> Self {
+        Self(annotation.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default())
+    }
+
+    /// The original image recorded for a container or volume.
+    pub(super) fn original(&self, slot: &Slot<'_>) -> Option<&str> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let key = format!("{}/{}", slot.kind.field(), slot.name);
+        self.0.get(&Text(key.into())).map(|text| &**text)
+    }
+}
+
+/// The record that a Pod ought to have, in the order of its lists, so that the same Pod always has the same text.
+#[derive(Debug, Default)]
+pub(super) struct Entries<'p>(Vec<(Slot<'p>, String)>);
+
+impl<'p> Entries<'p> {
+    pub(super) fn add(&mut self, slot: Slot<'p>, original: &str) {
+        self.0.push((slot, original.to_owned()));
+    }
+
+    /// The value of the annotation; `None` when there is nothing to record.
+    pub(super) fn text(&self) -> Option<String> {
+        if self.0.is_empty() { None } else { serde_json::to_string(self).ok() }
+    }
+}
+
+impl Serialize for Entries<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.0.len()))?;
+        for (slot, original) in &self.0 {
+            map.serialize_entry(&Key(slot), original)?;
+        }
+        map.end()
+    }
+}
+
+struct Key<'p>(&'p Slot<'p>);
+
+impl Serialize for Key<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{}/{}", self.0.kind.field(), self.0.name))
+    }
+}
