@@ -8,6 +8,7 @@ pub mod plan;
 pub mod prewarm;
 pub mod registry;
 pub mod rewrite;
+pub mod standalone;
 pub mod telemetry;
 pub mod tls;
 pub mod webhook;

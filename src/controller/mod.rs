@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+pub mod cached_image;
 pub mod directory;
 pub mod instance;
 pub mod instances;

@@ -4,9 +4,9 @@
 //! as in a cluster, by the same code; only the place where resources are kept is another.
 
 mod files;
-mod run;
+// mod run;
 mod world;
 
 pub use files::{Manifests, Problem, read};
-pub use run::{Settings, Standalone, StartError};
+// pub use run::{Settings, Standalone, StartError};
 pub use world::{Kept, World};
