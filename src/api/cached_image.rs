@@ -85,6 +85,9 @@ pub struct CachedImageStatus {
     /// Digest of the upstream's index or manifest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
+    /// Number of manifests in the upstream's index, wanted or not; absent for an image without an index.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index_children: Option<u32>,
     /// What Harbor made of the upstream's index.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub index: Option<IndexState>,

@@ -129,6 +129,13 @@ pub enum Reason {
     IndexRewritten,
 }
 
+impl std::fmt::Display for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The names of the variants are the reasons.
+        write!(f, "{self:?}")
+    }
+}
+
 /// The conditions of one resource while its status is being decided.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Conditions {
@@ -190,7 +197,7 @@ impl Conditions {
         let mut next = Condition {
             type_: kind.as_str().to_owned(),
             status: status.to_owned(),
-            reason: format!("{reason:?}"),
+            reason: reason.to_string(),
             message: bounded(message),
             observed_generation: self.generation,
             last_transition_time: Time(whole_seconds(self.now)),

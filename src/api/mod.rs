@@ -34,3 +34,15 @@ pub const FINALIZER: &str = "harbor-pilot.dev/finalizer";
 pub fn crds() -> Vec<CustomResourceDefinition> {
     vec![HarborInstance::crd(), Registry::crd(), ProxyProject::crd(), CachedImage::crd()]
 }
+
+/// A definition as YAML, without the status that the API server writes.
+///
+/// # Errors
+/// None that a definition of ours can cause.
+pub fn yaml(crd: &CustomResourceDefinition) -> Result<String, serde_saphyr::ser::Error> {
+    let mut text = serde_saphyr::to_string(crd)?;
+    if !text.ends_with('\n') {
+        text.push('\n');
+    }
+    Ok(text)
+}

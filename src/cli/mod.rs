@@ -1,1 +1,72 @@
-//! TODO-cli
+//! The command line, one file a subcommand.
+//!
+//! In: arguments and environment. Out: values that the rest of the library takes; nothing below this reads either.
+
+mod controller;
+mod crds;
+mod standalone;
+mod webhook;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tokio_util::sync::CancellationToken;
+
+/// Brings the images of a cluster's Pods from Harbor, keeps Harbor's proxy caches warm, and Harbor itself as Git says.
+#[derive(Debug, Parser)]
+#[command(name = "harbor-pilot", version, about, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serves the admission webhook of a cluster
+    Webhook(webhook::Arguments),
+    /// Reconciles the cluster's resources into Harbor, and warms images
+    Controller(controller::Arguments),
+    /// Does both from manifests in a directory, without a cluster
+    Standalone(standalone::Arguments),
+    /// Prints the CustomResourceDefinitions as YAML
+    Crds,
+}
+
+impl Cli {
+    /// Runs the command. Exit status 0 when it did what it should, 1 when not; clap's 2 is for the command line itself.
+    pub async fn run(self) -> ExitCode {
+        let result = match self.command {
+            Command::Webhook(arguments) => webhook::run(arguments).await,
+            Command::Controller(arguments) => controller::run(arguments).await,
+            Command::Standalone(arguments) => standalone::run(arguments).await,
+            Command::Crds => crds::run(),
+        };
+        match result {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                use std::io::Write;
+                // The last words of the process; when even stderr is closed there is nobody left to tell.
+                writeln!(std::io::stderr(), "harbor-pilot: {error:#}").ok();
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+/// Cancelled by SIGTERM or SIGINT.
+fn shutdown_on_signal() -> anyhow::Result<CancellationToken> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let token = CancellationToken::new();
+    let cancelled = token.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("shutting down");
+        cancelled.cancel();
+    });
+    Ok(token)
+}

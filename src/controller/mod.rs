@@ -1,1 +1,69 @@
-//! TODO-controller
+//! Reconciles resources into Harbor: observe → plan → apply → status, one file a kind.
+//!
+//! In: a resource and a [`Directory`] of what it refers to. Out: an [`Outcome`], its next status with Events and the time to
+//! look again. Nothing here knows whether resources live in a cluster or in files; who calls it writes the status back.
+
+use std::time::Duration;
+
+pub mod directory;
+pub mod instance;
+pub mod instances;
+pub mod proxy_project;
+pub mod reconciler;
+pub mod registry;
+
+pub use directory::{Directory, SecretValue};
+pub use instances::Instances;
+pub use reconciler::{Kinds, Managed, Reconciler};
+
+use crate::api::Reason;
+
+/// Looked at again after this long, when something outside has to become right.
+pub const RECHECK: Duration = Duration::from_secs(30);
+
+/// What one look at a resource led to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome<Status> {
+    /// The status to store.
+    pub status: Status,
+    /// When to look again at the latest.
+    pub requeue: Duration,
+    /// What a person may want to know.
+    pub notes: Vec<Note>,
+}
+
+/// What the deletion of a resource led to.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Finalized<Status> {
+    /// Harbor is as it should be; the finalizer may go.
+    Done(Vec<Note>),
+    /// Something stands in the way.
+    Blocked(Outcome<Status>),
+}
+
+/// Something that was done, or could not be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// Whether somebody should look at it.
+    pub warning: bool,
+    /// Machine-readable: the name of a [`Reason`].
+    pub reason: String,
+    /// For people; never holds a secret.
+    pub message: String,
+}
+
+impl Note {
+    /// Something was done.
+    pub fn done(reason: Reason, message: impl Into<String>) -> Self {
+        Self { warning: false, reason: reason.to_string(), message: message.into() }
+    }
+
+    /// Something could not be done.
+    pub fn warning(reason: Reason, message: impl Into<String>) -> Self {
+        Self { warning: true, reason: reason.to_string(), message: message.into() }
+    }
+}
+
+/// Who we are: what markers are made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Installation(pub String);

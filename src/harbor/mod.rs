@@ -1,1 +1,15 @@
-//! TODO-harbor
+//! A typed client of Harbor's API v2.0, as Harbor really answers it.
+//!
+//! In: what `plan` decided, as typed requests. Out: what Harbor has ([`model`]), or an [`Error`] that says whether to try
+//! again, to wait, or to ask a person. Every request has a deadline, and a client bounds how many are under way at once.
+
+mod artifacts;
+mod client;
+mod error;
+pub mod model;
+mod projects;
+mod registries;
+mod system;
+
+pub use client::{Client, Credentials, Endpoint};
+pub use error::{Class, Error};

@@ -1,1 +1,59 @@
-//! TODO-plan
+//! What has to be done so that Harbor is as a resource says: `plan(desired, observed) → steps, drift, refusal`.
+//!
+//! In: a desired value that was validated and dereferenced, and what Harbor answered ([`crate::harbor::model`]). Out: a value
+//! that the controller applies and that anyone can print. No client, clock or log here, and all that is odd about Harbor's
+//! objects is known here and nowhere else.
+
+pub mod marker;
+pub mod project;
+pub mod registry;
+
+use std::fmt;
+
+use crate::api::Reason;
+
+/// What to do about one object in Harbor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan<Step> {
+    /// In this order.
+    pub steps: Vec<Step>,
+    /// Where Harbor differs from the spec, field by field. Empty when the object does not exist.
+    pub drift: Vec<Drift>,
+}
+
+impl<Step> Plan<Step> {
+    /// Whether Harbor is as the spec says.
+    pub fn is_done(&self) -> bool {
+        self.steps.is_empty()
+    }
+}
+
+/// One field that differs. Never holds a secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Drift {
+    /// Harbor's name of the field.
+    pub field: String,
+    /// What Harbor has.
+    pub have: String,
+    /// What the spec says.
+    pub want: String,
+}
+
+impl fmt::Display for Drift {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} instead of {}", self.field, shown(&self.have), shown(&self.want))
+    }
+}
+
+fn shown(value: &str) -> &str {
+    if value.is_empty() { "nothing" } else { value }
+}
+
+/// Why nothing may be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// For the condition.
+    pub reason: Reason,
+    /// What a person can do.
+    pub message: String,
+}

@@ -1,3 +1,26 @@
 //! Prewarming: images offered at admission become CachedImages, and CachedImages become warm and verified.
+//!
+//! In: an [`queue::Offer`] from the webhook, or a CachedImage and the moment. Out: requests to Harbor, and the next status with
+//! the time to look again. Nothing waits inside for what Harbor does on its own later: that is another reconcile.
+//!
+//! ```text
+//! Offer → queue → name → CachedImage → reconcile ─┬─ life    what to do now, what the status becomes      PURE
+//!                                                 ├─ puller  pull through Harbor as containerd does
+//!                                                 └─ verify  what Harbor has stored, what it serves offline
+//! ```
 
+pub mod life;
+pub mod name;
+pub mod puller;
 pub mod queue;
+pub mod reconcile;
+pub mod select;
+pub mod target;
+pub mod verify;
+
+pub use life::Timing;
+pub use puller::{Progress, Puller, Warmed};
+pub use queue::{Offer, OfferReceiver, Offers};
+pub use reconcile::{Context, Note, Outcome, Resolved, Surroundings, Unresolved, reconcile};
+pub use target::Target;
+pub use verify::Inventory;

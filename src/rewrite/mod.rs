@@ -8,7 +8,9 @@ pub mod patch;
 pub mod pod;
 mod record;
 mod rules;
+mod serving;
 
 pub use patch::{Outcome, Request, Wanted, decide};
 pub use record::ORIGINAL_IMAGES;
 pub use rules::{Decision, Finding, Rule, Rules, Target};
+pub use serving::serving;

@@ -1,0 +1,319 @@
+//! A real Kubernetes API on loopback: etcd and kube-apiserver, with certificates of their own and RBAC on.
+//!
+//! There is no controller-manager, no scheduler and no kubelet: Pods are stored and admitted but do not run, a deleted
+//! namespace stays in `Terminating`, owner references collect no garbage, and the `ServiceAccount` admission plugin is
+//! off because no default account would ever appear.
+//!
+//! A test binary shares one:
+//!
+//! ```no_run
+//! # async fn test() -> anyhow::Result<()> {
+//! let plane = harbor_pilot_e2e::control_plane::shared().await?;
+//! let client = plane.client()?; // one for each test: it belongs to the test's own runtime
+//! let namespace = plane.namespace("rewrite").await?; // nobody else's
+//! # Ok(()) }
+//! ```
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use k8s_openapi::api::core::v1::Namespace;
+use kube::api::{Api, ObjectMeta, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::sync::OnceCell;
+use tokio::time::Instant;
+
+use crate::kubectl::{Kubectl, Output};
+use crate::pki::{Authority, Pair, bare_key};
+use crate::process::{POLL, Process, Watchdog, directory, free_ports};
+use crate::tools::Tool;
+
+/// Both processes are ready in seconds; this is for a machine that does much else.
+const START_DEADLINE: Duration = Duration::from_secs(120);
+
+/// One question to a server that may not be there yet.
+const ASK_DEADLINE: Duration = Duration::from_secs(3);
+
+/// How often somebody else may take our ports before we give up.
+const ATTEMPTS: usize = 5;
+
+/// A running etcd and kube-apiserver. Dropping it kills both and removes their directory.
+pub struct ControlPlane {
+    // Dropped in this order: the server before its store, and the watchdog once there is nothing left to kill.
+    apiserver: Process,
+    etcd: Process,
+    _watchdog: Watchdog,
+    directory: TempDir,
+    kubeconfig: PathBuf,
+    config: Config,
+    kubectl: Kubectl,
+}
+
+/// The control plane of this test binary, started by whoever asks first. It ends with the process.
+///
+/// # Errors
+/// Those of [`ControlPlane::start`]; the next caller tries again.
+pub async fn shared() -> Result<&'static ControlPlane> {
+    static SHARED: OnceCell<ControlPlane> = OnceCell::const_new();
+    SHARED.get_or_try_init(ControlPlane::start).await
+}
+
+impl ControlPlane {
+    /// Starts a control plane and waits until it is ready: some seconds, and minutes where the tools must be built.
+    ///
+    /// # Errors
+    /// When a tool cannot be built, or a process ends or is not ready within two minutes; the message carries the tail
+    /// of both logs.
+    pub async fn start() -> Result<Self> {
+        crate::install_crypto_provider();
+        let programs = Programs {
+            etcd: Tool::Etcd.path_async().await?,
+            apiserver: Tool::KubeApiserver.path_async().await?,
+            kubectl: Tool::Kubectl.path_async().await?,
+        };
+        let mut attempt = 1;
+        loop {
+            match Self::start_once(&programs).await {
+                Err(Failure::PortTaken(_)) if attempt < ATTEMPTS => attempt += 1,
+                Err(Failure::PortTaken(error) | Failure::Other(error)) => return Err(error),
+                Ok(plane) => return Ok(plane),
+            }
+        }
+    }
+
+    /// A kubeconfig of the administrator (`system:masters`). It names certificate files beside it.
+    #[must_use]
+    pub fn kubeconfig_path(&self) -> &Path {
+        &self.kubeconfig
+    }
+
+    /// A client of the administrator. It lives in the async runtime that it is made in: make one for each test.
+    ///
+    /// # Errors
+    /// When the TLS configuration is refused.
+    pub fn client(&self) -> Result<Client> {
+        Client::try_from(self.config.clone()).context("make a client")
+    }
+
+    /// Creates a namespace with a name of its own that begins with `prefix`, and returns the name.
+    ///
+    /// # Errors
+    /// When the API server refuses.
+    pub async fn namespace(&self, prefix: &str) -> Result<String> {
+        let metadata = ObjectMeta { generate_name: Some(format!("{prefix}-")), ..ObjectMeta::default() };
+        let namespace = Namespace { metadata, ..Namespace::default() };
+        let created = Api::<Namespace>::all(self.client()?)
+            .create(&PostParams::default(), &namespace)
+            .await
+            .with_context(|| format!("create a namespace {prefix}-…"))?;
+        created.metadata.name.context("the API server gave the namespace no name")
+    }
+
+    /// Runs the `kubectl` of the same version as the administrator. Warnings of webhooks are in `stderr`.
+    ///
+    /// # Errors
+    /// When it cannot be run; [`Output::ok`] is for its own failures.
+    pub async fn kubectl(&self, arguments: &[&str]) -> Result<Output> {
+        self.kubectl.run(arguments, "").await
+    }
+
+    /// As [`ControlPlane::kubectl`], with `input` on standard input: `&["apply", "-f", "-"]`.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn kubectl_with_input(&self, arguments: &[&str], input: &str) -> Result<Output> {
+        self.kubectl.run(arguments, input).await
+    }
+
+    /// The tails of both logs, for a message of a test that fails.
+    #[must_use]
+    pub fn log_tails(&self) -> String {
+        format!("{}\n{}", self.etcd.log_tail(), self.apiserver.log_tail())
+    }
+
+    /// The directory of everything that belongs to this control plane.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    async fn start_once(programs: &Programs) -> Result<Self, Failure> {
+        let directory = directory("harbor-pilot-e2e-")?;
+        let root = directory.path();
+        let mut watchdog = Watchdog::start(root)?;
+        let [client_port, peer_port, api_port] = free_ports()?;
+        let files = Files::write(root, api_port)?;
+        let deadline = Instant::now() + START_DEADLINE;
+
+        let mut etcd =
+            Process::spawn("etcd", &mut etcd_command(programs, root, client_port, peer_port), &root.join("etcd.log"))?;
+        watchdog.watch(&etcd)?;
+        let store = ("127.0.0.1", client_port);
+        loop {
+            still_there(&mut [&mut etcd], deadline)?;
+            if tokio::net::TcpStream::connect(store).await.is_ok() {
+                break;
+            }
+            tokio::time::sleep(POLL).await;
+        }
+
+        let mut apiserver = Process::spawn(
+            "kube-apiserver",
+            &mut apiserver_command(programs, root, &files, client_port, api_port),
+            &root.join("kube-apiserver.log"),
+        )?;
+        watchdog.watch(&apiserver)?;
+        let config = config(&files.kubeconfig).await?;
+        let client = Client::try_from(config.clone()).context("make a client")?;
+        while !is_ready(&client).await {
+            still_there(&mut [&mut etcd, &mut apiserver], deadline)?;
+            tokio::time::sleep(POLL).await;
+        }
+
+        let kubectl = Kubectl::new(&programs.kubectl, &files.kubeconfig, root);
+        Ok(Self { apiserver, etcd, _watchdog: watchdog, directory, kubeconfig: files.kubeconfig, config, kubectl })
+    }
+}
+
+struct Programs {
+    etcd: PathBuf,
+    apiserver: PathBuf,
+    kubectl: PathBuf,
+}
+
+/// Why one attempt failed.
+enum Failure {
+    /// Somebody was faster at a port: worth another try.
+    PortTaken(anyhow::Error),
+    Other(anyhow::Error),
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Other(error)
+    }
+}
+
+/// What the API server and its clients read from disk.
+struct Files {
+    authority: PathBuf,
+    server: (PathBuf, PathBuf),
+    service_account: (PathBuf, PathBuf),
+    kubeconfig: PathBuf,
+}
+
+impl Files {
+    fn write(root: &Path, api_port: u16) -> Result<Self> {
+        let put = |name: &str, text: &str| -> Result<PathBuf> {
+            let path = root.join(name);
+            fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+            Ok(path)
+        };
+        let put_pair = |name: &str, pair: &Pair| -> Result<(PathBuf, PathBuf)> {
+            Ok((put(&format!("{name}.crt"), &pair.certificate)?, put(&format!("{name}.key"), &pair.key)?))
+        };
+        let authority = Authority::new("harbor-pilot-e2e")?;
+        let names = ["127.0.0.1", "localhost", "kubernetes.default.svc"];
+        let server = put_pair("apiserver", &authority.server(&names)?)?;
+        let (certificate, key) = put_pair("admin", &authority.client("admin", "system:masters")?)?;
+        let (private, public) = bare_key()?;
+        let service_account = (put("service-account.key", &private)?, put("service-account.pub", &public)?);
+        let authority = put("ca.crt", authority.pem())?;
+        let kubeconfig = json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{ "name": "e2e", "cluster": {
+                "server": format!("https://127.0.0.1:{api_port}"), "certificate-authority": authority } }],
+            "users": [{ "name": "admin", "user": { "client-certificate": certificate, "client-key": key } }],
+            "contexts": [{ "name": "e2e", "context": { "cluster": "e2e", "user": "admin" } }],
+            "current-context": "e2e",
+        });
+        let kubeconfig = put("kubeconfig", &kubeconfig.to_string())?;
+        Ok(Self { authority, server, service_account, kubeconfig })
+    }
+}
+
+fn etcd_command(programs: &Programs, root: &Path, client_port: u16, peer_port: u16) -> Command {
+    let client = format!("http://127.0.0.1:{client_port}");
+    let peer = format!("http://127.0.0.1:{peer_port}");
+    let mut command = Command::new(&programs.etcd);
+    command
+        .arg(flag("data-dir", root.join("etcd").display()))
+        .arg(flag("listen-client-urls", &client))
+        .arg(flag("advertise-client-urls", &client))
+        .arg(flag("listen-peer-urls", &peer))
+        .arg(flag("initial-advertise-peer-urls", &peer))
+        .arg(flag("initial-cluster", format_args!("default={peer}")))
+        .arg("--log-level=warn")
+        .arg("--unsafe-no-fsync");
+    command
+}
+
+fn apiserver_command(programs: &Programs, root: &Path, files: &Files, etcd_port: u16, port: u16) -> Command {
+    let (private, public) = &files.service_account;
+    let mut command = Command::new(&programs.apiserver);
+    command
+        .arg(flag("etcd-servers", format_args!("http://127.0.0.1:{etcd_port}")))
+        .arg(flag("bind-address", "127.0.0.1"))
+        .arg(flag("advertise-address", "127.0.0.1"))
+        .arg(flag("secure-port", port))
+        .arg(flag("cert-dir", root.join("apiserver").display()))
+        .arg(flag("tls-cert-file", files.server.0.display()))
+        .arg(flag("tls-private-key-file", files.server.1.display()))
+        .arg(flag("client-ca-file", files.authority.display()))
+        .arg(flag("authorization-mode", "RBAC"))
+        .arg(flag("service-account-issuer", "https://kubernetes.default.svc"))
+        .arg(flag("service-account-key-file", public.display()))
+        .arg(flag("service-account-signing-key-file", private.display()))
+        .arg(flag("service-cluster-ip-range", "10.0.0.0/24"))
+        .arg(flag("endpoint-reconciler-type", "none"))
+        .arg(flag("disable-admission-plugins", "ServiceAccount"))
+        .arg(flag("allow-privileged", true));
+    command
+}
+
+fn flag(name: &str, value: impl std::fmt::Display) -> String {
+    format!("--{name}={value}")
+}
+
+async fn config(kubeconfig: &Path) -> Result<Config> {
+    let kubeconfig = Kubeconfig::read_from(kubeconfig).context("read the kubeconfig")?;
+    let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+        .await
+        .context("use the kubeconfig")?;
+    // The environment's proxy is not for loopback.
+    config.proxy_url = None;
+    Ok(config)
+}
+
+/// Ready, and so far that the namespace is there which `kubectl` uses without being told.
+async fn is_ready(client: &Client) -> bool {
+    let ask = async {
+        let ready = client.request_text(http::Request::get("/readyz").body(Vec::new())?).await?;
+        Api::<Namespace>::all(client.clone()).get("default").await?;
+        anyhow::Ok(ready == "ok")
+    };
+    matches!(tokio::time::timeout(ASK_DEADLINE, ask).await, Ok(Ok(true)))
+}
+
+/// Fails when a process has ended or the deadline has passed.
+fn still_there(processes: &mut [&mut Process], deadline: Instant) -> Result<(), Failure> {
+    let mut reason =
+        (Instant::now() >= deadline).then(|| format!("the control plane is not ready after {START_DEADLINE:?}"));
+    for process in processes.iter_mut() {
+        if let Some(status) = process.exited()? {
+            reason = Some(format!("{} ended ({status})", process.name()));
+        }
+    }
+    let Some(reason) = reason else { return Ok(()) };
+    let port_taken = processes.iter().any(|process| process.log().contains("address already in use"));
+    let tails: Vec<String> = processes.iter().map(|process| process.log_tail()).collect();
+    let error = anyhow::anyhow!("{reason}\n{}", tails.join("\n"));
+    Err(if port_taken { Failure::PortTaken(error) } else { Failure::Other(error) })
+}

@@ -1,0 +1,37 @@
+//! `harbor-pilot controller`
+
+use anyhow::Context;
+use clap::Args;
+
+use crate::{cluster::controllers, telemetry};
+
+/// What the controller takes from the command line.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// The operator's own namespace, where the Secrets lie
+    #[arg(long, env = "POD_NAMESPACE", default_value = "harbor-pilot")]
+    namespace: String,
+    /// Name of this installation in Harbor's markers [default: the uid of the namespace kube-system]
+    #[arg(long, env = "HARBOR_PILOT_INSTALLATION")]
+    installation_id: Option<String>,
+    /// Resources of one kind that are reconciled at once
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
+    concurrency: u16,
+    #[command(flatten)]
+    prewarm: super::prewarm::Arguments,
+}
+
+/// Runs until SIGTERM.
+pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
+    telemetry::logs::init()?;
+    let shutdown = super::shutdown_on_signal()?;
+    let client = kube::Client::try_default().await.context("no way to the API server: set KUBECONFIG, or run in a Pod")?;
+    let settings = controllers::Settings {
+        namespace: arguments.namespace,
+        installation: arguments.installation_id,
+        concurrency: arguments.concurrency,
+        prewarm: arguments.prewarm.settings(),
+    };
+    controllers::run(client, settings, shutdown).await?;
+    Ok(())
+}

@@ -1,0 +1,188 @@
+//! Wires watches, drivers and reconcilers of all kinds into one run.
+
+use std::{future::ready, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::{Namespace, Secret};
+use kube::{
+    Api, Client,
+    runtime::{
+        Config, Controller,
+        controller::Action,
+        events::{Recorder, Reporter},
+        reflector::{ObjectRef, Store},
+        watcher,
+    },
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Error, FIELD_MANAGER, bounded,
+    directory::ClusterDirectory,
+    driver::Driver,
+    nodes::Platforms,
+    pods, rules,
+    sink::{self, Images},
+};
+use crate::{
+    api::{CachedImage, HarborInstance, ProxyProject, Registry},
+    controller::{Installation, Instances, Kinds, Managed, Reconciler},
+    prewarm::{self, queue},
+    rewrite::Rules,
+};
+
+/// What the controller is told from outside.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The operator's own namespace, in which the Secrets lie.
+    pub namespace: String,
+    /// What markers in Harbor name this installation by; `None`: the uid of the `kube-system` namespace.
+    pub installation: Option<String>,
+    /// Resources of one kind that are reconciled at once.
+    pub concurrency: u16,
+    /// Images that are warmed at once.
+    pub warm_concurrency: u16,
+    /// How images are warmed.
+    pub prewarm: prewarm::Settings,
+}
+
+/// Tried again after this long when the API server did not take a write.
+const API_RETRY: Duration = Duration::from_secs(5);
+/// Offers that wait to become CachedImages.
+const OFFERS: usize = 4096;
+
+/// Runs all controllers until `shutdown`.
+///
+/// # Errors
+/// When the installation cannot be identified.
+pub async fn run(client: Client, settings: Settings, shutdown: CancellationToken) -> Result<(), Error> {
+    let installation = match settings.installation {
+        Some(installation) => Installation(installation),
+        None => identify(&client).await?,
+    };
+    tracing::info!(installation = installation.0, namespace = settings.namespace, "controller starts");
+
+    let everything = watcher::Config::default;
+    let busy = Config::default().concurrency(settings.concurrency);
+    let instances = Controller::<HarborInstance>::new(Api::all(client.clone()), everything()).with_config(busy.clone());
+    let registries = Controller::<Registry>::new(Api::all(client.clone()), everything()).with_config(busy.clone());
+    let projects = Controller::<ProxyProject>::new(Api::all(client.clone()), everything()).with_config(busy);
+    let images = Controller::<CachedImage>::new(Api::all(client.clone()), everything())
+        .with_config(Config::default().concurrency(settings.warm_concurrency));
+
+    let platforms = Platforms::default();
+    let directory = Arc::new(ClusterDirectory {
+        instances: instances.store(),
+        registries: registries.store(),
+        projects: projects.store(),
+        platforms: platforms.clone(),
+        secrets: Api::<Secret>::namespaced(client.clone(), &settings.namespace),
+    });
+    let connections = Arc::new(Instances::default());
+    let kinds =
+        Arc::new(Kinds { directory: directory.clone(), instances: connections.clone(), installation });
+    let rules: Arc<ArcSwap<Rules>> = Arc::default();
+    let warmer = Arc::new(Images::new(directory.clone(), connections, rules.clone(), settings.prewarm));
+    let (offers, offered) = queue::channel(OFFERS);
+    let wake_images = Arc::new(tokio::sync::Notify::new());
+
+    let recorder = Recorder::new(client.clone(), Reporter { controller: FIELD_MANAGER.to_owned(), instance: None });
+    let drive = |name: &'static str| (client.clone(), recorder.clone(), shutdown.clone(), name);
+
+    let registry_users = registries.store();
+    let registries = registries
+        .watches(Api::all(client.clone()), everything(), of_instance(directory.registries.clone(), |registry: &Registry| {
+            registry.spec.harbor_ref.name.clone()
+        }))
+        .watches(Api::all(client.clone()), everything(), move |project: ProxyProject| {
+            // A registry that waits to be deleted may be free now.
+            let reference = ObjectRef::<Registry>::new(&project.spec.registry_ref.name);
+            let waits = registry_users.get(&reference).is_some_and(|registry| registry.metadata.deletion_timestamp.is_some());
+            waits.then_some(reference)
+        });
+    let of_registry = directory.projects.clone();
+    let projects = projects
+        .watches(Api::all(client.clone()), everything(), of_instance(directory.projects.clone(), |project: &ProxyProject| {
+            project.spec.harbor_ref.name.clone()
+        }))
+        .watches(Api::all(client.clone()), everything(), move |registry: Registry| {
+            let users = of_registry.state().into_iter().filter(move |project| {
+                Some(&project.spec.registry_ref.name) == registry.metadata.name.as_ref()
+            });
+            users.map(|project| ObjectRef::from_obj(project.as_ref())).collect::<Vec<_>>()
+        });
+    let wake = wake_images.clone();
+    let images = images.reconcile_all_on(futures::stream::unfold(wake, |wake| async move {
+        wake.notified().await;
+        Some(((), wake))
+    }));
+
+    let follow_rules = rules::follow(client.clone(), rules.clone(), || {}, move || wake_images.notify_one());
+    tokio::select! {
+        () = async {
+            tokio::join!(
+                run_kind(instances, drive("HarborInstance"), kinds.clone()),
+                run_kind(registries, drive("Registry"), kinds.clone()),
+                run_kind(projects, drive("ProxyProject"), kinds),
+                run_kind(images, drive("CachedImage"), warmer),
+            );
+        } => {}
+        () = platforms.watch(client.clone()) => {}
+        () = follow_rules => {}
+        () = pods::follow(client.clone(), rules, offers) => {}
+        () = sink::store(client.clone(), offered) => {}
+    }
+    if !shutdown.is_cancelled() {
+        tracing::error!("a watch ended by itself");
+    }
+    Ok(())
+}
+
+type Drive = (Client, Recorder, CancellationToken, &'static str);
+
+async fn run_kind<K, R>(controller: Controller<K>, (client, recorder, shutdown, kind): Drive, reconciler: Arc<R>)
+where
+    K: Managed,
+    R: Reconciler<K>,
+{
+    let driver = Arc::new(Driver::new(Api::<K>::all(client), recorder, reconciler));
+    controller
+        .graceful_shutdown_on(async move { shutdown.cancelled().await })
+        .run(
+            |object, driver: Arc<Driver<K, R>>| async move {
+                let requeue = driver.step(object).await?;
+                Ok::<_, Error>(requeue.map_or_else(Action::await_change, Action::requeue))
+            },
+            |_, error, _| {
+                tracing::warn!(%error, "tried again");
+                Action::requeue(API_RETRY)
+            },
+            driver,
+        )
+        .for_each(move |result| {
+            if let Err(error) = result {
+                tracing::debug!(kind, %error, "reconcile");
+            }
+            ready(())
+        })
+        .await;
+}
+
+/// All resources of an instance are looked at when it changes.
+fn of_instance<K: Managed>(
+    store: Store<K>,
+    instance_of: impl Fn(&K) -> String + Copy + Send + Sync + 'static,
+) -> impl Fn(HarborInstance) -> Vec<ObjectRef<K>> + Send + Sync + 'static {
+    move |instance| {
+        let members = store.state().into_iter();
+        let members = members.filter(|object| Some(instance_of(object)) == instance.metadata.name);
+        members.map(|object| ObjectRef::from_obj(object.as_ref())).collect()
+    }
+}
+
+async fn identify(client: &Client) -> Result<Installation, Error> {
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let system = bounded("reading the namespace kube-system", namespaces.get("kube-system")).await?;
+    Ok(Installation(system.metadata.uid.unwrap_or_default()))
+}

@@ -1,0 +1,69 @@
+//! The directory of a cluster: reflectors of our kinds, and Secrets read one at a time by name.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use futures::{FutureExt, future::BoxFuture};
+use k8s_openapi::api::core::v1::Secret;
+use kube::{
+    Api,
+    runtime::reflector::{ObjectRef, Store},
+};
+
+use super::{bounded, nodes::Platforms};
+use crate::{
+    api::{HarborInstance, Platform, ProxyProject, Registry},
+    controller::{Directory, SecretValue},
+};
+
+/// Answers from the watches; asks the API server for Secrets alone, in the operator's own namespace.
+pub struct ClusterDirectory {
+    /// HarborInstances.
+    pub instances: Store<HarborInstance>,
+    /// Registries.
+    pub registries: Store<Registry>,
+    /// ProxyProjects.
+    pub projects: Store<ProxyProject>,
+    /// Platforms of the nodes.
+    pub platforms: Platforms,
+    /// Secrets of the operator's own namespace.
+    pub secrets: Api<Secret>,
+}
+
+impl Directory for ClusterDirectory {
+    fn instance(&self, name: &str) -> Option<Arc<HarborInstance>> {
+        self.instances.get(&ObjectRef::new(name))
+    }
+
+    fn registry(&self, name: &str) -> Option<Arc<Registry>> {
+        self.registries.get(&ObjectRef::new(name))
+    }
+
+    fn proxy_projects(&self) -> Vec<Arc<ProxyProject>> {
+        self.projects.state()
+    }
+
+    fn node_platforms(&self) -> Vec<Platform> {
+        self.platforms.current()
+    }
+
+    fn secret<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<SecretValue>, String>> {
+        async move {
+            let found = bounded("reading a Secret", self.secrets.get_opt(name)).await;
+            Ok(found.map_err(|error| error.to_string())?.map(value_of))
+        }
+        .boxed()
+    }
+}
+
+fn value_of(secret: Secret) -> SecretValue {
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).ok();
+    let values: BTreeMap<String, secrecy::SecretString> = secret
+        .data
+        .unwrap_or_default()
+        .into_iter()
+        .filter_map(|(key, value)| Some((key, text(value.0)?.into())))
+        .collect();
+    let uid = secret.metadata.uid.unwrap_or_default();
+    let version = secret.metadata.resource_version.unwrap_or_default();
+    SecretValue { revision: format!("{}/{version}", uid.get(..8).unwrap_or(&uid)), values }
+}

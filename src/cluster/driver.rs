@@ -1,0 +1,172 @@
+//! One reconcile of one resource: finalizer, outcome, status, Events. The same for every kind.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use k8s_openapi::jiff::Timestamp;
+use kube::{
+    Api, ResourceExt,
+    api::{Patch, PatchParams},
+    runtime::events::{Event, EventType, Recorder},
+};
+use serde_json::json;
+
+use super::{Error, FIELD_MANAGER, bounded};
+use crate::{
+    api::FINALIZER,
+    controller::{Finalized, Managed, Note, Outcome, Reconciler},
+};
+
+/// Stores outcomes of one kind.
+pub struct Driver<K: Managed, R> {
+    api: Api<K>,
+    recorder: Recorder,
+    reconciler: R,
+    written: Mutex<HashMap<String, Written<K::Status>>>,
+}
+
+/// What was written last: a watch may show the object as it was before for a moment.
+struct Written<Status> {
+    over: String,
+    status: Status,
+}
+
+impl<K: Managed, R: Reconciler<K>> Driver<K, R> {
+    /// A driver that writes with this API and publishes with this recorder.
+    pub fn new(api: Api<K>, recorder: Recorder, reconciler: R) -> Self {
+        Self { api, recorder, reconciler, written: Mutex::default() }
+    }
+
+    /// Reconciles the object once and stores the outcome. Returns when to look again; `None` when it is gone.
+    ///
+    /// # Errors
+    /// [`Error`] when the API server did not take what was to be stored; nothing is lost, the next look finds the same.
+    pub async fn step(&self, object: Arc<K>) -> Result<Option<Duration>, Error> {
+        let object = self.newest(&object);
+        if object.meta().deletion_timestamp.is_some() {
+            return self.delete(&object).await;
+        }
+        let object = self.settle_finalizer(object).await?;
+        let outcome = self.reconciler.reconcile(&object, Timestamp::now()).await;
+        self.store(&object, &outcome).await?;
+        Ok(Some(outcome.requeue))
+    }
+
+    async fn delete(&self, object: &K) -> Result<Option<Duration>, Error> {
+        self.forget(object);
+        if !object.finalizers().iter().any(|finalizer| finalizer == FINALIZER) {
+            return Ok(None);
+        }
+        if object.wants_finalizer() {
+            match self.reconciler.finalize(object, Timestamp::now()).await {
+                Finalized::Done(notes) => self.publish(object, &notes).await,
+                Finalized::Blocked(outcome) => {
+                    self.store(object, &outcome).await?;
+                    return Ok(Some(outcome.requeue));
+                }
+            }
+        }
+        match self.set_finalizer(object, false).await {
+            Err(error) if error.is_not_found() => Ok(None),
+            result => result.map(|_| None),
+        }
+    }
+
+    async fn settle_finalizer(&self, object: K) -> Result<K, Error> {
+        let has = object.finalizers().iter().any(|finalizer| finalizer == FINALIZER);
+        let wants = object.wants_finalizer();
+        if has == wants {
+            return Ok(object);
+        }
+        self.set_finalizer(&object, wants).await
+    }
+
+    /// Guarded by the resourceVersion, for the list of finalizers is not ours alone.
+    async fn set_finalizer(&self, object: &K, present: bool) -> Result<K, Error> {
+        let mut finalizers = object.finalizers().to_vec();
+        finalizers.retain(|finalizer| finalizer != FINALIZER);
+        if present {
+            finalizers.push(FINALIZER.to_owned());
+        }
+        let name = object.name_any();
+        let patch =
+            Patch::Merge(json!({"metadata": {"finalizers": finalizers, "resourceVersion": object.resource_version()}}));
+        let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        let request = self.api.patch(&name, &parameters, &patch);
+        let patched = bounded("writing the finalizer", request).await?;
+        // The patch of a resource that was read from a stale watch must not take its newer status away from us.
+        Ok(match object.status() {
+            Some(status) if patched.status().is_none() => patched.with_status(status.clone()),
+            _ => patched,
+        })
+    }
+
+    async fn store(&self, object: &K, outcome: &Outcome<K::Status>) -> Result<(), Error> {
+        if object.status() != Some(&outcome.status) {
+            let name = object.name_any();
+            let patch = Patch::Apply(json!({
+                "apiVersion": K::api_version(&()),
+                "kind": K::kind(&()),
+                "metadata": {"name": name},
+                "status": outcome.status,
+            }));
+            let parameters = PatchParams::apply(FIELD_MANAGER).force();
+            let request = self.api.patch_status(&name, &parameters, &patch);
+            match bounded("writing the status", request).await {
+                Ok(_) => self.remember(object, &outcome.status),
+                // It was deleted meanwhile, and needs no status.
+                Err(error) if error.is_not_found() => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        self.publish(object, &outcome.notes).await;
+        Ok(())
+    }
+
+    async fn publish(&self, object: &K, notes: &[Note]) {
+        let reference = object.object_ref(&());
+        for note in notes {
+            let event = Event {
+                type_: if note.warning { EventType::Warning } else { EventType::Normal },
+                reason: note.reason.clone(),
+                note: Some(note.message.chars().take(1000).collect()),
+                action: "Reconcile".to_owned(),
+                secondary: None,
+            };
+            // An Event that is lost is not worth a failed reconcile.
+            if let Err(error) = bounded("publishing an Event", self.recorder.publish(&event, &reference)).await {
+                tracing::debug!(%error, "event lost");
+            }
+            let (kind, name) = (K::kind(&()), object.name_any());
+            if note.warning {
+                tracing::warn!(%kind, name, reason = note.reason, message = note.message, "not as specified");
+            } else {
+                tracing::info!(%kind, name, reason = note.reason, message = note.message, "done");
+            }
+        }
+    }
+
+    fn newest(&self, object: &K) -> K {
+        let written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        match written.get(&object.name_any()) {
+            Some(last) if Some(&last.over) == object.meta().resource_version.as_ref() => {
+                object.with_status(last.status.clone())
+            }
+            _ => object.clone(),
+        }
+    }
+
+    fn remember(&self, object: &K, status: &K::Status) {
+        if let Some(over) = object.resource_version() {
+            let written = Written { over, status: status.clone() };
+            self.written.lock().unwrap_or_else(PoisonError::into_inner).insert(object.name_any(), written);
+        }
+    }
+
+    fn forget(&self, object: &K) {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner).remove(&object.name_any());
+    }
+}

@@ -1,0 +1,50 @@
+//! What a resource refers to, from wherever resources are kept.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use futures::future::BoxFuture;
+use secrecy::SecretString;
+
+use crate::{
+    api::{HarborInstance, Platform, ProxyProject, Registry},
+    harbor::Credentials,
+};
+
+/// Reads of other resources. All but secrets answer from memory.
+pub trait Directory: Send + Sync + 'static {
+    /// The HarborInstance of that name.
+    fn instance(&self, name: &str) -> Option<Arc<HarborInstance>>;
+    /// The Registry of that name.
+    fn registry(&self, name: &str) -> Option<Arc<Registry>>;
+    /// All ProxyProjects.
+    fn proxy_projects(&self) -> Vec<Arc<ProxyProject>>;
+    /// The platforms of the nodes that run Pods, without duplicates; empty while none is known.
+    fn node_platforms(&self) -> Vec<Platform>;
+    /// The Secret of that name in the operator's own namespace. The error says why it could not be read.
+    fn secret<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<SecretValue>, String>>;
+}
+
+/// A Secret's content and its revision.
+#[derive(Debug, Clone)]
+pub struct SecretValue {
+    /// Changes with the content, and tells nothing of it.
+    pub revision: String,
+    /// The values that are text.
+    pub values: BTreeMap<String, SecretString>,
+}
+
+impl SecretValue {
+    /// `username` and `password`.
+    ///
+    /// # Errors
+    /// Names the key that is missing.
+    pub fn credentials(&self) -> Result<Credentials, String> {
+        let value = |key: &str| {
+            self.values.get(key).filter(|value| !secrecy::ExposeSecret::expose_secret(*value).is_empty()).ok_or_else(|| {
+                format!("key `{key}` is missing or empty; the keys `username` and `password` are needed (type kubernetes.io/basic-auth)")
+            })
+        };
+        let username = secrecy::ExposeSecret::expose_secret(value("username")?).trim().to_owned();
+        Ok(Credentials { username, password: value("password")?.clone() })
+    }
+}

@@ -1,0 +1,143 @@
+//! One client for each HarborInstance, made anew when its spec or its Secret changes.
+//!
+//! All resources of an instance share the client, so that its bound on concurrent requests holds for all of them together.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use super::directory::Directory;
+use crate::{
+    api::{HarborInstance, HarborInstanceSpec, Reason},
+    harbor::{Client, Endpoint},
+};
+
+/// Clients by the name of the instance.
+#[derive(Debug, Default)]
+pub struct Instances {
+    known: Mutex<HashMap<String, Known>>,
+}
+
+#[derive(Debug, Clone)]
+struct Known {
+    spec: HarborInstanceSpec,
+    revision: String,
+    connection: Connection,
+}
+
+/// A usable instance.
+#[derive(Debug, Clone)]
+pub struct Connection {
+    /// For Harbor's API.
+    pub client: Client,
+    /// How to reach it, for those that speak to `/v2`.
+    pub endpoint: Arc<Endpoint>,
+    /// The host of image references.
+    pub pull_host: String,
+}
+
+/// Why an instance cannot be used now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unusable {
+    /// For the condition.
+    pub reason: Reason,
+    /// What a person can do.
+    pub message: String,
+    /// Whether nothing changes until a person acts.
+    pub stalled: bool,
+}
+
+impl Instances {
+    /// The connection to the instance of that name.
+    ///
+    /// # Errors
+    /// [`Unusable`] when there is no such instance, it is suspended, or its Secret or spec is of no use.
+    pub async fn connect(&self, directory: &dyn Directory, name: &str) -> Result<Connection, Unusable> {
+        let Some(instance) = directory.instance(name) else {
+            return Err(Unusable {
+                reason: Reason::InstanceNotFound,
+                message: format!("HarborInstance {name} does not exist; create it or correct spec.harborRef.name"),
+                stalled: false,
+            });
+        };
+        if instance.spec.suspend {
+            return Err(Unusable {
+                reason: Reason::InstanceNotReady,
+                message: format!("HarborInstance {name} is suspended"),
+                stalled: false,
+            });
+        }
+        self.connect_to(directory, name, &instance).await
+    }
+
+    /// The connection to this very instance.
+    ///
+    /// # Errors
+    /// [`Unusable`] when its Secret or spec is of no use.
+    pub async fn connect_to(
+        &self,
+        directory: &dyn Directory,
+        name: &str,
+        instance: &HarborInstance,
+    ) -> Result<Connection, Unusable> {
+        let secret_name = &instance.spec.credentials_secret_ref.name;
+        let secret = read_secret(directory, secret_name).await?;
+        if let Some(known) = self.lock().get(name)
+            && known.spec == instance.spec
+            && known.revision == secret.revision
+        {
+            return Ok(known.connection.clone());
+        }
+        let credentials = secret.credentials().map_err(|detail| Unusable {
+            reason: Reason::SecretInvalid,
+            message: format!("Secret {secret_name}: {detail}"),
+            stalled: false,
+        })?;
+        let endpoint = Endpoint {
+            url: instance.spec.url.clone(),
+            ca_bundle: instance.spec.ca_bundle.clone(),
+            credentials: Some(credentials),
+            max_concurrent_requests: instance.spec.max_concurrent_requests,
+        };
+        let client = Client::new(&endpoint).map_err(|error| Unusable {
+            reason: error.reason(),
+            message: error.to_string(),
+            stalled: true,
+        })?;
+        let connection = Connection {
+            client,
+            endpoint: Arc::new(endpoint),
+            pull_host: instance.spec.effective_pull_host().to_owned(),
+        };
+        let known = Known { spec: instance.spec.clone(), revision: secret.revision, connection: connection.clone() };
+        self.lock().insert(name.to_owned(), known);
+        Ok(connection)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Reads a Secret that must exist.
+///
+/// # Errors
+/// [`Unusable`] with what to do.
+pub async fn read_secret(directory: &dyn Directory, name: &str) -> Result<super::SecretValue, Unusable> {
+    match directory.secret(name).await {
+        Ok(Some(secret)) => Ok(secret),
+        Ok(None) => Err(Unusable {
+            reason: Reason::SecretNotFound,
+            message: format!(
+                "Secret {name} is not in the operator's namespace; create it there with the keys `username` and `password`"
+            ),
+            stalled: false,
+        }),
+        Err(detail) => Err(Unusable {
+            reason: Reason::SecretNotFound,
+            message: format!("Secret {name} cannot be read: {detail}"),
+            stalled: false,
+        }),
+    }
+}

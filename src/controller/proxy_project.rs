@@ -1,0 +1,342 @@
+//! ProxyProject: observe → plan → apply → status, and the rule that the webhook follows.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::jiff::Timestamp;
+
+use super::{
+    Directory, Finalized, Installation, Instances, Note, Outcome, RECHECK,
+    instances::{Connection, Unusable},
+    registry::{blocked_note, described_drift, is_ready, warn_of_change},
+};
+use crate::{
+    api::{
+        ConditionType, Conditions, ManagementPolicy, ProxyProject, ProxyProjectStatus, Reason, Registry, RegistryType,
+        RewriteRuleStatus,
+    },
+    harbor::{Client, Error, model},
+    plan::{
+        Drift, Refusal,
+        marker::Marker,
+        project::{self as plan, Identity},
+    },
+};
+
+#[derive(Debug)]
+enum Failure {
+    Unusable(Unusable),
+    Refused(Refusal),
+    Harbor(Error),
+}
+
+impl From<Unusable> for Failure {
+    fn from(unusable: Unusable) -> Self {
+        Self::Unusable(unusable)
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Harbor(error)
+    }
+}
+
+/// Brings a ProxyProject's object in Harbor to what its spec says.
+pub async fn reconcile(
+    directory: &dyn Directory,
+    instances: &Instances,
+    installation: &Installation,
+    project: &ProxyProject,
+    now: Timestamp,
+) -> Outcome<ProxyProjectStatus> {
+    let generation = project.metadata.generation;
+    let mut status = project.status.clone().unwrap_or_default();
+    let mut conditions = Conditions::from_status(&status.conditions, generation, now);
+    status.observed_generation = generation;
+    conditions.remove(ConditionType::DeletionBlocked);
+    let mut notes = Vec::new();
+    if project.spec.suspend {
+        status.rewrite = None;
+        conditions.suspended();
+    } else {
+        match bring(directory, instances, installation, project, &mut status, &mut notes).await {
+            Ok(()) if status.drift.is_empty() => {
+                conditions.remove(ConditionType::Drifted);
+                let target = status
+                    .rewrite
+                    .as_ref()
+                    .map_or_else(String::new, |rule| format!("; {} becomes {}", rule.matches.join(", "), rule.target));
+                conditions.ready(Reason::Reconciled, format!("Harbor has this project as specified{target}"));
+            }
+            Ok(()) => conditions.drifted(&status.drift),
+            Err(Failure::Unusable(unusable)) => conditions.unusable(&unusable),
+            Err(Failure::Refused(refusal)) => conditions.stalled(refusal.reason, refusal.message),
+            Err(Failure::Harbor(error)) => conditions.failed(&error),
+        }
+    }
+    status.conditions = conditions.into_list();
+    warn_of_change(project.status.as_ref().map(|status| status.conditions.as_slice()), &status.conditions, &mut notes);
+    let wait = project.spec.interval.duration();
+    let requeue = if is_ready(&status.conditions) || project.spec.suspend { wait } else { wait.min(RECHECK) };
+    Outcome { status, requeue, notes }
+}
+
+/// Deletes a ProxyProject's object in Harbor, for `deletionPolicy: Delete`. Harbor keeps a project that holds repositories.
+pub async fn finalize(
+    directory: &dyn Directory,
+    instances: &Instances,
+    installation: &Installation,
+    project: &ProxyProject,
+    now: Timestamp,
+) -> Finalized<ProxyProjectStatus> {
+    let (reason, message) = match remove(directory, instances, installation, project).await {
+        Ok(notes) => return Finalized::Done(notes),
+        Err(Failure::Harbor(Error::Precondition { message })) => (
+            Reason::NotEmpty,
+            format!("project {} in Harbor: {message}; delete its repositories there", project.harbor_name()),
+        ),
+        Err(Failure::Harbor(error)) => (error.reason(), error.to_string()),
+        Err(Failure::Unusable(unusable)) => (unusable.reason, unusable.message),
+        Err(Failure::Refused(refusal)) => (refusal.reason, refusal.message),
+    };
+    let mut status = project.status.clone().unwrap_or_default();
+    let before = std::mem::take(&mut status.conditions);
+    let mut conditions = Conditions::from_status(&before, project.metadata.generation, now);
+    status.observed_generation = project.metadata.generation;
+    let message = format!("{message}, or set spec.deletionPolicy: Retain to leave it in Harbor");
+    conditions.set(ConditionType::DeletionBlocked, true, reason, message);
+    status.conditions = conditions.into_list();
+    let notes = blocked_note(&before, &status.conditions).into_iter().collect();
+    Finalized::Blocked(Outcome { status, requeue: RECHECK, notes })
+}
+
+async fn bring(
+    directory: &dyn Directory,
+    instances: &Instances,
+    installation: &Installation,
+    project: &ProxyProject,
+    status: &mut ProxyProjectStatus,
+    notes: &mut Vec<Note>,
+) -> Result<(), Failure> {
+    let spec = &project.spec;
+    let connection = instances.connect(directory, &spec.harbor_ref.name).await?;
+    let (registry, registry_id) = registry_in_harbor(directory, installation, &connection.client, project).await?;
+    let desired = plan::Desired {
+        name: project.harbor_name().to_owned(),
+        registry_id,
+        metadata: metadata(project),
+        marker: marker(installation, project),
+        adoption: spec.adoption,
+    };
+    let rule = rule(project, &registry, &connection)?;
+    let mut observed = plan::Observed {
+        project: connection.client.project_named(&desired.name).await?,
+        identity: Identity::Remembered,
+    };
+    if observed.project.is_none() {
+        // Nothing serves what the rule promises, until the project is there again.
+        status.rewrite = None;
+    }
+    let id = observed.project.as_ref().map(|project| project.project_id);
+    let mut plan = plan::plan(&desired, &observed);
+    if let Some(id) = id
+        && (status.id != Some(id) || plan.as_ref().is_ok_and(|plan| !plan.is_done()))
+    {
+        let label = connection.client.project_labels(id).await?.into_iter().find(|label| label.name == plan::LABEL);
+        observed.identity = Identity::Read { label };
+        plan = plan::plan(&desired, &observed);
+    }
+    if plan.is_err() && status.id != id {
+        // The project that served is gone, and another one has its name.
+        status.rewrite = None;
+    }
+    let plan = plan?;
+    if spec.management_policy == ManagementPolicy::ObserveOnly {
+        status.id = id;
+        status.drift = described_drift(&plan.drift, id.is_none());
+        status.rewrite = id.map(|_| rule);
+        return Ok(());
+    }
+    status.drift.clear();
+    let mut created = id;
+    for step in &plan.steps {
+        created = apply(&connection.client, step, created).await?;
+        if let Some(note) = told(step, &plan.drift) {
+            notes.push(note);
+        }
+    }
+    status.id = created;
+    status.rewrite = Some(rule);
+    Ok(())
+}
+
+/// The id of the project's registry, read from Harbor: an id that status remembers may name another registry by now.
+async fn registry_in_harbor(
+    directory: &dyn Directory,
+    installation: &Installation,
+    client: &Client,
+    project: &ProxyProject,
+) -> Result<(std::sync::Arc<Registry>, i64), Failure> {
+    let name = &project.spec.registry_ref.name;
+    let Some(registry) = directory.registry(name) else {
+        return Err(Failure::Unusable(Unusable {
+            reason: Reason::RegistryNotFound,
+            message: format!(
+                "Registry {name} does not exist; create it or make another ProxyProject with the right registryRef"
+            ),
+            stalled: false,
+        }));
+    };
+    if registry.spec.harbor_ref != project.spec.harbor_ref {
+        return Err(Failure::Refused(Refusal {
+            reason: Reason::InvalidSpec,
+            message: format!(
+                "Registry {name} is of HarborInstance {}, this project of {}: both must be of one",
+                registry.spec.harbor_ref.name, project.spec.harbor_ref.name
+            ),
+        }));
+    }
+    let found = client.registry_named(registry.harbor_name()).await?;
+    let observe_only = registry.spec.management_policy == ManagementPolicy::ObserveOnly;
+    let ours = |registry: &model::Registry| {
+        let marker = Marker::split(&registry.description).1;
+        observe_only
+            || marker.is_some_and(|marker| {
+                marker.installation == installation.0 && marker.kind == "Registry" && marker.name == *name
+            })
+    };
+    match found {
+        Some(found) if ours(&found) => Ok((registry, found.id)),
+        _ => {
+            let why = registry
+                .status
+                .as_ref()
+                .and_then(|status| crate::api::condition::find(&status.conditions, ConditionType::Ready))
+                .map_or_else(String::new, |ready| format!(" ({}: {})", ready.reason, ready.message));
+            Err(Failure::Unusable(Unusable {
+                reason: Reason::RegistryNotReady,
+                message: format!("waiting for Registry {name}, which Harbor has not accepted yet{why}"),
+                stalled: false,
+            }))
+        }
+    }
+}
+
+fn metadata(project: &ProxyProject) -> BTreeMap<&'static str, String> {
+    let spec = &project.spec;
+    let managed = [
+        ("public", spec.public.map(|value| value.to_string())),
+        ("proxy_speed_kb", spec.proxy_speed_kb.map(|value| value.to_string())),
+        ("max_upstream_conn", spec.max_upstream_connections.map(|value| value.to_string())),
+        ("proxy_cache_local_on_not_found", spec.serve_removed.map(|value| value.to_string())),
+    ];
+    managed.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
+}
+
+fn rule(project: &ProxyProject, registry: &Registry, connection: &Connection) -> Result<RewriteRuleStatus, Refusal> {
+    let matches = match project.spec.rewrite.matches.as_slice() {
+        [] => vec![default_match(registry)?],
+        given => given.to_vec(),
+    };
+    let name = project.harbor_name();
+    Ok(RewriteRuleStatus {
+        matches,
+        host: connection.pull_host.clone(),
+        project: name.to_owned(),
+        target: format!("{}/{name}", connection.pull_host),
+        generation: project.metadata.generation.unwrap_or_default(),
+    })
+}
+
+/// The host that images of this registry are named by.
+fn default_match(registry: &Registry) -> Result<String, Refusal> {
+    if registry.spec.type_ == RegistryType::DockerHub {
+        return Ok(crate::image::DOCKER_HUB.to_owned());
+    }
+    let rest = registry.spec.url.split_once("://").map_or(registry.spec.url.as_str(), |(_, rest)| rest);
+    let host = rest.split('/').next().unwrap_or_default();
+    if registry.spec.type_ == RegistryType::AwsEcr && host.starts_with("api.ecr.") {
+        return Err(Refusal {
+            reason: Reason::InvalidSpec,
+            message:
+                "the Registry's url names no account; set spec.rewrite.matches to ACCOUNT.dkr.ecr.REGION.amazonaws.com"
+                    .to_owned(),
+        });
+    }
+    Ok(host.to_owned())
+}
+
+async fn apply(client: &Client, step: &plan::Step, project: Option<i64>) -> Result<Option<i64>, Error> {
+    match step {
+        plan::Step::Create(new) => return client.create_project(new).await.map(Some),
+        plan::Step::Mark(existing, text) => {
+            if let Some(project_id) = existing.or(project) {
+                let label = model::Label {
+                    id: 0,
+                    name: plan::LABEL.to_owned(),
+                    description: text.clone(),
+                    scope: "p".to_owned(),
+                    project_id,
+                };
+                client.create_label(&label).await?;
+            }
+        }
+        plan::Step::Remark(id, label) => client.update_label(*id, label).await?,
+        plan::Step::Update(id, update) => client.update_project(*id, update).await?,
+    }
+    Ok(project)
+}
+
+fn told(step: &plan::Step, drift: &[Drift]) -> Option<Note> {
+    match step {
+        plan::Step::Create(new) => {
+            Some(Note::done(Reason::Reconciled, format!("created proxy project {} in Harbor", new.project_name)))
+        }
+        plan::Step::Update(..) => {
+            let fields: Vec<String> = drift.iter().map(ToString::to_string).collect();
+            Some(Note::done(
+                Reason::Reconciled,
+                format!("changed the project in Harbor, which had {}", fields.join("; ")),
+            ))
+        }
+        plan::Step::Mark(..) | plan::Step::Remark(..) => None,
+    }
+}
+
+async fn remove(
+    directory: &dyn Directory,
+    instances: &Instances,
+    installation: &Installation,
+    project: &ProxyProject,
+) -> Result<Vec<Note>, Failure> {
+    if project.spec.management_policy == ManagementPolicy::ObserveOnly {
+        return Ok(Vec::new());
+    }
+    let connection = instances.connect(directory, &project.spec.harbor_ref.name).await?;
+    let name = project.harbor_name();
+    let Some(have) = connection.client.project_named(name).await? else {
+        return Ok(Vec::new());
+    };
+    let labels = connection.client.project_labels(have.project_id).await?;
+    let label = labels.iter().find(|label| label.name == plan::LABEL);
+    if label.and_then(|label| Marker::split(&label.description).1) != Some(marker(installation, project)) {
+        let message = format!("project {name} in Harbor is not marked as ours and was left alone");
+        return Ok(vec![Note::warning(Reason::AdoptionRequired, message)]);
+    }
+    connection.client.delete_project(have.project_id).await?;
+    Ok(vec![Note::done(Reason::Reconciled, format!("deleted project {name} in Harbor"))])
+}
+
+fn marker(installation: &Installation, project: &ProxyProject) -> Marker {
+    Marker {
+        installation: installation.0.clone(),
+        kind: "ProxyProject".to_owned(),
+        name: project.metadata.name.clone().unwrap_or_default(),
+    }
+}

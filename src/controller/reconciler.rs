@@ -1,0 +1,115 @@
+//! The kinds that are reconciled, and how each of them is, seen the same from a cluster and from files.
+
+use std::{fmt::Debug, sync::Arc};
+
+use k8s_openapi::jiff::Timestamp;
+use kube::Resource;
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{Directory, Finalized, Installation, Instances, Outcome, instance, proxy_project, registry};
+use crate::api::{
+    DeletionPolicy, HarborInstance, HarborInstanceStatus, ManagementPolicy, ProxyProject, ProxyProjectStatus, Registry,
+    RegistryStatus,
+};
+
+/// A kind that this project reconciles.
+pub trait Managed:
+    Resource<DynamicType = (), Scope = kube::core::ClusterResourceScope>
+    + Clone
+    + Debug
+    + Serialize
+    + DeserializeOwned
+    + Send
+    + Sync
+    + 'static
+{
+    /// Its status.
+    type Status: Serialize + PartialEq + Clone + Send + Sync + 'static;
+
+    /// The status that it carries.
+    fn status(&self) -> Option<&Self::Status>;
+
+    /// The same resource with another status.
+    fn with_status(&self, status: Self::Status) -> Self;
+
+    /// Whether its deletion has to reach Harbor.
+    fn wants_finalizer(&self) -> bool {
+        false
+    }
+}
+
+/// Reconciles one kind, without knowing where it is stored.
+pub trait Reconciler<K: Managed>: Send + Sync + 'static {
+    /// One look.
+    fn reconcile(&self, object: &K, now: Timestamp) -> impl Future<Output = Outcome<K::Status>> + Send;
+
+    /// One try at deleting what the resource made in Harbor.
+    fn finalize(&self, _object: &K, _now: Timestamp) -> impl Future<Output = Finalized<K::Status>> + Send {
+        std::future::ready(Finalized::Done(Vec::new()))
+    }
+}
+
+/// What the reconcilers of Harbor's own objects share.
+pub struct Kinds {
+    /// What resources refer to.
+    pub directory: Arc<dyn Directory>,
+    /// Clients of the instances.
+    pub instances: Arc<Instances>,
+    /// Who we are.
+    pub installation: Installation,
+}
+
+macro_rules! managed {
+    ($kind:ty, $status:ty $(, finalizer: $wants:expr)?) => {
+        impl Managed for $kind {
+            type Status = $status;
+
+            fn status(&self) -> Option<&$status> {
+                self.status.as_ref()
+            }
+
+            fn with_status(&self, status: $status) -> Self {
+                Self { status: Some(status), ..self.clone() }
+            }
+
+            $(fn wants_finalizer(&self) -> bool {
+                let wants: fn(&$kind) -> bool = $wants;
+                wants(self)
+            })?
+        }
+    };
+}
+
+managed!(HarborInstance, HarborInstanceStatus);
+managed!(Registry, RegistryStatus, finalizer: |registry| {
+    registry.spec.deletion_policy == DeletionPolicy::Delete && registry.spec.management_policy == ManagementPolicy::Full
+});
+managed!(ProxyProject, ProxyProjectStatus, finalizer: |project| {
+    project.spec.deletion_policy == DeletionPolicy::Delete && project.spec.management_policy == ManagementPolicy::Full
+});
+
+impl Reconciler<HarborInstance> for Kinds {
+    async fn reconcile(&self, object: &HarborInstance, now: Timestamp) -> Outcome<HarborInstanceStatus> {
+        instance::reconcile(self.directory.as_ref(), &self.instances, object, now).await
+    }
+}
+
+impl Reconciler<Registry> for Kinds {
+    async fn reconcile(&self, object: &Registry, now: Timestamp) -> Outcome<RegistryStatus> {
+        registry::reconcile(self.directory.as_ref(), &self.instances, &self.installation, object, now).await
+    }
+
+    async fn finalize(&self, object: &Registry, now: Timestamp) -> Finalized<RegistryStatus> {
+        registry::finalize(self.directory.as_ref(), &self.instances, &self.installation, object, now).await
+    }
+}
+
+impl Reconciler<ProxyProject> for Kinds {
+    async fn reconcile(&self, object: &ProxyProject, now: Timestamp) -> Outcome<ProxyProjectStatus> {
+        proxy_project::reconcile(self.directory.as_ref(), &self.instances, &self.installation, object, now).await
+    }
+
+    async fn finalize(&self, object: &ProxyProject, now: Timestamp) -> Finalized<ProxyProjectStatus> {
+        proxy_project::finalize(self.directory.as_ref(), &self.instances, &self.installation, object, now).await
+    }
+}

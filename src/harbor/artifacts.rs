@@ -1,0 +1,37 @@
+//! Artifacts: what is stored in a repository.
+
+use super::{Client, Error, model};
+
+impl Client {
+    /// GET /projects/{project}/repositories/{repository}/artifacts with tags, all pages. A repository that Harbor does not
+    /// have (yet) has none.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn artifacts(&self, project: &str, repository: &str) -> Result<Vec<model::Artifact>, Error> {
+        let path = format!("projects/{project}/repositories/{}/artifacts", encoded(repository));
+        match self.list(&path, &[("with_tag", "true")]).await {
+            Err(Error::NotFound { .. }) => Ok(Vec::new()),
+            other => other,
+        }
+    }
+
+    /// GET of one artifact by tag or digest.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn artifact(
+        &self,
+        project: &str,
+        repository: &str,
+        reference: &str,
+    ) -> Result<Option<model::Artifact>, Error> {
+        let repository = encoded(repository);
+        self.find(&format!("projects/{project}/repositories/{repository}/artifacts/{reference}?with_tag=true")).await
+    }
+}
+
+/// Harbor wants the slashes of a repository's name encoded twice.
+fn encoded(repository: &str) -> String {
+    repository.replace('/', "%252F")
+}

@@ -1,0 +1,269 @@
+//! What Harbor's API takes and gives, as far as we use it.
+//!
+//! Harbor leaves false and empty fields out of its answers, so everything that may be absent has a default, and a value that
+//! was read equals a value that was written.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// GET /systeminfo.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct SystemInfo {
+    /// Only told to an authenticated account.
+    #[serde(default)]
+    pub harbor_version: Option<String>,
+}
+
+/// GET /health.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct Health {
+    /// `healthy` or `unhealthy`.
+    #[serde(default)]
+    pub status: String,
+    /// core, database, jobservice, portal, redis, registry, registryctl, trivy.
+    #[serde(default)]
+    pub components: Vec<ComponentHealth>,
+}
+
+/// One component of Harbor.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct ComponentHealth {
+    /// Name of the component.
+    #[serde(default)]
+    pub name: String,
+    /// `healthy` or `unhealthy`.
+    #[serde(default)]
+    pub status: String,
+}
+
+/// A registry as GET shows it. The secret reads back as `*****` and is left out here.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct Registry {
+    /// Harbor's id.
+    pub id: i64,
+    /// Unique name.
+    pub name: String,
+    /// The adapter.
+    #[serde(rename = "type", default)]
+    pub type_: String,
+    /// As Harbor normalised it: without trailing `/`, query and user.
+    #[serde(default)]
+    pub url: String,
+    /// Free text; carries the marker.
+    #[serde(default)]
+    pub description: String,
+    /// The credential without its secret.
+    #[serde(default)]
+    pub credential: RegistryCredential,
+    /// Whether the certificate goes unchecked.
+    #[serde(default)]
+    pub insecure: bool,
+    /// PEM.
+    #[serde(default)]
+    pub ca_certificate: String,
+    /// `healthy` or `unhealthy`, from Harbor's own check every 5 minutes.
+    #[serde(default)]
+    pub status: String,
+}
+
+/// The readable part of a registry's credential.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct RegistryCredential {
+    /// User name or access key; empty without a credential.
+    #[serde(default)]
+    pub access_key: String,
+}
+
+/// POST /registries.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NewRegistry {
+    /// 1 to 64 characters.
+    pub name: String,
+    /// The adapter.
+    #[serde(rename = "type")]
+    pub type_: String,
+    /// Where it is.
+    pub url: String,
+    /// Free text; carries the marker.
+    pub description: String,
+    /// Absent: anonymous.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub credential: Option<NewCredential>,
+    /// Whether the certificate goes unchecked.
+    pub insecure: bool,
+    /// PEM; absent: the system's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_certificate: Option<String>,
+}
+
+/// A credential on its way to Harbor.
+#[derive(Clone, PartialEq, Eq, Serialize)]
+pub struct NewCredential {
+    /// Always `basic`.
+    #[serde(rename = "type")]
+    pub type_: &'static str,
+    /// User name or access key.
+    pub access_key: String,
+    /// Password or secret key.
+    pub access_secret: String,
+}
+
+impl std::fmt::Debug for NewCredential {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NewCredential").field("access_key", &self.access_key).finish_non_exhaustive()
+    }
+}
+
+/// PUT /registries/{id}: merges; what is `None` stays. A changed `url` without the secret would blank the secret.
+#[derive(Clone, Default, PartialEq, Eq, Serialize)]
+pub struct RegistryUpdate {
+    /// Where it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// Free text; carries the marker.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// Always `basic` where a key goes with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub credential_type: Option<&'static str>,
+    /// User name or access key; empty clears it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access_key: Option<String>,
+    /// Password or secret key; empty clears it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access_secret: Option<String>,
+    /// Whether the certificate goes unchecked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub insecure: Option<bool>,
+    /// PEM; empty clears it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_certificate: Option<String>,
+}
+
+impl std::fmt::Debug for RegistryUpdate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RegistryUpdate")
+            .field("url", &self.url)
+            .field("description", &self.description)
+            .field("access_key", &self.access_key)
+            .field("insecure", &self.insecure)
+            .finish_non_exhaustive()
+    }
+}
+
+/// POST /registries/ping of an endpoint that is not stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RegistryPing {
+    /// The adapter.
+    #[serde(rename = "type")]
+    pub type_: String,
+    /// Where it is.
+    pub url: String,
+    /// Whether the certificate goes unchecked.
+    pub insecure: bool,
+}
+
+/// A project as GET shows it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct Project {
+    /// Harbor's id.
+    pub project_id: i64,
+    /// Unique name.
+    pub name: String,
+    /// The proxied registry; absent in a project that is none.
+    #[serde(default)]
+    pub registry_id: Option<i64>,
+    /// Strings, whatever they mean: `public`, `proxy_speed_kb`, `max_upstream_conn`, …
+    #[serde(default)]
+    pub metadata: BTreeMap<String, String>,
+    /// Number of repositories.
+    #[serde(default)]
+    pub repo_count: i64,
+}
+
+/// POST /projects.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NewProject {
+    /// Lower-case letters, digits and single separators.
+    pub project_name: String,
+    /// The registry to proxy.
+    pub registry_id: i64,
+    /// Strings only: a JSON boolean is 422.
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// PUT /projects/{id}: the metadata is merged key by key, and hardly checked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ProjectUpdate {
+    /// The keys to change.
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// GET /projects/{id}/_deletable.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct Deletable {
+    /// Absent when false.
+    #[serde(default)]
+    pub deletable: bool,
+    /// Why not.
+    #[serde(default)]
+    pub message: String,
+}
+
+/// A label.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Label {
+    /// Harbor's id; not sent.
+    #[serde(default, skip_serializing)]
+    pub id: i64,
+    /// Unique in its project.
+    pub name: String,
+    /// Carries the marker.
+    #[serde(default)]
+    pub description: String,
+    /// `p` for a project's label, `g` for a global one.
+    #[serde(default)]
+    pub scope: String,
+    /// The project, for scope `p`.
+    #[serde(default)]
+    pub project_id: i64,
+}
+
+/// An artifact of a repository.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct Artifact {
+    /// Digest of the manifest that Harbor stores.
+    pub digest: String,
+    /// Media type of that manifest.
+    #[serde(default)]
+    pub manifest_media_type: String,
+    /// Its tags.
+    #[serde(default, deserialize_with = "null_is_empty")]
+    pub tags: Vec<Tag>,
+    /// The children of an index.
+    #[serde(default, deserialize_with = "null_is_empty")]
+    pub references: Vec<Reference>,
+}
+
+/// A tag of an artifact.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct Tag {
+    /// Name of the tag.
+    pub name: String,
+}
+
+/// A child of an index.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct Reference {
+    /// Digest of the child's manifest.
+    pub child_digest: String,
+}
+
+fn null_is_empty<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    Ok(Option::<Vec<T>>::deserialize(deserializer)?.unwrap_or_default())
+}

@@ -1,0 +1,81 @@
+//! Projects, and the labels that mark them.
+
+use super::{Client, Error, model};
+
+impl Client {
+    /// GET /projects with the exact name.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn project_named(&self, name: &str) -> Result<Option<model::Project>, Error> {
+        // A list with `q`, not GET /projects/{name}: a numeric name would be taken for an id.
+        let found: Vec<model::Project> = self.list("projects", &[("q", &format!("name={name}"))]).await?;
+        Ok(found.into_iter().find(|project| project.name == name))
+    }
+
+    /// GET /projects that proxy the registry.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn projects_of_registry(&self, registry_id: i64) -> Result<Vec<model::Project>, Error> {
+        let found: Vec<model::Project> = self.list("projects", &[("q", &format!("registry_id={registry_id}"))]).await?;
+        // Harbor ignores `q` keys that it does not know, so the answer is checked.
+        Ok(found.into_iter().filter(|project| project.registry_id == Some(registry_id)).collect())
+    }
+
+    /// POST /projects. Returns the id.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn create_project(&self, project: &model::NewProject) -> Result<i64, Error> {
+        self.create("projects", project).await
+    }
+
+    /// PUT /projects/{id}: merges metadata.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn update_project(&self, id: i64, update: &model::ProjectUpdate) -> Result<(), Error> {
+        self.put(&format!("projects/{id}"), update).await
+    }
+
+    /// GET /projects/{id}/_deletable.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn project_deletable(&self, id: i64) -> Result<model::Deletable, Error> {
+        self.get(&format!("projects/{id}/_deletable"), &[]).await
+    }
+
+    /// DELETE /projects/{id}; one that is gone already is fine.
+    ///
+    /// # Errors
+    /// [`Error::Precondition`] while it has repositories.
+    pub async fn delete_project(&self, id: i64) -> Result<(), Error> {
+        self.delete(&format!("projects/{id}")).await
+    }
+
+    /// GET /labels of one project.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn project_labels(&self, project_id: i64) -> Result<Vec<model::Label>, Error> {
+        self.list("labels", &[("scope", "p"), ("project_id", &project_id.to_string())]).await
+    }
+
+    /// POST /labels. Returns the id.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn create_label(&self, label: &model::Label) -> Result<i64, Error> {
+        self.create("labels", label).await
+    }
+
+    /// PUT /labels/{id}.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn update_label(&self, id: i64, label: &model::Label) -> Result<(), Error> {
+        self.put(&format!("labels/{id}"), label).await
+    }
+}

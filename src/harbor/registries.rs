@@ -1,0 +1,54 @@
+//! Registries.
+
+use super::{Client, Error, model};
+
+impl Client {
+    /// GET /registries, all pages.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn registries(&self) -> Result<Vec<model::Registry>, Error> {
+        self.list("registries", &[]).await
+    }
+
+    /// GET /registries with the exact name.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn registry_named(&self, name: &str) -> Result<Option<model::Registry>, Error> {
+        let found: Vec<model::Registry> = self.list("registries", &[("q", &format!("name={name}"))]).await?;
+        Ok(found.into_iter().find(|registry| registry.name == name))
+    }
+
+    /// POST /registries. Harbor probes the upstream first. Returns the id.
+    ///
+    /// # Errors
+    /// See [`Error`]; [`Error::is_unhealthy_registry`] when the probe fails for whatever reason.
+    pub async fn create_registry(&self, registry: &model::NewRegistry) -> Result<i64, Error> {
+        self.create("registries", registry).await
+    }
+
+    /// PUT /registries/{id}. Harbor probes the upstream first, and takes back its verdict `unhealthy`.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn update_registry(&self, id: i64, update: &model::RegistryUpdate) -> Result<(), Error> {
+        self.put(&format!("registries/{id}"), update).await
+    }
+
+    /// DELETE /registries/{id}; one that is gone already is fine.
+    ///
+    /// # Errors
+    /// [`Error::Precondition`] while a proxy project or a replication policy uses it.
+    pub async fn delete_registry(&self, id: i64) -> Result<(), Error> {
+        self.delete(&format!("registries/{id}")).await
+    }
+
+    /// POST /registries/ping: asks Harbor to probe an endpoint without storing it.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn ping_registry(&self, ping: &model::RegistryPing) -> Result<(), Error> {
+        self.post("registries/ping", ping).await
+    }
+}

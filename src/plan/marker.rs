@@ -1,0 +1,111 @@
+//! Whose object it is: a marker in Harbor's own data, which survives the loss of status, a restore and a rebuilt Harbor.
+
+use std::fmt;
+
+use super::Refusal;
+use crate::api::{Adoption, Reason};
+
+const OPEN: &str = "[harbor-pilot ";
+
+/// The marker of one resource of one installation, such as `[harbor-pilot 7f3c…/Registry/dockerhub]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Marker {
+    /// Identity of the installation: the uid of the cluster's `kube-system` namespace, unless it was configured.
+    pub installation: String,
+    /// Kind of the resource.
+    pub kind: String,
+    /// Name of the resource.
+    pub name: String,
+}
+
+impl fmt::Display for Marker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{OPEN}{}/{}/{}]", self.installation, self.kind, self.name)
+    }
+}
+
+impl Marker {
+    /// Reads the marker at the end of a description; returns the text before it as well.
+    pub fn split(description: &str) -> (&str, Option<Marker>) {
+        let found = || {
+            let at = description.rfind(OPEN)?;
+            let inner = description.get(at + OPEN.len()..)?.trim_end().strip_suffix(']')?;
+            let mut parts = inner.splitn(3, '/');
+            let (installation, kind, name) = (parts.next()?, parts.next()?, parts.next()?);
+            let marker = Marker { installation: installation.to_owned(), kind: kind.to_owned(), name: name.to_owned() };
+            Some((description.get(..at)?.trim_end(), marker))
+        };
+        match found() {
+            Some((text, marker)) => (text, Some(marker)),
+            None => (description, None),
+        }
+    }
+
+    /// The description that holds both the text and this marker.
+    pub fn write(&self, text: &str) -> String {
+        if text.is_empty() { self.to_string() } else { format!("{text} {self}") }
+    }
+}
+
+/// May we write to an object of this name that carries `found`?
+///
+/// # Errors
+/// A [`Refusal`] when it belongs to somebody else, or to nobody and `adoption` says to leave it alone.
+pub fn may_write(ours: &Marker, found: Option<&Marker>, adoption: Adoption, object: &str) -> Result<(), Refusal> {
+    match found {
+        Some(marker) if marker == ours => Ok(()),
+        Some(other) if other.installation == ours.installation => Err(Refusal {
+            reason: Reason::NameConflict,
+            message: format!(
+                "{object} in Harbor belongs to {} {} of this cluster; give one of the two another spec.name",
+                other.kind, other.name
+            ),
+        }),
+        Some(other) => Err(Refusal {
+            reason: Reason::NameConflict,
+            message: format!(
+                "{object} in Harbor belongs to {} {} of installation {}; set another spec.name, or remove the marker from its description to let it be adopted",
+                other.kind, other.name, other.installation
+            ),
+        }),
+        None if adoption == Adoption::IfExists => Ok(()),
+        None => Err(Refusal {
+            reason: Reason::AdoptionRequired,
+            message: format!(
+                "{object} exists in Harbor and is not marked as ours; set spec.adoption: IfExists to take it over, or another spec.name"
+            ),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn marker(installation: &str, name: &str) -> Marker {
+        Marker { installation: installation.to_owned(), kind: "Registry".to_owned(), name: name.to_owned() }
+    }
+
+    #[test]
+    fn a_marker_is_read_back_from_beside_any_text() {
+        let ours = marker("7f3c", "dockerhub");
+        for text in ["", "Docker Hub", "odd [brackets] / slashes", "[harbor-pilot x"] {
+            let description = ours.write(text);
+            assert_eq!(Marker::split(&description), (text, Some(ours.clone())), "{description}");
+        }
+        assert_eq!(Marker::split("by hand"), ("by hand", None));
+        assert_eq!(Marker::split("[harbor-pilot half/way]"), ("[harbor-pilot half/way]", None));
+    }
+
+    #[test]
+    fn only_what_is_ours_or_may_be_adopted_is_written_to() {
+        let ours = marker("a", "x");
+        assert!(may_write(&ours, Some(&ours), Adoption::Never, "registry x").is_ok());
+        assert!(may_write(&ours, None, Adoption::IfExists, "registry x").is_ok());
+        let reason =
+            |found: Option<&Marker>, adoption| may_write(&ours, found, adoption, "registry x").unwrap_err().reason;
+        assert_eq!(reason(None, Adoption::Never), Reason::AdoptionRequired);
+        assert_eq!(reason(Some(&marker("a", "y")), Adoption::IfExists), Reason::NameConflict);
+        assert_eq!(reason(Some(&marker("b", "x")), Adoption::IfExists), Reason::NameConflict);
+    }
+}

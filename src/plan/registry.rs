@@ -1,0 +1,279 @@
+//! Registries: what Harbor keeps of them, and what it does to what we send.
+
+use super::{Drift, Plan, Refusal, marker, marker::Marker};
+use crate::{
+    api::{Adoption, Reason},
+    harbor::{Credentials, model},
+};
+use secrecy::ExposeSecret;
+
+/// What a Registry resource asks for.
+#[derive(Debug, Clone)]
+pub struct Desired {
+    /// Name in Harbor.
+    pub name: String,
+    /// The adapter.
+    pub type_: &'static str,
+    /// Where the upstream is, as the user wrote it.
+    pub url: String,
+    /// The user's text; `None` leaves what is there.
+    pub description: Option<String>,
+    /// `None` is anonymous.
+    pub credentials: Option<Credentials>,
+    /// Revision of the credentials; compared with the one that Harbor was last given, since the secret reads back as `*****`.
+    pub credentials_revision: Option<String>,
+    /// PEM; `None` is the system's.
+    pub ca_certificate: Option<String>,
+    /// Whether the certificate goes unchecked.
+    pub insecure: bool,
+    /// Ours.
+    pub marker: Marker,
+    /// What to do with an unmarked registry of this name.
+    pub adoption: Adoption,
+}
+
+/// What is known before the plan is made.
+#[derive(Debug, Clone, Default)]
+pub struct Observed {
+    /// The registry of the desired name.
+    pub registry: Option<model::Registry>,
+    /// Revision of the credentials that Harbor was last given, from status.
+    pub credentials_revision: Option<String>,
+}
+
+/// A request to Harbor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// POST /registries.
+    Create(model::NewRegistry),
+    /// PUT /registries/{id}.
+    Update(i64, model::RegistryUpdate),
+}
+
+/// Plans the way from `observed` to `desired`.
+///
+/// # Errors
+/// A [`Refusal`] when the registry is not ours, or has another type, which Harbor cannot change.
+pub fn plan(desired: &Desired, observed: &Observed) -> Result<Plan<Step>, Refusal> {
+    let Some(have) = &observed.registry else {
+        return Ok(Plan { steps: vec![Step::Create(new_registry(desired))], drift: Vec::new() });
+    };
+    let (text, found) = Marker::split(&have.description);
+    marker::may_write(&desired.marker, found.as_ref(), desired.adoption, &format!("registry {}", have.name))?;
+    if have.type_ != desired.type_ {
+        return Err(Refusal {
+            reason: Reason::Immutable,
+            message: format!(
+                "registry {} in Harbor has type {}, which Harbor cannot change to {}; delete it there or choose another spec.name",
+                have.name, have.type_, desired.type_
+            ),
+        });
+    }
+    let mut update = model::RegistryUpdate::default();
+    let mut drift = Vec::new();
+    let mut differs = |field: &str, have: &str, want: &str| {
+        let different = have != want;
+        if different {
+            drift.push(Drift { field: field.to_owned(), have: have.to_owned(), want: want.to_owned() });
+        }
+        different
+    };
+    let want_description = desired.marker.write(desired.description.as_deref().unwrap_or(text));
+    if differs("description", &have.description, &want_description) {
+        update.description = Some(want_description);
+    }
+    let want_ca = desired.ca_certificate.as_deref().unwrap_or_default();
+    if have.ca_certificate.trim() != want_ca.trim() {
+        differs("ca_certificate", "another certificate", "the one of spec.caBundle");
+        update.ca_certificate = Some(want_ca.to_owned());
+    }
+    if differs("insecure", bool_text(have.insecure), bool_text(desired.insecure)) {
+        update.insecure = Some(desired.insecure);
+    }
+    // Docker Hub's adapter has one address of its own, and shows that whatever it was given.
+    let moved = desired.type_ != "docker-hub" && differs("url", &have.url, &normalised(&desired.url));
+    if moved {
+        update.url = Some(desired.url.clone());
+    }
+    let want_key = desired.credentials.as_ref().map_or("", |credentials| credentials.username.as_str());
+    let key_differs = differs("access_key", &have.credential.access_key, want_key);
+    let rotated = desired.credentials.is_some() && desired.credentials_revision != observed.credentials_revision;
+    if rotated && !key_differs {
+        differs("access_secret", "an older revision", "the one of the Secret");
+    }
+    // A new URL without the secret would blank the secret in Harbor.
+    if key_differs || rotated || (moved && desired.credentials.is_some()) {
+        let (key, secret) = desired.credentials.as_ref().map_or((String::new(), String::new()), |credentials| {
+            (credentials.username.clone(), credentials.password.expose_secret().to_owned())
+        });
+        update.credential_type = desired.credentials.is_some().then_some("basic");
+        update.access_key = Some(key);
+        update.access_secret = Some(secret);
+    }
+    if update == model::RegistryUpdate::default() && have.status == "unhealthy" {
+        // Harbor looks at an upstream every five minutes, and until then proxies nothing. Any PUT makes it look at once.
+        update.description = Some(have.description.clone());
+        drift.push(Drift { field: "status".to_owned(), have: "unhealthy".to_owned(), want: "healthy".to_owned() });
+    }
+    let steps =
+        if update == model::RegistryUpdate::default() { Vec::new() } else { vec![Step::Update(have.id, update)] };
+    Ok(Plan { steps, drift })
+}
+
+fn new_registry(desired: &Desired) -> model::NewRegistry {
+    model::NewRegistry {
+        name: desired.name.clone(),
+        type_: desired.type_.to_owned(),
+        url: desired.url.clone(),
+        description: desired.marker.write(desired.description.as_deref().unwrap_or_default()),
+        credential: desired.credentials.as_ref().map(|credentials| model::NewCredential {
+            type_: "basic",
+            access_key: credentials.username.clone(),
+            access_secret: credentials.password.expose_secret().to_owned(),
+        }),
+        insecure: desired.insecure,
+        ca_certificate: desired.ca_certificate.clone(),
+    }
+}
+
+/// The URL as Harbor stores it: scheme in lower case, no trailing slashes.
+fn normalised(url: &str) -> String {
+    let url = url.trim().trim_end_matches('/');
+    match url.split_once("://") {
+        Some((scheme, rest)) => format!("{}://{rest}", scheme.to_ascii_lowercase()),
+        None => format!("http://{url}"),
+    }
+}
+
+fn bool_text(value: bool) -> &'static str {
+    if value { "true" } else { "false" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn marker() -> Marker {
+        Marker { installation: "i".to_owned(), kind: "Registry".to_owned(), name: "ghcr".to_owned() }
+    }
+
+    fn desired() -> Desired {
+        Desired {
+            name: "ghcr".to_owned(),
+            type_: "github-ghcr",
+            url: "HTTPS://ghcr.io/".to_owned(),
+            description: None,
+            credentials: Some(Credentials { username: "bot".to_owned(), password: "s3cret".into() }),
+            credentials_revision: Some("7".to_owned()),
+            ca_certificate: None,
+            insecure: false,
+            marker: marker(),
+            adoption: Adoption::Never,
+        }
+    }
+
+    fn stored() -> model::Registry {
+        model::Registry {
+            id: 4,
+            name: "ghcr".to_owned(),
+            type_: "github-ghcr".to_owned(),
+            url: "https://ghcr.io".to_owned(),
+            description: marker().write("by hand"),
+            credential: model::RegistryCredential { access_key: "bot".to_owned() },
+            status: "healthy".to_owned(),
+            ..model::Registry::default()
+        }
+    }
+
+    fn observed(change: impl FnOnce(&mut model::Registry)) -> Observed {
+        let mut registry = stored();
+        change(&mut registry);
+        Observed { registry: Some(registry), credentials_revision: Some("7".to_owned()) }
+    }
+
+    fn update_for(desired: &Desired, observed: &Observed) -> model::RegistryUpdate {
+        let plan = plan(desired, observed).unwrap();
+        match plan.steps.as_slice() {
+            [Step::Update(4, update)] => update.clone(),
+            other => panic!("expected one update, got {other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_as_specified_is_left_alone_whatever_harbor_normalised() {
+        let plan = plan(&desired(), &observed(|_| {})).unwrap();
+        assert!(plan.is_done() && plan.drift.is_empty(), "{plan:?}");
+    }
+
+    #[test]
+    fn a_missing_registry_is_created_with_its_marker() {
+        let plan = plan(&desired(), &Observed::default()).unwrap();
+        let [Step::Create(new)] = plan.steps.as_slice() else { panic!("{plan:?}") };
+        assert_eq!(new.description, "[harbor-pilot i/Registry/ghcr]");
+        assert_eq!(new.credential.as_ref().unwrap().access_secret, "s3cret");
+    }
+
+    #[test]
+    fn a_changed_url_takes_the_secret_along_since_harbor_would_blank_it() {
+        let update = update_for(&desired(), &observed(|registry| registry.url = "https://old.example".to_owned()));
+        assert_eq!(update.url.as_deref(), Some("HTTPS://ghcr.io/"));
+        assert_eq!(update.access_secret.as_deref(), Some("s3cret"));
+    }
+
+    #[test]
+    fn a_new_revision_of_the_secret_is_sent_and_the_drift_does_not_show_it() {
+        let mut observed = observed(|_| {});
+        observed.credentials_revision = Some("6".to_owned());
+        assert_eq!(update_for(&desired(), &observed).access_secret.as_deref(), Some("s3cret"));
+        let plan = plan(&desired(), &observed).unwrap();
+        assert!(plan.drift.iter().all(|drift| !drift.to_string().contains("s3cret")), "{:?}", plan.drift);
+        assert!(!format!("{plan:?}").contains("s3cret"), "debug output must not hold the secret");
+    }
+
+    #[test]
+    fn credentials_that_are_taken_away_are_cleared_with_empty_strings() {
+        let desired = Desired { credentials: None, credentials_revision: None, ..desired() };
+        let update = update_for(&desired, &observed(|_| {}));
+        assert_eq!((update.access_key.as_deref(), update.access_secret.as_deref()), (Some(""), Some("")));
+    }
+
+    #[test]
+    fn a_text_that_the_spec_does_not_manage_stays_and_one_that_it_manages_is_repaired() {
+        assert!(plan(&desired(), &observed(|_| {})).unwrap().is_done());
+        let managed = Desired { description: Some("packages".to_owned()), ..desired() };
+        let update = update_for(&managed, &observed(|_| {}));
+        assert_eq!(update.description.as_deref(), Some("packages [harbor-pilot i/Registry/ghcr]"));
+    }
+
+    #[test]
+    fn an_unhealthy_verdict_is_answered_by_a_put_that_makes_harbor_look_again() {
+        let update = update_for(&desired(), &observed(|registry| registry.status = "unhealthy".to_owned()));
+        assert!(update.description.is_some() && update.access_secret.is_none());
+    }
+
+    #[test]
+    fn another_type_is_refused_since_harbor_would_ignore_it() {
+        let refusal =
+            plan(&desired(), &observed(|registry| registry.type_ = "docker-registry".to_owned())).unwrap_err();
+        assert_eq!(refusal.reason, Reason::Immutable);
+    }
+
+    #[test]
+    fn a_registry_of_somebody_else_is_not_touched() {
+        let refusal = plan(&desired(), &observed(|registry| registry.description = "by hand".to_owned())).unwrap_err();
+        assert_eq!(refusal.reason, Reason::AdoptionRequired);
+        let adopting = Desired { adoption: Adoption::IfExists, ..desired() };
+        let update = update_for(&adopting, &observed(|registry| registry.description = "by hand".to_owned()));
+        assert_eq!(update.description.as_deref(), Some("by hand [harbor-pilot i/Registry/ghcr]"));
+    }
+
+    #[test]
+    fn docker_hub_shows_its_own_address_whatever_it_was_given() {
+        let hub = Desired { type_: "docker-hub", url: "https://registry-1.docker.io".to_owned(), ..desired() };
+        let observed = observed(|registry| {
+            registry.type_ = "docker-hub".to_owned();
+            registry.url = "https://hub.docker.com".to_owned();
+        });
+        assert!(plan(&hub, &observed).unwrap().is_done());
+    }
+}

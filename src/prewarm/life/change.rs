@@ -1,0 +1,277 @@
+//! What an event makes of a status.
+
+use std::time::Duration;
+
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
+
+use super::{Failure, Setting, ready_reason, since};
+use crate::{
+    api::{
+        CachedImageStatus, ConditionType, Conditions, Reason,
+        cached_image::{PlatformStatus, Require},
+        condition,
+    },
+    prewarm::{
+        puller::{Warmed, WarmedChild, list},
+        verify::{Finding, Verdict},
+    },
+    registry::Class,
+};
+
+/// A status on its way from one event to the next state. Each method gives the time to come back.
+pub(super) struct Change<'a> {
+    pub(super) status: CachedImageStatus,
+    pub(super) conditions: Conditions,
+    pub(super) require: Require,
+    /// The platforms stand in the image's own spec.
+    pub(super) explicit: bool,
+    pub(super) setting: &'a Setting<'a>,
+}
+
+impl Change<'_> {
+    pub(super) fn begun(&mut self, why: &str) -> Duration {
+        self.place();
+        self.status.attempts = None;
+        self.status.next_attempt_at = None;
+        self.conditions.progressing(Reason::Warming, why);
+        Duration::ZERO
+    }
+
+    pub(super) fn warmed(&mut self, warmed: &Warmed) -> Duration {
+        self.place();
+        let child = |child: &WarmedChild| PlatformStatus {
+            platform: child.platform.as_ref().map_or_else(|| "unknown".to_owned(), ToString::to_string),
+            digest: child.digest.to_string(),
+            layers: child.layers,
+            bytes: child.bytes,
+            stored: false,
+        };
+        self.status.digest = Some(warmed.digest.to_string());
+        self.status.index_children = warmed.index_children;
+        self.status.index = None;
+        self.status.platforms = warmed.children.iter().map(child).collect();
+        self.status.warmed_at = Some(Time(condition::whole_seconds(self.setting.now)));
+        self.status.attempts = None;
+        self.status.next_attempt_at = None;
+        let fetched: u32 = warmed.children.iter().map(|child| child.fetched).fold(0, u32::saturating_add);
+        let message = format!(
+            "pulled {} of {}: {fetched} blobs fetched, the others were there; Harbor stores them on its own time",
+            count(warmed.children.len(), "manifest"),
+            warmed.digest
+        );
+        self.conditions.progressing(Reason::Verifying, message);
+        let waiting = "Harbor has not been looked at since the pull";
+        self.conditions.set_unknown(ConditionType::OfflineByDigest, Reason::Verifying, waiting);
+        if self.setting.pinned {
+            self.conditions.remove(ConditionType::OfflineByTag);
+        } else {
+            self.conditions.set_unknown(ConditionType::OfflineByTag, Reason::Verifying, waiting);
+        }
+        if fetched == 0 { Duration::ZERO } else { self.setting.timing.first_look }
+    }
+
+    pub(super) fn failed(&mut self, failure: &Failure) -> Duration {
+        self.place();
+        let attempts = self.status.attempts.unwrap_or(0).saturating_add(1);
+        let pause = match failure.class {
+            Class::Retry => self.backoff(attempts, Duration::ZERO),
+            Class::Wait(None) => self.backoff(attempts, self.setting.timing.backoff * 3),
+            Class::Wait(Some(named)) => named.max(self.backoff(1, Duration::ZERO)),
+            Class::Stalled => self.setting.timing.backoff_max,
+        };
+        self.status.attempts = Some(attempts);
+        if failure.class == Class::Stalled {
+            self.conditions.stalled(failure.reason, &failure.message);
+        } else {
+            self.conditions.progressing(failure.reason, &failure.message);
+        }
+        self.resume_after(pause)
+    }
+
+    pub(super) fn looked(&mut self, verdict: &Verdict) -> Duration {
+        self.place();
+        for (child, stored) in self.status.platforms.iter_mut().zip(&verdict.stored) {
+            child.stored = *stored;
+        }
+        self.status.index = verdict.index;
+        let age = self.age();
+        if !verdict.complete() {
+            return self.incomplete(verdict, age);
+        }
+        let by_digest = self.offline(ConditionType::OfflineByDigest, verdict.by_digest, age);
+        let by_tag = match verdict.by_tag {
+            Some(finding) => self.offline(ConditionType::OfflineByTag, finding, age),
+            None => {
+                self.conditions.remove(ConditionType::OfflineByTag);
+                Offline::Never(Reason::InvalidSpec)
+            }
+        };
+        self.judged(by_tag, by_digest);
+        let open = |offline| matches!(offline, Offline::Open);
+        if open(by_digest) || open(by_tag) {
+            self.status.next_attempt_at = None;
+            return self.pause_between_looks(age);
+        }
+        let spread = self.setting.timing.refresh.mul_f64(0.9 + 0.2 * self.setting.jitter.clamp(0.0, 1.0));
+        self.resume_after(spread)
+    }
+
+    /// Ready, or not, with everything stored.
+    fn judged(&mut self, by_tag: Offline, by_digest: Offline) {
+        let demanded = match self.require {
+            Require::Online => Offline::Served,
+            Require::OfflineByTag => by_tag,
+            Require::OfflineByDigest => by_digest,
+        };
+        let missing = self.setting.missing;
+        match demanded {
+            _ if self.explicit && !missing.is_empty() => {
+                let message = format!("the image has no child for {}; the others are stored", list(missing));
+                self.conditions.stalled(Reason::PlatformMissing, message);
+            }
+            Offline::Served => {
+                let bytes = self.status.platforms.iter().fold(0_u64, |sum, child| sum.saturating_add(child.bytes));
+                let manifests = count(self.status.platforms.len(), "manifest");
+                let mut message = format!("{manifests} with {} stored in Harbor", mebibytes(bytes));
+                if !missing.is_empty() {
+                    message = format!("{message}; the image has no child for {}", list(missing));
+                }
+                self.conditions.ready(Reason::Warm, message);
+            }
+            Offline::Open => self.conditions.progressing(
+                Reason::Verifying,
+                format!("everything is stored; waiting for require: {:?}", self.require),
+            ),
+            Offline::Never(Reason::InvalidSpec) => self.conditions.stalled(
+                Reason::InvalidSpec,
+                "require: OfflineByTag can never be: the image is pinned to a digest. Use OfflineByDigest or Online",
+            ),
+            Offline::Never(reason) => self.conditions.stalled(
+                reason,
+                format!(
+                    "everything is stored, but require: {:?} does not come about; see that condition",
+                    self.require
+                ),
+            ),
+        }
+    }
+
+    fn incomplete(&mut self, verdict: &Verdict, age: Duration) -> Duration {
+        let stored = verdict.stored.iter().filter(|stored| **stored).count();
+        let state = format!("{stored} of {} stored in Harbor", count(verdict.stored.len(), "manifest"));
+        let unknown = "not everything is stored";
+        self.conditions.set_unknown(ConditionType::OfflineByDigest, Reason::Verifying, unknown);
+        if verdict.by_tag.is_some() {
+            self.conditions.set_unknown(ConditionType::OfflineByTag, Reason::Verifying, unknown);
+        }
+        let was_ready = self.status.next_attempt_at.is_some();
+        if was_ready {
+            return self.begun(&format!("{state}: some was removed since; pulling it again"));
+        }
+        if age >= self.setting.timing.store_bound {
+            let message = format!(
+                "{state} after {} s: check the quota of the project, and that Harbor's registry and job service run",
+                age.as_secs()
+            );
+            return self.failed(&Failure { reason: Reason::NotStored, message, class: Class::Wait(None) });
+        }
+        self.conditions.progressing(Reason::Verifying, state);
+        self.pause_between_looks(age)
+    }
+
+    pub(super) fn look_failed(&mut self, failure: &Failure) -> Duration {
+        let ready =
+            self.status.next_attempt_at.is_some() || ready_reason(&self.status).is_some_and(|reason| reason == "Warm");
+        let blocked = matches!(failure.reason, Reason::PullRefused);
+        if blocked || (!ready && self.age() >= self.setting.timing.store_bound) {
+            return self.failed(failure);
+        }
+        // What was seen stays true until something else is seen.
+        if ready {
+            return self.resume_after(self.setting.timing.look_max);
+        }
+        self.conditions.progressing(failure.reason, &failure.message);
+        self.setting.timing.look_max
+    }
+
+    /// Sets the condition of what is served offline, and says whether that is the last word.
+    fn offline(&mut self, kind: ConditionType, finding: Finding, age: Duration) -> Offline {
+        let timing = self.setting.timing;
+        match finding {
+            Finding::Yes(reason) => {
+                self.conditions.set(kind, true, reason, explain(reason));
+                Offline::Served
+            }
+            Finding::No(reason) => {
+                self.conditions.set(kind, false, reason, explain(reason));
+                if age >= timing.settle { Offline::Never(reason) } else { Offline::Open }
+            }
+            Finding::NotYet(reason) if age >= timing.offline_bound => {
+                let message = format!("{}, {} s after the pull", explain(reason), age.as_secs());
+                let reason = if reason == Reason::Verifying { Reason::NotStored } else { reason };
+                self.conditions.set(kind, false, reason, message);
+                Offline::Never(reason)
+            }
+            Finding::NotYet(reason) => {
+                self.conditions.set_unknown(kind, reason, explain(reason));
+                Offline::Open
+            }
+        }
+    }
+
+    fn place(&mut self) {
+        self.status.image = Some(self.setting.image.to_owned()).filter(|image| !image.is_empty());
+        self.status.proxy_project = Some(self.setting.proxy_project.to_owned()).filter(|name| !name.is_empty());
+    }
+
+    /// Nothing is done before `pause` has passed, in whole seconds, rounded up.
+    fn resume_after(&mut self, pause: Duration) -> Duration {
+        let seconds = i64::try_from(pause.as_secs() + u64::from(pause.subsec_nanos() > 0)).unwrap_or(i64::MAX);
+        let at = self.setting.now.as_second().saturating_add(seconds);
+        self.status.next_attempt_at = Timestamp::from_second(at).ok().map(Time);
+        pause
+    }
+
+    fn backoff(&self, attempts: u32, least: Duration) -> Duration {
+        let timing = self.setting.timing;
+        let doubled = timing.backoff.saturating_mul(1 << attempts.saturating_sub(1).min(20));
+        doubled.max(least).min(timing.backoff_max).mul_f64(0.75 + 0.5 * self.setting.jitter.clamp(0.0, 1.0))
+    }
+
+    fn pause_between_looks(&self, age: Duration) -> Duration {
+        (age / 4).clamp(self.setting.timing.look_min, self.setting.timing.look_max)
+    }
+
+    /// How long ago the pull was done.
+    fn age(&self) -> Duration {
+        self.status.warmed_at.as_ref().map_or(Duration::ZERO, |time| since(time.0, self.setting.now))
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Offline {
+    Served,
+    Open,
+    Never(Reason),
+}
+
+fn explain(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Tagged => "Harbor serves the tag from its store",
+        Reason::Untagged => "Harbor has no tag for the stored image",
+        Reason::DigestStored => "Harbor stores the very bytes of the upstream's manifest",
+        Reason::IndexRewritten => {
+            "Harbor stores the index under another digest: it serialised it anew or left out children that are not stored"
+        }
+        _ => "Harbor has not stored it yet",
+    }
+}
+
+fn count(number: usize, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
+fn mebibytes(bytes: u64) -> String {
+    const MIB: u64 = 1 << 20;
+    if bytes < MIB { format!("{} KiB", bytes.div_ceil(1024)) } else { format!("{} MiB", bytes / MIB) }
+}

@@ -1,0 +1,259 @@
+use super::*;
+use crate::{
+    api::{CachedImageSpec, cached_image::Require},
+    prewarm::{puller::WarmedChild, verify::Finding},
+    registry::Digest,
+};
+
+const IMAGE: &str = "h.example/hub/library/nginx:1.27";
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_700_000_000 + second).unwrap()
+}
+
+fn cached(require: Require) -> CachedImage {
+    let spec = CachedImageSpec { image: "nginx:1.27".to_owned(), platforms: Vec::new(), require };
+    let mut cached = CachedImage::new("nginx", spec);
+    cached.metadata.generation = Some(1);
+    cached
+}
+
+fn setting(now: Timestamp, timing: &Timing) -> Setting<'_> {
+    Setting { image: IMAGE, proxy_project: "hub", pinned: false, missing: &[], now, jitter: 0.5, timing }
+}
+
+/// Lives through one event at `second`, as the controller would; gives the time to come back in seconds.
+fn live(cached: &mut CachedImage, second: i64, event: Event<'_>) -> u64 {
+    let timing = Timing::default();
+    let next = next(cached, event, &setting(at(second), &timing));
+    cached.status = Some(next.status);
+    next.requeue.as_secs()
+}
+
+fn seen(cached: &CachedImage, second: i64) -> Step {
+    step(cached, IMAGE, at(second))
+}
+
+fn warmed(fetched: u32) -> Warmed {
+    let digest = Digest::of(b"child");
+    let child =
+        WarmedChild { platform: Some("linux/amd64".parse().unwrap()), digest, layers: 2, bytes: 3 << 20, fetched };
+    Warmed { digest: Digest::of(b"index"), index_children: Some(2), children: vec![child], missing: Vec::new() }
+}
+
+fn verdict(stored: bool, by_tag: Finding, by_digest: Finding) -> Verdict {
+    Verdict { stored: vec![stored], index: None, by_tag: Some(by_tag), by_digest }
+}
+
+fn failure(reason: Reason, class: Class) -> Failure {
+    Failure { reason, message: "it did not work".to_owned(), class }
+}
+
+/// Ready as `status/reason`, and whether Reconciling and Stalled are there.
+fn state(cached: &CachedImage) -> (String, bool, bool) {
+    let list = &cached.status.as_ref().unwrap().conditions;
+    let ready = condition::find(list, ConditionType::Ready).unwrap();
+    let has = |kind| condition::is_true(list, kind);
+    (format!("{}/{}", ready.status, ready.reason), has(ConditionType::Reconciling), has(ConditionType::Stalled))
+}
+
+fn offline(cached: &CachedImage, kind: ConditionType) -> String {
+    let list = &cached.status.as_ref().unwrap().conditions;
+    condition::find(list, kind).map(|found| format!("{}/{}", found.status, found.reason)).unwrap_or_default()
+}
+
+const TAGGED: Finding = Finding::Yes(Reason::Tagged);
+const UNTAGGED: Finding = Finding::NotYet(Reason::Untagged);
+const SAME: Finding = Finding::Yes(Reason::DigestStored);
+const REWRITTEN: Finding = Finding::No(Reason::IndexRewritten);
+const NOT_YET: Finding = Finding::NotYet(Reason::Verifying);
+
+#[test]
+fn an_image_goes_from_pending_to_ready_and_is_looked_after_from_then_on() {
+    let mut image = cached(Require::Online);
+    assert_eq!(seen(&image, 0), Step::Begin);
+    assert_eq!(live(&mut image, 0, Event::Begun("for linux/amd64")), 0);
+    assert_eq!((state(&image), seen(&image, 0)), (("False/Warming".to_owned(), true, false), Step::Warm));
+    assert_eq!(live(&mut image, 10, Event::Warmed(&warmed(3))), 20);
+    assert_eq!((state(&image).0.as_str(), seen(&image, 30)), ("False/Verifying", Step::Look));
+    assert_eq!(live(&mut image, 30, Event::Looked(&verdict(false, UNTAGGED, NOT_YET))), 5);
+    assert_eq!(state(&image).0, "False/Verifying");
+    live(&mut image, 35, Event::Looked(&verdict(true, TAGGED, SAME)));
+    assert_eq!(state(&image), ("True/Warm".to_owned(), false, false));
+    assert!(matches!(seen(&image, 36), Step::Idle(pause) if pause > Duration::from_secs(3000)));
+    assert_eq!(seen(&image, 36 + 4200), Step::Refresh);
+}
+
+#[test]
+fn what_harbor_has_already_is_looked_at_without_waiting() {
+    let mut image = cached(Require::Online);
+    live(&mut image, 0, Event::Begun(""));
+    assert_eq!(live(&mut image, 1, Event::Warmed(&warmed(0))), 0);
+}
+
+#[test]
+fn a_ready_image_waits_on_for_what_is_served_offline_and_then_it_is_decided() {
+    let mut image = cached(Require::Online);
+    live(&mut image, 0, Event::Warmed(&warmed(3)));
+    let mut pauses = Vec::new();
+    for second in [20, 60, 200, 400, 899] {
+        pauses.push(live(&mut image, second, Event::Looked(&verdict(true, UNTAGGED, NOT_YET))));
+        assert_eq!(state(&image).0, "True/Warm");
+        assert_eq!(offline(&image, ConditionType::OfflineByTag), "Unknown/Untagged");
+        assert_eq!(seen(&image, second), Step::Look);
+    }
+    assert_eq!(pauses, [5, 15, 50, 60, 60]);
+    assert!(live(&mut image, 900, Event::Looked(&verdict(true, UNTAGGED, NOT_YET))) > 3000);
+    assert_eq!(offline(&image, ConditionType::OfflineByTag), "False/Untagged");
+    assert_eq!(offline(&image, ConditionType::OfflineByDigest), "False/NotStored");
+    assert_eq!(state(&image).0, "True/Warm");
+}
+
+#[test]
+fn ready_waits_for_what_the_spec_requires_and_stalls_when_it_can_never_be() {
+    let table = [
+        (Require::Online, 30, TAGGED, REWRITTEN, ("True/Warm", false, false)),
+        (Require::OfflineByTag, 30, UNTAGGED, NOT_YET, ("False/Verifying", true, false)),
+        (Require::OfflineByTag, 30, TAGGED, REWRITTEN, ("True/Warm", false, false)),
+        (Require::OfflineByTag, 900, UNTAGGED, NOT_YET, ("False/Untagged", false, true)),
+        (Require::OfflineByDigest, 30, TAGGED, REWRITTEN, ("False/Verifying", true, false)),
+        (Require::OfflineByDigest, 60, TAGGED, REWRITTEN, ("False/IndexRewritten", false, true)),
+        (Require::OfflineByDigest, 30, UNTAGGED, SAME, ("True/Warm", false, false)),
+        (Require::OfflineByDigest, 900, TAGGED, NOT_YET, ("False/NotStored", false, true)),
+    ];
+    for (require, second, by_tag, by_digest, (ready, reconciling, stalled)) in table {
+        let mut image = cached(require);
+        live(&mut image, 0, Event::Warmed(&warmed(1)));
+        live(&mut image, second, Event::Looked(&verdict(true, by_tag, by_digest)));
+        assert_eq!(
+            state(&image),
+            (ready.to_owned(), reconciling, stalled),
+            "{require:?} {second} {by_tag:?} {by_digest:?}"
+        );
+    }
+}
+
+#[test]
+fn a_pinned_image_has_no_tag_to_be_served_by() {
+    let timing = Timing::default();
+    let mut image = cached(Require::OfflineByTag);
+    for event in [Event::Warmed(&warmed(1)), Event::Looked(&Verdict { by_tag: None, ..verdict(true, TAGGED, SAME) })] {
+        image.status = Some(next(&image, event, &Setting { pinned: true, ..setting(at(30), &timing) }).status);
+        assert_eq!(offline(&image, ConditionType::OfflineByTag), "");
+    }
+    assert_eq!(state(&image), ("False/InvalidSpec".to_owned(), false, true));
+}
+
+#[test]
+fn failures_are_tried_again_later_and_later_and_never_before_their_time() {
+    let mut image = cached(Require::Online);
+    live(&mut image, 0, Event::Begun(""));
+    let down = failure(Reason::HarborUnreachable, Class::Retry);
+    let mut now = 0;
+    let mut pauses = Vec::new();
+    for attempt in 1..=12 {
+        let pause = live(&mut image, now, Event::Failed(&down));
+        assert_eq!(image.status.as_ref().unwrap().attempts, Some(attempt));
+        assert_eq!(state(&image), ("False/HarborUnreachable".to_owned(), true, false));
+        assert!(matches!(seen(&image, now), Step::Idle(_)));
+        pauses.push(pause);
+        now += i64::try_from(pause).unwrap() + 1;
+        assert_eq!(seen(&image, now), Step::Warm);
+    }
+    assert_eq!(pauses[..4], [10, 20, 40, 80]);
+    assert!(pauses.iter().all(|pause| *pause <= 3600 * 5 / 4));
+    live(&mut image, now, Event::Warmed(&warmed(1)));
+    assert_eq!(image.status.as_ref().unwrap().attempts, None);
+}
+
+#[test]
+fn a_named_wait_is_kept_and_a_person_is_asked_only_when_nothing_else_helps() {
+    let table = [
+        (Class::Wait(Some(Duration::from_secs(600))), 600, false),
+        (Class::Wait(Some(Duration::ZERO)), 10, false),
+        (Class::Wait(None), 30, false),
+        (Class::Stalled, 3600, true),
+    ];
+    for (class, pause, stalled) in table {
+        let mut image = cached(Require::Online);
+        assert_eq!(live(&mut image, 0, Event::Failed(&failure(Reason::RateLimited, class))), pause, "{class:?}");
+        assert_eq!(state(&image).2, stalled, "{class:?}");
+    }
+}
+
+#[test]
+fn jitter_spreads_the_pauses_around_their_mean() {
+    let timing = Timing::default();
+    let pause = |jitter| {
+        let setting = Setting { jitter, ..setting(at(0), &timing) };
+        next(&cached(Require::Online), Event::Failed(&failure(Reason::PullFailed, Class::Retry)), &setting).requeue
+    };
+    assert_eq!((pause(0.0), pause(1.0)), (Duration::from_millis(7500), Duration::from_millis(12_500)));
+}
+
+#[test]
+fn what_harbor_does_not_store_in_time_is_pulled_again() {
+    let mut image = cached(Require::Online);
+    live(&mut image, 0, Event::Warmed(&warmed(3)));
+    let nothing = verdict(false, UNTAGGED, NOT_YET);
+    assert!(live(&mut image, 359, Event::Looked(&nothing)) <= 60);
+    assert_eq!(state(&image).0, "False/Verifying");
+    live(&mut image, 360, Event::Looked(&nothing));
+    assert_eq!((state(&image).0.as_str(), seen(&image, 500)), ("False/NotStored", Step::Warm));
+}
+
+#[test]
+fn an_image_that_harbor_lost_is_warmed_again() {
+    let mut image = cached(Require::Online);
+    live(&mut image, 0, Event::Warmed(&warmed(3)));
+    live(&mut image, 1000, Event::Looked(&verdict(true, TAGGED, SAME)));
+    assert_eq!(live(&mut image, 9000, Event::Looked(&verdict(false, UNTAGGED, NOT_YET))), 0);
+    assert_eq!((state(&image).0.as_str(), seen(&image, 9000)), ("False/Warming", Step::Warm));
+}
+
+#[test]
+fn a_harbor_that_cannot_be_looked_at_does_not_make_a_ready_image_unready() {
+    let mut image = cached(Require::Online);
+    live(&mut image, 0, Event::Warmed(&warmed(3)));
+    let down = failure(Reason::HarborUnreachable, Class::Retry);
+    assert_eq!(live(&mut image, 30, Event::LookFailed(&down)), 60);
+    assert_eq!((state(&image).0.as_str(), seen(&image, 31)), ("False/HarborUnreachable", Step::Look));
+    live(&mut image, 1000, Event::Looked(&verdict(true, TAGGED, SAME)));
+    live(&mut image, 5000, Event::LookFailed(&down));
+    assert_eq!(state(&image).0, "True/Warm");
+    let blocked = failure(Reason::PullRefused, Class::Wait(None));
+    live(&mut image, 6000, Event::LookFailed(&blocked));
+    assert_eq!(state(&image).0, "False/PullRefused");
+}
+
+#[test]
+fn a_changed_spec_or_mapping_starts_anew_and_a_restart_goes_on() {
+    let mut image = cached(Require::Online);
+    live(&mut image, 0, Event::Warmed(&warmed(3)));
+    live(&mut image, 1000, Event::Looked(&verdict(true, TAGGED, SAME)));
+    let restarted = image.clone();
+    assert!(matches!(seen(&restarted, 1001), Step::Idle(_)));
+    assert_eq!(step(&image, "h.example/other/library/nginx:1.27", at(1001)), Step::Begin);
+    image.metadata.generation = Some(2);
+    assert_eq!(seen(&image, 1001), Step::Begin);
+}
+
+#[test]
+fn a_platform_that_the_user_listed_must_be_there_and_one_of_the_cluster_need_not() {
+    let timing = Timing::default();
+    let absent: [Platform; 1] = ["linux/s390x".parse().unwrap()];
+    for (listed, ready, message) in
+        [(true, "False/PlatformMissing", "linux/s390x"), (false, "True/Warm", "no child for linux/s390x")]
+    {
+        let mut image = cached(Require::Online);
+        if listed {
+            image.spec.platforms = absent.to_vec();
+        }
+        live(&mut image, 0, Event::Warmed(&warmed(1)));
+        let setting = Setting { missing: &absent, ..setting(at(30), &timing) };
+        image.status = Some(next(&image, Event::Looked(&verdict(true, TAGGED, SAME)), &setting).status);
+        assert_eq!(state(&image).0, ready);
+        let list = &image.status.as_ref().unwrap().conditions;
+        assert!(condition::find(list, ConditionType::Ready).unwrap().message.contains(message));
+    }
+}

@@ -1,0 +1,90 @@
+//! Which children of an index are wanted.
+
+use crate::{
+    api::Platform,
+    registry::{Child, Index},
+};
+
+/// The children that are wanted, and the platforms that found none.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Selection {
+    /// In the order of the index, each digest once.
+    pub chosen: Vec<Child>,
+    /// Wanted platforms without a child.
+    pub missing: Vec<Platform>,
+}
+
+/// Chooses the children for `wanted`; for none in particular, all of them.
+///
+/// As container runtimes do, a child without a platform is taken, and a description of another child (an attestation) is not.
+pub fn select(index: &Index, wanted: &[Platform]) -> Selection {
+    let mut seen = std::collections::HashSet::new();
+    let chosen: Vec<Child> = index
+        .children
+        .iter()
+        .filter(|child| !child.attestation && takes(wanted, child.platform.as_ref()) && seen.insert(&child.digest))
+        .cloned()
+        .collect();
+    let has =
+        |platform: &Platform| chosen.iter().any(|child| takes(std::slice::from_ref(platform), child.platform.as_ref()));
+    let missing = wanted.iter().filter(|platform| !has(platform)).cloned().collect();
+    Selection { chosen, missing }
+}
+
+/// Whether a manifest of the platform `offered` is among those that `wanted` asks for.
+pub fn takes(wanted: &[Platform], offered: Option<&Platform>) -> bool {
+    wanted.is_empty() || offered.is_none_or(|offered| wanted.iter().any(|platform| platform.accepts(offered)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::Digest;
+
+    fn index(children: &[(&str, Option<&str>, bool)]) -> Index {
+        let child = |&(name, platform, attestation): &(&str, Option<&str>, bool)| Child {
+            digest: Digest::of(name.as_bytes()),
+            platform: platform.map(|text| text.parse().unwrap()),
+            attestation,
+        };
+        Index { children: children.iter().map(child).collect() }
+    }
+
+    fn platforms(texts: &[&str]) -> Vec<Platform> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn wanted_platforms_choose_their_children_and_tell_what_is_missing() {
+        let multi = index(&[
+            ("amd64", Some("linux/amd64"), false),
+            ("arm64", Some("linux/arm64/v8"), false),
+            ("v6", Some("linux/arm/v6"), false),
+            ("v7", Some("linux/arm/v7"), false),
+            ("windows", Some("windows/amd64"), false),
+            ("provenance", Some("unknown/unknown"), true),
+        ]);
+        let table: [(&[&str], &[&str], &[&str]); 7] = [
+            (&["linux/amd64"], &["amd64"], &[]),
+            (&["linux/arm64"], &["arm64"], &[]),
+            (&["linux/arm"], &["v6", "v7"], &[]),
+            (&["linux/arm/v7", "linux/amd64"], &["amd64", "v7"], &[]),
+            (&["linux/s390x", "linux/amd64"], &["amd64"], &["linux/s390x"]),
+            (&["linux/riscv64"], &[], &["linux/riscv64"]),
+            (&[], &["amd64", "arm64", "v6", "v7", "windows"], &[]),
+        ];
+        for (wanted, chosen, missing) in table {
+            let selection = select(&multi, &platforms(wanted));
+            let digests: Vec<_> = selection.chosen.iter().map(|child| child.digest.clone()).collect();
+            let expected: Vec<_> = chosen.iter().map(|name| Digest::of(name.as_bytes())).collect();
+            assert_eq!((digests, selection.missing), (expected, platforms(missing)), "{wanted:?}");
+        }
+    }
+
+    #[test]
+    fn a_child_without_a_platform_suits_everyone_and_one_digest_is_fetched_once() {
+        let artifact = index(&[("a", None, false), ("a", Some("linux/amd64"), false), ("proof", None, true)]);
+        let selection = select(&artifact, &platforms(&["linux/s390x"]));
+        assert_eq!((selection.chosen.len(), selection.missing.len()), (1, 0));
+    }
+}

@@ -1,0 +1,331 @@
+//! What Harbor has stored of an image, and what of it is served while the upstream is down.
+//!
+//! [`judge`] is pure; [`look`] asks Harbor what it needs. Harbor stores an image 20 s after its blobs and an index 40 s after
+//! its children, or 400 s with those that it has: looking again is the caller's.
+
+use std::collections::{HashMap, HashSet};
+
+use futures::{StreamExt, TryStreamExt, future::BoxFuture, stream};
+
+use super::target::Target;
+use crate::{
+    api::{
+        Reason,
+        cached_image::{IndexState, PlatformStatus},
+    },
+    harbor::{self, model::Artifact},
+    registry::{self, Class, Client, Digest, Error, Image, Manifest},
+};
+
+/// Blobs that are asked for at once.
+const BLOBS_AT_ONCE: usize = 4;
+
+/// The list of what Harbor stores, from its API.
+pub trait Inventory: Send + Sync {
+    /// Every artifact of a repository with tags and references; none for a repository that is not there (yet).
+    fn artifacts<'a>(
+        &'a self,
+        project: &'a str,
+        repository: &'a str,
+    ) -> BoxFuture<'a, Result<Vec<Artifact>, harbor::Error>>;
+}
+
+impl Inventory for harbor::Client {
+    fn artifacts<'a>(
+        &'a self,
+        project: &'a str,
+        repository: &'a str,
+    ) -> BoxFuture<'a, Result<Vec<Artifact>, harbor::Error>> {
+        Box::pin(harbor::Client::artifacts(self, project, repository))
+    }
+}
+
+/// Harbor could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum LookError {
+    /// Its API.
+    #[error(transparent)]
+    Inventory(#[from] harbor::Error),
+    /// Its registry.
+    #[error(transparent)]
+    Registry(#[from] Error),
+}
+
+impl LookError {
+    /// What to do about it.
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Inventory(error) => match error.class() {
+                harbor::Class::Retry => Class::Retry,
+                harbor::Class::Wait => Class::Wait(None),
+                harbor::Class::Stalled => Class::Stalled,
+            },
+            Self::Registry(error) => error.class(),
+        }
+    }
+
+    /// The reason to put into a condition.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Inventory(error) => error.reason(),
+            Self::Registry(error) => error.reason(),
+        }
+    }
+}
+
+/// What was warmed, and is to be judged.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Question<'a> {
+    /// Digest of the upstream's index or manifest.
+    pub digest: &'a str,
+    /// The tag that was asked for; `None` for an image that is pinned to a digest.
+    pub tag: Option<&'a str>,
+    /// Number of children of the upstream's index; `None` for an image without an index.
+    pub index_children: Option<u32>,
+    /// The wanted manifests.
+    pub wanted: &'a [PlatformStatus],
+}
+
+/// Whether something is so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finding {
+    /// It is.
+    Yes(Reason),
+    /// It is not, and waiting hardly helps.
+    No(Reason),
+    /// It is not yet.
+    NotYet(Reason),
+}
+
+/// What Harbor has.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Verdict {
+    /// For each wanted manifest, in their order: whether it and all its blobs are stored.
+    pub stored: Vec<bool>,
+    /// What became of the index; `None` for an image without one.
+    pub index: Option<IndexState>,
+    /// Whether the tag is served while the upstream is down; `None` for an image that is pinned to a digest.
+    pub by_tag: Option<Finding>,
+    /// Whether the upstream's digest is served while the upstream is down.
+    pub by_digest: Finding,
+}
+
+impl Verdict {
+    /// Whether every wanted manifest and blob is stored.
+    pub fn complete(&self) -> bool {
+        !self.stored.is_empty() && self.stored.iter().all(|stored| *stored)
+    }
+}
+
+/// Judges an image by Harbor's list of the repository, and by what is known of the blobs of each wanted manifest.
+pub fn judge(question: &Question<'_>, artifacts: &[Artifact], blobs: &HashMap<String, bool>) -> Verdict {
+    let listed = listed(artifacts);
+    let stored: Vec<bool> = question
+        .wanted
+        .iter()
+        .map(|child| listed.contains(child.digest.as_str()) && blobs.get(&child.digest).copied().unwrap_or(false))
+        .collect();
+    let complete = !stored.is_empty() && stored.iter().all(|stored| *stored);
+    let same = artifacts.iter().find(|artifact| artifact.digest == question.digest);
+    let tagged = question.tag.and_then(|tag| artifacts.iter().find(|artifact| has_tag(artifact, tag)));
+    if question.index_children.is_none() {
+        let tag_is_ours = tagged.is_some_and(|artifact| artifact.digest == question.digest);
+        let by_digest = if complete { Finding::Yes(Reason::DigestStored) } else { Finding::NotYet(Reason::Verifying) };
+        let by_tag = question.tag.map(|_| tag_finding(complete && tag_is_ours));
+        return Verdict { stored, index: None, by_tag, by_digest };
+    }
+    let serves = |artifact: &&Artifact| serves(question, artifact);
+    let tagged = tagged.filter(serves);
+    let index = same.or(tagged).or_else(|| artifacts.iter().find(serves));
+    let state = match index {
+        None => IndexState::Absent,
+        Some(index) if index.digest == question.digest => IndexState::Complete,
+        Some(index) if Some(index.references.len()) >= question.index_children.map(|all| all as usize) => {
+            IndexState::Complete
+        }
+        Some(_) => IndexState::Trimmed,
+    };
+    let by_digest = match (same, index) {
+        (Some(_), _) if complete => Finding::Yes(Reason::DigestStored),
+        (None, Some(_)) => Finding::No(Reason::IndexRewritten),
+        _ => Finding::NotYet(Reason::Verifying),
+    };
+    let by_tag = question.tag.map(|_| tag_finding(complete && tagged.is_some()));
+    Verdict { stored, index: Some(state), by_tag, by_digest }
+}
+
+/// Whether the digest that a tag answers now is still the image of `question`: the upstream's, or, while the upstream is
+/// down, that of Harbor's own rewriting of the index.
+pub fn still_is(question: &Question<'_>, answered: &Digest, artifacts: &[Artifact]) -> bool {
+    let ours = |artifact: &Artifact| {
+        artifact.digest == answered.as_str() && question.index_children.is_some() && serves(question, artifact)
+    };
+    answered.as_str() == question.digest || artifacts.iter().any(ours)
+}
+
+/// Asks Harbor for what [`judge`] needs. Blobs of a manifest are asked for once it is listed, and only where
+/// [`PlatformStatus::stored`] is false or `recheck` is set; a listed manifest is served by Harbor itself, so the upstream sees
+/// nothing of this.
+///
+/// # Errors
+/// [`LookError`]: nothing is known then.
+pub async fn look(
+    question: &Question<'_>,
+    target: &Target,
+    client: &Client,
+    artifacts: &[Artifact],
+    recheck: bool,
+) -> Result<Verdict, LookError> {
+    let path = target.path();
+    let listed = listed(artifacts);
+    let mut blobs = HashMap::new();
+    for child in question.wanted {
+        if child.stored && !recheck {
+            blobs.insert(child.digest.clone(), true);
+        } else if listed.contains(child.digest.as_str()) {
+            blobs.insert(child.digest.clone(), blobs_stored(client, &path, &child.digest).await?);
+        }
+    }
+    Ok(judge(question, artifacts, &blobs))
+}
+
+async fn blobs_stored(client: &Client, path: &str, manifest: &str) -> Result<bool, Error> {
+    let image = match client.manifest(path, manifest).await {
+        Ok(registry::Fetched { manifest: Manifest::Image(image), .. }) => image,
+        Ok(_) | Err(Error::NotFound { .. }) => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    let checks = Image::blobs(&image).into_iter().map(async |blob| client.has_blob(path, &blob.digest).await);
+    stream::iter(checks).buffer_unordered(BLOBS_AT_ONCE).try_fold(true, async |all, one| Ok(all && one)).await
+}
+
+/// Digests that are stored: Harbor lists the children of an index with the index alone.
+fn listed(artifacts: &[Artifact]) -> HashSet<&str> {
+    let children = artifacts.iter().flat_map(|artifact| &artifact.references).map(|child| child.child_digest.as_str());
+    artifacts.iter().map(|artifact| artifact.digest.as_str()).chain(children).collect()
+}
+
+fn has_tag(artifact: &Artifact, tag: &str) -> bool {
+    artifact.tags.iter().any(|found| found.name == tag)
+}
+
+/// Whether an artifact is an index with every wanted child.
+fn serves(question: &Question<'_>, artifact: &Artifact) -> bool {
+    let has = |digest: &str| artifact.references.iter().any(|child| child.child_digest == digest);
+    !question.wanted.is_empty() && question.wanted.iter().all(|child| has(&child.digest))
+}
+
+fn tag_finding(served: bool) -> Finding {
+    if served { Finding::Yes(Reason::Tagged) } else { Finding::NotYet(Reason::Untagged) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::harbor::model::{Reference, Tag};
+
+    fn artifact(digest: &str, tags: &[&str], children: &[&str]) -> Artifact {
+        Artifact {
+            digest: digest.to_owned(),
+            tags: tags.iter().map(|name| Tag { name: (*name).to_owned() }).collect(),
+            references: children.iter().map(|child| Reference { child_digest: (*child).to_owned() }).collect(),
+            ..Artifact::default()
+        }
+    }
+
+    fn wanted(digests: &[&str]) -> Vec<PlatformStatus> {
+        let child = |digest: &&str| PlatformStatus {
+            platform: "linux/amd64".to_owned(),
+            digest: (*digest).to_owned(),
+            layers: 1,
+            bytes: 1,
+            stored: false,
+        };
+        digests.iter().map(child).collect()
+    }
+
+    fn all_blobs(digests: &[&str]) -> HashMap<String, bool> {
+        digests.iter().map(|digest| ((*digest).to_owned(), true)).collect()
+    }
+
+    const YES_TAG: Finding = Finding::Yes(Reason::Tagged);
+    const NO_TAG: Finding = Finding::NotYet(Reason::Untagged);
+    const YES_DIGEST: Finding = Finding::Yes(Reason::DigestStored);
+    const REWRITTEN: Finding = Finding::No(Reason::IndexRewritten);
+    const NOT_YET: Finding = Finding::NotYet(Reason::Verifying);
+
+    #[test]
+    fn an_index_is_judged_by_what_harbor_made_of_it() {
+        use IndexState::{Absent, Complete, Trimmed};
+        let wanted = wanted(&["a", "b"]);
+        let question = Question { digest: "up", tag: Some("v1"), index_children: Some(3), wanted: &wanted };
+        let table = [
+            ("nothing yet", vec![], false, Absent, NO_TAG, NOT_YET),
+            ("one child", vec![artifact("a", &[], &[])], false, Absent, NO_TAG, NOT_YET),
+            ("the children", vec![artifact("a", &[], &[]), artifact("b", &[], &[])], true, Absent, NO_TAG, NOT_YET),
+            ("canonical", vec![artifact("up", &["v1"], &["a", "b", "c"])], true, Complete, YES_TAG, YES_DIGEST),
+            ("canonical, untagged", vec![artifact("up", &[], &["a", "b", "c"])], true, Complete, NO_TAG, YES_DIGEST),
+            ("serialised anew", vec![artifact("own", &["v1"], &["a", "b", "c"])], true, Complete, YES_TAG, REWRITTEN),
+            ("trimmed", vec![artifact("own", &["v1"], &["a", "b"])], true, Trimmed, YES_TAG, REWRITTEN),
+            ("trimmed, untagged", vec![artifact("own", &[], &["b", "a"])], true, Trimmed, NO_TAG, REWRITTEN),
+            (
+                "the tag is at an older image",
+                vec![artifact("old", &["v1"], &["x"]), artifact("a", &[], &[]), artifact("b", &[], &[])],
+                true,
+                Absent,
+                NO_TAG,
+                NOT_YET,
+            ),
+            ("another tag", vec![artifact("up", &["v2"], &["a", "b", "c"])], true, Complete, NO_TAG, YES_DIGEST),
+        ];
+        for (name, artifacts, complete, index, by_tag, by_digest) in table {
+            let verdict = judge(&question, &artifacts, &all_blobs(&["a", "b"]));
+            assert_eq!(
+                (verdict.complete(), verdict.index, verdict.by_tag, verdict.by_digest),
+                (complete, Some(index), Some(by_tag), by_digest),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_single_image_is_served_by_digest_once_stored_and_by_tag_once_tagged() {
+        let wanted = wanted(&["up"]);
+        let question = Question { digest: "up", tag: Some("v1"), index_children: None, wanted: &wanted };
+        let table = [
+            ("nothing yet", vec![], false, NO_TAG, NOT_YET),
+            ("untagged", vec![artifact("up", &[], &[])], true, NO_TAG, YES_DIGEST),
+            ("tagged", vec![artifact("up", &["v1"], &[])], true, YES_TAG, YES_DIGEST),
+            ("moved", vec![artifact("old", &["v1"], &[]), artifact("up", &[], &[])], true, NO_TAG, YES_DIGEST),
+        ];
+        for (name, artifacts, complete, by_tag, by_digest) in table {
+            let verdict = judge(&question, &artifacts, &all_blobs(&["up"]));
+            let found = (verdict.complete(), verdict.by_tag, verdict.by_digest);
+            assert_eq!(found, (complete, Some(by_tag), by_digest), "{name}");
+        }
+        let pinned = judge(&Question { tag: None, ..question }, &[artifact("up", &["v1"], &[])], &all_blobs(&["up"]));
+        assert_eq!((pinned.by_tag, pinned.by_digest), (None, YES_DIGEST));
+    }
+
+    #[test]
+    fn a_manifest_without_its_blobs_is_not_stored_and_nothing_of_it_is_offline() {
+        let wanted = wanted(&["a", "b"]);
+        let question = Question { digest: "up", tag: Some("v1"), index_children: Some(2), wanted: &wanted };
+        let artifacts = [artifact("up", &["v1"], &["a", "b"])];
+        let verdict = judge(&question, &artifacts, &all_blobs(&["a"]));
+        assert_eq!(verdict.stored, [true, false]);
+        assert_eq!((verdict.by_tag, verdict.by_digest), (Some(NO_TAG), NOT_YET));
+        assert!(!judge(&Question { wanted: &[], ..question }, &artifacts, &HashMap::new()).complete());
+    }
+
+    #[test]
+    fn harbors_own_digest_of_an_index_is_no_moved_tag() {
+        let [up, own, other] = ["up", "own", "other"].map(|text| Digest::of(text.as_bytes()));
+        let wanted = wanted(&["a"]);
+        let question = Question { digest: up.as_str(), tag: Some("v1"), index_children: Some(2), wanted: &wanted };
+        let artifacts = [artifact(own.as_str(), &["v1"], &["a"]), artifact(other.as_str(), &[], &["x"])];
+        assert!(still_is(&question, &up, &artifacts) && still_is(&question, &own, &artifacts));
+        assert!(!still_is(&question, &other, &artifacts));
+        assert!(!still_is(&Question { index_children: None, ..question }, &own, &artifacts));
+    }
+}

@@ -1,0 +1,353 @@
+//! Requests to one Harbor: bounded, with deadlines, without cookies, and never further than its own address.
+//!
+//! No redirect is followed. Harbor streams what it has not stored, and redirects only to what its object storage holds, so a
+//! redirect says that a blob is stored, and that is all we want to know.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use reqwest::{Method, Response, StatusCode, header};
+use secrecy::{ExposeSecret, SecretString};
+use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
+use url::Url;
+
+use super::{
+    auth::{Challenge, TokenAnswer, Tokens},
+    digest::Digest,
+    error::Error,
+    manifest::{self, Descriptor, Manifest},
+    refusal,
+};
+
+/// A token answer that is longer is not one.
+const MAX_TOKEN_ANSWER: usize = 256 << 10;
+
+/// A user or a robot account of Harbor.
+#[derive(Debug, Clone)]
+pub struct Credentials {
+    /// User name, or `robot$name`.
+    pub username: String,
+    /// Password or secret.
+    pub password: SecretString,
+}
+
+/// Where a registry is and how to talk to it.
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    /// `http://` or `https://`, host and port.
+    pub url: String,
+    /// PEM certificates to trust beside the system's.
+    pub ca_bundle: Option<String>,
+    /// Who we are; `None` is anonymous.
+    pub credentials: Option<Credentials>,
+    /// Requests under way at once, a streamed blob until its end; at least 1.
+    pub max_concurrent_requests: u16,
+    /// For a connection to be made. Default 5 s.
+    pub connect_deadline: Duration,
+    /// For the answer to begin, and then for each further piece of it. Default 60 s.
+    pub idle_deadline: Duration,
+}
+
+impl Endpoint {
+    /// An endpoint with the default bounds: four requests at once, 5 s and 60 s.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            ca_bundle: None,
+            credentials: None,
+            max_concurrent_requests: 4,
+            connect_deadline: Duration::from_secs(5),
+            idle_deadline: Duration::from_secs(60),
+        }
+    }
+}
+
+/// A manifest as it was fetched.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fetched {
+    /// Digest of its bytes, computed.
+    pub digest: Digest,
+    /// What it says.
+    pub manifest: Manifest,
+}
+
+/// What became of the request for a blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blob {
+    /// It was read to its end, and has the right digest and size.
+    Streamed,
+    /// The registry redirected to its storage: it is stored, and nothing was read.
+    Stored,
+}
+
+/// A client of one registry. Clones share connections, tokens and the bound on concurrent requests.
+#[derive(Debug, Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    base: Url,
+    http: reqwest::Client,
+    credentials: Option<Credentials>,
+    idle_deadline: Duration,
+    challenge: OnceCell<Challenge>,
+    tokens: Tokens,
+    slots: Semaphore,
+}
+
+/// An answer, and the slot that it occupies until it is read.
+struct Answer<'a> {
+    response: Response,
+    operation: String,
+    _slot: SemaphorePermit<'a>,
+}
+
+impl Client {
+    /// A client for the endpoint. Nothing is sent.
+    ///
+    /// # Errors
+    /// [`Error::Endpoint`] for a URL or a CA bundle that cannot be used.
+    pub fn new(endpoint: &Endpoint) -> Result<Self, Error> {
+        let base = Url::parse(&endpoint.url).map_err(|error| Error::Endpoint(format!("the URL: {error}")))?;
+        if !matches!(base.scheme(), "http" | "https") || base.host_str().is_none() || !base.username().is_empty() {
+            return Err(Error::Endpoint("the URL must be http:// or https:// and a host".to_owned()));
+        }
+        // Harbor answers 403 to credentials that come with its own session cookie, so none is ever kept.
+        let mut http = reqwest::Client::builder()
+            .user_agent(concat!("harbor-pilot/", env!("CARGO_PKG_VERSION")))
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(endpoint.connect_deadline)
+            .read_timeout(endpoint.idle_deadline);
+        if let Some(pem) = &endpoint.ca_bundle {
+            let certificates = reqwest::Certificate::from_pem_bundle(pem.as_bytes())
+                .map_err(|error| Error::Endpoint(format!("the CA is not PEM: {error}")))?;
+            http = http.tls_certs_merge(certificates);
+        }
+        let http = http.build().map_err(|error| Error::Endpoint(error.to_string()))?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                base,
+                http,
+                credentials: endpoint.credentials.clone(),
+                idle_deadline: endpoint.idle_deadline,
+                challenge: OnceCell::new(),
+                tokens: Tokens::default(),
+                slots: Semaphore::new(usize::from(endpoint.max_concurrent_requests.max(1))),
+            }),
+        })
+    }
+
+    /// HEAD of a manifest by tag or digest: its digest at this moment. `None` when the answer names none.
+    ///
+    /// For a tag Harbor asks the upstream each time, and remembers that the tag was asked for: without this an index is
+    /// cached later, and untagged.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn head(&self, repository: &str, reference: &str) -> Result<Option<Digest>, Error> {
+        let answer = self.ask(&Method::HEAD, repository, &format!("manifests/{reference}")).await?.successful().await?;
+        let digest = answer.response.headers().get("docker-content-digest").and_then(|value| value.to_str().ok());
+        Ok(digest.and_then(|text| text.parse().ok()))
+    }
+
+    /// GET of a manifest by tag or digest. Asked for by digest, it has that digest.
+    ///
+    /// # Errors
+    /// See [`Error`]; [`Error::TooLarge`] beyond 4 MiB.
+    pub async fn manifest(&self, repository: &str, reference: &str) -> Result<Fetched, Error> {
+        let answer = self.ask(&Method::GET, repository, &format!("manifests/{reference}")).await?.successful().await?;
+        let operation = answer.operation.clone();
+        let kind = answer.response.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let kind = kind.map(str::to_owned);
+        let body = self.body(answer, manifest::MAX_BYTES).await?;
+        let digest = match reference.parse::<Digest>() {
+            Ok(expected) if expected.matches(&body) => expected,
+            Ok(expected) => return Err(Error::DigestMismatch { expected, actual: Digest::of(&body) }),
+            Err(_) => Digest::of(&body),
+        };
+        let manifest =
+            Manifest::parse(kind.as_deref(), &body).map_err(|detail| Error::Malformed { operation, detail })?;
+        Ok(Fetched { digest, manifest })
+    }
+
+    /// Whether the registry has stored a blob: 2xx, or the redirect to its object storage.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn has_blob(&self, repository: &str, digest: &Digest) -> Result<bool, Error> {
+        let answer = self.ask(&Method::HEAD, repository, &format!("blobs/{digest}")).await?;
+        if answer.is_redirect() {
+            return Ok(true);
+        }
+        match answer.successful().await {
+            Ok(_) => Ok(true),
+            Err(Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads a blob to nowhere and checks its digest and size. `received` is told of each piece, in bytes.
+    ///
+    /// # Errors
+    /// See [`Error`]. A blob that is longer than its manifest says is given up at the first byte too many.
+    pub async fn stream_blob(
+        &self,
+        repository: &str,
+        blob: &Descriptor,
+        received: impl Fn(u64),
+    ) -> Result<Blob, Error> {
+        let answer = self.ask(&Method::GET, repository, &format!("blobs/{}", blob.digest)).await?;
+        if answer.is_redirect() {
+            return Ok(Blob::Stored);
+        }
+        let mut answer = answer.successful().await?;
+        let mismatch = |actual| Error::SizeMismatch { digest: blob.digest.clone(), expected: blob.size, actual };
+        if let Some(announced) = answer.response.content_length().filter(|length| *length != blob.size) {
+            return Err(mismatch(announced));
+        }
+        let (mut hasher, mut length) = (blob.digest.hasher(), 0_u64);
+        while let Some(piece) = self.piece(&mut answer).await? {
+            length = length.saturating_add(piece.len() as u64);
+            if length > blob.size {
+                return Err(mismatch(length));
+            }
+            hasher.update(&piece);
+            received(piece.len() as u64);
+        }
+        if length != blob.size {
+            return Err(mismatch(length));
+        }
+        let actual = hasher.finish();
+        if actual != blob.digest {
+            return Err(Error::DigestMismatch { expected: blob.digest.clone(), actual });
+        }
+        Ok(Blob::Streamed)
+    }
+
+    /// Sends a request with a token, and once more with a fresh one where a kept one is refused.
+    async fn ask(&self, method: &Method, repository: &str, what: &str) -> Result<Answer<'_>, Error> {
+        let path = format!("/v2/{repository}/{what}");
+        let kept = self.inner.tokens.get(repository, Instant::now());
+        let fresh = kept.is_none();
+        let token = match kept {
+            Some(token) => Some(token),
+            None => self.fetch_token(repository).await?,
+        };
+        let answer = self.send(method, &path, token.as_ref()).await?;
+        if answer.response.status() != StatusCode::UNAUTHORIZED || fresh {
+            return Ok(answer);
+        }
+        drop(answer);
+        self.inner.tokens.forget(repository);
+        let token = self.fetch_token(repository).await?;
+        self.send(method, &path, token.as_ref()).await
+    }
+
+    async fn send(&self, method: &Method, path: &str, token: Option<&SecretString>) -> Result<Answer<'_>, Error> {
+        let mut request = self.inner.http.request(method.clone(), self.url(path));
+        request = request.header(header::ACCEPT, manifest::ACCEPT);
+        request = match (token, &self.inner.credentials, self.inner.challenge.get()) {
+            (Some(token), ..) => request.bearer_auth(token.expose_secret()),
+            (None, Some(own), Some(Challenge::Basic)) => {
+                request.basic_auth(&own.username, Some(own.password.expose_secret()))
+            }
+            _ => request,
+        };
+        self.execute(request, format!("{method} {path}")).await
+    }
+
+    /// A token for pulling from `repository`; `None` where the registry wants none.
+    async fn fetch_token(&self, repository: &str) -> Result<Option<SecretString>, Error> {
+        let Challenge::Bearer { path, service } = self.inner.challenge.get_or_try_init(|| self.challenge()).await?
+        else {
+            return Ok(None);
+        };
+        let scope = format!("repository:{repository}:pull");
+        let mut request = self.inner.http.get(self.url(path)).query(&[("scope", scope.as_str())]);
+        if let Some(service) = service {
+            request = request.query(&[("service", service)]);
+        }
+        if let Some(own) = &self.inner.credentials {
+            request = request.basic_auth(&own.username, Some(own.password.expose_secret()));
+        }
+        let operation = format!("GET {path}");
+        let answer = self.execute(request, operation.clone()).await?.successful().await?;
+        let body = self.body(answer, MAX_TOKEN_ANSWER).await?;
+        // The body holds a token: nothing of it may stand in an error.
+        let parsed = serde_json::from_slice::<TokenAnswer>(&body).ok().and_then(TokenAnswer::token);
+        let Some((token, life)) = parsed else {
+            return Err(Error::Malformed { operation, detail: "no token in it".to_owned() });
+        };
+        let now = Instant::now();
+        self.inner.tokens.put(repository, token.clone(), now + life, now);
+        Ok(Some(token))
+    }
+
+    async fn challenge(&self) -> Result<Challenge, Error> {
+        let answer = self.execute(self.inner.http.get(self.url("/v2/")), "GET /v2/".to_owned()).await?;
+        if answer.response.status() != StatusCode::UNAUTHORIZED {
+            return answer.successful().await.map(|_| Challenge::Open);
+        }
+        Challenge::read(answer.response.headers()).ok_or_else(|| Error::Malformed {
+            operation: answer.operation.clone(),
+            detail: "401 without a challenge that can be read: is this a registry?".to_owned(),
+        })
+    }
+
+    async fn execute(&self, request: reqwest::RequestBuilder, operation: String) -> Result<Answer<'_>, Error> {
+        let closed = |_| Error::Endpoint("the client is closed".to_owned());
+        let slot = self.inner.slots.acquire().await.map_err(closed)?;
+        match request.send().await {
+            Ok(response) => Ok(Answer { response, operation, _slot: slot }),
+            Err(error) => Err(self.broken(&operation, error)),
+        }
+    }
+
+    async fn body(&self, mut answer: Answer<'_>, limit: usize) -> Result<Vec<u8>, Error> {
+        let mut body = Vec::new();
+        while let Some(piece) = self.piece(&mut answer).await? {
+            if body.len() + piece.len() > limit {
+                let what = format!("the answer to {}", answer.operation);
+                return Err(Error::TooLarge { what, limit: format!("{} KiB", limit >> 10) });
+            }
+            body.extend_from_slice(&piece);
+        }
+        Ok(body)
+    }
+
+    async fn piece(&self, answer: &mut Answer<'_>) -> Result<Option<bytes::Bytes>, Error> {
+        answer.response.chunk().await.map_err(|error| self.broken(&answer.operation, error))
+    }
+
+    fn broken(&self, operation: &str, error: reqwest::Error) -> Error {
+        refusal::broken(operation, error, self.inner.idle_deadline)
+    }
+
+    fn url(&self, path: &str) -> Url {
+        let mut url = self.inner.base.clone();
+        url.set_path(path);
+        url.set_query(None);
+        url
+    }
+}
+
+impl<'a> Answer<'a> {
+    /// 301 is not among these: with it Harbor corrects names (`nginx` to `library/nginx`).
+    fn is_redirect(&self) -> bool {
+        matches!(
+            self.response.status(),
+            StatusCode::TEMPORARY_REDIRECT | StatusCode::FOUND | StatusCode::SEE_OTHER | StatusCode::PERMANENT_REDIRECT
+        )
+    }
+
+    async fn successful(self) -> Result<Answer<'a>, Error> {
+        if self.response.status().is_success() {
+            return Ok(self);
+        }
+        Err(refusal::read(&self.operation, self.response).await)
+    }
+}

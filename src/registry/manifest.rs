@@ -1,0 +1,250 @@
+//! Manifests and indexes: read once, bounded, and checked before anything is fetched because of them.
+
+use oci_client::manifest::{
+    IMAGE_LAYER_NONDISTRIBUTABLE_GZIP_MEDIA_TYPE, IMAGE_LAYER_NONDISTRIBUTABLE_MEDIA_TYPE,
+    IMAGE_MANIFEST_LIST_MEDIA_TYPE, IMAGE_MANIFEST_MEDIA_TYPE, ImageIndexEntry, OCI_IMAGE_INDEX_MEDIA_TYPE,
+    OCI_IMAGE_MEDIA_TYPE, OciDescriptor, OciImageIndex, OciImageManifest,
+};
+use serde::Deserialize;
+
+use super::digest::Digest;
+use crate::api::Platform;
+
+/// A manifest that is longer is not read: the limit that registries and container runtimes have.
+pub const MAX_BYTES: usize = 4 << 20;
+/// Layers of one image that are accepted. Container runtimes stop at 127.
+pub const MAX_LAYERS: usize = 4096;
+/// Children of one index that are accepted.
+pub const MAX_CHILDREN: usize = 1024;
+/// `Accept` of every request for a manifest: Harbor answers 404 for a cached manifest whose type is not among these.
+pub const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
+     application/vnd.docker.distribution.manifest.list.v2+json, \
+     application/vnd.oci.image.manifest.v1+json, \
+     application/vnd.docker.distribution.manifest.v2+json";
+
+const FOREIGN_LAYER: &str = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip";
+const ATTESTATION: &str = "vnd.docker.reference.type";
+
+/// What a reference leads to.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Manifest {
+    /// A list of manifests, one for each platform.
+    Index(Index),
+    /// One image, or an artifact of another kind.
+    Image(Image),
+}
+
+/// A list of manifests.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Index {
+    /// All children, attestations too.
+    pub children: Vec<Child>,
+}
+
+/// One child of an index.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Child {
+    /// Digest of the child's manifest.
+    pub digest: Digest,
+    /// Its platform; `None` where the index tells none.
+    pub platform: Option<Platform>,
+    /// Whether it describes another child (an attestation, `unknown/unknown`) and runs nowhere.
+    pub attestation: bool,
+}
+
+/// One image.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Image {
+    /// The image's config, or what an artifact has in its place.
+    pub config: Descriptor,
+    /// The layers that a registry holds. Foreign layers, which lie elsewhere by licence, are left out.
+    pub layers: Vec<Descriptor>,
+}
+
+/// A blob and its size.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Descriptor {
+    /// Digest of the content.
+    pub digest: Digest,
+    /// Length in bytes.
+    pub size: u64,
+}
+
+impl Manifest {
+    /// Reads a manifest. `content_type` is the header of the answer, which decides where the body names no type.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong with it.
+    pub fn parse(content_type: Option<&str>, body: &[u8]) -> Result<Self, String> {
+        let outline: Outline = serde_json::from_slice(body).map_err(|error| format!("not a manifest: {error}"))?;
+        if outline.schema_version != 2 {
+            return Err(format!("schema version {} is not supported, only 2 is", outline.schema_version));
+        }
+        let content_type = content_type.map(|text| text.split(';').next().unwrap_or(text).trim());
+        let index = match outline.media_type.as_deref().or(content_type) {
+            Some(OCI_IMAGE_INDEX_MEDIA_TYPE | IMAGE_MANIFEST_LIST_MEDIA_TYPE) => true,
+            Some(OCI_IMAGE_MEDIA_TYPE | IMAGE_MANIFEST_MEDIA_TYPE) => false,
+            other => return Err(format!("media type `{}` is not supported", other.unwrap_or_default())),
+        };
+        // A document that is both would be one thing to us and another to the runtime.
+        if outline.manifests.is_some() && outline.layers.is_some() {
+            return Err("it is an index and an image at once".to_owned());
+        }
+        if index { Index::parse(body).map(Self::Index) } else { Image::parse(body).map(Self::Image) }
+    }
+}
+
+impl Index {
+    fn parse(body: &[u8]) -> Result<Self, String> {
+        let index: OciImageIndex = serde_json::from_slice(body).map_err(|error| format!("not an index: {error}"))?;
+        if index.manifests.len() > MAX_CHILDREN {
+            return Err(format!("{} children are more than {MAX_CHILDREN}", index.manifests.len()));
+        }
+        let children = index.manifests.iter().map(child).collect::<Result<_, _>>()?;
+        Ok(Self { children })
+    }
+}
+
+impl Image {
+    fn parse(body: &[u8]) -> Result<Self, String> {
+        let image: OciImageManifest = serde_json::from_slice(body).map_err(|error| format!("not an image: {error}"))?;
+        if image.layers.len() > MAX_LAYERS {
+            return Err(format!("{} layers are more than {MAX_LAYERS}", image.layers.len()));
+        }
+        let layers =
+            image.layers.iter().filter(|layer| !is_foreign(layer)).map(descriptor).collect::<Result<_, _>>()?;
+        Ok(Self { config: descriptor(&image.config)?, layers })
+    }
+
+    /// Config and layers, each blob once.
+    pub fn blobs(&self) -> Vec<Descriptor> {
+        let mut seen = std::collections::HashSet::new();
+        std::iter::once(&self.config).chain(&self.layers).filter(|blob| seen.insert(&blob.digest)).cloned().collect()
+    }
+
+    /// Size of config and layers in bytes, each blob once, as the manifest states it.
+    pub fn bytes(&self) -> u64 {
+        self.blobs().iter().fold(0, |sum, blob| sum.saturating_add(blob.size))
+    }
+}
+
+/// The fields that tell the kinds of manifest apart.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Outline {
+    schema_version: i64,
+    media_type: Option<String>,
+    manifests: Option<serde::de::IgnoredAny>,
+    layers: Option<serde::de::IgnoredAny>,
+}
+
+fn child(entry: &ImageIndexEntry) -> Result<Child, String> {
+    let digest = entry.digest.parse::<Digest>().map_err(|error| error.to_string())?;
+    let platform = entry.platform.as_ref();
+    let (os, architecture) =
+        platform.map_or_else(Default::default, |found| (found.os.to_string(), found.architecture.to_string()));
+    let annotated = entry.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(ATTESTATION));
+    let attestation = annotated || (os == "unknown" && architecture == "unknown");
+    let platform = platform
+        .filter(|_| !os.is_empty() && !architecture.is_empty())
+        .map(|found| Platform::new(&os, &architecture, found.variant.as_deref()));
+    Ok(Child { digest, platform, attestation })
+}
+
+fn descriptor(raw: &OciDescriptor) -> Result<Descriptor, String> {
+    let digest = raw.digest.parse::<Digest>().map_err(|error| error.to_string())?;
+    let size = u64::try_from(raw.size).map_err(|_| format!("{digest} has the size {}", raw.size))?;
+    Ok(Descriptor { digest, size })
+}
+
+fn is_foreign(layer: &OciDescriptor) -> bool {
+    let kind = layer.media_type.as_str();
+    kind == FOREIGN_LAYER
+        || kind == IMAGE_LAYER_NONDISTRIBUTABLE_MEDIA_TYPE
+        || kind == IMAGE_LAYER_NONDISTRIBUTABLE_GZIP_MEDIA_TYPE
+        || kind == "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd"
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn digest(of: &str) -> String {
+        Digest::of(of.as_bytes()).to_string()
+    }
+
+    fn blob(name: &str, size: i64) -> Value {
+        json!({"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "digest": digest(name), "size": size})
+    }
+
+    fn image(layers: &[Value]) -> Value {
+        json!({"schemaVersion": 2, "mediaType": OCI_IMAGE_MEDIA_TYPE, "config": blob("config", 7), "layers": layers})
+    }
+
+    fn parse(value: &Value) -> Result<Manifest, String> {
+        Manifest::parse(None, value.to_string().as_bytes())
+    }
+
+    #[test]
+    fn an_image_counts_each_blob_once_and_leaves_foreign_layers_out() {
+        let mut foreign = blob("windows", 1_000_000);
+        foreign["mediaType"] = json!(FOREIGN_LAYER);
+        foreign["urls"] = json!(["http://169.254.169.254/"]);
+        let Manifest::Image(image) = parse(&image(&[blob("a", 100), blob("a", 100), blob("b", 1), foreign])).unwrap()
+        else {
+            panic!("an index")
+        };
+        assert_eq!((image.layers.len(), image.blobs().len(), image.bytes()), (3, 3, 108));
+    }
+
+    #[test]
+    fn children_keep_platform_and_variant_and_attestations_are_told_apart() {
+        let entry = |name: &str, platform: Value, annotations: Value| {
+            json!({"mediaType": OCI_IMAGE_MEDIA_TYPE,
+            "digest": digest(name), "size": 1, "platform": platform, "annotations": annotations})
+        };
+        let index = json!({"schemaVersion": 2, "manifests": [
+            entry("v7", json!({"os": "linux", "architecture": "arm", "variant": "v7"}), Value::Null),
+            entry("odd", json!({"os": "plan9", "architecture": "mips"}), Value::Null),
+            entry("none", Value::Null, Value::Null),
+            entry("unknown", json!({"os": "unknown", "architecture": "unknown"}), Value::Null),
+            entry("annotated", json!({"os": "linux", "architecture": "amd64"}),
+                json!({"vnd.docker.reference.type": "attestation-manifest"})),
+        ]});
+        let parsed = Manifest::parse(Some(IMAGE_MANIFEST_LIST_MEDIA_TYPE), index.to_string().as_bytes()).unwrap();
+        let Manifest::Index(index) = parsed else { panic!("an image") };
+        let told: Vec<_> = index
+            .children
+            .iter()
+            .map(|child| (child.platform.as_ref().map(ToString::to_string), child.attestation))
+            .collect();
+        let linux = |text: &str| Some(text.to_owned());
+        assert_eq!(told[..3], [(linux("linux/arm/v7"), false), (linux("plan9/mips"), false), (None, false)]);
+        assert!(told[3].1 && told[4].1);
+    }
+
+    #[test]
+    fn what_a_runtime_could_read_in_another_way_is_refused() {
+        let mut both = image(&[blob("a", 1)]);
+        both["manifests"] = json!([]);
+        let many: Vec<_> = (0..=MAX_LAYERS).map(|_| blob("a", 1)).collect();
+        let cases = [
+            ("index and image", both, "at once"),
+            ("negative size", image(&[blob("a", -1)]), "size -1"),
+            ("too many layers", image(&many), "more than"),
+            ("schema 1", json!({"schemaVersion": 1, "mediaType": OCI_IMAGE_MEDIA_TYPE}), "schema version 1"),
+            ("another type", json!({"schemaVersion": 2, "mediaType": "text/plain"}), "text/plain"),
+            ("no type at all", json!({"schemaVersion": 2}), "not supported"),
+            ("no JSON", json!("<html>"), "not a manifest"),
+        ];
+        for (name, value, expected) in cases {
+            let error = parse(&value).unwrap_err();
+            assert!(error.contains(expected), "{name}: {error}");
+        }
+        let mut odd = image(&[]);
+        odd["config"]["digest"] = json!("sha256:../../secret");
+        assert!(parse(&odd).unwrap_err().contains("not a digest"));
+    }
+}

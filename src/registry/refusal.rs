@@ -1,0 +1,155 @@
+//! From an answer that is no success, or a connection that broke, to an [`Error`].
+
+use std::{error::Error as _, time::Duration};
+
+use jiff::Timestamp;
+use reqwest::{Response, StatusCode, header};
+use serde::Deserialize;
+
+use super::error::Error;
+
+/// Of an error's body no more is read.
+const MAX_BODY: usize = 16 << 10;
+/// A message is cut here, in characters.
+const MAX_MESSAGE: usize = 300;
+/// Nobody is waited for longer, whatever `Retry-After` says.
+const MAX_WAIT: Duration = Duration::from_secs(6 * 3600);
+
+/// The error that an answer stands for.
+pub(super) async fn read(operation: &str, response: Response) -> Error {
+    let status = response.status();
+    let retry_after = response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
+    let retry_after = retry_after.and_then(|text| wait(text, Timestamp::now()));
+    let no_challenge = response.headers().get(header::WWW_AUTHENTICATE).is_some_and(|value| value.is_empty());
+    let text = body(response).await;
+    classify(operation, status, retry_after, no_challenge, &text)
+}
+
+/// The error of a request that got no answer, or half of one.
+pub(super) fn broken(operation: &str, error: reqwest::Error, deadline: Duration) -> Error {
+    let operation = operation.to_owned();
+    if error.is_timeout() && !error.is_connect() {
+        return Error::Timeout { operation, deadline };
+    }
+    // The URL of a token request is of no use to a reader, and the causes are.
+    let error = error.without_url();
+    let mut detail = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        detail = format!("{detail}: {inner}");
+        cause = inner.source();
+    }
+    Error::Unreachable { operation, detail }
+}
+
+fn classify(
+    operation: &str,
+    status: StatusCode,
+    retry_after: Option<Duration>,
+    no_challenge: bool,
+    body: &str,
+) -> Error {
+    let (code, message) = said(body, status);
+    let operation = operation.to_owned();
+    if status == StatusCode::TOO_MANY_REQUESTS || code.replace('_', "").starts_with("TOOMANYREQUEST") {
+        return Error::RateLimited { retry_after, message };
+    }
+    match status.as_u16() {
+        // Harbor challenges for everything but a project that it does not have.
+        401 if no_challenge => Error::ProjectNotFound { message },
+        401 => Error::Unauthorized { operation, message },
+        403 => Error::Forbidden { operation, message },
+        404 => Error::NotFound { operation, message },
+        412 => Error::PolicyBlocked { message },
+        code @ 500..=599 => Error::Server { operation, status: code, retry_after, message },
+        code => Error::Unexpected { operation, status: code, message },
+    }
+}
+
+/// Code and message of the first error in the body, as distribution and Harbor write them.
+fn said(body: &str, status: StatusCode) -> (String, String) {
+    #[derive(Deserialize)]
+    struct Envelope {
+        errors: Vec<Entry>,
+    }
+    #[derive(Deserialize)]
+    struct Entry {
+        #[serde(default)]
+        code: String,
+        #[serde(default)]
+        message: String,
+    }
+    let parsed = serde_json::from_str::<Envelope>(body).ok();
+    let (code, message) = match parsed.and_then(|envelope| envelope.errors.into_iter().next()) {
+        Some(entry) => (entry.code, entry.message),
+        None => (String::new(), body.to_owned()),
+    };
+    let message: String = message.chars().filter(|c| !c.is_control()).take(MAX_MESSAGE).collect();
+    let message = message.trim();
+    let message = if message.is_empty() { status.canonical_reason().unwrap_or("no message") } else { message };
+    (code, message.to_owned())
+}
+
+/// `Retry-After`: seconds, or a date.
+fn wait(text: &str, now: Timestamp) -> Option<Duration> {
+    let seconds = text.trim().parse::<u64>().ok().or_else(|| {
+        let date = jiff::fmt::rfc2822::parse(text.trim()).ok()?.timestamp();
+        u64::try_from(date.as_second() - now.as_second()).ok()
+    })?;
+    Some(Duration::from_secs(seconds).min(MAX_WAIT))
+}
+
+async fn body(mut response: Response) -> String {
+    let mut body = Vec::new();
+    while let Ok(Some(piece)) = response.chunk().await {
+        let room = MAX_BODY - body.len();
+        body.extend(piece.iter().take(room));
+        if piece.len() >= room {
+            break;
+        }
+    }
+    String::from_utf8_lossy(&body).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(status: u16, no_challenge: bool, body: &str) -> Error {
+        classify("GET /v2/x", StatusCode::from_u16(status).unwrap(), None, no_challenge, body)
+    }
+
+    #[test]
+    fn each_refusal_of_harbor_is_told_apart() {
+        let missing =
+            r#"{"errors":[{"code":"UNAUTHORIZED","message":"project nope not found: project nope not found"}]}"#;
+        assert!(matches!(of(401, true, missing), Error::ProjectNotFound { message } if message.contains("nope")));
+        assert!(matches!(of(401, false, "{}"), Error::Unauthorized { .. }));
+        assert!(matches!(of(403, false, ""), Error::Forbidden { message, .. } if message == "Forbidden"));
+        let policy =
+            r#"{"errors":[{"code":"PROJECTPOLICYVIOLATION","message":"current image with 3 vulnerabilities"}]}"#;
+        assert!(matches!(of(412, false, policy), Error::PolicyBlocked { message } if message.contains("3 vuln")));
+        assert!(
+            matches!(of(502, false, "<html>bad\u{7}</html>"), Error::Server { message, .. } if message == "<html>bad</html>")
+        );
+        let hidden = r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"You have reached your pull rate limit"}]}"#;
+        assert!(matches!(of(500, false, hidden), Error::RateLimited { .. }));
+        assert!(matches!(of(301, false, ""), Error::Unexpected { status: 301, .. }));
+    }
+
+    #[test]
+    fn retry_after_is_read_as_seconds_and_as_a_date_and_is_bounded() {
+        let now: Timestamp = "2026-01-02T03:04:05Z".parse().unwrap();
+        let table = [
+            ("30", Some(30)),
+            (" 0 ", Some(0)),
+            ("Fri, 02 Jan 2026 03:05:05 GMT", Some(60)),
+            ("Fri, 02 Jan 2026 03:00:00 GMT", None),
+            ("99999999999", Some(6 * 3600)),
+            ("soon", None),
+        ];
+        for (text, seconds) in table {
+            assert_eq!(wait(text, now), seconds.map(Duration::from_secs), "{text}");
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! Manifests from a directory, checked as the API server would check them.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use k8s_openapi::{api::core::v1::Secret, apiextensions_apiserver::pkg::apis::apiextensions::v1::JSONSchemaProps};
+use kube::{CustomResourceExt, Resource};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::{
+    api::{CachedImage, GROUP, HarborInstance, ProxyProject, Registry},
+    controller::SecretValue,
+};
+
+/// A file that is larger is refused: manifests are written by people.
+const MAX_FILE: u64 = 4 << 20;
+
+/// What a directory holds.
+#[derive(Debug, Clone, Default)]
+pub struct Manifests {
+    /// HarborInstances.
+    pub instances: Vec<HarborInstance>,
+    /// Registries.
+    pub registries: Vec<Registry>,
+    /// ProxyProjects.
+    pub projects: Vec<ProxyProject>,
+    /// CachedImages.
+    pub images: Vec<CachedImage>,
+    /// Secrets by name.
+    pub secrets: BTreeMap<String, SecretValue>,
+    /// Changes with the content of the files.
+    pub fingerprint: Vec<u8>,
+}
+
+/// What is wrong with a file, and where.
+#[derive(Debug, thiserror::Error)]
+#[error("{}{}: {detail}", file.display(), document.map(|number| format!(", document {number}")).unwrap_or_default())]
+pub struct Problem {
+    /// The file, or the directory.
+    pub file: PathBuf,
+    /// Counted from 1.
+    pub document: Option<usize>,
+    /// What to do about it.
+    pub detail: String,
+}
+
+/// Reads every `.yaml`, `.yml` and `.json` file of a directory, in the order of their names. Objects of other groups are
+/// passed over.
+///
+/// # Errors
+/// The first [`Problem`] met. Nothing is taken from a directory in which one file is wrong.
+pub fn read(directory: &Path) -> Result<Manifests, Problem> {
+    let problem = |file: &Path, detail: String| Problem { file: file.to_owned(), document: None, detail };
+    let listing = std::fs::read_dir(directory).map_err(|error| problem(directory, error.to_string()))?;
+    let mut files: Vec<PathBuf> = listing.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| is_manifest(path)).collect();
+    files.sort();
+    let mut manifests = Manifests::default();
+    let mut fingerprint = Sha256::new();
+    for file in &files {
+        let length = std::fs::metadata(file).map_err(|error| problem(file, error.to_string()))?.len();
+        if length > MAX_FILE {
+            return Err(problem(file, format!("longer than {MAX_FILE} bytes")));
+        }
+        let text = std::fs::read_to_string(file).map_err(|error| problem(file, error.to_string()))?;
+        fingerprint.update(file.as_os_str().as_encoded_bytes());
+        fingerprint.update(&text);
+        let documents: Vec<Option<Value>> =
+            serde_saphyr::from_multiple(&text).map_err(|error| problem(file, error.to_string()))?;
+        for (index, document) in documents.into_iter().enumerate() {
+            let Some(document) = document else { continue };
+            manifests.add(document).map_err(|detail| Problem { file: file.clone(), document: Some(index + 1), detail })?;
+        }
+    }
+    manifests.fingerprint = fingerprint.finalize().to_vec();
+    Ok(manifests)
+}
+
+fn is_manifest(path: &Path) -> bool {
+    path.is_file() && path.extension().and_then(|ending| ending.to_str()).is_some_and(|ending| matches!(ending, "yaml" | "yml" | "json"))
+}
+
+impl Manifests {
+    fn add(&mut self, document: Value) -> Result<(), String> {
+        let text = |key: &str| document.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let (version, kind) = (text("apiVersion"), text("kind"));
+        match (version.as_str(), kind.as_str()) {
+            ("v1", "Secret") => {
+                let (name, secret) = secret_of(document)?;
+                if self.secrets.insert(name.clone(), secret).is_some() {
+                    return Err(format!("Secret {name} is there twice"));
+                }
+            }
+            ("v1", "List") => {
+                let items = document.get("items").and_then(Value::as_array).cloned().unwrap_or_default();
+                for item in items {
+                    self.add(item)?;
+                }
+            }
+            _ if version.split('/').next() != Some(GROUP) => {}
+            (_, "HarborInstance") => push(&mut self.instances, typed(document, HarborInstance::validate_cel)?)?,
+            (_, "Registry") => push(&mut self.registries, typed(document, Registry::validate_cel)?)?,
+            (_, "ProxyProject") => push(&mut self.projects, typed(document, ProxyProject::validate_cel)?)?,
+            (_, "CachedImage") => push(&mut self.images, typed(document, CachedImage::validate_cel)?)?,
+            _ => return Err(format!("{version} has no kind `{kind}`; known are HarborInstance, Registry, ProxyProject, CachedImage")),
+        }
+        Ok(())
+    }
+}
+
+fn push<K: Resource<DynamicType = ()>>(list: &mut Vec<K>, object: K) -> Result<(), String> {
+    if list.iter().any(|other| other.meta().name == object.meta().name) {
+        let name = object.meta().name.clone().unwrap_or_default();
+        return Err(format!("{} {name} is there twice", K::kind(&())));
+    }
+    list.push(object);
+    Ok(())
+}
+
+fn typed<K, E>(document: Value, validate: impl Fn(&K) -> Result<(), E>) -> Result<K, String>
+where
+    K: Resource<DynamicType = ()> + CustomResourceExt + DeserializeOwned,
+    E: std::fmt::Display,
+{
+    let kind = K::kind(&());
+    if document.get("apiVersion").and_then(Value::as_str) != Some(K::api_version(&()).as_ref()) {
+        return Err(format!("{kind} is served as {} only", K::api_version(&())));
+    }
+    if let Some(field) = unknown_field(&document, &K::crd()) {
+        return Err(format!("{kind} has no field {field}"));
+    }
+    let object: K = serde_json::from_value(document).map_err(|error| format!("{kind}: {error}"))?;
+    let name = object.meta().name.clone().filter(|name| !name.is_empty()).ok_or(format!("{kind} without metadata.name"))?;
+    validate(&object).map_err(|error| format!("{kind} {name}: {error}"))?;
+    Ok(object)
+}
+
+/// A field of the spec that the kind's schema does not have: most likely a typing error, which the API server would report.
+fn unknown_field(
+    document: &Value,
+    crd: &k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+) -> Option<String> {
+    let schema = crd.spec.versions.first()?.schema.as_ref()?.open_api_v3_schema.as_ref()?;
+    let spec = schema.properties.as_ref()?.get("spec")?;
+    unknown_below(document.get("spec")?, spec, "spec")
+}
+
+fn unknown_below(value: &Value, schema: &JSONSchemaProps, path: &str) -> Option<String> {
+    let (Value::Object(fields), Some(known)) = (value, schema.properties.as_ref()) else { return None };
+    fields.iter().find_map(|(name, value)| match known.get(name) {
+        Some(schema) => unknown_below(value, schema, &format!("{path}.{name}")),
+        None => Some(format!("{path}.{name}")),
+    })
+}
+
+fn secret_of(document: Value) -> Result<(String, SecretValue), String> {
+    let secret: Secret = serde_json::from_value(document).map_err(|error| format!("Secret: {error}"))?;
+    let name = secret.metadata.name.ok_or("Secret without metadata.name")?;
+    let mut values: BTreeMap<String, String> = BTreeMap::new();
+    for (key, value) in secret.data.unwrap_or_default() {
+        if let Ok(text) = String::from_utf8(value.0) {
+            values.insert(key, text);
+        }
+    }
+    values.extend(secret.string_data.unwrap_or_default());
+    let mut revision = Sha256::new();
+    for (key, value) in &values {
+        revision.update(key);
+        revision.update([0]);
+        revision.update(value);
+        revision.update([0]);
+    }
+    // Kept in this process alone, and never printed.
+    let revision = revision.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let values = values.into_iter().map(|(key, value)| (key, value.into())).collect();
+    Ok((name, SecretValue { revision, values }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_one(text: &str) -> Result<Manifests, Problem> {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("all.yaml"), text).unwrap();
+        read(directory.path())
+    }
+
+    #[test]
+    fn several_documents_of_one_file_are_read_and_strangers_passed_over() {
+        let manifests = read_one(concat!(
+            "apiVersion: v1\nkind: Secret\nmetadata: {name: harbor}\nstringData: {username: admin, password: x}\n---\n",
+            "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\n---\n---\n",
+            "apiVersion: harbor-pilot.dev/v1alpha1\nkind: HarborInstance\nmetadata: {name: default}\n",
+            "spec: {url: 'https://harbor.example.com', credentialsSecretRef: {name: harbor}}\n",
+        ))
+        .unwrap();
+        assert_eq!((manifests.instances.len(), manifests.registries.len()), (1, 0));
+        assert!(manifests.secrets["harbor"].credentials().is_ok());
+    }
+
+    #[test]
+    fn what_the_api_server_would_refuse_is_refused_with_file_document_and_reason() {
+        let registry = |spec: &str| {
+            format!("---\napiVersion: harbor-pilot.dev/v1alpha1\nkind: Registry\nmetadata: {{name: hub}}\nspec: {spec}\n")
+        };
+        for (text, expected) in [
+            (registry("{type: docker-hub, url: 'ftp://x.example'}"), "http://"),
+            (registry("{type: docker-hub, url: 'https://hub.docker.com', adopton: Never}"), "spec.adopton"),
+            (registry("{type: dockerhub, url: 'https://hub.docker.com'}"), "docker-hub"),
+            (registry("{type: aws-ecr, url: 'https://ecr.example.com'}"), "amazonaws.com"),
+            (registry("{type: docker-hub}"), "url"),
+            (registry("{type: docker-hub, url: 'https://hub.docker.com', interval: 5x}"), "1h30m"),
+            ("apiVersion: harbor-pilot.dev/v1alpha1\nkind: Regstry\n".to_owned(), "ProxyProject"),
+            ("{ not yaml".to_owned(), "all.yaml"),
+        ] {
+            let problem = read_one(&text).unwrap_err().to_string();
+            assert!(problem.contains(expected) && problem.contains("all.yaml"), "{text}: {problem}");
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! Resources and their status in memory, in the place of an API server.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
+
+use futures::{FutureExt, future::BoxFuture};
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
+use serde_json::Value;
+
+use super::Manifests;
+use crate::{
+    api::{CachedImage, HarborInstance, Platform, ProxyProject, Registry, condition::whole_seconds},
+    controller::{Directory, Managed, SecretValue},
+};
+
+type Shelf<K> = BTreeMap<String, Arc<K>>;
+
+/// All resources with their status.
+#[derive(Debug, Default)]
+pub struct World {
+    state: RwLock<State>,
+    platforms: Vec<Platform>,
+}
+
+/// What the world holds.
+#[derive(Debug, Default)]
+pub struct State {
+    instances: Shelf<HarborInstance>,
+    registries: Shelf<Registry>,
+    projects: Shelf<ProxyProject>,
+    images: Shelf<CachedImage>,
+    secrets: BTreeMap<String, SecretValue>,
+    /// CachedImages that the files hold; the others came from admission and outlive a reload.
+    declared: BTreeSet<String>,
+}
+
+/// A kind that the world keeps.
+pub trait Kept: Managed {
+    /// Its objects.
+    fn shelf(state: &State) -> &Shelf<Self>;
+    /// Its objects, to be changed.
+    fn shelf_mut(state: &mut State) -> &mut Shelf<Self>;
+}
+
+macro_rules! kept {
+    ($kind:ty, $field:ident) => {
+        impl Kept for $kind {
+            fn shelf(state: &State) -> &Shelf<Self> {
+                &state.$field
+            }
+
+            fn shelf_mut(state: &mut State) -> &mut Shelf<Self> {
+                &mut state.$field
+            }
+        }
+    };
+}
+
+kept!(HarborInstance, instances);
+kept!(Registry, registries);
+kept!(ProxyProject, projects);
+kept!(CachedImage, images);
+
+impl World {
+    /// An empty world whose Pods run on these platforms.
+    pub fn new(platforms: Vec<Platform>) -> Self {
+        Self { state: RwLock::default(), platforms }
+    }
+
+    /// Makes the resources those of the manifests. What is gone from them is deleted, what is new or changed gets a new
+    /// generation, and status stays.
+    pub fn apply(&self, manifests: &Manifests, now: Timestamp) {
+        let mut state = self.write();
+        state.secrets.clone_from(&manifests.secrets);
+        replace(&mut state.instances, &manifests.instances, now, |_| true);
+        replace(&mut state.registries, &manifests.registries, now, |_| true);
+        replace(&mut state.projects, &manifests.projects, now, |_| true);
+        let declared: BTreeSet<String> = manifests.images.iter().filter_map(|image| image.metadata.name.clone()).collect();
+        let before = std::mem::replace(&mut state.declared, declared);
+        replace(&mut state.images, &manifests.images, now, |name| before.contains(name));
+    }
+
+    /// Adds one resource unless there is one of its name. Returns whether it was added.
+    pub fn add<K: Kept>(&self, object: K, now: Timestamp) -> bool {
+        let mut state = self.write();
+        let name = object.meta().name.clone().unwrap_or_default();
+        let shelf = K::shelf_mut(&mut state);
+        if shelf.contains_key(&name) {
+            return false;
+        }
+        shelf.insert(name, Arc::new(born(object, now)));
+        true
+    }
+
+    /// The resource of that name.
+    pub fn get<K: Kept>(&self, name: &str) -> Option<Arc<K>> {
+        K::shelf(&self.read()).get(name).cloned()
+    }
+
+    /// All resources of a kind, in the order of their names.
+    pub fn all<K: Kept>(&self) -> Vec<Arc<K>> {
+        K::shelf(&self.read()).values().cloned().collect()
+    }
+
+    /// Stores a status, if the resource is still there. Returns whether that changed anything.
+    pub fn set_status<K: Kept>(&self, name: &str, status: K::Status) -> bool {
+        let mut state = self.write();
+        match K::shelf_mut(&mut state).get_mut(name) {
+            Some(object) if object.status() != Some(&status) => {
+                *object = Arc::new(object.with_status(status));
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Forgets a resource.
+    pub fn remove<K: Kept>(&self, name: &str) {
+        K::shelf_mut(&mut self.write()).remove(name);
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Directory for World {
+    fn instance(&self, name: &str) -> Option<Arc<HarborInstance>> {
+        self.get(name)
+    }
+
+    fn registry(&self, name: &str) -> Option<Arc<Registry>> {
+        self.get(name)
+    }
+
+    fn proxy_projects(&self) -> Vec<Arc<ProxyProject>> {
+        self.all()
+    }
+
+    fn node_platforms(&self) -> Vec<Platform> {
+        self.platforms.clone()
+    }
+
+    fn secret<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<SecretValue>, String>> {
+        let found = self.read().secrets.get(name).cloned();
+        std::future::ready(Ok(found)).boxed()
+    }
+}
+
+fn replace<K: Managed>(shelf: &mut Shelf<K>, wanted: &[K], now: Timestamp, may_go: impl Fn(&str) -> bool) {
+    let name_of = |object: &K| object.meta().name.clone().unwrap_or_default();
+    let names: BTreeSet<String> = wanted.iter().map(name_of).collect();
+    shelf.retain(|name, object| {
+        if names.contains(name) || !may_go(name) {
+            return true;
+        }
+        if object.wants_finalizer() {
+            let mut deleted = object.as_ref().clone();
+            deleted.meta_mut().deletion_timestamp.get_or_insert(Time(whole_seconds(now)));
+            *object = Arc::new(deleted);
+            return true;
+        }
+        false
+    });
+    for object in wanted {
+        match shelf.get_mut(&name_of(object)) {
+            None => {
+                shelf.insert(name_of(object), Arc::new(born(object.clone(), now)));
+            }
+            Some(old) => {
+                let changed = spec_of(old.as_ref()) != spec_of(object);
+                if changed || old.meta().deletion_timestamp.is_some() {
+                    let mut new = object.clone();
+                    new.meta_mut().creation_timestamp.clone_from(&old.meta().creation_timestamp);
+                    new.meta_mut().generation = old.meta().generation.map(|generation| generation + 1);
+                    *old = Arc::new(match old.status() {
+                        Some(status) => new.with_status(status.clone()),
+                        None => new,
+                    });
+                }
+            }
+        }
+    }
+}
+
+fn born<K: Managed>(mut object: K, now: Timestamp) -> K {
+    object.meta_mut().generation = Some(1);
+    object.meta_mut().creation_timestamp = Some(Time(whole_seconds(now)));
+    object
+}
+
+fn spec_of<K: Managed>(object: &K) -> Option<Value> {
+    serde_json::to_value(object).ok()?.get("spec").cloned()
+}

@@ -1,0 +1,327 @@
+//! Harbor. In: HTTP requests, and what a test sets by hand. Out: answers, pulls from upstreams, a log.
+
+mod api;
+mod artifacts;
+mod auth;
+mod cache;
+mod http;
+mod labels;
+mod metadata;
+mod page;
+mod projects;
+mod proxy;
+mod registries;
+mod remote;
+mod retention;
+mod robots;
+mod serve;
+mod state;
+mod v2;
+
+use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use rand::Rng as _;
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::{
+    log::{Log, Request},
+    net::Server,
+};
+use state::State;
+
+/// A running Harbor on a loopback port. Dropping it stops it.
+#[derive(Debug)]
+pub struct Harbor {
+    server: Server,
+    core: Arc<Core>,
+    _jobs: DropGuard,
+}
+
+/// Settings of a [`Harbor`].
+#[derive(Debug)]
+pub struct Builder {
+    port: u16,
+    settings: Settings,
+    tls: Option<(String, String)>,
+}
+
+#[derive(Debug, Clone)]
+struct Settings {
+    speed: f64,
+    admin: (String, String),
+    routes: Vec<(String, String)>,
+    token_lifetime: Duration,
+    health_interval: Option<Duration>,
+}
+
+/// What the end points share.
+#[derive(Debug)]
+pub(crate) struct Core {
+    settings: Settings,
+    base: String,
+    host: String,
+    /// Signs tokens.
+    key: String,
+    state: Mutex<State>,
+    log: Log,
+    client: reqwest::Client,
+    jobs: CancellationToken,
+}
+
+impl Harbor {
+    /// Harbor at its own pace, with `admin` and `Harbor12345`, and nothing in it but the public project `library`.
+    #[must_use]
+    pub fn builder() -> Builder {
+        let settings = Settings {
+            speed: 1.0,
+            admin: ("admin".to_owned(), "Harbor12345".to_owned()),
+            routes: Vec::new(),
+            token_lifetime: Duration::from_secs(1800),
+            health_interval: None,
+        };
+        Builder {
+            port: 0,
+            settings,
+            tls: None,
+        }
+    }
+
+    /// `http://127.0.0.1:PORT`, or `https://` with TLS.
+    #[must_use]
+    pub fn url(&self) -> String {
+        self.core.base.clone()
+    }
+
+    /// `127.0.0.1:PORT`: what stands before the project in an image reference.
+    #[must_use]
+    pub fn host(&self) -> String {
+        self.core.host.clone()
+    }
+
+    /// Each request so far, oldest first (the newest 20,000).
+    #[must_use]
+    pub fn log(&self) -> Vec<Request> {
+        self.core.log.snapshot()
+    }
+
+    /// The writes to the API so far, refused ones too.
+    #[must_use]
+    pub fn writes(&self) -> Vec<Request> {
+        self.log()
+            .into_iter()
+            .filter(Request::is_api_write)
+            .collect()
+    }
+
+    /// Forgets the requests so far.
+    pub fn clear_log(&self) {
+        self.core.log.clear();
+    }
+
+    /// Closes the port and cuts every connection, or opens it again. Returns once it is so. Harbor's own jobs go on.
+    pub async fn set_down(&self, down: bool) {
+        self.server.set_down(down).await;
+    }
+
+    /// Stops it, as dropping it does.
+    pub fn stop(self) {
+        drop(self);
+    }
+
+    /// Changes something by hand, as an administrator in Harbor's portal would: a call of the API that is not logged.
+    /// `path` starts below `/api/v2.0`, `body` is JSON. Answers the status and the body, `Null` for none.
+    pub async fn by_hand(&self, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
+        self.core.by_hand(method, path, body).await
+    }
+
+    /// Looks at every upstream now instead of at the next five minutes.
+    pub async fn check_upstreams(&self) {
+        self.core.check_registries().await;
+    }
+
+    /// Artifacts that are stored of a repository (`project/name`): digest → tags. Children of indexes are there, too.
+    #[must_use]
+    pub fn artifacts(&self, repository: &str) -> BTreeMap<String, Vec<String>> {
+        let state = self.core.state.lock();
+        let artifacts = state
+            .repositories
+            .get(repository)
+            .map_or(&[][..], |found| found.artifacts.as_slice());
+        let tags =
+            |artifact: &state::Artifact| artifact.tags.iter().map(|tag| tag.name.clone()).collect();
+        artifacts
+            .iter()
+            .map(|artifact| (artifact.digest.clone(), tags(artifact)))
+            .collect()
+    }
+
+    /// Whether a repository (`project/name`) has a blob in the store.
+    #[must_use]
+    pub fn has_blob(&self, repository: &str, digest: &str) -> bool {
+        self.core.state.lock().blob(repository, digest).is_some()
+    }
+
+    /// Deletes a repository (`project/name`) with everything that is stored of it, also what waits to be stored as an index.
+    pub fn evict(&self, repository: &str) {
+        let mut state = self.core.state.lock();
+        state.remove_repository(repository);
+        state.indexes.retain(|(name, _), _| name != repository);
+    }
+
+    /// A rebuilt Harbor at the same address: everything is gone, ids start again.
+    pub fn wipe(&self) {
+        self.core.reset();
+    }
+}
+
+impl Builder {
+    /// Divides Harbor's own delays (20 s, 200 s, 5 minutes) by this; default 1.
+    #[must_use]
+    pub fn speed(mut self, factor: f64) -> Self {
+        self.settings.speed = factor.max(0.001);
+        self
+    }
+
+    /// The administrator's name and password.
+    #[must_use]
+    pub fn admin(mut self, name: &str, password: &str) -> Self {
+        self.settings.admin = (name.to_owned(), password.to_owned());
+        self
+    }
+
+    /// Where the host of a registry's URL is to be found: the double's own name resolution. With a port in `host` only that
+    /// port. Hosts that have no route and are not loopback addresses cannot be reached. A registry of the type docker-hub
+    /// with the URL `https://hub.docker.com` goes where `registry-1.docker.io` goes.
+    #[must_use]
+    pub fn route(mut self, host: &str, url: impl Into<String>) -> Self {
+        self.settings.routes.push((host.to_owned(), url.into()));
+        self
+    }
+
+    /// The port to listen on; the default is any free one.
+    #[must_use]
+    pub fn port(mut self, port: u16) -> Self {
+        self.port = port;
+        self
+    }
+
+    /// How long a registry token is good for (not divided by the speed); default 30 minutes.
+    #[must_use]
+    pub fn token_lifetime(mut self, lifetime: Duration) -> Self {
+        self.settings.token_lifetime = lifetime;
+        self
+    }
+
+    /// The interval of the health check of upstreams, instead of 5 minutes divided by the speed.
+    #[must_use]
+    pub fn health_interval(mut self, interval: Duration) -> Self {
+        self.settings.health_interval = Some(interval);
+        self
+    }
+
+    /// Serves TLS with this chain and key (PEM).
+    #[must_use]
+    pub fn tls(mut self, certificates: &str, key: &str) -> Self {
+        self.tls = Some((certificates.to_owned(), key.to_owned()));
+        self
+    }
+
+    /// Starts Harbor on 127.0.0.1.
+    ///
+    /// # Errors
+    /// The port cannot be bound, or certificate and key are no PEM or do not fit together.
+    pub async fn try_start(self) -> std::io::Result<Harbor> {
+        let acceptor = self
+            .tls
+            .as_ref()
+            .map(|(certificates, key)| serve::acceptor(certificates, key))
+            .transpose()?;
+        let listener = TcpListener::bind(("127.0.0.1", self.port)).await?;
+        let host = listener.local_addr()?.to_string();
+        let scheme = if acceptor.is_some() { "https" } else { "http" };
+        let jobs = CancellationToken::new();
+        let client = reqwest::Client::builder()
+            .user_agent("harbor-registry-client")
+            .no_proxy()
+            .connect_timeout(Duration::from_secs(2))
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .map_err(std::io::Error::other)?;
+        let core = Arc::new(Core {
+            base: format!("{scheme}://{host}"),
+            host,
+            key: format!("{:032x}", rand::rng().random::<u128>()),
+            state: Mutex::default(),
+            log: Log::default(),
+            client,
+            jobs: jobs.clone(),
+            settings: self.settings,
+        });
+        core.reset();
+        let server = Server::start(listener, acceptor, core.clone())?;
+        core.watch_upstreams();
+        Ok(Harbor {
+            server,
+            core,
+            _jobs: jobs.drop_guard(),
+        })
+    }
+
+    /// Starts Harbor on 127.0.0.1.
+    ///
+    /// # Panics
+    /// As [`Builder::try_start`] fails.
+    #[allow(
+        clippy::expect_used,
+        reason = "a test that cannot start its Harbor shall end there"
+    )]
+    pub async fn start(self) -> Harbor {
+        self.try_start()
+            .await
+            .expect("Harbor's loopback port can be bound")
+    }
+}
+
+impl Core {
+    /// Waits for so many of Harbor's own seconds.
+    async fn wait(&self, seconds: f64) {
+        tokio::time::sleep(Duration::from_secs_f64(seconds / self.settings.speed)).await;
+    }
+
+    /// A job that ends with Harbor.
+    fn spawn(&self, job: impl Future<Output = ()> + Send + 'static) {
+        let ended = self.jobs.clone();
+        drop(tokio::spawn(async move {
+            tokio::select! {
+                () = ended.cancelled() => {}
+                () = job => {}
+            }
+        }));
+    }
+
+    fn watch_upstreams(self: &Arc<Self>) {
+        let core = self.clone();
+        let interval = self
+            .settings
+            .health_interval
+            .unwrap_or(Duration::from_secs_f64(300.0 / self.settings.speed));
+        self.spawn(async move {
+            loop {
+                tokio::time::sleep(interval.max(Duration::from_millis(20))).await;
+                core.check_registries().await;
+            }
+        });
+    }
+
+    /// Nothing but the project `library`.
+    fn reset(&self) {
+        let mut state = State::default();
+        let id = state.next("project");
+        let public = BTreeMap::from([("public".to_owned(), "true".to_owned())]);
+        self.insert_project(&mut state, id, "library", None, public, -1);
+        *self.state.lock() = state;
+    }
+}
