@@ -1,5 +1,6 @@
 //! Harbor Pilot.
 pub mod api;
+pub mod cli;
 pub mod cluster;
 pub mod controller;
 pub mod harbor;

@@ -59,6 +59,15 @@ impl Note {
         Self { warning: false, reason: reason.to_string(), message: message.into() }
     }
 
+    /// Writes it to the log.
+    pub fn log(&self, kind: &str, name: &str) {
+        if self.warning {
+            tracing::warn!(kind, name, reason = self.reason, message = self.message, "not as specified");
+        } else {
+            tracing::info!(kind, name, reason = self.reason, message = self.message, "done");
+        }
+    }
+
     /// Something could not be done.
     pub fn warning(reason: Reason, message: impl Into<String>) -> Self {
         Self { warning: true, reason: reason.to_string(), message: message.into() }
