@@ -1,0 +1,260 @@
+//! A Harbor with a proxy project on an upstream of ours: the double, or a real one that `HARBOR_URL` names.
+//!
+//! A real Harbor must reach this machine's loopback address, and is used with its own times: minutes instead of seconds.
+//! `HARBOR_USERNAME` and `HARBOR_PASSWORD` default to those of the double. What a test makes there, [`World::end`] removes.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use harbor_double::{Harbor, Image, Pushed, Request, Upstream};
+use harbor_pilot::{
+    api::{CachedImage, CachedImageSpec, ConditionType, Platform, cached_image::Require, condition},
+    harbor,
+    image::ImageRef,
+    prewarm::{
+        Context, Outcome, Puller, Resolved, Surroundings, Target, Timing, Unresolved, puller::Limits, reconcile,
+    },
+    registry,
+};
+use k8s_openapi::jiff::Timestamp;
+use serde_json::{Value, json};
+
+/// How much faster than Harbor the double is.
+const SPEED: f64 = 200.0;
+
+pub(crate) struct World {
+    pub(crate) upstream: Upstream,
+    /// The double; `None` with a real Harbor.
+    pub(crate) double: Option<Harbor>,
+    pub(crate) project: String,
+    pub(crate) endpoint: registry::Endpoint,
+    pub(crate) client: harbor::Client,
+    registry_id: i64,
+    http: reqwest::Client,
+}
+
+impl World {
+    pub(crate) async fn start() -> Self {
+        let upstream = Upstream::builder().start().await;
+        let from_env = |name: &str, default: &str| std::env::var(name).unwrap_or_else(|_| default.to_owned());
+        let (double, url) = match std::env::var("HARBOR_URL") {
+            Ok(url) => (None, url),
+            Err(_) => {
+                let double = Harbor::builder().speed(SPEED).start().await;
+                let url = double.url();
+                (Some(double), url)
+            }
+        };
+        let username = from_env("HARBOR_USERNAME", "admin");
+        let password = secrecy::SecretString::from(from_env("HARBOR_PASSWORD", "Harbor12345"));
+        let mut endpoint = registry::Endpoint::new(url.clone());
+        endpoint.credentials = Some(registry::Credentials { username: username.clone(), password: password.clone() });
+        let client = harbor::Client::new(&harbor::Endpoint {
+            url,
+            ca_bundle: None,
+            credentials: Some(harbor::Credentials { username, password }),
+            max_concurrent_requests: 4,
+        })
+        .unwrap();
+        let mut world = Self {
+            upstream,
+            double,
+            project: format!("pilot-test-{}", unique()),
+            endpoint,
+            client,
+            registry_id: 0,
+            http: reqwest::Client::new(),
+        };
+        let name = world.project.clone();
+        let registry = json!({"name": name, "type": "docker-registry", "url": world.upstream.url()});
+        assert_eq!(world.api("POST", "/registries", Some(registry)).await, 201);
+        world.registry_id = world.client.registry_named(&name).await.unwrap().unwrap().id;
+        let project = json!({"project_name": name, "registry_id": world.registry_id, "metadata": {"public": "false"}});
+        assert_eq!(world.api("POST", "/projects", Some(project)).await, 201);
+        world
+    }
+
+    /// Removes what was made in a real Harbor.
+    pub(crate) async fn end(self) {
+        if self.double.is_some() {
+            return;
+        }
+        let project = &self.project;
+        let listed = self.send("GET", &format!("/projects/{project}/repositories?page_size=100"), None).await;
+        for repository in listed.json::<Vec<Value>>().await.unwrap() {
+            let name = repository["name"].as_str().unwrap().trim_start_matches(&format!("{project}/")).to_owned();
+            self.api("DELETE", &format!("/projects/{project}/repositories/{}", name.replace('/', "%252F")), None).await;
+        }
+        self.api("DELETE", &format!("/projects/{project}"), None).await;
+        self.api("DELETE", &format!("/registries/{}", self.registry_id), None).await;
+    }
+
+    pub(crate) async fn api(&self, method: &str, path: &str, body: Option<Value>) -> u16 {
+        self.send(method, path, body).await.status().as_u16()
+    }
+
+    async fn send(&self, method: &str, path: &str, body: Option<Value>) -> reqwest::Response {
+        use secrecy::ExposeSecret as _;
+        let own = self.endpoint.credentials.as_ref().unwrap();
+        let url = format!("{}/api/v2.0{path}", self.endpoint.url);
+        let request = self.http.request(method.parse().unwrap(), url);
+        let request = request.basic_auth(&own.username, Some(own.password.expose_secret()));
+        let request = if let Some(body) = body { request.json(&body) } else { request };
+        request.send().await.unwrap()
+    }
+
+    pub(crate) fn puller(&self) -> Puller {
+        let limits = Limits { pause: self.timing().backoff / 10, ..Limits::default() };
+        Puller::new(registry::Client::new(&self.endpoint).unwrap(), limits)
+    }
+
+    /// `harbor/project/repository:tag`, or `@digest`.
+    pub(crate) fn image(&self, rest: &str) -> ImageRef {
+        let host = self.endpoint.url.split_once("://").unwrap().1;
+        ImageRef::parse(&format!("{host}/{}/{rest}", self.project)).unwrap()
+    }
+
+    pub(crate) fn target(&self, rest: &str) -> Target {
+        Target::new(&self.image(rest)).unwrap()
+    }
+
+    /// Harbor's times, divided as the double's are, with room for whole seconds.
+    pub(crate) fn timing(&self) -> Timing {
+        let real = Timing::default();
+        if self.double.is_none() {
+            return Timing { backoff: Duration::from_secs(2), ..real };
+        }
+        let scaled = |time: Duration| time.div_f64(SPEED);
+        Timing {
+            first_look: scaled(real.first_look),
+            look_min: scaled(real.look_min),
+            look_max: scaled(real.look_max),
+            store_bound: Duration::from_secs(6),
+            settle: Duration::from_secs(1),
+            offline_bound: Duration::from_secs(6),
+            backoff: Duration::from_millis(200),
+            ..real
+        }
+    }
+
+    /// The longest that Harbor takes for anything, with room.
+    fn patience(&self) -> Duration {
+        Duration::from_secs(if self.double.is_some() { 30 } else { 1200 })
+    }
+
+    pub(crate) fn context(&self) -> Context {
+        self.context_for(&["linux/amd64"])
+    }
+
+    pub(crate) fn context_for(&self, cluster: &[&str]) -> Context {
+        let around = Around {
+            resolved: Resolved {
+                image: self.image("placeholder:1"),
+                proxy_project: "hub".to_owned(),
+                platforms: Vec::new(),
+                puller: self.puller(),
+                inventory: Arc::new(self.client.clone()),
+            },
+            cluster: platforms(cluster),
+        };
+        Context { timing: self.timing(), ..Context::new(Arc::new(around)) }
+    }
+
+    /// Reconciles as a controller would, with nothing kept but the status, until `enough`.
+    pub(crate) async fn live(
+        &self,
+        image: &mut CachedImage,
+        context: &Context,
+        enough: impl Fn(&CachedImage) -> bool,
+    ) -> Vec<Outcome> {
+        let start = Instant::now();
+        let mut outcomes = Vec::new();
+        while !enough(image) {
+            assert!(start.elapsed() < self.patience(), "it did not come about: {:#?}", image.status);
+            let outcome = reconcile(image, context, Timestamp::now()).await;
+            image.status = Some(outcome.status.clone());
+            let pause = outcome.requeue.min(Duration::from_secs(5));
+            outcomes.push(outcome);
+            if !enough(image) {
+                tokio::time::sleep(pause).await;
+            }
+        }
+        outcomes
+    }
+
+    pub(crate) fn cached(&self, rest: &str) -> CachedImage {
+        let spec =
+            CachedImageSpec { image: self.image(rest).to_string(), platforms: Vec::new(), require: Require::Online };
+        let mut image = CachedImage::new("image", spec);
+        image.metadata.generation = Some(1);
+        image
+    }
+}
+
+/// Every image is what it says, at the world's project.
+struct Around {
+    resolved: Resolved,
+    cluster: Vec<Platform>,
+}
+
+impl Surroundings for Around {
+    fn resolve(&self, image: &str) -> Result<Resolved, Unresolved> {
+        let image = ImageRef::parse(image).map_err(|error| Unresolved::InvalidImage(error.to_string()))?;
+        Ok(Resolved { image, ..self.resolved.clone() })
+    }
+
+    fn cluster_platforms(&self) -> Option<Vec<Platform>> {
+        Some(self.cluster.clone())
+    }
+}
+
+pub(crate) fn platforms(texts: &[&str]) -> Vec<Platform> {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+/// An image for three platforms, with attestations, as BuildKit makes them.
+pub(crate) fn multi(seed: &str) -> Image {
+    Image::multi_arch([("linux", "amd64", None), ("linux", "arm64", Some("v8")), ("linux", "s390x", None)])
+        .layers([1000, 40_000, 200_000])
+        .with_attestations()
+        .seed(seed)
+}
+
+/// `status/reason` of a condition; empty when it is not there.
+pub(crate) fn state(image: &CachedImage, kind: ConditionType) -> String {
+    let list = image.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    condition::find(list, kind).map(|found| format!("{}/{}", found.status, found.reason)).unwrap_or_default()
+}
+
+pub(crate) fn is_ready(image: &CachedImage) -> bool {
+    state(image, ConditionType::Ready) == "True/Warm"
+}
+
+/// Nothing more is waited for.
+pub(crate) fn is_settled(image: &CachedImage) -> bool {
+    let status = image.status.as_ref();
+    status.is_some_and(|status| status.next_attempt_at.is_some() && status.attempts.is_none())
+}
+
+/// How often the upstream was asked by GET, successfully, for a digest.
+pub(crate) fn gets(log: &[Request], digest: &str) -> usize {
+    log.iter()
+        .filter(|request| request.method == "GET" && request.status == 200 && request.path.ends_with(digest))
+        .count()
+}
+
+/// The manifests and blobs of the platform, by digest.
+pub(crate) fn parts(image: &Pushed, architecture: &str) -> Vec<String> {
+    let children = image.children.iter().filter(|child| child.platform.architecture == architecture);
+    children
+        .flat_map(|child| std::iter::once(&child.digest).chain(child.blobs().map(|blob| &blob.digest)))
+        .cloned()
+        .collect()
+}
+
+fn unique() -> String {
+    use std::hash::{BuildHasher, RandomState};
+    format!("{:010x}", RandomState::new().hash_one(std::process::id()) >> 24)
+}

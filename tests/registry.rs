@@ -1,0 +1,392 @@
+//! The pull client against registries that are wrong, slow, endless or hostile.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Request, State},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+use harbor_pilot::{
+    image::ImageRef,
+    prewarm::{
+        Puller, Target,
+        puller::{Limits, WarmError},
+    },
+    registry::{Blob, Client, Credentials, Descriptor, Digest, Endpoint, Error},
+};
+use http::{HeaderMap, StatusCode, header};
+use serde_json::{Value, json};
+
+const CANARY: &str = "canary-8c1f0e";
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+
+type Handler = Box<dyn Fn() -> Response + Send + Sync>;
+
+/// A registry that answers as it is told, and remembers what it was asked.
+#[derive(Clone)]
+struct Fake {
+    url: String,
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    realm: String,
+    answers: Mutex<HashMap<String, Handler>>,
+    log: Mutex<Vec<(String, HeaderMap)>>,
+    under_way: AtomicUsize,
+    peak: AtomicUsize,
+    /// Tokens with a lower number are refused.
+    good_from: AtomicUsize,
+    tokens: AtomicUsize,
+}
+
+impl Fake {
+    /// A registry with a token service at `realm`; by default at its own address, as Harbor.
+    async fn start(realm: Option<String>) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let inner = Arc::new(Inner {
+            realm: realm.unwrap_or_else(|| format!("{url}/service/token")),
+            answers: Mutex::default(),
+            log: Mutex::default(),
+            under_way: AtomicUsize::new(0),
+            peak: AtomicUsize::new(0),
+            good_from: AtomicUsize::new(0),
+            tokens: AtomicUsize::new(0),
+        });
+        let router = Router::new().fallback(serve).with_state(Arc::clone(&inner));
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        Self { url, inner }
+    }
+
+    fn answer(&self, path: &str, answer: impl Fn() -> Response + Send + Sync + 'static) {
+        self.inner.answers.lock().unwrap().insert(path.to_owned(), Box::new(answer));
+    }
+
+    /// Serves a document as manifest by its digest.
+    fn manifest(&self, kind: &'static str, document: &Value) -> Digest {
+        let body = Bytes::from(document.to_string());
+        let digest = Digest::of(&body);
+        self.answer(&format!("/v2/p/app/manifests/{digest}"), move || {
+            ([(header::CONTENT_TYPE, kind)], body.clone()).into_response()
+        });
+        digest
+    }
+
+    fn endpoint(&self) -> Endpoint {
+        let credentials = Credentials { username: "robot$pilot".to_owned(), password: CANARY.to_owned().into() };
+        Endpoint {
+            credentials: Some(credentials),
+            idle_deadline: Duration::from_millis(400),
+            ..Endpoint::new(self.url.clone())
+        }
+    }
+
+    fn client(&self) -> Client {
+        Client::new(&self.endpoint()).unwrap()
+    }
+
+    /// How often a path was asked for.
+    fn asked(&self, path: &str) -> usize {
+        self.inner.log.lock().unwrap().iter().filter(|(seen, _)| seen.split('?').next() == Some(path)).count()
+    }
+
+    fn log(&self) -> Vec<(String, HeaderMap)> {
+        self.inner.log.lock().unwrap().clone()
+    }
+}
+
+async fn serve(State(fake): State<Arc<Inner>>, request: Request) -> Response {
+    let path = request.uri().to_string();
+    fake.log.lock().unwrap().push((path.clone(), request.headers().clone()));
+    let plain = path.split('?').next().unwrap().to_owned();
+    if plain == "/v2/" {
+        let challenge = format!(r#"Bearer realm="{}",service="harbor-registry""#, fake.realm);
+        return (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, challenge)]).into_response();
+    }
+    if plain == "/service/token" {
+        let number = fake.tokens.fetch_add(1, Ordering::Relaxed);
+        let body = json!({"token": format!("t{number}"), "access_token": "", "expires_in": 1800}).to_string();
+        return ([(header::SET_COOKIE, "sid=1; Path=/; HttpOnly")], body).into_response();
+    }
+    let authorization = request.headers().get(header::AUTHORIZATION).map(|value| value.to_str().unwrap().to_owned());
+    let token = authorization.as_deref().and_then(|text| text.strip_prefix("Bearer t"));
+    if token.and_then(|number| number.parse().ok()) < Some(fake.good_from.load(Ordering::Relaxed)) {
+        let body = r#"{"errors":[{"code":"UNAUTHORIZED","message":"unauthorized to access repository"}]}"#;
+        return (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, r#"Basic realm="harbor""#)], body)
+            .into_response();
+    }
+    let now = fake.under_way.fetch_add(1, Ordering::SeqCst) + 1;
+    fake.peak.fetch_max(now, Ordering::SeqCst);
+    if now > 1 || plain.contains("/blobs/") {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let answer = fake.answers.lock().unwrap().get(&format!("{} {plain}", request.method())).map(|answer| answer());
+    let answer = answer.or_else(|| fake.answers.lock().unwrap().get(&plain).map(|answer| answer()));
+    fake.under_way.fetch_sub(1, Ordering::SeqCst);
+    answer.unwrap_or_else(|| StatusCode::NOT_FOUND.into_response())
+}
+
+/// A body of pieces without a length, for ever; counts what is taken.
+fn endless(taken: &Arc<AtomicU64>) -> Body {
+    let taken = Arc::clone(taken);
+    let piece = Bytes::from(vec![b' '; 64 << 10]);
+    Body::from_stream(stream::repeat_with(move || {
+        taken.fetch_add(piece.len() as u64, Ordering::Relaxed);
+        Ok::<_, std::io::Error>(piece.clone())
+    }))
+}
+
+fn descriptor(content: &[u8]) -> Descriptor {
+    Descriptor { digest: Digest::of(content), size: content.len() as u64 }
+}
+
+fn blob_path(blob: &Descriptor) -> String {
+    format!("/v2/p/app/blobs/{}", blob.digest)
+}
+
+#[tokio::test]
+async fn an_endless_manifest_is_given_up_at_its_limit() {
+    let fake = Fake::start(None).await;
+    let taken = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&taken);
+    fake.answer("/v2/p/app/manifests/v1", move || {
+        ([(header::CONTENT_TYPE, MANIFEST)], endless(&counted)).into_response()
+    });
+    let error = fake.client().manifest("p/app", "v1").await.unwrap_err();
+    assert!(matches!(error, Error::TooLarge { .. }), "{error}");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(taken.load(Ordering::Relaxed) < 32 << 20, "read on after the limit");
+}
+
+#[tokio::test]
+async fn a_blob_that_goes_on_or_stops_short_or_differs_is_refused() {
+    let fake = Fake::start(None).await;
+    let good = vec![7_u8; 300_000];
+    let blob = descriptor(&good);
+    let path = blob_path(&blob);
+    let taken = Arc::new(AtomicU64::new(0));
+    let chunked = |bytes: Vec<u8>| Body::from_stream(stream::iter([Ok::<_, std::io::Error>(Bytes::from(bytes))]));
+    let client = fake.client();
+
+    let counted = Arc::clone(&taken);
+    fake.answer(&path, move || endless(&counted).into_response());
+    let error = client.stream_blob("p/app", &blob, |_| {}).await.unwrap_err();
+    assert!(matches!(error, Error::SizeMismatch { .. }), "{error}");
+    assert!(taken.load(Ordering::Relaxed) < 32 << 20, "read on after the end");
+
+    fake.answer(&path, || Bytes::from_static(b"short, and says so").into_response());
+    let error = client.stream_blob("p/app", &blob, |_| {}).await.unwrap_err();
+    assert!(matches!(error, Error::SizeMismatch { actual: 18, .. }), "{error}");
+
+    fake.answer(&path, move || chunked(vec![7; 299_999]).into_response());
+    let error = client.stream_blob("p/app", &blob, |_| {}).await.unwrap_err();
+    assert!(matches!(error, Error::SizeMismatch { actual: 299_999, .. }), "{error}");
+
+    fake.answer(&path, move || chunked(vec![8; 300_000]).into_response());
+    let error = client.stream_blob("p/app", &blob, |_| {}).await.unwrap_err();
+    assert!(matches!(error, Error::DigestMismatch { .. }), "{error}");
+
+    fake.answer(&path, move || good.clone().into_response());
+    let received = AtomicU64::new(0);
+    let counted = |bytes| {
+        received.fetch_add(bytes, Ordering::Relaxed);
+    };
+    assert_eq!(client.stream_blob("p/app", &blob, counted).await.unwrap(), Blob::Streamed);
+    assert_eq!(received.into_inner(), 300_000);
+}
+
+#[tokio::test]
+async fn a_redirect_of_a_blob_means_stored_and_nobody_goes_there() {
+    let (fake, elsewhere) = (Fake::start(None).await, Fake::start(None).await);
+    let blob = descriptor(b"x");
+    for status in [StatusCode::TEMPORARY_REDIRECT, StatusCode::FOUND] {
+        for location in
+            [format!("{}/bucket/x?X-Amz-Signature=1", elsewhere.url), "http://[::ffff:169.254.169.254]/".to_owned()]
+        {
+            fake.answer(&blob_path(&blob), move || (status, [(header::LOCATION, location.clone())]).into_response());
+            let client = fake.client();
+            assert!(client.has_blob("p/app", &blob.digest).await.unwrap());
+            assert_eq!(client.stream_blob("p/app", &blob, |_| {}).await.unwrap(), Blob::Stored);
+        }
+    }
+    let there = format!("{}/v2/p/app/manifests/v1", elsewhere.url);
+    fake.answer("/v2/p/app/manifests/v1", move || {
+        (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, there.clone())]).into_response()
+    });
+    let error = fake.client().manifest("p/app", "v1").await.unwrap_err();
+    assert!(matches!(error, Error::Unexpected { status: 307, .. }), "{error}");
+    assert!(elsewhere.log().is_empty());
+}
+
+#[tokio::test]
+async fn credentials_go_to_the_configured_address_whatever_realm_is_named() {
+    let elsewhere = Fake::start(None).await;
+    let fake = Fake::start(Some(format!("{}/service/token", elsewhere.url))).await;
+    fake.answer("/v2/p/app/manifests/v1", || StatusCode::OK.into_response());
+    fake.client().head("p/app", "v1").await.unwrap();
+    assert!(elsewhere.log().is_empty());
+    let (query, headers) = fake.log().into_iter().find(|(path, _)| path.starts_with("/service/token")).unwrap();
+    assert!(headers[header::AUTHORIZATION].to_str().unwrap().starts_with("Basic "));
+    assert!(query.contains("repository%3Ap%2Fapp%3Apull") && query.contains("service=harbor-registry"), "{query}");
+}
+
+#[tokio::test]
+async fn one_token_serves_a_repository_until_it_is_refused_and_then_one_new_one_is_tried() {
+    let fake = Fake::start(None).await;
+    for repository in ["p/app", "p/other"] {
+        fake.answer(&format!("/v2/{repository}/manifests/v1"), || StatusCode::OK.into_response());
+    }
+    let client = fake.client();
+    for repository in ["p/app", "p/app", "p/other", "p/app"] {
+        client.head(repository, "v1").await.unwrap();
+    }
+    assert_eq!((fake.asked("/service/token"), fake.asked("/v2/")), (2, 1));
+    fake.inner.good_from.store(2, Ordering::Relaxed);
+    client.head("p/app", "v1").await.unwrap();
+    assert_eq!(fake.asked("/service/token"), 3);
+    fake.inner.good_from.store(usize::MAX, Ordering::Relaxed);
+    let error = client.head("p/app", "v1").await.unwrap_err();
+    assert!(matches!(error, Error::Unauthorized { .. }), "{error}");
+    assert_eq!(fake.asked("/service/token"), 4);
+    assert!(fake.log().iter().all(|(_, headers)| !headers.contains_key(header::COOKIE)), "a cookie was sent back");
+}
+
+#[tokio::test]
+async fn silence_and_dripping_end_at_the_deadline() {
+    let fake = Fake::start(None).await;
+    let blob = descriptor(&[0; 1000]);
+    let drip = || {
+        let first = stream::iter([Ok::<_, std::io::Error>(Bytes::from_static(&[0]))]);
+        Body::from_stream(first.chain(stream::pending()))
+    };
+    fake.answer(&blob_path(&blob), move || drip().into_response());
+    let start = Instant::now();
+    let error = fake.client().stream_blob("p/app", &blob, |_| {}).await.unwrap_err();
+    assert!(matches!(error, Error::Timeout { .. }), "{error}");
+
+    // Accepts, and never answers.
+    let mute = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = Endpoint { url: format!("http://{}", mute.local_addr().unwrap()), ..fake.endpoint() };
+    let error = Client::new(&endpoint).unwrap().head("p/app", "v1").await.unwrap_err();
+    assert!(matches!(error, Error::Timeout { .. }), "{error}");
+    drop(mute);
+    let error = Client::new(&endpoint).unwrap().head("p/app", "v1").await.unwrap_err();
+    assert!(matches!(error, Error::Unreachable { .. }), "{error}");
+    assert!(start.elapsed() < Duration::from_secs(10));
+}
+
+#[tokio::test]
+async fn retry_after_is_told_and_nothing_is_asked_again_before() {
+    let fake = Fake::start(None).await;
+    let refusal = || {
+        let body = r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"slow down"}]}"#;
+        (StatusCode::TOO_MANY_REQUESTS, [(header::RETRY_AFTER, "7")], body).into_response()
+    };
+    fake.answer("/v2/p/app/manifests/v1", refusal);
+    let error = puller(&fake).warm(&target("v1"), &[], &()).await.unwrap_err();
+    let WarmError::Pull(Error::RateLimited { retry_after, .. }) = error else { panic!("{error}") };
+    assert_eq!(retry_after, Some(Duration::from_secs(7)));
+    assert_eq!(fake.asked("/v2/p/app/manifests/v1"), 1);
+}
+
+#[tokio::test]
+async fn indexes_may_nest_once_and_no_deeper() {
+    let fake = Fake::start(None).await;
+    let config = Bytes::from_static(b"{}");
+    let blob = descriptor(&config);
+    fake.answer(&blob_path(&blob), || StatusCode::OK.into_response());
+    let image = json!({"schemaVersion": 2, "mediaType": MANIFEST, "layers": [],
+        "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": blob.digest.as_str(), "size": 2}});
+    let index = |child: &Digest, kind: &str| json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [{"mediaType": kind, "size": 1, "digest": child.as_str()}]});
+    let image = fake.manifest(MANIFEST, &image);
+    let one = fake.manifest(INDEX, &index(&image, MANIFEST));
+    let two = fake.manifest(INDEX, &index(&one, INDEX));
+    let three = fake.manifest(INDEX, &index(&two, INDEX));
+    let warm = async |digest: &Digest| puller(&fake).warm(&pinned(digest), &[], &()).await;
+    assert_eq!(warm(&one).await.unwrap().children[0].digest, image);
+    assert_eq!(warm(&two).await.unwrap().children[0].digest, image);
+    assert!(matches!(warm(&three).await.unwrap_err(), WarmError::TooDeep));
+}
+
+#[tokio::test]
+async fn a_manifest_with_another_digest_is_refused() {
+    let fake = Fake::start(None).await;
+    let other = Digest::of(b"other");
+    fake.answer(&format!("/v2/p/app/manifests/{other}"), || ([(header::CONTENT_TYPE, MANIFEST)], "{}").into_response());
+    let error = fake.client().manifest("p/app", other.as_str()).await.unwrap_err();
+    assert!(matches!(error, Error::DigestMismatch { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn requests_under_way_are_bounded_and_shared_layers_are_fetched_once() {
+    let fake = Fake::start(None).await;
+    let contents: Vec<Vec<u8>> = (0..24_u8).map(|number| vec![number; 1000]).collect();
+    let blobs: Vec<Descriptor> = contents.iter().map(|content| descriptor(content)).collect();
+    for (content, blob) in contents.iter().zip(&blobs) {
+        let content = content.clone();
+        fake.answer(&format!("HEAD {}", blob_path(blob)), || StatusCode::NOT_FOUND.into_response());
+        fake.answer(&blob_path(blob), move || content.clone().into_response());
+    }
+    let layers: Vec<Value> =
+        blobs.iter().map(|blob| json!({"mediaType": "l", "digest": blob.digest.as_str(), "size": 1000})).collect();
+    let child = |name: &str| {
+        let image = json!({"schemaVersion": 2, "mediaType": MANIFEST, "layers": layers, "config": layers[0], "annotations": {"n": name}});
+        json!({"mediaType": MANIFEST, "size": 1, "digest": fake.manifest(MANIFEST, &image).as_str()})
+    };
+    let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [child("a"), child("b"), child("c")]});
+    let digest = fake.manifest(INDEX, &index);
+    let endpoint = Endpoint { max_concurrent_requests: 3, ..fake.endpoint() };
+    let puller = Puller::new(Client::new(&endpoint).unwrap(), Limits::default());
+    let warmed = puller.warm(&pinned(&digest), &[], &()).await.unwrap();
+    assert_eq!(warmed.children.iter().map(|child| child.fetched).sum::<u32>(), 24);
+    for blob in &blobs {
+        assert_eq!(fake.asked(&blob_path(blob)), 2, "one HEAD, one GET");
+    }
+    let peak = fake.inner.peak.load(Ordering::SeqCst);
+    assert!((2..=3).contains(&peak), "{peak}");
+}
+
+#[tokio::test]
+async fn no_secret_stands_in_what_is_printed() {
+    let fake = Fake::start(None).await;
+    fake.answer("/v2/p/app/manifests/html", || ([(header::CONTENT_TYPE, "text/html")], "<html>").into_response());
+    fake.answer("/v2/p/app/manifests/500", || StatusCode::INTERNAL_SERVER_ERROR.into_response());
+    let client = fake.client();
+    let mut printed = format!("{client:?} {:?}", fake.endpoint());
+    for reference in ["html", "500", "404"] {
+        let error = client.manifest("p/app", reference).await.unwrap_err();
+        printed += &format!("{error} {error:?}");
+    }
+    fake.inner.good_from.store(usize::MAX, Ordering::Relaxed);
+    let error = client.head("p/app", "401").await.unwrap_err();
+    printed += &format!("{error} {error:?} {client:?}");
+    for secret in [CANARY, "Bearer t", "\"t0\"", "cm9ib3Q"] {
+        assert!(!printed.contains(secret), "{secret} in {printed}");
+    }
+}
+
+fn puller(fake: &Fake) -> Puller {
+    Puller::new(fake.client(), Limits { pause: Duration::from_millis(10), ..Limits::default() })
+}
+
+fn target(tag: &str) -> Target {
+    Target::new(&ImageRef::parse(&format!("h.example/p/app:{tag}")).unwrap()).unwrap()
+}
+
+fn pinned(digest: &Digest) -> Target {
+    Target::new(&ImageRef::parse(&format!("h.example/p/app@{digest}")).unwrap()).unwrap()
+}
