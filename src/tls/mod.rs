@@ -1,1 +1,14 @@
-//! TODO-tls
+//! Certificates: issued ([`issue`]), read from files and watched ([`files`]), and served ([`serve`]) without a restart.
+//!
+//! In flow PEM files of a mounted Secret, or names to certify; out flows a rustls configuration whose certificate can be
+//! exchanged under load.
+
+pub mod files;
+pub mod issue;
+pub mod serve;
+
+/// Makes aws-lc-rs the crypto provider of the process. Calling it again changes nothing.
+pub fn install_crypto_provider() {
+    // An error says that there is one already, which is what we want.
+    rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
+}

@@ -1,1 +1,14 @@
-//! TODO-webhook
+//! Admission over HTTPS: reviews in, replies out, and offers to the prewarmer that no reply waits for.
+//!
+//! [`review`] turns the bytes of a review into those of the answer, from the rules alone. [`handler`] puts HTTP around
+//! it, [`body`] bounds what is read, and [`server`] puts TLS, limits and an orderly end around that.
+
+mod accept;
+mod body;
+
+pub mod handler;
+pub mod review;
+pub mod server;
+
+pub use handler::{Admission, Limits, OfferSink, router};
+pub use server::{ServeError, ServeOptions, serve};

@@ -1,0 +1,60 @@
+//! A histogram of durations that is observed without a lock.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use prometheus_client::encoding::{EncodeMetric, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::{MetricType, TypedMetric};
+
+const BUCKETS: usize = 16;
+/// Upper bound of the first bucket; each next one is twice as wide, the last but one 163.84 ms.
+const FIRST: Duration = Duration::from_micros(10);
+
+/// Durations in buckets from 10 µs upwards. Cloning shares the counts. A reader may see an observation in the sum
+/// before it sees it in its bucket.
+#[derive(Debug, Clone, Default)]
+pub(super) struct DurationHistogram(Arc<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    buckets: [AtomicU64; BUCKETS],
+    nanoseconds: AtomicU64,
+}
+
+impl DurationHistogram {
+    /// Counts one duration.
+    pub(super) fn observe(&self, took: Duration) {
+        let fits = |index: &usize| bound(*index).is_none_or(|bound| took <= bound);
+        if let Some(bucket) = (0..BUCKETS).find(fits).and_then(|index| self.0.buckets.get(index)) {
+            bucket.fetch_add(1, Ordering::Relaxed);
+        }
+        let nanoseconds = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.0.nanoseconds.fetch_add(nanoseconds, Ordering::Relaxed);
+    }
+}
+
+impl EncodeMetric for DurationHistogram {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let counts = self.0.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed));
+        let bounds = (0..BUCKETS).map(|index| bound(index).map_or(f64::MAX, |bound| bound.as_secs_f64()));
+        let buckets: Vec<(f64, u64)> = bounds.zip(counts).collect();
+        let count = buckets.iter().map(|(_, count)| count).sum();
+        let sum = Duration::from_nanos(self.0.nanoseconds.load(Ordering::Relaxed)).as_secs_f64();
+        encoder.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        Self::TYPE
+    }
+}
+
+impl TypedMetric for DurationHistogram {
+    const TYPE: MetricType = MetricType::Histogram;
+}
+
+/// The last bucket has none.
+fn bound(index: usize) -> Option<Duration> {
+    let exponent = u32::try_from(index).ok().filter(|_| index + 1 < BUCKETS)?;
+    FIRST.checked_mul(2_u32.checked_pow(exponent)?)
+}

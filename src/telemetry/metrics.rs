@@ -1,0 +1,171 @@
+//! Counters and histograms, with labels from closed lists only.
+
+use std::fmt;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::histogram::DurationHistogram;
+
+/// All metrics of the process.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Those of admission.
+    pub admission: AdmissionMetrics,
+}
+
+/// Metrics of admission. Cloning shares the counters.
+#[derive(Debug, Clone)]
+pub struct AdmissionMetrics {
+    /// One counter for each pair of labels, made beforehand: counting takes no lock.
+    requests: [[Counter; Outcome::ALL.len()]; Operation::ALL.len()],
+    duration: DurationHistogram,
+    /// Images that patches changed.
+    pub images_rewritten: Counter,
+    /// Images left as they were because they could not be read or rewritten.
+    pub images_left_alone: Counter,
+    /// Images offered for prewarming.
+    pub offers: Counter,
+    /// Offers that found no room; the controller finds those images by its own watch.
+    pub offers_dropped: Counter,
+}
+
+/// Label `operation`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Operation {
+    /// A new object.
+    Create,
+    /// A change.
+    Update,
+    /// Anything else.
+    Other,
+}
+
+/// Label `outcome`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Outcome {
+    /// Admitted with a patch.
+    Patched,
+    /// Admitted as it was.
+    Unchanged,
+    /// Nothing that concerns us, admitted.
+    Skipped,
+    /// Could not be read, admitted with a warning.
+    Malformed,
+    /// No answer in kind: not JSON, too large, too slow, or no room.
+    Refused,
+    /// An error of ours, admitted with a warning.
+    Panicked,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    operation: Operation,
+    outcome: Outcome,
+}
+
+impl Metrics {
+    /// All at zero.
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("harbor_pilot");
+        let admission = AdmissionMetrics::new(&mut registry);
+        Self { registry, admission }
+    }
+
+    /// For others to add theirs to, before the metrics are shared.
+    pub fn registry_mut(&mut self) -> &mut Registry {
+        &mut self.registry
+    }
+
+    /// All of them in OpenMetrics text.
+    pub fn encode(&self) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl AdmissionMetrics {
+    /// Counts a request, and how long it took to answer once its body was there.
+    pub fn count(&self, operation: Operation, outcome: Outcome, took: std::time::Duration) {
+        let counter = self.requests.get(operation as usize).and_then(|row| row.get(outcome as usize));
+        counter.inspect(|counter| {
+            counter.inc();
+        });
+        self.duration.observe(took);
+    }
+
+    fn new(registry: &mut Registry) -> Self {
+        let registry = registry.sub_registry_with_prefix("admission");
+        let requests = Family::<RequestLabels, Counter>::default();
+        let duration = DurationHistogram::default();
+        let (rewritten, left_alone) = (Counter::default(), Counter::default());
+        let (offers, dropped) = (Counter::default(), Counter::default());
+        registry.register("requests", "Admission requests", requests.clone());
+        registry.register_with_unit("duration", "Time to answer, body read", Unit::Seconds, duration.clone());
+        registry.register("images_rewritten", "Images that patches changed", rewritten.clone());
+        registry.register("images_left_alone", "Images not readable or not rewritable", left_alone.clone());
+        registry.register("offers", "Images offered for prewarming", offers.clone());
+        registry.register("offers_dropped", "Offers that found no room", dropped.clone());
+        Self {
+            requests: Operation::ALL.map(|operation| {
+                Outcome::ALL.map(|outcome| requests.get_or_create_owned(&RequestLabels { operation, outcome }))
+            }),
+            duration,
+            images_rewritten: rewritten,
+            images_left_alone: left_alone,
+            offers,
+            offers_dropped: dropped,
+        }
+    }
+}
+
+impl Operation {
+    const ALL: [Self; 3] = [Self::Create, Self::Update, Self::Other];
+}
+
+impl Outcome {
+    const ALL: [Self; 6] =
+        [Self::Patched, Self::Unchanged, Self::Skipped, Self::Malformed, Self::Refused, Self::Panicked];
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn each_request_is_counted_under_its_own_labels() {
+        let metrics = Metrics::new();
+        for _ in 0..3 {
+            metrics.admission.count(Operation::Create, Outcome::Panicked, Duration::from_micros(15));
+        }
+        metrics.admission.count(Operation::Other, Outcome::Patched, Duration::ZERO);
+        metrics.admission.offers_dropped.inc_by(7);
+        let text = metrics.encode().unwrap();
+        for line in [
+            r#"harbor_pilot_admission_requests_total{operation="Create",outcome="Panicked"} 3"#,
+            r#"harbor_pilot_admission_requests_total{operation="Other",outcome="Patched"} 1"#,
+            r#"harbor_pilot_admission_requests_total{operation="Update",outcome="Patched"} 0"#,
+            r#"harbor_pilot_admission_duration_seconds_bucket{le="0.00001"} 1"#,
+            r#"harbor_pilot_admission_duration_seconds_bucket{le="0.00002"} 4"#,
+            r#"harbor_pilot_admission_duration_seconds_bucket{le="+Inf"} 4"#,
+            "harbor_pilot_admission_duration_seconds_count 4",
+            "harbor_pilot_admission_duration_seconds_sum 0.000045",
+            "harbor_pilot_admission_offers_dropped_total 7",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! Certificates from a directory, as a mounted Secret has them: `tls.crt`, `tls.key`, and `ca.crt` if there is one.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::AsyncReadExt;
+
+use super::serve::{Certificate, CertificateError};
+
+const MAX_FILE: u64 = 1024 * 1024;
+/// Mounted files can hang; a poll must not.
+const READ_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Why the files of a directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum FilesError {
+    /// A file cannot be read.
+    #[error("cannot read {}: {error}; is the Secret mounted?", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        error: io::Error,
+    },
+    /// The files are there, but no pair.
+    #[error("cannot use the certificate in {}: {error}", directory.display())]
+    Certificate {
+        /// The directory.
+        directory: PathBuf,
+        /// What is wrong.
+        error: CertificateError,
+    },
+}
+
+/// A directory with a certificate, and what of it is in use.
+#[derive(Debug)]
+pub struct CertificateDirectory {
+    directory: PathBuf,
+    in_use: Pair,
+    /// The last pair that was refused, so that it is complained about once.
+    refused: Option<Pair>,
+    certificate: Arc<Certificate>,
+}
+
+/// What one look at the files found.
+#[derive(Debug)]
+pub enum Poll {
+    /// The same bytes as before.
+    Same,
+    /// Another good pair, which is served from now on.
+    Replaced,
+    /// Something that cannot be used; the old certificate is still served. Told once for the same bytes.
+    Kept(FilesError),
+}
+
+#[derive(PartialEq, Eq)]
+struct Pair {
+    chain: Vec<u8>,
+    key: Vec<u8>,
+}
+
+impl CertificateDirectory {
+    /// Reads `tls.crt` and `tls.key`, each up to 1 MiB.
+    pub async fn load(directory: impl Into<PathBuf>) -> Result<Self, FilesError> {
+        let directory = directory.into();
+        let in_use = Pair::read(&directory).await?;
+        let certificate = Certificate::from_pem(&in_use.chain, &in_use.key)
+            .map_err(|error| FilesError::Certificate { directory: directory.clone(), error })?;
+        Ok(Self { directory, in_use, refused: None, certificate: Arc::new(certificate) })
+    }
+
+    /// The certificate that follows the files while [`CertificateDirectory::watch`] runs.
+    pub fn certificate(&self) -> Arc<Certificate> {
+        Arc::clone(&self.certificate)
+    }
+
+    /// The authority's certificate in `ca.crt`, PEM; `None` if there is no such file.
+    pub async fn authority(&self) -> Result<Option<Vec<u8>>, FilesError> {
+        match read(&self.directory.join("ca.crt")).await {
+            Err(FilesError::Read { error, .. }) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
+    /// Looks at the files once, and serves what they hold if it is another good pair.
+    pub async fn poll(&mut self) -> Poll {
+        let found = match Pair::read(&self.directory).await {
+            Ok(found) => found,
+            Err(error) => return Poll::Kept(error),
+        };
+        if found == self.in_use || self.refused.as_ref() == Some(&found) {
+            return Poll::Same;
+        }
+        match self.certificate.replace(&found.chain, &found.key) {
+            Ok(()) => {
+                (self.in_use, self.refused) = (found, None);
+                Poll::Replaced
+            }
+            Err(error) => {
+                self.refused = Some(found);
+                Poll::Kept(FilesError::Certificate { directory: self.directory.clone(), error })
+            }
+        }
+    }
+
+    /// Looks at the files again and again, for ever. File notification does not work on all mounts; reading does.
+    pub async fn watch(mut self, every: Duration) {
+        let directory = self.directory.display().to_string();
+        loop {
+            tokio::time::sleep(every).await;
+            match self.poll().await {
+                Poll::Same => {}
+                Poll::Replaced => tracing::info!(%directory, "serving the new certificate"),
+                Poll::Kept(error) => tracing::warn!(%directory, %error, "keeping the old certificate"),
+            }
+        }
+    }
+}
+
+impl Pair {
+    async fn read(directory: &Path) -> Result<Self, FilesError> {
+        let chain = read(&directory.join("tls.crt")).await?;
+        let key = read(&directory.join("tls.key")).await?;
+        Ok(Self { chain, key })
+    }
+}
+
+impl std::fmt::Debug for Pair {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Pair")
+    }
+}
+
+async fn read(path: &Path) -> Result<Vec<u8>, FilesError> {
+    let reading = async {
+        let mut bytes = Vec::new();
+        tokio::fs::File::open(path).await?.take(MAX_FILE).read_to_end(&mut bytes).await?;
+        Ok(bytes)
+    };
+    let read = tokio::time::timeout(READ_DEADLINE, reading).await;
+    read.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        .map_err(|error| FilesError::Read { path: path.to_owned(), error })
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::{SignedDuration, Timestamp};
+
+    use super::*;
+    use crate::tls::issue::{Authority, Issued, Validity};
+
+    fn issued() -> Issued {
+        let validity = Validity::starting(Timestamp::UNIX_EPOCH + SignedDuration::from_hours(9), SignedDuration::MAX);
+        let validity = Validity { until: Timestamp::from_second(4_000_000_000).unwrap(), ..validity };
+        Authority::new("test", validity).unwrap().issue(&["localhost".to_owned()], validity).unwrap()
+    }
+
+    fn write(directory: &Path, chain: &str, key: &str) {
+        std::fs::write(directory.join("tls.crt"), chain).unwrap();
+        std::fs::write(directory.join("tls.key"), key).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_new_pair_is_taken_and_a_bad_one_leaves_the_old_in_use() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(matches!(CertificateDirectory::load(directory.path()).await, Err(FilesError::Read { .. })));
+
+        let (first, second) = (issued(), issued());
+        write(directory.path(), &first.certificate_pem, &first.key_pem);
+        let mut files = CertificateDirectory::load(directory.path()).await.unwrap();
+        assert!(matches!(files.poll().await, Poll::Same));
+        assert_eq!(files.authority().await.unwrap(), None);
+
+        // Half of a rotation, told once.
+        write(directory.path(), &second.certificate_pem, &first.key_pem);
+        let Poll::Kept(error) = files.poll().await else { panic!("a wrong pair was taken") };
+        assert!(error.to_string().contains("do not go together"), "{error}");
+        assert!(matches!(files.poll().await, Poll::Same));
+
+        write(directory.path(), &second.certificate_pem, &second.key_pem);
+        assert!(matches!(files.poll().await, Poll::Replaced));
+
+        for (chain, key) in [("", &*second.key_pem), ("x", "y"), (&*second.certificate_pem, "")] {
+            write(directory.path(), chain, key);
+            assert!(matches!(files.poll().await, Poll::Kept(_)), "{chain}");
+        }
+        std::fs::remove_file(directory.path().join("tls.key")).unwrap();
+        assert!(matches!(files.poll().await, Poll::Kept(FilesError::Read { .. })));
+    }
+
+    #[test]
+    fn an_authority_that_was_stored_goes_on_issuing() {
+        let validity = Validity::starting(Timestamp::UNIX_EPOCH + SignedDuration::from_hours(9), SignedDuration::MAX);
+        assert!(matches!(
+            Authority::new("pilot", Validity { until: validity.from, ..validity }),
+            Err(IssueError::Validity { .. })
+        ));
+        let validity = Validity { until: Timestamp::from_second(4_000_000_000).unwrap(), ..validity };
+        let stored = Authority::new("pilot", validity).unwrap().issued().clone();
+        let restored = Authority::restore("pilot", stored.clone()).unwrap();
+        let leaf = restored.issue(&["10.0.0.1".to_owned(), "a.b.svc".to_owned()], validity).unwrap();
+        let chain = format!("{}{}", leaf.certificate_pem, stored.certificate_pem);
+        assert!(Certificate::from_pem(chain.as_bytes(), leaf.key_pem.as_bytes()).is_ok());
+        assert!(restored.issue(&["ä".to_owned()], validity).is_err());
+        assert!(!format!("{restored:?}").contains("PRIVATE KEY"));
+    }
+
+    use crate::tls::issue::IssueError;
+}

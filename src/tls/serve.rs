@@ -1,0 +1,74 @@
+//! What TLS we speak, and the certificate that can be exchanged while connections come in.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::{ServerConfig, version};
+
+/// Why certificate and key cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CertificateError {
+    /// A file does not hold what it should.
+    #[error("cannot read the {what}: {error}; it must be PEM")]
+    Pem {
+        /// Which of the two.
+        what: &'static str,
+        /// What is wrong with it.
+        error: rustls::pki_types::pem::Error,
+    },
+    /// There is no certificate in the PEM.
+    #[error("there is no certificate in the chain")]
+    Empty,
+    /// The key is of a kind that cannot be used, or belongs to another certificate.
+    #[error("certificate and key do not go together: {0}")]
+    Pair(rustls::Error),
+}
+
+/// The certificate that is served: read by each handshake, exchanged whole. Sessions that run keep theirs.
+#[derive(Debug)]
+pub struct Certificate(ArcSwap<CertifiedKey>);
+
+impl Certificate {
+    /// From a chain (the server's certificate first) and its private key, both PEM, which must go together.
+    pub fn from_pem(chain: &[u8], key: &[u8]) -> Result<Self, CertificateError> {
+        Ok(Self(ArcSwap::from_pointee(read_pair(chain, key)?)))
+    }
+
+    /// Serves another certificate from now on. After an error the old one is still served.
+    pub fn replace(&self, chain: &[u8], key: &[u8]) -> Result<(), CertificateError> {
+        self.0.store(Arc::new(read_pair(chain, key)?));
+        Ok(())
+    }
+}
+
+impl ResolvesServerCert for Certificate {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.load_full())
+    }
+}
+
+/// TLS 1.2 and 1.3 with the safe suites of aws-lc-rs, HTTP/2 and HTTP/1.1, no client certificates.
+pub fn server_config(certificate: Arc<Certificate>) -> Result<ServerConfig, rustls::Error> {
+    let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_protocol_versions(&[&version::TLS13, &version::TLS12])?
+        .with_no_client_auth()
+        .with_cert_resolver(certificate);
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+fn read_pair(chain: &[u8], key: &[u8]) -> Result<CertifiedKey, CertificateError> {
+    let pem = |what| move |error| CertificateError::Pem { what, error };
+    let chain: Vec<_> =
+        CertificateDer::pem_slice_iter(chain).collect::<Result<_, _>>().map_err(pem("certificate chain"))?;
+    if chain.is_empty() {
+        return Err(CertificateError::Empty);
+    }
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(pem("private key"))?;
+    CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider()).map_err(CertificateError::Pair)
+}

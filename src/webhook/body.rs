@@ -1,0 +1,92 @@
+//! Reading a request body within bounds of size, time and memory.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, to_bytes};
+use axum::http::header::CONTENT_LENGTH;
+use axum::http::{HeaderMap, StatusCode};
+use bytes::Bytes;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+/// Bodies up to this size, which are nearly all, do not count against the budget: connections bound them.
+const SMALL: usize = 64 * 1024;
+const KIB: usize = 1024;
+
+/// How much may be read.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// The largest body, in bytes. A review holds an object twice, and the API server takes requests of 3 MiB; default
+    /// 8 MiB. More is answered 413, which the API server takes for a failed webhook: the `failurePolicy` decides.
+    pub body: usize,
+    /// Memory of all bodies above 64 KiB that are being read or answered, in bytes. Default 32 MiB.
+    pub memory: usize,
+    /// How long a body may take to arrive, and to get its share of the memory. Default 5 s.
+    pub time: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { body: 8 * KIB * KIB, memory: 32 * KIB * KIB, time: Duration::from_secs(5) }
+    }
+}
+
+/// Reads bodies within [`Limits`].
+#[derive(Debug, Clone)]
+pub(super) struct BodyReader {
+    limits: Limits,
+    budget: Arc<Semaphore>,
+}
+
+/// Why a body was not read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum BodyError {
+    #[error("the body is too large")]
+    TooLarge,
+    #[error("the body did not arrive in time")]
+    TooSlow,
+    #[error("no room for another large body; try again")]
+    NoRoom,
+}
+
+impl BodyReader {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self { limits, budget: Arc::new(Semaphore::new(limits.memory.max(limits.body).div_ceil(KIB))) }
+    }
+
+    /// Hands the whole body to `answer`. Its share of the memory is given back after that.
+    pub(super) async fn read<T>(
+        &self,
+        headers: &HeaderMap,
+        body: Body,
+        answer: impl FnOnce(Bytes) -> T,
+    ) -> Result<T, BodyError> {
+        let announced = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+        // Without a length, as much as could come is set aside: a share is never asked for twice, so none waits for
+        // another.
+        let size = announced.unwrap_or(self.limits.body);
+        if size > self.limits.body {
+            return Err(BodyError::TooLarge);
+        }
+        let _share = if size > SMALL {
+            let kib = u32::try_from(size.div_ceil(KIB)).map_err(|_| BodyError::TooLarge)?;
+            let share = timeout(self.limits.time, self.budget.acquire_many(kib)).await;
+            Some(share.map_err(|_| BodyError::NoRoom)?.map_err(|_| BodyError::NoRoom)?)
+        } else {
+            None
+        };
+        let bytes = timeout(self.limits.time, to_bytes(body, size)).await.map_err(|_| BodyError::TooSlow)?;
+        Ok(answer(bytes.map_err(|_| BodyError::TooLarge)?))
+    }
+}
+
+impl BodyError {
+    pub(super) fn status(self) -> StatusCode {
+        match self {
+            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
+            Self::NoRoom => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+}

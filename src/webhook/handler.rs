@@ -1,0 +1,155 @@
+//! `POST /mutate`: HTTP around [`review`](super::review), failing open.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::header::{CONNECTION, CONTENT_TYPE};
+use axum::http::{HeaderValue, StatusCode, Version};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+
+use super::body::BodyReader;
+pub use super::body::Limits;
+use super::review::{self, NotJson, Reply};
+use crate::prewarm::queue::Offer;
+use crate::rewrite::Rules;
+use crate::telemetry::metrics::{AdmissionMetrics, Operation, Outcome};
+use crate::telemetry::probes::{Readiness, probes};
+
+/// Takes offers for the prewarmer. It is called while a request is answered, and must not block.
+pub type OfferSink = Arc<dyn Fn(Offer) + Send + Sync>;
+
+/// What admission needs.
+#[derive(Clone)]
+pub struct Admission {
+    /// The rules in force: loaded once a request, without a lock.
+    pub rules: Arc<ArcSwap<Rules>>,
+    /// Where wanted images go, after the reply is made; never for a dry run.
+    pub offers: OfferSink,
+    /// What is counted.
+    pub metrics: AdmissionMetrics,
+    /// What `/readyz` answers; once it drains, HTTP/1 connections are asked to close.
+    pub readiness: Readiness,
+    /// How much is read.
+    pub limits: Limits,
+}
+
+/// `POST /mutate`, `/healthz` and `/readyz`.
+pub fn router(admission: Admission) -> Router {
+    let probes = probes(admission.readiness.clone());
+    let reader = BodyReader::new(admission.limits);
+    let state = Arc::new(Shared { admission, reader });
+    Router::new().route("/mutate", post(mutate)).with_state(state).merge(probes)
+}
+
+struct Shared {
+    admission: Admission,
+    reader: BodyReader,
+}
+
+async fn mutate(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let admission = &shared.admission;
+    let mut response = match shared.reader.read(&parts.headers, body, |body| admission.answer(&body)).await {
+        Ok(response) => response,
+        Err(error) => {
+            admission.metrics.count(Operation::Other, Outcome::Refused, std::time::Duration::ZERO);
+            (error.status(), format!("{error}\n")).into_response()
+        }
+    };
+    let drains = admission.readiness.is_draining() || response.status() == StatusCode::PAYLOAD_TOO_LARGE;
+    if drains && parts.version <= Version::HTTP_11 {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+impl Admission {
+    fn answer(&self, body: &[u8]) -> Response {
+        let start = Instant::now();
+        let (replied, outcome) = guarded(
+            || review::mutate(body, &self.rules.load()),
+            || review::admit_unread(body, "an error of harbor-pilot itself; its log has more"),
+        );
+        let Ok(reply) = replied else {
+            self.metrics.count(Operation::Other, Outcome::Refused, start.elapsed());
+            return (StatusCode::BAD_REQUEST, format!("{NotJson}\n")).into_response();
+        };
+        self.metrics.count(reply.operation.into(), outcome.unwrap_or(reply.verdict.into()), start.elapsed());
+        self.metrics.images_rewritten.inc_by(reply.rewritten as u64);
+        self.metrics.images_left_alone.inc_by(reply.left_alone as u64);
+        self.respond(reply)
+    }
+
+    fn respond(&self, reply: Reply) -> Response {
+        let Reply { body, wanted, namespace, .. } = reply;
+        self.metrics.offers.inc_by(wanted.len() as u64);
+        // A sink that fails is no reason to fail the reply.
+        let offering = catch_unwind(AssertUnwindSafe(|| {
+            for wanted in wanted {
+                let proxy_project = wanted.proxy_project.to_string();
+                (self.offers)(Offer { image: wanted.image, proxy_project, namespace: namespace.clone() });
+            }
+        }));
+        if offering.is_err() {
+            tracing::error!("offering images to the prewarmer panicked");
+        }
+        ([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], Body::from(body)).into_response()
+    }
+}
+
+/// The answer, or, after a panic, the other one and the outcome that says so.
+fn guarded(
+    answer: impl FnOnce() -> Result<Reply, NotJson>,
+    otherwise: impl FnOnce() -> Result<Reply, NotJson>,
+) -> (Result<Reply, NotJson>, Option<Outcome>) {
+    match catch_unwind(AssertUnwindSafe(answer)) {
+        Ok(replied) => (replied, None),
+        Err(_) => {
+            tracing::error!("answering an admission review panicked; the object was admitted as it was");
+            (otherwise(), Some(Outcome::Panicked))
+        }
+    }
+}
+
+impl From<review::Operation> for Operation {
+    fn from(operation: review::Operation) -> Self {
+        match operation {
+            review::Operation::Create => Self::Create,
+            review::Operation::Update => Self::Update,
+            review::Operation::Other => Self::Other,
+        }
+    }
+}
+
+impl From<review::Verdict> for Outcome {
+    fn from(verdict: review::Verdict) -> Self {
+        match verdict {
+            review::Verdict::Patched => Self::Patched,
+            review::Verdict::Unchanged => Self::Unchanged,
+            review::Verdict::Skipped => Self::Skipped,
+            review::Verdict::Malformed => Self::Malformed,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_while_answering_admits_with_a_warning() {
+        let body = br#"{"kind":"AdmissionReview","request":{"uid":"u-1"}}"#;
+        let (reply, outcome) = guarded(|| panic!("as tests do"), || review::admit_unread(body, "an error"));
+        assert_eq!(outcome, Some(Outcome::Panicked));
+        let answer: serde_json::Value = serde_json::from_slice(&reply.unwrap().body).unwrap();
+        assert_eq!(answer["response"]["uid"], "u-1");
+        assert_eq!(answer["response"]["allowed"], true);
+        assert_eq!(answer["response"]["warnings"][0], "harbor-pilot: admitted as it is: an error");
+    }
+}

@@ -1,0 +1,111 @@
+//! The HTTPS server: limits of connections and time, and an end that fails no request.
+
+use std::future::Future;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum_server::Handle;
+use axum_server::accept::NoDelayAcceptor;
+use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
+use futures::future::BoxFuture;
+use hyper_util::rt::TokioTimer;
+
+use super::accept::Bounded;
+use crate::telemetry::probes::Readiness;
+
+/// Bounds and times of a server.
+#[derive(Debug, Clone)]
+pub struct ServeOptions {
+    /// Connections at one time, those in their handshake included; one more is closed at once. Default 1024.
+    pub connections: usize,
+    /// Requests at one time on one HTTP/2 connection. Default 250.
+    pub streams: u32,
+    /// From accepting to the end of the TLS handshake. Default 5 s.
+    pub handshake: Duration,
+    /// For the head of a request, and for an idle HTTP/1 connection. Default 30 s.
+    pub head: Duration,
+    /// How often a silent HTTP/2 connection is asked whether it is alive, and how long the answer may take. Default 20 s.
+    pub ping: Duration,
+    /// How long to serve on once the end is near, unready, until nobody sends requests here any more. Default 10 s.
+    pub linger: Duration,
+    /// After that: how long requests that run may take. Default 10 s.
+    pub drain: Duration,
+}
+
+impl Default for ServeOptions {
+    fn default() -> Self {
+        Self {
+            connections: 1024,
+            streams: 250,
+            handshake: Duration::from_secs(5),
+            head: Duration::from_secs(30),
+            ping: Duration::from_secs(20),
+            linger: Duration::from_secs(10),
+            drain: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Why the server could not run.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The listener cannot be used.
+    #[error("cannot serve on the address: {0}; is it taken?")]
+    Listener(#[from] io::Error),
+}
+
+/// Serves `router` on a bound listener until `shutdown`, and then on until it may end: unready first, serving on for
+/// [`ServeOptions::linger`], then no new connections, and the running requests within [`ServeOptions::drain`].
+///
+/// `tls` may be absent, for the ops port.
+pub async fn serve(
+    listener: TcpListener,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    router: Router,
+    readiness: Readiness,
+    options: ServeOptions,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), ServeError> {
+    listener.set_nonblocking(true)?;
+    let handle = Handle::<SocketAddr>::new();
+    let mut server = axum_server::from_tcp(listener)?.handle(handle.clone());
+    let http = server.http_builder();
+    http.http1().timer(TokioTimer::new()).header_read_timeout(options.head);
+    http.http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(options.ping)
+        .keep_alive_timeout(options.ping)
+        .max_concurrent_streams(options.streams);
+
+    let service = router.into_make_service();
+    // Longer than both, so that pings keep a connection that they find alive.
+    let silence = options.head + options.ping;
+    let mut running: BoxFuture<'_, io::Result<()>> = match tls {
+        Some(tls) => {
+            let tls = RustlsAcceptor::new(RustlsConfig::from_config(tls))
+                .handshake_timeout(options.handshake)
+                .acceptor(NoDelayAcceptor::new());
+            Box::pin(server.acceptor(Bounded::new(tls, options.connections, silence)).serve(service))
+        }
+        None => {
+            let plain = Bounded::new(NoDelayAcceptor::new(), options.connections, silence);
+            Box::pin(server.acceptor(plain).serve(service))
+        }
+    };
+    let ending = async {
+        shutdown.await;
+        readiness.drain();
+        tracing::info!(linger = ?options.linger, "shutting down: unready, serving on");
+        tokio::time::sleep(options.linger).await;
+        tracing::info!(connections = handle.connection_count(), "no new connections, finishing requests");
+        handle.graceful_shutdown(Some(options.drain));
+    };
+    tokio::select! {
+        ended = &mut running => return Ok(ended?),
+        () = ending => {}
+    }
+    Ok(running.await?)
+}

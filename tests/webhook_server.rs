@@ -1,0 +1,293 @@
+//! The HTTPS server on a real socket: TLS, both versions of HTTP, its bounds, and its end.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use axum::Router;
+use axum::http::{Request, StatusCode};
+use harbor_pilot::rewrite::{Rule, Rules};
+use harbor_pilot::telemetry::metrics::Metrics;
+use harbor_pilot::telemetry::probes::Readiness;
+use harbor_pilot::tls::issue::{Authority, Issued, Validity};
+use harbor_pilot::tls::serve::{Certificate, server_config};
+use harbor_pilot::webhook::{Admission, Limits, ServeOptions, router, serve};
+use jiff::{SignedDuration, Timestamp};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore, version};
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+/// How long a test waits for what must happen.
+const SOON: Duration = Duration::from_secs(20);
+
+struct Server {
+    address: SocketAddr,
+    authority: Authority,
+    certificate: Arc<Certificate>,
+    readiness: Readiness,
+    stop: oneshot::Sender<()>,
+    ended: JoinHandle<()>,
+}
+
+fn validity() -> Validity {
+    Validity::starting(Timestamp::now(), SignedDuration::from_hours(24))
+}
+
+fn leaf(authority: &Authority) -> Issued {
+    authority.issue(&["localhost".to_owned(), "127.0.0.1".to_owned()], validity()).unwrap()
+}
+
+fn admission(readiness: &Readiness) -> Router {
+    let rule = Rule {
+        name: "hub".to_owned(),
+        created: 1,
+        matches: vec!["docker.io".to_owned()],
+        pull_host: "harbor.corp".to_owned(),
+        project: "hub".to_owned(),
+    };
+    router(Admission {
+        rules: Arc::new(ArcSwap::from_pointee(Rules::compile([rule]))),
+        offers: Arc::new(|_| {}),
+        metrics: Metrics::new().admission,
+        readiness: readiness.clone(),
+        limits: Limits::default(),
+    })
+}
+
+fn start(options: ServeOptions) -> Server {
+    let readiness = Readiness::new();
+    let router = admission(&readiness);
+    start_with(router, readiness, options)
+}
+
+fn start_with(router: Router, readiness: Readiness, options: ServeOptions) -> Server {
+    let authority = Authority::new("test", validity()).unwrap();
+    let leaf = leaf(&authority);
+    let certificate =
+        Arc::new(Certificate::from_pem(leaf.certificate_pem.as_bytes(), leaf.key_pem.as_bytes()).unwrap());
+    let tls = Arc::new(server_config(Arc::clone(&certificate)).unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stop, stopped) = oneshot::channel();
+    readiness.set(true);
+    let serving = serve(listener, Some(tls), router, readiness.clone(), options, async move {
+        stopped.await.ok();
+    });
+    let ended = tokio::spawn(async move { serving.await.unwrap() });
+    Server { address, authority, certificate, readiness, stop, ended }
+}
+
+impl Server {
+    fn client(&self) -> reqwest::Client {
+        let root = reqwest::Certificate::from_pem(self.authority.issued().certificate_pem.as_bytes()).unwrap();
+        reqwest::Client::builder()
+            .tls_certs_only([root])
+            .resolve("localhost", self.address)
+            .timeout(SOON)
+            .build()
+            .unwrap()
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("https://localhost:{}{path}", self.address.port())
+    }
+
+    async fn tls(
+        &self,
+        alpn: &[&str],
+        versions: &[&'static rustls::SupportedProtocolVersion],
+    ) -> TlsStream<tokio::net::TcpStream> {
+        let mut roots = RootCertStore::empty();
+        let root = CertificateDer::from_pem_slice(self.authority.issued().certificate_pem.as_bytes()).unwrap();
+        roots.add(root).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(versions)
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        let stream = tokio::net::TcpStream::connect(self.address).await.unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
+    }
+}
+
+fn review(uid: &str) -> Value {
+    json!({
+        "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
+        "request": {
+            "uid": uid, "operation": "CREATE",
+            "kind": {"group": "", "version": "v1", "kind": "Pod"},
+            "object": {"metadata": {}, "spec": {"containers": [{"name": "a", "image": "nginx"}]}},
+        },
+    })
+}
+
+fn assert_admits(answer: &Value, uid: &str) {
+    assert_eq!((&answer["response"]["uid"], &answer["response"]["allowed"]), (&json!(uid), &json!(true)), "{answer}");
+    assert!(answer["response"]["patch"].is_string(), "{answer}");
+}
+
+#[tokio::test]
+async fn reviews_are_answered_over_tls_on_connections_that_are_kept() {
+    let server = start(ServeOptions::default());
+    let client = server.client();
+    for uid in ["1", "2"] {
+        let answer = client.post(server.url("/mutate")).json(&review(uid)).send().await.unwrap();
+        assert_eq!(answer.headers()["content-type"], "application/json");
+        assert_admits(&answer.json().await.unwrap(), uid);
+    }
+    let mut large = review("large");
+    large["request"]["object"]["metadata"]["annotations"] = json!({"a": "x".repeat(4 * 1024 * 1024)});
+    let answer = client.post(server.url("/mutate")).json(&large).send().await.unwrap();
+    assert_eq!(answer.json::<Value>().await.unwrap()["response"]["uid"], "large");
+    let too_large = client.post(server.url("/mutate")).body(vec![b' '; 9 * 1024 * 1024]).send().await;
+    // The answer may come while the client is still sending, which some clients take for an error.
+    assert!(too_large.is_err() || too_large.is_ok_and(|answer| answer.status() == StatusCode::PAYLOAD_TOO_LARGE));
+    assert_eq!(client.get(server.url("/readyz")).send().await.unwrap().status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn http2_is_offered_and_serves_many_requests_on_one_connection() {
+    let server = start(ServeOptions::default());
+    let stream = server.tls(&["h2", "http/1.1"], &[&version::TLS13]).await;
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+    let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let one = async |uid: usize| {
+        let mut sender = sender.clone().ready().await.unwrap();
+        let request = Request::post("https://localhost/mutate").body(()).unwrap();
+        let (answer, mut body) = sender.send_request(request, false).unwrap();
+        body.send_data(review(&uid.to_string()).to_string().into(), true).unwrap();
+        let mut body = answer.await.unwrap().into_body();
+        let mut bytes = Vec::new();
+        while let Some(chunk) = body.data().await {
+            bytes.extend(chunk.unwrap());
+        }
+        assert_admits(&serde_json::from_slice(&bytes).unwrap(), &uid.to_string());
+    };
+    tokio::time::timeout(SOON, futures::future::join_all((0..100).map(one))).await.unwrap();
+}
+
+#[tokio::test]
+async fn tls_1_2_and_1_3_are_spoken_and_1_1_is_refused() {
+    let server = start(ServeOptions::default());
+    for versions in [&[&version::TLS12], &[&version::TLS13]] {
+        let stream = server.tls(&["http/1.1"], versions).await;
+        assert_eq!(stream.get_ref().1.protocol_version(), Some(versions[0].version));
+    }
+    let address = server.address;
+    let answer = tokio::task::spawn_blocking(move || {
+        // A ClientHello of TLS 1.1 (RFC 4346): no extensions, one suite, no session.
+        let mut hello = vec![1, 0, 0, 41, 3, 2];
+        hello.extend([7; 32]);
+        hello.extend([0, 0, 2, 0xc0, 0x13, 1, 0]);
+        let mut record = vec![22, 3, 1, 0, hello.len() as u8];
+        record.extend(hello);
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        stream.write_all(&record).unwrap();
+        let mut answer = [0; 7];
+        stream.read_exact(&mut answer).unwrap();
+        answer
+    });
+    // A fatal alert: protocol_version, or handshake_failure for want of extensions.
+    let answer = answer.await.unwrap();
+    assert_eq!((answer[0], answer[5]), (21, 2), "{answer:?}");
+    assert!([40, 70].contains(&answer[6]), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_new_certificate_is_served_at_once_and_running_connections_go_on() {
+    let server = start(ServeOptions::default());
+    let before = server.client();
+    let ask = async |client: &reqwest::Client| client.post(server.url("/mutate")).json(&review("u")).send().await;
+    ask(&before).await.unwrap();
+
+    let other = Authority::new("other", validity()).unwrap();
+    let new = leaf(&other);
+    assert!(server.certificate.replace(new.certificate_pem.as_bytes(), leaf(&other).key_pem.as_bytes()).is_err());
+    ask(&server.client()).await.expect("the old certificate is still served after a bad one");
+    server.certificate.replace(new.certificate_pem.as_bytes(), new.key_pem.as_bytes()).unwrap();
+    ask(&before).await.expect("a kept connection goes on");
+    assert!(ask(&server.client()).await.is_err(), "the old authority must not do for a new connection");
+}
+
+#[tokio::test]
+async fn one_connection_too_many_is_closed_and_the_others_are_served() {
+    let server = start(ServeOptions { connections: 1, ..ServeOptions::default() });
+    let client = server.client();
+    let ask = async |client: &reqwest::Client| client.get(server.url("/healthz")).send().await;
+    ask(&client).await.unwrap();
+    assert!(ask(&server.client()).await.is_err());
+    ask(&client).await.unwrap();
+    drop(client);
+    // The place is given back once the server has seen the end.
+    let freed = async {
+        while ask(&server.client()).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(SOON, freed).await.unwrap();
+}
+
+#[tokio::test]
+async fn peers_that_say_nothing_are_closed() {
+    let short = Duration::from_millis(300);
+    let server = start(ServeOptions { handshake: short, head: short, ping: short, ..ServeOptions::default() });
+    let mut mute = tokio::net::TcpStream::connect(server.address).await.unwrap();
+    let mut idle = server.tls(&["http/1.1"], &[&version::TLS13]).await;
+    let mut half = server.tls(&["http/1.1"], &[&version::TLS13]).await;
+    tokio::io::AsyncWriteExt::write_all(&mut half, b"POST /mutate HTTP/1.1\r\nHost: l").await.unwrap();
+    let mut bytes = Vec::new();
+    for stream in [&mut mute as &mut (dyn tokio::io::AsyncRead + Unpin), &mut idle, &mut half] {
+        let end = tokio::io::AsyncReadExt::read_to_end(stream, &mut bytes);
+        // Closed in an orderly way or not: closed.
+        tokio::time::timeout(SOON, end).await.expect("the connection was left open").ok();
+    }
+}
+
+#[tokio::test]
+async fn the_end_is_announced_and_fails_no_request() {
+    let linger = Duration::from_millis(1500);
+    let readiness = Readiness::new();
+    let slow = axum::routing::get(async || {
+        tokio::time::sleep(Duration::from_millis(2500)).await;
+        "done"
+    });
+    let router = admission(&readiness).route("/slow", slow);
+    let server = start_with(router, readiness, ServeOptions { linger, drain: SOON, ..ServeOptions::default() });
+    let (client, mutate, slow) = (server.client(), server.url("/mutate"), server.url("/slow"));
+    client.post(&mutate).json(&review("before")).send().await.unwrap();
+
+    server.stop.send(()).unwrap();
+    let start = Instant::now();
+    while !server.readiness.is_draining() {
+        tokio::task::yield_now().await;
+    }
+    let readyz = format!("https://localhost:{}/readyz", server.address.port());
+    assert_eq!(client.get(&readyz).send().await.unwrap().status(), StatusCode::SERVICE_UNAVAILABLE);
+    // One that outlives the lingering, and many within it, each on a connection that is then closed.
+    let long = tokio::spawn(client.get(&slow).send());
+    let mut served = 0;
+    while start.elapsed() < linger / 2 {
+        let answer = client.post(&mutate).json(&review("late")).send().await.unwrap();
+        assert_eq!(answer.headers()["connection"], "close");
+        assert_admits(&answer.json().await.unwrap(), "late");
+        served += 1;
+    }
+    assert!(served > 0);
+    assert_eq!(long.await.unwrap().unwrap().text().await.unwrap(), "done");
+    tokio::time::timeout(SOON, server.ended).await.unwrap().unwrap();
+    assert!(client.get(&readyz).send().await.is_err(), "nobody listens any more");
+}
