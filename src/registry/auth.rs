@@ -103,13 +103,6 @@ impl Tokens {
         }
         kept.insert(repository.to_owned(), (token, until));
     }
-
-    /// Forgets the token of a repository: it was refused.
-    pub(super) fn forget(&self, repository: &str) {
-        if let Ok(mut kept) = self.kept.lock() {
-            kept.remove(repository);
-        }
-    }
 }
 
 #[cfg(test)]
@@ -151,8 +144,6 @@ mod tests {
         tokens.put("a/b", token, start + life, start);
         assert!(tokens.get("a/b", start + Duration::from_secs(1619)).is_some());
         assert!(tokens.get("a/b", start + life).is_none() && tokens.get("a/c", start).is_none());
-        tokens.forget("a/b");
-        assert!(tokens.get("a/b", start).is_none());
     }
 
     #[test]

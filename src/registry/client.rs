@@ -242,7 +242,6 @@ impl Client {
             return Ok(answer);
         }
         drop(answer);
-        self.inner.tokens.forget(repository);
         let token = self.fetch_token(repository).await?;
         self.send(method, &path, token.as_ref()).await
     }
