@@ -1,5 +1,6 @@
 //! Harbor Pilot.
 pub mod api;
+pub mod cli;
 pub mod cluster;
 pub mod controller;
 pub mod harbor;
@@ -8,6 +9,7 @@ pub mod plan;
 pub mod prewarm;
 pub mod registry;
 pub mod rewrite;
+pub mod standalone;
 pub mod telemetry;
 pub mod tls;
 pub mod webhook;

@@ -4,6 +4,8 @@
 //! interval that does not parse, a platform without an architecture) fails at decoding; what needs two fields or the old
 //! object is a CEL rule, which the API server and [`standalone`](crate::cli) both evaluate.
 
+#![allow(clippy::duplicated_attributes, reason = "each printcolumn of a kind has a type_ of its own")]
+
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
 

@@ -3,7 +3,7 @@
 use anyhow::Context;
 use clap::Args;
 
-use crate::{cluster::controllers, telemetry};
+use crate::cluster::controllers;
 
 /// What the controller takes from the command line.
 #[derive(Debug, Args)]
@@ -17,20 +17,27 @@ pub(super) struct Arguments {
     /// Resources of one kind that are reconciled at once
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
     concurrency: u16,
+    /// Images that are warmed at once
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
+    warm_concurrency: u16,
     #[command(flatten)]
     prewarm: super::prewarm::Arguments,
+    #[command(flatten)]
+    logs: super::logs::Arguments,
 }
 
 /// Runs until SIGTERM.
 pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
-    telemetry::logs::init()?;
+    arguments.logs.init()?;
     let shutdown = super::shutdown_on_signal()?;
-    let client = kube::Client::try_default().await.context("no way to the API server: set KUBECONFIG, or run in a Pod")?;
+    let client =
+        kube::Client::try_default().await.context("no way to the API server: set KUBECONFIG, or run in a Pod")?;
     let settings = controllers::Settings {
         namespace: arguments.namespace,
         installation: arguments.installation_id,
         concurrency: arguments.concurrency,
-        prewarm: arguments.prewarm.settings(),
+        warm_concurrency: arguments.warm_concurrency,
+        timing: arguments.prewarm.timing(),
     };
     controllers::run(client, settings, shutdown).await?;
     Ok(())

@@ -4,6 +4,9 @@
 
 mod controller;
 mod crds;
+mod logs;
+mod prewarm;
+mod serve;
 mod standalone;
 mod webhook;
 

@@ -2,7 +2,6 @@
 
 use std::{future::ready, sync::Arc, time::Duration};
 
-use arc_swap::ArcSwap;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::{
@@ -18,18 +17,15 @@ use kube::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Error, FIELD_MANAGER, bounded,
-    directory::ClusterDirectory,
-    driver::Driver,
-    nodes::Platforms,
-    pods, rules,
-    sink::{self, Images},
+    Error, FIELD_MANAGER, bounded, directory::ClusterDirectory, driver::Driver, nodes::Platforms, pods, rules, sink,
 };
 use crate::{
     api::{CachedImage, HarborInstance, ProxyProject, Registry},
-    controller::{Installation, Instances, Kinds, Managed, Reconciler},
-    prewarm::{self, queue},
-    rewrite::Rules,
+    controller::{
+        Installation, Instances, Kinds, Managed, Reconciler,
+        cached_image::{Images, wants_offers},
+    },
+    prewarm::{Timing, queue},
 };
 
 /// What the controller is told from outside.
@@ -43,14 +39,12 @@ pub struct Settings {
     pub concurrency: u16,
     /// Images that are warmed at once.
     pub warm_concurrency: u16,
-    /// How images are warmed.
-    pub prewarm: prewarm::Settings,
+    /// How long warming waits for what Harbor does on its own.
+    pub timing: Timing,
 }
 
 /// Tried again after this long when the API server did not take a write.
 const API_RETRY: Duration = Duration::from_secs(5);
-/// Offers that wait to become CachedImages.
-const OFFERS: usize = 4096;
 
 /// Runs all controllers until `shutdown`.
 ///
@@ -80,11 +74,11 @@ pub async fn run(client: Client, settings: Settings, shutdown: CancellationToken
         secrets: Api::<Secret>::namespaced(client.clone(), &settings.namespace),
     });
     let connections = Arc::new(Instances::default());
-    let kinds =
-        Arc::new(Kinds { directory: directory.clone(), instances: connections.clone(), installation });
-    let rules: Arc<ArcSwap<Rules>> = Arc::default();
-    let warmer = Arc::new(Images::new(directory.clone(), connections, rules.clone(), settings.prewarm));
-    let (offers, offered) = queue::channel(OFFERS);
+    let kinds = Arc::new(Kinds { directory: directory.clone(), instances: connections.clone(), installation });
+    let following = rules::Following::default();
+    let rules = following.rules.clone();
+    let warmer = Arc::new(Images::new(directory.clone(), connections, rules.clone(), settings.timing, None));
+    let (offers, offered) = queue::queue(queue::Bounds::default());
     let wake_images = Arc::new(tokio::sync::Notify::new());
 
     let recorder = Recorder::new(client.clone(), Reporter { controller: FIELD_MANAGER.to_owned(), instance: None });
@@ -92,24 +86,30 @@ pub async fn run(client: Client, settings: Settings, shutdown: CancellationToken
 
     let registry_users = registries.store();
     let registries = registries
-        .watches(Api::all(client.clone()), everything(), of_instance(directory.registries.clone(), |registry: &Registry| {
-            registry.spec.harbor_ref.name.clone()
-        }))
+        .watches(
+            Api::all(client.clone()),
+            everything(),
+            of_instance(directory.registries.clone(), |registry: &Registry| registry.spec.harbor_ref.name.clone()),
+        )
         .watches(Api::all(client.clone()), everything(), move |project: ProxyProject| {
             // A registry that waits to be deleted may be free now.
             let reference = ObjectRef::<Registry>::new(&project.spec.registry_ref.name);
-            let waits = registry_users.get(&reference).is_some_and(|registry| registry.metadata.deletion_timestamp.is_some());
+            let waits =
+                registry_users.get(&reference).is_some_and(|registry| registry.metadata.deletion_timestamp.is_some());
             waits.then_some(reference)
         });
     let of_registry = directory.projects.clone();
     let projects = projects
-        .watches(Api::all(client.clone()), everything(), of_instance(directory.projects.clone(), |project: &ProxyProject| {
-            project.spec.harbor_ref.name.clone()
-        }))
+        .watches(
+            Api::all(client.clone()),
+            everything(),
+            of_instance(directory.projects.clone(), |project: &ProxyProject| project.spec.harbor_ref.name.clone()),
+        )
         .watches(Api::all(client.clone()), everything(), move |registry: Registry| {
-            let users = of_registry.state().into_iter().filter(move |project| {
-                Some(&project.spec.registry_ref.name) == registry.metadata.name.as_ref()
-            });
+            let users = of_registry
+                .state()
+                .into_iter()
+                .filter(move |project| Some(&project.spec.registry_ref.name) == registry.metadata.name.as_ref());
             users.map(|project| ObjectRef::from_obj(project.as_ref())).collect::<Vec<_>>()
         });
     let wake = wake_images.clone();
@@ -118,7 +118,7 @@ pub async fn run(client: Client, settings: Settings, shutdown: CancellationToken
         Some(((), wake))
     }));
 
-    let follow_rules = rules::follow(client.clone(), rules.clone(), || {}, move || wake_images.notify_one());
+    let follow_rules = rules::follow(client.clone(), following, move || wake_images.notify_one());
     tokio::select! {
         () = async {
             tokio::join!(
@@ -131,7 +131,7 @@ pub async fn run(client: Client, settings: Settings, shutdown: CancellationToken
         () = platforms.watch(client.clone()) => {}
         () = follow_rules => {}
         () = pods::follow(client.clone(), rules, offers) => {}
-        () = sink::store(client.clone(), offered) => {}
+        () = sink::store(client.clone(), offered, |offer| wants_offers(directory.as_ref(), &offer.proxy_project)) => {}
     }
     if !shutdown.is_cancelled() {
         tracing::error!("a watch ended by itself");
@@ -150,7 +150,7 @@ where
     controller
         .graceful_shutdown_on(async move { shutdown.cancelled().await })
         .run(
-            |object, driver: Arc<Driver<K, R>>| async move {
+            |object, driver: Arc<Driver<K, Arc<R>>>| async move {
                 let requeue = driver.step(object).await?;
                 Ok::<_, Error>(requeue.map_or_else(Action::await_change, Action::requeue))
             },

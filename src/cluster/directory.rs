@@ -38,6 +38,10 @@ impl Directory for ClusterDirectory {
         self.registries.get(&ObjectRef::new(name))
     }
 
+    fn proxy_project(&self, name: &str) -> Option<Arc<ProxyProject>> {
+        self.projects.get(&ObjectRef::new(name))
+    }
+
     fn proxy_projects(&self) -> Vec<Arc<ProxyProject>> {
         self.projects.state()
     }

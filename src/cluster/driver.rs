@@ -140,12 +140,7 @@ impl<K: Managed, R: Reconciler<K>> Driver<K, R> {
             if let Err(error) = bounded("publishing an Event", self.recorder.publish(&event, &reference)).await {
                 tracing::debug!(%error, "event lost");
             }
-            let (kind, name) = (K::kind(&()), object.name_any());
-            if note.warning {
-                tracing::warn!(%kind, name, reason = note.reason, message = note.message, "not as specified");
-            } else {
-                tracing::info!(%kind, name, reason = note.reason, message = note.message, "done");
-            }
+            note.log(&K::kind(&()), &object.name_any());
         }
     }
 

@@ -3,13 +3,13 @@
 //! In: watches of our kinds, of Nodes and of Pods. Out: the [`Directory`](crate::controller::Directory) that reconcilers
 //! read, the rewrite rules that the webhook follows, and, for each reconcile, status, finalizer and Events.
 
-// pub mod controllers;
+pub mod controllers;
 pub mod directory;
 pub mod driver;
 pub mod nodes;
-// pub mod pods;
+pub mod pods;
 pub mod rules;
-// pub mod sink;
+pub mod sink;
 
 use std::time::Duration;
 

@@ -46,7 +46,7 @@ fn offer_of(rules: &Rules, image: &str, namespace: &str) -> Option<Offer> {
     let image = ImageRef::parse(image).ok()?;
     match rules.find(&image) {
         Decision::AlreadyAtHarbor { rule: Some(rule) } => {
-            Some(Offer { proxy_project: rule.name().to_owned(), image, namespace: namespace.to_owned() })
+            Some(Offer { proxy_project: rule.name().to_string(), image, namespace: namespace.to_owned() })
         }
         _ => None,
     }

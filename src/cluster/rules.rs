@@ -1,6 +1,9 @@
 //! The webhook's rules: every change of a ProxyProject compiles them anew and swaps them whole.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use arc_swap::ArcSwap;
 use futures::{StreamExt, TryStreamExt};
@@ -10,14 +13,24 @@ use kube::{
 };
 
 use crate::{
-    api::ProxyProject,
+    api::{ProxyProject, proxy_project::PrewarmMode},
     rewrite::{self, Rules},
 };
 
-/// Follows the ProxyProjects until dropped, and keeps `rules` up to date. Calls `loaded` after each complete list.
+/// What admission follows, swapped whole.
+#[derive(Debug, Clone, Default)]
+pub struct Following {
+    /// The rules in force.
+    pub rules: Arc<ArcSwap<Rules>>,
+    /// ProxyProjects whose images are not warmed because Pods ask for them (`prewarm.mode: Manual`).
+    pub manual: Arc<ArcSwap<HashSet<String>>>,
+}
+
+/// Follows the ProxyProjects until dropped, and keeps `following` up to date. Calls `changed` after each change, for the
+/// first time when the first list is complete.
 ///
 /// While the API server is away the last rules stay in force.
-pub async fn follow(client: Client, rules: Arc<ArcSwap<Rules>>, loaded: impl Fn()) {
+pub async fn follow(client: Client, following: Following, changed: impl Fn()) {
     let api: Api<ProxyProject> = Api::all(client);
     let mut events = watcher(api, watcher::Config::default()).default_backoff().boxed();
     let mut known: HashMap<String, ProxyProject> = HashMap::new();
@@ -31,16 +44,18 @@ pub async fn follow(client: Client, rules: Arc<ArcSwap<Rules>>, loaded: impl Fn(
             }
             Ok(Some(watcher::Event::InitDone)) => {
                 known = std::mem::take(&mut listing);
-                swap(&rules, &known);
-                loaded();
+                following.swap(&known);
+                changed();
             }
             Ok(Some(watcher::Event::Apply(project))) => {
                 known.insert(project.name_any(), project);
-                swap(&rules, &known);
+                following.swap(&known);
+                changed();
             }
             Ok(Some(watcher::Event::Delete(project))) => {
                 known.remove(&project.name_any());
-                swap(&rules, &known);
+                following.swap(&known);
+                changed();
             }
             Ok(None) => return,
             Err(error) => tracing::warn!(%error, "watching ProxyProjects; the rules stay as they are"),
@@ -48,10 +63,14 @@ pub async fn follow(client: Client, rules: Arc<ArcSwap<Rules>>, loaded: impl Fn(
     }
 }
 
-fn swap(rules: &ArcSwap<Rules>, projects: &HashMap<String, ProxyProject>) {
-    let compiled = rewrite::serving(projects.values());
-    for finding in compiled.findings() {
-        tracing::warn!(%finding, "rule");
+impl Following {
+    fn swap(&self, projects: &HashMap<String, ProxyProject>) {
+        let compiled = rewrite::serving(projects.values());
+        for finding in compiled.findings() {
+            tracing::warn!(%finding, "rule");
+        }
+        self.rules.store(Arc::new(compiled));
+        let manual = projects.iter().filter(|(_, project)| project.spec.prewarm.mode == PrewarmMode::Manual);
+        self.manual.store(Arc::new(manual.map(|(name, _)| name.clone()).collect()));
     }
-    rules.store(Arc::new(compiled));
 }

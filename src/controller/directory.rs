@@ -16,6 +16,8 @@ pub trait Directory: Send + Sync + 'static {
     fn instance(&self, name: &str) -> Option<Arc<HarborInstance>>;
     /// The Registry of that name.
     fn registry(&self, name: &str) -> Option<Arc<Registry>>;
+    /// The ProxyProject of that name.
+    fn proxy_project(&self, name: &str) -> Option<Arc<ProxyProject>>;
     /// All ProxyProjects.
     fn proxy_projects(&self) -> Vec<Arc<ProxyProject>>;
     /// The platforms of the nodes that run Pods, without duplicates; empty while none is known.

@@ -4,13 +4,15 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Mutex, PoisonError},
 };
 
 use super::directory::Directory;
 use crate::{
     api::{HarborInstance, HarborInstanceSpec, Reason},
     harbor::{Client, Endpoint},
+    prewarm::{Puller, puller::Limits},
+    registry,
 };
 
 /// Clients by the name of the instance.
@@ -31,8 +33,8 @@ struct Known {
 pub struct Connection {
     /// For Harbor's API.
     pub client: Client,
-    /// How to reach it, for those that speak to `/v2`.
-    pub endpoint: Arc<Endpoint>,
+    /// For `/v2`.
+    pub puller: Puller,
     /// The host of image references.
     pub pull_host: String,
 }
@@ -105,19 +107,39 @@ impl Instances {
             message: error.to_string(),
             stalled: true,
         })?;
-        let connection = Connection {
-            client,
-            endpoint: Arc::new(endpoint),
-            pull_host: instance.spec.effective_pull_host().to_owned(),
-        };
+        let puller = puller(&endpoint).map_err(|error| Unusable {
+            reason: error.reason(),
+            message: error.to_string(),
+            stalled: true,
+        })?;
+        let connection = Connection { client, puller, pull_host: instance.spec.effective_pull_host().to_owned() };
         let known = Known { spec: instance.spec.clone(), revision: secret.revision, connection: connection.clone() };
         self.lock().insert(name.to_owned(), known);
         Ok(connection)
     }
 
+    /// The connection to the instance of that name as it was last made.
+    pub fn known(&self, name: &str) -> Option<Connection> {
+        self.lock().get(name).map(|known| known.connection.clone())
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Known>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn puller(endpoint: &Endpoint) -> Result<Puller, registry::Error> {
+    let credentials = endpoint.credentials.as_ref().map(|credentials| registry::Credentials {
+        username: credentials.username.clone(),
+        password: credentials.password.clone(),
+    });
+    let endpoint = registry::Endpoint {
+        ca_bundle: endpoint.ca_bundle.clone(),
+        credentials,
+        max_concurrent_requests: endpoint.max_concurrent_requests,
+        ..registry::Endpoint::new(endpoint.url.clone())
+    };
+    Ok(Puller::new(registry::Client::new(&endpoint)?, Limits::default()))
 }
 
 /// Reads a Secret that must exist.

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+pub mod cached_image;
 pub mod directory;
 pub mod instance;
 pub mod instances;
@@ -56,6 +57,15 @@ impl Note {
     /// Something was done.
     pub fn done(reason: Reason, message: impl Into<String>) -> Self {
         Self { warning: false, reason: reason.to_string(), message: message.into() }
+    }
+
+    /// Writes it to the log.
+    pub fn log(&self, kind: &str, name: &str) {
+        if self.warning {
+            tracing::warn!(kind, name, reason = self.reason, message = self.message, "not as specified");
+        } else {
+            tracing::info!(kind, name, reason = self.reason, message = self.message, "done");
+        }
     }
 
     /// Something could not be done.

@@ -126,6 +126,14 @@ async fn bring(
 ) -> Result<(), Failure> {
     let spec = &project.spec;
     let connection = instances.connect(directory, &spec.harbor_ref.name).await?;
+    let mut observed = plan::Observed {
+        project: connection.client.project_named(project.harbor_name()).await?,
+        identity: Identity::Remembered,
+    };
+    if observed.project.is_none() {
+        // Nothing serves what the rule promises, until the project is there again.
+        status.rewrite = None;
+    }
     let (registry, registry_id) = registry_in_harbor(directory, installation, &connection.client, project).await?;
     let desired = plan::Desired {
         name: project.harbor_name().to_owned(),
@@ -135,14 +143,6 @@ async fn bring(
         adoption: spec.adoption,
     };
     let rule = rule(project, &registry, &connection)?;
-    let mut observed = plan::Observed {
-        project: connection.client.project_named(&desired.name).await?,
-        identity: Identity::Remembered,
-    };
-    if observed.project.is_none() {
-        // Nothing serves what the rule promises, until the project is there again.
-        status.rewrite = None;
-    }
     let id = observed.project.as_ref().map(|project| project.project_id);
     let mut plan = plan::plan(&desired, &observed);
     if let Some(id) = id

@@ -8,8 +8,8 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{Directory, Finalized, Installation, Instances, Outcome, instance, proxy_project, registry};
 use crate::api::{
-    DeletionPolicy, HarborInstance, HarborInstanceStatus, ManagementPolicy, ProxyProject, ProxyProjectStatus, Registry,
-    RegistryStatus,
+    CachedImage, CachedImageStatus, DeletionPolicy, HarborInstance, HarborInstanceStatus, ManagementPolicy,
+    ProxyProject, ProxyProjectStatus, Registry, RegistryStatus,
 };
 
 /// A kind that this project reconciles.
@@ -81,6 +81,7 @@ macro_rules! managed {
 }
 
 managed!(HarborInstance, HarborInstanceStatus);
+managed!(CachedImage, CachedImageStatus);
 managed!(Registry, RegistryStatus, finalizer: |registry| {
     registry.spec.deletion_policy == DeletionPolicy::Delete && registry.spec.management_policy == ManagementPolicy::Full
 });
@@ -111,5 +112,15 @@ impl Reconciler<ProxyProject> for Kinds {
 
     async fn finalize(&self, object: &ProxyProject, now: Timestamp) -> Finalized<ProxyProjectStatus> {
         proxy_project::finalize(self.directory.as_ref(), &self.instances, &self.installation, object, now).await
+    }
+}
+
+impl<K: Managed, R: Reconciler<K>> Reconciler<K> for Arc<R> {
+    async fn reconcile(&self, object: &K, now: Timestamp) -> Outcome<K::Status> {
+        self.as_ref().reconcile(object, now).await
+    }
+
+    async fn finalize(&self, object: &K, now: Timestamp) -> Finalized<K::Status> {
+        self.as_ref().finalize(object, now).await
     }
 }

@@ -249,7 +249,7 @@ fn explain(conditions: &mut Conditions, failure: &Failure) {
         Failure::Harbor(error) => conditions.failed(error),
         Failure::Refused(refusal) => conditions.stalled(refusal.reason, refusal.message.clone()),
         Failure::Upstream(reason @ Reason::CredentialsRejected, message) => {
-            conditions.stalled(*reason, message.clone())
+            conditions.stalled(*reason, message.clone());
         }
         Failure::Upstream(reason, message) => conditions.progressing(*reason, message.clone()),
     }

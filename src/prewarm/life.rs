@@ -56,6 +56,24 @@ impl Default for Timing {
     }
 }
 
+impl Timing {
+    /// The timing for a Harbor that lists an image so long after it was pulled; a stock one takes 20 s. Failures of ours and
+    /// checks of what is Ready keep their own time.
+    pub fn paced(first_look: Duration) -> Self {
+        let stock = Self::default();
+        let factor = first_look.as_secs_f64() / stock.first_look.as_secs_f64();
+        Self {
+            first_look,
+            look_min: stock.look_min.mul_f64(factor),
+            look_max: stock.look_max.mul_f64(factor),
+            store_bound: stock.store_bound.mul_f64(factor),
+            settle: stock.settle.mul_f64(factor),
+            offline_bound: stock.offline_bound.mul_f64(factor),
+            ..stock
+        }
+    }
+}
+
 /// What is to be done for an image now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {

@@ -56,7 +56,8 @@ pub struct Problem {
 pub fn read(directory: &Path) -> Result<Manifests, Problem> {
     let problem = |file: &Path, detail: String| Problem { file: file.to_owned(), document: None, detail };
     let listing = std::fs::read_dir(directory).map_err(|error| problem(directory, error.to_string()))?;
-    let mut files: Vec<PathBuf> = listing.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| is_manifest(path)).collect();
+    let mut files: Vec<PathBuf> =
+        listing.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| is_manifest(path)).collect();
     files.sort();
     let mut manifests = Manifests::default();
     let mut fingerprint = Sha256::new();
@@ -72,7 +73,11 @@ pub fn read(directory: &Path) -> Result<Manifests, Problem> {
             serde_saphyr::from_multiple(&text).map_err(|error| problem(file, error.to_string()))?;
         for (index, document) in documents.into_iter().enumerate() {
             let Some(document) = document else { continue };
-            manifests.add(document).map_err(|detail| Problem { file: file.clone(), document: Some(index + 1), detail })?;
+            manifests.add(document).map_err(|detail| Problem {
+                file: file.clone(),
+                document: Some(index + 1),
+                detail,
+            })?;
         }
     }
     manifests.fingerprint = fingerprint.finalize().to_vec();
@@ -80,7 +85,11 @@ pub fn read(directory: &Path) -> Result<Manifests, Problem> {
 }
 
 fn is_manifest(path: &Path) -> bool {
-    path.is_file() && path.extension().and_then(|ending| ending.to_str()).is_some_and(|ending| matches!(ending, "yaml" | "yml" | "json"))
+    path.is_file()
+        && path
+            .extension()
+            .and_then(|ending| ending.to_str())
+            .is_some_and(|ending| matches!(ending, "yaml" | "yml" | "json"))
 }
 
 impl Manifests {
@@ -105,7 +114,11 @@ impl Manifests {
             (_, "Registry") => push(&mut self.registries, typed(document, Registry::validate_cel)?)?,
             (_, "ProxyProject") => push(&mut self.projects, typed(document, ProxyProject::validate_cel)?)?,
             (_, "CachedImage") => push(&mut self.images, typed(document, CachedImage::validate_cel)?)?,
-            _ => return Err(format!("{version} has no kind `{kind}`; known are HarborInstance, Registry, ProxyProject, CachedImage")),
+            _ => {
+                return Err(format!(
+                    "{version} has no kind `{kind}`; known are HarborInstance, Registry, ProxyProject, CachedImage"
+                ));
+            }
         }
         Ok(())
     }
@@ -133,7 +146,8 @@ where
         return Err(format!("{kind} has no field {field}"));
     }
     let object: K = serde_json::from_value(document).map_err(|error| format!("{kind}: {error}"))?;
-    let name = object.meta().name.clone().filter(|name| !name.is_empty()).ok_or(format!("{kind} without metadata.name"))?;
+    let name =
+        object.meta().name.clone().filter(|name| !name.is_empty()).ok_or(format!("{kind} without metadata.name"))?;
     validate(&object).map_err(|error| format!("{kind} {name}: {error}"))?;
     Ok(object)
 }
@@ -205,7 +219,9 @@ mod tests {
     #[test]
     fn what_the_api_server_would_refuse_is_refused_with_file_document_and_reason() {
         let registry = |spec: &str| {
-            format!("---\napiVersion: harbor-pilot.dev/v1alpha1\nkind: Registry\nmetadata: {{name: hub}}\nspec: {spec}\n")
+            format!(
+                "---\napiVersion: harbor-pilot.dev/v1alpha1\nkind: Registry\nmetadata: {{name: hub}}\nspec: {spec}\n"
+            )
         };
         for (text, expected) in [
             (registry("{type: docker-hub, url: 'ftp://x.example'}"), "http://"),

@@ -3,6 +3,7 @@
 //! In: YAML and JSON files, read anew when they change. Out: the same reconciles, the same rewrite rules and the same warming
 //! as in a cluster, by the same code; only the place where resources are kept is another.
 
+mod engine;
 mod files;
 mod run;
 mod world;

@@ -77,7 +77,8 @@ impl World {
         replace(&mut state.instances, &manifests.instances, now, |_| true);
         replace(&mut state.registries, &manifests.registries, now, |_| true);
         replace(&mut state.projects, &manifests.projects, now, |_| true);
-        let declared: BTreeSet<String> = manifests.images.iter().filter_map(|image| image.metadata.name.clone()).collect();
+        let declared: BTreeSet<String> =
+            manifests.images.iter().filter_map(|image| image.metadata.name.clone()).collect();
         let before = std::mem::replace(&mut state.declared, declared);
         replace(&mut state.images, &manifests.images, now, |name| before.contains(name));
     }
@@ -136,6 +137,10 @@ impl Directory for World {
     }
 
     fn registry(&self, name: &str) -> Option<Arc<Registry>> {
+        self.get(name)
+    }
+
+    fn proxy_project(&self, name: &str) -> Option<Arc<ProxyProject>> {
         self.get(name)
     }
 

@@ -6,3 +6,9 @@
 pub mod files;
 pub mod issue;
 pub mod serve;
+
+/// Makes aws-lc-rs the crypto provider of the process. Calling it again changes nothing.
+pub fn install_crypto_provider() {
+    // An error says that there is one already, which is what we want.
+    rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
+}

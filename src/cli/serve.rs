@@ -1,0 +1,87 @@
+//! Arguments about serving, the same for every command that serves admission.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use clap::Args;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+
+use crate::{
+    api::Interval,
+    tls::{
+        files::CertificateDirectory,
+        issue::{Authority, Validity},
+        serve::Certificate,
+    },
+    webhook::ServeOptions,
+};
+
+/// The certificate files are looked at that often.
+const POLL: Duration = Duration::from_secs(10);
+
+/// Where and how admission is served.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Where the webhook listens
+    #[arg(long, default_value = "0.0.0.0:8443")]
+    listen: SocketAddr,
+    /// Directory with tls.crt and tls.key; they are looked at again every 10 s
+    #[arg(long)]
+    tls_dir: PathBuf,
+    /// Where /healthz, /readyz and /metrics are served over plain HTTP
+    #[arg(long, default_value = "0.0.0.0:8081")]
+    ops_listen: SocketAddr,
+    /// How long to serve on, unready, after SIGTERM
+    #[arg(long, default_value = "10s")]
+    linger: Interval,
+}
+
+impl Arguments {
+    /// Where admission listens.
+    pub(super) fn listen(&self) -> SocketAddr {
+        self.listen
+    }
+
+    /// Where probes and metrics are served.
+    pub(super) fn ops_listen(&self) -> SocketAddr {
+        self.ops_listen
+    }
+
+    /// Bounds of the server.
+    pub(super) fn options(&self) -> ServeOptions {
+        ServeOptions { linger: self.linger.duration(), ..ServeOptions::default() }
+    }
+
+    /// The certificate of the directory, which is followed from now on.
+    pub(super) async fn certificate(&self) -> anyhow::Result<Arc<Certificate>> {
+        let directory = CertificateDirectory::load(&self.tls_dir).await?;
+        let certificate = directory.certificate();
+        tokio::spawn(directory.watch(POLL));
+        Ok(certificate)
+    }
+
+    /// Issues a certificate for this machine where the directory has none: ca.crt, tls.crt and tls.key, valid for a year.
+    pub(super) fn issue_where_missing(&self, names: &[String]) -> anyhow::Result<()> {
+        let path = |name: &str| self.tls_dir.join(name);
+        if path("tls.crt").exists() || path("tls.key").exists() {
+            return Ok(());
+        }
+        let validity = Validity::starting(Timestamp::now(), SignedDuration::from_hours(24 * 365));
+        let authority = Authority::new("harbor-pilot", validity)?;
+        let leaf = authority.issue(names, validity)?;
+        std::fs::create_dir_all(&self.tls_dir).with_context(|| format!("cannot make {}", self.tls_dir.display()))?;
+        write_private(&path("tls.key"), &leaf.key_pem)?;
+        for (name, text) in [("tls.crt", &leaf.certificate_pem), ("ca.crt", &authority.issued().certificate_pem)] {
+            std::fs::write(path(name), text).with_context(|| format!("cannot write {}", path(name).display()))?;
+        }
+        tracing::info!(directory = %self.tls_dir.display(), ?names, "issued a certificate; clients trust ca.crt");
+        Ok(())
+    }
+}
+
+fn write_private(path: &std::path::Path, text: &str) -> anyhow::Result<()> {
+    use std::{io::Write, os::unix::fs::OpenOptionsExt};
+    let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    let write = file.and_then(|mut file| file.write_all(text.as_bytes()));
+    write.with_context(|| format!("cannot write {}", path.display()))
+}

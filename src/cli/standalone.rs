@@ -1,0 +1,69 @@
+//! `harbor-pilot standalone`
+
+use std::{net::TcpListener, path::PathBuf, time::Duration};
+
+use anyhow::Context;
+use clap::Args;
+
+use crate::{
+    api::Platform,
+    standalone::{Settings, Standalone},
+    telemetry::probes,
+    webhook::{self, ServeOptions},
+};
+
+/// The manifests are looked at that often.
+const RELOAD: Duration = Duration::from_secs(2);
+
+/// What standalone mode takes from the command line.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Directory of manifests: HarborInstance, Registry, ProxyProject, CachedImage and the Secrets that they name. Read
+    /// again when it changes
+    #[arg(long, value_name = "DIR")]
+    from: PathBuf,
+    /// Platform to warm where neither image nor ProxyProject says; may be given several times [default: this machine's]
+    #[arg(long = "platform", value_name = "OS/ARCH")]
+    platforms: Vec<Platform>,
+    /// Name or address for which a certificate is issued where --tls-dir holds none; may be given several times
+    #[arg(long = "tls-name", value_name = "NAME", default_values = ["localhost", "127.0.0.1"])]
+    tls_names: Vec<String>,
+    /// Name of this installation in Harbor's markers
+    #[arg(long, env = "HARBOR_PILOT_INSTALLATION", default_value = "standalone")]
+    installation_id: String,
+    #[command(flatten)]
+    serve: super::serve::Arguments,
+    #[command(flatten)]
+    prewarm: super::prewarm::Arguments,
+    #[command(flatten)]
+    logs: super::logs::Arguments,
+}
+
+/// Runs until SIGTERM.
+pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
+    arguments.logs.init()?;
+    let shutdown = super::shutdown_on_signal()?;
+    arguments.serve.issue_where_missing(&arguments.tls_names)?;
+    let own = || Platform::new("linux", std::env::consts::ARCH, None);
+    let platforms = if arguments.platforms.is_empty() { vec![own()] } else { arguments.platforms };
+    let settings = Settings {
+        directory: arguments.from,
+        listen: arguments.serve.listen(),
+        certificate: arguments.serve.certificate().await?,
+        platforms,
+        installation: arguments.installation_id,
+        reload: RELOAD,
+        timing: arguments.prewarm.timing(),
+        watcher: None,
+        serve: arguments.serve.options(),
+    };
+    let ops_address = arguments.serve.ops_listen();
+    let ops_listener = TcpListener::bind(ops_address).with_context(|| format!("cannot listen on {ops_address}"))?;
+    let pilot = Standalone::start(settings, shutdown.clone()).await?;
+    tracing::info!(address = %pilot.address, ops = %ops_address, "serving admission");
+    let ops = probes::ops(pilot.readiness.clone(), pilot.metrics.clone());
+    let readiness = pilot.readiness.clone();
+    let ops = webhook::serve(ops_listener, None, ops, readiness, ServeOptions::default(), shutdown.cancelled_owned());
+    tokio::try_join!(async { pilot.ended().await.map_err(anyhow::Error::from) }, async { Ok(ops.await?) })?;
+    Ok(())
+}

@@ -1,0 +1,31 @@
+//! Offers become CachedImages: the durable queue is the API server.
+
+use kube::{Api, Client, api::PostParams};
+
+use super::{FIELD_MANAGER, bounded};
+use crate::{
+    api::CachedImage,
+    controller::cached_image::offered,
+    prewarm::{Offer, OfferReceiver},
+};
+
+/// Writes offers as CachedImages until every sender is gone. One that exists already is left as it is.
+pub async fn store(client: Client, mut offers: OfferReceiver, wanted: impl Fn(&Offer) -> bool) {
+    let api: Api<CachedImage> = Api::all(client);
+    let parameters = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+    while let Some(offer) = offers.next().await {
+        if !wanted(&offer) {
+            continue;
+        }
+        let image = offered(&offer);
+        match bounded("creating a CachedImage", api.create(&parameters, &image)).await {
+            Ok(_) => tracing::info!(image = %offer.image, namespace = offer.namespace, "to be warmed"),
+            Err(error) if error.is_conflict() => {}
+            Err(error) => {
+                // The next Pod, or the controller's own look at the Pods, offers it again.
+                offers.forget(&offer.image);
+                tracing::warn!(%error, image = %offer.image, "offer lost for now");
+            }
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! Registries and proxy projects become what their resources say: against the double, or a real Harbor (see `support`).
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use harbor_double::Upstream;
+use harbor_pilot::{
+    api::{ConditionType, HarborInstance, ProxyProject, Registry},
+    controller::Finalized,
+    harbor::model,
+};
+use serde_json::json;
+use support::Site;
+
+/// Every change that a reconcile makes is made once.
+async fn assert_settled(site: &Site, registry: &str, project: Option<&str>) {
+    site.writes();
+    assert_eq!(site.reconcile::<Registry>(registry).await.ready(), "True Reconciled");
+    if let Some(project) = project {
+        assert_eq!(site.reconcile::<ProxyProject>(project).await.ready(), "True Reconciled");
+    }
+    assert!(site.writes().is_none_or(|writes| writes == 0), "a second reconcile wrote to Harbor");
+}
+
+async fn proxy(site: &Site, upstream: &Upstream, name: &str) {
+    site.apply::<Registry>(name, json!({"type": "docker-registry", "url": format!("{}/", upstream.url())}));
+    assert_eq!(site.reconcile::<Registry>(name).await.ready(), "True Reconciled");
+    site.apply::<ProxyProject>(name, json!({"registryRef": {"name": name}, "public": true, "proxySpeedKB": -1}));
+    let seen = site.reconcile::<ProxyProject>(name).await;
+    assert_eq!(seen.ready(), "True Reconciled", "{}", seen.message());
+}
+
+#[tokio::test]
+async fn an_instance_tells_its_version_and_a_wrong_password_is_named() {
+    let site = Site::start().await;
+    let seen = site.reconcile::<HarborInstance>("default").await;
+    assert!(seen.ready().starts_with("True"), "{}", seen.message());
+    assert!(seen.0.status.version.as_deref().unwrap_or_default().starts_with('v'), "{:?}", seen.0.status);
+    assert!(seen.message().contains("robot account"), "a user account is advised against: {}", seen.message());
+
+    // Another name: Harbor locks a user out for a moment after a wrong password, and other tests use this one.
+    site.secret("harbor", "nobody", "wrong");
+    assert_eq!(site.reconcile::<HarborInstance>("default").await.ready(), "False HarborUnauthorized");
+    site.apply::<HarborInstance>(
+        "default",
+        json!({"url": "http://127.0.0.1:9", "credentialsSecretRef": {"name": "harbor"}}),
+    );
+    assert_eq!(site.reconcile::<HarborInstance>("default").await.ready(), "False HarborUnreachable");
+    site.apply::<HarborInstance>("default", json!({"url": site.url, "credentialsSecretRef": {"name": "nowhere"}}));
+    assert_eq!(site.reconcile::<HarborInstance>("default").await.ready(), "False SecretNotFound");
+}
+
+#[tokio::test]
+async fn a_registry_and_its_project_are_created_once_and_carry_a_rule() {
+    let (site, upstream) = (Site::start().await, Upstream::builder().start().await);
+    let name = site.name("hub");
+    proxy(&site, &upstream, &name).await;
+    assert_settled(&site, &name, Some(&name)).await;
+
+    let rule = site.world.get::<ProxyProject>(&name).unwrap().serving_rule().cloned().unwrap();
+    assert_eq!(rule.matches, [upstream.host()]);
+    assert_eq!(rule.target, format!("{}/{name}", site.url.trim_start_matches("http://")));
+    let stored = site.client().project_named(&name).await.unwrap().unwrap();
+    assert_eq!(stored.metadata["public"], "true");
+    site.clean(&[&name]).await;
+}
+
+#[tokio::test]
+async fn what_somebody_changes_in_harbor_is_repaired_and_told() {
+    let (site, upstream) = (Site::start().await, Upstream::builder().start().await);
+    let name = site.name("drift");
+    proxy(&site, &upstream, &name).await;
+    let client = site.client();
+    let project = client.project_named(&name).await.unwrap().unwrap();
+    let bad = [("public".to_owned(), "false".to_owned()), ("proxy_speed_kb".to_owned(), "bad".to_owned())];
+    client.update_project(project.project_id, &model::ProjectUpdate { metadata: bad.into() }).await.unwrap();
+
+    let seen = site.reconcile::<ProxyProject>(&name).await;
+    assert_eq!(seen.ready(), "True Reconciled");
+    let told = &seen.0.notes[0].message;
+    assert!(told.contains("public: false instead of true") && told.contains("proxy_speed_kb: bad"), "{told}");
+    assert_settled(&site, &name, Some(&name)).await;
+    assert_eq!(client.project_named(&name).await.unwrap().unwrap().metadata["public"], "true");
+    site.clean(&[&name]).await;
+}
+
+#[tokio::test]
+async fn a_wrong_password_from_the_start_is_named_and_its_rule_does_not_rewrite() {
+    let site = Site::start().await;
+    let upstream = Upstream::builder().basic_auth("puller", "right").start().await;
+    let name = site.name("private");
+    site.secret(&name, "puller", "wrong");
+    let spec = json!({"type": "docker-registry", "url": upstream.url(), "credentialsSecretRef": {"name": name}});
+    site.apply::<Registry>(&name, spec);
+    let seen = site.reconcile::<Registry>(&name).await;
+    assert_eq!(seen.ready(), "False CredentialsRejected", "{}", seen.message());
+    site.apply::<ProxyProject>(&name, json!({"registryRef": {"name": name}}));
+    let seen = site.reconcile::<ProxyProject>(&name).await;
+    assert_eq!(seen.ready(), "False RegistryNotReady");
+    assert!(seen.message().contains("CredentialsRejected"), "{}", seen.message());
+    assert!(site.world.get::<ProxyProject>(&name).unwrap().serving_rule().is_none());
+
+    site.secret(&name, "puller", "right");
+    assert_eq!(site.reconcile::<Registry>(&name).await.ready(), "True Reconciled");
+    assert_eq!(site.reconcile::<ProxyProject>(&name).await.ready(), "True Reconciled");
+    assert!(site.world.get::<ProxyProject>(&name).unwrap().serving_rule().is_some());
+    assert_settled(&site, &name, Some(&name)).await;
+    site.clean(&[&name]).await;
+}
+
+#[tokio::test]
+async fn a_password_that_becomes_wrong_shows_and_the_rule_goes_on() {
+    let site = Site::start().await;
+    let upstream = Upstream::builder().basic_auth("puller", "right").start().await;
+    let name = site.name("rotated");
+    site.secret(&name, "puller", "right");
+    let spec = json!({"type": "docker-registry", "url": upstream.url(), "credentialsSecretRef": {"name": name}});
+    site.apply::<Registry>(&name, spec);
+    site.reconcile::<Registry>(&name).await;
+    site.apply::<ProxyProject>(&name, json!({"registryRef": {"name": name}}));
+    assert_eq!(site.reconcile::<ProxyProject>(&name).await.ready(), "True Reconciled");
+
+    site.secret(&name, "puller", "wrong");
+    assert_eq!(site.reconcile::<Registry>(&name).await.ready(), "False CredentialsRejected");
+    site.reconcile::<ProxyProject>(&name).await;
+    assert!(site.world.get::<ProxyProject>(&name).unwrap().serving_rule().is_some(), "a running cluster must not turn");
+    site.clean(&[&name]).await;
+}
+
+#[tokio::test]
+async fn a_registry_in_use_is_kept_until_it_is_free_and_says_by_what() {
+    let (site, upstream) = (Site::start().await, Upstream::builder().start().await);
+    let name = site.name("used");
+    proxy(&site, &upstream, &name).await;
+    let registry = json!({"type": "docker-registry", "url": upstream.url(), "deletionPolicy": "Delete"});
+    site.apply::<Registry>(&name, registry);
+    site.apply::<ProxyProject>(&name, json!({"registryRef": {"name": name}, "deletionPolicy": "Delete"}));
+
+    site.delete::<Registry>(&name);
+    let Finalized::Blocked(outcome) = site.finalize::<Registry>(&name).await else { panic!("it was deleted") };
+    let seen = support::Seen::<Registry>(outcome);
+    let (status, reason, message) = seen.condition(ConditionType::DeletionBlocked).unwrap();
+    assert_eq!((status.as_str(), reason.as_str()), ("True", "InUse"));
+    assert!(message.contains(&format!("ProxyProject {name}")) && message.contains("Retain"), "{message}");
+
+    site.delete::<ProxyProject>(&name);
+    assert!(matches!(site.finalize::<ProxyProject>(&name).await, Finalized::Done(_)));
+    assert!(matches!(site.finalize::<Registry>(&name).await, Finalized::Done(_)));
+    let client = site.client();
+    assert!(client.project_named(&name).await.unwrap().is_none());
+    assert!(client.registry_named(&name).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn what_is_retained_stays_and_is_found_again_by_its_marker() {
+    let (site, upstream) = (Site::start().await, Upstream::builder().start().await);
+    let name = site.name("kept");
+    proxy(&site, &upstream, &name).await;
+    let before = site.client().project_named(&name).await.unwrap().unwrap().project_id;
+    site.delete::<ProxyProject>(&name);
+    site.delete::<Registry>(&name);
+    assert!(site.world.get::<Registry>(&name).is_none(), "Retain waits for nothing");
+
+    proxy(&site, &upstream, &name).await;
+    assert_eq!(site.client().project_named(&name).await.unwrap().unwrap().project_id, before);
+    site.clean(&[&name]).await;
+}
+
+#[tokio::test]
+async fn a_strangers_registry_is_left_alone_until_it_may_be_adopted() {
+    let (site, upstream) = (Site::start().await, Upstream::builder().start().await);
+    let name = site.name("stranger");
+    let stranger = model::NewRegistry {
+        name: name.clone(),
+        type_: "docker-registry".to_owned(),
+        url: upstream.url(),
+        description: "made by hand".to_owned(),
+        credential: None,
+        insecure: false,
+        ca_certificate: None,
+    };
+    site.client().create_registry(&stranger).await.unwrap();
+    site.writes();
+    site.apply::<Registry>(&name, json!({"type": "docker-registry", "url": upstream.url()}));
+    assert_eq!(site.reconcile::<Registry>(&name).await.ready(), "False AdoptionRequired");
+    assert!(site.writes().is_none_or(|writes| writes == 0));
+
+    site.apply::<Registry>(&name, json!({"type": "docker-registry", "url": upstream.url(), "adoption": "IfExists"}));
+    assert_eq!(site.reconcile::<Registry>(&name).await.ready(), "True Reconciled");
+    let stored = site.client().registry_named(&name).await.unwrap().unwrap();
+    assert!(stored.description.starts_with("made by hand [harbor-pilot "), "{}", stored.description);
+    site.clean(&[&name]).await;
+}
+
+#[tokio::test]
+async fn observing_reports_the_drift_and_writes_nothing() {
+    let (site, upstream) = (Site::start().await, Upstream::builder().start().await);
+    let name = site.name("observed");
+    site.writes();
+    let spec = json!({"type": "docker-registry", "url": upstream.url(), "managementPolicy": "ObserveOnly"});
+    site.apply::<Registry>(&name, spec);
+    let seen = site.reconcile::<Registry>(&name).await;
+    assert_eq!(seen.ready(), "False Drifted");
+    assert_eq!(seen.0.status.drift, ["Harbor has no such object"]);
+    assert!(site.writes().is_none_or(|writes| writes == 0));
+    assert!(site.client().registry_named(&name).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn an_upstream_that_is_down_is_told_apart_and_a_project_lost_in_harbor_stops_serving_until_it_is_back() {
+    let (site, upstream) = (Site::start().await, Upstream::builder().start().await);
+    let name = site.name("lost");
+    proxy(&site, &upstream, &name).await;
+    let client = site.client();
+    let project = client.project_named(&name).await.unwrap().unwrap();
+    client.delete_project(project.project_id).await.unwrap();
+    let registry = client.registry_named(&name).await.unwrap().unwrap();
+    client.delete_registry(registry.id).await.unwrap();
+    upstream.set_down(true).await;
+
+    assert_eq!(site.reconcile::<Registry>(&name).await.ready(), "False UpstreamUnhealthy");
+    assert_eq!(site.reconcile::<ProxyProject>(&name).await.ready(), "False RegistryNotReady");
+    assert!(site.world.get::<ProxyProject>(&name).unwrap().serving_rule().is_none(), "nothing serves it");
+
+    upstream.set_down(false).await;
+    assert_eq!(site.reconcile::<Registry>(&name).await.ready(), "True Reconciled");
+    assert_eq!(site.reconcile::<ProxyProject>(&name).await.ready(), "True Reconciled");
+    assert!(site.world.get::<ProxyProject>(&name).unwrap().serving_rule().is_some());
+    site.clean(&[&name]).await;
+}

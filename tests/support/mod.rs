@@ -1,0 +1,213 @@
+//! A Harbor to test against: a real one where `HARBOR_URL`, `HARBOR_USERNAME` and `HARBOR_PASSWORD` are set, else the double.
+#![allow(dead_code, reason = "each test binary uses its part of this")]
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use harbor_double::Harbor;
+use harbor_pilot::{
+    api::{HarborInstance, ProxyProject, Registry, condition},
+    controller::{Finalized, Installation, Instances, Kinds, Managed, Outcome, Reconciler, SecretValue},
+    harbor::{Client, Credentials, Endpoint},
+    standalone::{Kept, Manifests, World},
+};
+use k8s_openapi::jiff::Timestamp;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+/// A Harbor, and a world of resources that refer to it.
+pub struct Site {
+    pub double: Option<Harbor>,
+    pub url: String,
+    pub username: String,
+    pub password: String,
+    pub world: Arc<World>,
+    pub kinds: Arc<Kinds>,
+    manifests: std::sync::Mutex<Manifests>,
+    suffix: String,
+}
+
+impl Site {
+    /// Starts or finds a Harbor. Its HarborInstance is `default`.
+    pub async fn start() -> Self {
+        harbor_pilot::tls::install_crypto_provider();
+        let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let (double, url) = match variable("HARBOR_URL") {
+            Some(url) => (None, url),
+            None => {
+                let double = Harbor::builder().speed(100.0).start().await;
+                let url = double.url();
+                (Some(double), url)
+            }
+        };
+        let username = variable("HARBOR_USERNAME").unwrap_or_else(|| "admin".to_owned());
+        let password = variable("HARBOR_PASSWORD").unwrap_or_else(|| "Harbor12345".to_owned());
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
+        let suffix = format!("{since:x}{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let world = Arc::new(World::new(vec!["linux/amd64".parse().unwrap()]));
+        let kinds = Arc::new(Kinds {
+            directory: world.clone(),
+            instances: Arc::new(Instances::default()),
+            installation: Installation(format!("test-{suffix}")),
+        });
+        let site =
+            Self { double, url, username, password, world, kinds, manifests: std::sync::Mutex::default(), suffix };
+        site.secret("harbor", &site.username, &site.password);
+        let spec = json!({"url": site.url, "credentialsSecretRef": {"name": "harbor"}});
+        site.apply::<HarborInstance>("default", spec);
+        site
+    }
+
+    /// A name that no other test uses.
+    pub fn name(&self, base: &str) -> String {
+        format!("{base}-{}", self.suffix)
+    }
+
+    /// A client of our own, to look with and to meddle with.
+    pub fn client(&self) -> Client {
+        Client::new(&Endpoint {
+            url: self.url.clone(),
+            ca_bundle: None,
+            credentials: Some(Credentials { username: self.username.clone(), password: self.password.clone().into() }),
+            max_concurrent_requests: 4,
+        })
+        .unwrap()
+    }
+
+    /// Requests to the double that change something, since the last call. A real Harbor tells none.
+    pub fn writes(&self) -> Option<usize> {
+        let double = self.double.as_ref()?;
+        let writes = double.writes().len();
+        double.clear_log();
+        Some(writes)
+    }
+
+    /// Writes a Secret.
+    pub fn secret(&self, name: &str, username: &str, password: &str) {
+        let values = [("username", username), ("password", password)];
+        let values = values.map(|(key, value)| (key.to_owned(), value.to_owned().into())).into();
+        let secret = SecretValue { revision: format!("{username}/{password}"), values };
+        let mut manifests = self.manifests.lock().unwrap();
+        manifests.secrets.insert(name.to_owned(), secret);
+        self.world.apply(&manifests, Timestamp::now());
+    }
+
+    /// Creates or changes a resource.
+    pub fn apply<K: Declared>(&self, name: &str, spec: Value) {
+        let mut manifests = self.manifests.lock().unwrap();
+        let list = K::list(&mut manifests);
+        list.retain(|object| object.meta().name.as_deref() != Some(name));
+        list.push(resource(name, spec));
+        self.world.apply(&manifests, Timestamp::now());
+    }
+
+    /// Deletes a resource as a user would.
+    pub fn delete<K: Declared>(&self, name: &str) {
+        let mut manifests = self.manifests.lock().unwrap();
+        K::list(&mut manifests).retain(|object| object.meta().name.as_deref() != Some(name));
+        self.world.apply(&manifests, Timestamp::now());
+    }
+
+    /// Looks at the resource once and stores its status.
+    pub async fn reconcile<K>(&self, name: &str) -> Seen<K>
+    where
+        K: Kept,
+        Kinds: Reconciler<K>,
+    {
+        let object = self.world.get::<K>(name).unwrap();
+        let outcome = self.kinds.reconcile(object.as_ref(), Timestamp::now()).await;
+        self.world.set_status::<K>(name, outcome.status.clone());
+        Seen(outcome)
+    }
+
+    /// Tries to delete what a deleted resource made in Harbor.
+    pub async fn finalize<K>(&self, name: &str) -> Finalized<K::Status>
+    where
+        K: Kept,
+        Kinds: Reconciler<K>,
+    {
+        let object = self.world.get::<K>(name).expect("a resource that waits for its finalizer");
+        assert!(object.meta().deletion_timestamp.is_some(), "{name} is not being deleted");
+        let finalized = self.kinds.finalize(object.as_ref(), Timestamp::now()).await;
+        if matches!(finalized, Finalized::Done(_)) {
+            self.world.remove::<K>(name);
+        }
+        finalized
+    }
+
+    /// Removes what the test left in a Harbor that goes on living.
+    pub async fn clean(&self, names: &[&str]) {
+        let client = self.client();
+        for name in names {
+            if let Ok(Some(project)) = client.project_named(name).await {
+                client.delete_project(project.project_id).await.ok();
+            }
+        }
+        for name in names {
+            if let Ok(Some(registry)) = client.registry_named(name).await {
+                client.delete_registry(registry.id).await.ok();
+            }
+        }
+    }
+}
+
+/// A kind that manifests declare.
+pub trait Declared: Kept + DeserializeOwned {
+    fn list(manifests: &mut Manifests) -> &mut Vec<Self>;
+}
+
+impl Declared for HarborInstance {
+    fn list(manifests: &mut Manifests) -> &mut Vec<Self> {
+        &mut manifests.instances
+    }
+}
+
+impl Declared for Registry {
+    fn list(manifests: &mut Manifests) -> &mut Vec<Self> {
+        &mut manifests.registries
+    }
+}
+
+impl Declared for ProxyProject {
+    fn list(manifests: &mut Manifests) -> &mut Vec<Self> {
+        &mut manifests.projects
+    }
+}
+
+/// What a reconcile led to, with its conditions within reach.
+#[derive(Debug)]
+pub struct Seen<K: Managed>(pub Outcome<K::Status>);
+
+impl<K: Managed> Seen<K> {
+    /// `status`, `reason` and `message` of a condition.
+    pub fn condition(&self, kind: condition::ConditionType) -> Option<(String, String, String)> {
+        let status = serde_json::to_value(&self.0.status).unwrap();
+        let list: Vec<_> = serde_json::from_value(status["conditions"].clone()).unwrap_or_default();
+        let found = condition::find(&list, kind)?;
+        Some((found.status.clone(), found.reason.clone(), found.message.clone()))
+    }
+
+    /// Ready as `status reason`, such as `True Reconciled`.
+    pub fn ready(&self) -> String {
+        let (status, reason, _) = self.condition(condition::ConditionType::Ready).expect("a Ready condition");
+        format!("{status} {reason}")
+    }
+
+    /// The message of Ready.
+    pub fn message(&self) -> String {
+        self.condition(condition::ConditionType::Ready).expect("a Ready condition").2
+    }
+}
+
+fn resource<K: Managed>(name: &str, spec: Value) -> K {
+    serde_json::from_value(json!({
+        "apiVersion": K::api_version(&()), "kind": K::kind(&()), "metadata": {"name": name}, "spec": spec,
+    }))
+    .unwrap()
+}
