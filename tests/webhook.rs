@@ -108,7 +108,7 @@ fn pod(containers: &[(&str, &str)]) -> Value {
 }
 
 fn review(operation: &str, object: Value, old: Value) -> Value {
-    json!({
+    let mut review = json!({
         "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
         "request": {
             "uid": "705ab4f5-6393-11e8-b7cc-42010a800002",
@@ -117,9 +117,12 @@ fn review(operation: &str, object: Value, old: Value) -> Value {
             "requestKind": {"group": "", "version": "v1", "kind": "Pod"},
             "namespace": "shop", "operation": operation, "dryRun": false,
             "userInfo": {"username": "system:serviceaccount:kube-system:replicaset-controller", "groups": ["a"]},
-            "object": object, "oldObject": old, "options": {"kind": "CreateOptions"},
+            "options": {"kind": "CreateOptions"},
         },
-    })
+    });
+    review["request"]["object"] = object;
+    review["request"]["oldObject"] = old;
+    review
 }
 
 fn create(object: Value) -> Value {
@@ -297,7 +300,8 @@ async fn what_is_no_pod_or_carries_no_images_is_admitted_untouched() {
 async fn a_malformed_review_is_admitted_with_a_warning() {
     let webhook = webhook();
     let good = create(pod(&[("app", "nginx")]));
-    let changes: [(&str, &dyn Fn(&mut Value)); 10] = [
+    type Change = (&'static str, &'static dyn Fn(&mut Value));
+    let changes: [Change; 10] = [
         ("no object", &|review| review["request"]["object"] = Value::Null),
         ("admission.k8s.io/v1 ", &|review| review["apiVersion"] = json!("admission.k8s.io/v1beta1")),
         ("admission.k8s.io/v1 ", &|review| review["kind"] = json!("ConversionReview")),

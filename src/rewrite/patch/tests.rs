@@ -19,7 +19,9 @@ fn rules_to(project: &str) -> Rules {
 
 fn pod(annotations: Value, containers: &[(&str, &str)]) -> Value {
     let containers: Vec<_> = containers.iter().map(|(name, image)| json!({"name": name, "image": image})).collect();
-    json!({"metadata": {"annotations": annotations}, "spec": {"containers": containers}})
+    let mut pod = json!({"metadata": {}, "spec": {"containers": containers}});
+    pod["metadata"]["annotations"] = annotations;
+    pod
 }
 
 struct Told {

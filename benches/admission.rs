@@ -1,0 +1,299 @@
+//! What an admission costs.
+//!
+//! `mutate`: the bytes of a review in, those of the reply out, in this process. `over TLS`: the webhook as it is served,
+//! beside its floor, the same server with a handler that reads the body and sends a fixed reply of the same size; the
+//! same client drives both in turns, so that what else the machine does falls on both alike. The last line is the ratio
+//! of their throughputs, the median of all turns. With `HARBOR_PILOT_MIN_RATIO=0.7` a lower ratio fails the run.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
+
+use std::hint::black_box;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::http::header::CONTENT_TYPE;
+use axum::routing::post;
+use criterion::{Criterion, Throughput};
+use harbor_pilot::rewrite::{Rule, Rules};
+use harbor_pilot::telemetry::metrics::Metrics;
+use harbor_pilot::telemetry::probes::Readiness;
+use harbor_pilot::tls::issue::{Authority, Validity};
+use harbor_pilot::tls::serve::{Certificate, server_config};
+use harbor_pilot::webhook::review::mutate;
+use harbor_pilot::webhook::{Admission, Limits, ServeOptions, router, serve};
+use jiff::{SignedDuration, Timestamp};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore, version};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const CONNECTIONS: usize = 4;
+const ROUNDS: usize = 31;
+const ROUND: Duration = Duration::from_millis(200);
+
+fn main() {
+    let mut criterion = Criterion::default().configure_from_args();
+    in_process(&mut criterion);
+    criterion.final_summary();
+    // `cargo test --benches` only wants to know that it runs.
+    let rounds = if std::env::args().any(|argument| argument == "--test") { 3 } else { ROUNDS };
+    tokio::runtime::Runtime::new().unwrap().block_on(over_tls(rounds));
+}
+
+fn in_process(criterion: &mut Criterion) {
+    let rules = rules();
+    let mut group = criterion.benchmark_group("mutate");
+    for (name, body) in
+        [("create 8 KiB", create()), ("update 16 KiB, labels only", update()), ("create 1 MiB", large())]
+    {
+        group.throughput(Throughput::Bytes(body.len() as u64));
+        group
+            .bench_function(name, |bencher| bencher.iter(|| mutate(black_box(&body), black_box(&rules)).unwrap().body));
+    }
+    group.finish();
+}
+
+async fn over_tls(rounds: usize) {
+    let body = create();
+    let reply = Bytes::from(mutate(&body, &rules()).unwrap().body);
+    let authority = Authority::new("bench", validity()).unwrap();
+    let ours = start(&authority, ours());
+    let floor = start(&authority, floor(reply));
+
+    let request = request(&body);
+    let mut to_ours = connect(&authority, ours).await;
+    let mut to_floor = connect(&authority, floor).await;
+    for connections in [&mut to_ours, &mut to_floor] {
+        round(connections, &request).await;
+    }
+    let mut turns = Vec::with_capacity(rounds);
+    for turn in 0..rounds {
+        // Each goes first every other time.
+        let (a, b) = if turn % 2 == 0 {
+            let a = round(&mut to_ours, &request).await;
+            (a, round(&mut to_floor, &request).await)
+        } else {
+            let b = round(&mut to_floor, &request).await;
+            (round(&mut to_ours, &request).await, b)
+        };
+        turns.push((a, b));
+    }
+    let ours = median(turns.iter().map(|(ours, _)| *ours));
+    let floor = median(turns.iter().map(|(_, floor)| *floor));
+    let ratio = median(turns.iter().map(|(ours, floor)| ours / floor));
+    println!("over TLS: ours {ours:.0}/s, floor {floor:.0}/s, {CONNECTIONS} connections, medians of {rounds} turns");
+    println!("over TLS: ratio {ratio:.3}");
+    if let Some(least) = std::env::var("HARBOR_PILOT_MIN_RATIO").ok().and_then(|text| text.parse::<f64>().ok()) {
+        assert!(ratio >= least, "the ratio {ratio:.3} is below {least}");
+    }
+}
+
+/// Requests a second, over all connections, each with one request at a time.
+async fn round(connections: &mut [TlsStream<TcpStream>], request: &[u8]) -> f64 {
+    let start = Instant::now();
+    let end = start + ROUND;
+    let one = async |connection: &mut TlsStream<TcpStream>| {
+        let mut answer = vec![0; 64 * 1024];
+        let mut served = 0_u32;
+        while Instant::now() < end {
+            connection.write_all(request).await.unwrap();
+            connection.flush().await.unwrap();
+            read_answer(connection, &mut answer).await;
+            served += 1;
+        }
+        served
+    };
+    let served = futures::future::join_all(connections.iter_mut().map(one)).await;
+    f64::from(served.into_iter().sum::<u32>()) / start.elapsed().as_secs_f64()
+}
+
+async fn read_answer(connection: &mut TlsStream<TcpStream>, answer: &mut [u8]) {
+    let mut have = 0;
+    loop {
+        let read = connection.read(&mut answer[have..]).await.unwrap();
+        assert!(read > 0, "the server hung up");
+        have += read;
+        let Some(head) = answer[..have].windows(4).position(|bytes| bytes == b"\r\n\r\n") else { continue };
+        let text = std::str::from_utf8(&answer[..head]).unwrap();
+        assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+        let length = text.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+        if have == head + 4 + length.parse::<usize>().unwrap() {
+            return;
+        }
+    }
+}
+
+fn start(authority: &Authority, router: Router) -> SocketAddr {
+    let leaf = authority.issue(&["localhost".to_owned()], validity()).unwrap();
+    let certificate = Certificate::from_pem(leaf.certificate_pem.as_bytes(), leaf.key_pem.as_bytes()).unwrap();
+    let tls = Arc::new(server_config(Arc::new(certificate)).unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let options = ServeOptions::default();
+    tokio::spawn(serve(listener, Some(tls), router, Readiness::new(), options, std::future::pending()));
+    address
+}
+
+async fn connect(authority: &Authority, address: SocketAddr) -> Vec<TlsStream<TcpStream>> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(authority.issued().certificate_pem.as_bytes()).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&version::TLS13])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let connector = TlsConnector::from(Arc::new(config));
+    let mut connections = Vec::with_capacity(CONNECTIONS);
+    for _ in 0..CONNECTIONS {
+        let stream = TcpStream::connect(address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        connections.push(connector.connect(ServerName::try_from("localhost").unwrap(), stream).await.unwrap());
+    }
+    connections
+}
+
+fn ours() -> Router {
+    router(Admission {
+        rules: Arc::new(ArcSwap::from_pointee(rules())),
+        offers: Arc::new(|offer| drop(black_box(offer))),
+        metrics: Metrics::new().admission,
+        readiness: Readiness::new(),
+        limits: Limits::default(),
+    })
+}
+
+fn floor(reply: Bytes) -> Router {
+    let echo = async move |body: Bytes| {
+        black_box(body);
+        ([(CONTENT_TYPE, "application/json")], Body::from(reply))
+    };
+    Router::new().route("/mutate", post(echo))
+}
+
+fn validity() -> Validity {
+    Validity::starting(Timestamp::now(), SignedDuration::from_hours(24))
+}
+
+fn request(body: &[u8]) -> Vec<u8> {
+    let head = format!(
+        "POST /mutate?timeout=10s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nAccept: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    [head.as_bytes(), body].concat()
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// 100 rules, of which two match the Pod's images.
+fn rules() -> Rules {
+    let rule = |name: String, matched: String| Rule {
+        name: name.clone(),
+        created: 1,
+        matches: vec![matched],
+        pull_host: "harbor.corp.example".to_owned(),
+        project: name,
+    };
+    let others = (0..98).map(|index| rule(format!("p{index}"), format!("registry-{index}.example/team-{index}")));
+    let used =
+        [rule("dockerhub".to_owned(), "docker.io".to_owned()), rule("acme".to_owned(), "ghcr.io/acme".to_owned())];
+    Rules::compile(others.chain(used))
+}
+
+fn create() -> Vec<u8> {
+    review("CREATE", &pod(7 * 1024), &Value::Null)
+}
+
+fn update() -> Vec<u8> {
+    let old = pod(7 * 1024);
+    let mut new = old.clone();
+    new["metadata"]["labels"]["version"] = json!("2");
+    review("UPDATE", &new, &old)
+}
+
+fn large() -> Vec<u8> {
+    let mut pod = pod(7 * 1024);
+    pod["metadata"]["annotations"]["big"] = json!("x".repeat(1024 * 1024));
+    review("CREATE", &pod, &Value::Null)
+}
+
+fn review(operation: &str, object: &Value, old: &Value) -> Vec<u8> {
+    let review = json!({
+        "kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1",
+        "request": {
+            "uid": "705ab4f5-6393-11e8-b7cc-42010a800002",
+            "kind": {"group": "", "version": "v1", "kind": "Pod"},
+            "resource": {"group": "", "version": "v1", "resource": "pods"},
+            "requestKind": {"group": "", "version": "v1", "kind": "Pod"},
+            "requestResource": {"group": "", "version": "v1", "resource": "pods"},
+            "namespace": "shop", "operation": operation,
+            "userInfo": {
+                "username": "system:serviceaccount:kube-system:replicaset-controller",
+                "groups": ["system:serviceaccounts", "system:serviceaccounts:kube-system", "system:authenticated"],
+            },
+            "object": object, "oldObject": old, "dryRun": false,
+            "options": {"kind": "CreateOptions", "apiVersion": "meta.k8s.io/v1"},
+        },
+    });
+    review.to_string().into_bytes()
+}
+
+/// A Pod as the API server shows it to webhooks, with three containers of three origins, filled up to about `size`
+/// bytes with what Pods are full of: environment, mounts, managed fields.
+fn pod(size: usize) -> Value {
+    let container = |name: &str, image: &str| {
+        json!({
+            "name": name, "image": image, "imagePullPolicy": "IfNotPresent",
+            "ports": [{"containerPort": 8080, "protocol": "TCP"}],
+            "env": [],
+            "resources": {"limits": {"cpu": "500m", "memory": "256Mi"}, "requests": {"cpu": "100m", "memory": "128Mi"}},
+            "volumeMounts": [{"name": "token", "readOnly": true, "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount"}],
+            "livenessProbe": {"httpGet": {"path": "/healthz", "port": 8080, "scheme": "HTTP"}, "periodSeconds": 10},
+            "terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "File",
+            "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}},
+        })
+    };
+    let mut pod = json!({
+        "kind": "Pod", "apiVersion": "v1",
+        "metadata": {
+            "generateName": "web-7d4b9c6f5-", "namespace": "shop", "creationTimestamp": null,
+            "labels": {"app": "web", "pod-template-hash": "7d4b9c6f5"},
+            "annotations": {"kubectl.kubernetes.io/restartedAt": "2026-01-01T00:00:00Z"},
+            "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web-7d4b9c6f5", "uid": "u"}],
+            "managedFields": [{"manager": "kube-controller-manager", "operation": "Update", "fieldsType": "FieldsV1", "fieldsV1": {
+                "f:metadata": {"f:generateName": {}, "f:labels": {".": {}, "f:app": {}}}, "f:spec": {"f:containers": {}},
+            }}],
+        },
+        "spec": {
+            "initContainers": [container("migrate", "ghcr.io/acme/migrate:v2.3.1")],
+            "containers": [container("web", "nginx:1.27"), container("log", "registry.other.example/log:5")],
+            "volumes": [{"name": "token", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}}],
+            "restartPolicy": "Always", "serviceAccountName": "default", "schedulerName": "default-scheduler",
+        },
+        "status": {},
+    });
+    let mut index = 0;
+    while pod.to_string().len() < size {
+        let env = pod["spec"]["containers"][index % 2]["env"].as_array_mut().unwrap();
+        env.push(
+            json!({"name": format!("SETTING_{index}"), "value": format!("https://service-{index}.shop.svc:8443/path")}),
+        );
+        index += 1;
+    }
+    pod
+}
