@@ -131,6 +131,7 @@ async fn of_an_index_with_one_child_pulled_the_rest_is_cut_off_in_the_end() {
     );
 }
 
+/// As in fixtures/11-blob-touch.md.
 #[tokio::test]
 async fn hanging_up_at_the_headers_of_a_blob_does_not_keep_harbor_from_storing_it() {
     let (upstream, harbor, client) = proxied(100.0).await;

@@ -42,11 +42,12 @@ const PATHS: &[(&str, &[&str])] = &[
     ("quotas", &["GET"]),
     ("quotas/*", &["GET", "PUT"]),
     ("retentions", &["POST"]),
+    ("retentions/metadatas", &["GET"]),
     ("retentions/*", &["DELETE", "GET", "PUT"]),
     ("labels", &["GET", "POST"]),
     ("labels/*", &["DELETE", "GET", "PUT"]),
     ("robots", &["GET", "POST"]),
-    ("robots/*", &["DELETE", "GET", "PATCH"]),
+    ("robots/*", &["DELETE", "GET", "PATCH", "PUT"]),
 ];
 
 impl Core {
@@ -111,6 +112,7 @@ impl Core {
             ("POST", ["retentions"]) => self
                 .signed_in(ask)
                 .and_then(|()| self.create_retention(ask)),
+            (_, ["retentions", "metadatas"]) => Ok(json_reply(&super::retention::templates())),
             ("GET", ["retentions", id]) => {
                 self.signed_in(ask).and_then(|()| self.get_retention(id))
             }
@@ -128,6 +130,7 @@ impl Core {
             ("GET", ["robots"]) => self.list_robots(ask),
             ("POST", ["robots"]) => self.create_robot(ask),
             ("GET", ["robots", id]) => self.get_robot(ask, id),
+            ("PUT", ["robots", id]) => self.update_robot(ask, id),
             ("PATCH", ["robots", id]) => self.refresh_robot(ask, id),
             (_, ["robots", id]) => self.delete_robot(ask, id),
             _ => Err(Fault::not_found(format!("path {} was not found", ask.path))),

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::Method;
+use tokio::time::Instant;
 
 use super::{Core, artifacts::manifest_blobs, state::Registry, v2::Place};
 use crate::{
@@ -13,10 +14,10 @@ use crate::{
 
 /// Harbor's own intervals and counts, in its own seconds.
 const LOOK: f64 = 20.0;
-const LOOKS_AT_BLOBS: usize = 10;
-const LOOKS_AT_CHILDREN: usize = 20;
+const LOOKS_AT_BLOBS: u32 = 10;
+const LOOKS_AT_CHILDREN: u32 = 20;
 const TAG: f64 = 10.0;
-const TRIES_TO_TAG: usize = 60;
+const TRIES_TO_TAG: u32 = 60;
 /// Longer than any blob of a test takes.
 const DEADLINE: Duration = Duration::from_secs(300);
 
@@ -65,11 +66,19 @@ impl Core {
         });
     }
 
+    /// Waits for the end of the `count`th interval, in Harbor's own seconds. Counted from the start, so that the order of
+    /// what happens at the same second stays that of the requests.
+    async fn wait(&self, start: Instant, seconds: f64, count: u32) {
+        let after = Duration::from_secs_f64(seconds / self.settings.speed) * count;
+        tokio::time::sleep_until(start + after).await;
+    }
+
     async fn keep_manifest(&self, place: &Place, registry: &Registry, fetched: &Fetched) {
         let blobs = manifest_blobs(&fetched.bytes);
         let mut missing = Vec::new();
-        for _ in 0..LOOKS_AT_BLOBS {
-            self.wait(LOOK).await;
+        let start = Instant::now();
+        for look in 1..=LOOKS_AT_BLOBS {
+            self.wait(start, LOOK, look).await;
             let state = self.state.lock();
             missing = blobs
                 .iter()
@@ -95,8 +104,9 @@ impl Core {
 
     async fn keep_index(&self, place: &Place, fetched: &Fetched) {
         let children = index::children(&fetched.bytes);
-        for _ in 0..LOOKS_AT_CHILDREN {
-            self.wait(LOOK).await;
+        let start = Instant::now();
+        for look in 1..=LOOKS_AT_CHILDREN {
+            self.wait(start, LOOK, look).await;
             let state = self.state.lock();
             if children
                 .iter()
@@ -122,8 +132,9 @@ impl Core {
 
     async fn ensure_tag(&self, place: &Place, fetched: &Fetched) {
         let Some(tag) = &fetched.tag else { return };
-        for _ in 0..TRIES_TO_TAG {
-            self.wait(TAG).await;
+        let start = Instant::now();
+        for attempt in 1..=TRIES_TO_TAG {
+            self.wait(start, TAG, attempt).await;
             let mut state = self.state.lock();
             let key = (place.full.clone(), fetched.digest.clone());
             let digest = state

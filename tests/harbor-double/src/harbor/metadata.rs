@@ -148,7 +148,10 @@ impl Core {
         if !Keys::Proxy.has(key) || body.is_empty() {
             return Err(Fault::bad(format!("invalid key: {key}")));
         }
-        self.set_metadata(project.id, &body);
+        // A key that is not there is not made, and that is 200, too.
+        if project.metadata.contains_key(key) {
+            self.set_metadata(project.id, &body);
+        }
         Ok(empty(StatusCode::OK))
     }
 

@@ -27,6 +27,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
+    image::{self, Image, Pushed},
     log::{Log, Request},
     net::Server,
 };
@@ -164,6 +165,24 @@ impl Harbor {
         self.core.state.lock().blob(repository, digest).is_some()
     }
 
+    /// Puts an image into a repository (`project/name`) under a tag, as if it had been pushed or cached long ago. It has the
+    /// bytes that an [`crate::Upstream`] has under `name`.
+    pub fn store_image(&self, repository: &str, tag: &str, image: &Image) -> Pushed {
+        let name = repository
+            .split_once('/')
+            .map_or(repository, |(_, name)| name);
+        let built = image::build(&format!("{name}:{tag}"), image);
+        let mut state = self.core.state.lock();
+        for (digest, bytes) in built.blobs {
+            state.store_blob(repository, &digest, bytes);
+        }
+        for (digest, media_type, bytes) in built.manifests {
+            let tag = Some(tag).filter(|_| digest == built.pushed.digest);
+            state.store_manifest(repository, &media_type, bytes, tag);
+        }
+        built.pushed
+    }
+
     /// Deletes a repository (`project/name`) with everything that is stored of it, also what waits to be stored as an index.
     pub fn evict(&self, repository: &str) {
         let mut state = self.core.state.lock();
@@ -286,11 +305,6 @@ impl Builder {
 }
 
 impl Core {
-    /// Waits for so many of Harbor's own seconds.
-    async fn wait(&self, seconds: f64) {
-        tokio::time::sleep(Duration::from_secs_f64(seconds / self.settings.speed)).await;
-    }
-
     /// A job that ends with Harbor.
     fn spawn(&self, job: impl Future<Output = ()> + Send + 'static) {
         let ended = self.jobs.clone();

@@ -16,7 +16,9 @@ pub(crate) fn page(ask: &Ask, items: &[Value]) -> Outcome {
         }),
     };
     let size = number("page_size", 10)?;
-    let page = number("page", 1)?.max(1);
+    let asked = number("page", 1)?;
+    // Page 0 is the first, and the first is its next.
+    let page = asked.max(1);
     if size > 100 {
         return Err(Fault::invalid(
             "page_size in query should be less than or equal to 100",
@@ -40,7 +42,7 @@ pub(crate) fn page(ask: &Ask, items: &[Value]) -> Outcome {
     }
     // A negative size is below any total, so there is always a next page.
     if size < 0 || size > 0 && start.saturating_add(length) < total {
-        links.push(format!("<{}>; rel=\"next\"", link(ask, page + 1, size)));
+        links.push(format!("<{}>; rel=\"next\"", link(ask, asked + 1, size)));
     }
     let mut reply = json_reply(&Value::Array(shown));
     put(

@@ -42,7 +42,7 @@ impl Core {
             .lock()
             .artifact(&place.full, reference)
             .map(|artifact| artifact.digest.clone());
-        if by_digest && local.is_some() && self.index(place, reference).is_none() {
+        if by_digest && local.is_some() {
             return self.local_manifest(ask, place, reference);
         }
         let path = format!("/v2/{}/manifests/{reference}", place.remote);
@@ -54,7 +54,7 @@ impl Core {
                     .metadata
                     .get("proxy_cache_local_on_not_found")
                     .is_some_and(|kept| kept == "true");
-                if local.is_some() && (kept || by_digest) {
+                if local.is_some() && kept {
                     return self.local_manifest(ask, place, reference);
                 }
                 return Err(not_found(place, reference));

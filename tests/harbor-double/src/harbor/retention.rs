@@ -38,6 +38,29 @@ pub(crate) fn born(state: &mut State, project: i64) -> i64 {
     id
 }
 
+/// What rules can be made of.
+pub(crate) fn templates() -> Value {
+    let template = |name: &str, text: &str, unit: &str| {
+        let params = if unit.is_empty() {
+            json!([])
+        } else {
+            json!([{"required": true, "type": "int", "unit": unit}])
+        };
+        json!({"action": "retain", "display_text": text, "params": params, "rule_template": name})
+    };
+    json!({
+        "scope_selectors": [{"decorations": ["repoMatches", "repoExcludes"], "display_text": "Repositories", "kind": "doublestar"}],
+        "tag_selectors": [{"decorations": ["matches", "excludes"], "display_text": "Tags", "kind": "doublestar"}],
+        "templates": [
+            template("latestPushedK", "the most recently pushed # artifacts", "COUNT"),
+            template("latestPulledN", "the most recently pulled # artifacts", "COUNT"),
+            template("nDaysSinceLastPush", "pushed within the last # days", "DAYS"),
+            template("nDaysSinceLastPull", "pulled within the last # days", "DAYS"),
+            template("always", "always", ""),
+        ],
+    })
+}
+
 impl Core {
     pub(crate) fn get_retention(&self, text: &str) -> Outcome {
         let id = id(text)?;

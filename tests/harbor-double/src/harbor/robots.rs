@@ -141,6 +141,59 @@ impl Core {
         }
     }
 
+    /// Replaces permissions, duration and description; level and full name have to be there and cannot change.
+    pub(crate) fn update_robot(&self, ask: &Ask, text: &str) -> Outcome {
+        let id = id(text)?;
+        let body = object(ask, BODY)?;
+        only_admin(ask)?;
+        let mut state = self.state.lock();
+        let robot = state
+            .robots
+            .get_mut(&id)
+            .ok_or_else(|| Fault::not_found(format!("robot {id} not found")))?;
+        if ["level", "name"]
+            .iter()
+            .any(|key| body.get(*key) != robot.document.get(*key))
+        {
+            return Err(Fault::bad("cannot update the level or name of robot"));
+        }
+        let namespace = |document: &serde_json::Map<String, Value>| {
+            document
+                .get("permissions")
+                .map(|all| all[0]["namespace"].clone())
+        };
+        if body.get("level") == Some(&json!("project"))
+            && namespace(&body) != namespace(&robot.document)
+        {
+            return Err(Fault::bad("cannot update the project id of robot"));
+        }
+        for key in ["permissions", "duration", "description", "disable"] {
+            if let Some(value) = body.get(key) {
+                robot.document.insert(key.to_owned(), value.clone());
+            }
+        }
+        let created = robot
+            .document
+            .get("creation_time")
+            .and_then(Value::as_str)
+            .and_then(|time| time.parse::<jiff::Timestamp>().ok());
+        let duration = robot
+            .document
+            .get("duration")
+            .and_then(Value::as_i64)
+            .unwrap_or(-1);
+        let expires = created
+            .filter(|_| duration >= 0)
+            .map_or(-1, |created| created.as_second() + duration * 86_400);
+        robot
+            .document
+            .insert("expires_at".to_owned(), json!(expires));
+        robot
+            .document
+            .insert("update_time".to_owned(), json!(now()));
+        Ok(empty(StatusCode::OK))
+    }
+
     /// A secret of one's own, or with an empty body a new one.
     pub(crate) fn refresh_robot(&self, ask: &Ask, text: &str) -> Outcome {
         let id = id(text)?;

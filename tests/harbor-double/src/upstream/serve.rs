@@ -290,7 +290,11 @@ async fn fail(failure: Failure, answer: Response<Body>) -> Response<Body> {
                         .unwrap_or_default();
                     Ok::<_, std::io::Error>(bytes.slice(..half.min(bytes.len())))
                 });
-                let end = futures::stream::once(async { Err(std::io::Error::other("cut short")) });
+                let end = futures::stream::once(async {
+                    // Long enough for what was written to leave.
+                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                    Err(std::io::Error::other("cut short"))
+                });
                 Body::from_stream(cut.chain(end))
             })
         }
