@@ -6,6 +6,7 @@
 //! does has it [alone].
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     time::Duration,
@@ -15,7 +16,7 @@ use anyhow::{Context, Result, bail};
 use harbor_double::{Harbor, Image, Upstream};
 use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
-use kube::api::{Api, DynamicObject, Patch, PatchParams};
+use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::GroupVersionKind;
 use kube::discovery::ApiResource;
 use serde_json::{Value, json};
@@ -166,6 +167,8 @@ impl Cluster {
         cluster.start_controller().await?;
         cluster.start_webhook().await?;
         cluster.register(&path("config/webhook")).await?;
+        cluster.apply_examples().await?;
+        cluster.until_rewritten("nginx").await?;
         Ok(cluster)
     }
 
@@ -243,6 +246,67 @@ impl Cluster {
         Ok(api.patch(&name, &PatchParams::apply("user").force(), &Patch::Apply(object)).await?)
     }
 
+    /// Deletes a resource as `kubectl delete` does, and waits until it is gone.
+    ///
+    /// # Errors
+    /// When it is not in a minute.
+    pub async fn delete(&self, kind: &str, name: &str) -> Result<()> {
+        let arguments = ["delete", kind, name, "--ignore-not-found", "--timeout=60s"];
+        self.plane.kubectl(&arguments).await?.ok()?;
+        Ok(())
+    }
+
+    /// Deletes what [`Cluster::proxied`] made, so that nothing of it is looked after any more.
+    ///
+    /// # Errors
+    /// As [`Cluster::delete`].
+    pub async fn forget(&self, name: &str) -> Result<()> {
+        self.delete("hpp", name).await?;
+        self.delete("hreg", name).await
+    }
+
+    /// The CachedImages of a ProxyProject's images, as admission names them at Harbor: image → resource.
+    ///
+    /// # Errors
+    /// When the API server refuses.
+    pub async fn cached(&self, project: &str) -> Result<BTreeMap<String, Value>> {
+        let object = resource("CachedImage", "", json!({}));
+        let list = self.api_of(&object)?.0.list(&ListParams::default()).await?;
+        let prefix = format!("{}/{project}/", self.harbor.host());
+        let mut found = BTreeMap::new();
+        for object in list {
+            let object = serde_json::to_value(object)?;
+            let image = object.pointer("/spec/image").and_then(Value::as_str).unwrap_or_default().to_owned();
+            if image.starts_with(&prefix) {
+                found.insert(image, object);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Waits until each of these images (`repository:tag` in the ProxyProject) has a CachedImage that is Ready.
+    ///
+    /// # Errors
+    /// When not all are in a minute.
+    pub async fn wait_until_warm(&self, project: &str, images: &[String]) -> Result<()> {
+        let end = Instant::now() + SOON;
+        loop {
+            let found = self.cached(project).await?;
+            let cold: Vec<String> = images
+                .iter()
+                .map(|image| format!("{}/{project}/{image}", self.harbor.host()))
+                .filter(|image| found.get(image).is_none_or(|object| condition_of(object, "Ready") != "True Warm"))
+                .collect();
+            if cold.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() >= end {
+                bail!("not warm: {cold:?} of {}\n{}", json!(found), self.logs());
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
     /// Reads a cluster-scoped resource of ours.
     ///
     /// # Errors
@@ -265,7 +329,11 @@ impl Cluster {
             match object {
                 Ok(object) if state == wanted => return Ok(object),
                 object if Instant::now() >= end => {
-                    bail!("{condition} of {kind} {name} is {state:?} and not {wanted:?}: {object:#?}\n{}", self.logs())
+                    bail!(
+                        "{condition} of {kind} {name} is {state:?} and not {wanted:?}: {}\n{}",
+                        told(object),
+                        self.logs()
+                    )
                 }
                 _ => tokio::time::sleep(Duration::from_millis(100)).await,
             }
@@ -365,6 +433,11 @@ impl Process {
         }
         Ok(())
     }
+}
+
+/// The status of a resource, or why there is none.
+fn told(object: Result<Value>) -> String {
+    object.map_or_else(|error| error.to_string(), |object| object.get("status").unwrap_or(&Value::Null).to_string())
 }
 
 /// `status reason` of a condition, empty where there is none.

@@ -9,7 +9,6 @@ use kube::{
     runtime::{
         Config, Controller,
         controller::Action,
-        events::{Recorder, Reporter},
         reflector::{ObjectRef, Store},
         watcher,
     },
@@ -17,14 +16,11 @@ use kube::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Error, FIELD_MANAGER, bounded, directory::ClusterDirectory, driver::Driver, nodes::Platforms, pods, rules, sink,
+    Error, bounded, directory::ClusterDirectory, driver::Driver, events::Events, nodes::Platforms, pods, rules, sink,
 };
 use crate::{
     api::{CachedImage, HarborInstance, ProxyProject, Registry},
-    controller::{
-        Installation, Instances, Kinds, Managed, Reconciler,
-        cached_image::{Images, wants_offers},
-    },
+    controller::{Installation, Instances, Kinds, Managed, Reconciler, cached_image::Images},
     prewarm::{Timing, queue},
 };
 
@@ -77,12 +73,13 @@ pub async fn run(client: Client, settings: Settings, shutdown: CancellationToken
     let kinds = Arc::new(Kinds { directory: directory.clone(), instances: connections.clone(), installation });
     let following = rules::Following::default();
     let rules = following.rules.clone();
+    let manual = following.manual.clone();
     let warmer = Arc::new(Images::new(directory.clone(), connections, rules.clone(), settings.timing, None));
     let (offers, offered) = queue::queue(queue::Bounds::default());
     let wake_images = Arc::new(tokio::sync::Notify::new());
 
-    let recorder = Recorder::new(client.clone(), Reporter { controller: FIELD_MANAGER.to_owned(), instance: None });
-    let drive = |name: &'static str| (client.clone(), recorder.clone(), shutdown.clone(), name);
+    let events = Arc::new(Events::new(client.clone()));
+    let drive = |name: &'static str| (client.clone(), events.clone(), shutdown.clone(), name);
 
     let registry_users = registries.store();
     let registries = registries
@@ -118,7 +115,16 @@ pub async fn run(client: Client, settings: Settings, shutdown: CancellationToken
         Some(((), wake))
     }));
 
-    let follow_rules = rules::follow(client.clone(), following, move || wake_images.notify_one());
+    let (loaded, mut when_loaded) = tokio::sync::watch::channel(false);
+    let follow_rules = rules::follow(client.clone(), following, move || {
+        loaded.send_replace(true);
+        wake_images.notify_one();
+    });
+    let follow_pods = async {
+        // Without rules no image is known to lie in a managed project, and a Pod is looked at once.
+        when_loaded.wait_for(|loaded| *loaded).await.ok();
+        pods::follow(client.clone(), rules, offers).await;
+    };
     tokio::select! {
         () = async {
             tokio::join!(
@@ -130,8 +136,8 @@ pub async fn run(client: Client, settings: Settings, shutdown: CancellationToken
         } => {}
         () = platforms.watch(client.clone()) => {}
         () = follow_rules => {}
-        () = pods::follow(client.clone(), rules, offers) => {}
-        () = sink::store(client.clone(), offered, |offer| wants_offers(directory.as_ref(), &offer.proxy_project)) => {}
+        () = follow_pods => {}
+        () = sink::store(client.clone(), offered, |offer| !manual.load().contains(&offer.proxy_project)) => {}
     }
     if !shutdown.is_cancelled() {
         tracing::error!("a watch ended by itself");
@@ -139,14 +145,14 @@ pub async fn run(client: Client, settings: Settings, shutdown: CancellationToken
     Ok(())
 }
 
-type Drive = (Client, Recorder, CancellationToken, &'static str);
+type Drive = (Client, Arc<Events>, CancellationToken, &'static str);
 
-async fn run_kind<K, R>(controller: Controller<K>, (client, recorder, shutdown, kind): Drive, reconciler: Arc<R>)
+async fn run_kind<K, R>(controller: Controller<K>, (client, events, shutdown, kind): Drive, reconciler: Arc<R>)
 where
     K: Managed,
     R: Reconciler<K>,
 {
-    let driver = Arc::new(Driver::new(Api::<K>::all(client), recorder, reconciler));
+    let driver = Arc::new(Driver::new(Api::<K>::all(client), events, reconciler));
     controller
         .graceful_shutdown_on(async move { shutdown.cancelled().await })
         .run(

@@ -10,11 +10,10 @@ use k8s_openapi::jiff::Timestamp;
 use kube::{
     Api, ResourceExt,
     api::{Patch, PatchParams},
-    runtime::events::{Event, EventType, Recorder},
 };
 use serde_json::json;
 
-use super::{Error, FIELD_MANAGER, bounded};
+use super::{Error, FIELD_MANAGER, bounded, events::Events};
 use crate::{
     api::FINALIZER,
     controller::{Finalized, Managed, Note, Outcome, Reconciler},
@@ -23,7 +22,7 @@ use crate::{
 /// Stores outcomes of one kind.
 pub struct Driver<K: Managed, R> {
     api: Api<K>,
-    recorder: Recorder,
+    events: Arc<Events>,
     reconciler: R,
     written: Mutex<HashMap<String, Written<K::Status>>>,
 }
@@ -35,9 +34,9 @@ struct Written<Status> {
 }
 
 impl<K: Managed, R: Reconciler<K>> Driver<K, R> {
-    /// A driver that writes with this API and publishes with this recorder.
-    pub fn new(api: Api<K>, recorder: Recorder, reconciler: R) -> Self {
-        Self { api, recorder, reconciler, written: Mutex::default() }
+    /// A driver that writes with this API and publishes these Events.
+    pub fn new(api: Api<K>, events: Arc<Events>, reconciler: R) -> Self {
+        Self { api, events, reconciler, written: Mutex::default() }
     }
 
     /// Reconciles the object once and stores the outcome. Returns when to look again; `None` when it is gone.
@@ -129,15 +128,8 @@ impl<K: Managed, R: Reconciler<K>> Driver<K, R> {
     async fn publish(&self, object: &K, notes: &[Note]) {
         let reference = object.object_ref(&());
         for note in notes {
-            let event = Event {
-                type_: if note.warning { EventType::Warning } else { EventType::Normal },
-                reason: note.reason.clone(),
-                note: Some(note.message.chars().take(1000).collect()),
-                action: "Reconcile".to_owned(),
-                secondary: None,
-            };
             // An Event that is lost is not worth a failed reconcile.
-            if let Err(error) = bounded("publishing an Event", self.recorder.publish(&event, &reference)).await {
+            if let Err(error) = self.events.publish(&reference, note).await {
                 tracing::debug!(%error, "event lost");
             }
             note.log(&K::kind(&()), &object.name_any());

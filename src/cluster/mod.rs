@@ -6,6 +6,7 @@
 pub mod controllers;
 pub mod directory;
 pub mod driver;
+pub mod events;
 pub mod nodes;
 pub mod pods;
 pub mod rules;

@@ -15,6 +15,8 @@ pub async fn store(client: Client, mut offers: OfferReceiver, wanted: impl Fn(&O
     let parameters = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
     while let Some(offer) = offers.next().await {
         if !wanted(&offer) {
+            // It may be wanted before the queue would forget it.
+            offers.forget(&offer.image);
             continue;
         }
         let image = offered(&offer);

@@ -1,4 +1,11 @@
 //! The product in a cluster: a real API server, both processes under their own accounts, and Harbor's double.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod admission;
+mod crashes;
 mod examples;
+mod quiet;
+mod registries;
+mod reviews;
+mod schema;
+mod warming;

@@ -1,0 +1,161 @@
+//! Registries that Harbor does not accept, that lose their password, and that are still in use.
+
+use std::time::Duration;
+
+use harbor_double::Upstream;
+use harbor_pilot_e2e::cluster::{Cluster, condition_of, message_of, proxy_project, registry, secret, shared};
+use serde_json::{Value, json};
+
+/// A Registry with credentials, looked at each two seconds.
+fn with_credentials(name: &str, upstream: &Upstream) -> Value {
+    let mut registry = registry(name, &upstream.url());
+    registry["spec"]["credentialsSecretRef"] = json!({"name": name});
+    registry["spec"]["interval"] = json!("2s");
+    registry
+}
+
+/// Events about an object, as `kubectl get events` has them: `type reason ×count`, and the message.
+async fn events(cluster: &Cluster, kind: &str, name: &str) -> Vec<(String, String)> {
+    let selector = format!("involvedObject.kind={kind},involvedObject.name={name}");
+    let arguments = ["get", "events", "-n", "default", "--field-selector", &selector, "-o", "json"];
+    let text = cluster.plane.kubectl(&arguments).await.unwrap().ok().unwrap();
+    let list: Value = serde_json::from_str(&text).unwrap();
+    let mut events: Vec<_> = list["items"].as_array().unwrap().clone();
+    events.sort_by_key(|event| event["eventTime"].to_string());
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    events
+        .iter()
+        .map(|event| {
+            let count = event["series"]["count"].as_i64().unwrap_or(1);
+            (format!("{} {} ×{count}", text(&event["type"]), text(&event["reason"])), text(&event["message"]))
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn a_wrong_password_from_the_start_is_named_once_and_the_rule_does_not_rewrite() {
+    let cluster = shared().await.unwrap();
+    let upstream = Upstream::builder().basic_auth("user", "right").start().await;
+    cluster.apply(&secret("refused", "user", "wrong")).await.unwrap();
+    cluster.apply(&with_credentials("refused", &upstream)).await.unwrap();
+    let mut project = proxy_project("refused");
+    project["spec"]["interval"] = json!("2s");
+    cluster.apply(&project).await.unwrap();
+    let refused = cluster.wait_for("Registry", "refused", "Ready", "False CredentialsRejected").await.unwrap();
+    assert!(message_of(&refused, "Ready").contains("credentialsSecretRef"), "{refused:#}");
+    assert_eq!(condition_of(&refused, "Stalled"), "True CredentialsRejected");
+    cluster.wait_for("ProxyProject", "refused", "Ready", "False RegistryNotReady").await.unwrap();
+
+    // Several intervals go by.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let waiting = cluster.get("ProxyProject", "refused").await.unwrap();
+    assert_eq!(waiting["status"]["rewrite"], Value::Null, "{waiting:#}");
+    let image = format!("{}/app:v1", upstream.host());
+    assert_eq!(cluster.admitted(&image).await.unwrap(), image);
+    let told = events(&cluster, "Registry", "refused").await;
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(told[0].0, "Warning CredentialsRejected ×1", "{told:?}");
+    let logged = cluster.logs();
+    assert!(!logged.contains("wrong") || !logged.contains("password: wrong"), "a password was logged");
+
+    // With the right one everything follows by itself.
+    cluster.apply(&secret("refused", "user", "right")).await.unwrap();
+    cluster.wait_for("Registry", "refused", "Ready", "True Reconciled").await.unwrap();
+    cluster.wait_for("ProxyProject", "refused", "Ready", "True Reconciled").await.unwrap();
+    cluster.until_rewritten(&image).await.unwrap();
+    let told = events(&cluster, "Registry", "refused").await;
+    let created = ("Normal Reconciled ×1".to_owned(), "created registry refused in Harbor".to_owned());
+    assert!(told.contains(&created), "{told:?}");
+    let told = events(&cluster, "ProxyProject", "refused").await;
+    let created = ("Normal Reconciled ×1".to_owned(), "created proxy project refused in Harbor".to_owned());
+    assert!(told.contains(&created), "{told:?}");
+    cluster.forget("refused").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_password_that_becomes_wrong_is_named_and_the_rule_goes_on() {
+    let cluster = shared().await.unwrap();
+    let upstream = Upstream::builder().basic_auth("user", "right").start().await;
+    cluster.apply(&secret("rotated", "user", "right")).await.unwrap();
+    cluster.apply(&with_credentials("rotated", &upstream)).await.unwrap();
+    cluster.apply(&proxy_project("rotated")).await.unwrap();
+    let image = format!("{}/app:v1", upstream.host());
+    cluster.wait_for("ProxyProject", "rotated", "Ready", "True Reconciled").await.unwrap();
+    let rewritten = cluster.until_rewritten(&image).await.unwrap();
+
+    cluster.apply(&secret("rotated", "user", "wrong")).await.unwrap();
+    cluster.wait_for("Registry", "rotated", "Ready", "False CredentialsRejected").await.unwrap();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(cluster.admitted(&image).await.unwrap(), rewritten);
+    let project = cluster.get("ProxyProject", "rotated").await.unwrap();
+    assert_eq!(project["status"]["rewrite"]["target"], format!("{}/rotated", cluster.harbor.host()));
+
+    cluster.apply(&secret("rotated", "user", "right")).await.unwrap();
+    cluster.wait_for("Registry", "rotated", "Ready", "True Reconciled").await.unwrap();
+    assert_eq!(cluster.admitted(&image).await.unwrap(), rewritten);
+    let told = events(&cluster, "Registry", "rotated").await;
+    let refusals = told.iter().filter(|(kind, _)| kind.starts_with("Warning CredentialsRejected")).count();
+    assert_eq!(refusals, 1, "{told:?}");
+    cluster.forget("rotated").await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_changed_in_harbor_by_hand_is_repaired_and_the_event_names_the_field() {
+    let cluster = shared().await.unwrap();
+    let upstream = Upstream::builder().start().await;
+    cluster.apply(&registry("repaired", &upstream.url())).await.unwrap();
+    let mut project = proxy_project("repaired");
+    project["spec"]["interval"] = json!("2s");
+    cluster.apply(&project).await.unwrap();
+    cluster.wait_for("ProxyProject", "repaired", "Ready", "True Reconciled").await.unwrap();
+    for _ in 0..2 {
+        let edit = json!({"metadata": {"public": "false"}});
+        assert_eq!(cluster.harbor.by_hand("PUT", "/projects/repaired", Some(edit)).await.0, 200);
+        for _ in 0..100 {
+            let (_, project) = cluster.harbor.by_hand("GET", "/projects/repaired", None).await;
+            if project["metadata"]["public"] == "true" {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let (_, project) = cluster.harbor.by_hand("GET", "/projects/repaired", None).await;
+        assert_eq!(project["metadata"]["public"], "true");
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let told = events(&cluster, "ProxyProject", "repaired").await;
+    assert!(told.iter().any(|(_, message)| message.contains("created proxy project")), "{told:?}");
+    let repairs: Vec<_> =
+        told.iter().filter(|(_, message)| message.contains("public: false instead of true")).collect();
+    assert_eq!(repairs.len(), 1, "one Event that counts: {told:?}");
+    assert!(repairs[0].0.ends_with("×2"), "{told:?}");
+    cluster.forget("repaired").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_registry_that_a_project_uses_is_deleted_once_it_is_free_and_says_until_then_what_uses_it() {
+    let cluster = shared().await.unwrap();
+    let upstream = Upstream::builder().start().await;
+    let mut registry = registry("blocked", &upstream.url());
+    registry["spec"]["deletionPolicy"] = json!("Delete");
+    let mut project = proxy_project("blocked-by-this");
+    project["spec"]["registryRef"]["name"] = json!("blocked");
+    project["spec"]["deletionPolicy"] = json!("Delete");
+    cluster.apply(&registry).await.unwrap();
+    cluster.apply(&project).await.unwrap();
+    cluster.wait_for("ProxyProject", "blocked-by-this", "Ready", "True Reconciled").await.unwrap();
+
+    cluster.plane.kubectl(&["delete", "hreg", "blocked", "--wait=false"]).await.unwrap().ok().unwrap();
+    let blocked = cluster.wait_for("Registry", "blocked", "DeletionBlocked", "True InUse").await.unwrap();
+    let message = message_of(&blocked, "DeletionBlocked");
+    assert!(message.contains("ProxyProject blocked-by-this"), "{message}");
+    let told = events(&cluster, "Registry", "blocked").await;
+    assert!(told.iter().any(|(kind, _)| kind == "Warning InUse ×1"), "{told:?}");
+
+    cluster.delete("hpp", "blocked-by-this").await.unwrap();
+    let gone = ["wait", "--for=delete", "hreg/blocked", "--timeout=20s"];
+    cluster.plane.kubectl(&gone).await.unwrap().ok().unwrap();
+    for path in ["/projects/blocked-by-this", "/registries?name=blocked"] {
+        let (status, found) = cluster.harbor.by_hand("GET", path, None).await;
+        assert!(status == 404 || status == 403 || found == json!([]), "{path}: {status} {found}");
+    }
+}

@@ -1,0 +1,120 @@
+//! What the API server refuses for us, and with which words.
+
+use harbor_pilot_e2e::cluster::{Cluster, resource, shared};
+use serde_json::{Value, json};
+
+/// The server's answer to a dry run: empty when it accepts.
+async fn judged(cluster: &Cluster, object: &Value) -> String {
+    let arguments = ["apply", "--server-side", "--force-conflicts", "--dry-run=server", "-f", "-"];
+    let output = cluster.plane.kubectl_with_input(&arguments, &object.to_string()).await.unwrap();
+    if output.status.success() { String::new() } else { output.stderr }
+}
+
+fn instance(url: &str) -> Value {
+    json!({"url": url, "credentialsSecretRef": {"name": "harbor"}})
+}
+
+fn typed(kind: &str, url: &str) -> Value {
+    json!({"type": kind, "url": url})
+}
+
+/// `spec` with more fields.
+fn with(mut spec: Value, more: Value) -> Value {
+    spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    spec
+}
+
+#[tokio::test]
+async fn a_manifest_that_harbor_or_a_container_runtime_would_misread_is_refused_with_a_reason() {
+    let cluster = shared().await.unwrap();
+    let harbor = || instance("https://harbor.example.com");
+    let project = || json!({"registryRef": {"name": "x"}});
+    let ghcr = || typed("github-ghcr", "https://ghcr.io");
+    let table = [
+        ("HarborInstance", "x", instance("harbor.example.com"), "url must be http:// or https://"),
+        ("HarborInstance", "x", instance("https://harbor.example.com/registry"), "without path, query or user"),
+        ("HarborInstance", "x", instance("https://admin:x@harbor.example.com"), "without path, query or user"),
+        ("HarborInstance", "x", with(harbor(), json!({"pullHost": "harbor"})), "pullHost must be a host with a dot"),
+        ("HarborInstance", "x", with(harbor(), json!({"maxConcurrentRequests": 0})), "maxConcurrentRequests"),
+        ("HarborInstance", "x", with(harbor(), json!({"interval": "ten minutes"})), "interval"),
+        ("HarborInstance", "x", json!({"url": "https://harbor.example.com"}), "credentialsSecretRef"),
+        ("Registry", "x", typed("docker-registry", "ftp://example.com"), "url must begin with http://"),
+        ("Registry", "x", typed("docker-registry", "https://u:p@example.com"), "no query, fragment or user"),
+        ("Registry", "x", typed("aws-ecr", "https://ecr.eu-central-1.amazonaws.com"), "an aws-ecr url must be"),
+        ("Registry", "x", typed("aws-ecr", "http://123456789012.dkr.ecr.eu-central-1.amazonaws.com"), "an aws-ecr url"),
+        ("Registry", "x", typed("aws-ecr", "https://12.dkr.ecr.eu-central-1.amazonaws.com"), "an aws-ecr url must be"),
+        ("Registry", "x", typed("gitlab", "https://gitlab.example.com"), "Unsupported value"),
+        ("Registry", &"x".repeat(65), ghcr(), "at most 64 characters"),
+        ("ProxyProject", "x", with(project(), json!({"name": "Docker"})), "lower-case letters and digits"),
+        ("ProxyProject", "x", with(project(), json!({"name": "a..b"})), "separated by single"),
+        ("ProxyProject", "x", with(project(), json!({"proxySpeedKB": 0})), "proxySpeedKB must be -1"),
+        ("ProxyProject", "x", with(project(), json!({"maxUpstreamConnections": 0})), "must be -1 (unlimited)"),
+        ("ProxyProject", "x", with(project(), json!({"prewarm": {"mode": "Never"}})), "Unsupported value"),
+        ("ProxyProject", "x", with(project(), json!({"prewarm": {"platforms": ["linux"]}})), "platforms"),
+        ("ProxyProject", "x", json!({"public": true}), "registryRef"),
+        ("CachedImage", "x", json!({"image": ""}), "image"),
+        ("CachedImage", "x", json!({"image": "nginx", "require": "Always"}), "Unsupported value"),
+    ];
+    for (kind, name, spec, message) in table {
+        let object = resource(kind, name, spec);
+        let answer = judged(&cluster, &object).await;
+        assert!(answer.contains(message), "{object} should be refused for {message:?}: {answer:?}");
+    }
+
+    let good = [
+        ("HarborInstance", "x", with(harbor(), json!({"pullHost": "harbor:8443", "interval": "1h30m"}))),
+        ("HarborInstance", "x", instance("http://10.0.0.1:8080/")),
+        ("Registry", "x", typed("aws-ecr", "https://123456789012.dkr.ecr.eu-central-1.amazonaws.com")),
+        ("Registry", "x", typed("aws-ecr", "https://api.ecr.us-east-1.amazonaws.com")),
+        ("Registry", &"x".repeat(65), with(ghcr(), json!({"name": "short"}))),
+        ("Registry", "x", with(ghcr(), json!({"deletionPolicy": "Delete", "adoption": "IfExists"}))),
+        ("ProxyProject", "x", with(project(), json!({"name": "docker-hub_1.x", "proxySpeedKB": -1}))),
+        ("ProxyProject", "x", with(project(), json!({"prewarm": {"platforms": ["linux/arm64/v8"]}}))),
+        ("CachedImage", "x", json!({"image": "nginx:1.27", "platforms": ["linux/amd64"], "require": "OfflineByTag"})),
+    ];
+    for (kind, name, spec) in good {
+        let object = resource(kind, name, spec);
+        assert_eq!(judged(&cluster, &object).await, "", "{object}");
+    }
+}
+
+#[tokio::test]
+async fn what_harbor_cannot_change_is_immutable() {
+    let cluster = shared().await.unwrap();
+    // Suspended, so that nobody tries to make them.
+    let registry = json!({"type": "github-ghcr", "url": "https://ghcr.io", "name": "fixed-1", "suspend": true});
+    let project = json!({"registryRef": {"name": "fixed"}, "name": "fixed-1", "suspend": true});
+    let image = json!({"image": "registry.example.com/fixed:v1"});
+    let before = [("Registry", registry.clone()), ("ProxyProject", project.clone()), ("CachedImage", image)];
+    for (kind, spec) in before {
+        cluster.apply(&resource(kind, "fixed", spec)).await.unwrap();
+    }
+    let without_name = |mut spec: Value| {
+        spec.as_object_mut().unwrap().remove("name");
+        spec
+    };
+    let table = [
+        ("Registry", with(registry.clone(), json!({"type": "harbor"})), "type is immutable"),
+        ("Registry", with(registry.clone(), json!({"name": "fixed-2"})), "name is immutable"),
+        ("Registry", with(registry.clone(), json!({"harborRef": {"name": "other"}})), "harborRef is immutable"),
+        ("ProxyProject", with(project.clone(), json!({"name": "fixed-2"})), "name is immutable"),
+        ("ProxyProject", with(project.clone(), json!({"registryRef": {"name": "other"}})), "registryRef is immutable"),
+        ("ProxyProject", with(project.clone(), json!({"harborRef": {"name": "other"}})), "harborRef is immutable"),
+        ("CachedImage", json!({"image": "registry.example.com/fixed:v2"}), "image is immutable"),
+    ];
+    for (kind, spec, message) in table {
+        let object = resource(kind, "fixed", spec);
+        let answer = judged(&cluster, &object).await;
+        assert!(answer.contains(message), "{object} should be refused for {message:?}: {answer:?}");
+    }
+    // A name that is taken away is a change, too; as the same manager, for whom absent means removed.
+    for (kind, spec) in [("Registry", without_name(registry.clone())), ("ProxyProject", without_name(project))] {
+        let error = cluster.apply(&resource(kind, "fixed", spec)).await.unwrap_err();
+        assert!(format!("{error:#}").contains("name is immutable"), "{error:#}");
+    }
+    let moved = with(registry, json!({"url": "https://ghcr.example.com", "insecure": true}));
+    assert_eq!(judged(&cluster, &resource("Registry", "fixed", moved)).await, "");
+    for kind in ["hci", "hpp", "hreg"] {
+        cluster.delete(kind, "fixed").await.unwrap();
+    }
+}

@@ -1,0 +1,191 @@
+//! Events about resources (events.k8s.io/v1). The same words about the same object count up one Event; other words make
+//! another.
+//!
+//! kube's own recorder counts by the reason alone, so that a second note of one reason would show the words of the first.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use k8s_openapi::{
+    api::{core::v1::ObjectReference, events::v1::Event},
+    apimachinery::pkg::apis::meta::v1::MicroTime,
+    jiff::Timestamp,
+};
+use kube::{
+    Api, Client,
+    api::{ObjectMeta, Patch, PatchParams, PostParams},
+};
+use serde_json::json;
+
+use super::{Error, FIELD_MANAGER, bounded};
+use crate::controller::Note;
+
+/// Events about cluster-scoped resources lie here, as Kubernetes' own do.
+const NAMESPACE: &str = "default";
+
+/// The same words after a longer silence make a new Event; the API server keeps Events for an hour.
+const REMEMBERED: Duration = Duration::from_secs(600);
+
+/// Most notes that are remembered at once; beyond it all are forgotten, which costs a few Events that do not count up.
+const MOST: usize = 4096;
+
+/// `note` may have 1,024 bytes.
+const NOTE: usize = 1024;
+
+/// Publishes Events about cluster-scoped resources.
+pub struct Events {
+    api: Api<Event>,
+    memory: Mutex<Memory>,
+}
+
+impl Events {
+    /// Publishes with this client.
+    pub fn new(client: Client) -> Self {
+        Self { api: Api::namespaced(client, NAMESPACE), memory: Mutex::default() }
+    }
+
+    /// Tells of an object what the note says.
+    ///
+    /// # Errors
+    /// [`Error`] when the API server did not take it.
+    pub async fn publish(&self, about: &ObjectReference, note: &Note) -> Result<(), Error> {
+        let now = Timestamp::now();
+        let key = Key {
+            uid: about.uid.clone().unwrap_or_default(),
+            reason: note.reason.clone(),
+            message: note.message.clone(),
+        };
+        let again = self.lock().again(&key, now);
+        if let Some((name, count)) = again {
+            let series = Patch::Merge(json!({"series": {"count": count, "lastObservedTime": MicroTime(now)}}));
+            let parameters = PatchParams::default();
+            match bounded("counting an Event", self.api.patch(&name, &parameters, &series)).await {
+                // Events do not live long, and anybody may delete them.
+                Err(error) if error.is_not_found() => {}
+                result => return result.map(|_| ()),
+            }
+        }
+        let event = event(about, note, now);
+        let name = event.metadata.name.clone().unwrap_or_default();
+        bounded("publishing an Event", self.api.create(&PostParams::default(), &event)).await?;
+        self.lock().told(key, name, now);
+        Ok(())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Key {
+    uid: String,
+    reason: String,
+    message: String,
+}
+
+#[derive(Debug)]
+struct Told {
+    event: String,
+    count: i32,
+    last: Timestamp,
+}
+
+/// What was told of late.
+#[derive(Debug, Default)]
+struct Memory(HashMap<Key, Told>);
+
+impl Memory {
+    /// The Event that says this already, and how often it has been said with this time.
+    fn again(&mut self, key: &Key, now: Timestamp) -> Option<(String, i32)> {
+        self.0.retain(|_, told| now.duration_since(told.last).unsigned_abs() < REMEMBERED);
+        let told = self.0.get_mut(key)?;
+        told.count = told.count.saturating_add(1);
+        told.last = now;
+        Some((told.event.clone(), told.count))
+    }
+
+    fn told(&mut self, key: Key, event: String, now: Timestamp) {
+        if self.0.len() >= MOST {
+            self.0.clear();
+        }
+        self.0.insert(key, Told { event, count: 1, last: now });
+    }
+}
+
+fn event(about: &ObjectReference, note: &Note, now: Timestamp) -> Event {
+    let name = about.name.as_deref().unwrap_or_default();
+    Event {
+        metadata: ObjectMeta {
+            // The name of an Event is a DNS subdomain, which leaves room for 253 bytes: 236 of the object's, and the moment.
+            name: Some(format!("{}.{:x}", clipped(name, 236).trim_end_matches(['.', '-']), now.as_nanosecond())),
+            namespace: Some(NAMESPACE.to_owned()),
+            ..ObjectMeta::default()
+        },
+        action: Some("Reconcile".to_owned()),
+        event_time: Some(MicroTime(now)),
+        note: Some(clipped(&note.message, NOTE).to_owned()),
+        reason: Some(note.reason.clone()),
+        regarding: Some(about.clone()),
+        reporting_controller: Some(FIELD_MANAGER.to_owned()),
+        reporting_instance: Some(FIELD_MANAGER.to_owned()),
+        type_: Some(if note.warning { "Warning" } else { "Normal" }.to_owned()),
+        ..Event::default()
+    }
+}
+
+/// The longest beginning of at most so many bytes.
+fn clipped(text: &str, bytes: usize) -> &str {
+    let mut end = text.len().min(bytes);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.get(..end).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::jiff::SignedDuration;
+
+    use super::*;
+
+    fn key(uid: &str, message: &str) -> Key {
+        Key { uid: uid.to_owned(), reason: "Reconciled".to_owned(), message: message.to_owned() }
+    }
+
+    #[test]
+    fn the_same_words_count_up_and_other_words_or_objects_do_not() {
+        let mut memory = Memory::default();
+        let start = Timestamp::UNIX_EPOCH;
+        let at = |seconds| start + SignedDuration::from_secs(seconds);
+        assert_eq!(memory.again(&key("a", "created"), at(0)), None);
+        memory.told(key("a", "created"), "e1".to_owned(), at(0));
+        assert_eq!(memory.again(&key("a", "changed"), at(1)), None);
+        assert_eq!(memory.again(&key("b", "created"), at(1)), None);
+        assert_eq!(memory.again(&key("a", "created"), at(599)), Some(("e1".to_owned(), 2)));
+        assert_eq!(memory.again(&key("a", "created"), at(1100)), Some(("e1".to_owned(), 3)));
+        assert_eq!(memory.again(&key("a", "created"), at(1701)), None, "after a long silence it is news again");
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let mut memory = Memory::default();
+        for number in 0..3 * MOST {
+            memory.told(key("a", &number.to_string()), String::new(), Timestamp::UNIX_EPOCH);
+        }
+        assert!(memory.0.len() <= MOST);
+    }
+
+    #[test]
+    fn a_long_name_and_a_long_note_are_cut_between_characters() {
+        let about = ObjectReference { name: Some(format!("{}-b", "a".repeat(235))), ..ObjectReference::default() };
+        let note = Note { warning: true, reason: "InUse".to_owned(), message: "ä".repeat(600) };
+        let event = event(&about, &note, Timestamp::from_second(4_000_000_000).unwrap());
+        let name = event.metadata.name.unwrap();
+        assert!(name.len() <= 253 && name.starts_with("aaa") && !name.contains("-."), "{name}");
+        assert_eq!(event.note.unwrap().len(), 1024);
+    }
+}
