@@ -22,6 +22,10 @@
 //! | GET of an uncached blob | streamed from the upstream; a second GET fills the store |
 //! | health of an upstream | looked at each 5 minutes and at each PUT of the registry; unhealthy upstreams are not asked |
 //!
+//! Three things were not recorded and follow from how Harbor is built: a rate limit of the upstream is 429 unless the image
+//! is stored; a cold blob of more than 2 KiB has no `Content-Length`; one that breaks off upstream ends as a success
+//! with an error document behind it. Credentials of `aws-ecr` are sent to the routed upstream as they are.
+//!
 //! Dropping a [`Harbor`] or an [`Upstream`] closes its port, its connections and its background jobs.
 
 #![allow(
