@@ -38,17 +38,12 @@ impl Image {
     /// One manifest without an index.
     #[must_use]
     pub fn single(os: &str, architecture: &str) -> Self {
-        Self {
-            index: false,
-            ..Self::multi_arch([(os, architecture, None)])
-        }
+        Self { index: false, ..Self::multi_arch([(os, architecture, None)]) }
     }
 
     /// An index with one manifest for each `(os, architecture, variant)`.
     #[must_use]
-    pub fn multi_arch<'a>(
-        platforms: impl IntoIterator<Item = (&'a str, &'a str, Option<&'a str>)>,
-    ) -> Self {
+    pub fn multi_arch<'a>(platforms: impl IntoIterator<Item = (&'a str, &'a str, Option<&'a str>)>) -> Self {
         let platforms = platforms
             .into_iter()
             .map(|(os, architecture, variant)| Platform {
@@ -155,11 +150,7 @@ pub(crate) struct Built {
 /// Builds the image that `name` (repository and tag) and its description say.
 pub(crate) fn build(name: &str, image: &Image) -> Built {
     let mut built = Built {
-        pushed: Pushed {
-            digest: String::new(),
-            media_type: String::new(),
-            children: Vec::new(),
-        },
+        pushed: Pushed { digest: String::new(), media_type: String::new(), children: Vec::new() },
         manifests: Vec::new(),
         blobs: Vec::new(),
     };
@@ -178,9 +169,7 @@ pub(crate) fn build(name: &str, image: &Image) -> Built {
         let bytes = index_bytes(media_type, &descriptors, image.canonical);
         built.pushed.digest = sha256(&bytes);
         built.pushed.media_type = media_type.to_owned();
-        built
-            .manifests
-            .push((built.pushed.digest.clone(), media_type.to_owned(), bytes));
+        built.manifests.push((built.pushed.digest.clone(), media_type.to_owned(), bytes));
     } else if let Some((media_type, descriptor)) = descriptors.first() {
         built.pushed.digest = descriptor["digest"].as_str().unwrap_or_default().to_owned();
         built.pushed.media_type = media_type.clone();
@@ -196,19 +185,12 @@ fn manifest(built: &mut Built, image: &Image, platform: &Platform, seed: &str) -
             "application/vnd.docker.image.rootfs.diff.tar.gzip",
         )
     } else {
-        (
-            OCI_MANIFEST,
-            "application/vnd.oci.image.config.v1+json",
-            "application/vnd.oci.image.layer.v1.tar+gzip",
-        )
+        (OCI_MANIFEST, "application/vnd.oci.image.config.v1+json", "application/vnd.oci.image.layer.v1.tar+gzip")
     };
     let mut diff_ids = Vec::new();
     let mut layers = Vec::new();
     for (number, size) in image.layers.iter().enumerate() {
-        let tar = tar(
-            &format!("layer-{number}"),
-            &noise(&format!("{seed}|{number}"), *size),
-        );
+        let tar = tar(&format!("layer-{number}"), &noise(&format!("{seed}|{number}"), *size));
         diff_ids.push(sha256(&tar));
         layers.push(built.add(gzip(&tar)));
     }
@@ -220,7 +202,8 @@ fn manifest(built: &mut Built, image: &Image, platform: &Platform, seed: &str) -
         config["variant"] = json!(variant);
     }
     let config = built.add(Bytes::from(config.to_string()));
-    let descriptor = |media_type: &str, blob: &Blob| json!({"mediaType": media_type, "digest": blob.digest, "size": blob.size});
+    let descriptor =
+        |media_type: &str, blob: &Blob| json!({"mediaType": media_type, "digest": blob.digest, "size": blob.size});
     let body = json!({
         "schemaVersion": 2, "mediaType": media_type, "config": descriptor(config_type, &config),
         "layers": layers.iter().map(|layer| descriptor(layer_type, layer)).collect::<Vec<_>>(),
@@ -246,23 +229,16 @@ fn attestation(built: &mut Built, subject: &Value) -> (String, Value) {
             "annotations": {"in-toto.io/predicate-type": "https://slsa.dev/provenance/v0.2"}}],
     });
     let unknown = || "unknown".to_owned();
-    let platform = Platform {
-        os: unknown(),
-        architecture: unknown(),
-        variant: None,
-    };
-    let (media_type, mut descriptor) =
-        built.add_manifest(OCI_MANIFEST, &body, platform, config, vec![statement]);
-    descriptor["annotations"] = json!({"vnd.docker.reference.digest": about, "vnd.docker.reference.type": "attestation-manifest"});
+    let platform = Platform { os: unknown(), architecture: unknown(), variant: None };
+    let (media_type, mut descriptor) = built.add_manifest(OCI_MANIFEST, &body, platform, config, vec![statement]);
+    descriptor["annotations"] =
+        json!({"vnd.docker.reference.digest": about, "vnd.docker.reference.type": "attestation-manifest"});
     (media_type, descriptor)
 }
 
 impl Built {
     fn add(&mut self, bytes: Bytes) -> Blob {
-        let blob = Blob {
-            digest: sha256(&bytes),
-            size: bytes.len(),
-        };
+        let blob = Blob { digest: sha256(&bytes), size: bytes.len() };
         self.blobs.push((blob.digest.clone(), bytes));
         blob
     }
@@ -282,37 +258,27 @@ impl Built {
             named["variant"] = json!(variant);
         }
         let descriptor = json!({"mediaType": media_type, "digest": digest, "size": bytes.len(), "platform": named});
-        self.manifests
-            .push((digest.clone(), media_type.to_owned(), bytes));
-        self.pushed.children.push(Child {
-            platform,
-            digest,
-            config,
-            layers,
-        });
+        self.manifests.push((digest.clone(), media_type.to_owned(), bytes));
+        self.pushed.children.push(Child { platform, digest, config, layers });
         (media_type.to_owned(), descriptor)
     }
 }
 
 fn index_bytes(media_type: &str, descriptors: &[(String, Value)], canonical: bool) -> Bytes {
-    let manifests: Vec<Value> = descriptors
-        .iter()
-        .map(|(_, descriptor)| descriptor.clone())
-        .collect();
+    let manifests: Vec<Value> = descriptors.iter().map(|(_, descriptor)| descriptor.clone()).collect();
     if canonical {
         return crate::index::serialise(media_type, &manifests);
     }
-    Bytes::from(
-        json!({"schemaVersion": 2, "mediaType": media_type, "manifests": manifests}).to_string(),
-    )
+    Bytes::from(json!({"schemaVersion": 2, "mediaType": media_type, "manifests": manifests}).to_string())
 }
 
 /// Bytes that do not compress and depend on the seed alone.
 fn noise(seed: &str, size: usize) -> Vec<u8> {
     let start = sha256(seed.as_bytes());
-    let mut state = start.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    }) | 1;
+    let mut state = start
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+        | 1;
     let mut bytes = Vec::with_capacity(size + 8);
     while bytes.len() < size {
         state ^= state << 13;
@@ -342,11 +308,7 @@ fn tar(name: &str, content: &[u8]) -> Vec<u8> {
     put(156, "0");
     put(257, "ustar\x0000");
     let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
-    for (slot, byte) in header
-        .iter_mut()
-        .skip(148)
-        .zip(format!("{sum:06o}\0 ").bytes())
-    {
+    for (slot, byte) in header.iter_mut().skip(148).zip(format!("{sum:06o}\0 ").bytes()) {
         *slot = byte;
     }
     header.extend_from_slice(content);

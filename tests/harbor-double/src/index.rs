@@ -11,47 +11,20 @@ use crate::image::{DOCKER_LIST, OCI_INDEX, OCI_MANIFEST};
 
 /// Serialises an index of these descriptors: 3 spaces, and the order of the fields below.
 pub(crate) fn serialise(media_type: &str, manifests: &[Value]) -> Bytes {
-    let manifests = manifests
-        .iter()
-        .filter_map(|value| serde_json::from_value(value.clone()).ok())
-        .collect();
-    write(&Index {
-        schema_version: 2,
-        media_type: media_type.to_owned(),
-        manifests,
-    })
+    let manifests = manifests.iter().filter_map(|value| serde_json::from_value(value.clone()).ok()).collect();
+    write(&Index { schema_version: 2, media_type: media_type.to_owned(), manifests })
 }
 
 /// The children that an index names, in its order. Empty for what is not an index.
 pub(crate) fn children(bytes: &[u8]) -> Vec<Descriptor> {
-    serde_json::from_slice::<Index>(bytes)
-        .map(|index| index.manifests)
-        .unwrap_or_default()
+    serde_json::from_slice::<Index>(bytes).map(|index| index.manifests).unwrap_or_default()
 }
 
 /// What Harbor stores of an index when it has the children that `has` says: media type and bytes, or nothing for none.
-pub(crate) fn trimmed(
-    children: &[Descriptor],
-    has: impl Fn(&str) -> bool,
-) -> Option<(&'static str, Bytes)> {
-    let kept: Vec<Descriptor> = children
-        .iter()
-        .filter(|child| has(&child.digest))
-        .cloned()
-        .collect();
-    let media_type = if kept.first()?.media_type == OCI_MANIFEST {
-        OCI_INDEX
-    } else {
-        DOCKER_LIST
-    };
-    Some((
-        media_type,
-        write(&Index {
-            schema_version: 2,
-            media_type: media_type.to_owned(),
-            manifests: kept,
-        }),
-    ))
+pub(crate) fn trimmed(children: &[Descriptor], has: impl Fn(&str) -> bool) -> Option<(&'static str, Bytes)> {
+    let kept: Vec<Descriptor> = children.iter().filter(|child| has(&child.digest)).cloned().collect();
+    let media_type = if kept.first()?.media_type == OCI_MANIFEST { OCI_INDEX } else { DOCKER_LIST };
+    Some((media_type, write(&Index { schema_version: 2, media_type: media_type.to_owned(), manifests: kept })))
 }
 
 #[derive(Serialize, Deserialize)]
@@ -81,11 +54,7 @@ pub(crate) struct Descriptor {
 pub(crate) struct Platform {
     pub(crate) architecture: String,
     pub(crate) os: String,
-    #[serde(
-        rename = "os.version",
-        default,
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(rename = "os.version", default, skip_serializing_if = "Option::is_none")]
     os_version: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) variant: Option<String>,
@@ -113,19 +82,9 @@ mod tests {
     #[test]
     fn an_index_is_as_long_as_the_one_that_harbor_was_seen_to_write() {
         let docker = crate::image::DOCKER_MANIFEST;
-        assert_eq!(
-            serialise(
-                OCI_INDEX,
-                &[child(OCI_MANIFEST, 578), child(OCI_MANIFEST, 578)]
-            )
-            .len(),
-            703
-        );
+        assert_eq!(serialise(OCI_INDEX, &[child(OCI_MANIFEST, 578), child(OCI_MANIFEST, 578)]).len(), 703);
         assert_eq!(serialise(OCI_INDEX, &[child(OCI_MANIFEST, 578)]).len(), 405);
-        assert_eq!(
-            serialise(DOCKER_LIST, &[child(docker, 606), child(docker, 606)]).len(),
-            741
-        );
+        assert_eq!(serialise(DOCKER_LIST, &[child(docker, 606), child(docker, 606)]).len(), 741);
         assert_eq!(serialise(DOCKER_LIST, &[child(docker, 606)]).len(), 433);
     }
 

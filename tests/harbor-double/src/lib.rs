@@ -28,10 +28,7 @@
 //!
 //! Dropping a [`Harbor`] or an [`Upstream`] closes its port, its connections and its background jobs.
 
-#![allow(
-    clippy::indexing_slicing,
-    reason = "what is indexed here is JSON, where a missing member reads null"
-)]
+#![allow(clippy::indexing_slicing, reason = "what is indexed here is JSON, where a missing member reads null")]
 
 mod body;
 mod digest;

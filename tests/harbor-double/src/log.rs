@@ -53,10 +53,7 @@ impl Log {
         let entries = self.entries.lock();
         entries
             .iter()
-            .map(|(request, sent)| Request {
-                bytes_sent: sent.load(Ordering::Relaxed),
-                ..request.clone()
-            })
+            .map(|(request, sent)| Request { bytes_sent: sent.load(Ordering::Relaxed), ..request.clone() })
             .collect()
     }
 

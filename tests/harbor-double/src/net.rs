@@ -18,10 +18,7 @@ use tokio_rustls::TlsAcceptor;
 /// What answers the requests of a [`Server`].
 pub(crate) trait Handler: Send + Sync + 'static {
     /// Answers one request. It never fails: an error is an answer, too.
-    fn handle(
-        self: Arc<Self>,
-        request: Request<Body>,
-    ) -> impl Future<Output = Response<Body>> + Send;
+    fn handle(self: Arc<Self>, request: Request<Body>) -> impl Future<Output = Response<Body>> + Send;
 }
 
 /// A running server. Dropping it closes the port and every connection.
@@ -43,20 +40,8 @@ impl Server {
         let address = listener.local_addr()?;
         let (wanted, wanted_seen) = watch::channel(true);
         let (actual_set, actual) = watch::channel(true);
-        let task = tokio::spawn(run(
-            listener,
-            address,
-            tls,
-            handler,
-            wanted_seen,
-            actual_set,
-        ));
-        Ok(Self {
-            address,
-            wanted,
-            actual,
-            task,
-        })
+        let task = tokio::spawn(run(listener, address, tls, handler, wanted_seen, actual_set));
+        Ok(Self { address, wanted, actual, task })
     }
 
     /// The port it listens on (or did, while it is down).
@@ -134,8 +119,7 @@ async fn serve<H: Handler>(stream: TcpStream, tls: Option<TlsAcceptor>, handler:
     match tls {
         None => answer(stream, handler).await,
         Some(acceptor) => {
-            let handshake =
-                tokio::time::timeout(Duration::from_secs(10), acceptor.accept(stream)).await;
+            let handshake = tokio::time::timeout(Duration::from_secs(10), acceptor.accept(stream)).await;
             if let Ok(Ok(stream)) = handshake {
                 answer(stream, handler).await;
             }
@@ -149,9 +133,5 @@ async fn answer<H: Handler, S: AsyncRead + AsyncWrite + Unpin>(stream: S, handle
         async move { Ok::<_, Infallible>(handler.handle(request.map(Body::new)).await) }
     });
     // An error here is a client that went away.
-    drop(
-        http1::Builder::new()
-            .serve_connection(TokioIo::new(stream), service)
-            .await,
-    );
+    drop(http1::Builder::new().serve_connection(TokioIo::new(stream), service).await);
 }

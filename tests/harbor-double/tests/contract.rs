@@ -1,10 +1,5 @@
 //! The double answers as the recorded Harbor did. Each test plays recordings and says what it leaves out, and why.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod replay;
 
@@ -19,26 +14,15 @@ async fn nothing(_: &mut World, _: &str) {}
 async fn registries_and_projects_answer_as_recorded() {
     let mut world = World::new(100.0).await;
     let registries = [
-        (
-            "\"type\": \"harbor\", \"url\"",
-            "that Harbor could not reach itself yet; 01b has it",
-        ),
+        ("\"type\": \"harbor\", \"url\"", "that Harbor could not reach itself yet; 01b has it"),
         ("/registries/0/info", "the same"),
     ];
     world.play("01-registries.md", &registries, nothing).await;
-    let projects = [(
-        "projects?page_size=3",
-        "a project was removed off the record: one less in all",
-    )];
+    let projects = [("projects?page_size=3", "a project was removed off the record: one less in all")];
     world.play("02-projects.md", &projects, nothing).await;
     world.play("02b-projects-repair.md", &[], nothing).await;
-    let portal = [
-        ("GET / ", "a page of the portal"),
-        ("GET //info", "a page of the portal"),
-    ];
-    world
-        .play("01b-registries-local.md", &portal, nothing)
-        .await;
+    let portal = [("GET / ", "a page of the portal"), ("GET //info", "a page of the portal")];
+    world.play("01b-registries-local.md", &portal, nothing).await;
     world.finish(180);
 }
 
@@ -114,9 +98,7 @@ async fn a_moved_tag_moves_in_harbor_and_a_removed_one_is_gone() {
     world
         .play("03h-moved-tag.md", &[], async |world, note| {
             if note.starts_with("upstream tag v1 moved") {
-                let other = Image::single("linux", "amd64")
-                    .layers([10, 20])
-                    .seed("moved");
+                let other = Image::single("linux", "amd64").layers([10, 20]).seed("moved");
                 world.open.push_image("app/moving", "v1", &other);
             }
             if note.starts_with("## tag removed") {

@@ -1,11 +1,6 @@
 //! Errors, paging, quotas, labels, retention and odds, as recorded. Each recording is played against a Harbor that has what it
 //! takes; ids are those of another life and not compared.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod replay;
 
@@ -21,14 +16,7 @@ async fn nothing(_: &mut World, _: &str) {}
 async fn errors_cookies_and_paging_are_as_recorded() {
     let mut world = World::new(100.0).await.with_projects().await;
     let up3 = json!({"name": "up3", "type": "docker-registry", "url": world.shaky.url()});
-    assert_eq!(
-        world
-            .harbor
-            .by_hand("POST", "/registries", Some(up3))
-            .await
-            .0,
-        201
-    );
+    assert_eq!(world.harbor.by_hand("POST", "/registries", Some(up3)).await.0, 201);
     for (name, registry, public) in [
         ("app", None, "false"),
         ("byalice", None, "false"),
@@ -39,49 +27,27 @@ async fn errors_cookies_and_paging_are_as_recorded() {
         ("pxscan", Some(1), "true"),
         ("pxdown", Some(4), "true"),
     ] {
-        let body =
-            json!({"project_name": name, "registry_id": registry, "metadata": {"public": public}});
-        assert_eq!(
-            world
-                .harbor
-                .by_hand("POST", "/projects", Some(body))
-                .await
-                .0,
-            201
-        );
+        let body = json!({"project_name": name, "registry_id": registry, "metadata": {"public": public}});
+        assert_eq!(world.harbor.by_hand("POST", "/projects", Some(body)).await.0, 201);
     }
     for name in ["one", "two"] {
         let robot = json!({"name": name, "level": "system", "duration": -1, "permissions": []});
-        assert_eq!(
-            world.harbor.by_hand("POST", "/robots", Some(robot)).await.0,
-            201
-        );
+        assert_eq!(world.harbor.by_hand("POST", "/robots", Some(robot)).await.0, 201);
     }
     let skipped = [
         ("/statistics", "statistics are not doubled"),
-        (
-            "## wrong password, then the right one",
-            "users other than the administrator are not doubled",
-        ),
+        ("## wrong password, then the right one", "users other than the administrator are not doubled"),
         ("/replication/policies", "replication is not doubled"),
         ("q=owner_id", "a project of a user who is not doubled"),
     ];
-    world
-        .play("07-errors-paging-rates.md", &skipped, nothing)
-        .await;
+    world.play("07-errors-paging-rates.md", &skipped, nothing).await;
     world.finish(60);
 }
 
 #[tokio::test]
 async fn a_stored_manifest_is_not_served_to_who_does_not_accept_it_as_recorded() {
     let mut world = World::new(100.0).await.with_projects().await;
-    world
-        .play(
-            "03f-containerd-like.md",
-            &[("/_catalog", "only the pull is wanted")],
-            nothing,
-        )
-        .await;
+    world.play("03f-containerd-like.md", &[("/_catalog", "only the pull is wanted")], nothing).await;
     world.play("07b-accept-and-rates.md", &[], nothing).await;
     world.finish(20);
 }
@@ -90,20 +56,9 @@ async fn a_stored_manifest_is_not_served_to_who_does_not_accept_it_as_recorded()
 async fn with_ids(quota: i64, retention: i64) -> World {
     let world = World::new(100.0).await;
     let registry = json!({"name": "up", "type": "docker-registry", "url": world.open.url()});
-    assert_eq!(
-        world
-            .harbor
-            .by_hand("POST", "/registries", Some(registry))
-            .await
-            .0,
-        201
-    );
+    assert_eq!(world.harbor.by_hand("POST", "/registries", Some(registry)).await.0, 201);
     for number in 2..25 {
-        let name = if number < quota + 1 {
-            format!("p{number}")
-        } else {
-            "library".to_owned()
-        };
+        let name = if number < quota + 1 { format!("p{number}") } else { "library".to_owned() };
         let registry = Some(1).filter(|_| number < retention + 1);
         let body = json!({"project_name": name, "registry_id": registry});
         world.harbor.by_hand("POST", "/projects", Some(body)).await;
@@ -114,13 +69,8 @@ async fn with_ids(quota: i64, retention: i64) -> World {
 #[tokio::test]
 async fn retention_policies_answer_as_recorded() {
     let mut world = with_ids(23, 13).await;
-    let skipped = [(
-        "(4558 bytes)",
-        "the recorder did not keep the body of 16 rules",
-    )];
-    world
-        .play("05a-retention-immutable.md", &skipped, nothing)
-        .await;
+    let skipped = [("(4558 bytes)", "the recorder did not keep the body of 16 rules")];
+    world.play("05a-retention-immutable.md", &skipped, nothing).await;
     world.finish(20);
 }
 
@@ -128,14 +78,9 @@ async fn retention_policies_answer_as_recorded() {
 async fn quotas_and_labels_answer_as_recorded() {
     let mut world = with_ids(23, 0).await;
     let t5 = json!({"project_name": "t5"});
-    assert_eq!(
-        world.harbor.by_hand("POST", "/projects", Some(t5)).await.0,
-        201
-    );
+    assert_eq!(world.harbor.by_hand("POST", "/projects", Some(t5)).await.0, 201);
     let skipped = [("sort=-hard.storage", "of equals the database gives any")];
-    world
-        .play("05b-quota-members-robots.md", &skipped, nothing)
-        .await;
+    world.play("05b-quota-members-robots.md", &skipped, nothing).await;
     world.finish(18);
 }
 
@@ -143,17 +88,9 @@ async fn quotas_and_labels_answer_as_recorded() {
 async fn deletions_and_a_full_quota_are_as_recorded() {
     let mut world = World::new(100.0).await.with_projects().await;
     let metadata = json!({"metadata": {"max_upstream_conn": "-1", "proxy_cache_local_on_not_found": "false", "proxy_speed_kb": "-1"}});
-    assert_eq!(
-        world
-            .harbor
-            .by_hand("PUT", "/projects/px", Some(metadata))
-            .await
-            .0,
-        200
-    );
+    assert_eq!(world.harbor.by_hand("PUT", "/projects/px", Some(metadata)).await.0, 200);
     let single = Image::single("linux", "amd64").layers([10]);
-    let index =
-        Image::multi_arch([("linux", "amd64", None), ("linux", "arm64", None)]).layers([10]);
+    let index = Image::multi_arch([("linux", "amd64", None), ("linux", "arm64", None)]).layers([10]);
     world.harbor.store_image("plain/single", "v1", &single);
     for (name, tag, image) in [
         ("single2", "v1", &single),
@@ -164,24 +101,12 @@ async fn deletions_and_a_full_quota_are_as_recorded() {
         ("tags", "1.1.0", &single),
         ("tags", "1.2.0", &single),
     ] {
-        world
-            .harbor
-            .store_image(&format!("px/app/{name}"), tag, image);
+        world.harbor.store_image(&format!("px/app/{name}"), tag, image);
     }
-    let big = world.open.push_image(
-        "app/big",
-        "v1",
-        &Image::single("linux", "amd64").layers([10, 20]),
-    );
+    let big = world.open.push_image("app/big", "v1", &Image::single("linux", "amd64").layers([10, 20]));
     let blobs = &big.children[0].layers;
-    world.pair_digest(
-        "sha256:e8b46a96e99d5b3f79b52804a1bc15ca47c13f679cfa4151b0fd5d65b911d44e",
-        &blobs[0].digest,
-    );
-    world.pair_digest(
-        "sha256:a3ba6dd64a5bcdd2986d1372867e4f48d816fb81a28e24d66055136ef156ac75",
-        &blobs[1].digest,
-    );
+    world.pair_digest("sha256:e8b46a96e99d5b3f79b52804a1bc15ca47c13f679cfa4151b0fd5d65b911d44e", &blobs[0].digest);
+    world.pair_digest("sha256:a3ba6dd64a5bcdd2986d1372867e4f48d816fb81a28e24d66055136ef156ac75", &blobs[1].digest);
     let skipped = [("artifacts/v1/labels", "labels of artifacts are not doubled")];
     world
         .play("08-more.md", &skipped, async |world, note| {
@@ -198,64 +123,29 @@ async fn deletions_and_a_full_quota_are_as_recorded() {
 async fn odd_registries_and_robots_are_as_recorded() {
     let mut world = World::new(100.0).await.with_projects().await;
     let up3 = json!({"name": "up3", "type": "docker-registry", "url": world.shaky.url()});
-    assert_eq!(
-        world
-            .harbor
-            .by_hand("POST", "/registries", Some(up3))
-            .await
-            .0,
-        201
-    );
-    let pxdown =
-        json!({"project_name": "pxdown", "registry_id": 4, "metadata": {"public": "true"}});
-    assert_eq!(
-        world
-            .harbor
-            .by_hand("POST", "/projects", Some(pxdown))
-            .await
-            .0,
-        201
-    );
+    assert_eq!(world.harbor.by_hand("POST", "/registries", Some(up3)).await.0, 201);
+    let pxdown = json!({"project_name": "pxdown", "registry_id": 4, "metadata": {"public": "true"}});
+    assert_eq!(world.harbor.by_hand("POST", "/projects", Some(pxdown)).await.0, 201);
     let single = Image::single("linux", "amd64").layers([10, 20]);
     world.shaky.push_image("single", "v1", &single);
     world.harbor.store_image("pxdown/single", "v1", &single);
     world.harbor.store_image("px/app/tags", "1.1.0", &single);
     let access = |resource: &str, actions: &[&str]| -> Vec<serde_json::Value> {
-        actions
-            .iter()
-            .map(|action| json!({"resource": resource, "action": action}))
-            .collect()
+        actions.iter().map(|action| json!({"resource": resource, "action": action})).collect()
     };
     let all = ["create", "read", "update", "delete", "list"];
-    let system = [
-        access("registry", &all),
-        access("project", &all),
-        access("quota", &["read", "list"]),
-    ]
-    .concat();
-    let project = [
-        access("project", &all),
-        access("repository", &all),
-        access("metadata", &all),
-    ]
-    .concat();
+    let system = [access("registry", &all), access("project", &all), access("quota", &["read", "list"])].concat();
+    let project = [access("project", &all), access("repository", &all), access("metadata", &all)].concat();
     let permissions = json!([
         {"kind": "system", "namespace": "/", "access": system},
         {"kind": "project", "namespace": "*", "access": project},
     ]);
-    let robot =
-        json!({"name": "operator", "level": "system", "duration": -1, "permissions": permissions});
+    let robot = json!({"name": "operator", "level": "system", "duration": -1, "permissions": permissions});
     let (_, made) = world.harbor.by_hand("POST", "/robots", Some(robot)).await;
-    world.secrets.insert(
-        "robot$operator".to_owned(),
-        made["secret"].as_str().unwrap().to_owned(),
-    );
+    world.secrets.insert("robot$operator".to_owned(), made["secret"].as_str().unwrap().to_owned());
     let skipped = [
         ("(3231 bytes)", "the recorder did not keep the body"),
-        (
-            "/quotas?reference=project",
-            "of the many projects of that Harbor",
-        ),
+        ("/quotas?reference=project", "of the many projects of that Harbor"),
         ("/replication/policies", "replication is not doubled"),
         ("/members", "members are not doubled"),
         ("/webhook/", "webhooks are not doubled"),

@@ -34,10 +34,7 @@ const PATHS: &[(&str, &[&str])] = &[
     ("projects/*/repositories/*", &["DELETE", "GET"]),
     ("projects/*/repositories/*/artifacts", &["GET", "POST"]),
     ("projects/*/repositories/*/artifacts/*", &["DELETE", "GET"]),
-    (
-        "projects/*/repositories/*/artifacts/*/tags",
-        &["GET", "POST"],
-    ),
+    ("projects/*/repositories/*/artifacts/*/tags", &["GET", "POST"]),
     ("projects/*/repositories/*/artifacts/*/tags/*", &["DELETE"]),
     ("quotas", &["GET"]),
     ("quotas/*", &["GET", "PUT"]),
@@ -53,40 +50,20 @@ const PATHS: &[(&str, &[&str])] = &[
 impl Core {
     pub(crate) async fn api(&self, ask: &Ask) -> Outcome {
         if ask.path == "/api/version" {
-            return Ok(text(
-                StatusCode::OK,
-                "text/plain; charset=utf-8",
-                "{\"version\":\"v2.0\"}",
-            ));
+            return Ok(text(StatusCode::OK, "text/plain; charset=utf-8", "{\"version\":\"v2.0\"}"));
         }
         let unknown = || Fault::not_found(format!("path {} was not found", ask.path));
-        let rest = ask
-            .path
-            .strip_prefix("/api/v2.0/")
-            .ok_or_else(unknown)?
-            .trim_end_matches('/');
+        let rest = ask.path.strip_prefix("/api/v2.0/").ok_or_else(unknown)?.trim_end_matches('/');
         // Decoded once, as any router does; the name of a repository may be encoded twice.
-        let segments: Vec<String> = rest
-            .split('/')
-            .map(|segment| percent_decode_str(segment).decode_utf8_lossy().into_owned())
-            .collect();
+        let segments: Vec<String> =
+            rest.split('/').map(|segment| percent_decode_str(segment).decode_utf8_lossy().into_owned()).collect();
         let fits = |pattern: &str| {
             pattern.split('/').count() == segments.len()
-                && pattern
-                    .split('/')
-                    .zip(&segments)
-                    .all(|(wanted, found)| wanted == "*" || wanted == found)
+                && pattern.split('/').zip(&segments).all(|(wanted, found)| wanted == "*" || wanted == found)
         };
-        let (_, methods) = PATHS
-            .iter()
-            .find(|(pattern, _)| fits(pattern))
-            .ok_or_else(unknown)?;
+        let (_, methods) = PATHS.iter().find(|(pattern, _)| fits(pattern)).ok_or_else(unknown)?;
         if !methods.contains(&ask.method.as_str()) {
-            let message = format!(
-                "method {} is not allowed, but [{}] are",
-                ask.method,
-                methods.join(",")
-            );
+            let message = format!("method {} is not allowed, but [{}] are", ask.method, methods.join(","));
             return Err(Fault::not_allowed(message));
         }
         let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
@@ -100,32 +77,20 @@ impl Core {
             (_, ["systeminfo"]) => Ok(self.system_info(ask)),
             (_, ["systeminfo", "volumes"]) => Ok(json_reply(&json!({"storage": [{}]}))),
             (_, ["users", "current"]) => current_user(ask),
-            (_, ["registries" | "replication", ..]) => {
-                self.registry_end_point(ask, method, segments).await
-            }
+            (_, ["registries" | "replication", ..]) => self.registry_end_point(ask, method, segments).await,
             (_, ["projects", ..]) => self.project_end_point(ask, method, segments),
             ("GET", ["quotas"]) => self.list_quotas(ask),
-            ("GET", ["quotas", id]) => self
-                .allowed(ask, "quota", "read")
-                .and_then(|()| self.get_quota(id)),
+            ("GET", ["quotas", id]) => self.allowed(ask, "quota", "read").and_then(|()| self.get_quota(id)),
             (_, ["quotas", id]) => self.update_quota(ask, id),
-            ("POST", ["retentions"]) => self
-                .signed_in(ask)
-                .and_then(|()| self.create_retention(ask)),
+            ("POST", ["retentions"]) => self.signed_in(ask).and_then(|()| self.create_retention(ask)),
             (_, ["retentions", "metadatas"]) => Ok(json_reply(&super::retention::templates())),
-            ("GET", ["retentions", id]) => {
-                self.signed_in(ask).and_then(|()| self.get_retention(id))
-            }
-            ("PUT", ["retentions", id]) => self
-                .signed_in(ask)
-                .and_then(|()| self.update_retention(ask, id)),
+            ("GET", ["retentions", id]) => self.signed_in(ask).and_then(|()| self.get_retention(id)),
+            ("PUT", ["retentions", id]) => self.signed_in(ask).and_then(|()| self.update_retention(ask, id)),
             (_, ["retentions", id]) => self.signed_in(ask).and_then(|()| self.delete_retention(id)),
             ("GET", ["labels"]) => self.signed_in(ask).and_then(|()| self.list_labels(ask)),
             ("POST", ["labels"]) => self.signed_in(ask).and_then(|()| self.create_label(ask)),
             ("GET", ["labels", id]) => self.signed_in(ask).and_then(|()| self.get_label(id)),
-            ("PUT", ["labels", id]) => self
-                .signed_in(ask)
-                .and_then(|()| self.update_label(ask, id)),
+            ("PUT", ["labels", id]) => self.signed_in(ask).and_then(|()| self.update_label(ask, id)),
             (_, ["labels", id]) => self.signed_in(ask).and_then(|()| self.delete_label(id)),
             ("GET", ["robots"]) => self.list_robots(ask),
             ("POST", ["robots"]) => self.create_robot(ask),
@@ -145,30 +110,13 @@ impl Core {
             "GET" if segments.len() == 1 => "list",
             _ => "read",
         };
-        let resource = if segments.first() == Some(&"registries") {
-            "registry"
-        } else {
-            "replication-adapter"
-        };
-        self.allowed(
-            ask,
-            resource,
-            if resource == "registry" {
-                action
-            } else {
-                "list"
-            },
-        )?;
+        let resource = if segments.first() == Some(&"registries") { "registry" } else { "replication-adapter" };
+        self.allowed(ask, resource, if resource == "registry" { action } else { "list" })?;
         match (method, segments) {
             (_, ["replication", "adapters"]) => Ok(json_reply(&json!(ADAPTERS))),
             (_, ["replication", ..]) => {
                 let none = json!({"endpoint_pattern": null, "credential_pattern": null});
-                Ok(json_reply(
-                    &ADAPTERS
-                        .iter()
-                        .map(|name| ((*name).to_owned(), none.clone()))
-                        .collect(),
-                ))
+                Ok(json_reply(&ADAPTERS.iter().map(|name| ((*name).to_owned(), none.clone())).collect()))
             }
             ("GET", ["registries"]) => self.list_registries(ask),
             ("POST", ["registries"]) => self.create_registry(ask).await,
@@ -193,95 +141,37 @@ impl Core {
             (_, ["projects", project, "summary"]) => self.project_summary(ask, project),
             ("GET", ["projects", project, "metadatas"]) => self.list_metadata(ask, project),
             ("POST", ["projects", project, "metadatas"]) => self.create_metadata(ask, project),
-            ("GET", ["projects", project, "metadatas", key]) => {
-                self.get_metadata(ask, project, key)
-            }
-            ("PUT", ["projects", project, "metadatas", key]) => {
-                self.update_metadata(ask, project, key)
-            }
+            ("GET", ["projects", project, "metadatas", key]) => self.get_metadata(ask, project, key),
+            ("PUT", ["projects", project, "metadatas", key]) => self.update_metadata(ask, project, key),
             (_, ["projects", project, "metadatas", key]) => self.delete_metadata(ask, project, key),
             (_, ["projects", project, "repositories"]) => self.list_repositories(ask, project),
-            ("GET", ["projects", project, "repositories", name]) => {
-                self.get_repository(ask, project, name)
-            }
-            (_, ["projects", project, "repositories", name]) => {
-                self.delete_repository(ask, project, name)
-            }
+            ("GET", ["projects", project, "repositories", name]) => self.get_repository(ask, project, name),
+            (_, ["projects", project, "repositories", name]) => self.delete_repository(ask, project, name),
             ("GET", ["projects", project, "repositories", name, "artifacts"]) => {
                 self.list_artifacts(ask, project, name)
             }
-            (_, ["projects", project, "repositories", name, "artifacts"]) => {
-                self.copy_artifact(ask, project, name)
+            (_, ["projects", project, "repositories", name, "artifacts"]) => self.copy_artifact(ask, project, name),
+            ("GET", ["projects", project, "repositories", name, "artifacts", reference]) => {
+                self.get_artifact(ask, project, name, reference)
             }
-            (
-                "GET",
-                [
-                    "projects",
-                    project,
-                    "repositories",
-                    name,
-                    "artifacts",
-                    reference,
-                ],
-            ) => self.get_artifact(ask, project, name, reference),
-            (
-                _,
-                [
-                    "projects",
-                    project,
-                    "repositories",
-                    name,
-                    "artifacts",
-                    reference,
-                ],
-            ) => self.delete_artifact(ask, project, name, reference),
-            (
-                "GET",
-                [
-                    "projects",
-                    project,
-                    "repositories",
-                    name,
-                    "artifacts",
-                    reference,
-                    "tags",
-                ],
-            ) => self.list_tags(ask, project, name, reference),
-            (
-                _,
-                [
-                    "projects",
-                    project,
-                    "repositories",
-                    name,
-                    "artifacts",
-                    reference,
-                    "tags",
-                ],
-            ) => self.create_tag(ask, project, name, reference),
-            (
-                _,
-                [
-                    "projects",
-                    project,
-                    "repositories",
-                    name,
-                    "artifacts",
-                    reference,
-                    "tags",
-                    tag,
-                ],
-            ) => self.delete_tag(ask, project, name, reference, tag),
+            (_, ["projects", project, "repositories", name, "artifacts", reference]) => {
+                self.delete_artifact(ask, project, name, reference)
+            }
+            ("GET", ["projects", project, "repositories", name, "artifacts", reference, "tags"]) => {
+                self.list_tags(ask, project, name, reference)
+            }
+            (_, ["projects", project, "repositories", name, "artifacts", reference, "tags"]) => {
+                self.create_tag(ask, project, name, reference)
+            }
+            (_, ["projects", project, "repositories", name, "artifacts", reference, "tags", tag]) => {
+                self.delete_tag(ask, project, name, reference, tag)
+            }
             _ => Err(Fault::internal()),
         }
     }
 
     fn allowed(&self, ask: &Ask, resource: &str, action: &str) -> Result<(), Fault> {
-        if ask.who.may(resource, action) {
-            Ok(())
-        } else {
-            Err(ask.who.refusal())
-        }
+        if ask.who.may(resource, action) { Ok(()) } else { Err(ask.who.refusal()) }
     }
 
     fn signed_in(&self, ask: &Ask) -> Result<(), Fault> {
@@ -326,18 +216,10 @@ const ADAPTERS: [&str; 12] = [
 ];
 
 fn health() -> super::http::Reply {
-    let components: Vec<_> = [
-        "core",
-        "database",
-        "jobservice",
-        "portal",
-        "redis",
-        "registry",
-        "registryctl",
-    ]
-    .iter()
-    .map(|name| json!({"name": name, "status": "healthy"}))
-    .collect();
+    let components: Vec<_> = ["core", "database", "jobservice", "portal", "redis", "registry", "registryctl"]
+        .iter()
+        .map(|name| json!({"name": name, "status": "healthy"}))
+        .collect();
     json_reply(&json!({"status": "healthy", "components": components}))
 }
 
@@ -348,17 +230,14 @@ fn current_user(ask: &Ask) -> Outcome {
             "realname": "system admin", "sysadmin_flag": true, "update_time": "2026-01-01T00:00:00.000Z", "user_id": 1,
             "username": name,
         }))),
-        Who::Robot(_) => Err(Fault::precondition(
-            "get current user not available for security context: robot",
-        )),
+        Who::Robot(_) => Err(Fault::precondition("get current user not available for security context: robot")),
         _ => Err(ask.who.refusal()),
     }
 }
 
 /// The page that the portal's router shows for what it does not know.
 pub(crate) fn no_page() -> super::http::Reply {
-    let body =
-        "<!DOCTYPE HTML>\n<html>\n<head>\n<title>404 - Page Not Found</title>\n</head>\n</html>\n";
+    let body = "<!DOCTYPE HTML>\n<html>\n<head>\n<title>404 - Page Not Found</title>\n</head>\n</html>\n";
     text(StatusCode::NOT_FOUND, "text/html; charset=utf-8", body)
 }
 
@@ -374,10 +253,6 @@ pub(crate) fn guard(ask: &Ask, answer: Option<Outcome>) -> super::http::Reply {
         header::SET_COOKIE,
         &format!("_gorilla_csrf={token}; Path=/; Max-Age=43200; HttpOnly; SameSite=Strict"),
     );
-    put(
-        &mut reply,
-        HeaderName::from_static("x-harbor-csrf-token"),
-        &token,
-    );
+    put(&mut reply, HeaderName::from_static("x-harbor-csrf-token"), &token);
     reply
 }

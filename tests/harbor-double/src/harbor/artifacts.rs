@@ -22,14 +22,10 @@ impl Core {
         let state = self.state.lock();
         let mut found: Vec<(&String, &Repository)> = state.repositories_of(project.id).collect();
         found.sort_by_key(|(_, repository)| std::cmp::Reverse(repository.id));
-        let items: Vec<Value> = found
-            .into_iter()
-            .map(|(name, repository)| repository_document(name, repository))
-            .collect();
+        let items: Vec<Value> =
+            found.into_iter().map(|(name, repository)| repository_document(name, repository)).collect();
         drop(state);
-        let items = filter(ask, items, |item, key| {
-            (key == "name").then(|| text_of(item, key))?
-        })?;
+        let items = filter(ask, items, |item, key| (key == "name").then(|| text_of(item, key))?)?;
         page(ask, &items)
     }
 
@@ -69,33 +65,18 @@ impl Core {
         page(ask, &items)
     }
 
-    pub(crate) fn get_artifact(
-        &self,
-        ask: &Ask,
-        project: &str,
-        name: &str,
-        reference: &str,
-    ) -> Outcome {
+    pub(crate) fn get_artifact(&self, ask: &Ask, project: &str, name: &str, reference: &str) -> Outcome {
         let name = self.full_name(ask, project, name, "read")?.1;
         let state = self.state.lock();
-        match (
-            state.repositories.get(&name),
-            state.artifact(&name, reference),
-        ) {
-            (Some(repository), Some(artifact)) => Ok(json_reply(&artifact_document(
-                &state, ask, &name, repository, artifact,
-            ))),
+        match (state.repositories.get(&name), state.artifact(&name, reference)) {
+            (Some(repository), Some(artifact)) => {
+                Ok(json_reply(&artifact_document(&state, ask, &name, repository, artifact)))
+            }
             _ => Err(no_artifact(&name, reference)),
         }
     }
 
-    pub(crate) fn delete_artifact(
-        &self,
-        ask: &Ask,
-        project: &str,
-        name: &str,
-        reference: &str,
-    ) -> Outcome {
+    pub(crate) fn delete_artifact(&self, ask: &Ask, project: &str, name: &str, reference: &str) -> Outcome {
         let name = self.full_name(ask, project, name, "delete")?.1;
         if self.state.lock().remove_artifact(&name, reference) {
             return Ok(empty(StatusCode::OK));
@@ -103,19 +84,11 @@ impl Core {
         Err(no_artifact(&name, reference))
     }
 
-    pub(crate) fn list_tags(
-        &self,
-        ask: &Ask,
-        project: &str,
-        name: &str,
-        reference: &str,
-    ) -> Outcome {
+    pub(crate) fn list_tags(&self, ask: &Ask, project: &str, name: &str, reference: &str) -> Outcome {
         let name = self.full_name(ask, project, name, "list")?.1;
         let state = self.state.lock();
-        let (Some(repository), Some(artifact)) = (
-            state.repositories.get(&name),
-            state.artifact(&name, reference),
-        ) else {
+        let (Some(repository), Some(artifact)) = (state.repositories.get(&name), state.artifact(&name, reference))
+        else {
             return Err(no_artifact(&name, reference));
         };
         let tags = tags(repository, artifact);
@@ -123,13 +96,7 @@ impl Core {
         page(ask, &tags)
     }
 
-    pub(crate) fn create_tag(
-        &self,
-        ask: &Ask,
-        project: &str,
-        name: &str,
-        reference: &str,
-    ) -> Outcome {
+    pub(crate) fn create_tag(&self, ask: &Ask, project: &str, name: &str, reference: &str) -> Outcome {
         let (project, name) = self.full_name(ask, project, name, "create")?;
         if self.state.lock().artifact(&name, reference).is_none() {
             return Err(no_artifact(&name, reference));
@@ -140,39 +107,21 @@ impl Core {
         }
     }
 
-    pub(crate) fn delete_tag(
-        &self,
-        ask: &Ask,
-        project: &str,
-        name: &str,
-        reference: &str,
-        tag: &str,
-    ) -> Outcome {
+    pub(crate) fn delete_tag(&self, ask: &Ask, project: &str, name: &str, reference: &str, tag: &str) -> Outcome {
         let name = self.full_name(ask, project, name, "delete")?.1;
         let mut state = self.state.lock();
-        let Some(digest) = state
-            .artifact(&name, reference)
-            .map(|artifact| artifact.digest.clone())
-        else {
+        let Some(digest) = state.artifact(&name, reference).map(|artifact| artifact.digest.clone()) else {
             return Err(no_artifact(&name, reference));
         };
-        let artifacts = state
-            .repositories
-            .get_mut(&name)
-            .map(|repository| &mut repository.artifacts);
-        let artifact = artifacts
-            .into_iter()
-            .flatten()
-            .find(|artifact| artifact.digest == digest);
+        let artifacts = state.repositories.get_mut(&name).map(|repository| &mut repository.artifacts);
+        let artifact = artifacts.into_iter().flatten().find(|artifact| artifact.digest == digest);
         let before = artifact.as_ref().map_or(0, |artifact| artifact.tags.len());
         let after = artifact.map_or(0, |artifact| {
             artifact.tags.retain(|each| each.name != tag);
             artifact.tags.len()
         });
         if after == before {
-            return Err(Fault::not_found(format!(
-                "tag {tag} attached to artifact {digest} not found"
-            )));
+            return Err(Fault::not_found(format!("tag {tag} attached to artifact {digest} not found")));
         }
         Ok(empty(StatusCode::OK))
     }
@@ -182,9 +131,7 @@ impl Core {
         let (project, _) = self.full_name(ask, project, name, "create")?;
         let from = ask.param("from").unwrap_or_default();
         let parts = from.split_once('@').or_else(|| from.rsplit_once(':'));
-        let found = parts.is_some_and(|(source, reference)| {
-            self.state.lock().artifact(source, reference).is_some()
-        });
+        let found = parts.is_some_and(|(source, reference)| self.state.lock().artifact(source, reference).is_some());
         match (found, project.registry_id) {
             (false, _) => Err(Fault::bad(format!("artifact {from} not found"))),
             (true, Some(_)) => Err(Fault::not_allowed(ON_PROXY)),
@@ -193,17 +140,9 @@ impl Core {
     }
 
     /// The project, and the full name of a repository whose path segment was decoded once, and may be encoded twice.
-    fn full_name(
-        &self,
-        ask: &Ask,
-        project: &str,
-        name: &str,
-        action: &str,
-    ) -> Result<(Project, String), Fault> {
+    fn full_name(&self, ask: &Ask, project: &str, name: &str, action: &str) -> Result<(Project, String), Fault> {
         let project = self.project(ask, project, "artifact", action)?;
-        let name = percent_encoding::percent_decode_str(name)
-            .decode_utf8_lossy()
-            .into_owned();
+        let name = percent_encoding::percent_decode_str(name).decode_utf8_lossy().into_owned();
         let full = format!("{}/{name}", project.name);
         Ok((project, full))
     }
@@ -212,25 +151,14 @@ impl Core {
 impl State {
     /// Forgets an artifact, and the blobs that no other artifact of the repository needs.
     pub(crate) fn remove_artifact(&mut self, name: &str, reference: &str) -> bool {
-        let Some(digest) = self
-            .artifact(name, reference)
-            .map(|artifact| artifact.digest.clone())
-        else {
+        let Some(digest) = self.artifact(name, reference).map(|artifact| artifact.digest.clone()) else {
             return false;
         };
         let Some(repository) = self.repositories.get_mut(name) else {
             return false;
         };
-        let gone: Vec<Artifact> = repository
-            .artifacts
-            .extract_if(.., |artifact| artifact.digest == digest)
-            .collect();
-        let needed: HashSet<String> = repository
-            .artifacts
-            .iter()
-            .flat_map(blobs)
-            .map(|(digest, _)| digest)
-            .collect();
+        let gone: Vec<Artifact> = repository.artifacts.extract_if(.., |artifact| artifact.digest == digest).collect();
+        let needed: HashSet<String> = repository.artifacts.iter().flat_map(blobs).map(|(digest, _)| digest).collect();
         for (blob, _) in gone.iter().flat_map(blobs) {
             if !needed.contains(&blob) {
                 self.links.remove(&(name.to_owned(), blob));
@@ -251,21 +179,12 @@ pub(crate) fn manifest_blobs(bytes: &[u8]) -> Vec<(String, u64)> {
     let layers = manifest["layers"].as_array().cloned().unwrap_or_default();
     std::iter::once(manifest["config"].clone())
         .chain(layers)
-        .filter_map(|blob| {
-            Some((
-                blob["digest"].as_str()?.to_owned(),
-                blob["size"].as_u64().unwrap_or_default(),
-            ))
-        })
+        .filter_map(|blob| Some((blob["digest"].as_str()?.to_owned(), blob["size"].as_u64().unwrap_or_default())))
         .collect()
 }
 
 pub(crate) fn no_artifact(name: &str, reference: &str) -> Fault {
-    let separator = if crate::digest::is_digest(reference) {
-        '@'
-    } else {
-        ':'
-    };
+    let separator = if crate::digest::is_digest(reference) { '@' } else { ':' };
     Fault::not_found(format!("artifact {name}{separator}{reference} not found"))
 }
 
@@ -291,13 +210,7 @@ fn repository_document(name: &str, repository: &Repository) -> Value {
     })
 }
 
-fn artifact_document(
-    state: &State,
-    ask: &Ask,
-    name: &str,
-    repository: &Repository,
-    artifact: &Artifact,
-) -> Value {
+fn artifact_document(state: &State, ask: &Ask, name: &str, repository: &Repository, artifact: &Artifact) -> Value {
     let manifest: Value = serde_json::from_slice(&artifact.bytes).unwrap_or_default();
     let children = index::children(&artifact.bytes);
     let tags = if artifact.tags.is_empty() || ask.param("with_tag") == Some("false") {
@@ -358,18 +271,8 @@ fn tags(repository: &Repository, artifact: &Artifact) -> Vec<Value> {
 
 /// The manifest with its blobs; of an index with its children.
 fn size(repository: &Repository, artifact: &Artifact) -> u64 {
-    let own =
-        artifact.bytes.len() as u64 + blobs(artifact).iter().map(|(_, size)| size).sum::<u64>();
+    let own = artifact.bytes.len() as u64 + blobs(artifact).iter().map(|(_, size)| size).sum::<u64>();
     let children = index::children(&artifact.bytes);
-    let child = |digest: &str| {
-        repository
-            .artifacts
-            .iter()
-            .find(|artifact| artifact.digest == digest)
-    };
-    own + children
-        .iter()
-        .filter_map(|listed| child(&listed.digest))
-        .map(|child| size(repository, child))
-        .sum::<u64>()
+    let child = |digest: &str| repository.artifacts.iter().find(|artifact| artifact.digest == digest);
+    own + children.iter().filter_map(|listed| child(&listed.digest)).map(|child| size(repository, child)).sum::<u64>()
 }

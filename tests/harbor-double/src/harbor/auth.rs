@@ -38,10 +38,7 @@ impl Who {
             Self::Anonymous => None,
             Self::Admin(name) => Some(name.clone()),
             Self::Robot(robot) => Some(robot.name.clone()),
-            Self::Token(claims) => Some(format!(
-                "token:{}",
-                claims.subject.as_deref().unwrap_or_default()
-            )),
+            Self::Token(claims) => Some(format!("token:{}", claims.subject.as_deref().unwrap_or_default())),
         }
     }
 
@@ -56,10 +53,7 @@ impl Who {
 
     /// Whether it may do this in a project.
     pub(crate) fn may_in(&self, project: &Project, resource: &str, action: &str) -> bool {
-        let open = project
-            .metadata
-            .get("public")
-            .is_some_and(|public| public == "true")
+        let open = project.metadata.get("public").is_some_and(|public| public == "true")
             && matches!(action, "read" | "list" | "pull");
         match self {
             Self::Admin(_) => true,
@@ -69,18 +63,11 @@ impl Who {
     }
 
     /// Whether it may pull, push or delete in a repository (full name).
-    pub(crate) fn may_on_repository(
-        &self,
-        project: &Project,
-        repository: &str,
-        action: &str,
-    ) -> bool {
+    pub(crate) fn may_on_repository(&self, project: &Project, repository: &str, action: &str) -> bool {
         if let Self::Token(claims) = self {
-            let listed = |(name, actions): &(String, Vec<String>)| {
-                name == repository && actions.iter().any(|a| a == action)
-            };
-            return claims.access.iter().any(listed)
-                || Self::Anonymous.may_in(project, "repository", action);
+            let listed =
+                |(name, actions): &(String, Vec<String>)| name == repository && actions.iter().any(|a| a == action);
+            return claims.access.iter().any(listed) || Self::Anonymous.may_in(project, "repository", action);
         }
         self.may_in(project, "repository", action)
     }
@@ -110,20 +97,13 @@ impl Robot {
             let access = permission["access"].as_array();
             permission["kind"] == kind
                 && here
-                && access
-                    .into_iter()
-                    .flatten()
-                    .any(|each| each["resource"] == resource && each["action"] == action)
+                && access.into_iter().flatten().any(|each| each["resource"] == resource && each["action"] == action)
         })
     }
 
     /// Neither disabled nor expired.
     fn is_live(&self) -> bool {
-        let expires = self
-            .document
-            .get("expires_at")
-            .and_then(Value::as_i64)
-            .unwrap_or(-1);
+        let expires = self.document.get("expires_at").and_then(Value::as_i64).unwrap_or(-1);
         self.document.get("disable") != Some(&json!(true))
             && (expires < 0 || expires > jiff::Timestamp::now().as_second())
     }
@@ -131,10 +111,7 @@ impl Robot {
 
 /// Reads the credentials of a request. Wrong ones are none, as in Harbor.
 pub(crate) fn identify(core: &Core, headers: &HeaderMap) -> Who {
-    let given = headers
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or_default();
+    let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if let Some(token) = given.strip_prefix("Bearer ") {
         return core.read_token(token).map_or(Who::Anonymous, Who::Token);
     }
@@ -145,10 +122,7 @@ pub(crate) fn identify(core: &Core, headers: &HeaderMap) -> Who {
         return Who::Admin(user);
     }
     let state = core.state.lock();
-    let robot = state
-        .robots
-        .values()
-        .find(|robot| robot.name == user && robot.secret == password && robot.is_live());
+    let robot = state.robots.values().find(|robot| robot.name == user && robot.secret == password && robot.is_live());
     robot.map_or(Who::Anonymous, |robot| Who::Robot(robot.clone()))
 }
 
@@ -164,26 +138,15 @@ impl Core {
         let service = ask.param("service").unwrap_or_default();
         if service != "harbor-registry" {
             let message = format!("Unable to handle service: {service}");
-            return Ok(text(
-                http::StatusCode::BAD_REQUEST,
-                "text/plain; charset=utf-8",
-                message,
-            ));
+            return Ok(text(http::StatusCode::BAD_REQUEST, "text/plain; charset=utf-8", message));
         }
-        let scopes: Vec<&str> = ask
-            .query
-            .iter()
-            .filter(|(key, _)| key == "scope")
-            .flat_map(|(_, scopes)| scopes.split(' '))
-            .collect();
+        let scopes: Vec<&str> =
+            ask.query.iter().filter(|(key, _)| key == "scope").flat_map(|(_, scopes)| scopes.split(' ')).collect();
         if scopes.is_empty() && matches!(ask.who, Who::Anonymous) {
             return Ok(empty(http::StatusCode::UNAUTHORIZED));
         }
         let state = self.state.lock();
-        let access: Vec<Value> = scopes
-            .iter()
-            .filter_map(|scope| granted(&state, &ask.who, scope))
-            .collect();
+        let access: Vec<Value> = scopes.iter().filter_map(|scope| granted(&state, &ask.who, scope)).collect();
         drop(state);
         let now = jiff::Timestamp::now();
         let lifetime = i64::try_from(self.settings.token_lifetime.as_secs()).unwrap_or(1800);
@@ -195,36 +158,25 @@ impl Core {
             claims["sub"] = json!(name);
         }
         let issued = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-        let body = json!({"token": self.sign(&claims), "access_token": "", "expires_in": lifetime, "issued_at": issued});
+        let body =
+            json!({"token": self.sign(&claims), "access_token": "", "expires_in": lifetime, "issued_at": issued});
         let mut reply = json_reply(&body);
-        put(
-            &mut reply,
-            header::CONTENT_TYPE,
-            "application/json; charset=utf-8",
-        );
+        put(&mut reply, header::CONTENT_TYPE, "application/json; charset=utf-8");
         Ok(reply)
     }
 
     /// Shaped like a JSON web token; the signature is this double's own.
     fn sign(&self, claims: &Value) -> String {
         let part = |text: &str| URL_SAFE_NO_PAD.encode(text);
-        let signed = format!(
-            "{}.{}",
-            part("{\"alg\":\"none\",\"typ\":\"JWT\"}"),
-            part(&claims.to_string())
-        );
-        let signature = part(&crate::digest::sha256(
-            format!("{}{signed}", self.key).as_bytes(),
-        ));
+        let signed = format!("{}.{}", part("{\"alg\":\"none\",\"typ\":\"JWT\"}"), part(&claims.to_string()));
+        let signature = part(&crate::digest::sha256(format!("{}{signed}", self.key).as_bytes()));
         format!("{signed}.{signature}")
     }
 
     fn read_token(&self, token: &str) -> Option<Claims> {
         let claims = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
         let claims: Value = serde_json::from_slice(&claims).ok()?;
-        if self.sign(&claims) != token
-            || claims["exp"].as_i64()? <= jiff::Timestamp::now().as_second()
-        {
+        if self.sign(&claims) != token || claims["exp"].as_i64()? <= jiff::Timestamp::now().as_second() {
             return None;
         }
         let actions = |entry: &Value| -> Vec<String> {
@@ -239,12 +191,7 @@ impl Core {
         Some(Claims {
             subject: claims["sub"].as_str().map(ToOwned::to_owned),
             access: access
-                .map(|entry| {
-                    (
-                        entry["name"].as_str().unwrap_or_default().to_owned(),
-                        actions(entry),
-                    )
-                })
+                .map(|entry| (entry["name"].as_str().unwrap_or_default().to_owned(), actions(entry)))
                 .collect(),
         })
     }
@@ -255,8 +202,7 @@ fn granted(state: &State, who: &Who, scope: &str) -> Option<Value> {
     let (kind, rest) = scope.split_once(':')?;
     let (name, _) = rest.rsplit_once(':')?;
     let project = state.project_named(name.split('/').next().unwrap_or_default());
-    let may =
-        |action: &&str| project.is_some_and(|project| who.may_in(project, "repository", action));
+    let may = |action: &&str| project.is_some_and(|project| who.may_in(project, "repository", action));
     let actions: Vec<&str> = ["pull", "push", "delete"].into_iter().filter(may).collect();
     Some(json!({"type": kind, "name": name, "actions": actions}))
 }

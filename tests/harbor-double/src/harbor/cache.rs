@@ -37,11 +37,7 @@ pub(crate) struct Fetched {
 impl Core {
     /// Starts the job that a proxied manifest leads to, unless it runs.
     pub(crate) fn remember(self: &Arc<Self>, place: &Place, registry: &Registry, fetched: Fetched) {
-        let head = if fetched.media_type == HEAD_ONLY {
-            "head:"
-        } else {
-            ""
-        };
+        let head = if fetched.media_type == HEAD_ONLY { "head:" } else { "" };
         let tag = format!("{head}{}", fetched.tag.as_deref().unwrap_or_default());
         let key = (place.full.clone(), fetched.digest.clone(), tag);
         if !self.state.lock().pending.insert(key.clone()) {
@@ -80,10 +76,7 @@ impl Core {
         for look in 1..=LOOKS_AT_BLOBS {
             self.wait(start, LOOK, look).await;
             let state = self.state.lock();
-            missing = blobs
-                .iter()
-                .filter(|(digest, _)| state.blob(&place.full, digest).is_none())
-                .collect();
+            missing = blobs.iter().filter(|(digest, _)| state.blob(&place.full, digest).is_none()).collect();
             if missing.is_empty() {
                 break;
             }
@@ -94,12 +87,7 @@ impl Core {
             }
         }
         let mut state = self.state.lock();
-        state.store_manifest(
-            &place.full,
-            &fetched.media_type,
-            fetched.bytes.clone(),
-            fetched.tag.as_deref(),
-        );
+        state.store_manifest(&place.full, &fetched.media_type, fetched.bytes.clone(), fetched.tag.as_deref());
     }
 
     async fn keep_index(&self, place: &Place, fetched: &Fetched) {
@@ -108,17 +96,12 @@ impl Core {
         for look in 1..=LOOKS_AT_CHILDREN {
             self.wait(start, LOOK, look).await;
             let state = self.state.lock();
-            if children
-                .iter()
-                .all(|child| state.artifact(&place.full, &child.digest).is_some())
-            {
+            if children.iter().all(|child| state.artifact(&place.full, &child.digest).is_some()) {
                 break;
             }
         }
         let mut state = self.state.lock();
-        let stored = index::trimmed(&children, |digest| {
-            state.artifact(&place.full, digest).is_some()
-        });
+        let stored = index::trimmed(&children, |digest| state.artifact(&place.full, digest).is_some());
         let Some((media_type, bytes)) = stored else {
             return;
         };
@@ -137,11 +120,7 @@ impl Core {
             self.wait(start, TAG, attempt).await;
             let mut state = self.state.lock();
             let key = (place.full.clone(), fetched.digest.clone());
-            let digest = state
-                .trimmed
-                .get(&key)
-                .cloned()
-                .unwrap_or_else(|| fetched.digest.clone());
+            let digest = state.trimmed.get(&key).cloned().unwrap_or_else(|| fetched.digest.clone());
             if state.tag(&place.full, &digest, tag) {
                 return;
             }

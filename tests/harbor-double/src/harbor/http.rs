@@ -25,10 +25,7 @@ pub(crate) struct Ask {
 
 impl Ask {
     pub(crate) fn param(&self, name: &str) -> Option<&str> {
-        self.query
-            .iter()
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value.as_str())
+        self.query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
@@ -47,12 +44,7 @@ pub(crate) struct Fault {
 
 impl Fault {
     fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self {
-            status,
-            code,
-            message: message.into(),
-            headers: Vec::new(),
-        }
+        Self { status, code, message: message.into(), headers: Vec::new() }
     }
 
     pub(crate) fn bad(message: impl Into<String>) -> Self {
@@ -81,11 +73,7 @@ impl Fault {
     }
 
     pub(crate) fn not_allowed(message: impl Into<String>) -> Self {
-        Self::new(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "METHOD_NOT_ALLOWED",
-            message,
-        )
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", message)
     }
 
     pub(crate) fn conflict(message: impl Into<String>) -> Self {
@@ -98,11 +86,7 @@ impl Fault {
 
     pub(crate) fn invalid(message: &str) -> Self {
         let message = format!("validation failure list:\n{message}");
-        Self::new(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            "UNPROCESSABLE_ENTITY",
-            message,
-        )
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "UNPROCESSABLE_ENTITY", message)
     }
 
     pub(crate) fn too_many(message: impl Into<String>) -> Self {
@@ -110,26 +94,17 @@ impl Fault {
     }
 
     pub(crate) fn internal() -> Self {
-        Self::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "UNKNOWN",
-            "internal server error",
-        )
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN", "internal server error")
     }
 
     pub(crate) fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
-        self.headers
-            .push((HeaderName::from_static(name), value.into()));
+        self.headers.push((HeaderName::from_static(name), value.into()));
         self
     }
 
     pub(crate) fn reply(self) -> Reply {
         // In the order of the fields that Harbor has: code, message.
-        let body = format!(
-            "{{\"errors\":[{{\"code\":{},\"message\":{}}}]}}\n",
-            json!(self.code),
-            json!(self.message)
-        );
+        let body = format!("{{\"errors\":[{{\"code\":{},\"message\":{}}}]}}\n", json!(self.code), json!(self.message));
         let mut reply = text(self.status, "application/json; charset=utf-8", body);
         for (name, value) in self.headers {
             put(&mut reply, name, &value);
@@ -189,35 +164,21 @@ pub(crate) struct Schema {
 
 /// The body as a JSON object with fields of the right types; unknown fields pass.
 pub(crate) fn object(ask: &Ask, schema: Schema) -> Result<Map<String, Value>, Fault> {
-    let Schema {
-        parameter,
-        go_type,
-        fields,
-    } = schema;
-    let media_type = ask
-        .header("content-type")
-        .unwrap_or("application/octet-stream");
+    let Schema { parameter, go_type, fields } = schema;
+    let media_type = ask.header("content-type").unwrap_or("application/octet-stream");
     let media_type = media_type.split(';').next().unwrap_or_default().trim();
     if media_type != "application/json" {
-        let message =
-            format!("unsupported media type \"{media_type}\", only [application/json] are allowed");
+        let message = format!("unsupported media type \"{media_type}\", only [application/json] are allowed");
         return Err(Fault::invalid(&message));
     }
     if ask.body.is_empty() {
         return Err(Fault::invalid(&format!("{parameter} in body is required")));
     }
-    let refused = |why: &str| {
-        Fault::invalid(&format!(
-            "parsing {parameter} body from \"\" failed, because {why}"
-        ))
-    };
-    let value: Value =
-        serde_json::from_slice(&ask.body).map_err(|_| refused(&go_syntax_error(&ask.body)))?;
+    let refused = |why: &str| Fault::invalid(&format!("parsing {parameter} body from \"\" failed, because {why}"));
+    let value: Value = serde_json::from_slice(&ask.body).map_err(|_| refused(&go_syntax_error(&ask.body)))?;
     let Value::Object(object) = value else {
         let found = go_name(&value);
-        return Err(refused(&format!(
-            "json: cannot unmarshal {found} into Go value of type models.{go_type}"
-        )));
+        return Err(refused(&format!("json: cannot unmarshal {found} into Go value of type models.{go_type}")));
     };
     for (field, kind) in fields {
         let Some(value) = object.get(*field).filter(|value| !value.is_null()) else {
@@ -230,9 +191,7 @@ pub(crate) fn object(ask: &Ask, schema: Schema) -> Result<Map<String, Value>, Fa
             _ => continue,
         };
         let found = go_name(value);
-        let message = format!(
-            "json: cannot unmarshal {found} into Go struct field {go_type}.{field} of type {wanted}"
-        );
+        let message = format!("json: cannot unmarshal {found} into Go struct field {go_type}.{field} of type {wanted}");
         return Err(refused(&message));
     }
     Ok(object)
@@ -244,17 +203,11 @@ fn go_syntax_error(body: &[u8]) -> String {
     match rest.next() {
         Some(b'{') => match rest.find(|byte| !byte.is_ascii_whitespace()) {
             Some(byte) if byte != b'"' && byte != b'}' => {
-                format!(
-                    "invalid character '{}' looking for beginning of object key string",
-                    char::from(byte)
-                )
+                format!("invalid character '{}' looking for beginning of object key string", char::from(byte))
             }
             _ => "unexpected EOF".to_owned(),
         },
-        Some(byte) => format!(
-            "invalid character '{}' looking for beginning of value",
-            char::from(byte)
-        ),
+        Some(byte) => format!("invalid character '{}' looking for beginning of value", char::from(byte)),
         None => "EOF".to_owned(),
     }
 }
@@ -272,8 +225,7 @@ pub(crate) fn go_name(value: &Value) -> &'static str {
 
 /// An id in a path.
 pub(crate) fn id(text: &str) -> Result<i64, Fault> {
-    text.parse()
-        .map_err(|_| Fault::invalid(&format!("id in path must be of type int64: \"{text}\"")))
+    text.parse().map_err(|_| Fault::invalid(&format!("id in path must be of type int64: \"{text}\"")))
 }
 
 /// The time, as Harbor writes it: UTC, milliseconds.

@@ -23,11 +23,7 @@ const LABEL: Schema = Schema {
         ("project_id", Kind::Number),
     ],
 };
-const QUOTA: Schema = Schema {
-    parameter: "hard",
-    go_type: "QuotaUpdateReq",
-    fields: &[("hard", Kind::Any)],
-};
+const QUOTA: Schema = Schema { parameter: "hard", go_type: "QuotaUpdateReq", fields: &[("hard", Kind::Any)] };
 
 impl Core {
     pub(crate) fn list_labels(&self, ask: &Ask) -> Outcome {
@@ -43,16 +39,8 @@ impl Core {
             .values()
             .map(|label| Value::Object(label.fields.clone()))
             .filter(|label| label["scope"] == scope)
-            .filter(|label| {
-                scope == "g" || text_of(label, "project_id").as_deref().unwrap_or("0") == project
-            })
-            .filter(|label| {
-                name.is_none_or(|name| {
-                    label["name"]
-                        .as_str()
-                        .is_some_and(|found| found.contains(name))
-                })
-            })
+            .filter(|label| scope == "g" || text_of(label, "project_id").as_deref().unwrap_or("0") == project)
+            .filter(|label| name.is_none_or(|name| label["name"].as_str().is_some_and(|found| found.contains(name))))
             .collect();
         drop(state);
         page(ask, &items)
@@ -69,10 +57,7 @@ impl Core {
     pub(crate) fn create_label(&self, ask: &Ask) -> Outcome {
         let body = object(ask, LABEL)?;
         let mut state = self.state.lock();
-        let mut label = Label {
-            id: state.next("label"),
-            fields: kept(&body),
-        };
+        let mut label = Label { id: state.next("label"), fields: kept(&body) };
         check_label(&label, &state)?;
         let time = now();
         label.fields.extend([
@@ -93,10 +78,7 @@ impl Core {
         let Some(stored) = state.labels.get(&id).cloned() else {
             return Err(Fault::not_found(format!("label {id} not found")));
         };
-        let mut label = Label {
-            id,
-            fields: kept(&body),
-        };
+        let mut label = Label { id, fields: kept(&body) };
         for fixed in ["scope", "project_id", "id", "creation_time"] {
             label.fields.remove(fixed);
             if let Some(value) = stored.fields.get(fixed) {
@@ -137,11 +119,7 @@ impl Core {
     pub(crate) fn get_quota(&self, text: &str) -> Outcome {
         let id = id(text)?;
         let state = self.state.lock();
-        match state
-            .projects
-            .values()
-            .find(|project| project.quota.id == id)
-        {
+        match state.projects.values().find(|project| project.quota.id == id) {
             Some(project) => Ok(json_reply(&quota(&state, project))),
             None => Err(Fault::not_found(format!("quota {id} not found"))),
         }
@@ -154,32 +132,19 @@ impl Core {
             return Err(ask.who.refusal());
         }
         let mut state = self.state.lock();
-        let Some(project) = state
-            .projects
-            .values_mut()
-            .find(|project| project.quota.id == id)
-        else {
+        let Some(project) = state.projects.values_mut().find(|project| project.quota.id == id) else {
             return Err(Fault::not_found(format!("quota {id} not found")));
         };
-        for (resource, limit) in body
-            .get("hard")
-            .and_then(Value::as_object)
-            .into_iter()
-            .flatten()
-        {
+        for (resource, limit) in body.get("hard").and_then(Value::as_object).into_iter().flatten() {
             if resource != "storage" {
                 return Err(Fault::bad(format!("resource {resource} not support")));
             }
             let limit = limit.as_i64().unwrap_or_default();
             if limit < -1 || limit == 0 {
-                return Err(Fault::bad(format!(
-                    "invalid non-positive value for quota limit, value={limit}"
-                )));
+                return Err(Fault::bad(format!("invalid non-positive value for quota limit, value={limit}")));
             }
             if limit > MAX_QUOTA {
-                return Err(Fault::bad(format!(
-                    "exceeded 1024TB, which is {MAX_QUOTA} Bytes, value={limit}"
-                )));
+                return Err(Fault::bad(format!("exceeded 1024TB, which is {MAX_QUOTA} Bytes, value={limit}")));
             }
             project.quota.limit = limit;
             // It loses the time of its change.
@@ -205,9 +170,7 @@ fn check_label(label: &Label, state: &State) -> Result<(), Fault> {
     };
     let same = |other: &&Label| {
         other.id != label.id
-            && ["name", "scope", "project_id"]
-                .iter()
-                .all(|key| other.fields.get(*key) == label.fields.get(*key))
+            && ["name", "scope", "project_id"].iter().all(|key| other.fields.get(*key) == label.fields.get(*key))
     };
     match state.labels.values().find(same) {
         Some(_) => Err(Fault::conflict(format!("label {name} already exists"))),

@@ -10,11 +10,7 @@ use super::{
     http::{Ask, Fault, Outcome, Schema, empty, json_reply, object},
 };
 
-const BODY: Schema = Schema {
-    parameter: "metadata",
-    go_type: "ProjectMetadata",
-    fields: &[],
-};
+const BODY: Schema = Schema { parameter: "metadata", go_type: "ProjectMetadata", fields: &[] };
 
 /// The keys that a project of this sort has.
 #[derive(Debug, Clone, Copy)]
@@ -43,54 +39,27 @@ impl Keys {
     /// The known ones of these; the others are dropped without a word. A severity is lower-cased.
     pub(crate) fn known(self, given: &BTreeMap<String, String>) -> BTreeMap<String, String> {
         let stored = |(key, value): (&String, &String)| {
-            let value = if key == "severity" {
-                value.to_lowercase()
-            } else {
-                value.clone()
-            };
+            let value = if key == "severity" { value.to_lowercase() } else { value.clone() };
             (key.clone(), value)
         };
-        given
-            .iter()
-            .filter(|(key, _)| self.has(key))
-            .map(stored)
-            .collect()
+        given.iter().filter(|(key, _)| self.has(key)).map(stored).collect()
     }
 }
 
 /// What POST of a project keeps, after the little that it checks.
-pub(crate) fn checked(
-    given: &BTreeMap<String, String>,
-    keys: Keys,
-) -> Result<BTreeMap<String, String>, Fault> {
-    if let Some(public) = given
-        .get("public")
-        .filter(|public| !matches!(public.as_str(), "true" | "false"))
-    {
-        return Err(Fault::bad(format!(
-            "metadata.public should only be 'true' or 'false', but got: '{public}'"
-        )));
+pub(crate) fn checked(given: &BTreeMap<String, String>, keys: Keys) -> Result<BTreeMap<String, String>, Fault> {
+    if let Some(public) = given.get("public").filter(|public| !matches!(public.as_str(), "true" | "false")) {
+        return Err(Fault::bad(format!("metadata.public should only be 'true' or 'false', but got: '{public}'")));
     }
     if matches!(keys, Keys::Proxy) {
-        let not_a_number =
-            |text: &str| format!("err: strconv.ParseInt: parsing \"{text}\": invalid syntax");
-        if let Some(speed) = given
-            .get("proxy_speed_kb")
-            .filter(|speed| speed.parse::<i32>().is_err())
-        {
+        let not_a_number = |text: &str| format!("err: strconv.ParseInt: parsing \"{text}\": invalid syntax");
+        if let Some(speed) = given.get("proxy_speed_kb").filter(|speed| speed.parse::<i32>().is_err()) {
             let why = not_a_number(speed);
-            return Err(Fault::bad(format!(
-                "metadata.proxy_speed_kb should by an int32, but got: '{speed}', {why}"
-            )));
+            return Err(Fault::bad(format!("metadata.proxy_speed_kb should by an int32, but got: '{speed}', {why}")));
         }
-        if let Some(most) = given
-            .get("max_upstream_conn")
-            .filter(|most| most.parse::<i64>().is_err())
-        {
+        if let Some(most) = given.get("max_upstream_conn").filter(|most| most.parse::<i64>().is_err()) {
             let why = not_a_number(most);
-            return Err(Fault::bad(format!(
-                "metadata.max_upstream_conn should be an int, but got '{most}', {why}"
-            )));
+            return Err(Fault::bad(format!("metadata.max_upstream_conn should be an int, but got '{most}', {why}")));
         }
     }
     Ok(keys.known(given))
@@ -100,10 +69,7 @@ pub(crate) fn checked(
 pub(crate) fn shown(metadata: &BTreeMap<String, String>) -> Value {
     let mut shown = json!(metadata);
     if let Some(severity) = metadata.get("severity")
-        && !matches!(
-            severity.as_str(),
-            "none" | "negligible" | "low" | "medium" | "high" | "critical"
-        )
+        && !matches!(severity.as_str(), "none" | "negligible" | "low" | "medium" | "high" | "critical")
     {
         shown["severity"] = json!("unknown");
     }
@@ -112,9 +78,7 @@ pub(crate) fn shown(metadata: &BTreeMap<String, String>) -> Value {
 
 impl Core {
     pub(crate) fn list_metadata(&self, ask: &Ask, project: &str) -> Outcome {
-        Ok(json_reply(&json!(
-            self.project(ask, project, "metadata", "list")?.metadata
-        )))
+        Ok(json_reply(&json!(self.project(ask, project, "metadata", "list")?.metadata)))
     }
 
     pub(crate) fn get_metadata(&self, ask: &Ask, project: &str, key: &str) -> Outcome {
@@ -166,9 +130,7 @@ impl Core {
     fn set_metadata(&self, project: i64, values: &serde_json::Map<String, Value>) {
         if let Some(stored) = self.state.lock().projects.get_mut(&project) {
             for (key, value) in values {
-                stored
-                    .metadata
-                    .insert(key.clone(), value.as_str().unwrap_or_default().to_owned());
+                stored.metadata.insert(key.clone(), value.as_str().unwrap_or_default().to_owned());
             }
         }
     }

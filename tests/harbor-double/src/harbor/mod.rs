@@ -83,11 +83,7 @@ impl Harbor {
             token_lifetime: Duration::from_secs(1800),
             health_interval: None,
         };
-        Builder {
-            port: 0,
-            settings,
-            tls: None,
-        }
+        Builder { port: 0, settings, tls: None }
     }
 
     /// `http://127.0.0.1:PORT`, or `https://` with TLS.
@@ -111,10 +107,7 @@ impl Harbor {
     /// The writes to the API so far, refused ones too.
     #[must_use]
     pub fn writes(&self) -> Vec<Request> {
-        self.log()
-            .into_iter()
-            .filter(Request::is_api_write)
-            .collect()
+        self.log().into_iter().filter(Request::is_api_write).collect()
     }
 
     /// Forgets the requests so far.
@@ -147,16 +140,9 @@ impl Harbor {
     #[must_use]
     pub fn artifacts(&self, repository: &str) -> BTreeMap<String, Vec<String>> {
         let state = self.core.state.lock();
-        let artifacts = state
-            .repositories
-            .get(repository)
-            .map_or(&[][..], |found| found.artifacts.as_slice());
-        let tags =
-            |artifact: &state::Artifact| artifact.tags.iter().map(|tag| tag.name.clone()).collect();
-        artifacts
-            .iter()
-            .map(|artifact| (artifact.digest.clone(), tags(artifact)))
-            .collect()
+        let artifacts = state.repositories.get(repository).map_or(&[][..], |found| found.artifacts.as_slice());
+        let tags = |artifact: &state::Artifact| artifact.tags.iter().map(|tag| tag.name.clone()).collect();
+        artifacts.iter().map(|artifact| (artifact.digest.clone(), tags(artifact))).collect()
     }
 
     /// Whether a repository (`project/name`) has a blob in the store.
@@ -168,9 +154,7 @@ impl Harbor {
     /// Puts an image into a repository (`project/name`) under a tag, as if it had been pushed or cached long ago. It has the
     /// bytes that an [`crate::Upstream`] has under `name`.
     pub fn store_image(&self, repository: &str, tag: &str, image: &Image) -> Pushed {
-        let name = repository
-            .split_once('/')
-            .map_or(repository, |(_, name)| name);
+        let name = repository.split_once('/').map_or(repository, |(_, name)| name);
         let built = image::build(&format!("{name}:{tag}"), image);
         let mut state = self.core.state.lock();
         for (digest, bytes) in built.blobs {
@@ -253,11 +237,7 @@ impl Builder {
     /// # Errors
     /// The port cannot be bound, or certificate and key are no PEM or do not fit together.
     pub async fn try_start(self) -> std::io::Result<Harbor> {
-        let acceptor = self
-            .tls
-            .as_ref()
-            .map(|(certificates, key)| serve::acceptor(certificates, key))
-            .transpose()?;
+        let acceptor = self.tls.as_ref().map(|(certificates, key)| serve::acceptor(certificates, key)).transpose()?;
         let listener = TcpListener::bind(("127.0.0.1", self.port)).await?;
         let host = listener.local_addr()?.to_string();
         let scheme = if acceptor.is_some() { "https" } else { "http" };
@@ -282,25 +262,16 @@ impl Builder {
         core.reset();
         let server = Server::start(listener, acceptor, core.clone())?;
         core.watch_upstreams();
-        Ok(Harbor {
-            server,
-            core,
-            _jobs: jobs.drop_guard(),
-        })
+        Ok(Harbor { server, core, _jobs: jobs.drop_guard() })
     }
 
     /// Starts Harbor on 127.0.0.1.
     ///
     /// # Panics
     /// As [`Builder::try_start`] fails.
-    #[allow(
-        clippy::expect_used,
-        reason = "a test that cannot start its Harbor shall end there"
-    )]
+    #[allow(clippy::expect_used, reason = "a test that cannot start its Harbor shall end there")]
     pub async fn start(self) -> Harbor {
-        self.try_start()
-            .await
-            .expect("Harbor's loopback port can be bound")
+        self.try_start().await.expect("Harbor's loopback port can be bound")
     }
 }
 
@@ -318,10 +289,7 @@ impl Core {
 
     fn watch_upstreams(self: &Arc<Self>) {
         let core = self.clone();
-        let interval = self
-            .settings
-            .health_interval
-            .unwrap_or(Duration::from_secs_f64(300.0 / self.settings.speed));
+        let interval = self.settings.health_interval.unwrap_or(Duration::from_secs_f64(300.0 / self.settings.speed));
         self.spawn(async move {
             loop {
                 tokio::time::sleep(interval.max(Duration::from_millis(20))).await;

@@ -9,32 +9,20 @@ use super::http::{Ask, Fault, Outcome, json_reply, put};
 pub(crate) fn page(ask: &Ask, items: &[Value]) -> Outcome {
     let number = |name: &str, default: i64| match ask.param(name) {
         None => Ok(default),
-        Some(text) => text.parse::<i64>().map_err(|_| {
-            Fault::invalid(&format!(
-                "{name} in query must be of type int64: \"{text}\""
-            ))
-        }),
+        Some(text) => text
+            .parse::<i64>()
+            .map_err(|_| Fault::invalid(&format!("{name} in query must be of type int64: \"{text}\""))),
     };
     let size = number("page_size", 10)?;
     let asked = number("page", 1)?;
     // Page 0 is the first, and the first is its next.
     let page = asked.max(1);
     if size > 100 {
-        return Err(Fault::invalid(
-            "page_size in query should be less than or equal to 100",
-        ));
+        return Err(Fault::invalid("page_size in query should be less than or equal to 100"));
     }
     let total = items.len();
-    let length = if size <= 0 {
-        total
-    } else {
-        usize::try_from(size).unwrap_or(total)
-    };
-    let start = if size <= 0 {
-        0
-    } else {
-        length.saturating_mul(usize::try_from(page - 1).unwrap_or(0))
-    };
+    let length = if size <= 0 { total } else { usize::try_from(size).unwrap_or(total) };
+    let start = if size <= 0 { 0 } else { length.saturating_mul(usize::try_from(page - 1).unwrap_or(0)) };
     let shown: Vec<Value> = items.iter().skip(start).take(length).cloned().collect();
     let mut links = Vec::new();
     if page > 1 && size != 0 && !shown.is_empty() {
@@ -45,11 +33,7 @@ pub(crate) fn page(ask: &Ask, items: &[Value]) -> Outcome {
         links.push(format!("<{}>; rel=\"next\"", link(ask, asked + 1, size)));
     }
     let mut reply = json_reply(&Value::Array(shown));
-    put(
-        &mut reply,
-        HeaderName::from_static("x-total-count"),
-        &total.to_string(),
-    );
+    put(&mut reply, HeaderName::from_static("x-total-count"), &total.to_string());
     if !links.is_empty() {
         put(&mut reply, http::header::LINK, &links.join(" , "));
     }
@@ -57,20 +41,13 @@ pub(crate) fn page(ask: &Ask, items: &[Value]) -> Outcome {
 }
 
 fn link(ask: &Ask, page: i64, size: i64) -> String {
-    let mut query: Vec<(String, String)> = ask
-        .query
-        .iter()
-        .filter(|(key, _)| key != "page" && key != "page_size")
-        .cloned()
-        .collect();
+    let mut query: Vec<(String, String)> =
+        ask.query.iter().filter(|(key, _)| key != "page" && key != "page_size").cloned().collect();
     query.push(("page".to_owned(), page.to_string()));
     query.push(("page_size".to_owned(), size.to_string()));
     query.sort();
     // Not encoded: Harbor writes the decoded query.
-    let query: Vec<String> = query
-        .into_iter()
-        .map(|(key, value)| format!("{key}={value}"))
-        .collect();
+    let query: Vec<String> = query.into_iter().map(|(key, value)| format!("{key}={value}")).collect();
     format!("{}?{}", ask.path, query.join("&"))
 }
 
@@ -96,9 +73,9 @@ pub(crate) fn filter(
         terms.push((key, value));
     }
     let keep = |item: &Value| {
-        terms.iter().all(|(key, wanted)| {
-            field(item, &key.to_ascii_lowercase()).is_none_or(|found| matches(&found, wanted))
-        })
+        terms
+            .iter()
+            .all(|(key, wanted)| field(item, &key.to_ascii_lowercase()).is_none_or(|found| matches(&found, wanted)))
     };
     Ok(items.into_iter().filter(keep).collect())
 }
@@ -115,11 +92,7 @@ fn matches(found: &str, wanted: &str) -> bool {
         return true;
     }
     if let Some((low, high)) = within('[', ']').and_then(|range| range.split_once('~')) {
-        return match (
-            found.parse::<i64>(),
-            low.parse::<i64>(),
-            high.parse::<i64>(),
-        ) {
+        return match (found.parse::<i64>(), low.parse::<i64>(), high.parse::<i64>()) {
             (Ok(found), Ok(low), Ok(high)) => low <= found && found <= high,
             _ => true,
         };

@@ -22,26 +22,15 @@ const BUFFERED: u64 = 2048;
 impl Core {
     /// The upstream of a place, unless Harbor holds it for unhealthy, or the project is no proxy.
     pub(crate) fn upstream(&self, place: &Place) -> Option<Registry> {
-        self.registry(place.project.registry_id?)
-            .ok()
-            .filter(|registry| registry.healthy)
+        self.registry(place.project.registry_id?).ok().filter(|registry| registry.healthy)
     }
 
-    pub(crate) async fn manifest(
-        self: &Arc<Self>,
-        ask: &Ask,
-        place: &Place,
-        reference: &str,
-    ) -> Outcome {
+    pub(crate) async fn manifest(self: &Arc<Self>, ask: &Ask, place: &Place, reference: &str) -> Outcome {
         let Some(registry) = self.upstream(place) else {
             return self.local_manifest(ask, place, reference);
         };
         let by_digest = is_digest(reference);
-        let local = self
-            .state
-            .lock()
-            .artifact(&place.full, reference)
-            .map(|artifact| artifact.digest.clone());
+        let local = self.state.lock().artifact(&place.full, reference).map(|artifact| artifact.digest.clone());
         if by_digest && local.is_some() {
             return self.local_manifest(ask, place, reference);
         }
@@ -49,20 +38,15 @@ impl Core {
         let digest = match self.ask(Method::HEAD, &registry, &path).await {
             Ok(answer) => header_text(&answer, "docker-content-digest"),
             Err(Failure::Refused(StatusCode::NOT_FOUND, _)) => {
-                let kept = place
-                    .project
-                    .metadata
-                    .get("proxy_cache_local_on_not_found")
-                    .is_some_and(|kept| kept == "true");
+                let kept =
+                    place.project.metadata.get("proxy_cache_local_on_not_found").is_some_and(|kept| kept == "true");
                 if local.is_some() && kept {
                     return self.local_manifest(ask, place, reference);
                 }
                 return Err(not_found(place, reference));
             }
             Err(Failure::Refused(StatusCode::TOO_MANY_REQUESTS, body)) if local.is_none() => {
-                return Err(Fault::too_many(format!(
-                    "http status code: 429, body: {body}"
-                )));
+                return Err(Fault::too_many(format!("http status code: 429, body: {body}")));
             }
             Err(_) => return self.local_manifest(ask, place, reference),
         };
@@ -78,9 +62,7 @@ impl Core {
                 return Err(not_found(place, reference));
             }
             Err(Failure::Refused(StatusCode::TOO_MANY_REQUESTS, body)) => {
-                return Err(Fault::too_many(format!(
-                    "http status code: 429, body: {body}"
-                )));
+                return Err(Fault::too_many(format!("http status code: 429, body: {body}")));
             }
             Err(_) => return self.local_manifest(ask, place, reference),
         };
@@ -109,27 +91,11 @@ impl Core {
         let digest = crate::digest::sha256(&bytes);
         let tag = (!by_digest).then(|| reference.to_owned());
         if media_type == image::OCI_INDEX || media_type == image::DOCKER_LIST {
-            self.state.lock().indexes.insert(
-                (place.full.clone(), digest.clone()),
-                (media_type.clone(), bytes.clone()),
-            );
+            self.state.lock().indexes.insert((place.full.clone(), digest.clone()), (media_type.clone(), bytes.clone()));
         }
-        self.remember(
-            place,
-            &registry,
-            Fetched {
-                tag,
-                digest,
-                media_type: media_type.clone(),
-                bytes: bytes.clone(),
-            },
-        );
+        self.remember(place, &registry, Fetched { tag, digest, media_type: media_type.clone(), bytes: bytes.clone() });
         // Harbor knows the digest only where it was asked for it.
-        Ok(proxied(
-            &media_type,
-            if by_digest { reference } else { "" },
-            bytes,
-        ))
+        Ok(proxied(&media_type, if by_digest { reference } else { "" }, bytes))
     }
 
     pub(crate) async fn blob(self: &Arc<Self>, ask: &Ask, place: &Place, digest: &str) -> Outcome {
@@ -162,11 +128,7 @@ impl Core {
     }
 
     fn index(&self, place: &Place, digest: &str) -> Option<(String, Bytes)> {
-        self.state
-            .lock()
-            .indexes
-            .get(&(place.full.clone(), digest.to_owned()))
-            .cloned()
+        self.state.lock().indexes.get(&(place.full.clone(), digest.to_owned())).cloned()
     }
 }
 
@@ -180,21 +142,14 @@ fn proxied(media_type: &str, digest: &str, bytes: Bytes) -> Reply {
 
 fn not_found(place: &Place, reference: &str) -> Fault {
     let tag = if is_digest(reference) { "" } else { reference };
-    Fault::not_found(format!(
-        "resource not found: repo {}, tag {tag} not found",
-        place.full
-    ))
+    Fault::not_found(format!("resource not found: repo {}, tag {tag} not found", place.full))
 }
 
 fn blob_unknown(digest: &str) -> Reply {
     let body = format!(
         "{{\"errors\":[{{\"code\":\"BLOB_UNKNOWN\",\"message\":\"blob unknown to registry\",\"detail\":\"{digest}\"}}]}}\n"
     );
-    let mut reply = text(
-        StatusCode::NOT_FOUND,
-        "application/json; charset=utf-8",
-        body,
-    );
+    let mut reply = text(StatusCode::NOT_FOUND, "application/json; charset=utf-8", body);
     put(&mut reply, API_VERSION, "registry/2.0");
     reply
 }
@@ -207,24 +162,18 @@ async fn streamed(answer: reqwest::Response) -> Reply {
     let first = pieces.next().await;
     let media_type = sniff(first.as_ref().and_then(|piece| piece.as_ref().ok()));
     let broken = "{\"errors\":[{\"code\":\"UNKNOWN\",\"message\":\"internal server error\"}]}\n";
-    let pieces = stream::iter(first)
-        .chain(pieces)
-        .scan(false, move |ended, piece| {
-            let item = match piece {
-                _ if *ended => None,
-                Ok(piece) => Some(Ok::<_, std::io::Error>(piece)),
-                Err(_) => {
-                    *ended = true;
-                    Some(Ok(Bytes::from_static(broken.as_bytes())))
-                }
-            };
-            std::future::ready(item)
-        });
-    let mut reply = text(
-        StatusCode::OK,
-        media_type,
-        body::tallied(pieces, Arc::new(AtomicU64::new(0))),
-    );
+    let pieces = stream::iter(first).chain(pieces).scan(false, move |ended, piece| {
+        let item = match piece {
+            _ if *ended => None,
+            Ok(piece) => Some(Ok::<_, std::io::Error>(piece)),
+            Err(_) => {
+                *ended = true;
+                Some(Ok(Bytes::from_static(broken.as_bytes())))
+            }
+        };
+        std::future::ready(item)
+    });
+    let mut reply = text(StatusCode::OK, media_type, body::tallied(pieces, Arc::new(AtomicU64::new(0))));
     if let Some(length) = length.filter(|length| *length <= BUFFERED) {
         put(&mut reply, header::CONTENT_LENGTH, &length.to_string());
     }
@@ -240,18 +189,9 @@ fn sniff(first: Option<&Bytes>) -> &'static str {
         return "application/x-gzip";
     }
     let binary = |byte: &u8| matches!(byte, 0..=8 | 11 | 14..=26 | 28..=31);
-    if bytes.iter().take(512).any(binary) {
-        "application/octet-stream"
-    } else {
-        "text/plain; charset=utf-8"
-    }
+    if bytes.iter().take(512).any(binary) { "application/octet-stream" } else { "text/plain; charset=utf-8" }
 }
 
 fn header_text(answer: &reqwest::Response, name: &str) -> String {
-    answer
-        .headers()
-        .get(name)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or_default()
-        .to_owned()
+    answer.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
 }

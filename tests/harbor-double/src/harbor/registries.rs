@@ -38,22 +38,16 @@ const UPDATE: Schema = Schema {
         ("credential_type", Kind::Text),
     ],
 };
-const PING: Schema = Schema {
-    parameter: "registry",
-    go_type: "RegistryPing",
-    fields: UPDATE.fields,
-};
+const PING: Schema = Schema { parameter: "registry", go_type: "RegistryPing", fields: UPDATE.fields };
 
 impl Core {
     pub(crate) fn list_registries(&self, ask: &Ask) -> Outcome {
-        let mut registries: Vec<Registry> =
-            self.state.lock().registries.values().cloned().collect();
+        let mut registries: Vec<Registry> = self.state.lock().registries.values().cloned().collect();
         // No order is asked of the database: rows come as they were written last.
         registries.sort_by_key(|registry| (registry.updated.clone(), registry.id));
         let items: Vec<Value> = registries.iter().map(Registry::document).collect();
         let mut items = filter(ask, items, |item, key| {
-            matches!(key, "id" | "name" | "type" | "url" | "description")
-                .then(|| text_of(item, key))?
+            matches!(key, "id" | "name" | "type" | "url" | "description").then(|| text_of(item, key))?
         })?;
         if let Some(name) = ask.param("name") {
             items.retain(|item| item["name"] == name);
@@ -75,11 +69,7 @@ impl Core {
     pub(crate) async fn create_registry(&self, ask: &Ask) -> Outcome {
         let body = object(ask, CREATE)?;
         let text = |key: &str| text(&body, key);
-        let credential = body
-            .get("credential")
-            .and_then(Value::as_object)
-            .cloned()
-            .unwrap_or_default();
+        let credential = body.get("credential").and_then(Value::as_object).cloned().unwrap_or_default();
         let mut registry = Registry {
             id: 0,
             name: text("name"),
@@ -99,15 +89,8 @@ impl Core {
         let mut state = self.state.lock();
         registry.id = state.next("registry");
         registry.updated.clone_from(&registry.created);
-        if state
-            .registries
-            .values()
-            .any(|other| other.name == registry.name)
-        {
-            return Err(Fault::conflict(format!(
-                "registry {} already exists",
-                registry.name
-            )));
+        if state.registries.values().any(|other| other.name == registry.name) {
+            return Err(Fault::conflict(format!("registry {} already exists", registry.name)));
         }
         let reply = created(&format!("/api/v2.0/registries/{}", registry.id));
         state.registries.insert(registry.id, registry);
@@ -121,15 +104,8 @@ impl Core {
         merge(&mut registry, &body);
         self.check(&mut registry).await?;
         let mut state = self.state.lock();
-        if state
-            .registries
-            .values()
-            .any(|other| other.name == registry.name && other.id != id)
-        {
-            return Err(Fault::conflict(format!(
-                "registry {} already exists",
-                registry.name
-            )));
+        if state.registries.values().any(|other| other.name == registry.name && other.id != id) {
+            return Err(Fault::conflict(format!("registry {} already exists", registry.name)));
         }
         registry.healthy = true;
         registry.updated = now();
@@ -143,13 +119,8 @@ impl Core {
         let id = id(text)?;
         self.registry(id)?;
         let mut state = self.state.lock();
-        if state
-            .projects
-            .values()
-            .any(|project| project.registry_id == Some(id))
-        {
-            let message =
-                format!("the registry {id} is referenced by proxy cache project, cannot delete it");
+        if state.projects.values().any(|project| project.registry_id == Some(id)) {
+            let message = format!("the registry {id} is referenced by proxy cache project, cannot delete it");
             return Err(Fault::precondition(message));
         }
         state.registries.remove(&id);
@@ -226,14 +197,8 @@ impl Core {
             return Err(Fault::bad("the max length of name is 64"));
         }
         registry.url = normalise(&registry.url)?;
-        if !registry.ca_certificate.is_empty()
-            && !registry
-                .ca_certificate
-                .contains("-----BEGIN CERTIFICATE-----")
-        {
-            return Err(Fault::bad(
-                "invalid CA certificate: no valid certificates found in PEM data",
-            ));
+        if !registry.ca_certificate.is_empty() && !registry.ca_certificate.contains("-----BEGIN CERTIFICATE-----") {
+            return Err(Fault::bad("invalid CA certificate: no valid certificates found in PEM data"));
         }
         self.require_healthy(registry).await
     }
@@ -272,10 +237,7 @@ impl Registry {
         let mut document = self.summary();
         let mut credential = Map::new();
         if !self.access_key.is_empty() || !self.access_secret.is_empty() {
-            for (key, value) in [
-                ("access_key", self.access_key.as_str()),
-                ("type", self.credential_type.as_str()),
-            ] {
+            for (key, value) in [("access_key", self.access_key.as_str()), ("type", self.credential_type.as_str())] {
                 if !value.is_empty() {
                     credential.insert(key.to_owned(), json!(value));
                 }
@@ -295,10 +257,7 @@ impl Registry {
             "id": self.id, "name": self.name, "type": self.kind, "url": self.url, "status": status,
             "creation_time": self.created, "update_time": self.updated,
         });
-        for (key, value) in [
-            ("description", &self.description),
-            ("ca_certificate", &self.ca_certificate),
-        ] {
+        for (key, value) in [("description", &self.description), ("ca_certificate", &self.ca_certificate)] {
             if !value.is_empty() {
                 document[key] = json!(value);
             }
@@ -351,20 +310,13 @@ fn normalise(url: &str) -> Result<String, Fault> {
     }
     let rest = rest.split(['?', '#']).next().unwrap_or_default();
     let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
-    let host = authority
-        .rsplit_once('@')
-        .map_or(authority, |(_, host)| host);
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
     if host.starts_with('[') && !host.contains(']') {
-        return Err(Fault::bad(format!(
-            "invalid URL: parse \"{trimmed}\": missing ']' in host"
-        )));
+        return Err(Fault::bad(format!("invalid URL: parse \"{trimmed}\": missing ']' in host")));
     }
     Ok(format!("{scheme}://{host}{path}"))
 }
 
 fn text(body: &Map<String, Value>, key: &str) -> String {
-    body.get(key)
-        .and_then(Value::as_str)
-        .unwrap_or_default()
-        .to_owned()
+    body.get(key).and_then(Value::as_str).unwrap_or_default().to_owned()
 }

@@ -47,19 +47,12 @@ const KNOWN: [&str; 14] = [
 
 impl Core {
     /// Asks the upstream of a registry. Credentials go along; a `Bearer` challenge is answered.
-    pub(crate) async fn ask(
-        &self,
-        method: Method,
-        registry: &Registry,
-        path: &str,
-    ) -> Result<Response, Failure> {
+    pub(crate) async fn ask(&self, method: Method, registry: &Registry, path: &str) -> Result<Response, Failure> {
         let base = self.resolve(registry).ok_or(Failure::Unreachable)?;
         let accept = [OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST].join(", ");
         let request = || {
             let url = format!("{}{path}", base.trim_end_matches('/'));
-            self.client
-                .request(method.clone(), url)
-                .header(header::ACCEPT, accept.as_str())
+            self.client.request(method.clone(), url).header(header::ACCEPT, accept.as_str())
         };
         let mut first = request();
         if registry.has_credential() {
@@ -69,20 +62,13 @@ impl Core {
         if answer.status() == StatusCode::UNAUTHORIZED
             && let Some(token) = self.answer_challenge(registry, &answer, path).await
         {
-            answer = request()
-                .bearer_auth(token)
-                .send()
-                .await
-                .map_err(|_| Failure::Unreachable)?;
+            answer = request().bearer_auth(token).send().await.map_err(|_| Failure::Unreachable)?;
         }
         if answer.status().is_success() {
             return Ok(answer);
         }
         let status = answer.status();
-        Err(Failure::Refused(
-            status,
-            answer.text().await.unwrap_or_default(),
-        ))
+        Err(Failure::Refused(status, answer.text().await.unwrap_or_default()))
     }
 
     /// What Harbor's health check says, at create, at change and each five minutes.
@@ -93,26 +79,14 @@ impl Core {
         if registry.kind == "aws-ecr" && !is_ecr(&registry.url) {
             return Health::NoAdapter;
         }
-        let asked = tokio::time::timeout(
-            Duration::from_secs(5),
-            self.ask(Method::GET, registry, "/v2/"),
-        )
-        .await;
+        let asked = tokio::time::timeout(Duration::from_secs(5), self.ask(Method::GET, registry, "/v2/")).await;
         let answer = asked.unwrap_or(Err(Failure::Unreachable));
         match (registry.kind.as_str(), registry.has_credential()) {
             // Its own login, which an upstream that lets anyone in does not have.
             ("docker-hub", true) => {
-                let nobody = Registry {
-                    access_key: String::new(),
-                    access_secret: String::new(),
-                    ..registry.clone()
-                };
+                let nobody = Registry { access_key: String::new(), access_secret: String::new(), ..registry.clone() };
                 let open = self.ask(Method::GET, &nobody, "/v2/").await.is_ok();
-                if answer.is_ok() && !open {
-                    Health::Healthy
-                } else {
-                    Health::NoAdapter
-                }
+                if answer.is_ok() && !open { Health::Healthy } else { Health::NoAdapter }
             }
             ("aws-ecr" | "google-gcr" | "azure-acr", false) | ("harbor", _) => Health::Unhealthy,
             // Without credentials any answer will do, that of a web server too.
@@ -124,13 +98,7 @@ impl Core {
 
     /// Where the upstream of a registry listens, if on this machine.
     fn resolve(&self, registry: &Registry) -> Option<String> {
-        let route = |host: &str| {
-            self.settings
-                .routes
-                .iter()
-                .find(|(from, _)| from == host)
-                .map(|(_, to)| to.clone())
-        };
+        let route = |host: &str| self.settings.routes.iter().find(|(from, _)| from == host).map(|(_, to)| to.clone());
         let url = Url::parse(&registry.url).ok()?;
         let host = url.host_str()?;
         let with_port = url.port().map(|port| format!("{host}:{port}"));
@@ -143,64 +111,30 @@ impl Core {
         if let Some(routed) = with_port.as_deref().and_then(route).or_else(|| route(host)) {
             return Some(routed);
         }
-        let local = host == "localhost"
-            || host
-                .parse::<std::net::IpAddr>()
-                .is_ok_and(|ip| ip.is_loopback());
+        let local = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
         (local && url.scheme() == "http").then(|| registry.url.clone())
     }
 
     /// Gets a token for a `Bearer` challenge, from where the challenge says, if that is on this machine.
-    async fn answer_challenge(
-        &self,
-        registry: &Registry,
-        answer: &Response,
-        path: &str,
-    ) -> Option<String> {
-        let challenge = answer
-            .headers()
-            .get(header::WWW_AUTHENTICATE)?
-            .to_str()
-            .ok()?
-            .strip_prefix("Bearer ")?
-            .to_owned();
+    async fn answer_challenge(&self, registry: &Registry, answer: &Response, path: &str) -> Option<String> {
+        let challenge =
+            answer.headers().get(header::WWW_AUTHENTICATE)?.to_str().ok()?.strip_prefix("Bearer ")?.to_owned();
         let value = |name: &str| {
             let rest = challenge.split_once(&format!("{name}=\""))?.1;
             rest.split_once('"').map(|(value, _)| value.to_owned())
         };
         let mut realm = Url::parse(&value("realm")?).ok()?;
-        if !realm
-            .host_str()?
-            .parse::<std::net::IpAddr>()
-            .is_ok_and(|ip| ip.is_loopback())
-        {
+        if !realm.host_str()?.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback()) {
             return None;
         }
-        let repository = path
-            .trim_start_matches("/v2/")
-            .split("/manifests/")
-            .next()?
-            .split("/blobs/")
-            .next()?;
-        realm
-            .query_pairs_mut()
-            .append_pair("service", &value("service")?);
-        realm
-            .query_pairs_mut()
-            .append_pair("scope", &format!("repository:{repository}:pull"));
+        let repository = path.trim_start_matches("/v2/").split("/manifests/").next()?.split("/blobs/").next()?;
+        realm.query_pairs_mut().append_pair("service", &value("service")?);
+        realm.query_pairs_mut().append_pair("scope", &format!("repository:{repository}:pull"));
         let mut request = self.client.get(realm);
         if registry.has_credential() {
             request = request.basic_auth(&registry.access_key, Some(&registry.access_secret));
         }
-        let token: serde_json::Value = request
-            .send()
-            .await
-            .ok()?
-            .error_for_status()
-            .ok()?
-            .json()
-            .await
-            .ok()?;
+        let token: serde_json::Value = request.send().await.ok()?.error_for_status().ok()?.json().await.ok()?;
         token["token"].as_str().map(ToOwned::to_owned)
     }
 }

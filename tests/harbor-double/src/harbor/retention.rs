@@ -12,12 +12,7 @@ use super::{
 const BODY: Schema = Schema {
     parameter: "policy",
     go_type: "RetentionPolicy",
-    fields: &[
-        ("algorithm", Kind::Text),
-        ("rules", Kind::Any),
-        ("scope", Kind::Any),
-        ("trigger", Kind::Any),
-    ],
+    fields: &[("algorithm", Kind::Text), ("rules", Kind::Any), ("scope", Kind::Any), ("trigger", Kind::Any)],
 };
 
 /// The policy that a proxy project is born with. Answers its id.
@@ -41,11 +36,7 @@ pub(crate) fn born(state: &mut State, project: i64) -> i64 {
 /// What rules can be made of.
 pub(crate) fn templates() -> Value {
     let template = |name: &str, text: &str, unit: &str| {
-        let params = if unit.is_empty() {
-            json!([])
-        } else {
-            json!([{"required": true, "type": "int", "unit": unit}])
-        };
+        let params = if unit.is_empty() { json!([]) } else { json!([{"required": true, "type": "int", "unit": unit}]) };
         json!({"action": "retain", "display_text": text, "params": params, "rule_template": name})
     };
     json!({
@@ -64,17 +55,8 @@ pub(crate) fn templates() -> Value {
 impl Core {
     pub(crate) fn get_retention(&self, text: &str) -> Outcome {
         let id = id(text)?;
-        let mut policy = self
-            .state
-            .lock()
-            .retentions
-            .get(&id)
-            .cloned()
-            .ok_or_else(Fault::internal)?;
-        if let Some(next) = policy["trigger"]["settings"]["cron"]
-            .as_str()
-            .and_then(next_daily)
-        {
+        let mut policy = self.state.lock().retentions.get(&id).cloned().ok_or_else(Fault::internal)?;
+        if let Some(next) = policy["trigger"]["settings"]["cron"].as_str().and_then(next_daily) {
             policy["trigger"]["settings"]["next_scheduled_time"] = json!(next);
         }
         for rule in policy["rules"].as_array_mut().into_iter().flatten() {
@@ -92,30 +74,22 @@ impl Core {
         check(&policy)?;
         let level = policy["scope"]["level"].as_str().unwrap_or_default();
         if level != "project" {
-            return Err(Fault::bad(format!(
-                "bad request: scope {level} is not support"
-            )));
+            return Err(Fault::bad(format!("bad request: scope {level} is not support")));
         }
         let reference = policy["scope"]["ref"].as_i64().unwrap_or_default();
         let mut state = self.state.lock();
         let Some(project) = state.projects.get(&reference) else {
-            return Err(Fault::bad(format!(
-                "bad request: invalid Project id {reference}"
-            )));
+            return Err(Fault::bad(format!("bad request: invalid Project id {reference}")));
         };
         if let Some(retention) = project.metadata.get("retention_id") {
-            let message = format!(
-                "bad request: project {reference} already has retention policy {retention}"
-            );
+            let message = format!("bad request: project {reference} already has retention policy {retention}");
             return Err(Fault::bad(message));
         }
         let id = state.next("retention");
         policy["id"] = json!(id);
         state.retentions.insert(id, policy);
         if let Some(project) = state.projects.get_mut(&reference) {
-            project
-                .metadata
-                .insert("retention_id".to_owned(), id.to_string());
+            project.metadata.insert("retention_id".to_owned(), id.to_string());
         }
         Ok(created(&format!("/api/v2.0/retentions/{id}")))
     }
@@ -125,8 +99,7 @@ impl Core {
         let mut policy = Value::Object(object(ask, BODY)?);
         let mut state = self.state.lock();
         let Some(stored) = state.retentions.get_mut(&id) else {
-            let message =
-                format!("resource not found: the retention policy id {id} does not match");
+            let message = format!("resource not found: the retention policy id {id} does not match");
             return Err(Fault::not_found(message));
         };
         check(&policy)?;
@@ -139,9 +112,7 @@ impl Core {
         let id = id(text)?;
         let mut state = self.state.lock();
         let policy = state.retentions.remove(&id).ok_or_else(Fault::internal)?;
-        let project = policy["scope"]["ref"]
-            .as_i64()
-            .and_then(|project| state.projects.get_mut(&project));
+        let project = policy["scope"]["ref"].as_i64().and_then(|project| state.projects.get_mut(&project));
         if let Some(project) = project {
             project.metadata.remove("retention_id");
         }
@@ -156,14 +127,10 @@ fn check(policy: &Value) -> Result<(), Fault> {
     }
     for (number, rule) in rules.iter().enumerate() {
         if let Some(earlier) = rules.iter().take(number).position(|other| other == rule) {
-            return Err(Fault::conflict(format!(
-                "resource conflict: rule {number} is conflict with rule {earlier}"
-            )));
+            return Err(Fault::conflict(format!("resource conflict: rule {number} is conflict with rule {earlier}")));
         }
     }
-    let cron = policy["trigger"]["settings"]["cron"]
-        .as_str()
-        .unwrap_or_default();
+    let cron = policy["trigger"]["settings"]["cron"].as_str().unwrap_or_default();
     let fields: Vec<&str> = cron.split_whitespace().collect();
     let why = match fields.as_slice() {
         [] => return Ok(()),
@@ -171,18 +138,10 @@ fn check(policy: &Value) -> Result<(), Fault> {
             format!("parser does not accept descriptors: {cron}")
         }
         [seconds, _, _, _, _, _] if *seconds == "0" => return Ok(()),
-        [_, _, _, _, _, _] => {
-            "the 1st field (indicating Seconds of time) of the cron setting must be 0".to_owned()
-        }
-        fields => format!(
-            "expected exactly 6 fields, found {}: [{}]",
-            fields.len(),
-            fields.join(" ")
-        ),
+        [_, _, _, _, _, _] => "the 1st field (indicating Seconds of time) of the cron setting must be 0".to_owned(),
+        fields => format!("expected exactly 6 fields, found {}: [{}]", fields.len(), fields.join(" ")),
     };
-    Err(Fault::bad(format!(
-        "invalid cron string for scheduled tag retention: {cron}, error: {why}"
-    )))
+    Err(Fault::bad(format!("invalid cron string for scheduled tag retention: {cron}, error: {why}")))
 }
 
 /// The next time of a cron that names a minute and an hour of each day; others are not worked out.

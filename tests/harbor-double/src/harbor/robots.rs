@@ -29,21 +29,10 @@ impl Core {
     pub(crate) fn create_robot(&self, ask: &Ask) -> Outcome {
         let body = object(ask, BODY)?;
         only_admin(ask)?;
-        let text = |key: &str| {
-            body.get(key)
-                .and_then(Value::as_str)
-                .unwrap_or_default()
-                .to_owned()
-        };
+        let text = |key: &str| body.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
         let (name, level) = (text("name"), text("level"));
-        let permissions = body
-            .get("permissions")
-            .cloned()
-            .unwrap_or_else(|| json!([]));
-        let namespace = permissions[0]["namespace"]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned();
+        let permissions = body.get("permissions").cloned().unwrap_or_else(|| json!([]));
+        let namespace = permissions[0]["namespace"].as_str().unwrap_or_default().to_owned();
         let mut state = self.state.lock();
         let (full, owner) = match level.as_str() {
             "system" => (format!("robot${name}"), 0),
@@ -54,25 +43,17 @@ impl Core {
                 (format!("robot${namespace}+{name}"), project.id)
             }
             other => {
-                return Err(Fault::bad(format!(
-                    "bad request error level input: {other}"
-                )));
+                return Err(Fault::bad(format!("bad request error level input: {other}")));
             }
         };
         let id = state.next("robot");
         if state.robots.values().any(|robot| robot.name == full) {
             let short = full.trim_start_matches("robot$");
-            return Err(Fault::conflict(format!(
-                "robot account {owner}:{short} already exists"
-            )));
+            return Err(Fault::conflict(format!("robot account {owner}:{short} already exists")));
         }
         let duration = body.get("duration").and_then(Value::as_i64).unwrap_or(-1);
         let created = jiff::Timestamp::now();
-        let expires = if duration < 0 {
-            -1
-        } else {
-            created.as_second() + duration * 86_400
-        };
+        let expires = if duration < 0 { -1 } else { created.as_second() + duration * 86_400 };
         let time = now();
         let mut document = json!({
             "id": id, "name": full, "level": level, "duration": duration, "disable": false, "editable": true, "creator_ref": 1,
@@ -84,21 +65,10 @@ impl Core {
         let secret = new_secret();
         let answer = json!({"id": id, "name": full, "secret": secret, "expires_at": expires, "creation_time": time});
         let document = document.as_object().cloned().unwrap_or_default();
-        state.robots.insert(
-            id,
-            Robot {
-                name: full,
-                secret,
-                document,
-            },
-        );
+        state.robots.insert(id, Robot { name: full, secret, document });
         let mut reply = json_reply(&answer);
         *reply.status_mut() = StatusCode::CREATED;
-        put(
-            &mut reply,
-            header::LOCATION,
-            &format!("/api/v2.0/robots/{id}"),
-        );
+        put(&mut reply, header::LOCATION, &format!("/api/v2.0/robots/{id}"));
         Ok(reply)
     }
 
@@ -107,12 +77,8 @@ impl Core {
         only_admin(ask)?;
         let state = self.state.lock();
         let wanted = ask.param("q").unwrap_or_default().to_ascii_lowercase();
-        let project = wanted
-            .split(',')
-            .find_map(|term| term.strip_prefix("projectid=")?.parse::<i64>().ok());
-        let project = project
-            .and_then(|id| state.projects.get(&id))
-            .map(|project| project.name.clone());
+        let project = wanted.split(',').find_map(|term| term.strip_prefix("projectid=")?.parse::<i64>().ok());
+        let project = project.and_then(|id| state.projects.get(&id)).map(|project| project.name.clone());
         let by_project = wanted.contains("level=project");
         let items: Vec<Value> = state
             .robots
@@ -147,24 +113,14 @@ impl Core {
         let body = object(ask, BODY)?;
         only_admin(ask)?;
         let mut state = self.state.lock();
-        let robot = state
-            .robots
-            .get_mut(&id)
-            .ok_or_else(|| Fault::not_found(format!("robot {id} not found")))?;
-        if ["level", "name"]
-            .iter()
-            .any(|key| body.get(*key) != robot.document.get(*key))
-        {
+        let robot = state.robots.get_mut(&id).ok_or_else(|| Fault::not_found(format!("robot {id} not found")))?;
+        if ["level", "name"].iter().any(|key| body.get(*key) != robot.document.get(*key)) {
             return Err(Fault::bad("cannot update the level or name of robot"));
         }
         let namespace = |document: &serde_json::Map<String, Value>| {
-            document
-                .get("permissions")
-                .map(|all| all[0]["namespace"].clone())
+            document.get("permissions").map(|all| all[0]["namespace"].clone())
         };
-        if body.get("level") == Some(&json!("project"))
-            && namespace(&body) != namespace(&robot.document)
-        {
+        if body.get("level") == Some(&json!("project")) && namespace(&body) != namespace(&robot.document) {
             return Err(Fault::bad("cannot update the project id of robot"));
         }
         for key in ["permissions", "duration", "description", "disable"] {
@@ -177,56 +133,25 @@ impl Core {
             .get("creation_time")
             .and_then(Value::as_str)
             .and_then(|time| time.parse::<jiff::Timestamp>().ok());
-        let duration = robot
-            .document
-            .get("duration")
-            .and_then(Value::as_i64)
-            .unwrap_or(-1);
-        let expires = created
-            .filter(|_| duration >= 0)
-            .map_or(-1, |created| created.as_second() + duration * 86_400);
-        robot
-            .document
-            .insert("expires_at".to_owned(), json!(expires));
-        robot
-            .document
-            .insert("update_time".to_owned(), json!(now()));
+        let duration = robot.document.get("duration").and_then(Value::as_i64).unwrap_or(-1);
+        let expires = created.filter(|_| duration >= 0).map_or(-1, |created| created.as_second() + duration * 86_400);
+        robot.document.insert("expires_at".to_owned(), json!(expires));
+        robot.document.insert("update_time".to_owned(), json!(now()));
         Ok(empty(StatusCode::OK))
     }
 
     /// A secret of one's own, or with an empty body a new one.
     pub(crate) fn refresh_robot(&self, ask: &Ask, text: &str) -> Outcome {
         let id = id(text)?;
-        let body = object(
-            ask,
-            Schema {
-                parameter: "robotSec",
-                go_type: "RobotSec",
-                fields: &[("secret", Kind::Text)],
-            },
-        )?;
+        let body =
+            object(ask, Schema { parameter: "robotSec", go_type: "RobotSec", fields: &[("secret", Kind::Text)] })?;
         only_admin(ask)?;
-        let given = body
-            .get("secret")
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-            .to_owned();
-        let secret = if given.is_empty() {
-            new_secret()
-        } else {
-            given.clone()
-        };
+        let given = body.get("secret").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let secret = if given.is_empty() { new_secret() } else { given.clone() };
         let mut state = self.state.lock();
-        let robot = state
-            .robots
-            .get_mut(&id)
-            .ok_or_else(|| Fault::not_found(format!("robot {id} not found")))?;
+        let robot = state.robots.get_mut(&id).ok_or_else(|| Fault::not_found(format!("robot {id} not found")))?;
         robot.secret.clone_from(&secret);
-        Ok(json_reply(&if given.is_empty() {
-            json!({"secret": secret})
-        } else {
-            json!({})
-        }))
+        Ok(json_reply(&if given.is_empty() { json!({"secret": secret}) } else { json!({}) }))
     }
 
     pub(crate) fn delete_robot(&self, ask: &Ask, text: &str) -> Outcome {

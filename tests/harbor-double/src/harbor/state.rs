@@ -118,44 +118,29 @@ impl State {
     }
 
     /// Repositories of a project, with their full names.
-    pub(crate) fn repositories_of(
-        &self,
-        project: i64,
-    ) -> impl Iterator<Item = (&String, &Repository)> {
-        self.repositories
-            .iter()
-            .filter(move |(_, repository)| repository.project_id == project)
+    pub(crate) fn repositories_of(&self, project: i64) -> impl Iterator<Item = (&String, &Repository)> {
+        self.repositories.iter().filter(move |(_, repository)| repository.project_id == project)
     }
 
     /// An artifact by digest, or by tag.
     pub(crate) fn artifact(&self, repository: &str, reference: &str) -> Option<&Artifact> {
         let artifacts = &self.repositories.get(repository)?.artifacts;
-        artifacts.iter().find(|artifact| {
-            artifact.digest == reference || artifact.tags.iter().any(|tag| tag.name == reference)
-        })
+        artifacts
+            .iter()
+            .find(|artifact| artifact.digest == reference || artifact.tags.iter().any(|tag| tag.name == reference))
     }
 
     /// A blob that this repository has.
     pub(crate) fn blob(&self, repository: &str, digest: &str) -> Option<Bytes> {
-        self.links
-            .contains(&(repository.to_owned(), digest.to_owned()))
-            .then(|| self.blobs.get(digest).cloned())?
+        self.links.contains(&(repository.to_owned(), digest.to_owned())).then(|| self.blobs.get(digest).cloned())?
     }
 
     /// Bytes that a project's quota counts: each blob and manifest once.
     pub(crate) fn used(&self, project: &Project) -> i64 {
         let prefix = format!("{}/", project.name);
-        let digests: HashSet<&String> = self
-            .links
-            .iter()
-            .filter(|(name, _)| name.starts_with(&prefix))
-            .map(|(_, digest)| digest)
-            .collect();
-        let blobs: usize = digests
-            .iter()
-            .filter_map(|digest| self.blobs.get(*digest))
-            .map(Bytes::len)
-            .sum();
+        let digests: HashSet<&String> =
+            self.links.iter().filter(|(name, _)| name.starts_with(&prefix)).map(|(_, digest)| digest).collect();
+        let blobs: usize = digests.iter().filter_map(|digest| self.blobs.get(*digest)).map(Bytes::len).sum();
         let manifests: usize = self
             .repositories_of(project.id)
             .flat_map(|(_, repository)| &repository.artifacts)
@@ -170,55 +155,31 @@ impl State {
     pub(crate) fn has_room(&self, repository: &str, more: usize) -> bool {
         let name = repository.split('/').next().unwrap_or_default();
         self.project_named(name).is_some_and(|project| {
-            project.quota.limit < 0
-                || self.used(project).saturating_add_unsigned(more as u64) <= project.quota.limit
+            project.quota.limit < 0 || self.used(project).saturating_add_unsigned(more as u64) <= project.quota.limit
         })
     }
 
     /// Stores a manifest and tags it, where given. A project that is gone or full takes nothing.
-    pub(crate) fn store_manifest(
-        &mut self,
-        name: &str,
-        media_type: &str,
-        bytes: Bytes,
-        tag: Option<&str>,
-    ) {
+    pub(crate) fn store_manifest(&mut self, name: &str, media_type: &str, bytes: Bytes, tag: Option<&str>) {
         let digest = crate::digest::sha256(&bytes);
         let known = self.artifact(name, &digest).is_some();
         if !known && !self.has_room(name, bytes.len()) {
             return;
         }
-        let Some(project_id) = self
-            .project_named(name.split('/').next().unwrap_or_default())
-            .map(|p| p.id)
-        else {
+        let Some(project_id) = self.project_named(name.split('/').next().unwrap_or_default()).map(|p| p.id) else {
             return;
         };
         let now = super::http::now();
         if !self.repositories.contains_key(name) {
             let id = self.next("repository");
             let (created, updated) = (now.clone(), now.clone());
-            let repository = Repository {
-                id,
-                project_id,
-                created,
-                updated,
-                pull_count: 0,
-                artifacts: Vec::new(),
-            };
+            let repository = Repository { id, project_id, created, updated, pull_count: 0, artifacts: Vec::new() };
             self.repositories.insert(name.to_owned(), repository);
         }
         if !known {
             let id = self.next("artifact");
             let (media_type, pushed) = (media_type.to_owned(), now.clone());
-            let artifact = Artifact {
-                id,
-                digest: digest.clone(),
-                media_type,
-                bytes,
-                pushed,
-                tags: Vec::new(),
-            };
+            let artifact = Artifact { id, digest: digest.clone(), media_type, bytes, pushed, tags: Vec::new() };
             if let Some(repository) = self.repositories.get_mut(name) {
                 repository.artifacts.push(artifact);
                 repository.updated = now;
@@ -237,11 +198,7 @@ impl State {
         let Some(repository) = self.repositories.get_mut(name) else {
             return false;
         };
-        if !repository
-            .artifacts
-            .iter()
-            .any(|artifact| artifact.digest == digest)
-        {
+        if !repository.artifacts.iter().any(|artifact| artifact.digest == digest) {
             return false;
         }
         for artifact in &mut repository.artifacts {
@@ -249,11 +206,7 @@ impl State {
             if artifact.digest != digest {
                 artifact.tags.retain(|each| each.name != tag);
             } else if !tagged {
-                artifact.tags.push(Tag {
-                    id,
-                    name: tag.to_owned(),
-                    pushed: now.clone(),
-                });
+                artifact.tags.push(Tag { id, name: tag.to_owned(), pushed: now.clone() });
                 repository.updated = now.clone();
             }
         }
@@ -264,8 +217,7 @@ impl State {
     pub(crate) fn store_blob(&mut self, repository: &str, digest: &str, bytes: Bytes) {
         if self.blob(repository, digest).is_none() && self.has_room(repository, bytes.len()) {
             self.blobs.insert(digest.to_owned(), bytes);
-            self.links
-                .insert((repository.to_owned(), digest.to_owned()));
+            self.links.insert((repository.to_owned(), digest.to_owned()));
         }
     }
 

@@ -48,9 +48,7 @@ impl Core {
             return Err(unauthorised(&message, ""));
         };
         if !name.contains('/') {
-            return Err(Fault::bad(format!(
-                "bad request: invalid repository name: {name}"
-            )));
+            return Err(Fault::bad(format!("bad request: invalid repository name: {name}")));
         }
         let action = match ask.method {
             Method::GET | Method::HEAD => "pull",
@@ -59,10 +57,7 @@ impl Core {
         };
         if !given {
             let realm = format!("{},scope=\"repository:{name}:{action}\"", self.challenge());
-            return Err(unauthorised(
-                "authorize header needed to send HEAD to repository",
-                &realm,
-            ));
+            return Err(unauthorised("authorize header needed to send HEAD to repository", &realm));
         }
         let (first, remote) = name.split_once('/').unwrap_or_default();
         let Some(project) = self.state.lock().project_named(first).cloned() else {
@@ -72,11 +67,7 @@ impl Core {
             let message = format!("unauthorized to access repository: {name}, action: {action}");
             return Err(unauthorised(&message, "Basic realm=\"harbor\""));
         }
-        let place = Place {
-            project,
-            full: name.to_owned(),
-            remote: remote.to_owned(),
-        };
+        let place = Place { project, full: name.to_owned(), remote: remote.to_owned() };
         self.repository(ask, &place, &target, action).await
     }
 
@@ -90,17 +81,13 @@ impl Core {
         if action == "push" {
             if place.project.registry_id.is_some() {
                 let name = &place.project.name;
-                return Err(Fault::denied(format!(
-                    "denied: can not push artifact to a proxy project: {name}"
-                )));
+                return Err(Fault::denied(format!("denied: can not push artifact to a proxy project: {name}")));
             }
             return Err(Fault::not_allowed("the double takes no pushes"));
         }
         if action == "delete" {
             return match target {
-                Target::Manifest(reference)
-                    if self.state.lock().remove_artifact(&place.full, reference) =>
-                {
+                Target::Manifest(reference) if self.state.lock().remove_artifact(&place.full, reference) => {
                     Ok(super::http::empty(StatusCode::ACCEPTED))
                 }
                 Target::Manifest(reference) => Err(no_artifact(&place.full, reference)),
@@ -133,25 +120,17 @@ impl Core {
     }
 
     fn challenge(&self) -> String {
-        format!(
-            "Bearer realm=\"{}/service/token\",service=\"harbor-registry\"",
-            self.base
-        )
+        format!("Bearer realm=\"{}/service/token\",service=\"harbor-registry\"", self.base)
     }
 
     /// Repositories with a tag.
     fn catalog(&self, ask: &Ask) -> Outcome {
         if !matches!(ask.who, Who::Admin(_)) && !ask.who.may("catalog", "read") {
-            return Err(unauthorised(
-                "unauthorized to list catalog",
-                "Basic realm=\"harbor\"",
-            ));
+            return Err(unauthorised("unauthorized to list catalog", "Basic realm=\"harbor\""));
         }
         let state = self.state.lock();
-        let tagged = state
-            .repositories
-            .iter()
-            .filter(|(_, repository)| repository.artifacts.iter().any(|a| !a.tags.is_empty()));
+        let tagged =
+            state.repositories.iter().filter(|(_, repository)| repository.artifacts.iter().any(|a| !a.tags.is_empty()));
         let names: Vec<&String> = tagged.map(|(name, _)| name).collect();
         Ok(charset(json_reply(&json!({"repositories": names}))))
     }
@@ -165,11 +144,7 @@ impl Core {
         let rest = ask.path.strip_prefix(&format!("/v2/{}/", place.full))?;
         let target = format!("/v2/{}/library/{}/{rest}", place.project.name, place.remote);
         let body = format!("<a href=\"{target}\">Moved Permanently</a>.\n\n");
-        let mut reply = text(
-            StatusCode::MOVED_PERMANENTLY,
-            "text/html; charset=utf-8",
-            body,
-        );
+        let mut reply = text(StatusCode::MOVED_PERMANENTLY, "text/html; charset=utf-8", body);
         put(&mut reply, header::LOCATION, &target);
         Some(reply)
     }
@@ -179,19 +154,12 @@ impl Core {
         let state = self.state.lock();
         let Some(artifact) = state.artifact(&place.full, reference) else {
             if !is_digest(reference) && !state.repositories.contains_key(&place.full) {
-                return Err(Fault::not_found(format!(
-                    "repository {} not found",
-                    place.full
-                )));
+                return Err(Fault::not_found(format!("repository {} not found", place.full)));
             }
             return Err(no_artifact(&place.full, reference));
         };
-        let accept: Vec<&str> = ask
-            .headers
-            .get_all(header::ACCEPT)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .collect();
+        let accept: Vec<&str> =
+            ask.headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
         let accepts = |media_type: &str| {
             accept
                 .iter()
@@ -206,11 +174,7 @@ impl Core {
             let message = "OCI index found, but accept header does not support OCI indexes";
             return Err(Fault::manifest_unknown(message));
         }
-        Ok(stored(
-            &artifact.media_type,
-            &artifact.digest,
-            artifact.bytes.clone(),
-        ))
+        Ok(stored(&artifact.media_type, &artifact.digest, artifact.bytes.clone()))
     }
 
     /// A blob of the registry behind Harbor.
@@ -223,12 +187,7 @@ impl Core {
         let mut tags: Vec<String> = {
             let state = self.state.lock();
             let repository = state.repositories.get(&place.full);
-            repository
-                .iter()
-                .flat_map(|r| &r.artifacts)
-                .flat_map(|a| &a.tags)
-                .map(|tag| tag.name.clone())
-                .collect()
+            repository.iter().flat_map(|r| &r.artifacts).flat_map(|a| &a.tags).map(|tag| tag.name.clone()).collect()
         };
         match self.upstream(place) {
             Some(registry) => {
@@ -240,10 +199,7 @@ impl Core {
                 }
             }
             None if !self.state.lock().repositories.contains_key(&place.full) => {
-                return Err(Fault::not_found(format!(
-                    "repository {} not found",
-                    place.full
-                )));
+                return Err(Fault::not_found(format!("repository {} not found", place.full)));
             }
             None => {}
         }
@@ -252,26 +208,18 @@ impl Core {
         if let Some(last) = ask.param("last") {
             tags.retain(|tag| tag.as_str() > last);
         }
-        let most = ask
-            .param("n")
-            .and_then(|n| n.parse::<usize>().ok())
-            .unwrap_or(usize::MAX);
+        let most = ask.param("n").and_then(|n| n.parse::<usize>().ok()).unwrap_or(usize::MAX);
         let more = tags.len() > most;
         tags.truncate(most);
         let mut reply = charset(json_reply(&json!({"name": place.full, "tags": tags})));
         if let Some(last) = tags.last().filter(|_| more) {
-            put(
-                &mut reply,
-                header::LINK,
-                &format!("<{}?last={last}&n={most}>; rel=\"next\"", ask.path),
-            );
+            put(&mut reply, header::LINK, &format!("<{}?last={last}&n={most}>; rel=\"next\"", ask.path));
         }
         Ok(reply)
     }
 }
 
-pub(crate) const API_VERSION: HeaderName =
-    HeaderName::from_static("docker-distribution-api-version");
+pub(crate) const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 pub(crate) const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
 /// As the registry behind Harbor answers: with its version, and the digest in quotes as the entity tag.
@@ -291,11 +239,7 @@ fn unauthorised(message: &str, challenge: &str) -> Fault {
 }
 
 fn charset(mut reply: Reply) -> Reply {
-    put(
-        &mut reply,
-        header::CONTENT_TYPE,
-        "application/json; charset=utf-8",
-    );
+    put(&mut reply, header::CONTENT_TYPE, "application/json; charset=utf-8");
     reply
 }
 
@@ -312,10 +256,9 @@ fn parse(path: &str) -> Option<(&str, Target<'_>)> {
         (name, Target::Blob(digest))
     };
     let component = |part: &str| {
-        part.split(['.', '_', '-']).all(|word| {
-            word.bytes()
-                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
-        }) && part.starts_with(|first: char| first.is_ascii_alphanumeric())
+        part.split(['.', '_', '-'])
+            .all(|word| word.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()))
+            && part.starts_with(|first: char| first.is_ascii_alphanumeric())
             && part.ends_with(|last: char| last.is_ascii_alphanumeric())
     };
     name.split('/').all(component).then_some((name, target))

@@ -99,75 +99,47 @@ impl Upstream {
         let built = image::build(&format!("{repository}:{tag}"), image);
         let mut store = self.inner.store.lock();
         for (digest, media_type, bytes) in built.manifests {
-            store
-                .manifests
-                .insert((repository.to_owned(), digest), (media_type, bytes));
+            store.manifests.insert((repository.to_owned(), digest), (media_type, bytes));
         }
         for (digest, bytes) in built.blobs {
             store.blobs.insert((repository.to_owned(), digest), bytes);
         }
-        store.tags.insert(
-            (repository.to_owned(), tag.to_owned()),
-            built.pushed.digest.clone(),
-        );
+        store.tags.insert((repository.to_owned(), tag.to_owned()), built.pushed.digest.clone());
         built.pushed
     }
 
     /// Points a tag to a digest that the repository has. Answers whether it has it.
     pub fn move_tag(&self, repository: &str, tag: &str, digest: &str) -> bool {
         let mut store = self.inner.store.lock();
-        let known = store
-            .manifests
-            .contains_key(&(repository.to_owned(), digest.to_owned()));
+        let known = store.manifests.contains_key(&(repository.to_owned(), digest.to_owned()));
         if known {
-            store
-                .tags
-                .insert((repository.to_owned(), tag.to_owned()), digest.to_owned());
+            store.tags.insert((repository.to_owned(), tag.to_owned()), digest.to_owned());
         }
         known
     }
 
     /// Removes a tag; the manifest stays. Answers whether there was one.
     pub fn delete_tag(&self, repository: &str, tag: &str) -> bool {
-        self.inner
-            .store
-            .lock()
-            .tags
-            .remove(&(repository.to_owned(), tag.to_owned()))
-            .is_some()
+        self.inner.store.lock().tags.remove(&(repository.to_owned(), tag.to_owned())).is_some()
     }
 
     /// Removes a manifest and its tags. Answers whether there was one.
     pub fn delete_manifest(&self, repository: &str, digest: &str) -> bool {
         let mut store = self.inner.store.lock();
-        store
-            .tags
-            .retain(|(name, _), target| name != repository || target != digest);
-        store
-            .manifests
-            .remove(&(repository.to_owned(), digest.to_owned()))
-            .is_some()
+        store.tags.retain(|(name, _), target| name != repository || target != digest);
+        store.manifests.remove(&(repository.to_owned(), digest.to_owned())).is_some()
     }
 
     /// The bytes of a manifest, by tag or digest.
     #[must_use]
     pub fn manifest(&self, repository: &str, reference: &str) -> Option<Bytes> {
-        self.inner
-            .store
-            .lock()
-            .manifest(repository, reference)
-            .map(|(_, _, bytes)| bytes)
+        self.inner.store.lock().manifest(repository, reference).map(|(_, _, bytes)| bytes)
     }
 
     /// The bytes of a blob.
     #[must_use]
     pub fn blob(&self, repository: &str, digest: &str) -> Option<Bytes> {
-        self.inner
-            .store
-            .lock()
-            .blobs
-            .get(&(repository.to_owned(), digest.to_owned()))
-            .cloned()
+        self.inner.store.lock().blobs.get(&(repository.to_owned(), digest.to_owned())).cloned()
     }
 
     /// Each request so far, oldest first (the newest 20,000).
@@ -190,10 +162,7 @@ impl Upstream {
     /// first out.
     pub fn fail_next(&self, part: &str, times: usize, failure: &Failure) {
         let mut store = self.inner.store.lock();
-        store.failures.extend(std::iter::repeat_n(
-            (part.to_owned(), failure.clone()),
-            times,
-        ));
+        store.failures.extend(std::iter::repeat_n((part.to_owned(), failure.clone()), times));
     }
 
     /// Drops the failures that have not happened yet.
@@ -236,29 +205,17 @@ impl Builder {
     /// The port cannot be bound.
     pub async fn try_start(self) -> std::io::Result<Upstream> {
         let listener = TcpListener::bind(("127.0.0.1", self.port)).await?;
-        let inner = Arc::new(Inner {
-            auth: self.auth,
-            store: Mutex::default(),
-            log: Log::default(),
-        });
-        Ok(Upstream {
-            server: Server::start(listener, None, inner.clone())?,
-            inner,
-        })
+        let inner = Arc::new(Inner { auth: self.auth, store: Mutex::default(), log: Log::default() });
+        Ok(Upstream { server: Server::start(listener, None, inner.clone())?, inner })
     }
 
     /// Starts the registry on 127.0.0.1.
     ///
     /// # Panics
     /// The port cannot be bound.
-    #[allow(
-        clippy::expect_used,
-        reason = "a test that cannot start its registry shall end there"
-    )]
+    #[allow(clippy::expect_used, reason = "a test that cannot start its registry shall end there")]
     pub async fn start(self) -> Upstream {
-        self.try_start()
-            .await
-            .expect("the upstream's loopback port can be bound")
+        self.try_start().await.expect("the upstream's loopback port can be bound")
     }
 }
 
@@ -266,23 +223,14 @@ impl Store {
     /// Digest, media type and bytes of a manifest by tag or digest.
     fn manifest(&self, repository: &str, reference: &str) -> Option<(String, String, Bytes)> {
         let tag = (repository.to_owned(), reference.to_owned());
-        let digest = self
-            .tags
-            .get(&tag)
-            .cloned()
-            .unwrap_or_else(|| reference.to_owned());
-        let (media_type, bytes) = self
-            .manifests
-            .get(&(repository.to_owned(), digest.clone()))?;
+        let digest = self.tags.get(&tag).cloned().unwrap_or_else(|| reference.to_owned());
+        let (media_type, bytes) = self.manifests.get(&(repository.to_owned(), digest.clone()))?;
         Some((digest, media_type.clone(), bytes.clone()))
     }
 
     /// Takes the failure that is due for a path.
     fn failure(&mut self, path: &str) -> Option<Failure> {
-        let at = self
-            .failures
-            .iter()
-            .position(|(part, _)| path.contains(part.as_str()))?;
+        let at = self.failures.iter().position(|(part, _)| path.contains(part.as_str()))?;
         self.failures.remove(at).map(|(_, failure)| failure)
     }
 }

@@ -37,15 +37,8 @@ impl Answer {
 
 impl Client {
     pub(crate) async fn new(harbor: &Harbor) -> Self {
-        let http = reqwest::Client::builder()
-            .no_proxy()
-            .timeout(Duration::from_secs(20))
-            .build()
-            .unwrap();
-        Self {
-            http,
-            base: harbor.url(),
-        }
+        let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(20)).build().unwrap();
+        Self { http, base: harbor.url() }
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {
@@ -66,31 +59,17 @@ impl Client {
 
     /// The answer with its body unread.
     pub(crate) async fn open(&self, path: &str) -> reqwest::Response {
-        let request = self
-            .http
-            .get(format!("{}{path}", self.base))
-            .basic_auth("admin", Some("Harbor12345"));
+        let request = self.http.get(format!("{}{path}", self.base)).basic_auth("admin", Some("Harbor12345"));
         request.send().await.unwrap()
     }
 
     /// Pulls index, chosen children and their blobs by digest.
-    pub(crate) async fn pull(
-        &self,
-        repository: &str,
-        image: &Pushed,
-        wanted: impl Fn(&Child) -> bool,
-    ) {
-        self.get(&format!("/v2/{repository}/manifests/{}", image.digest))
-            .await
-            .ok();
+    pub(crate) async fn pull(&self, repository: &str, image: &Pushed, wanted: impl Fn(&Child) -> bool) {
+        self.get(&format!("/v2/{repository}/manifests/{}", image.digest)).await.ok();
         for child in image.children.iter().filter(|child| wanted(child)) {
-            self.get(&format!("/v2/{repository}/manifests/{}", child.digest))
-                .await
-                .ok();
+            self.get(&format!("/v2/{repository}/manifests/{}", child.digest)).await.ok();
             for blob in child.blobs() {
-                self.get(&format!("/v2/{repository}/blobs/{}", blob.digest))
-                    .await
-                    .ok();
+                self.get(&format!("/v2/{repository}/blobs/{}", blob.digest)).await.ok();
             }
         }
     }
@@ -98,24 +77,11 @@ impl Client {
     async fn send(&self, method: &str, path: &str, accept: &str) -> Result<Answer, reqwest::Error> {
         let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
         let request = self.http.request(method, format!("{}{path}", self.base));
-        let answer = request
-            .basic_auth("admin", Some("Harbor12345"))
-            .header("accept", accept)
-            .send()
-            .await?;
+        let answer = request.basic_auth("admin", Some("Harbor12345")).header("accept", accept).send().await?;
         let status = answer.status().as_u16();
-        let text =
-            |value: &reqwest::header::HeaderValue| value.to_str().unwrap_or_default().to_owned();
-        let headers = answer
-            .headers()
-            .iter()
-            .map(|(name, value)| (name.to_string(), text(value)))
-            .collect();
-        Ok(Answer {
-            status,
-            headers,
-            body: answer.bytes().await?.to_vec(),
-        })
+        let text = |value: &reqwest::header::HeaderValue| value.to_str().unwrap_or_default().to_owned();
+        let headers = answer.headers().iter().map(|(name, value)| (name.to_string(), text(value))).collect();
+        Ok(Answer { status, headers, body: answer.bytes().await?.to_vec() })
     }
 }
 

@@ -14,25 +14,10 @@ pub(crate) struct Digests {
 }
 
 /// Members whose values depend on the bytes of the images, or on when something was done.
-const VOLATILE: [&str; 5] = [
-    "size",
-    "expires_in",
-    "expires_at",
-    "pull_count",
-    "current_time",
-];
+const VOLATILE: [&str; 5] = ["size", "expires_in", "expires_at", "pull_count", "current_time"];
 /// Members that count up over the life of the recorded Harbor.
-pub(crate) const IDS: [&str; 9] = [
-    "id",
-    "project_id",
-    "registry_id",
-    "repository_id",
-    "artifact_id",
-    "parent_id",
-    "child_id",
-    "retention_id",
-    "ref",
-];
+pub(crate) const IDS: [&str; 9] =
+    ["id", "project_id", "registry_id", "repository_id", "artifact_id", "parent_id", "child_id", "retention_id", "ref"];
 
 impl Digests {
     /// Pairs two digests.
@@ -50,19 +35,12 @@ impl Digests {
     /// The double's digest for a shortened one.
     pub(crate) fn by_short(&self, short: &str) -> Option<String> {
         let start = format!("sha256:{short}");
-        let full = self
-            .known
-            .iter()
-            .find(|(long, _)| long.starts_with(&start))
-            .map(|(_, found)| found);
+        let full = self.known.iter().find(|(long, _)| long.starts_with(&start)).map(|(_, found)| found);
         full.or_else(|| self.short.get(short)).cloned()
     }
 
     fn get(&self, recorded: &str) -> Option<String> {
-        self.known
-            .get(recorded)
-            .cloned()
-            .or_else(|| self.by_short(&recorded[7..15]))
+        self.known.get(recorded).cloned().or_else(|| self.by_short(&recorded[7..15]))
     }
 
     /// Replaces recorded digests by the double's, for a request.
@@ -87,10 +65,7 @@ impl Digests {
                 return false;
             }
             pairs.push((recorded.clone(), found.clone()));
-            blank = (
-                blank.0.replacen(&recorded, "DIGEST", 1),
-                blank.1.replacen(&found, "DIGEST", 1),
-            );
+            blank = (blank.0.replacen(&recorded, "DIGEST", 1), blank.1.replacen(&found, "DIGEST", 1));
         }
         if blank.0 == blank.1 {
             for (recorded, found) in pairs {
@@ -102,21 +77,12 @@ impl Digests {
     }
 
     /// The differences of two JSON values.
-    pub(crate) fn differences(
-        &mut self,
-        at: &str,
-        recorded: &Value,
-        found: &Value,
-        ignored: &[&str],
-    ) -> Vec<String> {
+    pub(crate) fn differences(&mut self, at: &str, recorded: &Value, found: &Value, ignored: &[&str]) -> Vec<String> {
         let tell = || vec![format!("{at}: recorded {recorded}, found {found}")];
         match (recorded, found) {
             (Value::Object(left), Value::Object(right)) => {
                 let mut differences = Vec::new();
-                for key in left
-                    .keys()
-                    .chain(right.keys().filter(|key| !left.contains_key(*key)))
-                {
+                for key in left.keys().chain(right.keys().filter(|key| !left.contains_key(*key))) {
                     let at = format!("{at}.{key}");
                     match (left.get(key), right.get(key)) {
                         _ if ignored.contains(&key.as_str()) => {}
@@ -135,19 +101,11 @@ impl Digests {
                 .iter()
                 .zip(right)
                 .enumerate()
-                .flat_map(|(number, (left, right))| {
-                    self.differences(&format!("{at}[{number}]"), left, right, ignored)
-                })
+                .flat_map(|(number, (left, right))| self.differences(&format!("{at}[{number}]"), left, right, ignored))
                 .collect(),
             (Value::String(left), Value::String(right)) => {
-                let times = is_time(left)
-                    && is_time(right)
-                    && left.starts_with("0001") == right.starts_with("0001");
-                if times || self.same(left, right) {
-                    Vec::new()
-                } else {
-                    tell()
-                }
+                let times = is_time(left) && is_time(right) && left.starts_with("0001") == right.starts_with("0001");
+                if times || self.same(left, right) { Vec::new() } else { tell() }
             }
             _ if recorded == found => Vec::new(),
             _ => tell(),
@@ -160,11 +118,7 @@ fn find(text: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut rest = text;
     while let Some(at) = rest.find("sha256:") {
-        let hex: String = rest[at + 7..]
-            .chars()
-            .take(64)
-            .take_while(char::is_ascii_hexdigit)
-            .collect();
+        let hex: String = rest[at + 7..].chars().take(64).take_while(char::is_ascii_hexdigit).collect();
         rest = &rest[at + 7..];
         if hex.len() == 64 && !hex.bytes().all(|byte| byte == hex.as_bytes()[0]) {
             found.push(format!("sha256:{hex}"));

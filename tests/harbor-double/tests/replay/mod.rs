@@ -42,54 +42,24 @@ pub(crate) struct World {
     pub(crate) played: usize,
 }
 
-const ARCHES: [(&str, &str, Option<&str>); 2] =
-    [("linux", "amd64", None), ("linux", "arm64", None)];
+const ARCHES: [(&str, &str, Option<&str>); 2] = [("linux", "amd64", None), ("linux", "arm64", None)];
 
 impl World {
     pub(crate) async fn new(speed: f64) -> Self {
         let open = Upstream::builder().start().await;
-        let harbor = Harbor::builder()
-            .speed(speed)
-            .health_interval(Duration::from_secs(3600))
-            .start()
-            .await;
-        for name in [
-            "app/single",
-            "app/single2",
-            "app/moving",
-            "app/big",
-            "full/single",
-        ] {
-            open.push_image(
-                name,
-                "v1",
-                &Image::single("linux", "amd64").layers([10, 20]),
-            );
+        let harbor = Harbor::builder().speed(speed).health_interval(Duration::from_secs(3600)).start().await;
+        for name in ["app/single", "app/single2", "app/moving", "app/big", "full/single"] {
+            open.push_image(name, "v1", &Image::single("linux", "amd64").layers([10, 20]));
         }
         for tag in ["1.1.0", "1.2.0", "1.3.0", "1.4.0", "1.5.0"] {
-            open.push_image(
-                "app/tags",
-                tag,
-                &Image::single("linux", "amd64").layers([10, 20]),
-            );
+            open.push_image("app/tags", tag, &Image::single("linux", "amd64").layers([10, 20]));
         }
         for name in ["app/multi", "app/movidx", "library/tiny"] {
             open.push_image(name, "v1", &Image::multi_arch(ARCHES).layers([10, 20]));
         }
-        open.push_image(
-            "app/multi-docker",
-            "v1",
-            &Image::multi_arch(ARCHES).layers([10, 20]).docker(),
-        );
-        let closed = Upstream::builder()
-            .basic_auth("up2user", "up2pass")
-            .start()
-            .await;
-        closed.push_image(
-            "priv/app",
-            "v1",
-            &Image::multi_arch(ARCHES).layers([10, 20]),
-        );
+        open.push_image("app/multi-docker", "v1", &Image::multi_arch(ARCHES).layers([10, 20]).docker());
+        let closed = Upstream::builder().basic_auth("up2user", "up2pass").start().await;
+        closed.push_image("priv/app", "v1", &Image::multi_arch(ARCHES).layers([10, 20]));
         Self {
             harbor,
             open,
@@ -117,46 +87,20 @@ impl World {
         self.ignored = [&IDS[..], &["repo_count", "storage"]].concat();
         let up2 = json!({"type": "basic", "access_key": "up2user", "access_secret": "up2pass"});
         for (name, kind, url, credential, description) in [
-            (
-                "up1",
-                "docker-registry",
-                self.open.url(),
-                Value::Null,
-                "no auth",
-            ),
+            ("up1", "docker-registry", self.open.url(), Value::Null, "no auth"),
             ("up2", "docker-registry", self.closed.url(), up2, "changed"),
             ("hub", "docker-hub", self.open.url(), Value::Null, ""),
         ] {
-            let body = json!({"name": name, "type": kind, "url": url, "credential": credential, "description": description});
-            assert_eq!(
-                self.harbor
-                    .by_hand("POST", "/registries", Some(body))
-                    .await
-                    .0,
-                201,
-                "{name}"
-            );
+            let body =
+                json!({"name": name, "type": kind, "url": url, "credential": credential, "description": description});
+            assert_eq!(self.harbor.by_hand("POST", "/registries", Some(body)).await.0, 201, "{name}");
         }
-        for (name, registry, public) in [
-            ("px", 1, "true"),
-            ("pxpriv", 2, "false"),
-            ("hub", 3, "true"),
-        ] {
+        for (name, registry, public) in [("px", 1, "true"), ("pxpriv", 2, "false"), ("hub", 3, "true")] {
             let body = json!({"project_name": name, "registry_id": registry, "metadata": {"public": public}});
-            assert_eq!(
-                self.harbor.by_hand("POST", "/projects", Some(body)).await.0,
-                201,
-                "{name}"
-            );
+            assert_eq!(self.harbor.by_hand("POST", "/projects", Some(body)).await.0, 201, "{name}");
         }
         let plain = json!({"project_name": "plain", "metadata": {"public": "true"}});
-        assert_eq!(
-            self.harbor
-                .by_hand("POST", "/projects", Some(plain))
-                .await
-                .0,
-            201
-        );
+        assert_eq!(self.harbor.by_hand("POST", "/projects", Some(plain)).await.0, 201);
         self
     }
 
@@ -166,15 +110,8 @@ impl World {
     }
 
     /// Plays a fixture. `between` is called with each heading (`## …`) and note.
-    pub(crate) async fn play(
-        &mut self,
-        name: &str,
-        skipped: &[Skipped],
-        between: impl AsyncFn(&mut Self, &str),
-    ) {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("fixtures")
-            .join(name);
+    pub(crate) async fn play(&mut self, name: &str, skipped: &[Skipped], between: impl AsyncFn(&mut Self, &str)) {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name);
         let mut used = vec![false; skipped.len()];
         let mut section_skipped = false;
         for item in parse(&std::fs::read_to_string(path).unwrap()) {
@@ -182,11 +119,7 @@ impl World {
                 Item::Heading(heading) => format!("## {heading}"),
                 Item::Note(note) => note.clone(),
                 Item::Exchange(exchange) => {
-                    format!(
-                        "{} {}",
-                        exchange.title(),
-                        exchange.request_body.as_deref().unwrap_or_default()
-                    )
+                    format!("{} {}", exchange.title(), exchange.request_body.as_deref().unwrap_or_default())
                 }
             };
             let skip = skipped.iter().position(|(needle, _)| text.contains(needle));
@@ -213,10 +146,7 @@ impl World {
             }
         }
         let stale: Vec<_> = skipped.iter().zip(used).filter(|(_, used)| !used).collect();
-        assert!(
-            stale.is_empty(),
-            "{name} has nothing of what is left out: {stale:?}"
-        );
+        assert!(stale.is_empty(), "{name} has nothing of what is left out: {stale:?}");
     }
 
     /// Leaves out a member of JSON from here on.
@@ -226,34 +156,19 @@ impl World {
 
     /// Fails with every difference.
     pub(crate) fn finish(self, at_least: usize) {
-        assert!(
-            self.failures.is_empty(),
-            "{} differences:\n{}",
-            self.failures.len(),
-            self.failures.join("\n")
-        );
-        assert!(
-            self.played >= at_least,
-            "only {} exchanges were played",
-            self.played
-        );
+        assert!(self.failures.is_empty(), "{} differences:\n{}", self.failures.len(), self.failures.join("\n"));
+        assert!(self.played >= at_least, "only {} exchanges were played", self.played);
     }
 
     async fn replay(&mut self, file: &str, exchange: &Exchange) {
         self.played += 1;
         let answer = self.send(exchange).await;
         let mut wrong = Vec::new();
-        if let (Some(recorded), Some(found)) = (
-            exchange.headers.get("location"),
-            answer.headers.get("location"),
-        ) {
+        if let (Some(recorded), Some(found)) = (exchange.headers.get("location"), answer.headers.get("location")) {
             self.places.push((recorded.clone(), found.clone()));
         }
         if answer.status != exchange.status {
-            wrong.push(format!(
-                "status {} instead of {}",
-                answer.status, exchange.status
-            ));
+            wrong.push(format!("status {} instead of {}", answer.status, exchange.status));
         }
         for name in [
             "www-authenticate",
@@ -278,14 +193,11 @@ impl World {
                     found.is_some()
                 }
                 ("content-length", Some(recorded), None) => recorded == "0",
-                ("set-cookie", Some(recorded), Some(found)) => {
-                    recorded.split('=').next() == found.split('=').next()
-                }
+                ("set-cookie", Some(recorded), Some(found)) => recorded.split('=').next() == found.split('=').next(),
                 ("location", Some(recorded), Some(found))
                     if !self.ignored.is_empty() && recorded.starts_with("/api") =>
                 {
-                    recorded.rsplit_once('/').map(|at| at.0)
-                        == found.rsplit_once('/').map(|at| at.0)
+                    recorded.rsplit_once('/').map(|at| at.0) == found.rsplit_once('/').map(|at| at.0)
                 }
                 ("docker-content-digest" | "etag" | "location", Some(recorded), Some(found)) => {
                     self.digests.same(recorded, found)
@@ -299,39 +211,22 @@ impl World {
         wrong.extend(self.compare_bodies(exchange, &answer));
         if !wrong.is_empty() {
             let request = exchange.request_body.as_deref().unwrap_or_default();
-            self.failures.push(format!(
-                "{file}: {} {request}\n    {}",
-                exchange.title(),
-                wrong.join("\n    ")
-            ));
+            self.failures.push(format!("{file}: {} {request}\n    {}", exchange.title(), wrong.join("\n    ")));
         }
     }
 
     fn compare_bodies(&mut self, exchange: &Exchange, answer: &Answer) -> Vec<String> {
-        if exchange.method == "HEAD" || exchange.is_cut() || exchange.body.starts_with("<!DOCTYPE")
-        {
+        if exchange.method == "HEAD" || exchange.is_cut() || exchange.body.starts_with("<!DOCTYPE") {
             return Vec::new();
         }
         if let Some((_, digest)) = exchange.body.split_once("bytes binary, ") {
-            let same = self.digests.same(
-                digest.trim_end_matches(')'),
-                &harbor_double::sha256(&answer.body),
-            );
-            return if same {
-                Vec::new()
-            } else {
-                vec!["the body has another digest".to_owned()]
-            };
+            let same = self.digests.same(digest.trim_end_matches(')'), &harbor_double::sha256(&answer.body));
+            return if same { Vec::new() } else { vec!["the body has another digest".to_owned()] };
         }
         let found = self.recorded_hosts(&String::from_utf8_lossy(&answer.body));
-        match (
-            serde_json::from_str::<Value>(&exchange.body),
-            serde_json::from_str::<Value>(&found),
-        ) {
+        match (serde_json::from_str::<Value>(&exchange.body), serde_json::from_str::<Value>(&found)) {
             (Ok(mut recorded), Ok(mut found)) => {
-                if let (Some(name), Some(secret)) =
-                    (found["name"].as_str(), found["secret"].as_str())
-                {
+                if let (Some(name), Some(secret)) = (found["name"].as_str(), found["secret"].as_str()) {
                     self.secrets.insert(name.to_owned(), secret.to_owned());
                 }
                 for value in [&mut recorded, &mut found] {
@@ -346,14 +241,10 @@ impl World {
                         *rootfs = json!("ROOTFS");
                     }
                 }
-                self.digests
-                    .differences("body", &recorded, &found, &self.ignored)
+                self.digests.differences("body", &recorded, &found, &self.ignored)
             }
             _ if self.digests.same(exchange.body.trim(), found.trim()) => Vec::new(),
-            _ => vec![format!(
-                "body: recorded {:?}, found {found:?}",
-                exchange.body
-            )],
+            _ => vec![format!("body: recorded {:?}, found {found:?}", exchange.body)],
         }
     }
 }

@@ -15,10 +15,7 @@ impl World {
     /// The same, of a list that is read already.
     pub(crate) async fn await_list(&mut self, note: &str, repository: &str, recorded: &Value) {
         let (project, name) = repository.split_once('/').unwrap();
-        let path = format!(
-            "/projects/{project}/repositories/{}/artifacts",
-            name.replace('/', "%2F")
-        );
+        let path = format!("/projects/{project}/repositories/{}/artifacts", name.replace('/', "%2F"));
         let mut last = Value::Null;
         for _ in 0..3000 {
             let (_, found) = self.harbor.by_hand("GET", &path, None).await;
@@ -48,9 +45,7 @@ impl World {
                 .collect();
             let fits = |found: &&Value| {
                 let listed = found["children"].as_array().unwrap();
-                digest
-                    .as_ref()
-                    .is_none_or(|digest| found["digest"] == *digest)
+                digest.as_ref().is_none_or(|digest| found["digest"] == *digest)
                     && listed.len() == children.len()
                     && children
                         .iter()
@@ -61,10 +56,7 @@ impl World {
             let Some(at) = left.iter().position(fits) else {
                 return false;
             };
-            pairs.push((
-                short,
-                left.remove(at)["digest"].as_str().unwrap().to_owned(),
-            ));
+            pairs.push((short, left.remove(at)["digest"].as_str().unwrap().to_owned()));
         }
         if left.is_empty() {
             for (short, found) in pairs {
@@ -82,11 +74,7 @@ pub(crate) fn tuples_of(text: &str) -> Value {
 
 fn shape(artifact: &Value) -> Value {
     let names = |list: &Value, key: &str| -> Vec<Value> {
-        list.as_array()
-            .into_iter()
-            .flatten()
-            .map(|each| each[key].clone())
-            .collect()
+        list.as_array().into_iter().flatten().map(|each| each[key].clone()).collect()
     };
     json!({
         "digest": artifact["digest"], "tags": names(&artifact["tags"], "name"),

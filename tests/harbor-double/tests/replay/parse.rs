@@ -75,9 +75,7 @@ fn exchange(lines: &[&str]) -> Option<Exchange> {
             let line = line.strip_prefix("> ").unwrap_or_default();
             match line.split_once(": ").filter(|(name, _)| is_header(name)) {
                 Some((name, value)) => {
-                    exchange
-                        .request_headers
-                        .insert(name.to_lowercase(), value.to_owned());
+                    exchange.request_headers.insert(name.to_lowercase(), value.to_owned());
                 }
                 None => exchange.request_body = Some(line.to_owned()),
             }
@@ -85,9 +83,7 @@ fn exchange(lines: &[&str]) -> Option<Exchange> {
             if exchange.status == 0 {
                 exchange.status = line.split(' ').next()?.parse().ok()?;
             } else if let Some((name, value)) = line.split_once(':') {
-                exchange
-                    .headers
-                    .insert(name.to_lowercase(), value.trim().to_owned());
+                exchange.headers.insert(name.to_lowercase(), value.trim().to_owned());
             }
         } else {
             body.push(*line);
@@ -99,7 +95,5 @@ fn exchange(lines: &[&str]) -> Option<Exchange> {
 
 fn is_header(name: &str) -> bool {
     name.starts_with(|first: char| first.is_ascii_uppercase())
-        && name
-            .chars()
-            .all(|each| each.is_ascii_alphanumeric() || each == '-')
+        && name.chars().all(|each| each.is_ascii_alphanumeric() || each == '-')
 }

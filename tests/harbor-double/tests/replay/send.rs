@@ -8,36 +8,22 @@ use super::{Answer, Exchange, World};
 impl World {
     pub(super) async fn send(&self, exchange: &Exchange) -> Answer {
         let mut path = self.double_hosts(&self.digests.request(&exchange.path));
-        if let Some((recorded, ours)) = self
-            .places
-            .iter()
-            .rev()
-            .find(|(recorded, _)| *recorded == path)
-        {
+        if let Some((recorded, ours)) = self.places.iter().rev().find(|(recorded, _)| *recorded == path) {
             path = path.replace(recorded, ours);
         }
         let method = reqwest::Method::from_bytes(exchange.method.as_bytes()).unwrap();
-        let mut request = self
-            .http
-            .request(method, format!("{}{path}", self.harbor.url()));
+        let mut request = self.http.request(method, format!("{}{path}", self.harbor.url()));
         for (name, value) in &exchange.request_headers {
             if name != "authorization" {
                 request = request.header(name, value);
             }
         }
-        match exchange
-            .request_headers
-            .get("authorization")
-            .map(String::as_str)
-        {
+        match exchange.request_headers.get("authorization").map(String::as_str) {
             Some("(none)") => {}
             Some(value) if value.starts_with("Basic ") => {
                 let given = value.trim_start_matches("Basic ");
                 let user = given.rsplit_once(':').map_or(given, |(user, _)| user);
-                let given = self
-                    .secrets
-                    .get(user)
-                    .map_or(given.to_owned(), |secret| format!("{user}:{secret}"));
+                let given = self.secrets.get(user).map_or(given.to_owned(), |secret| format!("{user}:{secret}"));
                 let encoded = base64::engine::general_purpose::STANDARD.encode(given);
                 request = request.header("authorization", format!("Basic {encoded}"));
             }
@@ -47,16 +33,9 @@ impl World {
         if let Some(body) = &exchange.request_body {
             let mut body = self.double_hosts(&self.digests.request(body));
             for (recorded, ours) in &self.places {
-                let id = |place: &str| {
-                    place
-                        .strip_prefix("/api/v2.0/registries/")
-                        .map(ToOwned::to_owned)
-                };
+                let id = |place: &str| place.strip_prefix("/api/v2.0/registries/").map(ToOwned::to_owned);
                 if let (Some(recorded), Some(ours)) = (id(recorded), id(ours)) {
-                    body = body.replace(
-                        &format!("\"registry_id\": {recorded}"),
-                        &format!("\"registry_id\": {ours}"),
-                    );
+                    body = body.replace(&format!("\"registry_id\": {recorded}"), &format!("\"registry_id\": {ours}"));
                 }
             }
             request = request.body(body);
@@ -66,33 +45,18 @@ impl World {
         let headers = answer
             .headers()
             .iter()
-            .map(|(name, value)| {
-                (
-                    name.to_string(),
-                    self.recorded_hosts(value.to_str().unwrap_or_default()),
-                )
-            })
+            .map(|(name, value)| (name.to_string(), self.recorded_hosts(value.to_str().unwrap_or_default())))
             .collect();
-        Answer {
-            status,
-            headers,
-            body: answer.bytes().await.unwrap().to_vec(),
-        }
+        Answer { status, headers, body: answer.bytes().await.unwrap().to_vec() }
     }
 
     /// A token as the recorder had it: anonymous, but the administrator's where one was needed to get this far.
     async fn token(&self, exchange: &Exchange) -> String {
-        let needed = exchange.status == 403
-            || exchange.path.starts_with("/v2/pxpriv") && exchange.status < 400;
+        let needed = exchange.status == 403 || exchange.path.starts_with("/v2/pxpriv") && exchange.status < 400;
         let name = exchange.path.trim_start_matches("/v2/");
-        let name = ["/manifests/", "/blobs/", "/tags/"]
-            .iter()
-            .find_map(|part| name.split_once(part))
-            .map_or(name, |at| at.0);
-        let url = format!(
-            "{}/service/token?service=harbor-registry&scope=repository:{name}:pull",
-            self.harbor.url()
-        );
+        let name =
+            ["/manifests/", "/blobs/", "/tags/"].iter().find_map(|part| name.split_once(part)).map_or(name, |at| at.0);
+        let url = format!("{}/service/token?service=harbor-registry&scope=repository:{name}:pull", self.harbor.url());
         let mut request = self.http.get(url);
         if needed {
             request = request.basic_auth("admin", Some("Harbor12345"));
@@ -116,17 +80,12 @@ impl World {
     fn double_hosts(&self, text: &str) -> String {
         let replace = |text: String, (recorded, ours): &(&str, String)| {
             let encoded = |host: &str| host.replace(':', "%3A");
-            text.replace(recorded, ours)
-                .replace(&encoded(recorded), &encoded(ours))
+            text.replace(recorded, ours).replace(&encoded(recorded), &encoded(ours))
         };
         self.hosts().iter().fold(text.to_owned(), replace)
     }
 
     pub(super) fn recorded_hosts(&self, text: &str) -> String {
-        self.hosts()
-            .iter()
-            .fold(text.to_owned(), |text, (recorded, ours)| {
-                text.replace(ours, recorded)
-            })
+        self.hosts().iter().fold(text.to_owned(), |text, (recorded, ours)| text.replace(ours, recorded))
     }
 }
