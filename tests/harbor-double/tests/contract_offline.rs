@@ -13,6 +13,9 @@ use serde_json::Value;
 
 const ARCHES: [(&str, &str, Option<&str>); 2] = [("linux", "amd64", None), ("linux", "arm64", None)];
 
+/// Slow enough that a busy machine sees the states between.
+const SPEED: f64 = 25.0;
+
 /// How the recorder had pulled an image before it looked.
 #[derive(Clone, Copy, PartialEq)]
 enum Pull {
@@ -71,7 +74,7 @@ async fn pull_image(world: &World, name: &str, image: &Pushed, pull: Pull) {
 
 #[tokio::test]
 async fn images_pulled_by_tag_are_served_offline_as_recorded() {
-    let mut world = World::new(50.0).await.with_projects().await;
+    let mut world = World::new(SPEED).await.with_projects().await;
     world
         .play("03i-upstream-down.md", &[], async |world, note| {
             if note.starts_with("upstream: ") {
@@ -87,7 +90,7 @@ async fn images_pulled_by_tag_are_served_offline_as_recorded() {
             }
             if note.starts_with("t+212s") {
                 // The recorder went on so late that the second child of `part` was stored after the index was trimmed.
-                tokio::time::sleep(Duration::from_millis(4300)).await;
+                tokio::time::sleep(Duration::from_secs_f64(215.0 / SPEED)).await;
             }
             if note.starts_with("## upstream just stopped") {
                 world.shaky.set_down(true).await;

@@ -39,6 +39,8 @@ pub(crate) struct World {
     /// Members of JSON that are not compared.
     ignored: Vec<&'static str>,
     pub(crate) failures: Vec<String>,
+    /// Lists of artifacts that were not seen, by repository.
+    pub(crate) overtaken: Vec<(String, String)>,
     pub(crate) played: usize,
 }
 
@@ -77,6 +79,7 @@ impl World {
             places: Vec::new(),
             ignored: Vec::new(),
             failures: Vec::new(),
+            overtaken: Vec::new(),
             played: 0,
         }
     }
@@ -155,7 +158,8 @@ impl World {
     }
 
     /// Fails with every difference.
-    pub(crate) fn finish(self, at_least: usize) {
+    pub(crate) fn finish(mut self, at_least: usize) {
+        self.failures.extend(self.overtaken.into_iter().map(|(_, failure)| failure));
         assert!(self.failures.is_empty(), "{} differences:\n{}", self.failures.len(), self.failures.join("\n"));
         assert!(self.played >= at_least, "only {} exchanges were played", self.played);
     }
