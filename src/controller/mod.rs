@@ -12,6 +12,7 @@ pub mod instances;
 pub mod proxy_project;
 pub mod reconciler;
 pub mod registry;
+mod report;
 
 pub use directory::{Directory, SecretValue};
 pub use instances::Instances;
