@@ -6,6 +6,7 @@ use crate::telemetry::logs::{self, Format};
 
 /// How the process logs.
 #[derive(Debug, Args)]
+#[group(skip)]
 pub(super) struct Arguments {
     /// What is logged: a level, or `target=level,…`
     #[arg(long, env = logs::FILTER_VARIABLE, default_value = "info")]

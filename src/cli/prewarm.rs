@@ -6,6 +6,7 @@ use crate::{api::Interval, prewarm::Timing};
 
 /// How images are warmed.
 #[derive(Debug, Args)]
+#[group(skip)]
 pub(super) struct Arguments {
     /// How long Harbor takes to list an image after it was pulled; all waiting for Harbor is scaled by it. A stock Harbor
     /// looks every 20 s

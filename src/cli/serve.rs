@@ -21,6 +21,7 @@ const POLL: Duration = Duration::from_secs(10);
 
 /// Where and how admission is served.
 #[derive(Debug, Args)]
+#[group(skip)]
 pub(super) struct Arguments {
     /// Where the webhook listens
     #[arg(long, default_value = "0.0.0.0:8443")]
