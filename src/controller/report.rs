@@ -107,7 +107,11 @@ pub(super) fn warn_of_change(before: &[Condition], after: &[Condition], notes: &
     if let Some(new) = ready(after).filter(bad)
         && ready(before).is_none_or(|old| old.status != new.status || old.reason != new.reason)
     {
-        notes.push(Note { warning: true, reason: new.reason.clone(), message: new.message.clone() });
+        // What is applied together waits for one another for a moment: nothing to be warned of.
+        let waits =
+            [Reason::InstanceNotReady, Reason::RegistryNotReady, Reason::RegistryNotFound, Reason::InstanceNotFound];
+        let warning = !waits.iter().any(|reason| reason.to_string() == new.reason);
+        notes.push(Note { warning, reason: new.reason.clone(), message: new.message.clone() });
     }
 }
 
