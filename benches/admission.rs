@@ -38,7 +38,7 @@ use tokio_rustls::client::TlsStream;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const CONNECTIONS: usize = 4;
+const CONNECTIONS: usize = 16;
 const ROUNDS: usize = 31;
 const ROUND: Duration = Duration::from_millis(200);
 
@@ -89,19 +89,30 @@ async fn over_tls(rounds: usize) {
         };
         turns.push((a, b));
     }
-    let ours = median(turns.iter().map(|(ours, _)| *ours));
-    let floor = median(turns.iter().map(|(_, floor)| *floor));
-    let ratio = median(turns.iter().map(|(ours, floor)| ours / floor));
+    let ours = median(turns.iter().map(|(ours, _)| ours.rate));
+    let floor = median(turns.iter().map(|(_, floor)| floor.rate));
+    let ratio = median(turns.iter().map(|(ours, floor)| ours.rate / floor.rate));
     println!("over TLS: ours {ours:.0}/s, floor {floor:.0}/s, {CONNECTIONS} connections, medians of {rounds} turns");
+    let ours = mean(turns.iter().map(|(ours, _)| ours.cpu));
+    let floor = mean(turns.iter().map(|(_, floor)| floor.cpu));
+    println!("over TLS: CPU of a request, client included: ours {ours:.1} µs, floor {floor:.1} µs");
     println!("over TLS: ratio {ratio:.3}");
     if let Some(least) = std::env::var("HARBOR_PILOT_MIN_RATIO").ok().and_then(|text| text.parse::<f64>().ok()) {
         assert!(ratio >= least, "the ratio {ratio:.3} is below {least}");
     }
 }
 
-/// Requests a second, over all connections, each with one request at a time.
-async fn round(connections: &mut [TlsStream<TcpStream>], request: &[u8]) -> f64 {
-    let start = Instant::now();
+#[derive(Clone, Copy)]
+struct Round {
+    /// Requests a second.
+    rate: f64,
+    /// Microseconds of CPU of this process, client and server, a request.
+    cpu: f64,
+}
+
+/// Drives all connections, each with one request at a time.
+async fn round(connections: &mut [TlsStream<TcpStream>], request: &[u8]) -> Round {
+    let (start, cpu) = (Instant::now(), cpu_time());
     let end = start + ROUND;
     let one = async |connection: &mut TlsStream<TcpStream>| {
         let mut answer = vec![0; 64 * 1024];
@@ -115,7 +126,22 @@ async fn round(connections: &mut [TlsStream<TcpStream>], request: &[u8]) -> f64 
         served
     };
     let served = futures::future::join_all(connections.iter_mut().map(one)).await;
-    f64::from(served.into_iter().sum::<u32>()) / start.elapsed().as_secs_f64()
+    let served = f64::from(served.into_iter().sum::<u32>());
+    let cpu = cpu_time().saturating_sub(cpu).as_secs_f64() * 1e6;
+    Round { rate: served / start.elapsed().as_secs_f64(), cpu: cpu / served }
+}
+
+/// User and system time of this process so far, where Linux tells it, in steps of 10 ms.
+fn cpu_time() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let after_name = stat.rsplit(')').next().unwrap_or_default();
+    let ticks = after_name.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok());
+    Duration::from_millis(ticks.sum::<u64>() * 10)
+}
+
+fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
+    let count = values.len() as f64;
+    values.sum::<f64>() / count
 }
 
 async fn read_answer(connection: &mut TlsStream<TcpStream>, answer: &mut [u8]) {

@@ -1,4 +1,38 @@
-//! Harbor Pilot.
+//! Harbor Pilot: images of a cluster's Pods come from Harbor, Harbor's proxy caches are warm, and Harbor is what Git says.
+//!
+//! ```text
+//!                    AdmissionReview                         HarborInstance, Registry,          Nodes, Pods
+//!                          │                                 ProxyProject, CachedImage               │
+//!                          ▼                                           │ cluster (or standalone) ◀───┘
+//!    webhook::handler → webhook::review                                ▼
+//!                          │                               controller::* ──observe──▶ harbor   (API v2.0)
+//!                          ▼                                           │
+//!      image ◀── rewrite: (Pod, Rules) → patch ◀── Rules ──┐           ▼
+//!                          │                               │        plan: (desired, observed) → steps, drift
+//!                 reply ◀──┴──▶ offers                     │           │
+//!                                 │                        │           ▼
+//!                                 ▼                        └── status.rewrite ◀── apply ──▶ harbor
+//!                    prewarm::queue → CachedImage → prewarm::reconcile ──pull──▶ registry (/v2)
+//!                                                          └──verify──▶ harbor, registry
+//! ```
+//!
+//! Dependencies point one way, and `image`, `api`, `rewrite` and `plan` are pure: `tests/architecture.rs` holds both.
+//!
+//! | module | in | out |
+//! |---|---|---|
+//! | [`image`] | text | [`image::ImageRef`], read as container runtimes read it |
+//! | [`api`] | YAML, JSON | the kinds, their conditions and reasons |
+//! | [`rewrite`] | a Pod and the rules in force | a minimal patch, and what should be warm |
+//! | [`plan`] | what is wanted and what Harbor has | steps, drift, or a refusal |
+//! | [`harbor`] | typed requests | what Harbor has, or an error that says what to do |
+//! | [`registry`] | a repository and a reference | checked manifests, streamed blobs |
+//! | [`prewarm`] | offers and CachedImages | warmth, verified |
+//! | [`controller`] | a resource and its directory | the next status, Events, when to look again |
+//! | [`cluster`] | the API server | watches, status, finalizers, Events |
+//! | [`standalone`] | a directory of manifests | the same without a cluster |
+//! | [`webhook`] | HTTPS | AdmissionReview replies |
+//! | [`tls`], [`telemetry`], [`cli`] | files, arguments | certificates, logs, metrics, the commands |
+
 pub mod api;
 pub mod cli;
 pub mod cluster;

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Brings the images of a cluster's Pods from Harbor, keeps Harbor's proxy caches warm, and Harbor itself as Git says.
 #[derive(Debug, Parser)]
-#[command(name = "harbor-pilot", version, about, max_term_width = 100)]
+#[command(name = "harbor-pilot", version, max_term_width = 100)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -2,10 +2,13 @@
 
 use k8s_openapi::jiff::Timestamp;
 
-use super::{Directory, Instances, Note, Outcome, RECHECK};
+use super::{
+    Directory, Instances, Note, Outcome,
+    report::{requeue, warn_of_change},
+};
 use crate::{
     api::{Conditions, HarborInstance, HarborInstanceStatus, Reason},
-    harbor::{Class, Client, Error},
+    harbor::{Client, Error},
 };
 
 /// Looks at a HarborInstance once.
@@ -15,9 +18,10 @@ pub async fn reconcile(
     instance: &HarborInstance,
     now: Timestamp,
 ) -> Outcome<HarborInstanceStatus> {
-    let old = instance.status.clone().unwrap_or_default();
+    let mut old = instance.status.clone().unwrap_or_default();
+    let before = std::mem::take(&mut old.conditions);
     let generation = instance.metadata.generation;
-    let mut conditions = Conditions::from_status(&old.conditions, generation, now);
+    let mut conditions = Conditions::from_status(&before, generation, now);
     let mut status = HarborInstanceStatus {
         observed_generation: generation,
         pull_host: Some(instance.spec.effective_pull_host().to_owned()),
@@ -29,7 +33,7 @@ pub async fn reconcile(
     } else {
         let name = instance.metadata.name.as_deref().unwrap_or_default();
         match instances.connect_to(directory, name, instance).await {
-            Err(unusable) => conditions.unusable(&unusable),
+            Err(unusable) => conditions.failed(&unusable.into()),
             Ok(connection) => match look(&connection.client).await {
                 Ok(seen) => {
                     if status.version.as_ref().is_some_and(|version| *version != seen.version) {
@@ -39,14 +43,14 @@ pub async fn reconcile(
                     status.version = Some(seen.version);
                     status.unhealthy_components = seen.unhealthy;
                 }
-                Err(error) => conditions.failed(&error),
+                Err(error) => conditions.failed(&error.into()),
             },
         }
     }
     status.conditions = conditions.into_list();
-    let wait = instance.spec.interval.duration();
-    let ready = super::registry::is_ready(&status.conditions);
-    Outcome { status, requeue: if ready { wait } else { wait.min(RECHECK) }, notes }
+    warn_of_change(&before, &status.conditions, &mut notes);
+    let requeue = requeue(&status.conditions, instance.spec.suspend, instance.spec.interval.duration());
+    Outcome { status, requeue, notes }
 }
 
 struct Seen {
@@ -80,30 +84,4 @@ async fn look(client: &Client) -> Result<Seen, Error> {
     let health = client.health().await?;
     let unhealthy = health.components.into_iter().filter(|component| component.status != "healthy");
     Ok(Seen { version, unhealthy: unhealthy.map(|component| component.name).collect() })
-}
-
-impl Conditions {
-    /// Not ready because of an error of Harbor's API.
-    pub fn failed(&mut self, error: &Error) {
-        match error.class() {
-            Class::Retry | Class::Wait => self.progressing(error.reason(), error.to_string()),
-            Class::Stalled => self.stalled(error.reason(), error.to_string()),
-        }
-    }
-
-    /// Not ready because the HarborInstance cannot be used.
-    pub fn unusable(&mut self, unusable: &super::instances::Unusable) {
-        if unusable.stalled {
-            self.stalled(unusable.reason, unusable.message.clone());
-        } else {
-            self.progressing(unusable.reason, unusable.message.clone());
-        }
-    }
-
-    /// Not looked after, because the spec says so.
-    pub fn suspended(&mut self) {
-        self.set(crate::api::ConditionType::Ready, false, Reason::Suspended, "spec.suspend is set");
-        self.remove(crate::api::ConditionType::Reconciling);
-        self.remove(crate::api::ConditionType::Stalled);
-    }
 }

@@ -12,6 +12,7 @@ pub mod instances;
 pub mod proxy_project;
 pub mod reconciler;
 pub mod registry;
+mod report;
 
 pub use directory::{Directory, SecretValue};
 pub use instances::Instances;
@@ -62,9 +63,9 @@ impl Note {
     /// Writes it to the log.
     pub fn log(&self, kind: &str, name: &str) {
         if self.warning {
-            tracing::warn!(kind, name, reason = self.reason, message = self.message, "not as specified");
+            tracing::warn!(kind, name, reason = self.reason, "{}", self.message);
         } else {
-            tracing::info!(kind, name, reason = self.reason, message = self.message, "done");
+            tracing::info!(kind, name, reason = self.reason, "{}", self.message);
         }
     }
 

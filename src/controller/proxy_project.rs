@@ -7,7 +7,7 @@ use k8s_openapi::jiff::Timestamp;
 use super::{
     Directory, Finalized, Installation, Instances, Note, Outcome, RECHECK,
     instances::{Connection, Unusable},
-    registry::{blocked_note, described_drift, is_ready, warn_of_change},
+    report::{Failure, blocked, described_drift, requeue, warn_of_change},
 };
 use crate::{
     api::{
@@ -22,31 +22,6 @@ use crate::{
     },
 };
 
-#[derive(Debug)]
-enum Failure {
-    Unusable(Unusable),
-    Refused(Refusal),
-    Harbor(Error),
-}
-
-impl From<Unusable> for Failure {
-    fn from(unusable: Unusable) -> Self {
-        Self::Unusable(unusable)
-    }
-}
-
-impl From<Refusal> for Failure {
-    fn from(refusal: Refusal) -> Self {
-        Self::Refused(refusal)
-    }
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        Self::Harbor(error)
-    }
-}
-
 /// Brings a ProxyProject's object in Harbor to what its spec says.
 pub async fn reconcile(
     directory: &dyn Directory,
@@ -57,7 +32,8 @@ pub async fn reconcile(
 ) -> Outcome<ProxyProjectStatus> {
     let generation = project.metadata.generation;
     let mut status = project.status.clone().unwrap_or_default();
-    let mut conditions = Conditions::from_status(&status.conditions, generation, now);
+    let before = std::mem::take(&mut status.conditions);
+    let mut conditions = Conditions::from_status(&before, generation, now);
     status.observed_generation = generation;
     conditions.remove(ConditionType::DeletionBlocked);
     let mut notes = Vec::new();
@@ -66,24 +42,18 @@ pub async fn reconcile(
         conditions.suspended();
     } else {
         match bring(directory, instances, installation, project, &mut status, &mut notes).await {
-            Ok(()) if status.drift.is_empty() => {
-                conditions.remove(ConditionType::Drifted);
-                let target = status
-                    .rewrite
-                    .as_ref()
+            Ok(()) => {
+                let rule = status.rewrite.as_ref();
+                let rule = rule
                     .map_or_else(String::new, |rule| format!("; {} becomes {}", rule.matches.join(", "), rule.target));
-                conditions.ready(Reason::Reconciled, format!("Harbor has this project as specified{target}"));
+                conditions.compared(&status.drift, format!("Harbor has this project as specified{rule}"));
             }
-            Ok(()) => conditions.drifted(&status.drift),
-            Err(Failure::Unusable(unusable)) => conditions.unusable(&unusable),
-            Err(Failure::Refused(refusal)) => conditions.stalled(refusal.reason, refusal.message),
-            Err(Failure::Harbor(error)) => conditions.failed(&error),
+            Err(failure) => conditions.failed(&failure),
         }
     }
     status.conditions = conditions.into_list();
-    warn_of_change(project.status.as_ref().map(|status| status.conditions.as_slice()), &status.conditions, &mut notes);
-    let wait = project.spec.interval.duration();
-    let requeue = if is_ready(&status.conditions) || project.spec.suspend { wait } else { wait.min(RECHECK) };
+    warn_of_change(&before, &status.conditions, &mut notes);
+    let requeue = requeue(&status.conditions, project.spec.suspend, project.spec.interval.duration());
     Outcome { status, requeue, notes }
 }
 
@@ -95,24 +65,19 @@ pub async fn finalize(
     project: &ProxyProject,
     now: Timestamp,
 ) -> Finalized<ProxyProjectStatus> {
-    let (reason, message) = match remove(directory, instances, installation, project).await {
+    let words = match remove(directory, instances, installation, project).await {
         Ok(notes) => return Finalized::Done(notes),
-        Err(Failure::Harbor(Error::Precondition { message })) => (
-            Reason::NotEmpty,
-            format!("project {} in Harbor: {message}; delete its repositories there", project.harbor_name()),
-        ),
-        Err(Failure::Harbor(error)) => (error.reason(), error.to_string()),
-        Err(Failure::Unusable(unusable)) => (unusable.reason, unusable.message),
-        Err(Failure::Refused(refusal)) => (refusal.reason, refusal.message),
+        Err(Failure::Harbor(Error::Precondition { message })) => {
+            let name = project.harbor_name();
+            (Reason::NotEmpty, format!("project {name} in Harbor: {message}; delete its repositories there"))
+        }
+        Err(failure) => failure.into_words(),
     };
     let mut status = project.status.clone().unwrap_or_default();
-    let before = std::mem::take(&mut status.conditions);
-    let mut conditions = Conditions::from_status(&before, project.metadata.generation, now);
-    status.observed_generation = project.metadata.generation;
-    let message = format!("{message}, or set spec.deletionPolicy: Retain to leave it in Harbor");
-    conditions.set(ConditionType::DeletionBlocked, true, reason, message);
-    status.conditions = conditions.into_list();
-    let notes = blocked_note(&before, &status.conditions).into_iter().collect();
+    let generation = project.metadata.generation;
+    status.observed_generation = generation;
+    let (conditions, notes) = blocked(&status.conditions, generation, now, words);
+    status.conditions = conditions;
     Finalized::Blocked(Outcome { status, requeue: RECHECK, notes })
 }
 

@@ -1,44 +1,17 @@
 //! Registry: observe → plan → apply → status.
 
-use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
+use k8s_openapi::jiff::Timestamp;
 
 use super::{
     Directory, Finalized, Installation, Instances, Note, Outcome, RECHECK,
     instances::{Unusable, read_secret},
+    report::{Failure, blocked, described_drift, requeue, warn_of_change},
 };
 use crate::{
-    api::{ConditionType, Conditions, ManagementPolicy, Reason, Registry, RegistryStatus, condition},
+    api::{ConditionType, Conditions, ManagementPolicy, Reason, Registry, RegistryStatus},
     harbor::{Client, Error, model},
-    plan::{Drift, Refusal, marker::Marker, registry as plan},
+    plan::{Drift, marker::Marker, registry as plan},
 };
-
-/// Why a registry is not as its spec says.
-#[derive(Debug)]
-enum Failure {
-    Unusable(Unusable),
-    Refused(Refusal),
-    Harbor(Error),
-    /// Harbor's probe of the upstream failed, and why we think so.
-    Upstream(Reason, String),
-}
-
-impl From<Unusable> for Failure {
-    fn from(unusable: Unusable) -> Self {
-        Self::Unusable(unusable)
-    }
-}
-
-impl From<Refusal> for Failure {
-    fn from(refusal: Refusal) -> Self {
-        Self::Refused(refusal)
-    }
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        Self::Harbor(error)
-    }
-}
 
 /// Brings a Registry's object in Harbor to what its spec says.
 pub async fn reconcile(
@@ -50,7 +23,8 @@ pub async fn reconcile(
 ) -> Outcome<RegistryStatus> {
     let generation = registry.metadata.generation;
     let mut status = registry.status.clone().unwrap_or_default();
-    let mut conditions = Conditions::from_status(&status.conditions, generation, now);
+    let before = std::mem::take(&mut status.conditions);
+    let mut conditions = Conditions::from_status(&before, generation, now);
     status.observed_generation = generation;
     conditions.remove(ConditionType::DeletionBlocked);
     let mut notes = Vec::new();
@@ -58,18 +32,13 @@ pub async fn reconcile(
         conditions.suspended();
     } else {
         match bring(directory, instances, installation, registry, &mut status, &mut notes).await {
-            Ok(()) if status.drift.is_empty() => {
-                conditions.remove(ConditionType::Drifted);
-                conditions.ready(Reason::Reconciled, "Harbor has this registry as specified");
-            }
-            Ok(()) => conditions.drifted(&status.drift),
-            Err(failure) => explain(&mut conditions, &failure),
+            Ok(()) => conditions.compared(&status.drift, "Harbor has this registry as specified"),
+            Err(failure) => conditions.failed(&failure),
         }
     }
     status.conditions = conditions.into_list();
-    warn_of_change(registry.status.as_ref().map(|status| status.conditions.as_slice()), &status.conditions, &mut notes);
-    let wait = registry.spec.interval.duration();
-    let requeue = if is_ready(&status.conditions) || registry.spec.suspend { wait } else { wait.min(RECHECK) };
+    warn_of_change(&before, &status.conditions, &mut notes);
+    let requeue = requeue(&status.conditions, registry.spec.suspend, registry.spec.interval.duration());
     Outcome { status, requeue, notes }
 }
 
@@ -81,53 +50,19 @@ pub async fn finalize(
     registry: &Registry,
     now: Timestamp,
 ) -> Finalized<RegistryStatus> {
-    let (reason, message) = match remove(directory, instances, installation, registry).await {
+    let words = match remove(directory, instances, installation, registry).await {
         Ok(notes) => return Finalized::Done(notes),
         Err(Failure::Harbor(Error::Precondition { message })) => {
             (Reason::InUse, in_the_way(directory, instances, registry).await.unwrap_or(message))
         }
-        Err(Failure::Harbor(error)) => (error.reason(), error.to_string()),
-        Err(Failure::Unusable(unusable)) => (unusable.reason, unusable.message),
-        Err(Failure::Refused(refusal)) => (refusal.reason, refusal.message),
-        Err(Failure::Upstream(reason, message)) => (reason, message),
+        Err(failure) => failure.into_words(),
     };
-    let message = format!("{message}; set spec.deletionPolicy: Retain to leave it in Harbor");
     let mut status = registry.status.clone().unwrap_or_default();
-    let mut conditions = Conditions::from_status(&status.conditions, registry.metadata.generation, now);
-    status.observed_generation = registry.metadata.generation;
-    conditions.set(ConditionType::DeletionBlocked, true, reason, message);
-    status.conditions = conditions.into_list();
-    let mut notes = Vec::new();
-    let before = registry.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
-    if let Some(note) = blocked_note(before, &status.conditions) {
-        notes.push(note);
-    }
+    let generation = registry.metadata.generation;
+    status.observed_generation = generation;
+    let (conditions, notes) = blocked(&status.conditions, generation, now, words);
+    status.conditions = conditions;
     Finalized::Blocked(Outcome { status, requeue: RECHECK, notes })
-}
-
-/// Whether Ready is true.
-pub(crate) fn is_ready(conditions: &[Condition]) -> bool {
-    condition::is_true(conditions, ConditionType::Ready)
-}
-
-/// A note when Ready became false, or is false for another reason than before.
-pub(crate) fn warn_of_change(before: Option<&[Condition]>, after: &[Condition], notes: &mut Vec<Note>) {
-    let ready = |conditions| condition::find(conditions, ConditionType::Ready);
-    let Some(new) = ready(after).filter(|condition| condition.status == "False" && condition.reason != "Suspended")
-    else {
-        return;
-    };
-    if before.and_then(ready).is_none_or(|old| old.status != new.status || old.reason != new.reason) {
-        notes.push(Note { warning: true, reason: new.reason.clone(), message: new.message.clone() });
-    }
-}
-
-/// A note when the deletion is blocked by something else than before.
-pub(crate) fn blocked_note(before: &[Condition], after: &[Condition]) -> Option<Note> {
-    let blocked = |conditions| condition::find(conditions, ConditionType::DeletionBlocked);
-    let new = blocked(after)?;
-    let changed = blocked(before).is_none_or(|old| old.message != new.message);
-    changed.then(|| Note::warning(Reason::InUse, new.message.clone()))
 }
 
 async fn bring(
@@ -235,26 +170,6 @@ fn told(step: &plan::Step, drift: &[Drift]) -> Note {
     }
 }
 
-/// The drift as text for status; an object that does not exist is drift, too.
-pub(crate) fn described_drift(drift: &[Drift], missing: bool) -> Vec<String> {
-    if missing {
-        return vec!["Harbor has no such object".to_owned()];
-    }
-    drift.iter().map(ToString::to_string).collect()
-}
-
-fn explain(conditions: &mut Conditions, failure: &Failure) {
-    match failure {
-        Failure::Unusable(unusable) => conditions.unusable(unusable),
-        Failure::Harbor(error) => conditions.failed(error),
-        Failure::Refused(refusal) => conditions.stalled(refusal.reason, refusal.message.clone()),
-        Failure::Upstream(reason @ Reason::CredentialsRejected, message) => {
-            conditions.stalled(*reason, message.clone());
-        }
-        Failure::Upstream(reason, message) => conditions.progressing(*reason, message.clone()),
-    }
-}
-
 async fn remove(
     directory: &dyn Directory,
     instances: &Instances,
@@ -307,16 +222,5 @@ fn marker(installation: &Installation, registry: &Registry) -> Marker {
         installation: installation.0.clone(),
         kind: "Registry".to_owned(),
         name: registry.metadata.name.clone().unwrap_or_default(),
-    }
-}
-
-impl Conditions {
-    /// Harbor differs, and the policy is to observe only.
-    pub(crate) fn drifted(&mut self, drift: &[String]) {
-        let message = drift.join("; ");
-        self.set(ConditionType::Drifted, true, Reason::Drifted, message.clone());
-        self.set(ConditionType::Ready, false, Reason::Drifted, message);
-        self.remove(ConditionType::Reconciling);
-        self.remove(ConditionType::Stalled);
     }
 }

@@ -318,7 +318,15 @@ fn told(old: &CachedImageStatus, new: &CachedImageStatus) -> Option<Note> {
     if life::ready_reason(old) == Some(ready.reason.as_str()) {
         return None;
     }
-    let expected = [Reason::Warming, Reason::Verifying, Reason::Warm];
+    // What waits for another resource comes by itself.
+    let expected = [
+        Reason::Warming,
+        Reason::Verifying,
+        Reason::Warm,
+        Reason::NotProxied,
+        Reason::InstanceNotReady,
+        Reason::PlatformsUnknown,
+    ];
     let warning = !expected.iter().any(|reason| format!("{reason:?}") == ready.reason);
     Some(Note { warning, reason: ready.reason.clone(), message: ready.message.clone() })
 }

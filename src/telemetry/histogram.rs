@@ -37,7 +37,7 @@ impl DurationHistogram {
 impl EncodeMetric for DurationHistogram {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
         let counts = self.0.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed));
-        let bounds = (0..BUCKETS).map(|index| bound(index).map_or(f64::MAX, |bound| bound.as_secs_f64()));
+        let bounds = (0..BUCKETS).map(|index| bound(index).map_or(f64::INFINITY, |bound| bound.as_secs_f64()));
         let buckets: Vec<(f64, u64)> = bounds.zip(counts).collect();
         let count = buckets.iter().map(|(_, count)| count).sum();
         let sum = Duration::from_nanos(self.0.nanoseconds.load(Ordering::Relaxed)).as_secs_f64();

@@ -1,5 +1,7 @@
 //! Log lines on standard error, as text or JSON.
 
+use std::io::IsTerminal;
+
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -31,7 +33,8 @@ pub enum LogsError {
 /// Sets up the logs of the process, once. `filter` is the value of [`FILTER_VARIABLE`]; absent or empty, it is `info`.
 pub fn init(filter: Option<&str>, format: Format) -> Result<(), LogsError> {
     let filter = EnvFilter::try_new(filter.filter(|filter| !filter.trim().is_empty()).unwrap_or("info"))?;
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines =
+        tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     let registry = tracing_subscriber::registry().with(filter);
     match format {
         Format::Text => registry.with(lines).try_init()?,

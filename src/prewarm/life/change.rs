@@ -186,12 +186,14 @@ impl Change<'_> {
         if blocked || (!ready && self.age() >= self.setting.timing.store_bound) {
             return self.failed(failure);
         }
+        let named = if let Class::Wait(Some(named)) = failure.class { named } else { Duration::ZERO };
+        let pause = named.max(self.setting.timing.look_max);
         // What was seen stays true until something else is seen.
-        if ready {
-            return self.resume_after(self.setting.timing.look_max);
+        if !ready {
+            self.conditions.progressing(failure.reason, &failure.message);
+            return pause;
         }
-        self.conditions.progressing(failure.reason, &failure.message);
-        self.setting.timing.look_max
+        self.resume_after(pause)
     }
 
     /// Sets the condition of what is served offline, and says whether that is the last word.

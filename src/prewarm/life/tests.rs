@@ -219,7 +219,9 @@ fn a_harbor_that_cannot_be_looked_at_does_not_make_a_ready_image_unready() {
     assert_eq!(live(&mut image, 30, Event::LookFailed(&down)), 60);
     assert_eq!((state(&image).0.as_str(), seen(&image, 31)), ("False/HarborUnreachable", Step::Look));
     live(&mut image, 1000, Event::Looked(&verdict(true, TAGGED, SAME)));
-    live(&mut image, 5000, Event::LookFailed(&down));
+    let limited = failure(Reason::RateLimited, Class::Wait(Some(Duration::from_secs(500))));
+    assert_eq!(live(&mut image, 4000, Event::LookFailed(&limited)), 500);
+    assert_eq!(live(&mut image, 5000, Event::LookFailed(&down)), 60);
     assert_eq!(state(&image).0, "True/Warm");
     let blocked = failure(Reason::PullRefused, Class::Wait(None));
     live(&mut image, 6000, Event::LookFailed(&blocked));

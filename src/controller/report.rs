@@ -1,0 +1,139 @@
+//! How an attempt shows: in conditions, in notes, and in the time to look again. The same for every kind.
+
+use std::time::Duration;
+
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
+
+use super::{Note, RECHECK, instances::Unusable};
+use crate::{
+    api::{ConditionType, Conditions, Reason, condition},
+    harbor::{Class, Error},
+    plan::{Drift, Refusal},
+};
+
+/// Why an object in Harbor is not as its resource says.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The way to Harbor, or something that the resource refers to, is not there.
+    Unusable(Unusable),
+    /// The plan refuses.
+    Refused(Refusal),
+    /// Harbor's API failed or said no.
+    Harbor(Error),
+    /// Harbor's probe of the upstream failed, and why we think so.
+    Upstream(Reason, String),
+}
+
+impl From<Unusable> for Failure {
+    fn from(unusable: Unusable) -> Self {
+        Self::Unusable(unusable)
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Harbor(error)
+    }
+}
+
+impl Failure {
+    /// For a condition other than Ready.
+    pub(super) fn into_words(self) -> (Reason, String) {
+        match self {
+            Self::Unusable(unusable) => (unusable.reason, unusable.message),
+            Self::Refused(refusal) => (refusal.reason, refusal.message),
+            Self::Harbor(error) => (error.reason(), error.to_string()),
+            Self::Upstream(reason, message) => (reason, message),
+        }
+    }
+}
+
+impl Conditions {
+    /// Not ready, and why.
+    pub(super) fn failed(&mut self, failure: &Failure) {
+        match failure {
+            Failure::Unusable(unusable) if unusable.stalled => self.stalled(unusable.reason, unusable.message.clone()),
+            Failure::Unusable(unusable) => self.progressing(unusable.reason, unusable.message.clone()),
+            Failure::Refused(refusal) => self.stalled(refusal.reason, refusal.message.clone()),
+            Failure::Upstream(Reason::CredentialsRejected, message) => {
+                self.stalled(Reason::CredentialsRejected, message.clone());
+            }
+            Failure::Upstream(reason, message) => self.progressing(*reason, message.clone()),
+            Failure::Harbor(error) => match error.class() {
+                Class::Retry | Class::Wait => self.progressing(error.reason(), error.to_string()),
+                Class::Stalled => self.stalled(error.reason(), error.to_string()),
+            },
+        }
+    }
+
+    /// Not looked after, because the spec says so.
+    pub(super) fn suspended(&mut self) {
+        self.set(ConditionType::Ready, false, Reason::Suspended, "spec.suspend is set");
+        self.remove(ConditionType::Reconciling);
+        self.remove(ConditionType::Stalled);
+    }
+
+    /// Harbor is as the spec says, or it differs and the policy is to observe only.
+    pub(super) fn compared(&mut self, drift: &[String], message: impl Into<String>) {
+        if drift.is_empty() {
+            self.remove(ConditionType::Drifted);
+            self.ready(Reason::Reconciled, message);
+            return;
+        }
+        let message = drift.join("; ");
+        self.set(ConditionType::Drifted, true, Reason::Drifted, message.clone());
+        self.set(ConditionType::Ready, false, Reason::Drifted, message);
+        self.remove(ConditionType::Reconciling);
+        self.remove(ConditionType::Stalled);
+    }
+}
+
+/// When to look again: at the interval, or sooner while something has to become right.
+pub(super) fn requeue(conditions: &[Condition], suspended: bool, interval: Duration) -> Duration {
+    let settled = suspended || condition::is_true(conditions, ConditionType::Ready);
+    if settled { interval } else { interval.min(RECHECK) }
+}
+
+/// Adds a note when Ready became false, or is false for another reason than before.
+pub(super) fn warn_of_change(before: &[Condition], after: &[Condition], notes: &mut Vec<Note>) {
+    let ready = |conditions| condition::find(conditions, ConditionType::Ready);
+    let bad = |condition: &&Condition| condition.status == "False" && condition.reason != Reason::Suspended.to_string();
+    if let Some(new) = ready(after).filter(bad)
+        && ready(before).is_none_or(|old| old.status != new.status || old.reason != new.reason)
+    {
+        // What is applied together waits for one another for a moment: nothing to be warned of.
+        let waits =
+            [Reason::InstanceNotReady, Reason::RegistryNotReady, Reason::RegistryNotFound, Reason::InstanceNotFound];
+        let warning = !waits.iter().any(|reason| reason.to_string() == new.reason);
+        notes.push(Note { warning, reason: new.reason.clone(), message: new.message.clone() });
+    }
+}
+
+/// The conditions of a resource whose deletion is blocked, and a note unless the same was told before.
+pub(super) fn blocked(
+    before: &[Condition],
+    generation: Option<i64>,
+    now: Timestamp,
+    (reason, message): (Reason, String),
+) -> (Vec<Condition>, Vec<Note>) {
+    let message = format!("{message}; or set spec.deletionPolicy: Retain to leave it in Harbor");
+    let told = condition::find(before, ConditionType::DeletionBlocked).is_some_and(|old| old.message == message);
+    let notes = if told { Vec::new() } else { vec![Note::warning(reason, message.clone())] };
+    let mut conditions = Conditions::from_status(before, generation, now);
+    conditions.set(ConditionType::DeletionBlocked, true, reason, message);
+    (conditions.into_list(), notes)
+}
+
+/// The drift as text for status; an object that does not exist is drift, too.
+pub(super) fn described_drift(drift: &[Drift], missing: bool) -> Vec<String> {
+    if missing {
+        return vec!["Harbor has no such object".to_owned()];
+    }
+    drift.iter().map(ToString::to_string).collect()
+}
