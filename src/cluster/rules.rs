@@ -66,7 +66,9 @@ pub async fn follow(client: Client, following: Following, changed: impl Fn()) {
 impl Following {
     fn swap(&self, projects: &HashMap<String, ProxyProject>) {
         let compiled = rewrite::serving(projects.values());
-        for finding in compiled.findings() {
+        let before = self.rules.load();
+        // Each status of each ProxyProject compiles anew: what was said once need not be said again.
+        for finding in compiled.findings().iter().filter(|finding| !before.findings().contains(finding)) {
             tracing::warn!(%finding, "rule");
         }
         self.rules.store(Arc::new(compiled));

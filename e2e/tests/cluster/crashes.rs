@@ -6,6 +6,7 @@ use harbor_double::Upstream;
 use harbor_pilot_e2e::cluster::{Cluster, alone, image, pod, proxy_project, registry};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, PostParams};
+use serde_json::json;
 
 /// Creates Pods of these images at once and answers what they were stored with.
 async fn create_all(cluster: &Cluster, namespace: &str, images: &[String]) -> Vec<String> {
@@ -18,6 +19,13 @@ async fn create_all(cluster: &Cluster, namespace: &str, images: &[String]) -> Ve
         stored.push(created.spec.unwrap().containers[0].image.clone().unwrap());
     }
     stored
+}
+
+/// How many objects of a kind Harbor has made.
+fn made(cluster: &Cluster, kind: &str) -> usize {
+    let path = format!("/api/v2.0/{kind}");
+    let writes = cluster.harbor.writes();
+    writes.iter().filter(|write| write.method == "POST" && write.path == path && write.status == 201).count()
 }
 
 fn push(upstream: &Upstream, names: impl Iterator<Item = String>) -> Vec<String> {
@@ -66,9 +74,7 @@ async fn when_both_processes_are_killed_after_admission_the_images_are_found_by_
     cluster.kill_webhook().unwrap();
     assert!(stored.iter().all(|image| image.contains("/both-killed/")), "{stored:?}");
     // What the webhook still got to write would hide what is shown here.
-    for name in ["hci"] {
-        cluster.plane.kubectl(&["delete", name, "--all", "--timeout=20s"]).await.unwrap().ok().unwrap();
-    }
+    cluster.plane.kubectl(&["delete", "hci", "--all", "--timeout=20s"]).await.unwrap().ok().unwrap();
     cluster.start_controller().await.unwrap();
     let warm: Vec<String> = (0..6).map(|number| format!("app-{number}:v1")).collect();
     cluster.wait_until_warm("both-killed", &warm).await.unwrap();
@@ -81,31 +87,42 @@ async fn a_controller_killed_amid_its_work_ends_in_the_same_state_and_makes_noth
     const COUNT: usize = 8;
     let mut cluster = alone().await.unwrap();
     let upstream = Upstream::builder().start().await;
+    cluster.kill_controller().unwrap();
     cluster.harbor.clear_log();
     let names: Vec<String> = (0..COUNT).map(|number| format!("interrupted-{number}")).collect();
     for name in &names {
         cluster.apply(&registry(name, &upstream.url())).await.unwrap();
-        cluster.apply(&proxy_project(name)).await.unwrap();
+        let mut project = proxy_project(name);
+        project["spec"]["rewrite"] = json!({"matches": [format!("{name}.example.com")]});
+        cluster.apply(&project).await.unwrap();
     }
-    for writes in [1, 4, 9, 14] {
-        for _ in 0..2000 {
-            if cluster.harbor.writes().len() >= writes {
+    // Before anything, amid the registries, twice between a project and its marker, and before the last one.
+    let moments: [fn(usize, usize, usize) -> bool; 5] = [
+        |registries, _, _| registries >= 1,
+        |registries, _, _| registries > COUNT / 2,
+        |_, projects, labels| projects > labels,
+        |_, projects, labels| projects > labels && labels > 0,
+        |_, projects, _| projects >= COUNT,
+    ];
+    for has_come in moments {
+        cluster.start_controller().await.unwrap();
+        for _ in 0..10_000 {
+            let [registries, projects, labels] = ["registries", "projects", "labels"].map(|kind| made(&cluster, kind));
+            if has_come(registries, projects, labels) || labels == COUNT {
                 break;
             }
-            tokio::time::sleep(Duration::from_millis(2)).await;
+            tokio::time::sleep(Duration::from_micros(500)).await;
         }
         cluster.kill_controller().unwrap();
-        cluster.start_controller().await.unwrap();
+        eprintln!("killed at {:?}", ["registries", "projects", "labels"].map(|kind| made(&cluster, kind)));
     }
+    cluster.start_controller().await.unwrap();
     for name in &names {
         cluster.wait_for("Registry", name, "Ready", "True Reconciled").await.unwrap();
         cluster.wait_for("ProxyProject", name, "Ready", "True Reconciled").await.unwrap();
     }
     for kind in ["registries", "projects", "labels"] {
-        let path = format!("/api/v2.0/{kind}");
-        let made = cluster.harbor.writes();
-        let made = made.iter().filter(|write| write.method == "POST" && write.path == path && write.status == 201);
-        assert_eq!(made.count(), COUNT, "{kind}: {:?}", cluster.harbor.writes());
+        assert_eq!(made(&cluster, kind), COUNT, "{kind}: {:?}", cluster.harbor.writes());
     }
     for name in &names {
         cluster.forget(name).await.unwrap();

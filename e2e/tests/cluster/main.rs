@@ -1,6 +1,7 @@
 //! The product in a cluster: a real API server, both processes under their own accounts, and Harbor's double.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod accounts;
 mod admission;
 mod crashes;
 mod examples;

@@ -78,23 +78,3 @@ async fn an_admitted_image_becomes_warm_for_the_clusters_platforms_and_offline_i
     }
     cluster.forget("warming").await.unwrap();
 }
-
-#[tokio::test]
-async fn an_image_that_the_upstream_does_not_have_says_so_and_comes_when_it_is_there() {
-    let cluster = shared().await.unwrap();
-    let upstream = cluster.proxied("late").await.unwrap();
-    let namespace = cluster.plane.namespace("late").await.unwrap();
-    run(&cluster, &namespace, &upstream, "app:v1").await;
-    let image_at_harbor = format!("{}/late/app:v1", cluster.harbor.host());
-    let name = loop {
-        let found = cluster.cached("late").await.unwrap();
-        if let Some(object) = found.get(&image_at_harbor) {
-            break object["metadata"]["name"].as_str().unwrap().to_owned();
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-    };
-    cluster.wait_for("CachedImage", &name, "Ready", "False ImageNotFound").await.unwrap();
-    upstream.push_image("app", "v1", &image());
-    cluster.wait_until_warm("late", &["app:v1".to_owned()]).await.unwrap();
-    cluster.forget("late").await.unwrap();
-}

@@ -1,0 +1,51 @@
+//! What the accounts of both processes may do. That it is enough, all other tests show: the processes run under them.
+
+use harbor_pilot_e2e::cluster::{NAMESPACE, shared};
+
+#[tokio::test]
+async fn the_accounts_of_both_processes_may_do_no_more_than_they_need() {
+    let cluster = shared().await.unwrap();
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../config/rbac");
+    let roles = cluster.plane.kubectl(&["kustomize", root]).await.unwrap().ok().unwrap();
+    assert!(!roles.contains('*'), "a wildcard: {roles}");
+
+    let ours = ["harborinstances", "registries", "proxyprojects", "cachedimages"]
+        .map(|kind| format!("{kind}.harbor-pilot.dev"));
+    let table = [
+        ("webhook", "create cachedimages.harbor-pilot.dev", "default", true),
+        ("webhook", "watch proxyprojects.harbor-pilot.dev", "default", true),
+        ("webhook", "get cachedimages.harbor-pilot.dev", "default", false),
+        ("webhook", "patch proxyprojects.harbor-pilot.dev --subresource=status", "default", false),
+        ("webhook", "get harborinstances.harbor-pilot.dev", "default", false),
+        ("webhook", "get secrets/harbor", NAMESPACE, false),
+        ("webhook", "list pods", "default", false),
+        ("webhook", "get configmaps", NAMESPACE, false),
+        ("controller", "get secrets/harbor", NAMESPACE, true),
+        ("controller", "list secrets", NAMESPACE, false),
+        ("controller", "update secrets/harbor", NAMESPACE, false),
+        ("controller", "get secrets", "default", false),
+        ("controller", "get secrets", "kube-system", false),
+        ("controller", "watch pods", "default", true),
+        ("controller", "patch pods", "default", false),
+        ("controller", "get namespaces/kube-system", "default", true),
+        ("controller", "get namespaces/default", "default", false),
+        ("controller", "patch events.events.k8s.io", "default", true),
+        ("controller", "create events.events.k8s.io", "kube-system", false),
+        ("controller", "patch harborinstances.harbor-pilot.dev", "default", false),
+        ("controller", "patch cachedimages.harbor-pilot.dev", "default", false),
+    ];
+    let mut asked: Vec<_> =
+        table.map(|(who, what, namespace, may)| (who, what.to_owned(), namespace, may)).into_iter().collect();
+    for kind in &ours {
+        asked.push(("webhook", format!("delete {kind}"), "default", false));
+        asked.push(("controller", format!("delete {kind}"), "default", false));
+        asked.push(("controller", format!("patch {kind} --subresource=status"), "default", true));
+    }
+    for (who, what, namespace, may) in asked {
+        let account = format!("system:serviceaccount:{NAMESPACE}:harbor-pilot-{who}");
+        let arguments: Vec<&str> =
+            ["auth", "can-i", "-q", "-n", namespace, "--as", &account].into_iter().chain(what.split(' ')).collect();
+        let output = cluster.plane.kubectl(&arguments).await.unwrap();
+        assert_eq!(output.status.success(), may, "{who}: {what} in {namespace}: {output:?}");
+    }
+}
