@@ -2,17 +2,21 @@
 
 use std::{future::ready, sync::Arc, time::Duration};
 
-use futures::StreamExt;
+use futures::{
+    FutureExt, StreamExt,
+    future::{BoxFuture, Shared},
+};
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::{
     Api, Client,
     runtime::{
         Config, Controller,
-        controller::Action,
+        controller::{self, Action},
         reflector::{ObjectRef, Store},
         watcher,
     },
 };
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -41,6 +45,9 @@ pub struct Settings {
 
 /// Tried again after this long when the API server did not take a write.
 const API_RETRY: Duration = Duration::from_secs(5);
+
+/// Images that name their platforms need no nodes, so that nothing waits for these for ever.
+const NODES_DEADLINE: Duration = Duration::from_secs(15);
 
 /// Runs all controllers until `shutdown`.
 ///
@@ -79,7 +86,6 @@ pub async fn run(client: Client, settings: Settings, shutdown: CancellationToken
     let wake_images = Arc::new(tokio::sync::Notify::new());
 
     let events = Arc::new(Events::new(client.clone()));
-    let drive = |name: &'static str| (client.clone(), events.clone(), shutdown.clone(), name);
 
     let registry_users = registries.store();
     let registries = registries
@@ -115,14 +121,23 @@ pub async fn run(client: Client, settings: Settings, shutdown: CancellationToken
         Some(((), wake))
     }));
 
-    let (loaded, mut when_loaded) = tokio::sync::watch::channel(false);
+    let (loaded, when_loaded) = watch::channel(false);
     let follow_rules = rules::follow(client.clone(), following, move || {
         loaded.send_replace(true);
         wake_images.notify_one();
     });
+    // What refers to what is not there yet would be told so, although it is only not listed yet.
+    let known = known(directory.clone(), when_loaded.clone()).boxed().shared();
+    let drive = |name: &'static str| Drive {
+        client: client.clone(),
+        events: events.clone(),
+        known: known.clone(),
+        shutdown: shutdown.clone(),
+        kind: name,
+    };
     let follow_pods = async {
         // Without rules no image is known to lie in a managed project, and a Pod is looked at once.
-        when_loaded.wait_for(|loaded| *loaded).await.ok();
+        comes_true(when_loaded).await;
         pods::follow(client.clone(), rules, offers).await;
     };
     tokio::select! {
@@ -145,20 +160,32 @@ pub async fn run(client: Client, settings: Settings, shutdown: CancellationToken
     Ok(())
 }
 
-type Drive = (Client, Arc<Events>, CancellationToken, &'static str);
+/// What the controllers of all kinds share.
+struct Drive {
+    client: Client,
+    events: Arc<Events>,
+    known: Shared<BoxFuture<'static, ()>>,
+    shutdown: CancellationToken,
+    kind: &'static str,
+}
 
-async fn run_kind<K, R>(controller: Controller<K>, (client, events, shutdown, kind): Drive, reconciler: Arc<R>)
+async fn run_kind<K, R>(controller: Controller<K>, drive: Drive, reconciler: Arc<R>)
 where
     K: Managed,
     R: Reconciler<K>,
 {
+    let Drive { client, events, known, shutdown, kind } = drive;
     let driver = Arc::new(Driver::new(Api::<K>::all(client), events, reconciler));
     controller
         .graceful_shutdown_on(async move { shutdown.cancelled().await })
         .run(
-            |object, driver: Arc<Driver<K, Arc<R>>>| async move {
-                let requeue = driver.step(object).await?;
-                Ok::<_, Error>(requeue.map_or_else(Action::await_change, Action::requeue))
+            move |object, driver: Arc<Driver<K, Arc<R>>>| {
+                let known = known.clone();
+                async move {
+                    known.await;
+                    let requeue = driver.step(object).await?;
+                    Ok::<_, Error>(requeue.map_or_else(Action::await_change, Action::requeue))
+                }
             },
             |_, error, _| {
                 tracing::warn!(%error, "tried again");
@@ -167,12 +194,33 @@ where
             driver,
         )
         .for_each(move |result| {
-            if let Err(error) = result {
-                tracing::debug!(kind, %error, "reconcile");
+            match result {
+                Err(controller::Error::QueueError(error)) => tracing::warn!(kind, %error, "watching"),
+                Err(error) => tracing::debug!(kind, %error, "reconcile"),
+                Ok(_) => {}
             }
             ready(())
         })
         .await;
+}
+
+/// Comes when everything that a resource may refer to has been listed once.
+async fn known(directory: Arc<ClusterDirectory>, rules: watch::Receiver<bool>) {
+    let (instances, registries, projects) =
+        (directory.instances.clone(), directory.registries.clone(), directory.projects.clone());
+    let nodes = tokio::time::timeout(NODES_DEADLINE, directory.platforms.listed());
+    // Errors say that a watch has ended, and with it all of this.
+    drop(tokio::join!(
+        instances.wait_until_ready(),
+        registries.wait_until_ready(),
+        projects.wait_until_ready(),
+        nodes,
+        comes_true(rules),
+    ));
+}
+
+async fn comes_true(mut value: watch::Receiver<bool>) {
+    value.wait_for(|value| *value).await.ok();
 }
 
 /// All resources of an instance are looked at when it changes.

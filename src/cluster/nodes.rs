@@ -13,13 +13,21 @@ use kube::{
     core::PartialObjectMeta,
     runtime::{WatchStreamExt, watcher},
 };
+use tokio::sync::watch;
 
 use crate::api::Platform;
 
 /// The platforms of all nodes, without duplicates.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Platforms {
     current: Arc<ArcSwap<Vec<Platform>>>,
+    listed: watch::Sender<bool>,
+}
+
+impl Default for Platforms {
+    fn default() -> Self {
+        Self { current: Arc::default(), listed: watch::Sender::new(false) }
+    }
 }
 
 impl Platforms {
@@ -28,34 +36,53 @@ impl Platforms {
         self.current.load().to_vec()
     }
 
+    /// Waits until all nodes have been seen once.
+    pub async fn listed(&self) {
+        // The sender is ours, so that it cannot be gone.
+        self.listed.subscribe().wait_for(|listed| *listed).await.ok();
+    }
+
     /// Follows the nodes until dropped. Reads their metadata alone.
     pub async fn watch(&self, client: Client) {
         let nodes: Api<PartialObjectMeta<Node>> = Api::all(client);
         let mut events = watcher(nodes, watcher::Config::default()).default_backoff().boxed();
         let mut known: HashMap<String, Platform> = HashMap::new();
+        let mut listing: HashMap<String, Platform> = HashMap::new();
         loop {
             match events.try_next().await {
-                Ok(Some(watcher::Event::Init)) => known.clear(),
-                Ok(Some(watcher::Event::InitApply(node) | watcher::Event::Apply(node))) => {
-                    match platform_of(&node) {
-                        Some(platform) => known.insert(node.name_any(), platform),
-                        None => known.remove(&node.name_any()),
-                    };
+                // A list is collected aside: with half of it images would be warmed for half of the platforms.
+                Ok(Some(watcher::Event::Init)) => listing.clear(),
+                Ok(Some(watcher::Event::InitApply(node))) => note(&mut listing, &node),
+                Ok(Some(watcher::Event::InitDone)) => {
+                    known = std::mem::take(&mut listing);
+                    self.publish(&known);
+                }
+                Ok(Some(watcher::Event::Apply(node))) => {
+                    note(&mut known, &node);
+                    self.publish(&known);
                 }
                 Ok(Some(watcher::Event::Delete(node))) => {
                     known.remove(&node.name_any());
+                    self.publish(&known);
                 }
-                Ok(Some(watcher::Event::InitDone)) => {}
                 Ok(None) => return,
-                Err(error) => {
-                    tracing::warn!(%error, "watching nodes");
-                    continue;
-                }
+                Err(error) => tracing::warn!(%error, "watching nodes; the platforms stay as they are"),
             }
-            let platforms: BTreeSet<Platform> = known.values().cloned().collect();
-            self.current.store(Arc::new(platforms.into_iter().collect()));
         }
     }
+
+    fn publish(&self, known: &HashMap<String, Platform>) {
+        let platforms: BTreeSet<Platform> = known.values().cloned().collect();
+        self.current.store(Arc::new(platforms.into_iter().collect()));
+        self.listed.send_replace(true);
+    }
+}
+
+fn note(known: &mut HashMap<String, Platform>, node: &PartialObjectMeta<Node>) {
+    match platform_of(node) {
+        Some(platform) => known.insert(node.name_any(), platform),
+        None => known.remove(&node.name_any()),
+    };
 }
 
 /// The well-known labels that every kubelet sets.

@@ -18,7 +18,7 @@ async fn versions(cluster: &Cluster, image: &str) -> BTreeMap<String, String> {
 
 #[tokio::test]
 async fn once_everything_is_ready_further_looks_write_nothing_to_harbor_and_nothing_to_the_api_server() {
-    let cluster = alone().await.unwrap();
+    let mut cluster = alone().await.unwrap();
     let instance = json!({"url": cluster.harbor.url(), "credentialsSecretRef": {"name": "harbor"}, "interval": "2s"});
     let upstream = harbor_double::Upstream::builder().start().await;
     // Harbor tags this one soon; an index that it trims would take it a while.
@@ -52,6 +52,23 @@ async fn once_everything_is_ready_further_looks_write_nothing_to_harbor_and_noth
     let writes = cluster.harbor.writes();
     assert!(writes.is_empty(), "{writes:?}");
     assert_eq!(versions(&cluster, &name).await, before);
+    cluster.harbor.clear_log();
+
+    // A controller that starts anew knows nothing, and finds everything as it should be.
+    cluster.kill_controller().unwrap();
+    cluster.start_controller().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let looks = cluster.harbor.log().iter().filter(|request| request.path.starts_with("/api/v2.0/registries")).count();
+    assert!(looks >= 2, "nobody looked: {:?}", cluster.harbor.log());
+    let writes = cluster.harbor.writes();
+    assert!(writes.is_empty(), "{writes:?}");
+    assert_eq!(versions(&cluster, &name).await, before);
+    let logs = cluster.logs();
+    let complaints: Vec<_> = logs
+        .lines()
+        .filter(|line| line.contains("forbidden") || (line.contains("WARN") && line.contains("quiet")))
+        .collect();
+    assert!(complaints.is_empty(), "{complaints:?}");
     cluster.forget("quiet").await.unwrap();
     cluster.delete("hinst", "quiet").await.unwrap();
 }
