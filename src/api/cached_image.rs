@@ -26,14 +26,12 @@ use super::platform::Platform;
     printcolumn(
         name = "By tag",
         type_ = "string",
-        json_path = ".status.conditions[?(@.type==\"OfflineByTag\")].status",
-        priority = 1
+        json_path = ".status.conditions[?(@.type==\"OfflineByTag\")].status"
     ),
     printcolumn(
         name = "By digest",
         type_ = "string",
-        json_path = ".status.conditions[?(@.type==\"OfflineByDigest\")].status",
-        priority = 1
+        json_path = ".status.conditions[?(@.type==\"OfflineByDigest\")].status"
     ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]

@@ -94,9 +94,11 @@ impl Conditions {
     }
 }
 
-/// When to look again: at the interval, or sooner while something has to become right.
+/// When to look again: at the interval, or sooner while something is about to become right by itself. What waits for a person
+/// is not asked for more often: a rejected password that is tried every half minute may lock the account.
 pub(super) fn requeue(conditions: &[Condition], suspended: bool, interval: Duration) -> Duration {
-    let settled = suspended || condition::is_true(conditions, ConditionType::Ready);
+    let is = |kind| condition::is_true(conditions, kind);
+    let settled = suspended || is(ConditionType::Ready) || is(ConditionType::Stalled);
     if settled { interval } else { interval.min(RECHECK) }
 }
 
