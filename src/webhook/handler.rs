@@ -1,4 +1,4 @@
-//! `POST /mutate`: HTTP around [`review`](super::review), failing open.
+//! `POST /mutate`: HTTP around [`super::review`], failing open.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;

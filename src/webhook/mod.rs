@@ -1,7 +1,7 @@
 //! Admission over HTTPS: reviews in, replies out, and offers to the prewarmer that no reply waits for.
 //!
 //! [`review`] turns the bytes of a review into those of the answer, from the rules alone. [`handler`] puts HTTP around
-//! it, [`body`] bounds what is read, and [`server`] puts TLS, limits and an orderly end around that.
+//! it, `body` bounds what is read, and [`server`] puts TLS, limits and an orderly end around that.
 
 mod accept;
 mod body;
