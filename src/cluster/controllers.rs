@@ -12,15 +12,15 @@ use kube::{
     runtime::{
         Config, Controller,
         controller::{self, Action},
-        reflector::{ObjectRef, Store},
         watcher,
     },
 };
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Error, bounded, directory::ClusterDirectory, driver::Driver, events::Events, nodes::Platforms, pods, rules, sink,
+    triggers,
 };
 use crate::{
     api::{CachedImage, HarborInstance, ProxyProject, Registry},
@@ -83,43 +83,13 @@ pub async fn run(client: Client, settings: Settings, shutdown: CancellationToken
     let manual = following.manual.clone();
     let warmer = Arc::new(Images::new(directory.clone(), connections, rules.clone(), settings.timing, None));
     let (offers, offered) = queue::queue(queue::Bounds::default());
-    let wake_images = Arc::new(tokio::sync::Notify::new());
+    let wake_images = Arc::new(Notify::new());
 
     let events = Arc::new(Events::new(client.clone()));
 
-    let registry_users = registries.store();
-    let registries = registries
-        .watches(
-            Api::all(client.clone()),
-            everything(),
-            of_instance(directory.registries.clone(), |registry: &Registry| registry.spec.harbor_ref.name.clone()),
-        )
-        .watches(Api::all(client.clone()), everything(), move |project: ProxyProject| {
-            // A registry that waits to be deleted may be free now.
-            let reference = ObjectRef::<Registry>::new(&project.spec.registry_ref.name);
-            let waits =
-                registry_users.get(&reference).is_some_and(|registry| registry.metadata.deletion_timestamp.is_some());
-            waits.then_some(reference)
-        });
-    let of_registry = directory.projects.clone();
-    let projects = projects
-        .watches(
-            Api::all(client.clone()),
-            everything(),
-            of_instance(directory.projects.clone(), |project: &ProxyProject| project.spec.harbor_ref.name.clone()),
-        )
-        .watches(Api::all(client.clone()), everything(), move |registry: Registry| {
-            let users = of_registry
-                .state()
-                .into_iter()
-                .filter(move |project| Some(&project.spec.registry_ref.name) == registry.metadata.name.as_ref());
-            users.map(|project| ObjectRef::from_obj(project.as_ref())).collect::<Vec<_>>()
-        });
-    let wake = wake_images.clone();
-    let images = images.reconcile_all_on(futures::stream::unfold(wake, |wake| async move {
-        wake.notified().await;
-        Some(((), wake))
-    }));
+    let registries = triggers::registries(registries, &client, &directory);
+    let projects = triggers::projects(projects, &client, &directory);
+    let images = images.reconcile_all_on(triggers::whenever(wake_images.clone()));
 
     let (loaded, when_loaded) = watch::channel(false);
     let follow_rules = rules::follow(client.clone(), following, move || {
@@ -221,18 +191,6 @@ async fn known(directory: Arc<ClusterDirectory>, rules: watch::Receiver<bool>) {
 
 async fn comes_true(mut value: watch::Receiver<bool>) {
     value.wait_for(|value| *value).await.ok();
-}
-
-/// All resources of an instance are looked at when it changes.
-fn of_instance<K: Managed>(
-    store: Store<K>,
-    instance_of: impl Fn(&K) -> String + Copy + Send + Sync + 'static,
-) -> impl Fn(HarborInstance) -> Vec<ObjectRef<K>> + Send + Sync + 'static {
-    move |instance| {
-        let members = store.state().into_iter();
-        let members = members.filter(|object| Some(instance_of(object)) == instance.metadata.name);
-        members.map(|object| ObjectRef::from_obj(object.as_ref())).collect()
-    }
 }
 
 async fn identify(client: &Client) -> Result<Installation, Error> {

@@ -11,6 +11,7 @@ pub mod nodes;
 pub mod pods;
 pub mod rules;
 pub mod sink;
+mod triggers;
 
 use std::time::Duration;
 

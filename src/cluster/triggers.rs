@@ -1,0 +1,83 @@
+//! What makes a resource be looked at besides its own changes: those of what it refers to, and of what refers to it.
+
+use std::sync::Arc;
+
+use futures::{Stream, stream};
+use kube::{
+    Api, Client,
+    runtime::{
+        Controller,
+        reflector::{ObjectRef, Store},
+        watcher,
+    },
+};
+use tokio::sync::Notify;
+
+use super::directory::ClusterDirectory;
+use crate::{
+    api::{HarborInstance, ProxyProject, Registry},
+    controller::Managed,
+};
+
+/// Registries follow their instance; one that waits to be deleted, also the projects that stand in its way.
+pub(super) fn registries(
+    controller: Controller<Registry>,
+    client: &Client,
+    directory: &ClusterDirectory,
+) -> Controller<Registry> {
+    let members =
+        of_instance(directory.registries.clone(), |registry: &Registry| registry.spec.harbor_ref.name.clone());
+    let known = directory.registries.clone();
+    let may_be_free = move |project: ProxyProject| {
+        let reference = ObjectRef::<Registry>::new(&project.spec.registry_ref.name);
+        let waits = known.get(&reference).is_some_and(|registry| registry.metadata.deletion_timestamp.is_some());
+        waits.then_some(reference)
+    };
+    controller.watches(Api::all(client.clone()), watcher::Config::default(), members).watches(
+        Api::all(client.clone()),
+        watcher::Config::default(),
+        may_be_free,
+    )
+}
+
+/// Projects follow their instance and their registry.
+pub(super) fn projects(
+    controller: Controller<ProxyProject>,
+    client: &Client,
+    directory: &ClusterDirectory,
+) -> Controller<ProxyProject> {
+    let members =
+        of_instance(directory.projects.clone(), |project: &ProxyProject| project.spec.harbor_ref.name.clone());
+    let known = directory.projects.clone();
+    let of_registry = move |registry: Registry| {
+        let uses =
+            |project: &Arc<ProxyProject>| Some(&project.spec.registry_ref.name) == registry.metadata.name.as_ref();
+        let users = known.state().into_iter().filter(uses);
+        users.map(|project| ObjectRef::from_obj(project.as_ref())).collect::<Vec<_>>()
+    };
+    controller.watches(Api::all(client.clone()), watcher::Config::default(), members).watches(
+        Api::all(client.clone()),
+        watcher::Config::default(),
+        of_registry,
+    )
+}
+
+/// One item for each time that `wake` is notified.
+pub(super) fn whenever(wake: Arc<Notify>) -> impl Stream<Item = ()> + Send + 'static {
+    stream::unfold(wake, |wake| async move {
+        wake.notified().await;
+        Some(((), wake))
+    })
+}
+
+/// All resources of an instance, when it changes.
+fn of_instance<K: Managed>(
+    store: Store<K>,
+    instance_of: impl Fn(&K) -> String + Copy + Send + Sync + 'static,
+) -> impl Fn(HarborInstance) -> Vec<ObjectRef<K>> + Send + Sync + 'static {
+    move |instance| {
+        let members = store.state().into_iter();
+        let members = members.filter(|object| Some(instance_of(object)) == instance.metadata.name);
+        members.map(|object| ObjectRef::from_obj(object.as_ref())).collect()
+    }
+}
