@@ -11,7 +11,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("api", &[]),
     ("image", &[]),
     ("harbor", &["api"]),
-    ("registry", &["api"]),
+    ("registry", &["api", "harbor"]),
     ("rewrite", &["api", "image"]),
     ("plan", &["api", "harbor"]),
     ("tls", &[]),

@@ -19,12 +19,13 @@ use axum::{
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use harbor_pilot::{
+    harbor::Credentials,
     image::ImageRef,
     prewarm::{
         Puller, Target,
         puller::{Limits, WarmError},
     },
-    registry::{Blob, Client, Credentials, Descriptor, Digest, Endpoint, Error},
+    registry::{Blob, Client, Descriptor, Digest, Endpoint, Error},
 };
 use http::{HeaderMap, StatusCode, header};
 use serde_json::{Value, json};

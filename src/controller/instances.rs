@@ -129,13 +129,9 @@ impl Instances {
 }
 
 fn puller(endpoint: &Endpoint) -> Result<Puller, registry::Error> {
-    let credentials = endpoint.credentials.as_ref().map(|credentials| registry::Credentials {
-        username: credentials.username.clone(),
-        password: credentials.password.clone(),
-    });
     let endpoint = registry::Endpoint {
         ca_bundle: endpoint.ca_bundle.clone(),
-        credentials,
+        credentials: endpoint.credentials.clone(),
         max_concurrent_requests: endpoint.max_concurrent_requests,
         ..registry::Endpoint::new(endpoint.url.clone())
     };

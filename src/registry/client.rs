@@ -20,18 +20,10 @@ use super::{
     manifest::{self, Descriptor, Manifest},
     refusal,
 };
+use crate::harbor::Credentials;
 
 /// A token answer that is longer is not one.
 const MAX_TOKEN_ANSWER: usize = 256 << 10;
-
-/// A user or a robot account of Harbor.
-#[derive(Debug, Clone)]
-pub struct Credentials {
-    /// User name, or `robot$name`.
-    pub username: String,
-    /// Password or secret.
-    pub password: SecretString,
-}
 
 /// Where a registry is and how to talk to it.
 #[derive(Debug, Clone)]

@@ -13,7 +13,7 @@ pub mod error;
 pub mod manifest;
 mod refusal;
 
-pub use client::{Blob, Client, Credentials, Endpoint, Fetched};
+pub use client::{Blob, Client, Endpoint, Fetched};
 pub use digest::Digest;
 pub use error::{Class, Error};
 pub use manifest::{Child, Descriptor, Image, Index, Manifest};

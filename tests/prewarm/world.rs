@@ -50,7 +50,7 @@ impl World {
         let username = from_env("HARBOR_USERNAME", "admin");
         let password = secrecy::SecretString::from(from_env("HARBOR_PASSWORD", "Harbor12345"));
         let mut endpoint = registry::Endpoint::new(url.clone());
-        endpoint.credentials = Some(registry::Credentials { username: username.clone(), password: password.clone() });
+        endpoint.credentials = Some(harbor::Credentials { username: username.clone(), password: password.clone() });
         let client = harbor::Client::new(&harbor::Endpoint {
             url,
             ca_bundle: None,
