@@ -32,6 +32,16 @@ enum Key {
     Image(String),
 }
 
+impl Key {
+    fn is_image(&self) -> bool {
+        matches!(self, Self::Image(_))
+    }
+}
+
+/// Whether a resource was touched while it was being looked at.
+#[derive(Debug, Clone, Copy, Default)]
+struct Touched(bool);
+
 /// What came of one look.
 struct Done {
     key: Key,
@@ -55,38 +65,35 @@ impl Engine {
     /// Goes on until dropped.
     pub(super) async fn run(self) {
         let mut due: HashMap<Key, Instant> = HashMap::new();
-        let mut busy: HashSet<Key> = HashSet::new();
+        // What is touched while it is being looked at is looked at once more: the look may have come too early.
+        let mut busy: HashMap<Key, Touched> = HashMap::new();
         let mut running: FuturesUnordered<BoxFuture<'static, Done>> = FuturesUnordered::new();
         loop {
             self.enlist(&mut due, &busy);
             for key in ready(&due, &busy) {
                 due.remove(&key);
-                busy.insert(key.clone());
+                busy.insert(key.clone(), Touched(false));
                 running.push(self.look(key));
             }
-            let next = due.values().min().copied().unwrap_or_else(|| Instant::now() + LONGEST);
-            let full = busy.len() >= AT_ONCE;
+            let next = next(&due, &busy).unwrap_or_else(|| Instant::now() + LONGEST);
             tokio::select! {
                 Some(done) = running.next() => {
-                    busy.remove(&done.key);
+                    let Touched(again) = busy.remove(&done.key).unwrap_or_default();
                     if done.changed {
-                        self.touch_dependents(&done.key, &mut due);
+                        touch(&mut due, &mut busy, self.dependents(&done.key));
                     }
                     if let Some(requeue) = done.requeue {
-                        due.insert(done.key, Instant::now() + requeue);
+                        due.insert(done.key, Instant::now() + if again { Duration::ZERO } else { requeue });
                     }
                 }
-                () = tokio::time::sleep_until(next), if !full => {}
-                () = self.wake.notified() => {
-                    let now = Instant::now();
-                    due.values_mut().for_each(|at| *at = now);
-                }
+                () = tokio::time::sleep_until(next) => {}
+                () = self.wake.notified() => touch(&mut due, &mut busy, |_| true),
             }
         }
     }
 
     /// New resources are due at once; those that are gone are forgotten.
-    fn enlist(&self, due: &mut HashMap<Key, Instant>, busy: &HashSet<Key>) {
+    fn enlist(&self, due: &mut HashMap<Key, Instant>, busy: &HashMap<Key, Touched>) {
         let keys: HashSet<Key> = (self.names::<HarborInstance>().map(Key::Instance))
             .chain(self.names::<Registry>().map(Key::Registry))
             .chain(self.names::<ProxyProject>().map(Key::Project))
@@ -94,7 +101,7 @@ impl Engine {
             .collect();
         due.retain(|key, _| keys.contains(key));
         let now = Instant::now();
-        for key in keys.into_iter().filter(|key| !busy.contains(key)) {
+        for key in keys.into_iter().filter(|key| !busy.contains_key(key)) {
             due.entry(key).or_insert(now);
         }
     }
@@ -103,19 +110,17 @@ impl Engine {
         self.world.all::<K>().into_iter().filter_map(|object| object.meta().name.clone())
     }
 
-    /// What depends on a resource that changed is due at once.
-    fn touch_dependents(&self, key: &Key, due: &mut HashMap<Key, Instant>) {
-        let touched: fn(&Key) -> bool = match key {
-            Key::Instance(_) => |_| true,
+    /// What depends on a resource that changed.
+    fn dependents(&self, key: &Key) -> fn(&Key) -> bool {
+        match key {
+            Key::Instance(_) => |key| !matches!(key, Key::Instance(_)),
             Key::Registry(_) => |key| matches!(key, Key::Project(_)),
             Key::Project(_) => {
                 (self.projects_changed)();
                 |key| matches!(key, Key::Image(_) | Key::Registry(_))
             }
             Key::Image(_) => |_| false,
-        };
-        let now = Instant::now();
-        due.iter_mut().filter(|(other, _)| *other != key && touched(other)).for_each(|(_, at)| *at = now);
+        }
     }
 
     fn look(&self, key: Key) -> BoxFuture<'static, Done> {
@@ -133,18 +138,35 @@ impl Engine {
     }
 }
 
+/// Makes resources due at once, or again once the look at them is over.
+fn touch(due: &mut HashMap<Key, Instant>, busy: &mut HashMap<Key, Touched>, which: fn(&Key) -> bool) {
+    let now = Instant::now();
+    due.iter_mut().filter(|(key, _)| which(key)).for_each(|(_, at)| *at = now);
+    busy.iter_mut().filter(|(key, _)| which(key)).for_each(|(_, touched)| *touched = Touched(true));
+}
+
+/// Slots that are free: for images, and for all else.
+fn free(busy: &HashMap<Key, Touched>) -> (usize, usize) {
+    let images = busy.keys().filter(|key| key.is_image()).count();
+    (IMAGES_AT_ONCE.saturating_sub(images), AT_ONCE.saturating_sub(busy.len() - images))
+}
+
+/// When the next resource is due that may run. What has to wait for a slot waits for the end of another.
+fn next(due: &HashMap<Key, Instant>, busy: &HashMap<Key, Touched>) -> Option<Instant> {
+    let (images, others) = free(busy);
+    let may_run = |key: &Key| if key.is_image() { images > 0 } else { others > 0 };
+    due.iter().filter(|(key, _)| may_run(key)).map(|(_, at)| *at).min()
+}
+
 /// Those that are due, as many as may run.
-fn ready(due: &HashMap<Key, Instant>, busy: &HashSet<Key>) -> Vec<Key> {
-    let is_image = |key: &&Key| matches!(key, Key::Image(_));
-    let images = busy.iter().filter(is_image).count();
-    let (mut image_slots, mut slots) =
-        (IMAGES_AT_ONCE.saturating_sub(images), AT_ONCE.saturating_sub(busy.len() - images));
+fn ready(due: &HashMap<Key, Instant>, busy: &HashMap<Key, Touched>) -> Vec<Key> {
+    let (mut images, mut others) = free(busy);
     let now = Instant::now();
     let mut keys: Vec<Key> = due.iter().filter(|(_, at)| **at <= now).map(|(key, _)| key.clone()).collect();
     // Instances before registries before projects before images: what the later ones need is there.
     keys.sort();
     keys.retain(|key| {
-        let slots = if matches!(key, Key::Image(_)) { &mut image_slots } else { &mut slots };
+        let slots = if key.is_image() { &mut images } else { &mut others };
         let free = *slots > 0;
         *slots = slots.saturating_sub(1);
         free
@@ -171,4 +193,33 @@ async fn look<K: Kept, R: Reconciler<K>>(world: &World, reconciler: &R, name: &s
     let outcome = reconciler.reconcile(object.as_ref(), Timestamp::now()).await;
     outcome.notes.iter().for_each(|note| note.log(&kind, name));
     (world.set_status::<K>(name, outcome.status), Some(outcome.requeue))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image(number: usize) -> Key {
+        Key::Image(number.to_string())
+    }
+
+    #[test]
+    fn images_beyond_their_slots_wait_for_one_another_and_not_for_the_clock() {
+        let now = Instant::now();
+        let due: HashMap<Key, Instant> = (0..10).map(|number| (image(number), now)).collect();
+        let first = ready(&due, &HashMap::new());
+        assert_eq!(first.len(), IMAGES_AT_ONCE);
+        let busy: HashMap<Key, Touched> = first.into_iter().map(|key| (key, Touched(false))).collect();
+        assert!(ready(&due, &busy).is_empty());
+        assert_eq!(next(&due, &busy), None, "a moment that has passed would spin");
+    }
+
+    #[test]
+    fn what_is_touched_during_a_look_is_looked_at_again() {
+        let mut due = HashMap::from([(image(1), Instant::now() + LONGEST)]);
+        let mut busy = HashMap::from([(image(2), Touched(false)), (Key::Registry("r".to_owned()), Touched(false))]);
+        touch(&mut due, &mut busy, Key::is_image);
+        assert!(due.values().all(|at| *at <= Instant::now()));
+        assert!(busy[&image(2)].0 && !busy[&Key::Registry("r".to_owned())].0);
+    }
 }
