@@ -193,6 +193,19 @@ async fn a_resource_whose_file_goes_is_deleted_in_harbor_where_its_policy_says_s
     shutdown.cancel();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rule_goes_with_its_file_and_what_is_retained_stays_in_harbor() {
+    let (site, shutdown) = (Site::new().await, CancellationToken::new());
+    site.write("proxy.yaml", &site.proxy("{}").replace("deletionPolicy: Delete", "deletionPolicy: Retain"));
+    let pilot = site.start(&shutdown).await.unwrap();
+    eventually("the rule serves", || !pilot.rules.load().is_empty()).await;
+
+    std::fs::remove_file(site.path().join("proxy.yaml")).unwrap();
+    eventually("the rule is gone", || pilot.rules.load().is_empty()).await;
+    assert_eq!(site.harbor.by_hand("GET", "/projects/up", None).await.0, 200);
+    shutdown.cancel();
+}
+
 #[tokio::test]
 async fn a_wrong_manifest_at_the_start_is_refused_with_its_place() {
     let site = Site::new().await;

@@ -10,7 +10,7 @@ use crate::{
     prewarm::queue,
     telemetry::{metrics::Metrics, probes, probes::Readiness},
     tls::serve::server_config,
-    webhook::{self, Admission, Limits, OfferSink, ServeOptions},
+    webhook::{self, Admission, Limits, ServeOptions},
 };
 
 /// What the webhook takes from the command line.
@@ -37,9 +37,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let readiness = Readiness::new();
     let following = rules::Following::default();
     let (offers, offered) = queue::queue(queue::Bounds::default());
-    let offers: OfferSink = Arc::new(move |offer| {
-        offers.offer(offer);
-    });
+    let offers = webhook::queued(offers, &metrics.admission);
     let router = webhook::router(Admission {
         rules: following.rules.clone(),
         offers,

@@ -57,7 +57,7 @@ pub(super) struct Engine {
     pub(super) images: Arc<Images>,
     /// Told when resources came, went or changed.
     pub(super) wake: Arc<Notify>,
-    /// Called after a ProxyProject changed.
+    /// Called when ProxyProjects may have come, gone or changed.
     pub(super) projects_changed: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -80,14 +80,21 @@ impl Engine {
                 Some(done) = running.next() => {
                     let Touched(again) = busy.remove(&done.key).unwrap_or_default();
                     if done.changed {
-                        touch(&mut due, &mut busy, self.dependents(&done.key));
+                        if matches!(done.key, Key::Project(_)) {
+                            (self.projects_changed)();
+                        }
+                        touch(&mut due, &mut busy, dependents(&done.key));
                     }
                     if let Some(requeue) = done.requeue {
                         due.insert(done.key, Instant::now() + if again { Duration::ZERO } else { requeue });
                     }
                 }
                 () = tokio::time::sleep_until(next) => {}
-                () = self.wake.notified() => touch(&mut due, &mut busy, |_| true),
+                () = self.wake.notified() => {
+                    // A project that is gone is looked at no more, and its rule has to go nevertheless.
+                    (self.projects_changed)();
+                    touch(&mut due, &mut busy, |_| true);
+                }
             }
         }
     }
@@ -110,19 +117,6 @@ impl Engine {
         self.world.all::<K>().into_iter().filter_map(|object| object.meta().name.clone())
     }
 
-    /// What depends on a resource that changed.
-    fn dependents(&self, key: &Key) -> fn(&Key) -> bool {
-        match key {
-            Key::Instance(_) => |key| !matches!(key, Key::Instance(_)),
-            Key::Registry(_) => |key| matches!(key, Key::Project(_)),
-            Key::Project(_) => {
-                (self.projects_changed)();
-                |key| matches!(key, Key::Image(_) | Key::Registry(_))
-            }
-            Key::Image(_) => |_| false,
-        }
-    }
-
     fn look(&self, key: Key) -> BoxFuture<'static, Done> {
         let (world, kinds, images) = (self.world.clone(), self.kinds.clone(), self.images.clone());
         async move {
@@ -135,6 +129,16 @@ impl Engine {
             Done { key, changed, requeue }
         }
         .boxed()
+    }
+}
+
+/// What depends on a resource that changed.
+fn dependents(key: &Key) -> fn(&Key) -> bool {
+    match key {
+        Key::Instance(_) => |key| !matches!(key, Key::Instance(_)),
+        Key::Registry(_) => |key| matches!(key, Key::Project(_)),
+        Key::Project(_) => |key| matches!(key, Key::Image(_) | Key::Registry(_)),
+        Key::Image(_) => |_| false,
     }
 }
 

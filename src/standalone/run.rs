@@ -23,7 +23,7 @@ use crate::{
     rewrite::{self, Rules},
     telemetry::{metrics::Metrics, probes::Readiness},
     tls::serve::{Certificate, server_config},
-    webhook::{self, Admission, Limits, OfferSink, ServeError, ServeOptions},
+    webhook::{self, Admission, Limits, ServeError, ServeOptions},
 };
 
 /// What standalone mode is told from outside.
@@ -114,12 +114,10 @@ impl Standalone {
         let metrics = Arc::new(Metrics::new());
         let readiness = Readiness::new();
         readiness.set(true);
-        let sink: OfferSink = Arc::new(move |offer| {
-            offers.offer(offer);
-        });
+        let offers = webhook::queued(offers, &metrics.admission);
         let router = webhook::router(Admission {
             rules: rules.clone(),
-            offers: sink,
+            offers,
             metrics: metrics.admission.clone(),
             readiness: readiness.clone(),
             limits: Limits::default(),

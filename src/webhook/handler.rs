@@ -16,13 +16,23 @@ use axum::routing::post;
 use super::body::BodyReader;
 pub use super::body::Limits;
 use super::review::{self, NotJson, Reply};
-use crate::prewarm::queue::Offer;
+use crate::prewarm::queue::{Fate, Offer, Offers};
 use crate::rewrite::Rules;
 use crate::telemetry::metrics::{AdmissionMetrics, Operation, Outcome};
 use crate::telemetry::probes::{Readiness, probes};
 
 /// Takes offers for the prewarmer. It is called while a request is answered, and must not block.
 pub type OfferSink = Arc<dyn Fn(Offer) + Send + Sync>;
+
+/// Offers to the prewarmer's queue, and counts what it drops.
+pub fn queued(offers: Offers, metrics: &AdmissionMetrics) -> OfferSink {
+    let dropped = metrics.offers_dropped.clone();
+    Arc::new(move |offer| {
+        if offers.offer(offer) == Fate::Dropped {
+            dropped.inc();
+        }
+    })
+}
 
 /// What admission needs.
 #[derive(Clone)]
@@ -141,6 +151,7 @@ impl From<review::Verdict> for Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::prewarm::queue::{Bounds, queue};
 
     #[test]
     fn a_panic_while_answering_admits_with_a_warning() {
@@ -151,5 +162,16 @@ mod tests {
         assert_eq!(answer["response"]["uid"], "u-1");
         assert_eq!(answer["response"]["allowed"], true);
         assert_eq!(answer["response"]["warnings"][0], "harbor-pilot: admitted as it is: an error");
+    }
+    #[test]
+    fn an_offer_for_which_there_is_no_room_is_counted_as_dropped() {
+        let (metrics, bounds) = (crate::telemetry::metrics::Metrics::new(), Bounds { waiting: 1, ..Bounds::default() });
+        let (offers, _offered) = queue(bounds);
+        let sink = queued(offers, &metrics.admission);
+        for image in ["harbor.example.com/hub/a", "harbor.example.com/hub/b", "harbor.example.com/hub/a"] {
+            let image = crate::image::ImageRef::parse(image).unwrap();
+            sink(Offer { image, proxy_project: "hub".to_owned(), namespace: "shop".to_owned() });
+        }
+        assert_eq!(metrics.admission.offers_dropped.get(), 1, "a duplicate is not dropped");
     }
 }

@@ -10,5 +10,5 @@ pub mod handler;
 pub mod review;
 pub mod server;
 
-pub use handler::{Admission, Limits, OfferSink, router};
+pub use handler::{Admission, Limits, OfferSink, queued, router};
 pub use server::{ServeError, ServeOptions, serve};
