@@ -4,6 +4,7 @@
 //! one, on an update). Out flows an [`Outcome`]: a JSON Patch of image fields and one annotation, the images that Harbor
 //! ought to have warm, and warnings.
 
+pub mod json;
 pub mod patch;
 pub mod pod;
 mod record;

@@ -3,10 +3,10 @@
 use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::fmt;
+use std::io::Write as _;
 use std::sync::Arc;
 
-use serde::ser::{Serialize, SerializeSeq, Serializer};
-
+use super::json::push_string;
 use super::pod::{Kind, Pod, Slot};
 use super::record::{Entries, ORIGINAL_IMAGES, Record};
 use super::rules::{Decision, Rules};
@@ -103,10 +103,33 @@ pub fn decide<'p>(request: Request<'p>, rules: &Rules) -> Outcome<'p> {
 }
 
 impl<'p> Outcome<'p> {
-    /// The JSON Patch, as a value to serialise; `None` when the Pod stays as it is.
-    pub fn patch(&self) -> Option<Patch<'_, 'p>> {
-        let unchanged = self.changes.is_empty() && matches!(self.annotation, Annotation::Keep);
-        (!unchanged).then_some(Patch(self))
+    /// Whether there is a patch.
+    pub fn changes_anything(&self) -> bool {
+        !self.changes.is_empty() || !matches!(self.annotation, Annotation::Keep)
+    }
+
+    /// Appends the JSON Patch: an array of operations, an empty one when the Pod stays as it is.
+    pub fn write_patch(&self, out: &mut Vec<u8>) {
+        out.push(b'[');
+        let mut first = true;
+        let mut begin = |out: &mut Vec<u8>| {
+            if !std::mem::take(&mut first) {
+                out.push(b',');
+            }
+        };
+        for Change { slot: Slot { kind, index, .. }, to } in &self.changes {
+            begin(out);
+            let (list, field) = (kind.field(), kind.image_pointer());
+            // Writing to memory has no way to fail.
+            let _ = write!(out, r#"{{"op":"replace","path":"/spec/{list}/{index}{field}","value":"#);
+            push_string(out, to.text());
+            out.push(b'}');
+        }
+        if !matches!(self.annotation, Annotation::Keep) {
+            begin(out);
+            self.annotation.write(out);
+        }
+        out.push(b']');
     }
 
     /// How many images the patch changes.
@@ -134,7 +157,10 @@ impl<'p> Outcome<'p> {
         wanted
     }
 
-    fn look_at(&mut self, slot: Slot<'p>, rules: &Rules, sent: &Record<'_>, record: &mut Entries<'p>) {
+    fn look_at<'e>(&mut self, slot: Slot<'p>, rules: &Rules, sent: &'e Record<'_>, record: &mut Entries<'e>)
+    where
+        'p: 'e,
+    {
         let image = match ImageRef::parse(slot.image) {
             Ok(image) => image,
             Err(error) => return self.leave(&slot, &error),
@@ -203,43 +229,6 @@ impl<'p> Request<'p> {
     }
 }
 
-/// The patch of an [`Outcome`]: serialises as an array of operations.
-#[derive(Debug)]
-pub struct Patch<'o, 'p>(&'o Outcome<'p>);
-
-impl Serialize for Patch<'_, '_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut operations = serializer.serialize_seq(None)?;
-        for change in &self.0.changes {
-            operations.serialize_element(&Operation {
-                op: "replace",
-                path: ImagePointer(&change.slot),
-                value: Some(change.to.text()),
-            })?;
-        }
-        match &self.0.annotation {
-            Annotation::Keep => {}
-            Annotation::Remove => {
-                let value = None::<()>;
-                operations.serialize_element(&Operation { op: "remove", path: ANNOTATION_POINTER, value })?;
-            }
-            Annotation::Set(text) => {
-                let value = Some(text);
-                operations.serialize_element(&Operation { op: "add", path: ANNOTATION_POINTER, value })?;
-            }
-            Annotation::SetFirst(text) => {
-                let value = Some(Only(ORIGINAL_IMAGES, text));
-                operations.serialize_element(&Operation { op: "add", path: "/metadata/annotations", value })?;
-            }
-            Annotation::SetMetadata(text) => {
-                let value = Some(Only("annotations", Only(ORIGINAL_IMAGES, text)));
-                operations.serialize_element(&Operation { op: "add", path: "/metadata", value })?;
-            }
-        }
-        operations.end()
-    }
-}
-
 #[derive(Debug)]
 struct Change<'p> {
     slot: Slot<'p>,
@@ -274,29 +263,25 @@ enum Annotation {
     SetMetadata(String),
 }
 
-#[derive(serde::Serialize)]
-struct Operation<P, V> {
-    op: &'static str,
-    path: P,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    value: Option<V>,
-}
-
-struct ImagePointer<'p>(&'p Slot<'p>);
-
-impl Serialize for ImagePointer<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Slot { kind, index, .. } = self.0;
-        serializer.collect_str(&format_args!("/spec/{}/{index}{}", kind.field(), kind.image_pointer()))
-    }
-}
-
-/// An object with one member.
-struct Only<V>(&'static str, V);
-
-impl<V: Serialize> Serialize for Only<V> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map([(self.0, &self.1)])
+impl Annotation {
+    /// One operation.
+    fn write(&self, out: &mut Vec<u8>) {
+        let (before, text, after) = match self {
+            Self::Keep => return,
+            Self::Remove => {
+                let _ = write!(out, r#"{{"op":"remove","path":"{ANNOTATION_POINTER}"}}"#);
+                return;
+            }
+            Self::Set(text) => (format!(r#""{ANNOTATION_POINTER}","value":"#), text, "}"),
+            Self::SetFirst(text) => (format!(r#""/metadata/annotations","value":{{"{ORIGINAL_IMAGES}":"#), text, "}}"),
+            Self::SetMetadata(text) => {
+                (format!(r#""/metadata","value":{{"annotations":{{"{ORIGINAL_IMAGES}":"#), text, "}}}")
+            }
+        };
+        out.extend_from_slice(br#"{"op":"add","path":"#);
+        out.extend_from_slice(before.as_bytes());
+        push_string(out, text);
+        out.extend_from_slice(after.as_bytes());
     }
 }
 

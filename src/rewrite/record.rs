@@ -2,8 +2,7 @@
 
 use std::collections::HashMap;
 
-use serde::ser::{Serialize, SerializeMap, Serializer};
-
+use super::json::push_string;
 use super::pod::{Slot, Text};
 
 /// Key of the annotation that admission writes: original images by `containers/NAME`, `initContainers/NAME`,
@@ -31,33 +30,27 @@ impl<'t> Record<'t> {
 
 /// The record that a Pod ought to have, in the order of its lists, so that the same Pod always has the same text.
 #[derive(Debug, Default)]
-pub(super) struct Entries<'p>(Vec<(Slot<'p>, String)>);
+pub(super) struct Entries<'p>(Vec<(Slot<'p>, &'p str)>);
 
 impl<'p> Entries<'p> {
-    pub(super) fn add(&mut self, slot: Slot<'p>, original: &str) {
-        self.0.push((slot, original.to_owned()));
+    pub(super) fn add(&mut self, slot: Slot<'p>, original: &'p str) {
+        self.0.push((slot, original));
     }
 
     /// The value of the annotation; `None` when there is nothing to record.
     pub(super) fn text(&self) -> Option<String> {
-        if self.0.is_empty() { None } else { serde_json::to_string(self).ok() }
-    }
-}
-
-impl Serialize for Entries<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(self.0.len()))?;
-        for (slot, original) in &self.0 {
-            map.serialize_entry(&Key(slot), original)?;
+        if self.0.is_empty() {
+            return None;
         }
-        map.end()
-    }
-}
-
-struct Key<'p>(&'p Slot<'p>);
-
-impl Serialize for Key<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&format_args!("{}/{}", self.0.kind.field(), self.0.name))
+        let mut text = Vec::with_capacity(self.0.len() * 64);
+        let mut before = b'{';
+        for (slot, original) in &self.0 {
+            text.push(std::mem::replace(&mut before, b','));
+            push_string(&mut text, &[slot.kind.field(), "/", slot.name].concat());
+            text.push(b':');
+            push_string(&mut text, original);
+        }
+        text.push(b'}');
+        String::from_utf8(text).ok()
     }
 }

@@ -4,7 +4,9 @@
 //! it, `body` bounds what is read, and [`server`] puts TLS, limits and an orderly end around that.
 
 mod accept;
+mod answer;
 mod body;
+mod skim;
 
 pub mod handler;
 pub mod review;

@@ -2,12 +2,12 @@
 //!
 //! Fails open: whatever the request is, as long as it is JSON, the answer admits, and says in a warning what was wrong.
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
 use serde::de::IgnoredAny;
-use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
+use super::answer::Answer;
+use super::skim;
 use crate::rewrite::pod::{Pod, Text};
 use crate::rewrite::{Outcome, Request, Rules, Wanted, decide};
 
@@ -67,7 +67,8 @@ pub struct NotJson;
 
 /// Answers a review with what the rules say.
 pub fn mutate(body: &[u8], rules: &Rules) -> Result<Reply, NotJson> {
-    let Ok(review) = serde_json::from_slice::<Review<'_>>(body) else {
+    let read = skim::from_slice::<Review<'_>>(body).or_else(|_| serde_json::from_slice(body));
+    let Ok(review) = read else {
         return admit_unread(body, "the request does not look like an AdmissionReview of a Pod");
     };
     let Review { api_version, kind, request } = review;
@@ -87,7 +88,7 @@ pub fn mutate(body: &[u8], rules: &Rules) -> Result<Reply, NotJson> {
     Ok(match ask {
         Ok(ask) => {
             let outcome = decide(ask, rules);
-            let verdict = if outcome.patch().is_some() { Verdict::Patched } else { Verdict::Unchanged };
+            let verdict = if outcome.changes_anything() { Verdict::Patched } else { Verdict::Unchanged };
             about.answer(outcome, verdict)
         }
         Err(problem) => about.malformed(problem),
@@ -247,40 +248,28 @@ impl Default for About<'_> {
 
 impl About<'_> {
     fn answer(self, outcome: Outcome<'_>, verdict: Verdict) -> Reply {
-        let patch = outcome.patch().and_then(|patch| base64_json(&serde_json::to_vec(&patch).ok()?));
-        let audit = Audit { rewritten: Count(outcome.rewritten()), left_alone: Count(outcome.left_alone()) };
-        let body = Answer {
-            uid: self.uid,
-            allowed: true,
-            patch_type: patch.as_ref().map(|_| "JSONPatch"),
-            patch,
-            warnings: outcome.warnings(),
-            audit_annotations: (!audit.is_empty()).then_some(audit),
-        }
-        .to_json();
+        let patch = outcome.changes_anything().then(|| {
+            let mut patch = Vec::with_capacity(1024);
+            outcome.write_patch(&mut patch);
+            patch
+        });
+        let (rewritten, left_alone) = (outcome.rewritten(), outcome.left_alone());
+        let body = Answer { uid: self.uid, patch, warnings: outcome.warnings(), rewritten, left_alone }.to_json();
         Reply {
             body,
             namespace: self.namespace.to_owned(),
             dry_run: self.dry_run,
             operation: self.operation,
             verdict,
-            rewritten: outcome.rewritten(),
-            left_alone: outcome.left_alone(),
+            rewritten,
+            left_alone,
             wanted: if self.dry_run { Vec::new() } else { outcome.into_wanted() },
         }
     }
 
     fn malformed(self, problem: &str) -> Reply {
         let warnings = [format!("harbor-pilot: admitted as it is: {problem}")];
-        let body = Answer {
-            uid: self.uid,
-            allowed: true,
-            patch_type: None,
-            patch: None,
-            warnings: &warnings,
-            audit_annotations: None,
-        }
-        .to_json();
+        let body = Answer { uid: self.uid, patch: None, warnings: &warnings, rewritten: 0, left_alone: 0 }.to_json();
         Reply {
             body,
             wanted: Vec::new(),
@@ -296,79 +285,4 @@ impl About<'_> {
 
 fn malformed(uid: &str, problem: &str) -> Reply {
     About { uid, ..About::default() }.malformed(problem)
-}
-
-/// `response` of an AdmissionReview.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Answer<'a> {
-    uid: &'a str,
-    allowed: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    patch_type: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    patch: Option<Box<RawValue>>,
-    #[serde(skip_serializing_if = "<[String]>::is_empty")]
-    warnings: &'a [String],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    audit_annotations: Option<Audit>,
-}
-
-impl Answer<'_> {
-    fn to_json(&self) -> Vec<u8> {
-        #[derive(Serialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Envelope<'a, 'b> {
-            api_version: &'static str,
-            kind: &'static str,
-            response: &'a Answer<'b>,
-        }
-
-        let patch = self.patch.as_ref().map_or(0, |patch| patch.get().len());
-        let mut body = Vec::with_capacity(256 + patch + self.warnings.len() * 128);
-        let envelope = Envelope { api_version: API_VERSION, kind: KIND, response: self };
-        // Writing plain structs to memory has no way to fail.
-        let _ = serde_json::to_writer(&mut body, &envelope);
-        body
-    }
-}
-
-/// Kept by the API server in its audit log, under the webhook's name.
-#[derive(Serialize)]
-#[serde(rename_all = "kebab-case")]
-struct Audit {
-    #[serde(rename = "images-rewritten", skip_serializing_if = "Count::is_zero")]
-    rewritten: Count,
-    #[serde(rename = "images-left-alone", skip_serializing_if = "Count::is_zero")]
-    left_alone: Count,
-}
-
-impl Audit {
-    fn is_empty(&self) -> bool {
-        self.rewritten.is_zero() && self.left_alone.is_zero()
-    }
-}
-
-/// A number as text: annotations are strings.
-struct Count(usize);
-
-impl Count {
-    fn is_zero(&self) -> bool {
-        self.0 == 0
-    }
-}
-
-impl Serialize for Count {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&self.0)
-    }
-}
-
-/// `bytes` in base64 as a JSON string. The alphabet needs no escapes, so nothing looks for any.
-fn base64_json(bytes: &[u8]) -> Option<Box<RawValue>> {
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4 + 2);
-    text.push('"');
-    STANDARD.encode_string(bytes, &mut text);
-    text.push('"');
-    RawValue::from_string(text).ok()
 }

@@ -50,8 +50,11 @@ fn admit_as(
     let outcome = decide(request(&view, old_view.as_ref()), rules);
 
     let mut pod = pod.clone();
-    let patch = outcome.patch().map_or(json!([]), |patch| serde_json::to_value(patch).unwrap());
+    let mut patch = Vec::new();
+    outcome.write_patch(&mut patch);
+    let patch: Value = serde_json::from_slice(&patch).unwrap();
     let operations = patch.as_array().unwrap().len();
+    assert_eq!(outcome.changes_anything(), operations > 0);
     json_patch::patch(&mut pod, &serde_json::from_value::<json_patch::Patch>(patch).unwrap()).unwrap();
     let warnings = outcome.warnings().to_vec();
     let wanted =
