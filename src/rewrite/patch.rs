@@ -2,8 +2,7 @@
 
 use std::cell::OnceCell;
 use std::collections::HashMap;
-use std::fmt;
-use std::io::Write as _;
+use std::fmt::{self, Write as _};
 use std::sync::Arc;
 
 use super::json::push_string;
@@ -109,12 +108,12 @@ impl<'p> Outcome<'p> {
     }
 
     /// Appends the JSON Patch: an array of operations, an empty one when the Pod stays as it is.
-    pub fn write_patch(&self, out: &mut Vec<u8>) {
-        out.push(b'[');
+    pub fn write_patch(&self, out: &mut String) {
+        out.push('[');
         let mut first = true;
-        let mut begin = |out: &mut Vec<u8>| {
+        let mut begin = |out: &mut String| {
             if !std::mem::take(&mut first) {
-                out.push(b',');
+                out.push(',');
             }
         };
         for Change { slot: Slot { kind, index, .. }, to } in &self.changes {
@@ -123,13 +122,13 @@ impl<'p> Outcome<'p> {
             // Writing to memory has no way to fail.
             let _ = write!(out, r#"{{"op":"replace","path":"/spec/{list}/{index}{field}","value":"#);
             push_string(out, to.text());
-            out.push(b'}');
+            out.push('}');
         }
         if !matches!(self.annotation, Annotation::Keep) {
             begin(out);
             self.annotation.write(out);
         }
-        out.push(b']');
+        out.push(']');
     }
 
     /// How many images the patch changes.
@@ -265,7 +264,7 @@ enum Annotation {
 
 impl Annotation {
     /// One operation.
-    fn write(&self, out: &mut Vec<u8>) {
+    fn write(&self, out: &mut String) {
         let (before, text, after) = match self {
             Self::Keep => return,
             Self::Remove => {
@@ -278,10 +277,10 @@ impl Annotation {
                 (format!(r#""/metadata","value":{{"annotations":{{"{ORIGINAL_IMAGES}":"#), text, "}}}")
             }
         };
-        out.extend_from_slice(br#"{"op":"add","path":"#);
-        out.extend_from_slice(before.as_bytes());
+        out.push_str(r#"{"op":"add","path":"#);
+        out.push_str(&before);
         push_string(out, text);
-        out.extend_from_slice(after.as_bytes());
+        out.push_str(after);
     }
 }
 

@@ -42,15 +42,15 @@ impl<'p> Entries<'p> {
         if self.0.is_empty() {
             return None;
         }
-        let mut text = Vec::with_capacity(self.0.len() * 64);
-        let mut before = b'{';
+        let mut text = String::with_capacity(self.0.len() * 64);
+        let mut before = '{';
         for (slot, original) in &self.0 {
-            text.push(std::mem::replace(&mut before, b','));
+            text.push(std::mem::replace(&mut before, ','));
             push_string(&mut text, &[slot.kind.field(), "/", slot.name].concat());
-            text.push(b':');
+            text.push(':');
             push_string(&mut text, original);
         }
-        text.push(b'}');
-        String::from_utf8(text).ok()
+        text.push('}');
+        Some(text)
     }
 }

@@ -9,7 +9,8 @@ use prometheus_client::metrics::{MetricType, TypedMetric};
 
 const BUCKETS: usize = 16;
 /// Upper bound of the first bucket; each next one is twice as wide, the last but one 163.84 ms.
-const FIRST: Duration = Duration::from_micros(10);
+const FIRST: Duration = Duration::from_nanos(FIRST_NANOSECONDS);
+const FIRST_NANOSECONDS: u64 = 10_000;
 
 /// Durations in buckets from 10 µs upwards. Cloning shares the counts. A reader may see an observation in the sum
 /// before it sees it in its bucket.
@@ -25,11 +26,13 @@ struct Counts {
 impl DurationHistogram {
     /// Counts one duration.
     pub(super) fn observe(&self, took: Duration) {
-        let fits = |index: &usize| bound(*index).is_none_or(|bound| took <= bound);
-        if let Some(bucket) = (0..BUCKETS).find(fits).and_then(|index| self.0.buckets.get(index)) {
+        let nanoseconds = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        // The bounds double, so that the index is the number of bits of what goes beyond the first one.
+        let beyond = nanoseconds.div_ceil(FIRST_NANOSECONDS).saturating_sub(1);
+        let index = (u64::BITS - beyond.leading_zeros()) as usize;
+        if let Some(bucket) = self.0.buckets.get(index.min(BUCKETS - 1)) {
             bucket.fetch_add(1, Ordering::Relaxed);
         }
-        let nanoseconds = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         self.0.nanoseconds.fetch_add(nanoseconds, Ordering::Relaxed);
     }
 }
@@ -57,4 +60,23 @@ impl TypedMetric for DurationHistogram {
 fn bound(index: usize) -> Option<Duration> {
     let exponent = u32::try_from(index).ok().filter(|_| index + 1 < BUCKETS)?;
     FIRST.checked_mul(2_u32.checked_pow(exponent)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_duration_is_in_the_first_bucket_that_holds_it(nanoseconds in 0..400_000_000_u64, round: bool) {
+            let took = Duration::from_nanos(if round { nanoseconds / 10_000 * 10_000 } else { nanoseconds });
+            let histogram = DurationHistogram::default();
+            histogram.observe(took);
+            let filled = histogram.0.buckets.iter().position(|bucket| bucket.load(Ordering::Relaxed) == 1);
+            let fits = (0..BUCKETS).find(|index| bound(*index).is_none_or(|bound| took <= bound));
+            prop_assert_eq!(filled, fits);
+        }
+    }
 }

@@ -11,7 +11,7 @@ pub(super) struct Answer<'a> {
     /// That of the request.
     pub(super) uid: &'a str,
     /// A JSON Patch.
-    pub(super) patch: Option<Vec<u8>>,
+    pub(super) patch: Option<String>,
     /// Shown to the user by kubectl.
     pub(super) warnings: &'a [String],
     /// How many images the patch changes: kept, if any, by the API server in its audit log, under the webhook's name.
@@ -25,45 +25,38 @@ impl Answer<'_> {
     pub(super) fn to_json(&self) -> Vec<u8> {
         let encoded = self.patch.as_ref().map_or(0, |patch| patch.len().div_ceil(3) * 4);
         let warnings: usize = self.warnings.iter().map(|warning| warning.len() + 16).sum();
-        let mut out = Vec::with_capacity(320 + self.uid.len() + encoded + warnings);
-        out.extend_from_slice(br#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","response":{"uid":"#);
+        let mut out = String::with_capacity(320 + self.uid.len() + encoded + warnings);
+        out.push_str(r#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","response":{"uid":"#);
         push_string(&mut out, self.uid);
-        out.extend_from_slice(br#","allowed":true"#);
+        out.push_str(r#","allowed":true"#);
         if let Some(patch) = &self.patch {
-            out.extend_from_slice(br#","patchType":"JSONPatch","patch":""#);
-            push_base64(&mut out, patch);
-            out.push(b'"');
+            out.push_str(r#","patchType":"JSONPatch","patch":""#);
+            // The alphabet needs no escapes.
+            STANDARD.encode_string(patch, &mut out);
+            out.push('"');
         }
         if !self.warnings.is_empty() {
-            let mut before = br#","warnings":["#.as_slice();
+            let mut before = r#","warnings":["#;
             for warning in self.warnings {
-                out.extend_from_slice(std::mem::replace(&mut before, b","));
+                out.push_str(std::mem::replace(&mut before, ","));
                 push_string(&mut out, warning);
             }
-            out.push(b']');
+            out.push(']');
         }
         self.push_audit(&mut out);
-        out.extend_from_slice(b"}}");
-        out
+        out.push_str("}}");
+        out.into_bytes()
     }
 
-    fn push_audit(&self, out: &mut Vec<u8>) {
+    fn push_audit(&self, out: &mut String) {
         let counts = [("images-rewritten", self.rewritten), ("images-left-alone", self.left_alone)];
         let mut before = r#","auditAnnotations":{"#;
         let mut after = "";
         for (name, count) in counts.into_iter().filter(|(_, count)| *count > 0) {
             // Annotations are texts.
-            out.extend_from_slice(format!("{before}\"{name}\":\"{count}\"").as_bytes());
+            out.push_str(&format!("{before}\"{name}\":\"{count}\""));
             (before, after) = (",", "}");
         }
-        out.extend_from_slice(after.as_bytes());
+        out.push_str(after);
     }
-}
-
-/// The alphabet needs no escapes.
-fn push_base64(out: &mut Vec<u8>, bytes: &[u8]) {
-    let start = out.len();
-    out.resize(start + bytes.len().div_ceil(3) * 4, 0);
-    let written = out.get_mut(start..).and_then(|room| STANDARD.encode_slice(bytes, room).ok()).unwrap_or_default();
-    out.truncate(start + written);
 }

@@ -249,7 +249,7 @@ impl Default for About<'_> {
 impl About<'_> {
     fn answer(self, outcome: Outcome<'_>, verdict: Verdict) -> Reply {
         let patch = outcome.changes_anything().then(|| {
-            let mut patch = Vec::with_capacity(1024);
+            let mut patch = String::with_capacity(1024);
             outcome.write_patch(&mut patch);
             patch
         });

@@ -1,4 +1,4 @@
-//! JSON for a reader that wants a few fields out of many: what nobody asks for is jumped over, 64 bytes at a time.
+//! JSON for a reader that wants a few fields out of many: what nobody asks for is jumped over, 32 bytes at a time.
 //!
 //! A review is some kilobytes of which admission wants some hundred bytes, so that skipping is most of the work. What
 //! is skipped is only measured, not checked: brackets are counted whatever their kind, and `truth` passes for a
@@ -137,7 +137,7 @@ impl<'de> Skim<'de> {
         let mut quotes = Quotes::default();
         loop {
             let rest = self.text.get(self.at..).unwrap_or_default();
-            let mut padded = [b' '; 64];
+            let mut padded = [b' '; 32];
             let block = match rest.first_chunk() {
                 Some(block) => block,
                 None if rest.is_empty() => return Err(Unread),
@@ -161,29 +161,29 @@ impl<'de> Skim<'de> {
                 }
                 brackets ^= lowest;
             }
-            self.at += 64;
+            self.at += 32;
         }
     }
 }
 
-/// Where in 64 bytes the characters stand that matter: a bit for each byte, the first the lowest.
+/// Where in 32 bytes the characters stand that matter: a bit for each byte, the first the lowest.
 struct Marks {
-    quotes: u64,
-    backslashes: u64,
-    opens: u64,
-    closes: u64,
+    quotes: u32,
+    backslashes: u32,
+    opens: u32,
+    closes: u32,
 }
 
 impl Marks {
     #[inline(always)]
-    fn of(block: &[u8; 64]) -> Self {
+    fn of(block: &[u8; 32]) -> Self {
         let mut marks = Self { quotes: 0, backslashes: 0, opens: 0, closes: 0 };
         let (parts, _) = block.as_chunks::<16>();
         for (index, part) in parts.iter().enumerate() {
             let part = u8x16::new(*part);
             // Brackets and braces differ in this bit alone.
             let lower = part | u8x16::splat(0x20);
-            let mask = |found: u8x16| u64::from(found.to_bitmask()) << (index * 16);
+            let mask = |found: u8x16| found.to_bitmask() << (index * 16);
             marks.quotes |= mask(equal(part, b'"'));
             marks.backslashes |= mask(equal(part, b'\\'));
             marks.opens |= mask(equal(lower, b'{'));
@@ -196,36 +196,36 @@ impl Marks {
 /// What goes from one block to the next: whether it ends within a string, and on a backslash that escapes.
 #[derive(Default)]
 struct Quotes {
-    inside: u64,
-    escaped: u64,
+    inside: u32,
+    escaped: u32,
 }
 
 impl Quotes {
     /// The bytes that are within strings, their opening quote included.
     #[inline(always)]
-    fn inside(&mut self, quotes: u64, backslashes: u64) -> u64 {
+    fn inside(&mut self, quotes: u32, backslashes: u32) -> u32 {
         let mut inside = quotes & !self.escaped(backslashes);
-        for shift in [1, 2, 4, 8, 16, 32] {
+        for shift in [1, 2, 4, 8, 16] {
             inside ^= inside << shift;
         }
         inside ^= self.inside;
-        self.inside = 0_u64.wrapping_sub(inside >> 63);
+        self.inside = 0_u32.wrapping_sub(inside >> 31);
         inside
     }
 
     /// The bytes after a backslash that is not itself escaped. In a run of backslashes every other one is: an addition
     /// carries through the runs that begin at odd places, which tells the two kinds apart.
     #[inline(always)]
-    fn escaped(&mut self, backslashes: u64) -> u64 {
+    fn escaped(&mut self, backslashes: u32) -> u32 {
         if backslashes == 0 {
             return std::mem::take(&mut self.escaped);
         }
-        const EVEN: u64 = 0x5555_5555_5555_5555;
+        const EVEN: u32 = 0x5555_5555;
         let backslashes = backslashes & !self.escaped;
         let follows = backslashes << 1 | self.escaped;
         let odd_starts = backslashes & !EVEN & !follows;
         let (sum, carry) = odd_starts.overflowing_add(backslashes);
-        self.escaped = u64::from(carry);
+        self.escaped = u32::from(carry);
         (EVEN ^ (sum << 1)) & follows
     }
 }

@@ -50,9 +50,9 @@ fn admit_as(
     let outcome = decide(request(&view, old_view.as_ref()), rules);
 
     let mut pod = pod.clone();
-    let mut patch = Vec::new();
+    let mut patch = String::new();
     outcome.write_patch(&mut patch);
-    let patch: Value = serde_json::from_slice(&patch).unwrap();
+    let patch: Value = serde_json::from_str(&patch).unwrap();
     let operations = patch.as_array().unwrap().len();
     assert_eq!(outcome.changes_anything(), operations > 0);
     json_patch::patch(&mut pod, &serde_json::from_value::<json_patch::Patch>(patch).unwrap()).unwrap();
