@@ -9,4 +9,5 @@ mod quiet;
 mod registries;
 mod reviews;
 mod schema;
+mod table;
 mod warming;
