@@ -5,6 +5,7 @@ mod accounts;
 mod admission;
 mod crashes;
 mod examples;
+mod image_fields;
 mod quiet;
 mod registries;
 mod reviews;
