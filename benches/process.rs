@@ -233,27 +233,21 @@ impl Drop for Webhook {
     }
 }
 
-/// Rules for that many prefixes, of which two match the Pod's images: as a user writes them, and with the status that the
-/// controller gives them.
+/// Rules for that many prefixes, of which two match the Pod's images: as a user writes them.
 fn write_rules(directory: &Path, rules: usize) {
     let used = [("dockerhub".to_owned(), "docker.io".to_owned()), ("acme".to_owned(), "ghcr.io/acme".to_owned())];
     let others = (0..rules - 2).map(|index| (format!("p{index}"), format!("registry-{index}.example/team-{index}")));
-    let of_ours = |kind: &str, name: &str, spec: Value, status: Value| {
+    let of_ours = |kind: &str, name: &str, spec: Value| {
         json!({
-            "apiVersion": "harbor-pilot.dev/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec, "status": status,
+            "apiVersion": "harbor-pilot.dev/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec,
         })
     };
     let harbor = json!({"url": "https://harbor.corp.example", "credentialsSecretRef": {"name": "harbor"}});
     let registry = json!({"type": "docker-registry", "url": "https://registry.example"});
-    let mut documents =
-        vec![of_ours("HarborInstance", "default", harbor, json!({})), of_ours("Registry", "hub", registry, json!({}))];
+    let mut documents = vec![of_ours("HarborInstance", "default", harbor), of_ours("Registry", "hub", registry)];
     documents.extend(others.chain(used).map(|(name, matched)| {
         let spec = json!({"registryRef": {"name": "hub"}, "rewrite": {"matches": [matched]}});
-        let rule = json!({
-            "matches": [matched], "host": "harbor.corp.example", "project": name,
-            "target": format!("harbor.corp.example/{name}"), "generation": 1,
-        });
-        of_ours("ProxyProject", &name, spec, json!({"rewrite": rule}))
+        of_ours("ProxyProject", &name, spec)
     }));
     fs::create_dir_all(directory).unwrap();
     for (index, documents) in documents.chunks(DOCUMENTS_OF_A_FILE).enumerate() {
