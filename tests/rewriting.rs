@@ -4,7 +4,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use harbor_pilot::image::ImageRef;
-use harbor_pilot::rewrite::{ORIGINAL_IMAGES, Rule, Rules};
+use harbor_pilot::rewrite::{Namespaces, ORIGINAL_IMAGES, Rule, Rules};
 use harbor_pilot::webhook::review::mutate;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -25,6 +25,7 @@ fn rules(hub: &str) -> Rules {
         matches: vec![matched.to_owned()],
         pull_host: "harbor.corp".to_owned(),
         project: project.to_owned(),
+        ..Rule::default()
     };
     Rules::compile([rule("hub", "docker.io", hub), rule("acme", "ghcr.io/acme", "acme")])
 }
@@ -38,7 +39,9 @@ fn admitted(rules: &Rules, object: &Value, old: Option<&Value>) -> (Value, Vec<V
             "operation": if old.is_some() { "UPDATE" } else { "CREATE" }, "object": object, "oldObject": old,
         },
     });
-    let answer: Value = serde_json::from_slice(&mutate(review.to_string().as_bytes(), rules).unwrap().body).unwrap();
+    let answer: Value =
+        serde_json::from_slice(&mutate(review.to_string().as_bytes(), rules, &Namespaces::default()).unwrap().body)
+            .unwrap();
     let Some(patch) = answer["response"]["patch"].as_str() else { return (object.clone(), Vec::new()) };
     let patch: Value = serde_json::from_slice(&STANDARD.decode(patch).unwrap()).unwrap();
     let mut stored = object.clone();

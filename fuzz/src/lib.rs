@@ -3,7 +3,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use harbor_pilot::image::ImageRef;
-use harbor_pilot::rewrite::{Rule, Rules};
+use harbor_pilot::rewrite::{Namespaces, Rule, Rules};
 use harbor_pilot::webhook::review::mutate;
 use serde_json::Value;
 
@@ -23,7 +23,7 @@ pub fn image_ref(data: &[u8]) {
 
 /// No body makes the webhook panic. What it answers admits, and its patch fits the object that was sent.
 pub fn review(data: &[u8]) {
-    let Ok(reply) = mutate(data, &rules()) else { return };
+    let Ok(reply) = mutate(data, &rules(), &Namespaces::default()) else { return };
     let answer: Value = serde_json::from_slice(&reply.body).unwrap();
     assert_eq!(answer.pointer("/response/allowed"), Some(&Value::Bool(true)));
     let Some(patch) = answer.pointer("/response/patch") else { return };
@@ -40,6 +40,7 @@ fn rules() -> Rules {
         matches: vec![matched.to_owned()],
         pull_host: "harbor.corp".to_owned(),
         project: name.to_owned(),
+        ..Rule::default()
     };
     Rules::compile([rule("hub", "docker.io"), rule("acme", "ghcr.io/acme")])
 }
