@@ -6,6 +6,7 @@ mod admission;
 mod crashes;
 mod examples;
 mod operators;
+mod image_fields;
 mod quiet;
 mod registries;
 mod reviews;
