@@ -4,14 +4,18 @@
 //! one, on an update). Out flows an [`Outcome`]: a JSON Patch of image fields and one annotation, the images that Harbor
 //! ought to have warm, and warnings.
 
+pub mod glob;
 pub mod json;
 pub mod patch;
 pub mod pod;
 mod record;
 mod rules;
+pub mod selector;
 mod serving;
+mod subject;
 
 pub use patch::{Outcome, Request, Wanted, decide};
 pub use record::ORIGINAL_IMAGES;
 pub use rules::{Decision, Finding, Rule, Rules, Target};
 pub use serving::serving;
+pub use subject::{Namespaces, Subject};

@@ -1,0 +1,94 @@
+//! Globs over image references: `docker.io/library/*`, `ghcr.io/acme/**`, `**:latest`.
+
+use globset::{GlobBuilder, GlobMatcher};
+
+use crate::image::ImageRef;
+
+/// Patterns in the order in which they were given.
+#[derive(Debug, Clone, Default)]
+pub struct Globs(Vec<GlobMatcher>);
+
+/// What is wrong with a pattern.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{pattern:?} is no pattern for images: {problem}")]
+pub struct GlobError {
+    /// The pattern.
+    pub pattern: String,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+impl Globs {
+    /// Compiles patterns: `*` and `?` stand for characters of one component, `**` for whole components, `[ab]` and
+    /// `{a,b}` for a choice. They are compared with images in their full form, so that Docker Hub's begin with
+    /// `docker.io/library/` or `docker.io/`.
+    pub fn compile<'p>(patterns: impl IntoIterator<Item = &'p String>) -> Result<Self, GlobError> {
+        let compiled = patterns.into_iter().map(|pattern| {
+            let problem = |problem: String| GlobError { pattern: pattern.clone(), problem };
+            if !begins_with_host(pattern) {
+                let advice = "it must begin with a host or a wildcard, as docker.io/library/nginx or **/nginx does";
+                return Err(problem(advice.to_owned()));
+            }
+            let glob = GlobBuilder::new(pattern).literal_separator(true).build();
+            glob.map(|glob| glob.compile_matcher()).map_err(|error| problem(error.kind().to_string()))
+        });
+        compiled.collect::<Result<_, _>>().map(Self)
+    }
+
+    /// The first pattern that matches host and repository, or the whole reference with tag and digest.
+    pub fn matching(&self, image: &ImageRef) -> Option<&str> {
+        let matches = |glob: &&GlobMatcher| glob.is_match(image.name()) || glob.is_match(image.as_str());
+        self.0.iter().find(matches).map(|glob| glob.glob().glob())
+    }
+}
+
+fn begins_with_host(pattern: &str) -> bool {
+    let first = pattern.split('/').next().unwrap_or_default();
+    first.contains(['.', '*', '?', '[', '{']) || (first.contains(':') && pattern.contains('/')) || first == "localhost"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn matching(pattern: &str, image: &str) -> bool {
+        Globs::compile([&pattern.to_owned()]).unwrap().matching(&ImageRef::parse(image).unwrap()).is_some()
+    }
+
+    #[test]
+    fn globs_match_whole_components_of_the_full_form() {
+        let table = [
+            ("docker.io/library/nginx", "nginx:1.27", true),
+            ("docker.io/library/nginx", "nginx-unprivileged", false),
+            ("docker.io/library/*", "redis", true),
+            ("docker.io/*", "redis", false),
+            ("docker.io/**", "redis", true),
+            ("docker.io/**", "ghcr.io/redis", false),
+            ("docker.io/bitnami/{redis,kafka}", "bitnami/kafka:3", true),
+            ("**/nginx", "h:5000/a/b/nginx:1", true),
+            ("**/*:latest", "a/nginx:latest", true),
+            ("**/*:latest", "a/nginx:1", false),
+            ("ghcr.io/acme/app:v1*", "ghcr.io/acme/app:v1.2", true),
+            ("h:5000/team/?pp", "h:5000/team/app", true),
+            ("*.evil/**", "docker.io.evil/a/b", true),
+        ];
+        for (pattern, image, expected) in table {
+            assert_eq!(matching(pattern, image), expected, "{pattern} {image}");
+        }
+    }
+
+    #[test]
+    fn patterns_that_could_never_match_are_refused_with_what_to_write() {
+        for pattern in ["nginx", "library/nginx", "docker.io/{a", "docker.io/[a"] {
+            let error = Globs::compile([&pattern.to_owned()]).unwrap_err();
+            assert_eq!(error.pattern, pattern);
+        }
+    }
+
+    #[test]
+    fn many_wildcards_cost_no_more_than_the_text_is_long() {
+        let pattern = format!("docker.io/{}b", "*a".repeat(60));
+        let image = format!("docker.io/{}", "a".repeat(240));
+        assert!(!matching(&pattern, &image));
+    }
+}

@@ -1,0 +1,138 @@
+//! Label selectors (meta/v1 LabelSelector), compiled.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
+
+/// Which labels are meant. The default means all objects.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Selector(Vec<Requirement>);
+
+/// What is wrong with a selector.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SelectorError {
+    /// The operator is none that Kubernetes has.
+    #[error("operator {operator:?} of key {key:?} is unknown: use In, NotIn, Exists or DoesNotExist")]
+    Operator {
+        /// `key` of the requirement.
+        key: String,
+        /// `operator` of the requirement.
+        operator: String,
+    },
+    /// `In` and `NotIn` compare with something, the others with nothing.
+    #[error("operator {operator} of key {key:?} {}", if *.missing { "needs values" } else { "takes no values" })]
+    Values {
+        /// `key` of the requirement.
+        key: String,
+        /// `operator` of the requirement.
+        operator: String,
+        /// Whether values are missing, or there although they may not be.
+        missing: bool,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Requirement {
+    In(String, Vec<String>),
+    NotIn(String, Vec<String>),
+    Exists(String),
+    DoesNotExist(String),
+}
+
+impl Selector {
+    /// Compiles a selector; none, as an empty one, means all objects.
+    pub fn compile(selector: Option<&LabelSelector>) -> Result<Self, SelectorError> {
+        let Some(selector) = selector else { return Ok(Self::default()) };
+        let labels = selector.match_labels.iter().flatten();
+        let mut requirements: Vec<_> =
+            labels.map(|(key, value)| Requirement::In(key.clone(), vec![value.clone()])).collect();
+        for expression in selector.match_expressions.iter().flatten() {
+            requirements.push(Requirement::read(expression)?);
+        }
+        Ok(Self(requirements))
+    }
+
+    /// Whether it means all objects.
+    pub fn is_everything(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether an object is meant whose labels `label` knows by their keys. As in Kubernetes, `NotIn` means objects
+    /// without the label, too.
+    pub fn matches<'l>(&self, label: impl Fn(&str) -> Option<&'l str>) -> bool {
+        let is_one_of =
+            |key: &str, values: &[String]| label(key).map(|label| values.iter().any(|value| value == label));
+        self.0.iter().all(|requirement| match requirement {
+            Requirement::In(key, values) => is_one_of(key, values) == Some(true),
+            Requirement::NotIn(key, values) => is_one_of(key, values) != Some(true),
+            Requirement::Exists(key) => label(key).is_some(),
+            Requirement::DoesNotExist(key) => label(key).is_none(),
+        })
+    }
+}
+
+impl Requirement {
+    fn read(expression: &LabelSelectorRequirement) -> Result<Self, SelectorError> {
+        let LabelSelectorRequirement { key, operator, values } = expression;
+        let values = values.clone().unwrap_or_default();
+        let problem = |missing| SelectorError::Values { key: key.clone(), operator: operator.clone(), missing };
+        match (operator.as_str(), values.is_empty()) {
+            ("In", false) => Ok(Self::In(key.clone(), values)),
+            ("NotIn", false) => Ok(Self::NotIn(key.clone(), values)),
+            ("Exists", true) => Ok(Self::Exists(key.clone())),
+            ("DoesNotExist", true) => Ok(Self::DoesNotExist(key.clone())),
+            ("In" | "NotIn", true) => Err(problem(true)),
+            ("Exists" | "DoesNotExist", false) => Err(problem(false)),
+            _ => Err(SelectorError::Operator { key: key.clone(), operator: operator.clone() }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn selector(value: serde_json::Value) -> Result<Selector, SelectorError> {
+        Selector::compile(Some(&serde_json::from_value(value).unwrap()))
+    }
+
+    #[test]
+    fn labels_are_selected_as_kubernetes_does() {
+        let table = [
+            (json!({}), true),
+            (json!({"matchLabels": {"team": "shop"}}), true),
+            (json!({"matchLabels": {"team": "bank"}}), false),
+            (json!({"matchLabels": {"team": "shop", "tier": "web"}}), false),
+            (json!({"matchExpressions": [{"key": "team", "operator": "In", "values": ["bank", "shop"]}]}), true),
+            (json!({"matchExpressions": [{"key": "tier", "operator": "In", "values": ["web"]}]}), false),
+            (json!({"matchExpressions": [{"key": "team", "operator": "NotIn", "values": ["shop"]}]}), false),
+            (json!({"matchExpressions": [{"key": "tier", "operator": "NotIn", "values": ["web"]}]}), true),
+            (json!({"matchExpressions": [{"key": "team", "operator": "Exists"}]}), true),
+            (json!({"matchExpressions": [{"key": "tier", "operator": "Exists"}]}), false),
+            (json!({"matchExpressions": [{"key": "team", "operator": "DoesNotExist"}]}), false),
+            (json!({"matchExpressions": [{"key": "tier", "operator": "DoesNotExist", "values": []}]}), true),
+            (
+                json!({"matchLabels": {"team": "shop"}, "matchExpressions": [{"key": "team", "operator": "DoesNotExist"}]}),
+                false,
+            ),
+        ];
+        for (value, expected) in table {
+            let found = selector(value.clone()).unwrap().matches(|key| (key == "team").then_some("shop"));
+            assert_eq!(found, expected, "{value}");
+        }
+        assert!(Selector::compile(None).unwrap().is_everything());
+    }
+
+    #[test]
+    fn what_no_api_server_would_take_is_refused_with_the_key() {
+        for (operator, values, told) in [
+            ("Gt", json!(["1"]), "operator \"Gt\" of key \"a\" is unknown"),
+            ("In", json!([]), "operator In of key \"a\" needs values"),
+            ("Exists", json!(["x"]), "operator Exists of key \"a\" takes no values"),
+        ] {
+            let value = json!({"matchExpressions": [{"key": "a", "operator": operator, "values": values}]});
+            let error = selector(value).unwrap_err().to_string();
+            assert!(error.starts_with(told), "{error}");
+        }
+    }
+}
