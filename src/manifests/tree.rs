@@ -68,6 +68,11 @@ impl Tree {
         self.nodes.get(id)
     }
 
+    /// How many nodes there are.
+    pub(super) fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
     /// The node that an alias stands for; other nodes themselves.
     pub(super) fn resolve(&self, id: NodeId) -> NodeId {
         match self.node(id).map(|node| &node.content) {

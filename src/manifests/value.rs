@@ -9,8 +9,8 @@ use super::{
     tree::{Content, NodeId, Tree},
 };
 
-/// A document whose aliases make more values than this of it is refused.
-const MAX_VALUES: usize = 2_000_000;
+/// A text of whose values aliases and merge keys make so many more is refused.
+const MAX_REPEATED: usize = 1_000_000;
 /// Values within values.
 const MAX_DEPTH: usize = 200;
 
@@ -53,7 +53,7 @@ pub(super) struct Visits {
 /// # Errors
 /// Aliases or nesting without bounds.
 pub(super) fn values(tree: &Tree) -> Result<Vec<Value>, Error> {
-    let mut expanding = Expanding { tree, left: MAX_VALUES };
+    let mut expanding = Expanding { tree, left: tree.len() + MAX_REPEATED };
     tree.documents.iter().map(|root| expanding.value(*root, 0)).collect()
 }
 
@@ -116,7 +116,8 @@ impl Expanding<'_> {
         if depth > MAX_DEPTH {
             return Err(too_much(&format!("more than {MAX_DEPTH} values within one another")));
         }
-        self.left = self.left.checked_sub(1).ok_or_else(|| too_much(&format!("more than {MAX_VALUES} values")))?;
+        self.left =
+            self.left.checked_sub(1).ok_or_else(|| too_much(&format!("more than {MAX_REPEATED} values by aliases")))?;
         let target = self.tree.resolve(token);
         let data = match self.tree.node(target).map(|node| &node.content) {
             Some(Content::Scalar { text, is_text: true, .. }) => Data::Text(text.clone()),
