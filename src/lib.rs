@@ -23,6 +23,7 @@
 //! | [`image`] | text | [`image::ImageRef`], read as container runtimes read it |
 //! | [`api`] | YAML, JSON | the kinds, their conditions and reasons |
 //! | [`rewrite`] | a Pod and the rules in force | a minimal patch, and what should be warm |
+//! | [`manifests`] | YAML or JSON of any kinds | Pod templates in it; the same text with other images |
 //! | [`plan`] | what is wanted and what Harbor has | steps, drift, or a refusal |
 //! | [`harbor`] | typed requests | what Harbor has, or an error that says what to do |
 //! | [`registry`] | a repository and a reference | checked manifests, streamed blobs |
@@ -39,6 +40,7 @@ pub mod cluster;
 pub mod controller;
 pub mod harbor;
 pub mod image;
+pub mod manifests;
 pub mod plan;
 pub mod prewarm;
 pub mod registry;

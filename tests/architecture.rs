@@ -13,6 +13,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("harbor", &["api"]),
     ("registry", &["api", "harbor"]),
     ("rewrite", &["api", "image"]),
+    ("manifests", &["rewrite"]),
     ("plan", &["api", "harbor"]),
     ("tls", &[]),
     ("telemetry", &[]),
@@ -24,7 +25,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
 ];
 
 /// Modules that take values and return values.
-const PURE: &[&str] = &["api", "image", "plan", "rewrite"];
+const PURE: &[&str] = &["api", "image", "manifests", "plan", "rewrite"];
 
 /// What a pure module may not name: clients, clocks, environment, files, threads, logs.
 const IMPURE: &[&str] = &[

@@ -142,6 +142,11 @@ impl<'p> Outcome<'p> {
         change.map(|change| change.to.text())
     }
 
+    /// Names of the pull secrets that the patch adds.
+    pub fn pull_secrets(&self) -> &[Arc<str>] {
+        &self.edits.pull_secrets.names
+    }
+
     /// How many images the patch changes.
     pub fn rewritten(&self) -> usize {
         self.edits.images.len()
