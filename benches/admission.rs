@@ -21,7 +21,7 @@ use axum::http::{Request, StatusCode};
 use axum::routing::post;
 use criterion::{Criterion, Throughput};
 use h2::client::SendRequest;
-use harbor_pilot::rewrite::{Rule, Rules};
+use harbor_pilot::rewrite::{Namespaces, Rule, Rules};
 use harbor_pilot::telemetry::metrics::Metrics;
 use harbor_pilot::telemetry::probes::Readiness;
 use harbor_pilot::tls::issue::{Authority, Validity};
@@ -62,21 +62,22 @@ fn main() {
 }
 
 fn in_process(criterion: &mut Criterion) {
-    let rules = rules();
+    let (rules, namespaces) = (rules(), Namespaces::default());
     let mut group = criterion.benchmark_group("mutate");
     for (name, body) in
         [("create 8 KiB", create()), ("update 16 KiB, labels only", update()), ("create 1 MiB", large())]
     {
         group.throughput(Throughput::Bytes(body.len() as u64));
-        group
-            .bench_function(name, |bencher| bencher.iter(|| mutate(black_box(&body), black_box(&rules)).unwrap().body));
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| mutate(black_box(&body), black_box(&rules), &namespaces).unwrap().body);
+        });
     }
     group.finish();
 }
 
 async fn over_tls(servers: &Runtime, rounds: usize) {
     let body = create();
-    let reply = Bytes::from(mutate(&body, &rules()).unwrap().body);
+    let reply = Bytes::from(mutate(&body, &rules(), &Namespaces::default()).unwrap().body);
     let authority = Authority::new("bench", validity()).unwrap();
     let ours = start(servers, &authority, ours());
     let floor = start(servers, &authority, floor(reply));
@@ -262,6 +263,7 @@ async fn connect(authority: &Authority, address: SocketAddr, protocol: &str) -> 
 fn ours() -> Router {
     router(Admission {
         rules: Arc::new(ArcSwap::from_pointee(rules())),
+        namespaces: Arc::default(),
         offers: Arc::new(|offer| drop(black_box(offer))),
         metrics: Metrics::new().admission,
         readiness: Readiness::new(),
@@ -303,6 +305,7 @@ fn rules() -> Rules {
         matches: vec![matched],
         pull_host: "harbor.corp.example".to_owned(),
         project: name,
+        ..Rule::default()
     };
     let others = (0..98).map(|index| rule(format!("p{index}"), format!("registry-{index}.example/team-{index}")));
     let used =

@@ -35,6 +35,7 @@ fn rule(name: &str, matched: &str) -> Rule {
         matches: vec![matched.to_owned()],
         pull_host: "harbor.corp".to_owned(),
         project: name.to_owned(),
+        ..Rule::default()
     }
 }
 
@@ -50,6 +51,7 @@ fn webhook_with(sink: OfferSink, offers: Arc<Mutex<Vec<Offer>>>, limits: Limits)
     let (metrics, readiness) = (Arc::new(Metrics::new()), Readiness::new());
     let router = router(Admission {
         rules: Arc::clone(&rules),
+        namespaces: Arc::default(),
         offers: sink,
         metrics: metrics.admission.clone(),
         readiness: readiness.clone(),
@@ -172,7 +174,10 @@ async fn an_image_that_cannot_be_read_is_left_with_a_warning_and_the_others_are_
     let response = webhook.admit(&review).await;
     let warning = response["warnings"][0].as_str().unwrap();
     assert!(warning.contains("container \"bad\"") && warning.contains("lowercase"), "{warning}");
-    assert_eq!(response["auditAnnotations"], json!({"images-rewritten": "1", "images-left-alone": "1"}));
+    assert_eq!(
+        response["auditAnnotations"],
+        json!({"images-rewritten": "1", "images-left-alone": "1", "rules": "hub"})
+    );
     let stored = webhook.stored(&review).await;
     assert_eq!(stored["spec"]["containers"][0]["image"], "Nginx:1");
     assert_eq!(stored["spec"]["containers"][1]["image"], "harbor.corp/hub/library/nginx");

@@ -53,9 +53,11 @@ fn admission(readiness: &Readiness) -> Router {
         matches: vec!["docker.io".to_owned()],
         pull_host: "harbor.corp".to_owned(),
         project: "hub".to_owned(),
+        ..Rule::default()
     };
     router(Admission {
         rules: Arc::new(ArcSwap::from_pointee(Rules::compile([rule]))),
+        namespaces: Arc::default(),
         offers: Arc::new(|_| {}),
         metrics: Metrics::new().admission,
         readiness: readiness.clone(),

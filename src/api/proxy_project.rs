@@ -1,6 +1,6 @@
 //! ProxyProject: a proxy-cache project in Harbor, with its rewrite rule and its prewarm policy.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -92,7 +92,7 @@ fn default_interval() -> Interval {
 }
 
 /// The rewrite rule of a project.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RewriteSpec {
     /// Hosts, or hosts and leading path, of the images to rewrite, such as `docker.io` or `ghcr.io/acme`. Default: the host
@@ -100,6 +100,48 @@ pub struct RewriteSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 255)))]
     pub matches: Vec<String>,
+    /// Whether images are rewritten, or left as they are and only mapped to what is warmed.
+    #[serde(default)]
+    pub mode: RewriteMode,
+    /// Images that stay as they are: globs over the full form, such as `docker.io/library/*` or `**/*:latest`. `*` stands
+    /// for characters of one component, `**` for whole components.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 255)))]
+    pub exclude: Vec<String>,
+    /// Namespaces whose Pods are rewritten. Default: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace_selector: Option<LabelSelector>,
+    /// Pods that are rewritten, by their labels. Default: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object_selector: Option<LabelSelector>,
+    /// What becomes of images while Harbor is unavailable.
+    #[serde(default)]
+    pub when_unavailable: WhenUnavailable,
+    /// Name of a Secret of type `kubernetes.io/dockerconfigjson`, in the namespace of each Pod, that is added to the
+    /// `imagePullSecrets` of new Pods with rewritten images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub pull_secret_name: Option<String>,
+}
+
+/// Whether images are rewritten.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RewriteMode {
+    /// Pods get the image at Harbor.
+    #[default]
+    Enabled,
+    /// Pods keep their images; what they are at Harbor is warmed.
+    Disabled,
+}
+
+/// What becomes of images while Harbor is unavailable.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum WhenUnavailable {
+    /// They stay as they are, with a warning: nodes pull from the upstream.
+    #[default]
+    Original,
+    /// They are rewritten nevertheless: for sites that reach no upstream, and nodes that have the images.
+    Rewrite,
 }
 
 /// When images of a project are warmed.
@@ -149,7 +191,7 @@ pub struct ProxyProjectStatus {
 }
 
 /// A rewrite rule that Harbor is known to serve.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RewriteRuleStatus {
     /// Hosts, or hosts and leading path, of the images that are rewritten.
@@ -162,6 +204,24 @@ pub struct RewriteRuleStatus {
     pub target: String,
     /// The `metadata.generation` of the spec that this rule comes from.
     pub generation: i64,
+    /// `spec.rewrite.mode` of that generation.
+    #[serde(default)]
+    pub mode: RewriteMode,
+    /// `spec.rewrite.exclude` of that generation.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exclude: Vec<String>,
+    /// `spec.rewrite.namespaceSelector` of that generation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace_selector: Option<LabelSelector>,
+    /// `spec.rewrite.objectSelector` of that generation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object_selector: Option<LabelSelector>,
+    /// `spec.rewrite.whenUnavailable` of that generation.
+    #[serde(default)]
+    pub when_unavailable: WhenUnavailable,
+    /// `spec.rewrite.pullSecretName` of that generation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pull_secret_name: Option<String>,
 }
 
 impl ProxyProject {

@@ -6,6 +6,7 @@ mod controller;
 mod crds;
 mod logs;
 mod prewarm;
+mod rules;
 mod serve;
 mod standalone;
 mod webhook;

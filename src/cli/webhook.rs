@@ -1,21 +1,26 @@
 //! `harbor-pilot webhook`
 
-use std::{net::TcpListener, sync::Arc};
+use std::{net::TcpListener, path::PathBuf, sync::Arc};
 
 use anyhow::Context;
 use clap::Args;
+use futures::{FutureExt, future::LocalBoxFuture};
 
 use crate::{
     cluster::{rules, sink},
     prewarm::queue,
     telemetry::{metrics::Metrics, probes, probes::Readiness},
     tls::serve::server_config,
-    webhook::{self, Admission, Limits, ServeOptions},
+    webhook::{self, Admission, Limits, OfferSink, ServeOptions},
 };
 
 /// What the webhook takes from the command line.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
+    /// File or directory of manifests to take the rules from, as if Harbor served all of them: for trying and measuring.
+    /// Neither a cluster nor Harbor is asked, and nothing is warmed
+    #[arg(long, value_name = "FILE|DIR")]
+    rules: Option<PathBuf>,
     #[command(flatten)]
     serve: super::serve::Arguments,
     #[command(flatten)]
@@ -26,29 +31,30 @@ pub(super) struct Arguments {
 pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     arguments.logs.init()?;
     let shutdown = super::shutdown_on_signal()?;
-    let client =
-        kube::Client::try_default().await.context("no way to the API server: set KUBECONFIG, or run in a Pod")?;
     let serve = &arguments.serve;
+    let following = rules::Following::default();
+    let metrics = Arc::new(Metrics::new());
+    let readiness = Readiness::new();
+    let (offers, follow) = match &arguments.rules {
+        Some(path) => {
+            following.rules.store(Arc::new(super::rules::from_files(path)?));
+            readiness.set(true);
+            let nowhere: OfferSink = Arc::new(drop);
+            (nowhere, std::future::pending().boxed_local())
+        }
+        None => follow_cluster(&following, &metrics, readiness.clone()).await?,
+    };
     let tls = Arc::new(server_config(serve.certificate().await?)?);
     let bind = |address| TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"));
     let (listener, ops_listener) = (bind(serve.listen())?, bind(serve.ops_listen())?);
-
-    let metrics = Arc::new(Metrics::new());
-    let readiness = Readiness::new();
-    let following = rules::Following::default();
-    let (offers, offered) = queue::queue(queue::Bounds::default());
-    let offers = webhook::queued(offers, &metrics.admission);
     let router = webhook::router(Admission {
-        rules: following.rules.clone(),
+        rules: following.rules,
+        namespaces: following.namespaces,
         offers,
         metrics: metrics.admission.clone(),
         readiness: readiness.clone(),
         limits: Limits::default(),
     });
-    let manual = following.manual.clone();
-    let loaded = readiness.clone();
-    let follow = rules::follow(client.clone(), following, move || loaded.set(true));
-    let store = sink::store(client, offered, move |offer| !manual.load().contains(&offer.proxy_project));
     tracing::info!(address = %serve.listen(), ops = %serve.ops_listen(), "serving admission");
     let ops = probes::ops(readiness.clone(), metrics);
     let end = || shutdown.clone().cancelled_owned();
@@ -59,8 +65,28 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
                 webhook::serve(ops_listener, None, ops, readiness.clone(), ServeOptions::default(), end()),
             )
         } => { result?; }
-        () = follow => anyhow::bail!("the watch of ProxyProjects ended"),
-        () = store => anyhow::bail!("the queue of offers ended"),
+        ended = follow => return ended,
     }
     Ok(())
+}
+
+/// Where images are offered, and what has to run meanwhile: it ends with an error only.
+async fn follow_cluster(
+    following: &rules::Following,
+    metrics: &Metrics,
+    readiness: Readiness,
+) -> anyhow::Result<(OfferSink, LocalBoxFuture<'static, anyhow::Result<()>>)> {
+    let client =
+        kube::Client::try_default().await.context("no way to the API server: set KUBECONFIG, or run in a Pod")?;
+    let (offers, offered) = queue::queue(queue::Bounds::default());
+    let follow = rules::follow_all(client.clone(), following.clone(), move || readiness.set(true));
+    let manual = following.manual.clone();
+    let store = sink::store(client, offered, move |offer| !manual.load().contains(&offer.proxy_project));
+    let both = async {
+        tokio::select! {
+            () = follow => anyhow::bail!("the watch of ProxyProjects, HarborInstances and namespaces ended"),
+            () = store => anyhow::bail!("the queue of offers ended"),
+        }
+    };
+    Ok((webhook::queued(offers, &metrics.admission), both.boxed_local()))
 }

@@ -92,7 +92,7 @@ pub async fn run(client: Client, settings: Settings, shutdown: CancellationToken
     let images = images.reconcile_all_on(triggers::whenever(wake_images.clone()));
 
     let (loaded, when_loaded) = watch::channel(false);
-    let follow_rules = rules::follow(client.clone(), following, move || {
+    let follow_rules = rules::follow_projects(client.clone(), following, move || {
         loaded.send_replace(true);
         wake_images.notify_one();
     });

@@ -7,6 +7,7 @@ pub mod controllers;
 pub mod directory;
 pub mod driver;
 pub mod events;
+mod follow;
 pub mod nodes;
 pub mod pods;
 pub mod rules;

@@ -44,7 +44,7 @@ pub async fn follow(client: Client, rules: Arc<ArcSwap<Rules>>, offers: Offers) 
 
 fn offer_of(rules: &Rules, image: &str, namespace: &str) -> Option<Offer> {
     let image = ImageRef::parse(image).ok()?;
-    match rules.find(&image) {
+    match rules.find_for_anyone(&image) {
         Decision::AlreadyAtHarbor { rule: Some(rule) } => {
             Some(Offer { proxy_project: rule.name().to_string(), image, namespace: namespace.to_owned() })
         }

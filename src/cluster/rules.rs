@@ -1,78 +1,139 @@
-//! The webhook's rules: every change of a ProxyProject compiles them anew and swaps them whole.
+//! What admission follows: rules, compiled anew and swapped whole when a ProxyProject changes or a Harbor goes away, and
+//! the labels of namespaces.
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
-use futures::{StreamExt, TryStreamExt};
-use kube::{
-    Api, Client, ResourceExt,
-    runtime::{WatchStreamExt, watcher},
+use k8s_openapi::{api::core::v1::Namespace, jiff::Timestamp};
+use kube::{Api, Client, ResourceExt, core::PartialObjectMeta, runtime::watcher};
+
+use super::follow::follow;
+use crate::{
+    api::{HarborInstance, ProxyProject, proxy_project::PrewarmMode},
+    rewrite::{self, Namespaces, Rules},
 };
 
-use crate::{
-    api::{ProxyProject, proxy_project::PrewarmMode},
-    rewrite::{self, Rules},
-};
+/// How often it is asked whether a Harbor that does not answer has been away long enough to count as unavailable.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// What admission follows, swapped whole.
 #[derive(Debug, Clone, Default)]
 pub struct Following {
     /// The rules in force.
     pub rules: Arc<ArcSwap<Rules>>,
+    /// Labels of namespaces.
+    pub namespaces: Arc<ArcSwap<Namespaces>>,
     /// ProxyProjects whose images are not warmed because Pods ask for them (`prewarm.mode: Manual`).
     pub manual: Arc<ArcSwap<HashSet<String>>>,
 }
 
-/// Follows the ProxyProjects until dropped, and keeps `following` up to date. Calls `changed` after each change, for the
-/// first time when the first list is complete.
+/// Follows ProxyProjects alone until dropped, for those who ask where images are and not whose they are. Calls `changed`
+/// after each change, for the first time when the first list is complete.
+pub async fn follow_projects(client: Client, following: Following, changed: impl Fn()) {
+    let projects = watcher(Api::<ProxyProject>::all(client), watcher::Config::default());
+    follow(projects, "ProxyProjects", Arc::new, |projects| {
+        let projects = Some(projects.values().cloned().collect());
+        following.recompile(&mut State { projects, ..State::default() });
+        changed();
+    })
+    .await;
+}
+
+/// Follows ProxyProjects, HarborInstances and namespaces until dropped, and keeps `following` up to date. Calls `complete`
+/// once all are known, and after each change from then on.
 ///
-/// While the API server is away the last rules stay in force.
-pub async fn follow(client: Client, following: Following, changed: impl Fn()) {
-    let api: Api<ProxyProject> = Api::all(client);
-    let mut events = watcher(api, watcher::Config::default()).default_backoff().boxed();
-    let mut known: HashMap<String, ProxyProject> = HashMap::new();
-    let mut listing: HashMap<String, ProxyProject> = HashMap::new();
-    loop {
-        match events.try_next().await {
-            // A list is collected aside: half of it would send images to the internet.
-            Ok(Some(watcher::Event::Init)) => listing.clear(),
-            Ok(Some(watcher::Event::InitApply(project))) => {
-                listing.insert(project.name_any(), project);
-            }
-            Ok(Some(watcher::Event::InitDone)) => {
-                known = std::mem::take(&mut listing);
-                following.swap(&known);
-                changed();
-            }
-            Ok(Some(watcher::Event::Apply(project))) => {
-                known.insert(project.name_any(), project);
-                following.swap(&known);
-                changed();
-            }
-            Ok(Some(watcher::Event::Delete(project))) => {
-                known.remove(&project.name_any());
-                following.swap(&known);
-                changed();
-            }
-            Ok(None) => return,
-            Err(error) => tracing::warn!(%error, "watching ProxyProjects; the rules stay as they are"),
+/// While the API server is away what is known stays in force.
+pub async fn follow_all(client: Client, following: Following, complete: impl Fn()) {
+    let state = Mutex::new(State::default());
+    let with = |change: &dyn Fn(&mut State)| {
+        // A panic while it was held would have been one of the compiler, which leaves it whole.
+        let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut state);
+        following.recompile(&mut state);
+        if state.projects.is_some() && state.instances.is_some() && state.namespaces {
+            complete();
         }
+    };
+    let config = watcher::Config::default;
+    let projects =
+        follow(watcher(Api::<ProxyProject>::all(client.clone()), config()), "ProxyProjects", Arc::new, |projects| {
+            with(&|state| state.projects = Some(projects.values().cloned().collect()));
+        });
+    let instances = follow(
+        watcher(Api::<HarborInstance>::all(client.clone()), config()),
+        "HarborInstances",
+        Arc::new,
+        |instances| with(&|state| state.instances = Some(instances.clone())),
+    );
+    let namespaces = follow(
+        watcher(Api::<PartialObjectMeta<Namespace>>::all(client), config()),
+        "Namespaces",
+        |namespace: PartialObjectMeta<Namespace>| namespace.metadata.labels.unwrap_or_default(),
+        |labels| {
+            let labels = labels.iter().map(|(name, labels)| (name.clone(), labels.clone()));
+            following.namespaces.store(Arc::new(labels.collect()));
+            with(&|state| state.namespaces = true);
+        },
+    );
+    let outages = async {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            with(&|_| {});
+        }
+    };
+    tokio::select! {
+        () = projects => {}
+        () = instances => {}
+        () = namespaces => {}
+        () = outages => {}
     }
 }
 
+/// What was seen last; `None` before the first list.
+#[derive(Default)]
+struct State {
+    projects: Option<Vec<Arc<ProxyProject>>>,
+    instances: Option<HashMap<String, Arc<HarborInstance>>>,
+    namespaces: bool,
+    /// What the rules in force were compiled from.
+    compiled: Option<(Vec<Arc<ProxyProject>>, HashSet<String>)>,
+}
+
 impl Following {
-    fn swap(&self, projects: &HashMap<String, ProxyProject>) {
-        let compiled = rewrite::serving(projects.values());
+    fn recompile(&self, state: &mut State) {
+        let Some(projects) = state.projects.clone() else { return };
+        let now = Timestamp::now();
+        let instances = state.instances.iter().flatten();
+        let away: HashSet<String> = instances
+            .filter(|(_, instance)| rewrite::is_unavailable(instance, now))
+            .map(|(name, _)| name.clone())
+            .collect();
+        let same = |(before, absent): &(Vec<Arc<ProxyProject>>, HashSet<String>)| {
+            *absent == away && before.len() == projects.len() && before.iter().all(|one| is_among(one, &projects))
+        };
+        if state.compiled.as_ref().is_some_and(same) {
+            return;
+        }
+        let compiled = rewrite::serving(projects.iter().map(AsRef::as_ref), |instance| away.contains(instance));
         let before = self.rules.load();
         // Each status of each ProxyProject compiles anew: what was said once need not be said again.
         for finding in compiled.findings().iter().filter(|finding| !before.findings().contains(finding)) {
             tracing::warn!(%finding, "rule");
         }
         self.rules.store(Arc::new(compiled));
-        let manual = projects.iter().filter(|(_, project)| project.spec.prewarm.mode == PrewarmMode::Manual);
-        self.manual.store(Arc::new(manual.map(|(name, _)| name.clone()).collect()));
+        let manual = projects.iter().filter(|project| project.spec.prewarm.mode == PrewarmMode::Manual);
+        self.manual.store(Arc::new(manual.map(|project| project.name_any()).collect()));
+        for instance in &away {
+            tracing::warn!(instance, "Harbor is unavailable; rules go by whenUnavailable");
+        }
+        state.compiled = Some((projects, away));
     }
+}
+
+fn is_among(project: &Arc<ProxyProject>, projects: &[Arc<ProxyProject>]) -> bool {
+    projects.iter().any(|other| Arc::ptr_eq(project, other))
 }

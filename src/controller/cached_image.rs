@@ -67,10 +67,10 @@ impl Places {
 
     /// The image at Harbor, and the ProxyProject that it belongs to.
     fn locate(&self, image: &ImageRef) -> Option<(ImageRef, String)> {
-        match self.rules.load().find(image) {
+        match self.rules.load().find_for_anyone(image) {
             Decision::Rewritten { image, rule } => Some((image, rule.name().to_string())),
             Decision::AlreadyAtHarbor { rule: Some(rule) } => Some((image.clone(), rule.name().to_string())),
-            Decision::AlreadyAtHarbor { rule: None } | Decision::TooLong { .. } | Decision::NoRule => None,
+            _ => None,
         }
     }
 }

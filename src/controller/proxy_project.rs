@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     api::{
-        ConditionType, Conditions, ManagementPolicy, ProxyProject, ProxyProjectStatus, Reason, Registry, RegistryType,
+        ConditionType, Conditions, ManagementPolicy, ProxyProject, ProxyProjectStatus, Reason, Registry,
         RewriteRuleStatus,
     },
     harbor::{Client, Error, model},
@@ -20,6 +20,7 @@ use crate::{
         marker::Marker,
         project::{self as plan, Identity},
     },
+    rewrite::stated,
 };
 
 /// Brings a ProxyProject's object in Harbor to what its spec says.
@@ -205,36 +206,8 @@ fn metadata(project: &ProxyProject) -> BTreeMap<&'static str, String> {
 }
 
 fn rule(project: &ProxyProject, registry: &Registry, connection: &Connection) -> Result<RewriteRuleStatus, Refusal> {
-    let matches = match project.spec.rewrite.matches.as_slice() {
-        [] => vec![default_match(registry)?],
-        given => given.to_vec(),
-    };
-    let name = project.harbor_name();
-    Ok(RewriteRuleStatus {
-        matches,
-        host: connection.pull_host.clone(),
-        project: name.to_owned(),
-        target: format!("{}/{name}", connection.pull_host),
-        generation: project.metadata.generation.unwrap_or_default(),
-    })
-}
-
-/// The host that images of this registry are named by.
-fn default_match(registry: &Registry) -> Result<String, Refusal> {
-    if registry.spec.type_ == RegistryType::DockerHub {
-        return Ok(crate::image::DOCKER_HUB.to_owned());
-    }
-    let rest = registry.spec.url.split_once("://").map_or(registry.spec.url.as_str(), |(_, rest)| rest);
-    let host = rest.split('/').next().unwrap_or_default();
-    if registry.spec.type_ == RegistryType::AwsEcr && host.starts_with("api.ecr.") {
-        return Err(Refusal {
-            reason: Reason::InvalidSpec,
-            message:
-                "the Registry's url names no account; set spec.rewrite.matches to ACCOUNT.dkr.ecr.REGION.amazonaws.com"
-                    .to_owned(),
-        });
-    }
-    Ok(host.to_owned())
+    stated(project, registry, &connection.pull_host)
+        .map_err(|error| Refusal { reason: Reason::InvalidSpec, message: error.to_string() })
 }
 
 async fn apply(client: &Client, step: &plan::Step, project: Option<i64>) -> Result<Option<i64>, Error> {

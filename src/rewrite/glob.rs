@@ -35,6 +35,11 @@ impl Globs {
         compiled.collect::<Result<_, _>>().map(Self)
     }
 
+    /// Whether there is no pattern.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The first pattern that matches host and repository, or the whole reference with tag and digest.
     pub fn matching(&self, image: &ImageRef) -> Option<&str> {
         let matches = |glob: &&GlobMatcher| glob.is_match(image.name()) || glob.is_match(image.as_str());

@@ -1,257 +1,51 @@
-//! The decision on one Pod, and its JSON Patch (RFC 6902): image fields and our own annotation, nothing else.
+//! The JSON Patch of a decision (RFC 6902): image fields, the pull secrets that they need, and our own annotation;
+//! nothing else.
 
-use std::cell::OnceCell;
-use std::collections::HashMap;
-use std::fmt::{self, Write as _};
+use std::fmt::Write;
 use std::sync::Arc;
 
+use super::decide::Wanted;
 use super::json::push_string;
-use super::pod::{Kind, Pod, Slot};
-use super::record::{Entries, ORIGINAL_IMAGES, Record};
-use super::rules::{Decision, Rules};
-use crate::image::{ImageRef, ImageRefError};
+use super::pod::Slot;
+use super::record::ORIGINAL_IMAGES;
 
-/// Kubernetes' bound on all annotations of an object, keys and values together, in bytes.
-const MAX_ANNOTATIONS: usize = 256 * 1024;
-/// More warnings than these would be cut by the API server.
-const MAX_WARNINGS: usize = 8;
-const MAX_NAME_IN_WARNING: usize = 63;
 /// [`ORIGINAL_IMAGES`] as a JSON Pointer (RFC 6901).
 const ANNOTATION_POINTER: &str = "/metadata/annotations/harbor-pilot.dev~1original-images";
 
-/// What is asked of a Pod.
-#[derive(Debug, Clone, Copy)]
-pub enum Request<'p> {
-    /// A new Pod.
-    Create {
-        /// The Pod.
-        pod: &'p Pod<'p>,
-    },
-    /// A change of a Pod.
-    Update {
-        /// As it is to be.
-        pod: &'p Pod<'p>,
-        /// As it was.
-        old: &'p Pod<'p>,
-    },
-    /// A change by way of the subresource `ephemeralcontainers`, which can change those containers alone.
-    EphemeralContainers {
-        /// As it is to be.
-        pod: &'p Pod<'p>,
-        /// As it was.
-        old: &'p Pod<'p>,
-    },
-}
-
-/// What admission does with a Pod. The default is nothing.
+/// What changes in a Pod.
 #[derive(Debug, Default)]
-pub struct Outcome<'p> {
-    changes: Vec<Change<'p>>,
-    annotation: Annotation,
-    at_harbor: Vec<Wanted>,
-    left_alone: usize,
-    warnings: Vec<String>,
+pub(super) struct Edits<'p> {
+    pub(super) images: Vec<Change<'p>>,
+    pub(super) pull_secrets: PullSecrets,
+    pub(super) annotation: Annotation,
 }
 
-/// An image that Harbor ought to have warm.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted {
-    /// The image at Harbor, as the kubelet will ask for it.
-    pub image: ImageRef,
-    /// Name of the ProxyProject whose project it lies in.
-    pub proxy_project: Arc<str>,
-}
-
-/// Decides on a Pod. Nothing that is asked can fail: what cannot be read is left alone, with a warning.
-///
-/// On an update only images that differ from the old ones are looked at; one that the old Pod's record knows as the
-/// original gets the old image back, so that applying a manifest again restarts nothing. What a user sent as the record
-/// is not believed: an entry stays only if the rules make this very image from it, as they do when the API server asks
-/// a second time.
-pub fn decide<'p>(request: Request<'p>, rules: &Rules) -> Outcome<'p> {
-    let (pod, old, kinds) = request.parts();
-    let mut outcome = Outcome::default();
-    if pod.annotations().is_some_and(|annotations| annotations.mirror)
-        || old.is_some_and(|old| is_same(pod, old, kinds))
-    {
-        return outcome;
-    }
-
-    let sent = Record::read(pod.originals());
-    let recorded = Record::read(old.and_then(Pod::originals));
-    let before = old.map(Before::new);
-    let mut record = Entries::default();
-    for slot in kinds.iter().flat_map(|kind| pod.slots(*kind)) {
-        let earlier = before.as_ref().and_then(|before| before.image(&slot));
-        let original = earlier.and_then(|_| recorded.original(&slot));
-        if earlier == Some(slot.image) {
-            let kept = believed(&sent, &slot, rules).or(original);
-            kept.into_iter().for_each(|original| record.add(slot, original));
-        } else if let (Some(earlier), true) = (earlier, original == Some(slot.image)) {
-            outcome.changes.push(Change { slot, to: To::Earlier(earlier) });
-            record.add(slot, slot.image);
-        } else {
-            outcome.look_at(slot, rules, &sent, &mut record);
-        }
-    }
-    if !matches!(request, Request::EphemeralContainers { .. }) {
-        outcome.annotate(pod, &record);
-    }
-    outcome.warn_of_the_rest();
-    outcome
-}
-
-impl<'p> Outcome<'p> {
-    /// Whether there is a patch.
-    pub fn changes_anything(&self) -> bool {
-        !self.changes.is_empty() || !matches!(self.annotation, Annotation::Keep)
-    }
-
-    /// Appends the JSON Patch: an array of operations, an empty one when the Pod stays as it is.
-    pub fn write_patch(&self, out: &mut String) {
-        out.push('[');
-        let mut first = true;
-        let mut begin = |out: &mut String| {
-            if !std::mem::take(&mut first) {
-                out.push(',');
-            }
-        };
-        for Change { slot: Slot { kind, index, .. }, to } in &self.changes {
-            begin(out);
-            let (list, field) = (kind.field(), kind.image_pointer());
-            // Writing to memory has no way to fail.
-            let _ = write!(out, r#"{{"op":"replace","path":"/spec/{list}/{index}{field}","value":"#);
-            push_string(out, to.text());
-            out.push('}');
-        }
-        if !matches!(self.annotation, Annotation::Keep) {
-            begin(out);
-            self.annotation.write(out);
-        }
-        out.push(']');
-    }
-
-    /// How many images the patch changes.
-    pub fn rewritten(&self) -> usize {
-        self.changes.len()
-    }
-
-    /// How many images were left as they are because they could not be read, or not be rewritten.
-    pub fn left_alone(&self) -> usize {
-        self.left_alone
-    }
-
-    /// Texts for the user, few and short.
-    pub fn warnings(&self) -> &[String] {
-        &self.warnings
-    }
-
-    /// The images that Harbor ought to have warm: those rewritten now, and those that named a managed project.
-    pub fn into_wanted(self) -> Vec<Wanted> {
-        let mut wanted = self.at_harbor;
-        wanted.extend(self.changes.into_iter().filter_map(|change| match change.to {
-            To::Harbor(wanted) => Some(wanted),
-            To::Earlier(_) => None,
-        }));
-        wanted
-    }
-
-    fn look_at<'e>(&mut self, slot: Slot<'p>, rules: &Rules, sent: &'e Record<'_>, record: &mut Entries<'e>)
-    where
-        'p: 'e,
-    {
-        let image = match ImageRef::parse(slot.image) {
-            Ok(image) => image,
-            Err(error) => return self.leave(&slot, &error),
-        };
-        match rules.find(&image) {
-            Decision::Rewritten { image, rule } => {
-                let wanted = Wanted { image, proxy_project: Arc::clone(rule.name()) };
-                self.changes.push(Change { slot, to: To::Harbor(wanted) });
-                record.add(slot, slot.image);
-            }
-            Decision::AlreadyAtHarbor { rule } => {
-                believed(sent, &slot, rules).into_iter().for_each(|original| record.add(slot, original));
-                if let Some(rule) = rule {
-                    self.at_harbor.push(Wanted { image, proxy_project: Arc::clone(rule.name()) });
-                }
-            }
-            Decision::TooLong { rule } => {
-                self.leave(&slot, &format_args!("under {rule} {}", ImageRefError::TooLong));
-            }
-            Decision::NoRule => {}
-        }
-    }
-
-    fn leave(&mut self, slot: &Slot<'_>, why: &dyn fmt::Display) {
-        self.left_alone += 1;
-        if self.left_alone <= MAX_WARNINGS {
-            let name = Printable(slot.name);
-            let noun = slot.kind.noun();
-            self.warnings.push(format!("harbor-pilot: the image of {noun} \"{name}\" was left as it is: {why}"));
-        }
-    }
-
-    fn warn_of_the_rest(&mut self) {
-        if let Some(rest) = self.left_alone.checked_sub(MAX_WARNINGS).filter(|rest| *rest > 0) {
-            self.warnings.push(format!("harbor-pilot: {rest} more images were left as they are"));
-        }
-    }
-
-    fn annotate(&mut self, pod: &Pod<'_>, record: &Entries<'_>) {
-        let room = MAX_ANNOTATIONS
-            .saturating_sub(ORIGINAL_IMAGES.len())
-            .saturating_sub(pod.annotations().map_or(0, |annotations| annotations.other_bytes));
-        let mut text = record.text();
-        if text.as_ref().is_some_and(|text| text.len() > room) {
-            self.warnings.push(format!("harbor-pilot: no room for the annotation {ORIGINAL_IMAGES}"));
-            text = None;
-        }
-        self.annotation = match (text, pod.originals()) {
-            (None, None) => Annotation::Keep,
-            (None, Some(_)) => Annotation::Remove,
-            (Some(text), Some(sent)) if text == sent => Annotation::Keep,
-            (Some(text), _) if pod.annotations().is_some() => Annotation::Set(text),
-            (Some(text), _) if pod.metadata.is_some() => Annotation::SetFirst(text),
-            (Some(text), _) => Annotation::SetMetadata(text),
-        };
-    }
-}
-
-impl<'p> Request<'p> {
-    fn parts(self) -> (&'p Pod<'p>, Option<&'p Pod<'p>>, &'static [Kind]) {
-        match self {
-            Self::Create { pod } => (pod, None, &Kind::ALL),
-            Self::Update { pod, old } => (pod, Some(old), &Kind::ALL),
-            Self::EphemeralContainers { pod, old } => (pod, Some(old), &[Kind::EphemeralContainers]),
-        }
-    }
+/// Another image in one place.
+#[derive(Debug)]
+pub(super) struct Change<'p> {
+    pub(super) slot: Slot<'p>,
+    pub(super) to: To<'p>,
 }
 
 #[derive(Debug)]
-struct Change<'p> {
-    slot: Slot<'p>,
-    to: To<'p>,
-}
-
-#[derive(Debug)]
-enum To<'p> {
+pub(super) enum To<'p> {
+    /// The image at Harbor.
     Harbor(Wanted),
     /// The image that the old Pod has in this place.
     Earlier(&'p str),
 }
 
-impl To<'_> {
-    fn text(&self) -> &str {
-        match self {
-            Self::Harbor(wanted) => wanted.image.as_str(),
-            Self::Earlier(image) => image,
-        }
-    }
+/// Names to add to `spec.imagePullSecrets`.
+#[derive(Debug, Default)]
+pub(super) struct PullSecrets {
+    pub(super) names: Vec<Arc<str>>,
+    /// Whether the Pod has some already.
+    pub(super) beside_others: bool,
 }
 
+/// What becomes of [`ORIGINAL_IMAGES`].
 #[derive(Debug, Default)]
-enum Annotation {
+pub(super) enum Annotation {
     #[default]
     Keep,
     Remove,
@@ -262,83 +56,84 @@ enum Annotation {
     SetMetadata(String),
 }
 
-impl Annotation {
-    /// One operation.
+impl Edits<'_> {
+    /// Whether the Pod stays as it is.
+    pub(super) fn is_empty(&self) -> bool {
+        self.images.is_empty() && self.pull_secrets.names.is_empty() && matches!(self.annotation, Annotation::Keep)
+    }
+
+    /// Appends the patch: an array of operations.
+    pub(super) fn write(&self, out: &mut String) {
+        out.push('[');
+        let start = out.len();
+        for change in &self.images {
+            separate(out, start);
+            change.write(out);
+        }
+        self.pull_secrets.write(out, start);
+        self.annotation.write(out, start);
+        out.push(']');
+    }
+}
+
+// Writing to a string has no way to fail: the results of `write!` say nothing here.
+
+impl Change<'_> {
     fn write(&self, out: &mut String) {
-        let (before, text, after) = match self {
+        let Slot { kind, index, .. } = self.slot;
+        let (list, field) = (kind.field(), kind.image_pointer());
+        let _ = write!(out, r#"{{"op":"replace","path":"/spec/{list}/{index}{field}","value":"#);
+        push_string(out, self.to.text());
+        out.push('}');
+    }
+}
+
+impl To<'_> {
+    pub(super) fn text(&self) -> &str {
+        match self {
+            Self::Harbor(wanted) => wanted.image.as_str(),
+            Self::Earlier(image) => image,
+        }
+    }
+}
+
+impl PullSecrets {
+    fn write(&self, out: &mut String, start: usize) {
+        let mut first = !self.beside_others;
+        for name in &self.names {
+            separate(out, start);
+            let (end, open, close) = if std::mem::take(&mut first) { ("", "[", "]") } else { ("/-", "", "") };
+            let _ = write!(out, r#"{{"op":"add","path":"/spec/imagePullSecrets{end}","value":{open}{{"name":"#);
+            push_string(out, name);
+            let _ = write!(out, "}}{close}}}");
+        }
+    }
+}
+
+impl Annotation {
+    fn write(&self, out: &mut String, start: usize) {
+        let (path, open, text, close) = match self {
             Self::Keep => return,
             Self::Remove => {
+                separate(out, start);
                 let _ = write!(out, r#"{{"op":"remove","path":"{ANNOTATION_POINTER}"}}"#);
                 return;
             }
-            Self::Set(text) => (format!(r#""{ANNOTATION_POINTER}","value":"#), text, "}"),
-            Self::SetFirst(text) => (format!(r#""/metadata/annotations","value":{{"{ORIGINAL_IMAGES}":"#), text, "}}"),
-            Self::SetMetadata(text) => {
-                (format!(r#""/metadata","value":{{"annotations":{{"{ORIGINAL_IMAGES}":"#), text, "}}}")
-            }
+            Self::Set(text) => (ANNOTATION_POINTER, String::new(), text, ""),
+            Self::SetFirst(text) => ("/metadata/annotations", format!(r#"{{"{ORIGINAL_IMAGES}":"#), text, "}"),
+            Self::SetMetadata(text) => ("/metadata", format!(r#"{{"annotations":{{"{ORIGINAL_IMAGES}":"#), text, "}}"),
         };
-        out.push_str(r#"{"op":"add","path":"#);
-        out.push_str(&before);
+        separate(out, start);
+        let _ = write!(out, r#"{{"op":"add","path":"{path}","value":{open}"#);
         push_string(out, text);
-        out.push_str(after);
+        out.push_str(close);
+        out.push('}');
     }
 }
 
-/// The images of the old Pod, found by place first and by name where lists have shifted.
-struct Before<'p> {
-    pod: &'p Pod<'p>,
-    by_name: OnceCell<HashMap<(Kind, &'p str), &'p str>>,
-}
-
-impl<'p> Before<'p> {
-    fn new(pod: &'p Pod<'p>) -> Self {
-        Self { pod, by_name: OnceCell::new() }
-    }
-
-    fn image(&self, slot: &Slot<'_>) -> Option<&'p str> {
-        if let Some(same) = self.pod.slot(slot.kind, slot.index)
-            && same.name == slot.name
-        {
-            return Some(same.image);
-        }
-        let by_name = self.by_name.get_or_init(|| {
-            let all = Kind::ALL.into_iter().flat_map(|kind| self.pod.slots(kind));
-            all.map(|slot| ((slot.kind, slot.name), slot.image)).collect()
-        });
-        by_name.get(&(slot.kind, slot.name)).copied()
+/// A comma, unless the array has just begun.
+fn separate(out: &mut String, start: usize) {
+    if out.len() > start {
+        out.push(',');
     }
 }
-
-/// Whether an update concerns neither images nor our annotation: the common case, answered without reading records.
-fn is_same(pod: &Pod<'_>, old: &Pod<'_>, kinds: &[Kind]) -> bool {
-    pod.originals() == old.originals()
-        && kinds.iter().all(|kind| {
-            let pairs = |pod: &Pod<'_>, other: &Pod<'_>| {
-                pod.slots(*kind).all(|slot| {
-                    let same = other.slot(*kind, slot.index);
-                    same.is_some_and(|same| same.name == slot.name && same.image == slot.image)
-                })
-            };
-            pairs(pod, old) && pairs(old, pod)
-        })
-}
-
-/// What a sent record says of an image, if the rules make this very image from it.
-fn believed<'s>(sent: &'s Record<'_>, slot: &Slot<'_>, rules: &Rules) -> Option<&'s str> {
-    let original = sent.original(slot)?;
-    let made = rules.find(&ImageRef::parse(original).ok()?);
-    matches!(made, Decision::Rewritten { image, .. } if image.as_str() == slot.image).then_some(original)
-}
-
-/// A name as it may stand in a warning, which travels in an HTTP header: short, and without control characters.
-struct Printable<'t>(&'t str);
-
-impl fmt::Display for Printable<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let graphic = |c: char| if c.is_ascii_graphic() { c } else { '?' };
-        self.0.chars().take(MAX_NAME_IN_WARNING).try_for_each(|c| fmt::Write::write_char(f, graphic(c)))
-    }
-}
-
-#[cfg(test)]
-mod tests;

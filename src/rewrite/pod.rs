@@ -7,6 +7,7 @@ use std::ops::Deref;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
 
+use super::exempt::KEEP_IMAGES;
 use super::record::ORIGINAL_IMAGES;
 
 /// The annotation that marks the mirror of a static Pod (Kubernetes' `kubernetes.io/config.mirror`).
@@ -36,16 +37,25 @@ pub struct Metadata<'a> {
     /// `namespace`.
     #[serde(default, borrow)]
     pub namespace: Option<Text<'a>>,
+    /// `labels`.
+    #[serde(default, borrow)]
+    pub labels: Option<Labels<'a>>,
     /// `annotations`.
     #[serde(default, borrow)]
     pub annotations: Option<Annotations<'a>>,
 }
+
+/// `metadata.labels` of a Pod, in the order in which they were sent.
+#[derive(Debug, Default)]
+pub struct Labels<'a>(pub Vec<(Text<'a>, Text<'a>)>);
 
 /// `metadata.annotations` of a Pod, without those of others.
 #[derive(Debug, Default)]
 pub struct Annotations<'a> {
     /// The value of [`ORIGINAL_IMAGES`].
     pub originals: Option<Text<'a>>,
+    /// The value of [`KEEP_IMAGES`].
+    pub keep_images: Option<Text<'a>>,
     /// Whether this is the mirror of a static Pod, which must stay as the kubelet wrote it.
     pub mirror: bool,
     /// Bytes of all other keys and values together.
@@ -68,6 +78,17 @@ pub struct Spec<'a> {
     /// `volumes`.
     #[serde(default, borrow)]
     pub volumes: Option<Vec<Volume<'a>>>,
+    /// `imagePullSecrets`.
+    #[serde(default, borrow)]
+    pub image_pull_secrets: Option<Vec<PullSecret<'a>>>,
+}
+
+/// A LocalObjectReference to a Secret.
+#[derive(Debug, Default, Deserialize)]
+pub struct PullSecret<'a> {
+    /// `name`.
+    #[serde(default, borrow)]
+    pub name: Option<Text<'a>>,
 }
 
 /// A container of any of the three kinds.
@@ -159,6 +180,17 @@ impl<'a> Pod<'a> {
         self.annotations()?.originals.as_deref()
     }
 
+    /// The labels.
+    pub fn labels(&self) -> &[(Text<'a>, Text<'a>)] {
+        let labels = self.metadata.as_ref().and_then(|metadata| metadata.labels.as_ref());
+        labels.map_or(&[], |labels| &labels.0)
+    }
+
+    /// `spec.imagePullSecrets`.
+    pub fn pull_secrets(&self) -> &[PullSecret<'a>] {
+        self.spec.as_ref().and_then(|spec| spec.image_pull_secrets.as_deref()).unwrap_or_default()
+    }
+
     fn containers(&self, kind: Kind) -> &[Container<'a>] {
         let list = self.spec.as_ref().and_then(|spec| match kind {
             Kind::Containers => spec.containers.as_deref(),
@@ -236,6 +268,30 @@ impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
     }
 }
 
+impl<'de: 'a, 'a> Deserialize<'de> for Labels<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reading;
+
+        impl<'de> Visitor<'de> for Reading {
+            type Value = Labels<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a map of strings")
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Labels<'de>, M::Error> {
+                let mut labels = Vec::new();
+                while let Some((key, value)) = map.next_entry::<Text<'de>, Option<Text<'de>>>()? {
+                    labels.push((key, value.unwrap_or_else(|| Text("".into()))));
+                }
+                Ok(Labels(labels))
+            }
+        }
+
+        deserializer.deserialize_map(Reading)
+    }
+}
+
 impl<'de: 'a, 'a> Deserialize<'de> for Annotations<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Reading;
@@ -252,6 +308,12 @@ impl<'de: 'a, 'a> Deserialize<'de> for Annotations<'a> {
                 while let Some(key) = map.next_key::<Text<'de>>()? {
                     if &*key == ORIGINAL_IMAGES {
                         annotations.originals = map.next_value::<Option<Text<'de>>>()?.or(Some(Text("".into())));
+                        continue;
+                    }
+                    if &*key == KEEP_IMAGES {
+                        annotations.keep_images = map.next_value::<Option<Text<'de>>>()?;
+                        let length = annotations.keep_images.as_ref().map_or(0, |names| names.len());
+                        annotations.other_bytes += key.len() + length;
                         continue;
                     }
                     annotations.mirror |= &*key == MIRROR;

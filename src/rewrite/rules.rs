@@ -5,10 +5,16 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+
+use super::glob::Globs;
+use super::selector::Selector;
+use super::subject::Subject;
+use crate::api::proxy_project::{RewriteMode, WhenUnavailable};
 use crate::image::{DOCKER_HUB, ImagePrefix, ImageRef, ImageRefError, is_host, is_path, reads_as_host};
 
 /// One rule as a ProxyProject states it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Rule {
     /// Name of the ProxyProject.
     pub name: String,
@@ -20,34 +26,65 @@ pub struct Rule {
     pub pull_host: String,
     /// The proxy-cache project in Harbor.
     pub project: String,
+    /// [`Globs`] of images that the rule does not speak of.
+    pub exclude: Vec<String>,
+    /// Namespaces whose Pods the rule speaks of; none means all.
+    pub namespace_selector: Option<LabelSelector>,
+    /// Pods that the rule speaks of; none means all.
+    pub object_selector: Option<LabelSelector>,
+    /// Whether images are rewritten, or only mapped to what is warmed.
+    pub mode: RewriteMode,
+    /// What becomes of images while Harbor is unavailable.
+    pub when_unavailable: WhenUnavailable,
+    /// Whether Harbor is unavailable now.
+    pub unavailable: bool,
+    /// The Secret that Pods with rewritten images need, in their own namespace.
+    pub pull_secret: Option<String>,
 }
 
 /// All rules in force: immutable, swapped whole when one changes.
 #[derive(Debug, Default)]
 pub struct Rules {
     targets: Vec<Target>,
-    /// By lower-case host of the images to rewrite.
-    sources: HashMap<Box<str>, Source>,
-    /// By lower-case pull host: the managed projects there.
-    harbors: HashMap<Box<str>, HashMap<Box<str>, usize>>,
+    /// By lower-case host: one lookup says whether an image is at Harbor, or where from its rules are.
+    hosts: HashMap<Box<str>, Host>,
     findings: Vec<Finding>,
 }
 
 /// Where a rule sends images.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Target {
     name: Arc<str>,
     prefix: ImagePrefix,
+    exclude: Globs,
+    namespaces: Selector,
+    objects: Selector,
+    mode: RewriteMode,
+    /// Harbor is unavailable, and images stay as they are.
+    waits: bool,
+    pull_secret: Option<Arc<str>>,
 }
 
 /// What the rules say of one image.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Decision<'r> {
     /// The image comes from Harbor instead.
     Rewritten {
         /// The image at Harbor: the same repository, tag and digest below host and project.
         image: ImageRef,
         /// The rule that says so.
+        rule: &'r Target,
+    },
+    /// The image stays as it is: the rule only says what it is at Harbor (`rewrite.mode: Disabled`).
+    Mapped {
+        /// The image at Harbor.
+        image: ImageRef,
+        /// The rule that says so.
+        rule: &'r Target,
+    },
+    /// A rule matches, but Harbor is unavailable, and the rule leaves images as they are then.
+    Unavailable {
+        /// The rule that matches.
         rule: &'r Target,
     },
     /// The image names Harbor already and stays as it is.
@@ -93,6 +130,14 @@ pub enum Finding {
         /// The match.
         matched: String,
     },
+    /// A selector or a glob cannot be read: the whole rule is left out, for without it too much would be rewritten.
+    #[error("{rule}: {problem}; no image is rewritten until that is mended")]
+    BadScope {
+        /// The rule.
+        rule: String,
+        /// What is wrong.
+        problem: String,
+    },
     /// Pull host and project make no image reference: the whole rule is left out.
     #[error("{rule}: no image can be named {host}/{project}/…: {error}; the host needs a dot or a port")]
     BadTarget {
@@ -107,6 +152,24 @@ pub enum Finding {
     },
 }
 
+impl Finding {
+    /// Whether the rule can do nothing, or not what it says, by itself; the others are about its neighbours.
+    pub fn is_fatal(&self) -> bool {
+        !matches!(self, Self::Conflict { .. } | Self::AtHarbor { .. })
+    }
+
+    /// The rule that it is about.
+    pub fn rule(&self) -> &str {
+        match self {
+            Self::Conflict { rule, .. }
+            | Self::BadMatch { rule, .. }
+            | Self::AtHarbor { rule, .. }
+            | Self::BadScope { rule, .. }
+            | Self::BadTarget { rule, .. } => rule,
+        }
+    }
+}
+
 impl Rules {
     /// Compiles rules, given in any order. What cannot be used is left out and listed in [`Rules::findings`].
     pub fn compile(rules: impl IntoIterator<Item = Rule>) -> Self {
@@ -116,17 +179,12 @@ impl Rules {
         let mut compiled = Self::default();
         let mut usable = Vec::with_capacity(rules.len());
         for rule in &rules {
-            match ImagePrefix::new(&rule.pull_host, &rule.project) {
-                Ok(prefix) => {
-                    compiled.add_target(rule, prefix);
+            match Target::compile(rule) {
+                Ok(target) => {
+                    compiled.add_target(target);
                     usable.push(rule);
                 }
-                Err(error) => compiled.findings.push(Finding::BadTarget {
-                    rule: rule.name.clone(),
-                    host: rule.pull_host.clone(),
-                    project: rule.project.clone(),
-                    error,
-                }),
+                Err(finding) => compiled.findings.push(finding),
             }
         }
         for (index, rule) in usable.into_iter().enumerate() {
@@ -137,24 +195,47 @@ impl Rules {
         compiled
     }
 
-    /// What to do with an image: the rule with the longest match decides, by whole components of host and path.
+    /// What to do with an image of a Pod: of the rules that speak of both, the one with the longest match decides, by
+    /// whole components of host and path.
     ///
     /// Hosts are compared without regard to case, as DNS does; only `docker.io` must stand as it is, for no runtime
     /// knows it by another spelling.
-    pub fn find(&self, image: &ImageRef) -> Decision<'_> {
+    pub fn find(&self, image: &ImageRef, subject: &Subject<'_>) -> Decision<'_> {
+        match self.search(image, |target, image| target.speaks_of(image, subject)) {
+            Decision::Rewritten { rule, .. } if rule.waits => Decision::Unavailable { rule },
+            Decision::Rewritten { image, rule } if rule.mode == RewriteMode::Disabled => {
+                Decision::Mapped { image, rule }
+            }
+            decision => decision,
+        }
+    }
+
+    /// Where an image is at Harbor, whoever asks and whatever Harbor's state: no selector and no mode plays a part, and
+    /// the decision is never [`Decision::Mapped`] or [`Decision::Unavailable`].
+    pub fn find_for_anyone(&self, image: &ImageRef) -> Decision<'_> {
+        self.search(image, |target, image| target.exclude.matching(image).is_none())
+    }
+
+    fn search(&self, image: &ImageRef, speaks_of: impl Fn(&Target, &ImageRef) -> bool) -> Decision<'_> {
         let host = lower(image.host());
         if matches!(host, Cow::Owned(_)) && host == DOCKER_HUB {
             return Decision::NoRule;
         }
-        let repository = image.repository();
-        if let Some(projects) = self.harbors.get(&*host) {
-            let project = repository.split('/').next().unwrap_or_default();
-            return Decision::AlreadyAtHarbor {
-                rule: projects.get(project).and_then(|&index| self.targets.get(index)),
-            };
+        if let Some(hub) = docker_hub_image(&host, image) {
+            return self.search(&hub, speaks_of);
         }
-        let found = self.sources.get(&*host).and_then(|source| source.longest(repository));
-        let Some(rule) = found.and_then(|index| self.targets.get(index)) else {
+        let repository = image.repository();
+        let source = match self.hosts.get(&*host) {
+            None => return Decision::NoRule,
+            Some(Host::Source(source)) => source,
+            Some(Host::Harbor(projects)) => {
+                let project = repository.split('/').next().unwrap_or_default();
+                let rule = projects.get(project).and_then(|&index| self.targets.get(index));
+                return Decision::AlreadyAtHarbor { rule };
+            }
+        };
+        let usable = |index: &usize| self.targets.get(*index).filter(|target| speaks_of(target, image));
+        let Some(rule) = source.longest(repository, usable) else {
             return Decision::NoRule;
         };
         match image.moved_under(&rule.prefix) {
@@ -168,6 +249,11 @@ impl Rules {
         &self.findings
     }
 
+    /// The rules in force, the older ones first.
+    pub fn targets(&self) -> &[Target] {
+        &self.targets
+    }
+
     /// How many rules are in force.
     pub fn len(&self) -> usize {
         self.targets.len()
@@ -178,10 +264,12 @@ impl Rules {
         self.targets.is_empty()
     }
 
-    fn add_target(&mut self, rule: &Rule, prefix: ImagePrefix) {
-        let projects = self.harbors.entry(lower(prefix.host()).into()).or_default();
-        projects.entry(prefix.path().into()).or_insert(self.targets.len());
-        self.targets.push(Target { name: rule.name.as_str().into(), prefix });
+    fn add_target(&mut self, target: Target) {
+        let host = self.hosts.entry(lower(target.prefix.host()).into());
+        if let Host::Harbor(projects) = host.or_insert_with(|| Host::Harbor(HashMap::new())) {
+            projects.entry(target.prefix.path().into()).or_insert(self.targets.len());
+        }
+        self.targets.push(target);
     }
 
     fn add_match(&mut self, index: usize, rule: &Rule, matched: &str) {
@@ -190,20 +278,92 @@ impl Rules {
             self.findings.push(Finding::BadMatch { rule: name, matched: text });
             return;
         };
-        if self.harbors.contains_key(&*host) {
+        let Host::Source(source) = self.hosts.entry(host.into()).or_insert_with(|| Host::Source(Source::default()))
+        else {
             self.findings.push(Finding::AtHarbor { rule: name, matched: text });
             return;
-        }
-        let holder = self.sources.entry(host.into()).or_default().claim(path, index);
-        if let Some(winner) = self.targets.get(holder)
-            && holder != index
-        {
-            self.findings.push(Finding::Conflict { rule: name, matched: text, winner: winner.name().to_string() });
+        };
+        let holders = source.claim(path, index);
+        // An older rule leaves room only if there is something that it does not speak of, and this one might.
+        let shadows = |older: &&Target| {
+            let younger = self.targets.get(index);
+            let same = |younger: &Target| older.namespaces == younger.namespaces && older.objects == younger.objects;
+            older.speaks_of_everything() || younger.is_some_and(same)
+        };
+        let older = holders.iter().filter(|holder| **holder != index).filter_map(|holder| self.targets.get(*holder));
+        if let Some(winner) = older.filter(|older| older.exclude.is_empty()).find(shadows) {
+            let winner = winner.name().to_string();
+            self.findings.push(Finding::Conflict { rule: name, matched: text, winner });
         }
     }
 }
 
 impl Target {
+    fn compile(rule: &Rule) -> Result<Self, Finding> {
+        let prefix = ImagePrefix::new(&rule.pull_host, &rule.project).map_err(|error| Finding::BadTarget {
+            rule: rule.name.clone(),
+            host: rule.pull_host.clone(),
+            project: rule.project.clone(),
+            error,
+        })?;
+        let scope = |problem: String| Finding::BadScope { rule: rule.name.clone(), problem };
+        let selector = |field: &str, selector: &Option<LabelSelector>| {
+            Selector::compile(selector.as_ref()).map_err(|error| scope(format!("{field}: {error}")))
+        };
+        Ok(Self {
+            name: rule.name.as_str().into(),
+            prefix,
+            exclude: Globs::compile(&rule.exclude).map_err(|error| scope(format!("exclude: {error}")))?,
+            namespaces: selector("namespaceSelector", &rule.namespace_selector)?,
+            objects: selector("objectSelector", &rule.object_selector)?,
+            mode: rule.mode,
+            waits: rule.unavailable && rule.when_unavailable == WhenUnavailable::Original,
+            pull_secret: rule.pull_secret.as_deref().map(Arc::from),
+        })
+    }
+
+    /// Whether the rule is about this image of this Pod, given that a match of it is the image's prefix.
+    pub fn speaks_of(&self, image: &ImageRef, subject: &Subject<'_>) -> bool {
+        self.namespaces.matches(|key| subject.namespace_label(key))
+            && self.objects.matches(|key| subject.label(key))
+            && self.exclude.matching(image).is_none()
+    }
+
+    /// Whether there are no selectors.
+    fn speaks_of_everything(&self) -> bool {
+        self.namespaces.is_everything() && self.objects.is_everything()
+    }
+
+    /// Images that the rule does not speak of.
+    pub fn exclude(&self) -> &Globs {
+        &self.exclude
+    }
+
+    /// Namespaces whose Pods the rule speaks of.
+    pub fn namespaces(&self) -> &Selector {
+        &self.namespaces
+    }
+
+    /// Pods that the rule speaks of.
+    pub fn objects(&self) -> &Selector {
+        &self.objects
+    }
+
+    /// Whether images are rewritten, or only mapped.
+    pub fn mode(&self) -> RewriteMode {
+        self.mode
+    }
+
+    /// Whether images stay as they are because Harbor is unavailable.
+    pub fn waits(&self) -> bool {
+        self.waits
+    }
+
+    /// The Secret that Pods with rewritten images need.
+    pub fn pull_secret(&self) -> Option<&Arc<str>> {
+        self.pull_secret.as_ref()
+    }
+
     /// Name of the ProxyProject.
     pub fn name(&self) -> &Arc<str> {
         &self.name
@@ -226,38 +386,62 @@ impl fmt::Display for Target {
     }
 }
 
-/// The matches at one host.
+/// What is at a host.
+#[derive(Debug)]
+enum Host {
+    /// Harbor: its managed projects.
+    Harbor(HashMap<Box<str>, usize>),
+    /// Images to rewrite.
+    Source(Source),
+}
+
+/// The matches at one host, each with the rules that have it, the older ones first.
 #[derive(Debug, Default)]
 struct Source {
-    whole_host: Option<usize>,
-    paths: HashMap<Box<str>, usize>,
+    whole_host: Vec<usize>,
+    paths: HashMap<Box<str>, Vec<usize>>,
     /// Components of the longest path, so that a lookup tries no longer ones.
     depth: usize,
 }
 
 impl Source {
-    /// Takes a path unless it is taken, and says who has it.
-    fn claim(&mut self, path: &str, index: usize) -> usize {
-        if path.is_empty() {
-            return *self.whole_host.get_or_insert(index);
+    /// Adds a rule to those that have a path, and says who they are.
+    fn claim(&mut self, path: &str, index: usize) -> &[usize] {
+        let holders = if path.is_empty() {
+            &mut self.whole_host
+        } else {
+            self.depth = self.depth.max(path.split('/').count());
+            self.paths.entry(path.into()).or_default()
+        };
+        if !holders.contains(&index) {
+            holders.push(index);
         }
-        self.depth = self.depth.max(path.split('/').count());
-        *self.paths.entry(path.into()).or_insert(index)
+        holders
     }
 
-    fn longest(&self, repository: &str) -> Option<usize> {
+    /// The first rule that is usable, from the longest path to the whole host.
+    fn longest<'t>(&self, repository: &str, usable: impl Fn(&usize) -> Option<&'t Target>) -> Option<&'t Target> {
         if self.depth > 0 {
             let end = repository.match_indices('/').nth(self.depth - 1).map_or(repository.len(), |(at, _)| at);
             let mut prefix = repository.get(..end);
             while let Some(path) = prefix {
-                if let Some(&index) = self.paths.get(path) {
-                    return Some(index);
+                if let Some(target) = self.paths.get(path).and_then(|holders| holders.iter().find_map(&usable)) {
+                    return Some(target);
                 }
                 prefix = path.rsplit_once('/').map(|(shorter, _)| shorter);
             }
         }
-        self.whole_host
+        self.whole_host.iter().find_map(usable)
     }
+}
+
+/// An image at another name of Docker Hub, as it is at `docker.io`.
+fn docker_hub_image(host: &str, image: &ImageRef) -> Option<ImageRef> {
+    if !matches!(host, "registry-1.docker.io" | "registry.hub.docker.com") {
+        return None;
+    }
+    let rest = image.as_str().get(host.len() + 1..)?;
+    ImageRef::parse(&format!("{DOCKER_HUB}/{rest}")).ok()
 }
 
 /// Host in lower case and path; `None` when no image can match.
@@ -268,7 +452,8 @@ fn read_match(text: &str) -> Option<(Cow<'_, str>, &str)> {
         return None;
     }
     let host = lower(host);
-    Some((if host == "index.docker.io" { Cow::Borrowed(DOCKER_HUB) } else { host }, path))
+    let is_hub = matches!(&*host, "index.docker.io" | "registry-1.docker.io" | "registry.hub.docker.com");
+    Some((if is_hub { Cow::Borrowed(DOCKER_HUB) } else { host }, path))
 }
 
 fn lower(host: &str) -> Cow<'_, str> {

@@ -1,23 +1,52 @@
 //! The rules in force: those of the ProxyProjects that Harbor is known to serve.
 
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+
 use super::{Rule, Rules};
-use crate::api::ProxyProject;
+use crate::api::condition::find;
+use crate::api::{ConditionType, HarborInstance, ProxyProject, Reason, RewriteRuleStatus};
+
+/// How long a Harbor has to be away before rules act on it: a restart of it is no outage.
+pub const OUTAGE_AFTER: SignedDuration = SignedDuration::from_secs(60);
 
 /// Compiles the rules of the projects that serve: `status.rewrite` where it is present and the resource neither suspended
-/// nor being deleted. What the spec says and Harbor does not have yet plays no part.
-pub fn serving<'a>(projects: impl IntoIterator<Item = &'a ProxyProject>) -> Rules {
-    Rules::compile(projects.into_iter().filter_map(rule_of))
+/// nor being deleted. What the spec says and Harbor does not have yet plays no part. `unavailable` says of a HarborInstance,
+/// by its name, whether it is; see [`is_unavailable`].
+pub fn serving<'a>(projects: impl IntoIterator<Item = &'a ProxyProject>, unavailable: impl Fn(&str) -> bool) -> Rules {
+    Rules::compile(projects.into_iter().filter_map(|project| {
+        let serving = project.serving_rule()?;
+        Some(rule_of(project, serving, unavailable(&project.spec.harbor_ref.name)))
+    }))
 }
 
-fn rule_of(project: &ProxyProject) -> Option<Rule> {
-    let serving = project.serving_rule()?;
-    Some(Rule {
-        name: project.metadata.name.clone()?,
-        created: project.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
-        matches: serving.matches.clone(),
-        pull_host: serving.host.clone(),
-        project: serving.project.clone(),
+/// Whether Harbor has not answered, or failed, for [`OUTAGE_AFTER`]. It is available again with the first good answer.
+pub fn is_unavailable(instance: &HarborInstance, now: Timestamp) -> bool {
+    let ready = instance.status.as_ref().and_then(|status| find(&status.conditions, ConditionType::Ready));
+    ready.is_some_and(|ready| {
+        let away = [Reason::HarborUnreachable, Reason::HarborError].map(|reason| reason.to_string());
+        ready.status == "False"
+            && away.contains(&ready.reason)
+            && now.duration_since(ready.last_transition_time.0) >= OUTAGE_AFTER
     })
+}
+
+/// A rule as the compiler takes it.
+pub(super) fn rule_of(project: &ProxyProject, rule: &RewriteRuleStatus, unavailable: bool) -> Rule {
+    let RewriteRuleStatus { matches, host, project: harbor_project, mode, exclude, .. } = rule.clone();
+    Rule {
+        name: project.metadata.name.clone().unwrap_or_default(),
+        created: project.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
+        matches,
+        pull_host: host,
+        project: harbor_project,
+        exclude,
+        namespace_selector: rule.namespace_selector.clone(),
+        object_selector: rule.object_selector.clone(),
+        mode,
+        when_unavailable: rule.when_unavailable,
+        unavailable,
+        pull_secret: rule.pull_secret_name.clone(),
+    }
 }
 
 #[cfg(test)]
@@ -25,7 +54,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{image::ImageRef, rewrite::Decision};
+    use crate::{
+        image::ImageRef,
+        rewrite::{Decision, Subject},
+    };
 
     fn project(name: &str, suspend: bool, serving: bool) -> ProxyProject {
         let rewrite = serving.then(|| {
@@ -40,7 +72,7 @@ mod tests {
     }
 
     fn rewritten(projects: &[ProxyProject]) -> Option<String> {
-        match serving(projects).find(&ImageRef::parse("nginx").unwrap()) {
+        match serving(projects, |_| false).find(&ImageRef::parse("nginx").unwrap(), &Subject::default()) {
             Decision::Rewritten { image, .. } => Some(image.to_string()),
             _ => None,
         }

@@ -48,17 +48,21 @@ pub struct Problem {
     pub detail: String,
 }
 
-/// Reads every `.yaml`, `.yml` and `.json` file of a directory, in the order of their names. Objects of other groups are
-/// passed over.
+/// Reads a file, or every `.yaml`, `.yml` and `.json` file of a directory in the order of their names. Objects of other
+/// groups are passed over.
 ///
 /// # Errors
 /// The first [`Problem`] met. Nothing is taken from a directory in which one file is wrong.
 pub fn read(directory: &Path) -> Result<Manifests, Problem> {
     let problem = |file: &Path, detail: String| Problem { file: file.to_owned(), document: None, detail };
-    let listing = std::fs::read_dir(directory).map_err(|error| problem(directory, error.to_string()))?;
-    let mut files: Vec<PathBuf> =
-        listing.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| is_manifest(path)).collect();
-    files.sort();
+    let mut files = Vec::new();
+    if directory.is_file() {
+        files.push(directory.to_owned());
+    } else {
+        let listing = std::fs::read_dir(directory).map_err(|error| problem(directory, error.to_string()))?;
+        files.extend(listing.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| is_manifest(path)));
+        files.sort();
+    }
     let mut manifests = Manifests::default();
     let mut fingerprint = Sha256::new();
     for file in &files {

@@ -16,7 +16,7 @@ use super::{Manifests, Problem, World, engine::Engine, files};
 use crate::{
     api::{Platform, ProxyProject},
     controller::{
-        Installation, Instances, Kinds,
+        Directory, Installation, Instances, Kinds,
         cached_image::{Images, Watcher, offered, wants_offers},
     },
     prewarm::{OfferReceiver, Timing, queue},
@@ -117,6 +117,7 @@ impl Standalone {
         let offers = webhook::queued(offers, &metrics.admission);
         let router = webhook::router(Admission {
             rules: rules.clone(),
+            namespaces: Arc::default(),
             offers,
             metrics: metrics.admission.clone(),
             readiness: readiness.clone(),
@@ -158,7 +159,10 @@ impl Standalone {
 fn projects_changed(world: Arc<World>, rules: Arc<ArcSwap<Rules>>) -> Box<dyn Fn() + Send + Sync> {
     Box::new(move || {
         let projects = world.all::<ProxyProject>();
-        let compiled = rewrite::serving(projects.iter().map(AsRef::as_ref));
+        let compiled = rewrite::serving(projects.iter().map(AsRef::as_ref), |name| {
+            let instance = world.instance(name);
+            instance.is_some_and(|instance| rewrite::is_unavailable(&instance, Timestamp::now()))
+        });
         for finding in compiled.findings() {
             tracing::warn!(%finding, "rule");
         }

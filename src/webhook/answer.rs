@@ -6,7 +6,7 @@ use base64::engine::general_purpose::STANDARD;
 use crate::rewrite::json::push_string;
 
 /// `response` of an AdmissionReview. All of them admit.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Answer<'a> {
     /// That of the request.
     pub(super) uid: &'a str,
@@ -18,7 +18,12 @@ pub(super) struct Answer<'a> {
     pub(super) rewritten: usize,
     /// How many images were left alone: kept as the other one is.
     pub(super) left_alone: usize,
+    /// The ProxyProjects whose rules changed images: kept as the counts are.
+    pub(super) acted: &'a [&'a str],
 }
+
+/// More rules than these are only counted.
+const MAX_NAMED: usize = 8;
 
 impl Answer<'_> {
     /// The whole review.
@@ -57,6 +62,20 @@ impl Answer<'_> {
             out.push_str(&format!("{before}\"{name}\":\"{count}\""));
             (before, after) = (",", "}");
         }
+        if !self.acted.is_empty() {
+            out.push_str(before);
+            out.push_str("\"rules\":");
+            push_string(out, &named(self.acted));
+            after = "}";
+        }
         out.push_str(after);
     }
+}
+
+fn named(rules: &[&str]) -> String {
+    let mut text = rules.iter().take(MAX_NAMED).copied().collect::<Vec<_>>().join(",");
+    if let Some(rest) = rules.len().checked_sub(MAX_NAMED).filter(|rest| *rest > 0) {
+        text.push_str(&format!(" and {rest} more"));
+    }
+    text
 }

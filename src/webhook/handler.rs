@@ -17,7 +17,7 @@ use super::body::BodyReader;
 pub use super::body::Limits;
 use super::review::{self, NotJson, Reply};
 use crate::prewarm::queue::{Fate, Offer, Offers};
-use crate::rewrite::Rules;
+use crate::rewrite::{Namespaces, Rules};
 use crate::telemetry::metrics::{AdmissionMetrics, Operation, Outcome};
 use crate::telemetry::probes::{Readiness, probes};
 
@@ -39,6 +39,8 @@ pub fn queued(offers: Offers, metrics: &AdmissionMetrics) -> OfferSink {
 pub struct Admission {
     /// The rules in force: loaded once a request, without a lock.
     pub rules: Arc<ArcSwap<Rules>>,
+    /// Labels of the namespaces, for selectors.
+    pub namespaces: Arc<ArcSwap<Namespaces>>,
     /// Where wanted images go, after the reply is made; never for a dry run.
     pub offers: OfferSink,
     /// What is counted.
@@ -83,7 +85,7 @@ impl Admission {
     fn answer(&self, body: &[u8]) -> Response {
         let start = Instant::now();
         let (replied, outcome) = guarded(
-            || review::mutate(body, &self.rules.load()),
+            || review::mutate(body, &self.rules.load(), &self.namespaces.load()),
             || review::admit_unread(body, "an error of harbor-pilot itself; its log has more"),
         );
         let Ok(reply) = replied else {

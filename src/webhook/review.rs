@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use super::answer::Answer;
 use super::skim;
 use crate::rewrite::pod::{Pod, Text};
-use crate::rewrite::{Outcome, Request, Rules, Wanted, decide};
+use crate::rewrite::{Namespaces, Outcome, Request, Rules, Subject, Wanted, decide};
 
 const API_VERSION: &str = "admission.k8s.io/v1";
 const KIND: &str = "AdmissionReview";
@@ -66,7 +66,7 @@ pub enum Verdict {
 pub struct NotJson;
 
 /// Answers a review with what the rules say.
-pub fn mutate(body: &[u8], rules: &Rules) -> Result<Reply, NotJson> {
+pub fn mutate(body: &[u8], rules: &Rules, namespaces: &Namespaces) -> Result<Reply, NotJson> {
     let read = skim::from_slice::<Review<'_>>(body).or_else(|_| serde_json::from_slice(body));
     let Ok(review) = read else {
         return admit_unread(body, "the request does not look like an AdmissionReview of a Pod");
@@ -87,7 +87,12 @@ pub fn mutate(body: &[u8], rules: &Rules) -> Result<Reply, NotJson> {
     };
     Ok(match ask {
         Ok(ask) => {
-            let outcome = decide(ask, rules);
+            let subject = Subject {
+                namespace: about.namespace,
+                namespace_labels: namespaces.labels(about.namespace),
+                labels: ask.pod().labels(),
+            };
+            let outcome = decide(ask, rules, &subject);
             let verdict = if outcome.changes_anything() { Verdict::Patched } else { Verdict::Unchanged };
             about.answer(outcome, verdict)
         }
@@ -254,7 +259,9 @@ impl About<'_> {
             patch
         });
         let (rewritten, left_alone) = (outcome.rewritten(), outcome.left_alone());
-        let body = Answer { uid: self.uid, patch, warnings: outcome.warnings(), rewritten, left_alone }.to_json();
+        let acted = outcome.acted();
+        let body = Answer { uid: self.uid, patch, warnings: outcome.warnings(), rewritten, left_alone, acted: &acted }
+            .to_json();
         Reply {
             body,
             namespace: self.namespace.to_owned(),
@@ -269,7 +276,7 @@ impl About<'_> {
 
     fn malformed(self, problem: &str) -> Reply {
         let warnings = [format!("harbor-pilot: admitted as it is: {problem}")];
-        let body = Answer { uid: self.uid, patch: None, warnings: &warnings, rewritten: 0, left_alone: 0 }.to_json();
+        let body = Answer { uid: self.uid, warnings: &warnings, ..Answer::default() }.to_json();
         Reply {
             body,
             wanted: Vec::new(),

@@ -7,16 +7,17 @@ fn rule(name: &str, created: i64, matches: &[&str], project: &str) -> Rule {
         matches: matches.iter().map(|text| (*text).to_owned()).collect(),
         pull_host: "harbor.corp".to_owned(),
         project: project.to_owned(),
+        ..Rule::default()
     }
 }
 
 /// The rewritten image; `stays PROJECT` at Harbor, `-` without a rule.
 fn told(rules: &Rules, image: &str) -> String {
-    match rules.find(&ImageRef::parse(image).unwrap()) {
+    match rules.find_for_anyone(&ImageRef::parse(image).unwrap()) {
         Decision::Rewritten { image, .. } => image.to_string(),
         Decision::AlreadyAtHarbor { rule } => format!("stays {}", rule.map_or("", |rule| rule.name())),
         Decision::TooLong { rule } => format!("too long for {}", rule.name()),
-        Decision::NoRule => "-".to_owned(),
+        _ => "-".to_owned(),
     }
 }
 
@@ -114,4 +115,106 @@ fn an_image_that_would_become_too_long_is_left_and_told() {
 fn without_rules_nothing_is_rewritten() {
     assert!(Rules::default().is_empty());
     assert_eq!(told(&Rules::compile([]), "nginx"), "-");
+}
+
+fn scoped(name: &str, created: i64, matched: &str, scope: serde_json::Value) -> Rule {
+    let selector = |key: &str| scope.get(key).map(|value| serde_json::from_value(value.clone()).unwrap());
+    Rule {
+        exclude: scope.get("exclude").map_or(Vec::new(), |value| serde_json::from_value(value.clone()).unwrap()),
+        namespace_selector: selector("namespaces"),
+        object_selector: selector("objects"),
+        ..rule(name, created, &[matched], name)
+    }
+}
+
+/// The rule that rewrites an image of a Pod labelled `app=web`, in namespace `shop` labelled `team=shop`.
+fn chosen(rules: &Rules, image: &str) -> String {
+    let namespace = [("team".to_owned(), "shop".to_owned())].into();
+    let text = r#"{"metadata": {"labels": {"app": "web"}}}"#;
+    let pod: crate::rewrite::pod::Pod<'_> = serde_json::from_str(text).unwrap();
+    let subject = Subject { namespace: "shop", namespace_labels: Some(&namespace), labels: pod.labels() };
+    match rules.find(&ImageRef::parse(image).unwrap(), &subject) {
+        Decision::Rewritten { rule, .. } => rule.name().to_string(),
+        Decision::Mapped { image, rule } => format!("{} maps to {image}", rule.name()),
+        Decision::Unavailable { rule } => format!("{} waits", rule.name()),
+        _ => "-".to_owned(),
+    }
+}
+
+#[test]
+fn a_rule_that_does_not_speak_of_the_pod_or_the_image_leaves_room_for_the_next_one() {
+    let team = |team: &str| serde_json::json!({"namespaces": {"matchLabels": {"team": team}}});
+    let named = |name: &str| serde_json::json!({"namespaces": {"matchLabels": {"kubernetes.io/metadata.name": name}}});
+    let app = |app: &str| serde_json::json!({"objects": {"matchLabels": {"app": app}}});
+    let exclude = |glob: &str| serde_json::json!({"exclude": [glob]});
+    let everything = serde_json::json!({});
+    let table = [
+        (vec![("a", "docker.io", team("shop"))], "a"),
+        (vec![("a", "docker.io", team("bank"))], "-"),
+        (vec![("a", "docker.io", named("shop"))], "a"),
+        (vec![("a", "docker.io", app("web"))], "a"),
+        (vec![("a", "docker.io", app("db"))], "-"),
+        (vec![("a", "docker.io", exclude("docker.io/library/nginx"))], "-"),
+        (vec![("a", "docker.io", exclude("docker.io/library/redis"))], "a"),
+        // The longest match first, then the older one.
+        (vec![("a", "docker.io", everything.clone()), ("b", "docker.io/library", team("bank"))], "a"),
+        (vec![("a", "docker.io", everything.clone()), ("b", "docker.io/library", team("shop"))], "b"),
+        (vec![("a", "docker.io", team("bank")), ("b", "docker.io", team("shop"))], "b"),
+        (vec![("a", "docker.io", team("shop")), ("b", "docker.io", app("web"))], "a"),
+        (vec![("a", "docker.io/library", exclude("**/nginx")), ("b", "docker.io", everything)], "b"),
+    ];
+    for (rules, expected) in table {
+        let compiled =
+            rules.iter().zip(0..).map(|((name, matched, scope), age)| scoped(name, age, matched, scope.clone()));
+        let compiled = Rules::compile(compiled);
+        assert_eq!(compiled.findings(), [], "{rules:?}");
+        assert_eq!(chosen(&compiled, "nginx"), expected, "{rules:?}");
+    }
+}
+
+#[test]
+fn a_match_is_in_conflict_only_where_the_older_rule_leaves_no_room() {
+    let team = |team: &str| serde_json::json!({"namespaces": {"matchLabels": {"team": team}}});
+    let everything = serde_json::json!({});
+    let exclude = serde_json::json!({"exclude": ["**/nginx"]});
+    let table = [
+        (everything.clone(), team("shop"), true),
+        (team("shop"), everything.clone(), false),
+        (team("shop"), team("bank"), false),
+        (team("shop"), team("shop"), true),
+        (exclude, everything, false),
+    ];
+    for (older, younger, conflict) in table {
+        let rules =
+            [scoped("older", 1, "docker.io", older.clone()), scoped("younger", 2, "docker.io", younger.clone())];
+        let findings = Rules::compile(rules);
+        let expected = "younger: match docker.io belongs to the older older; remove it from one of them";
+        let found: Vec<_> = findings.findings().iter().map(ToString::to_string).collect();
+        assert_eq!(found, if conflict { vec![expected] } else { vec![] }, "{older} {younger}");
+    }
+}
+
+#[test]
+fn disabled_rules_map_and_unavailable_ones_wait_unless_they_rewrite_nevertheless() {
+    let base = || rule("hub", 1, &["docker.io"], "hub");
+    let table = [
+        (Rule { mode: RewriteMode::Disabled, ..base() }, "hub maps to harbor.corp/hub/library/nginx"),
+        (Rule { unavailable: true, ..base() }, "hub waits"),
+        (Rule { unavailable: true, when_unavailable: WhenUnavailable::Rewrite, ..base() }, "hub"),
+        (Rule { when_unavailable: WhenUnavailable::Original, ..base() }, "hub"),
+        (
+            Rule {
+                unavailable: true,
+                mode: RewriteMode::Disabled,
+                when_unavailable: WhenUnavailable::Rewrite,
+                ..base()
+            },
+            "hub maps to harbor.corp/hub/library/nginx",
+        ),
+    ];
+    for (rule, expected) in table {
+        let compiled = Rules::compile([rule.clone()]);
+        assert_eq!(chosen(&compiled, "nginx"), expected, "{rule:?}");
+        assert_eq!(told(&compiled, "nginx"), "harbor.corp/hub/library/nginx", "whoever asks: {rule:?}");
+    }
 }

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::rewrite::Rule;
+use crate::rewrite::{ALLOW_EXEMPT, EXEMPT, KEEP_IMAGES, Rule};
 
 const KEY: &str = ORIGINAL_IMAGES;
 
@@ -13,6 +13,7 @@ fn rules_to(project: &str) -> Rules {
         matches: vec![matched.to_owned()],
         pull_host: "harbor.corp".to_owned(),
         project: project.to_owned(),
+        ..Rule::default()
     };
     Rules::compile([rule("hub", 1, "docker.io", project), rule("acme", 2, "ghcr.io/acme", "acme")])
 }
@@ -47,7 +48,8 @@ fn admit_as(
     let (text, old_text) = (pod.to_string(), old.map(ToString::to_string));
     let view: Pod<'_> = serde_json::from_str(&text).unwrap();
     let old_view: Option<Pod<'_>> = old_text.as_deref().map(|text| serde_json::from_str(text).unwrap());
-    let outcome = decide(request(&view, old_view.as_ref()), rules);
+    let subject = Subject { namespace: "shop", labels: view.labels(), ..Subject::default() };
+    let outcome = decide(request(&view, old_view.as_ref()), rules, &subject);
 
     let mut pod = pod.clone();
     let mut patch = String::new();
@@ -290,4 +292,98 @@ proptest! {
         prop_assert_eq!(twice.operations, 0, "{} became {}", once.pod, twice.pod);
         prop_assert_eq!(once.pod, twice.pod);
     }
+}
+
+fn with_secret(secret: &str) -> Rules {
+    let rule = |name: &str, matched: &str, secret: Option<&str>| Rule {
+        name: name.to_owned(),
+        matches: vec![matched.to_owned()],
+        pull_host: "harbor.corp".to_owned(),
+        project: name.to_owned(),
+        pull_secret: secret.map(str::to_owned),
+        ..Rule::default()
+    };
+    Rules::compile([rule("hub", "docker.io", Some(secret)), rule("acme", "ghcr.io/acme", None)])
+}
+
+#[test]
+fn a_rule_s_pull_secret_comes_beside_those_that_are_there_and_only_for_rewritten_images() {
+    let table = [
+        (json!(null), "nginx", json!([{"name": "harbor"}])),
+        (json!([]), "nginx", json!([{"name": "harbor"}])),
+        (json!([{"name": "own"}]), "nginx", json!([{"name": "own"}, {"name": "harbor"}])),
+        (json!([{"name": "harbor"}]), "nginx", json!([{"name": "harbor"}])),
+        (json!([{"name": "own"}]), "ghcr.io/acme/app", json!([{"name": "own"}])),
+        (json!([{"name": "own"}]), "quay.io/app", json!([{"name": "own"}])),
+        (json!([{"name": "own"}]), "harbor.corp/hub/library/nginx", json!([{"name": "own"}])),
+    ];
+    for (secrets, image, expected) in table {
+        let mut pod = pod(json!({}), &[("app", image), ("beside", image)]);
+        pod["spec"]["imagePullSecrets"] = secrets;
+        let admitted = admit(&with_secret("harbor"), &pod, None).pod;
+        assert_eq!(admitted["spec"]["imagePullSecrets"], expected, "{image}");
+        assert_eq!(admit(&with_secret("harbor"), &admitted, None).pod, admitted, "asked again");
+    }
+}
+
+#[test]
+fn an_update_never_touches_pull_secrets() {
+    let old = pod(json!({}), &[("app", "quay.io/app")]);
+    let new = pod(json!({}), &[("app", "nginx")]);
+    let admitted = admit(&with_secret("harbor"), &new, Some(&old)).pod;
+    assert_eq!(admitted["spec"]["containers"][0]["image"], "harbor.corp/hub/library/nginx");
+    assert_eq!(admitted["spec"].get("imagePullSecrets"), None);
+}
+
+#[test]
+fn a_pod_is_left_alone_only_where_its_namespace_lets_it() {
+    let mut pod = pod(json!({}), &[("app", "nginx")]);
+    let allowed: std::collections::BTreeMap<_, _> = [(ALLOW_EXEMPT.to_owned(), "true".to_owned())].into();
+    let refused = [(ALLOW_EXEMPT.to_owned(), "false".to_owned())].into();
+    for (label, namespace, stays, warns) in [
+        (Some("true"), Some(&allowed), true, false),
+        (Some("false"), Some(&allowed), false, false),
+        (None, Some(&allowed), false, false),
+        (Some("true"), Some(&refused), false, true),
+        (Some("true"), None, false, true),
+    ] {
+        pod["metadata"]["labels"] = label.map_or(json!({}), |label| json!({EXEMPT: label}));
+        let text = pod.to_string();
+        let view: Pod<'_> = serde_json::from_str(&text).unwrap();
+        let subject = Subject { namespace: "shop", namespace_labels: namespace, labels: view.labels() };
+        let outcome = decide(Request::Create { pod: &view }, &rules_to("hub"), &subject);
+        assert_eq!(!outcome.changes_anything(), stays, "{label:?} {namespace:?}");
+        assert_eq!(outcome.warnings().iter().any(|warning| warning.contains(ALLOW_EXEMPT)), warns, "{label:?}");
+    }
+}
+
+#[test]
+fn the_images_of_named_containers_are_kept() {
+    let annotations = json!({KEEP_IMAGES: "app, data"});
+    let mut pod = pod(annotations, &[("app", "nginx"), ("apple", "nginx")]);
+    pod["spec"]["volumes"] = json!([{"name": "data", "image": {"reference": "redis"}}]);
+    let admitted = admit(&rules_to("hub"), &pod, None).pod;
+    assert_eq!(admitted["spec"]["containers"][0]["image"], "nginx");
+    assert_eq!(admitted["spec"]["containers"][1]["image"], "harbor.corp/hub/library/nginx");
+    assert_eq!(admitted["spec"]["volumes"][0]["image"]["reference"], "redis");
+}
+
+#[test]
+fn while_harbor_is_away_images_stay_with_a_warning_that_says_why() {
+    let rule = Rule {
+        name: "hub".to_owned(),
+        matches: vec!["docker.io".to_owned()],
+        pull_host: "harbor.corp".to_owned(),
+        project: "hub".to_owned(),
+        unavailable: true,
+        ..Rule::default()
+    };
+    let told = admit(&Rules::compile([rule]), &pod(json!({}), &[("app", "nginx")]), None);
+    assert_eq!(told.operations, 0);
+    assert_eq!(
+        told.warnings,
+        [
+            "harbor-pilot: the image of container \"app\" was left as it is: harbor.corp is unavailable, and ProxyProject hub waits for it"
+        ]
+    );
 }

@@ -1,0 +1,240 @@
+//! The rule that a ProxyProject states, before anybody knows whether Harbor has what it says.
+
+use std::collections::HashMap;
+
+use super::rules::{Finding, Rules};
+use super::serving::rule_of;
+use crate::api::{HarborInstance, ProxyProject, Registry, RegistryType, RewriteRuleStatus};
+use crate::image::DOCKER_HUB;
+
+/// Why a ProxyProject states no rule that could be followed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StatedError {
+    /// Amazon's API is no registry host, and the account is part of that.
+    #[error("the Registry's url names no account; set spec.rewrite.matches to ACCOUNT.dkr.ecr.REGION.amazonaws.com")]
+    EcrApi,
+    /// What the compiler of rules has to say.
+    #[error("spec.rewrite: {0}")]
+    Rule(Finding),
+    /// The resource that is referred to is not there.
+    #[error("{project}: {kind} {name} is not among the manifests; add it")]
+    Missing {
+        /// Name of the ProxyProject.
+        project: String,
+        /// Kind of the resource.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+    },
+}
+
+/// The rule that `project` states, given its Registry and the host that stands in image references.
+///
+/// # Errors
+/// When no image could be matched or named by it.
+pub fn stated(project: &ProxyProject, registry: &Registry, pull_host: &str) -> Result<RewriteRuleStatus, StatedError> {
+    let spec = &project.spec.rewrite;
+    let matches = match spec.matches.as_slice() {
+        [] => default_matches(registry)?,
+        given => given.to_vec(),
+    };
+    let name = project.harbor_name();
+    let rule = RewriteRuleStatus {
+        matches,
+        host: pull_host.to_owned(),
+        project: name.to_owned(),
+        target: format!("{pull_host}/{name}"),
+        generation: project.metadata.generation.unwrap_or_default(),
+        mode: spec.mode,
+        exclude: spec.exclude.clone(),
+        namespace_selector: spec.namespace_selector.clone(),
+        object_selector: spec.object_selector.clone(),
+        when_unavailable: spec.when_unavailable,
+        pull_secret_name: spec.pull_secret_name.clone(),
+    };
+    let alone = Rules::compile([rule_of(project, &rule, false)]);
+    match alone.findings().iter().find(|finding| finding.is_fatal()) {
+        Some(finding) => Err(StatedError::Rule(finding.clone())),
+        None => Ok(rule),
+    }
+}
+
+/// Compiles the rules of manifests as if Harbor served all of them: for tools that ask no Harbor. Suspended projects have
+/// none. What could not be used is returned beside them.
+pub fn assumed(
+    instances: &[HarborInstance],
+    registries: &[Registry],
+    projects: &[ProxyProject],
+) -> (Rules, Vec<StatedError>) {
+    let instances: HashMap<_, _> = instances.iter().map(|found| (found.metadata.name.as_deref(), found)).collect();
+    let registries: HashMap<_, _> = registries.iter().map(|found| (found.metadata.name.as_deref(), found)).collect();
+    let mut problems = Vec::new();
+    let mut rules = Vec::new();
+    for project in projects.iter().filter(|project| !project.spec.suspend) {
+        let missing = |kind, name: &str| StatedError::Missing {
+            project: project.metadata.name.clone().unwrap_or_default(),
+            kind,
+            name: name.to_owned(),
+        };
+        let (instance, registry) = (&project.spec.harbor_ref.name, &project.spec.registry_ref.name);
+        let rule = instances.get(&Some(instance.as_str())).ok_or_else(|| missing("HarborInstance", instance)).and_then(
+            |instance| {
+                let registry = registries.get(&Some(registry.as_str())).ok_or_else(|| missing("Registry", registry))?;
+                stated(project, registry, instance.spec.effective_pull_host())
+            },
+        );
+        match rule {
+            Ok(rule) => rules.push(rule_of(project, &rule, false)),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    (Rules::compile(rules), problems)
+}
+
+/// The hosts that images of this registry are named by.
+fn default_matches(registry: &Registry) -> Result<Vec<String>, StatedError> {
+    if registry.spec.type_ == RegistryType::DockerHub {
+        // The rules know its other names.
+        return Ok(vec![DOCKER_HUB.to_owned()]);
+    }
+    let url = registry.spec.url.as_str();
+    let (scheme, rest) = url.split_once("://").unwrap_or(("https", url));
+    let host = rest.split('/').next().unwrap_or_default();
+    if registry.spec.type_ == RegistryType::AwsEcr && host.starts_with("api.ecr.") {
+        return Err(StatedError::EcrApi);
+    }
+    let mut matches = vec![host.to_owned()];
+    matches.extend(other_names(scheme, host));
+    Ok(matches)
+}
+
+/// What else the registry of a host is called.
+fn other_names(scheme: &str, host: &str) -> Vec<String> {
+    let default_port = if scheme == "http" { ":80" } else { ":443" };
+    if let Some(bare) = host.strip_suffix(default_port) {
+        return vec![bare.to_owned()];
+    }
+    match host {
+        "registry.k8s.io" => return vec!["k8s.gcr.io".to_owned()],
+        "public.ecr.aws" => return vec!["ecr-public.aws.com".to_owned()],
+        _ => {}
+    }
+    // Each account's registry has a name for FIPS, and in most partitions one for IPv6.
+    let Some((account, region)) = host.split_once(".dkr.ecr.") else { return Vec::new() };
+    let mut names = vec![format!("{account}.dkr.ecr-fips.{region}")];
+    if let Some(region) = region.strip_suffix(".amazonaws.com") {
+        names.push(format!("{account}.dkr-ecr.{region}.on.aws"));
+    } else if let Some(region) = region.strip_suffix(".amazonaws.com.cn") {
+        names.push(format!("{account}.dkr-ecr.{region}.on.amazonwebservices.com.cn"));
+    }
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::image::ImageRef;
+    use crate::rewrite::Decision;
+
+    fn instance() -> HarborInstance {
+        serde_json::from_value(json!({
+            "apiVersion": "harbor-pilot.dev/v1alpha1", "kind": "HarborInstance", "metadata": {"name": "default"},
+            "spec": {"url": "https://harbor.corp", "credentialsSecretRef": {"name": "harbor"}},
+        }))
+        .unwrap()
+    }
+
+    fn registry(type_: &str, url: &str) -> Registry {
+        serde_json::from_value(json!({
+            "apiVersion": "harbor-pilot.dev/v1alpha1", "kind": "Registry", "metadata": {"name": "up"},
+            "spec": {"type": type_, "url": url},
+        }))
+        .unwrap()
+    }
+
+    fn project(rewrite: serde_json::Value) -> ProxyProject {
+        serde_json::from_value(json!({
+            "apiVersion": "harbor-pilot.dev/v1alpha1", "kind": "ProxyProject", "metadata": {"name": "p"},
+            "spec": {"registryRef": {"name": "up"}, "rewrite": rewrite},
+        }))
+        .unwrap()
+    }
+
+    fn rewritten(type_: &str, url: &str, image: &str) -> Option<String> {
+        let (rules, problems) = assumed(&[instance()], &[registry(type_, url)], &[project(json!({}))]);
+        assert_eq!(problems, []);
+        assert_eq!(rules.findings(), []);
+        match rules.find_for_anyone(&ImageRef::parse(image).unwrap()) {
+            Decision::Rewritten { image, .. } => Some(image.to_string()),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn a_registry_is_known_by_all_its_names() {
+        let table = [
+            ("docker-hub", "https://hub.docker.com", "nginx", "library/nginx"),
+            ("docker-hub", "https://hub.docker.com", "docker.io/nginx", "library/nginx"),
+            ("docker-hub", "https://hub.docker.com", "index.docker.io/library/nginx:1", "library/nginx:1"),
+            ("docker-hub", "https://hub.docker.com", "registry-1.docker.io/nginx", "library/nginx"),
+            ("docker-hub", "https://hub.docker.com", "registry.hub.docker.com/a/b", "a/b"),
+            ("github-ghcr", "https://ghcr.io", "ghcr.io/acme/app", "acme/app"),
+            ("docker-registry", "https://quay.io", "quay.io/acme/app", "acme/app"),
+            ("docker-registry", "https://registry.k8s.io", "registry.k8s.io/pause:3.10", "pause:3.10"),
+            ("docker-registry", "https://registry.k8s.io", "k8s.gcr.io/pause:3.2", "pause:3.2"),
+            ("docker-registry", "https://mcr.microsoft.com/", "mcr.microsoft.com/dotnet/sdk", "dotnet/sdk"),
+            ("docker-registry", "https://public.ecr.aws", "public.ecr.aws/nginx/nginx", "nginx/nginx"),
+            ("docker-registry", "https://public.ecr.aws", "ecr-public.aws.com/nginx/nginx", "nginx/nginx"),
+            ("docker-registry", "https://reg.example:5000", "reg.example:5000/a", "a"),
+            ("docker-registry", "https://reg.example:443", "reg.example/a", "a"),
+            ("docker-registry", "http://reg.example:80", "reg.example/a", "a"),
+        ];
+        for (type_, url, image, path) in table {
+            assert_eq!(rewritten(type_, url, image), Some(format!("harbor.corp/p/{path}")), "{url} {image}");
+        }
+        assert_eq!(rewritten("docker-registry", "https://reg.example:5000", "reg.example/a"), None);
+        assert_eq!(rewritten("docker-registry", "https://quay.io", "quay.io.evil/a"), None);
+    }
+
+    #[test]
+    fn a_private_ecr_is_known_in_every_partition() {
+        let table = [
+            ("1.dkr.ecr.eu-central-1.amazonaws.com", "1.dkr.ecr.eu-central-1.amazonaws.com"),
+            ("1.dkr.ecr.us-gov-west-1.amazonaws.com", "1.dkr.ecr-fips.us-gov-west-1.amazonaws.com"),
+            ("1.dkr.ecr.eu-west-1.amazonaws.com", "1.dkr-ecr.eu-west-1.on.aws"),
+            ("1.dkr.ecr.cn-north-1.amazonaws.com.cn", "1.dkr.ecr.cn-north-1.amazonaws.com.cn"),
+            ("1.dkr.ecr.cn-north-1.amazonaws.com.cn", "1.dkr-ecr.cn-north-1.on.amazonwebservices.com.cn"),
+            ("1.dkr.ecr.us-iso-east-1.c2s.ic.gov", "1.dkr.ecr.us-iso-east-1.c2s.ic.gov"),
+            ("1.dkr.ecr.us-isob-east-1.sc2s.sgov.gov", "1.dkr.ecr.us-isob-east-1.sc2s.sgov.gov"),
+        ];
+        for (host, named) in table {
+            let found = rewritten("aws-ecr", &format!("https://{host}"), &format!("{named}/team/app:1"));
+            assert_eq!(found.as_deref(), Some("harbor.corp/p/team/app:1"), "{named}");
+        }
+        let ecr = registry("aws-ecr", "https://api.ecr.eu-central-1.amazonaws.com");
+        let (rules, problems) = assumed(&[instance()], &[ecr], &[project(json!({}))]);
+        assert!(rules.is_empty());
+        assert_eq!(problems, [StatedError::EcrApi]);
+    }
+
+    #[test]
+    fn what_cannot_be_followed_is_told() {
+        let hub = [registry("docker-hub", "https://hub.docker.com")];
+        for (rewrite, told) in [
+            (json!({"matches": ["nodot"]}), "match nodot is not host"),
+            (json!({"exclude": ["nginx"]}), "exclude: \"nginx\" is no pattern"),
+            (
+                json!({"namespaceSelector": {"matchExpressions": [{"key": "a", "operator": "In"}]}}),
+                "namespaceSelector: operator In of key \"a\" needs values",
+            ),
+        ] {
+            let (rules, problems) = assumed(&[instance()], &hub, &[project(rewrite)]);
+            assert!(rules.is_empty());
+            assert!(problems[0].to_string().contains(told), "{}", problems[0]);
+        }
+        let (_, problems) = assumed(&[instance()], &[], &[project(json!({}))]);
+        assert_eq!(problems[0].to_string(), "p: Registry up is not among the manifests; add it");
+    }
+}
