@@ -263,6 +263,7 @@ async fn connect(authority: &Authority, address: SocketAddr, protocol: &str) -> 
 fn ours() -> Router {
     router(Admission {
         rules: Arc::new(ArcSwap::from_pointee(rules())),
+        policies: Arc::default(),
         namespaces: Arc::default(),
         offers: Arc::new(|offer| drop(black_box(offer))),
         metrics: Metrics::new().admission,

@@ -7,6 +7,7 @@ use globset::{GlobBuilder, GlobMatcher};
 
 use super::judge::{Judged, Judgement};
 use crate::api::image_policy::{AllowedRegistry, DuringOutage, Exemption, ImagePolicySpec, PolicyAction};
+use crate::api::proxy_project::{RewriteMode, WhenUnavailable};
 use crate::api::{ImagePolicy, RewriteRuleStatus};
 use crate::image::{DOCKER_HUB, ImageRef, is_host};
 use crate::rewrite::Subject;
@@ -335,6 +336,6 @@ fn is_latest(image: &ImageRef) -> bool {
     image.digest().is_none() && image.tag().is_none_or(|tag| tag == "latest")
 }
 
-fn leaves_originals(_rule: &RewriteRuleStatus) -> bool {
-    true
+fn leaves_originals(rule: &RewriteRuleStatus) -> bool {
+    rule.mode == RewriteMode::Enabled && rule.when_unavailable == WhenUnavailable::Original
 }

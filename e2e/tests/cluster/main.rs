@@ -5,6 +5,7 @@ mod accounts;
 mod admission;
 mod crashes;
 mod examples;
+mod policies;
 mod quiet;
 mod registries;
 mod reviews;
