@@ -7,6 +7,7 @@ mod crashes;
 mod examples;
 mod image_fields;
 mod operators;
+mod policies;
 mod quiet;
 mod registries;
 mod reviews;
