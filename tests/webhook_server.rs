@@ -294,3 +294,58 @@ async fn the_end_is_announced_and_fails_no_request() {
     tokio::time::timeout(SOON, server.ended).await.unwrap().unwrap();
     assert!(client.get(&readyz).send().await.is_err(), "nobody listens any more");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_connections_and_slow_bodies_holds_up_nobody_who_is_served() {
+    let server = start(ServeOptions { connections: 64, ..ServeOptions::default() });
+    let stream = server.tls(&["h2"], &[&version::TLS13]).await;
+    let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let ask = async |uid: &str| {
+        let request = axum::http::Request::post("https://localhost/mutate").body(()).unwrap();
+        let mut sender = sender.clone().ready().await.unwrap();
+        let (response, mut body) = sender.send_request(request, false).unwrap();
+        body.send_data(review(uid).to_string().into(), true).unwrap();
+        let mut answer = tokio::time::timeout(SOON, response).await.unwrap().unwrap().into_body();
+        let mut text = Vec::new();
+        while let Some(data) = answer.data().await {
+            text.extend_from_slice(&data.unwrap());
+        }
+        assert_admits(&serde_json::from_slice(&text).unwrap(), uid);
+    };
+    ask("before").await;
+
+    // More than the memory for large bodies, of which only the heads and some bytes arrive.
+    let mut slow = Vec::new();
+    for _ in 0..20 {
+        let mut stream = server.tls(&["http/1.1"], &[&version::TLS13]).await;
+        let head = "POST /mutate HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3145728\r\n\r\n{\"request\":";
+        tokio::io::AsyncWriteExt::write_all(&mut stream, head.as_bytes()).await.unwrap();
+        slow.push(stream);
+    }
+    // Far more connections than there is room for. What does not fit is closed.
+    let mut flood = Vec::new();
+    for _ in 0..4_000 {
+        if let Ok(stream) = tokio::net::TcpStream::connect(server.address).await {
+            flood.push(stream);
+        }
+    }
+    for index in 0..200 {
+        ask(&format!("amid {index}")).await;
+    }
+    let mut closed = 0;
+    for stream in &mut flood {
+        let mut byte = [0];
+        let read = tokio::io::AsyncReadExt::read(stream, &mut byte);
+        closed += usize::from(tokio::time::timeout(Duration::from_millis(1), read).await.is_ok());
+    }
+    assert!(closed > 3_800, "only {closed} of {} were closed", flood.len());
+    // Whoever waits for room is told so, or to be quicker; nobody is left hanging.
+    for mut stream in slow {
+        let mut answer = Vec::new();
+        let end = tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut answer);
+        tokio::time::timeout(SOON * 3, end).await.expect("a slow body holds its connection").ok();
+        let status = String::from_utf8_lossy(&answer).lines().next().unwrap_or_default().to_owned();
+        assert!(status.contains("408") || status.contains("503"), "{status:?}");
+    }
+}

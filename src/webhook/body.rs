@@ -8,9 +8,9 @@ use std::time::Duration;
 use axum::body::{Body, to_bytes};
 use axum::http::header::CONTENT_LENGTH;
 use axum::http::{HeaderMap, StatusCode};
-use bytes::Bytes;
-use futures::poll;
-use tokio::sync::Semaphore;
+use bytes::{Bytes, BytesMut};
+use futures::{StreamExt, poll};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 /// Bodies up to this size, which are nearly all, do not count against the budget: connections bound them.
@@ -66,19 +66,15 @@ impl BodyReader {
         answer: impl FnOnce(Bytes) -> T,
     ) -> Result<T, BodyError> {
         let announced = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-        // Without a length, as much as could come is set aside: a share is never asked for twice, so none waits for
-        // another.
-        let size = announced.unwrap_or(self.limits.body);
+        let Some(size) = announced else {
+            let reading = self.read_unannounced(body);
+            let (bytes, _share) = timeout(self.limits.time, reading).await.map_err(|_| BodyError::TooSlow)??;
+            return Ok(answer(bytes));
+        };
         if size > self.limits.body {
             return Err(BodyError::TooLarge);
         }
-        let _share = if size > SMALL {
-            let kib = u32::try_from(size.div_ceil(KIB)).map_err(|_| BodyError::TooLarge)?;
-            let share = timeout(self.limits.time, self.budget.acquire_many(kib)).await;
-            Some(share.map_err(|_| BodyError::NoRoom)?.map_err(|_| BodyError::NoRoom)?)
-        } else {
-            None
-        };
+        let _share = if size > SMALL { Some(self.share(size).await?) } else { None };
         let mut reading = pin!(to_bytes(body, size));
         let bytes = match poll!(&mut reading) {
             // Nearly always: a body comes with its head, and then needs no clock.
@@ -86,6 +82,32 @@ impl BodyReader {
             Poll::Pending => timeout(self.limits.time, reading).await.map_err(|_| BodyError::TooSlow)?,
         };
         Ok(answer(bytes.map_err(|_| BodyError::TooLarge)?))
+    }
+
+    /// Once it is no small one, as much as could come is set aside: a share is never asked for twice, so none waits for
+    /// another.
+    async fn read_unannounced(&self, body: Body) -> Result<(Bytes, Option<SemaphorePermit<'_>>), BodyError> {
+        let mut chunks = body.into_data_stream();
+        let (mut bytes, mut share) = (BytesMut::new(), None);
+        while let Some(chunk) = chunks.next().await {
+            let chunk = chunk.map_err(|_| BodyError::TooSlow)?;
+            let size = bytes.len() + chunk.len();
+            if size > self.limits.body {
+                return Err(BodyError::TooLarge);
+            }
+            if size > SMALL && share.is_none() {
+                share = Some(self.share(self.limits.body).await?);
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok((bytes.freeze(), share))
+    }
+
+    /// A share of the memory for large bodies.
+    async fn share(&self, size: usize) -> Result<SemaphorePermit<'_>, BodyError> {
+        let kib = u32::try_from(size.div_ceil(KIB)).map_err(|_| BodyError::TooLarge)?;
+        let share = timeout(self.limits.time, self.budget.acquire_many(kib)).await;
+        share.map_err(|_| BodyError::NoRoom)?.map_err(|_| BodyError::NoRoom)
     }
 }
 
