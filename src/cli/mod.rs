@@ -4,10 +4,14 @@
 
 mod controller;
 mod crds;
+mod explain;
+mod input;
 mod logs;
 mod prewarm;
+mod rewrite;
 mod rules;
 mod serve;
+mod sources;
 mod standalone;
 mod webhook;
 
@@ -32,29 +36,40 @@ enum Command {
     Controller(controller::Arguments),
     /// Does both from manifests in a directory, without a cluster
     Standalone(standalone::Arguments),
+    /// Prints manifests with their images rewritten
+    Rewrite(rewrite::Arguments),
+    /// Says which rule an image is rewritten by, and why not by the others
+    Explain(explain::Arguments),
     /// Prints the CustomResourceDefinitions as YAML
     Crds,
 }
 
 impl Cli {
     /// Runs the command. Exit status 0 when it did what it should, 1 when not; clap's 2 is for the command line itself.
+    /// Commands that judge have exit statuses of their own, which their help lists.
     pub async fn run(self) -> ExitCode {
         let result = match self.command {
             Command::Webhook(arguments) => webhook::run(arguments).await,
             Command::Controller(arguments) => controller::run(arguments).await,
             Command::Standalone(arguments) => standalone::run(arguments).await,
+            Command::Rewrite(arguments) => return rewrite::run(arguments).await,
+            Command::Explain(arguments) => return explain::run(arguments).await,
             Command::Crds => crds::run(),
         };
         match result {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
-                use std::io::Write;
-                // The last words of the process; when even stderr is closed there is nobody left to tell.
-                writeln!(std::io::stderr(), "harbor-pilot: {error:#}").ok();
+                tell(format_args!("{error:#}"));
                 ExitCode::FAILURE
             }
         }
     }
+}
+
+/// Writes a line to standard error; when even that is closed there is nobody left to tell.
+fn tell(message: impl std::fmt::Display) {
+    use std::io::Write;
+    writeln!(std::io::stderr(), "harbor-pilot: {message}").ok();
 }
 
 /// Cancelled by SIGTERM or SIGINT.

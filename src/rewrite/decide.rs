@@ -142,6 +142,11 @@ impl<'p> Outcome<'p> {
         change.map(|change| change.to.text())
     }
 
+    /// Names of the pull secrets that the patch adds.
+    pub fn pull_secrets(&self) -> &[Arc<str>] {
+        &self.edits.pull_secrets.names
+    }
+
     /// How many images the patch changes.
     pub fn rewritten(&self) -> usize {
         self.edits.images.len()
@@ -266,6 +271,15 @@ impl<'p> Request<'p> {
     /// The Pod as it is to be.
     pub fn pod(self) -> &'p Pod<'p> {
         self.parts().0
+    }
+
+    /// The images that the Pod does not have yet: each with the one that the old Pod has in its place, if there is one.
+    pub fn new_images(self) -> Vec<(Slot<'p>, Option<&'p str>)> {
+        let (pod, old, kinds) = self.parts();
+        let before = old.map(Before::new);
+        let slots = kinds.iter().flat_map(|kind| pod.slots(*kind));
+        let with_earlier = slots.map(|slot| (slot, before.as_ref().and_then(|before| before.image(&slot))));
+        with_earlier.filter(|(slot, earlier)| *earlier != Some(slot.image)).collect()
     }
 
     fn parts(self) -> (&'p Pod<'p>, Option<&'p Pod<'p>>, &'static [Kind]) {

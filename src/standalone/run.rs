@@ -1,6 +1,7 @@
 //! Starts everything and ends it in order.
 
 use std::{
+    collections::HashSet,
     net::{SocketAddr, TcpListener},
     path::PathBuf,
     sync::Arc,
@@ -14,17 +15,21 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Manifests, Problem, World, engine::Engine, files};
 use crate::{
-    api::{Platform, ProxyProject},
+    api::{HarborInstance, Platform, ProxyProject},
     controller::{
-        Directory, Installation, Instances, Kinds,
+        Installation, Instances, Kinds,
         cached_image::{Images, Watcher, offered, wants_offers},
     },
+    policy::Policies,
     prewarm::{OfferReceiver, Timing, queue},
-    rewrite::{self, Rules},
+    rewrite::{self, Namespaces, Rules},
     telemetry::{metrics::Metrics, probes::Readiness},
     tls::serve::{Certificate, server_config},
     webhook::{self, Admission, Limits, ServeError, ServeOptions},
 };
+
+/// How often it is asked whether a Harbor that does not answer has been away long enough to count as unavailable.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// What standalone mode is told from outside.
 pub struct Settings {
@@ -89,6 +94,8 @@ impl Standalone {
         let manifests = files::read(&settings.directory)?;
         let world = Arc::new(World::new(settings.platforms));
         world.apply(&manifests, Timestamp::now());
+        let policing = Policing::default();
+        policing.follow(&manifests);
         let listener =
             TcpListener::bind(settings.listen).map_err(|error| StartError::Listen(settings.listen, error))?;
         let address = listener.local_addr().map_err(|error| StartError::Listen(settings.listen, error))?;
@@ -108,7 +115,10 @@ impl Standalone {
             kinds: Arc::new(kinds),
             images: Arc::new(images),
             wake: wake.clone(),
-            projects_changed: projects_changed(world.clone(), rules.clone()),
+            projects_changed: {
+                let (world, rules) = (world.clone(), rules.clone());
+                Box::new(move || recompile(&world, &rules, &away(&world)))
+            },
         };
         let (offers, offered) = queue::queue(queue::Bounds::default());
         let metrics = Arc::new(Metrics::new());
@@ -117,18 +127,20 @@ impl Standalone {
         let offers = webhook::queued(offers, &metrics.admission);
         let router = webhook::router(Admission {
             rules: rules.clone(),
-            namespaces: Arc::default(),
+            policies: policing.policies.clone(),
+            namespaces: policing.namespaces.clone(),
             offers,
             metrics: metrics.admission.clone(),
             readiness: readiness.clone(),
             limits: Limits::default(),
         });
         let background = {
-            let (world, wake, directory) = (world.clone(), wake, settings.directory);
+            let (world, rules, wake, directory) = (world.clone(), rules.clone(), wake, settings.directory);
             async move {
                 tokio::join!(
                     engine.run(),
-                    follow_files(directory, settings.reload, manifests, world.clone(), wake.clone()),
+                    follow_outages(world.clone(), rules),
+                    follow_files(directory, settings.reload, manifests, policing, world.clone(), wake.clone()),
                     keep_offers(offered, world, wake),
                 );
             }
@@ -156,22 +168,65 @@ impl Standalone {
     }
 }
 
-fn projects_changed(world: Arc<World>, rules: Arc<ArcSwap<Rules>>) -> Box<dyn Fn() + Send + Sync> {
-    Box::new(move || {
-        let projects = world.all::<ProxyProject>();
-        let compiled = rewrite::serving(projects.iter().map(AsRef::as_ref), |name| {
-            let instance = world.instance(name);
-            instance.is_some_and(|instance| rewrite::is_unavailable(&instance, Timestamp::now()))
-        });
-        for finding in compiled.findings() {
-            tracing::warn!(%finding, "rule");
+/// Compiles the rules anew.
+fn recompile(world: &World, rules: &ArcSwap<Rules>, away: &HashSet<String>) {
+    let projects = world.all::<ProxyProject>();
+    let compiled = rewrite::serving(projects.iter().map(AsRef::as_ref), |name| away.contains(name));
+    let before = rules.load();
+    for finding in compiled.findings().iter().filter(|finding| !before.findings().contains(finding)) {
+        tracing::warn!(%finding, "rule");
+    }
+    rules.store(Arc::new(compiled));
+}
+
+/// The HarborInstances that are unavailable.
+fn away(world: &World) -> HashSet<String> {
+    let instances = world.all::<HarborInstance>().into_iter();
+    let away = instances.filter(|instance| rewrite::is_unavailable(instance, Timestamp::now()));
+    away.filter_map(|instance| instance.metadata.name.clone()).collect()
+}
+
+/// Recompiles the rules for ever when a Harbor has become unavailable, or available again.
+async fn follow_outages(world: Arc<World>, rules: Arc<ArcSwap<Rules>>) {
+    let mut last = HashSet::new();
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let now = away(&world);
+        if now != last {
+            tracing::warn!(unavailable = ?now, "rules go by whenUnavailable");
+            recompile(&world, &rules, &now);
+            last = now;
         }
-        rules.store(Arc::new(compiled));
-    })
+    }
+}
+
+/// What `/validate` goes by, swapped whole.
+#[derive(Default)]
+struct Policing {
+    policies: Arc<ArcSwap<Policies>>,
+    namespaces: Arc<ArcSwap<Namespaces>>,
+}
+
+impl Policing {
+    fn follow(&self, manifests: &Manifests) {
+        let policies = Policies::compile(&manifests.policies);
+        for finding in policies.findings() {
+            tracing::warn!(%finding, "policy");
+        }
+        self.policies.store(Arc::new(policies));
+        self.namespaces.store(Arc::new(manifests.namespaces.clone().into_iter().collect()));
+    }
 }
 
 /// Looks at the directory for ever. A directory in which a file is wrong changes nothing.
-async fn follow_files(directory: PathBuf, every: Duration, mut last: Manifests, world: Arc<World>, wake: Arc<Notify>) {
+async fn follow_files(
+    directory: PathBuf,
+    every: Duration,
+    mut last: Manifests,
+    policing: Policing,
+    world: Arc<World>,
+    wake: Arc<Notify>,
+) {
     let mut told = String::new();
     loop {
         tokio::time::sleep(every).await;
@@ -180,6 +235,7 @@ async fn follow_files(directory: PathBuf, every: Duration, mut last: Manifests, 
             Ok(Ok(manifests)) if manifests.fingerprint != last.fingerprint => {
                 tracing::info!(directory = %directory.display(), "manifests changed");
                 world.apply(&manifests, Timestamp::now());
+                policing.follow(&manifests);
                 last = manifests;
                 told.clear();
                 wake.notify_one();

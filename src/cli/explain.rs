@@ -1,0 +1,184 @@
+//! `harbor-pilot explain`
+
+mod reasons;
+
+use std::{collections::BTreeMap, io::Write as _, process::ExitCode};
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+
+use super::{sources, tell};
+use crate::{
+    image::ImageRef,
+    rewrite::{Decision, Subject, pod::Text},
+};
+use reasons::Candidate;
+
+const EXIT_CODES: &str = "\
+Exit status:
+  0  explained, whatever the rules say
+  2  an error: the image or the rules cannot be read
+
+Example:
+  harbor-pilot explain nginx:1.27 --rules rules/ --namespace shop --labels app=web";
+
+/// What explaining takes from the command line.
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(super) struct Arguments {
+    /// The image as it stands in a Pod
+    image: String,
+    #[command(flatten)]
+    sources: sources::Arguments,
+    /// Namespace of the Pod [default: that of the kubeconfig, where rules come from the cluster]
+    #[arg(short, long, value_name = "NAMESPACE")]
+    namespace: Option<String>,
+    /// Labels of the namespace [default: those that it has in the cluster]
+    #[arg(long, value_name = "KEY=VALUE,…", value_delimiter = ',', value_parser = label)]
+    namespace_labels: Vec<(String, String)>,
+    /// Labels of the Pod
+    #[arg(short, long, value_name = "KEY=VALUE,…", value_delimiter = ',', value_parser = label)]
+    labels: Vec<(String, String)>,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    output: Format,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Text,
+    Json,
+}
+
+/// What becomes of an image, and why.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Explanation {
+    /// As given.
+    image: String,
+    /// As container runtimes read it.
+    reference: String,
+    decision: &'static str,
+    /// The image that the Pod gets, or that is warmed for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result: Option<String>,
+    /// The rule that decides.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rule: Option<String>,
+    /// In a sentence.
+    summary: String,
+    /// Every rule, and what it says.
+    rules: Vec<Candidate>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
+}
+
+/// Explains; see [`EXIT_CODES`].
+pub(super) async fn run(arguments: Arguments) -> ExitCode {
+    match explain(&arguments).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tell(format_args!("{error:#}"));
+            ExitCode::from(2)
+        }
+    }
+}
+
+async fn explain(arguments: &Arguments) -> anyhow::Result<()> {
+    let image = ImageRef::parse(&arguments.image).with_context(|| format!("image {:?}", arguments.image))?;
+    let sources = arguments.sources.read().await?;
+    let namespace = arguments.namespace.as_deref().or(sources.default_namespace.as_deref()).unwrap_or_default();
+    let given: BTreeMap<String, String> = arguments.namespace_labels.iter().cloned().collect();
+    let namespace_labels = if given.is_empty() { sources.namespaces.get(namespace) } else { Some(&given) };
+    let text = |text: &String| Text(text.clone().into());
+    let labels: Vec<_> = arguments.labels.iter().map(|(key, value)| (text(key), text(value))).collect();
+    let subject = Subject { namespace, namespace_labels, labels: &labels };
+
+    let (rules, problems) = sources.rules();
+    let mut warnings: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    warnings.extend(rules.findings().iter().map(ToString::to_string));
+    if namespace_labels.is_none() && rules.targets().iter().any(|target| !target.namespaces().is_everything()) {
+        let whose =
+            if namespace.is_empty() { "of the namespace".to_owned() } else { format!("of namespace {namespace}") };
+        warnings.push(format!("the labels {whose} are not known; give --namespace-labels"));
+    }
+    let found = rules.find(&image, &subject);
+    let rule = match &found {
+        Decision::Rewritten { rule, .. }
+        | Decision::Mapped { rule, .. }
+        | Decision::Unavailable { rule }
+        | Decision::TooLong { rule } => Some(*rule),
+        Decision::AlreadyAtHarbor { rule } => *rule,
+        Decision::NoRule => None,
+    };
+    let name = rule.map(|rule| rule.name().to_string());
+    let unavailable = sources.unavailable();
+    let away = name.as_ref().is_some_and(|name| unavailable.contains(name));
+    let (decision, result, mut summary) = match &found {
+        Decision::Rewritten { image, .. } => ("Rewritten", Some(image), format!("{image} is what the Pod gets")),
+        Decision::Mapped { image, .. } => (
+            "Mapped",
+            Some(image),
+            format!("the Pod keeps it; {image} is what is warmed (spec.rewrite.mode is Disabled)"),
+        ),
+        Decision::Unavailable { .. } => {
+            ("Unavailable", None, "the Pod keeps it while Harbor is unavailable".to_owned())
+        }
+        Decision::AlreadyAtHarbor { .. } => {
+            ("AlreadyAtHarbor", None, "it is at Harbor already and stays as it is".to_owned())
+        }
+        Decision::TooLong { .. } => (
+            "TooLong",
+            None,
+            "it stays as it is: at Harbor its repository would have more than 255 characters".to_owned(),
+        ),
+        Decision::NoRule => ("NoRule", None, "it stays as it is: no rule speaks of it".to_owned()),
+    };
+    if away {
+        summary.push_str("; Harbor is unavailable now, and spec.rewrite.whenUnavailable decides while it is");
+    }
+    let explanation = Explanation {
+        image: arguments.image.clone(),
+        reference: image.to_string(),
+        decision,
+        result: result.map(ToString::to_string),
+        summary,
+        rules: reasons::candidates(&sources, &image, &subject, &found),
+        rule: name,
+        warnings,
+    };
+    let text = match arguments.output {
+        Format::Json => serde_json::to_string_pretty(&explanation)? + "\n",
+        Format::Text => explanation.text(),
+    };
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("standard output")
+}
+
+impl Explanation {
+    fn text(&self) -> String {
+        let mut lines = vec![if self.image == self.reference {
+            self.image.clone()
+        } else {
+            format!("{}, which is {}", self.image, self.reference)
+        }];
+        let rule = self.rule.as_ref().map(|rule| format!(" (ProxyProject {rule})")).unwrap_or_default();
+        lines.push(format!("  {}: {}{rule}", self.decision, self.summary));
+        if self.rules.is_empty() {
+            lines.push("There are no ProxyProjects.".to_owned());
+        }
+        let width = self.rules.iter().map(|candidate| candidate.rule.len()).max().unwrap_or_default();
+        for Candidate { rule, verdict, why, .. } in &self.rules {
+            let mark = if verdict.decides() { "*" } else { " " };
+            lines.push(format!("{mark} {rule:width$}  {why}"));
+        }
+        lines.extend(self.warnings.iter().map(|warning| format!("Warning: {warning}")));
+        lines.join("\n") + "\n"
+    }
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
+}

@@ -1,0 +1,187 @@
+//! What each rule has to say of an image, and why it does not decide.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use kube::ResourceExt;
+use serde::Serialize;
+
+use crate::{
+    api::{ProxyProject, RewriteRuleStatus},
+    cli::sources::Sources,
+    image::ImageRef,
+    rewrite::{Decision, Rule, Rules, Subject, glob::Globs, selector::Selector},
+};
+
+/// One rule, and what it says of the image.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Candidate {
+    /// Name of the ProxyProject.
+    pub(super) rule: String,
+    pub(super) verdict: Verdict,
+    /// The match that fits.
+    #[serde(rename = "match", skip_serializing_if = "Option::is_none")]
+    pub(super) matched: Option<String>,
+    /// In a sentence.
+    pub(super) why: String,
+}
+
+/// Why a rule decides, or does not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub(super) enum Verdict {
+    /// It is the one.
+    Decides,
+    /// It fits as well, and another is older.
+    Younger,
+    /// It fits, and another fits longer.
+    ShorterMatch,
+    /// It would fit, and a glob excludes the image.
+    Excluded,
+    /// It would fit, and its selector does not mean the namespace.
+    NamespaceSelector,
+    /// It would fit, and its selector does not mean the Pod.
+    ObjectSelector,
+    /// It would fit, and its rule is not in force.
+    NotServing,
+    /// Its host fits, and none of its paths.
+    PathDiffers,
+    /// None of its hosts fits.
+    HostDiffers,
+    /// The image is at Harbor, where no rule applies.
+    AtHarbor,
+}
+
+impl Verdict {
+    pub(super) fn decides(self) -> bool {
+        self == Self::Decides
+    }
+}
+
+/// What all rules say, the nearest first.
+pub(super) fn candidates(
+    sources: &Sources,
+    image: &ImageRef,
+    subject: &Subject<'_>,
+    found: &Decision<'_>,
+) -> Vec<Candidate> {
+    let mut winner = match found {
+        Decision::Rewritten { rule, .. }
+        | Decision::Mapped { rule, .. }
+        | Decision::Unavailable { rule }
+        | Decision::TooLong { rule } => Some(Winner { name: rule.name().to_string(), matched: None }),
+        Decision::AlreadyAtHarbor { .. } | Decision::NoRule => None,
+    };
+    if let Some(winner) = &mut winner {
+        let project = sources.projects.iter().find(|project| project.name_any() == winner.name);
+        let rule = project.and_then(|project| sources.rule(project).ok());
+        winner.matched = rule.and_then(|rule| longest(&rule, image));
+    }
+    let mut all: Vec<Candidate> = sources
+        .projects
+        .iter()
+        .map(|project| {
+            let (verdict, matched, why) = match found {
+                Decision::AlreadyAtHarbor { rule } => at_harbor(project, rule.map(|rule| &**rule.name())),
+                _ => judge(sources, project, image, subject, winner.as_ref()),
+            };
+            Candidate { rule: project.name_any(), verdict, matched, why }
+        })
+        .collect();
+    all.sort_by(|a, b| (a.verdict, &a.rule).cmp(&(b.verdict, &b.rule)));
+    all
+}
+
+struct Winner {
+    name: String,
+    matched: Option<String>,
+}
+
+type Judged = (Verdict, Option<String>, String);
+
+fn at_harbor(project: &ProxyProject, holder: Option<&str>) -> Judged {
+    let name = project.name_any();
+    if holder == Some(name.as_str()) {
+        return (Verdict::Decides, None, "the image lies in its project; no rule applies at Harbor".to_owned());
+    }
+    (Verdict::AtHarbor, None, "the image is at Harbor, where no rule applies".to_owned())
+}
+
+fn judge(
+    sources: &Sources,
+    project: &ProxyProject,
+    image: &ImageRef,
+    subject: &Subject<'_>,
+    winner: Option<&Winner>,
+) -> Judged {
+    let rule = match sources.rule(project) {
+        Ok(rule) => rule,
+        Err(why) => return (Verdict::NotServing, None, format!("not in force: {why}")),
+    };
+    let Some(matched) = longest(&rule, image) else { return no_match(&rule, image) };
+    let fits = |verdict, why: String| (verdict, Some(matched.clone()), format!("matches {matched}, {why}"));
+    if winner.is_some_and(|winner| winner.name == project.name_any()) {
+        return fits(Verdict::Decides, "decides".to_owned());
+    }
+    if let Some(glob) = Globs::compile(&rule.exclude).ok().and_then(|globs| globs.matching(image).map(str::to_owned)) {
+        return fits(Verdict::Excluded, format!("but excludes {glob}"));
+    }
+    if !selects(rule.namespace_selector.as_ref(), |key| subject.namespace_label(key)) {
+        return fits(
+            Verdict::NamespaceSelector,
+            format!("but its namespaceSelector does not mean {}", namespace(subject)),
+        );
+    }
+    if !selects(rule.object_selector.as_ref(), |key| subject.label(key)) {
+        return fits(Verdict::ObjectSelector, "but its objectSelector does not mean the labels of the Pod".to_owned());
+    }
+    let Some(Winner { name, matched: Some(longer) }) = winner else {
+        return fits(Verdict::NotServing, "but is not in force: see the warnings".to_owned());
+    };
+    if depth(longer) > depth(&matched) {
+        return fits(Verdict::ShorterMatch, format!("but {longer} of {name} is longer"));
+    }
+    fits(Verdict::Younger, format!("but {name} has the same and is older, or first by name"))
+}
+
+fn no_match(rule: &RewriteRuleStatus, image: &ImageRef) -> Judged {
+    let hosts = rule.matches.iter().map(|matched| matched.split('/').next().unwrap_or_default());
+    let all = rule.matches.join(", ");
+    let repository = image.repository();
+    if hosts.into_iter().any(|host| fits(rule, host, image)) {
+        return (Verdict::PathDiffers, None, format!("path differs: {repository} does not begin as {all} does"));
+    }
+    (Verdict::HostDiffers, None, format!("host differs: {} is not that of {all}", image.host()))
+}
+
+/// The longest match that the image begins with.
+fn longest(rule: &RewriteRuleStatus, image: &ImageRef) -> Option<String> {
+    let fitting = rule.matches.iter().filter(|matched| fits(rule, matched, image));
+    fitting.max_by_key(|matched| depth(matched)).cloned()
+}
+
+/// Whether the rules would find the image if this were the only match of all.
+fn fits(rule: &RewriteRuleStatus, matched: &str, image: &ImageRef) -> bool {
+    let alone = Rule {
+        matches: vec![matched.to_owned()],
+        pull_host: rule.host.clone(),
+        project: rule.project.clone(),
+        ..Rule::default()
+    };
+    let rules = Rules::compile([alone]);
+    matches!(rules.find_for_anyone(image), Decision::Rewritten { .. } | Decision::TooLong { .. })
+}
+
+/// Components of a match.
+fn depth(matched: &str) -> usize {
+    matched.trim_end_matches('/').split('/').count()
+}
+
+fn selects<'l>(selector: Option<&LabelSelector>, label: impl Fn(&str) -> Option<&'l str>) -> bool {
+    Selector::compile(selector).is_ok_and(|selector| selector.matches(label))
+}
+
+fn namespace(subject: &Subject<'_>) -> String {
+    match subject.namespace {
+        "" => "a Pod without a namespace".to_owned(),
+        name => format!("namespace {name}"),
+    }
+}

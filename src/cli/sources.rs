@@ -1,0 +1,131 @@
+//! Where a tool takes its rules from: manifests, or the cluster.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
+
+use anyhow::Context;
+use clap::Args;
+use k8s_openapi::{api::core::v1::Namespace, jiff::Timestamp};
+use kube::{Api, Client, ResourceExt, api::ListParams};
+
+use crate::{
+    api::{HarborInstance, ProxyProject, Registry, RewriteRuleStatus},
+    cluster::bounded,
+    rewrite::{self, Rules, StatedError},
+    standalone,
+};
+
+/// Which rules.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub(super) struct Arguments {
+    /// File or directory with the manifests of HarborInstances, Registries and ProxyProjects: every rule is taken as
+    /// served. Default: the ProxyProjects of the cluster that serve
+    #[arg(long, value_name = "FILE|DIR")]
+    rules: Option<PathBuf>,
+}
+
+/// ProxyProjects and what is known about them.
+#[derive(Debug)]
+pub(super) struct Sources {
+    /// All of them, whether their rules are in force or not.
+    pub(super) projects: Vec<ProxyProject>,
+    instances: Vec<HarborInstance>,
+    registries: Vec<Registry>,
+    /// Labels of the cluster's namespaces.
+    pub(super) namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    /// The namespace that applies where none is written: that of the kubeconfig.
+    pub(super) default_namespace: Option<String>,
+    from_cluster: bool,
+}
+
+impl Arguments {
+    /// Reads them.
+    pub(super) async fn read(&self) -> anyhow::Result<Sources> {
+        let Some(path) = &self.rules else { return from_cluster().await };
+        let manifests = standalone::read(path).context("rules")?;
+        Ok(Sources {
+            projects: manifests.projects,
+            instances: manifests.instances,
+            registries: manifests.registries,
+            namespaces: BTreeMap::new(),
+            default_namespace: None,
+            from_cluster: false,
+        })
+    }
+}
+
+impl Sources {
+    /// The rules in force, as if every Harbor were available; and why projects of the manifests state none.
+    pub(super) fn rules(&self) -> (Rules, Vec<StatedError>) {
+        if self.from_cluster {
+            return (rewrite::serving(&self.projects, |_| false), Vec::new());
+        }
+        rewrite::assumed(&self.instances, &self.registries, &self.projects)
+    }
+
+    /// The rule of a project, or why it is not in force.
+    pub(super) fn rule(&self, project: &ProxyProject) -> Result<RewriteRuleStatus, String> {
+        if project.metadata.deletion_timestamp.is_some() {
+            return Err("it is being deleted".to_owned());
+        }
+        if project.spec.suspend {
+            return Err("it is suspended (spec.suspend)".to_owned());
+        }
+        if self.from_cluster {
+            return project.serving_rule().cloned().ok_or_else(|| not_serving(project));
+        }
+        let (instance, registry) = (&project.spec.harbor_ref.name, &project.spec.registry_ref.name);
+        let named = |name: &str, found: Option<&str>| found == Some(name);
+        let instance = self.instances.iter().find(|one| named(instance, one.metadata.name.as_deref()));
+        let registry = self.registries.iter().find(|one| named(registry, one.metadata.name.as_deref()));
+        let instance = instance.ok_or("its HarborInstance is not among the manifests")?;
+        let registry = registry.ok_or("its Registry is not among the manifests")?;
+        rewrite::stated(project, registry, instance.spec.effective_pull_host()).map_err(|error| error.to_string())
+    }
+
+    /// Whether the Harbor of a project has been away so long that its rule acts on it.
+    pub(super) fn is_unavailable(&self, project: &ProxyProject) -> bool {
+        let name = Some(project.spec.harbor_ref.name.as_str());
+        let instance = self.instances.iter().find(|instance| instance.metadata.name.as_deref() == name);
+        self.from_cluster && instance.is_some_and(|instance| rewrite::is_unavailable(instance, Timestamp::now()))
+    }
+
+    /// Names of the projects whose Harbor is unavailable.
+    pub(super) fn unavailable(&self) -> BTreeSet<String> {
+        let away = self.projects.iter().filter(|project| self.is_unavailable(project));
+        away.map(ResourceExt::name_any).collect()
+    }
+}
+
+fn not_serving(project: &ProxyProject) -> String {
+    let mut conditions = project.status.iter().flat_map(|status| &status.conditions);
+    let ready = conditions.find(|condition| condition.type_ == "Ready");
+    let why = ready.map(|ready| format!(": Ready is {}, {}: {}", ready.status, ready.reason, ready.message));
+    format!("Harbor does not serve it yet{}", why.unwrap_or_default())
+}
+
+async fn from_cluster() -> anyhow::Result<Sources> {
+    let client = Client::try_default()
+        .await
+        .context("no way to the API server: set KUBECONFIG, or give the rules as manifests with --rules")?;
+    let parameters = ListParams::default();
+    let projects: Api<ProxyProject> = Api::all(client.clone());
+    let projects = bounded("listing ProxyProjects", projects.list(&parameters)).await?.items;
+    let instances: Api<HarborInstance> = Api::all(client.clone());
+    let instances = bounded("listing HarborInstances", instances.list(&parameters)).await.map(|list| list.items);
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    // Not everybody may list these: what is not known is said where it matters.
+    let namespaces = bounded("listing Namespaces", namespaces.list_metadata(&parameters)).await;
+    let labels = namespaces.into_iter().flatten();
+    Ok(Sources {
+        projects,
+        instances: instances.unwrap_or_default(),
+        registries: Vec::new(),
+        namespaces: labels.map(|found| (found.name_any(), found.metadata.labels.unwrap_or_default())).collect(),
+        default_namespace: Some(client.default_namespace().to_owned()),
+        from_cluster: true,
+    })
+}

@@ -1,0 +1,289 @@
+//! A text with some of its images exchanged, and pull secrets added.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+use granit_parser::ScalarStyle;
+
+use super::{
+    Error, Image, Manifests, Template,
+    pull_secrets::Addition,
+    tree::{Content, NodeId, Tree},
+    value::{Data, Value, values},
+};
+
+/// What is to change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wish {
+    /// An image of a template.
+    Image {
+        /// Index in [`Manifests::templates`].
+        template: usize,
+        /// Index in [`Template::images`].
+        image: usize,
+        /// The image to be there instead.
+        text: String,
+    },
+    /// A name that is to be in the `imagePullSecrets` of a template.
+    PullSecret {
+        /// Index in [`Manifests::templates`].
+        template: usize,
+        /// Name of the Secret.
+        name: String,
+    },
+}
+
+/// A text, edited.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Edited {
+    /// The new text.
+    pub text: String,
+    /// How many images of how the text is read are others now.
+    pub images: usize,
+    /// How many templates got pull secrets.
+    pub pull_secrets: usize,
+    /// Wishes that could not be met without changing something else.
+    pub unkept: Vec<Unkept>,
+}
+
+/// A wish that could not be met.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unkept {
+    /// The wish.
+    pub wish: Wish,
+    /// Counted from 1.
+    pub line: usize,
+    /// Why, and what to do about it.
+    pub detail: String,
+}
+
+impl Manifests<'_> {
+    /// The text with these wishes met. Of what is not wished for, nothing changes: an image that shares its node with
+    /// something that is to stay is left as it is, and named in [`Edited::unkept`].
+    ///
+    /// # Errors
+    /// When the new text does not read as it should: then nothing of it may be used.
+    pub fn edit(&self, wishes: &[Wish]) -> Result<Edited, Error> {
+        let mut editing = Editing { of: self, splices: BTreeMap::new(), met: Vec::new(), unkept: Vec::new() };
+        editing.images(wishes);
+        let images = editing.met.len();
+        let additions = editing.pull_secrets(wishes);
+        let Editing { splices, met, unkept, .. } = editing;
+
+        let mut expected = self.values.clone();
+        for wish in met {
+            self.expect(&mut expected, wish);
+        }
+        for (template, addition) in &additions {
+            if let Some(spec) = self.place(&mut expected, template, &template.path) {
+                addition.expect(spec);
+            }
+        }
+        let text = spliced(self.text, &splices);
+        self.verify(&text, &expected)?;
+        Ok(Edited { text, images, pull_secrets: additions.len(), unkept })
+    }
+
+    fn expect(&self, expected: &mut [Value], wish: &Wish) {
+        let Wish::Image { template, image, text } = wish else { return };
+        let Some(template) = self.templates().get(*template) else { return };
+        let Some(image) = template.images.get(*image) else { return };
+        if let Some(value) = self.place(expected, template, &image.path) {
+            value.data = Data::Text(text.clone());
+        }
+    }
+
+    fn place<'e>(&self, expected: &'e mut [Value], template: &Template, path: &[usize]) -> Option<&'e mut Value> {
+        expected.get_mut(template.document.checked_sub(1)?)?.at_mut(path)
+    }
+
+    fn verify(&self, text: &str, expected: &[Value]) -> Result<(), Error> {
+        let read = Tree::parse(text).and_then(|tree| values(&tree));
+        let document = match &read {
+            Ok(values) if values == expected => return Ok(()),
+            Ok(values) => values.iter().zip(expected).position(|(is, ought)| is != ought).map_or(1, |index| index + 1),
+            Err(error) => error.document,
+        };
+        let root = self.tree.documents.get(document - 1).copied().unwrap_or_default();
+        Err(self.tree.error(root, "this document cannot be rewritten in place: write its images as plain text"))
+    }
+}
+
+struct Editing<'m, 'w> {
+    of: &'m Manifests<'m>,
+    /// What stands where, by first byte; nothing overlaps.
+    splices: BTreeMap<usize, (Range<usize>, String)>,
+    met: Vec<&'w Wish>,
+    unkept: Vec<Unkept>,
+}
+
+/// An image, and what is wished for it.
+struct Use<'m, 'w> {
+    image: &'m Image,
+    wish: Option<(&'w Wish, &'w str)>,
+}
+
+impl<'m, 'w> Editing<'m, 'w> {
+    fn images(&mut self, wishes: &'w [Wish]) {
+        let mut wished: BTreeMap<(usize, usize), (&'w Wish, &'w str)> = BTreeMap::new();
+        for wish in wishes {
+            if let Wish::Image { template, image, text } = wish {
+                wished.insert((*template, *image), (wish, text));
+            }
+        }
+        let mut uses: BTreeMap<NodeId, Vec<Use<'m, 'w>>> = BTreeMap::new();
+        for (template, found) in self.of.templates().iter().enumerate() {
+            for (index, image) in found.images.iter().enumerate() {
+                let wish = wished.get(&(template, index)).copied().filter(|(_, text)| *text != image.image);
+                uses.entry(image.target).or_default().push(Use { image, wish });
+            }
+        }
+        for (target, uses) in uses {
+            if uses.iter().any(|each| each.wish.is_some()) {
+                self.image(target, uses);
+            }
+        }
+    }
+
+    /// All images that one node holds: it changes if all that it is part of change alike; else aliases change alone.
+    fn image(&mut self, target: NodeId, mut uses: Vec<Use<'m, 'w>>) {
+        let visits = |counts: &std::collections::HashMap<NodeId, usize>, id| counts.get(&id).copied().unwrap_or(0);
+        let mut left = visits(&self.of.visits.targets, target);
+        if !agree(uses.iter(), left) {
+            let tokens: BTreeSet<NodeId> = uses.iter().map(|each| each.image.token).collect();
+            for token in tokens.into_iter().filter(|token| *token != target) {
+                let all = visits(&self.of.visits.tokens, token);
+                let here = || uses.iter().filter(|each| each.image.token == token);
+                if agree(here(), all) && self.splice_image(token, here().find_map(|each| each.wish)) {
+                    left -= all;
+                    self.met.extend(here().filter_map(|each| each.wish).map(|(wish, _)| wish));
+                    uses.retain(|each| each.image.token != token);
+                }
+            }
+        }
+        let first = uses.iter().find_map(|each| each.wish);
+        if first.is_none() {
+            return;
+        }
+        if agree(uses.iter(), left) && self.splice_image(target, first) {
+            self.met.extend(uses.iter().filter_map(|each| each.wish).map(|(wish, _)| wish));
+            return;
+        }
+        for each in uses {
+            let Some((wish, text)) = each.wish else { continue };
+            let Image { image, line, .. } = each.image;
+            let detail = format!(
+                "{image} stays as it is: by an anchor it is also something that does not become {text}; write the image out \
+                 where it is used"
+            );
+            self.unkept.push(Unkept { wish: wish.clone(), line: *line, detail });
+        }
+    }
+
+    /// Exchanges a node for a text, in the style in which it is written.
+    fn splice_image(&mut self, token: NodeId, wish: Option<(&Wish, &str)>) -> bool {
+        let (Some(node), Some((_, text))) = (self.of.tree.node(token), wish) else { return false };
+        let source = self.of.text.get(node.span.clone()).unwrap_or_default();
+        let (range, new) = match &node.content {
+            Content::Scalar { style: ScalarStyle::SingleQuoted, .. } => {
+                (node.span.clone(), format!("'{}'", text.replace('\'', "''")))
+            }
+            Content::Scalar { style: ScalarStyle::DoubleQuoted, .. } => (node.span.clone(), quoted(text)),
+            Content::Scalar { style: ScalarStyle::Literal | ScalarStyle::Folded, text: old, .. } => {
+                let Some(at) = source.find(old.as_str()).filter(|_| source.trim() == old) else { return false };
+                let start = node.span.start + at;
+                (start..start + old.len(), text.to_owned())
+            }
+            Content::Scalar { .. } | Content::Alias(_) => {
+                (node.span.clone(), if is_plain(text) { text.to_owned() } else { quoted(text) })
+            }
+            Content::Sequence { .. } | Content::Mapping { .. } => return false,
+        };
+        self.splices.insert(range.start, (range, new));
+        true
+    }
+
+    fn pull_secrets(&mut self, wishes: &[Wish]) -> Vec<(&'m Template, Addition)> {
+        let templates = self.of.templates();
+        let mut wished: BTreeMap<usize, BTreeMap<&str, &Wish>> = BTreeMap::new();
+        for wish in wishes {
+            if let Wish::PullSecret { template, name } = wish
+                && let Some(found) = templates.get(*template)
+                && !found.pull_secrets.contains(name)
+            {
+                wished.entry(*template).or_default().insert(name, wish);
+            }
+        }
+        let mut additions = Vec::new();
+        let mut done: BTreeMap<NodeId, Vec<&str>> = BTreeMap::new();
+        for (&index, names) in &wished {
+            let Some(template) = templates.get(index) else { continue };
+            let texts: Vec<&str> = names.keys().copied().collect();
+            let sharing: Vec<usize> = (0..templates.len())
+                .filter(|other| templates.get(*other).is_some_and(|other| other.spec == template.spec))
+                .collect();
+            let alone = self.of.visits.targets.get(&template.spec) == Some(&sharing.len());
+            let alike =
+                sharing.iter().all(|other| wished.get(other).is_some_and(|other| other.keys().eq(names.keys())));
+            let addition = if alone && alike {
+                Addition::new(&self.of.tree, self.of.text, template, &texts)
+            } else {
+                Err("by an anchor its specification is also that of something else")
+            };
+            match addition {
+                Ok(addition) => {
+                    if done.insert(template.spec, texts).is_none() {
+                        let at = addition.at();
+                        let before = self.splices.insert(at, (at..addition.end(), addition.text().to_owned()));
+                        debug_assert!(before.is_none(), "nothing else begins where a secret is added");
+                    }
+                    additions.push((template, addition));
+                }
+                Err(why) => {
+                    let detail = |name| {
+                        format!("{}: pull secret {name} was not added: {why}; write it by hand", template.object)
+                    };
+                    let all = names.iter().map(|(name, wish)| Unkept {
+                        wish: (*wish).clone(),
+                        line: template.line,
+                        detail: detail(name),
+                    });
+                    self.unkept.extend(all);
+                }
+            }
+        }
+        additions
+    }
+}
+
+/// Whether all uses of a node that is part of the value so often wish for the same.
+fn agree<'u, 'w: 'u, 'm: 'u>(uses: impl Iterator<Item = &'u Use<'m, 'w>>, visits: usize) -> bool {
+    let wishes: Vec<Option<&str>> = uses.map(|each| each.wish.map(|(_, text)| text)).collect();
+    wishes.len() == visits
+        && wishes.first().is_some_and(|first| first.is_some() && wishes.iter().all(|wish| wish == first))
+}
+
+fn spliced(text: &str, splices: &BTreeMap<usize, (Range<usize>, String)>) -> String {
+    let mut out = String::with_capacity(text.len() + text.len() / 8);
+    let mut at = 0;
+    for (range, new) in splices.values() {
+        out.push_str(text.get(at..range.start).unwrap_or_default());
+        out.push_str(new);
+        at = range.end;
+    }
+    out.push_str(text.get(at..).unwrap_or_default());
+    out
+}
+
+/// Whether a text can stand without quotes, in block and in flow style: all images do that have no IPv6 host.
+fn is_plain(text: &str) -> bool {
+    text.starts_with(|first: char| first.is_ascii_alphanumeric())
+        && text.ends_with(|last: char| last.is_ascii_alphanumeric() || last == '_' || last == '-' || last == '.')
+        && text.contains('/')
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._:/@+-".contains(&byte))
+}
+
+/// As JSON, which is YAML, too.
+pub(super) fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}

@@ -1,0 +1,172 @@
+//! Names added to the `imagePullSecrets` of a specification, in the style in which it is written.
+
+use std::fmt::Write as _;
+
+use super::{
+    Template,
+    edit::quoted,
+    tree::{Content, Node, NodeId, Tree},
+    value::{Data, Value},
+};
+
+const FIELD: &str = "imagePullSecrets";
+
+/// A text to be put in, and what it means.
+#[derive(Debug, Clone)]
+pub(super) struct Addition {
+    at: usize,
+    end: usize,
+    text: String,
+    names: Vec<String>,
+    place: Place,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// The field is new, and comes first.
+    Field,
+    /// The names come first in the list that is there.
+    List,
+    /// The field is there, with nothing in it.
+    Null,
+}
+
+impl Addition {
+    /// What to put in for these names, of which none is there.
+    pub(super) fn new(tree: &Tree, text: &str, template: &Template, names: &[&str]) -> Result<Self, &'static str> {
+        let spec = tree.node(template.spec).ok_or("it is nowhere")?;
+        let Content::Mapping { flow, entries } = &spec.content else { return Err("it is no mapping") };
+        let field = |(key, value): &(NodeId, NodeId)| {
+            matches!(tree.node(*key).map(|key| &key.content), Some(Content::Scalar { text, .. }) if text == FIELD)
+                .then_some(*value)
+        };
+        let merges = |(key, _): &(NodeId, NodeId)| matches!(tree.node(*key).map(|key| &key.content), Some(Content::Scalar { text, .. }) if text == "<<");
+        let (at, end, new, place) = match entries.iter().find_map(field) {
+            Some(list) => in_list(tree, text, list, names)?,
+            None if entries.iter().any(merges) => return Err("it has merge keys"),
+            None if *flow => (spec.span.start + 1, spec.span.start + 1, flow_field(names), Place::Field),
+            None => {
+                let first = entries.first().and_then(|(key, _)| tree.node(*key)).ok_or("it is empty")?;
+                let at = begin_of_line(text, first)?;
+                (at, at, block_field(text, first, names), Place::Field)
+            }
+        };
+        Ok(Self { at, end, text: new, names: names.iter().map(|name| (*name).to_owned()).collect(), place })
+    }
+
+    /// The first byte of what is exchanged.
+    pub(super) fn at(&self) -> usize {
+        self.at
+    }
+
+    /// The byte behind what is exchanged.
+    pub(super) fn end(&self) -> usize {
+        self.end
+    }
+
+    /// What is there instead.
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Does to the value of the specification what the text does to its text.
+    pub(super) fn expect(&self, spec: &mut Value) {
+        let value = |data| Value { token: 0, target: 0, data };
+        let text = |text: &str| value(Data::Text(text.to_owned()));
+        let new = || self.names.iter().map(|name| value(Data::Map(vec![(text("name"), text(name))])));
+        let Data::Map(entries) = &mut spec.data else { return };
+        if self.place == Place::Field {
+            entries.insert(0, (text(FIELD), value(Data::List(new().collect()))));
+            return;
+        }
+        let Some((_, list)) = entries.iter_mut().find(|(key, _)| key.text() == Some(FIELD)) else { return };
+        match &mut list.data {
+            Data::List(items) => {
+                items.splice(0..0, new());
+            }
+            data => *data = Data::List(new().collect()),
+        }
+    }
+}
+
+fn in_list(
+    tree: &Tree,
+    text: &str,
+    list: NodeId,
+    names: &[&str],
+) -> Result<(usize, usize, String, Place), &'static str> {
+    let node = tree.node(list).ok_or("it is nowhere")?;
+    match &node.content {
+        Content::Sequence { flow: true, items } => {
+            let at = node.span.start + 1;
+            let comma = if items.is_empty() { "" } else { ", " };
+            Ok((at, at, format!("{}{comma}", flow_items(names)), Place::List))
+        }
+        Content::Sequence { items, .. } => {
+            let first = items.first().and_then(|item| tree.node(*item)).ok_or("its list cannot be read")?;
+            let line_start = text.get(..first.span.start).and_then(|before| before.rfind('\n')).map_or(0, |at| at + 1);
+            let before = text.get(line_start..first.span.start).unwrap_or_default();
+            let indent = before.len() - before.trim_start_matches(' ').len();
+            if before.trim() != "-" {
+                return Err("the first entry of its list does not stand in a line of its own");
+            }
+            let at = line_start + indent;
+            let mut new = String::new();
+            for name in names {
+                let _ = write!(new, "- name: {}{}{:indent$}", scalar(name), line_end(text), "");
+            }
+            Ok((at, at, new, Place::List))
+        }
+        Content::Scalar { is_text: false, .. } if !node.span.is_empty() => {
+            Ok((node.span.start, node.span.end, format!("[{}]", flow_items(names)), Place::Null))
+        }
+        Content::Alias(_) => Err("its list is an alias"),
+        _ => Err("its list is empty and not written as []"),
+    }
+}
+
+/// Where the first key of a mapping in block style begins, if only its indentation, or the dashes of lists, stand before it.
+fn begin_of_line(text: &str, key: &Node) -> Result<usize, &'static str> {
+    let line_start = text.get(..key.span.start).and_then(|before| before.rfind('\n')).map_or(0, |at| at + 1);
+    let before = text.get(line_start..key.span.start).unwrap_or_default();
+    let only_indentation = before.trim_start_matches('\u{feff}').bytes().all(|byte| byte == b' ' || byte == b'-');
+    if key.has_properties || !only_indentation {
+        return Err("its first key does not stand in a line of its own");
+    }
+    Ok(key.span.start)
+}
+
+fn block_field(text: &str, first: &Node, names: &[&str]) -> String {
+    let (end, indent) = (line_end(text), first.column - 1);
+    let mut new = format!("{FIELD}:{end}");
+    for name in names {
+        let _ = write!(new, "{:indent$}- name: {}{end}", "", scalar(name));
+    }
+    let _ = write!(new, "{:indent$}", "");
+    new
+}
+
+fn flow_field(names: &[&str]) -> String {
+    format!("{}: [{}], ", quoted(FIELD), flow_items(names))
+}
+
+fn flow_items(names: &[&str]) -> String {
+    let items: Vec<String> = names.iter().map(|name| format!("{{\"name\": {}}}", quoted(name))).collect();
+    items.join(", ")
+}
+
+/// Names of Secrets are DNS names: quotes are needed where one looks like a number or a word of YAML.
+fn scalar(name: &str) -> String {
+    let plain = name.starts_with(|first: char| first.is_ascii_lowercase())
+        && name.contains('-')
+        && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte));
+    if plain { name.to_owned() } else { quoted(name) }
+}
+
+/// How the lines of a text end.
+fn line_end(text: &str) -> &'static str {
+    match text.find('\n').and_then(|at| at.checked_sub(1)).and_then(|at| text.as_bytes().get(at)) {
+        Some(b'\r') => "\r\n",
+        _ => "\n",
+    }
+}

@@ -1,0 +1,430 @@
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::rewrite::pod::Kind;
+
+const HARBOR: &str = "harbor.example.com";
+
+/// Every image below Harbor, unless it is there.
+fn at_harbor(image: &str) -> String {
+    if image.starts_with(HARBOR) { image.to_owned() } else { format!("{HARBOR}/hub/{image}") }
+}
+
+fn wishes(manifests: &Manifests<'_>, wanted: impl Fn(&Template, &str) -> String) -> Vec<Wish> {
+    let templates = manifests.templates().iter().enumerate();
+    templates
+        .flat_map(|(template, found)| {
+            let images = found.images.iter().enumerate();
+            let all = images.map(|(image, each)| Wish::Image { template, image, text: wanted(found, &each.image) });
+            all.collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+fn edited(text: &str) -> Edited {
+    let manifests = Manifests::read(text).unwrap();
+    manifests.edit(&wishes(&manifests, |_, image| at_harbor(image))).unwrap()
+}
+
+fn with_secret(text: &str) -> Edited {
+    let manifests = Manifests::read(text).unwrap();
+    let secrets = |template| Wish::PullSecret { template, name: "harbor-pull".to_owned() };
+    manifests.edit(&(0..manifests.templates().len()).map(secrets).collect::<Vec<_>>()).unwrap()
+}
+
+fn pod(containers: &str) -> String {
+    format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: p}}\nspec:\n  containers:\n{containers}")
+}
+
+fn images(text: &str) -> Vec<String> {
+    let manifests = Manifests::read(text).unwrap();
+    let all = manifests.templates().iter().flat_map(|template| template.images.clone());
+    all.map(|image| image.image).collect()
+}
+
+#[test]
+fn only_the_image_changes_whatever_its_style() {
+    let digest = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+    for (before, after) in [
+        ("image: nginx:1", "image: harbor.example.com/hub/nginx:1"),
+        ("image:   nginx:1   # why", "image:   harbor.example.com/hub/nginx:1   # why"),
+        ("image: 'nginx:1'", "image: 'harbor.example.com/hub/nginx:1'"),
+        ("image: \"nginx:1\"", "image: \"harbor.example.com/hub/nginx:1\""),
+        ("\"image\" : \"ngin\\x78:1\"", "\"image\" : \"harbor.example.com/hub/nginx:1\""),
+        ("image: !!str nginx:1", "image: !!str harbor.example.com/hub/nginx:1"),
+        ("image: &x nginx:1", "image: &x harbor.example.com/hub/nginx:1"),
+        ("image: |-\n      nginx:1", "image: |-\n      harbor.example.com/hub/nginx:1"),
+        ("image: >-\n      nginx:1\n", "image: >-\n      harbor.example.com/hub/nginx:1\n"),
+        ("image:\n      nginx:1", "image:\n      harbor.example.com/hub/nginx:1"),
+        ("? image\n    : nginx:1", "? image\n    : harbor.example.com/hub/nginx:1"),
+    ] {
+        let text = pod(&format!("  - name: a\n    {before}\n    # kept\n"));
+        assert_eq!(edited(&text).text, text.replace(before, after), "{before}");
+        let crlf = text.replace('\n', "\r\n");
+        assert_eq!(edited(&crlf).text, text.replace(before, after).replace('\n', "\r\n"), "{before} with CRLF");
+    }
+    let flow = format!("{{apiVersion: v1, kind: Pod, spec: {{containers: [{{name: a, image: nginx@{digest}}}]}}}}");
+    assert_eq!(edited(&flow).text, flow.replace("nginx", "harbor.example.com/hub/nginx"));
+    let json = "{\n\t\"kind\": \"Pod\", \"apiVersion\": \"v1\",\n\t\"spec\": {\"containers\": [{\"name\":\"a\",\"image\":\"a\\/b\"}]}\n}";
+    assert_eq!(edited(json).text, json.replace("a\\/b", "harbor.example.com/hub/a/b"));
+    let marked = format!("\u{feff}{}", pod("  - {name: a, image: nginx}"));
+    assert_eq!(edited(&marked).text, marked.replace("nginx", "harbor.example.com/hub/nginx"));
+}
+
+#[test]
+fn a_host_that_cannot_stand_bare_is_quoted() {
+    let text = pod("  - name: a\n    image: nginx\n");
+    let manifests = Manifests::read(&text).unwrap();
+    let edited = manifests.edit(&wishes(&manifests, |_, image| format!("[::1]:5000/hub/{image}"))).unwrap();
+    assert_eq!(edited.text, text.replace("nginx", "\"[::1]:5000/hub/nginx\""));
+}
+
+#[test]
+fn pod_specifications_are_found_in_objects_of_any_kind() {
+    let text = r#"
+# Source: chart/templates/all.yaml
+---
+apiVersion: batch/v1
+kind: CronJob
+metadata: {name: nightly, namespace: jobs}
+spec:
+  jobTemplate:
+    spec:
+      template:
+        metadata: {labels: {app: nightly}}
+        spec:
+          initContainers: [{name: i, image: init}]
+          containers: [{name: c, image: main}]
+          volumes:
+          - name: data
+            image: {reference: volume}
+          - name: other
+            emptyDir: {}
+---
+---
+# nothing but a comment
+---
+apiVersion: v1
+kind: List
+items:
+- apiVersion: v1
+  kind: Pod
+  metadata: {generateName: p-, labels: {app: p}, annotations: {a: b}}
+  spec:
+    containers: [{name: c, image: pod}]
+    ephemeralContainers: [{name: e, image: debug}]
+- {apiVersion: v1, kind: Namespace, metadata: {name: shop, labels: {team: a}}}
+---
+apiVersion: example.com/v1
+kind: Database
+metadata: {name: db, labels: {app: own}}
+spec:
+  containers:
+  - {name: extra, image: custom}
+  - {name: without}
+"#;
+    let manifests = Manifests::read(text).unwrap();
+    let found: Vec<_> = manifests.templates().iter().map(|t| (t.document, t.line, t.object.to_string())).collect();
+    assert_eq!(
+        found,
+        [(1, 13, "CronJob jobs/nightly".to_owned()), (4, 31, "Pod p-".to_owned()), (5, 39, "Database db".to_owned())]
+    );
+    let [job, pod, database] = manifests.templates() else { panic!() };
+    assert_eq!(job.labels.as_ref().unwrap()["app"], "nightly");
+    assert_eq!(pod.annotations.as_ref().unwrap()["a"], "b");
+    assert_eq!(database.labels, None, "the labels of a custom object are not those of its Pods");
+    assert_eq!(images(text), ["main", "init", "volume", "pod", "debug", "custom"]);
+    assert_eq!(job.images[2].list, Kind::Volumes);
+    assert_eq!((job.images[0].line, job.images[0].column), (14, 41));
+    assert_eq!(manifests.namespaces()["shop"]["team"], "a");
+    assert_eq!(manifests.strangers(), [0; 0]);
+    let made: Value = serde_json::from_str(&job.pod(Some("elsewhere"))).unwrap();
+    assert_eq!(made["metadata"]["namespace"], "jobs");
+    assert_eq!(made["spec"]["volumes"][0]["image"]["reference"], "volume");
+}
+
+#[test]
+fn what_only_looks_like_a_container_is_left_alone() {
+    for text in [
+        "apiVersion: v1\nkind: ConfigMap\ndata:\n  pod.yaml: |\n    spec:\n      containers:\n      - {name: a, image: nginx}\n",
+        "apiVersion: kyverno.io/v1\nkind: ClusterPolicy\nspec: {pattern: {spec: {containers: [{name: '*', image: nginx}]}}}\n",
+        "apiVersion: v1\nkind: Pod\nstatus: {containers: [{name: a, image: nginx}]}\n",
+        "apiVersion: v1\nkind: Pod\nspec: {containers: [{image: nginx}]}\n",
+        "apiVersion: v1\nkind: Pod\nspec: {containers: [{name: a, image: 1.5}]}\n",
+        "apiVersion: v1\nkind: Pod\nspec: {containers: [{name: a, image: }]}\n",
+        "apiVersion: v1\nkind: Pod\nspec: {containers: {name: a, image: nginx}}\n",
+        "apiVersion: example.com/v1\nkind: Scan\nspec: {image: nginx, images: [{name: a, image: nginx}]}\n",
+        "image: nginx\ncontainers: [{name: a, image: nginx}]\n",
+        "# nothing\n",
+        "",
+    ] {
+        assert_eq!(images(text), [""; 0], "{text}");
+        assert_eq!(edited(text).text, text);
+    }
+    assert_eq!(Manifests::read("a: 1\n---\n- b\n").unwrap().strangers(), [1, 2]);
+}
+
+#[test]
+fn an_anchor_is_followed_where_all_it_is_used_for_changes_alike() {
+    let shared = pod("  - {name: a, image: &i nginx}\n  - {name: b, image: *i}\n");
+    assert_eq!(edited(&shared).text, shared.replace("nginx", "harbor.example.com/hub/nginx"));
+    assert_eq!(edited(&shared).images, 2);
+
+    let whole = pod("  - &c {name: a, image: nginx}\n  initContainers:\n  - *c\n  - <<: *c\n    name: other\n");
+    assert_eq!(edited(&whole).text, whole.replace("nginx", "harbor.example.com/hub/nginx"));
+    assert_eq!(edited(&whole).images, 3);
+}
+
+#[test]
+fn an_image_that_is_also_something_else_is_written_out_or_named_as_left() {
+    let elsewhere =
+        "apiVersion: v1\nkind: Pod\nmetadata: {labels: {was: &i nginx}}\nspec: {containers: [{name: a, image: *i}]}\n";
+    let done = edited(elsewhere);
+    assert_eq!(done.text, elsewhere.replace("*i", "harbor.example.com/hub/nginx"));
+    assert_eq!(done.unkept, []);
+
+    let defined = pod("  - name: a\n    image: &i nginx\n    env: [{name: IMAGE, value: *i}]\n");
+    let done = edited(&defined);
+    assert_eq!((done.text, done.images), (defined, 0));
+    assert_eq!(done.unkept[0].line, 7);
+    assert!(done.unkept[0].detail.contains("write the image out"), "{}", done.unkept[0].detail);
+
+    let overridden = pod("  - &c {name: a, image: nginx}\n  - <<: *c\n    name: b\n    image: redis\n");
+    let done = edited(&overridden);
+    assert_eq!(images(&done.text), ["harbor.example.com/hub/nginx", "harbor.example.com/hub/redis"]);
+}
+
+#[test]
+fn templates_that_share_an_image_and_want_different_ones_keep_theirs() {
+    let text = concat!(
+        "apiVersion: v1\nkind: List\nitems:\n",
+        "- {apiVersion: v1, kind: Pod, metadata: {name: one}, spec: {containers: [&c {name: a, image: nginx}]}}\n",
+        "- {apiVersion: v1, kind: Pod, metadata: {name: two}, spec: {containers: [*c, {name: b, image: redis}]}}\n",
+    );
+    let manifests = Manifests::read(text).unwrap();
+    let only_two = |template: &Template, image: &str| match template.object.name.as_str() {
+        "two" => at_harbor(image),
+        _ => image.to_owned(),
+    };
+    let done = manifests.edit(&wishes(&manifests, only_two)).unwrap();
+    assert_eq!(done.text, text.replace("redis", "harbor.example.com/hub/redis"));
+    assert_eq!((done.images, done.unkept.len()), (1, 1));
+}
+
+#[test]
+fn what_is_no_yaml_is_refused_with_document_line_and_column() {
+    for (text, expected) in [
+        ("a: 1\n---\nb: [1\n", "document 2, line 3, column 4: unclosed bracket"),
+        ("a: 'x", "document 1, line 1, column 4"),
+        ("a: 1\n\tb: 2\n", "tab"),
+        ("a: *nobody\n", "unknown anchor"),
+        ("---\na: {b: 1, c: 2,\n  b: 3}\n", "document 1, line 3, column 3: key `b` is there twice, first in line 2"),
+        ("a: &a [*a]\n", "more than 200 values within one another"),
+        ("a: &a {<<: *a}\n", "merge keys without end"),
+        ("a: {<<: 1}\n", "a merge key takes a mapping"),
+    ] {
+        let error = Manifests::read(text).unwrap_err().to_string();
+        assert!(error.contains(expected), "{text}: {error}");
+    }
+    let mut laughs = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+    for level in 1..12 {
+        let before = format!("*a{}, ", level - 1).repeat(10);
+        laughs += &format!("a{level}: &a{level} [{before}]\n");
+    }
+    assert!(Manifests::read(&laughs).unwrap_err().detail.contains("more than"));
+}
+
+#[test]
+fn pull_secrets_are_added_once_in_the_style_of_the_specification() {
+    let block = pod("  - {name: a, image: nginx}\n");
+    let new = block.replace("  containers:", "  imagePullSecrets:\n  - name: harbor-pull\n  containers:");
+    for (text, expected) in [
+        (block.clone(), new.clone()),
+        (block.replace('\n', "\r\n"), new.replace('\n', "\r\n")),
+        (format!("{block}  imagePullSecrets: []\n"), format!("{block}  imagePullSecrets: [{{\"name\": \"harbor-pull\"}}]\n")),
+        (format!("{block}  imagePullSecrets: ~\n"), format!("{block}  imagePullSecrets: [{{\"name\": \"harbor-pull\"}}]\n")),
+        (
+            format!("{block}  imagePullSecrets: # ours\n    -   name: own\n"),
+            format!("{block}  imagePullSecrets: # ours\n    - name: harbor-pull\n    -   name: own\n"),
+        ),
+        (
+            format!("{block}  imagePullSecrets: [name: own]\n"),
+            format!("{block}  imagePullSecrets: [{{\"name\": \"harbor-pull\"}}, name: own]\n"),
+        ),
+        (
+            "{\"apiVersion\":\"v1\",\"kind\":\"Pod\",\"spec\":{\"containers\":[{\"name\":\"a\"}]}}".to_owned(),
+            "{\"apiVersion\":\"v1\",\"kind\":\"Pod\",\"spec\":{\"imagePullSecrets\": [{\"name\": \"harbor-pull\"}], \"containers\":[{\"name\":\"a\"}]}}".to_owned(),
+        ),
+    ] {
+        let done = with_secret(&text);
+        assert_eq!((done.text.as_str(), done.unkept), (expected.as_str(), vec![]));
+        assert_eq!(with_secret(&expected).text, expected, "a second time");
+    }
+}
+
+#[test]
+fn a_pull_secret_that_cannot_be_added_is_named() {
+    let text = pod("  - {name: a, image: nginx}\n  imagePullSecrets:\n");
+    let done = with_secret(&text);
+    assert_eq!(done.text, text);
+    assert!(done.unkept[0].detail.contains("write it by hand"), "{:?}", done.unkept);
+}
+
+/// Draws from bytes: what a byte decides, proptest can make smaller.
+struct Draw<'b>(std::slice::Iter<'b, u8>);
+
+impl Draw<'_> {
+    fn below(&mut self, bound: u8) -> u8 {
+        self.0.next().copied().unwrap_or(0) % bound
+    }
+
+    fn one_in(&mut self, bound: u8) -> bool {
+        self.below(bound) == bound - 1
+    }
+}
+
+fn workload(draw: &mut Draw<'_>) -> Value {
+    const IMAGES: [&str; 6] = ["nginx", "ghcr.io/acme/app:1.0", "localhost:5000/x", "", "busybox:1.36", "a/b"];
+    let list = |draw: &mut Draw<'_>| {
+        let container = |draw: &mut Draw<'_>| {
+            let image = IMAGES[usize::from(draw.below(6))];
+            let mut made =
+                json!({"name": format!("c{}", draw.below(9)), "args": ["-c", "# no: comment", "image: nginx"]});
+            if !image.is_empty() {
+                made["image"] = json!(image);
+            }
+            made
+        };
+        (0..=draw.below(3)).map(|_| container(draw)).collect::<Vec<_>>()
+    };
+    let mut spec = json!({"containers": list(draw), "terminationGracePeriodSeconds": 30, "hostNetwork": false});
+    if draw.one_in(2) {
+        spec["initContainers"] = json!(list(draw));
+    }
+    if draw.one_in(2) {
+        spec["volumes"] = json!([{"name": "v", "image": {"reference": "vol/ume:1"}}, {"name": "e", "emptyDir": {}}]);
+    }
+    let template = json!({"metadata": {"labels": {"app": "x"}, "annotations": {"image": "nginx"}}, "spec": spec});
+    let metadata = json!({"name": "w", "annotations": {"note": "containers: [{name: a, image: b}]"}});
+    match draw.below(4) {
+        0 => json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}),
+        1 => {
+            json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": {"template": template}})
+        }
+        2 => json!({"apiVersion": "v1", "kind": "List", "items": [
+            {"apiVersion": "batch/v1", "kind": "CronJob", "spec": {"jobTemplate": {"spec": {"template": template}}}}]}),
+        _ => {
+            json!({"apiVersion": "x.example/v1", "kind": "Thing", "spec": {"deep": [{"podTemplate": template}]}, "image": "left"})
+        }
+    }
+}
+
+fn scalar(value: &Value, draw: &mut Draw<'_>) -> String {
+    let Value::String(text) = value else { return value.to_string() };
+    let plain = text.chars().all(|c| c.is_ascii_alphanumeric() || "./:-_".contains(c)) && !text.starts_with('-');
+    match draw.below(4) {
+        0 if plain => text.clone(),
+        1 => format!("'{text}'"),
+        _ => value.to_string(),
+    }
+}
+
+fn flow(value: &Value, draw: &mut Draw<'_>) -> String {
+    let space = if draw.one_in(2) { " " } else { "" };
+    match value {
+        Value::Object(entries) => {
+            let all: Vec<_> = entries.iter().map(|(key, value)| format!("\"{key}\": {}", flow(value, draw))).collect();
+            format!("{{{space}{}{space}}}", all.join(", "))
+        }
+        Value::Array(items) => {
+            let all: Vec<_> = items.iter().map(|item| flow(item, draw)).collect();
+            format!("[{space}{}{space}]", all.join(", "))
+        }
+        _ => scalar(value, draw),
+    }
+}
+
+/// Lines of block style at an indentation, the first without it.
+fn block(value: &Value, indent: usize, draw: &mut Draw<'_>) -> String {
+    let margin = " ".repeat(indent);
+    let mut out = String::new();
+    let entries: Vec<(String, &Value)> = match value {
+        Value::Object(entries) => entries.iter().map(|(key, value)| (format!("{key}:"), value)).collect(),
+        Value::Array(items) => items.iter().map(|item| ("-".to_owned(), item)).collect(),
+        _ => return scalar(value, draw) + "\n",
+    };
+    for (at, (head, value)) in entries.into_iter().enumerate() {
+        if at > 0 {
+            if draw.one_in(4) {
+                out += &format!("{margin}# image: nginx é\n");
+            }
+            out += &margin;
+        }
+        let empty = matches!(value, Value::Object(map) if map.is_empty());
+        out += &match value {
+            Value::String(text) if draw.one_in(5) => {
+                let style = if draw.one_in(2) { '|' } else { '>' };
+                format!("{head} {style}-\n{margin}  {text}\n")
+            }
+            Value::Object(_) | Value::Array(_) if empty || draw.one_in(4) => format!("{head} {}\n", flow(value, draw)),
+            Value::Object(_) if head == "-" => format!("- {}", block(value, indent + 2, draw)),
+            Value::Object(_) | Value::Array(_) => format!("{head}\n{margin}  {}", block(value, indent + 2, draw)),
+            _ => format!("{head} {}{}\n", scalar(value, draw), if draw.one_in(3) { "  # image: x" } else { "" }),
+        };
+    }
+    out
+}
+
+/// The same object with its images at Harbor, found by a way of its own.
+fn replaced(value: &Value) -> Value {
+    fn walk(value: &Value, pod: bool) -> Value {
+        match value {
+            Value::Object(entries) => {
+                let each = |(key, below): (&String, &Value)| {
+                    let new = match (key.as_str(), below) {
+                        ("image" | "reference", Value::String(image)) if pod => json!(at_harbor(image)),
+                        ("annotations", _) => below.clone(),
+                        (key, _) => walk(below, pod || matches!(key, "containers" | "initContainers" | "volumes")),
+                    };
+                    (key.clone(), new)
+                };
+                Value::Object(entries.iter().map(each).collect())
+            }
+            Value::Array(items) => items.iter().map(|item| walk(item, pod)).collect(),
+            other => other.clone(),
+        }
+    }
+    walk(value, false)
+}
+
+proptest! {
+    #[test]
+    fn a_rewritten_text_is_the_same_value_with_other_images_and_stays_so(bytes in prop::collection::vec(any::<u8>(), 1..400)) {
+        let mut draw = Draw(bytes.iter());
+        let documents: Vec<Value> = (0..=draw.below(3)).map(|_| workload(&mut draw)).collect();
+        let mut text = String::new();
+        for document in &documents {
+            text += "---\n# Source: chart/x.yaml\n";
+            text += &if draw.one_in(5) { flow(document, &mut draw) + "\n" } else { block(document, 0, &mut draw) };
+        }
+        if draw.one_in(3) {
+            text = text.replace('\n', "\r\n");
+        }
+        let read = |text: &str| serde_saphyr::from_multiple::<Value>(text).unwrap();
+        prop_assert_eq!(&read(&text), &documents);
+        let once = edited(&text);
+        prop_assert_eq!(&once.unkept, &[]);
+        prop_assert_eq!(read(&once.text), documents.iter().map(replaced).collect::<Vec<_>>(), "{}", text);
+        prop_assert_eq!(&edited(&once.text).text, &once.text);
+
+        // Without what was put in, it is the text that it was.
+        let put_in = format!("{HARBOR}/hub/");
+        prop_assert_eq!(once.text.matches(&put_in).count(), once.images);
+        prop_assert_eq!(&once.text.replace(&put_in, ""), &text);
+
+        let with = with_secret(&text);
+        prop_assert_eq!(&with.unkept, &[]);
+        prop_assert_eq!(&with_secret(&with.text).text, &with.text);
+    }
+}

@@ -1,0 +1,196 @@
+//! The nodes of a YAML text, each with its place in it.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use granit_parser::{Event, Parser, ScalarStyle, Span, StructureStyle};
+
+use super::Error;
+
+/// Index of a node in its [`Tree`].
+pub(super) type NodeId = usize;
+
+/// All documents of a text.
+#[derive(Debug, Default)]
+pub(super) struct Tree {
+    nodes: Vec<Node>,
+    /// The root of each document.
+    pub(super) documents: Vec<NodeId>,
+}
+
+/// One node as it stands in the text.
+#[derive(Debug)]
+pub(super) struct Node {
+    /// Bytes of the text: of a collection in block style its beginning alone.
+    pub(super) span: Range<usize>,
+    /// Counted from 1.
+    pub(super) line: usize,
+    /// In characters, counted from 1.
+    pub(super) column: usize,
+    /// Counted from 1.
+    pub(super) document: usize,
+    /// Whether an anchor or a tag stands before it.
+    pub(super) has_properties: bool,
+    pub(super) content: Content,
+}
+
+#[derive(Debug)]
+pub(super) enum Content {
+    Scalar { text: String, style: ScalarStyle, is_text: bool },
+    Sequence { flow: bool, items: Vec<NodeId> },
+    Mapping { flow: bool, entries: Vec<(NodeId, NodeId)> },
+    Alias(NodeId),
+}
+
+impl Tree {
+    /// Reads a text. A byte order mark at its beginning is passed over.
+    ///
+    /// # Errors
+    /// What is no YAML, and keys that stand twice in one mapping.
+    pub(super) fn parse(text: &str) -> Result<Self, Error> {
+        let options = granit_parser::options! { emit_comments: false };
+        let mut reading = Reading::default();
+        for event in Parser::new_from_str_with_options(text, options) {
+            let document = reading.document.max(1);
+            let (event, span) = event.map_err(|error| Error {
+                document,
+                line: error.marker().line(),
+                column: error.marker().col() + 1,
+                detail: error.info(),
+            })?;
+            reading.take(event, &span)?;
+        }
+        Ok(reading.tree)
+    }
+
+    /// A node; `None` for an index of another tree alone.
+    pub(super) fn node(&self, id: NodeId) -> Option<&Node> {
+        self.nodes.get(id)
+    }
+
+    /// How many nodes there are.
+    pub(super) fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// The node that an alias stands for; other nodes themselves.
+    pub(super) fn resolve(&self, id: NodeId) -> NodeId {
+        match self.node(id).map(|node| &node.content) {
+            Some(Content::Alias(target)) => *target,
+            _ => id,
+        }
+    }
+
+    /// An error at the place of a node.
+    pub(super) fn error(&self, id: NodeId, detail: impl Into<String>) -> Error {
+        let (document, line, column) = self.node(id).map_or((1, 1, 1), |node| (node.document, node.line, node.column));
+        Error { document, line, column, detail: detail.into() }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Reading {
+    tree: Tree,
+    document: usize,
+    /// The collections that are open, with the key that waits for its value.
+    open: Vec<(NodeId, Option<NodeId>)>,
+    anchors: HashMap<usize, NodeId>,
+}
+
+impl Reading {
+    fn take(&mut self, event: Event<'_>, span: &Span) -> Result<(), Error> {
+        match event {
+            Event::DocumentStart(..) => {
+                self.document += 1;
+                self.anchors.clear();
+            }
+            Event::Alias(anchor) => {
+                let unknown = || self.tree.error(0, "an alias without an anchor");
+                let target = *self.anchors.get(&anchor).ok_or_else(unknown)?;
+                self.add(Content::Alias(target), span, 0)?;
+            }
+            Event::Scalar(text, style, anchor, tag) => {
+                let tagged = tag.as_ref().and_then(|tag| tag.core_suffix().map(str::to_owned));
+                let is_text = match tagged.as_deref() {
+                    Some("str") => true,
+                    Some("null" | "bool" | "int" | "float") => false,
+                    _ => style != ScalarStyle::Plain || (!span.is_empty() && !is_other_scalar(&text)),
+                };
+                self.add(Content::Scalar { text: text.into_owned(), style, is_text }, span, anchor)?;
+            }
+            Event::SequenceStart(style, anchor, _) => {
+                let flow = style == StructureStyle::Flow;
+                let id = self.add(Content::Sequence { flow, items: Vec::new() }, span, anchor)?;
+                self.open.push((id, None));
+            }
+            Event::MappingStart(style, anchor, _) => {
+                let flow = style == StructureStyle::Flow;
+                let id = self.add(Content::Mapping { flow, entries: Vec::new() }, span, anchor)?;
+                self.open.push((id, None));
+            }
+            Event::SequenceEnd => {
+                self.open.pop();
+            }
+            Event::MappingEnd => {
+                if let Some((id, _)) = self.open.pop() {
+                    self.refuse_duplicates(id)?;
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, content: Content, span: &Span, anchor: usize) -> Result<NodeId, Error> {
+        let id = self.tree.nodes.len();
+        let (line, column, document) = (span.start.line(), span.start.col() + 1, self.document);
+        let bytes = span.byte_range().unwrap_or_default();
+        let has_properties = anchor != 0 || span.tag_start().is_some();
+        self.tree.nodes.push(Node { span: bytes, line, column, document, has_properties, content });
+        if anchor != 0 {
+            self.anchors.insert(anchor, id);
+        }
+        let Some((parent, waiting)) = self.open.last_mut() else {
+            self.tree.documents.push(id);
+            return Ok(id);
+        };
+        match self.tree.nodes.get_mut(*parent).map(|parent| &mut parent.content) {
+            Some(Content::Sequence { items, .. }) => items.push(id),
+            Some(Content::Mapping { entries, .. }) => match waiting.take() {
+                Some(key) => entries.push((key, id)),
+                None => *waiting = Some(id),
+            },
+            _ => {}
+        }
+        Ok(id)
+    }
+
+    fn refuse_duplicates(&self, mapping: NodeId) -> Result<(), Error> {
+        let Some(Node { content: Content::Mapping { entries, .. }, .. }) = self.tree.node(mapping) else {
+            return Ok(());
+        };
+        let mut seen: HashMap<&str, usize> = HashMap::with_capacity(entries.len());
+        for (key, _) in entries {
+            let node = self.tree.node(self.tree.resolve(*key));
+            let Some(Node { content: Content::Scalar { text, .. }, line, .. }) = node else { continue };
+            if let Some(first) = seen.insert(text, *line) {
+                let detail = format!("key `{text}` is there twice, first in line {first}: remove one of them");
+                return Err(self.tree.error(*key, detail));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a plain scalar is null, a boolean or a number, in the core schema of YAML 1.2.
+fn is_other_scalar(text: &str) -> bool {
+    if matches!(text, "" | "~" | "null" | "Null" | "NULL" | "true" | "True" | "TRUE" | "false" | "False" | "FALSE") {
+        return true;
+    }
+    let number = text.trim_start_matches(['+', '-']);
+    let digits = |prefix: &str| number.strip_prefix(prefix).is_some_and(|rest| u128::from_str_radix(rest, 16).is_ok());
+    if matches!(number, ".inf" | ".Inf" | ".INF" | ".nan" | ".NaN" | ".NAN") || digits("0x") || digits("0o") {
+        return true;
+    }
+    number.starts_with(|first: char| first.is_ascii_digit() || first == '.') && number.parse::<f64>().is_ok()
+}

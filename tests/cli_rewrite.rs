@@ -1,0 +1,360 @@
+//! `harbor-pilot rewrite` and `harbor-pilot explain`, as a user runs them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+const RULES: &str = r#"
+apiVersion: harbor-pilot.dev/v1alpha1
+kind: HarborInstance
+metadata: {name: default}
+spec: {url: "https://harbor.example.com", credentialsSecretRef: {name: harbor}}
+---
+apiVersion: harbor-pilot.dev/v1alpha1
+kind: Registry
+metadata: {name: docker-hub}
+spec: {type: docker-hub, url: "https://hub.docker.com"}
+---
+apiVersion: harbor-pilot.dev/v1alpha1
+kind: Registry
+metadata: {name: ghcr}
+spec: {type: github-ghcr, url: "https://ghcr.io"}
+---
+apiVersion: harbor-pilot.dev/v1alpha1
+kind: ProxyProject
+metadata: {name: hub}
+spec:
+  registryRef: {name: docker-hub}
+  rewrite: {pullSecretName: harbor-pull, exclude: ["docker.io/library/registry"]}
+---
+apiVersion: harbor-pilot.dev/v1alpha1
+kind: ProxyProject
+metadata: {name: bitnami}
+spec:
+  registryRef: {name: docker-hub}
+  rewrite: {matches: [docker.io/bitnami], namespaceSelector: {matchLabels: {team: shop}}}
+---
+apiVersion: harbor-pilot.dev/v1alpha1
+kind: ProxyProject
+metadata: {name: ghcr}
+spec: {registryRef: {name: ghcr}, rewrite: {matches: [ghcr.io/acme]}}
+---
+apiVersion: harbor-pilot.dev/v1alpha1
+kind: ProxyProject
+metadata: {name: old}
+spec: {registryRef: {name: docker-hub}, suspend: true}
+"#;
+
+const CHART: &str = r#"---
+# Source: web/templates/deployment.yaml
+apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: web   # the shop
+spec:
+  template:
+    metadata:
+      labels: { app: web }
+    spec:
+      containers:
+        # pinned
+        - name: web
+          image: "nginx:1.27"  # do not touch
+        - {name: side, image: 'ghcr.io/acme/side:2'}
+        - name: own
+          image: quay.io/own/app
+---
+# Source: web/templates/jobs.yaml
+apiVersion: v1
+kind: List
+items:
+- apiVersion: batch/v1
+  kind: CronJob
+  metadata: {name: nightly}
+  spec: {jobTemplate: {spec: {template: {spec: {containers: [{name: job, image: busybox}]}}}}}
+---
+apiVersion: example.com/v1
+kind: Database
+metadata: {name: db}
+spec:
+  podTemplate:
+    spec:
+      initContainers:
+      - name: init
+        image: >-
+          docker.io/registry:2
+      - name: load
+        image: redis
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: c}
+data: {image: nginx}
+"#;
+
+struct Ran {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+struct Desk(tempfile::TempDir);
+
+impl Desk {
+    fn new() -> Self {
+        let desk = Self(tempfile::tempdir().unwrap());
+        desk.write("rules.yaml", RULES);
+        desk
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        let path = self.path(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+
+    fn read(&self, name: &str) -> String {
+        std::fs::read_to_string(self.path(name)).unwrap()
+    }
+
+    fn run(&self, arguments: &[&str], input: &str) -> Ran {
+        run(self.0.path(), arguments, input)
+    }
+
+    /// With the rules of the desk.
+    fn rewrite(&self, arguments: &[&str], input: &str) -> Ran {
+        self.run(&[&["rewrite", "--rules", "rules.yaml"], arguments].concat(), input)
+    }
+
+    fn explain(&self, arguments: &[&str]) -> Ran {
+        self.run(&[&["explain", "--rules", "rules.yaml"], arguments].concat(), "")
+    }
+}
+
+fn run(directory: &Path, arguments: &[&str], input: &str) -> Ran {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_harbor-pilot"))
+        .args(arguments)
+        .current_dir(directory)
+        .env("KUBECONFIG", "/nonexistent")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    // A command that fails early does not read.
+    stdin.write_all(input.as_bytes()).ok();
+    drop(stdin);
+    let done = child.wait_with_output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    Ran { code: done.status.code().unwrap(), out: text(done.stdout), err: text(done.stderr) }
+}
+
+/// The chart as it has to come out.
+fn rewritten_chart() -> String {
+    CHART
+        .replace("\"nginx:1.27\"", "\"harbor.example.com/hub/library/nginx:1.27\"")
+        .replace("'ghcr.io/acme/side:2'", "'harbor.example.com/ghcr/acme/side:2'")
+        .replace("image: busybox", "image: harbor.example.com/hub/library/busybox")
+        .replace("image: redis", "image: harbor.example.com/hub/library/redis")
+}
+
+#[test]
+fn a_chart_goes_through_the_pipe_with_nothing_but_its_images_changed_and_a_second_time_unchanged() {
+    let desk = Desk::new();
+    let once = desk.rewrite(&["-f", "-"], CHART);
+    assert_eq!((once.out.as_str(), once.code), (rewritten_chart().as_str(), 0), "{}", once.err);
+    assert!(once.err.contains("4 of 6 images rewritten"), "{}", once.err);
+    let twice = desk.rewrite(&["-f", "-"], &once.out);
+    assert_eq!(twice.out, once.out);
+    assert!(twice.err.contains("0 of 6 images rewritten"), "{}", twice.err);
+}
+
+#[test]
+fn a_diff_shows_what_changes_and_says_by_its_status_whether_anything_does() {
+    let desk = Desk::new();
+    desk.write("web.yaml", CHART);
+    let changed = desk.rewrite(&["-f", "web.yaml", "--diff"], "");
+    assert_eq!(changed.code, 1, "{}", changed.err);
+    assert!(changed.out.starts_with("--- web.yaml\n+++ web.yaml (rewritten)\n@@ "), "{}", changed.out);
+    assert!(changed.out.contains("-          image: \"nginx:1.27\"  # do not touch\n"), "{}", changed.out);
+    assert!(changed.out.contains("+          image: \"harbor.example.com/hub/library/nginx:1.27\"  # do not touch\n"));
+    assert_eq!(desk.read("web.yaml"), CHART);
+
+    desk.write("web.yaml", &rewritten_chart());
+    let same = desk.rewrite(&["-f", "web.yaml", "--diff"], "");
+    assert_eq!((same.code, same.out.as_str()), (0, ""));
+}
+
+#[test]
+fn a_directory_is_read_in_order_and_becomes_one_stream() {
+    let desk = Desk::new();
+    let pod = |name: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec: {{containers: [{{name: a, image: {name}}}]}}"
+        )
+    };
+    desk.write("in/b.yml", &pod("two"));
+    desk.write("in/a.yaml", &format!("{}\n", pod("one")));
+    desk.write("in/c.json", r#"{"apiVersion":"v1","kind":"Pod","spec":{"containers":[{"name":"a","image":"three"}]}}"#);
+    desk.write("in/notes.txt", "{ no yaml");
+    desk.write("in/below/d.yaml", &pod("four"));
+    let flat = desk.rewrite(&["-f", "in"], "");
+    assert_eq!(flat.code, 0, "{}", flat.err);
+    let at: Vec<_> = ["one", "two", "three"].map(|name| flat.out.find(&format!("library/{name}")).unwrap()).into();
+    assert!(at.is_sorted(), "{}", flat.out);
+    assert_eq!(flat.out.matches("---\n").count(), 3);
+    assert!(!flat.out.contains("four"));
+    assert!(desk.rewrite(&["-f", "in", "-R"], "").out.contains("library/four"));
+
+    assert_eq!(desk.rewrite(&["-f", "in", "--in-place"], "").out, "");
+    assert!(desk.read("in/b.yml").contains("image: harbor.example.com/hub/library/two"));
+    assert_eq!(std::fs::read_dir(desk.path("in")).unwrap().count(), 5, "nothing is left beside the files");
+}
+
+#[test]
+fn pull_secrets_are_added_only_when_asked_for_only_where_an_image_changed_and_with_a_warning() {
+    let desk = Desk::new();
+    let plain = desk.rewrite(&["-f", "-"], CHART);
+    assert!(!plain.out.contains("imagePullSecrets"));
+    let done = desk.rewrite(&["-f", "-", "--pull-secrets"], CHART);
+    assert_eq!(done.code, 0, "{}", done.err);
+    assert!(
+        done.out.contains("    spec:\n      imagePullSecrets:\n      - name: harbor-pull\n      containers:\n"),
+        "{}",
+        done.out
+    );
+    assert_eq!(done.out.matches("harbor-pull").count(), 3);
+    assert!(
+        done.err.contains("Deployment web: a Pod that names pull secrets does not get those of its ServiceAccount"),
+        "{}",
+        done.err
+    );
+    assert_eq!(desk.rewrite(&["-f", "-", "--pull-secrets"], &done.out).out, done.out);
+
+    let other = "apiVersion: v1\nkind: Pod\nspec:\n  containers:\n  - {name: a, image: ghcr.io/acme/a}\n";
+    assert!(!desk.rewrite(&["-f", "-", "--pull-secrets"], other).out.contains("imagePullSecrets"));
+}
+
+#[test]
+fn selectors_are_judged_with_the_namespace_of_the_input_and_what_is_unknown_is_told() {
+    let desk = Desk::new();
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: p, namespace: shop}\nspec: {containers: [{name: a, image: bitnami/kafka}]}\n";
+    let unknown = desk.rewrite(&["-f", "-"], pod);
+    assert!(unknown.out.contains("harbor.example.com/hub/bitnami/kafka"), "{}", unknown.out);
+    assert!(
+        unknown.err.contains("labels of namespace shop are not known") && unknown.err.contains("bitnami"),
+        "{}",
+        unknown.err
+    );
+
+    let namespace = "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {team: shop}}\n---\n";
+    let known = desk.rewrite(&["-f", "-"], &format!("{namespace}{pod}"));
+    assert!(known.out.contains("harbor.example.com/bitnami/bitnami/kafka"), "{}", known.out);
+    assert!(!known.err.contains("not known"), "{}", known.err);
+}
+
+#[test]
+fn an_image_that_an_anchor_binds_to_something_else_stays_and_shows_in_the_status() {
+    let desk = Desk::new();
+    let text = "apiVersion: v1\nkind: Pod\nspec:\n  containers:\n  - {name: a, image: &i nginx, env: [{name: I, value: *i}]}\n  - {name: b, image: redis}\n";
+    let done = desk.rewrite(&["-f", "-"], text);
+    assert_eq!(done.code, 3);
+    assert_eq!(done.out, text.replace("image: redis", "image: harbor.example.com/hub/library/redis"));
+    assert!(done.err.contains("(standard input):5: nginx stays as it is"), "{}", done.err);
+}
+
+#[test]
+fn whatever_is_wrong_writes_nothing_and_says_where() {
+    let desk = Desk::new();
+    desk.write("good.yaml", CHART);
+    desk.write("bad.yaml", "a: 1\n---\nb: [1\n");
+    desk.write("broken-rules.yaml", &RULES.replace("name: ghcr}\nspec: {type", "name: other}\nspec: {type"));
+    std::fs::write(desk.path("latin.yaml"), b"a: \xe9\n").unwrap();
+    std::fs::create_dir(desk.path("empty")).unwrap();
+    for (arguments, told) in [
+        (
+            &["--rules", "rules.yaml", "-f", "good.yaml", "-f", "bad.yaml"][..],
+            "bad.yaml: document 2, line 3, column 4: ",
+        ),
+        (&["--rules", "rules.yaml", "-f", "good.yaml", "-f", "bad.yaml", "--in-place"], "bad.yaml: document 2"),
+        (&["--rules", "rules.yaml", "-f", "nowhere.yaml"], "nowhere.yaml: "),
+        (&["--rules", "rules.yaml", "-f", "empty"], "empty: no .yaml"),
+        (&["--rules", "rules.yaml", "-f", "latin.yaml"], "latin.yaml: not UTF-8 at byte 4"),
+        (&["--rules", "rules.yaml", "-f", "-", "-f", "-"], "standard input can be read once only"),
+        (&["--rules", "rules.yaml", "-f", "-", "--in-place"], "--in-place has no file to write"),
+        (&["--rules", "bad.yaml", "-f", "good.yaml"], "rules: bad.yaml"),
+        (&["--rules", "broken-rules.yaml", "-f", "good.yaml"], "Registry ghcr is not among the manifests"),
+        (&["-f", "good.yaml"], "set KUBECONFIG, or give the rules as manifests with --rules"),
+        (&["--rules", "rules.yaml"], "--filename"),
+    ] {
+        let failed = desk.run(&[&["rewrite"], arguments].concat(), "");
+        assert_eq!((failed.code, failed.out.as_str()), (2, ""), "{arguments:?}");
+        assert!(failed.err.contains(told), "{arguments:?}: {}", failed.err);
+        assert_eq!(desk.read("good.yaml"), CHART);
+    }
+}
+
+#[test]
+fn help_lists_the_exit_codes() {
+    for (command, code) in [("rewrite", "3  written, but"), ("explain", "2  an error")] {
+        let help = run(Path::new("/"), &[command, "--help"], "").out;
+        assert!(help.contains("Exit status:") && help.contains(code), "{help}");
+    }
+}
+
+#[test]
+fn an_image_is_explained_by_every_rule() {
+    let desk = Desk::new();
+    let lines = |image: &str| desk.explain(&[image, "--namespace", "shop", "--namespace-labels", "team=bank"]).out;
+    for (image, told) in [
+        ("nginx", "nginx, which is docker.io/library/nginx"),
+        ("nginx", "Rewritten: harbor.example.com/hub/library/nginx is what the Pod gets (ProxyProject hub)"),
+        ("nginx", "* hub      matches docker.io, decides"),
+        ("nginx", "  bitnami  path differs"),
+        ("nginx", "  ghcr     host differs: docker.io is not that of ghcr.io/acme"),
+        ("nginx", "  old      not in force: it is suspended"),
+        ("ghcr.io/other/app", "  ghcr     path differs: other/app does not begin as ghcr.io/acme does"),
+        ("registry:2", "NoRule: it stays as it is: no rule speaks of it"),
+        ("registry:2", "  hub      matches docker.io, but excludes docker.io/library/registry"),
+        (
+            "bitnami/kafka",
+            "  bitnami  matches docker.io/bitnami, but its namespaceSelector does not mean namespace shop",
+        ),
+        ("harbor.example.com/hub/a", "AlreadyAtHarbor: "),
+        ("harbor.example.com/hub/a", "* hub      the image lies in its project"),
+    ] {
+        let out = lines(image);
+        assert!(out.contains(told), "{image}: expected {told} in\n{out}");
+    }
+    let shop = desk.explain(&["bitnami/kafka", "--namespace", "shop", "--namespace-labels", "team=shop"]).out;
+    assert!(shop.contains("  hub      matches docker.io, but docker.io/bitnami of bitnami is longer"), "{shop}");
+}
+
+#[test]
+fn an_explanation_can_be_read_by_programs() {
+    let desk = Desk::new();
+    desk.write("rules.yaml", &RULES.replace(", suspend: true", ""));
+    let done = desk.explain(&["nginx:1", "-o", "json"]);
+    assert_eq!(done.code, 0, "{}", done.err);
+    let read: serde_json::Value = serde_json::from_str(&done.out).unwrap();
+    assert_eq!(read["decision"], "Rewritten");
+    assert_eq!(read["result"], "harbor.example.com/hub/library/nginx:1");
+    assert_eq!(
+        read["rules"][0],
+        serde_json::json!({
+        "rule": "hub", "verdict": "Decides", "match": "docker.io", "why": "matches docker.io, decides"})
+    );
+    assert_eq!(read["rules"][1]["verdict"], "Younger");
+    assert_eq!(read["rules"][1]["why"], "matches docker.io, but hub has the same and is older, or first by name");
+    let refused = desk.explain(&["Nginx"]);
+    assert_eq!((refused.code, refused.out.as_str()), (2, ""));
+    assert!(refused.err.contains("must be lowercase"), "{}", refused.err);
+}
