@@ -37,7 +37,8 @@ const HTTP2_CONNECTIONS: usize = 2;
 const HTTP2_STREAMS: usize = 4;
 const DOCUMENTS_OF_A_FILE: usize = 1_000;
 const PACE: Duration = Duration::from_millis(1);
-const START_DEADLINE: Duration = Duration::from_secs(120);
+/// 10,000 manifests take a while to be checked.
+const START_DEADLINE: Duration = Duration::from_secs(300);
 
 fn main() {
     // `cargo test --benches` only wants to know that it runs.
