@@ -20,7 +20,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 use kube::api::{Api, ObjectMeta, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
@@ -106,13 +106,25 @@ impl ControlPlane {
     /// # Errors
     /// When the API server refuses.
     pub async fn namespace(&self, prefix: &str) -> Result<String> {
-        let metadata = ObjectMeta { generate_name: Some(format!("{prefix}-")), ..ObjectMeta::default() };
+        self.labelled_namespace(prefix, &[]).await
+    }
+
+    /// As [`ControlPlane::namespace`], with labels.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn labelled_namespace(&self, prefix: &str, labels: &[(&str, &str)]) -> Result<String> {
+        let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let metadata =
+            ObjectMeta { generate_name: Some(format!("{prefix}-")), labels: Some(labels), ..ObjectMeta::default() };
         let namespace = Namespace { metadata, ..Namespace::default() };
         let created = Api::<Namespace>::all(self.client()?)
             .create(&PostParams::default(), &namespace)
             .await
             .with_context(|| format!("create a namespace {prefix}-…"))?;
-        created.metadata.name.context("the API server gave the namespace no name")
+        let name = created.metadata.name.context("the API server gave the namespace no name")?;
+        default_account(&self.client()?, &name).await?;
+        Ok(name)
     }
 
     /// Runs the `kubectl` of the same version as the administrator. Warnings of webhooks are in `stderr`.
@@ -273,9 +285,19 @@ fn apiserver_command(programs: &Programs, root: &Path, files: &Files, etcd_port:
         .arg(flag("service-account-signing-key-file", private.display()))
         .arg(flag("service-cluster-ip-range", "10.0.0.0/24"))
         .arg(flag("endpoint-reconciler-type", "none"))
-        .arg(flag("disable-admission-plugins", "ServiceAccount"))
         .arg(flag("allow-privileged", true));
     command
+}
+
+/// Makes the ServiceAccount that Pods run under, as the controller manager would. That it is there already is fine.
+async fn default_account(client: &Client, namespace: &str) -> Result<()> {
+    let metadata = ObjectMeta { name: Some("default".to_owned()), ..ObjectMeta::default() };
+    let account = ServiceAccount { metadata, ..ServiceAccount::default() };
+    let accounts = Api::<ServiceAccount>::namespaced(client.clone(), namespace);
+    match accounts.create(&PostParams::default(), &account).await {
+        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
+        created => created.map(drop).with_context(|| format!("create the ServiceAccount of {namespace}")),
+    }
 }
 
 fn flag(name: &str, value: impl std::fmt::Display) -> String {
@@ -292,11 +314,13 @@ async fn config(kubeconfig: &Path) -> Result<Config> {
     Ok(config)
 }
 
-/// Ready, and so far that the namespace is there which `kubectl` uses without being told.
+/// Ready, and so far that Pods can be made in the namespaces that are there from the start.
 async fn is_ready(client: &Client) -> bool {
     let ask = async {
         let ready = client.request_text(http::Request::get("/readyz").body(Vec::new())?).await?;
-        Api::<Namespace>::all(client.clone()).get("default").await?;
+        for namespace in ["default", "kube-system"] {
+            default_account(client, namespace).await?;
+        }
         anyhow::Ok(ready == "ok")
     };
     matches!(tokio::time::timeout(ASK_DEADLINE, ask).await, Ok(Ok(true)))

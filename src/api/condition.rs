@@ -21,6 +21,8 @@ pub enum ConditionType {
     Drifted,
     /// Harbor refuses to delete the object; the message says what stands in the way.
     DeletionBlocked,
+    /// A match of the project's rule belongs to an older project, or can never apply; absent otherwise.
+    RewriteConflict,
     /// The image can be pulled by its tag while the upstream is down.
     OfflineByTag,
     /// The image can be pulled by its upstream digest while the upstream is down.
@@ -36,6 +38,7 @@ impl ConditionType {
             Self::Stalled => "Stalled",
             Self::Drifted => "Drifted",
             Self::DeletionBlocked => "DeletionBlocked",
+            Self::RewriteConflict => "RewriteConflict",
             Self::OfflineByTag => "OfflineByTag",
             Self::OfflineByDigest => "OfflineByDigest",
         }
@@ -95,6 +98,10 @@ pub enum Reason {
     InUse,
     /// The object still holds data.
     NotEmpty,
+    /// An older project has the same match.
+    MatchTaken,
+    /// The match lies at Harbor itself.
+    MatchAtHarbor,
     /// Every wanted manifest and blob is stored in Harbor.
     Warm,
     /// The image is being fetched through Harbor.

@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 
 use super::directory::ClusterDirectory;
 use crate::{
-    api::{HarborInstance, ProxyProject, Registry},
+    api::{ConditionType, HarborInstance, ProxyProject, Registry, condition},
     controller::Managed,
 };
 
@@ -40,7 +40,7 @@ pub(super) fn registries(
     )
 }
 
-/// Projects follow their instance and their registry.
+/// Projects follow their instance, their registry, and one another where they have the same match.
 pub(super) fn projects(
     controller: Controller<ProxyProject>,
     client: &Client,
@@ -48,18 +48,35 @@ pub(super) fn projects(
 ) -> Controller<ProxyProject> {
     let members =
         of_instance(directory.projects.clone(), |project: &ProxyProject| project.spec.harbor_ref.name.clone());
-    let known = directory.projects.clone();
+    let (known, neighbours) = (directory.projects.clone(), directory.projects.clone());
     let of_registry = move |registry: Registry| {
         let uses =
             |project: &Arc<ProxyProject>| Some(&project.spec.registry_ref.name) == registry.metadata.name.as_ref();
         let users = known.state().into_iter().filter(uses);
         users.map(|project| ObjectRef::from_obj(project.as_ref())).collect::<Vec<_>>()
     };
-    controller.watches(Api::all(client.clone()), watcher::Config::default(), members).watches(
-        Api::all(client.clone()),
-        watcher::Config::default(),
-        of_registry,
-    )
+    let of_neighbour = move |changed: ProxyProject| {
+        let others = neighbours.state().into_iter().filter(|other| is_concerned(other, &changed));
+        others.map(|other| ObjectRef::from_obj(other.as_ref())).collect::<Vec<_>>()
+    };
+    let config = watcher::Config::default;
+    controller
+        .watches(Api::all(client.clone()), config(), members)
+        .watches(Api::all(client.clone()), config(), of_registry)
+        .watches(Api::all(client.clone()), config(), of_neighbour)
+}
+
+/// Whether a project may have a conflict now, or be rid of one, because another one changed.
+fn is_concerned(project: &ProxyProject, changed: &ProxyProject) -> bool {
+    let matches = |project: &ProxyProject| {
+        let rule = project.status.as_ref().and_then(|status| status.rewrite.clone());
+        rule.map(|rule| rule.matches).unwrap_or_default()
+    };
+    let conditions = project.status.as_ref().map_or(&[][..], |status| &status.conditions);
+    let own = matches(project);
+    project.metadata.name != changed.metadata.name
+        && (condition::is_true(conditions, ConditionType::RewriteConflict)
+            || matches(changed).iter().any(|matched| own.contains(matched)))
 }
 
 /// One item for each time that `wake` is notified.

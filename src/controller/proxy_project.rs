@@ -7,7 +7,7 @@ use k8s_openapi::jiff::Timestamp;
 use super::{
     Directory, Finalized, Installation, Instances, Note, Outcome, RECHECK,
     instances::{Connection, Unusable},
-    report::{Failure, blocked, described_drift, requeue, warn_of_change},
+    report::{Failure, blocked, described_drift, requeue, warn_of_change, warn_of_conflict},
 };
 use crate::{
     api::{
@@ -20,7 +20,7 @@ use crate::{
         marker::Marker,
         project::{self as plan, Identity},
     },
-    rewrite::stated,
+    rewrite::{Finding, conflicts, stated},
 };
 
 /// Brings a ProxyProject's object in Harbor to what its spec says.
@@ -52,8 +52,10 @@ pub async fn reconcile(
             Err(failure) => conditions.failed(&failure),
         }
     }
+    tell_conflicts(directory, project, &status, &mut conditions);
     status.conditions = conditions.into_list();
     warn_of_change(&before, &status.conditions, &mut notes);
+    warn_of_conflict(&before, &status.conditions, &mut notes);
     let requeue = requeue(&status.conditions, project.spec.suspend, project.spec.interval.duration());
     Outcome { status, requeue, notes }
 }
@@ -80,6 +82,27 @@ pub async fn finalize(
     let (conditions, notes) = blocked(&status.conditions, generation, now, words);
     status.conditions = conditions;
     Finalized::Blocked(Outcome { status, requeue: RECHECK, notes })
+}
+
+fn tell_conflicts(
+    directory: &dyn Directory,
+    project: &ProxyProject,
+    status: &ProxyProjectStatus,
+    conditions: &mut Conditions,
+) {
+    let all = directory.proxy_projects();
+    let rule = status.rewrite.as_ref();
+    let findings = rule.map_or(Vec::new(), |rule| conflicts(all.iter().map(AsRef::as_ref), project, rule));
+    let Some(first) = findings.first() else {
+        conditions.remove(ConditionType::RewriteConflict);
+        return;
+    };
+    let reason = match first {
+        Finding::AtHarbor { .. } => Reason::MatchAtHarbor,
+        _ => Reason::MatchTaken,
+    };
+    let messages: Vec<String> = findings.iter().map(ToString::to_string).collect();
+    conditions.set(ConditionType::RewriteConflict, true, reason, messages.join("; "));
 }
 
 async fn bring(

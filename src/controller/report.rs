@@ -117,6 +117,16 @@ pub(super) fn warn_of_change(before: &[Condition], after: &[Condition], notes: &
     }
 }
 
+/// Adds a warning when RewriteConflict appeared, or is about something else than before.
+pub(super) fn warn_of_conflict(before: &[Condition], after: &[Condition], notes: &mut Vec<Note>) {
+    let conflict = |conditions| condition::find(conditions, ConditionType::RewriteConflict);
+    if let Some(new) = conflict(after)
+        && conflict(before).is_none_or(|old| old.message != new.message)
+    {
+        notes.push(Note { warning: true, reason: new.reason.clone(), message: new.message.clone() });
+    }
+}
+
 /// The conditions of a resource whose deletion is blocked, and a note unless the same was told before.
 pub(super) fn blocked(
     before: &[Condition],

@@ -2,7 +2,7 @@
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
-use super::{Rule, Rules};
+use super::{Finding, Rule, Rules};
 use crate::api::condition::find;
 use crate::api::{ConditionType, HarborInstance, ProxyProject, Reason, RewriteRuleStatus};
 
@@ -17,6 +17,20 @@ pub fn serving<'a>(projects: impl IntoIterator<Item = &'a ProxyProject>, unavail
         let serving = project.serving_rule()?;
         Some(rule_of(project, serving, unavailable(&project.spec.harbor_ref.name)))
     }))
+}
+
+/// What stands between the rule of a project and the others that serve: its own findings alone.
+pub fn conflicts<'a>(
+    projects: impl IntoIterator<Item = &'a ProxyProject>,
+    project: &ProxyProject,
+    rule: &RewriteRuleStatus,
+) -> Vec<Finding> {
+    let others = projects.into_iter().filter(|other| other.metadata.name != project.metadata.name);
+    let others = others.filter_map(|other| Some(rule_of(other, other.serving_rule()?, false)));
+    let own = rule_of(project, rule, false);
+    let name = own.name.clone();
+    let compiled = Rules::compile(others.chain([own]));
+    compiled.findings().iter().filter(|finding| finding.rule() == name).cloned().collect()
 }
 
 /// Whether Harbor has not answered, or failed, for [`OUTAGE_AFTER`]. It is available again with the first good answer.

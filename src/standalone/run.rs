@@ -1,6 +1,7 @@
 //! Starts everything and ends it in order.
 
 use std::{
+    collections::HashSet,
     net::{SocketAddr, TcpListener},
     path::PathBuf,
     sync::Arc,
@@ -14,9 +15,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Manifests, Problem, World, engine::Engine, files};
 use crate::{
-    api::{Platform, ProxyProject},
+    api::{HarborInstance, Platform, ProxyProject},
     controller::{
-        Directory, Installation, Instances, Kinds,
+        Installation, Instances, Kinds,
         cached_image::{Images, Watcher, offered, wants_offers},
     },
     prewarm::{OfferReceiver, Timing, queue},
@@ -25,6 +26,9 @@ use crate::{
     tls::serve::{Certificate, server_config},
     webhook::{self, Admission, Limits, ServeError, ServeOptions},
 };
+
+/// How often it is asked whether a Harbor that does not answer has been away long enough to count as unavailable.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// What standalone mode is told from outside.
 pub struct Settings {
@@ -108,7 +112,10 @@ impl Standalone {
             kinds: Arc::new(kinds),
             images: Arc::new(images),
             wake: wake.clone(),
-            projects_changed: projects_changed(world.clone(), rules.clone()),
+            projects_changed: {
+                let (world, rules) = (world.clone(), rules.clone());
+                Box::new(move || recompile(&world, &rules, &away(&world)))
+            },
         };
         let (offers, offered) = queue::queue(queue::Bounds::default());
         let metrics = Arc::new(Metrics::new());
@@ -124,10 +131,11 @@ impl Standalone {
             limits: Limits::default(),
         });
         let background = {
-            let (world, wake, directory) = (world.clone(), wake, settings.directory);
+            let (world, rules, wake, directory) = (world.clone(), rules.clone(), wake, settings.directory);
             async move {
                 tokio::join!(
                     engine.run(),
+                    follow_outages(world.clone(), rules),
                     follow_files(directory, settings.reload, manifests, world.clone(), wake.clone()),
                     keep_offers(offered, world, wake),
                 );
@@ -156,18 +164,36 @@ impl Standalone {
     }
 }
 
-fn projects_changed(world: Arc<World>, rules: Arc<ArcSwap<Rules>>) -> Box<dyn Fn() + Send + Sync> {
-    Box::new(move || {
-        let projects = world.all::<ProxyProject>();
-        let compiled = rewrite::serving(projects.iter().map(AsRef::as_ref), |name| {
-            let instance = world.instance(name);
-            instance.is_some_and(|instance| rewrite::is_unavailable(&instance, Timestamp::now()))
-        });
-        for finding in compiled.findings() {
-            tracing::warn!(%finding, "rule");
+/// Compiles the rules anew.
+fn recompile(world: &World, rules: &ArcSwap<Rules>, away: &HashSet<String>) {
+    let projects = world.all::<ProxyProject>();
+    let compiled = rewrite::serving(projects.iter().map(AsRef::as_ref), |name| away.contains(name));
+    let before = rules.load();
+    for finding in compiled.findings().iter().filter(|finding| !before.findings().contains(finding)) {
+        tracing::warn!(%finding, "rule");
+    }
+    rules.store(Arc::new(compiled));
+}
+
+/// The HarborInstances that are unavailable.
+fn away(world: &World) -> HashSet<String> {
+    let instances = world.all::<HarborInstance>().into_iter();
+    let away = instances.filter(|instance| rewrite::is_unavailable(instance, Timestamp::now()));
+    away.filter_map(|instance| instance.metadata.name.clone()).collect()
+}
+
+/// Recompiles the rules for ever when a Harbor has become unavailable, or available again.
+async fn follow_outages(world: Arc<World>, rules: Arc<ArcSwap<Rules>>) {
+    let mut last = HashSet::new();
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let now = away(&world);
+        if now != last {
+            tracing::warn!(unavailable = ?now, "rules go by whenUnavailable");
+            recompile(&world, &rules, &now);
+            last = now;
         }
-        rules.store(Arc::new(compiled));
-    })
+    }
 }
 
 /// Looks at the directory for ever. A directory in which a file is wrong changes nothing.

@@ -92,7 +92,10 @@ impl Admission {
             self.metrics.count(Operation::Other, Outcome::Refused, start.elapsed());
             return (StatusCode::BAD_REQUEST, format!("{NotJson}\n")).into_response();
         };
-        self.metrics.count(reply.operation.into(), outcome.unwrap_or(reply.verdict.into()), start.elapsed());
+        let (outcome, took) = (outcome.unwrap_or(reply.verdict.into()), start.elapsed());
+        self.metrics.count(reply.operation.into(), outcome, took);
+        let Reply { uid, namespace, operation, rewritten, left_alone, dry_run, .. } = &reply;
+        tracing::debug!(uid, namespace, ?operation, ?outcome, rewritten, left_alone, dry_run, ?took, "admission");
         self.metrics.images_rewritten.inc_by(reply.rewritten as u64);
         self.metrics.images_left_alone.inc_by(reply.left_alone as u64);
         self.respond(reply)

@@ -21,6 +21,8 @@ pub struct Reply {
     pub body: Vec<u8>,
     /// Images that Harbor ought to have warm. Empty for a dry run.
     pub wanted: Vec<Wanted>,
+    /// `request.uid`; empty if there is none.
+    pub uid: String,
     /// `request.namespace`; empty if there is none.
     pub namespace: String,
     /// `request.dryRun`.
@@ -264,6 +266,7 @@ impl About<'_> {
             .to_json();
         Reply {
             body,
+            uid: self.uid.to_owned(),
             namespace: self.namespace.to_owned(),
             dry_run: self.dry_run,
             operation: self.operation,
@@ -280,6 +283,7 @@ impl About<'_> {
         Reply {
             body,
             wanted: Vec::new(),
+            uid: self.uid.to_owned(),
             namespace: self.namespace.to_owned(),
             dry_run: self.dry_run,
             operation: self.operation,

@@ -3,7 +3,7 @@
 //! What is compared is everything that decides where an image comes from. A difference is a Pod that is sent to another
 //! image than the runtime would have pulled, or one that is refused for no reason.
 //!
-//! `HARBOR_PILOT_DIFFERENTIAL_CASES` sets how many strings are generated (200,000), `HARBOR_PILOT_DIFFERENTIAL_SEED`
+//! `HARBOR_PILOT_DIFFERENTIAL_CASES` sets how many strings are generated (1,000,000), `HARBOR_PILOT_DIFFERENTIAL_SEED`
 //! from which seed (a fixed one).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -11,17 +11,22 @@ mod corpus;
 mod generator;
 
 use std::collections::BTreeSet;
+use std::num::NonZero;
 use std::panic::catch_unwind;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use harbor_pilot::image::ImageRef;
 use harbor_pilot_e2e::reference::{Oracle, OracleReference, OracleResult};
 
-const CASES: usize = 200_000;
+const CASES: usize = 1_000_000;
 const SEED: u64 = 0x4861_7262_6f72;
 
 /// Strings of one exchange with the judge: bounds memory where millions are asked for.
 const BATCH: usize = 50_000;
+
+/// Judges at a time.
+const MAX_WORKERS: usize = 4;
 
 #[test]
 fn every_reference_of_the_written_corpus_is_read_as_runtimes_read_it() {
@@ -35,19 +40,19 @@ fn every_reference_of_the_written_corpus_is_read_as_runtimes_read_it() {
 fn every_generated_reference_is_read_as_runtimes_read_it() {
     let cases = setting("HARBOR_PILOT_DIFFERENTIAL_CASES", CASES);
     let seed = setting("HARBOR_PILOT_DIFFERENTIAL_SEED", SEED);
-    let mut generator = generator::Generator::new(seed, corpus::all());
-    let mut oracle = Oracle::start().unwrap();
+    let next = AtomicUsize::new(0);
+    let workers = std::thread::available_parallelism().map_or(1, NonZero::get).min(MAX_WORKERS);
     let mut total = Outcome::default();
-    let mut left = cases;
-    while left > 0 {
-        let strings: Vec<String> = (0..left.min(BATCH)).map(|_| generator.string()).collect();
-        left -= strings.len();
-        total.add(compare(&mut oracle, &strings));
-    }
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(|| compare_batches(&next, cases, seed))).collect();
+        workers.into_iter().for_each(|worker| total.add(worker.join().unwrap()));
+    });
+    // The test runner shows this of a run that fails.
     eprintln!(
-        "seed {seed}: {} references, {} others; with a tag {}, with a digest {}, outside Docker Hub {}",
+        "HARBOR_PILOT_DIFFERENTIAL_SEED={seed}: {} references, {} others; with a tag {}, with a digest {}, outside Docker Hub {}",
         total.accepted, total.refused, total.tagged, total.digested, total.elsewhere
     );
+    assert_eq!(total.accepted + total.refused, cases);
     total.nothing_differs();
     // A generator that yields only one kind proves nothing.
     for (what, count) in [
@@ -58,6 +63,22 @@ fn every_generated_reference_is_read_as_runtimes_read_it() {
         ("elsewhere", total.elsewhere),
     ] {
         assert!(count * 20 >= cases, "only {count} of {cases} strings are {what}");
+    }
+}
+
+/// Takes batches until none is left. What is in a batch hangs on the seed and its number alone.
+fn compare_batches(next: &AtomicUsize, cases: usize, seed: u64) -> Outcome {
+    let mut oracle = Oracle::start().unwrap();
+    let mut total = Outcome::default();
+    loop {
+        let number = next.fetch_add(1, Ordering::Relaxed);
+        let length = cases.saturating_sub(number * BATCH).min(BATCH);
+        if length == 0 {
+            return total;
+        }
+        let mut generator = generator::Generator::new(seed.wrapping_add(number as u64), corpus::all());
+        let strings: Vec<String> = (0..length).map(|_| generator.string()).collect();
+        total.add(compare(&mut oracle, &strings));
     }
 }
 
