@@ -179,6 +179,7 @@ fn start(servers: &Runtime, authority: &Authority, router: Router) -> SocketAddr
 fn ours() -> Router {
     router(Admission {
         rules: Arc::new(ArcSwap::from_pointee(rules())),
+        policies: Arc::default(),
         namespaces: Arc::default(),
         offers: Arc::new(|offer| drop(black_box(offer))),
         metrics: Metrics::new().admission,

@@ -16,7 +16,7 @@
 //!                                                          └──verify──▶ harbor, registry
 //! ```
 //!
-//! Dependencies point one way, and `image`, `api`, `rewrite` and `plan` are pure: `tests/architecture.rs` holds both.
+//! Dependencies point one way, and `image`, `api`, `rewrite`, `policy` and `plan` are pure: `tests/architecture.rs` holds both.
 //!
 //! | module | in | out |
 //! |---|---|---|
@@ -24,6 +24,7 @@
 //! | [`api`] | YAML, JSON | the kinds, their conditions and reasons |
 //! | [`rewrite`] | a Pod and the rules in force | a minimal patch, and what should be warm |
 //! | [`manifests`] | YAML or JSON of any kinds | Pod templates in it; the same text with other images |
+//! | [`policy`] | images that Pods would run, and ImagePolicies | refusals, warnings, entries of the audit log |
 //! | [`plan`] | what is wanted and what Harbor has | steps, drift, or a refusal |
 //! | [`harbor`] | typed requests | what Harbor has, or an error that says what to do |
 //! | [`registry`] | a repository and a reference | checked manifests, streamed blobs |
@@ -42,6 +43,7 @@ pub mod harbor;
 pub mod image;
 pub mod manifests;
 pub mod plan;
+pub mod policy;
 pub mod prewarm;
 pub mod registry;
 pub mod rewrite;

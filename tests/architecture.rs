@@ -14,18 +14,19 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("registry", &["api", "harbor"]),
     ("rewrite", &["api", "image"]),
     ("manifests", &["rewrite"]),
+    ("policy", &["api", "image", "rewrite"]),
     ("plan", &["api", "harbor"]),
     ("tls", &[]),
     ("telemetry", &[]),
     ("prewarm", &["api", "harbor", "image", "registry", "rewrite"]),
     ("controller", &["api", "harbor", "image", "plan", "prewarm", "registry", "rewrite"]),
-    ("webhook", &["api", "image", "prewarm", "rewrite", "telemetry", "tls"]),
-    ("cluster", &["api", "controller", "image", "prewarm", "rewrite"]),
-    ("standalone", &["api", "controller", "image", "prewarm", "rewrite", "telemetry", "tls", "webhook"]),
+    ("webhook", &["api", "image", "policy", "prewarm", "rewrite", "telemetry", "tls"]),
+    ("cluster", &["api", "controller", "image", "policy", "prewarm", "rewrite"]),
+    ("standalone", &["api", "controller", "image", "policy", "prewarm", "rewrite", "telemetry", "tls", "webhook"]),
 ];
 
 /// Modules that take values and return values.
-const PURE: &[&str] = &["api", "image", "manifests", "plan", "rewrite"];
+const PURE: &[&str] = &["api", "image", "manifests", "plan", "policy", "rewrite"];
 
 /// What a pure module may not name: clients, clocks, environment, files, threads, logs.
 const IMPURE: &[&str] = &[

@@ -51,6 +51,7 @@ fn webhook_with(sink: OfferSink, offers: Arc<Mutex<Vec<Offer>>>, limits: Limits)
     let (metrics, readiness) = (Arc::new(Metrics::new()), Readiness::new());
     let router = router(Admission {
         rules: Arc::clone(&rules),
+        policies: Arc::default(),
         namespaces: Arc::default(),
         offers: sink,
         metrics: metrics.admission.clone(),

@@ -399,15 +399,20 @@ impl Cluster {
     /// Registers the webhook as `config/webhook` says, at its address here.
     async fn register(&self, directory: &str) -> Result<()> {
         let text = self.plane.kubectl(&["create", "-k", directory, "--dry-run=client", "-o", "json"]).await?.ok()?;
-        let mut configuration: Value = serde_json::from_str(&text)?;
         let ca_bundle = k8s_openapi::ByteString(self.authority.pem().as_bytes().to_vec());
-        let webhook = configuration.pointer_mut("/webhooks/0").context("config/webhook has a webhook")?;
-        let url = format!("{}/mutate", self.webhook_url());
-        let fields = webhook.as_object_mut().context("a webhook is an object")?;
-        fields.insert("clientConfig".to_owned(), json!({"url": url, "caBundle": ca_bundle}));
-        // This machine does much else; a call that is given up would look like one that was not rewritten.
-        fields.insert("timeoutSeconds".to_owned(), json!(10));
-        self.plane.kubectl_with_input(&["apply", "-f", "-"], &configuration.to_string()).await?.ok()?;
+        for configuration in serde_json::Deserializer::from_str(&text).into_iter::<Value>() {
+            let mut configuration = configuration?;
+            let webhooks = configuration.get_mut("webhooks").and_then(Value::as_array_mut);
+            for webhook in webhooks.context("config/webhook has webhooks")? {
+                let path = webhook.pointer("/clientConfig/service/path").and_then(Value::as_str);
+                let url = format!("{}{}", self.webhook_url(), path.context("a webhook has a path")?);
+                let fields = webhook.as_object_mut().context("a webhook is an object")?;
+                fields.insert("clientConfig".to_owned(), json!({"url": url, "caBundle": ca_bundle}));
+                // This machine does much else; a call that is given up would look like one that was not answered.
+                fields.insert("timeoutSeconds".to_owned(), json!(10));
+            }
+            self.plane.kubectl_with_input(&["apply", "-f", "-"], &configuration.to_string()).await?.ok()?;
+        }
         Ok(())
     }
 }

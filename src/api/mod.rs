@@ -13,6 +13,7 @@ pub mod cached_image;
 pub mod common;
 pub mod condition;
 pub mod harbor_instance;
+pub mod image_policy;
 pub mod platform;
 pub mod proxy_project;
 pub mod registry;
@@ -21,6 +22,7 @@ pub use cached_image::{CachedImage, CachedImageSpec, CachedImageStatus};
 pub use common::{Adoption, DeletionPolicy, HarborRef, Interval, LocalRef, ManagementPolicy};
 pub use condition::{ConditionType, Conditions, Reason};
 pub use harbor_instance::{HarborInstance, HarborInstanceSpec, HarborInstanceStatus};
+pub use image_policy::{ImagePolicy, ImagePolicySpec, ImagePolicyStatus};
 pub use platform::Platform;
 pub use proxy_project::{ProxyProject, ProxyProjectSpec, ProxyProjectStatus, RewriteRuleStatus};
 pub use registry::{Registry, RegistrySpec, RegistryStatus, RegistryType};
@@ -34,7 +36,7 @@ pub const FINALIZER: &str = "harbor-pilot.dev/finalizer";
 
 /// The definitions of all kinds, in the order in which they should be applied.
 pub fn crds() -> Vec<CustomResourceDefinition> {
-    vec![HarborInstance::crd(), Registry::crd(), ProxyProject::crd(), CachedImage::crd()]
+    vec![HarborInstance::crd(), Registry::crd(), ProxyProject::crd(), CachedImage::crd(), ImagePolicy::crd()]
 }
 
 /// A definition as YAML, without the status that the API server writes.

@@ -5,7 +5,8 @@ use std::path::Path;
 use anyhow::Context;
 
 use crate::{
-    rewrite::{self, Rules},
+    policy::Policies,
+    rewrite::{self, Namespaces, Rules},
     standalone,
 };
 
@@ -23,4 +24,17 @@ pub(super) fn from_files(path: &Path) -> anyhow::Result<Rules> {
         tracing::warn!(%finding, "rule");
     }
     Ok(rules)
+}
+
+/// The policies that the manifests state, and the labels of the Namespaces among them. Logs what is odd about policies.
+///
+/// # Errors
+/// When a manifest is wrong.
+pub(super) fn policies_from_files(path: &Path) -> anyhow::Result<(Policies, Namespaces)> {
+    let manifests = standalone::read(path).context("policies")?;
+    let policies = Policies::compile(&manifests.policies);
+    for finding in policies.findings() {
+        tracing::warn!(%finding, "policy");
+    }
+    Ok((policies, manifests.namespaces.into_iter().collect()))
 }

@@ -17,7 +17,7 @@ use crate::{
 /// What the webhook takes from the command line.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// File or directory of manifests to take the rules from, as if Harbor served all of them: for trying and measuring.
+    /// File or directory of manifests to take rules, policies and labels of Namespaces from, as if Harbor served all of them: for trying and measuring.
     /// Neither a cluster nor Harbor is asked, and nothing is warmed
     #[arg(long, value_name = "FILE|DIR")]
     rules: Option<PathBuf>,
@@ -38,6 +38,9 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let (offers, follow) = match &arguments.rules {
         Some(path) => {
             following.rules.store(Arc::new(super::rules::from_files(path)?));
+            let (policies, namespaces) = super::rules::policies_from_files(path)?;
+            following.policies.store(Arc::new(policies));
+            following.namespaces.store(Arc::new(namespaces));
             readiness.set(true);
             let nowhere: OfferSink = Arc::new(drop);
             (nowhere, std::future::pending().boxed_local())
@@ -50,6 +53,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let router = webhook::router(Admission {
         rules: following.rules,
         namespaces: following.namespaces,
+        policies: following.policies,
         offers,
         metrics: metrics.admission.clone(),
         readiness: readiness.clone(),
@@ -84,7 +88,7 @@ async fn follow_cluster(
     let store = sink::store(client, offered, move |offer| !manual.load().contains(&offer.proxy_project));
     let both = async {
         tokio::select! {
-            () = follow => anyhow::bail!("the watch of ProxyProjects, HarborInstances and namespaces ended"),
+            () = follow => anyhow::bail!("the watch of what admission goes by ended"),
             () = store => anyhow::bail!("the queue of offers ended"),
         }
     };

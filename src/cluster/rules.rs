@@ -1,5 +1,5 @@
-//! What admission follows: rules, compiled anew and swapped whole when a ProxyProject changes or a Harbor goes away, and
-//! the labels of namespaces.
+//! What admission follows: rules, compiled anew and swapped whole when a ProxyProject changes or a Harbor goes away;
+//! policies, likewise; and the labels of namespaces.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -13,7 +13,8 @@ use kube::{Api, Client, ResourceExt, core::PartialObjectMeta, runtime::watcher};
 
 use super::follow::follow;
 use crate::{
-    api::{HarborInstance, ProxyProject, proxy_project::PrewarmMode},
+    api::{HarborInstance, ImagePolicy, ProxyProject, proxy_project::PrewarmMode},
+    policy::{Finding, Policies},
     rewrite::{self, Namespaces, Rules},
 };
 
@@ -25,6 +26,8 @@ const LOOK: Duration = Duration::from_secs(5);
 pub struct Following {
     /// The rules in force.
     pub rules: Arc<ArcSwap<Rules>>,
+    /// The policies in force.
+    pub policies: Arc<ArcSwap<Policies>>,
     /// Labels of namespaces.
     pub namespaces: Arc<ArcSwap<Namespaces>>,
     /// ProxyProjects whose images are not warmed because Pods ask for them (`prewarm.mode: Manual`).
@@ -43,8 +46,8 @@ pub async fn follow_projects(client: Client, following: Following, changed: impl
     .await;
 }
 
-/// Follows ProxyProjects, HarborInstances and namespaces until dropped, and keeps `following` up to date. Calls `complete`
-/// once all are known, and after each change from then on.
+/// Follows ProxyProjects, HarborInstances, ImagePolicies and namespaces until dropped, and keeps `following` up to date.
+/// Calls `complete` once all are known, and after each change from then on.
 ///
 /// While the API server is away what is known stays in force.
 pub async fn follow_all(client: Client, following: Following, complete: impl Fn()) {
@@ -54,7 +57,8 @@ pub async fn follow_all(client: Client, following: Following, complete: impl Fn(
         let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut state);
         following.recompile(&mut state);
-        if state.projects.is_some() && state.instances.is_some() && state.namespaces {
+        following.warn_of_outages(&mut state);
+        if state.projects.is_some() && state.instances.is_some() && state.policies && state.namespaces {
             complete();
         }
     };
@@ -69,6 +73,11 @@ pub async fn follow_all(client: Client, following: Following, complete: impl Fn(
         Arc::new,
         |instances| with(&|state| state.instances = Some(instances.clone())),
     );
+    let policies =
+        follow(watcher(Api::<ImagePolicy>::all(client.clone()), config()), "ImagePolicies", Arc::new, |policies| {
+            following.enforce(policies.values().map(AsRef::as_ref));
+            with(&|state| state.policies = true);
+        });
     let namespaces = follow(
         watcher(Api::<PartialObjectMeta<Namespace>>::all(client), config()),
         "Namespaces",
@@ -88,6 +97,7 @@ pub async fn follow_all(client: Client, following: Following, complete: impl Fn(
     tokio::select! {
         () = projects => {}
         () = instances => {}
+        () = policies => {}
         () = namespaces => {}
         () = outages => {}
     }
@@ -98,7 +108,10 @@ pub async fn follow_all(client: Client, following: Following, complete: impl Fn(
 struct State {
     projects: Option<Vec<Arc<ProxyProject>>>,
     instances: Option<HashMap<String, Arc<HarborInstance>>>,
+    policies: bool,
     namespaces: bool,
+    /// What was said of outages.
+    told: Vec<Finding>,
     /// What the rules in force were compiled from.
     compiled: Option<(Vec<Arc<ProxyProject>>, HashSet<String>)>,
 }
@@ -131,6 +144,26 @@ impl Following {
             tracing::warn!(instance, "Harbor is unavailable; rules go by whenUnavailable");
         }
         state.compiled = Some((projects, away));
+    }
+
+    fn enforce<'p>(&self, policies: impl Iterator<Item = &'p ImagePolicy>) {
+        let compiled = Policies::compile(policies);
+        let before = self.policies.load();
+        for finding in compiled.findings().iter().filter(|finding| !before.findings().contains(finding)) {
+            tracing::warn!(%finding, "policy");
+        }
+        self.policies.store(Arc::new(compiled));
+    }
+
+    /// Says once of each rule and policy that together they would refuse Pods in an outage.
+    fn warn_of_outages(&self, state: &mut State) {
+        let projects = state.projects.iter().flatten();
+        let rules = projects.filter_map(|project| Some((project.metadata.name.as_deref()?, project.serving_rule()?)));
+        let findings = self.policies.load().outage_findings(rules);
+        for finding in findings.iter().filter(|finding| !state.told.contains(finding)) {
+            tracing::warn!(%finding, "policy");
+        }
+        state.told = findings;
     }
 }
 

@@ -273,6 +273,15 @@ impl<'p> Request<'p> {
         self.parts().0
     }
 
+    /// The images that the Pod does not have yet: each with the one that the old Pod has in its place, if there is one.
+    pub fn new_images(self) -> Vec<(Slot<'p>, Option<&'p str>)> {
+        let (pod, old, kinds) = self.parts();
+        let before = old.map(Before::new);
+        let slots = kinds.iter().flat_map(|kind| pod.slots(*kind));
+        let with_earlier = slots.map(|slot| (slot, before.as_ref().and_then(|before| before.image(&slot))));
+        with_earlier.filter(|(slot, earlier)| *earlier != Some(slot.image)).collect()
+    }
+
     fn parts(self) -> (&'p Pod<'p>, Option<&'p Pod<'p>>, &'static [Kind]) {
         match self {
             Self::Create { pod } => (pod, None, &Kind::ALL),

@@ -55,6 +55,11 @@ impl Selector {
         self.0.is_empty()
     }
 
+    /// Whether it asks for no other label than this one.
+    pub fn asks_only_for(&self, key: &str) -> bool {
+        self.0.iter().all(|requirement| requirement.key() == key)
+    }
+
     /// Whether an object is meant whose labels `label` knows by their keys. As in Kubernetes, `NotIn` means objects
     /// without the label, too.
     pub fn matches<'l>(&self, label: impl Fn(&str) -> Option<&'l str>) -> bool {
@@ -82,6 +87,12 @@ impl Requirement {
             ("In" | "NotIn", true) => Err(problem(true)),
             ("Exists" | "DoesNotExist", false) => Err(problem(false)),
             _ => Err(SelectorError::Operator { key: key.clone(), operator: operator.clone() }),
+        }
+    }
+
+    fn key(&self) -> &str {
+        match self {
+            Self::In(key, _) | Self::NotIn(key, _) | Self::Exists(key) | Self::DoesNotExist(key) => key,
         }
     }
 }

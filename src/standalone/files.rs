@@ -5,14 +5,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use k8s_openapi::{api::core::v1::Secret, apiextensions_apiserver::pkg::apis::apiextensions::v1::JSONSchemaProps};
+use k8s_openapi::{
+    api::core::v1::{Namespace, Secret},
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::JSONSchemaProps,
+};
 use kube::{CustomResourceExt, Resource};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    api::{CachedImage, GROUP, HarborInstance, ProxyProject, Registry},
+    api::{CachedImage, GROUP, HarborInstance, ImagePolicy, ProxyProject, Registry},
     controller::SecretValue,
 };
 
@@ -30,6 +33,10 @@ pub struct Manifests {
     pub projects: Vec<ProxyProject>,
     /// CachedImages.
     pub images: Vec<CachedImage>,
+    /// ImagePolicies.
+    pub policies: Vec<ImagePolicy>,
+    /// Labels of Namespaces by name, which selectors ask for.
+    pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
     /// Secrets by name.
     pub secrets: BTreeMap<String, SecretValue>,
     /// Changes with the content of the files.
@@ -107,6 +114,12 @@ impl Manifests {
                     return Err(format!("Secret {name} is there twice"));
                 }
             }
+            ("v1", "Namespace") => {
+                let namespace: Namespace =
+                    serde_json::from_value(document).map_err(|error| format!("Namespace: {error}"))?;
+                let name = namespace.metadata.name.ok_or("Namespace without metadata.name")?;
+                self.namespaces.insert(name, namespace.metadata.labels.unwrap_or_default());
+            }
             ("v1", "List") => {
                 let items = document.get("items").and_then(Value::as_array).cloned().unwrap_or_default();
                 for item in items {
@@ -118,9 +131,11 @@ impl Manifests {
             (_, "Registry") => push(&mut self.registries, typed(document, Registry::validate_cel)?)?,
             (_, "ProxyProject") => push(&mut self.projects, typed(document, ProxyProject::validate_cel)?)?,
             (_, "CachedImage") => push(&mut self.images, typed(document, CachedImage::validate_cel)?)?,
+            (_, "ImagePolicy") => push(&mut self.policies, typed(document, ImagePolicy::validate_cel)?)?,
             _ => {
                 return Err(format!(
-                    "{version} has no kind `{kind}`; known are HarborInstance, Registry, ProxyProject, CachedImage"
+                    "{version} has no kind `{kind}`; known are HarborInstance, Registry, ProxyProject, CachedImage, \
+                     ImagePolicy"
                 ));
             }
         }

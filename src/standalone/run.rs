@@ -20,8 +20,9 @@ use crate::{
         Installation, Instances, Kinds,
         cached_image::{Images, Watcher, offered, wants_offers},
     },
+    policy::Policies,
     prewarm::{OfferReceiver, Timing, queue},
-    rewrite::{self, Rules},
+    rewrite::{self, Namespaces, Rules},
     telemetry::{metrics::Metrics, probes::Readiness},
     tls::serve::{Certificate, server_config},
     webhook::{self, Admission, Limits, ServeError, ServeOptions},
@@ -93,6 +94,8 @@ impl Standalone {
         let manifests = files::read(&settings.directory)?;
         let world = Arc::new(World::new(settings.platforms));
         world.apply(&manifests, Timestamp::now());
+        let policing = Policing::default();
+        policing.follow(&manifests);
         let listener =
             TcpListener::bind(settings.listen).map_err(|error| StartError::Listen(settings.listen, error))?;
         let address = listener.local_addr().map_err(|error| StartError::Listen(settings.listen, error))?;
@@ -124,7 +127,8 @@ impl Standalone {
         let offers = webhook::queued(offers, &metrics.admission);
         let router = webhook::router(Admission {
             rules: rules.clone(),
-            namespaces: Arc::default(),
+            policies: policing.policies.clone(),
+            namespaces: policing.namespaces.clone(),
             offers,
             metrics: metrics.admission.clone(),
             readiness: readiness.clone(),
@@ -136,7 +140,7 @@ impl Standalone {
                 tokio::join!(
                     engine.run(),
                     follow_outages(world.clone(), rules),
-                    follow_files(directory, settings.reload, manifests, world.clone(), wake.clone()),
+                    follow_files(directory, settings.reload, manifests, policing, world.clone(), wake.clone()),
                     keep_offers(offered, world, wake),
                 );
             }
@@ -196,8 +200,33 @@ async fn follow_outages(world: Arc<World>, rules: Arc<ArcSwap<Rules>>) {
     }
 }
 
+/// What `/validate` goes by, swapped whole.
+#[derive(Default)]
+struct Policing {
+    policies: Arc<ArcSwap<Policies>>,
+    namespaces: Arc<ArcSwap<Namespaces>>,
+}
+
+impl Policing {
+    fn follow(&self, manifests: &Manifests) {
+        let policies = Policies::compile(&manifests.policies);
+        for finding in policies.findings() {
+            tracing::warn!(%finding, "policy");
+        }
+        self.policies.store(Arc::new(policies));
+        self.namespaces.store(Arc::new(manifests.namespaces.clone().into_iter().collect()));
+    }
+}
+
 /// Looks at the directory for ever. A directory in which a file is wrong changes nothing.
-async fn follow_files(directory: PathBuf, every: Duration, mut last: Manifests, world: Arc<World>, wake: Arc<Notify>) {
+async fn follow_files(
+    directory: PathBuf,
+    every: Duration,
+    mut last: Manifests,
+    policing: Policing,
+    world: Arc<World>,
+    wake: Arc<Notify>,
+) {
     let mut told = String::new();
     loop {
         tokio::time::sleep(every).await;
@@ -206,6 +235,7 @@ async fn follow_files(directory: PathBuf, every: Duration, mut last: Manifests, 
             Ok(Ok(manifests)) if manifests.fingerprint != last.fingerprint => {
                 tracing::info!(directory = %directory.display(), "manifests changed");
                 world.apply(&manifests, Timestamp::now());
+                policing.follow(&manifests);
                 last = manifests;
                 told.clear();
                 wake.notify_one();

@@ -54,6 +54,8 @@ pub enum Outcome {
     Unchanged,
     /// Nothing that concerns us, admitted.
     Skipped,
+    /// Refused by a policy, or because it could not be read while there is a policy that refuses.
+    Denied,
     /// Could not be read, admitted with a warning.
     Malformed,
     /// No answer in kind: not JSON, too large, too slow, or no room.
@@ -135,8 +137,8 @@ impl Operation {
 }
 
 impl Outcome {
-    const ALL: [Self; 6] =
-        [Self::Patched, Self::Unchanged, Self::Skipped, Self::Malformed, Self::Refused, Self::Panicked];
+    const ALL: [Self; 7] =
+        [Self::Patched, Self::Unchanged, Self::Skipped, Self::Denied, Self::Malformed, Self::Refused, Self::Panicked];
 }
 
 #[cfg(test)]

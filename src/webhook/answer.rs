@@ -5,11 +5,13 @@ use base64::engine::general_purpose::STANDARD;
 
 use crate::rewrite::json::push_string;
 
-/// `response` of an AdmissionReview. All of them admit.
+/// `response` of an AdmissionReview. It admits, unless it says why not.
 #[derive(Debug, Default)]
 pub(super) struct Answer<'a> {
     /// That of the request.
     pub(super) uid: &'a str,
+    /// Why the object is refused.
+    pub(super) denied: Option<&'a str>,
     /// A JSON Patch.
     pub(super) patch: Option<String>,
     /// Shown to the user by kubectl.
@@ -20,6 +22,8 @@ pub(super) struct Answer<'a> {
     pub(super) left_alone: usize,
     /// The ProxyProjects whose rules changed images: kept as the counts are.
     pub(super) acted: &'a [&'a str],
+    /// The policies that are violated, and how often: kept as the counts are.
+    pub(super) violated: Option<&'a str>,
 }
 
 /// More rules than these are only counted.
@@ -33,7 +37,14 @@ impl Answer<'_> {
         let mut out = String::with_capacity(320 + self.uid.len() + encoded + warnings);
         out.push_str(r#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","response":{"uid":"#);
         push_string(&mut out, self.uid);
-        out.push_str(r#","allowed":true"#);
+        match self.denied {
+            None => out.push_str(r#","allowed":true"#),
+            Some(why) => {
+                out.push_str(r#","allowed":false,"status":{"code":403,"reason":"Forbidden","message":"#);
+                push_string(&mut out, why);
+                out.push('}');
+            }
+        }
         if let Some(patch) = &self.patch {
             out.push_str(r#","patchType":"JSONPatch","patch":""#);
             // The alphabet needs no escapes.
@@ -66,6 +77,12 @@ impl Answer<'_> {
             out.push_str(before);
             out.push_str("\"rules\":");
             push_string(out, &named(self.acted));
+            (before, after) = (",", "}");
+        }
+        if let Some(violated) = self.violated {
+            out.push_str(before);
+            out.push_str("\"policy-violations\":");
+            push_string(out, violated);
             after = "}";
         }
         out.push_str(after);

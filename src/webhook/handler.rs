@@ -1,4 +1,5 @@
-//! `POST /mutate`: HTTP around [`super::review`], failing open.
+//! `POST /mutate` and `POST /validate`: HTTP around [`super::review`], failing open, and [`super::validate`], failing as
+//! policies say.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -16,10 +17,14 @@ use axum::routing::post;
 use super::body::BodyReader;
 pub use super::body::Limits;
 use super::review::{self, NotJson, Reply};
+use super::validate;
+use crate::policy::Policies;
 use crate::prewarm::queue::{Fate, Offer, Offers};
 use crate::rewrite::{Namespaces, Rules};
 use crate::telemetry::metrics::{AdmissionMetrics, Operation, Outcome};
 use crate::telemetry::probes::{Readiness, probes};
+
+const OUR_ERROR: &str = "an error of harbor-pilot itself; its log has more";
 
 /// Takes offers for the prewarmer. It is called while a request is answered, and must not block.
 pub type OfferSink = Arc<dyn Fn(Offer) + Send + Sync>;
@@ -41,6 +46,8 @@ pub struct Admission {
     pub rules: Arc<ArcSwap<Rules>>,
     /// Labels of the namespaces, for selectors.
     pub namespaces: Arc<ArcSwap<Namespaces>>,
+    /// The policies in force, as the rules are.
+    pub policies: Arc<ArcSwap<Policies>>,
     /// Where wanted images go, after the reply is made; never for a dry run.
     pub offers: OfferSink,
     /// What is counted.
@@ -51,12 +58,12 @@ pub struct Admission {
     pub limits: Limits,
 }
 
-/// `POST /mutate`, `/healthz` and `/readyz`.
+/// `POST /mutate`, `POST /validate`, `/healthz` and `/readyz`.
 pub fn router(admission: Admission) -> Router {
     let probes = probes(admission.readiness.clone());
     let reader = BodyReader::new(admission.limits);
     let state = Arc::new(Shared { admission, reader });
-    Router::new().route("/mutate", post(mutate)).with_state(state).merge(probes)
+    Router::new().route("/mutate", post(mutate)).route("/validate", post(validate)).with_state(state).merge(probes)
 }
 
 struct Shared {
@@ -65,29 +72,55 @@ struct Shared {
 }
 
 async fn mutate(State(shared): State<Arc<Shared>>, request: Request) -> Response {
-    let (parts, body) = request.into_parts();
-    let admission = &shared.admission;
-    let mut response = match shared.reader.read(&parts.headers, body, |body| admission.answer(&body)).await {
-        Ok(response) => response,
-        Err(error) => {
-            admission.metrics.count(Operation::Other, Outcome::Refused, std::time::Duration::ZERO);
-            (error.status(), format!("{error}\n")).into_response()
+    shared.answer(request, Admission::mutate).await
+}
+
+async fn validate(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    shared.answer(request, Admission::validate).await
+}
+
+impl Shared {
+    async fn answer(&self, request: Request, answer: impl FnOnce(&Admission, &[u8]) -> Response) -> Response {
+        let (parts, body) = request.into_parts();
+        let admission = &self.admission;
+        let mut response = match self.reader.read(&parts.headers, body, |body| answer(admission, &body)).await {
+            Ok(response) => response,
+            Err(error) => {
+                admission.metrics.count(Operation::Other, Outcome::Refused, std::time::Duration::ZERO);
+                (error.status(), format!("{error}\n")).into_response()
+            }
+        };
+        let drains = admission.readiness.is_draining() || response.status() == StatusCode::PAYLOAD_TOO_LARGE;
+        if drains && parts.version <= Version::HTTP_11 {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-    };
-    let drains = admission.readiness.is_draining() || response.status() == StatusCode::PAYLOAD_TOO_LARGE;
-    if drains && parts.version <= Version::HTTP_11 {
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        response
     }
-    response
 }
 
 impl Admission {
-    fn answer(&self, body: &[u8]) -> Response {
-        let start = Instant::now();
-        let (replied, outcome) = guarded(
+    fn mutate(&self, body: &[u8]) -> Response {
+        self.answer(
             || review::mutate(body, &self.rules.load(), &self.namespaces.load()),
-            || review::admit_unread(body, "an error of harbor-pilot itself; its log has more"),
-        );
+            || review::admit_unread(body, OUR_ERROR),
+        )
+    }
+
+    fn validate(&self, body: &[u8]) -> Response {
+        let policies = self.policies.load();
+        self.answer(
+            || validate::validate(body, &self.rules.load(), &self.namespaces.load(), &policies),
+            || validate::unread(body, OUR_ERROR, &policies),
+        )
+    }
+
+    fn answer(
+        &self,
+        answer: impl FnOnce() -> Result<Reply, NotJson>,
+        otherwise: impl FnOnce() -> Result<Reply, NotJson>,
+    ) -> Response {
+        let start = Instant::now();
+        let (replied, outcome) = guarded(answer, otherwise);
         let Ok(reply) = replied else {
             self.metrics.count(Operation::Other, Outcome::Refused, start.elapsed());
             return (StatusCode::BAD_REQUEST, format!("{NotJson}\n")).into_response();
@@ -126,7 +159,7 @@ fn guarded(
     match catch_unwind(AssertUnwindSafe(answer)) {
         Ok(replied) => (replied, None),
         Err(_) => {
-            tracing::error!("answering an admission review panicked; the object was admitted as it was");
+            tracing::error!("answering an admission review panicked; it was answered as one that cannot be read");
             (otherwise(), Some(Outcome::Panicked))
         }
     }
@@ -148,6 +181,7 @@ impl From<review::Verdict> for Outcome {
             review::Verdict::Patched => Self::Patched,
             review::Verdict::Unchanged => Self::Unchanged,
             review::Verdict::Skipped => Self::Skipped,
+            review::Verdict::Denied => Self::Denied,
             review::Verdict::Malformed => Self::Malformed,
         }
     }

@@ -1,16 +1,20 @@
 //! Admission over HTTPS: reviews in, replies out, and offers to the prewarmer that no reply waits for.
 //!
-//! [`review`] turns the bytes of a review into those of the answer, from the rules alone. [`handler`] puts HTTP around
+//! [`review`] turns the bytes of a review into those of the answer, from the rules alone; [`validate`] does it with what
+//! policies say of the result. [`handler`] puts HTTP around
 //! it, `body` bounds what is read, and [`server`] puts TLS, limits and an orderly end around that.
 
 mod accept;
 mod answer;
 mod body;
+mod request;
 mod skim;
+mod workload;
 
 pub mod handler;
 pub mod review;
 pub mod server;
+pub mod validate;
 
 pub use handler::{Admission, Limits, OfferSink, queued, router};
 pub use server::{ServeError, ServeOptions, serve};

@@ -1,0 +1,139 @@
+//! What policies say of the images of one Pod.
+
+use std::sync::Arc;
+
+use super::policies::{Policy, Problem, Scope};
+use super::text::{Printable, Quoted};
+use crate::api::image_policy::{DuringOutage, PolicyAction};
+
+/// More messages of a kind are only counted: the API server cuts what is longer.
+const MAX_MESSAGES: usize = 8;
+/// Longest message, in characters.
+const MAX_MESSAGE: usize = 480;
+const MAX_NAME: usize = 63;
+const MAX_IMAGE: usize = 128;
+/// More policies than these are not named in the audit log.
+const MAX_NAMED: usize = 16;
+
+/// An image to judge.
+#[derive(Debug, Clone, Copy)]
+pub struct Judged<'i> {
+    /// What people call the place where it stands: `container`, `volume`.
+    pub noun: &'i str,
+    /// Name of the container or volume.
+    pub name: &'i str,
+    /// The image as it was sent.
+    pub sent: &'i str,
+    /// The image that the Pod would run: what rules make of it.
+    pub image: &'i str,
+    /// Whether the image was left as it is because Harbor is unavailable.
+    pub unavailable: bool,
+}
+
+/// What policies say of a Pod. The default is nothing.
+#[derive(Debug, Default)]
+pub struct Judgement {
+    denials: Messages,
+    warnings: Messages,
+    violations: Vec<(Arc<str>, usize)>,
+}
+
+/// Texts, few and short.
+#[derive(Debug, Default)]
+struct Messages {
+    texts: Vec<String>,
+    more: usize,
+}
+
+impl Judgement {
+    /// Whether a policy refuses the Pod.
+    pub fn is_denied(&self) -> bool {
+        !self.denials.texts.is_empty()
+    }
+
+    /// Whether no policy has anything against the Pod.
+    pub fn is_clean(&self) -> bool {
+        self.violations.is_empty()
+    }
+
+    /// Why the Pod is refused: at most nine texts, the last one saying how many more there are. Printable ASCII.
+    pub fn denials(&self) -> Vec<String> {
+        self.denials.all()
+    }
+
+    /// What the user is to know, as [`Judgement::denials`] are.
+    pub fn warnings(&self) -> Vec<String> {
+        self.warnings.all()
+    }
+
+    /// For the audit log: the policies that are violated, and how often, whatever their action: `only-harbor=2`.
+    pub fn audit(&self) -> Option<String> {
+        let named: Vec<String> =
+            self.violations.iter().take(MAX_NAMED).map(|(policy, count)| format!("{policy}={count}")).collect();
+        let more = self.violations.len().saturating_sub(MAX_NAMED);
+        match (named.is_empty(), more) {
+            (true, _) => None,
+            (false, 0) => Some(named.join(",")),
+            (false, more) => Some(format!("{} and {more} more", named.join(","))),
+        }
+    }
+
+    pub(super) fn add(&mut self, judged: &Judged<'_>, policy: &Policy, scope: Scope, problem: Problem) {
+        match self.violations.iter_mut().find(|(name, _)| *name == policy.name) {
+            Some((_, count)) => *count += 1,
+            None => self.violations.push((Arc::clone(&policy.name), 1)),
+        }
+        let away = judged.unavailable && problem == Problem::NotAllowed;
+        match policy.action {
+            PolicyAction::Enforce if away && policy.during_outage == DuringOutage::Warn => {
+                self.warnings
+                    .add(|| format!("{}; admitted while Harbor is unavailable", told(judged, policy, problem)));
+            }
+            PolicyAction::Enforce => self.denials.add(|| {
+                let why = match (away, scope) {
+                    (true, _) => "; Harbor is unavailable, try again when it is back",
+                    (_, Scope::Perhaps) => "; the labels of the namespace are not known yet, try again",
+                    _ => "",
+                };
+                format!("{}{why}", told(judged, policy, problem))
+            }),
+            PolicyAction::Warn => self.warnings.add(|| told(judged, policy, problem)),
+            PolicyAction::Audit => {}
+        }
+    }
+}
+
+impl Messages {
+    fn add(&mut self, text: impl FnOnce() -> String) {
+        if self.texts.len() < MAX_MESSAGES {
+            self.texts.push(Printable(&text(), MAX_MESSAGE).to_string());
+        } else {
+            self.more += 1;
+        }
+    }
+
+    fn all(&self) -> Vec<String> {
+        let more = (self.more > 0).then(|| format!("and {} more", self.more));
+        self.texts.iter().cloned().chain(more).collect()
+    }
+}
+
+fn told(judged: &Judged<'_>, policy: &Policy, problem: Problem) -> String {
+    let (noun, name, sent) = (judged.noun, Quoted(judged.name, MAX_NAME), Quoted(judged.sent, MAX_IMAGE));
+    let policy_name = Printable(&policy.name, MAX_NAME);
+    let what = match problem {
+        Problem::Unreadable => format!("is no image reference (policy {policy_name}); write host/project/name:tag"),
+        Problem::NotAllowed => format!(
+            "is not from an allowed registry (policy {policy_name} allows {}); push it to Harbor or ask for a rule",
+            policy.allows
+        ),
+        Problem::Latest => {
+            format!("has no fixed tag (policy {policy_name} forbids latest); name a version or a digest")
+        }
+        Problem::NoDigest => format!("has no digest (policy {policy_name} requires one); append @sha256:..."),
+    };
+    if judged.image == judged.sent {
+        return format!("{noun} {name}: image {sent} {what}");
+    }
+    format!("{noun} {name}: image {sent}, which becomes {}, {what}", Quoted(judged.image, MAX_IMAGE))
+}

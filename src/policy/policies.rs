@@ -1,0 +1,341 @@
+//! Policies, compiled.
+
+use std::fmt;
+use std::sync::Arc;
+
+use globset::{GlobBuilder, GlobMatcher};
+
+use super::judge::{Judged, Judgement};
+use crate::api::image_policy::{AllowedRegistry, DuringOutage, Exemption, ImagePolicySpec, PolicyAction};
+use crate::api::proxy_project::{RewriteMode, WhenUnavailable};
+use crate::api::{ImagePolicy, RewriteRuleStatus};
+use crate::image::{DOCKER_HUB, ImageRef, is_host};
+use crate::rewrite::Subject;
+use crate::rewrite::glob::Globs;
+use crate::rewrite::selector::Selector;
+
+/// The label that every namespace has, with its name.
+const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
+/// Longest list of allowed registries in a message, in characters.
+const MAX_ALLOWED: usize = 100;
+
+/// All policies in force, in the order of their names: immutable, swapped whole when one changes.
+#[derive(Debug, Default)]
+pub struct Policies {
+    policies: Vec<Policy>,
+    findings: Vec<Finding>,
+}
+
+/// What was wrong with a policy. A policy whose scope can be read stays in force, without the part that cannot.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Finding {
+    /// A selector cannot be read: nobody knows whom the policy means, and it is left out.
+    #[error("policy {policy} is not in force: {problem}")]
+    NotInForce {
+        /// Name of the policy.
+        policy: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A registry, a project or an exemption cannot be read: it allows or exempts nothing.
+    #[error("policy {policy}: {problem}; that part of it allows nothing")]
+    Part {
+        /// Name of the policy.
+        policy: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// While Harbor is away a rule leaves images as they are, and a policy refuses them.
+    #[error(
+        "policy {policy} would refuse every Pod whose images ProxyProject {rule} leaves as they are while Harbor is \
+         unavailable; set duringOutage: Warn in the policy, or whenUnavailable: Rewrite in the project"
+    )]
+    Outage {
+        /// Name of the policy.
+        policy: String,
+        /// Name of the ProxyProject.
+        rule: String,
+    },
+}
+
+/// One policy.
+#[derive(Debug)]
+pub(super) struct Policy {
+    pub(super) name: Arc<str>,
+    pub(super) action: PolicyAction,
+    pub(super) during_outage: DuringOutage,
+    namespaces: Selector,
+    objects: Selector,
+    /// `None` allows any registry.
+    allowed: Option<Vec<Allowed>>,
+    /// [`Policy::allowed`] as people read it.
+    pub(super) allows: String,
+    require_digest: bool,
+    forbid_latest: bool,
+    exemptions: Vec<Exempt>,
+}
+
+/// What a policy has against an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Problem {
+    Unreadable,
+    NotAllowed,
+    Latest,
+    NoDigest,
+}
+
+/// Whether a policy is about a Pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scope {
+    Within,
+    /// The labels of its namespace are not known, and it might be.
+    Perhaps,
+    Without,
+}
+
+impl Policies {
+    /// Compiles policies, given in any order. What cannot be read is listed in [`Policies::findings`].
+    pub fn compile<'p>(policies: impl IntoIterator<Item = &'p ImagePolicy>) -> Self {
+        let mut given: Vec<&ImagePolicy> = policies.into_iter().collect();
+        given.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
+        let mut compiled = Self::default();
+        for policy in given.into_iter().filter(|policy| policy.metadata.deletion_timestamp.is_none()) {
+            let name = policy.metadata.name.clone().unwrap_or_default();
+            if let Some(policy) = Policy::compile(&name, &policy.spec, &mut compiled.findings) {
+                compiled.policies.push(policy);
+            }
+        }
+        compiled
+    }
+
+    /// Judges the images of one Pod, or of one template of Pods.
+    pub fn judge<'i>(&self, subject: &Subject<'_>, images: impl IntoIterator<Item = Judged<'i>>) -> Judgement {
+        let applying: Vec<(&Policy, Scope)> = self
+            .policies
+            .iter()
+            .map(|policy| (policy, policy.scope(subject)))
+            .filter(|(_, scope)| *scope != Scope::Without)
+            .collect();
+        let mut judgement = Judgement::default();
+        if applying.is_empty() {
+            return judgement;
+        }
+        for judged in images {
+            let image = ImageRef::parse(judged.image);
+            for (policy, scope) in &applying {
+                let image = image.as_ref().ok();
+                if policy.exempts(image, subject) {
+                    continue;
+                }
+                policy.problems(image).for_each(|problem| judgement.add(&judged, policy, *scope, problem));
+            }
+        }
+        judgement
+    }
+
+    /// What is wrong with the policies.
+    pub fn findings(&self) -> &[Finding] {
+        &self.findings
+    }
+
+    /// What would go wrong in an outage, with these rules: pairs of a rule that leaves images as they are then, and a
+    /// policy that goes on refusing them. `rules` come with the names of their ProxyProjects.
+    pub fn outage_findings<'r>(
+        &self,
+        rules: impl IntoIterator<Item = (&'r str, &'r RewriteRuleStatus)>,
+    ) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        for (name, rule) in rules.into_iter().filter(|(_, rule)| leaves_originals(rule)) {
+            let refuses = |policy: &&Policy| {
+                let refused = |matched: &String| !policy.allows_host(matched.split('/').next().unwrap_or_default());
+                policy.action == PolicyAction::Enforce
+                    && policy.during_outage == DuringOutage::Enforce
+                    && rule.matches.iter().any(refused)
+            };
+            findings.extend(
+                self.policies
+                    .iter()
+                    .filter(refuses)
+                    .map(|policy| Finding::Outage { policy: policy.name.to_string(), rule: name.to_owned() }),
+            );
+        }
+        findings
+    }
+
+    /// Whether some policy refuses Pods: then what cannot be read is refused, too.
+    pub fn enforces(&self) -> bool {
+        self.policies.iter().any(|policy| policy.action == PolicyAction::Enforce)
+    }
+
+    /// How many policies are in force.
+    pub fn len(&self) -> usize {
+        self.policies.len()
+    }
+
+    /// Whether no policy is in force.
+    pub fn is_empty(&self) -> bool {
+        self.policies.is_empty()
+    }
+}
+
+impl Policy {
+    fn compile(name: &str, spec: &ImagePolicySpec, findings: &mut Vec<Finding>) -> Option<Self> {
+        let selectors = [("namespaceSelector", &spec.namespace_selector), ("objectSelector", &spec.object_selector)];
+        let [namespaces, objects] = selectors
+            .map(|(field, selector)| Selector::compile(selector.as_ref()).map_err(|error| format!("{field}: {error}")));
+        let (namespaces, objects) = match (namespaces, objects) {
+            (Ok(namespaces), Ok(objects)) => (namespaces, objects),
+            (Err(problem), _) | (_, Err(problem)) => {
+                findings.push(Finding::NotInForce { policy: name.to_owned(), problem });
+                return None;
+            }
+        };
+        let mut part = |problem: String| findings.push(Finding::Part { policy: name.to_owned(), problem });
+        let allowed: Vec<Allowed> =
+            spec.allowed.iter().filter_map(|allowed| Allowed::compile(allowed, &mut part)).collect();
+        let exempt = |exemption: &Exemption| Exempt::compile(exemption, &mut part);
+        let exemptions = spec.exemptions.iter().filter_map(exempt).collect();
+        let allows = allowed.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        Some(Self {
+            name: name.into(),
+            action: spec.action,
+            during_outage: spec.during_outage,
+            namespaces,
+            objects,
+            // That none of them can be read does not allow all.
+            allowed: (!spec.allowed.is_empty()).then_some(allowed),
+            allows: super::text::Printable(if allows.is_empty() { "nothing" } else { &allows }, MAX_ALLOWED)
+                .to_string(),
+            require_digest: spec.require_digest,
+            forbid_latest: spec.forbid_latest,
+            exemptions,
+        })
+    }
+
+    fn scope(&self, subject: &Subject<'_>) -> Scope {
+        if !self.objects.matches(|key| subject.label(key)) {
+            return Scope::Without;
+        }
+        let unknown = subject.namespace_labels.is_none() && !self.namespaces.asks_only_for(NAMESPACE_NAME);
+        // A namespace that was just made must be no way past a policy.
+        if unknown && self.action == PolicyAction::Enforce {
+            return Scope::Perhaps;
+        }
+        if self.namespaces.matches(|key| subject.namespace_label(key)) { Scope::Within } else { Scope::Without }
+    }
+
+    fn exempts(&self, image: Option<&ImageRef>, subject: &Subject<'_>) -> bool {
+        self.exemptions.iter().any(|exempt| {
+            let images = exempt.images.as_ref();
+            images.is_none_or(|images| image.is_some_and(|image| images.matching(image).is_some()))
+                && (exempt.namespaces.is_empty() || exempt.namespaces.iter().any(|name| name == subject.namespace))
+        })
+    }
+
+    fn problems(&self, image: Option<&ImageRef>) -> impl Iterator<Item = Problem> {
+        let problems = match image {
+            None => [Some(Problem::Unreadable), None, None],
+            Some(image) => [
+                (!self.allows(image)).then_some(Problem::NotAllowed),
+                (self.forbid_latest && is_latest(image)).then_some(Problem::Latest),
+                (self.require_digest && image.digest().is_none()).then_some(Problem::NoDigest),
+            ],
+        };
+        problems.into_iter().flatten()
+    }
+
+    fn allows(&self, image: &ImageRef) -> bool {
+        let Some(allowed) = &self.allowed else { return true };
+        allowed.iter().any(|allowed| allowed.allows(image))
+    }
+
+    fn allows_host(&self, host: &str) -> bool {
+        let Some(allowed) = &self.allowed else { return true };
+        allowed.iter().any(|allowed| allowed.host.eq_ignore_ascii_case(host))
+    }
+}
+
+/// A registry that images may come from.
+#[derive(Debug)]
+struct Allowed {
+    host: String,
+    /// `None` allows all of them.
+    projects: Option<Vec<GlobMatcher>>,
+}
+
+impl Allowed {
+    fn compile(allowed: &AllowedRegistry, problem: &mut impl FnMut(String)) -> Option<Self> {
+        let host = if allowed.host.eq_ignore_ascii_case("index.docker.io") { DOCKER_HUB } else { &allowed.host };
+        if !is_host(host) {
+            problem(format!("allowed host {host:?} is not host[:port]"));
+            return None;
+        }
+        let glob = |pattern: &String| match GlobBuilder::new(pattern).literal_separator(true).build() {
+            Ok(glob) => Some(glob.compile_matcher()),
+            Err(error) => {
+                problem(format!("project {pattern:?} of {host}: {}", error.kind()));
+                None
+            }
+        };
+        let projects = (!allowed.projects.is_empty()).then(|| allowed.projects.iter().filter_map(glob).collect());
+        Some(Self { host: host.to_owned(), projects })
+    }
+
+    fn allows(&self, image: &ImageRef) -> bool {
+        if !self.host.eq_ignore_ascii_case(image.host()) {
+            return false;
+        }
+        let Some(projects) = &self.projects else { return true };
+        let project = image.repository().split_once('/').map(|(project, _)| project);
+        project.is_some_and(|project| projects.iter().any(|glob| glob.is_match(project)))
+    }
+}
+
+impl fmt::Display for Allowed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Option<Vec<&str>> =
+            self.projects.as_ref().map(|globs| globs.iter().map(|glob| glob.glob().glob()).collect());
+        match names.as_deref() {
+            None => f.write_str(&self.host),
+            Some([one]) => write!(f, "{}/{one}", self.host),
+            Some(names) => write!(f, "{}/{{{}}}", self.host, names.join(",")),
+        }
+    }
+}
+
+/// What a policy does not speak of.
+#[derive(Debug)]
+struct Exempt {
+    /// `None` means all.
+    images: Option<Globs>,
+    /// Empty means all.
+    namespaces: Vec<String>,
+}
+
+impl Exempt {
+    fn compile(exemption: &Exemption, problem: &mut impl FnMut(String)) -> Option<Self> {
+        if exemption.images.is_empty() && exemption.namespaces.is_empty() {
+            problem("an exemption names neither images nor namespaces".to_owned());
+            return None;
+        }
+        match Globs::compile(&exemption.images) {
+            Ok(images) => Some(Self {
+                images: (!exemption.images.is_empty()).then_some(images),
+                namespaces: exemption.namespaces.clone(),
+            }),
+            Err(error) => {
+                problem(format!("exemption: {error}"));
+                None
+            }
+        }
+    }
+}
+
+/// A digest says which image it is, whatever the tag.
+fn is_latest(image: &ImageRef) -> bool {
+    image.digest().is_none() && image.tag().is_none_or(|tag| tag == "latest")
+}
+
+fn leaves_originals(rule: &RewriteRuleStatus) -> bool {
+    rule.mode == RewriteMode::Enabled && rule.when_unavailable == WhenUnavailable::Original
+}

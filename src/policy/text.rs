@@ -1,0 +1,25 @@
+//! What may stand in messages: warnings travel in HTTP headers.
+
+use std::fmt::{self, Write};
+
+/// A text of others, as it may stand in a message: in quotes, at most so many characters, and printable ASCII alone.
+#[derive(Debug, Clone, Copy)]
+pub struct Quoted<'t>(pub &'t str, pub usize);
+
+/// As [`Quoted`], without the quotes.
+#[derive(Debug, Clone, Copy)]
+pub struct Printable<'t>(pub &'t str, pub usize);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{}\"", Printable(self.0, self.1))
+    }
+}
+
+impl fmt::Display for Printable<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let printable = |c: char| if c == ' ' || c.is_ascii_graphic() { c } else { '?' };
+        self.0.chars().take(self.1).try_for_each(|c| f.write_char(printable(c)))?;
+        if self.0.chars().nth(self.1).is_some() { f.write_str("...") } else { Ok(()) }
+    }
+}

@@ -1,0 +1,224 @@
+//! The AdmissionReview that comes in, whatever object it carries: one pass over the text.
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
+
+use super::skim;
+use crate::rewrite::Request;
+use crate::rewrite::pod::{Pod, Text};
+
+const API_VERSION: &str = "admission.k8s.io/v1";
+const KIND: &str = "AdmissionReview";
+
+/// `request.operation`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Operation {
+    /// `CREATE`.
+    Create,
+    /// `UPDATE`.
+    Update,
+    /// `DELETE`, `CONNECT`, or none that we know.
+    Other,
+}
+
+/// The request body is no JSON, so that no answer in kind can be given. The API server takes that for a failed webhook
+/// and goes by the `failurePolicy`.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the body is not JSON: send an AdmissionReview of {API_VERSION}")]
+pub struct NotJson;
+
+/// Reads a review whose objects are `O`s; `None` when the text does not look like one.
+pub(super) fn read<'de, O: Deserialize<'de>>(body: &'de [u8]) -> Option<Review<'de, O>> {
+    skim::from_slice(body).or_else(|_| serde_json::from_slice(body)).ok()
+}
+
+/// An AdmissionReview.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Review<'a, O> {
+    #[serde(borrow)]
+    api_version: Option<Text<'a>>,
+    #[serde(borrow)]
+    kind: Option<Text<'a>>,
+    request: Option<AdmissionRequest<'a, O>>,
+}
+
+/// Its `request`.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct AdmissionRequest<'a, O> {
+    #[serde(borrow)]
+    uid: Option<Text<'a>>,
+    #[serde(borrow)]
+    kind: Option<Named<'a>>,
+    #[serde(borrow)]
+    resource: Option<Resource<'a>>,
+    #[serde(borrow)]
+    sub_resource: Option<Text<'a>>,
+    #[serde(borrow)]
+    operation: Option<Text<'a>>,
+    #[serde(borrow)]
+    namespace: Option<Text<'a>>,
+    dry_run: Option<bool>,
+    pub(super) object: Option<O>,
+    pub(super) old_object: Option<O>,
+}
+
+/// A GroupVersionKind.
+#[derive(Deserialize)]
+pub(super) struct Named<'a> {
+    #[serde(borrow)]
+    group: Option<Text<'a>>,
+    #[serde(borrow)]
+    kind: Option<Text<'a>>,
+}
+
+/// A GroupVersionResource.
+#[derive(Deserialize)]
+struct Resource<'a> {
+    #[serde(borrow)]
+    group: Option<Text<'a>>,
+    #[serde(borrow)]
+    resource: Option<Text<'a>>,
+}
+
+/// What can still be read where the rest is not as it should be.
+#[derive(Default)]
+pub(super) struct Rest {
+    /// `request.uid`; empty if there is none.
+    pub(super) uid: String,
+    /// Group and kind of the object, if they are told.
+    pub(super) kind: Option<(String, String)>,
+}
+
+#[derive(Default, Deserialize)]
+struct Loose<'a> {
+    #[serde(borrow)]
+    request: Option<&'a RawValue>,
+}
+
+#[derive(Default, Deserialize)]
+struct LooseRequest<'a> {
+    #[serde(borrow)]
+    uid: Option<&'a RawValue>,
+    #[serde(borrow)]
+    kind: Option<&'a RawValue>,
+}
+
+impl Rest {
+    /// Reads what there is, if the body is JSON at all.
+    pub(super) fn read(body: &[u8]) -> Result<Self, NotJson> {
+        let loose: Loose<'_> = match serde_json::from_slice(body) {
+            Ok(loose) => loose,
+            Err(_) if serde_json::from_slice::<IgnoredAny>(body).is_ok() => Loose::default(),
+            Err(_) => return Err(NotJson),
+        };
+        let request: LooseRequest<'_> =
+            loose.request.and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default();
+        let uid: Option<Text<'_>> = request.uid.and_then(|raw| serde_json::from_str(raw.get()).ok());
+        let kind: Option<Named<'_>> = request.kind.and_then(|raw| serde_json::from_str(raw.get()).ok());
+        let owned = |text: Option<&str>| text.unwrap_or_default().to_owned();
+        Ok(Self {
+            uid: owned(uid.as_deref()),
+            kind: kind.map(|kind| (owned(kind.group.as_deref()), owned(kind.kind.as_deref()))),
+        })
+    }
+}
+
+/// What of a request goes into its answer.
+#[derive(Clone, Copy)]
+pub(super) struct About<'r> {
+    pub(super) uid: &'r str,
+    pub(super) namespace: &'r str,
+    pub(super) dry_run: bool,
+    pub(super) operation: Operation,
+}
+
+impl Default for About<'_> {
+    fn default() -> Self {
+        Self { uid: "", namespace: "", dry_run: false, operation: Operation::Other }
+    }
+}
+
+impl<'a, O> Review<'a, O> {
+    /// The request; else what is known of it, and what is wrong.
+    pub(super) fn request(&self) -> Result<&AdmissionRequest<'a, O>, (About<'_>, &'static str)> {
+        let Some(request) = &self.request else {
+            return Err((About::default(), "the review has no request"));
+        };
+        let about = request.about();
+        if self.api_version.as_deref() != Some(API_VERSION) || self.kind.as_deref() != Some(KIND) {
+            return Err((about, "only AdmissionReview of admission.k8s.io/v1 is understood"));
+        }
+        if about.uid.is_empty() {
+            return Err((about, "the request has no uid"));
+        }
+        Ok(request)
+    }
+}
+
+impl<O> AdmissionRequest<'_, O> {
+    pub(super) fn about(&self) -> About<'_> {
+        About {
+            uid: self.uid.as_deref().unwrap_or_default(),
+            namespace: self.namespace.as_deref().unwrap_or_default(),
+            dry_run: self.dry_run.unwrap_or_default(),
+            operation: match self.operation.as_deref() {
+                Some("CREATE") => Operation::Create,
+                Some("UPDATE") => Operation::Update,
+                _ => Operation::Other,
+            },
+        }
+    }
+
+    /// Group and kind of the object; empty when they are not told.
+    pub(super) fn kind(&self) -> (&str, &str) {
+        let Some(Named { group, kind }) = &self.kind else { return ("", "") };
+        (group.as_deref().unwrap_or_default(), kind.as_deref().unwrap_or_default())
+    }
+
+    /// Whether it is about the object itself, and not about a part of it such as `status`.
+    pub(super) fn is_whole(&self) -> bool {
+        self.sub_resource.as_deref().is_none_or(str::is_empty)
+    }
+
+    fn is_pod(&self) -> bool {
+        let is_pods = |resource: &Resource<'_>| {
+            resource.group.as_deref().unwrap_or_default().is_empty() && resource.resource.as_deref() == Some("pods")
+        };
+        self.kind.as_ref().is_none_or(|kind| kind.is("Pod")) && self.resource.as_ref().is_none_or(is_pods)
+    }
+}
+
+impl<'a> AdmissionRequest<'a, Pod<'a>> {
+    /// What is asked of which Pod; `None` when the request does not concern us, an error when something is missing.
+    pub(super) fn ask(&self) -> Option<Result<Request<'_>, &'static str>> {
+        if !self.is_pod() {
+            return None;
+        }
+        let ephemeral = match self.sub_resource.as_deref() {
+            None | Some("") => false,
+            Some("ephemeralcontainers") => true,
+            Some(_) => return None,
+        };
+        let create = match self.operation.as_deref() {
+            Some("CREATE") if !ephemeral => true,
+            Some("UPDATE") => false,
+            _ => return None,
+        };
+        let Some(pod) = &self.object else { return Some(Err("the request has no object")) };
+        Some(match (create, ephemeral, &self.old_object) {
+            (true, _, _) => Ok(Request::Create { pod }),
+            (false, _, None) => Err("the update has no oldObject"),
+            (false, false, Some(old)) => Ok(Request::Update { pod, old }),
+            (false, true, Some(old)) => Ok(Request::EphemeralContainers { pod, old }),
+        })
+    }
+}
+
+impl Named<'_> {
+    fn is(&self, kind: &str) -> bool {
+        self.group.as_deref().unwrap_or_default().is_empty() && self.kind.as_deref() == Some(kind)
+    }
+}

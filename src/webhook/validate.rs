@@ -1,0 +1,169 @@
+//! An AdmissionReview in, and what policies say of its images out: pure, as [`super::review`] is.
+//!
+//! What is judged is what admission would make of the images: in a cluster it has, before this is asked. Pods are refused
+//! where a policy says so; workloads are admitted with warnings, so that the one who applies them is told, and not the
+//! controller that makes their Pods. Nothing in a Pod keeps a policy off: an image that a Pod keeps is judged as it is.
+//!
+//! Fails as the policies say: what cannot be read is refused while there is a policy that refuses, else admitted with a
+//! warning.
+
+use super::answer::Answer;
+use super::request::{self, About, NotJson, Operation, Rest};
+use super::review::{Reply, Verdict};
+use super::workload::{Workload, is_workload};
+use crate::image::ImageRef;
+use crate::policy::{Judged, Judgement, Policies, Printable};
+use crate::rewrite::pod::Pod;
+use crate::rewrite::{Decision, Namespaces, Request, Rules, Subject, decide};
+
+/// More of what is wrong with policies is in the log.
+const MAX_FINDINGS: usize = 2;
+const MAX_FINDING: usize = 240;
+const MAX_KIND: usize = 32;
+
+/// Answers a review with what the policies say.
+///
+/// # Errors
+/// When the body is no JSON.
+pub fn validate(body: &[u8], rules: &Rules, namespaces: &Namespaces, policies: &Policies) -> Result<Reply, NotJson> {
+    let judge = Judge { rules, namespaces, policies };
+    let Some(review) = request::read::<Pod<'_>>(body) else {
+        return unread(body, "the request does not look like an AdmissionReview of a Pod or a workload", policies);
+    };
+    let request = match review.request() {
+        Ok(request) => request,
+        Err((about, problem)) => return Ok(judge.refuse(about, problem)),
+    };
+    let (group, kind) = request.kind();
+    if is_workload(group, kind) {
+        return judge.workload(body);
+    }
+    let about = request.about();
+    Ok(match request.ask() {
+        None => about.reply(&Answer { uid: about.uid, ..Answer::default() }, Verdict::Skipped),
+        Some(Err(problem)) => judge.refuse(about, problem),
+        Some(Ok(ask)) => judge.pod(about, ask),
+    })
+}
+
+/// Refuses what could not be read or decided on while there is a policy that refuses, else admits it with a warning. A
+/// workload is admitted in any case: its Pods are judged.
+///
+/// # Errors
+/// When the body is no JSON.
+pub fn unread(body: &[u8], problem: &str, policies: &Policies) -> Result<Reply, NotJson> {
+    let rest = Rest::read(body)?;
+    let about = About { uid: &rest.uid, ..About::default() };
+    Ok(match &rest.kind {
+        Some((group, kind)) if is_workload(group, kind) => about.malformed(problem),
+        Some((group, kind)) if !(group.is_empty() && kind == "Pod") => {
+            about.reply(&Answer { uid: about.uid, ..Answer::default() }, Verdict::Skipped)
+        }
+        _ => refuse(about, problem, policies),
+    })
+}
+
+/// All that is in force.
+struct Judge<'j> {
+    rules: &'j Rules,
+    namespaces: &'j Namespaces,
+    policies: &'j Policies,
+}
+
+impl Judge<'_> {
+    fn pod(&self, about: About<'_>, request: Request<'_>) -> Reply {
+        let judgement = self.judge(about, request);
+        let denied = judgement.is_denied().then(|| judgement.denials().join("; "));
+        let mut warnings = prefixed(judgement.warnings(), "");
+        warnings.extend(self.findings());
+        let verdict = if denied.is_some() { Verdict::Denied } else { Verdict::Unchanged };
+        let violated = judgement.audit();
+        let (denied, violated) = (denied.as_deref(), violated.as_deref());
+        about.reply(&Answer { uid: about.uid, denied, warnings: &warnings, violated, ..Answer::default() }, verdict)
+    }
+
+    fn workload(&self, body: &[u8]) -> Result<Reply, NotJson> {
+        let Some(review) = request::read::<Workload<'_>>(body) else {
+            return unread(body, "the template of the workload cannot be read", self.policies);
+        };
+        let request = match review.request() {
+            Ok(request) => request,
+            Err((about, problem)) => return Ok(about.malformed(problem)),
+        };
+        let about = request.about();
+        let nothing = || about.reply(&Answer { uid: about.uid, ..Answer::default() }, Verdict::Skipped);
+        let template =
+            |object: &Option<Workload<'_>>| object.as_ref().and_then(|workload| workload.template()).is_some();
+        if about.operation == Operation::Other || !request.is_whole() || !template(&request.object) {
+            return Ok(nothing());
+        }
+        let new = request.object.as_ref().and_then(Workload::template);
+        let old = request.old_object.as_ref().and_then(Workload::template);
+        let ask = match (new, old) {
+            (Some(pod), Some(old)) if about.operation == Operation::Update => Request::Update { pod, old },
+            (Some(pod), _) => Request::Create { pod },
+            (None, _) => return Ok(nothing()),
+        };
+        let judgement = self.judge(about, ask);
+        let (_, kind) = request.kind();
+        let refused = format!("Pods of this {} will be refused: ", Printable(kind, MAX_KIND));
+        let mut warnings = prefixed(judgement.denials(), &refused);
+        warnings.extend(prefixed(judgement.warnings(), ""));
+        warnings.extend(self.findings());
+        let violated = judgement.audit();
+        let answer = Answer { uid: about.uid, warnings: &warnings, violated: violated.as_deref(), ..Answer::default() };
+        Ok(about.reply(&answer, Verdict::Unchanged))
+    }
+
+    /// Judges the images that the old object does not have.
+    fn judge(&self, about: About<'_>, request: Request<'_>) -> Judgement {
+        let subject = Subject {
+            namespace: about.namespace,
+            namespace_labels: self.namespaces.labels(about.namespace),
+            labels: request.pod().labels(),
+        };
+        let outcome = decide(request, self.rules, &subject);
+        let images = request.new_images();
+        let judged = images.iter().filter_map(|(slot, earlier)| {
+            let made = outcome.image(slot.kind, slot.index);
+            // It gets the image that it runs with.
+            if made.is_some() && made == *earlier {
+                return None;
+            }
+            Some(Judged {
+                noun: slot.kind.noun(),
+                name: slot.name,
+                sent: slot.image,
+                image: made.unwrap_or(slot.image),
+                unavailable: made.is_none() && self.waits(slot.image, &subject),
+            })
+        });
+        self.policies.judge(&subject, judged)
+    }
+
+    fn waits(&self, image: &str, subject: &Subject<'_>) -> bool {
+        let image = ImageRef::parse(image).ok();
+        image.is_some_and(|image| matches!(self.rules.find(&image, subject), Decision::Unavailable { .. }))
+    }
+
+    fn refuse(&self, about: About<'_>, problem: &str) -> Reply {
+        refuse(about, problem, self.policies)
+    }
+
+    fn findings(&self) -> impl Iterator<Item = String> {
+        let findings = self.policies.findings().iter().take(MAX_FINDINGS);
+        findings.map(|finding| format!("harbor-pilot: {}", Printable(&finding.to_string(), MAX_FINDING)))
+    }
+}
+
+fn prefixed(texts: Vec<String>, prefix: &str) -> Vec<String> {
+    texts.into_iter().map(|text| format!("harbor-pilot: {prefix}{text}")).collect()
+}
+
+fn refuse(about: About<'_>, problem: &str, policies: &Policies) -> Reply {
+    if !policies.enforces() {
+        return about.malformed(problem);
+    }
+    let why = format!("no policy could be asked, and one with action Enforce is in force: {problem}");
+    about.reply(&Answer { uid: about.uid, denied: Some(&why), ..Answer::default() }, Verdict::Denied)
+}

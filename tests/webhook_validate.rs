@@ -1,0 +1,345 @@
+//! What policies say of reviews: over the pure function, and over HTTP.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use axum::body::{Body, to_bytes};
+use axum::http::{Request, StatusCode};
+use harbor_pilot::api::ImagePolicy;
+use harbor_pilot::policy::Policies;
+use harbor_pilot::rewrite::{KEEP_IMAGES, Namespaces, ORIGINAL_IMAGES, Rule, Rules};
+use harbor_pilot::telemetry::metrics::Metrics;
+use harbor_pilot::telemetry::probes::Readiness;
+use harbor_pilot::webhook::review::Verdict;
+use harbor_pilot::webhook::validate::validate;
+use harbor_pilot::webhook::{Admission, Limits, router};
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+fn rules(unavailable: bool) -> Rules {
+    let rule = Rule {
+        name: "hub".to_owned(),
+        matches: vec!["docker.io".to_owned()],
+        pull_host: "harbor.corp".to_owned(),
+        project: "hub".to_owned(),
+        unavailable,
+        ..Rule::default()
+    };
+    Rules::compile([rule])
+}
+
+fn policies(specs: &[(&str, Value)]) -> Policies {
+    let policies: Vec<ImagePolicy> = specs
+        .iter()
+        .map(|(name, spec)| {
+            let object = json!({
+                "apiVersion": "harbor-pilot.dev/v1alpha1", "kind": "ImagePolicy", "metadata": {"name": name}, "spec": spec,
+            });
+            serde_json::from_value(object).unwrap()
+        })
+        .collect();
+    Policies::compile(&policies)
+}
+
+fn only_harbor(action: &str) -> Policies {
+    policies(&[("only-harbor", json!({"action": action, "allowed": [{"host": "harbor.corp"}]}))])
+}
+
+fn namespaces() -> Namespaces {
+    let labels: BTreeMap<String, String> = [("team".to_owned(), "shop".to_owned())].into();
+    [("shop".to_owned(), labels), ("bank".to_owned(), BTreeMap::new())].into_iter().collect()
+}
+
+fn pod(image: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web", "namespace": "shop"},
+        "spec": {"containers": [{"name": "web", "image": image}]},
+    })
+}
+
+/// A workload of this kind whose Pods have this image.
+fn workload(kind: &str, image: &str) -> Value {
+    let template = json!({"metadata": {"labels": {"app": "web"}}, "spec": pod(image)["spec"]});
+    let spec = match kind {
+        "CronJob" => json!({"schedule": "@daily", "jobTemplate": {"spec": {"template": template}}}),
+        _ => json!({"replicas": 2, "selector": {"matchLabels": {"app": "web"}}, "template": template}),
+    };
+    json!({"kind": kind, "metadata": {"name": "web"}, "spec": spec})
+}
+
+fn review(operation: &str, object: Value, old: Value) -> Value {
+    let kind = object["kind"].as_str().unwrap_or("Pod").to_owned();
+    let group = match kind.as_str() {
+        "Job" | "CronJob" => "batch",
+        "Pod" => "",
+        _ => "apps",
+    };
+    json!({
+        "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
+        "request": {
+            "uid": "u-1", "kind": {"group": group, "version": "v1", "kind": kind},
+            "resource": {"group": group, "version": "v1", "resource": format!("{}s", kind.to_lowercase())},
+            "namespace": "shop", "operation": operation, "object": object, "oldObject": old,
+        },
+    })
+}
+
+fn create(object: Value) -> Value {
+    review("CREATE", object, Value::Null)
+}
+
+fn answered(review: &Value, rules: &Rules, policies: &Policies) -> (Value, Verdict) {
+    let reply = validate(review.to_string().as_bytes(), rules, &namespaces(), policies).unwrap();
+    let answer: Value = serde_json::from_slice(&reply.body).unwrap();
+    assert!(answer["response"]["patch"].is_null() && reply.wanted.is_empty(), "{answer}");
+    (answer["response"].clone(), reply.verdict)
+}
+
+fn answer(review: &Value, policies: &Policies) -> Value {
+    answered(review, &rules(false), policies).0
+}
+
+fn allows(review: &Value, policies: &Policies) -> bool {
+    answer(review, policies)["allowed"].as_bool().unwrap()
+}
+
+#[test]
+fn a_pod_is_judged_by_what_rules_make_of_its_images() {
+    let policies = only_harbor("Enforce");
+    for (image, allowed) in [
+        ("nginx:1.27", true),
+        ("harbor.corp/hub/library/nginx", true),
+        ("ghcr.io/acme/tool:1", false),
+        ("harbor.corp.evil/x", false),
+        ("user@harbor.corp/x", false),
+        ("harbor.corp:443/x", false),
+        ("Nonsense Image", false),
+    ] {
+        assert_eq!(allows(&create(pod(image)), &policies), allowed, "{image}");
+    }
+}
+
+#[test]
+fn a_denial_says_what_is_wrong_and_how_to_mend_it() {
+    let (response, verdict) = answered(&create(pod("ghcr.io/acme/tool:1")), &rules(false), &only_harbor("Enforce"));
+    let message = "container \"web\": image \"ghcr.io/acme/tool:1\" is not from an allowed registry (policy only-harbor \
+                   allows harbor.corp); push it to Harbor or ask for a rule";
+    assert_eq!(response["status"], json!({"code": 403, "reason": "Forbidden", "message": message}));
+    assert_eq!((&response["allowed"], &response["uid"]), (&json!(false), &json!("u-1")));
+    assert_eq!(response["auditAnnotations"], json!({"policy-violations": "only-harbor=1"}));
+    assert_eq!(verdict, Verdict::Denied);
+}
+
+#[test]
+fn every_place_that_holds_an_image_is_judged() {
+    let policies = only_harbor("Enforce");
+    let bad = json!([{"name": "x", "image": "ghcr.io/a/b"}]);
+    for (field, list, told) in [
+        ("containers", bad.clone(), "container \"x\""),
+        ("initContainers", bad.clone(), "init container \"x\""),
+        ("ephemeralContainers", bad, "ephemeral container \"x\""),
+        ("volumes", json!([{"name": "x", "image": {"reference": "ghcr.io/a/b"}}]), "volume \"x\""),
+    ] {
+        let mut pod = pod("nginx");
+        pod["spec"][field] = list;
+        let response = answer(&create(pod), &policies);
+        assert!(response["status"]["message"].as_str().unwrap().starts_with(told), "{field}: {response}");
+    }
+}
+
+#[test]
+fn nothing_in_a_pod_keeps_a_policy_off() {
+    let policies = only_harbor("Enforce");
+    let mut kept = pod("nginx");
+    kept["metadata"]["annotations"] = json!({KEEP_IMAGES: "web"});
+    assert!(!allows(&create(kept), &policies), "an image that is kept is not rewritten, so it is not at Harbor");
+    let mut noted = pod("ghcr.io/acme/tool");
+    noted["metadata"]["annotations"] = json!({ORIGINAL_IMAGES: r#"{"containers/web":"nginx"}"#});
+    noted["metadata"]["labels"] = json!({"harbor-pilot.dev/exempt": "true"});
+    assert!(!allows(&create(noted), &policies));
+}
+
+#[test]
+fn an_update_is_judged_by_the_images_that_it_brings() {
+    let policies = only_harbor("Enforce");
+    let old = pod("ghcr.io/acme/tool:1");
+    let mut labelled = old.clone();
+    labelled["metadata"]["labels"] = json!({"seen": "yes"});
+    assert!(allows(&review("UPDATE", labelled, old.clone()), &policies), "a Pod from before the policy stays editable");
+    assert!(!allows(&review("UPDATE", pod("ghcr.io/acme/tool:2"), old.clone()), &policies));
+
+    let mut with_sidecar = old.clone();
+    let sidecar = json!({"name": "debug", "image": "ghcr.io/acme/debug"});
+    with_sidecar["spec"]["ephemeralContainers"] = json!([sidecar]);
+    let mut ephemeral = review("UPDATE", with_sidecar.clone(), old.clone());
+    ephemeral["request"]["subResource"] = json!("ephemeralcontainers");
+    let response = answer(&ephemeral, &policies);
+    assert!(response["status"]["message"].as_str().unwrap().starts_with("ephemeral container \"debug\""), "{response}");
+    assert!(allows(&review("UPDATE", with_sidecar.clone(), with_sidecar), &policies));
+
+    // The original of what it runs with: it gets the image back, and that is no news.
+    let mut running = pod("harbor.corp.old/hub/library/nginx");
+    running["metadata"]["annotations"] = json!({ORIGINAL_IMAGES: r#"{"containers/web":"nginx"}"#});
+    assert!(allows(&review("UPDATE", pod("nginx"), running), &policies));
+    for operation in ["DELETE", "CONNECT"] {
+        assert!(allows(&review(operation, Value::Null, old.clone()), &policies), "{operation}");
+    }
+}
+
+#[test]
+fn a_workload_is_admitted_with_a_warning_that_its_pods_will_not_be() {
+    let policies = only_harbor("Enforce");
+    for kind in ["Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Job", "CronJob"] {
+        let response = answer(&create(workload(kind, "ghcr.io/acme/tool:1")), &policies);
+        let told = format!(
+            "harbor-pilot: Pods of this {kind} will be refused: container \"web\": image \"ghcr.io/acme/tool:1\" is not"
+        );
+        assert_eq!(response["allowed"], true, "{kind}");
+        assert_eq!(response["warnings"].as_array().unwrap().len(), 1, "{response}");
+        assert!(response["warnings"][0].as_str().unwrap().starts_with(&told), "{response}");
+        assert_eq!(response["auditAnnotations"]["policy-violations"], "only-harbor=1", "{kind}");
+
+        assert!(
+            answer(&create(workload(kind, "nginx")), &policies)["warnings"].is_null(),
+            "{kind}: a rule makes it good"
+        );
+        let scaled = review("UPDATE", workload(kind, "ghcr.io/a/b"), workload(kind, "ghcr.io/a/b"));
+        assert!(answer(&scaled, &policies)["warnings"].is_null(), "{kind}: told once");
+    }
+    let mut scale = create(workload("Deployment", "ghcr.io/a/b"));
+    scale["request"]["subResource"] = json!("status");
+    assert!(answer(&scale, &policies)["warnings"].is_null());
+}
+
+#[test]
+fn a_workload_is_judged_by_the_labels_of_its_pods() {
+    let selector = json!({"matchLabels": {"app": "web"}});
+    let policies = policies(&[("web", json!({"action": "Warn", "forbidLatest": true, "objectSelector": selector}))]);
+    assert_eq!(answer(&create(workload("Deployment", "nginx")), &policies)["warnings"].as_array().unwrap().len(), 1);
+    assert!(answer(&create(pod("nginx")), &policies)["warnings"].is_null(), "the Pod has no such label");
+}
+
+#[test]
+fn warn_and_audit_admit() {
+    let bad = create(pod("ghcr.io/acme/tool:1"));
+    let warned = answer(&bad, &only_harbor("Warn"));
+    assert_eq!(warned["allowed"], true);
+    assert!(warned["warnings"][0].as_str().unwrap().starts_with("harbor-pilot: container \"web\": image"), "{warned}");
+    let audited = answer(&bad, &only_harbor("Audit"));
+    assert_eq!((&audited["allowed"], &audited["warnings"]), (&json!(true), &Value::Null));
+    assert_eq!(audited["auditAnnotations"], json!({"policy-violations": "only-harbor=1"}));
+    assert!(answer(&create(pod("nginx")), &only_harbor("Audit"))["auditAnnotations"].is_null());
+}
+
+#[test]
+fn while_harbor_is_unavailable_the_policy_says_what_happens_to_originals() {
+    let spec =
+        |outage: &str| json!({"action": "Enforce", "allowed": [{"host": "harbor.corp"}], "duringOutage": outage});
+    for (outage, image, allowed) in
+        [("Enforce", "nginx", false), ("Warn", "nginx", true), ("Warn", "ghcr.io/acme/tool", false)]
+    {
+        let policies = policies(&[("only-harbor", spec(outage))]);
+        let (response, _) = answered(&create(pod(image)), &rules(true), &policies);
+        assert_eq!(response["allowed"], allowed, "{outage} {image}");
+        assert_eq!(response["warnings"].is_array(), allowed, "{response}");
+    }
+}
+
+#[test]
+fn what_cannot_be_read_fails_as_the_policies_say() {
+    let mut no_uid = create(pod("nginx"));
+    no_uid["request"]["uid"] = json!("");
+    let mut no_object = create(Value::Null);
+    no_object["request"]["object"] = Value::Null;
+    let mut not_a_list = create(pod("nginx"));
+    not_a_list["request"]["object"]["spec"]["containers"] = json!("x");
+    let mut no_old = review("UPDATE", pod("nginx"), Value::Null);
+    no_old["request"]["oldObject"] = Value::Null;
+    for review in [no_uid, no_object, not_a_list, no_old, json!({"kind": "AdmissionReview"}), json!([1])] {
+        let (refused, verdict) = answered(&review, &rules(false), &only_harbor("Enforce"));
+        assert_eq!((&refused["allowed"], verdict), (&json!(false), Verdict::Denied), "{review}");
+        let why = refused["status"]["message"].as_str().unwrap();
+        assert!(why.starts_with("no policy could be asked"), "{why}");
+        for lenient in [only_harbor("Warn"), Policies::default()] {
+            let (admitted, verdict) = answered(&review, &rules(false), &lenient);
+            assert_eq!((&admitted["allowed"], verdict), (&json!(true), Verdict::Malformed), "{review}");
+            assert_eq!(admitted["warnings"].as_array().unwrap().len(), 1, "{review}");
+        }
+    }
+    // Only Pods are refused: a workload runs nothing by itself, and others are no concern of ours.
+    let mut broken = create(workload("Deployment", "nginx"));
+    broken["request"]["object"]["spec"]["template"] = json!([]);
+    let mut stranger = create(json!({"kind": "Widget", "spec": {"containers": 3}}));
+    stranger["request"]["kind"]["group"] = json!("example.com");
+    for review in [broken, stranger] {
+        assert!(allows(&review, &only_harbor("Enforce")), "{review}");
+    }
+    assert!(validate(b"{", &rules(false), &namespaces(), &only_harbor("Enforce")).is_err());
+}
+
+#[test]
+fn namespaces_and_exemptions_bound_a_policy() {
+    let spec = |rest: Value| {
+        let mut spec = json!({"action": "Enforce", "allowed": [{"host": "harbor.corp"}]});
+        spec.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
+        policies(&[("bounded", spec)])
+    };
+    let review_in = |namespace: &str| {
+        let mut review = create(pod("ghcr.io/acme/tool:1"));
+        review["request"]["namespace"] = json!(namespace);
+        review
+    };
+    let selected = spec(json!({"namespaceSelector": {"matchLabels": {"team": "shop"}}}));
+    assert!(!allows(&review_in("shop"), &selected));
+    assert!(allows(&review_in("bank"), &selected));
+    let exempt = spec(json!({"exemptions": [{"images": ["ghcr.io/acme/*"], "namespaces": ["bank"], "reason": "x"}]}));
+    assert!(!allows(&review_in("shop"), &exempt));
+    assert!(allows(&review_in("bank"), &exempt));
+}
+
+#[test]
+fn a_policy_that_is_not_in_force_is_told_to_whoever_it_would_concern() {
+    let selector = json!({"matchExpressions": [{"key": "a", "operator": "Gt"}]});
+    let policies = policies(&[("odd", json!({"action": "Enforce", "forbidLatest": true, "objectSelector": selector}))]);
+    let response = answer(&create(pod("nginx")), &policies);
+    assert_eq!(response["allowed"], true);
+    assert!(
+        response["warnings"][0].as_str().unwrap().starts_with("harbor-pilot: policy odd is not in force"),
+        "{response}"
+    );
+}
+
+#[tokio::test]
+async fn over_http_policies_are_followed_as_they_change_and_denials_are_counted() {
+    let policies = Arc::new(ArcSwap::from_pointee(Policies::default()));
+    let metrics = Metrics::new();
+    let router = router(Admission {
+        rules: Arc::new(ArcSwap::from_pointee(rules(false))),
+        policies: Arc::clone(&policies),
+        namespaces: Arc::new(ArcSwap::from_pointee(namespaces())),
+        offers: Arc::new(|_| panic!("a judgement warms nothing")),
+        metrics: metrics.admission.clone(),
+        readiness: Readiness::new(),
+        limits: Limits::default(),
+    });
+    let post = async |body: String| {
+        let request = Request::post("/validate").body(Body::from(body)).unwrap();
+        let response = router.clone().oneshot(request).await.unwrap();
+        let status = response.status();
+        (status, to_bytes(response.into_body(), usize::MAX).await.unwrap())
+    };
+    let bad = create(pod("ghcr.io/acme/tool:1")).to_string();
+    for (policies_now, allowed) in [(Policies::default(), true), (only_harbor("Enforce"), false)] {
+        policies.store(Arc::new(policies_now));
+        let (status, body) = post(bad.clone()).await;
+        let answer: Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!((status, &answer["response"]["allowed"]), (StatusCode::OK, &json!(allowed)));
+    }
+    assert_eq!(post("{".to_owned()).await.0, StatusCode::BAD_REQUEST);
+    let counted = metrics.encode().unwrap();
+    let line = r#"harbor_pilot_admission_requests_total{operation="Create",outcome="Denied"} 1"#;
+    assert!(counted.lines().any(|found| found == line), "{counted}");
+}
