@@ -428,3 +428,36 @@ proptest! {
         prop_assert_eq!(&with_secret(&with.text).text, &with.text);
     }
 }
+
+proptest! {
+    #[test]
+    fn a_text_with_typing_errors_is_refused_or_keeps_all_but_its_images(
+        bytes in prop::collection::vec(any::<u8>(), 1..200),
+        errors in prop::collection::vec((any::<prop::sample::Index>(), 0..3_u8, "[-:#&*{}\\[\\],'\"|>!%@?<~ \ta\r\n]"), 1..6),
+    ) {
+        let mut draw = Draw(bytes.iter());
+        let mut text = block(&workload(&mut draw), 0, &mut draw);
+        for (at, what, put) in errors {
+            let mut at = at.index(text.len());
+            while !text.is_char_boundary(at) {
+                at -= 1;
+            }
+            match what {
+                0 => text.insert_str(at, &put),
+                1 => drop(text.remove(at)),
+                _ => text.insert_str(at, &format!("&a {put}")),
+            }
+        }
+        let Ok(manifests) = Manifests::read(&text) else { return Ok(()) };
+        let all = wishes(&manifests, |_, image| at_harbor(image));
+        let once = manifests.edit(&all);
+        prop_assert!(once.is_ok(), "{}: {text}", once.unwrap_err());
+        let once = once.unwrap();
+        if once.unkept.is_empty() {
+            prop_assert_eq!(&edited(&once.text).text, &once.text);
+        }
+        let with = Manifests::read(&text).unwrap();
+        let with = with.edit(&[Wish::PullSecret { template: 0, name: "harbor-pull".to_owned() }]);
+        prop_assert!(with.is_ok(), "{}: {text}", with.unwrap_err());
+    }
+}

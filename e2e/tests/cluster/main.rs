@@ -3,6 +3,7 @@
 
 mod accounts;
 mod admission;
+mod command_line;
 mod crashes;
 mod examples;
 mod image_fields;
