@@ -2,6 +2,7 @@
 //!
 //! In: arguments and environment. Out: values that the rest of the library takes; nothing below this reads either.
 
+mod check;
 mod controller;
 mod crds;
 mod explain;
@@ -38,6 +39,8 @@ enum Command {
     Standalone(standalone::Arguments),
     /// Prints manifests with their images rewritten
     Rewrite(rewrite::Arguments),
+    /// Judges the images of manifests by policies
+    Check(check::Arguments),
     /// Says which rule an image is rewritten by, and why not by the others
     Explain(explain::Arguments),
     /// Prints the CustomResourceDefinitions as YAML
@@ -53,6 +56,7 @@ impl Cli {
             Command::Controller(arguments) => controller::run(arguments).await,
             Command::Standalone(arguments) => standalone::run(arguments).await,
             Command::Rewrite(arguments) => return rewrite::run(arguments).await,
+            Command::Check(arguments) => return check::run(arguments).await,
             Command::Explain(arguments) => return explain::run(arguments).await,
             Command::Crds => crds::run(),
         };

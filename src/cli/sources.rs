@@ -11,7 +11,7 @@ use k8s_openapi::{api::core::v1::Namespace, jiff::Timestamp};
 use kube::{Api, Client, ResourceExt, api::ListParams};
 
 use crate::{
-    api::{HarborInstance, ProxyProject, Registry, RewriteRuleStatus},
+    api::{HarborInstance, ImagePolicy, ProxyProject, Registry, RewriteRuleStatus},
     cluster::bounded,
     rewrite::{self, Rules, StatedError},
     standalone,
@@ -21,8 +21,8 @@ use crate::{
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(super) struct Arguments {
-    /// File or directory with the manifests of HarborInstances, Registries and ProxyProjects: every rule is taken as
-    /// served. Default: the ProxyProjects of the cluster that serve
+    /// File or directory with the manifests of HarborInstances, Registries, ProxyProjects and ImagePolicies: every rule is
+    /// taken as served. Default: the ProxyProjects of the cluster that serve
     #[arg(long, value_name = "FILE|DIR")]
     rules: Option<PathBuf>,
 }
@@ -34,7 +34,9 @@ pub(super) struct Sources {
     pub(super) projects: Vec<ProxyProject>,
     instances: Vec<HarborInstance>,
     registries: Vec<Registry>,
-    /// Labels of the cluster's namespaces.
+    /// All ImagePolicies, or why they cannot be read: not everybody who asks for rules may.
+    pub(super) policies: Result<Vec<ImagePolicy>, String>,
+    /// Labels of the namespaces that are known.
     pub(super) namespaces: BTreeMap<String, BTreeMap<String, String>>,
     /// The namespace that applies where none is written: that of the kubeconfig.
     pub(super) default_namespace: Option<String>,
@@ -50,7 +52,8 @@ impl Arguments {
             projects: manifests.projects,
             instances: manifests.instances,
             registries: manifests.registries,
-            namespaces: BTreeMap::new(),
+            policies: Ok(manifests.policies),
+            namespaces: manifests.namespaces,
             default_namespace: None,
             from_cluster: false,
         })
@@ -116,6 +119,9 @@ async fn from_cluster() -> anyhow::Result<Sources> {
     let projects = bounded("listing ProxyProjects", projects.list(&parameters)).await?.items;
     let instances: Api<HarborInstance> = Api::all(client.clone());
     let instances = bounded("listing HarborInstances", instances.list(&parameters)).await.map(|list| list.items);
+    let policies: Api<ImagePolicy> = Api::all(client.clone());
+    let policies = bounded("listing ImagePolicies", policies.list(&parameters)).await;
+    let policies = policies.map(|list| list.items).map_err(|error| format!("{:#}", anyhow::Error::from(error)));
     let namespaces: Api<Namespace> = Api::all(client.clone());
     // Not everybody may list these: what is not known is said where it matters.
     let namespaces = bounded("listing Namespaces", namespaces.list_metadata(&parameters)).await;
@@ -124,6 +130,7 @@ async fn from_cluster() -> anyhow::Result<Sources> {
         projects,
         instances: instances.unwrap_or_default(),
         registries: Vec::new(),
+        policies,
         namespaces: labels.map(|found| (found.name_any(), found.metadata.labels.unwrap_or_default())).collect(),
         default_namespace: Some(client.default_namespace().to_owned()),
         from_cluster: true,

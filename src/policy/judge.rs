@@ -35,6 +35,7 @@ pub struct Judged<'i> {
 pub struct Judgement {
     denials: Messages,
     warnings: Messages,
+    notes: Messages,
     violations: Vec<(Arc<str>, usize)>,
 }
 
@@ -64,6 +65,11 @@ impl Judgement {
     /// What the user is to know, as [`Judgement::denials`] are.
     pub fn warnings(&self) -> Vec<String> {
         self.warnings.all()
+    }
+
+    /// What policies with the action `Audit` have against the Pod, as [`Judgement::denials`] are.
+    pub fn notes(&self) -> Vec<String> {
+        self.notes.all()
     }
 
     /// For the audit log: the policies that are violated, and how often, whatever their action: `only-harbor=2`.
@@ -98,7 +104,7 @@ impl Judgement {
                 format!("{}{why}", told(judged, policy, problem))
             }),
             PolicyAction::Warn => self.warnings.add(|| told(judged, policy, problem)),
-            PolicyAction::Audit => {}
+            PolicyAction::Audit => self.notes.add(|| told(judged, policy, problem)),
         }
     }
 }

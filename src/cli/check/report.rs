@@ -1,0 +1,204 @@
+//! What was judged, as people and machines read it.
+
+use std::fmt::Write;
+
+use serde::Serialize;
+use serde_json::json;
+
+/// One image.
+#[derive(Debug)]
+pub(super) struct Checked {
+    pub(super) file: String,
+    /// Counted from 1, as the column.
+    pub(super) line: usize,
+    pub(super) column: usize,
+    /// `Kind namespace/name`.
+    pub(super) object: String,
+    /// `container web`.
+    pub(super) place: String,
+    pub(super) violations: Vec<Violation>,
+}
+
+/// What a policy has against it.
+#[derive(Debug)]
+pub(super) struct Violation {
+    pub(super) level: Level,
+    pub(super) message: String,
+}
+
+/// What it means for the Pod; SARIF has the same names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Level {
+    /// It is refused.
+    Error,
+    /// Its user is warned.
+    Warning,
+    /// The audit log knows.
+    Note,
+}
+
+impl Checked {
+    pub(super) fn is_refused(&self) -> bool {
+        self.violations.iter().any(|violation| violation.level == Level::Error)
+    }
+}
+
+impl Level {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+            Self::Note => "note",
+        }
+    }
+}
+
+/// `file:line:column: error: object: message`, as compilers do.
+pub(super) fn text(checked: &[Checked]) -> String {
+    let mut out = String::new();
+    for (image, violation) in violations(checked) {
+        let Checked { file, line, column, object, .. } = image;
+        let (level, message) = (violation.level.name(), &violation.message);
+        // Writing to memory has no way to fail.
+        let _ = writeln!(out, "{file}:{line}:{column}: {level}: {object}: {message}");
+    }
+    out
+}
+
+/// A list of objects.
+pub(super) fn json(checked: &[Checked]) -> String {
+    let list = violations(checked).map(|(image, violation)| {
+        json!({
+            "file": image.file, "line": image.line, "column": image.column, "object": image.object,
+            "level": violation.level, "message": violation.message,
+        })
+    });
+    format!("{:#}\n", list.collect::<serde_json::Value>())
+}
+
+/// A `testcase` for each image.
+pub(super) fn junit(checked: &[Checked]) -> String {
+    let failures = checked.iter().filter(|image| image.is_refused()).count();
+    let mut out = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n");
+    let counts = format!("tests=\"{}\" failures=\"{failures}\" errors=\"0\"", checked.len());
+    let _ = writeln!(out, "<testsuites {counts}>\n  <testsuite name=\"harbor-pilot check\" {counts}>");
+    for image in checked {
+        let (name, file) = (escaped(&format!("{}: {}", image.object, image.place)), escaped(&image.file));
+        let _ = writeln!(out, "    <testcase name=\"{name}\" classname=\"{file}\">");
+        for violation in &image.violations {
+            let message = escaped(&format!("line {}: {}", image.line, violation.message));
+            let _ = match violation.level {
+                Level::Error => writeln!(out, "      <failure message=\"{message}\"/>"),
+                level => writeln!(out, "      <system-out>{}: {message}</system-out>", level.name()),
+            };
+        }
+        out.push_str("    </testcase>\n");
+    }
+    out.push_str("  </testsuite>\n</testsuites>\n");
+    out
+}
+
+/// Static Analysis Results Interchange Format 2.1.0 (OASIS).
+pub(super) fn sarif(checked: &[Checked]) -> String {
+    let results = violations(checked).map(|(image, violation)| {
+        json!({
+            "ruleId": "image-policy",
+            "level": violation.level,
+            "message": {"text": format!("{}: {}", image.object, violation.message)},
+            "locations": [{"physicalLocation": {
+                "artifactLocation": {"uri": uri(&image.file)},
+                "region": {"startLine": image.line, "startColumn": image.column},
+            }}],
+        })
+    });
+    let results: Vec<_> = results.collect();
+    let rule = json!({"id": "image-policy", "shortDescription": {"text": "An ImagePolicy does not allow the image."}});
+    let driver = json!({"name": "harbor-pilot", "version": env!("CARGO_PKG_VERSION"), "rules": [rule]});
+    let log = json!({
+        "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
+        "version": "2.1.0",
+        "runs": [{"tool": {"driver": driver}, "columnKind": "unicodeCodePoints", "results": results}],
+    });
+    format!("{log:#}\n")
+}
+
+fn violations(checked: &[Checked]) -> impl Iterator<Item = (&Checked, &Violation)> {
+    checked.iter().flat_map(|image| image.violations.iter().map(move |violation| (image, violation)))
+}
+
+/// For XML, which has no way to write most control characters.
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            character if character.is_control() => out.push('?'),
+            character => out.push(character),
+        }
+    }
+    out
+}
+
+/// A relative reference (RFC 3986).
+fn uri(file: &str) -> String {
+    let mut out = String::with_capacity(file.len());
+    for byte in file.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            let _ = write!(out, "%{byte:02X}");
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked() -> Vec<Checked> {
+        let image = |line, violations| Checked {
+            file: "my app.yaml".to_owned(),
+            line,
+            column: 14,
+            object: "Deployment shop/web".to_owned(),
+            place: "container <web>".to_owned(),
+            violations,
+        };
+        let violation = |level, message: &str| Violation { level, message: message.to_owned() };
+        vec![
+            image(7, vec![violation(Level::Error, "image \"a\" & so on"), violation(Level::Note, "noted")]),
+            image(9, vec![]),
+        ]
+    }
+
+    #[test]
+    fn people_find_the_line() {
+        let told = text(&checked());
+        assert!(told.starts_with("my app.yaml:7:14: error: Deployment shop/web: image \"a\" & so on\n"), "{told}");
+    }
+
+    #[test]
+    fn each_image_is_a_test_case_and_a_refused_one_fails() {
+        let told = junit(&checked());
+        assert_eq!(told.matches("<testcase ").count(), 2);
+        assert_eq!(told.matches("tests=\"2\" failures=\"1\"").count(), 2);
+        assert!(told.contains("<failure message=\"line 7: image &quot;a&quot; &amp; so on\"/>"), "{told}");
+        assert!(told.contains("container &lt;web&gt;"), "{told}");
+    }
+
+    #[test]
+    fn machines_find_level_and_place() {
+        let list: serde_json::Value = serde_json::from_str(&json(&checked())).unwrap();
+        assert_eq!((&list[0]["level"], &list[0]["line"]), (&json!("error"), &json!(7)));
+        let log: serde_json::Value = serde_json::from_str(&sarif(&checked())).unwrap();
+        let result = &log["runs"][0]["results"][0];
+        let place = &result["locations"][0]["physicalLocation"];
+        assert_eq!(place["artifactLocation"]["uri"], "my%20app.yaml");
+        assert_eq!((&result["level"], &place["region"]["startLine"]), (&json!("error"), &json!(7)));
+    }
+}
