@@ -302,7 +302,7 @@ async fn a_flood_of_connections_and_slow_bodies_holds_up_nobody_who_is_served() 
     let (sender, connection) = h2::client::handshake(stream).await.unwrap();
     tokio::spawn(connection);
     let ask = async |uid: &str| {
-        let request = axum::http::Request::post("https://localhost/mutate").body(()).unwrap();
+        let request = Request::post("https://localhost/mutate").body(()).unwrap();
         let mut sender = sender.clone().ready().await.unwrap();
         let (response, mut body) = sender.send_request(request, false).unwrap();
         body.send_data(review(uid).to_string().into(), true).unwrap();

@@ -123,6 +123,19 @@ fn a_pod_is_judged_by_what_rules_make_of_its_images() {
 }
 
 #[test]
+fn an_image_that_passed_by_the_rewriting_is_told_where_a_policy_would_mind() {
+    let warned = |image: &str, policies: &Policies| {
+        let answer = answer(&create(pod(image)), policies);
+        assert_eq!(answer["allowed"], true, "{image}");
+        answer["warnings"].to_string().contains("unrewritten")
+    };
+    assert!(warned("nginx", &only_harbor("Enforce")));
+    assert!(!warned("harbor.corp/hub/library/nginx", &only_harbor("Enforce")));
+    assert!(!warned("nginx", &policies(&[])));
+    assert!(!warned("nginx", &policies(&[("digests", json!({"action": "Warn", "requireDigest": true}))])));
+}
+
+#[test]
 fn a_denial_says_what_is_wrong_and_how_to_mend_it() {
     let (response, verdict) = answered(&create(pod("ghcr.io/acme/tool:1")), &rules(false), &only_harbor("Enforce"));
     let message = "container \"web\": image \"ghcr.io/acme/tool:1\" is not from an allowed registry (policy only-harbor \

@@ -20,6 +20,9 @@ use crate::rewrite::{Decision, Namespaces, Request, Rules, Subject, decide};
 const MAX_FINDINGS: usize = 2;
 const MAX_FINDING: usize = 240;
 const MAX_KIND: usize = 32;
+/// Shown where the mutating webhook has been passed by, or another one has undone what it did.
+const UNREWRITTEN: &str =
+    "images came here unrewritten, and are judged as they would be rewritten: is /mutate asked first?";
 
 /// Answers a review with what the policies say.
 ///
@@ -72,9 +75,12 @@ struct Judge<'j> {
 
 impl Judge<'_> {
     fn pod(&self, about: About<'_>, request: Request<'_>) -> Reply {
-        let judgement = self.judge(about, request);
+        let (judgement, unrewritten) = self.judge(about, request);
         let denied = judgement.is_denied().then(|| judgement.denials().join("; "));
         let mut warnings = prefixed(judgement.warnings(), "");
+        if unrewritten {
+            warnings.push(UNREWRITTEN.to_owned());
+        }
         warnings.extend(self.findings());
         let verdict = if denied.is_some() { Verdict::Denied } else { Verdict::Unchanged };
         let violated = judgement.audit();
@@ -104,7 +110,7 @@ impl Judge<'_> {
             (Some(pod), _) => Request::Create { pod },
             (None, _) => return Ok(nothing()),
         };
-        let judgement = self.judge(about, ask);
+        let (judgement, _) = self.judge(about, ask);
         let (_, kind) = request.kind();
         let refused = format!("Pods of this {} will be refused: ", Printable(kind, MAX_KIND));
         let mut warnings = prefixed(judgement.denials(), &refused);
@@ -115,8 +121,9 @@ impl Judge<'_> {
         Ok(about.reply(&answer, Verdict::Unchanged))
     }
 
-    /// Judges the images that the old object does not have.
-    fn judge(&self, about: About<'_>, request: Request<'_>) -> Judgement {
+    /// Judges the images that the old object does not have, as they would be rewritten; and says whether one that came
+    /// unrewritten would be judged otherwise.
+    fn judge(&self, about: About<'_>, request: Request<'_>) -> (Judgement, bool) {
         let subject = Subject {
             namespace: about.namespace,
             namespace_labels: self.namespaces.labels(about.namespace),
@@ -124,21 +131,29 @@ impl Judge<'_> {
         };
         let outcome = decide(request, self.rules, &subject);
         let images = request.new_images();
-        let judged = images.iter().filter_map(|(slot, earlier)| {
-            let made = outcome.image(slot.kind, slot.index);
-            // It gets the image that it runs with.
-            if made.is_some() && made == *earlier {
-                return None;
-            }
-            Some(Judged {
-                noun: slot.kind.noun(),
-                name: slot.name,
-                sent: slot.image,
-                image: made.unwrap_or(slot.image),
-                unavailable: made.is_none() && self.waits(slot.image, &subject),
+        let judged = |as_sent: bool| {
+            let outcome = &outcome;
+            images.iter().filter_map(move |(slot, earlier)| {
+                let made = outcome.image(slot.kind, slot.index);
+                // It gets the image that it runs with.
+                if made.is_some() && made == *earlier {
+                    return None;
+                }
+                Some(Judged {
+                    noun: slot.kind.noun(),
+                    name: slot.name,
+                    sent: slot.image,
+                    image: if as_sent { slot.image } else { made.unwrap_or(slot.image) },
+                    unavailable: made.is_none() && self.waits(slot.image, &subject),
+                })
             })
-        });
-        self.policies.judge(&subject, judged)
+        };
+        let judgement = self.policies.judge(&subject, judged(false));
+        let otherwise = !judgement.is_denied() && !outcome.acted().is_empty() && {
+            let sent = self.policies.judge(&subject, judged(true));
+            sent.is_denied() || sent.warnings().len() > judgement.warnings().len()
+        };
+        (judgement, otherwise)
     }
 
     fn waits(&self, image: &str, subject: &Subject<'_>) -> bool {
