@@ -1,21 +1,52 @@
 //! JSON text, written piece by piece into a buffer.
 
-/// Appends `text` as a JSON string, escaped where it has to be.
+use std::fmt::Write;
+
+/// Appends `text` as a JSON string.
 pub fn push_string(out: &mut String, text: &str) {
-    if needs_escapes(text) {
-        // A string has no way not to be written.
-        out.push_str(&serde_json::to_string(text).unwrap_or_default());
-    } else {
-        out.reserve(text.len() + 2);
-        out.push('"');
-        out.push_str(text);
-        out.push('"');
+    out.reserve(text.len() + 2);
+    out.push('"');
+    push_escaped(out, text);
+    out.push('"');
+}
+
+/// Appends `text` as it stands within a JSON string: escaped where it has to be, as `serde_json` escapes.
+pub fn push_escaped(out: &mut String, text: &str) {
+    if !needs_escapes(text) {
+        return out.push_str(text);
+    }
+    let mut rest = text;
+    while let Some(at) = rest.bytes().position(is_special) {
+        let (before, from) = rest.split_at(at);
+        out.push_str(before);
+        let mut characters = from.chars();
+        characters.next().into_iter().for_each(|special| push_special(out, special));
+        rest = characters.as_str();
+    }
+    out.push_str(rest);
+}
+
+fn push_special(out: &mut String, special: char) {
+    match special {
+        '"' => out.push_str("\\\""),
+        '\\' => out.push_str("\\\\"),
+        '\u{8}' => out.push_str("\\b"),
+        '\t' => out.push_str("\\t"),
+        '\n' => out.push_str("\\n"),
+        '\u{c}' => out.push_str("\\f"),
+        '\r' => out.push_str("\\r"),
+        // Writing to a string has no way to fail.
+        control => drop(write!(out, "\\u{:04x}", u32::from(control))),
     }
 }
 
 /// Looks at every byte, several at once, instead of stopping at the first.
 fn needs_escapes(text: &str) -> bool {
-    text.bytes().fold(false, |found, byte| found | (byte < b' ') | (byte == b'"') | (byte == b'\\'))
+    text.bytes().fold(false, |found, byte| found | is_special(byte))
+}
+
+fn is_special(byte: u8) -> bool {
+    (byte < b' ') | (byte == b'"') | (byte == b'\\')
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::json::push_string;
+use super::json::{push_escaped, push_string};
 use super::pod::{Slot, Text};
 
 /// Key of the annotation that admission writes: original images by `containers/NAME`, `initContainers/NAME`,
@@ -46,8 +46,11 @@ impl<'p> Entries<'p> {
         let mut before = '{';
         for (slot, original) in &self.0 {
             text.push(std::mem::replace(&mut before, ','));
-            push_string(&mut text, &[slot.kind.field(), "/", slot.name].concat());
-            text.push(':');
+            text.push('"');
+            text.push_str(slot.kind.field());
+            text.push('/');
+            push_escaped(&mut text, slot.name);
+            text.push_str("\":");
             push_string(&mut text, original);
         }
         text.push('}');

@@ -42,12 +42,15 @@ pub struct Rule {
     pub pull_secret: Option<String>,
 }
 
+/// Keys are of rules, which administrators write: no stranger can make them collide.
+type Map<V> = HashMap<Box<str>, V, foldhash::fast::RandomState>;
+
 /// All rules in force: immutable, swapped whole when one changes.
 #[derive(Debug, Default)]
 pub struct Rules {
     targets: Vec<Target>,
     /// By lower-case host: one lookup says whether an image is at Harbor, or where from its rules are.
-    hosts: HashMap<Box<str>, Host>,
+    hosts: Map<Host>,
     findings: Vec<Finding>,
 }
 
@@ -266,7 +269,7 @@ impl Rules {
 
     fn add_target(&mut self, target: Target) {
         let host = self.hosts.entry(lower(target.prefix.host()).into());
-        if let Host::Harbor(projects) = host.or_insert_with(|| Host::Harbor(HashMap::new())) {
+        if let Host::Harbor(projects) = host.or_insert_with(|| Host::Harbor(Map::default())) {
             projects.entry(target.prefix.path().into()).or_insert(self.targets.len());
         }
         self.targets.push(target);
@@ -390,7 +393,7 @@ impl fmt::Display for Target {
 #[derive(Debug)]
 enum Host {
     /// Harbor: its managed projects.
-    Harbor(HashMap<Box<str>, usize>),
+    Harbor(Map<usize>),
     /// Images to rewrite.
     Source(Source),
 }
@@ -399,7 +402,7 @@ enum Host {
 #[derive(Debug, Default)]
 struct Source {
     whole_host: Vec<usize>,
-    paths: HashMap<Box<str>, Vec<usize>>,
+    paths: Map<Vec<usize>>,
     /// Components of the longest path, so that a lookup tries no longer ones.
     depth: usize,
 }

@@ -1,7 +1,7 @@
 //! Manifests from a directory, checked as the API server would check them.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap, HashSet},
     path::{Path, PathBuf},
 };
 
@@ -70,7 +70,7 @@ pub fn read(directory: &Path) -> Result<Manifests, Problem> {
         files.extend(listing.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| is_manifest(path)));
         files.sort();
     }
-    let mut manifests = Manifests::default();
+    let mut reader = Reader::default();
     let mut fingerprint = Sha256::new();
     for file in &files {
         let length = std::fs::metadata(file).map_err(|error| problem(file, error.to_string()))?.len();
@@ -84,15 +84,10 @@ pub fn read(directory: &Path) -> Result<Manifests, Problem> {
             serde_saphyr::from_multiple(&text).map_err(|error| problem(file, error.to_string()))?;
         for (index, document) in documents.into_iter().enumerate() {
             let Some(document) = document else { continue };
-            manifests.add(document).map_err(|detail| Problem {
-                file: file.clone(),
-                document: Some(index + 1),
-                detail,
-            })?;
+            reader.add(document).map_err(|detail| Problem { file: file.clone(), document: Some(index + 1), detail })?;
         }
     }
-    manifests.fingerprint = fingerprint.finalize().to_vec();
-    Ok(manifests)
+    Ok(Manifests { fingerprint: fingerprint.finalize().to_vec(), ..reader.manifests })
 }
 
 fn is_manifest(path: &Path) -> bool {
@@ -103,22 +98,31 @@ fn is_manifest(path: &Path) -> bool {
             .is_some_and(|ending| matches!(ending, "yaml" | "yml" | "json"))
 }
 
-impl Manifests {
+/// What was read so far.
+#[derive(Default)]
+struct Reader {
+    manifests: Manifests,
+    /// Kinds and names, none of which may come twice.
+    names: HashSet<(String, String)>,
+    /// What the spec of each kind may have: made once, for that takes milliseconds.
+    specs: HashMap<String, Option<JSONSchemaProps>>,
+}
+
+impl Reader {
     fn add(&mut self, document: Value) -> Result<(), String> {
         let text = |key: &str| document.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
         let (version, kind) = (text("apiVersion"), text("kind"));
         match (version.as_str(), kind.as_str()) {
             ("v1", "Secret") => {
                 let (name, secret) = secret_of(document)?;
-                if self.secrets.insert(name.clone(), secret).is_some() {
-                    return Err(format!("Secret {name} is there twice"));
-                }
+                self.once("Secret", &name)?;
+                self.manifests.secrets.insert(name, secret);
             }
             ("v1", "Namespace") => {
                 let namespace: Namespace =
                     serde_json::from_value(document).map_err(|error| format!("Namespace: {error}"))?;
                 let name = namespace.metadata.name.ok_or("Namespace without metadata.name")?;
-                self.namespaces.insert(name, namespace.metadata.labels.unwrap_or_default());
+                self.manifests.namespaces.insert(name, namespace.metadata.labels.unwrap_or_default());
             }
             ("v1", "List") => {
                 let items = document.get("items").and_then(Value::as_array).cloned().unwrap_or_default();
@@ -127,11 +131,26 @@ impl Manifests {
                 }
             }
             _ if version.split('/').next() != Some(GROUP) => {}
-            (_, "HarborInstance") => push(&mut self.instances, typed(document, HarborInstance::validate_cel)?)?,
-            (_, "Registry") => push(&mut self.registries, typed(document, Registry::validate_cel)?)?,
-            (_, "ProxyProject") => push(&mut self.projects, typed(document, ProxyProject::validate_cel)?)?,
-            (_, "CachedImage") => push(&mut self.images, typed(document, CachedImage::validate_cel)?)?,
-            (_, "ImagePolicy") => push(&mut self.policies, typed(document, ImagePolicy::validate_cel)?)?,
+            (_, "HarborInstance") => {
+                let instance = self.typed(document, HarborInstance::validate_cel)?;
+                self.manifests.instances.push(instance);
+            }
+            (_, "Registry") => {
+                let registry = self.typed(document, Registry::validate_cel)?;
+                self.manifests.registries.push(registry);
+            }
+            (_, "ProxyProject") => {
+                let project = self.typed(document, ProxyProject::validate_cel)?;
+                self.manifests.projects.push(project);
+            }
+            (_, "CachedImage") => {
+                let image = self.typed(document, CachedImage::validate_cel)?;
+                self.manifests.images.push(image);
+            }
+            (_, "ImagePolicy") => {
+                let policy = self.typed(document, ImagePolicy::validate_cel)?;
+                self.manifests.policies.push(policy);
+            }
             _ => {
                 return Err(format!(
                     "{version} has no kind `{kind}`; known are HarborInstance, Registry, ProxyProject, CachedImage, \
@@ -141,46 +160,42 @@ impl Manifests {
         }
         Ok(())
     }
-}
 
-fn push<K: Resource<DynamicType = ()>>(list: &mut Vec<K>, object: K) -> Result<(), String> {
-    if list.iter().any(|other| other.meta().name == object.meta().name) {
-        let name = object.meta().name.clone().unwrap_or_default();
-        return Err(format!("{} {name} is there twice", K::kind(&())));
+    fn typed<K, E>(&mut self, document: Value, validate: impl Fn(&K) -> Result<(), E>) -> Result<K, String>
+    where
+        K: Resource<DynamicType = ()> + CustomResourceExt + DeserializeOwned,
+        E: std::fmt::Display,
+    {
+        let kind = K::kind(&());
+        if document.get("apiVersion").and_then(Value::as_str) != Some(K::api_version(&()).as_ref()) {
+            return Err(format!("{kind} is served as {} only", K::api_version(&())));
+        }
+        let known = self.specs.entry(kind.to_string()).or_insert_with(spec_of::<K>);
+        let spec = document.get("spec").zip(known.as_ref());
+        if let Some(field) = spec.and_then(|(spec, known)| unknown_below(spec, known, "spec")) {
+            return Err(format!("{kind} has no field {field}"));
+        }
+        let object: K = serde_json::from_value(document).map_err(|error| format!("{kind}: {error}"))?;
+        let name = object.meta().name.clone().filter(|name| !name.is_empty());
+        let name = name.ok_or_else(|| format!("{kind} without metadata.name"))?;
+        validate(&object).map_err(|error| format!("{kind} {name}: {error}"))?;
+        self.once(&kind, &name)?;
+        Ok(object)
     }
-    list.push(object);
-    Ok(())
-}
 
-fn typed<K, E>(document: Value, validate: impl Fn(&K) -> Result<(), E>) -> Result<K, String>
-where
-    K: Resource<DynamicType = ()> + CustomResourceExt + DeserializeOwned,
-    E: std::fmt::Display,
-{
-    let kind = K::kind(&());
-    if document.get("apiVersion").and_then(Value::as_str) != Some(K::api_version(&()).as_ref()) {
-        return Err(format!("{kind} is served as {} only", K::api_version(&())));
+    fn once(&mut self, kind: &str, name: &str) -> Result<(), String> {
+        let fresh = self.names.insert((kind.to_owned(), name.to_owned()));
+        if fresh { Ok(()) } else { Err(format!("{kind} {name} is there twice")) }
     }
-    if let Some(field) = unknown_field(&document, &K::crd()) {
-        return Err(format!("{kind} has no field {field}"));
-    }
-    let object: K = serde_json::from_value(document).map_err(|error| format!("{kind}: {error}"))?;
-    let name =
-        object.meta().name.clone().filter(|name| !name.is_empty()).ok_or(format!("{kind} without metadata.name"))?;
-    validate(&object).map_err(|error| format!("{kind} {name}: {error}"))?;
-    Ok(object)
 }
 
-/// A field of the spec that the kind's schema does not have: most likely a typing error, which the API server would report.
-fn unknown_field(
-    document: &Value,
-    crd: &k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
-) -> Option<String> {
-    let schema = crd.spec.versions.first()?.schema.as_ref()?.open_api_v3_schema.as_ref()?;
-    let spec = schema.properties.as_ref()?.get("spec")?;
-    unknown_below(document.get("spec")?, spec, "spec")
+/// The schema of a kind's spec.
+fn spec_of<K: CustomResourceExt>() -> Option<JSONSchemaProps> {
+    let version = K::crd().spec.versions.into_iter().next()?;
+    version.schema?.open_api_v3_schema?.properties?.remove("spec")
 }
 
+/// A field that the schema does not have: most likely a typing error, which the API server would report.
 fn unknown_below(value: &Value, schema: &JSONSchemaProps, path: &str) -> Option<String> {
     let (Value::Object(fields), Some(known)) = (value, schema.properties.as_ref()) else { return None };
     fields.iter().find_map(|(name, value)| match known.get(name) {
