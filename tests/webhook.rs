@@ -378,6 +378,21 @@ async fn large_bodies_share_a_budget_and_small_ones_are_never_held_up_by_it() {
 }
 
 #[tokio::test]
+async fn a_body_that_does_not_come_is_given_up_before_the_api_server_gives_up() {
+    let webhook = webhook();
+    for length in [Some(100), Some(1 << 20), None] {
+        let mut request = Request::post("/mutate?timeout=1s");
+        if let Some(length) = length {
+            request = request.header("content-length", length);
+        }
+        let never = Body::from_stream(futures::stream::pending::<Result<Vec<u8>, std::io::Error>>());
+        let answer = webhook.router.clone().oneshot(request.body(never).unwrap());
+        let answer = tokio::time::timeout(std::time::Duration::from_millis(990), answer).await.unwrap().unwrap();
+        assert_eq!(answer.status(), StatusCode::REQUEST_TIMEOUT, "{length:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_sink_that_panics_does_not_harm_the_reply() {
     let webhook = webhook_with(Arc::new(|_| panic!("as tests do")), Arc::default(), Limits::default());
     let stored = webhook.stored(&create(pod(&[("app", "nginx")]))).await;

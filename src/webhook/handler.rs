@@ -83,7 +83,7 @@ impl Shared {
     async fn answer(&self, request: Request, answer: impl FnOnce(&Admission, &[u8]) -> Response) -> Response {
         let (parts, body) = request.into_parts();
         let admission = &self.admission;
-        let mut response = match self.reader.read(&parts.headers, body, |body| answer(admission, &body)).await {
+        let mut response = match self.reader.read(&parts, body, |body| answer(admission, &body)).await {
             Ok(response) => response,
             Err(error) => {
                 admission.metrics.count(Operation::Other, Outcome::Refused, std::time::Duration::ZERO);
