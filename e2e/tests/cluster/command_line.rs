@@ -62,6 +62,7 @@ async fn rewritten_manifests_go_through_the_pipe_into_the_cluster_as_kubectl_rea
 
     let again = run(&cluster, &["rewrite", "-f", "-", "--diff"], &done.out).await;
     assert_eq!((again.code, again.out.as_str()), (Some(0), ""), "{}", again.err);
+    cluster.forget("pipe").await.unwrap();
 }
 
 #[tokio::test]
@@ -82,4 +83,5 @@ async fn an_image_is_explained_by_the_rules_of_the_cluster_and_by_those_that_do_
     assert_eq!(other("waiting")["verdict"], "NotServing", "{read}");
     assert!(other("waiting")["why"].as_str().unwrap().contains("Harbor does not serve it yet"), "{read}");
     cluster.delete("ProxyProject", "waiting").await.unwrap();
+    cluster.forget("explained").await.unwrap();
 }
