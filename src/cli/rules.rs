@@ -1,4 +1,4 @@
-//! Rules from manifests, for commands that ask no Harbor: every rule is taken as served.
+//! What admission goes by, from manifests: for a webhook that asks neither a cluster nor Harbor.
 
 use std::path::Path;
 
@@ -10,31 +10,35 @@ use crate::{
     standalone,
 };
 
-/// The rules that the manifests of a file or directory state. Logs what is odd about them.
-///
-/// # Errors
-/// When a manifest is wrong, or a ProxyProject states no rule.
-pub(super) fn from_files(path: &Path) -> anyhow::Result<Rules> {
-    let manifests = standalone::read(path).context("rules")?;
-    let (rules, problems) = rewrite::assumed(&manifests.instances, &manifests.registries, &manifests.projects);
-    if let Some(problem) = problems.into_iter().next() {
-        return Err(problem).context(format!("rules of {}", path.display()));
-    }
-    for finding in rules.findings() {
-        tracing::warn!(%finding, "rule");
-    }
-    Ok(rules)
+/// What manifests say.
+#[derive(Debug)]
+pub(super) struct FromFiles {
+    /// Every rule is taken as served.
+    pub(super) rules: Rules,
+    /// The policies.
+    pub(super) policies: Policies,
+    /// Labels of the Namespaces among the manifests.
+    pub(super) namespaces: Namespaces,
 }
 
-/// The policies that the manifests state, and the labels of the Namespaces among them. Logs what is odd about policies.
-///
-/// # Errors
-/// When a manifest is wrong.
-pub(super) fn policies_from_files(path: &Path) -> anyhow::Result<(Policies, Namespaces)> {
-    let manifests = standalone::read(path).context("policies")?;
-    let policies = Policies::compile(&manifests.policies);
-    for finding in policies.findings() {
-        tracing::warn!(%finding, "policy");
+impl FromFiles {
+    /// Reads the manifests of a file or directory, and logs what is odd about rules and policies.
+    ///
+    /// # Errors
+    /// When a manifest is wrong, or a ProxyProject states no rule.
+    pub(super) fn read(path: &Path) -> anyhow::Result<Self> {
+        let manifests = standalone::read(path).context("rules")?;
+        let (rules, problems) = rewrite::assumed(&manifests.instances, &manifests.registries, &manifests.projects);
+        if let Some(problem) = problems.into_iter().next() {
+            return Err(problem).context(format!("rules of {}", path.display()));
+        }
+        for finding in rules.findings() {
+            tracing::warn!(%finding, "rule");
+        }
+        let policies = Policies::compile(&manifests.policies);
+        for finding in policies.findings() {
+            tracing::warn!(%finding, "policy");
+        }
+        Ok(Self { rules, policies, namespaces: manifests.namespaces.into_iter().collect() })
     }
-    Ok((policies, manifests.namespaces.into_iter().collect()))
 }

@@ -6,6 +6,7 @@ use anyhow::Context;
 use clap::Args;
 use futures::{FutureExt, future::LocalBoxFuture};
 
+use super::rules::FromFiles;
 use crate::{
     cluster::{rules, sink},
     prewarm::queue,
@@ -37,8 +38,8 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let readiness = Readiness::new();
     let (offers, follow) = match &arguments.rules {
         Some(path) => {
-            following.rules.store(Arc::new(super::rules::from_files(path)?));
-            let (policies, namespaces) = super::rules::policies_from_files(path)?;
+            let FromFiles { rules, policies, namespaces } = FromFiles::read(path)?;
+            following.rules.store(Arc::new(rules));
             following.policies.store(Arc::new(policies));
             following.namespaces.store(Arc::new(namespaces));
             readiness.set(true);
