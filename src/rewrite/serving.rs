@@ -98,4 +98,54 @@ mod tests {
         assert_eq!(rewritten(&[project("hub", true, true)]), None);
         assert_eq!(rewritten(&[project("hub", false, true)]).unwrap(), "harbor.example.com/hub/library/nginx");
     }
+
+    fn instance(status: &str, reason: &str, since: &str) -> HarborInstance {
+        let condition =
+            json!({"type": "Ready", "status": status, "reason": reason, "message": "", "lastTransitionTime": since});
+        serde_json::from_value(json!({
+            "apiVersion": "harbor-pilot.dev/v1alpha1", "kind": "HarborInstance", "metadata": {"name": "default"},
+            "spec": {"url": "https://harbor.example.com", "credentialsSecretRef": {"name": "harbor"}},
+            "status": {"conditions": [condition]},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_harbor_is_unavailable_once_it_has_not_answered_for_a_minute() {
+        let since = "2026-01-01T00:00:00Z";
+        let after = |seconds| since.parse::<Timestamp>().unwrap() + SignedDuration::from_secs(seconds);
+        let table = [
+            ("False", "HarborUnreachable", 59, false),
+            ("False", "HarborUnreachable", 60, true),
+            ("False", "HarborError", 3600, true),
+            // It answers: that our account may not change it keeps nobody from pulling.
+            ("False", "HarborUnauthorized", 3600, false),
+            ("True", "Healthy", 3600, false),
+            ("Unknown", "HarborUnreachable", 3600, false),
+        ];
+        for (status, reason, seconds, expected) in table {
+            let instance = instance(status, reason, since);
+            assert_eq!(is_unavailable(&instance, after(seconds)), expected, "{status} {reason} {seconds} s");
+        }
+    }
+
+    #[test]
+    fn only_the_rules_of_an_instance_that_is_away_wait_for_it() {
+        let projects = [project("hub", false, true)];
+        for (away, waits) in [("default", true), ("other", false)] {
+            let rules = serving(&projects, |instance| instance == away);
+            let decision = rules.find(&ImageRef::parse("nginx").unwrap(), &Subject::default());
+            assert_eq!(matches!(decision, Decision::Unavailable { .. }), waits, "{away}");
+        }
+    }
+
+    #[test]
+    fn a_project_is_told_of_its_own_conflicts_alone() {
+        let projects = [project("a-older", false, true), project("b-younger", false, true)];
+        let found = |index: usize| {
+            let rule = projects[index].serving_rule().unwrap();
+            conflicts(&projects, &projects[index], rule).len()
+        };
+        assert_eq!((found(0), found(1)), (0, 1), "both were made at once, so that the name decides");
+    }
 }
