@@ -127,7 +127,7 @@ fn an_image_that_passed_by_the_rewriting_is_told_where_a_policy_would_mind() {
     let warned = |image: &str, policies: &Policies| {
         let answer = answer(&create(pod(image)), policies);
         assert_eq!(answer["allowed"], true, "{image}");
-        answer["warnings"].to_string().contains("unrewritten")
+        answer["warnings"].to_string().contains("harbor-pilot: an image came to /validate unrewritten")
     };
     assert!(warned("nginx", &only_harbor("Enforce")));
     assert!(!warned("harbor.corp/hub/library/nginx", &only_harbor("Enforce")));

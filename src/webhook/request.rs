@@ -5,8 +5,8 @@ use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 use super::skim;
-use crate::rewrite::Request;
 use crate::rewrite::pod::{Pod, Text};
+use crate::rewrite::{Namespaces, Request, Subject};
 
 const API_VERSION: &str = "admission.k8s.io/v1";
 const KIND: &str = "AdmissionReview";
@@ -124,6 +124,11 @@ impl Rest {
             kind: kind.map(|kind| (owned(kind.group.as_deref()), owned(kind.kind.as_deref()))),
         })
     }
+
+    /// Whether the object is told to be something else than a Pod.
+    pub(super) fn is_no_pod(&self) -> bool {
+        self.kind.as_ref().is_some_and(|(group, kind)| !(group.is_empty() && kind == "Pod"))
+    }
 }
 
 /// What of a request goes into its answer.
@@ -138,6 +143,13 @@ pub(super) struct About<'r> {
 impl Default for About<'_> {
     fn default() -> Self {
         Self { uid: "", namespace: "", dry_run: false, operation: Operation::Other }
+    }
+}
+
+impl<'r> About<'r> {
+    /// Whose images those of a Pod are.
+    pub(super) fn subject(self, pod: &'r Pod<'_>, namespaces: &'r Namespaces) -> Subject<'r> {
+        Subject { namespace: self.namespace, namespace_labels: namespaces.labels(self.namespace), labels: pod.labels() }
     }
 }
 

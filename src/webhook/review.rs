@@ -6,7 +6,7 @@ use super::answer::Answer;
 use super::request::{self, About, Rest};
 pub use super::request::{NotJson, Operation};
 use crate::rewrite::pod::Pod;
-use crate::rewrite::{Namespaces, Outcome, Rules, Subject, Wanted, decide};
+use crate::rewrite::{Namespaces, Outcome, Rules, Wanted, decide};
 
 /// The answer to one review.
 #[derive(Debug)]
@@ -57,16 +57,11 @@ pub fn mutate(body: &[u8], rules: &Rules, namespaces: &Namespaces) -> Result<Rep
     };
     let about = request.about();
     let Some(ask) = request.ask() else {
-        return Ok(about.answer(Outcome::default(), Verdict::Skipped));
+        return Ok(about.skipped());
     };
     Ok(match ask {
         Ok(ask) => {
-            let subject = Subject {
-                namespace: about.namespace,
-                namespace_labels: namespaces.labels(about.namespace),
-                labels: ask.pod().labels(),
-            };
-            let outcome = decide(ask, rules, &subject);
+            let outcome = decide(ask, rules, &about.subject(ask.pod(), namespaces));
             let verdict = if outcome.changes_anything() { Verdict::Patched } else { Verdict::Unchanged };
             about.answer(outcome, verdict)
         }
@@ -78,8 +73,7 @@ pub fn mutate(body: &[u8], rules: &Rules, namespaces: &Namespaces) -> Result<Rep
 pub fn admit_unread(body: &[u8], problem: &str) -> Result<Reply, NotJson> {
     let rest = Rest::read(body)?;
     let about = About { uid: &rest.uid, ..About::default() };
-    let stranger = rest.kind.is_some_and(|(group, kind)| !(group.is_empty() && kind == "Pod"));
-    Ok(if stranger { about.answer(Outcome::default(), Verdict::Skipped) } else { about.malformed(problem) })
+    Ok(if rest.is_no_pod() { about.skipped() } else { about.malformed(problem) })
 }
 
 impl About<'_> {
@@ -91,27 +85,12 @@ impl About<'_> {
         });
         let (rewritten, left_alone) = (outcome.rewritten(), outcome.left_alone());
         let acted = outcome.acted();
-        let body = Answer {
-            uid: self.uid,
-            patch,
-            warnings: outcome.warnings(),
-            rewritten,
-            left_alone,
-            acted: &acted,
-            ..Answer::default()
-        }
-        .to_json();
-        Reply {
-            body,
-            uid: self.uid.to_owned(),
-            namespace: self.namespace.to_owned(),
-            dry_run: self.dry_run,
-            operation: self.operation,
-            verdict,
-            rewritten,
-            left_alone,
-            wanted: if self.dry_run { Vec::new() } else { outcome.into_wanted() },
-        }
+        let warnings = outcome.warnings();
+        let answer =
+            Answer { uid: self.uid, patch, warnings, rewritten, left_alone, acted: &acted, ..Answer::default() };
+        let reply = self.reply(&answer, verdict);
+        let wanted = if self.dry_run { Vec::new() } else { outcome.into_wanted() };
+        Reply { wanted, rewritten, left_alone, ..reply }
     }
 
     pub(super) fn malformed(self, problem: &str) -> Reply {
@@ -119,7 +98,12 @@ impl About<'_> {
         self.reply(&Answer { uid: self.uid, warnings: &warnings, ..Answer::default() }, Verdict::Malformed)
     }
 
-    /// An answer without a patch.
+    /// An answer that says nothing: what is asked does not concern us.
+    pub(super) fn skipped(self) -> Reply {
+        self.reply(&Answer { uid: self.uid, ..Answer::default() }, Verdict::Skipped)
+    }
+
+    /// An answer, and nothing to be warmed or counted.
     pub(super) fn reply(self, answer: &Answer<'_>, verdict: Verdict) -> Reply {
         Reply {
             body: answer.to_json(),

@@ -21,8 +21,8 @@ const MAX_FINDINGS: usize = 2;
 const MAX_FINDING: usize = 240;
 const MAX_KIND: usize = 32;
 /// Shown where the mutating webhook has been passed by, or another one has undone what it did.
-const UNREWRITTEN: &str =
-    "images came here unrewritten, and are judged as they would be rewritten: is /mutate asked first?";
+const UNREWRITTEN: &str = "harbor-pilot: an image came to /validate unrewritten, and was judged as it would be \
+     rewritten; as it is it violates a policy: is /mutate asked before?";
 
 /// Answers a review with what the policies say.
 ///
@@ -43,7 +43,7 @@ pub fn validate(body: &[u8], rules: &Rules, namespaces: &Namespaces, policies: &
     }
     let about = request.about();
     Ok(match request.ask() {
-        None => about.reply(&Answer { uid: about.uid, ..Answer::default() }, Verdict::Skipped),
+        None => about.skipped(),
         Some(Err(problem)) => judge.refuse(about, problem),
         Some(Ok(ask)) => judge.pod(about, ask),
     })
@@ -59,9 +59,7 @@ pub fn unread(body: &[u8], problem: &str, policies: &Policies) -> Result<Reply, 
     let about = About { uid: &rest.uid, ..About::default() };
     Ok(match &rest.kind {
         Some((group, kind)) if is_workload(group, kind) => about.malformed(problem),
-        Some((group, kind)) if !(group.is_empty() && kind == "Pod") => {
-            about.reply(&Answer { uid: about.uid, ..Answer::default() }, Verdict::Skipped)
-        }
+        Some(_) if rest.is_no_pod() => about.skipped(),
         _ => refuse(about, problem, policies),
     })
 }
@@ -97,18 +95,13 @@ impl Judge<'_> {
             Err((about, problem)) => return Ok(about.malformed(problem)),
         };
         let about = request.about();
-        let nothing = || about.reply(&Answer { uid: about.uid, ..Answer::default() }, Verdict::Skipped);
-        let template =
-            |object: &Option<Workload<'_>>| object.as_ref().and_then(|workload| workload.template()).is_some();
-        if about.operation == Operation::Other || !request.is_whole() || !template(&request.object) {
-            return Ok(nothing());
-        }
         let new = request.object.as_ref().and_then(Workload::template);
         let old = request.old_object.as_ref().and_then(Workload::template);
-        let ask = match (new, old) {
-            (Some(pod), Some(old)) if about.operation == Operation::Update => Request::Update { pod, old },
-            (Some(pod), _) => Request::Create { pod },
-            (None, _) => return Ok(nothing()),
+        let ask = match (about.operation, new, old) {
+            _ if !request.is_whole() => return Ok(about.skipped()),
+            (Operation::Other, ..) | (_, None, _) => return Ok(about.skipped()),
+            (Operation::Update, Some(pod), Some(old)) => Request::Update { pod, old },
+            (_, Some(pod), _) => Request::Create { pod },
         };
         let (judgement, _) = self.judge(about, ask);
         let (_, kind) = request.kind();
@@ -124,11 +117,7 @@ impl Judge<'_> {
     /// Judges the images that the old object does not have, as they would be rewritten; and says whether one that came
     /// unrewritten would be judged otherwise.
     fn judge(&self, about: About<'_>, request: Request<'_>) -> (Judgement, bool) {
-        let subject = Subject {
-            namespace: about.namespace,
-            namespace_labels: self.namespaces.labels(about.namespace),
-            labels: request.pod().labels(),
-        };
+        let subject = about.subject(request.pod(), self.namespaces);
         let outcome = decide(request, self.rules, &subject);
         let images = request.new_images();
         let judged = |as_sent: bool| {
