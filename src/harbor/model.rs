@@ -3,8 +3,15 @@
 //! Harbor leaves false and empty fields out of its answers, so everything that may be absent has a default, and a value that
 //! was read equals a value that was written.
 
+mod replication;
+
 use std::collections::BTreeMap;
 
+pub use replication::{
+    FilterValue, RegistryReference, ReplicationExecution, ReplicationFilter, ReplicationPolicy,
+    ReplicationPolicyContent, ReplicationTask, ReplicationTrigger, StartReplication, TriggerSettings,
+    replication_failure,
+};
 use serde::{Deserialize, Serialize};
 
 /// GET /systeminfo.
