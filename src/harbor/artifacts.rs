@@ -16,6 +16,18 @@ impl Client {
         }
     }
 
+    /// [`Client::artifacts`] with what their last scans say.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn scanned_artifacts(&self, project: &str, repository: &str) -> Result<Vec<model::Artifact>, Error> {
+        let path = format!("projects/{project}/repositories/{}/artifacts", encoded(repository));
+        match self.list(&path, &[("with_tag", "true"), ("with_scan_overview", "true")]).await {
+            Err(Error::NotFound { .. }) => Ok(Vec::new()),
+            other => other,
+        }
+    }
+
     /// GET of one artifact by tag or digest.
     ///
     /// # Errors

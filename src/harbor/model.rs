@@ -248,9 +248,23 @@ pub struct Artifact {
     /// Its tags.
     #[serde(default, deserialize_with = "null_is_empty")]
     pub tags: Vec<Tag>,
+    /// Media type of a report → the last scan; empty without a scan, and where it was not asked for.
+    #[serde(default)]
+    pub scan_overview: BTreeMap<String, ScanSummary>,
     /// The children of an index.
     #[serde(default, deserialize_with = "null_is_empty")]
     pub references: Vec<Reference>,
+}
+
+/// The last scan of an artifact.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct ScanSummary {
+    /// `Pending`, `Scheduled`, `Running`, `Success`, `Error` or `Stopped`.
+    #[serde(default)]
+    pub scan_status: String,
+    /// The worst that was found: `None`, `Unknown`, `Negligible`, `Low`, `Medium`, `High`, `Critical`; empty until it is done.
+    #[serde(default)]
+    pub severity: String,
 }
 
 /// A tag of an artifact.

@@ -276,13 +276,23 @@ pub struct StartReplication {
     pub policy_id: i64,
 }
 
-/// Why a task failed: the last `[ERROR]` of its log without time, place and JSON envelope. `None` for a log without an error.
+/// Why a task failed, from its log: the last `[ERROR]` that names a cause, without time and place, and with the message of a
+/// registry in place of its JSON. `None` for a log without an error.
 pub fn replication_failure(log: &str) -> Option<String> {
-    let line = log.lines().rfind(|line| line.contains("[ERROR]"))?;
-    let (_, rest) = line.split_once("[ERROR]")?;
+    let errors = log.lines().filter_map(|line| line.split_once("[ERROR] ").map(|(_, rest)| rest));
     // `[/src/…/transfer.go:140]: message`
-    Some(rest.split_once("]: ").map_or(rest, |(_, message)| message).trim().to_owned())
+    let messages = errors.map(|rest| rest.split_once("]: ").map_or(rest, |(_, message)| message).trim());
+    let message = messages.filter(|message| !message.is_empty() && !message.contains(FAILED_AS_A_WHOLE)).last()?;
+    let Some((head, body)) = message.split_once(", body: ") else {
+        return Some(message.to_owned());
+    };
+    let answer: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
+    let told = answer.pointer("/errors/0/message").and_then(serde_json::Value::as_str);
+    Some(told.map_or_else(|| message.to_owned(), |told| format!("{head}: {told}")))
 }
+
+/// The line with which the log of each failed task ends.
+const FAILED_AS_A_WHOLE: &str = "got error during the whole transfer period";
 
 fn replace_all() -> i8 {
     -1
@@ -344,6 +354,19 @@ mod tests {
             let read: ReplicationFilter = serde_json::from_value(filter.clone()).unwrap();
             assert_eq!(serde_json::to_value(read).unwrap(), filter);
         }
+    }
+
+    #[test]
+    fn the_reason_of_a_failed_task_is_read_from_its_log() {
+        let log = "2026-11-21T16:39:32Z [INFO] [/src/transfer.go:290]: copying the blob sha256:7ccb(the 5th running)...\n\
+            2026-11-21T16:39:32Z [ERROR] [/src/transfer.go:195]: http status code: 403, body: \
+            {\"errors\":[{\"code\":\"DENIED\",\"message\":\"adding 295.2 KiB will exceed the upper limit of 300 B.\"}]}\n\
+            2026-11-21T16:39:32Z [ERROR] [/src/transfer.go:201]: got error during the whole transfer period, mark the job failure\n";
+        let expected = "http status code: 403: adding 295.2 KiB will exceed the upper limit of 300 B.";
+        assert_eq!(replication_failure(log).as_deref(), Some(expected));
+        let plain = "2026-11-21T16:39:32Z [ERROR] [/src/transfer.go:195]: dial tcp 127.0.0.1:9: connection refused\n";
+        assert_eq!(replication_failure(plain).as_deref(), Some("dial tcp 127.0.0.1:9: connection refused"));
+        assert_eq!(replication_failure("2026-11-21T16:39:32Z [INFO] [/src/x.go:1]: copied\n"), None);
     }
 
     #[test]
