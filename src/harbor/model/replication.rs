@@ -60,7 +60,8 @@ pub struct ReplicationPolicyContent {
     /// Whether blobs go in chunks.
     #[serde(default)]
     pub copy_by_chunk: bool,
-    /// Whether a run waits for the one before. Harbor answers 500 to it with an event-based trigger.
+    /// Whether a run that begins while another is in progress fails at once, with nothing done. Harbor answers 500 to it with
+    /// an event-based trigger.
     #[serde(default)]
     pub single_active_replication: bool,
 }
@@ -282,7 +283,7 @@ pub fn replication_failure(log: &str) -> Option<String> {
     let errors = log.lines().filter_map(|line| line.split_once("[ERROR] ").map(|(_, rest)| rest));
     // `[/src/…/transfer.go:140]: message`
     let messages = errors.map(|rest| rest.split_once("]: ").map_or(rest, |(_, message)| message).trim());
-    let message = messages.filter(|message| !message.is_empty() && !message.contains(FAILED_AS_A_WHOLE)).last()?;
+    let message = messages.filter(|message| !message.is_empty() && !message.contains(FAILED_AS_A_WHOLE)).next_back()?;
     let Some((head, body)) = message.split_once(", body: ") else {
         return Some(message.to_owned());
     };
