@@ -53,7 +53,7 @@ impl Client {
     /// DELETE /replication/policies/{id}, with its executions; one that is gone already is fine.
     ///
     /// # Errors
-    /// See [`Error`].
+    /// [`Error::Precondition`] while an execution of it is not final: stop that first.
     pub async fn delete_replication_policy(&self, id: i64) -> Result<(), Error> {
         self.delete(&format!("replication/policies/{id}")).await
     }
@@ -95,7 +95,7 @@ impl Client {
         self.find(&format!("replication/executions/{id}")).await
     }
 
-    /// PUT /replication/executions/{id}: stops it, some time later.
+    /// PUT /replication/executions/{id}: stops it, some time later. One that has ended already is fine.
     ///
     /// # Errors
     /// See [`Error`].

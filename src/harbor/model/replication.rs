@@ -22,7 +22,7 @@ pub struct ReplicationPolicy {
 /// leaves out because it is false, empty or `null` reads as that.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReplicationPolicyContent {
-    /// Unique; 1 to 255 characters (longer: 500).
+    /// Unique; 1 to 256 characters (longer: 500).
     pub name: String,
     /// Free text; carries the marker.
     #[serde(default)]
@@ -282,8 +282,8 @@ pub struct StartReplication {
 pub fn replication_failure(log: &str) -> Option<String> {
     let errors = log.lines().filter_map(|line| line.split_once("[ERROR] ").map(|(_, rest)| rest));
     // `[/src/…/transfer.go:140]: message`
-    let messages = errors.map(|rest| rest.split_once("]: ").map_or(rest, |(_, message)| message).trim());
-    let message = messages.filter(|message| !message.is_empty() && !message.contains(FAILED_AS_A_WHOLE)).next_back()?;
+    let mut messages = errors.map(|rest| rest.split_once("]: ").map_or(rest, |(_, message)| message).trim());
+    let message = messages.rfind(|message| !message.is_empty() && !message.contains(FAILED_AS_A_WHOLE))?;
     let Some((head, body)) = message.split_once(", body: ") else {
         return Some(message.to_owned());
     };
