@@ -41,6 +41,20 @@ impl Client {
         let repository = encoded(repository);
         self.find(&format!("projects/{project}/repositories/{repository}/artifacts/{reference}?with_tag=true")).await
     }
+
+    /// [`Client::artifact`] with what its last scan says.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn scanned_artifact(
+        &self,
+        project: &str,
+        repository: &str,
+        reference: &str,
+    ) -> Result<Option<model::Artifact>, Error> {
+        let path = format!("projects/{project}/repositories/{}/artifacts/{reference}", encoded(repository));
+        self.find(&format!("{path}?with_tag=true&with_scan_overview=true")).await
+    }
 }
 
 /// Harbor wants the slashes of a repository's name encoded twice.

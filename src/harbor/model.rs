@@ -265,6 +265,17 @@ pub struct ScanSummary {
     /// The worst that was found: `None`, `Unknown`, `Negligible`, `Low`, `Medium`, `High`, `Critical`; empty until it is done.
     #[serde(default)]
     pub severity: String,
+    /// How much was found.
+    #[serde(default)]
+    pub summary: ScanCounts,
+}
+
+/// How much a scan found.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct ScanCounts {
+    /// Vulnerabilities of any severity.
+    #[serde(default)]
+    pub total: i64,
 }
 
 /// A tag of an artifact.
