@@ -11,7 +11,7 @@ use std::{
 
 use harbor_double::Harbor;
 use harbor_pilot::{
-    api::{HarborInstance, ProxyProject, Registry, condition},
+    api::{HarborInstance, ProxyProject, Registry, ReplicationRule, condition},
     controller::{Finalized, Installation, Instances, Kinds, Managed, Outcome, Reconciler, SecretValue},
     harbor::{Client, Credentials, Endpoint},
     standalone::{Kept, Manifests, World},
@@ -107,6 +107,15 @@ impl Site {
         self.world.apply(&manifests, Timestamp::now());
     }
 
+    /// Annotates a resource that was applied.
+    pub fn annotate<K: Declared>(&self, name: &str, key: &str, value: &str) {
+        let mut manifests = self.manifests.lock().unwrap();
+        let object = K::list(&mut manifests).iter_mut().find(|object| object.meta().name.as_deref() == Some(name));
+        let annotations = object.unwrap().meta_mut().annotations.get_or_insert_default();
+        annotations.insert(key.to_owned(), value.to_owned());
+        self.world.apply(&manifests, Timestamp::now());
+    }
+
     /// Deletes a resource as a user would.
     pub fn delete<K: Declared>(&self, name: &str) {
         let mut manifests = self.manifests.lock().unwrap();
@@ -145,6 +154,11 @@ impl Site {
     pub async fn clean(&self, names: &[&str]) {
         let client = self.client();
         for name in names {
+            if let Ok(Some(policy)) = client.replication_policy_named(name).await {
+                client.delete_replication_policy(policy.id).await.ok();
+            }
+        }
+        for name in names {
             if let Ok(Some(project)) = client.project_named(name).await {
                 client.delete_project(project.project_id).await.ok();
             }
@@ -177,6 +191,12 @@ impl Declared for Registry {
 impl Declared for ProxyProject {
     fn list(manifests: &mut Manifests) -> &mut Vec<Self> {
         &mut manifests.projects
+    }
+}
+
+impl Declared for ReplicationRule {
+    fn list(manifests: &mut Manifests) -> &mut Vec<Self> {
+        &mut manifests.rules
     }
 }
 
