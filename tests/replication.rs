@@ -6,9 +6,12 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use harbor_double::{Image, Upstream};
+use harbor_double::{Harbor, Image, Severity, Upstream};
 use harbor_pilot::{
-    api::{ConditionType, Registry, ReplicationRule, ReplicationRuleStatus, replication_rule::RUN_NOW},
+    api::{
+        ConditionType, Registry, ReplicationRule, ReplicationRuleStatus,
+        replication_rule::{HeldBackState, RUN_NOW},
+    },
     controller::Finalized,
     harbor::model::{ReplicationPolicy, ReplicationPolicyContent, ReplicationTrigger},
 };
@@ -321,4 +324,128 @@ async fn what_is_not_there_yet_is_waited_for() {
     let _upstream = upstream(&site, &name).await;
     assert_eq!(look(&site, &name).await.ready(), "True Reconciled");
     end(&site, &[&name]).await;
+}
+
+/// A Harbor that scans what is pushed into its project `gate`, and lets nothing bad or unscanned be pulled from it; a rule that
+/// replicates each push; and where that goes.
+async fn gate() -> (Site, Upstream, String) {
+    let site = Site::doubled(Harbor::builder().scanner()).await;
+    let metadata = json!({"public": "false", "prevent_vul": "true", "severity": "high", "auto_scan": "true"});
+    let project = json!({"project_name": "gate", "metadata": metadata});
+    assert_eq!(site.double.as_ref().unwrap().by_hand("POST", "/projects", Some(project)).await.0, 201);
+    let (upstream, name) = (Upstream::builder().start().await, site.name("gated"));
+    site.apply::<Registry>(&name, json!({"type": "docker-registry", "url": upstream.url()}));
+    site.reconcile::<Registry>(&name).await;
+    let spec = json!({
+        "destination": {"registryRef": {"name": name}, "namespace": "out"}, "filters": {"name": "gate/**"},
+        "trigger": {"type": "EventBased"}, "afterScan": true,
+    });
+    site.apply::<ReplicationRule>(&name, spec);
+    assert_eq!(look(&site, &name).await.ready(), "True Reconciled");
+    (site, upstream, name)
+}
+
+/// Pushes `gate/NAME:v1` to Harbor, whose scanner will find so much in it. Returns the digest.
+async fn push(site: &Site, name: &str, seed: &str, (severity, vulnerabilities): (Severity, usize)) -> String {
+    let double = site.double.as_ref().unwrap();
+    let (builder, repository) = (Upstream::builder().start().await, format!("gate/{name}"));
+    let image = Image::single("linux", "amd64").layers([256]).seed(seed);
+    let pushed = builder.push_image(&repository, "v1", &image);
+    double.set_report(&pushed.digest, severity, vulnerabilities);
+    let http = reqwest::Client::new();
+    let authorised = |request: reqwest::RequestBuilder| request.basic_auth(&site.username, Some(&site.password));
+    for blob in pushed.children.iter().flat_map(|child| child.blobs()) {
+        let start = http.post(format!("{}/v2/{repository}/blobs/uploads/", site.url));
+        let started = authorised(start).send().await.unwrap();
+        let location = started.headers()["location"].to_str().unwrap();
+        let location = url::Url::parse(&site.url).unwrap().join(location).unwrap();
+        let bytes = builder.blob(&repository, &blob.digest).unwrap();
+        let put = http.put(location).query(&[("digest", &blob.digest)]).body(bytes);
+        assert_eq!(authorised(put).send().await.unwrap().status(), 201);
+    }
+    let manifest = builder.manifest(&repository, "v1").unwrap();
+    let put = http.put(format!("{}/v2/{repository}/manifests/v1", site.url)).body(manifest);
+    let put = put.header("content-type", &pushed.media_type);
+    assert_eq!(authorised(put).send().await.unwrap().status(), 201);
+    pushed.digest
+}
+
+async fn executions(site: &Site, name: &str) -> usize {
+    let id = policy(site, name).await.id;
+    site.client().replication_executions(id, 100).await.unwrap().len()
+}
+
+#[tokio::test]
+async fn after_their_scans_clean_images_are_copied_and_bad_ones_held_back_and_left_alone() {
+    let (site, upstream, name) = gate().await;
+    push(&site, "clean", "a", (Severity::Low, 1)).await;
+    let digest = push(&site, "crit", "b", (Severity::Critical, 2)).await;
+    let seen = until(&site, &name, |status| status.held_back.len() == 2).await;
+    assert!(seen.0.requeue <= Duration::from_secs(30), "events are noticed soon");
+    let settled = |status: &ReplicationRuleStatus| {
+        status.held_back.len() == 1 && status.held_back[0].state == HeldBackState::Refused && ended(status)
+    };
+    let seen = until(&site, &name, settled).await;
+    assert_eq!(seen.ready(), "True Reconciled");
+    assert!(seen.message().contains("1 image is held back"), "{}", seen.message());
+    assert!(upstream.manifest("out/clean", "v1").is_some(), "the clean image has been copied");
+    assert!(upstream.manifest("out/crit", "v1").is_none());
+    let held = &seen.0.status.held_back[0];
+    assert_eq!((held.image.as_str(), held.digest.as_deref()), ("gate/crit:v1", Some(digest.as_str())));
+    assert_eq!((held.severity.as_deref(), held.vulnerabilities), (Some("Critical"), Some(2)));
+    assert!(held.reason.contains("2 vulnerabilities"), "{held:?}");
+
+    let before = executions(&site, &name).await;
+    assert!(before <= 2 + 2, "two pushes, and at most one more try for each image: {before}");
+    site.writes();
+    for _ in 0..20 {
+        look(&site, &name).await;
+    }
+    assert_eq!((executions(&site, &name).await, site.writes()), (before, Some(0)), "nothing has changed");
+
+    // A scan that finds less is a new verdict.
+    let double = site.double.as_ref().unwrap();
+    double.set_report(&digest, Severity::Low, 1);
+    let scan = "/projects/gate/repositories/crit/artifacts/v1/scan";
+    assert_eq!(double.by_hand("POST", scan, Some(json!({"scan_type": "vulnerability"}))).await.0, 202);
+    until(&site, &name, |status| status.held_back.is_empty() && ended(status)).await;
+    assert!(upstream.manifest("out/crit", "v1").is_some());
+    assert_eq!(executions(&site, &name).await, before + 1);
+}
+
+#[tokio::test]
+async fn without_its_status_a_rule_finds_out_again_what_is_held_back() {
+    let (site, upstream, name) = gate().await;
+    push(&site, "clean", "a", (Severity::None, 0)).await;
+    push(&site, "crit", "b", (Severity::Critical, 2)).await;
+    let refused = |status: &ReplicationRuleStatus| {
+        !status.held_back.is_empty() && status.held_back.iter().all(|held| held.state == HeldBackState::Refused)
+    };
+    until(&site, &name, |status| refused(status) && ended(status)).await;
+    let before = executions(&site, &name).await;
+    site.world.set_status::<ReplicationRule>(&name, ReplicationRuleStatus::default());
+    let seen = until(&site, &name, |status| refused(status) && ended(status)).await;
+    assert_eq!(seen.0.status.held_back[0].image, "gate/crit:v1");
+    assert!(executions(&site, &name).await <= before + 1, "what was refused in the past is tried once more at most");
+    assert!(upstream.manifest("out/clean", "v1").is_some());
+}
+
+#[test]
+fn the_rules_of_the_documentation_are_taken_and_those_of_both_ways_do_not_loop() {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/replication.md")).unwrap();
+    let blocks: Vec<&str> = text.split("```yaml\n").skip(1).map(|block| block.split("```").next().unwrap()).collect();
+    let directory = tempfile::tempdir().unwrap();
+    for (at, block) in blocks.iter().enumerate() {
+        std::fs::write(directory.path().join(format!("{at}.yaml")), block).unwrap();
+    }
+    let rules = harbor_pilot::standalone::read(directory.path()).unwrap().rules;
+    assert_eq!(rules.len(), 5);
+    let both = |name: &str| rules.iter().find(|rule| rule.metadata.name.as_deref() == Some(name)).unwrap();
+    let sends = |rule: &ReplicationRule| rule.spec.filters.clone().unwrap().name.unwrap().replace("/**", "");
+    let (there, back) = (both("a-to-b"), both("b-to-a"));
+    for (rule, other) in [(there, back), (back, there)] {
+        let namespace = rule.spec.destination.clone().unwrap().namespace;
+        let arrives_in = namespace.filter(|namespace| !namespace.is_empty()).unwrap_or_else(|| sends(rule));
+        assert_ne!(arrives_in.split('/').next().unwrap(), sends(other), "what arrives would be sent back");
+    }
 }

@@ -9,7 +9,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use harbor_double::Harbor;
+use harbor_double::{Harbor, HarborBuilder};
 use harbor_pilot::{
     api::{HarborInstance, ProxyProject, Registry, ReplicationRule, condition},
     controller::{Finalized, Installation, Instances, Kinds, Managed, Outcome, Reconciler, SecretValue},
@@ -35,18 +35,24 @@ pub struct Site {
 impl Site {
     /// Starts or finds a Harbor. Its HarborInstance is `default`.
     pub async fn start() -> Self {
+        match variable("HARBOR_URL") {
+            Some(url) => Self::at(None, url).await,
+            None => Self::doubled(Harbor::builder()).await,
+        }
+    }
+
+    /// The double, as the builder has it and a hundred times as fast as Harbor, whatever Harbor is there.
+    pub async fn doubled(builder: HarborBuilder) -> Self {
+        let double = builder.speed(100.0).start().await;
+        let url = double.url();
+        Self::at(Some(double), url).await
+    }
+
+    async fn at(double: Option<Harbor>, url: String) -> Self {
         harbor_pilot::tls::install_crypto_provider();
-        let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let (double, url) = match variable("HARBOR_URL") {
-            Some(url) => (None, url),
-            None => {
-                let double = Harbor::builder().speed(100.0).start().await;
-                let url = double.url();
-                (Some(double), url)
-            }
-        };
-        let username = variable("HARBOR_USERNAME").unwrap_or_else(|| "admin".to_owned());
-        let password = variable("HARBOR_PASSWORD").unwrap_or_else(|| "Harbor12345".to_owned());
+        let real = |name| variable(name).filter(|_| double.is_none());
+        let username = real("HARBOR_USERNAME").unwrap_or_else(|| "admin".to_owned());
+        let password = real("HARBOR_PASSWORD").unwrap_or_else(|| "Harbor12345".to_owned());
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
         let suffix = format!("{since:x}{}", COUNT.fetch_add(1, Ordering::Relaxed));
@@ -223,6 +229,10 @@ impl<K: Managed> Seen<K> {
     pub fn message(&self) -> String {
         self.condition(condition::ConditionType::Ready).expect("a Ready condition").2
     }
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 fn resource<K: Managed>(name: &str, spec: Value) -> K {
