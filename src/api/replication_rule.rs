@@ -356,6 +356,14 @@ pub struct HeldBack {
     /// The execution in which the image was tried again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retried_in: Option<i64>,
+    /// How often the digest was tried again.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub tries: i32,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
+fn is_zero(number: &i32) -> bool {
+    *number == 0
 }
 
 /// What is being done about an image that was not copied.

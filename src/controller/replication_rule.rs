@@ -85,7 +85,8 @@ async fn bring(
         registry_in_harbor(directory, &kinds.installation, &client, reference, "ReplicationRule").await?;
     let desired =
         plan::Desired { name: rule.harbor_name(), spec, registry_id, marker: marker(&kinds.installation, rule) };
-    let observed = observe(&client, desired.name, &desired.marker, status.id).await?;
+    let remembered = status.id;
+    let observed = observe(&client, desired.name, &desired.marker, remembered).await?;
     status.id = observed.marked.as_ref().map(|policy| policy.id);
     let plan = plan::plan(&desired, &observed, now)?;
     let writes = spec.management_policy == ManagementPolicy::Full;
@@ -108,6 +109,13 @@ async fn bring(
         status.id = Some(policy.id);
         (policy.id, policy.content.clone())
     };
+    if remembered != Some(id) {
+        // Executions of another policy say nothing of this one.
+        status.last_execution = None;
+        status.pending_run = None;
+        status.considered_execution = None;
+        status.held_back.clear();
+    }
     status.next_scheduled_time = plan::next_run(&content, now).map(Time);
     Follower { client: &client, rule, id, enabled: content.enabled, writes, now }.follow(status, notes).await
 }

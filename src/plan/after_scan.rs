@@ -16,6 +16,10 @@ use crate::{
 /// Images that status lists at most.
 pub const MOST: usize = 64;
 
+/// A digest is tried again so often at most if Harbor goes on saying that its scan is not done. (If it says that something was
+/// found, it is not tried again at all.)
+const MOST_TRIES: i32 = 3;
+
 /// An execution that runs for longer does not hold up those after it.
 const PATIENCE: Duration = Duration::from_secs(900);
 
@@ -93,15 +97,13 @@ pub fn decide(look: &Look<'_>) -> Vec<HeldBack> {
     let mut held: Vec<HeldBack> = look
         .held
         .iter()
-        .filter_map(|held| match newest.remove(held.image.as_str()) {
-            Some(refused) if is_news(held, refused) => {
-                judge_refusal(Some(held), refused, look.scans.get(held.image.as_str()))
-            }
+        .filter_map(|held| match (newest.remove(held.image.as_str()), held.state, held.retried_in) {
+            (newest, HeldBackState::Retrying, Some(retried_in)) => judge_try(held, retried_in, newest, look),
+            (Some(refused), state, _) if state != HeldBackState::Retrying => judge_refusal(Some(held), refused, look),
             _ => go_on(held, look),
         })
         .collect();
-    let new = newest.into_values().filter_map(|refused| judge_refusal(None, refused, look.scans.get(&refused.image)));
-    held.extend(new);
+    held.extend(newest.into_values().filter_map(|refused| judge_refusal(None, refused, look)));
     held.sort_by(|one, other| (one.state, &one.image).cmp(&(other.state, &other.image)));
     held.truncate(MOST);
     held
@@ -116,6 +118,7 @@ pub fn wants_run(held: &HeldBack) -> bool {
 pub fn started(held: &mut [HeldBack], execution: i64) {
     for image in held.iter_mut().filter(|image| wants_run(image)) {
         image.retried_in = Some(execution);
+        image.tries += 1;
     }
 }
 
@@ -137,9 +140,11 @@ pub fn batch(
         held.iter().any(|held| held.state == HeldBackState::Retrying && held.retried_in == Some(execution.id))
     };
     let has_failed = |execution: &ReplicationExecution| execution.status == ReplicationExecution::FAILED;
-    let since = before.unwrap_or(0);
     let mut all: Vec<&ReplicationExecution> = executions.iter().collect();
     all.sort_by_key(|execution| execution.id);
+    // A Harbor that was built anew counts from 1 again.
+    let before = before.filter(|before| all.last().is_none_or(|newest| newest.id >= *before));
+    let since = before.unwrap_or(0);
     let newer = all.iter().copied().filter(|execution| execution.id > since);
     let ended: Vec<&ReplicationExecution> = newer.take_while(|execution| !waited_for(execution)).collect();
     let mut considered = ended.last().map_or(since, |execution| execution.id);
@@ -194,48 +199,68 @@ pub fn scan_of(artifact: &Artifact) -> Scan {
     Scan { digest: artifact.digest.clone(), verdict }
 }
 
-/// A refusal from before an image was tried again says nothing of that try.
-fn is_news(held: &HeldBack, refused: &Refused) -> bool {
-    match (held.state, held.retried_in) {
-        (HeldBackState::Retrying, Some(retried_in)) => refused.execution >= retried_in,
-        (HeldBackState::Retrying, None) => false,
-        _ => true,
+/// What became of a second try: the execution `retried_in` alone says that. A refusal in a later one is about a new push.
+fn judge_try(held: &HeldBack, retried_in: i64, newest: Option<&Refused>, look: &Look<'_>) -> Option<HeldBack> {
+    let later = newest.filter(|refused| refused.execution > retried_in);
+    let same = |scan: &Scan| held.digest.as_ref() == Some(&scan.digest);
+    let is_another = look.scans.get(&held.image).is_some_and(|scan| !scan.as_ref().is_some_and(same));
+    if let Some(refused) = later.filter(|_| is_another) {
+        return judge_refusal(None, refused, look);
     }
+    let of_the_try = |refused: &&Refused| refused.execution == retried_in && refused.image == held.image;
+    if let Some(refused) = look.refused.iter().find(of_the_try) {
+        return judge_refusal(Some(held), refused, look);
+    }
+    if retried_in > look.considered || look.running.contains(&retried_in) {
+        return Some(held.clone());
+    }
+    // It was not refused again, so it has been copied, or failed for a reason that is not ours.
+    judge_refusal(None, later?, look)
 }
 
-fn judge_refusal(held: Option<&HeldBack>, refused: &Refused, scan: Option<&Option<Scan>>) -> Option<HeldBack> {
-    let Some(scan) = scan else {
+fn judge_refusal(held: Option<&HeldBack>, refused: &Refused, look: &Look<'_>) -> Option<HeldBack> {
+    let Some(scan) = look.scans.get(&refused.image) else {
         // Not looked at yet: the next look will.
-        return Some(HeldBack { image: refused.image.clone(), reason: refused.message.clone(), ..HeldBack::default() });
+        let reason = refused.message.clone();
+        return Some(HeldBack { image: refused.image.clone(), reason, ..HeldBack::default() });
     };
     let scan = scan.as_ref()?;
+    let held = held.filter(|held| held.digest.as_ref() == Some(&scan.digest));
     if let Some(held) = held.filter(|held| stays_refused(held, scan)) {
         return Some(held.clone());
     }
-    let tried = held.is_some_and(|held| held.retried_in.is_some() && is_about(held, scan));
-    let found_wanting = refused.message.contains("vulnerabilit") && !refused.message.contains("vulnerability scanning");
-    match &scan.verdict {
-        Verdict::Done { total, .. } if tried || (found_wanting && *total > 0) => {
-            let reason = refused.message.clone();
-            let retried_in = held.and_then(|held| held.retried_in);
-            Some(HeldBack { retried_in, ..judged(&refused.image, scan, HeldBackState::Refused, reason) })
-        }
-        _ => Some(judge(&refused.image, scan)),
-    }
+    let tries = held.map_or(0, |held| held.tries);
+    let Verdict::Done { total, .. } = scan.verdict else {
+        return Some(HeldBack { tries, ..judge(&refused.image, scan) });
+    };
+    let is_final = if refused.message.contains("vulnerability scanning") {
+        // The scan is done by now, or Harbor is of two minds about it.
+        tries >= MOST_TRIES
+    } else {
+        // What was refused for what a scan found stays so, unless that was another scan.
+        held.filter(|held| held.tries > 0)
+            .map_or(refused.message.contains(&format!(" {total} ")), |held| is_about(held, scan))
+    };
+    let image = if is_final {
+        judged(&refused.image, scan, HeldBackState::Refused, refused.message.clone())
+    } else {
+        judge(&refused.image, scan)
+    };
+    Some(HeldBack { tries, ..image })
 }
 
 /// What becomes of an image that nothing new was heard of but, perhaps, its scan.
 fn go_on(held: &HeldBack, look: &Look<'_>) -> Option<HeldBack> {
-    if let (HeldBackState::Retrying, Some(retried_in)) = (held.state, held.retried_in) {
-        // It was not refused again, so it has been copied, or failed for a reason that is not ours.
-        let under_way = retried_in > look.considered || look.running.contains(&retried_in);
-        return under_way.then(|| held.clone());
-    }
     match look.scans.get(&held.image) {
         None => Some(held.clone()),
         Some(None) => None,
-        Some(Some(scan)) if stays_refused(held, scan) || wants_run(held) && is_about(held, scan) => Some(held.clone()),
-        Some(Some(scan)) => Some(judge(&held.image, scan)),
+        Some(Some(scan)) if stays_refused(held, scan) || (wants_run(held) && is_about(held, scan)) => {
+            Some(held.clone())
+        }
+        Some(Some(scan)) => {
+            let same = held.state == HeldBackState::WaitingForScan && held.digest.as_ref() == Some(&scan.digest);
+            Some(HeldBack { tries: if same { held.tries } else { 0 }, ..judge(&held.image, scan) })
+        }
     }
 }
 
@@ -271,6 +296,7 @@ fn judged(image: &str, scan: &Scan, state: HeldBackState, reason: String) -> Hel
         severity,
         vulnerabilities,
         retried_in: None,
+        tries: 0,
     }
 }
 
@@ -292,204 +318,4 @@ fn between<'a>(text: &'a str, before: &str, after: &str) -> Option<&'a str> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const PENDING: &str = "current image with \"Pending\" status of vulnerability scanning cannot be pulled due to …";
-    const FOUND: &str = "current image with 2 vulnerabilities cannot be pulled due to configured policy in …";
-
-    fn refusal(image: &str, message: &str, execution: i64) -> Refused {
-        Refused { image: image.to_owned(), message: message.to_owned(), execution }
-    }
-
-    fn scan(digest: &str, verdict: Verdict) -> Option<Scan> {
-        Some(Scan { digest: digest.to_owned(), verdict })
-    }
-
-    fn pending() -> Verdict {
-        Verdict::Unfinished("Pending".to_owned())
-    }
-
-    fn done(severity: &str, total: i64) -> Verdict {
-        Verdict::Done { severity: severity.to_owned(), total }
-    }
-
-    /// One look at one image, `gate/app:v1`.
-    fn look(held: &[HeldBack], refused: &[Refused], state: Option<Scan>, considered: i64) -> Vec<HeldBack> {
-        let scans = BTreeMap::from([("gate/app:v1".to_owned(), state)]);
-        decide(&Look { held, refused, scans: &scans, considered, running: &[] })
-    }
-
-    fn states(held: &[HeldBack]) -> Vec<HeldBackState> {
-        held.iter().map(|held| held.state).collect()
-    }
-
-    #[test]
-    fn a_clean_image_waits_for_its_scan_is_tried_once_and_forgotten() {
-        let first = look(&[], &[refusal("gate/app:v1", PENDING, 5)], scan("a", pending()), 5);
-        assert_eq!(states(&first), [HeldBackState::WaitingForScan]);
-        let mut second = look(&first, &[], scan("a", done("None", 0)), 5);
-        assert!(second.iter().all(wants_run), "{second:?}");
-        started(&mut second, 6);
-        assert!(!second.iter().any(wants_run));
-        let third = look(&second, &[], scan("a", done("None", 0)), 5);
-        assert_eq!(third, second, "the execution is under way");
-        assert!(look(&third, &[], scan("a", done("None", 0)), 6).is_empty());
-    }
-
-    #[test]
-    fn a_vulnerable_image_is_refused_and_not_tried_again_until_something_changes() {
-        let held = look(&[], &[refusal("gate/app:v1", FOUND, 5)], scan("a", done("Critical", 2)), 5);
-        assert_eq!(states(&held), [HeldBackState::Refused]);
-        assert_eq!((held[0].severity.as_deref(), held[0].vulnerabilities), (Some("Critical"), Some(2)));
-        // Each later run of the policy is refused it again.
-        let again = [refusal("gate/app:v1", FOUND, 9)];
-        assert_eq!(look(&held, &again, scan("a", done("Critical", 2)), 9), held);
-        // It is pushed again, and scanned anew.
-        let pushed = [refusal("gate/app:v1", PENDING, 10)];
-        for verdict in [pending(), done("Critical", 2)] {
-            assert_eq!(look(&held, &pushed, scan("a", verdict), 10), held);
-        }
-        for (changed, expected) in [
-            (scan("b", done("None", 0)), HeldBackState::Retrying),
-            (scan("a", done("Low", 1)), HeldBackState::Retrying),
-            (scan("b", pending()), HeldBackState::WaitingForScan),
-        ] {
-            assert_eq!(states(&look(&held, &[], changed.clone(), 9)), [expected], "{changed:?}");
-        }
-        assert!(look(&held, &[], None, 9).is_empty(), "it was deleted in Harbor");
-    }
-
-    #[test]
-    fn an_image_that_is_refused_again_after_its_scan_stays_so() {
-        let waiting = look(&[], &[refusal("gate/app:v1", PENDING, 5)], scan("a", pending()), 5);
-        let mut retrying = look(&waiting, &[], scan("a", done("High", 3)), 5);
-        started(&mut retrying, 8);
-        let refused = look(&retrying, &[refusal("gate/app:v1", FOUND, 8)], scan("a", done("High", 3)), 8);
-        assert_eq!(states(&refused), [HeldBackState::Refused]);
-        // Whatever Harbor's words are: the same digest with the same verdict is not tried twice.
-        let odd = look(&retrying, &[refusal("gate/app:v1", PENDING, 8)], scan("a", done("High", 3)), 8);
-        assert_eq!(states(&odd), [HeldBackState::Refused]);
-        assert_eq!(look(&odd, &[], scan("a", done("High", 3)), 9), odd);
-    }
-
-    #[test]
-    fn a_refusal_from_before_the_new_try_does_not_count_against_it() {
-        let waiting = look(&[], &[refusal("gate/app:v1", PENDING, 5)], scan("a", done("None", 0)), 5);
-        assert!(waiting.iter().all(wants_run));
-        let mut retrying = waiting;
-        started(&mut retrying, 7);
-        let late = [refusal("gate/app:v1", PENDING, 6)];
-        assert_eq!(states(&look(&retrying, &late, scan("a", done("None", 0)), 6)), [HeldBackState::Retrying]);
-        assert!(look(&retrying, &late, scan("a", done("None", 0)), 7).is_empty());
-    }
-
-    #[test]
-    fn all_images_that_were_scanned_since_share_one_run() {
-        let refused =
-            [refusal("gate/a:v1", PENDING, 5), refusal("gate/b:v1", PENDING, 6), refusal("gate/c:v1", PENDING, 7)];
-        let scans = BTreeMap::from([
-            ("gate/a:v1".to_owned(), scan("a", done("None", 0))),
-            ("gate/b:v1".to_owned(), scan("b", pending())),
-            ("gate/c:v1".to_owned(), scan("c", done("Low", 1))),
-        ]);
-        let mut held = decide(&Look { held: &[], refused: &refused, scans: &scans, considered: 7, running: &[] });
-        assert_eq!(held.iter().filter(|held| wants_run(held)).count(), 2);
-        started(&mut held, 8);
-        let after = decide(&Look { held: &held, refused: &[], scans: &scans, considered: 8, running: &[] });
-        assert_eq!(after.iter().map(|held| held.image.as_str()).collect::<Vec<_>>(), ["gate/b:v1"]);
-    }
-
-    #[test]
-    fn a_scan_that_failed_is_waited_for_and_says_what_to_do() {
-        for (verdict, word) in [(Verdict::Unfinished("Error".to_owned()), "again"), (Verdict::Unscanned, "on push")] {
-            let held = look(&[], &[refusal("gate/app:v1", PENDING, 5)], scan("a", verdict), 5);
-            assert_eq!(states(&held), [HeldBackState::WaitingForScan]);
-            assert!(held[0].reason.contains(word), "{held:?}");
-        }
-    }
-
-    #[test]
-    fn the_list_is_bounded_and_keeps_what_is_worked_on() {
-        let refused: Vec<Refused> = (0..200).map(|at| refusal(&format!("gate/app:v{at}"), FOUND, at)).collect();
-        let mut scans: BTreeMap<String, Option<Scan>> =
-            refused.iter().map(|refused| (refused.image.clone(), scan("a", done("High", 2)))).collect();
-        scans.insert("gate/app:v199".to_owned(), scan("a", pending()));
-        let held = decide(&Look { held: &[], refused: &refused, scans: &scans, considered: 200, running: &[] });
-        assert_eq!((held.len(), held[0].image.as_str()), (MOST, "gate/app:v199"));
-    }
-
-    fn at(second: i64) -> Timestamp {
-        Timestamp::from_second(second).unwrap()
-    }
-
-    fn execution(id: i64, status: &str) -> ReplicationExecution {
-        ReplicationExecution { id, status: status.to_owned(), start_time: Some(at(id)), ..Default::default() }
-    }
-
-    #[test]
-    fn executions_are_considered_once_those_before_them_have_ended() {
-        let executions =
-            [execution(9, "Failed"), execution(8, "InProgress"), execution(7, "Failed"), execution(3, "Failed")];
-        let read = |before, now| {
-            let batch = batch(before, &[], &executions, 10, at(now));
-            (batch.failed, batch.considered, batch.running)
-        };
-        assert_eq!(read(Some(3), 100), (vec![7], 7, vec![8]));
-        assert_eq!(read(Some(7), 100), (vec![], 7, vec![8]));
-        assert_eq!(read(Some(7), 2000), (vec![9], 9, vec![8]), "one that hangs holds up nothing");
-        assert_eq!(batch(None, &[], &[], 10, at(0)), Batch::default());
-    }
-
-    #[test]
-    fn many_failures_are_read_in_their_order_and_those_of_the_past_in_part() {
-        let executions: Vec<_> = (1..=30).map(|id| execution(id, "Failed")).collect();
-        let first = batch(Some(5), &[], &executions, 10, at(100));
-        assert_eq!((first.failed, first.considered), ((6..=15).collect(), 15));
-        let begun = batch(None, &[], &executions, 10, at(100));
-        assert_eq!((begun.failed, begun.considered), ((21..=30).collect(), 30));
-    }
-
-    #[test]
-    fn a_long_second_try_is_read_when_it_ends_however_late() {
-        let mut held = look(&[], &[refusal("gate/app:v1", PENDING, 5)], scan("a", done("High", 1)), 5);
-        started(&mut held, 6);
-        let going = batch(Some(5), &held, &[execution(6, "InProgress"), execution(7, "Succeed")], 10, at(5000));
-        assert_eq!((going.considered, going.running.as_slice()), (7, &[6][..]));
-        let scans = BTreeMap::new();
-        let wait = Look { held: &held, refused: &[], scans: &scans, considered: 7, running: &going.running };
-        assert_eq!(decide(&wait), held);
-        let ended = batch(Some(7), &held, &[execution(6, "Failed"), execution(7, "Succeed")], 10, at(9000));
-        assert_eq!((ended.failed, ended.considered), (vec![6], 7));
-    }
-
-    #[test]
-    fn the_log_of_a_task_names_the_images_that_were_refused() {
-        let line = |image: &str, status: &str| {
-            format!(
-                "2026-11-21T08:25:51Z [ERROR] [/src/controller/replication/transfer/image/transfer.go:467]: failed to pull \
-                 the manifest of artifact {image}: http status code: 412, body: {{\"errors\":[{{\"code\":\"PROJECTPOLICYVIOLATION\",\
-                 \"message\":\"current image {status} cannot be pulled\"}}]}}"
-            )
-        };
-        let digest = format!("gate/x/app:sha256:{}", "a".repeat(64));
-        let log = format!(
-            "{}\n{}\n{}\n2026-11-21T08:25:51Z [ERROR] [/src/x.go:1]: got error during the whole transfer period\n",
-            line("gate/x/app:v1", "with 2 vulnerabilities"),
-            line("gate/x/app:v1", "with 2 vulnerabilities"),
-            line(&digest, "without vulnerability scanning"),
-        );
-        let found = refused(&log, 4);
-        let seen: Vec<_> = found.iter().map(|refused| (refused.image.as_str(), refused.message.as_str())).collect();
-        assert_eq!(
-            seen,
-            [
-                ("gate/x/app:v1", "current image with 2 vulnerabilities cannot be pulled"),
-                (digest.as_str(), "current image without vulnerability scanning cannot be pulled")
-            ]
-        );
-        assert_eq!(parts("gate/x/app:v1"), Some(("gate", "x/app", "v1")));
-        assert_eq!(parts(&digest).unwrap().2, format!("sha256:{}", "a".repeat(64)));
-        assert!(refused("2026-11-21T08:25:51Z [ERROR] [/src/x.go:1]: connection refused", 4).is_empty());
-    }
-}
+mod tests;

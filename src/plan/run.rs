@@ -36,7 +36,12 @@ pub fn run(
     pending: Option<&PendingRun>,
     executions: &[ReplicationExecution],
 ) -> Run {
+    let newest = executions.iter().map(|execution| execution.id).max().unwrap_or(0);
     if let Some(pending) = pending {
+        if pending.after_execution > newest {
+            // A Harbor that was built anew counts from 1 again.
+            return Run::Prepare(PendingRun { after_execution: newest, ..pending.clone() });
+        }
         let ours = executions.iter().filter(|execution| is_manual(execution) && execution.id > pending.after_execution);
         return ours.map(|execution| execution.id).min().map_or(Run::Start, Run::Started);
     }
@@ -44,8 +49,7 @@ pub fn run(
     if token.is_none() && !scanned {
         return Run::None;
     }
-    let after_execution = executions.iter().map(|execution| execution.id).max().unwrap_or(0);
-    Run::Prepare(PendingRun { token: token.map(str::to_owned), after_execution })
+    Run::Prepare(PendingRun { token: token.map(str::to_owned), after_execution: newest })
 }
 
 /// When to look at a running execution again: the longer it has taken, the later.
@@ -88,6 +92,14 @@ mod tests {
         let wish = pending(Some("b"), 7);
         let executions = [execution(9, "event_based"), execution(8, "manual"), execution(7, "scheduled")];
         assert_eq!(run(Some("b"), Some("a"), false, Some(&wish), &executions), Run::Started(8));
+    }
+
+    #[test]
+    fn a_wish_from_before_harbor_was_built_anew_is_written_down_anew() {
+        let wish = pending(Some("b"), 700);
+        let executions = [execution(2, "manual")];
+        assert_eq!(run(Some("b"), None, false, Some(&wish), &executions), Run::Prepare(pending(Some("b"), 2)));
+        assert_eq!(run(Some("b"), None, false, Some(&wish), &[]), Run::Prepare(pending(Some("b"), 0)));
     }
 
     #[test]
