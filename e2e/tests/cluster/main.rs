@@ -11,6 +11,7 @@ mod operators;
 mod policies;
 mod quiet;
 mod registries;
+mod replication;
 mod reviews;
 mod schema;
 mod table;
