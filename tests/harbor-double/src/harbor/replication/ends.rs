@@ -271,7 +271,10 @@ impl Core {
             let project = state.project_named(name.split('/').next().unwrap_or_default());
             project.and_then(|project| project.metadata.get("public")).is_some_and(|public| public == "true")
         };
-        state.repositories.keys().map(|name| (name.clone(), Some(public(name)))).collect()
+        let mut all: Vec<_> = state.repositories.iter().collect();
+        // As Harbor lists them: the newest of each project first.
+        all.sort_by_key(|(_, repository)| (repository.project_id, std::cmp::Reverse(repository.id)));
+        all.into_iter().map(|(name, _)| (name.clone(), Some(public(name)))).collect()
     }
 
     async fn harbor_repositories(&self, registry: &Registry) -> Result<Vec<(String, Option<bool>)>, String> {
