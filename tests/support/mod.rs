@@ -9,7 +9,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use harbor_double::Harbor;
+use harbor_double::{Harbor, HarborBuilder};
 use harbor_pilot::{
     api::{HarborInstance, ProxyProject, Registry, condition},
     controller::{Finalized, Installation, Instances, Kinds, Managed, Outcome, Reconciler, SecretValue},
@@ -35,12 +35,17 @@ pub struct Site {
 impl Site {
     /// Starts or finds a Harbor. Its HarborInstance is `default`.
     pub async fn start() -> Self {
+        Self::with(Harbor::builder().speed(100.0)).await
+    }
+
+    /// The same with a double that is built as given.
+    pub async fn with(builder: HarborBuilder) -> Self {
         harbor_pilot::tls::install_crypto_provider();
         let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
         let (double, url) = match variable("HARBOR_URL") {
             Some(url) => (None, url),
             None => {
-                let double = Harbor::builder().speed(100.0).start().await;
+                let double = builder.start().await;
                 let url = double.url();
                 (Some(double), url)
             }
