@@ -87,7 +87,7 @@ async fn two_harbors_that_replicate_to_each_other_come_to_rest() {
     tokio::time::sleep(Duration::from_secs(2)).await;
     let (_, answers) = peer.by_hand("GET", "/replication/executions", None).await;
     assert_eq!(answers.as_array().unwrap().len(), 1, "{answers}");
-    assert_eq!(answers[0]["status"], "Succeed");
+    assert_eq!(answers[0]["status"], "Succeed", "{answers}");
     let executions = stage.client.replication_executions(out, 10).await.unwrap();
     assert_eq!(executions.len(), 1, "what is there already is not pushed, and so is no event: {executions:?}");
 

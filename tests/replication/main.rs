@@ -4,6 +4,8 @@
 mod copies;
 mod events;
 mod policies;
+mod scanner;
+mod scans;
 mod stage;
 #[path = "../support/mod.rs"]
 mod support;
