@@ -1,5 +1,7 @@
 //! What a run copies, where to, and what is told of it.
 
+use std::time::Duration;
+
 use harbor_double::{Harbor, Image};
 use harbor_pilot::harbor::{
     Error,
@@ -62,6 +64,29 @@ async fn a_pull_copies_what_the_filters_leave_and_makes_the_project() {
     let before = stage.client.artifact(&to, "a", "v1").await.unwrap().unwrap().digest;
     assert_eq!(stage.run_again(id).await.status, "Succeed");
     assert_ne!(stage.client.artifact(&to, "a", "v1").await.unwrap().unwrap().digest, before);
+    stage.clear().await;
+}
+
+#[tokio::test]
+async fn the_status_of_a_run_lags_behind_its_tasks() {
+    let stage = Stage::with(Harbor::builder().speed(10.0)).await;
+    stage.upstream.push_image("team/a", "v1", &single());
+    let content = stage.pull("lag", &stage.name("lag"), vec![filter("name", "team/a", "")]);
+    let id = stage.client.create_replication_policy(&content).await.unwrap();
+    let id = stage.client.start_replication(id).await.unwrap();
+    let mut seen = Vec::new();
+    loop {
+        let found = stage.client.replication_execution(id).await.unwrap().unwrap();
+        let state = (found.status.clone(), found.in_progress, found.succeed, found.end_time.is_some());
+        if found.is_final() {
+            assert_eq!(state, ("Succeed".to_owned(), 0, 1, true));
+            break;
+        }
+        seen.push(state);
+        assert!(seen.len() < 3000, "it does not end");
+        tokio::time::sleep(Duration::from_millis(40)).await;
+    }
+    assert!(seen.contains(&("InProgress".to_owned(), 0, 1, false)), "{seen:?}");
     stage.clear().await;
 }
 
