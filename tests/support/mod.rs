@@ -35,15 +35,20 @@ pub struct Site {
 impl Site {
     /// Starts or finds a Harbor. Its HarborInstance is `default`.
     pub async fn start() -> Self {
+        Self::with(Harbor::builder().speed(100.0)).await
+    }
+
+    /// The same with a double that is built as given.
+    pub async fn with(builder: HarborBuilder) -> Self {
         match variable("HARBOR_URL") {
             Some(url) => Self::at(None, url).await,
-            None => Self::doubled(Harbor::builder()).await,
+            None => Self::doubled(builder).await,
         }
     }
 
-    /// The double, as the builder has it and a hundred times as fast as Harbor, whatever Harbor is there.
+    /// A double that is built as given, whatever Harbor is there.
     pub async fn doubled(builder: HarborBuilder) -> Self {
-        let double = builder.speed(100.0).start().await;
+        let double = builder.start().await;
         let url = double.url();
         Self::at(Some(double), url).await
     }

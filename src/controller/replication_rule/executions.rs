@@ -92,12 +92,17 @@ impl Follower<'_> {
         if let Some(known) = known.filter(|known| known.id == next.id && known.status == next.status) {
             next.failures.clone_from(&known.failures);
         } else if newest.status == ReplicationExecution::FAILED {
+            let mut awaits_scan = self.rule.spec.after_scan && newest.total > 0;
             for (task, log) in failures.of(newest.id, FAILURES).await? {
+                awaits_scan &= !after_scan::refused(log, newest.id).is_empty();
                 let reason = replication_failure(log).unwrap_or_else(|| "its log names no error".to_owned());
                 let resource = task.source_repository().to_owned();
                 next.failures.push(TaskFailure { resource, reason: clipped(&reason) });
             }
-            notes.push(Note::warning(Reason::ExecutionFailed, failed(&next)));
+            // What vulnerability prevention refused is told of image by image, once that is settled.
+            if !awaits_scan {
+                notes.push(Note::warning(Reason::ExecutionFailed, failed(&next)));
+            }
         }
         status.last_execution = Some(next);
         Ok(())

@@ -290,7 +290,7 @@ fn artifact_document(state: &State, ask: &Ask, name: &str, repository: &Reposito
         "id": artifact.id, "digest": artifact.digest, "type": "IMAGE", "icon": ICON, "accessories": null, "labels": null,
         "manifest_media_type": artifact.media_type, "media_type": artifact.media_type, "project_id": repository.project_id,
         "repository_id": repository.id, "repository_name": name, "tags": tags, "references": null,
-        "push_time": artifact.pushed, "pull_time": artifact.pushed, "size": size(repository, artifact),
+        "push_time": artifact.pushed, "pull_time": artifact.pulled, "size": size(repository, artifact),
     });
     if !artifact.labels.is_empty() && ask.param("with_label") == Some("true") {
         let labels = artifact.labels.iter().filter_map(|id| state.labels.get(id));
@@ -338,7 +338,7 @@ fn tags(repository: &Repository, artifact: &Artifact) -> Vec<Value> {
     let document = |tag: &super::state::Tag| {
         json!({
             "id": tag.id, "name": tag.name, "artifact_id": artifact.id, "repository_id": repository.id, "immutable": false,
-            "push_time": tag.pushed, "pull_time": tag.pushed,
+            "push_time": tag.pushed, "pull_time": artifact.pulled,
         })
     };
     artifact.tags.iter().map(document).collect()

@@ -173,6 +173,21 @@ impl Harbor {
         built.pushed
     }
 
+    /// Pushes an image into a repository (`project/name`) of a hosted project, and what follows from that follows: each manifest
+    /// is an event for replication, and may be scanned.
+    pub fn push_image(&self, repository: &str, tag: &str, image: &Image) -> Pushed {
+        let name = repository.split_once('/').map_or(repository, |(_, name)| name);
+        let built = image::build(&format!("{name}:{tag}"), image);
+        for (digest, bytes) in built.blobs {
+            drop(self.core.accept_blob(repository, &digest, bytes));
+        }
+        for (digest, media_type, bytes) in built.manifests {
+            let reference = if digest == built.pushed.digest { tag } else { &digest };
+            drop(self.core.accept_manifest(repository, reference, &media_type, bytes));
+        }
+        built.pushed
+    }
+
     /// Deletes a repository (`project/name`) with everything that is stored of it, also what waits to be stored as an index.
     pub fn evict(&self, repository: &str) {
         let mut state = self.core.state.lock();

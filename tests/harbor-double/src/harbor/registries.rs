@@ -124,12 +124,12 @@ impl Core {
         let id = id(text)?;
         self.registry(id)?;
         let mut state = self.state.lock();
-        if state.projects.values().any(|project| project.registry_id == Some(id)) {
-            let message = format!("the registry {id} is referenced by proxy cache project, cannot delete it");
-            return Err(Fault::precondition(message));
-        }
         if state.policies.values().any(|policy| policy.source == id || policy.destination == id) {
             let message = format!("the registry {id} is referenced by replication policies, cannot delete it");
+            return Err(Fault::precondition(message));
+        }
+        if state.projects.values().any(|project| project.registry_id == Some(id)) {
+            let message = format!("the registry {id} is referenced by proxy cache project, cannot delete it");
             return Err(Fault::precondition(message));
         }
         state.registries.remove(&id);

@@ -61,7 +61,8 @@ impl Core {
         body: Option<(&str, Bytes)>,
     ) -> Result<Response, Failure> {
         let base = self.resolve(registry).ok_or(Failure::Unreachable)?;
-        let accept = [OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST].join(", ");
+        let api = path.starts_with("/api/").then(|| "application/json".to_owned());
+        let accept = api.unwrap_or_else(|| [OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST].join(", "));
         let request = || {
             let url = format!("{}{path}", base.trim_end_matches('/'));
             let request = self.client.request(method.clone(), url).header(header::ACCEPT, accept.as_str());

@@ -81,6 +81,7 @@ pub(crate) struct Artifact {
     pub(crate) media_type: String,
     pub(crate) bytes: Bytes,
     pub(crate) pushed: String,
+    pub(crate) pulled: String,
     pub(crate) tags: Vec<Tag>,
     /// Ids.
     pub(crate) labels: Vec<i64>,
@@ -188,7 +189,8 @@ impl State {
             return;
         }
         let project = self.project_named(name.split('/').next().unwrap_or_default());
-        let Some((project_id, pulled)) = project.map(|project| (project.id, project.registry_id.is_some())) else {
+        let Some((project_id, pulled_through)) = project.map(|project| (project.id, project.registry_id.is_some()))
+        else {
             return;
         };
         let now = super::http::now();
@@ -201,19 +203,21 @@ impl State {
         if !known {
             let id = self.next("artifact");
             let (media_type, pushed) = (media_type.to_owned(), now.clone());
+            let pulled = if pulled_through { now.clone() } else { super::http::NEVER.to_owned() };
             let artifact = Artifact {
                 id,
                 digest: digest.clone(),
                 media_type,
                 bytes,
                 pushed,
+                pulled,
                 tags: Vec::new(),
                 labels: Vec::new(),
             };
             if let Some(repository) = self.repositories.get_mut(name) {
                 repository.artifacts.push(artifact);
                 repository.updated = now;
-                repository.pull_count += u64::from(pulled);
+                repository.pull_count += u64::from(pulled_through);
             }
         }
         if let Some(tag) = tag {

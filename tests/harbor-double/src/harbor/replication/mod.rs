@@ -8,6 +8,7 @@ mod executions;
 pub(crate) mod filters;
 mod flow;
 mod glob;
+mod inventory;
 mod policies;
 pub(crate) mod tables;
 mod transfer;

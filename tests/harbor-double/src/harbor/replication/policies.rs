@@ -74,10 +74,10 @@ impl Core {
         let mut policy = self.read_policy(ask)?;
         self.hang_on(&policy).await;
         let mut state = self.state.lock();
+        policy.id = state.next("policy");
         if policy.name.chars().count() > NAME {
             return Err(Fault::internal());
         }
-        policy.id = state.next("policy");
         check_name(&state, &policy)?;
         let reply = created(&format!("/api/v2.0/replication/policies/{}", policy.id));
         state.policies.insert(policy.id, policy);

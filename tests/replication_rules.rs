@@ -48,12 +48,15 @@ async fn policy(site: &Site, name: &str) -> ReplicationPolicy {
     site.client().replication_policy_named(name).await.unwrap().expect("a replication policy")
 }
 
-/// Looks as often as each look asks for, until the status is as wanted. Harbor's own status of an execution takes 30 s.
+/// Looks as often as each look asks for, until the status is as wanted; returns the last look with the notes of all. Harbor's
+/// own status of an execution takes 30 s.
 async fn until(site: &Site, name: &str, wanted: impl Fn(&ReplicationRuleStatus) -> bool) -> Seen<ReplicationRule> {
-    let begun = Instant::now();
+    let (begun, mut notes) = (Instant::now(), Vec::new());
     loop {
-        let seen = look(site, name).await;
+        let mut seen = look(site, name).await;
+        notes.append(&mut seen.0.notes);
         if wanted(&seen.0.status) {
+            seen.0.notes = notes;
             return seen;
         }
         assert!(begun.elapsed() < Duration::from_secs(180), "{:#?}", seen.0);
@@ -329,7 +332,7 @@ async fn what_is_not_there_yet_is_waited_for() {
 /// A Harbor that scans what is pushed into its project `gate`, and lets nothing bad or unscanned be pulled from it; a rule that
 /// replicates each push; and where that goes.
 async fn gate() -> (Site, Upstream, String) {
-    let site = Site::doubled(Harbor::builder().scanner()).await;
+    let site = Site::doubled(Harbor::builder().speed(100.0).scanner()).await;
     let metadata = json!({"public": "false", "prevent_vul": "true", "severity": "high", "auto_scan": "true"});
     let project = json!({"project_name": "gate", "metadata": metadata});
     assert_eq!(site.double.as_ref().unwrap().by_hand("POST", "/projects", Some(project)).await.0, 201);
@@ -381,6 +384,8 @@ async fn after_their_scans_clean_images_are_copied_and_bad_ones_held_back_and_le
     push(&site, "clean", "a", (Severity::Low, 1)).await;
     let digest = push(&site, "crit", "b", (Severity::Critical, 2)).await;
     let seen = until(&site, &name, |status| status.held_back.len() == 2).await;
+    let warned = |seen: &Seen<ReplicationRule>| seen.0.notes.iter().any(|note| note.warning);
+    assert!(!warned(&seen), "to wait for a scan is nothing to be warned of: {:?}", seen.0.notes);
     assert!(seen.0.requeue <= Duration::from_secs(30), "events are noticed soon");
     let settled = |status: &ReplicationRuleStatus| {
         status.held_back.len() == 1 && status.held_back[0].state == HeldBackState::Refused && ended(status)
