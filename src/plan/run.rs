@@ -14,6 +14,9 @@ const LAG: Duration = Duration::from_secs(30);
 /// A short execution is not asked for more often.
 const SHORTEST: Duration = Duration::from_secs(2);
 
+/// One that takes longer is not waited for: it may have been forgotten.
+const PATIENCE: Duration = Duration::from_secs(900);
+
 /// What to do about a run that is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Run {
@@ -50,6 +53,17 @@ pub fn run(
         return Run::None;
     }
     Run::Prepare(PendingRun { token: token.map(str::to_owned), after_execution: newest })
+}
+
+/// Whether an execution is running, and its end worth waiting for.
+pub fn is_under_way(execution: &ReplicationExecution, now: Timestamp) -> bool {
+    let start = execution.start_time.unwrap_or(now);
+    !execution.is_final() && now.duration_since(start).unsigned_abs() < PATIENCE
+}
+
+/// Whether the whole policy is being carried out. What is scanned meanwhile shares the next run.
+pub fn is_busy(executions: &[ReplicationExecution], now: Timestamp) -> bool {
+    executions.iter().any(|execution| is_manual(execution) && is_under_way(execution, now))
 }
 
 /// When to look at a running execution again: the longer it has taken, the later.
@@ -106,6 +120,15 @@ mod tests {
     fn a_run_after_scans_needs_no_token_and_takes_one_along() {
         assert_eq!(run(None, None, true, None, &[]), Run::Prepare(pending(None, 0)));
         assert_eq!(run(Some("a"), None, true, None, &[]), Run::Prepare(pending(Some("a"), 0)));
+    }
+
+    #[test]
+    fn what_is_scanned_during_a_run_waits_for_its_end_but_not_for_ever() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let running = |trigger| ReplicationExecution { start_time: Some(at(1000)), ..execution(3, trigger) };
+        assert!(is_busy(&[running("event_based"), running("manual")], at(1060)));
+        assert!(!is_busy(&[running("event_based")], at(1060)));
+        assert!(!is_busy(&[running("manual")], at(5000)));
     }
 
     #[test]
