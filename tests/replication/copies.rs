@@ -150,6 +150,30 @@ async fn a_run_without_anything_to_copy_says_so() {
 }
 
 #[tokio::test]
+async fn a_registry_that_is_down_fails_the_run_and_is_named() {
+    let stage = Stage::start().await;
+    let project = stage.project("down", json!({})).await;
+    stage.push_image(&format!("{project}/app"), "v1", &single()).await;
+    stage.upstream.set_down(true).await;
+    let (_, pulled) = stage.run(&stage.pull("pull-down", &project, vec![filter("name", "team/a", "")])).await;
+    assert_eq!((pulled.status.as_str(), pulled.total), ("Failed", 0));
+    let text = &pulled.status_text;
+    let expected =
+        "failed to fetch artifacts: failed to fetch artifacts: failed to list artifacts of repository team/a: Get ";
+    assert!(text.starts_with(expected) && text.ends_with("connection refused"), "{text}");
+    assert!(text.contains(&stage.upstream.host()), "{text}");
+
+    let filters = vec![filter("name", &format!("{project}/app"), "")];
+    let (_, pushed) = stage.run(&stage.push("push-down", "mirror", filters)).await;
+    assert_eq!((pushed.status.as_str(), pushed.failed, pushed.status_text.as_str()), ("Failed", 1, ""));
+    let task = stage.client.replication_tasks(pushed.id).await.unwrap().remove(0);
+    let log = stage.client.replication_task_log(pushed.id, task.id).await.unwrap();
+    let reason = replication_failure(&log).unwrap();
+    assert!(reason.contains(&stage.upstream.host()) && reason.ends_with("connection refused"), "{reason}");
+    stage.clear().await;
+}
+
+#[tokio::test]
 async fn a_push_copies_by_labels_and_tags_to_another_registry() {
     let stage = Stage::start().await;
     let project = stage.project("labels", json!({})).await;

@@ -164,6 +164,8 @@ async fn lists_are_filtered_sorted_and_paged_as_seen() {
     assert_eq!(list(&format!("q=name%3D~{ours}&sort=name")).await, [a.clone(), b.clone(), c.clone()]);
     assert_eq!(list(&format!("name={ours}&sort=-name")).await, [c.clone(), b.clone(), a.clone()]);
     assert_eq!(list(&format!("name={ours}&page_size=2&page=2")).await, std::slice::from_ref(&a));
+    assert_eq!(list(&format!("q=src_registry_id%3D{}&page_size=100", stage.registry)).await.len(), 3);
+    assert_eq!(list(&format!("q=dest_registry_id%3D{}&page_size=100", stage.registry)).await.len(), 0);
     assert_eq!(list("q=nonsense%3D1&page_size=100").await.len(), 3, "a key that Harbor does not know");
     assert_eq!(stage.api("GET", "/replication/policies?page_size=101", None).await.0, 422);
     assert_eq!(stage.api("GET", "/replication/executions?policy_id=abc", None).await.0, 422);
