@@ -8,6 +8,7 @@ mod crds;
 mod explain;
 mod input;
 mod logs;
+mod plan;
 mod prewarm;
 mod rewrite;
 mod rules;
@@ -43,6 +44,8 @@ enum Command {
     Check(check::Arguments),
     /// Says which rule an image is rewritten by, and why not by the others
     Explain(explain::Arguments),
+    /// Says what the controller would change in Harbor, or does it once
+    Plan(plan::Arguments),
     /// Prints the CustomResourceDefinitions as YAML
     Crds,
 }
@@ -58,6 +61,7 @@ impl Cli {
             Command::Rewrite(arguments) => return rewrite::run(arguments).await,
             Command::Check(arguments) => return check::run(arguments).await,
             Command::Explain(arguments) => return explain::run(arguments).await,
+            Command::Plan(arguments) => return plan::run(arguments).await,
             Command::Crds => crds::run(),
         };
         match result {

@@ -10,6 +10,7 @@ pub mod directory;
 mod frame;
 pub mod instance;
 pub mod instances;
+pub mod preview;
 pub mod proxy_project;
 pub mod reconciler;
 pub mod registry;
@@ -19,6 +20,7 @@ mod upstream;
 
 pub use directory::{Directory, SecretValue};
 pub use instances::Instances;
+pub use preview::{Preview, Subjects, Verdict};
 pub use reconciler::{Kinds, Managed, Reconciler};
 
 use crate::api::Reason;

@@ -1,6 +1,6 @@
 //! ProxyProject: observe → plan → apply → status, and the rule that the webhook follows.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::jiff::Timestamp;
 
@@ -8,8 +8,8 @@ use super::{
     Directory, Finalized, Installation, Instances, Note, Outcome,
     frame::{self, Frame},
     instances::Connection,
-    report::{Failure, described_drift},
-    upstream::registry_in_harbor,
+    report::Failure,
+    upstream::{Ahead, Reference},
 };
 use crate::{
     api::{
@@ -18,7 +18,7 @@ use crate::{
     },
     harbor::{Client, Error, model},
     plan::{
-        Drift, Refusal,
+        Action, Plan, Refusal,
         marker::Marker,
         project::{self as plan, Identity},
     },
@@ -95,58 +95,89 @@ async fn bring(
     status: &mut ProxyProjectStatus,
     notes: &mut Vec<Note>,
 ) -> Result<(), Failure> {
-    let spec = &project.spec;
-    let connection = instances.connect(directory, &spec.harbor_ref.name).await?;
-    let mut observed = plan::Observed {
-        project: connection.client.project_named(project.harbor_name()).await?,
-        identity: Identity::Remembered,
-    };
-    if observed.project.is_none() {
+    let connection = instances.connect(directory, &project.spec.harbor_ref.name).await?;
+    let have = connection.client.project_named(project.harbor_name()).await?;
+    if have.is_none() {
         // Nothing serves what the rule promises, until the project is there again.
         status.rewrite = None;
     }
-    let reference = (spec.registry_ref.name.as_str(), &spec.harbor_ref);
-    let (registry, registry_id) =
-        registry_in_harbor(directory, installation, &connection.client, reference, "ProxyProject").await?;
+    let registry = Reference { directory, installation, client: &connection.client, ahead: &Ahead::new() }
+        .registry(&project.spec.registry_ref.name, &project.spec.harbor_ref, "ProxyProject")
+        .await?;
+    let trusted = status.id.filter(|_| status.drift.is_empty());
+    let look = look(&connection, installation, project, registry, have, trusted).await?;
+    if look.plan.is_err() && status.id != look.id {
+        // The project that served is gone, and another one has its name.
+        status.rewrite = None;
+    }
+    let plan = look.plan?;
+    let difference = plan.difference(object(project));
+    if project.spec.management_policy == ManagementPolicy::ObserveOnly {
+        status.id = look.id;
+        status.drift = difference.lines();
+        status.rewrite = look.id.map(|_| look.rule);
+        return Ok(());
+    }
+    status.drift.clear();
+    let mut created = look.id;
+    for step in &plan.steps {
+        created = apply(&connection.client, step, created).await?;
+        // What was created is told of, even if it cannot be marked.
+        if matches!(step, plan::Step::Create(_)) {
+            notes.push(Note::done(Reason::Reconciled, difference.done()));
+        }
+    }
+    if matches!(plan.action, Action::Adopt | Action::Change) {
+        notes.push(Note::done(Reason::Reconciled, difference.done()));
+    }
+    status.id = created;
+    status.rewrite = Some(look.rule);
+    Ok(())
+}
+
+/// A ProxyProject and Harbor, compared.
+pub(super) struct Look {
+    /// Harbor's id, ours or not.
+    pub(super) id: Option<i64>,
+    /// What is to be done, or why not.
+    pub(super) plan: Result<Plan<plan::Step>, Refusal>,
+    /// What it promises once it serves.
+    rule: RewriteRuleStatus,
+}
+
+/// What the ProxyProject is called in Harbor.
+pub(super) fn object(project: &ProxyProject) -> String {
+    format!("proxy project {}", project.harbor_name())
+}
+
+/// Compares; nothing is written. Whose project it is is asked for unless it has the id `trusted` and nothing is to do.
+pub(super) async fn look(
+    connection: &Connection,
+    installation: &Installation,
+    project: &ProxyProject,
+    (registry, registry_id): (Arc<Registry>, i64),
+    have: Option<model::Project>,
+    trusted: Option<i64>,
+) -> Result<Look, Failure> {
     let desired = plan::Desired {
         name: project.harbor_name().to_owned(),
         registry_id,
         metadata: metadata(project),
         marker: marker(installation, project),
-        adoption: spec.adoption,
+        adoption: project.spec.adoption,
     };
-    let rule = rule(project, &registry, &connection)?;
-    let id = observed.project.as_ref().map(|project| project.project_id);
+    let rule = rule(project, &registry, connection)?;
+    let id = have.as_ref().map(|project| project.project_id);
+    let mut observed = plan::Observed { project: have, identity: Identity::Remembered };
     let mut plan = plan::plan(&desired, &observed);
     if let Some(id) = id
-        && (status.id != Some(id) || plan.as_ref().is_ok_and(|plan| !plan.is_done()))
+        && (trusted != Some(id) || plan.as_ref().is_ok_and(|plan| !plan.is_done()))
     {
         let label = connection.client.project_labels(id).await?.into_iter().find(|label| label.name == plan::LABEL);
         observed.identity = Identity::Read { label };
         plan = plan::plan(&desired, &observed);
     }
-    if plan.is_err() && status.id != id {
-        // The project that served is gone, and another one has its name.
-        status.rewrite = None;
-    }
-    let plan = plan?;
-    if spec.management_policy == ManagementPolicy::ObserveOnly {
-        status.id = id;
-        status.drift = described_drift(&plan.drift, id.is_none());
-        status.rewrite = id.map(|_| rule);
-        return Ok(());
-    }
-    status.drift.clear();
-    let mut created = id;
-    for step in &plan.steps {
-        created = apply(&connection.client, step, created).await?;
-        if let Some(note) = told(step, &plan.drift) {
-            notes.push(note);
-        }
-    }
-    status.id = created;
-    status.rewrite = Some(rule);
-    Ok(())
+    Ok(Look { id, plan, rule })
 }
 
 fn metadata(project: &ProxyProject) -> BTreeMap<&'static str, String> {
@@ -186,22 +217,6 @@ async fn apply(client: &Client, step: &plan::Step, project: Option<i64>) -> Resu
     Ok(project)
 }
 
-fn told(step: &plan::Step, drift: &[Drift]) -> Option<Note> {
-    match step {
-        plan::Step::Create(new) => {
-            Some(Note::done(Reason::Reconciled, format!("created proxy project {} in Harbor", new.project_name)))
-        }
-        plan::Step::Update(..) => {
-            let fields: Vec<String> = drift.iter().map(ToString::to_string).collect();
-            Some(Note::done(
-                Reason::Reconciled,
-                format!("changed the project in Harbor, which had {}", fields.join("; ")),
-            ))
-        }
-        plan::Step::Mark(..) | plan::Step::Remark(..) => None,
-    }
-}
-
 async fn remove(
     directory: &dyn Directory,
     instances: &Instances,
@@ -226,7 +241,7 @@ async fn remove(
     Ok(vec![Note::done(Reason::Reconciled, format!("deleted project {name} in Harbor"))])
 }
 
-fn marker(installation: &Installation, project: &ProxyProject) -> Marker {
+pub(super) fn marker(installation: &Installation, project: &ProxyProject) -> Marker {
     Marker {
         installation: installation.0.clone(),
         kind: "ProxyProject".to_owned(),

@@ -5,13 +5,13 @@ use k8s_openapi::jiff::Timestamp;
 use super::{
     Directory, Finalized, Installation, Instances, Note, Outcome,
     frame::{self, Frame},
-    instances::{Unusable, read_secret},
-    report::{Failure, described_drift},
+    instances::{Connection, Unusable, read_secret},
+    report::Failure,
 };
 use crate::{
     api::{ManagementPolicy, Reason, Registry, RegistryStatus},
-    harbor::{Client, Error, model},
-    plan::{Drift, marker::Marker, registry as plan},
+    harbor::{Client, Credentials, Error, model},
+    plan::{Plan, Refusal, marker::Marker, registry as plan},
 };
 
 /// Brings a Registry's object in Harbor to what its spec says.
@@ -56,15 +56,16 @@ async fn bring(
     status: &mut RegistryStatus,
     notes: &mut Vec<Note>,
 ) -> Result<(), Failure> {
-    let connection = instances.connect(directory, &registry.spec.harbor_ref.name).await?;
-    let client = &connection.client;
-    let desired = dereference(directory, installation, registry).await?;
-    let have = client.registry_named(&desired.name).await?;
-    status.id = have.as_ref().map(|registry| registry.id);
-    let observed = plan::Observed { registry: have, credentials_revision: status.credentials_revision.clone() };
-    let plan = plan::plan(&desired, &observed)?;
-    if registry.spec.management_policy == ManagementPolicy::ObserveOnly {
-        status.drift = described_drift(&plan.drift, observed.registry.is_none());
+    let writes = registry.spec.management_policy == ManagementPolicy::Full;
+    let purpose = if writes { Purpose::Write } else { Purpose::Observe };
+    let remembered = status.credentials_revision.clone();
+    let look = look(directory, instances, installation, registry, remembered, purpose).await?;
+    let client = &look.connection.client;
+    status.id = look.id;
+    let plan = look.plan?;
+    let difference = plan.difference(object(registry));
+    if !writes {
+        status.drift = difference.lines();
         return Ok(());
     }
     status.drift.clear();
@@ -72,15 +73,74 @@ async fn bring(
         match apply(client, step).await {
             Ok(id) => status.id = Some(id),
             Err(error) if error.is_unhealthy_registry() => {
-                let (reason, message) = diagnose(client, &desired).await;
+                let (reason, message) = diagnose(client, &look.desired).await;
                 return Err(Failure::Upstream(reason, message));
             }
             Err(error) => return Err(error.into()),
         }
-        notes.push(told(step, &plan.drift));
+        notes.push(Note::done(Reason::Reconciled, difference.done()));
     }
-    status.credentials_revision = desired.credentials_revision;
+    status.credentials_revision = look.desired.credentials_revision;
     Ok(())
+}
+
+/// What a look is for. Harbor never shows the secret of the credentials, so only what it was last given can be compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// A secret is sent unless it is known to be there.
+    Write,
+    /// A secret is taken as right unless it is known to be another.
+    Observe,
+    /// As [`Purpose::Observe`]; and a Secret that is not at hand is taken to say what Harbor has.
+    Preview,
+}
+
+/// A Registry and Harbor, compared.
+pub(super) struct Look {
+    pub(super) connection: Connection,
+    pub(super) desired: plan::Desired,
+    /// Harbor's id, ours or not.
+    pub(super) id: Option<i64>,
+    /// What is to be done, or why not.
+    pub(super) plan: Result<Plan<plan::Step>, Refusal>,
+    /// What could not be compared.
+    pub(super) remarks: Vec<String>,
+}
+
+/// What the Registry is called in Harbor.
+pub(super) fn object(registry: &Registry) -> String {
+    format!("registry {}", registry.harbor_name())
+}
+
+/// Compares; nothing is written. `remembered` is the revision of the credentials that Harbor was last given.
+pub(super) async fn look(
+    directory: &dyn Directory,
+    instances: &Instances,
+    installation: &Installation,
+    registry: &Registry,
+    remembered: Option<String>,
+    purpose: Purpose,
+) -> Result<Look, Failure> {
+    let connection = instances.connect(directory, &registry.spec.harbor_ref.name).await?;
+    let specification = match dereference(directory, installation, registry).await {
+        Err(Unusable { reason: Reason::SecretNotFound, .. }) if purpose == Purpose::Preview => None,
+        specification => Some(specification?),
+    };
+    let have = connection.client.registry_named(registry.harbor_name()).await?;
+    let (id, mut remarks) = (have.as_ref().map(|registry| registry.id), Vec::new());
+    let desired = specification.unwrap_or_else(|| {
+        remarks.push("its Secret is not at hand, so its credentials were not compared".to_owned());
+        let key = have.as_ref().map(|have| have.credential.access_key.clone()).filter(|key| !key.is_empty());
+        let credentials = key.map(|username| Credentials { username, password: String::new().into() });
+        specified(installation, registry, credentials, None)
+    });
+    let assumed = remembered.is_none() && purpose != Purpose::Write;
+    if assumed && purpose == Purpose::Preview && id.is_some() && desired.credentials_revision.is_some() {
+        remarks.push("Harbor does not show the secret that it has, so that was not compared".to_owned());
+    }
+    let credentials_revision = if assumed { desired.credentials_revision.clone() } else { remembered };
+    let plan = plan::plan(&desired, &plan::Observed { registry: have, credentials_revision });
+    Ok(Look { connection, desired, id, plan, remarks })
 }
 
 async fn dereference(
@@ -88,8 +148,7 @@ async fn dereference(
     installation: &Installation,
     registry: &Registry,
 ) -> Result<plan::Desired, Unusable> {
-    let spec = &registry.spec;
-    let (credentials, credentials_revision) = match &spec.credentials_secret_ref {
+    let (credentials, revision) = match &registry.spec.credentials_secret_ref {
         None => (None, None),
         Some(reference) => {
             let secret = read_secret(directory, &reference.name).await?;
@@ -101,7 +160,17 @@ async fn dereference(
             (Some(credentials), Some(secret.revision))
         }
     };
-    Ok(plan::Desired {
+    Ok(specified(installation, registry, credentials, revision))
+}
+
+fn specified(
+    installation: &Installation,
+    registry: &Registry,
+    credentials: Option<Credentials>,
+    credentials_revision: Option<String>,
+) -> plan::Desired {
+    let spec = &registry.spec;
+    plan::Desired {
         name: registry.harbor_name().to_owned(),
         type_: spec.type_.as_str(),
         url: spec.url.clone(),
@@ -112,7 +181,7 @@ async fn dereference(
         insecure: spec.insecure,
         marker: marker(installation, registry),
         adoption: spec.adoption,
-    })
+    }
 }
 
 async fn apply(client: &Client, step: &plan::Step) -> Result<i64, Error> {
@@ -141,16 +210,6 @@ async fn diagnose(client: &Client, desired: &plan::Desired) -> (Reason, String) 
     }
     let message = format!("Harbor cannot use {url}: it is unreachable from Harbor, or wants credentials");
     (Reason::UpstreamUnhealthy, message)
-}
-
-fn told(step: &plan::Step, drift: &[Drift]) -> Note {
-    match step {
-        plan::Step::Create(new) => Note::done(Reason::Reconciled, format!("created registry {} in Harbor", new.name)),
-        plan::Step::Update(..) => {
-            let fields: Vec<String> = drift.iter().map(ToString::to_string).collect();
-            Note::done(Reason::Reconciled, format!("changed the registry in Harbor, which had {}", fields.join("; ")))
-        }
-    }
 }
 
 async fn remove(
@@ -212,7 +271,7 @@ async fn in_the_way(directory: &dyn Directory, instances: &Instances, registry: 
     Some(format!("registry {} in Harbor is used by {}; delete that first", registry.harbor_name(), users.join(", ")))
 }
 
-fn marker(installation: &Installation, registry: &Registry) -> Marker {
+pub(super) fn marker(installation: &Installation, registry: &Registry) -> Marker {
     Marker {
         installation: installation.0.clone(),
         kind: "Registry".to_owned(),

@@ -10,14 +10,14 @@ use self::executions::Follower;
 use super::{
     Finalized, Installation, Kinds, Note, Outcome, RECHECK,
     frame::{self, Frame},
-    report::{Failure, described_drift},
-    upstream::registry_in_harbor,
+    report::Failure,
+    upstream::{Ahead, Reference},
 };
 use crate::{
     api::{ManagementPolicy, Reason, ReplicationRule, ReplicationRuleStatus},
     harbor::{Client, Error, model},
     plan::{
-        Drift,
+        Plan, Refusal,
         marker::Marker,
         replication::{self as plan, Observed},
         run,
@@ -77,32 +77,26 @@ async fn bring(
     status: &mut ReplicationRuleStatus,
     notes: &mut Vec<Note>,
 ) -> Result<(), Failure> {
-    let directory = kinds.directory.as_ref();
-    let spec = &rule.spec;
-    let connection = kinds.instances.connect(directory, &spec.harbor_ref.name).await?;
+    let connection = kinds.instances.connect(kinds.directory.as_ref(), &rule.spec.harbor_ref.name).await?;
     let client = &connection.client;
-    let reference = (rule.registry_name(), &spec.harbor_ref);
-    let (_, registry_id) =
-        registry_in_harbor(directory, &kinds.installation, client, reference, "ReplicationRule").await?;
-    let desired =
-        plan::Desired { name: rule.harbor_name(), spec, registry_id, marker: marker(&kinds.installation, rule) };
     let remembered = status.id;
-    let observed = observe(client, desired.name, &desired.marker, remembered).await?;
+    let Look { observed, plan } = look(kinds, client, rule, &Ahead::new(), remembered, now).await?;
     status.id = observed.marked.as_ref().map(|policy| policy.id);
-    let plan = plan::plan(&desired, &observed, now)?;
-    let writes = spec.management_policy == ManagementPolicy::Full;
+    let plan = plan?;
+    let difference = plan.difference(object(rule));
+    let writes = rule.spec.management_policy == ManagementPolicy::Full;
     let (id, content) = if writes {
         status.drift.clear();
         let mut now_there = observed.policy().map(|policy| (policy.id, policy.content.clone()));
         for step in plan.steps {
-            notes.push(told(&step, &plan.drift));
             now_there = Some(apply(client, step).await?);
+            notes.push(Note::done(Reason::Reconciled, difference.done()));
         }
         let Some(now_there) = now_there else { return Ok(()) };
         status.id = Some(now_there.0);
         now_there
     } else {
-        status.drift = described_drift(&plan.drift, observed.policy().is_none());
+        status.drift = difference.lines();
         let Some(policy) = observed.policy() else {
             status.next_scheduled_time = None;
             return Ok(());
@@ -119,6 +113,38 @@ async fn bring(
     }
     status.next_scheduled_time = plan::next_run(&content, now).map(Time);
     Follower { connection: &connection, rule, id, enabled: content.enabled, writes, now }.follow(status, notes).await
+}
+
+/// A ReplicationRule and Harbor, compared.
+pub(super) struct Look {
+    /// What Harbor has.
+    pub(super) observed: Observed,
+    /// What is to be done, or why not.
+    pub(super) plan: Result<Plan<plan::Step>, Refusal>,
+}
+
+/// What the ReplicationRule is called in Harbor.
+pub(super) fn object(rule: &ReplicationRule) -> String {
+    format!("replication policy {}", rule.harbor_name())
+}
+
+/// Compares; nothing is written.
+pub(super) async fn look(
+    kinds: &Kinds,
+    client: &Client,
+    rule: &ReplicationRule,
+    ahead: &Ahead,
+    remembered: Option<i64>,
+    now: Timestamp,
+) -> Result<Look, Failure> {
+    let (directory, installation) = (kinds.directory.as_ref(), &kinds.installation);
+    let reference = Reference { directory, installation, client, ahead };
+    let (_, registry_id) = reference.registry(rule.registry_name(), &rule.spec.harbor_ref, "ReplicationRule").await?;
+    let marker = marker(installation, rule);
+    let desired = plan::Desired { name: rule.harbor_name(), spec: &rule.spec, registry_id, marker };
+    let observed = observe(client, desired.name, &desired.marker, remembered).await?;
+    let plan = plan::plan(&desired, &observed, now);
+    Ok(Look { observed, plan })
 }
 
 /// One request where status remembers the policy; all policies where it does not, or where that one is not as expected.
@@ -139,19 +165,6 @@ async fn apply(client: &Client, step: plan::Step) -> Result<(i64, model::Replica
         plan::Step::Update(id, content) => {
             client.update_replication_policy(id, &content).await?;
             Ok((id, content))
-        }
-    }
-}
-
-fn told(step: &plan::Step, drift: &[Drift]) -> Note {
-    match step {
-        plan::Step::Create(new) => {
-            Note::done(Reason::Reconciled, format!("created replication policy {} in Harbor", new.name))
-        }
-        plan::Step::Update(..) => {
-            let fields: Vec<String> = drift.iter().map(ToString::to_string).collect();
-            let fields = fields.join("; ");
-            Note::done(Reason::Reconciled, format!("changed the replication policy in Harbor, which had {fields}"))
         }
     }
 }
@@ -204,7 +217,7 @@ async fn remove(kinds: &Kinds, rule: &ReplicationRule, now: Timestamp) -> Result
     Ok(Removal::Done(vec![Note::done(Reason::Reconciled, format!("deleted replication policy {name} in Harbor"))]))
 }
 
-fn marker(installation: &Installation, rule: &ReplicationRule) -> Marker {
+pub(super) fn marker(installation: &Installation, rule: &ReplicationRule) -> Marker {
     Marker {
         installation: installation.0.clone(),
         kind: "ReplicationRule".to_owned(),

@@ -8,7 +8,7 @@ use super::{Note, RECHECK, instances::Unusable};
 use crate::{
     api::{ConditionType, Conditions, Reason, condition},
     harbor::{Class, Error},
-    plan::{Drift, Refusal},
+    plan::Refusal,
 };
 
 /// Why an object in Harbor is not as its resource says.
@@ -102,12 +102,13 @@ pub(super) fn requeue(conditions: &[Condition], suspended: bool, interval: Durat
     if settled { interval } else { interval.min(RECHECK) }
 }
 
-/// Adds a note when Ready became false, or is false for another reason than before.
+/// Adds a note when Ready became false, or is false for another reason than before; or when other fields drifted than before.
 pub(super) fn warn_of_change(before: &[Condition], after: &[Condition], notes: &mut Vec<Note>) {
     let ready = |conditions| condition::find(conditions, ConditionType::Ready);
     let bad = |condition: &&Condition| condition.status == "False" && condition.reason != Reason::Suspended.to_string();
     if let Some(new) = ready(after).filter(bad)
-        && ready(before).is_none_or(|old| old.status != new.status || old.reason != new.reason)
+        && ready(before)
+            .is_none_or(|old| old.status != new.status || old.reason != new.reason || drifted_further(old, new))
     {
         // What is applied together waits for one another for a moment: nothing to be warned of.
         let waits =
@@ -115,6 +116,11 @@ pub(super) fn warn_of_change(before: &[Condition], after: &[Condition], notes: &
         let warning = !waits.iter().any(|reason| reason.to_string() == new.reason);
         notes.push(Note { warning, reason: new.reason.clone(), message: new.message.clone() });
     }
+}
+
+/// Only drift is told again when the words change: what else is wrong may have numbers in it that change at each look.
+fn drifted_further(old: &Condition, new: &Condition) -> bool {
+    new.reason == Reason::Drifted.to_string() && old.message != new.message
 }
 
 /// Adds a warning when RewriteConflict appeared, or is about something else than before.
@@ -140,12 +146,4 @@ pub(super) fn blocked(
     let mut conditions = Conditions::from_status(before, generation, now);
     conditions.set(ConditionType::DeletionBlocked, true, reason, message);
     (conditions.into_list(), notes)
-}
-
-/// The drift as text for status; an object that does not exist is drift, too.
-pub(super) fn described_drift(drift: &[Drift], missing: bool) -> Vec<String> {
-    if missing {
-        return vec!["Harbor has no such object".to_owned()];
-    }
-    drift.iter().map(ToString::to_string).collect()
 }

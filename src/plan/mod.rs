@@ -11,14 +11,23 @@ pub mod project;
 pub mod registry;
 pub mod replication;
 pub mod run;
+mod words;
 
 use std::fmt;
 
+pub use words::Difference;
+
 use crate::api::Reason;
+
+/// Stands for the id of an object that would be created by a step before. Harbor counts from 1, and 0 is Harbor itself. A plan
+/// that is made with it is to be told, and not to be applied.
+pub const TO_BE_CREATED: i64 = -1;
 
 /// What to do about one object in Harbor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan<Step> {
+    /// What the steps come to.
+    pub action: Action,
     /// In this order.
     pub steps: Vec<Step>,
     /// Where Harbor differs from the spec, field by field. Empty when the object does not exist.
@@ -30,6 +39,19 @@ impl<Step> Plan<Step> {
     pub fn is_done(&self) -> bool {
         self.steps.is_empty()
     }
+}
+
+/// What a plan comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Harbor is as the spec says.
+    Nothing,
+    /// Harbor has no such object.
+    Create,
+    /// Harbor has an object that nobody marked; it becomes ours, and what the spec says.
+    Adopt,
+    /// Our object differs.
+    Change,
 }
 
 /// One field that differs. Never holds a secret.

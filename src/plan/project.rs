@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Drift, Plan, Refusal, marker, marker::Marker};
+use super::{Action, Drift, Plan, Refusal, TO_BE_CREATED, marker, marker::Marker};
 use crate::{
     api::{Adoption, Reason},
     harbor::model,
@@ -69,17 +69,27 @@ pub enum Step {
 pub fn plan(desired: &Desired, observed: &Observed) -> Result<Plan<Step>, Refusal> {
     let Some(have) = &observed.project else {
         return Ok(Plan {
+            action: Action::Create,
             steps: vec![create(desired), Step::Mark(None, desired.marker.to_string())],
             drift: Vec::new(),
         });
     };
-    let mut steps = Vec::new();
+    let (mut steps, mut drift) = (Vec::new(), Vec::new());
+    let mut adopts = false;
     if let Identity::Read { label } = &observed.identity {
         let found = label.as_ref().and_then(|label| Marker::split(&label.description).1);
         // An empty project without a marker on the registry that is ours is a creation of ours that was cut short.
         let unfinished = label.is_none() && have.repo_count == 0 && have.registry_id == Some(desired.registry_id);
         let adoption = if unfinished { Adoption::IfExists } else { desired.adoption };
         marker::may_write(&desired.marker, found.as_ref(), adoption, &format!("project {}", have.name))?;
+        if found.is_none() {
+            adopts = desired.adoption == Adoption::IfExists;
+            drift.push(Drift {
+                field: format!("label {LABEL}"),
+                have: label.as_ref().map(|label| label.description.clone()).unwrap_or_default(),
+                want: desired.marker.to_string(),
+            });
+        }
         match label {
             None => steps.push(Step::Mark(Some(have.project_id), desired.marker.to_string())),
             Some(label) if found.is_none() => {
@@ -91,16 +101,19 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Result<Plan<Step>, Refusa
     }
     if have.registry_id != Some(desired.registry_id) {
         let proxied = have.registry_id.map_or("no registry".to_owned(), |id| format!("registry {id}"));
+        let wanted = match desired.registry_id {
+            TO_BE_CREATED => "the registry that is to be created".to_owned(),
+            id => format!("registry {id}"),
+        };
         return Err(Refusal {
             reason: Reason::Immutable,
             message: format!(
-                "project {} in Harbor proxies {proxied}, not registry {}, and Harbor cannot change that; choose another spec.name",
-                have.name, desired.registry_id
+                "project {} in Harbor proxies {proxied}, not {wanted}, and Harbor cannot change that; choose another spec.name",
+                have.name
             ),
         });
     }
     let mut changes = BTreeMap::new();
-    let mut drift = Vec::new();
     for (key, want) in &desired.metadata {
         let value = have.metadata.get(*key).map_or("", String::as_str);
         if value != want {
@@ -111,7 +124,12 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Result<Plan<Step>, Refusa
     if !changes.is_empty() {
         steps.push(Step::Update(have.project_id, model::ProjectUpdate { metadata: changes }));
     }
-    Ok(Plan { steps, drift })
+    let action = match steps.is_empty() {
+        true => Action::Nothing,
+        false if adopts => Action::Adopt,
+        false => Action::Change,
+    };
+    Ok(Plan { action, steps, drift })
 }
 
 fn create(desired: &Desired) -> Step {

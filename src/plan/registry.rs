@@ -1,6 +1,6 @@
 //! Registries: what Harbor keeps of them, and what it does to what we send.
 
-use super::{Drift, Plan, Refusal, marker, marker::Marker};
+use super::{Action, Drift, Plan, Refusal, marker, marker::Marker};
 use crate::{
     api::{Adoption, Reason},
     harbor::{Credentials, model},
@@ -56,7 +56,8 @@ pub enum Step {
 /// A [`Refusal`] when the registry is not ours, or has another type, which Harbor cannot change.
 pub fn plan(desired: &Desired, observed: &Observed) -> Result<Plan<Step>, Refusal> {
     let Some(have) = &observed.registry else {
-        return Ok(Plan { steps: vec![Step::Create(new_registry(desired))], drift: Vec::new() });
+        let steps = vec![Step::Create(new_registry(desired))];
+        return Ok(Plan { action: Action::Create, steps, drift: Vec::new() });
     };
     let (text, found) = Marker::split(&have.description);
     marker::may_write(&desired.marker, found.as_ref(), desired.adoption, &format!("registry {}", have.name))?;
@@ -99,7 +100,8 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Result<Plan<Step>, Refusa
     let key_differs = differs("access_key", &have.credential.access_key, want_key);
     let rotated = desired.credentials.is_some() && desired.credentials_revision != observed.credentials_revision;
     if rotated && !key_differs {
-        differs("access_secret", "an older revision", "the one of the Secret");
+        let given = if observed.credentials_revision.is_some() { "an older revision" } else { "an unknown revision" };
+        differs("access_secret", given, "the one of the Secret");
     }
     // A new URL without the secret would blank the secret in Harbor.
     if key_differs || rotated || (moved && desired.credentials.is_some()) {
@@ -117,7 +119,12 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Result<Plan<Step>, Refusa
     }
     let steps =
         if update == model::RegistryUpdate::default() { Vec::new() } else { vec![Step::Update(have.id, update)] };
-    Ok(Plan { steps, drift })
+    let action = match found {
+        None => Action::Adopt,
+        Some(_) if steps.is_empty() => Action::Nothing,
+        Some(_) => Action::Change,
+    };
+    Ok(Plan { action, steps, drift })
 }
 
 fn new_registry(desired: &Desired) -> model::NewRegistry {

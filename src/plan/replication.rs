@@ -3,7 +3,7 @@
 
 use k8s_openapi::jiff::Timestamp;
 
-use super::{Drift, Plan, Refusal, cron::Cron, marker, marker::Marker};
+use super::{Action, Drift, Plan, Refusal, TO_BE_CREATED, cron::Cron, marker, marker::Marker};
 use crate::{
     api::{
         Reason, ReplicationRuleSpec,
@@ -91,7 +91,7 @@ pub fn plan(desired: &Desired<'_>, observed: &Observed, now: Timestamp) -> Resul
     let Some(have) = observed.policy() else {
         let want = overlay(desired, &ReplicationPolicyContent { enabled: true, ..ReplicationPolicyContent::default() });
         check(&want, now)?;
-        return Ok(Plan { steps: vec![Step::Create(want)], drift: Vec::new() });
+        return Ok(Plan { action: Action::Create, steps: vec![Step::Create(want)], drift: Vec::new() });
     };
     if observed.marked.is_none() {
         let found = marker_of(have);
@@ -102,7 +102,12 @@ pub fn plan(desired: &Desired<'_>, observed: &Observed, now: Timestamp) -> Resul
     check(&want, now)?;
     let drift = differences(&have.content, &want);
     let steps = if drift.is_empty() { Vec::new() } else { vec![Step::Update(have.id, want)] };
-    Ok(Plan { steps, drift })
+    let action = match (&observed.marked, steps.is_empty()) {
+        (_, true) => Action::Nothing,
+        (None, false) => Action::Adopt,
+        (Some(_), false) => Action::Change,
+    };
+    Ok(Plan { action, steps, drift })
 }
 
 /// When the policy runs next by its schedule.
@@ -221,6 +226,7 @@ fn differences(have: &ReplicationPolicyContent, want: &ReplicationPolicyContent)
     let flag = |value: bool| value.to_string();
     let registry = |reference: RegistryReference| match reference {
         RegistryReference::LOCAL => "Harbor".to_owned(),
+        RegistryReference { id: TO_BE_CREATED } => "the registry that is to be created".to_owned(),
         RegistryReference { id } => format!("registry {id}"),
     };
     let fields = [

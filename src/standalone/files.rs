@@ -72,21 +72,40 @@ pub fn read(directory: &Path) -> Result<Manifests, Problem> {
         files.extend(listing.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| is_manifest(path)));
         files.sort();
     }
+    let mut texts = Vec::with_capacity(files.len());
+    for file in files {
+        let length = std::fs::metadata(&file).map_err(|error| problem(&file, error.to_string()))?.len();
+        if length > MAX_FILE {
+            return Err(problem(&file, format!("longer than {MAX_FILE} bytes")));
+        }
+        let text = std::fs::read_to_string(&file).map_err(|error| problem(&file, error.to_string()))?;
+        texts.push((file, text));
+    }
+    parse(texts.iter().map(|(file, text)| (file.as_path(), text.as_str())))
+}
+
+/// Reads texts, each with the file that it is from.
+///
+/// # Errors
+/// As [`read`]. No problem shows a part of the text, which may be a Secret.
+pub fn parse<'t>(texts: impl IntoIterator<Item = (&'t Path, &'t str)>) -> Result<Manifests, Problem> {
     let mut reader = Reader::default();
     let mut fingerprint = Sha256::new();
-    for file in &files {
-        let length = std::fs::metadata(file).map_err(|error| problem(file, error.to_string()))?.len();
-        if length > MAX_FILE {
-            return Err(problem(file, format!("longer than {MAX_FILE} bytes")));
-        }
-        let text = std::fs::read_to_string(file).map_err(|error| problem(file, error.to_string()))?;
+    for (file, text) in texts {
         fingerprint.update(file.as_os_str().as_encoded_bytes());
-        fingerprint.update(&text);
-        let documents: Vec<Option<Value>> =
-            serde_saphyr::from_multiple(&text).map_err(|error| problem(file, error.to_string()))?;
+        fingerprint.update(text);
+        let documents: Vec<Option<Value>> = serde_saphyr::from_multiple(text).map_err(|error| Problem {
+            file: file.to_owned(),
+            document: None,
+            detail: error.without_snippet().to_string(),
+        })?;
         for (index, document) in documents.into_iter().enumerate() {
             let Some(document) = document else { continue };
-            reader.add(document).map_err(|detail| Problem { file: file.clone(), document: Some(index + 1), detail })?;
+            reader.add(document).map_err(|detail| Problem {
+                file: file.to_owned(),
+                document: Some(index + 1),
+                detail,
+            })?;
         }
     }
     Ok(Manifests { fingerprint: fingerprint.finalize().to_vec(), ..reader.manifests })
@@ -211,7 +230,10 @@ fn unknown_below(value: &Value, schema: &JSONSchemaProps, path: &str) -> Option<
 }
 
 fn secret_of(document: Value) -> Result<(String, SecretValue), String> {
-    let secret: Secret = serde_json::from_value(document).map_err(|error| format!("Secret: {error}"))?;
+    // The error of the parser would show the value.
+    let secret: Secret = serde_json::from_value(document).map_err(|_| {
+        "Secret: a value is of the wrong type: `data` takes base64, `stringData` text (put numbers, true and false in quotes)"
+    })?;
     let name = secret.metadata.name.ok_or("Secret without metadata.name")?;
     let mut values: BTreeMap<String, String> = BTreeMap::new();
     for (key, value) in secret.data.unwrap_or_default() {
@@ -254,6 +276,19 @@ mod tests {
         .unwrap();
         assert_eq!((manifests.instances.len(), manifests.registries.len()), (1, 0));
         assert!(manifests.secrets["harbor"].credentials().is_ok());
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_secret_is_said_without_showing_it() {
+        let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: x}\n";
+        for wrong in [
+            "stringData: {username: bot, password: 918273645}\n",
+            "data: {password: '918273645*'}\n",
+            "stringData: {password: 918273645, x: [}\n",
+        ] {
+            let problem = read_one(&format!("{secret}{wrong}")).unwrap_err().to_string();
+            assert!(problem.contains("all.yaml") && !problem.contains("918273645"), "{problem}");
+        }
     }
 
     #[test]

@@ -1,0 +1,183 @@
+//! `harbor-pilot plan`
+
+mod apply;
+mod report;
+
+use std::{io::Write, path::Path, process::ExitCode, sync::Arc};
+
+use anyhow::{Context, bail, ensure};
+use clap::{Args, ValueEnum};
+use k8s_openapi::jiff::Timestamp;
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use self::report::{Entry, Report};
+use super::{input, tell};
+use crate::{
+    api::HarborInstance,
+    controller::{Installation, Instances, Kinds, SecretValue, Subjects},
+    standalone::{self, Manifests, World},
+};
+
+const AS_SPECIFIED: u8 = 0;
+const FAILED: u8 = 1;
+const DIFFERS: u8 = 2;
+
+const USERNAME: &str = "HARBOR_USERNAME";
+const PASSWORD: &str = "HARBOR_PASSWORD";
+/// What a Secret cannot be called.
+const FROM_ENVIRONMENT: &str = "HARBOR_USERNAME, HARBOR_PASSWORD";
+
+const EXIT_CODES: &str = "\
+Exit status:
+  0  nothing to do: Harbor is as specified
+  1  something was refused, or could not be read or reached
+  2  Harbor differs from the files (also: a wrong command line)
+With --apply: what is the case afterwards.
+
+HARBOR_USERNAME and HARBOR_PASSWORD, where they are set, stand in for the Secret of the HarborInstance.
+
+Examples:
+  harbor-pilot plan -f harbor/ --installation-id \"$(kubectl get ns kube-system -o jsonpath='{.metadata.uid}')\"
+  harbor-pilot plan -f harbor/ --harbor https://harbor.example.com --output json > plan.json
+  harbor-pilot plan -f harbor/ --apply";
+
+/// What planning takes from the command line.
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    input: input::Arguments,
+    /// Harbor's address, in the place of the one in the HarborInstance; without a HarborInstance, of one called `default`
+    #[arg(long, value_name = "URL")]
+    harbor: Option<String>,
+    /// Does once what the plan says; without it nothing is written to Harbor
+    #[arg(long)]
+    apply: bool,
+    /// How the plan is printed
+    #[arg(short, long, value_enum, default_value = "text")]
+    output: Output,
+    /// Name of this installation in Harbor's markers: for the objects of a cluster the uid of its namespace kube-system,
+    /// unless its controller was given another
+    #[arg(long, env = "HARBOR_PILOT_INSTALLATION", default_value = "standalone")]
+    installation_id: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// A line for each resource, and one for each field that differs
+    Text,
+    /// One object
+    Json,
+}
+
+/// Plans; see [`EXIT_CODES`].
+pub(super) async fn run(arguments: Arguments) -> ExitCode {
+    match plan(arguments).await {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            tell(format_args!("{error:#}"));
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+async fn plan(arguments: Arguments) -> anyhow::Result<u8> {
+    let manifests = manifests(&arguments)?;
+    let world = Arc::new(World::new(Vec::new()));
+    world.apply(&manifests, Timestamp::now());
+    let kinds = Kinds {
+        directory: world.clone(),
+        instances: Arc::new(Instances::default()),
+        installation: Installation(arguments.installation_id.clone()),
+    };
+    let planned = kinds.preview(&subjects(&world), Timestamp::now()).await;
+    let entries = if arguments.apply {
+        apply::apply(&world, &kinds, planned).await
+    } else {
+        planned.into_iter().map(Entry::planned).collect()
+    };
+    let report = Report { installation: arguments.installation_id, applied: arguments.apply, entries };
+    let text = match arguments.output {
+        Output::Text => report.text(),
+        Output::Json => report.json()?,
+    };
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("standard output")?;
+    let verdicts = || report.entries.iter().map(Entry::verdict);
+    Ok(if verdicts().any(|verdict| verdict.is_refused()) {
+        FAILED
+    } else if verdicts().any(|verdict| verdict.differs()) {
+        DIFFERS
+    } else {
+        AS_SPECIFIED
+    })
+}
+
+/// All that is looked at, as it stands.
+fn subjects(world: &World) -> Subjects {
+    Subjects { instances: world.all(), registries: world.all(), projects: world.all(), rules: world.all() }
+}
+
+fn manifests(arguments: &Arguments) -> anyhow::Result<Manifests> {
+    let inputs = arguments.input.read()?;
+    let texts = inputs.iter().map(|input| {
+        let name = input.file.as_deref().unwrap_or_else(|| Path::new(&input.name));
+        (name, input.text.as_str())
+    });
+    let mut manifests = standalone::parse(texts)?;
+    let resources =
+        [manifests.instances.len(), manifests.registries.len(), manifests.projects.len(), manifests.rules.len()];
+    ensure!(
+        resources.iter().any(|count| *count > 0),
+        "there is no HarborInstance, Registry, ProxyProject or ReplicationRule in the files"
+    );
+    if let Some(url) = &arguments.harbor {
+        override_url(&mut manifests, url)?;
+    }
+    stand_in_credentials(&mut manifests)?;
+    Ok(manifests)
+}
+
+fn override_url(manifests: &mut Manifests, url: &str) -> anyhow::Result<()> {
+    if manifests.instances.is_empty() {
+        let assumed = json!({
+            "apiVersion": "harbor-pilot.dev/v1alpha1", "kind": "HarborInstance", "metadata": {"name": "default"},
+            "spec": {"url": url, "credentialsSecretRef": {"name": FROM_ENVIRONMENT}},
+        });
+        manifests.instances.push(serde_json::from_value(assumed)?);
+    }
+    let [instance] = manifests.instances.as_mut_slice() else {
+        bail!("--harbor takes the place of one address, and the files have several HarborInstances");
+    };
+    instance.spec.url = url.to_owned();
+    instance.validate_cel().context("--harbor")
+}
+
+/// The account of the environment is that of one Harbor: it is not shown to several.
+fn stand_in_credentials(manifests: &mut Manifests) -> anyhow::Result<()> {
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let account = match (variable(USERNAME), variable(PASSWORD)) {
+        (Some(username), Some(password)) => Some((username, password)),
+        (None, None) => None,
+        _ => bail!("{USERNAME} and {PASSWORD} go together: set both, or none"),
+    };
+    if let (Some((username, password)), [instance]) = (account, manifests.instances.as_mut_slice()) {
+        FROM_ENVIRONMENT.clone_into(&mut instance.spec.credentials_secret_ref.name);
+        let revision = Sha256::digest(format!("{username}\0{password}"));
+        let revision = revision.iter().map(|byte| format!("{byte:02x}")).collect();
+        let values = [("username".to_owned(), username.into()), ("password".to_owned(), password.into())].into();
+        manifests.secrets.insert(FROM_ENVIRONMENT.to_owned(), SecretValue { revision, values });
+    }
+    let missing = |instance: &&HarborInstance| {
+        !instance.spec.suspend && !manifests.secrets.contains_key(&instance.spec.credentials_secret_ref.name)
+    };
+    match manifests.instances.iter().find(missing).map(|instance| &instance.spec.credentials_secret_ref.name) {
+        None => Ok(()),
+        Some(_) if manifests.instances.len() > 1 => bail!(
+            "with several HarborInstances the Secrets that their credentialsSecretRef name have to be among the files"
+        ),
+        Some(name) if name == FROM_ENVIRONMENT => bail!("set {USERNAME} and {PASSWORD}: there is no HarborInstance"),
+        Some(name) => bail!("Secret {name} is not among the files: add it, or set {USERNAME} and {PASSWORD}"),
+    }
+}

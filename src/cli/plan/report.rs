@@ -1,0 +1,234 @@
+//! A plan as text, and as JSON.
+
+use std::fmt::Write;
+
+use serde::Serialize;
+
+use crate::{
+    controller::{Preview, Verdict},
+    plan::Action,
+};
+
+/// Stands before what belongs to the line above.
+const DETAIL: &str = "           ";
+
+/// What is printed.
+pub(super) struct Report {
+    /// Of the markers.
+    pub(super) installation: String,
+    /// Whether it was carried out.
+    pub(super) applied: bool,
+    /// In order of dependency.
+    pub(super) entries: Vec<Entry>,
+}
+
+/// One resource.
+pub(super) struct Entry {
+    /// What was to be done.
+    pub(super) before: Preview,
+    /// What was done.
+    pub(super) done: Vec<String>,
+    /// What is to be done now, where it was tried.
+    pub(super) left: Option<Verdict>,
+}
+
+impl Entry {
+    /// A plan that is not carried out.
+    pub(super) fn planned(before: Preview) -> Self {
+        Self { before, done: Vec::new(), left: None }
+    }
+
+    /// How it stands at the end.
+    pub(super) fn verdict(&self) -> &Verdict {
+        self.left.as_ref().unwrap_or(&self.before.verdict)
+    }
+}
+
+/// What would be done, in a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Word {
+    Nothing,
+    Create,
+    Adopt,
+    Change,
+    /// It differs, and is observed only.
+    Observe,
+    Refused,
+}
+
+impl Word {
+    const ALL: [Self; 6] = [Self::Create, Self::Adopt, Self::Change, Self::Observe, Self::Refused, Self::Nothing];
+
+    fn of(verdict: &Verdict) -> Self {
+        match verdict {
+            Verdict::Idle(_) => Self::Nothing,
+            Verdict::Refused { .. } => Self::Refused,
+            Verdict::Compared { difference, writes } => match difference.action {
+                Action::Nothing => Self::Nothing,
+                _ if !writes => Self::Observe,
+                Action::Create => Self::Create,
+                Action::Adopt => Self::Adopt,
+                Action::Change => Self::Change,
+            },
+        }
+    }
+
+    fn counted(self) -> &'static str {
+        match self {
+            Self::Nothing => "as specified",
+            Self::Create => "to create",
+            Self::Adopt => "to adopt",
+            Self::Change => "to change",
+            Self::Observe => "to observe only",
+            Self::Refused => "refused",
+        }
+    }
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Nothing => "nothing",
+            Self::Create => "create",
+            Self::Adopt => "adopt",
+            Self::Change => "change",
+            Self::Observe => "observe",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// One resource as JSON.
+#[derive(Serialize)]
+struct Line<'a> {
+    kind: &'a str,
+    name: &'a str,
+    harbor: &'a str,
+    #[serde(flatten)]
+    planned: Shown<'a>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    remarks: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    done: Option<&'a [String]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    left: Option<Shown<'a>>,
+}
+
+/// A verdict as JSON.
+#[derive(Serialize)]
+struct Shown<'a> {
+    action: Word,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    object: Option<&'a str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    changes: Vec<Change<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Change<'a> {
+    field: &'a str,
+    harbor: &'a str,
+    spec: &'a str,
+}
+
+#[derive(Serialize)]
+struct Whole<'a> {
+    installation: &'a str,
+    applied: bool,
+    resources: Vec<Line<'a>>,
+    summary: serde_json::Map<String, serde_json::Value>,
+}
+
+impl Report {
+    /// A line for each resource, one for each field that differs, and a summary.
+    pub(super) fn text(&self) -> String {
+        let mut text = String::new();
+        for entry in &self.entries {
+            let Preview { kind, name, verdict, remarks, .. } = &entry.before;
+            describe(&mut text, &format!("{kind} {name}"), verdict);
+            for remark in remarks {
+                writeln!(text, "{DETAIL}({remark})").ok();
+            }
+            for done in &entry.done {
+                writeln!(text, "  done     {}", printable(done)).ok();
+            }
+            if let Some(left) = entry.left.as_ref().filter(|left| Word::of(left) != Word::Nothing) {
+                describe(&mut text, "afterwards", left);
+            }
+        }
+        let head = if self.applied { "Afterwards" } else { "Plan" };
+        let verdicts: Vec<&Verdict> = self.entries.iter().map(Entry::verdict).collect();
+        let counts: Vec<String> =
+            counted(&verdicts).map(|(word, count)| format!("{count} {}", word.counted())).collect();
+        writeln!(text, "{head}: {}", counts.join(", ")).ok();
+        text
+    }
+
+    /// The same as one object, whose fields stay as they are: others may be added.
+    pub(super) fn json(&self) -> serde_json::Result<String> {
+        let verdicts: Vec<&Verdict> = self.entries.iter().map(Entry::verdict).collect();
+        let whole = Whole {
+            installation: &self.installation,
+            applied: self.applied,
+            resources: self.entries.iter().map(|entry| line_of(entry, self.applied)).collect(),
+            summary: counted(&verdicts).map(|(word, count)| (word.as_str().to_owned(), count.into())).collect(),
+        };
+        Ok(serde_json::to_string_pretty(&whole)? + "\n")
+    }
+}
+
+fn line_of(entry: &Entry, applied: bool) -> Line<'_> {
+    let Preview { kind, name, instance, verdict, remarks } = &entry.before;
+    Line {
+        kind,
+        name,
+        harbor: instance,
+        planned: shown(verdict),
+        remarks,
+        done: applied.then_some(entry.done.as_slice()),
+        left: applied.then(|| shown(entry.verdict())),
+    }
+}
+
+fn shown(verdict: &Verdict) -> Shown<'_> {
+    let empty = Shown { action: Word::of(verdict), object: None, changes: Vec::new(), reason: None, message: None };
+    match verdict {
+        Verdict::Idle(message) => Shown { message: Some(message), ..empty },
+        Verdict::Refused { reason, message } => Shown { reason: Some(reason), message: Some(message), ..empty },
+        Verdict::Compared { difference, .. } => {
+            let changes = difference.drift.iter();
+            let changes =
+                changes.map(|drift| Change { field: &drift.field, harbor: &drift.have, spec: &drift.want }).collect();
+            Shown { object: Some(&difference.object), changes, ..empty }
+        }
+    }
+}
+
+fn counted(verdicts: &[&Verdict]) -> impl Iterator<Item = (Word, usize)> {
+    Word::ALL.into_iter().map(|word| (word, verdicts.iter().filter(|verdict| Word::of(verdict) == word).count()))
+}
+
+fn describe(text: &mut String, whose: &str, verdict: &Verdict) {
+    let word = Word::of(verdict).as_str();
+    let (said, lines) = match verdict {
+        Verdict::Idle(message) => (message.clone(), Vec::new()),
+        Verdict::Refused { reason, message } => (format!("{reason}: {message}"), Vec::new()),
+        Verdict::Compared { difference, writes } => {
+            let said_by_word = difference.action == Action::Create && *writes;
+            let lines = if said_by_word { Vec::new() } else { difference.lines() };
+            (difference.object.clone(), lines)
+        }
+    };
+    writeln!(text, "{word:<8} {whose}: {}", printable(&said)).ok();
+    for line in lines {
+        writeln!(text, "{DETAIL}{}", printable(&line)).ok();
+    }
+}
+
+/// What stands in Harbor may have been written by anybody: it moves no cursor and begins no line.
+fn printable(text: &str) -> String {
+    text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect()
+}
