@@ -9,7 +9,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use harbor_double::Upstream;
+use harbor_double::{Harbor, Upstream};
 use harbor_pilot::{
     api::{ProxyProject, Registry, ReplicationRule},
     harbor::model::{self, ReplicationPolicyContent, ReplicationTrigger},
@@ -91,11 +91,12 @@ impl<'s> Files<'s> {
 
     fn command(&self, more: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_harbor-pilot"));
-        for variable in ["HARBOR_USERNAME", "HARBOR_PASSWORD", "HARBOR_PILOT_INSTALLATION"] {
+        for variable in ["HARBOR_USERNAME", "HARBOR_PASSWORD"] {
             command.env_remove(variable);
         }
         let installation = self.site.kinds.installation.0.as_str();
-        command.current_dir(self.directory.path()).args(["plan", "--installation-id", installation]).args(more);
+        command.env("HARBOR_PILOT_INSTALLATION", installation);
+        command.current_dir(self.directory.path()).arg("plan").args(more);
         command
     }
 
@@ -341,9 +342,7 @@ async fn what_belongs_to_a_stranger_is_refused_with_what_depends_on_it_and_adopt
     assert!(applied.out.contains(&format!("done     adopted registry {name} in Harbor, which had")), "{}", applied.out);
 
     // Another installation with the same files.
-    let mut other = Command::new(env!("CARGO_BIN_EXE_harbor-pilot"));
-    other.current_dir(files.directory.path()).args(["plan", "-f", ".", "-o", "json"]);
-    other.env("HARBOR_PILOT_INSTALLATION", "other").env_remove("HARBOR_USERNAME").env_remove("HARBOR_PASSWORD");
+    let other = files.command(&["-f", ".", "-o", "json", "--installation-id", "other"]);
     let other = run(other).await;
     assert_eq!((other.code, &other.json()["resources"][1]["reason"]), (1, &json!("NameConflict")));
     assert_eq!(site.client().registry_named(&name).await.unwrap().unwrap().id, id);
@@ -533,4 +532,51 @@ async fn a_wrong_file_is_named_and_nothing_is_planned() {
     assert!(ran.code == 1 && ran.err.contains("there is no HarborInstance"), "{ran:?}");
     let ran = files.plan(&["-f", "nowhere"]).await;
     assert!(ran.code == 1 && ran.err.contains("nowhere"), "{ran:?}");
+}
+
+/// What the documentation shows is what is printed: the double in the place of the Harbor that it speaks of.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_documentation_shows_what_is_printed() {
+    let (site, upstream) = (Site::doubled(Harbor::builder()).await, Upstream::builder().start().await);
+    let files = Files::new(&site);
+    let declare = |name: &str| {
+        let registry = json!({"type": "docker-registry", "url": upstream.url()});
+        let project = json!({"registryRef": {"name": name}, "public": true});
+        resource("Registry", name, &registry) + &resource("ProxyProject", name, &project)
+    };
+    let rule = json!({
+        "source": {"registryRef": {"name": "dockerhub"}}, "filters": {"name": "library/nginx"}, "enabled": true,
+        "trigger": {"type": "Scheduled", "cron": "0 30 2 * * *"},
+    });
+    files.write("20-dockerhub.yaml", &declare("dockerhub"));
+    files.write("30-nightly.yaml", &resource("ReplicationRule", "nightly", &rule));
+    let plan = async |more: &[&str]| {
+        let mut command = files.command(more);
+        command.env("HARBOR_PILOT_INSTALLATION", "production");
+        run(command).await
+    };
+    assert_eq!(plan(&["-f", ".", "--apply"]).await.code, 0);
+
+    let client = site.client();
+    let project = client.project_named("dockerhub").await.unwrap().unwrap();
+    let metadata = [("public".to_owned(), "false".to_owned())].into();
+    client.update_project(project.project_id, &model::ProjectUpdate { metadata }).await.unwrap();
+    let policy = client.replication_policy_named("nightly").await.unwrap().unwrap();
+    let content = ReplicationPolicyContent { enabled: false, ..policy.content };
+    client.update_replication_policy(policy.id, &content).await.unwrap();
+    let quay = json!({"name": "quay", "type": "docker-registry", "url": upstream.url()});
+    assert_eq!(site.double.as_ref().unwrap().by_hand("POST", "/registries", Some(quay)).await.0, 201);
+    files.write("40-ghcr.yaml", &declare("ghcr"));
+    files.write("50-quay.yaml", &declare("quay"));
+
+    let documentation = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/plan.md")).unwrap();
+    let block = |language: &str| {
+        let begun = documentation.split(&format!("```{language}\n")).nth(1).unwrap();
+        begun.split("```").next().unwrap().to_owned()
+    };
+    let text = plan(&["-f", "."]).await;
+    assert_eq!((block("text"), text.code), (text.out, 1));
+    let shown: Value = serde_json::from_str(&block("json")).unwrap();
+    let printed = plan(&["-f", "10-harbor.yaml", "-f", "20-dockerhub.yaml", "-o", "json"]).await;
+    assert_eq!((shown, printed.code), (printed.json(), 2), "{}", printed.out);
 }
