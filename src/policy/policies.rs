@@ -337,5 +337,5 @@ fn is_latest(image: &ImageRef) -> bool {
 }
 
 fn leaves_originals(rule: &RewriteRuleStatus) -> bool {
-    rule.mode == RewriteMode::Enabled && rule.when_unavailable == WhenUnavailable::Original
+    rule.terms.mode == RewriteMode::Enabled && rule.terms.when_unavailable == WhenUnavailable::Original
 }

@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use super::glob::Globs;
 use super::selector::Selector;
 use super::subject::Subject;
-use crate::api::proxy_project::{RewriteMode, WhenUnavailable};
+use crate::api::proxy_project::{RewriteMode, RewriteTerms, WhenUnavailable};
 use crate::image::{DOCKER_HUB, ImagePrefix, ImageRef, ImageRefError, is_host, is_path, reads_as_host};
 
 /// One rule as a ProxyProject states it.
@@ -26,20 +26,10 @@ pub struct Rule {
     pub pull_host: String,
     /// The proxy-cache project in Harbor.
     pub project: String,
-    /// [`Globs`] of images that the rule does not speak of.
-    pub exclude: Vec<String>,
-    /// Namespaces whose Pods the rule speaks of; none means all.
-    pub namespace_selector: Option<LabelSelector>,
-    /// Pods that the rule speaks of; none means all.
-    pub object_selector: Option<LabelSelector>,
-    /// Whether images are rewritten, or only mapped to what is warmed.
-    pub mode: RewriteMode,
-    /// What becomes of images while Harbor is unavailable.
-    pub when_unavailable: WhenUnavailable,
+    /// Which of these images, for whom and when.
+    pub terms: RewriteTerms,
     /// Whether Harbor is unavailable now.
     pub unavailable: bool,
-    /// The Secret that Pods with rewritten images need, in their own namespace.
-    pub pull_secret: Option<String>,
 }
 
 /// Keys are of rules, which administrators write: no stranger can make them collide.
@@ -309,6 +299,7 @@ impl Target {
             project: rule.project.clone(),
             error,
         })?;
+        let terms = &rule.terms;
         let scope = |problem: String| Finding::BadScope { rule: rule.name.clone(), problem };
         let selector = |field: &str, selector: &Option<LabelSelector>| {
             Selector::compile(selector.as_ref()).map_err(|error| scope(format!("{field}: {error}")))
@@ -316,12 +307,12 @@ impl Target {
         Ok(Self {
             name: rule.name.as_str().into(),
             prefix,
-            exclude: Globs::compile(&rule.exclude).map_err(|error| scope(format!("exclude: {error}")))?,
-            namespaces: selector("namespaceSelector", &rule.namespace_selector)?,
-            objects: selector("objectSelector", &rule.object_selector)?,
-            mode: rule.mode,
-            waits: rule.unavailable && rule.when_unavailable == WhenUnavailable::Original,
-            pull_secret: rule.pull_secret.as_deref().map(Arc::from),
+            exclude: Globs::compile(&terms.exclude).map_err(|error| scope(format!("exclude: {error}")))?,
+            namespaces: selector("namespaceSelector", &terms.namespace_selector)?,
+            objects: selector("objectSelector", &terms.object_selector)?,
+            mode: terms.mode,
+            waits: rule.unavailable && terms.when_unavailable == WhenUnavailable::Original,
+            pull_secret: terms.pull_secret_name.as_deref().map(Arc::from),
         })
     }
 

@@ -46,20 +46,15 @@ pub fn is_unavailable(instance: &HarborInstance, now: Timestamp) -> bool {
 
 /// A rule as the compiler takes it.
 pub(super) fn rule_of(project: &ProxyProject, rule: &RewriteRuleStatus, unavailable: bool) -> Rule {
-    let RewriteRuleStatus { matches, host, project: harbor_project, mode, exclude, .. } = rule.clone();
+    let RewriteRuleStatus { matches, host, project: harbor_project, terms, .. } = rule.clone();
     Rule {
         name: project.metadata.name.clone().unwrap_or_default(),
         created: project.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
         matches,
         pull_host: host,
         project: harbor_project,
-        exclude,
-        namespace_selector: rule.namespace_selector.clone(),
-        object_selector: rule.object_selector.clone(),
-        mode,
-        when_unavailable: rule.when_unavailable,
+        terms,
         unavailable,
-        pull_secret: rule.pull_secret_name.clone(),
     }
 }
 

@@ -2,6 +2,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::api::proxy_project::RewriteTerms;
 use crate::rewrite::{ALLOW_EXEMPT, EXEMPT, KEEP_IMAGES, Rule};
 
 const KEY: &str = ORIGINAL_IMAGES;
@@ -300,7 +301,7 @@ fn with_secret(secret: &str) -> Rules {
         matches: vec![matched.to_owned()],
         pull_host: "harbor.corp".to_owned(),
         project: name.to_owned(),
-        pull_secret: secret.map(str::to_owned),
+        terms: RewriteTerms { pull_secret_name: secret.map(str::to_owned), ..RewriteTerms::default() },
         ..Rule::default()
     };
     Rules::compile([rule("hub", "docker.io", Some(secret)), rule("acme", "ghcr.io/acme", None)])

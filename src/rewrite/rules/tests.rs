@@ -1,4 +1,6 @@
 use super::*;
+use RewriteMode::{Disabled, Enabled};
+use WhenUnavailable::{Original, Rewrite};
 
 fn rule(name: &str, created: i64, matches: &[&str], project: &str) -> Rule {
     Rule {
@@ -119,12 +121,13 @@ fn without_rules_nothing_is_rewritten() {
 
 fn scoped(name: &str, created: i64, matched: &str, scope: serde_json::Value) -> Rule {
     let selector = |key: &str| scope.get(key).map(|value| serde_json::from_value(value.clone()).unwrap());
-    Rule {
+    let terms = RewriteTerms {
         exclude: scope.get("exclude").map_or(Vec::new(), |value| serde_json::from_value(value.clone()).unwrap()),
         namespace_selector: selector("namespaces"),
         object_selector: selector("objects"),
-        ..rule(name, created, &[matched], name)
-    }
+        ..RewriteTerms::default()
+    };
+    Rule { terms, ..rule(name, created, &[matched], name) }
 }
 
 /// The rule that rewrites an image of a Pod labelled `app=web`, in namespace `shop` labelled `team=shop`.
@@ -196,21 +199,17 @@ fn a_match_is_in_conflict_only_where_the_older_rule_leaves_no_room() {
 
 #[test]
 fn disabled_rules_map_and_unavailable_ones_wait_unless_they_rewrite_nevertheless() {
-    let base = || rule("hub", 1, &["docker.io"], "hub");
+    let rule = |unavailable, mode, when_unavailable| Rule {
+        unavailable,
+        terms: RewriteTerms { mode, when_unavailable, ..RewriteTerms::default() },
+        ..rule("hub", 1, &["docker.io"], "hub")
+    };
     let table = [
-        (Rule { mode: RewriteMode::Disabled, ..base() }, "hub maps to harbor.corp/hub/library/nginx"),
-        (Rule { unavailable: true, ..base() }, "hub waits"),
-        (Rule { unavailable: true, when_unavailable: WhenUnavailable::Rewrite, ..base() }, "hub"),
-        (Rule { when_unavailable: WhenUnavailable::Original, ..base() }, "hub"),
-        (
-            Rule {
-                unavailable: true,
-                mode: RewriteMode::Disabled,
-                when_unavailable: WhenUnavailable::Rewrite,
-                ..base()
-            },
-            "hub maps to harbor.corp/hub/library/nginx",
-        ),
+        (rule(false, Disabled, Original), "hub maps to harbor.corp/hub/library/nginx"),
+        (rule(true, Enabled, Original), "hub waits"),
+        (rule(true, Enabled, Rewrite), "hub"),
+        (rule(false, Enabled, Original), "hub"),
+        (rule(true, Disabled, Rewrite), "hub maps to harbor.corp/hub/library/nginx"),
     ];
     for (rule, expected) in table {
         let compiled = Rules::compile([rule.clone()]);
