@@ -12,8 +12,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The host of Docker Hub, which short names mean.
 pub const DOCKER_HUB: &str = "docker.io";
+/// A host of Docker Hub that container runtimes read as [`DOCKER_HUB`].
+pub const LEGACY_DOCKER_HUB: &str = "index.docker.io";
 
-const LEGACY_DOCKER_HUB: &str = "index.docker.io";
 const OFFICIAL: &str = "library/";
 const MAX_REPOSITORY: usize = 255;
 const MAX_TAG: usize = 128;

@@ -98,7 +98,8 @@ async fn explain(arguments: &Arguments) -> anyhow::Result<()> {
     let (rules, problems) = sources.rules();
     let mut warnings: Vec<String> = problems.iter().map(ToString::to_string).collect();
     warnings.extend(rules.findings().iter().map(ToString::to_string));
-    if namespace_labels.is_none() && rules.targets().iter().any(|target| !target.namespaces().is_everything()) {
+    if namespace_labels.is_none() && rules.targets().iter().any(|target| !target.selectors().namespaces.is_everything())
+    {
         let whose =
             if namespace.is_empty() { "of the namespace".to_owned() } else { format!("of namespace {namespace}") };
         warnings.push(format!("the labels {whose} are not known; give --namespace-labels"));

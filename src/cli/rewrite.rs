@@ -217,7 +217,7 @@ impl<'w> Work<'w> {
             names.collect::<Vec<_>>().join(", ")
         };
         let mut warnings = Vec::new();
-        let names = ask(&|target| !target.namespaces().is_everything());
+        let names = ask(&|target| !target.selectors().namespaces.is_everything());
         if subject.namespace_labels.is_none() && !names.is_empty() {
             let whose = match subject.namespace {
                 "" => "an object names no namespace (give --namespace)".to_owned(),
@@ -225,7 +225,7 @@ impl<'w> Work<'w> {
             };
             warnings.push(format!("{whose}; the namespaceSelector of {names} is judged as if it had none"));
         }
-        let names = ask(&|target| !target.objects().is_everything());
+        let names = ask(&|target| !target.selectors().objects.is_everything());
         if template.labels.is_none() && !names.is_empty() {
             let object = &template.object;
             warnings.push(format!(

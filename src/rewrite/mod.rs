@@ -23,4 +23,4 @@ pub use record::ORIGINAL_IMAGES;
 pub use rules::{Decision, Finding, Rule, Rules, Target};
 pub use serving::{OUTAGE_AFTER, conflicts, is_unavailable, serving};
 pub use stated::{StatedError, assumed, stated};
-pub use subject::{Namespaces, Subject};
+pub use subject::{NAMESPACE_NAME, Namespaces, Subject};
