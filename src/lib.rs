@@ -25,6 +25,7 @@
 //! | [`rewrite`] | a Pod and the rules in force | a minimal patch, and what should be warm |
 //! | [`manifests`] | YAML or JSON of any kinds | Pod templates in it; the same text with other images |
 //! | [`policy`] | images that Pods would run, and ImagePolicies | refusals, warnings, entries of the audit log |
+//! | [`in_force`] | ProxyProjects, HarborInstances, ImagePolicies | the rules and policies that admission reads, swapped whole |
 //! | [`plan`] | what is wanted and what Harbor has | steps, drift, or a refusal |
 //! | [`harbor`] | typed requests | what Harbor has, or an error that says what to do |
 //! | [`registry`] | a repository and a reference | checked manifests, streamed blobs |
@@ -41,6 +42,7 @@ pub mod cluster;
 pub mod controller;
 pub mod harbor;
 pub mod image;
+pub mod in_force;
 pub mod manifests;
 pub mod plan;
 pub mod policy;

@@ -15,14 +15,15 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("rewrite", &["api", "image"]),
     ("manifests", &["rewrite"]),
     ("policy", &["api", "image", "rewrite"]),
+    ("in_force", &["api", "policy", "rewrite"]),
     ("plan", &["api", "harbor"]),
     ("tls", &[]),
     ("telemetry", &[]),
     ("prewarm", &["api", "harbor", "image", "registry", "rewrite"]),
     ("controller", &["api", "harbor", "image", "plan", "prewarm", "registry", "rewrite"]),
     ("webhook", &["api", "image", "policy", "prewarm", "rewrite", "telemetry", "tls"]),
-    ("cluster", &["api", "controller", "image", "policy", "prewarm", "rewrite"]),
-    ("standalone", &["api", "controller", "image", "policy", "prewarm", "rewrite", "telemetry", "tls", "webhook"]),
+    ("cluster", &["api", "controller", "image", "in_force", "policy", "prewarm", "rewrite"]),
+    ("standalone", &["api", "controller", "in_force", "prewarm", "rewrite", "telemetry", "tls", "webhook"]),
 ];
 
 /// Modules that take values and return values.

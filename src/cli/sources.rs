@@ -89,17 +89,14 @@ impl Sources {
         rewrite::stated(project, registry, instance.spec.effective_pull_host()).map_err(|error| error.to_string())
     }
 
-    /// Whether the Harbor of a project has been away so long that its rule acts on it.
-    pub(super) fn is_unavailable(&self, project: &ProxyProject) -> bool {
-        let name = Some(project.spec.harbor_ref.name.as_str());
-        let instance = self.instances.iter().find(|instance| instance.metadata.name.as_deref() == name);
-        self.from_cluster && instance.is_some_and(|instance| rewrite::is_unavailable(instance, Timestamp::now()))
-    }
-
-    /// Names of the projects whose Harbor is unavailable.
+    /// Names of the projects whose Harbor is unavailable; manifests say of none that it is.
     pub(super) fn unavailable(&self) -> BTreeSet<String> {
-        let away = self.projects.iter().filter(|project| self.is_unavailable(project));
-        away.map(ResourceExt::name_any).collect()
+        if !self.from_cluster {
+            return BTreeSet::new();
+        }
+        let away = rewrite::unavailable(&self.instances, Timestamp::now());
+        let waiting = self.projects.iter().filter(|project| away.contains(&project.spec.harbor_ref.name));
+        waiting.map(ResourceExt::name_any).collect()
     }
 }
 
