@@ -10,6 +10,7 @@ use clap::Args;
 use k8s_openapi::{api::core::v1::Namespace, jiff::Timestamp};
 use kube::{Api, Client, ResourceExt, api::ListParams};
 
+use super::warn_of;
 use crate::{
     api::{HarborInstance, ImagePolicy, ProxyProject, Registry, RewriteRuleStatus},
     cluster::bounded,
@@ -67,6 +68,16 @@ impl Sources {
             return (rewrite::serving(&self.projects, |_| false), Vec::new());
         }
         rewrite::assumed(&self.instances, &self.registries, &self.projects)
+    }
+
+    /// [`Sources::rules`] for a command that says nothing without them; what is odd about them is told.
+    pub(super) fn rules_in_force(&self) -> anyhow::Result<Rules> {
+        let (rules, problems) = self.rules();
+        if let Some(problem) = problems.into_iter().next() {
+            return Err(problem).context("rules");
+        }
+        warn_of(rules.findings());
+        Ok(rules)
     }
 
     /// The rule of a project, or why it is not in force.
