@@ -16,12 +16,13 @@
 //!                                                          └──verify──▶ harbor, registry
 //! ```
 //!
-//! Dependencies point one way, and `image`, `api`, `rewrite`, `policy` and `plan` are pure: `tests/architecture.rs` holds both.
+//! Dependencies point one way, and `image`, `api`, `skim`, `rewrite`, `policy` and `plan` are pure: `tests/architecture.rs` holds both.
 //!
 //! | module | in | out |
 //! |---|---|---|
 //! | [`image`] | text | [`image::ImageRef`], read as container runtimes read it |
 //! | [`api`] | YAML, JSON | the kinds, their conditions and reasons |
+//! | [`skim`] | JSON | the few fields that somebody wants of it, borrowed |
 //! | [`rewrite`] | a Pod and the rules in force | a minimal patch, and what should be warm |
 //! | [`manifests`] | YAML or JSON of any kinds | Pod templates in it; the same text with other images |
 //! | [`policy`] | images that Pods would run, and ImagePolicies | refusals, warnings, entries of the audit log |
@@ -49,6 +50,7 @@ pub mod policy;
 pub mod prewarm;
 pub mod registry;
 pub mod rewrite;
+pub mod skim;
 pub mod standalone;
 pub mod telemetry;
 pub mod tls;

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context;
+use k8s_openapi::api::core::v1;
 
 use super::sources::Sources;
 use crate::{
     manifests::{Manifests, Template},
     rewrite::{Outcome, Request, Rules, Subject, decide, pod::Pod},
+    skim::{self, Unread},
 };
 
 /// Admission by rules, of Pods that nobody has made yet.
@@ -47,10 +49,16 @@ impl<'a> Admission<'a> {
         take: impl FnOnce(&Subject<'_>, &Outcome<'_>) -> T,
     ) -> anyhow::Result<T> {
         let text = template.pod(self.namespace);
-        let pod: Pod<'_> = serde_json::from_str(&text).with_context(|| file.to_owned())?;
+        let pod: Pod<'_> =
+            skim::read(text.as_bytes()).map_err(|unread| reason(&text, unread)).with_context(|| file.to_owned())?;
         let namespace = template.object.namespace.as_deref().or(self.namespace).unwrap_or_default();
         let namespace_labels = self.namespaces.get(namespace).copied();
         let subject = Subject { namespace, namespace_labels, labels: pod.labels() };
         Ok(take(&subject, &decide(Request::Create { pod: &pod }, self.rules, &subject)))
     }
+}
+
+/// What is wrong with a Pod that cannot be read, in the words of one who reads all of it.
+fn reason(text: &str, unread: Unread) -> anyhow::Error {
+    serde_json::from_str::<v1::Pod>(text).map_or_else(Into::into, |_| unread.into())
 }

@@ -47,8 +47,8 @@ fn admit_as(
     request: for<'p> fn(&'p Pod<'p>, Option<&'p Pod<'p>>) -> Request<'p>,
 ) -> Told {
     let (text, old_text) = (pod.to_string(), old.map(ToString::to_string));
-    let view: Pod<'_> = serde_json::from_str(&text).unwrap();
-    let old_view: Option<Pod<'_>> = old_text.as_deref().map(|text| serde_json::from_str(text).unwrap());
+    let view: Pod<'_> = crate::skim::read(text.as_bytes()).unwrap();
+    let old_view: Option<Pod<'_>> = old_text.as_deref().map(|text| crate::skim::read(text.as_bytes()).unwrap());
     let subject = Subject { namespace: "shop", labels: view.labels(), ..Subject::default() };
     let outcome = decide(request(&view, old_view.as_ref()), rules, &subject);
 
@@ -350,7 +350,7 @@ fn a_pod_is_left_alone_only_where_its_namespace_lets_it() {
     ] {
         pod["metadata"]["labels"] = label.map_or(json!({}), |label| json!({EXEMPT: label}));
         let text = pod.to_string();
-        let view: Pod<'_> = serde_json::from_str(&text).unwrap();
+        let view: Pod<'_> = crate::skim::read(text.as_bytes()).unwrap();
         let subject = Subject { namespace: "shop", namespace_labels: namespace, labels: view.labels() };
         let outcome = decide(Request::Create { pod: &view }, &rules_to("hub"), &subject);
         assert_eq!(!outcome.changes_anything(), stays, "{label:?} {namespace:?}");

@@ -120,7 +120,7 @@ mod tests {
     fn chosen(rules: &Rules, image: &str) -> String {
         let namespace = [("team".to_owned(), "shop".to_owned())].into();
         let text = r#"{"metadata": {"labels": {"app": "web"}}}"#;
-        let pod: crate::rewrite::pod::Pod<'_> = serde_json::from_str(text).unwrap();
+        let pod: crate::rewrite::pod::Pod<'_> = crate::skim::read(text.as_bytes()).unwrap();
         let subject = Subject { namespace: "shop", namespace_labels: Some(&namespace), labels: pod.labels() };
         match rules.find(&ImageRef::parse(image).unwrap(), &subject) {
             Decision::Rewritten { rule, .. } => rule.name().to_string(),
