@@ -30,7 +30,7 @@ use harbor_pilot::webhook::review::mutate;
 use harbor_pilot::webhook::{Admission, Limits, ServeOptions, router, serve};
 use tokio::runtime::Runtime;
 
-use support::client::{Client, Http1, Http2};
+use support::client::Client;
 use support::reviews::{create, large, update};
 use support::{median, validity};
 
@@ -71,7 +71,7 @@ fn in_process(criterion: &mut Criterion) {
 }
 
 async fn over_tls(servers: &Runtime, rounds: usize) {
-    let body = create();
+    let body = Bytes::from(create());
     let reply = Bytes::from(mutate(&body, &rules(), &Namespaces::default()).unwrap().body);
     let authority = Authority::new("bench", validity()).unwrap();
     let ours = start(servers, &authority, ours());
@@ -79,19 +79,18 @@ async fn over_tls(servers: &Runtime, rounds: usize) {
 
     let (mut to_ours, mut to_floor) = (Vec::new(), Vec::new());
     for _ in 0..CONNECTIONS {
-        to_ours.push(Http1::connect(&authority, ours, &body).await);
-        to_floor.push(Http1::connect(&authority, floor, &body).await);
+        to_ours.push(Client::http1(&authority, ours, &body));
+        to_floor.push(Client::http1(&authority, floor, &body));
     }
-    let http1 = compare("HTTP/1.1", to_ours, to_floor, rounds).await;
+    let http1 = compare("HTTP/1.1", &to_ours, &to_floor, rounds).await;
 
-    let body = Bytes::from(body);
     let (mut to_ours, mut to_floor) = (Vec::new(), Vec::new());
     for _ in 0..API_SERVERS {
         let streams = CONNECTIONS / API_SERVERS;
-        to_ours.extend(Http2::connect(&authority, ours, streams, &body).await);
-        to_floor.extend(Http2::connect(&authority, floor, streams, &body).await);
+        to_ours.extend(Client::http2(&authority, ours, streams, &body));
+        to_floor.extend(Client::http2(&authority, floor, streams, &body));
     }
-    compare("HTTP/2", to_ours, to_floor, rounds).await;
+    compare("HTTP/2", &to_ours, &to_floor, rounds).await;
 
     if let Some(least) = std::env::var("HARBOR_PILOT_MIN_RATIO").ok().and_then(|text| text.parse::<f64>().ok()) {
         assert!(http1 >= least, "the ratio {http1:.3} is below {least}");
@@ -99,19 +98,19 @@ async fn over_tls(servers: &Runtime, rounds: usize) {
 }
 
 /// The ratio of the throughputs.
-async fn compare<C: Client>(name: &str, mut to_ours: Vec<C>, mut to_floor: Vec<C>, rounds: usize) -> f64 {
-    for clients in [&mut to_ours, &mut to_floor] {
+async fn compare(name: &str, to_ours: &[Client], to_floor: &[Client], rounds: usize) -> f64 {
+    for clients in [to_ours, to_floor] {
         round(clients).await;
     }
     let mut turns = Vec::with_capacity(rounds);
     for turn in 0..rounds {
         // Each goes first every other time.
         let (a, b) = if turn % 2 == 0 {
-            let a = round(&mut to_ours).await;
-            (a, round(&mut to_floor).await)
+            let a = round(to_ours).await;
+            (a, round(to_floor).await)
         } else {
-            let b = round(&mut to_floor).await;
-            (round(&mut to_ours).await, b)
+            let b = round(to_floor).await;
+            (round(to_ours).await, b)
         };
         turns.push((a, b));
     }
@@ -135,18 +134,18 @@ struct Round {
 }
 
 /// Drives all clients, each with one request at a time.
-async fn round(clients: &mut [impl Client]) -> Round {
+async fn round(clients: &[Client]) -> Round {
     let (start, cpu) = (Instant::now(), cpu_time());
     let end = start + ROUND;
-    let one = async |client: &mut _| {
+    let one = async |client: &Client| {
         let mut served = 0_u32;
         while Instant::now() < end {
-            Client::ask(client).await;
+            client.ask().await;
             served += 1;
         }
         served
     };
-    let served = futures::future::join_all(clients.iter_mut().map(one)).await;
+    let served = futures::future::join_all(clients.iter().map(one)).await;
     let served = f64::from(served.into_iter().sum::<u32>());
     let cpu = cpu_time().saturating_sub(cpu).as_secs_f64() * 1e6;
     Round { rate: served / start.elapsed().as_secs_f64(), cpu: cpu / served }
