@@ -87,7 +87,7 @@ async fn enforce_refuses_pods_with_a_reason_and_warns_of_workloads() {
     assert!(output.stderr.contains(&reason), "{output:?}");
 
     for (kind, workload) in workloads(&namespace, bad) {
-        let output = kubectl_apply(&cluster, &workload, &[]).await;
+        let output = kubectl_apply(&cluster, &workload, &["--dry-run=server"]).await;
         let told = format!("Warning: harbor-pilot: Pods of this {kind} will be refused: container");
         assert!(output.status.success() && output.stderr.contains(&told), "{output:?}");
     }
@@ -121,7 +121,7 @@ async fn warn_is_printed_by_kubectl_and_audit_lets_pass() {
         }
         assert!(Instant::now() < end, "{output:?}");
     }
-    until_audited(&cluster, "audited", r#""validate.harbor-pilot.dev/policy-violations":"warned""#).await;
+    until_audited(&cluster, "audited", r#""validate.harbor-pilot.dev/policy-violations":"warned=1""#).await;
     kubectl_apply(&cluster, &pod("audited-too", &namespace, "nginx"), &["--dry-run=server"]).await.ok().unwrap();
     until_audited(&cluster, "audited-too", r#""mutate.harbor-pilot.dev/rules":"dockerhub""#).await;
     cluster.delete("hip", "warned").await.unwrap();
