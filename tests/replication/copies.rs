@@ -74,6 +74,7 @@ async fn the_status_of_a_run_lags_behind_its_tasks() {
     let content = stage.pull("lag", &stage.name("lag"), vec![filter("name", "team/a", "")]);
     let id = stage.client.create_replication_policy(&content).await.unwrap();
     let id = stage.client.start_replication(id).await.unwrap();
+    // (status, tasks that go on, tasks that are done, whether there is an end)
     let mut seen = Vec::new();
     loop {
         let found = stage.client.replication_execution(id).await.unwrap().unwrap();
