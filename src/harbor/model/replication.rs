@@ -177,7 +177,7 @@ impl TriggerSettings {
     }
 }
 
-/// One run of a policy. Its status lags its tasks by 6–30 s.
+/// One run of a policy. Its status lags its tasks by up to 30 s.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct ReplicationExecution {
     /// Harbor's id; a later run has a higher one.
