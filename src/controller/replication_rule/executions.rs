@@ -251,6 +251,8 @@ fn asked(held: &[HeldBack], refused: &[Refused], now: Timestamp) -> Vec<String> 
     images.extend(settled.iter().cycle().skip(turn).take(REFUSED.min(settled.len())).map(|held| held.image.clone()));
     images.sort_unstable();
     images.dedup();
+    // What is left out is held as waiting, and asked for at the next look.
+    images.truncate(after_scan::MOST + REFUSED);
     images
 }
 
