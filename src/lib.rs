@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!                    AdmissionReview                         HarborInstance, Registry,          Nodes, Pods
-//!                          │                                 ProxyProject, CachedImage               │
-//!                          ▼                                           │ cluster (or standalone) ◀───┘
+//!                          │                                 ProxyProject, ReplicationRule,          │
+//!                          ▼                                 CachedImage │ cluster (or standalone) ◀───┘
 //!    webhook::handler → webhook::review                                ▼
 //!                          │                               controller::* ──observe──▶ harbor   (API v2.0)
 //!                          ▼                                           │

@@ -43,8 +43,12 @@ pub const EXAMPLES: [&str; 6] =
 const SPEED: f64 = 20.0;
 
 /// What the robot account of the examples may do in Harbor.
-const SYSTEM_RIGHTS: [(&str, &[&str]); 2] =
-    [("registry", &["list", "read", "create", "update", "delete"]), ("project", &["list", "create"])];
+const SYSTEM_RIGHTS: [(&str, &[&str]); 4] = [
+    ("registry", &["list", "read", "create", "update", "delete"]),
+    ("project", &["list", "create"]),
+    ("replication-policy", &["list", "read", "create", "update", "delete"]),
+    ("replication", &["list", "read", "create"]),
+];
 const PROJECT_RIGHTS: [(&str, &[&str]); 6] = [
     ("project", &["read", "update", "delete"]),
     ("label", &["list", "read", "create", "update", "delete"]),

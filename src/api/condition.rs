@@ -98,6 +98,12 @@ pub enum Reason {
     InUse,
     /// The object still holds data.
     NotEmpty,
+    /// An execution of a replication policy was started.
+    ExecutionStarted,
+    /// An execution of a replication policy failed.
+    ExecutionFailed,
+    /// Vulnerability prevention keeps images from being replicated.
+    HeldBack,
     /// An older project has the same match.
     MatchTaken,
     /// The match lies at Harbor itself.

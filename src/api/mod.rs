@@ -17,6 +17,7 @@ pub mod image_policy;
 pub mod platform;
 pub mod proxy_project;
 pub mod registry;
+pub mod replication_rule;
 
 pub use cached_image::{CachedImage, CachedImageSpec, CachedImageStatus};
 pub use common::{Adoption, DeletionPolicy, HarborRef, Interval, LocalRef, ManagementPolicy};
@@ -26,6 +27,7 @@ pub use image_policy::{ImagePolicy, ImagePolicySpec, ImagePolicyStatus};
 pub use platform::Platform;
 pub use proxy_project::{ProxyProject, ProxyProjectSpec, ProxyProjectStatus, RewriteRuleStatus};
 pub use registry::{Registry, RegistrySpec, RegistryStatus, RegistryType};
+pub use replication_rule::{ReplicationRule, ReplicationRuleSpec, ReplicationRuleStatus};
 
 /// API group of all kinds.
 pub const GROUP: &str = "harbor-pilot.dev";
@@ -36,7 +38,14 @@ pub const FINALIZER: &str = "harbor-pilot.dev/finalizer";
 
 /// The definitions of all kinds, in the order in which they should be applied.
 pub fn crds() -> Vec<CustomResourceDefinition> {
-    vec![HarborInstance::crd(), Registry::crd(), ProxyProject::crd(), CachedImage::crd(), ImagePolicy::crd()]
+    vec![
+        HarborInstance::crd(),
+        Registry::crd(),
+        ProxyProject::crd(),
+        ReplicationRule::crd(),
+        CachedImage::crd(),
+        ImagePolicy::crd(),
+    ]
 }
 
 /// A definition as YAML, without the status that the API server writes.

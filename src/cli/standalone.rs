@@ -18,8 +18,8 @@ const RELOAD: Duration = Duration::from_secs(2);
 /// What standalone mode takes from the command line.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Directory of manifests: HarborInstance, Registry, ProxyProject, CachedImage, the Secrets that they name, ImagePolicy,
-    /// and Namespaces for their labels. Read again when it changes
+    /// Directory of manifests: HarborInstance, Registry, ProxyProject, ReplicationRule, CachedImage, the Secrets that they
+    /// name, ImagePolicy, and Namespaces for their labels. Read again when it changes
     #[arg(long, value_name = "DIR")]
     from: PathBuf,
     /// Platform to warm where neither image nor ProxyProject says; may be given several times [default: this machine's]

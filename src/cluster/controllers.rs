@@ -23,7 +23,7 @@ use super::{
     triggers,
 };
 use crate::{
-    api::{CachedImage, HarborInstance, ProxyProject, Registry},
+    api::{CachedImage, HarborInstance, ProxyProject, Registry, ReplicationRule},
     controller::{Installation, Instances, Kinds, Managed, Reconciler, cached_image::Images},
     in_force::InForce,
     prewarm::{Timing, queue},
@@ -65,7 +65,8 @@ pub async fn run(client: Client, settings: Settings, shutdown: CancellationToken
     let busy = Config::default().concurrency(settings.concurrency);
     let instances = Controller::<HarborInstance>::new(Api::all(client.clone()), everything()).with_config(busy.clone());
     let registries = Controller::<Registry>::new(Api::all(client.clone()), everything()).with_config(busy.clone());
-    let projects = Controller::<ProxyProject>::new(Api::all(client.clone()), everything()).with_config(busy);
+    let projects = Controller::<ProxyProject>::new(Api::all(client.clone()), everything()).with_config(busy.clone());
+    let replications = Controller::<ReplicationRule>::new(Api::all(client.clone()), everything()).with_config(busy);
     let images = Controller::<CachedImage>::new(Api::all(client.clone()), everything())
         .with_config(Config::default().concurrency(settings.warm_concurrency));
 
@@ -74,6 +75,7 @@ pub async fn run(client: Client, settings: Settings, shutdown: CancellationToken
         instances: instances.store(),
         registries: registries.store(),
         projects: projects.store(),
+        rules: replications.store(),
         platforms: platforms.clone(),
         secrets: Api::<Secret>::namespaced(client.clone(), &settings.namespace),
     });
@@ -90,6 +92,7 @@ pub async fn run(client: Client, settings: Settings, shutdown: CancellationToken
 
     let registries = triggers::registries(registries, &client, &directory);
     let projects = triggers::projects(projects, &client, &directory);
+    let replications = triggers::rules(replications, &client, &directory);
     let images = images.reconcile_all_on(triggers::whenever(wake_images.clone()));
 
     let (loaded, when_loaded) = watch::channel(false);
@@ -116,7 +119,8 @@ pub async fn run(client: Client, settings: Settings, shutdown: CancellationToken
             tokio::join!(
                 run_kind(instances, drive("HarborInstance"), kinds.clone()),
                 run_kind(registries, drive("Registry"), kinds.clone()),
-                run_kind(projects, drive("ProxyProject"), kinds),
+                run_kind(projects, drive("ProxyProject"), kinds.clone()),
+                run_kind(replications, drive("ReplicationRule"), kinds),
                 run_kind(images, drive("CachedImage"), warmer),
             );
         } => {}
@@ -177,14 +181,15 @@ where
 
 /// Comes when everything that a resource may refer to has been listed once.
 async fn known(directory: Arc<ClusterDirectory>, rules: watch::Receiver<bool>) {
-    let (instances, registries, projects) =
-        (directory.instances.clone(), directory.registries.clone(), directory.projects.clone());
+    let (instances, registries) = (directory.instances.clone(), directory.registries.clone());
+    let (projects, replications) = (directory.projects.clone(), directory.rules.clone());
     let nodes = tokio::time::timeout(NODES_DEADLINE, directory.platforms.listed());
     // Errors say that a watch has ended, and with it all of this.
     drop(tokio::join!(
         instances.wait_until_ready(),
         registries.wait_until_ready(),
         projects.wait_until_ready(),
+        replications.wait_until_ready(),
         nodes,
         comes_true(rules),
     ));

@@ -11,7 +11,7 @@ use kube::{
 
 use super::{bounded, nodes::Platforms};
 use crate::{
-    api::{HarborInstance, Platform, ProxyProject, Registry},
+    api::{HarborInstance, Platform, ProxyProject, Registry, ReplicationRule},
     controller::{Directory, SecretValue},
 };
 
@@ -23,6 +23,8 @@ pub struct ClusterDirectory {
     pub registries: Store<Registry>,
     /// ProxyProjects.
     pub projects: Store<ProxyProject>,
+    /// ReplicationRules.
+    pub rules: Store<ReplicationRule>,
     /// Platforms of the nodes.
     pub platforms: Platforms,
     /// Secrets of the operator's own namespace.
@@ -44,6 +46,10 @@ impl Directory for ClusterDirectory {
 
     fn proxy_projects(&self) -> Vec<Arc<ProxyProject>> {
         self.projects.state()
+    }
+
+    fn replication_rules(&self) -> Vec<Arc<ReplicationRule>> {
+        self.rules.state()
     }
 
     fn node_platforms(&self) -> Vec<Platform> {

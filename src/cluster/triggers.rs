@@ -15,11 +15,11 @@ use tokio::sync::Notify;
 
 use super::directory::ClusterDirectory;
 use crate::{
-    api::{ConditionType, HarborInstance, ProxyProject, Registry, condition},
+    api::{ConditionType, HarborInstance, ProxyProject, Registry, ReplicationRule, condition},
     controller::Managed,
 };
 
-/// Registries follow their instance; one that waits to be deleted, also the projects that stand in its way.
+/// Registries follow their instance; one that waits to be deleted, also the projects and rules that stand in its way.
 pub(super) fn registries(
     controller: Controller<Registry>,
     client: &Client,
@@ -27,16 +27,41 @@ pub(super) fn registries(
 ) -> Controller<Registry> {
     let members =
         of_instance(directory.registries.clone(), |registry: &Registry| registry.spec.harbor_ref.name.clone());
-    let known = directory.registries.clone();
-    let may_be_free = move |project: ProxyProject| {
-        let reference = ObjectRef::<Registry>::new(&project.spec.registry_ref.name);
+    let may_be_free = |known: Store<Registry>, name: &str| {
+        let reference = ObjectRef::<Registry>::new(name);
         let waits = known.get(&reference).is_some_and(|registry| registry.metadata.deletion_timestamp.is_some());
         waits.then_some(reference)
     };
-    controller.watches(Api::all(client.clone()), watcher::Config::default(), members).watches(
+    let (of_projects, of_rules) = (directory.registries.clone(), directory.registries.clone());
+    let config = watcher::Config::default;
+    controller
+        .watches(Api::all(client.clone()), config(), members)
+        .watches(Api::all(client.clone()), config(), move |project: ProxyProject| {
+            may_be_free(of_projects.clone(), &project.spec.registry_ref.name)
+        })
+        .watches(Api::all(client.clone()), config(), move |rule: ReplicationRule| {
+            may_be_free(of_rules.clone(), rule.registry_name())
+        })
+}
+
+/// Rules follow their instance and their registry.
+pub(super) fn rules(
+    controller: Controller<ReplicationRule>,
+    client: &Client,
+    directory: &ClusterDirectory,
+) -> Controller<ReplicationRule> {
+    let members = of_instance(directory.rules.clone(), |rule: &ReplicationRule| rule.spec.harbor_ref.name.clone());
+    let known = directory.rules.clone();
+    let of_registry = move |registry: Registry| {
+        let uses = |rule: &Arc<ReplicationRule>| Some(rule.registry_name()) == registry.metadata.name.as_deref();
+        let users = known.state().into_iter().filter(uses);
+        users.map(|rule| ObjectRef::from_obj(rule.as_ref())).collect::<Vec<_>>()
+    };
+    let config = watcher::Config::default;
+    controller.watches(Api::all(client.clone()), config(), members).watches(
         Api::all(client.clone()),
-        watcher::Config::default(),
-        may_be_free,
+        config(),
+        of_registry,
     )
 }
 

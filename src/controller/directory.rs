@@ -6,7 +6,7 @@ use futures::future::BoxFuture;
 use secrecy::SecretString;
 
 use crate::{
-    api::{HarborInstance, Platform, ProxyProject, Registry},
+    api::{HarborInstance, Platform, ProxyProject, Registry, ReplicationRule},
     harbor::Credentials,
 };
 
@@ -20,6 +20,8 @@ pub trait Directory: Send + Sync + 'static {
     fn proxy_project(&self, name: &str) -> Option<Arc<ProxyProject>>;
     /// All ProxyProjects.
     fn proxy_projects(&self) -> Vec<Arc<ProxyProject>>;
+    /// All ReplicationRules.
+    fn replication_rules(&self) -> Vec<Arc<ReplicationRule>>;
     /// The platforms of the nodes that run Pods, without duplicates; empty while none is known.
     fn node_platforms(&self) -> Vec<Platform>;
     /// The Secret of that name in the operator's own namespace. The error says why it could not be read.

@@ -7,12 +7,15 @@ use std::time::Duration;
 
 pub mod cached_image;
 pub mod directory;
+mod frame;
 pub mod instance;
 pub mod instances;
 pub mod proxy_project;
 pub mod reconciler;
 pub mod registry;
+pub mod replication_rule;
 mod report;
+mod upstream;
 
 pub use directory::{Directory, SecretValue};
 pub use instances::Instances;

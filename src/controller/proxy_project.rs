@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use k8s_openapi::jiff::Timestamp;
 
 use super::{
-    Directory, Finalized, Installation, Instances, Note, Outcome, RECHECK,
-    instances::{Connection, Unusable},
-    report::{Failure, blocked, described_drift, requeue, warn_of_change, warn_of_conflict},
+    Directory, Finalized, Installation, Instances, Note, Outcome,
+    frame::{self, Frame},
+    instances::Connection,
+    report::{Failure, described_drift},
+    upstream::registry_in_harbor,
 };
 use crate::{
     api::{
@@ -31,33 +33,18 @@ pub async fn reconcile(
     project: &ProxyProject,
     now: Timestamp,
 ) -> Outcome<ProxyProjectStatus> {
-    let generation = project.metadata.generation;
-    let mut status = project.status.clone().unwrap_or_default();
-    let before = std::mem::take(&mut status.conditions);
-    let mut conditions = Conditions::from_status(&before, generation, now);
-    status.observed_generation = generation;
-    conditions.remove(ConditionType::DeletionBlocked);
-    let mut notes = Vec::new();
-    if project.spec.suspend {
-        status.rewrite = None;
-        conditions.suspended();
+    let mut frame = Frame::open(project, now);
+    if frame.is_suspended() {
+        frame.status.rewrite = None;
     } else {
-        match bring(directory, instances, installation, project, &mut status, &mut notes).await {
-            Ok(()) => {
-                let rule = status.rewrite.as_ref();
-                let rule = rule
-                    .map_or_else(String::new, |rule| format!("; {} becomes {}", rule.matches.join(", "), rule.target));
-                conditions.compared(&status.drift, format!("Harbor has this project as specified{rule}"));
-            }
-            Err(failure) => conditions.failed(&failure),
-        }
+        let result = bring(directory, instances, installation, project, &mut frame.status, &mut frame.notes).await;
+        let rule = frame.status.rewrite.as_ref();
+        let rule =
+            rule.map_or_else(String::new, |rule| format!("; {} becomes {}", rule.matches.join(", "), rule.target));
+        frame.settle(result.map(|()| format!("Harbor has this project as specified{rule}")));
     }
-    tell_conflicts(directory, project, &status, &mut conditions);
-    status.conditions = conditions.into_list();
-    warn_of_change(&before, &status.conditions, &mut notes);
-    warn_of_conflict(&before, &status.conditions, &mut notes);
-    let requeue = requeue(&status.conditions, project.spec.suspend, project.spec.interval.duration());
-    Outcome { status, requeue, notes }
+    tell_conflicts(directory, project, &frame.status, &mut frame.conditions);
+    frame.close()
 }
 
 /// Deletes a ProxyProject's object in Harbor, for `deletionPolicy: Delete`. Harbor keeps a project that holds repositories.
@@ -76,12 +63,7 @@ pub async fn finalize(
         }
         Err(failure) => failure.into_words(),
     };
-    let mut status = project.status.clone().unwrap_or_default();
-    let generation = project.metadata.generation;
-    status.observed_generation = generation;
-    let (conditions, notes) = blocked(&status.conditions, generation, now, words);
-    status.conditions = conditions;
-    Finalized::Blocked(Outcome { status, requeue: RECHECK, notes })
+    frame::blocked(project, now, words)
 }
 
 fn tell_conflicts(
@@ -123,7 +105,9 @@ async fn bring(
         // Nothing serves what the rule promises, until the project is there again.
         status.rewrite = None;
     }
-    let (registry, registry_id) = registry_in_harbor(directory, installation, &connection.client, project).await?;
+    let reference = (spec.registry_ref.name.as_str(), &spec.harbor_ref);
+    let (registry, registry_id) =
+        registry_in_harbor(directory, installation, &connection.client, reference, "ProxyProject").await?;
     let desired = plan::Desired {
         name: project.harbor_name().to_owned(),
         registry_id,
@@ -163,58 +147,6 @@ async fn bring(
     status.id = created;
     status.rewrite = Some(rule);
     Ok(())
-}
-
-/// The id of the project's registry, read from Harbor: an id that status remembers may name another registry by now.
-async fn registry_in_harbor(
-    directory: &dyn Directory,
-    installation: &Installation,
-    client: &Client,
-    project: &ProxyProject,
-) -> Result<(std::sync::Arc<Registry>, i64), Failure> {
-    let name = &project.spec.registry_ref.name;
-    let Some(registry) = directory.registry(name) else {
-        return Err(Failure::Unusable(Unusable {
-            reason: Reason::RegistryNotFound,
-            message: format!(
-                "Registry {name} does not exist; create it or make another ProxyProject with the right registryRef"
-            ),
-            stalled: false,
-        }));
-    };
-    if registry.spec.harbor_ref != project.spec.harbor_ref {
-        return Err(Failure::Refused(Refusal {
-            reason: Reason::InvalidSpec,
-            message: format!(
-                "Registry {name} is of HarborInstance {}, this project of {}: both must be of one",
-                registry.spec.harbor_ref.name, project.spec.harbor_ref.name
-            ),
-        }));
-    }
-    let found = client.registry_named(registry.harbor_name()).await?;
-    let observe_only = registry.spec.management_policy == ManagementPolicy::ObserveOnly;
-    let ours = |registry: &model::Registry| {
-        let marker = Marker::split(&registry.description).1;
-        observe_only
-            || marker.is_some_and(|marker| {
-                marker.installation == installation.0 && marker.kind == "Registry" && marker.name == *name
-            })
-    };
-    match found {
-        Some(found) if ours(&found) => Ok((registry, found.id)),
-        _ => {
-            let why = registry
-                .status
-                .as_ref()
-                .and_then(|status| crate::api::condition::find(&status.conditions, ConditionType::Ready))
-                .map_or_else(String::new, |ready| format!(" ({}: {})", ready.reason, ready.message));
-            Err(Failure::Unusable(Unusable {
-                reason: Reason::RegistryNotReady,
-                message: format!("waiting for Registry {name}, which Harbor has not accepted yet{why}"),
-                stalled: false,
-            }))
-        }
-    }
 }
 
 fn metadata(project: &ProxyProject) -> BTreeMap<&'static str, String> {

@@ -6,10 +6,12 @@ use k8s_openapi::jiff::Timestamp;
 use kube::Resource;
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{Directory, Finalized, Installation, Instances, Outcome, instance, proxy_project, registry};
+use super::{
+    Directory, Finalized, Installation, Instances, Outcome, instance, proxy_project, registry, replication_rule,
+};
 use crate::api::{
     CachedImage, CachedImageStatus, DeletionPolicy, HarborInstance, HarborInstanceStatus, ManagementPolicy,
-    ProxyProject, ProxyProjectStatus, Registry, RegistryStatus,
+    ProxyProject, ProxyProjectStatus, Registry, RegistryStatus, ReplicationRule, ReplicationRuleStatus,
 };
 
 /// A kind that this project reconciles.
@@ -88,6 +90,9 @@ managed!(Registry, RegistryStatus, finalizer: |registry| {
 managed!(ProxyProject, ProxyProjectStatus, finalizer: |project| {
     project.spec.deletion_policy == DeletionPolicy::Delete && project.spec.management_policy == ManagementPolicy::Full
 });
+managed!(ReplicationRule, ReplicationRuleStatus, finalizer: |rule| {
+    rule.spec.deletion_policy == DeletionPolicy::Delete && rule.spec.management_policy == ManagementPolicy::Full
+});
 
 impl Reconciler<HarborInstance> for Kinds {
     async fn reconcile(&self, object: &HarborInstance, now: Timestamp) -> Outcome<HarborInstanceStatus> {
@@ -112,6 +117,16 @@ impl Reconciler<ProxyProject> for Kinds {
 
     async fn finalize(&self, object: &ProxyProject, now: Timestamp) -> Finalized<ProxyProjectStatus> {
         proxy_project::finalize(self.directory.as_ref(), &self.instances, &self.installation, object, now).await
+    }
+}
+
+impl Reconciler<ReplicationRule> for Kinds {
+    async fn reconcile(&self, object: &ReplicationRule, now: Timestamp) -> Outcome<ReplicationRuleStatus> {
+        replication_rule::reconcile(self, object, now).await
+    }
+
+    async fn finalize(&self, object: &ReplicationRule, now: Timestamp) -> Finalized<ReplicationRuleStatus> {
+        replication_rule::finalize(self, object, now).await
     }
 }
 

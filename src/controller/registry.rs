@@ -3,12 +3,13 @@
 use k8s_openapi::jiff::Timestamp;
 
 use super::{
-    Directory, Finalized, Installation, Instances, Note, Outcome, RECHECK,
+    Directory, Finalized, Installation, Instances, Note, Outcome,
+    frame::{self, Frame},
     instances::{Unusable, read_secret},
-    report::{Failure, blocked, described_drift, requeue, warn_of_change},
+    report::{Failure, described_drift},
 };
 use crate::{
-    api::{ConditionType, Conditions, ManagementPolicy, Reason, Registry, RegistryStatus},
+    api::{ManagementPolicy, Reason, Registry, RegistryStatus},
     harbor::{Client, Error, model},
     plan::{Drift, marker::Marker, registry as plan},
 };
@@ -21,25 +22,12 @@ pub async fn reconcile(
     registry: &Registry,
     now: Timestamp,
 ) -> Outcome<RegistryStatus> {
-    let generation = registry.metadata.generation;
-    let mut status = registry.status.clone().unwrap_or_default();
-    let before = std::mem::take(&mut status.conditions);
-    let mut conditions = Conditions::from_status(&before, generation, now);
-    status.observed_generation = generation;
-    conditions.remove(ConditionType::DeletionBlocked);
-    let mut notes = Vec::new();
-    if registry.spec.suspend {
-        conditions.suspended();
-    } else {
-        match bring(directory, instances, installation, registry, &mut status, &mut notes).await {
-            Ok(()) => conditions.compared(&status.drift, "Harbor has this registry as specified"),
-            Err(failure) => conditions.failed(&failure),
-        }
+    let mut frame = Frame::open(registry, now);
+    if !frame.is_suspended() {
+        let result = bring(directory, instances, installation, registry, &mut frame.status, &mut frame.notes).await;
+        frame.settle(result.map(|()| "Harbor has this registry as specified".to_owned()));
     }
-    status.conditions = conditions.into_list();
-    warn_of_change(&before, &status.conditions, &mut notes);
-    let requeue = requeue(&status.conditions, registry.spec.suspend, registry.spec.interval.duration());
-    Outcome { status, requeue, notes }
+    frame.close()
 }
 
 /// Deletes a Registry's object in Harbor, for `deletionPolicy: Delete`.
@@ -57,12 +45,7 @@ pub async fn finalize(
         }
         Err(failure) => failure.into_words(),
     };
-    let mut status = registry.status.clone().unwrap_or_default();
-    let generation = registry.metadata.generation;
-    status.observed_generation = generation;
-    let (conditions, notes) = blocked(&status.conditions, generation, now, words);
-    status.conditions = conditions;
-    Finalized::Blocked(Outcome { status, requeue: RECHECK, notes })
+    frame::blocked(registry, now, words)
 }
 
 async fn bring(
@@ -198,19 +181,31 @@ async fn in_the_way(directory: &dyn Directory, instances: &Instances, registry: 
     let connection = instances.connect(directory, &registry.spec.harbor_ref.name).await.ok()?;
     let id = connection.client.registry_named(registry.harbor_name()).await.ok()??.id;
     let projects = connection.client.projects_of_registry(id).await.ok()?;
-    let resources = directory.proxy_projects();
-    let users: Vec<String> = projects
+    let policies = connection.client.replication_policies().await.unwrap_or_default();
+    let (project_resources, rules) = (directory.proxy_projects(), directory.replication_rules());
+    let called = |object: String, kind: &str, resource: Option<&str>| match resource {
+        Some(resource) => format!("{object} in Harbor ({kind} {resource})"),
+        None => format!("{object} in Harbor"),
+    };
+    let mut users: Vec<String> = projects
         .iter()
         .map(|project| {
-            let resource = resources
+            let resource = project_resources
                 .iter()
                 .find(|resource| resource.spec.registry_ref.name == name && resource.harbor_name() == project.name);
-            match resource.and_then(|resource| resource.metadata.name.as_deref()) {
-                Some(resource) => format!("project {} in Harbor (ProxyProject {resource})", project.name),
-                None => format!("project {} in Harbor", project.name),
-            }
+            let resource = resource.and_then(|resource| resource.metadata.name.as_deref());
+            called(format!("project {}", project.name), "ProxyProject", resource)
         })
         .collect();
+    let uses = |policy: &&model::ReplicationPolicy| {
+        policy.content.src_registry.id == id || policy.content.dest_registry.id == id
+    };
+    users.extend(policies.iter().filter(uses).map(|policy| {
+        let resource =
+            rules.iter().find(|rule| rule.registry_name() == name && rule.harbor_name() == policy.content.name);
+        let resource = resource.and_then(|resource| resource.metadata.name.as_deref());
+        called(format!("replication policy {}", policy.content.name), "ReplicationRule", resource)
+    }));
     if users.is_empty() {
         return None;
     }

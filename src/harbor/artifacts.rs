@@ -16,6 +16,18 @@ impl Client {
         }
     }
 
+    /// [`Client::artifacts`] with what their last scans say.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn scanned_artifacts(&self, project: &str, repository: &str) -> Result<Vec<model::Artifact>, Error> {
+        let path = format!("projects/{project}/repositories/{}/artifacts", encoded(repository));
+        match self.list(&path, &[("with_tag", "true"), ("with_scan_overview", "true")]).await {
+            Err(Error::NotFound { .. }) => Ok(Vec::new()),
+            other => other,
+        }
+    }
+
     /// GET of one artifact by tag or digest.
     ///
     /// # Errors
@@ -28,6 +40,20 @@ impl Client {
     ) -> Result<Option<model::Artifact>, Error> {
         let repository = encoded(repository);
         self.find(&format!("projects/{project}/repositories/{repository}/artifacts/{reference}?with_tag=true")).await
+    }
+
+    /// [`Client::artifact`] with what its last scan says.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn scanned_artifact(
+        &self,
+        project: &str,
+        repository: &str,
+        reference: &str,
+    ) -> Result<Option<model::Artifact>, Error> {
+        let path = format!("projects/{project}/repositories/{}/artifacts/{reference}", encoded(repository));
+        self.find(&format!("{path}?with_tag=true&with_scan_overview=true")).await
     }
 }
 

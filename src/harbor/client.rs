@@ -125,6 +125,26 @@ impl Client {
         Ok(all)
     }
 
+    /// The first `limit` (1 to 100) of a list.
+    pub(super) async fn first<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+        limit: usize,
+    ) -> Result<Vec<T>, Error> {
+        let page_size = limit.clamp(1, PAGE_SIZE).to_string();
+        let mut paged = query.to_vec();
+        paged.push(("page_size", page_size.as_str()));
+        Ok(self.get::<Option<Vec<T>>>(path, &paged).await?.unwrap_or_default())
+    }
+
+    /// GET of plain text.
+    pub(super) async fn text(&self, path: &str) -> Result<String, Error> {
+        let request = Request { method: Method::GET, path, query: &[] };
+        let body = self.send(&request, None::<&()>).await?.body;
+        Ok(String::from_utf8_lossy(&body).into_owned())
+    }
+
     /// POST of a new object; returns the id at the end of `Location`.
     pub(super) async fn create(&self, path: &str, body: &impl Serialize) -> Result<i64, Error> {
         let request = Request { method: Method::POST, path, query: &[] };

@@ -9,6 +9,7 @@ mod error;
 pub mod model;
 mod projects;
 mod registries;
+mod replication;
 mod system;
 
 pub use client::{Client, Credentials, Endpoint};

@@ -3,8 +3,15 @@
 //! Harbor leaves false and empty fields out of its answers, so everything that may be absent has a default, and a value that
 //! was read equals a value that was written.
 
+mod replication;
+
 use std::collections::BTreeMap;
 
+pub use replication::{
+    FilterValue, RegistryReference, ReplicationExecution, ReplicationFilter, ReplicationPolicy,
+    ReplicationPolicyContent, ReplicationTask, ReplicationTrigger, StartReplication, TriggerSettings,
+    replication_failure,
+};
 use serde::{Deserialize, Serialize};
 
 /// GET /systeminfo.
@@ -241,9 +248,34 @@ pub struct Artifact {
     /// Its tags.
     #[serde(default, deserialize_with = "null_is_empty")]
     pub tags: Vec<Tag>,
+    /// Media type of a report → the last scan; empty without a scan, and where it was not asked for.
+    #[serde(default)]
+    pub scan_overview: BTreeMap<String, ScanSummary>,
     /// The children of an index.
     #[serde(default, deserialize_with = "null_is_empty")]
     pub references: Vec<Reference>,
+}
+
+/// The last scan of an artifact.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct ScanSummary {
+    /// `Pending`, `Scheduled`, `Running`, `Success`, `Error` or `Stopped`.
+    #[serde(default)]
+    pub scan_status: String,
+    /// The worst that was found: `None`, `Unknown`, `Negligible`, `Low`, `Medium`, `High`, `Critical`; empty until it is done.
+    #[serde(default)]
+    pub severity: String,
+    /// How much was found.
+    #[serde(default)]
+    pub summary: ScanCounts,
+}
+
+/// How much a scan found.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct ScanCounts {
+    /// Vulnerabilities of any severity.
+    #[serde(default)]
+    pub total: i64,
 }
 
 /// A tag of an artifact.

@@ -4,9 +4,13 @@
 //! that the controller applies and that anyone can print. No client, clock or log here, and all that is odd about Harbor's
 //! objects is known here and nowhere else.
 
+pub mod after_scan;
+pub mod cron;
 pub mod marker;
 pub mod project;
 pub mod registry;
+pub mod replication;
+pub mod run;
 
 use std::fmt;
 

@@ -12,7 +12,7 @@ use tokio::{sync::Notify, time::Instant};
 
 use super::world::{Kept, World};
 use crate::{
-    api::{CachedImage, HarborInstance, ProxyProject, Registry},
+    api::{CachedImage, HarborInstance, ProxyProject, Registry, ReplicationRule},
     controller::{Finalized, Kinds, Reconciler, cached_image::Images},
 };
 
@@ -29,6 +29,7 @@ enum Key {
     Instance(String),
     Registry(String),
     Project(String),
+    Rule(String),
     Image(String),
 }
 
@@ -104,6 +105,7 @@ impl Engine {
         let keys: HashSet<Key> = (self.names::<HarborInstance>().map(Key::Instance))
             .chain(self.names::<Registry>().map(Key::Registry))
             .chain(self.names::<ProxyProject>().map(Key::Project))
+            .chain(self.names::<ReplicationRule>().map(Key::Rule))
             .chain(self.names::<CachedImage>().map(Key::Image))
             .collect();
         due.retain(|key, _| keys.contains(key));
@@ -124,6 +126,7 @@ impl Engine {
                 Key::Instance(name) => look::<HarborInstance, _>(&world, kinds.as_ref(), name).await,
                 Key::Registry(name) => look::<Registry, _>(&world, kinds.as_ref(), name).await,
                 Key::Project(name) => look::<ProxyProject, _>(&world, kinds.as_ref(), name).await,
+                Key::Rule(name) => look::<ReplicationRule, _>(&world, kinds.as_ref(), name).await,
                 Key::Image(name) => look::<CachedImage, _>(&world, images.as_ref(), name).await,
             };
             Done { key, changed, requeue }
@@ -136,8 +139,9 @@ impl Engine {
 fn dependents(key: &Key) -> fn(&Key) -> bool {
     match key {
         Key::Instance(_) => |key| !matches!(key, Key::Instance(_)),
-        Key::Registry(_) => |key| matches!(key, Key::Project(_)),
+        Key::Registry(_) => |key| matches!(key, Key::Project(_) | Key::Rule(_)),
         Key::Project(_) => |key| matches!(key, Key::Image(_) | Key::Registry(_)),
+        Key::Rule(_) => |key| matches!(key, Key::Registry(_)),
         Key::Image(_) => |_| false,
     }
 }

@@ -15,7 +15,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    api::{CachedImage, GROUP, HarborInstance, ImagePolicy, ProxyProject, Registry},
+    api::{CachedImage, GROUP, HarborInstance, ImagePolicy, ProxyProject, Registry, ReplicationRule},
     controller::SecretValue,
 };
 
@@ -31,6 +31,8 @@ pub struct Manifests {
     pub registries: Vec<Registry>,
     /// ProxyProjects.
     pub projects: Vec<ProxyProject>,
+    /// ReplicationRules.
+    pub rules: Vec<ReplicationRule>,
     /// CachedImages.
     pub images: Vec<CachedImage>,
     /// ImagePolicies.
@@ -143,6 +145,10 @@ impl Reader {
                 let project = self.typed(document, ProxyProject::validate_cel)?;
                 self.manifests.projects.push(project);
             }
+            (_, "ReplicationRule") => {
+                let rule = self.typed(document, ReplicationRule::validate_cel)?;
+                self.manifests.rules.push(rule);
+            }
             (_, "CachedImage") => {
                 let image = self.typed(document, CachedImage::validate_cel)?;
                 self.manifests.images.push(image);
@@ -153,8 +159,8 @@ impl Reader {
             }
             _ => {
                 return Err(format!(
-                    "{version} has no kind `{kind}`; known are HarborInstance, Registry, ProxyProject, CachedImage, \
-                     ImagePolicy"
+                    "{version} has no kind `{kind}`; known are HarborInstance, Registry, ProxyProject, \
+                     ReplicationRule, CachedImage, ImagePolicy"
                 ));
             }
         }

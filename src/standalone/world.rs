@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::Manifests;
 use crate::{
-    api::{CachedImage, HarborInstance, Platform, ProxyProject, Registry, condition::whole_seconds},
+    api::{CachedImage, HarborInstance, Platform, ProxyProject, Registry, ReplicationRule, condition::whole_seconds},
     controller::{Directory, Managed, SecretValue},
 };
 
@@ -30,6 +30,7 @@ pub struct State {
     instances: Shelf<HarborInstance>,
     registries: Shelf<Registry>,
     projects: Shelf<ProxyProject>,
+    rules: Shelf<ReplicationRule>,
     images: Shelf<CachedImage>,
     secrets: BTreeMap<String, SecretValue>,
     /// CachedImages that the files hold; the others came from admission and outlive a reload.
@@ -61,6 +62,7 @@ macro_rules! kept {
 kept!(HarborInstance, instances);
 kept!(Registry, registries);
 kept!(ProxyProject, projects);
+kept!(ReplicationRule, rules);
 kept!(CachedImage, images);
 
 impl World {
@@ -77,6 +79,7 @@ impl World {
         replace(&mut state.instances, &manifests.instances, now, |_| true);
         replace(&mut state.registries, &manifests.registries, now, |_| true);
         replace(&mut state.projects, &manifests.projects, now, |_| true);
+        replace(&mut state.rules, &manifests.rules, now, |_| true);
         let declared: BTreeSet<String> =
             manifests.images.iter().filter_map(|image| image.metadata.name.clone()).collect();
         let before = std::mem::replace(&mut state.declared, declared);
@@ -148,6 +151,10 @@ impl Directory for World {
         self.all()
     }
 
+    fn replication_rules(&self) -> Vec<Arc<ReplicationRule>> {
+        self.all()
+    }
+
     fn node_platforms(&self) -> Vec<Platform> {
         self.platforms.clone()
     }
@@ -179,11 +186,12 @@ fn replace<K: Managed>(shelf: &mut Shelf<K>, wanted: &[K], now: Timestamp, may_g
                 shelf.insert(name_of(object), Arc::new(born(object.clone(), now)));
             }
             Some(old) => {
-                let changed = spec_of(old.as_ref()) != spec_of(object);
-                if changed || old.meta().deletion_timestamp.is_some() {
+                let changed = spec_of(old.as_ref()) != spec_of(object) || old.meta().deletion_timestamp.is_some();
+                if changed || words_of(old.as_ref()) != words_of(object) {
                     let mut new = object.clone();
                     new.meta_mut().creation_timestamp.clone_from(&old.meta().creation_timestamp);
-                    new.meta_mut().generation = old.meta().generation.map(|generation| generation + 1);
+                    // Annotations and labels are not part of what a generation counts.
+                    new.meta_mut().generation = old.meta().generation.map(|generation| generation + i64::from(changed));
                     *old = Arc::new(match old.status() {
                         Some(status) => new.with_status(status.clone()),
                         None => new,
@@ -198,6 +206,10 @@ fn born<K: Managed>(mut object: K, now: Timestamp) -> K {
     object.meta_mut().generation = Some(1);
     object.meta_mut().creation_timestamp = Some(Time(whole_seconds(now)));
     object
+}
+
+fn words_of<K: Managed>(object: &K) -> impl PartialEq {
+    (object.meta().annotations.clone().unwrap_or_default(), object.meta().labels.clone().unwrap_or_default())
 }
 
 fn spec_of<K: Managed>(object: &K) -> Option<Value> {

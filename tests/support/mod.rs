@@ -9,9 +9,9 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use harbor_double::Harbor;
+use harbor_double::{Harbor, HarborBuilder};
 use harbor_pilot::{
-    api::{HarborInstance, ProxyProject, Registry, condition},
+    api::{HarborInstance, ProxyProject, Registry, ReplicationRule, condition},
     controller::{Finalized, Installation, Instances, Kinds, Managed, Outcome, Reconciler, SecretValue},
     harbor::{Client, Credentials, Endpoint},
     standalone::{Kept, Manifests, World},
@@ -35,18 +35,29 @@ pub struct Site {
 impl Site {
     /// Starts or finds a Harbor. Its HarborInstance is `default`.
     pub async fn start() -> Self {
+        Self::with(Harbor::builder().speed(100.0)).await
+    }
+
+    /// The same with a double that is built as given.
+    pub async fn with(builder: HarborBuilder) -> Self {
+        match variable("HARBOR_URL") {
+            Some(url) => Self::at(None, url).await,
+            None => Self::doubled(builder).await,
+        }
+    }
+
+    /// A double that is built as given, whatever Harbor is there.
+    pub async fn doubled(builder: HarborBuilder) -> Self {
+        let double = builder.start().await;
+        let url = double.url();
+        Self::at(Some(double), url).await
+    }
+
+    async fn at(double: Option<Harbor>, url: String) -> Self {
         harbor_pilot::tls::install_crypto_provider();
-        let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let (double, url) = match variable("HARBOR_URL") {
-            Some(url) => (None, url),
-            None => {
-                let double = Harbor::builder().speed(100.0).start().await;
-                let url = double.url();
-                (Some(double), url)
-            }
-        };
-        let username = variable("HARBOR_USERNAME").unwrap_or_else(|| "admin".to_owned());
-        let password = variable("HARBOR_PASSWORD").unwrap_or_else(|| "Harbor12345".to_owned());
+        let real = |name| variable(name).filter(|_| double.is_none());
+        let username = real("HARBOR_USERNAME").unwrap_or_else(|| "admin".to_owned());
+        let password = real("HARBOR_PASSWORD").unwrap_or_else(|| "Harbor12345".to_owned());
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
         let suffix = format!("{since:x}{}", COUNT.fetch_add(1, Ordering::Relaxed));
@@ -107,6 +118,15 @@ impl Site {
         self.world.apply(&manifests, Timestamp::now());
     }
 
+    /// Annotates a resource that was applied.
+    pub fn annotate<K: Declared>(&self, name: &str, key: &str, value: &str) {
+        let mut manifests = self.manifests.lock().unwrap();
+        let object = K::list(&mut manifests).iter_mut().find(|object| object.meta().name.as_deref() == Some(name));
+        let annotations = object.unwrap().meta_mut().annotations.get_or_insert_default();
+        annotations.insert(key.to_owned(), value.to_owned());
+        self.world.apply(&manifests, Timestamp::now());
+    }
+
     /// Deletes a resource as a user would.
     pub fn delete<K: Declared>(&self, name: &str) {
         let mut manifests = self.manifests.lock().unwrap();
@@ -145,6 +165,11 @@ impl Site {
     pub async fn clean(&self, names: &[&str]) {
         let client = self.client();
         for name in names {
+            if let Ok(Some(policy)) = client.replication_policy_named(name).await {
+                client.delete_replication_policy(policy.id).await.ok();
+            }
+        }
+        for name in names {
             if let Ok(Some(project)) = client.project_named(name).await {
                 client.delete_project(project.project_id).await.ok();
             }
@@ -180,6 +205,12 @@ impl Declared for ProxyProject {
     }
 }
 
+impl Declared for ReplicationRule {
+    fn list(manifests: &mut Manifests) -> &mut Vec<Self> {
+        &mut manifests.rules
+    }
+}
+
 /// What a reconcile led to, with its conditions within reach.
 #[derive(Debug)]
 pub struct Seen<K: Managed>(pub Outcome<K::Status>);
@@ -203,6 +234,10 @@ impl<K: Managed> Seen<K> {
     pub fn message(&self) -> String {
         self.condition(condition::ConditionType::Ready).expect("a Ready condition").2
     }
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 fn resource<K: Managed>(name: &str, spec: Value) -> K {

@@ -9,7 +9,7 @@ async fn the_accounts_of_both_processes_may_do_no_more_than_they_need() {
     let roles = cluster.plane.kubectl(&["kustomize", root]).await.unwrap().ok().unwrap();
     assert!(!roles.contains('*'), "a wildcard: {roles}");
 
-    let ours = ["harborinstances", "registries", "proxyprojects", "cachedimages"]
+    let ours = ["harborinstances", "registries", "proxyprojects", "replicationrules", "cachedimages"]
         .map(|kind| format!("{kind}.harbor-pilot.dev"));
     let table = [
         ("webhook", "create cachedimages.harbor-pilot.dev", "default", true),

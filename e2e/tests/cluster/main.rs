@@ -12,6 +12,7 @@ mod outage;
 mod policies;
 mod quiet;
 mod registries;
+mod replication;
 mod reviews;
 mod schema;
 mod table;

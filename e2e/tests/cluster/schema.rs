@@ -30,6 +30,9 @@ async fn a_manifest_that_harbor_or_a_container_runtime_would_misread_is_refused_
     let harbor = || instance("https://harbor.example.com");
     let project = || json!({"registryRef": {"name": "x"}});
     let ghcr = || typed("github-ghcr", "https://ghcr.io");
+    let pull = || json!({"source": {"registryRef": {"name": "x"}}});
+    let push = || json!({"destination": {"registryRef": {"name": "x"}}, "trigger": {"type": "EventBased"}});
+    let scheduled = |cron: &str| with(pull(), json!({"trigger": {"type": "Scheduled", "cron": cron}}));
     let table = [
         ("HarborInstance", "x", instance("harbor.example.com"), "url must be http:// or https://"),
         ("HarborInstance", "x", instance("https://harbor.example.com/registry"), "without path, query or user"),
@@ -52,6 +55,32 @@ async fn a_manifest_that_harbor_or_a_container_runtime_would_misread_is_refused_
         ("ProxyProject", "x", with(project(), json!({"prewarm": {"mode": "Never"}})), "Unsupported value"),
         ("ProxyProject", "x", with(project(), json!({"prewarm": {"platforms": ["linux"]}})), "platforms"),
         ("ProxyProject", "x", json!({"public": true}), "registryRef"),
+        ("ReplicationRule", "x", json!({}), "exactly one of source"),
+        ("ReplicationRule", "x", with(push(), pull()), "exactly one of source"),
+        ("ReplicationRule", "x", with(pull(), json!({"trigger": {"type": "EventBased"}})), "EventBased needs"),
+        ("ReplicationRule", "x", with(push(), json!({"singleActive": true})), "singleActive cannot be used"),
+        ("ReplicationRule", "x", with(pull(), json!({"afterScan": true})), "afterScan needs"),
+        (
+            "ReplicationRule",
+            "x",
+            with(pull(), json!({"replicateDeletions": true, "trigger": {"type": "Manual"}})),
+            "by events alone",
+        ),
+        (
+            "ReplicationRule",
+            "x",
+            with(pull(), json!({"trigger": {"type": "Scheduled"}})),
+            "cron belongs to type Scheduled",
+        ),
+        ("ReplicationRule", "x", scheduled("@daily 0 0 0"), "cron must have 6 fields"),
+        ("ReplicationRule", "x", scheduled("0 2 * * *  "), "cron must have 6 fields"),
+        ("ReplicationRule", "x", scheduled("5 0 2 * * *"), "seconds, must be 0"),
+        ("ReplicationRule", "x", scheduled("0 * 2 * * *"), "minutes, must not be *"),
+        ("ReplicationRule", "x", scheduled("0 0 2 * * 1-7"), "Harbor has no 7"),
+        ("ReplicationRule", "x", with(pull(), json!({"speedKB": 0})), "speedKB must be -1"),
+        ("ReplicationRule", "x", with(pull(), json!({"destination": {"namespace": "Bad NS"}})), "namespace"),
+        ("ReplicationRule", "x", with(pull(), json!({"filters": {"tag": {}}})), "exactly one of matches"),
+        ("ReplicationRule", "x", with(pull(), json!({"filters": {"labels": {"matches": []}}})), "matches"),
         ("CachedImage", "x", json!({"image": ""}), "image"),
         ("CachedImage", "x", json!({"image": "nginx", "require": "Always"}), "Unsupported value"),
     ];
@@ -70,6 +99,11 @@ async fn a_manifest_that_harbor_or_a_container_runtime_would_misread_is_refused_
         ("Registry", "x", with(ghcr(), json!({"deletionPolicy": "Delete", "adoption": "IfExists"}))),
         ("ProxyProject", "x", with(project(), json!({"name": "docker-hub_1.x", "proxySpeedKB": -1}))),
         ("ProxyProject", "x", with(project(), json!({"prewarm": {"platforms": ["linux/arm64/v8"]}}))),
+        ("ReplicationRule", "x", pull()),
+        ("ReplicationRule", "x", scheduled("0 */10 1-5/2 ? JAN,7 MON-FRI")),
+        ("ReplicationRule", "x", with(push(), json!({"afterScan": true, "replicateDeletions": true}))),
+        ("ReplicationRule", "x", with(pull(), json!({"destination": {"namespace": "a/b__c", "flattenLevels": 0}}))),
+        ("ReplicationRule", "x", with(pull(), json!({"filters": {"name": "**", "labels": {"excludes": ["a"]}}}))),
         ("CachedImage", "x", json!({"image": "nginx:1.27", "platforms": ["linux/amd64"], "require": "OfflineByTag"})),
     ];
     for (kind, name, spec) in good {

@@ -9,8 +9,8 @@
 //!
 //! Both are real HTTP servers on loopback ports, so that other processes can use them. [`Harbor`] contacts its upstreams
 //! over HTTP, too. It behaves as the recorded exchanges in `fixtures/` show, quirks included, and is never kinder: the
-//! contract tests replay them. What it does not know (replication, scanning, webhooks, schedules, members,
-//! users other than the administrator, pushes to hosted projects) answers 404 as an unknown path does.
+//! contract tests replay them. What it does not know (scanners, webhooks, schedules, members, users other than the
+//! administrator) answers 404 as an unknown path does.
 //!
 //! The model of the proxy cache, in Harbor's own time:
 //!
@@ -21,6 +21,15 @@
 //! | HEAD of an uncached tag | proxied; each 10 s, 60 times, it looks whether the artifact is stored, and tags it |
 //! | GET of an uncached blob | streamed from the upstream; a second GET fills the store |
 //! | health of an upstream | looked at each 5 minutes and at each PUT of the registry; unhealthy upstreams are not asked |
+//!
+//! Its jobs, in Harbor's own time:
+//!
+//! | job | how long it takes |
+//! |---|---|
+//! | a task of a replication | waits 1 s; a blob that fails is tried 5 times, over 30 s |
+//! | the status of an execution | follows 20 s after its last task; its counts are always those of its tasks |
+//! | a scan, with [`HarborBuilder::scanner`] | pending for 5 s, running for 5 s, then the report that a test set |
+//! | a schedule | fires when a test says so ([`Harbor::run_schedules`]); one that never fires hangs the job service |
 //!
 //! Three things were not recorded and follow from how Harbor is built: a rate limit of the upstream is 429 unless the image
 //! is stored; a cold blob of more than 2 KiB has no `Content-Length`; one that breaks off upstream ends as a success
@@ -37,10 +46,12 @@ mod image;
 mod index;
 mod log;
 mod net;
+mod severity;
 mod upstream;
 
 pub use digest::sha256;
 pub use harbor::{Builder as HarborBuilder, Harbor};
 pub use image::{Blob, Child, Image, Platform, Pushed};
 pub use log::Request;
+pub use severity::Severity;
 pub use upstream::{Builder as UpstreamBuilder, Failure, Upstream};

@@ -1,5 +1,7 @@
 //! `/api`: from method and path to the end point. What is not here is 404, what is here with another method 405.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use http::{HeaderName, StatusCode, header};
 use percent_encoding::percent_decode_str;
@@ -20,6 +22,12 @@ const PATHS: &[(&str, &[&str])] = &[
     ("users/current", &["GET"]),
     ("replication/adapters", &["GET"]),
     ("replication/adapterinfos", &["GET"]),
+    ("replication/policies", &["GET", "POST"]),
+    ("replication/policies/*", &["DELETE", "GET", "PUT"]),
+    ("replication/executions", &["GET", "POST"]),
+    ("replication/executions/*", &["GET", "PUT"]),
+    ("replication/executions/*/tasks", &["GET"]),
+    ("replication/executions/*/tasks/*/log", &["GET"]),
     ("registries", &["GET", "POST"]),
     ("registries/ping", &["POST"]),
     ("registries/*", &["DELETE", "GET", "PUT"]),
@@ -36,6 +44,9 @@ const PATHS: &[(&str, &[&str])] = &[
     ("projects/*/repositories/*/artifacts/*", &["DELETE", "GET"]),
     ("projects/*/repositories/*/artifacts/*/tags", &["GET", "POST"]),
     ("projects/*/repositories/*/artifacts/*/tags/*", &["DELETE"]),
+    ("projects/*/repositories/*/artifacts/*/labels", &["POST"]),
+    ("projects/*/repositories/*/artifacts/*/labels/*", &["DELETE"]),
+    ("projects/*/repositories/*/artifacts/*/scan", &["POST"]),
     ("quotas", &["GET"]),
     ("quotas/*", &["GET", "PUT"]),
     ("retentions", &["POST"]),
@@ -48,7 +59,7 @@ const PATHS: &[(&str, &[&str])] = &[
 ];
 
 impl Core {
-    pub(crate) async fn api(&self, ask: &Ask) -> Outcome {
+    pub(crate) async fn api(self: &Arc<Self>, ask: &Ask) -> Outcome {
         if ask.path == "/api/version" {
             return Ok(text(StatusCode::OK, "text/plain; charset=utf-8", "{\"version\":\"v2.0\"}"));
         }
@@ -70,13 +81,25 @@ impl Core {
         self.end_point(ask, ask.method.as_str(), &segments).await
     }
 
-    async fn end_point(&self, ask: &Ask, method: &str, segments: &[&str]) -> Outcome {
+    async fn end_point(self: &Arc<Self>, ask: &Ask, method: &str, segments: &[&str]) -> Outcome {
         match (method, segments) {
             (_, ["ping"]) => Ok(text(StatusCode::OK, "text/plain", "Pong")),
             (_, ["health"]) => Ok(health()),
             (_, ["systeminfo"]) => Ok(self.system_info(ask)),
             (_, ["systeminfo", "volumes"]) => Ok(json_reply(&json!({"storage": [{}]}))),
             (_, ["users", "current"]) => current_user(ask),
+            (_, ["replication", kind @ ("policies" | "executions"), ..]) => {
+                let resource = if *kind == "policies" { "replication-policy" } else { "replication" };
+                let action = match (method, *kind) {
+                    ("GET", _) if segments.len() == 2 => "list",
+                    ("GET", _) => "read",
+                    ("POST", _) | ("PUT", "executions") => "create",
+                    ("PUT", _) => "update",
+                    _ => "delete",
+                };
+                self.allowed(ask, resource, action)?;
+                self.replication_end_point(ask, method, segments.get(1..).unwrap_or_default()).await
+            }
             (_, ["registries" | "replication", ..]) => self.registry_end_point(ask, method, segments).await,
             (_, ["projects", ..]) => self.project_end_point(ask, method, segments),
             ("GET", ["quotas"]) => self.list_quotas(ask),
@@ -129,7 +152,7 @@ impl Core {
         }
     }
 
-    fn project_end_point(&self, ask: &Ask, method: &str, segments: &[&str]) -> Outcome {
+    fn project_end_point(self: &Arc<Self>, ask: &Ask, method: &str, segments: &[&str]) -> Outcome {
         match (method, segments) {
             ("GET", ["projects"]) => self.list_projects(ask),
             ("HEAD", ["projects"]) => self.head_project(ask),
@@ -165,6 +188,15 @@ impl Core {
             }
             (_, ["projects", project, "repositories", name, "artifacts", reference, "tags", tag]) => {
                 self.delete_tag(ask, project, name, reference, tag)
+            }
+            (_, ["projects", project, "repositories", name, "artifacts", reference, "labels"]) => {
+                self.add_label(ask, project, name, reference)
+            }
+            (_, ["projects", project, "repositories", name, "artifacts", reference, "labels", label]) => {
+                self.remove_label(ask, project, name, reference, label)
+            }
+            (_, ["projects", project, "repositories", name, "artifacts", reference, "scan"]) => {
+                self.start_scan(ask, project, name, reference)
             }
             _ => Err(Fault::internal()),
         }

@@ -1,14 +1,15 @@
 //! Repositories, artifacts and tags of a project.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
 use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::{
     Core,
-    http::{Ask, Fault, Outcome, empty, json_reply},
+    http::{Ask, Fault, Outcome, created, empty, json_reply},
     page::{filter, page, text_of},
+    replication::filters::Deletes,
     state::{Artifact, Project, Repository, State},
 };
 use crate::index;
@@ -76,12 +77,21 @@ impl Core {
         }
     }
 
-    pub(crate) fn delete_artifact(&self, ask: &Ask, project: &str, name: &str, reference: &str) -> Outcome {
+    pub(crate) fn delete_artifact(self: &Arc<Self>, ask: &Ask, project: &str, name: &str, reference: &str) -> Outcome {
         let name = self.full_name(ask, project, name, "delete")?.1;
-        if self.state.lock().remove_artifact(&name, reference) {
+        if self.erase_artifact(&name, reference) {
             return Ok(empty(StatusCode::OK));
         }
         Err(no_artifact(&name, reference))
+    }
+
+    /// Deletes an artifact with its tags, and lets that be replicated. Answers whether there was one.
+    pub(crate) fn erase_artifact(self: &Arc<Self>, name: &str, reference: &str) -> bool {
+        let gone = self.state.lock().artifact(name, reference).cloned();
+        let Some(artifact) = gone else { return false };
+        let tags = artifact.tags.into_iter().map(|tag| tag.name).collect();
+        self.deleted(name, &artifact.digest, tags, Deletes::Artifacts);
+        self.state.lock().remove_artifact(name, &artifact.digest)
     }
 
     pub(crate) fn list_tags(&self, ask: &Ask, project: &str, name: &str, reference: &str) -> Outcome {
@@ -96,18 +106,68 @@ impl Core {
         page(ask, &tags)
     }
 
-    pub(crate) fn create_tag(&self, ask: &Ask, project: &str, name: &str, reference: &str) -> Outcome {
-        let (project, name) = self.full_name(ask, project, name, "create")?;
-        if self.state.lock().artifact(&name, reference).is_none() {
-            return Err(no_artifact(&name, reference));
+    pub(crate) fn create_tag(self: &Arc<Self>, ask: &Ask, project: &str, name: &str, reference: &str) -> Outcome {
+        let (project, full) = self.full_name(ask, project, name, "create")?;
+        let body: Value = serde_json::from_slice(&ask.body).unwrap_or_default();
+        let tag = body["name"].as_str().unwrap_or_default();
+        let mut state = self.state.lock();
+        let Some(digest) = state.artifact(&full, reference).map(|artifact| artifact.digest.clone()) else {
+            return Err(no_artifact(&full, reference));
+        };
+        if project.registry_id.is_some() {
+            return Err(Fault::not_allowed(ON_PROXY));
         }
-        match project.registry_id {
-            Some(_) => Err(Fault::not_allowed(ON_PROXY)),
-            None => Err(Fault::internal()),
+        if state.artifact(&full, tag).is_some() {
+            let message = format!("tag {tag} already exists in the repository {full}");
+            return Err(Fault::conflict(message));
         }
+        state.tag(&full, &digest, tag);
+        drop(state);
+        self.pushed(&full, &digest, Some(tag));
+        let artifacts = format!("/api/v2.0/projects/{}/repositories/{name}/artifacts", project.name);
+        Ok(created(&format!("{artifacts}/{reference}/tags/{tag}")))
     }
 
-    pub(crate) fn delete_tag(&self, ask: &Ask, project: &str, name: &str, reference: &str, tag: &str) -> Outcome {
+    pub(crate) fn add_label(&self, ask: &Ask, project: &str, name: &str, reference: &str) -> Outcome {
+        let body: Value = serde_json::from_slice(&ask.body).unwrap_or_default();
+        let label = body["id"].as_i64().unwrap_or_default();
+        if !self.state.lock().labels.contains_key(&label) {
+            return Err(Fault::not_found(format!("label {label} not found")));
+        }
+        self.change_labels(ask, (project, name, reference), |labels| labels.push(label))
+    }
+
+    pub(crate) fn remove_label(&self, ask: &Ask, project: &str, name: &str, reference: &str, label: &str) -> Outcome {
+        let label = super::http::id(label)?;
+        self.change_labels(ask, (project, name, reference), |labels| labels.retain(|each| *each != label))
+    }
+
+    fn change_labels(
+        &self,
+        ask: &Ask,
+        (project, name, reference): (&str, &str, &str),
+        change: impl FnOnce(&mut Vec<i64>),
+    ) -> Outcome {
+        let full = self.full_name(ask, project, name, "update")?.1;
+        let mut state = self.state.lock();
+        let Some(digest) = state.artifact(&full, reference).map(|artifact| artifact.digest.clone()) else {
+            return Err(no_artifact(&full, reference));
+        };
+        let artifacts = state.repositories.get_mut(&full).map(|repository| &mut repository.artifacts);
+        if let Some(artifact) = artifacts.into_iter().flatten().find(|artifact| artifact.digest == digest) {
+            change(&mut artifact.labels);
+        }
+        Ok(empty(StatusCode::OK))
+    }
+
+    pub(crate) fn delete_tag(
+        self: &Arc<Self>,
+        ask: &Ask,
+        project: &str,
+        name: &str,
+        reference: &str,
+        tag: &str,
+    ) -> Outcome {
         let name = self.full_name(ask, project, name, "delete")?.1;
         let mut state = self.state.lock();
         let Some(digest) = state.artifact(&name, reference).map(|artifact| artifact.digest.clone()) else {
@@ -123,6 +183,8 @@ impl Core {
         if after == before {
             return Err(Fault::not_found(format!("tag {tag} attached to artifact {digest} not found")));
         }
+        drop(state);
+        self.deleted(&name, &digest, vec![tag.to_owned()], Deletes::Tags);
         Ok(empty(StatusCode::OK))
     }
 
@@ -140,7 +202,13 @@ impl Core {
     }
 
     /// The project, and the full name of a repository whose path segment was decoded once, and may be encoded twice.
-    fn full_name(&self, ask: &Ask, project: &str, name: &str, action: &str) -> Result<(Project, String), Fault> {
+    pub(crate) fn full_name(
+        &self,
+        ask: &Ask,
+        project: &str,
+        name: &str,
+        action: &str,
+    ) -> Result<(Project, String), Fault> {
         let project = self.project(ask, project, "artifact", action)?;
         let name = percent_encoding::percent_decode_str(name).decode_utf8_lossy().into_owned();
         let full = format!("{}/{name}", project.name);
@@ -189,7 +257,7 @@ pub(crate) fn no_artifact(name: &str, reference: &str) -> Fault {
 }
 
 /// All but the untagged children of an index.
-fn visible(repository: &Repository) -> Vec<&Artifact> {
+pub(crate) fn visible(repository: &Repository) -> Vec<&Artifact> {
     let children: HashSet<String> = repository
         .artifacts
         .iter()
@@ -222,8 +290,15 @@ fn artifact_document(state: &State, ask: &Ask, name: &str, repository: &Reposito
         "id": artifact.id, "digest": artifact.digest, "type": "IMAGE", "icon": ICON, "accessories": null, "labels": null,
         "manifest_media_type": artifact.media_type, "media_type": artifact.media_type, "project_id": repository.project_id,
         "repository_id": repository.id, "repository_name": name, "tags": tags, "references": null,
-        "push_time": artifact.pushed, "pull_time": artifact.pushed, "size": size(repository, artifact),
+        "push_time": artifact.pushed, "pull_time": artifact.pulled, "size": size(repository, artifact),
     });
+    if !artifact.labels.is_empty() && ask.param("with_label") == Some("true") {
+        let labels = artifact.labels.iter().filter_map(|id| state.labels.get(id));
+        document["labels"] = labels.map(|label| Value::Object(label.fields.clone())).collect();
+    }
+    if let Some(scan) = state.scans.get(&artifact.digest).filter(|_| ask.param("with_scan_overview") == Some("true")) {
+        document["scan_overview"] = scan.overview();
+    }
     if children.is_empty() {
         let (project, repository) = name.split_once('/').unwrap_or_default();
         let encoded = repository.replace('/', "%252F");
@@ -263,7 +338,7 @@ fn tags(repository: &Repository, artifact: &Artifact) -> Vec<Value> {
     let document = |tag: &super::state::Tag| {
         json!({
             "id": tag.id, "name": tag.name, "artifact_id": artifact.id, "repository_id": repository.id, "immutable": false,
-            "push_time": tag.pushed, "pull_time": tag.pushed,
+            "push_time": tag.pushed, "pull_time": artifact.pulled,
         })
     };
     artifact.tags.iter().map(document).collect()

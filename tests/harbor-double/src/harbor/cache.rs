@@ -69,7 +69,7 @@ impl Core {
         tokio::time::sleep_until(start + after).await;
     }
 
-    async fn keep_manifest(&self, place: &Place, registry: &Registry, fetched: &Fetched) {
+    async fn keep_manifest(self: &Arc<Self>, place: &Place, registry: &Registry, fetched: &Fetched) {
         let blobs = manifest_blobs(&fetched.bytes);
         let mut missing = Vec::new();
         let start = Instant::now();
@@ -88,6 +88,8 @@ impl Core {
         }
         let mut state = self.state.lock();
         state.store_manifest(&place.full, &fetched.media_type, fetched.bytes.clone(), fetched.tag.as_deref());
+        drop(state);
+        self.scan_after_push(&place.full, &fetched.digest);
     }
 
     async fn keep_index(&self, place: &Place, fetched: &Fetched) {

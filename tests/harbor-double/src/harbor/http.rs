@@ -84,6 +84,11 @@ impl Fault {
         Self::new(StatusCode::PRECONDITION_FAILED, "PRECONDITION", message)
     }
 
+    /// A pull that the policy of a project forbids.
+    pub(crate) fn violation(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::PRECONDITION_FAILED, "PROJECTPOLICYVIOLATION", message)
+    }
+
     pub(crate) fn invalid(message: &str) -> Self {
         let message = format!("validation failure list:\n{message}");
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "UNPROCESSABLE_ENTITY", message)
@@ -91,6 +96,15 @@ impl Fault {
 
     pub(crate) fn too_many(message: impl Into<String>) -> Self {
         Self::new(StatusCode::TOO_MANY_REQUESTS, "TOO_MANY_REQUEST", message)
+    }
+
+    pub(crate) fn unknown_upload() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "BLOB_UPLOAD_UNKNOWN", "blob upload unknown to registry")
+    }
+
+    pub(crate) fn wrong_digest() -> Self {
+        let message = "provided digest did not match uploaded content";
+        Self::new(StatusCode::BAD_REQUEST, "DIGEST_INVALID", message)
     }
 
     pub(crate) fn internal() -> Self {
@@ -102,9 +116,18 @@ impl Fault {
         self
     }
 
-    pub(crate) fn reply(self) -> Reply {
+    /// As Harbor's own clients tell it.
+    pub(crate) fn told(&self) -> String {
+        format!("http status code: {}, body: {}", self.status.as_u16(), self.body())
+    }
+
+    fn body(&self) -> String {
         // In the order of the fields that Harbor has: code, message.
-        let body = format!("{{\"errors\":[{{\"code\":{},\"message\":{}}}]}}\n", json!(self.code), json!(self.message));
+        format!("{{\"errors\":[{{\"code\":{},\"message\":{}}}]}}\n", json!(self.code), json!(self.message))
+    }
+
+    pub(crate) fn reply(self) -> Reply {
+        let body = self.body();
         let mut reply = text(self.status, "application/json; charset=utf-8", body);
         for (name, value) in self.headers {
             put(&mut reply, name, &value);
@@ -151,6 +174,12 @@ pub(crate) enum Kind {
     Text,
     Flag,
     Number,
+    Number32,
+    Number8,
+    /// An object of this Go type.
+    Object(&'static str),
+    /// A list of this Go type.
+    List(&'static str),
     Any,
 }
 
@@ -184,13 +213,21 @@ pub(crate) fn object(ask: &Ask, schema: Schema) -> Result<Map<String, Value>, Fa
         let Some(value) = object.get(*field).filter(|value| !value.is_null()) else {
             continue;
         };
+        let fits = |bits: u32| value.as_i64().is_some_and(|number| number >> (bits - 1) == number >> 63);
         let wanted = match kind {
             Kind::Text if !value.is_string() => "string",
             Kind::Flag if !value.is_boolean() => "bool",
             Kind::Number if !value.is_i64() => "int64",
+            Kind::Number32 if !fits(32) => "int32",
+            Kind::Number8 if !fits(8) => "int8",
+            Kind::Object(go_type) if !value.is_object() => go_type,
+            Kind::List(go_type) if !value.is_array() => go_type,
             _ => continue,
         };
-        let found = go_name(value);
+        let found = match value {
+            Value::Number(number) if matches!(kind, Kind::Number32 | Kind::Number8) => format!("number {number}"),
+            value => go_name(value).to_owned(),
+        };
         let message = format!("json: cannot unmarshal {found} into Go struct field {go_type}.{field} of type {wanted}");
         return Err(refused(&message));
     }

@@ -40,6 +40,9 @@ const UPDATE: Schema = Schema {
 };
 const PING: Schema = Schema { parameter: "registry", go_type: "RegistryPing", fields: UPDATE.fields };
 
+/// Only Harbor itself knows of events.
+const LOCAL_TRIGGERS: &[&str] = &["manual", "scheduled", "event_based"];
+
 impl Core {
     pub(crate) fn list_registries(&self, ask: &Ask) -> Outcome {
         let mut registries: Vec<Registry> = self.state.lock().registries.values().cloned().collect();
@@ -57,13 +60,15 @@ impl Core {
 
     pub(crate) fn get_registry(&self, text: &str) -> Outcome {
         let id = id(text)?;
-        if id == 0 {
-            return Ok(json_reply(&json!({
-                "creation_time": NEVER, "update_time": NEVER, "credential": {"access_secret": "*****", "type": "secret"},
-                "id": 0, "insecure": true, "name": "Local", "status": "healthy", "type": "harbor", "url": self.base,
-            })));
-        }
-        Ok(json_reply(&self.registry(id)?.document()))
+        Ok(json_reply(&if id == 0 { self.local_registry() } else { self.registry(id)?.document() }))
+    }
+
+    /// Harbor itself, as one of its registries.
+    pub(crate) fn local_registry(&self) -> Value {
+        json!({
+            "creation_time": NEVER, "update_time": NEVER, "credential": {"access_secret": "*****", "type": "secret"},
+            "id": 0, "insecure": true, "name": "Local", "status": "healthy", "type": "harbor", "url": self.base,
+        })
     }
 
     pub(crate) async fn create_registry(&self, ask: &Ask) -> Outcome {
@@ -119,6 +124,10 @@ impl Core {
         let id = id(text)?;
         self.registry(id)?;
         let mut state = self.state.lock();
+        if state.policies.values().any(|policy| policy.source == id || policy.destination == id) {
+            let message = format!("the registry {id} is referenced by replication policies, cannot delete it");
+            return Err(Fault::precondition(message));
+        }
         if state.projects.values().any(|project| project.registry_id == Some(id)) {
             let message = format!("the registry {id} is referenced by proxy cache project, cannot delete it");
             return Err(Fault::precondition(message));
@@ -149,8 +158,8 @@ impl Core {
 
     pub(crate) fn registry_info(&self, text: &str) -> Outcome {
         let id = id(text)?;
-        if id != 0 {
-            let kind = self.registry(id)?.kind;
+        let kind = if id == 0 { String::new() } else { self.registry(id)?.kind };
+        if !kind.is_empty() && kind != "harbor" {
             return Ok(json_reply(&json!({
                 "type": kind, "supported_triggers": ["manual", "scheduled"],
                 "supported_resource_filters": [
@@ -160,7 +169,8 @@ impl Core {
             })));
         }
         Ok(json_reply(&json!({
-            "type": "harbor", "supported_triggers": ["manual", "scheduled", "event_based"], "supported_copy_by_chunk": true,
+            "type": "harbor", "supported_triggers": if id == 0 { LOCAL_TRIGGERS } else { &LOCAL_TRIGGERS[..2] },
+            "supported_copy_by_chunk": true,
             "supported_resource_filters": [
                 {"style": "input", "type": "name", "values": null}, {"style": "input", "type": "tag", "values": null},
                 {"style": "list", "type": "label", "values": null},

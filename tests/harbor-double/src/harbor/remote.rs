@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Method, StatusCode, header};
 use reqwest::Response;
 use url::Url;
@@ -48,11 +49,27 @@ const KNOWN: [&str; 14] = [
 impl Core {
     /// Asks the upstream of a registry. Credentials go along; a `Bearer` challenge is answered.
     pub(crate) async fn ask(&self, method: Method, registry: &Registry, path: &str) -> Result<Response, Failure> {
+        self.exchange(method, registry, path, None).await
+    }
+
+    /// The same with a body of a media type.
+    pub(crate) async fn exchange(
+        &self,
+        method: Method,
+        registry: &Registry,
+        path: &str,
+        body: Option<(&str, Bytes)>,
+    ) -> Result<Response, Failure> {
         let base = self.resolve(registry).ok_or(Failure::Unreachable)?;
-        let accept = [OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST].join(", ");
+        let api = path.starts_with("/api/").then(|| "application/json".to_owned());
+        let accept = api.unwrap_or_else(|| [OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST].join(", "));
         let request = || {
             let url = format!("{}{path}", base.trim_end_matches('/'));
-            self.client.request(method.clone(), url).header(header::ACCEPT, accept.as_str())
+            let request = self.client.request(method.clone(), url).header(header::ACCEPT, accept.as_str());
+            match &body {
+                Some((media_type, bytes)) => request.header(header::CONTENT_TYPE, *media_type).body(bytes.clone()),
+                None => request,
+            }
         };
         let mut first = request();
         if registry.has_credential() {
@@ -88,7 +105,12 @@ impl Core {
                 let open = self.ask(Method::GET, &nobody, "/v2/").await.is_ok();
                 if answer.is_ok() && !open { Health::Healthy } else { Health::NoAdapter }
             }
-            ("aws-ecr" | "google-gcr" | "azure-acr", false) | ("harbor", _) => Health::Unhealthy,
+            ("aws-ecr" | "google-gcr" | "azure-acr", false) => Health::Unhealthy,
+            // By its own address Harbor takes a registry for itself, and has no secret for that.
+            ("harbor", true) if registry.url == self.base => Health::Unhealthy,
+            ("harbor", false) if registry.url == self.base => Health::NoAdapter,
+            // Whatever is no Harbor has no version.
+            ("harbor", _) if self.ask(Method::GET, registry, "/api/version").await.is_err() => Health::Unhealthy,
             // Without credentials any answer will do, that of a web server too.
             (_, false) if !matches!(answer, Err(Failure::Unreachable)) => Health::Healthy,
             _ if answer.is_ok() => Health::Healthy,
@@ -129,7 +151,7 @@ impl Core {
         }
         let repository = path.trim_start_matches("/v2/").split("/manifests/").next()?.split("/blobs/").next()?;
         realm.query_pairs_mut().append_pair("service", &value("service")?);
-        realm.query_pairs_mut().append_pair("scope", &format!("repository:{repository}:pull"));
+        realm.query_pairs_mut().append_pair("scope", &format!("repository:{repository}:pull,push,delete"));
         let mut request = self.client.get(realm);
         if registry.has_credential() {
             request = request.basic_auth(&registry.access_key, Some(&registry.access_secret));

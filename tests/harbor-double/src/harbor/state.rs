@@ -5,6 +5,14 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
+use super::{
+    replication::{
+        filters::Item,
+        tables::{Execution, Policy, Task},
+    },
+    scan::{Report, Scan},
+};
+
 /// A configured upstream or peer.
 #[derive(Debug, Clone)]
 pub(crate) struct Registry {
@@ -73,7 +81,10 @@ pub(crate) struct Artifact {
     pub(crate) media_type: String,
     pub(crate) bytes: Bytes,
     pub(crate) pushed: String,
+    pub(crate) pulled: String,
     pub(crate) tags: Vec<Tag>,
+    /// Ids.
+    pub(crate) labels: Vec<i64>,
 }
 
 #[derive(Debug, Clone)]
@@ -102,6 +113,17 @@ pub(crate) struct State {
     pub(crate) trimmed: HashMap<(String, String), String>,
     /// Manifests that a background job waits for: (full name, digest, tag).
     pub(crate) pending: HashSet<(String, String, String)>,
+    pub(crate) policies: BTreeMap<i64, Policy>,
+    pub(crate) executions: BTreeMap<i64, Execution>,
+    pub(crate) tasks: BTreeMap<i64, Task>,
+    /// No job runs any more, until Harbor is wiped.
+    pub(crate) job_service_hangs: bool,
+    /// Uploads under way: session → bytes so far.
+    pub(crate) uploads: HashMap<String, Vec<u8>>,
+    /// Digest → its last scan.
+    pub(crate) scans: HashMap<String, Scan>,
+    /// Digest → what the scanner will find.
+    pub(crate) reports: HashMap<String, Report>,
     sequences: HashMap<&'static str, i64>,
 }
 
@@ -166,7 +188,9 @@ impl State {
         if !known && !self.has_room(name, bytes.len()) {
             return;
         }
-        let Some(project_id) = self.project_named(name.split('/').next().unwrap_or_default()).map(|p| p.id) else {
+        let project = self.project_named(name.split('/').next().unwrap_or_default());
+        let Some((project_id, pulled_through)) = project.map(|project| (project.id, project.registry_id.is_some()))
+        else {
             return;
         };
         let now = super::http::now();
@@ -179,16 +203,44 @@ impl State {
         if !known {
             let id = self.next("artifact");
             let (media_type, pushed) = (media_type.to_owned(), now.clone());
-            let artifact = Artifact { id, digest: digest.clone(), media_type, bytes, pushed, tags: Vec::new() };
+            let pulled = if pulled_through { now.clone() } else { super::http::NEVER.to_owned() };
+            let artifact = Artifact {
+                id,
+                digest: digest.clone(),
+                media_type,
+                bytes,
+                pushed,
+                pulled,
+                tags: Vec::new(),
+                labels: Vec::new(),
+            };
             if let Some(repository) = self.repositories.get_mut(name) {
                 repository.artifacts.push(artifact);
                 repository.updated = now;
-                repository.pull_count += 1;
+                repository.pull_count += u64::from(pulled_through);
             }
         }
         if let Some(tag) = tag {
             self.tag(name, &digest, tag);
         }
+    }
+
+    /// The names of an artifact's labels.
+    pub(crate) fn labels_of(&self, repository: &str, digest: &str) -> Vec<String> {
+        let labels = self.artifact(repository, digest).map_or(&[][..], |artifact| artifact.labels.as_slice());
+        let name = |id: &i64| self.labels.get(id)?.fields.get("name")?.as_str().map(ToOwned::to_owned);
+        labels.iter().filter_map(name).collect()
+    }
+
+    /// What a repository offers for replication.
+    pub(crate) fn items(&self, repository: &str) -> Vec<Item> {
+        let artifacts = self.repositories.get(repository).map(super::artifacts::visible).unwrap_or_default();
+        let item = |artifact: &Artifact| Item {
+            digest: artifact.digest.clone(),
+            tags: artifact.tags.iter().map(|tag| tag.name.clone()).collect(),
+            labels: self.labels_of(repository, &artifact.digest),
+        };
+        artifacts.into_iter().map(item).collect()
     }
 
     /// Points a tag to a stored artifact. Answers whether there is such an artifact.

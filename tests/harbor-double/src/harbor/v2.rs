@@ -20,7 +20,8 @@ use crate::{
 enum Target<'a> {
     Manifest(&'a str),
     Blob(&'a str),
-    Upload,
+    /// With the session, empty at its beginning.
+    Upload(&'a str),
     Tags,
 }
 
@@ -83,11 +84,15 @@ impl Core {
                 let name = &place.project.name;
                 return Err(Fault::denied(format!("denied: can not push artifact to a proxy project: {name}")));
             }
-            return Err(Fault::not_allowed("the double takes no pushes"));
+            return match target {
+                Target::Upload(session) => self.upload(ask, place, session),
+                Target::Manifest(reference) => self.put_manifest(ask, place, reference),
+                _ => Err(Fault::not_allowed("this is not pushed")),
+            };
         }
         if action == "delete" {
             return match target {
-                Target::Manifest(reference) if self.state.lock().remove_artifact(&place.full, reference) => {
+                Target::Manifest(reference) if self.erase_artifact(&place.full, reference) => {
                     Ok(super::http::empty(StatusCode::ACCEPTED))
                 }
                 Target::Manifest(reference) => Err(no_artifact(&place.full, reference)),
@@ -103,7 +108,7 @@ impl Core {
             Target::Manifest(reference) => self.manifest(ask, place, reference).await,
             Target::Blob(digest) => self.blob(ask, place, digest).await,
             Target::Tags => self.tags(ask, place).await,
-            Target::Upload => Err(Fault::not_allowed("the double takes no pushes")),
+            Target::Upload(_) => Err(Fault::not_allowed("the double does not tell how far an upload has got")),
         }
     }
 
@@ -151,6 +156,9 @@ impl Core {
 
     /// A manifest of the registry behind Harbor.
     pub(crate) fn local_manifest(&self, ask: &Ask, place: &Place, reference: &str) -> Outcome {
+        if ask.method == Method::GET {
+            self.judge(&place.project, &place.full, reference)?;
+        }
         let state = self.state.lock();
         let Some(artifact) = state.artifact(&place.full, reference) else {
             if !is_digest(reference) && !state.repositories.contains_key(&place.full) {
@@ -247,19 +255,24 @@ fn charset(mut reply: Reply) -> Reply {
 fn parse(path: &str) -> Option<(&str, Target<'_>)> {
     let (name, target) = if let Some(name) = path.strip_suffix("/tags/list") {
         (name, Target::Tags)
-    } else if let Some((name, _)) = path.split_once("/blobs/uploads") {
-        (name, Target::Upload)
+    } else if let Some((name, session)) = path.split_once("/blobs/uploads") {
+        (name, Target::Upload(session.trim_matches('/')))
     } else if let Some((name, reference)) = path.rsplit_once("/manifests/") {
         (name, Target::Manifest(reference))
     } else {
         let (name, digest) = path.rsplit_once("/blobs/")?;
         (name, Target::Blob(digest))
     };
+    is_repository(name).then_some((name, target))
+}
+
+/// Whether a text is the name of a repository, of one component or more.
+pub(crate) fn is_repository(name: &str) -> bool {
     let component = |part: &str| {
         part.split(['.', '_', '-'])
             .all(|word| word.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()))
             && part.starts_with(|first: char| first.is_ascii_alphanumeric())
             && part.ends_with(|last: char| last.is_ascii_alphanumeric())
     };
-    name.split('/').all(component).then_some((name, target))
+    name.split('/').all(component)
 }

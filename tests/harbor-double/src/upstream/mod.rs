@@ -1,6 +1,7 @@
 //! The upstream registry. In: images from a test, pulls from Harbor or from anyone. Out: the distribution API
-//! (<https://github.com/opencontainers/distribution-spec>), read-only, with the failures that a test asks for.
+//! (<https://github.com/opencontainers/distribution-spec>), pushes and deletions too, with the failures that a test asks for.
 
+mod push;
 mod serve;
 
 use std::{
@@ -73,6 +74,8 @@ struct Store {
     failures: VecDeque<(String, Failure)>,
     rate: Option<u64>,
     tokens: Vec<String>,
+    /// Uploads under way: session → bytes so far.
+    uploads: HashMap<String, Vec<u8>>,
 }
 
 impl Upstream {
@@ -128,6 +131,14 @@ impl Upstream {
         let mut store = self.inner.store.lock();
         store.tags.retain(|(name, _), target| name != repository || target != digest);
         store.manifests.remove(&(repository.to_owned(), digest.to_owned())).is_some()
+    }
+
+    /// The tags of a repository, each with the digest that it points to.
+    #[must_use]
+    pub fn tags(&self, repository: &str) -> BTreeMap<String, String> {
+        let store = self.inner.store.lock();
+        let own = store.tags.iter().filter(|((name, _), _)| name == repository);
+        own.map(|((_, tag), digest)| (tag.clone(), digest.clone())).collect()
     }
 
     /// The bytes of a manifest, by tag or digest.

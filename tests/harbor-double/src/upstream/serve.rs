@@ -15,15 +15,18 @@ use crate::{body, digest::is_digest, log::Request, net::Handler};
 
 /// Tokens that are remembered; the oldest is forgotten.
 const TOKENS: usize = 1000;
+/// The largest body that is read.
+const MOST: usize = 64 << 20;
 
 impl Handler for Inner {
     async fn handle(self: Arc<Self>, request: http::Request<Body>) -> Response<Body> {
-        let (parts, _) = request.into_parts();
+        let (parts, body) = request.into_parts();
+        let given = axum::body::to_bytes(body, MOST).await.unwrap_or_default();
         let path = parts.uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string);
         let user = self.user(&parts.headers);
         let sent = Arc::new(AtomicU64::new(0));
         let failure = self.store.lock().failure(&path);
-        let mut answer = self.answer(&parts, user.as_deref(), &sent);
+        let mut answer = self.answer(&parts, user.as_deref(), given, &sent);
         if let Some(failure) = failure {
             answer = fail(failure, answer).await;
         }
@@ -47,7 +50,13 @@ impl Inner {
         }
     }
 
-    fn answer(&self, parts: &http::request::Parts, user: Option<&str>, sent: &Arc<AtomicU64>) -> Response<Body> {
+    fn answer(
+        &self,
+        parts: &http::request::Parts,
+        user: Option<&str>,
+        given: Bytes,
+        sent: &Arc<AtomicU64>,
+    ) -> Response<Body> {
         let path = parts.uri.path();
         let authorised = parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         if path == "/token" {
@@ -70,10 +79,13 @@ impl Inner {
         if path == "/v2/" {
             return plain(StatusCode::OK, "application/json", Body::from("{}"));
         }
-        if parts.method != Method::GET && parts.method != Method::HEAD {
-            return error(StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED", "The operation is unsupported.", None);
-        }
         let rest = path.strip_prefix("/v2/").unwrap_or_default();
+        if parts.method != Method::GET && parts.method != Method::HEAD {
+            return self.write(parts, rest, given);
+        }
+        if rest == "_catalog" {
+            return self.catalog();
+        }
         if let Some((repository, reference)) = rest.rsplit_once("/manifests/") {
             return self.manifest(repository, reference, sent);
         }
@@ -120,7 +132,12 @@ impl Inner {
     fn blob(&self, repository: &str, digest: &str, headers: &HeaderMap, sent: &Arc<AtomicU64>) -> Response<Body> {
         let store = self.store.lock();
         let Some(bytes) = store.blobs.get(&(repository.to_owned(), digest.to_owned())).cloned() else {
-            return error(StatusCode::NOT_FOUND, "BLOB_UNKNOWN", "blob unknown to registry", Some(digest));
+            return error(
+                StatusCode::NOT_FOUND,
+                "BLOB_UNKNOWN",
+                "blob unknown to registry",
+                Some(&format!("\"{digest}\"")),
+            );
         };
         let start = headers
             .get(header::RANGE)
@@ -140,7 +157,9 @@ impl Inner {
         let store = self.store.lock();
         let tags: Vec<&String> = store.tags.keys().filter(|(name, _)| name == repository).map(|(_, tag)| tag).collect();
         if tags.is_empty() {
-            return error(StatusCode::NOT_FOUND, "NAME_UNKNOWN", "repository name not known to registry", None);
+            let detail = format!("{{\"name\":\"{repository}\"}}");
+            let message = "repository name not known to registry";
+            return error(StatusCode::NOT_FOUND, "NAME_UNKNOWN", message, Some(&detail));
         }
         let body = json!({"name": repository, "tags": tags});
         plain(StatusCode::OK, "application/json", Body::from(body.to_string()))
@@ -201,14 +220,15 @@ fn content(digest: &str, media_type: &str, bytes: Bytes, rate: Option<u64>, sent
     answer
 }
 
-fn error(status: StatusCode, code: &str, message: &str, detail: Option<&str>) -> Response<Body> {
+/// `detail` is JSON.
+pub(super) fn error(status: StatusCode, code: &str, message: &str, detail: Option<&str>) -> Response<Body> {
     // Spelled out, for Harbor quotes the very bytes in its own errors.
-    let detail = detail.map(|detail| format!(",\"detail\":\"{detail}\"")).unwrap_or_default();
+    let detail = detail.map(|detail| format!(",\"detail\":{detail}")).unwrap_or_default();
     let body = format!("{{\"errors\":[{{\"code\":\"{code}\",\"message\":\"{message}\"{detail}}}]}}\n");
     plain(status, "application/json; charset=utf-8", Body::from(body))
 }
 
-fn plain(status: StatusCode, media_type: &str, body: Body) -> Response<Body> {
+pub(super) fn plain(status: StatusCode, media_type: &str, body: Body) -> Response<Body> {
     let mut answer = Response::new(body);
     *answer.status_mut() = status;
     put(&mut answer, header::CONTENT_TYPE, media_type);
@@ -216,7 +236,7 @@ fn plain(status: StatusCode, media_type: &str, body: Body) -> Response<Body> {
     answer
 }
 
-fn put(answer: &mut Response<Body>, name: header::HeaderName, value: &str) {
+pub(super) fn put(answer: &mut Response<Body>, name: header::HeaderName, value: &str) {
     if let Ok(value) = http::HeaderValue::from_str(value) {
         answer.headers_mut().insert(name, value);
     }

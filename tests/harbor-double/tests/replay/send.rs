@@ -8,7 +8,10 @@ use super::{Answer, Exchange, World};
 impl World {
     pub(super) async fn send(&self, exchange: &Exchange) -> Answer {
         let mut path = self.double_hosts(&self.digests.request(&exchange.path));
-        if let Some((recorded, ours)) = self.places.iter().rev().find(|(recorded, _)| *recorded == path) {
+        let below = |recorded: &String| {
+            path.strip_prefix(recorded.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        if let Some((recorded, ours)) = self.places.iter().rev().find(|(recorded, _)| below(recorded)) {
             path = path.replace(recorded, ours);
         }
         let method = reqwest::Method::from_bytes(exchange.method.as_bytes()).unwrap();
@@ -36,6 +39,8 @@ impl World {
                 let id = |place: &str| place.strip_prefix("/api/v2.0/registries/").map(ToOwned::to_owned);
                 if let (Some(recorded), Some(ours)) = (id(recorded), id(ours)) {
                     body = body.replace(&format!("\"registry_id\": {recorded}"), &format!("\"registry_id\": {ours}"));
+                    let end = |id: &str| format!("_registry\": {{\"id\": {id}}}");
+                    body = body.replace(&end(&recorded), &end(&ours));
                 }
             }
             request = request.body(body);

@@ -1,0 +1,214 @@
+//! ReplicationRule: observe → plan → apply → status; then its executions ([`executions`]).
+
+mod executions;
+
+use std::time::Duration;
+
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
+
+use self::executions::Follower;
+use super::{
+    Finalized, Installation, Kinds, Note, Outcome, RECHECK,
+    frame::{self, Frame},
+    report::{Failure, described_drift},
+    upstream::registry_in_harbor,
+};
+use crate::{
+    api::{ManagementPolicy, Reason, ReplicationRule, ReplicationRuleStatus},
+    harbor::{Client, Error, model},
+    plan::{
+        Drift,
+        marker::Marker,
+        replication::{self as plan, Observed},
+        run,
+    },
+};
+
+/// What was written to status first is carried out after this long.
+const AT_ONCE: Duration = Duration::from_secs(1);
+/// Harbor starts a scheduled execution a moment after its time.
+const AFTER_SCHEDULE: Duration = Duration::from_secs(5);
+/// What stops late is waited for this long; then it is up to Harbor to say whether it can delete the policy.
+const STOPPING: Duration = Duration::from_secs(60);
+/// How often an execution that was told to stop is asked for.
+const STOP_CHECK: Duration = Duration::from_secs(3);
+
+/// Brings a ReplicationRule's policy in Harbor to what its spec says, runs it when that is asked for, and tells of its runs.
+pub async fn reconcile(kinds: &Kinds, rule: &ReplicationRule, now: Timestamp) -> Outcome<ReplicationRuleStatus> {
+    let mut frame = Frame::open(rule, now);
+    if !frame.is_suspended() {
+        let result = bring(kinds, rule, now, &mut frame.status, &mut frame.notes).await;
+        let held_back = match frame.status.held_back.len() {
+            0 => String::new(),
+            1 => "; 1 image is held back by vulnerability prevention".to_owned(),
+            more => format!("; {more} images are held back by vulnerability prevention"),
+        };
+        frame.settle(result.map(|()| format!("Harbor has this replication policy as specified{held_back}")));
+    }
+    let mut outcome = frame.close();
+    if !rule.spec.suspend {
+        outcome.requeue = outcome.requeue.min(soonest(rule, &outcome.status, now));
+    }
+    outcome
+}
+
+/// Deletes a ReplicationRule's policy in Harbor, for `deletionPolicy: Delete`. What it is running is stopped first.
+pub async fn finalize(kinds: &Kinds, rule: &ReplicationRule, now: Timestamp) -> Finalized<ReplicationRuleStatus> {
+    match remove(kinds, rule, now).await {
+        Ok(Removal::Done(notes)) => Finalized::Done(notes),
+        Ok(Removal::Stopping(executions)) => {
+            let message = format!(
+                "waiting for {executions} execution(s) of replication policy {} to stop in Harbor",
+                rule.harbor_name()
+            );
+            match frame::blocked(rule, now, (Reason::Progressing, message)) {
+                Finalized::Blocked(outcome) => Finalized::Blocked(Outcome { requeue: STOP_CHECK, ..outcome }),
+                done @ Finalized::Done(_) => done,
+            }
+        }
+        Err(failure) => frame::blocked(rule, now, failure.into_words()),
+    }
+}
+
+async fn bring(
+    kinds: &Kinds,
+    rule: &ReplicationRule,
+    now: Timestamp,
+    status: &mut ReplicationRuleStatus,
+    notes: &mut Vec<Note>,
+) -> Result<(), Failure> {
+    let directory = kinds.directory.as_ref();
+    let spec = &rule.spec;
+    let connection = kinds.instances.connect(directory, &spec.harbor_ref.name).await?;
+    let client = &connection.client;
+    let reference = (rule.registry_name(), &spec.harbor_ref);
+    let (_, registry_id) =
+        registry_in_harbor(directory, &kinds.installation, client, reference, "ReplicationRule").await?;
+    let desired =
+        plan::Desired { name: rule.harbor_name(), spec, registry_id, marker: marker(&kinds.installation, rule) };
+    let remembered = status.id;
+    let observed = observe(client, desired.name, &desired.marker, remembered).await?;
+    status.id = observed.marked.as_ref().map(|policy| policy.id);
+    let plan = plan::plan(&desired, &observed, now)?;
+    let writes = spec.management_policy == ManagementPolicy::Full;
+    let (id, content) = if writes {
+        status.drift.clear();
+        let mut now_there = observed.policy().map(|policy| (policy.id, policy.content.clone()));
+        for step in plan.steps {
+            notes.push(told(&step, &plan.drift));
+            now_there = Some(apply(client, step).await?);
+        }
+        let Some(now_there) = now_there else { return Ok(()) };
+        status.id = Some(now_there.0);
+        now_there
+    } else {
+        status.drift = described_drift(&plan.drift, observed.policy().is_none());
+        let Some(policy) = observed.policy() else {
+            status.next_scheduled_time = None;
+            return Ok(());
+        };
+        status.id = Some(policy.id);
+        (policy.id, policy.content.clone())
+    };
+    if remembered != Some(id) {
+        // Executions of another policy say nothing of this one.
+        status.last_execution = None;
+        status.pending_run = None;
+        status.considered_execution = None;
+        status.held_back.clear();
+    }
+    status.next_scheduled_time = plan::next_run(&content, now).map(Time);
+    Follower { connection: &connection, rule, id, enabled: content.enabled, writes, now }.follow(status, notes).await
+}
+
+/// One request where status remembers the policy; all policies where it does not, or where that one is not as expected.
+async fn observe(client: &Client, name: &str, ours: &Marker, remembered: Option<i64>) -> Result<Observed, Error> {
+    if let Some(id) = remembered
+        && let Some(policy) = client.replication_policy(id).await?
+        && policy.content.name == name
+        && plan::marker_of(&policy).as_ref() == Some(ours)
+    {
+        return Ok(Observed { marked: Some(policy), named: None });
+    }
+    Ok(Observed::among(client.replication_policies().await?, name, ours, remembered))
+}
+
+async fn apply(client: &Client, step: plan::Step) -> Result<(i64, model::ReplicationPolicyContent), Error> {
+    match step {
+        plan::Step::Create(content) => Ok((client.create_replication_policy(&content).await?, content)),
+        plan::Step::Update(id, content) => {
+            client.update_replication_policy(id, &content).await?;
+            Ok((id, content))
+        }
+    }
+}
+
+fn told(step: &plan::Step, drift: &[Drift]) -> Note {
+    match step {
+        plan::Step::Create(new) => {
+            Note::done(Reason::Reconciled, format!("created replication policy {} in Harbor", new.name))
+        }
+        plan::Step::Update(..) => {
+            let fields: Vec<String> = drift.iter().map(ToString::to_string).collect();
+            let fields = fields.join("; ");
+            Note::done(Reason::Reconciled, format!("changed the replication policy in Harbor, which had {fields}"))
+        }
+    }
+}
+
+/// When something is about to happen that status has to tell, or that has to be done.
+fn soonest(rule: &ReplicationRule, status: &ReplicationRuleStatus, now: Timestamp) -> Duration {
+    let until = |time: Timestamp| Duration::try_from(time.duration_since(now)).unwrap_or_default();
+    let pending = status.pending_run.as_ref().map(|_| AT_ONCE);
+    let running = status.last_execution.as_ref().and_then(|execution| {
+        let time = |time: &Option<Time>| time.as_ref().map(|time| time.0);
+        let (start_time, end_time) = (time(&execution.start_time), time(&execution.end_time));
+        let (status, total) = (execution.status.clone(), execution.total);
+        run::look_again(&model::ReplicationExecution { start_time, end_time, status, total, ..Default::default() }, now)
+    });
+    let scheduled = status.next_scheduled_time.as_ref().map(|time| until(time.0) + AFTER_SCHEDULE);
+    let scans = rule.spec.after_scan.then_some(RECHECK);
+    [pending, running, scheduled, scans].into_iter().flatten().min().unwrap_or(Duration::MAX)
+}
+
+enum Removal {
+    Done(Vec<Note>),
+    /// So many executions have been told to stop.
+    Stopping(usize),
+}
+
+async fn remove(kinds: &Kinds, rule: &ReplicationRule, now: Timestamp) -> Result<Removal, Failure> {
+    if rule.spec.management_policy == ManagementPolicy::ObserveOnly {
+        return Ok(Removal::Done(Vec::new()));
+    }
+    let client = kinds.instances.connect(kinds.directory.as_ref(), &rule.spec.harbor_ref.name).await?.client;
+    let name = rule.harbor_name();
+    let remembered = rule.status.as_ref().and_then(|status| status.id);
+    let observed = observe(&client, name, &marker(&kinds.installation, rule), remembered).await?;
+    let Some(policy) = observed.marked else {
+        let left = observed.named.map(|_| {
+            let message = format!("replication policy {name} in Harbor is not marked as ours and was left alone");
+            Note::warning(Reason::AdoptionRequired, message)
+        });
+        return Ok(Removal::Done(left.into_iter().collect()));
+    };
+    let since = rule.metadata.deletion_timestamp.as_ref().map_or(now, |time| time.0);
+    let executions = client.replication_executions(policy.id, executions::MOST).await?;
+    let running: Vec<_> = executions.iter().filter(|execution| !execution.is_final()).collect();
+    for execution in &running {
+        client.stop_replication(execution.id).await?;
+    }
+    if !running.is_empty() && now.duration_since(since).unsigned_abs() < STOPPING {
+        return Ok(Removal::Stopping(running.len()));
+    }
+    client.delete_replication_policy(policy.id).await?;
+    Ok(Removal::Done(vec![Note::done(Reason::Reconciled, format!("deleted replication policy {name} in Harbor"))]))
+}
+
+fn marker(installation: &Installation, rule: &ReplicationRule) -> Marker {
+    Marker {
+        installation: installation.0.clone(),
+        kind: "ReplicationRule".to_owned(),
+        name: rule.metadata.name.clone().unwrap_or_default(),
+    }
+}

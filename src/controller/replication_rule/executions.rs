@@ -1,0 +1,325 @@
+//! What a policy's executions came to, and the starting of new ones.
+
+use std::collections::{BTreeMap, HashMap};
+
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
+
+use super::super::{Note, instances::Connection, report::Failure};
+use crate::{
+    api::{
+        Reason, ReplicationRule, ReplicationRuleStatus,
+        condition::whole_seconds,
+        replication_rule::{ExecutionStatus, HeldBack, HeldBackState, TaskFailure},
+    },
+    harbor::{
+        Client, Error,
+        model::{ReplicationExecution, ReplicationTask, replication_failure},
+    },
+    plan::{
+        after_scan::{self, Refused, Scan},
+        run::{self, Run},
+    },
+    registry,
+};
+
+/// Executions that are looked at where it matters not to miss one.
+pub(super) const MOST: usize = 100;
+/// Executions that are looked at otherwise.
+const A_FEW: usize = 5;
+/// Failures that status lists.
+const FAILURES: usize = 10;
+/// Failed tasks of one execution that are asked for refused images.
+const TASKS: usize = 64;
+/// Failed executions that are asked for refused images in one look.
+const EXECUTIONS: usize = 10;
+/// Images that stay refused, and are asked for a change of their scan in one look.
+const REFUSED: usize = 8;
+/// Seconds after which the rotation goes on by one.
+const TURN: i64 = 30;
+/// Bytes of a reason.
+const REASON: usize = 512;
+
+/// Follows the executions of one policy.
+pub(super) struct Follower<'a> {
+    pub(super) connection: &'a Connection,
+    pub(super) rule: &'a ReplicationRule,
+    /// Of the policy.
+    pub(super) id: i64,
+    /// Whether Harbor runs it.
+    pub(super) enabled: bool,
+    /// Whether we may.
+    pub(super) writes: bool,
+    pub(super) now: Timestamp,
+}
+
+impl Follower<'_> {
+    /// Looks at the executions once, and carries the policy out if that is asked for.
+    pub(super) async fn follow(
+        &self,
+        status: &mut ReplicationRuleStatus,
+        notes: &mut Vec<Note>,
+    ) -> Result<(), Failure> {
+        let after_scan = self.rule.spec.after_scan && self.writes;
+        let limit = if after_scan || status.pending_run.is_some() { MOST } else { A_FEW };
+        let executions = self.connection.client.replication_executions(self.id, limit).await?;
+        let mut failures = Failures { client: &self.connection.client, known: HashMap::new() };
+        if let Some(newest) = executions.iter().max_by_key(|execution| execution.id) {
+            self.tell(newest, &mut failures, status, notes).await?;
+        } else {
+            status.last_execution = None;
+        }
+        if after_scan {
+            self.hold_back(&executions, &mut failures, status, notes).await?;
+        } else {
+            status.held_back.clear();
+            status.considered_execution = None;
+        }
+        if self.writes {
+            self.run(&executions, status, notes).await?;
+        }
+        Ok(())
+    }
+
+    /// What the newest execution came to. Why its tasks failed is asked for once, when it has ended.
+    async fn tell(
+        &self,
+        newest: &ReplicationExecution,
+        failures: &mut Failures<'_>,
+        status: &mut ReplicationRuleStatus,
+        notes: &mut Vec<Note>,
+    ) -> Result<(), Error> {
+        let mut next = shown(newest);
+        let known = status.last_execution.as_ref();
+        if let Some(known) = known.filter(|known| known.id == next.id && known.status == next.status) {
+            next.failures.clone_from(&known.failures);
+        } else if newest.status == ReplicationExecution::FAILED {
+            let mut awaits_scan = self.rule.spec.after_scan && newest.total > 0;
+            for (task, log) in failures.of(newest.id, FAILURES).await? {
+                awaits_scan &= !after_scan::refused(log, newest.id).is_empty();
+                let reason = replication_failure(log).unwrap_or_else(|| "its log names no error".to_owned());
+                let resource = task.source_repository().to_owned();
+                next.failures.push(TaskFailure { resource, reason: clipped(&reason) });
+            }
+            // What vulnerability prevention refused is told of image by image, once that is settled.
+            if !awaits_scan {
+                notes.push(Note::warning(Reason::ExecutionFailed, failed(&next)));
+            }
+        }
+        status.last_execution = Some(next);
+        Ok(())
+    }
+
+    /// Which images vulnerability prevention holds back.
+    async fn hold_back(
+        &self,
+        executions: &[ReplicationExecution],
+        failures: &mut Failures<'_>,
+        status: &mut ReplicationRuleStatus,
+        notes: &mut Vec<Note>,
+    ) -> Result<(), Error> {
+        let held = &status.held_back;
+        let batch = after_scan::batch(status.considered_execution, held, executions, EXECUTIONS, self.now);
+        let mut refused: Vec<Refused> = Vec::new();
+        for execution in batch.failed.iter().copied() {
+            for (_, log) in failures.of(execution, TASKS).await? {
+                refused.extend(after_scan::refused(log, execution));
+            }
+        }
+        let mut scans = BTreeMap::new();
+        for image in asked(held, &refused, self.now) {
+            let known = held.iter().find(|held| held.image == image);
+            let scan = self.scan(&image, known).await?;
+            scans.insert(image, scan);
+        }
+        let look = after_scan::Look {
+            held,
+            refused: &refused,
+            scans: &scans,
+            considered: batch.considered,
+            running: &batch.running,
+        };
+        let held_back = after_scan::decide(&look);
+        let was_refused =
+            |image: &str| held.iter().any(|held| held.image == image && held.state == HeldBackState::Refused);
+        for held in held_back.iter().filter(|held| held.state == HeldBackState::Refused && !was_refused(&held.image)) {
+            notes.push(Note::warning(Reason::HeldBack, format!("{} is not replicated: {}", held.image, held.reason)));
+        }
+        status.held_back = held_back;
+        status.considered_execution = Some(batch.considered);
+        Ok(())
+    }
+
+    async fn scan(&self, image: &str, known: Option<&HeldBack>) -> Result<Option<Scan>, Error> {
+        let Some((project, repository, reference)) = after_scan::parts(image) else { return Ok(None) };
+        let artifact = self.connection.client.scanned_artifact(project, repository, reference).await?;
+        let mut scan = artifact.as_ref().map(after_scan::scan_of);
+        if let Some(scan) = scan.as_mut().filter(|scan| after_scan::asks_registry(known, scan)) {
+            let repository = format!("{project}/{repository}");
+            let pulled = self.connection.puller.client().manifest(&repository, reference).await;
+            // Whatever else it may be, a run of the policy will tell.
+            if let Err(registry::Error::PolicyBlocked { message }) = pulled {
+                scan.refusal = Some(message);
+            }
+        }
+        Ok(scan)
+    }
+
+    async fn run(
+        &self,
+        executions: &[ReplicationExecution],
+        status: &mut ReplicationRuleStatus,
+        notes: &mut Vec<Note>,
+    ) -> Result<(), Error> {
+        let token = self.rule.run_token();
+        if !self.enabled {
+            // Harbor would answer 412; and a run that comes whenever somebody enables the policy would be a surprise.
+            status.pending_run = None;
+            if let Some(token) = token.filter(|token| Some(*token) != status.last_run_token.as_deref()) {
+                status.last_run_token = Some(token.to_owned());
+                notes.push(Note::warning(
+                    Reason::InvalidSpec,
+                    "not run: the policy is disabled; set spec.enabled: true",
+                ));
+            }
+            return Ok(());
+        }
+        let scanned = status.held_back.iter().any(after_scan::wants_run) && !run::is_busy(executions, self.now);
+        let done = status.last_run_token.as_deref();
+        let execution = match run::run(token, done, scanned, status.pending_run.as_ref(), executions) {
+            Run::None => return Ok(()),
+            Run::Prepare(pending) => {
+                status.pending_run = Some(pending);
+                return Ok(());
+            }
+            Run::Start => self.connection.client.start_replication(self.id).await?,
+            Run::Started(execution) => execution,
+        };
+        let token = status.pending_run.take().and_then(|pending| pending.token);
+        let why = match &token {
+            Some(token) => format!("asked for by {token}"),
+            None => "after scans".to_owned(),
+        };
+        notes.push(Note::done(Reason::ExecutionStarted, format!("started execution {execution}, {why}")));
+        status.last_run_token = token.or_else(|| status.last_run_token.take());
+        after_scan::started(&mut status.held_back, execution);
+        let running = ReplicationExecution {
+            id: execution,
+            status: ReplicationExecution::IN_PROGRESS.to_owned(),
+            trigger: "manual".to_owned(),
+            ..ReplicationExecution::default()
+        };
+        if status.last_execution.as_ref().is_none_or(|last| last.id < execution) {
+            status.last_execution = Some(shown(&running));
+        }
+        Ok(())
+    }
+}
+
+/// Logs of failed tasks, each read once.
+struct Failures<'a> {
+    client: &'a Client,
+    known: HashMap<i64, Vec<(ReplicationTask, String)>>,
+}
+
+impl Failures<'_> {
+    async fn of(
+        &mut self,
+        execution: i64,
+        most: usize,
+    ) -> Result<impl Iterator<Item = (&ReplicationTask, &str)>, Error> {
+        if self.known.get(&execution).is_none_or(|known| known.len() < most) {
+            let tasks = self.client.replication_tasks(execution).await?;
+            let mut read = Vec::new();
+            for task in tasks.into_iter().filter(|task| task.status == "Failed").take(most) {
+                let log = self.client.replication_task_log(execution, task.id).await?;
+                read.push((task, log));
+            }
+            self.known.insert(execution, read);
+        }
+        let known = self.known.get(&execution).map_or(&[][..], Vec::as_slice);
+        Ok(known.iter().take(most).map(|(task, log)| (task, log.as_str())))
+    }
+}
+
+/// The images whose scans matter in this look: all that were refused just now or wait, and of those that stay refused a few
+/// in rotation.
+fn asked(held: &[HeldBack], refused: &[Refused], now: Timestamp) -> Vec<String> {
+    let waiting = held.iter().filter(|held| held.state != HeldBackState::Refused).map(|held| held.image.clone());
+    let mut images: Vec<String> = waiting.chain(refused.iter().map(|refused| refused.image.clone())).collect();
+    let settled: Vec<&HeldBack> = held.iter().filter(|held| held.state == HeldBackState::Refused).collect();
+    let turn = usize::try_from(now.as_second() / TURN).unwrap_or(0).checked_rem(settled.len()).unwrap_or(0);
+    images.extend(settled.iter().cycle().skip(turn).take(REFUSED.min(settled.len())).map(|held| held.image.clone()));
+    images.sort_unstable();
+    images.dedup();
+    // What is left out is held as waiting, and asked for at the next look.
+    images.truncate(after_scan::MOST + REFUSED);
+    images
+}
+
+fn shown(execution: &ReplicationExecution) -> ExecutionStatus {
+    let time = |time: Option<Timestamp>| time.map(|time| Time(whole_seconds(time)));
+    ExecutionStatus {
+        id: execution.id,
+        status: execution.status.clone(),
+        trigger: execution.trigger.clone(),
+        start_time: time(execution.start_time),
+        end_time: time(execution.end_time),
+        total: execution.total,
+        succeeded: execution.succeed,
+        failed: execution.failed,
+        stopped: execution.stopped,
+        in_progress: execution.in_progress,
+        message: Some(clipped(&execution.status_text)).filter(|text| !text.is_empty()),
+        failures: Vec::new(),
+    }
+}
+
+fn failed(execution: &ExecutionStatus) -> String {
+    let mut text = format!("execution {} ({}) failed", execution.id, execution.trigger);
+    if execution.total > 0 {
+        text.push_str(&format!(": {} of {} tasks", execution.failed, execution.total));
+    }
+    if let Some(message) = &execution.message {
+        text.push_str(&format!(": {message}"));
+    }
+    if let Some(first) = execution.failures.first() {
+        text.push_str(&format!("; {}: {}", first.resource, first.reason));
+    }
+    text
+}
+
+fn clipped(text: &str) -> String {
+    let text = text.trim();
+    match text.char_indices().map(|(at, _)| at).take_while(|at| *at <= REASON).last() {
+        Some(end) if text.len() > REASON => format!("{}…", text.get(..end).unwrap_or_default()),
+        _ => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn images_that_stay_refused_are_asked_for_in_turn_and_a_few_at_a_time() {
+        let held = |at: usize, state| HeldBack { image: format!("gate/app:v{at}"), state, ..HeldBack::default() };
+        let mut all: Vec<HeldBack> = (0..60).map(|at| held(at, HeldBackState::Refused)).collect();
+        all.push(held(60, HeldBackState::WaitingForScan));
+        let mut seen = BTreeSet::new();
+        for look in 0..60 {
+            let asked = asked(&all, &[], Timestamp::from_second(1_800_000_000 + look * TURN).unwrap());
+            assert!(asked.len() == REFUSED + 1 && asked.contains(&"gate/app:v60".to_owned()), "{asked:?}");
+            seen.extend(asked);
+        }
+        assert_eq!(seen.len(), 61);
+    }
+
+    #[test]
+    fn a_long_reason_is_cut_between_characters() {
+        let cut = clipped(&"ä".repeat(600));
+        assert!(cut.len() < 520 && cut.ends_with('…'), "{}", cut.len());
+        assert_eq!(clipped(" short\n"), "short");
+    }
+}

@@ -1,0 +1,122 @@
+//! Replication: policies, executions and their tasks.
+
+use super::{Client, Error, model};
+
+impl Client {
+    /// GET /replication/policies, all pages.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn replication_policies(&self) -> Result<Vec<model::ReplicationPolicy>, Error> {
+        self.list("replication/policies", &[]).await
+    }
+
+    /// GET /replication/policies with the exact name.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn replication_policy_named(&self, name: &str) -> Result<Option<model::ReplicationPolicy>, Error> {
+        let query = format!("name={name}");
+        let found: Vec<model::ReplicationPolicy> = self.list("replication/policies", &[("q", &query)]).await?;
+        Ok(found.into_iter().find(|policy| policy.content.name == name))
+    }
+
+    /// GET /replication/policies/{id}.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn replication_policy(&self, id: i64) -> Result<Option<model::ReplicationPolicy>, Error> {
+        self.find(&format!("replication/policies/{id}")).await
+    }
+
+    /// POST /replication/policies. Returns the id.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] for a name that is taken; a cron line that never fires ends in [`Error::Timeout`], and Harbor's
+    /// job service hangs from then on.
+    pub async fn create_replication_policy(&self, policy: &model::ReplicationPolicyContent) -> Result<i64, Error> {
+        self.create("replication/policies", policy).await
+    }
+
+    /// PUT /replication/policies/{id}: replaces it whole.
+    ///
+    /// # Errors
+    /// As [`Client::create_replication_policy`].
+    pub async fn update_replication_policy(
+        &self,
+        id: i64,
+        policy: &model::ReplicationPolicyContent,
+    ) -> Result<(), Error> {
+        self.put(&format!("replication/policies/{id}"), policy).await
+    }
+
+    /// DELETE /replication/policies/{id}, with its executions; one that is gone already is fine.
+    ///
+    /// # Errors
+    /// [`Error::Precondition`] while an execution of it is not final: stop that first.
+    pub async fn delete_replication_policy(&self, id: i64) -> Result<(), Error> {
+        self.delete(&format!("replication/policies/{id}")).await
+    }
+
+    /// POST /replication/executions: runs a policy now. Returns the id of the execution.
+    ///
+    /// # Errors
+    /// [`Error::Precondition`] for a disabled policy, [`Error::NotFound`] for one that is gone.
+    pub async fn start_replication(&self, policy_id: i64) -> Result<i64, Error> {
+        self.create("replication/executions", &model::StartReplication { policy_id }).await
+    }
+
+    /// GET /replication/executions of one policy, the newest first, at most `limit` (1 to 100).
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn replication_executions(
+        &self,
+        policy_id: i64,
+        limit: usize,
+    ) -> Result<Vec<model::ReplicationExecution>, Error> {
+        self.first("replication/executions", &[("policy_id", &policy_id.to_string())], limit).await
+    }
+
+    /// GET /replication/executions of all policies, the newest first, at most `limit` (1 to 100): what has been going on, in
+    /// one request.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn latest_replication_executions(&self, limit: usize) -> Result<Vec<model::ReplicationExecution>, Error> {
+        self.first("replication/executions", &[], limit).await
+    }
+
+    /// GET /replication/executions/{id}.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn replication_execution(&self, id: i64) -> Result<Option<model::ReplicationExecution>, Error> {
+        self.find(&format!("replication/executions/{id}")).await
+    }
+
+    /// PUT /replication/executions/{id}: stops it, some time later. One that has ended already is fine.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn stop_replication(&self, execution_id: i64) -> Result<(), Error> {
+        self.put(&format!("replication/executions/{execution_id}"), &()).await
+    }
+
+    /// GET /replication/executions/{id}/tasks, all pages, the newest first.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn replication_tasks(&self, execution_id: i64) -> Result<Vec<model::ReplicationTask>, Error> {
+        self.list(&format!("replication/executions/{execution_id}/tasks"), &[]).await
+    }
+
+    /// GET /replication/executions/{id}/tasks/{task}/log: the only place that says why a task failed
+    /// ([`model::replication_failure`]).
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn replication_task_log(&self, execution_id: i64, task_id: i64) -> Result<String, Error> {
+        self.text(&format!("replication/executions/{execution_id}/tasks/{task_id}/log")).await
+    }
+}

@@ -1,0 +1,334 @@
+//! Images that a project's vulnerability prevention kept from an event-based replication: which of them are worth another try.
+//!
+//! Harbor replicates at the push, when the scan has not begun; its registry answers 412 PROJECTPOLICYVIOLATION, the task fails,
+//! and Harbor never tries again, however clean the image is found to be. An image is tried again once for each digest and
+//! each verdict of a scan, so that nothing here can go round in circles.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::jiff::Timestamp;
+
+use super::run::is_under_way;
+use crate::{
+    api::replication_rule::{HeldBack, HeldBackState},
+    harbor::model::{Artifact, ReplicationExecution},
+};
+
+/// Images that status lists at most.
+pub const MOST: usize = 64;
+
+/// A digest is tried again so often at most if Harbor goes on saying that its scan is not done. (If it says that something was
+/// found, it is not tried again at all.)
+const MOST_TRIES: i32 = 3;
+
+/// An image that a task could not pull because of the project's policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// `project/repository:tag`; in place of a tag may stand a digest.
+    pub image: String,
+    /// The registry's message.
+    pub message: String,
+    /// The execution that the task belongs to.
+    pub execution: i64,
+}
+
+/// What Harbor says of an image now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scan {
+    /// The digest that the tag names.
+    pub digest: String,
+    /// What its last scan came to.
+    pub verdict: Verdict,
+    /// What the registry says to whoever pulls it now; `None` if it gives it, or was not asked ([`asks_registry`]).
+    pub refusal: Option<String>,
+}
+
+/// What a scan came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It has not been asked for.
+    Unscanned,
+    /// It is under way, or was given up: Harbor's word for it.
+    Unfinished(String),
+    /// It is done.
+    Done {
+        /// The most severe finding; `None` is a word of Harbor's.
+        severity: String,
+        /// Findings of any severity.
+        total: i64,
+    },
+}
+
+/// What is known before the decision.
+#[derive(Debug, Clone, Copy)]
+pub struct Look<'a> {
+    /// From status.
+    pub held: &'a [HeldBack],
+    /// From executions that ended since.
+    pub refused: &'a [Refused],
+    /// Images that were looked at; `None` is an image that is gone.
+    pub scans: &'a BTreeMap<String, Option<Scan>>,
+    /// All executions up to this one, but for those that run, have ended, and their refusals are in `held` or `refused`.
+    pub considered: i64,
+    /// Executions that run.
+    pub running: &'a [i64],
+}
+
+/// The executions whose refusals are to be read now.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// Those that failed.
+    pub failed: Vec<i64>,
+    /// Up to here all are considered then.
+    pub considered: i64,
+    /// Those that run.
+    pub running: Vec<i64>,
+}
+
+/// What becomes of the images, for status. The policy is to be run again if one is [`wants_run`].
+pub fn decide(look: &Look<'_>) -> Vec<HeldBack> {
+    let mut newest: BTreeMap<&str, &Refused> = BTreeMap::new();
+    for refused in look.refused {
+        let known = newest.entry(&refused.image).or_insert(refused);
+        if refused.execution > known.execution {
+            *known = refused;
+        }
+    }
+    let mut held: Vec<HeldBack> = look
+        .held
+        .iter()
+        .filter_map(|held| match (newest.remove(held.image.as_str()), held.state, held.retried_in) {
+            (newest, HeldBackState::Retrying, Some(retried_in)) => judge_try(held, retried_in, newest, look),
+            (Some(refused), state, _) if state != HeldBackState::Retrying => judge_refusal(Some(held), refused, look),
+            _ => go_on(held, look),
+        })
+        .collect();
+    held.extend(newest.into_values().filter_map(|refused| judge_refusal(None, refused, look)));
+    held.sort_by(|one, other| (one.state, &one.image).cmp(&(other.state, &other.image)));
+    held.truncate(MOST);
+    held
+}
+
+/// Whether an image is to be tried again by an execution that has not been started yet.
+pub fn wants_run(held: &HeldBack) -> bool {
+    held.state == HeldBackState::Retrying && held.retried_in.is_none()
+}
+
+/// Writes down in which execution the images are tried again.
+pub fn started(held: &mut [HeldBack], execution: i64) {
+    for image in held.iter_mut().filter(|image| wants_run(image)) {
+        image.retried_in = Some(execution);
+        image.tries += 1;
+    }
+}
+
+/// Which executions are to be read: those that ended after `before`, the oldest first and at most `most`, and those in which
+/// an image was tried again. One that runs for long does not hold up those after it. `executions` are the newest of the
+/// policy. Where nothing was considered before, the latest failures are enough.
+pub fn batch(
+    before: Option<i64>,
+    held: &[HeldBack],
+    executions: &[ReplicationExecution],
+    most: usize,
+    now: Timestamp,
+) -> Batch {
+    let awaited = |execution: &ReplicationExecution| {
+        held.iter().any(|held| held.state == HeldBackState::Retrying && held.retried_in == Some(execution.id))
+    };
+    let has_failed = |execution: &ReplicationExecution| execution.status == ReplicationExecution::FAILED;
+    let mut all: Vec<&ReplicationExecution> = executions.iter().collect();
+    all.sort_by_key(|execution| execution.id);
+    // A Harbor that was built anew counts from 1 again.
+    let before = before.filter(|before| all.last().is_none_or(|newest| newest.id >= *before));
+    let since = before.unwrap_or(0);
+    let newer = all.iter().copied().filter(|execution| execution.id > since);
+    let ended: Vec<&ReplicationExecution> = newer.take_while(|execution| !is_under_way(execution, now)).collect();
+    let mut considered = ended.last().map_or(since, |execution| execution.id);
+    let mut failed: Vec<i64> =
+        ended.into_iter().filter(|execution| has_failed(execution)).map(|execution| execution.id).collect();
+    if before.is_none() {
+        failed.drain(..failed.len().saturating_sub(most));
+    } else if failed.len() > most {
+        failed.truncate(most);
+        considered = failed.last().copied().unwrap_or(since);
+    }
+    let retried = all.iter().filter(|execution| execution.id <= since && has_failed(execution) && awaited(execution));
+    failed.extend(retried.map(|execution| execution.id));
+    let running = all.iter().filter(|execution| !execution.is_final()).map(|execution| execution.id).collect();
+    Batch { failed, considered, running }
+}
+
+/// The images that a task could not pull because of the project's policy, from its log.
+pub fn refused(log: &str, execution: i64) -> Vec<Refused> {
+    let mut found: Vec<Refused> = Vec::new();
+    for line in log.lines().filter(|line| line.contains("PROJECTPOLICYVIOLATION")) {
+        let Some(image) = between(line, "failed to pull the manifest of artifact ", ": http status code: 412") else {
+            continue;
+        };
+        let body = line.split_once("body: ").map_or("", |(_, body)| body);
+        let answer: serde_json::Value = serde_json::from_str(body.trim()).unwrap_or_default();
+        let message = answer.pointer("/errors/0/message").and_then(serde_json::Value::as_str).unwrap_or(body);
+        if found.iter().all(|known| known.image != image) {
+            found.push(Refused { image: image.to_owned(), message: message.to_owned(), execution });
+        }
+    }
+    found
+}
+
+/// Project, repository and reference of an image of Harbor: `a/b/c:v1` is `a`, `b/c` and `v1`.
+pub fn parts(image: &str) -> Option<(&str, &str, &str)> {
+    let (project, rest) = image.split_once('/')?;
+    // In place of a tag there may be a digest, which has a colon of its own.
+    let (repository, reference) = rest.split_once(['@', ':'])?;
+    Some((project, repository, reference))
+}
+
+/// What Harbor says of an artifact.
+pub fn scan_of(artifact: &Artifact) -> Scan {
+    let verdict = match artifact.scan_overview.values().next() {
+        None => Verdict::Unscanned,
+        Some(scan) if scan.scan_status == "Success" => {
+            Verdict::Done { severity: scan.severity.clone(), total: scan.summary.total }
+        }
+        Some(scan) => Verdict::Unfinished(scan.scan_status.clone()),
+    };
+    Scan { digest: artifact.digest.clone(), verdict, refusal: None }
+}
+
+/// Whether the registry is worth asking if it would give the image now. That costs one request, and a run of the policy one
+/// task for each repository that it copies.
+pub fn asks_registry(held: Option<&HeldBack>, scan: &Scan) -> bool {
+    let settled = |held: &HeldBack| held.state != HeldBackState::WaitingForScan && is_about(held, scan);
+    matches!(scan.verdict, Verdict::Done { .. }) && !held.is_some_and(settled)
+}
+
+/// What became of a second try: the execution `retried_in` alone says that. A refusal in a later one is about a new push.
+fn judge_try(held: &HeldBack, retried_in: i64, newest: Option<&Refused>, look: &Look<'_>) -> Option<HeldBack> {
+    let later = newest.filter(|refused| refused.execution > retried_in);
+    let same = |scan: &Scan| held.digest.as_ref() == Some(&scan.digest);
+    let is_another = look.scans.get(&held.image).is_some_and(|scan| !scan.as_ref().is_some_and(same));
+    if let Some(refused) = later.filter(|_| is_another) {
+        return judge_refusal(None, refused, look);
+    }
+    let of_the_try = |refused: &&Refused| refused.execution == retried_in && refused.image == held.image;
+    if let Some(refused) = look.refused.iter().find(of_the_try) {
+        return judge_refusal(Some(held), refused, look);
+    }
+    if retried_in > look.considered || look.running.contains(&retried_in) {
+        return Some(held.clone());
+    }
+    // It was not refused again, so it has been copied, or failed for a reason that is not ours.
+    judge_refusal(None, later?, look)
+}
+
+fn judge_refusal(held: Option<&HeldBack>, refused: &Refused, look: &Look<'_>) -> Option<HeldBack> {
+    let Some(scan) = look.scans.get(&refused.image) else {
+        // Not looked at yet: the next look will.
+        let reason = refused.message.clone();
+        return Some(HeldBack { image: refused.image.clone(), reason, ..HeldBack::default() });
+    };
+    let scan = scan.as_ref()?;
+    let held = held.filter(|held| held.digest.as_ref() == Some(&scan.digest));
+    if let Some(held) = held.filter(|held| stays_refused(held, scan)) {
+        return Some(held.clone());
+    }
+    let tries = held.map_or(0, |held| held.tries);
+    let Verdict::Done { total, .. } = scan.verdict else {
+        return Some(HeldBack { tries, ..judge(&refused.image, scan) });
+    };
+    let is_final = if is_for_its_scan(&refused.message) {
+        // The scan is done by now, or Harbor is of two minds about it.
+        tries >= MOST_TRIES
+    } else {
+        // What was refused for what a scan found stays so, unless that was another scan.
+        held.filter(|held| held.tries > 0)
+            .map_or(refused.message.contains(&format!(" {total} ")), |held| is_about(held, scan))
+    };
+    let image = if is_final {
+        judged(&refused.image, scan, HeldBackState::Refused, refused.message.clone())
+    } else {
+        judge(&refused.image, scan)
+    };
+    Some(HeldBack { tries, ..image })
+}
+
+/// What becomes of an image that nothing new was heard of but, perhaps, its scan.
+fn go_on(held: &HeldBack, look: &Look<'_>) -> Option<HeldBack> {
+    match look.scans.get(&held.image) {
+        None => Some(held.clone()),
+        Some(None) => None,
+        Some(Some(scan)) if stays_refused(held, scan) || (wants_run(held) && is_about(held, scan)) => {
+            Some(held.clone())
+        }
+        Some(Some(scan)) => {
+            let same = held.state == HeldBackState::WaitingForScan && held.digest.as_ref() == Some(&scan.digest);
+            Some(HeldBack { tries: if same { held.tries } else { 0 }, ..judge(&held.image, scan) })
+        }
+    }
+}
+
+fn judge(image: &str, scan: &Scan) -> HeldBack {
+    match &scan.verdict {
+        Verdict::Unscanned => {
+            let reason = "it has not been scanned: let the project scan images on push, or scan it in Harbor";
+            judged(image, scan, HeldBackState::WaitingForScan, reason.to_owned())
+        }
+        Verdict::Unfinished(status) if matches!(status.as_str(), "Error" | "Stopped") => {
+            let reason = format!("its scan ended as {status}: scan it again in Harbor");
+            judged(image, scan, HeldBackState::WaitingForScan, reason)
+        }
+        Verdict::Unfinished(status) => {
+            judged(image, scan, HeldBackState::WaitingForScan, format!("its scan is {status}"))
+        }
+        Verdict::Done { .. } if scan.refusal.is_some() => {
+            let reason = scan.refusal.clone().unwrap_or_default();
+            let state = if is_for_its_scan(&reason) { HeldBackState::WaitingForScan } else { HeldBackState::Refused };
+            judged(image, scan, state, reason)
+        }
+        Verdict::Done { .. } => {
+            judged(image, scan, HeldBackState::Retrying, "its scan is done: the policy is run again".to_owned())
+        }
+    }
+}
+
+fn judged(image: &str, scan: &Scan, state: HeldBackState, reason: String) -> HeldBack {
+    let (severity, vulnerabilities) = match &scan.verdict {
+        Verdict::Done { severity, total } => (Some(severity.clone()), Some(*total)),
+        _ => (None, None),
+    };
+    HeldBack {
+        image: image.to_owned(),
+        state,
+        reason,
+        digest: Some(scan.digest.clone()),
+        severity,
+        vulnerabilities,
+        retried_in: None,
+        tries: 0,
+    }
+}
+
+/// Whether Harbor refuses an image since its scan is not done, whatever it may find.
+fn is_for_its_scan(message: &str) -> bool {
+    message.contains("vulnerability scanning")
+}
+
+/// Whether an image that was refused is still the same, with the same verdict, or is being scanned anew.
+fn stays_refused(held: &HeldBack, scan: &Scan) -> bool {
+    let scanning = held.digest.as_ref() == Some(&scan.digest) && matches!(scan.verdict, Verdict::Unfinished(_));
+    held.state == HeldBackState::Refused && (scanning || is_about(held, scan))
+}
+
+/// Whether what is held is what the scan judged.
+fn is_about(held: &HeldBack, scan: &Scan) -> bool {
+    let same = judged(&held.image, scan, held.state, String::new());
+    (&held.digest, &held.severity, held.vulnerabilities) == (&same.digest, &same.severity, same.vulnerabilities)
+}
+
+fn between<'a>(text: &'a str, before: &str, after: &str) -> Option<&'a str> {
+    let (_, rest) = text.split_once(before)?;
+    rest.split_once(after).map(|(found, _)| found)
+}
+
+#[cfg(test)]
+mod tests;

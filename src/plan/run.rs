@@ -1,0 +1,153 @@
+//! Executions of a replication policy: at most one for each time that somebody asks, whenever we are stopped.
+//!
+//! Harbor gives an execution no name of ours. So the wish is written to status first, with the newest execution before it; a
+//! manual execution after that one is the wish fulfilled, whether we started it or a person just did.
+
+use std::time::Duration;
+
+use k8s_openapi::jiff::Timestamp;
+
+use crate::{api::replication_rule::PendingRun, harbor::model::ReplicationExecution};
+
+/// Harbor's status of an execution lags its tasks by up to this long.
+const LAG: Duration = Duration::from_secs(30);
+/// A short execution is not asked for more often.
+const SHORTEST: Duration = Duration::from_secs(2);
+
+/// One that takes longer is not waited for: it may have been forgotten.
+const PATIENCE: Duration = Duration::from_secs(900);
+
+/// What to do about a run that is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Run {
+    /// Nobody asks for one.
+    None,
+    /// To be written to status, and carried out at the next look.
+    Prepare(PendingRun),
+    /// To be started now.
+    Start,
+    /// This execution is the one.
+    Started(i64),
+}
+
+/// Decides about a run. `token` is what the annotation says, `done` the token that was acted on last, `scanned` whether images
+/// that were held back can be copied now. `executions` are the newest of the policy.
+pub fn run(
+    token: Option<&str>,
+    done: Option<&str>,
+    scanned: bool,
+    pending: Option<&PendingRun>,
+    executions: &[ReplicationExecution],
+) -> Run {
+    let newest = executions.iter().map(|execution| execution.id).max().unwrap_or(0);
+    if let Some(pending) = pending {
+        if pending.after_execution > newest {
+            // A Harbor that was built anew counts from 1 again.
+            return Run::Prepare(PendingRun { after_execution: newest, ..pending.clone() });
+        }
+        let ours = executions.iter().filter(|execution| is_manual(execution) && execution.id > pending.after_execution);
+        return ours.map(|execution| execution.id).min().map_or(Run::Start, Run::Started);
+    }
+    let token = token.filter(|token| Some(*token) != done);
+    if token.is_none() && !scanned {
+        return Run::None;
+    }
+    Run::Prepare(PendingRun { token: token.map(str::to_owned), after_execution: newest })
+}
+
+/// Whether an execution is running, and its end worth waiting for.
+pub fn is_under_way(execution: &ReplicationExecution, now: Timestamp) -> bool {
+    let start = execution.start_time.unwrap_or(now);
+    !execution.is_final() && now.duration_since(start).unsigned_abs() < PATIENCE
+}
+
+/// Whether the whole policy is being carried out. What is scanned meanwhile shares the next run.
+pub fn is_busy(executions: &[ReplicationExecution], now: Timestamp) -> bool {
+    executions.iter().any(|execution| is_manual(execution) && is_under_way(execution, now))
+}
+
+/// When to look at an execution again that Harbor may yet change: the longer it has taken, the later.
+pub fn look_again(execution: &ReplicationExecution, now: Timestamp) -> Option<Duration> {
+    if execution.is_settled(now) {
+        return None;
+    }
+    let elapsed = execution.start_time.map_or(Duration::ZERO, |start| now.duration_since(start).unsigned_abs());
+    Some((elapsed / 4).clamp(SHORTEST, LAG))
+}
+
+fn is_manual(execution: &ReplicationExecution) -> bool {
+    execution.trigger == "manual"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn execution(id: i64, trigger: &str) -> ReplicationExecution {
+        ReplicationExecution { id, trigger: trigger.to_owned(), ..ReplicationExecution::default() }
+    }
+
+    fn pending(token: Option<&str>, after_execution: i64) -> PendingRun {
+        PendingRun { token: token.map(str::to_owned), after_execution }
+    }
+
+    #[test]
+    fn a_new_token_is_written_down_before_it_starts_anything() {
+        let executions = [execution(7, "scheduled"), execution(5, "manual")];
+        assert_eq!(run(None, None, false, None, &executions), Run::None);
+        assert_eq!(run(Some("a"), Some("a"), false, None, &executions), Run::None);
+        let wish = pending(Some("b"), 7);
+        assert_eq!(run(Some("b"), Some("a"), false, None, &executions), Run::Prepare(wish.clone()));
+        assert_eq!(run(Some("b"), Some("a"), false, Some(&wish), &executions), Run::Start);
+    }
+
+    #[test]
+    fn after_a_crash_between_start_and_status_the_execution_is_found_again() {
+        let wish = pending(Some("b"), 7);
+        let executions = [execution(9, "event_based"), execution(8, "manual"), execution(7, "scheduled")];
+        assert_eq!(run(Some("b"), Some("a"), false, Some(&wish), &executions), Run::Started(8));
+    }
+
+    #[test]
+    fn a_wish_from_before_harbor_was_built_anew_is_written_down_anew() {
+        let wish = pending(Some("b"), 700);
+        let executions = [execution(2, "manual")];
+        assert_eq!(run(Some("b"), None, false, Some(&wish), &executions), Run::Prepare(pending(Some("b"), 2)));
+        assert_eq!(run(Some("b"), None, false, Some(&wish), &[]), Run::Prepare(pending(Some("b"), 0)));
+    }
+
+    #[test]
+    fn a_run_after_scans_needs_no_token_and_takes_one_along() {
+        assert_eq!(run(None, None, true, None, &[]), Run::Prepare(pending(None, 0)));
+        assert_eq!(run(Some("a"), None, true, None, &[]), Run::Prepare(pending(Some("a"), 0)));
+    }
+
+    #[test]
+    fn what_is_scanned_during_a_run_waits_for_its_end_but_not_for_ever() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let running = |trigger| ReplicationExecution { start_time: Some(at(1000)), ..execution(3, trigger) };
+        assert!(is_busy(&[running("event_based"), running("manual")], at(1060)));
+        assert!(!is_busy(&[running("event_based")], at(1060)));
+        assert!(!is_busy(&[running("manual")], at(5000)));
+    }
+
+    #[test]
+    fn a_running_execution_is_looked_at_soon_and_a_long_one_less_often() {
+        let start = Timestamp::from_second(1000).unwrap();
+        let running = ReplicationExecution {
+            status: ReplicationExecution::IN_PROGRESS.to_owned(),
+            start_time: Some(start),
+            ..ReplicationExecution::default()
+        };
+        let after = |seconds: i64| look_again(&running, Timestamp::from_second(1000 + seconds).unwrap());
+        assert_eq!(after(0), Some(SHORTEST));
+        assert_eq!(after(40), Some(Duration::from_secs(10)));
+        assert_eq!(after(4000), Some(LAG));
+        let failed = ReplicationExecution { status: ReplicationExecution::FAILED.to_owned(), ..running };
+        assert!(look_again(&failed, start).is_some(), "its end has not been written");
+        let ended = ReplicationExecution { end_time: Some(start), ..failed };
+        assert_eq!(look_again(&ended, start), None);
+        let stopped = ReplicationExecution { status: ReplicationExecution::STOPPED.to_owned(), ..ended };
+        assert!(look_again(&stopped, start).is_some(), "it may yet turn out to have failed");
+    }
+}
