@@ -24,7 +24,7 @@ use tokio::sync::{Mutex, mpsc};
 
 use support::client::Client;
 use support::reviews::create;
-use support::{median, validity};
+use support::{cpu_time, median, validity};
 
 const RULES: [usize; 3] = [10, 100, 10_000];
 /// An unoptimised build takes minutes to read more.
@@ -177,9 +177,9 @@ impl Webhook {
 
     /// Microseconds of the process's CPU for each of these reviews.
     async fn cpu_of_each(&mut self, reviews: usize) -> f64 {
-        let before = self.cpu();
+        let before = cpu_time(self.process.id());
         self.drive(reviews).await;
-        (self.cpu() - before).as_secs_f64() * 1e6 / reviews as f64
+        (cpu_time(self.process.id()) - before).as_secs_f64() * 1e6 / reviews as f64
     }
 
     /// Microseconds from when a review was due until it was answered, one due each millisecond: the median, and what one of
@@ -218,17 +218,6 @@ impl Webhook {
             line.trim_matches([':', ' ', '\t', 'k', 'B']).parse::<f64>().unwrap() / 1024.0
         };
         Memory { resident: mebibytes("VmRSS"), peak: mebibytes("VmHWM") }
-    }
-
-    /// What all threads have run for.
-    fn cpu(&self) -> Duration {
-        let threads = fs::read_dir(self.about("task")).unwrap();
-        let run = threads.filter_map(|thread| {
-            // A thread may end meanwhile.
-            let statistics = fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
-            statistics.split_whitespace().next()?.parse::<u64>().ok()
-        });
-        Duration::from_nanos(run.sum())
     }
 
     fn about(&self, what: &str) -> PathBuf {

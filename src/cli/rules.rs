@@ -12,9 +12,16 @@ use crate::{
 /// Puts in force what the manifests of a file or directory say, every rule taken as served, and logs what is odd about
 /// rules and policies.
 ///
+/// A thread of its own does it: the memory that checking takes, some times that of the rules, is given back with it.
+///
 /// # Errors
 /// When a manifest is wrong, or a ProxyProject states no rule.
 pub(super) fn put_in_force(path: &Path, in_force: &InForce) -> anyhow::Result<()> {
+    let read = || read_and_put(path, in_force);
+    std::thread::scope(|scope| scope.spawn(read).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+fn read_and_put(path: &Path, in_force: &InForce) -> anyhow::Result<()> {
     let manifests = standalone::read(path).context("rules")?;
     let (rules, problems) = rewrite::assumed(&manifests.instances, &manifests.registries, &manifests.projects);
     if let Some(problem) = problems.into_iter().next() {
