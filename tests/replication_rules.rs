@@ -66,7 +66,12 @@ async fn until(site: &Site, name: &str, wanted: impl Fn(&ReplicationRuleStatus) 
 }
 
 fn ended(status: &ReplicationRuleStatus) -> bool {
-    status.last_execution.as_ref().is_some_and(|last| ["Succeed", "Failed", "Stopped"].contains(&last.status.as_str()))
+    status.last_execution.as_ref().is_some_and(|last| {
+        // What fails before it has tasks is stopped for a moment.
+        let is_over =
+            last.status == "Succeed" || last.status == "Failed" || (last.status == "Stopped" && last.total > 0);
+        is_over && last.end_time.is_some()
+    })
 }
 
 /// Harbor refuses to delete a policy while it runs.

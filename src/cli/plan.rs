@@ -3,7 +3,7 @@
 mod apply;
 mod report;
 
-use std::{io::Write, path::Path, process::ExitCode, sync::Arc};
+use std::{path::Path, process::ExitCode, sync::Arc};
 
 use anyhow::{Context, bail, ensure};
 use clap::{Args, ValueEnum};
@@ -12,7 +12,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use self::report::{Entry, Report};
-use super::{input, tell};
+use super::{input, print, tell};
 use crate::{
     api::HarborInstance,
     controller::{Installation, Instances, Kinds, SecretValue, Subjects},
@@ -102,8 +102,7 @@ async fn plan(arguments: Arguments) -> anyhow::Result<u8> {
         Output::Text => report.text(),
         Output::Json => report.json()?,
     };
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("standard output")?;
+    print(&text)?;
     let verdicts = || report.entries.iter().map(Entry::verdict);
     Ok(if verdicts().any(|verdict| verdict.is_refused()) {
         FAILED

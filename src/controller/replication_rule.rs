@@ -174,9 +174,10 @@ fn soonest(rule: &ReplicationRule, status: &ReplicationRuleStatus, now: Timestam
     let until = |time: Timestamp| Duration::try_from(time.duration_since(now)).unwrap_or_default();
     let pending = status.pending_run.as_ref().map(|_| AT_ONCE);
     let running = status.last_execution.as_ref().and_then(|execution| {
-        let start_time = execution.start_time.as_ref().map(|time| time.0);
-        let status = execution.status.clone();
-        run::look_again(&model::ReplicationExecution { start_time, status, ..Default::default() }, now)
+        let time = |time: &Option<Time>| time.as_ref().map(|time| time.0);
+        let (start_time, end_time) = (time(&execution.start_time), time(&execution.end_time));
+        let (status, total) = (execution.status.clone(), execution.total);
+        run::look_again(&model::ReplicationExecution { start_time, end_time, status, total, ..Default::default() }, now)
     });
     let scheduled = status.next_scheduled_time.as_ref().map(|time| until(time.0) + AFTER_SCHEDULE);
     let scans = rule.spec.after_scan.then_some(RECHECK);

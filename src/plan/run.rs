@@ -66,9 +66,9 @@ pub fn is_busy(executions: &[ReplicationExecution], now: Timestamp) -> bool {
     executions.iter().any(|execution| is_manual(execution) && is_under_way(execution, now))
 }
 
-/// When to look at a running execution again: the longer it has taken, the later.
+/// When to look at an execution again that Harbor may yet change: the longer it has taken, the later.
 pub fn look_again(execution: &ReplicationExecution, now: Timestamp) -> Option<Duration> {
-    if execution.is_final() {
+    if execution.is_settled(now) {
         return None;
     }
     let elapsed = execution.start_time.map_or(Duration::ZERO, |start| now.duration_since(start).unsigned_abs());
@@ -143,7 +143,11 @@ mod tests {
         assert_eq!(after(0), Some(SHORTEST));
         assert_eq!(after(40), Some(Duration::from_secs(10)));
         assert_eq!(after(4000), Some(LAG));
-        let ended = ReplicationExecution { status: ReplicationExecution::FAILED.to_owned(), ..running };
+        let failed = ReplicationExecution { status: ReplicationExecution::FAILED.to_owned(), ..running };
+        assert!(look_again(&failed, start).is_some(), "its end has not been written");
+        let ended = ReplicationExecution { end_time: Some(start), ..failed };
         assert_eq!(look_again(&ended, start), None);
+        let stopped = ReplicationExecution { status: ReplicationExecution::STOPPED.to_owned(), ..ended };
+        assert!(look_again(&stopped, start).is_some(), "it may yet turn out to have failed");
     }
 }

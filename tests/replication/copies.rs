@@ -74,6 +74,7 @@ async fn the_status_of_a_run_lags_behind_its_tasks() {
     let content = stage.pull("lag", &stage.name("lag"), vec![filter("name", "team/a", "")]);
     let id = stage.client.create_replication_policy(&content).await.unwrap();
     let id = stage.client.start_replication(id).await.unwrap();
+    // (status, tasks that go on, tasks that are done, whether there is an end)
     let mut seen = Vec::new();
     loop {
         let found = stage.client.replication_execution(id).await.unwrap().unwrap();
@@ -86,7 +87,9 @@ async fn the_status_of_a_run_lags_behind_its_tasks() {
         assert!(seen.len() < 3000, "it does not end");
         tokio::time::sleep(Duration::from_millis(40)).await;
     }
-    assert!(seen.contains(&("InProgress".to_owned(), 0, 1, false)), "{seen:?}");
+    // A real Harbor looks each 30 s or so, and may happen to look at once.
+    let lagged = seen.contains(&("InProgress".to_owned(), 0, 1, false));
+    assert!(lagged || stage.site.double.is_none(), "{seen:?}");
     stage.clear().await;
 }
 

@@ -251,6 +251,8 @@ fn asked(held: &[HeldBack], refused: &[Refused], now: Timestamp) -> Vec<String> 
     images.extend(settled.iter().cycle().skip(turn).take(REFUSED.min(settled.len())).map(|held| held.image.clone()));
     images.sort_unstable();
     images.dedup();
+    // What is left out is held as waiting, and asked for at the next look.
+    images.truncate(after_scan::MOST + REFUSED);
     images
 }
 
@@ -291,5 +293,33 @@ fn clipped(text: &str) -> String {
     match text.char_indices().map(|(at, _)| at).take_while(|at| *at <= REASON).last() {
         Some(end) if text.len() > REASON => format!("{}…", text.get(..end).unwrap_or_default()),
         _ => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn images_that_stay_refused_are_asked_for_in_turn_and_a_few_at_a_time() {
+        let held = |at: usize, state| HeldBack { image: format!("gate/app:v{at}"), state, ..HeldBack::default() };
+        let mut all: Vec<HeldBack> = (0..60).map(|at| held(at, HeldBackState::Refused)).collect();
+        all.push(held(60, HeldBackState::WaitingForScan));
+        let mut seen = BTreeSet::new();
+        for look in 0..60 {
+            let asked = asked(&all, &[], Timestamp::from_second(1_800_000_000 + look * TURN).unwrap());
+            assert!(asked.len() == REFUSED + 1 && asked.contains(&"gate/app:v60".to_owned()), "{asked:?}");
+            seen.extend(asked);
+        }
+        assert_eq!(seen.len(), 61);
+    }
+
+    #[test]
+    fn a_long_reason_is_cut_between_characters() {
+        let cut = clipped(&"ä".repeat(600));
+        assert!(cut.len() < 520 && cut.ends_with('…'), "{}", cut.len());
+        assert_eq!(clipped(" short\n"), "short");
     }
 }

@@ -163,7 +163,8 @@ fn at(second: i64) -> Timestamp {
 }
 
 fn execution(id: i64, status: &str) -> ReplicationExecution {
-    ReplicationExecution { id, status: status.to_owned(), start_time: Some(at(id)), ..Default::default() }
+    let end_time = (status != "InProgress").then(|| at(id));
+    ReplicationExecution { id, status: status.to_owned(), start_time: Some(at(id)), end_time, ..Default::default() }
 }
 
 #[test]

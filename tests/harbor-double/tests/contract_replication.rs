@@ -24,7 +24,11 @@ async fn settled(harbor: &Harbor) -> Vec<Value> {
     for _ in 0..1000 {
         let (_, found) = harbor.by_hand("GET", "/replication/executions?page_size=100", None).await;
         let found = found.as_array().unwrap().clone();
-        if found.iter().all(|execution| execution["status"] != "InProgress") {
+        let over = |execution: &Value| {
+            let has_end = !execution["end_time"].as_str().unwrap().starts_with("0001");
+            has_end && execution["status"] != "InProgress" && execution["status"] != "Stopped"
+        };
+        if found.iter().all(over) {
             return found;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -154,4 +158,28 @@ async fn a_schedule_that_never_fires_hangs_the_job_service_for_good() {
     assert_eq!(found[0]["status"], "InProgress", "60 s of its own are over");
     harbor.wipe();
     assert!(!harbor.job_service_hangs());
+}
+
+#[tokio::test]
+async fn a_run_that_fails_before_it_has_tasks_is_stopped_for_a_moment() {
+    let upstream = Upstream::builder().start().await;
+    let harbor = Harbor::builder().speed(0.2).start().await;
+    let body = json!({"name": "up", "type": "docker-registry", "url": upstream.url()});
+    assert_eq!(harbor.by_hand("POST", "/registries", Some(body)).await.0, 201);
+    let filters = json!([{"type": "name", "value": "no/such"}]);
+    let body = json!({"name": "missing", "src_registry": {"id": 1}, "enabled": true, "filters": filters});
+    let id = policy(&harbor, body).await;
+    assert_eq!(harbor.by_hand("POST", "/replication/executions", Some(json!({"policy_id": id}))).await.0, 201);
+    let mut seen = Vec::new();
+    while seen.last().is_none_or(|last: &(Value, Value)| last.0 != "Failed") {
+        let (_, found) = harbor.by_hand("GET", "/replication/executions", None).await;
+        let state = (found[0]["status"].clone(), found[0]["status_text"].clone());
+        if seen.last() != Some(&state) {
+            seen.push(state);
+        }
+        assert!(seen.len() < 5, "{seen:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(seen.contains(&(json!("Stopped"), json!(""))), "{seen:?}");
+    assert!(seen.last().unwrap().1.as_str().unwrap().starts_with("failed to fetch artifacts: "), "{seen:?}");
 }
