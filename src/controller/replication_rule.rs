@@ -1,4 +1,4 @@
-//! ReplicationRule: observe → plan → apply → status; then its executions ([`executions`]).
+//! ReplicationRule: observe → plan → apply → status; then its executions (`executions`).
 
 mod executions;
 
