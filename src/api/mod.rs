@@ -18,6 +18,7 @@ pub mod platform;
 pub mod proxy_project;
 pub mod registry;
 pub mod replication_rule;
+pub mod storage_limit;
 
 pub use cached_image::{CachedImage, CachedImageSpec, CachedImageStatus};
 pub use common::{Adoption, DeletionPolicy, HarborRef, Interval, LocalRef, ManagementPolicy};
@@ -28,6 +29,7 @@ pub use platform::Platform;
 pub use proxy_project::{ProxyProject, ProxyProjectSpec, ProxyProjectStatus, RewriteRuleStatus};
 pub use registry::{Registry, RegistrySpec, RegistryStatus, RegistryType};
 pub use replication_rule::{ReplicationRule, ReplicationRuleSpec, ReplicationRuleStatus};
+pub use storage_limit::StorageLimit;
 
 /// API group of all kinds.
 pub const GROUP: &str = "harbor-pilot.dev";

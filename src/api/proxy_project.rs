@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     common::{Adoption, DeletionPolicy, HarborRef, Interval, LocalRef, ManagementPolicy},
     platform::Platform,
+    storage_limit::StorageLimit,
 };
 
 /// A proxy-cache project in Harbor. Its rule rewrites images at admission once Harbor serves them.
@@ -64,6 +65,10 @@ pub struct ProxyProjectSpec {
     /// Whether Harbor goes on serving a cached tag that the upstream has removed. Absent: not managed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub serve_removed: Option<bool>,
+    /// How much the cache may store, such as `50Gi`; -1 is no limit. A full project still serves what it has not stored.
+    /// Absent: not managed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage_limit: Option<StorageLimit>,
     /// Which images of the cluster become images of this project.
     #[serde(default)]
     pub rewrite: RewriteSpec,

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     api::{
         ConditionType, Conditions, ManagementPolicy, ProxyProject, ProxyProjectStatus, Reason, Registry,
-        RewriteRuleStatus,
+        RewriteRuleStatus, StorageLimit,
     },
     harbor::{Client, Error, model},
     plan::{
@@ -100,6 +100,7 @@ async fn bring(
     let mut observed = plan::Observed {
         project: connection.client.project_named(project.harbor_name()).await?,
         identity: Identity::Remembered,
+        quota: None,
     };
     if observed.project.is_none() {
         // Nothing serves what the rule promises, until the project is there again.
@@ -112,11 +113,15 @@ async fn bring(
         name: project.harbor_name().to_owned(),
         registry_id,
         metadata: metadata(project),
+        storage_limit: spec.storage_limit.as_ref().map(StorageLimit::bytes),
         marker: marker(installation, project),
         adoption: spec.adoption,
     };
     let rule = rule(project, &registry, &connection)?;
     let id = observed.project.as_ref().map(|project| project.project_id);
+    if let Some(id) = id {
+        look_closer(&connection.client, &desired, id, &mut observed).await?;
+    }
     let mut plan = plan::plan(&desired, &observed);
     if let Some(id) = id
         && (status.id != Some(id) || plan.as_ref().is_ok_and(|plan| !plan.is_done()))
@@ -138,14 +143,26 @@ async fn bring(
     }
     status.drift.clear();
     let mut created = id;
-    for step in &plan.steps {
+    for (at, step) in plan.steps.iter().enumerate() {
         created = apply(&connection.client, step, created).await?;
-        if let Some(note) = told(step, &plan.drift) {
-            notes.push(note);
-        }
+        let last = at + 1 == plan.steps.len();
+        notes.extend(told(step, last && id.is_some(), &plan.drift));
     }
     status.id = created;
     status.rewrite = Some(rule);
+    Ok(())
+}
+
+/// Reads what the list of projects does not show, as far as it is managed.
+async fn look_closer(
+    client: &Client,
+    desired: &plan::Desired,
+    project_id: i64,
+    observed: &mut plan::Observed,
+) -> Result<(), Error> {
+    if desired.storage_limit.is_some() {
+        observed.quota = client.project_quota(project_id).await?;
+    }
     Ok(())
 }
 
@@ -182,24 +199,21 @@ async fn apply(client: &Client, step: &plan::Step, project: Option<i64>) -> Resu
         }
         plan::Step::Remark(id, label) => client.update_label(*id, label).await?,
         plan::Step::Update(id, update) => client.update_project(*id, update).await?,
+        plan::Step::Limit(id, bytes) => client.update_quota(*id, *bytes).await?,
     }
     Ok(project)
 }
 
-fn told(step: &plan::Step, drift: &[Drift]) -> Option<Note> {
-    match step {
-        plan::Step::Create(new) => {
-            Some(Note::done(Reason::Reconciled, format!("created proxy project {} in Harbor", new.project_name)))
-        }
-        plan::Step::Update(..) => {
-            let fields: Vec<String> = drift.iter().map(ToString::to_string).collect();
-            Some(Note::done(
-                Reason::Reconciled,
-                format!("changed the project in Harbor, which had {}", fields.join("; ")),
-            ))
-        }
-        plan::Step::Mark(..) | plan::Step::Remark(..) => None,
+/// A creation is told when it is made, changes once they are all made.
+fn told(step: &plan::Step, changed: bool, drift: &[Drift]) -> Option<Note> {
+    if let plan::Step::Create(new) = step {
+        let message = format!("created proxy project {} in Harbor", new.project_name);
+        return Some(Note::done(Reason::Reconciled, message));
     }
+    (changed && !drift.is_empty()).then(|| {
+        let fields: Vec<String> = drift.iter().map(ToString::to_string).collect();
+        Note::done(Reason::Reconciled, format!("changed the project in Harbor, which had {}", fields.join("; ")))
+    })
 }
 
 async fn remove(

@@ -3,10 +3,12 @@
 //! Harbor leaves false and empty fields out of its answers, so everything that may be absent has a default, and a value that
 //! was read equals a value that was written.
 
+mod project;
 mod replication;
 
 use std::collections::BTreeMap;
 
+pub use project::{Quota, QuotaLimits, QuotaReference, QuotaUpdate};
 pub use replication::{
     FilterValue, RegistryReference, ReplicationExecution, ReplicationFilter, ReplicationPolicy,
     ReplicationPolicyContent, ReplicationTask, ReplicationTrigger, StartReplication, TriggerSettings,
@@ -198,6 +200,9 @@ pub struct NewProject {
     pub registry_id: i64,
     /// Strings only: a JSON boolean is 422.
     pub metadata: BTreeMap<String, String>,
+    /// Bytes, or -1; absent is Harbor's default. Only an administrator's is looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub storage_limit: Option<i64>,
 }
 
 /// PUT /projects/{id}: the metadata is merged key by key, and hardly checked.

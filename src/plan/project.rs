@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Drift, Plan, Refusal, marker, marker::Marker};
 use crate::{
-    api::{Adoption, Reason},
+    api::{Adoption, Reason, StorageLimit},
     harbor::model,
 };
 
@@ -20,6 +20,8 @@ pub struct Desired {
     pub registry_id: i64,
     /// The metadata that is managed; other keys are left alone.
     pub metadata: BTreeMap<&'static str, String>,
+    /// Bytes, or [`StorageLimit::UNLIMITED`]; `None` leaves what is there.
+    pub storage_limit: Option<i64>,
     /// Ours.
     pub marker: Marker,
     /// What to do with an unmarked project of this name.
@@ -33,6 +35,8 @@ pub struct Observed {
     pub project: Option<model::Project>,
     /// Its marker.
     pub identity: Identity,
+    /// Its quota, read when the limit is managed. `None`: Harbor keeps no quotas.
+    pub quota: Option<model::Quota>,
 }
 
 /// What is known of a project's marker. Labels can only be listed one project at a time, so they are read when it matters.
@@ -59,14 +63,17 @@ pub enum Step {
     Remark(i64, model::Label),
     /// PUT /projects/{id}.
     Update(i64, model::ProjectUpdate),
+    /// PUT /quotas/{id}: the limit in bytes.
+    Limit(i64, i64),
 }
 
 /// Plans the way from `observed` to `desired`. A plan with steps for an existing project is to be applied only when it was
 /// made from [`Identity::Read`].
 ///
 /// # Errors
-/// A [`Refusal`] when the project is not ours or proxies another registry.
+/// A [`Refusal`] when the project is not ours or proxies another registry, or Harbor would not take what the spec says.
 pub fn plan(desired: &Desired, observed: &Observed) -> Result<Plan<Step>, Refusal> {
+    check_limit(desired)?;
     let Some(have) = &observed.project else {
         return Ok(Plan {
             steps: vec![create(desired), Step::Mark(None, desired.marker.to_string())],
@@ -111,91 +118,57 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Result<Plan<Step>, Refusa
     if !changes.is_empty() {
         steps.push(Step::Update(have.project_id, model::ProjectUpdate { metadata: changes }));
     }
+    steps.extend(limit(desired, observed, &have.name, &mut drift)?);
     Ok(Plan { steps, drift })
+}
+
+fn check_limit(desired: &Desired) -> Result<(), Refusal> {
+    let takes = |limit| limit == StorageLimit::UNLIMITED || (1..=StorageLimit::MOST).contains(&limit);
+    if desired.storage_limit.is_none_or(takes) {
+        return Ok(());
+    }
+    Err(Refusal {
+        reason: Reason::InvalidSpec,
+        message: "spec.storageLimit must be 1 byte to 1024Ti, or -1 for no limit: Harbor takes nothing else".to_owned(),
+    })
 }
 
 fn create(desired: &Desired) -> Step {
     let mut metadata: BTreeMap<String, String> =
         desired.metadata.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
     metadata.entry("public".to_owned()).or_insert_with(|| "false".to_owned());
-    Step::Create(model::NewProject { project_name: desired.name.clone(), registry_id: desired.registry_id, metadata })
+    Step::Create(model::NewProject {
+        project_name: desired.name.clone(),
+        registry_id: desired.registry_id,
+        metadata,
+        storage_limit: desired.storage_limit,
+    })
+}
+
+/// PUT of a project ignores its limit, with 200: it has to be the quota's.
+fn limit(desired: &Desired, observed: &Observed, name: &str, drift: &mut Vec<Drift>) -> Result<Option<Step>, Refusal> {
+    let Some(want) = desired.storage_limit else { return Ok(None) };
+    let Some(quota) = &observed.quota else {
+        if want == StorageLimit::UNLIMITED {
+            return Ok(None);
+        }
+        return Err(Refusal {
+            reason: Reason::InvalidSpec,
+            message: format!(
+                "Harbor keeps no quota of project {name}: set quota_per_project_enable in its configuration, or leave out spec.storageLimit"
+            ),
+        });
+    };
+    if quota.hard.storage == want {
+        return Ok(None);
+    }
+    drift.push(Drift {
+        field: "storage_limit".to_owned(),
+        have: quota.hard.storage.to_string(),
+        want: want.to_string(),
+    });
+    Ok(Some(Step::Limit(quota.id, want)))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn marker() -> Marker {
-        Marker { installation: "i".to_owned(), kind: "ProxyProject".to_owned(), name: "dockerhub".to_owned() }
-    }
-
-    fn desired() -> Desired {
-        Desired {
-            name: "dockerhub".to_owned(),
-            registry_id: 3,
-            metadata: BTreeMap::from([("public", "true".to_owned()), ("proxy_speed_kb", "-1".to_owned())]),
-            marker: marker(),
-            adoption: Adoption::Never,
-        }
-    }
-
-    fn stored() -> model::Project {
-        let metadata = [("public", "true"), ("proxy_speed_kb", "-1"), ("retention_id", "1"), ("auto_scan", "true")];
-        model::Project {
-            project_id: 9,
-            name: "dockerhub".to_owned(),
-            registry_id: Some(3),
-            metadata: metadata.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
-            repo_count: 5,
-        }
-    }
-
-    fn ours() -> Identity {
-        Identity::Read {
-            label: Some(model::Label { id: 1, description: marker().to_string(), ..model::Label::default() }),
-        }
-    }
-
-    #[test]
-    fn a_project_as_specified_is_left_alone_and_unmanaged_keys_do_not_matter() {
-        for identity in [Identity::Remembered, ours()] {
-            let plan = plan(&desired(), &Observed { project: Some(stored()), identity }).unwrap();
-            assert!(plan.is_done(), "{plan:?}");
-        }
-    }
-
-    #[test]
-    fn a_missing_project_is_created_and_then_marked() {
-        let plan = plan(&desired(), &Observed::default()).unwrap();
-        assert!(
-            matches!(plan.steps.as_slice(), [Step::Create(_), Step::Mark(None, text)] if text.contains("dockerhub"))
-        );
-    }
-
-    #[test]
-    fn only_the_keys_that_differ_are_sent() {
-        let mut project = stored();
-        project.metadata.insert("proxy_speed_kb".to_owned(), "bad".to_owned());
-        let plan = plan(&desired(), &Observed { project: Some(project), identity: ours() }).unwrap();
-        let [Step::Update(9, update)] = plan.steps.as_slice() else { panic!("{plan:?}") };
-        assert_eq!(update.metadata, BTreeMap::from([("proxy_speed_kb".to_owned(), "-1".to_owned())]));
-        assert_eq!(plan.drift[0].to_string(), "proxy_speed_kb: bad instead of -1");
-    }
-
-    #[test]
-    fn a_creation_that_was_cut_short_is_taken_up_and_a_stranger_is_not() {
-        let unmarked = Identity::Read { label: None };
-        let empty = model::Project { repo_count: 0, ..stored() };
-        let resumed = plan(&desired(), &Observed { project: Some(empty), identity: unmarked.clone() }).unwrap();
-        assert!(matches!(resumed.steps.as_slice(), [Step::Mark(Some(9), _)]), "{resumed:?}");
-        let refusal = plan(&desired(), &Observed { project: Some(stored()), identity: unmarked }).unwrap_err();
-        assert_eq!(refusal.reason, Reason::AdoptionRequired);
-    }
-
-    #[test]
-    fn a_project_on_another_registry_is_refused_since_harbor_would_ignore_the_change() {
-        let other = model::Project { registry_id: Some(4), ..stored() };
-        let refusal = plan(&desired(), &Observed { project: Some(other), identity: ours() }).unwrap_err();
-        assert_eq!(refusal.reason, Reason::Immutable);
-    }
-}
+mod tests;

@@ -1,0 +1,151 @@
+use super::*;
+
+fn marker() -> Marker {
+    Marker { installation: "i".to_owned(), kind: "ProxyProject".to_owned(), name: "dockerhub".to_owned() }
+}
+
+fn desired() -> Desired {
+    Desired {
+        name: "dockerhub".to_owned(),
+        registry_id: 3,
+        metadata: BTreeMap::from([("public", "true".to_owned()), ("proxy_speed_kb", "-1".to_owned())]),
+        storage_limit: None,
+        marker: marker(),
+        adoption: Adoption::Never,
+    }
+}
+
+fn stored() -> model::Project {
+    let metadata = [("public", "true"), ("proxy_speed_kb", "-1"), ("retention_id", "1"), ("auto_scan", "true")];
+    model::Project {
+        project_id: 9,
+        name: "dockerhub".to_owned(),
+        registry_id: Some(3),
+        metadata: metadata.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
+        repo_count: 5,
+    }
+}
+
+fn ours() -> Identity {
+    Identity::Read { label: Some(model::Label { id: 1, description: marker().to_string(), ..model::Label::default() }) }
+}
+
+#[test]
+fn a_project_as_specified_is_left_alone_and_unmanaged_keys_do_not_matter() {
+    for identity in [Identity::Remembered, ours()] {
+        let plan = plan(&desired(), &Observed { project: Some(stored()), identity, ..Observed::default() }).unwrap();
+        assert!(plan.is_done(), "{plan:?}");
+    }
+}
+
+#[test]
+fn a_missing_project_is_created_and_then_marked() {
+    let plan = plan(&desired(), &Observed::default()).unwrap();
+    assert!(matches!(plan.steps.as_slice(), [Step::Create(_), Step::Mark(None, text)] if text.contains("dockerhub")));
+}
+
+/// What Harbor has after a step, as far as projects go.
+fn after(step: &Step, observed: &mut Observed) {
+    match step {
+        Step::Create(new) => {
+            observed.project = Some(model::Project {
+                project_id: 9,
+                name: new.project_name.clone(),
+                registry_id: Some(new.registry_id),
+                metadata: new.metadata.clone(),
+                repo_count: 0,
+            });
+            observed.quota = Some(quota(new.storage_limit.filter(|limit| *limit != 0).unwrap_or(-1)));
+        }
+        Step::Mark(_, text) => {
+            observed.identity = Identity::Read {
+                label: Some(model::Label { id: 1, description: text.clone(), ..model::Label::default() }),
+            };
+        }
+        Step::Remark(_, label) => observed.identity = Identity::Read { label: Some(label.clone()) },
+        Step::Update(_, update) => {
+            if let Some(project) = &mut observed.project {
+                project.metadata.extend(update.metadata.clone());
+            }
+        }
+        Step::Limit(_, limit) => observed.quota = Some(quota(*limit)),
+    }
+}
+
+fn quota(storage: i64) -> model::Quota {
+    model::Quota { id: 4, reference: model::QuotaReference { id: 9 }, hard: model::QuotaLimits { storage } }
+}
+
+fn assert_one_plan_is_enough(desired: &Desired, mut observed: Observed) {
+    let first = plan(desired, &observed).unwrap();
+    for step in &first.steps {
+        after(step, &mut observed);
+    }
+    let second = plan(desired, &observed).unwrap();
+    assert!(second.is_done() && second.drift.is_empty(), "{first:?} left {second:?}");
+}
+
+#[test]
+fn the_limit_is_changed_at_the_quota_and_only_where_it_differs() {
+    for (want, have, expected) in [
+        (None, Some(5), None),
+        (Some(1 << 30), Some(-1), Some(1 << 30)),
+        (Some(1 << 30), Some(1 << 30), None),
+        (Some(-1), Some(7), Some(-1)),
+        (Some(-1), Some(-1), None),
+        (Some(-1), None, None),
+    ] {
+        let desired = Desired { storage_limit: want, ..desired() };
+        let observed = Observed { project: Some(stored()), identity: ours(), quota: have.map(quota) };
+        let plan = plan(&desired, &observed).unwrap();
+        assert_eq!(plan.steps, expected.map(|limit| Step::Limit(4, limit)).into_iter().collect::<Vec<_>>());
+        assert_eq!(plan.drift.len(), usize::from(expected.is_some()));
+        assert_one_plan_is_enough(&desired, observed);
+    }
+    assert_one_plan_is_enough(&Desired { storage_limit: Some(1 << 30), ..desired() }, Observed::default());
+}
+
+#[test]
+fn a_limit_that_harbor_would_refuse_or_cannot_keep_is_refused_before_it() {
+    for limit in [0, -2, StorageLimit::MOST + 1, i64::MAX] {
+        let desired = Desired { storage_limit: Some(limit), ..desired() };
+        for observed in [Observed::default(), Observed { project: Some(stored()), ..Observed::default() }] {
+            let refusal = plan(&desired, &observed).unwrap_err();
+            assert!(refusal.message.contains("1024Ti"), "{limit}: {}", refusal.message);
+        }
+    }
+    let desired = Desired { storage_limit: Some(5), ..desired() };
+    let refusal = plan(&desired, &Observed { project: Some(stored()), ..Observed::default() }).unwrap_err();
+    assert!(refusal.message.contains("quota_per_project_enable"), "{}", refusal.message);
+}
+
+#[test]
+fn only_the_keys_that_differ_are_sent() {
+    let mut project = stored();
+    project.metadata.insert("proxy_speed_kb".to_owned(), "bad".to_owned());
+    let plan = plan(&desired(), &Observed { project: Some(project), identity: ours(), ..Observed::default() }).unwrap();
+    let [Step::Update(9, update)] = plan.steps.as_slice() else { panic!("{plan:?}") };
+    assert_eq!(update.metadata, BTreeMap::from([("proxy_speed_kb".to_owned(), "-1".to_owned())]));
+    assert_eq!(plan.drift[0].to_string(), "proxy_speed_kb: bad instead of -1");
+}
+
+#[test]
+fn a_creation_that_was_cut_short_is_taken_up_and_a_stranger_is_not() {
+    let unmarked = Identity::Read { label: None };
+    let empty = model::Project { repo_count: 0, ..stored() };
+    let resumed =
+        plan(&desired(), &Observed { project: Some(empty), identity: unmarked.clone(), ..Observed::default() })
+            .unwrap();
+    assert!(matches!(resumed.steps.as_slice(), [Step::Mark(Some(9), _)]), "{resumed:?}");
+    let refusal =
+        plan(&desired(), &Observed { project: Some(stored()), identity: unmarked, ..Observed::default() }).unwrap_err();
+    assert_eq!(refusal.reason, Reason::AdoptionRequired);
+}
+
+#[test]
+fn a_project_on_another_registry_is_refused_since_harbor_would_ignore_the_change() {
+    let other = model::Project { registry_id: Some(4), ..stored() };
+    let refusal =
+        plan(&desired(), &Observed { project: Some(other), identity: ours(), ..Observed::default() }).unwrap_err();
+    assert_eq!(refusal.reason, Reason::Immutable);
+}
