@@ -4,7 +4,10 @@
 mod support;
 
 use harbor_double::Upstream;
-use harbor_pilot::api::{ProxyProject, Registry};
+use harbor_pilot::{
+    api::{ProxyProject, Registry},
+    harbor::model,
+};
 use serde_json::{Value, json};
 use support::Site;
 
@@ -72,6 +75,64 @@ async fn the_storage_limit_is_that_of_the_quota_from_the_first_day_on() {
 
     stage.project(json!({"storageLimit": -1})).await;
     assert_eq!(limit().await, -1);
+    stage.assert_settled().await;
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn prevention_comes_with_its_severity_and_its_scans_and_drift_is_repaired() {
+    let stage = Stage::start("guard").await;
+    let client = stage.site.client();
+    let spec = json!({"vulnerabilities": {"prevent": true, "severity": "High"}, "autoSBOM": true});
+    stage.project(spec.clone()).await;
+    stage.assert_settled().await;
+    let metadata = async || client.project_named(&stage.name).await.unwrap().unwrap().metadata;
+    let has = |metadata: &std::collections::BTreeMap<String, String>| {
+        ["prevent_vul", "severity", "auto_scan", "auto_sbom_generation"].map(|key| metadata[key].clone())
+    };
+    assert_eq!(has(&metadata().await), ["true", "high", "true", "true"]);
+
+    let bad = [("severity".to_owned(), "HUGE".to_owned()), ("auto_scan".to_owned(), "false".to_owned())];
+    let bad = model::ProjectUpdate { metadata: bad.into(), ..model::ProjectUpdate::default() };
+    client.update_project(stage.id().await, &bad).await.unwrap();
+    let told = stage.project(spec).await;
+    assert!(told.contains("severity: unknown instead of high") && told.contains("auto_scan: false"), "{told}");
+    assert_eq!(has(&metadata().await), ["true", "high", "true", "true"]);
+    stage.assert_settled().await;
+
+    stage.project(json!({"vulnerabilities": {"autoScan": false}, "autoSBOM": false})).await;
+    assert_eq!(has(&metadata().await), ["false", "high", "false", "false"]);
+    stage.assert_settled().await;
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn the_allowlist_is_there_from_the_first_day_on_and_can_be_emptied_or_left_to_harbor() {
+    let stage = Stage::start("allow").await;
+    let client = stage.site.client();
+    let until = json!({"items": ["CVE-2024-2", "CVE-2024-1"], "expiresAt": "2030-03-17T17:46:40Z"});
+    stage.project(json!({"cveAllowlist": until})).await;
+    stage.assert_settled().await;
+    let list = async || client.project_named(&stage.name).await.unwrap().unwrap().cve_allowlist;
+    let ids = |list: &model::CveAllowlist| list.items.iter().map(|item| item.cve_id.clone()).collect::<Vec<_>>();
+    let seen = list().await;
+    assert_eq!((ids(&seen).len(), seen.expires_at), (2, Some(1_900_000_000)));
+
+    stage.project(json!({"cveAllowlist": {"items": ["CVE-2024-3"]}, "vulnerabilities": {}})).await;
+    let seen = list().await;
+    assert_eq!((ids(&seen), seen.expires_at), (vec!["CVE-2024-3".to_owned()], None));
+    stage.assert_settled().await;
+
+    stage.project(json!({"public": true})).await;
+    assert_eq!(ids(&list().await), ["CVE-2024-3"], "a list that the spec does not name is left alone");
+    stage.project(json!({"cveAllowlist": {"system": true}})).await;
+    assert_eq!(ids(&list().await), ["CVE-2024-3"]);
+    let metadata = client.project_named(&stage.name).await.unwrap().unwrap().metadata;
+    assert_eq!(metadata["reuse_sys_cve_allowlist"], "true");
+    stage.assert_settled().await;
+
+    stage.project(json!({"cveAllowlist": {"items": []}})).await;
+    assert!(list().await.items.is_empty());
     stage.assert_settled().await;
     stage.end().await;
 }

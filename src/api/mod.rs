@@ -19,6 +19,7 @@ pub mod proxy_project;
 pub mod registry;
 pub mod replication_rule;
 pub mod storage_limit;
+pub mod vulnerabilities;
 
 pub use cached_image::{CachedImage, CachedImageSpec, CachedImageStatus};
 pub use common::{Adoption, DeletionPolicy, HarborRef, Interval, LocalRef, ManagementPolicy};
@@ -30,6 +31,7 @@ pub use proxy_project::{ProxyProject, ProxyProjectSpec, ProxyProjectStatus, Rewr
 pub use registry::{Registry, RegistrySpec, RegistryStatus, RegistryType};
 pub use replication_rule::{ReplicationRule, ReplicationRuleSpec, ReplicationRuleStatus};
 pub use storage_limit::StorageLimit;
+pub use vulnerabilities::{CveAllowlist, Severity, Vulnerabilities};
 
 /// API group of all kinds.
 pub const GROUP: &str = "harbor-pilot.dev";

@@ -9,6 +9,7 @@ use super::{
     common::{Adoption, DeletionPolicy, HarborRef, Interval, LocalRef, ManagementPolicy},
     platform::Platform,
     storage_limit::StorageLimit,
+    vulnerabilities::{CveAllowlist, Vulnerabilities},
 };
 
 /// A proxy-cache project in Harbor. Its rule rewrites images at admission once Harbor serves them.
@@ -69,6 +70,15 @@ pub struct ProxyProjectSpec {
     /// Absent: not managed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub storage_limit: Option<StorageLimit>,
+    /// Whether images are scanned, and which may not be pulled. Absent: not managed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vulnerabilities: Option<Vulnerabilities>,
+    /// Vulnerabilities that do not count. Absent: not managed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cve_allowlist: Option<CveAllowlist>,
+    /// Harbor makes a software bill of materials of each image that is pushed. Absent: not managed.
+    #[serde(default, rename = "autoSBOM", skip_serializing_if = "Option::is_none")]
+    pub auto_sbom: Option<bool>,
     /// Which images of the cluster become images of this project.
     #[serde(default)]
     pub rewrite: RewriteSpec,

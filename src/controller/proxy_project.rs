@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     api::{
-        ConditionType, Conditions, ManagementPolicy, ProxyProject, ProxyProjectStatus, Reason, Registry,
+        ConditionType, Conditions, CveAllowlist, ManagementPolicy, ProxyProject, ProxyProjectStatus, Reason, Registry,
         RewriteRuleStatus, StorageLimit,
     },
     harbor::{Client, Error, model},
@@ -114,6 +114,7 @@ async fn bring(
         registry_id,
         metadata: metadata(project),
         storage_limit: spec.storage_limit.as_ref().map(StorageLimit::bytes),
+        cve_allowlist: spec.cve_allowlist.as_ref().filter(|list| !list.system).map(allowlist),
         marker: marker(installation, project),
         adoption: spec.adoption,
     };
@@ -168,13 +169,26 @@ async fn look_closer(
 
 fn metadata(project: &ProxyProject) -> BTreeMap<&'static str, String> {
     let spec = &project.spec;
+    let guard = spec.vulnerabilities.as_ref();
     let managed = [
         ("public", spec.public.map(|value| value.to_string())),
         ("proxy_speed_kb", spec.proxy_speed_kb.map(|value| value.to_string())),
         ("max_upstream_conn", spec.max_upstream_connections.map(|value| value.to_string())),
         ("proxy_cache_local_on_not_found", spec.serve_removed.map(|value| value.to_string())),
+        ("prevent_vul", guard.map(|guard| guard.prevent.to_string())),
+        ("severity", guard.and_then(|guard| guard.severity).map(|severity| severity.as_str().to_owned())),
+        ("auto_scan", guard.map(|guard| guard.auto_scan.to_string())),
+        ("auto_sbom_generation", spec.auto_sbom.map(|value| value.to_string())),
+        ("reuse_sys_cve_allowlist", spec.cve_allowlist.as_ref().map(|list| list.system.to_string())),
     ];
     managed.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
+}
+
+fn allowlist(list: &CveAllowlist) -> model::CveAllowlist {
+    model::CveAllowlist {
+        items: list.items.iter().map(|id| model::CveItem { cve_id: id.clone() }).collect(),
+        expires_at: list.expires_at.as_ref().map(|time| time.0.as_second()),
+    }
 }
 
 fn rule(project: &ProxyProject, registry: &Registry, connection: &Connection) -> Result<RewriteRuleStatus, Refusal> {
@@ -198,7 +212,11 @@ async fn apply(client: &Client, step: &plan::Step, project: Option<i64>) -> Resu
             }
         }
         plan::Step::Remark(id, label) => client.update_label(*id, label).await?,
-        plan::Step::Update(id, update) => client.update_project(*id, update).await?,
+        plan::Step::Update(existing, update) => {
+            if let Some(id) = existing.or(project) {
+                client.update_project(id, update).await?;
+            }
+        }
         plan::Step::Limit(id, bytes) => client.update_quota(*id, *bytes).await?,
     }
     Ok(project)

@@ -8,7 +8,7 @@ mod replication;
 
 use std::collections::BTreeMap;
 
-pub use project::{Quota, QuotaLimits, QuotaReference, QuotaUpdate};
+pub use project::{CveAllowlist, CveItem, Quota, QuotaLimits, QuotaReference, QuotaUpdate};
 pub use replication::{
     FilterValue, RegistryReference, ReplicationExecution, ReplicationFilter, ReplicationPolicy,
     ReplicationPolicyContent, ReplicationTask, ReplicationTrigger, StartReplication, TriggerSettings,
@@ -189,6 +189,9 @@ pub struct Project {
     /// Number of repositories.
     #[serde(default)]
     pub repo_count: i64,
+    /// Vulnerabilities that do not count.
+    #[serde(default)]
+    pub cve_allowlist: CveAllowlist,
 }
 
 /// POST /projects.
@@ -205,11 +208,15 @@ pub struct NewProject {
     pub storage_limit: Option<i64>,
 }
 
-/// PUT /projects/{id}: the metadata is merged key by key, and hardly checked.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+/// PUT /projects/{id}: the metadata is merged key by key, and hardly checked; what is left out stays.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct ProjectUpdate {
     /// The keys to change.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
+    /// The new list.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cve_allowlist: Option<CveAllowlist>,
 }
 
 /// GET /projects/{id}/_deletable.

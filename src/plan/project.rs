@@ -1,6 +1,6 @@
 //! Proxy-cache projects: metadata is strings, merged key by key and hardly checked; the marker is a label of the project.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Drift, Plan, Refusal, marker, marker::Marker};
 use crate::{
@@ -22,6 +22,8 @@ pub struct Desired {
     pub metadata: BTreeMap<&'static str, String>,
     /// Bytes, or [`StorageLimit::UNLIMITED`]; `None` leaves what is there.
     pub storage_limit: Option<i64>,
+    /// In any order; `None` leaves what is there.
+    pub cve_allowlist: Option<model::CveAllowlist>,
     /// Ours.
     pub marker: Marker,
     /// What to do with an unmarked project of this name.
@@ -61,8 +63,8 @@ pub enum Step {
     Mark(Option<i64>, String),
     /// PUT /labels/{id}.
     Remark(i64, model::Label),
-    /// PUT /projects/{id}.
-    Update(i64, model::ProjectUpdate),
+    /// PUT /projects/{id}, or of the one that was just created.
+    Update(Option<i64>, model::ProjectUpdate),
     /// PUT /quotas/{id}: the limit in bytes.
     Limit(i64, i64),
 }
@@ -75,10 +77,7 @@ pub enum Step {
 pub fn plan(desired: &Desired, observed: &Observed) -> Result<Plan<Step>, Refusal> {
     check_limit(desired)?;
     let Some(have) = &observed.project else {
-        return Ok(Plan {
-            steps: vec![create(desired), Step::Mark(None, desired.marker.to_string())],
-            drift: Vec::new(),
-        });
+        return Ok(Plan { steps: creation(desired), drift: Vec::new() });
     };
     let mut steps = Vec::new();
     if let Identity::Read { label } = &observed.identity {
@@ -115,8 +114,10 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Result<Plan<Step>, Refusa
             changes.insert((*key).to_owned(), want.clone());
         }
     }
-    if !changes.is_empty() {
-        steps.push(Step::Update(have.project_id, model::ProjectUpdate { metadata: changes }));
+    let cve_allowlist = allowlist(desired, &have.cve_allowlist, &mut drift);
+    let update = model::ProjectUpdate { metadata: changes, cve_allowlist };
+    if update != model::ProjectUpdate::default() {
+        steps.push(Step::Update(Some(have.project_id), update));
     }
     steps.extend(limit(desired, observed, &have.name, &mut drift)?);
     Ok(Plan { steps, drift })
@@ -133,6 +134,16 @@ fn check_limit(desired: &Desired) -> Result<(), Refusal> {
     })
 }
 
+fn creation(desired: &Desired) -> Vec<Step> {
+    let mut steps = vec![create(desired), Step::Mark(None, desired.marker.to_string())];
+    // POST ignores the list, with 201.
+    if let Some(list) = allowlist(desired, &model::CveAllowlist::default(), &mut Vec::new()) {
+        let update = model::ProjectUpdate { cve_allowlist: Some(list), ..model::ProjectUpdate::default() };
+        steps.push(Step::Update(None, update));
+    }
+    steps
+}
+
 fn create(desired: &Desired) -> Step {
     let mut metadata: BTreeMap<String, String> =
         desired.metadata.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
@@ -143,6 +154,26 @@ fn create(desired: &Desired) -> Step {
         metadata,
         storage_limit: desired.storage_limit,
     })
+}
+
+/// The list to send, if Harbor has another: in order, and each vulnerability once.
+fn allowlist(desired: &Desired, have: &model::CveAllowlist, drift: &mut Vec<Drift>) -> Option<model::CveAllowlist> {
+    let ordered = |list: &model::CveAllowlist| {
+        let items: BTreeSet<_> = list.items.iter().cloned().collect();
+        model::CveAllowlist { items: items.into_iter().collect(), expires_at: list.expires_at }
+    };
+    let (want, have) = (ordered(desired.cve_allowlist.as_ref()?), ordered(have));
+    if want == have {
+        return None;
+    }
+    drift.push(Drift { field: "cve_allowlist".to_owned(), have: listed(&have), want: listed(&want) });
+    Some(want)
+}
+
+fn listed(list: &model::CveAllowlist) -> String {
+    let items: Vec<&str> = list.items.iter().map(|item| item.cve_id.as_str()).collect();
+    let until = list.expires_at.map_or_else(String::new, |seconds| format!(" until second {seconds}"));
+    format!("{}{until}", items.join(","))
 }
 
 /// PUT of a project ignores its limit, with 200: it has to be the quota's.

@@ -10,6 +10,7 @@ fn desired() -> Desired {
         registry_id: 3,
         metadata: BTreeMap::from([("public", "true".to_owned()), ("proxy_speed_kb", "-1".to_owned())]),
         storage_limit: None,
+        cve_allowlist: None,
         marker: marker(),
         adoption: Adoption::Never,
     }
@@ -23,6 +24,7 @@ fn stored() -> model::Project {
         registry_id: Some(3),
         metadata: metadata.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
         repo_count: 5,
+        cve_allowlist: model::CveAllowlist::default(),
     }
 }
 
@@ -54,6 +56,7 @@ fn after(step: &Step, observed: &mut Observed) {
                 registry_id: Some(new.registry_id),
                 metadata: new.metadata.clone(),
                 repo_count: 0,
+                cve_allowlist: model::CveAllowlist::default(),
             });
             observed.quota = Some(quota(new.storage_limit.filter(|limit| *limit != 0).unwrap_or(-1)));
         }
@@ -66,6 +69,9 @@ fn after(step: &Step, observed: &mut Observed) {
         Step::Update(_, update) => {
             if let Some(project) = &mut observed.project {
                 project.metadata.extend(update.metadata.clone());
+                if let Some(list) = &update.cve_allowlist {
+                    project.cve_allowlist = list.clone();
+                }
             }
         }
         Step::Limit(_, limit) => observed.quota = Some(quota(*limit)),
@@ -119,12 +125,49 @@ fn a_limit_that_harbor_would_refuse_or_cannot_keep_is_refused_before_it() {
     assert!(refusal.message.contains("quota_per_project_enable"), "{}", refusal.message);
 }
 
+fn list(items: &[&str], expires_at: Option<i64>) -> model::CveAllowlist {
+    let items = items.iter().map(|id| model::CveItem { cve_id: (*id).to_owned() }).collect();
+    model::CveAllowlist { items, expires_at }
+}
+
+#[test]
+fn the_allowlist_is_sent_whole_in_order_and_without_doubles_and_only_when_it_differs() {
+    for (want, have, expected) in [
+        (None, list(&["A"], Some(1)), None),
+        (Some(list(&["B", "A"], None)), list(&["A", "B"], None), None),
+        (Some(list(&["B", "A", "B"], None)), list(&["A"], None), Some(list(&["A", "B"], None))),
+        (Some(list(&[], None)), list(&["A"], Some(1)), Some(list(&[], None))),
+        (Some(list(&["A"], Some(9))), list(&["A"], None), Some(list(&["A"], Some(9)))),
+        (Some(list(&["A"], None)), list(&["A"], Some(9)), Some(list(&["A"], None))),
+    ] {
+        let desired = Desired { cve_allowlist: want.clone(), ..desired() };
+        let project = model::Project { cve_allowlist: have, ..stored() };
+        let observed = Observed { project: Some(project), identity: ours(), ..Observed::default() };
+        let plan = plan(&desired, &observed).unwrap();
+        let update = expected.map(|list| model::ProjectUpdate { cve_allowlist: Some(list), ..Default::default() });
+        assert_eq!(plan.steps, update.map(|update| Step::Update(Some(9), update)).into_iter().collect::<Vec<_>>());
+        assert_one_plan_is_enough(&desired, observed);
+        assert_one_plan_is_enough(&desired, Observed::default());
+    }
+}
+
+#[test]
+fn a_new_project_gets_its_allowlist_after_its_creation_since_harbor_ignores_it_there() {
+    let desired = Desired { cve_allowlist: Some(list(&["A"], None)), ..desired() };
+    let plan = plan(&desired, &Observed::default()).unwrap();
+    let [Step::Create(_), Step::Mark(None, _), Step::Update(None, update)] = plan.steps.as_slice() else {
+        panic!("{plan:?}")
+    };
+    assert_eq!(update.cve_allowlist, Some(list(&["A"], None)));
+    assert!(update.metadata.is_empty());
+}
+
 #[test]
 fn only_the_keys_that_differ_are_sent() {
     let mut project = stored();
     project.metadata.insert("proxy_speed_kb".to_owned(), "bad".to_owned());
     let plan = plan(&desired(), &Observed { project: Some(project), identity: ours(), ..Observed::default() }).unwrap();
-    let [Step::Update(9, update)] = plan.steps.as_slice() else { panic!("{plan:?}") };
+    let [Step::Update(Some(9), update)] = plan.steps.as_slice() else { panic!("{plan:?}") };
     assert_eq!(update.metadata, BTreeMap::from([("proxy_speed_kb".to_owned(), "-1".to_owned())]));
     assert_eq!(plan.drift[0].to_string(), "proxy_speed_kb: bad instead of -1");
 }
