@@ -136,3 +136,59 @@ async fn the_allowlist_is_there_from_the_first_day_on_and_can_be_emptied_or_left
     stage.assert_settled().await;
     stage.end().await;
 }
+
+#[tokio::test]
+async fn retention_is_the_policy_that_harbor_made_changed_repaired_deleted_and_made_again() {
+    let stage = Stage::start("retain").await;
+    let client = stage.site.client();
+    let id = async || {
+        let project = client.project_named(&stage.name).await.unwrap().unwrap();
+        project.metadata.get("retention_id").and_then(|id| id.parse::<i64>().ok())
+    };
+    let month = json!({"rules": [{"pulledWithinDays": 30, "tags": {"matches": "v*"}, "untagged": true}], "schedule": "0 0 3 * * *"});
+    stage.project(json!({"retention": month})).await;
+    stage.assert_settled().await;
+    let born = id().await.unwrap();
+    let policy = client.retention(born).await.unwrap();
+    assert_eq!(policy.rules[0].params["nDaysSinceLastPull"], 30);
+    assert_eq!((policy.rules.len(), policy.trigger.settings.cron.as_str()), (1, "0 0 3 * * *"));
+
+    let mut spoiled = policy.clone();
+    spoiled.trigger.settings.cron = "0 0 4 * * *".to_owned();
+    client.update_retention(&spoiled).await.unwrap();
+    let told = stage.project(json!({"retention": month})).await;
+    assert!(told.contains("at 0 0 4 * * * instead of"), "{told}");
+    assert_eq!(client.retention(born).await.unwrap(), policy);
+    stage.assert_settled().await;
+
+    stage.project(json!({"retention": {"rules": []}})).await;
+    assert_eq!(id().await, None);
+    stage.assert_settled().await;
+
+    let rules =
+        json!([{"always": true, "repositories": {"excludes": "tmp/**"}}, {"latestPushed": 10, "disabled": true}]);
+    stage.project(json!({"retention": {"rules": rules, "schedule": ""}})).await;
+    assert_eq!(client.retention(id().await.unwrap()).await.unwrap().rules.len(), 2);
+    stage.assert_settled().await;
+    stage.project(json!({})).await;
+    assert!(id().await.is_some(), "a policy that the spec does not name is left alone");
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn a_project_may_be_born_without_retention_and_a_schedule_that_would_hang_harbor_never_reaches_it() {
+    let stage = Stage::start("unretained").await;
+    stage.project(json!({"retention": {"rules": []}})).await;
+    let project = stage.site.client().project_named(&stage.name).await.unwrap().unwrap();
+    assert!(!project.metadata.contains_key("retention_id"), "{:?}", project.metadata);
+    stage.assert_settled().await;
+
+    let never = json!({"rules": [{"always": true}], "schedule": "0 0 2 30 2 *"});
+    stage.site.writes();
+    stage.site.apply::<ProxyProject>(&stage.name, json!({"registryRef": {"name": stage.name}, "retention": never}));
+    let seen = stage.site.reconcile::<ProxyProject>(&stage.name).await;
+    assert_eq!(seen.ready(), "False InvalidSpec");
+    assert!(seen.message().contains("never fires"), "{}", seen.message());
+    assert!(stage.site.writes().is_none_or(|writes| writes == 0));
+    stage.end().await;
+}

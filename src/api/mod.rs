@@ -18,6 +18,7 @@ pub mod platform;
 pub mod proxy_project;
 pub mod registry;
 pub mod replication_rule;
+pub mod retention;
 pub mod storage_limit;
 pub mod vulnerabilities;
 
@@ -30,6 +31,7 @@ pub use platform::Platform;
 pub use proxy_project::{ProxyProject, ProxyProjectSpec, ProxyProjectStatus, RewriteRuleStatus};
 pub use registry::{Registry, RegistrySpec, RegistryStatus, RegistryType};
 pub use replication_rule::{ReplicationRule, ReplicationRuleSpec, ReplicationRuleStatus};
+pub use retention::Retention;
 pub use storage_limit::StorageLimit;
 pub use vulnerabilities::{CveAllowlist, Severity, Vulnerabilities};
 

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     common::{Adoption, DeletionPolicy, HarborRef, Interval, LocalRef, ManagementPolicy},
     platform::Platform,
+    retention::Retention,
     storage_limit::StorageLimit,
     vulnerabilities::{CveAllowlist, Vulnerabilities},
 };
@@ -79,6 +80,9 @@ pub struct ProxyProjectSpec {
     /// Harbor makes a software bill of materials of each image that is pushed. Absent: not managed.
     #[serde(default, rename = "autoSBOM", skip_serializing_if = "Option::is_none")]
     pub auto_sbom: Option<bool>,
+    /// Which images stay in the cache. Absent: not managed (Harbor keeps what was pulled in the last 7 days).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<Retention>,
     /// Which images of the cluster become images of this project.
     #[serde(default)]
     pub rewrite: RewriteSpec,

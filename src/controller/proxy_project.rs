@@ -21,6 +21,7 @@ use crate::{
         Drift, Refusal,
         marker::Marker,
         project::{self as plan, Identity},
+        retention,
     },
     rewrite::{Finding, conflicts, stated},
 };
@@ -37,7 +38,8 @@ pub async fn reconcile(
     if frame.is_suspended() {
         frame.status.rewrite = None;
     } else {
-        let result = bring(directory, instances, installation, project, &mut frame.status, &mut frame.notes).await;
+        let (status, notes) = (&mut frame.status, &mut frame.notes);
+        let result = bring(directory, instances, installation, project, now, status, notes).await;
         let rule = frame.status.rewrite.as_ref();
         let rule =
             rule.map_or_else(String::new, |rule| format!("; {} becomes {}", rule.matches.join(", "), rule.target));
@@ -92,6 +94,7 @@ async fn bring(
     instances: &Instances,
     installation: &Installation,
     project: &ProxyProject,
+    now: Timestamp,
     status: &mut ProxyProjectStatus,
     notes: &mut Vec<Note>,
 ) -> Result<(), Failure> {
@@ -101,6 +104,7 @@ async fn bring(
         project: connection.client.project_named(project.harbor_name()).await?,
         identity: Identity::Remembered,
         quota: None,
+        retention: None,
     };
     if observed.project.is_none() {
         // Nothing serves what the rule promises, until the project is there again.
@@ -115,6 +119,7 @@ async fn bring(
         metadata: metadata(project),
         storage_limit: spec.storage_limit.as_ref().map(StorageLimit::bytes),
         cve_allowlist: spec.cve_allowlist.as_ref().filter(|list| !list.system).map(allowlist),
+        retention: spec.retention.as_ref().map(|spec| retention::desired(spec, now)).transpose()?,
         marker: marker(installation, project),
         adoption: spec.adoption,
     };
@@ -163,6 +168,11 @@ async fn look_closer(
 ) -> Result<(), Error> {
     if desired.storage_limit.is_some() {
         observed.quota = client.project_quota(project_id).await?;
+    }
+    if desired.retention.is_some()
+        && let Some(id) = observed.project.as_ref().and_then(retention::id_of)
+    {
+        observed.retention = Some(client.retention(id).await?);
     }
     Ok(())
 }
@@ -218,8 +228,25 @@ async fn apply(client: &Client, step: &plan::Step, project: Option<i64>) -> Resu
             }
         }
         plan::Step::Limit(id, bytes) => client.update_quota(*id, *bytes).await?,
+        plan::Step::Retention(step) => retain(client, step, project).await?,
     }
     Ok(project)
+}
+
+async fn retain(client: &Client, step: &retention::Step, project: Option<i64>) -> Result<(), Error> {
+    match step {
+        retention::Step::Create(policy) => client.create_retention(policy).await.map(drop),
+        retention::Step::Update(policy) => client.update_retention(policy).await,
+        retention::Step::Delete(id) => client.delete_retention(*id).await,
+        retention::Step::OfCreated(desired) => {
+            let Some(id) = project else { return Ok(()) };
+            let created = client.project(id).await?;
+            match retention::step(desired, &created, None, &mut Vec::new()) {
+                Some(step) => Box::pin(retain(client, &step, project)).await,
+                None => Ok(()),
+            }
+        }
+    }
 }
 
 /// A creation is told when it is made, changes once they are all made.

@@ -5,6 +5,7 @@
 
 mod project;
 mod replication;
+mod retention;
 
 use std::collections::BTreeMap;
 
@@ -13,6 +14,9 @@ pub use replication::{
     FilterValue, RegistryReference, ReplicationExecution, ReplicationFilter, ReplicationPolicy,
     ReplicationPolicyContent, ReplicationTask, ReplicationTrigger, StartReplication, TriggerSettings,
     replication_failure,
+};
+pub use retention::{
+    RetentionPolicy, RetentionRule, RetentionSchedule, RetentionScope, RetentionSelector, RetentionTrigger,
 };
 use serde::{Deserialize, Serialize};
 

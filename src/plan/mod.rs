@@ -10,6 +10,7 @@ pub mod marker;
 pub mod project;
 pub mod registry;
 pub mod replication;
+pub mod retention;
 pub mod run;
 
 use std::fmt;

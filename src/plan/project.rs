@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Drift, Plan, Refusal, marker, marker::Marker};
+use super::{Drift, Plan, Refusal, marker, marker::Marker, retention};
 use crate::{
     api::{Adoption, Reason, StorageLimit},
     harbor::model,
@@ -24,6 +24,8 @@ pub struct Desired {
     pub storage_limit: Option<i64>,
     /// In any order; `None` leaves what is there.
     pub cve_allowlist: Option<model::CveAllowlist>,
+    /// `None` leaves what is there.
+    pub retention: Option<retention::Desired>,
     /// Ours.
     pub marker: Marker,
     /// What to do with an unmarked project of this name.
@@ -39,6 +41,8 @@ pub struct Observed {
     pub identity: Identity,
     /// Its quota, read when the limit is managed. `None`: Harbor keeps no quotas.
     pub quota: Option<model::Quota>,
+    /// Its retention policy, read when that is managed.
+    pub retention: Option<model::RetentionPolicy>,
 }
 
 /// What is known of a project's marker. Labels can only be listed one project at a time, so they are read when it matters.
@@ -67,6 +71,8 @@ pub enum Step {
     Update(Option<i64>, model::ProjectUpdate),
     /// PUT /quotas/{id}: the limit in bytes.
     Limit(i64, i64),
+    /// Retention.
+    Retention(retention::Step),
 }
 
 /// Plans the way from `observed` to `desired`. A plan with steps for an existing project is to be applied only when it was
@@ -120,6 +126,10 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Result<Plan<Step>, Refusa
         steps.push(Step::Update(Some(have.project_id), update));
     }
     steps.extend(limit(desired, observed, &have.name, &mut drift)?);
+    if let Some(want) = &desired.retention {
+        let step = retention::step(want, have, observed.retention.as_ref(), &mut drift);
+        steps.extend(step.map(Step::Retention));
+    }
     Ok(Plan { steps, drift })
 }
 
@@ -141,6 +151,8 @@ fn creation(desired: &Desired) -> Vec<Step> {
         let update = model::ProjectUpdate { cve_allowlist: Some(list), ..model::ProjectUpdate::default() };
         steps.push(Step::Update(None, update));
     }
+    // Harbor gives a proxy project a policy of its own, and what that is called shows only then.
+    steps.extend(desired.retention.clone().map(|want| Step::Retention(retention::Step::OfCreated(want))));
     steps
 }
 

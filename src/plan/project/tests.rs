@@ -11,6 +11,7 @@ fn desired() -> Desired {
         metadata: BTreeMap::from([("public", "true".to_owned()), ("proxy_speed_kb", "-1".to_owned())]),
         storage_limit: None,
         cve_allowlist: None,
+        retention: None,
         marker: marker(),
         adoption: Adoption::Never,
     }
@@ -75,6 +76,18 @@ fn after(step: &Step, observed: &mut Observed) {
             }
         }
         Step::Limit(_, limit) => observed.quota = Some(quota(*limit)),
+        Step::Retention(step) => {
+            let policy = match step {
+                retention::Step::Create(policy) | retention::Step::Update(policy) => Some(policy),
+                retention::Step::OfCreated(retention::Desired::Policy(policy)) => Some(policy),
+                retention::Step::Delete(_) | retention::Step::OfCreated(retention::Desired::Nothing) => None,
+            };
+            observed.retention = policy.map(|policy| policy.of(9, 1));
+            if let Some(project) = &mut observed.project {
+                project.metadata.remove("retention_id");
+                project.metadata.extend(policy.map(|_| ("retention_id".to_owned(), "1".to_owned())));
+            }
+        }
     }
 }
 
@@ -102,7 +115,8 @@ fn the_limit_is_changed_at_the_quota_and_only_where_it_differs() {
         (Some(-1), None, None),
     ] {
         let desired = Desired { storage_limit: want, ..desired() };
-        let observed = Observed { project: Some(stored()), identity: ours(), quota: have.map(quota) };
+        let observed =
+            Observed { project: Some(stored()), identity: ours(), quota: have.map(quota), ..Observed::default() };
         let plan = plan(&desired, &observed).unwrap();
         assert_eq!(plan.steps, expected.map(|limit| Step::Limit(4, limit)).into_iter().collect::<Vec<_>>());
         assert_eq!(plan.drift.len(), usize::from(expected.is_some()));
@@ -160,6 +174,32 @@ fn a_new_project_gets_its_allowlist_after_its_creation_since_harbor_ignores_it_t
     };
     assert_eq!(update.cve_allowlist, Some(list(&["A"], None)));
     assert!(update.metadata.is_empty());
+}
+
+#[test]
+fn a_project_is_at_rest_after_one_plan_whatever_it_was_before() {
+    let policy = serde_json::json!({"rules": [{"latestPushed": 3}], "schedule": "0 0 1 * * *"});
+    let policy = serde_json::from_value(policy).unwrap();
+    let policy = retention::desired(&policy, "2026-11-21T08:00:00Z".parse().unwrap()).unwrap();
+    let unretained = {
+        let mut project = stored();
+        project.metadata.remove("retention_id");
+        project
+    };
+    for retention in [None, Some(policy), Some(retention::Desired::Nothing)] {
+        for limit in [None, Some(-1), Some(7)] {
+            for allowed in [None, Some(list(&["B", "A"], None)), Some(list(&[], None))] {
+                let desired =
+                    Desired { retention: retention.clone(), storage_limit: limit, cve_allowlist: allowed, ..desired() };
+                assert_one_plan_is_enough(&desired, Observed::default());
+                for project in [stored(), unretained.clone()] {
+                    let project = Some(project);
+                    let quota = Some(quota(5));
+                    assert_one_plan_is_enough(&desired, Observed { project, identity: ours(), quota, retention: None });
+                }
+            }
+        }
+    }
 }
 
 #[test]
