@@ -192,3 +192,21 @@ async fn a_project_may_be_born_without_retention_and_a_schedule_that_would_hang_
     assert!(stage.site.writes().is_none_or(|writes| writes == 0));
     stage.end().await;
 }
+
+#[tokio::test]
+async fn quay_is_registered_and_a_project_on_it_is_refused_with_the_way_out() {
+    let (site, upstream) = (Site::start().await, Upstream::builder().start().await);
+    let name = site.name("quay");
+    site.apply::<Registry>(&name, json!({"type": "quay", "url": upstream.url()}));
+    let seen = site.reconcile::<Registry>(&name).await;
+    assert_eq!(seen.ready(), "True Reconciled", "{}", seen.message());
+    assert_eq!(site.client().registry_named(&name).await.unwrap().unwrap().type_, "quay");
+
+    site.writes();
+    site.apply::<ProxyProject>(&name, json!({"registryRef": {"name": name}}));
+    let seen = site.reconcile::<ProxyProject>(&name).await;
+    assert_eq!(seen.ready(), "False InvalidSpec");
+    assert!(seen.message().contains("type quay-io"), "{}", seen.message());
+    assert!(site.writes().is_none_or(|writes| writes == 0), "Harbor would have answered 400");
+    site.clean(&[&name]).await;
+}

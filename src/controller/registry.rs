@@ -58,6 +58,7 @@ async fn bring(
 ) -> Result<(), Failure> {
     let connection = instances.connect(directory, &registry.spec.harbor_ref.name).await?;
     let client = &connection.client;
+    status.url = Some(registry.url().into_owned());
     let desired = dereference(directory, installation, registry).await?;
     let have = client.registry_named(&desired.name).await?;
     status.id = have.as_ref().map(|registry| registry.id);
@@ -103,8 +104,8 @@ async fn dereference(
     };
     Ok(plan::Desired {
         name: registry.harbor_name().to_owned(),
-        type_: spec.type_.as_str(),
-        url: spec.url.clone(),
+        type_: spec.type_.adapter(),
+        url: registry.url().into_owned(),
         description: spec.description.clone(),
         credentials,
         credentials_revision,
