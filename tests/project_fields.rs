@@ -210,3 +210,32 @@ async fn quay_is_registered_and_a_project_on_it_is_refused_with_the_way_out() {
     assert!(site.writes().is_none_or(|writes| writes == 0), "Harbor would have answered 400");
     site.clean(&[&name]).await;
 }
+
+#[tokio::test]
+async fn what_an_older_harbor_does_not_have_is_refused_with_the_version_that_has_it() {
+    let builder = harbor_double::Harbor::builder().speed(100.0).version("v2.10.3-0a1b2c3d");
+    let (site, upstream) = (Site::doubled(builder).await, Upstream::builder().start().await);
+    site.apply::<Registry>("old", json!({"type": "docker-registry", "url": upstream.url(), "caBundle": "-----BEGIN"}));
+    let seen = site.reconcile::<Registry>("old").await;
+    assert_eq!(seen.ready(), "False InvalidSpec");
+    assert!(seen.message().contains("spec.caBundle needs Harbor v2.15.0 or later"), "{}", seen.message());
+
+    site.apply::<Registry>("old", json!({"type": "docker-registry", "url": upstream.url()}));
+    assert_eq!(site.reconcile::<Registry>("old").await.ready(), "True Reconciled");
+    site.writes();
+    let newer =
+        json!({"registryRef": {"name": "old"}, "public": true, "proxySpeedKB": 100, "maxUpstreamConnections": 5});
+    site.apply::<ProxyProject>("old", newer);
+    let seen = site.reconcile::<ProxyProject>("old").await;
+    assert_eq!(seen.ready(), "False InvalidSpec");
+    for said in
+        ["proxySpeedKB needs Harbor v2.12.0", "maxUpstreamConnections needs Harbor v2.14.1", "this Harbor is v2.10.3"]
+    {
+        assert!(seen.message().contains(said), "{}", seen.message());
+    }
+    assert_eq!(site.writes(), Some(0));
+
+    let old = json!({"registryRef": {"name": "old"}, "public": true, "storageLimit": "1Gi"});
+    site.apply::<ProxyProject>("old", old);
+    assert_eq!(site.reconcile::<ProxyProject>("old").await.ready(), "True Reconciled");
+}

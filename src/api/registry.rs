@@ -76,7 +76,7 @@ pub struct RegistrySpec {
     /// Absent: Harbor asks the registry anonymously.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_secret_ref: Option<LocalRef>,
-    /// PEM certificate that Harbor trusts for this registry (Harbor 2.14 and later).
+    /// PEM certificate that Harbor trusts for this registry (Harbor 2.15 and later).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 65536))]
     pub ca_bundle: Option<String>,

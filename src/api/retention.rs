@@ -25,7 +25,7 @@ fn midnight() -> String {
 /// What is kept of some repositories. Exactly one of the first five.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("[has(self.pulledWithinDays), has(self.pushedWithinDays), has(self.latestPulled), has(self.latestPushed), self.always].filter(given, given).size() == 1")
+#[x_kube(validation = Rule::new("[has(self.pulledWithinDays), has(self.pushedWithinDays), has(self.latestPulled), has(self.latestPushed), has(self.always) && self.always].filter(given, given).size() == 1")
     .message("a rule has exactly one of pulledWithinDays, pushedWithinDays, latestPulled, latestPushed and always: true"))]
 pub struct RetentionRule {
     /// What was pulled in so many days.

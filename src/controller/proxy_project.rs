@@ -7,7 +7,7 @@ use k8s_openapi::jiff::Timestamp;
 use super::{
     Directory, Finalized, Installation, Instances, Note, Outcome,
     frame::{self, Frame},
-    instances::Connection,
+    instances::{Connection, version},
     report::{Failure, described_drift},
     upstream::registry_in_harbor,
 };
@@ -103,6 +103,7 @@ async fn bring(
     let mut observed = plan::Observed {
         project: connection.client.project_named(project.harbor_name()).await?,
         identity: Identity::Remembered,
+        version: None,
         quota: None,
         retention: None,
     };
@@ -125,6 +126,9 @@ async fn bring(
     };
     let rule = rule(project, &registry, &connection)?;
     let id = observed.project.as_ref().map(|project| project.project_id);
+    if desired.needs_version() {
+        observed.version = version(directory, &spec.harbor_ref.name, &connection.client).await?;
+    }
     if let Some(id) = id {
         look_closer(&connection.client, &desired, id, &mut observed).await?;
     }

@@ -5,7 +5,7 @@ use k8s_openapi::jiff::Timestamp;
 use super::{
     Directory, Finalized, Installation, Instances, Note, Outcome,
     frame::{self, Frame},
-    instances::{Unusable, read_secret},
+    instances::{Unusable, read_secret, version},
     report::{Failure, described_drift},
 };
 use crate::{
@@ -62,7 +62,12 @@ async fn bring(
     let desired = dereference(directory, installation, registry).await?;
     let have = client.registry_named(&desired.name).await?;
     status.id = have.as_ref().map(|registry| registry.id);
-    let observed = plan::Observed { registry: have, credentials_revision: status.credentials_revision.clone() };
+    let version = match desired.ca_certificate {
+        Some(_) => version(directory, &registry.spec.harbor_ref.name, client).await?,
+        None => None,
+    };
+    let observed =
+        plan::Observed { registry: have, credentials_revision: status.credentials_revision.clone(), version };
     let plan = plan::plan(&desired, &observed)?;
     if registry.spec.management_policy == ManagementPolicy::ObserveOnly {
         status.drift = described_drift(&plan.drift, observed.registry.is_none());

@@ -12,6 +12,7 @@ pub mod registry;
 pub mod replication;
 pub mod retention;
 pub mod run;
+pub mod version;
 
 use std::fmt;
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Drift, Plan, Refusal, marker, marker::Marker, retention};
+use super::{Drift, Plan, Refusal, marker, marker::Marker, retention, version};
 use crate::{
     api::{Adoption, Reason, StorageLimit},
     harbor::model,
@@ -32,6 +32,17 @@ pub struct Desired {
     pub adoption: Adoption,
 }
 
+impl Desired {
+    /// Whether it asks for what not every Harbor has.
+    pub fn needs_version(&self) -> bool {
+        self.asked().next().is_some()
+    }
+
+    fn asked(&self) -> impl Iterator<Item = &'static version::Since> {
+        version::METADATA.iter().filter(|since| self.metadata.contains_key(since.key))
+    }
+}
+
 /// What is known before the plan is made.
 #[derive(Debug, Clone, Default)]
 pub struct Observed {
@@ -39,6 +50,8 @@ pub struct Observed {
     pub project: Option<model::Project>,
     /// Its marker.
     pub identity: Identity,
+    /// Harbor's version, read when that matters. `None`: unknown.
+    pub version: Option<String>,
     /// Its quota, read when the limit is managed. `None`: Harbor keeps no quotas.
     pub quota: Option<model::Quota>,
     /// Its retention policy, read when that is managed.
@@ -81,6 +94,7 @@ pub enum Step {
 /// # Errors
 /// A [`Refusal`] when the project is not ours or proxies another registry, or Harbor would not take what the spec says.
 pub fn plan(desired: &Desired, observed: &Observed) -> Result<Plan<Step>, Refusal> {
+    version::check(desired.asked(), observed.version.as_deref())?;
     check_limit(desired)?;
     let Some(have) = &observed.project else {
         return Ok(Plan { steps: creation(desired), drift: Vec::new() });

@@ -195,10 +195,27 @@ fn a_project_is_at_rest_after_one_plan_whatever_it_was_before() {
                 for project in [stored(), unretained.clone()] {
                     let project = Some(project);
                     let quota = Some(quota(5));
-                    assert_one_plan_is_enough(&desired, Observed { project, identity: ours(), quota, retention: None });
+                    assert_one_plan_is_enough(
+                        &desired,
+                        Observed { project, identity: ours(), quota, ..Observed::default() },
+                    );
                 }
             }
         }
+    }
+}
+
+#[test]
+fn what_this_harbor_does_not_know_is_refused_since_it_would_be_dropped_without_a_word() {
+    let observed = |version: &str| Observed { version: Some(version.to_owned()), ..Observed::default() };
+    let refusal = plan(&desired(), &observed("v2.10.3-1a2b3c")).unwrap_err();
+    assert_eq!(refusal.reason, Reason::InvalidSpec);
+    let said = "spec.proxySpeedKB needs Harbor v2.12.0 or later; this Harbor is v2.10.3";
+    assert!(refusal.message.contains(said), "{}", refusal.message);
+    let modest = Desired { metadata: BTreeMap::from([("public", "true".to_owned())]), ..desired() };
+    assert!(!modest.needs_version());
+    for (desired, version) in [(&desired(), "v2.12.0"), (&desired(), "dev"), (&modest, "v2.9.0")] {
+        assert!(plan(desired, &observed(version)).is_ok(), "{version}");
     }
 }
 
