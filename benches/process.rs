@@ -22,9 +22,9 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::sync::{Mutex, mpsc};
 
-use support::client::{Client, Http1, Http2};
+use support::client::Client;
 use support::reviews::create;
-use support::{median, validity};
+use support::{cpu_time, median, validity};
 
 const RULES: [usize; 3] = [10, 100, 10_000];
 /// An unoptimised build takes minutes to read more.
@@ -52,7 +52,7 @@ fn main() {
 async fn measure(numbers: [usize; 3], reviews: usize, paced: Duration) {
     let authority = Authority::new("bench", validity()).unwrap();
     let directory = tempfile::tempdir().unwrap();
-    let body = create();
+    let body = Bytes::from(create());
     let mut webhooks = Vec::new();
     for rules in numbers {
         webhooks.push(Webhook::start(directory.path(), &authority, rules, &body).await);
@@ -100,8 +100,8 @@ struct Webhook {
     process: Child,
     address: SocketAddr,
     rules: usize,
-    http1: Vec<Http1>,
-    http2: Vec<Http2>,
+    http1: Vec<Client>,
+    http2: Vec<Client>,
 }
 
 /// MiB.
@@ -112,7 +112,7 @@ struct Memory {
 
 impl Webhook {
     /// Starts the process and waits until it rewrites the Pod.
-    async fn start(directory: &Path, authority: &Authority, rules: usize, body: &[u8]) -> Self {
+    async fn start(directory: &Path, authority: &Authority, rules: usize, body: &Bytes) -> Self {
         let directory = directory.join(rules.to_string());
         let (rules_directory, tls) = (directory.join("rules"), directory.join("tls"));
         write_rules(&rules_directory, rules);
@@ -134,26 +134,25 @@ impl Webhook {
     }
 
     /// Before this, connections would be idle for as long as the next process takes to start.
-    async fn connect(&mut self, authority: &Authority, body: &[u8]) {
+    async fn connect(&mut self, authority: &Authority, body: &Bytes) {
         for _ in 0..HTTP1_CONNECTIONS {
-            self.http1.push(Http1::connect(authority, self.address, body).await);
+            self.http1.push(Client::http1(authority, self.address, body));
         }
         for _ in 0..HTTP2_CONNECTIONS {
-            let streams = Http2::connect(authority, self.address, HTTP2_STREAMS, &Bytes::from(body.to_vec())).await;
-            self.http2.extend(streams);
+            self.http2.extend(Client::http2(authority, self.address, HTTP2_STREAMS, body));
         }
         self.drive(100).await;
     }
 
-    async fn until_rewriting(&mut self, authority: &Authority, body: &[u8], log: &Path) {
+    async fn until_rewriting(&mut self, authority: &Authority, body: &Bytes, log: &Path) {
         let end = Instant::now() + START_DEADLINE;
         loop {
             let told = || fs::read_to_string(log).unwrap_or_default();
             assert!(self.process.try_wait().unwrap().is_none(), "the webhook has ended: {}", told());
             assert!(Instant::now() < end, "the webhook rewrites nothing: {}", told());
             if TcpStream::connect(self.address).await.is_ok() {
-                let answer = Http1::connect(authority, self.address, body).await.answer().await;
-                if String::from_utf8(answer).unwrap().contains("\"patch\"") {
+                let answer = Client::http1(authority, self.address, body).ask().await;
+                if std::str::from_utf8(&answer).unwrap().contains("\"patch\"") {
                     return;
                 }
             }
@@ -163,7 +162,7 @@ impl Webhook {
 
     /// Has so many reviews answered, half of them over each protocol, each client with one at a time.
     async fn drive(&mut self, reviews: usize) {
-        async fn repeat(client: &mut impl Client, times: usize) {
+        async fn repeat(client: &Client, times: usize) {
             for _ in 0..times {
                 client.ask().await;
             }
@@ -171,16 +170,16 @@ impl Webhook {
         let share = |clients: usize| reviews.div_ceil(2 * clients);
         let (http1, http2) = (share(self.http1.len()), share(self.http2.len()));
         tokio::join!(
-            futures::future::join_all(self.http1.iter_mut().map(|client| repeat(client, http1))),
-            futures::future::join_all(self.http2.iter_mut().map(|client| repeat(client, http2))),
+            futures::future::join_all(self.http1.iter().map(|client| repeat(client, http1))),
+            futures::future::join_all(self.http2.iter().map(|client| repeat(client, http2))),
         );
     }
 
     /// Microseconds of the process's CPU for each of these reviews.
     async fn cpu_of_each(&mut self, reviews: usize) -> f64 {
-        let before = self.cpu();
+        let before = cpu_time(self.process.id());
         self.drive(reviews).await;
-        (self.cpu() - before).as_secs_f64() * 1e6 / reviews as f64
+        (cpu_time(self.process.id()) - before).as_secs_f64() * 1e6 / reviews as f64
     }
 
     /// Microseconds from when a review was due until it was answered, one due each millisecond: the median, and what one of
@@ -198,7 +197,7 @@ impl Webhook {
             }
         });
         let queue = Mutex::new(queue);
-        let one = async |client: &mut Http1| {
+        let one = async |client: &Client| {
             let mut waited = Vec::new();
             loop {
                 let Some(due) = queue.lock().await.recv().await else { return waited };
@@ -206,7 +205,7 @@ impl Webhook {
                 waited.push(due.elapsed().as_secs_f64() * 1e6);
             }
         };
-        let mut waited = futures::future::join_all(self.http1.iter_mut().map(one)).await.concat();
+        let mut waited = futures::future::join_all(self.http1.iter().map(one)).await.concat();
         pacer.join().unwrap();
         waited.sort_by(f64::total_cmp);
         [waited[waited.len() / 2], waited[waited.len() * 99 / 100]]
@@ -219,17 +218,6 @@ impl Webhook {
             line.trim_matches([':', ' ', '\t', 'k', 'B']).parse::<f64>().unwrap() / 1024.0
         };
         Memory { resident: mebibytes("VmRSS"), peak: mebibytes("VmHWM") }
-    }
-
-    /// What all threads have run for.
-    fn cpu(&self) -> Duration {
-        let threads = fs::read_dir(self.about("task")).unwrap();
-        let run = threads.filter_map(|thread| {
-            // A thread may end meanwhile.
-            let statistics = fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
-            statistics.split_whitespace().next()?.parse::<u64>().ok()
-        });
-        Duration::from_nanos(run.sum())
     }
 
     fn about(&self, what: &str) -> PathBuf {

@@ -12,8 +12,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The host of Docker Hub, which short names mean.
 pub const DOCKER_HUB: &str = "docker.io";
+/// A host of Docker Hub that container runtimes read as [`DOCKER_HUB`].
+pub const LEGACY_DOCKER_HUB: &str = "index.docker.io";
 
-const LEGACY_DOCKER_HUB: &str = "index.docker.io";
 const OFFICIAL: &str = "library/";
 const MAX_REPOSITORY: usize = 255;
 const MAX_TAG: usize = 128;
@@ -251,14 +252,43 @@ pub fn is_host(text: &str) -> bool {
     name.split('.').all(is_host_component) && port.is_none_or(is_port)
 }
 
-/// Whether `text` is one or more components of a repository name, joined by slashes.
+/// Whether `text` is one or more components of a repository name, joined by slashes: runs of lower-case letters and digits
+/// with separators between them.
 pub fn is_path(text: &str) -> bool {
-    text.split('/').all(is_path_component)
+    let mut separator = None;
+    let mut length = 0_usize;
+    // The start of a component counts as behind a separator: what follows must be a letter or a digit.
+    let mut in_word = false;
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'0'..=b'9' => {
+                in_word = true;
+                separator = None;
+                length = 0;
+            }
+            b'/' if in_word => in_word = false,
+            // Within a component: one dot, one or two underscores, or any number of hyphens.
+            b'.' | b'_' | b'-' => {
+                let longer = match separator {
+                    None => in_word,
+                    Some(before) => before == byte && (byte == b'-' || (byte == b'_' && length < 2)),
+                };
+                if !longer {
+                    return false;
+                }
+                in_word = false;
+                separator = Some(byte);
+                length += 1;
+            }
+            _ => return false,
+        }
+    }
+    in_word
 }
 
 /// Whether the first component of a reference is taken for a host, and not for a namespace of Docker Hub.
 pub fn reads_as_host(first: &str) -> bool {
-    first == "localhost" || first.contains(['.', ':']) || has_uppercase(first)
+    first == "localhost" || first.bytes().any(|b| b == b'.' || b == b':') || has_uppercase(first)
 }
 
 struct Split<'a> {
@@ -299,7 +329,7 @@ impl<'a> Parts<'a> {
             None => (named, None),
         };
         let host = if is_host(first) { first } else { "" };
-        let fits = (!host.is_empty() || is_path_component(first))
+        let fits = (!host.is_empty() || is_path(first))
             && is_path(path)
             && tag.is_none_or(is_tag)
             && digest.is_none_or(has_form_of_digest);
@@ -335,37 +365,6 @@ fn is_host_component(text: &str) -> bool {
 
 fn is_port(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
-}
-
-/// Runs of letters and digits, between them one dot, one or two underscores, or any number of hyphens.
-fn is_path_component(text: &str) -> bool {
-    let mut separator = None;
-    let mut length = 0_usize;
-    // The start counts as behind a separator: what follows must be a letter or a digit.
-    let mut in_word = false;
-    for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'0'..=b'9' => {
-                in_word = true;
-                separator = None;
-                length = 0;
-            }
-            b'.' | b'_' | b'-' => {
-                let longer = match separator {
-                    None => in_word,
-                    Some(before) => before == byte && (byte == b'-' || (byte == b'_' && length < 2)),
-                };
-                if !longer {
-                    return false;
-                }
-                in_word = false;
-                separator = Some(byte);
-                length += 1;
-            }
-            _ => return false,
-        }
-    }
-    in_word
 }
 
 fn is_tag(text: &str) -> bool {

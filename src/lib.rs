@@ -16,15 +16,17 @@
 //!                                                          └──verify──▶ harbor, registry
 //! ```
 //!
-//! Dependencies point one way, and `image`, `api`, `rewrite`, `policy` and `plan` are pure: `tests/architecture.rs` holds both.
+//! Dependencies point one way, and `image`, `api`, `skim`, `rewrite`, `policy` and `plan` are pure: `tests/architecture.rs` holds both.
 //!
 //! | module | in | out |
 //! |---|---|---|
 //! | [`image`] | text | [`image::ImageRef`], read as container runtimes read it |
 //! | [`api`] | YAML, JSON | the kinds, their conditions and reasons |
+//! | [`skim`] | JSON | the few fields that somebody wants of it, borrowed |
 //! | [`rewrite`] | a Pod and the rules in force | a minimal patch, and what should be warm |
 //! | [`manifests`] | YAML or JSON of any kinds | Pod templates in it; the same text with other images |
 //! | [`policy`] | images that Pods would run, and ImagePolicies | refusals, warnings, entries of the audit log |
+//! | [`in_force`] | ProxyProjects, HarborInstances, ImagePolicies | the rules and policies that admission reads, swapped whole |
 //! | [`plan`] | what is wanted and what Harbor has | steps, drift, or a refusal |
 //! | [`harbor`] | typed requests | what Harbor has, or an error that says what to do |
 //! | [`registry`] | a repository and a reference | checked manifests, streamed blobs |
@@ -41,12 +43,14 @@ pub mod cluster;
 pub mod controller;
 pub mod harbor;
 pub mod image;
+pub mod in_force;
 pub mod manifests;
 pub mod plan;
 pub mod policy;
 pub mod prewarm;
 pub mod registry;
 pub mod rewrite;
+pub mod skim;
 pub mod standalone;
 pub mod telemetry;
 pub mod tls;

@@ -12,21 +12,23 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("image", &[]),
     ("harbor", &["api"]),
     ("registry", &["api", "harbor"]),
-    ("rewrite", &["api", "image"]),
+    ("skim", &[]),
+    ("rewrite", &["api", "image", "skim"]),
     ("manifests", &["rewrite"]),
     ("policy", &["api", "image", "rewrite"]),
+    ("in_force", &["api", "policy", "rewrite"]),
     ("plan", &["api", "harbor"]),
     ("tls", &[]),
     ("telemetry", &[]),
     ("prewarm", &["api", "harbor", "image", "registry", "rewrite"]),
     ("controller", &["api", "harbor", "image", "plan", "prewarm", "registry", "rewrite"]),
-    ("webhook", &["api", "image", "policy", "prewarm", "rewrite", "telemetry", "tls"]),
-    ("cluster", &["api", "controller", "image", "policy", "prewarm", "rewrite"]),
-    ("standalone", &["api", "controller", "image", "policy", "prewarm", "rewrite", "telemetry", "tls", "webhook"]),
+    ("webhook", &["api", "image", "policy", "prewarm", "rewrite", "skim", "telemetry", "tls"]),
+    ("cluster", &["api", "controller", "image", "in_force", "policy", "prewarm", "rewrite"]),
+    ("standalone", &["api", "controller", "in_force", "prewarm", "rewrite", "telemetry", "tls", "webhook"]),
 ];
 
 /// Modules that take values and return values.
-const PURE: &[&str] = &["api", "image", "manifests", "plan", "policy", "rewrite"];
+const PURE: &[&str] = &["api", "image", "manifests", "plan", "policy", "rewrite", "skim"];
 
 /// What a pure module may not name: clients, clocks, environment, files, threads, logs.
 const IMPURE: &[&str] = &[

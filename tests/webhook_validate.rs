@@ -352,7 +352,14 @@ async fn over_http_policies_are_followed_as_they_change_and_denials_are_counted(
         assert_eq!((status, &answer["response"]["allowed"]), (StatusCode::OK, &json!(allowed)));
     }
     assert_eq!(post("{".to_owned()).await.0, StatusCode::BAD_REQUEST);
+    for image in ["nginx", "harbor.corp/hub/library/nginx"] {
+        assert_eq!(post(create(pod(image)).to_string()).await.0, StatusCode::OK);
+    }
     let counted = metrics.encode().unwrap();
-    let line = r#"harbor_pilot_admission_requests_total{operation="Create",outcome="Denied"} 1"#;
-    assert!(counted.lines().any(|found| found == line), "{counted}");
+    for line in [
+        r#"harbor_pilot_admission_requests_total{operation="Create",outcome="Denied"} 1"#,
+        "harbor_pilot_admission_pods_unrewritten_total 1",
+    ] {
+        assert!(counted.lines().any(|found| found == line), "{line} is not in\n{counted}");
+    }
 }

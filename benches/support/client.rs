@@ -1,123 +1,74 @@
-//! A client of the webhook that costs little itself.
+//! A client of the webhook, made of the parts that Rust clients of the API server are made of.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::body::Bytes;
-use axum::http::header::CONTENT_TYPE;
-use axum::http::{Request, StatusCode};
-use h2::client::SendRequest;
+use axum::http::header::{ACCEPT, CONTENT_TYPE};
+use axum::http::{Request, StatusCode, Uri};
 use harbor_pilot::tls::issue::Authority;
+use http_body_util::{BodyExt, Full};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, version};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
-/// Sends the review and reads the whole answer.
-pub trait Client {
-    async fn ask(&mut self);
+/// One that asks the same again and again, one at a time.
+pub struct Client {
+    http: legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    mutate: Uri,
+    review: Bytes,
 }
 
-/// One connection.
-pub struct Http1 {
-    stream: TlsStream<TcpStream>,
-    request: Vec<u8>,
-}
-
-impl Http1 {
-    /// A connection that has shaken hands, to ask this again and again.
-    pub async fn connect(authority: &Authority, address: SocketAddr, body: &[u8]) -> Self {
-        Self { stream: connect(authority, address, "http/1.1").await, request: request(body) }
+impl Client {
+    /// With a connection of its own, over HTTP/1.1.
+    pub fn http1(authority: &Authority, webhook: SocketAddr, review: &Bytes) -> Self {
+        let connector = HttpsConnectorBuilder::new().with_tls_config(trusting(authority)).https_only().enable_http1();
+        let http = legacy::Client::builder(TokioExecutor::new()).build(connector.wrap_connector(tcp()));
+        Self { http, mutate: mutate(webhook), review: review.clone() }
     }
 
-    /// As [`Client::ask`], for those who want to know the answer.
-    pub async fn answer(&mut self) -> Vec<u8> {
-        self.stream.write_all(&self.request).await.unwrap();
-        self.stream.flush().await.unwrap();
-        read_answer(&mut self.stream).await
+    /// That many, which share one connection over HTTP/2.
+    pub fn http2(authority: &Authority, webhook: SocketAddr, streams: usize, review: &Bytes) -> Vec<Self> {
+        let connector = HttpsConnectorBuilder::new().with_tls_config(trusting(authority)).https_only().enable_http2();
+        let connector = connector.wrap_connector(tcp());
+        let http = legacy::Client::builder(TokioExecutor::new()).http2_only(true).build(connector);
+        let one = || Self { http: http.clone(), mutate: mutate(webhook), review: review.clone() };
+        (0..streams).map(|_| one()).collect()
     }
-}
 
-impl Client for Http1 {
-    async fn ask(&mut self) {
-        drop(self.answer().await);
-    }
-}
-
-/// One of the streams of a connection.
-pub struct Http2 {
-    sender: SendRequest<Bytes>,
-    body: Bytes,
-}
-
-impl Http2 {
-    /// One connection, on which so many ask at a time.
-    pub async fn connect(
-        authority: &Authority,
-        address: SocketAddr,
-        streams: usize,
-        body: &Bytes,
-    ) -> impl Iterator<Item = Self> + use<> {
-        let stream = connect(authority, address, "h2").await;
-        let (sender, connection) = h2::client::handshake(stream).await.unwrap();
-        tokio::spawn(connection);
-        std::iter::repeat_n((sender, body.clone()), streams).map(|(sender, body)| Self { sender, body })
-    }
-}
-
-impl Client for Http2 {
-    async fn ask(&mut self) {
-        let request = Request::post("https://localhost/mutate?timeout=10s").header(CONTENT_TYPE, "application/json");
-        let mut sender = self.sender.clone().ready().await.unwrap();
-        let (response, mut stream) = sender.send_request(request.body(()).unwrap(), false).unwrap();
-        stream.send_data(self.body.clone(), true).unwrap();
-        let response = response.await.unwrap();
+    /// Sends the review and reads the whole answer.
+    pub async fn ask(&self) -> Bytes {
+        let request = Request::post(self.mutate.clone())
+            .header(CONTENT_TYPE, "application/json")
+            .header(ACCEPT, "application/json")
+            .body(Full::new(self.review.clone()))
+            .unwrap();
+        let response = self.http.request(request).await.unwrap();
         assert_eq!(response.status(), StatusCode::OK);
-        let mut body = response.into_body();
-        while let Some(data) = body.data().await {
-            body.flow_control().release_capacity(data.unwrap().len()).unwrap();
-        }
+        response.into_body().collect().await.unwrap().to_bytes()
     }
 }
 
-async fn connect(authority: &Authority, address: SocketAddr, protocol: &str) -> TlsStream<TcpStream> {
+/// Sends what there is at once, as Go's clients do.
+fn tcp() -> HttpConnector {
+    let mut connector = HttpConnector::new();
+    connector.set_nodelay(true);
+    connector.enforce_http(false);
+    connector
+}
+
+fn trusting(authority: &Authority) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(authority.issued().certificate_pem.as_bytes()).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&version::TLS13])
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
-    let stream = TcpStream::connect(address).await.unwrap();
-    stream.set_nodelay(true).unwrap();
-    TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("localhost").unwrap(), stream).await.unwrap()
+    let config = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[&version::TLS13]).unwrap();
+    config.with_root_certificates(roots).with_no_client_auth()
 }
 
-fn request(body: &[u8]) -> Vec<u8> {
-    let head = format!(
-        "POST /mutate?timeout=10s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nAccept: application/json\r\nContent-Length: {}\r\n\r\n",
-        body.len()
-    );
-    [head.as_bytes(), body].concat()
-}
-
-async fn read_answer(connection: &mut TlsStream<TcpStream>) -> Vec<u8> {
-    let (mut answer, mut have) = ([0; 8 * 1024], 0);
-    loop {
-        let read = connection.read(&mut answer[have..]).await.unwrap();
-        assert!(read > 0, "the server hung up");
-        have += read;
-        let Some(head) = answer[..have].windows(4).position(|bytes| bytes == b"\r\n\r\n") else { continue };
-        let text = std::str::from_utf8(&answer[..head]).unwrap();
-        assert!(text.starts_with("HTTP/1.1 200"), "{text}");
-        let length = text.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
-        if have == head + 4 + length.parse::<usize>().unwrap() {
-            return answer[head + 4..have].to_vec();
-        }
-    }
+fn mutate(webhook: SocketAddr) -> Uri {
+    format!("https://localhost:{}/mutate?timeout=10s", webhook.port()).parse().unwrap()
 }

@@ -43,6 +43,8 @@ const ASK_DEADLINE: Duration = Duration::from_secs(3);
 /// How often somebody else may take our ports before we give up.
 const ATTEMPTS: usize = 5;
 
+const AUDIT_LOG: &str = "audit.log";
+
 /// A running etcd and kube-apiserver. Dropping it kills both and removes their directory.
 pub struct ControlPlane {
     // Dropped in this order: the server before its store, and the watchdog once there is nothing left to kill.
@@ -149,6 +151,15 @@ impl ControlPlane {
         format!("{}\n{}", self.etcd.log_tail(), self.apiserver.log_tail())
     }
 
+    /// What the API server has logged of writes to Pods: one JSON object a line, with the annotations of webhooks.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn audit_log(&self) -> Result<String> {
+        let path = self.directory().join(AUDIT_LOG);
+        fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
+    }
+
     /// The directory of everything that belongs to this control plane.
     #[must_use]
     pub fn directory(&self) -> &Path {
@@ -218,6 +229,7 @@ struct Files {
     server: (PathBuf, PathBuf),
     service_account: (PathBuf, PathBuf),
     kubeconfig: PathBuf,
+    audit_policy: PathBuf,
 }
 
 impl Files {
@@ -247,7 +259,12 @@ impl Files {
             "current-context": "e2e",
         });
         let kubeconfig = put("kubeconfig", &kubeconfig.to_string())?;
-        Ok(Self { authority, server, service_account, kubeconfig })
+        let pods = json!({"level": "Metadata", "verbs": ["create", "update", "patch"],
+            "resources": [{"group": "", "resources": ["pods"]}], "omitStages": ["RequestReceived"]});
+        let rules = json!([pods, {"level": "None"}]);
+        let audit_policy = json!({"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "rules": rules});
+        let audit_policy = put("audit-policy.json", &audit_policy.to_string())?;
+        Ok(Self { authority, server, service_account, kubeconfig, audit_policy })
     }
 }
 
@@ -280,6 +297,8 @@ fn apiserver_command(programs: &Programs, root: &Path, files: &Files, etcd_port:
         .arg(flag("tls-private-key-file", files.server.1.display()))
         .arg(flag("client-ca-file", files.authority.display()))
         .arg(flag("authorization-mode", "RBAC"))
+        .arg(flag("audit-policy-file", files.audit_policy.display()))
+        .arg(flag("audit-log-path", root.join(AUDIT_LOG).display()))
         .arg(flag("service-account-issuer", "https://kubernetes.default.svc"))
         .arg(flag("service-account-key-file", public.display()))
         .arg(flag("service-account-signing-key-file", private.display()))

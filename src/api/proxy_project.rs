@@ -2,7 +2,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
 use kube::{CustomResource, KubeSchema};
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, transform::RecursiveTransform};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -119,6 +119,16 @@ pub struct RewriteSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 255)))]
     pub matches: Vec<String>,
+    /// Which of these images, for whom and when.
+    #[serde(flatten)]
+    pub terms: RewriteTerms,
+}
+
+/// What a rewrite rule says beside its matches: the same as users write it, as Harbor is known to serve it, and as the
+/// webhook follows it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RewriteTerms {
     /// Whether images are rewritten, or left as they are and only mapped to what is warmed.
     #[serde(default)]
     pub mode: RewriteMode,
@@ -212,6 +222,7 @@ pub struct ProxyProjectStatus {
 /// A rewrite rule that Harbor is known to serve.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(transform = RecursiveTransform(without_bounds))]
 pub struct RewriteRuleStatus {
     /// Hosts, or hosts and leading path, of the images that are rewritten.
     pub matches: Vec<String>,
@@ -223,24 +234,16 @@ pub struct RewriteRuleStatus {
     pub target: String,
     /// The `metadata.generation` of the spec that this rule comes from.
     pub generation: i64,
-    /// `spec.rewrite.mode` of that generation.
-    #[serde(default)]
-    pub mode: RewriteMode,
-    /// `spec.rewrite.exclude` of that generation.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub exclude: Vec<String>,
-    /// `spec.rewrite.namespaceSelector` of that generation.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub namespace_selector: Option<LabelSelector>,
-    /// `spec.rewrite.objectSelector` of that generation.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub object_selector: Option<LabelSelector>,
-    /// `spec.rewrite.whenUnavailable` of that generation.
-    #[serde(default)]
-    pub when_unavailable: WhenUnavailable,
-    /// `spec.rewrite.pullSecretName` of that generation.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pull_secret_name: Option<String>,
+    /// `spec.rewrite` of that generation.
+    #[serde(flatten)]
+    pub terms: RewriteTerms,
+}
+
+/// The spec has them: a bound that is narrowed one day must not keep the status from being written.
+fn without_bounds(schema: &mut Schema) {
+    for bound in ["maxItems", "maxLength", "minLength"] {
+        schema.remove(bound);
+    }
 }
 
 impl ProxyProject {

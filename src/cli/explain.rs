@@ -2,18 +2,20 @@
 
 mod reasons;
 
-use std::{collections::BTreeMap, io::Write as _, process::ExitCode};
+use std::collections::BTreeMap;
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use super::{sources, tell};
+use super::{print, sources};
 use crate::{
     image::ImageRef,
     rewrite::{Decision, Subject, pod::Text},
 };
 use reasons::Candidate;
+
+const EXPLAINED: u8 = 0;
 
 const EXIT_CODES: &str = "\
 Exit status:
@@ -75,17 +77,7 @@ struct Explanation {
 }
 
 /// Explains; see [`EXIT_CODES`].
-pub(super) async fn run(arguments: Arguments) -> ExitCode {
-    match explain(&arguments).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tell(format_args!("{error:#}"));
-            ExitCode::from(2)
-        }
-    }
-}
-
-async fn explain(arguments: &Arguments) -> anyhow::Result<()> {
+pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let image = ImageRef::parse(&arguments.image).with_context(|| format!("image {:?}", arguments.image))?;
     let sources = arguments.sources.read().await?;
     let namespace = arguments.namespace.as_deref().or(sources.default_namespace.as_deref()).unwrap_or_default();
@@ -98,7 +90,8 @@ async fn explain(arguments: &Arguments) -> anyhow::Result<()> {
     let (rules, problems) = sources.rules();
     let mut warnings: Vec<String> = problems.iter().map(ToString::to_string).collect();
     warnings.extend(rules.findings().iter().map(ToString::to_string));
-    if namespace_labels.is_none() && rules.targets().iter().any(|target| !target.namespaces().is_everything()) {
+    if namespace_labels.is_none() && rules.targets().iter().any(|target| !target.selectors().namespaces.is_everything())
+    {
         let whose =
             if namespace.is_empty() { "of the namespace".to_owned() } else { format!("of namespace {namespace}") };
         warnings.push(format!("the labels {whose} are not known; give --namespace-labels"));
@@ -152,8 +145,8 @@ async fn explain(arguments: &Arguments) -> anyhow::Result<()> {
         Format::Json => serde_json::to_string_pretty(&explanation)? + "\n",
         Format::Text => explanation.text(),
     };
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("standard output")
+    print(&text)?;
+    Ok(EXPLAINED)
 }
 
 impl Explanation {

@@ -9,6 +9,8 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use clap::Args;
 
+use crate::manifests::Manifests;
+
 /// More is refused, of standard input as of a file: a chart makes some 100 KiB.
 const MAX_BYTES: u64 = 64 << 20;
 /// Directories within directories.
@@ -65,6 +67,14 @@ impl Arguments {
         }
         Ok(inputs)
     }
+}
+
+/// Reads the texts as manifests.
+pub(super) fn parse(inputs: &[Input]) -> anyhow::Result<Vec<Manifests<'_>>> {
+    let parsed = inputs
+        .iter()
+        .map(|input| Manifests::read(&input.text).map_err(|error| anyhow::anyhow!("{}: {error}", input.name)));
+    parsed.collect()
 }
 
 fn collect(directory: &Path, recursive: bool, depth: usize, files: &mut Vec<PathBuf>) -> anyhow::Result<()> {

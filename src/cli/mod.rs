@@ -14,12 +14,17 @@ mod rules;
 mod serve;
 mod sources;
 mod standalone;
+mod templates;
 mod webhook;
 
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
+
+/// Exit status of commands that judge, when they could not: clap has it for a wrong command line.
+const FAILED: u8 = 2;
 
 /// Brings the images of a cluster's Pods from Harbor, keeps Harbor's proxy caches warm, and Harbor itself as Git says.
 #[derive(Debug, Parser)]
@@ -55,9 +60,9 @@ impl Cli {
             Command::Webhook(arguments) => webhook::run(arguments).await,
             Command::Controller(arguments) => controller::run(arguments).await,
             Command::Standalone(arguments) => standalone::run(arguments).await,
-            Command::Rewrite(arguments) => return rewrite::run(arguments).await,
-            Command::Check(arguments) => return check::run(arguments).await,
-            Command::Explain(arguments) => return explain::run(arguments).await,
+            Command::Rewrite(arguments) => return judged(rewrite::run(&arguments).await),
+            Command::Check(arguments) => return judged(check::run(&arguments).await),
+            Command::Explain(arguments) => return judged(explain::run(&arguments).await),
             Command::Crds => crds::run(),
         };
         match result {
@@ -68,6 +73,26 @@ impl Cli {
             }
         }
     }
+}
+
+/// The exit status of a command that judges: its own, or [`FAILED`].
+fn judged(result: anyhow::Result<u8>) -> ExitCode {
+    ExitCode::from(result.unwrap_or_else(|error| {
+        tell(format_args!("{error:#}"));
+        FAILED
+    }))
+}
+
+/// Writes a result to standard output.
+fn print(text: &str) -> anyhow::Result<()> {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("standard output")
+}
+
+/// Warns of what is odd about rules or policies.
+fn warn_of(findings: &[impl std::fmt::Display]) {
+    findings.iter().for_each(|finding| tell(format_args!("warning: {finding}")));
 }
 
 /// Writes a line to standard error; when even that is closed there is nobody left to tell.

@@ -1,32 +1,25 @@
 //! `harbor-pilot rewrite`
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt::Write as _,
-    io::Write as _,
-    path::Path,
-    process::ExitCode,
-};
+use std::{collections::BTreeSet, fmt::Write as _, path::Path};
 
 use anyhow::{Context, ensure};
 use clap::Args;
 use similar::TextDiff;
 
 use super::{
+    FAILED,
     input::{self, Input},
-    sources::{self, Sources},
-    tell,
+    print, sources, tell,
+    templates::Admission,
 };
 use crate::{
     manifests::{Manifests, Template, Wish},
-    rewrite::{Request, Rules, Subject, decide, pod::Pod},
+    rewrite::{Outcome, Subject, Target},
 };
 
 const DONE: u8 = 0;
 /// With `--diff`.
 const DIFFERENT: u8 = 1;
-/// As clap has it for a wrong command line.
-const FAILED: u8 = 2;
 const UNKEPT: u8 = 3;
 
 const EXIT_CODES: &str = "\
@@ -68,37 +61,21 @@ pub(super) struct Arguments {
 }
 
 /// Rewrites; see [`EXIT_CODES`].
-pub(super) async fn run(arguments: Arguments) -> ExitCode {
-    match rewrite(&arguments).await {
-        Ok(code) => ExitCode::from(code),
-        Err(error) => {
-            tell(format_args!("{error:#}"));
-            ExitCode::from(FAILED)
-        }
-    }
-}
-
-async fn rewrite(arguments: &Arguments) -> anyhow::Result<u8> {
+pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let inputs = arguments.input.read()?;
     let from_stdin = inputs.iter().any(|input| input.file.is_none());
     ensure!(!(arguments.in_place && from_stdin), "--in-place has no file to write with -f -: leave one of them out");
     let sources = arguments.sources.read().await?;
-    let (rules, problems) = sources.rules();
-    if let Some(problem) = problems.into_iter().next() {
-        return Err(problem).context("rules");
-    }
-    rules.findings().iter().for_each(|finding| tell(format_args!("warning: {finding}")));
+    let rules = sources.rules_in_force()?;
     if rules.is_empty() {
         tell("warning: there is no rule in force: no image is rewritten");
     }
 
-    let mut read = Vec::with_capacity(inputs.len());
-    for input in &inputs {
-        read.push(Manifests::read(&input.text).map_err(|error| anyhow::anyhow!("{}: {error}", input.name))?);
-    }
-    let mut work = Work::new(arguments, &rules, &sources, &read);
+    let manifests = input::parse(&inputs)?;
+    let admission = Admission::new(&rules, &sources, arguments.namespace.as_deref(), &manifests);
+    let mut work = Work::new(&admission, arguments.pull_secrets);
     let mut results = Vec::with_capacity(inputs.len());
-    for (input, manifests) in inputs.iter().zip(&read) {
+    for (input, manifests) in inputs.iter().zip(&manifests) {
         results.push(work.rewrite(input, manifests)?);
     }
     work.summary();
@@ -128,10 +105,7 @@ async fn rewrite(arguments: &Arguments) -> anyhow::Result<u8> {
 }
 
 struct Work<'w> {
-    rules: &'w Rules,
-    namespace: Option<&'w str>,
-    /// Labels by namespace: those of the input win over the cluster's.
-    namespaces: BTreeMap<&'w str, &'w BTreeMap<String, String>>,
+    admission: &'w Admission<'w>,
     pull_secrets: bool,
     images: usize,
     rewritten: usize,
@@ -142,19 +116,8 @@ struct Work<'w> {
 }
 
 impl<'w> Work<'w> {
-    fn new(arguments: &'w Arguments, rules: &'w Rules, sources: &'w Sources, read: &'w [Manifests<'_>]) -> Self {
-        let known = sources.namespaces.iter().chain(read.iter().flat_map(Manifests::namespaces));
-        Self {
-            rules,
-            namespace: arguments.namespace.as_deref().or(sources.default_namespace.as_deref()),
-            namespaces: known.map(|(name, labels)| (name.as_str(), labels)).collect(),
-            pull_secrets: arguments.pull_secrets,
-            images: 0,
-            rewritten: 0,
-            secrets: 0,
-            unkept: 0,
-            said: BTreeSet::new(),
-        }
+    fn new(admission: &'w Admission<'w>, pull_secrets: bool) -> Self {
+        Self { admission, pull_secrets, images: 0, rewritten: 0, secrets: 0, unkept: 0, said: BTreeSet::new() }
     }
 
     fn rewrite(&mut self, input: &Input, manifests: &Manifests<'_>) -> anyhow::Result<String> {
@@ -165,7 +128,10 @@ impl<'w> Work<'w> {
         let mut wishes = Vec::new();
         for (index, template) in manifests.templates().iter().enumerate() {
             self.images += template.images.len();
-            self.wish(input, index, template, &mut wishes)?;
+            self.admission.admit(&input.name, template, |subject, outcome| {
+                self.warn_of_selectors(template, subject);
+                self.wish(&input.name, index, template, outcome, &mut wishes);
+            })?;
         }
         let edited = manifests.edit(&wishes).map_err(|error| anyhow::anyhow!("{}: {error}", input.name))?;
         for unkept in &edited.unkept {
@@ -177,18 +143,12 @@ impl<'w> Work<'w> {
         Ok(edited.text)
     }
 
-    /// What admission would make of the Pods of a template.
-    fn wish(&mut self, input: &Input, template: usize, found: &Template, wishes: &mut Vec<Wish>) -> anyhow::Result<()> {
-        let text = found.pod(self.namespace);
-        let pod: Pod<'_> = serde_json::from_str(&text).with_context(|| input.name.clone())?;
-        let namespace = found.object.namespace.as_deref().or(self.namespace).unwrap_or_default();
-        let namespace_labels = self.namespaces.get(namespace).copied();
-        let subject = Subject { namespace, namespace_labels, labels: pod.labels() };
-        self.warn_of_selectors(found, &subject);
-        let outcome = decide(Request::Create { pod: &pod }, self.rules, &subject);
+    /// Wishes for what admission would make of the Pods of a template.
+    fn wish(&self, file: &str, template: usize, found: &Template, outcome: &Outcome<'_>, wishes: &mut Vec<Wish>) {
+        let at = format_args!("{file}:{}: warning: {}", found.line, found.object);
         for warning in outcome.warnings() {
             let warning = warning.strip_prefix("harbor-pilot: ").unwrap_or(warning);
-            tell(format_args!("{}:{}: warning: {}: {warning}", input.name, found.line, found.object));
+            tell(format_args!("{at}: {warning}"));
         }
         for (image, each) in found.images.iter().enumerate() {
             if let Some(new) = outcome.image(each.list, each.index) {
@@ -200,24 +160,23 @@ impl<'w> Work<'w> {
             let names: Vec<_> = names.map(|name| Wish::PullSecret { template, name: name.to_string() }).collect();
             if found.pull_secrets.is_empty() && !names.is_empty() {
                 tell(format_args!(
-                    "{}:{}: warning: {}: a Pod that names pull secrets does not get those of its ServiceAccount: if it needs \
-                     them, name them, too",
-                    input.name, found.line, found.object
+                    "{at}: a Pod that names pull secrets does not get those of its ServiceAccount: if it needs them, name \
+                     them, too"
                 ));
             }
             wishes.extend(names);
         }
-        Ok(())
     }
 
     /// What is not known is judged as if there were no labels: say so where a rule asks.
     fn warn_of_selectors(&mut self, template: &Template, subject: &Subject<'_>) {
-        let ask = |asks: &dyn Fn(&crate::rewrite::Target) -> bool| {
-            let names = self.rules.targets().iter().filter(|target| asks(target)).map(|target| &**target.name());
+        let ask = |asks: &dyn Fn(&Target) -> bool| {
+            let names =
+                self.admission.rules.targets().iter().filter(|target| asks(target)).map(|target| &**target.name());
             names.collect::<Vec<_>>().join(", ")
         };
         let mut warnings = Vec::new();
-        let names = ask(&|target| !target.namespaces().is_everything());
+        let names = ask(&|target| !target.selectors().namespaces.is_everything());
         if subject.namespace_labels.is_none() && !names.is_empty() {
             let whose = match subject.namespace {
                 "" => "an object names no namespace (give --namespace)".to_owned(),
@@ -225,7 +184,7 @@ impl<'w> Work<'w> {
             };
             warnings.push(format!("{whose}; the namespaceSelector of {names} is judged as if it had none"));
         }
-        let names = ask(&|target| !target.objects().is_everything());
+        let names = ask(&|target| !target.selectors().objects.is_everything());
         if template.labels.is_none() && !names.is_empty() {
             let object = &template.object;
             warnings.push(format!(
@@ -280,11 +239,6 @@ fn diff(inputs: &[Input], results: &[String]) -> String {
         let _ = write!(out, "{}", changes.unified_diff().header(&old, &new));
     }
     out
-}
-
-fn print(text: &str) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("standard output")
 }
 
 /// Writes beside the file first: whatever happens, it is there, old or new.

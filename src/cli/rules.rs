@@ -1,44 +1,35 @@
 //! What admission goes by, from manifests: for a webhook that asks neither a cluster nor Harbor.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use anyhow::Context;
 
 use crate::{
-    policy::Policies,
-    rewrite::{self, Namespaces, Rules},
-    standalone,
+    in_force::{InForce, warn_of_new},
+    rewrite, standalone,
 };
 
-/// What manifests say.
-#[derive(Debug)]
-pub(super) struct FromFiles {
-    /// Every rule is taken as served.
-    pub(super) rules: Rules,
-    /// The policies.
-    pub(super) policies: Policies,
-    /// Labels of the Namespaces among the manifests.
-    pub(super) namespaces: Namespaces,
+/// Puts in force what the manifests of a file or directory say, every rule taken as served, and logs what is odd about
+/// rules and policies.
+///
+/// A thread of its own does it: the memory that checking takes, some times that of the rules, is given back with it.
+///
+/// # Errors
+/// When a manifest is wrong, or a ProxyProject states no rule.
+pub(super) fn put_in_force(path: &Path, in_force: &InForce) -> anyhow::Result<()> {
+    let read = || read_and_put(path, in_force);
+    std::thread::scope(|scope| scope.spawn(read).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-impl FromFiles {
-    /// Reads the manifests of a file or directory, and logs what is odd about rules and policies.
-    ///
-    /// # Errors
-    /// When a manifest is wrong, or a ProxyProject states no rule.
-    pub(super) fn read(path: &Path) -> anyhow::Result<Self> {
-        let manifests = standalone::read(path).context("rules")?;
-        let (rules, problems) = rewrite::assumed(&manifests.instances, &manifests.registries, &manifests.projects);
-        if let Some(problem) = problems.into_iter().next() {
-            return Err(problem).context(format!("rules of {}", path.display()));
-        }
-        for finding in rules.findings() {
-            tracing::warn!(%finding, "rule");
-        }
-        let policies = Policies::compile(&manifests.policies);
-        for finding in policies.findings() {
-            tracing::warn!(%finding, "policy");
-        }
-        Ok(Self { rules, policies, namespaces: manifests.namespaces.into_iter().collect() })
+fn read_and_put(path: &Path, in_force: &InForce) -> anyhow::Result<()> {
+    let manifests = standalone::read(path).context("rules")?;
+    let (rules, problems) = rewrite::assumed(&manifests.instances, &manifests.registries, &manifests.projects);
+    if let Some(problem) = problems.into_iter().next() {
+        return Err(problem).context(format!("rules of {}", path.display()));
     }
+    warn_of_new("rule", rules.findings(), &[]);
+    in_force.rules.store(Arc::new(rules));
+    in_force.enforce(&manifests.policies);
+    in_force.namespaces.store(Arc::new(manifests.namespaces.into_iter().collect()));
+    Ok(())
 }

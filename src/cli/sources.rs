@@ -10,6 +10,7 @@ use clap::Args;
 use k8s_openapi::{api::core::v1::Namespace, jiff::Timestamp};
 use kube::{Api, Client, ResourceExt, api::ListParams};
 
+use super::warn_of;
 use crate::{
     api::{HarborInstance, ImagePolicy, ProxyProject, Registry, RewriteRuleStatus},
     cluster::bounded,
@@ -69,6 +70,16 @@ impl Sources {
         rewrite::assumed(&self.instances, &self.registries, &self.projects)
     }
 
+    /// [`Sources::rules`] for a command that says nothing without them; what is odd about them is told.
+    pub(super) fn rules_in_force(&self) -> anyhow::Result<Rules> {
+        let (rules, problems) = self.rules();
+        if let Some(problem) = problems.into_iter().next() {
+            return Err(problem).context("rules");
+        }
+        warn_of(rules.findings());
+        Ok(rules)
+    }
+
     /// The rule of a project, or why it is not in force.
     pub(super) fn rule(&self, project: &ProxyProject) -> Result<RewriteRuleStatus, String> {
         if project.metadata.deletion_timestamp.is_some() {
@@ -89,17 +100,14 @@ impl Sources {
         rewrite::stated(project, registry, instance.spec.effective_pull_host()).map_err(|error| error.to_string())
     }
 
-    /// Whether the Harbor of a project has been away so long that its rule acts on it.
-    pub(super) fn is_unavailable(&self, project: &ProxyProject) -> bool {
-        let name = Some(project.spec.harbor_ref.name.as_str());
-        let instance = self.instances.iter().find(|instance| instance.metadata.name.as_deref() == name);
-        self.from_cluster && instance.is_some_and(|instance| rewrite::is_unavailable(instance, Timestamp::now()))
-    }
-
-    /// Names of the projects whose Harbor is unavailable.
+    /// Names of the projects whose Harbor is unavailable; manifests say of none that it is.
     pub(super) fn unavailable(&self) -> BTreeSet<String> {
-        let away = self.projects.iter().filter(|project| self.is_unavailable(project));
-        away.map(ResourceExt::name_any).collect()
+        if !self.from_cluster {
+            return BTreeSet::new();
+        }
+        let away = rewrite::unavailable(&self.instances, Timestamp::now());
+        let waiting = self.projects.iter().filter(|project| away.contains(&project.spec.harbor_ref.name));
+        waiting.map(ResourceExt::name_any).collect()
     }
 }
 

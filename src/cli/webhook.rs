@@ -6,9 +6,10 @@ use anyhow::Context;
 use clap::Args;
 use futures::{FutureExt, future::LocalBoxFuture};
 
-use super::rules::FromFiles;
+use super::rules::put_in_force;
 use crate::{
     cluster::{rules, sink},
+    in_force::InForce,
     prewarm::queue,
     telemetry::{metrics::Metrics, probes, probes::Readiness},
     tls::serve::server_config,
@@ -33,28 +34,25 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     arguments.logs.init()?;
     let shutdown = super::shutdown_on_signal()?;
     let serve = &arguments.serve;
-    let following = rules::Following::default();
+    let in_force = InForce::default();
     let metrics = Arc::new(Metrics::new());
     let readiness = Readiness::new();
     let (offers, follow) = match &arguments.rules {
         Some(path) => {
-            let FromFiles { rules, policies, namespaces } = FromFiles::read(path)?;
-            following.rules.store(Arc::new(rules));
-            following.policies.store(Arc::new(policies));
-            following.namespaces.store(Arc::new(namespaces));
+            put_in_force(path, &in_force)?;
             readiness.set(true);
             let nowhere: OfferSink = Arc::new(drop);
             (nowhere, std::future::pending().boxed_local())
         }
-        None => follow_cluster(&following, &metrics, readiness.clone()).await?,
+        None => follow_cluster(&in_force, &metrics, readiness.clone()).await?,
     };
     let tls = Arc::new(server_config(serve.certificate().await?)?);
     let bind = |address| TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"));
     let (listener, ops_listener) = (bind(serve.listen())?, bind(serve.ops_listen())?);
     let router = webhook::router(Admission {
-        rules: following.rules,
-        namespaces: following.namespaces,
-        policies: following.policies,
+        rules: in_force.rules,
+        namespaces: in_force.namespaces,
+        policies: in_force.policies,
         offers,
         metrics: metrics.admission.clone(),
         readiness: readiness.clone(),
@@ -77,15 +75,15 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
 
 /// Where images are offered, and what has to run meanwhile: it ends with an error only.
 async fn follow_cluster(
-    following: &rules::Following,
+    in_force: &InForce,
     metrics: &Metrics,
     readiness: Readiness,
 ) -> anyhow::Result<(OfferSink, LocalBoxFuture<'static, anyhow::Result<()>>)> {
     let client =
         kube::Client::try_default().await.context("no way to the API server: set KUBECONFIG, or run in a Pod")?;
     let (offers, offered) = queue::queue(queue::Bounds::default());
-    let follow = rules::follow_all(client.clone(), following.clone(), move || readiness.set(true));
-    let manual = following.manual.clone();
+    let follow = rules::follow_all(client.clone(), in_force.clone(), move || readiness.set(true));
+    let manual = in_force.manual.clone();
     let store = sink::store(client, offered, move |offer| !manual.load().contains(&offer.proxy_project));
     let both = async {
         tokio::select! {

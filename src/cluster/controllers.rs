@@ -25,6 +25,7 @@ use super::{
 use crate::{
     api::{CachedImage, HarborInstance, ProxyProject, Registry, ReplicationRule},
     controller::{Installation, Instances, Kinds, Managed, Reconciler, cached_image::Images},
+    in_force::InForce,
     prewarm::{Timing, queue},
 };
 
@@ -80,9 +81,9 @@ pub async fn run(client: Client, settings: Settings, shutdown: CancellationToken
     });
     let connections = Arc::new(Instances::default());
     let kinds = Arc::new(Kinds { directory: directory.clone(), instances: connections.clone(), installation });
-    let following = rules::Following::default();
-    let rules = following.rules.clone();
-    let manual = following.manual.clone();
+    let in_force = InForce::default();
+    let rules = in_force.rules.clone();
+    let manual = in_force.manual.clone();
     let warmer = Arc::new(Images::new(directory.clone(), connections, rules.clone(), settings.timing, None));
     let (offers, offered) = queue::queue(queue::Bounds::default());
     let wake_images = Arc::new(Notify::new());
@@ -95,7 +96,7 @@ pub async fn run(client: Client, settings: Settings, shutdown: CancellationToken
     let images = images.reconcile_all_on(triggers::whenever(wake_images.clone()));
 
     let (loaded, when_loaded) = watch::channel(false);
-    let follow_rules = rules::follow_projects(client.clone(), following, move || {
+    let follow_rules = rules::follow_projects(client.clone(), in_force, move || {
         loaded.send_replace(true);
         wake_images.notify_one();
     });

@@ -1,63 +1,45 @@
-//! What admission follows: rules, compiled anew and swapped whole when a ProxyProject changes or a Harbor goes away;
-//! policies, likewise; and the labels of namespaces.
+//! Keeps what admission goes by as the API server has it.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
-use arc_swap::ArcSwap;
 use k8s_openapi::{api::core::v1::Namespace, jiff::Timestamp};
-use kube::{Api, Client, ResourceExt, core::PartialObjectMeta, runtime::watcher};
+use kube::{Api, Client, core::PartialObjectMeta, runtime::watcher};
 
 use super::follow::follow;
 use crate::{
-    api::{HarborInstance, ImagePolicy, ProxyProject, proxy_project::PrewarmMode},
-    policy::{Finding, Policies},
-    rewrite::{self, Namespaces, Rules},
+    api::{HarborInstance, ImagePolicy, ProxyProject},
+    in_force::{InForce, LOOK, warn_of_new},
+    policy::Finding,
+    rewrite,
 };
-
-/// How often it is asked whether a Harbor that does not answer has been away long enough to count as unavailable.
-const LOOK: Duration = Duration::from_secs(5);
-
-/// What admission follows, swapped whole.
-#[derive(Debug, Clone, Default)]
-pub struct Following {
-    /// The rules in force.
-    pub rules: Arc<ArcSwap<Rules>>,
-    /// The policies in force.
-    pub policies: Arc<ArcSwap<Policies>>,
-    /// Labels of namespaces.
-    pub namespaces: Arc<ArcSwap<Namespaces>>,
-    /// ProxyProjects whose images are not warmed because Pods ask for them (`prewarm.mode: Manual`).
-    pub manual: Arc<ArcSwap<HashSet<String>>>,
-}
 
 /// Follows ProxyProjects alone until dropped, for those who ask where images are and not whose they are. Calls `changed`
 /// after each change, for the first time when the first list is complete.
-pub async fn follow_projects(client: Client, following: Following, changed: impl Fn()) {
+pub async fn follow_projects(client: Client, in_force: InForce, changed: impl Fn()) {
     let projects = watcher(Api::<ProxyProject>::all(client), watcher::Config::default());
     follow(projects, "ProxyProjects", Arc::new, |projects| {
-        let projects = Some(projects.values().cloned().collect());
-        following.recompile(&mut State { projects, ..State::default() });
+        let projects: Vec<_> = projects.values().cloned().collect();
+        in_force.recompile(&projects, BTreeSet::new());
         changed();
     })
     .await;
 }
 
-/// Follows ProxyProjects, HarborInstances, ImagePolicies and namespaces until dropped, and keeps `following` up to date.
+/// Follows ProxyProjects, HarborInstances, ImagePolicies and namespaces until dropped, and keeps `in_force` up to date.
 /// Calls `complete` once all are known, and after each change from then on.
 ///
 /// While the API server is away what is known stays in force.
-pub async fn follow_all(client: Client, following: Following, complete: impl Fn()) {
+pub async fn follow_all(client: Client, in_force: InForce, complete: impl Fn()) {
     let state = Mutex::new(State::default());
     let with = |change: &dyn Fn(&mut State)| {
         // A panic while it was held would have been one of the compiler, which leaves it whole.
         let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut state);
-        following.recompile(&mut state);
-        following.warn_of_outages(&mut state);
+        state.recompile(&in_force);
+        state.warn_of_outages(&in_force);
         if state.projects.is_some() && state.instances.is_some() && state.policies && state.namespaces {
             complete();
         }
@@ -75,7 +57,7 @@ pub async fn follow_all(client: Client, following: Following, complete: impl Fn(
     );
     let policies =
         follow(watcher(Api::<ImagePolicy>::all(client.clone()), config()), "ImagePolicies", Arc::new, |policies| {
-            following.enforce(policies.values().map(AsRef::as_ref));
+            in_force.enforce(policies.values().map(AsRef::as_ref));
             with(&|state| state.policies = true);
         });
     let namespaces = follow(
@@ -84,7 +66,7 @@ pub async fn follow_all(client: Client, following: Following, complete: impl Fn(
         |namespace: PartialObjectMeta<Namespace>| namespace.metadata.labels.unwrap_or_default(),
         |labels| {
             let labels = labels.iter().map(|(name, labels)| (name.clone(), labels.clone()));
-            following.namespaces.store(Arc::new(labels.collect()));
+            in_force.namespaces.store(Arc::new(labels.collect()));
             with(&|state| state.namespaces = true);
         },
     );
@@ -112,61 +94,21 @@ struct State {
     namespaces: bool,
     /// What was said of outages.
     told: Vec<Finding>,
-    /// What the rules in force were compiled from.
-    compiled: Option<(Vec<Arc<ProxyProject>>, HashSet<String>)>,
 }
 
-impl Following {
-    fn recompile(&self, state: &mut State) {
-        let Some(projects) = state.projects.clone() else { return };
-        let now = Timestamp::now();
-        let instances = state.instances.iter().flatten();
-        let away: HashSet<String> = instances
-            .filter(|(_, instance)| rewrite::is_unavailable(instance, now))
-            .map(|(name, _)| name.clone())
-            .collect();
-        let same = |(before, absent): &(Vec<Arc<ProxyProject>>, HashSet<String>)| {
-            *absent == away && before.len() == projects.len() && before.iter().all(|one| is_among(one, &projects))
-        };
-        if state.compiled.as_ref().is_some_and(same) {
-            return;
-        }
-        let compiled = rewrite::serving(projects.iter().map(AsRef::as_ref), |instance| away.contains(instance));
-        let before = self.rules.load();
-        // Each status of each ProxyProject compiles anew: what was said once need not be said again.
-        for finding in compiled.findings().iter().filter(|finding| !before.findings().contains(finding)) {
-            tracing::warn!(%finding, "rule");
-        }
-        self.rules.store(Arc::new(compiled));
-        let manual = projects.iter().filter(|project| project.spec.prewarm.mode == PrewarmMode::Manual);
-        self.manual.store(Arc::new(manual.map(|project| project.name_any()).collect()));
-        for instance in &away {
-            tracing::warn!(instance, "Harbor is unavailable; rules go by whenUnavailable");
-        }
-        state.compiled = Some((projects, away));
-    }
-
-    fn enforce<'p>(&self, policies: impl Iterator<Item = &'p ImagePolicy>) {
-        let compiled = Policies::compile(policies);
-        let before = self.policies.load();
-        for finding in compiled.findings().iter().filter(|finding| !before.findings().contains(finding)) {
-            tracing::warn!(%finding, "policy");
-        }
-        self.policies.store(Arc::new(compiled));
+impl State {
+    fn recompile(&self, in_force: &InForce) {
+        let Some(projects) = &self.projects else { return };
+        let instances = self.instances.iter().flat_map(HashMap::values);
+        in_force.recompile(projects, rewrite::unavailable(instances.map(AsRef::as_ref), Timestamp::now()));
     }
 
     /// Says once of each rule and policy that together they would refuse Pods in an outage.
-    fn warn_of_outages(&self, state: &mut State) {
-        let projects = state.projects.iter().flatten();
+    fn warn_of_outages(&mut self, in_force: &InForce) {
+        let projects = self.projects.iter().flatten();
         let rules = projects.filter_map(|project| Some((project.metadata.name.as_deref()?, project.serving_rule()?)));
-        let findings = self.policies.load().outage_findings(rules);
-        for finding in findings.iter().filter(|finding| !state.told.contains(finding)) {
-            tracing::warn!(%finding, "policy");
-        }
-        state.told = findings;
+        let findings = in_force.policies.load().outage_findings(rules);
+        warn_of_new("policy", &findings, &self.told);
+        self.told = findings;
     }
-}
-
-fn is_among(project: &Arc<ProxyProject>, projects: &[Arc<ProxyProject>]) -> bool {
-    projects.iter().any(|other| Arc::ptr_eq(project, other))
 }

@@ -79,14 +79,15 @@ async fn bring(
 ) -> Result<(), Failure> {
     let directory = kinds.directory.as_ref();
     let spec = &rule.spec;
-    let client = kinds.instances.connect(directory, &spec.harbor_ref.name).await?.client;
+    let connection = kinds.instances.connect(directory, &spec.harbor_ref.name).await?;
+    let client = &connection.client;
     let reference = (rule.registry_name(), &spec.harbor_ref);
     let (_, registry_id) =
-        registry_in_harbor(directory, &kinds.installation, &client, reference, "ReplicationRule").await?;
+        registry_in_harbor(directory, &kinds.installation, client, reference, "ReplicationRule").await?;
     let desired =
         plan::Desired { name: rule.harbor_name(), spec, registry_id, marker: marker(&kinds.installation, rule) };
     let remembered = status.id;
-    let observed = observe(&client, desired.name, &desired.marker, remembered).await?;
+    let observed = observe(client, desired.name, &desired.marker, remembered).await?;
     status.id = observed.marked.as_ref().map(|policy| policy.id);
     let plan = plan::plan(&desired, &observed, now)?;
     let writes = spec.management_policy == ManagementPolicy::Full;
@@ -95,7 +96,7 @@ async fn bring(
         let mut now_there = observed.policy().map(|policy| (policy.id, policy.content.clone()));
         for step in plan.steps {
             notes.push(told(&step, &plan.drift));
-            now_there = Some(apply(&client, step).await?);
+            now_there = Some(apply(client, step).await?);
         }
         let Some(now_there) = now_there else { return Ok(()) };
         status.id = Some(now_there.0);
@@ -117,7 +118,7 @@ async fn bring(
         status.held_back.clear();
     }
     status.next_scheduled_time = plan::next_run(&content, now).map(Time);
-    Follower { client: &client, rule, id, enabled: content.enabled, writes, now }.follow(status, notes).await
+    Follower { connection: &connection, rule, id, enabled: content.enabled, writes, now }.follow(status, notes).await
 }
 
 /// One request where status remembers the policy; all policies where it does not, or where that one is not as expected.
@@ -160,9 +161,10 @@ fn soonest(rule: &ReplicationRule, status: &ReplicationRuleStatus, now: Timestam
     let until = |time: Timestamp| Duration::try_from(time.duration_since(now)).unwrap_or_default();
     let pending = status.pending_run.as_ref().map(|_| AT_ONCE);
     let running = status.last_execution.as_ref().and_then(|execution| {
-        let start_time = execution.start_time.as_ref().map(|time| time.0);
-        let status = execution.status.clone();
-        run::look_again(&model::ReplicationExecution { start_time, status, ..Default::default() }, now)
+        let time = |time: &Option<Time>| time.as_ref().map(|time| time.0);
+        let (start_time, end_time) = (time(&execution.start_time), time(&execution.end_time));
+        let (status, total) = (execution.status.clone(), execution.total);
+        run::look_again(&model::ReplicationExecution { start_time, end_time, status, total, ..Default::default() }, now)
     });
     let scheduled = status.next_scheduled_time.as_ref().map(|time| until(time.0) + AFTER_SCHEDULE);
     let scans = rule.spec.after_scan.then_some(RECHECK);

@@ -4,10 +4,11 @@
 //! and Harbor never tries again, however clean the image is found to be. An image is tried again once for each digest and
 //! each verdict of a scan, so that nothing here can go round in circles.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use k8s_openapi::jiff::Timestamp;
 
+use super::run::is_under_way;
 use crate::{
     api::replication_rule::{HeldBack, HeldBackState},
     harbor::model::{Artifact, ReplicationExecution},
@@ -19,9 +20,6 @@ pub const MOST: usize = 64;
 /// A digest is tried again so often at most if Harbor goes on saying that its scan is not done. (If it says that something was
 /// found, it is not tried again at all.)
 const MOST_TRIES: i32 = 3;
-
-/// An execution that runs for longer does not hold up those after it.
-const PATIENCE: Duration = Duration::from_secs(900);
 
 /// An image that a task could not pull because of the project's policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +39,8 @@ pub struct Scan {
     pub digest: String,
     /// What its last scan came to.
     pub verdict: Verdict,
+    /// What the registry says to whoever pulls it now; `None` if it gives it, or was not asked ([`asks_registry`]).
+    pub refusal: Option<String>,
 }
 
 /// What a scan came to.
@@ -132,10 +132,6 @@ pub fn batch(
     most: usize,
     now: Timestamp,
 ) -> Batch {
-    let waited_for = |execution: &ReplicationExecution| {
-        let start = execution.start_time.unwrap_or(now);
-        !execution.is_final() && now.duration_since(start).unsigned_abs() < PATIENCE
-    };
     let awaited = |execution: &ReplicationExecution| {
         held.iter().any(|held| held.state == HeldBackState::Retrying && held.retried_in == Some(execution.id))
     };
@@ -146,7 +142,7 @@ pub fn batch(
     let before = before.filter(|before| all.last().is_none_or(|newest| newest.id >= *before));
     let since = before.unwrap_or(0);
     let newer = all.iter().copied().filter(|execution| execution.id > since);
-    let ended: Vec<&ReplicationExecution> = newer.take_while(|execution| !waited_for(execution)).collect();
+    let ended: Vec<&ReplicationExecution> = newer.take_while(|execution| !is_under_way(execution, now)).collect();
     let mut considered = ended.last().map_or(since, |execution| execution.id);
     let mut failed: Vec<i64> =
         ended.into_iter().filter(|execution| has_failed(execution)).map(|execution| execution.id).collect();
@@ -196,7 +192,14 @@ pub fn scan_of(artifact: &Artifact) -> Scan {
         }
         Some(scan) => Verdict::Unfinished(scan.scan_status.clone()),
     };
-    Scan { digest: artifact.digest.clone(), verdict }
+    Scan { digest: artifact.digest.clone(), verdict, refusal: None }
+}
+
+/// Whether the registry is worth asking if it would give the image now. That costs one request, and a run of the policy one
+/// task for each repository that it copies.
+pub fn asks_registry(held: Option<&HeldBack>, scan: &Scan) -> bool {
+    let settled = |held: &HeldBack| held.state != HeldBackState::WaitingForScan && is_about(held, scan);
+    matches!(scan.verdict, Verdict::Done { .. }) && !held.is_some_and(settled)
 }
 
 /// What became of a second try: the execution `retried_in` alone says that. A refusal in a later one is about a new push.
@@ -233,7 +236,7 @@ fn judge_refusal(held: Option<&HeldBack>, refused: &Refused, look: &Look<'_>) ->
     let Verdict::Done { total, .. } = scan.verdict else {
         return Some(HeldBack { tries, ..judge(&refused.image, scan) });
     };
-    let is_final = if refused.message.contains("vulnerability scanning") {
+    let is_final = if is_for_its_scan(&refused.message) {
         // The scan is done by now, or Harbor is of two minds about it.
         tries >= MOST_TRIES
     } else {
@@ -277,6 +280,11 @@ fn judge(image: &str, scan: &Scan) -> HeldBack {
         Verdict::Unfinished(status) => {
             judged(image, scan, HeldBackState::WaitingForScan, format!("its scan is {status}"))
         }
+        Verdict::Done { .. } if scan.refusal.is_some() => {
+            let reason = scan.refusal.clone().unwrap_or_default();
+            let state = if is_for_its_scan(&reason) { HeldBackState::WaitingForScan } else { HeldBackState::Refused };
+            judged(image, scan, state, reason)
+        }
         Verdict::Done { .. } => {
             judged(image, scan, HeldBackState::Retrying, "its scan is done: the policy is run again".to_owned())
         }
@@ -298,6 +306,11 @@ fn judged(image: &str, scan: &Scan, state: HeldBackState, reason: String) -> Hel
         retried_in: None,
         tries: 0,
     }
+}
+
+/// Whether Harbor refuses an image since its scan is not done, whatever it may find.
+fn is_for_its_scan(message: &str) -> bool {
+    message.contains("vulnerability scanning")
 }
 
 /// Whether an image that was refused is still the same, with the same verdict, or is being scanned anew.

@@ -188,6 +188,14 @@ fn trigger(spec: &Trigger) -> ReplicationTrigger {
 /// What must not be sent, whether the spec says it or half of it was there before.
 fn check(want: &ReplicationPolicyContent, now: Timestamp) -> Result<(), Refusal> {
     let refuse = |message: String| Err(Refusal { reason: Reason::InvalidSpec, message });
+    for filter in &want.filters {
+        if let FilterValue::Text(glob) = &filter.value
+            && let Some(bracket) = unclosed(glob)
+        {
+            let type_ = &filter.type_;
+            return refuse(format!("spec.filters.{type_} `{glob}`: `{bracket}` has no end, and each run would fail"));
+        }
+    }
     if want.trigger.type_ == ReplicationTrigger::SCHEDULED {
         let text = &want.trigger.trigger_settings.cron;
         let cron = Cron::parse(text);
@@ -215,6 +223,26 @@ fn check(want: &ReplicationPolicyContent, now: Timestamp) -> Result<(), Refusal>
         }
     }
     Ok(())
+}
+
+/// What begins in a glob and does not end: a brace, a bracket, an escape. Harbor accepts such a filter, and finds out when it
+/// runs. One that ends and does not begin stands for itself.
+fn unclosed(glob: &str) -> Option<char> {
+    let (mut braces, mut class, mut escaped) = (0_usize, false, false);
+    for character in glob.chars() {
+        match character {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            ']' => class = false,
+            _ if class => {}
+            '[' => class = true,
+            '{' => braces += 1,
+            '}' => braces = braces.saturating_sub(1),
+            _ => {}
+        }
+    }
+    let open = [(escaped, '\\'), (class, '['), (braces > 0, '{')];
+    open.into_iter().find_map(|(is_open, character)| is_open.then_some(character))
 }
 
 fn differences(have: &ReplicationPolicyContent, want: &ReplicationPolicyContent) -> Vec<Drift> {

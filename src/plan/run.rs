@@ -14,6 +14,9 @@ const LAG: Duration = Duration::from_secs(30);
 /// A short execution is not asked for more often.
 const SHORTEST: Duration = Duration::from_secs(2);
 
+/// One that takes longer is not waited for: it may have been forgotten.
+const PATIENCE: Duration = Duration::from_secs(900);
+
 /// What to do about a run that is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Run {
@@ -52,9 +55,20 @@ pub fn run(
     Run::Prepare(PendingRun { token: token.map(str::to_owned), after_execution: newest })
 }
 
-/// When to look at a running execution again: the longer it has taken, the later.
+/// Whether an execution is running, and its end worth waiting for.
+pub fn is_under_way(execution: &ReplicationExecution, now: Timestamp) -> bool {
+    let start = execution.start_time.unwrap_or(now);
+    !execution.is_final() && now.duration_since(start).unsigned_abs() < PATIENCE
+}
+
+/// Whether the whole policy is being carried out. What is scanned meanwhile shares the next run.
+pub fn is_busy(executions: &[ReplicationExecution], now: Timestamp) -> bool {
+    executions.iter().any(|execution| is_manual(execution) && is_under_way(execution, now))
+}
+
+/// When to look at an execution again that Harbor may yet change: the longer it has taken, the later.
 pub fn look_again(execution: &ReplicationExecution, now: Timestamp) -> Option<Duration> {
-    if execution.is_final() {
+    if execution.is_settled(now) {
         return None;
     }
     let elapsed = execution.start_time.map_or(Duration::ZERO, |start| now.duration_since(start).unsigned_abs());
@@ -109,6 +123,15 @@ mod tests {
     }
 
     #[test]
+    fn what_is_scanned_during_a_run_waits_for_its_end_but_not_for_ever() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let running = |trigger| ReplicationExecution { start_time: Some(at(1000)), ..execution(3, trigger) };
+        assert!(is_busy(&[running("event_based"), running("manual")], at(1060)));
+        assert!(!is_busy(&[running("event_based")], at(1060)));
+        assert!(!is_busy(&[running("manual")], at(5000)));
+    }
+
+    #[test]
     fn a_running_execution_is_looked_at_soon_and_a_long_one_less_often() {
         let start = Timestamp::from_second(1000).unwrap();
         let running = ReplicationExecution {
@@ -120,7 +143,11 @@ mod tests {
         assert_eq!(after(0), Some(SHORTEST));
         assert_eq!(after(40), Some(Duration::from_secs(10)));
         assert_eq!(after(4000), Some(LAG));
-        let ended = ReplicationExecution { status: ReplicationExecution::FAILED.to_owned(), ..running };
+        let failed = ReplicationExecution { status: ReplicationExecution::FAILED.to_owned(), ..running };
+        assert!(look_again(&failed, start).is_some(), "its end has not been written");
+        let ended = ReplicationExecution { end_time: Some(start), ..failed };
         assert_eq!(look_again(&ended, start), None);
+        let stopped = ReplicationExecution { status: ReplicationExecution::STOPPED.to_owned(), ..ended };
+        assert!(look_again(&stopped, start).is_some(), "it may yet turn out to have failed");
     }
 }

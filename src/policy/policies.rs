@@ -9,13 +9,11 @@ use super::judge::{Judged, Judgement};
 use crate::api::image_policy::{AllowedRegistry, DuringOutage, Exemption, ImagePolicySpec, PolicyAction};
 use crate::api::proxy_project::{RewriteMode, WhenUnavailable};
 use crate::api::{ImagePolicy, RewriteRuleStatus};
-use crate::image::{DOCKER_HUB, ImageRef, is_host};
-use crate::rewrite::Subject;
+use crate::image::{DOCKER_HUB, ImageRef, LEGACY_DOCKER_HUB, is_host};
 use crate::rewrite::glob::Globs;
-use crate::rewrite::selector::Selector;
+use crate::rewrite::selector::Selectors;
+use crate::rewrite::{NAMESPACE_NAME, Subject};
 
-/// The label that every namespace has, with its name.
-const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 /// Longest list of allowed registries in a message, in characters.
 const MAX_ALLOWED: usize = 100;
 
@@ -64,8 +62,7 @@ pub(super) struct Policy {
     pub(super) name: Arc<str>,
     pub(super) action: PolicyAction,
     pub(super) during_outage: DuringOutage,
-    namespaces: Selector,
-    objects: Selector,
+    selectors: Selectors,
     /// `None` allows any registry.
     allowed: Option<Vec<Allowed>>,
     /// [`Policy::allowed`] as people read it.
@@ -180,13 +177,11 @@ impl Policies {
 
 impl Policy {
     fn compile(name: &str, spec: &ImagePolicySpec, findings: &mut Vec<Finding>) -> Option<Self> {
-        let selectors = [("namespaceSelector", &spec.namespace_selector), ("objectSelector", &spec.object_selector)];
-        let [namespaces, objects] = selectors
-            .map(|(field, selector)| Selector::compile(selector.as_ref()).map_err(|error| format!("{field}: {error}")));
-        let (namespaces, objects) = match (namespaces, objects) {
-            (Ok(namespaces), Ok(objects)) => (namespaces, objects),
-            (Err(problem), _) | (_, Err(problem)) => {
-                findings.push(Finding::NotInForce { policy: name.to_owned(), problem });
+        let selectors = Selectors::compile(spec.namespace_selector.as_ref(), spec.object_selector.as_ref());
+        let selectors = match selectors {
+            Ok(selectors) => selectors,
+            Err(error) => {
+                findings.push(Finding::NotInForce { policy: name.to_owned(), problem: error.to_string() });
                 return None;
             }
         };
@@ -200,8 +195,7 @@ impl Policy {
             name: name.into(),
             action: spec.action,
             during_outage: spec.during_outage,
-            namespaces,
-            objects,
+            selectors,
             // That none of them can be read does not allow all.
             allowed: (!spec.allowed.is_empty()).then_some(allowed),
             allows: super::text::Printable(if allows.is_empty() { "nothing" } else { &allows }, MAX_ALLOWED)
@@ -213,15 +207,16 @@ impl Policy {
     }
 
     fn scope(&self, subject: &Subject<'_>) -> Scope {
-        if !self.objects.matches(|key| subject.label(key)) {
+        let Selectors { namespaces, objects } = &self.selectors;
+        if !objects.matches(|key| subject.label(key)) {
             return Scope::Without;
         }
-        let unknown = subject.namespace_labels.is_none() && !self.namespaces.asks_only_for(NAMESPACE_NAME);
+        let unknown = subject.namespace_labels.is_none() && !namespaces.asks_only_for(NAMESPACE_NAME);
         // A namespace that was just made must be no way past a policy.
         if unknown && self.action == PolicyAction::Enforce {
             return Scope::Perhaps;
         }
-        if self.namespaces.matches(|key| subject.namespace_label(key)) { Scope::Within } else { Scope::Without }
+        if namespaces.matches(|key| subject.namespace_label(key)) { Scope::Within } else { Scope::Without }
     }
 
     fn exempts(&self, image: Option<&ImageRef>, subject: &Subject<'_>) -> bool {
@@ -265,7 +260,7 @@ struct Allowed {
 
 impl Allowed {
     fn compile(allowed: &AllowedRegistry, problem: &mut impl FnMut(String)) -> Option<Self> {
-        let host = if allowed.host.eq_ignore_ascii_case("index.docker.io") { DOCKER_HUB } else { &allowed.host };
+        let host = if allowed.host.eq_ignore_ascii_case(LEGACY_DOCKER_HUB) { DOCKER_HUB } else { &allowed.host };
         if !is_host(host) {
             problem(format!("allowed host {host:?} is not host[:port]"));
             return None;
@@ -337,5 +332,5 @@ fn is_latest(image: &ImageRef) -> bool {
 }
 
 fn leaves_originals(rule: &RewriteRuleStatus) -> bool {
-    rule.mode == RewriteMode::Enabled && rule.when_unavailable == WhenUnavailable::Original
+    rule.terms.mode == RewriteMode::Enabled && rule.terms.when_unavailable == WhenUnavailable::Original
 }

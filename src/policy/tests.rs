@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::api::{ImagePolicy, RewriteRuleStatus};
+use crate::api::{ImagePolicy, RewriteRuleStatus, proxy_project::RewriteTerms};
 use crate::rewrite::Subject;
 use crate::rewrite::pod::Text;
 
@@ -248,7 +248,10 @@ fn an_outage_softens_only_what_it_causes_and_only_where_the_policy_says_so() {
 fn a_pair_that_would_refuse_every_pod_in_an_outage_is_found() {
     let rule = |when: &str, matched: &str| RewriteRuleStatus {
         matches: vec![matched.to_owned()],
-        when_unavailable: serde_json::from_value(json!(when)).unwrap(),
+        terms: RewriteTerms {
+            when_unavailable: serde_json::from_value(json!(when)).unwrap(),
+            ..RewriteTerms::default()
+        },
         ..RewriteRuleStatus::default()
     };
     let harbor = json!([{"host": "harbor.corp"}]);

@@ -177,7 +177,7 @@ impl<'p> Outcome<'p> {
         slot: Slot<'p>,
         rules: &Rules,
         subject: &Subject<'_>,
-        sent: &'e Record<'_>,
+        sent: &'e Record,
         record: &mut Entries<'e>,
     ) where
         'p: 'e,
@@ -331,7 +331,7 @@ fn is_same(pod: &Pod<'_>, old: &Pod<'_>, kinds: &[Kind]) -> bool {
 }
 
 /// What a sent record says of an image, if the rules make this very image from it.
-fn believed<'s>(sent: &'s Record<'_>, slot: &Slot<'_>, rules: &Rules) -> Option<&'s str> {
+fn believed<'s>(sent: &'s Record, slot: &Slot<'_>, rules: &Rules) -> Option<&'s str> {
     let original = sent.original(slot)?;
     let made = rules.find_for_anyone(&ImageRef::parse(original).ok()?);
     matches!(made, Decision::Rewritten { image, .. } if image.as_str() == slot.image).then_some(original)

@@ -21,6 +21,6 @@ pub use decide::{Outcome, Request, Wanted, decide};
 pub use exempt::{ALLOW_EXEMPT, EXEMPT, KEEP_IMAGES};
 pub use record::ORIGINAL_IMAGES;
 pub use rules::{Decision, Finding, Rule, Rules, Target};
-pub use serving::{OUTAGE_AFTER, conflicts, is_unavailable, serving};
+pub use serving::{OUTAGE_AFTER, conflicts, serving, unavailable};
 pub use stated::{StatedError, assumed, stated};
-pub use subject::{Namespaces, Subject};
+pub use subject::{NAMESPACE_NAME, Namespaces, Subject};

@@ -1,47 +1,36 @@
 //! What of a Pod matters for rewriting, borrowed from the request: all other fields are skipped unread.
 
 use std::borrow::Cow;
-use std::fmt;
 use std::ops::Deref;
-
-use serde::Deserialize;
-use serde::de::{Deserializer, Error, MapAccess, Visitor};
 
 use super::exempt::KEEP_IMAGES;
 use super::record::ORIGINAL_IMAGES;
+use crate::skim::{Fields, Read, Skim, Unread};
 
 /// The annotation that marks the mirror of a static Pod (Kubernetes' `kubernetes.io/config.mirror`).
 const MIRROR: &str = "kubernetes.io/config.mirror";
 
 /// A core/v1 Pod.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default)]
 pub struct Pod<'a> {
     /// `metadata`.
-    #[serde(default, borrow)]
     pub metadata: Option<Metadata<'a>>,
     /// `spec`.
-    #[serde(default, borrow)]
     pub spec: Option<Spec<'a>>,
 }
 
 /// `metadata` of a Pod.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Default)]
 pub struct Metadata<'a> {
     /// `name`; often still absent at admission.
-    #[serde(default, borrow)]
     pub name: Option<Text<'a>>,
     /// `generateName`, what controllers set instead.
-    #[serde(default, borrow)]
     pub generate_name: Option<Text<'a>>,
     /// `namespace`.
-    #[serde(default, borrow)]
     pub namespace: Option<Text<'a>>,
     /// `labels`.
-    #[serde(default, borrow)]
     pub labels: Option<Labels<'a>>,
     /// `annotations`.
-    #[serde(default, borrow)]
     pub annotations: Option<Annotations<'a>>,
 }
 
@@ -63,61 +52,49 @@ pub struct Annotations<'a> {
 }
 
 /// `spec` of a Pod.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Default)]
 pub struct Spec<'a> {
     /// `containers`.
-    #[serde(default, borrow)]
     pub containers: Option<Vec<Container<'a>>>,
     /// `initContainers`.
-    #[serde(default, borrow)]
     pub init_containers: Option<Vec<Container<'a>>>,
     /// `ephemeralContainers`.
-    #[serde(default, borrow)]
     pub ephemeral_containers: Option<Vec<Container<'a>>>,
     /// `volumes`.
-    #[serde(default, borrow)]
     pub volumes: Option<Vec<Volume<'a>>>,
     /// `imagePullSecrets`.
-    #[serde(default, borrow)]
     pub image_pull_secrets: Option<Vec<PullSecret<'a>>>,
 }
 
 /// A LocalObjectReference to a Secret.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default)]
 pub struct PullSecret<'a> {
     /// `name`.
-    #[serde(default, borrow)]
     pub name: Option<Text<'a>>,
 }
 
 /// A container of any of the three kinds.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default)]
 pub struct Container<'a> {
     /// `name`.
-    #[serde(default, borrow)]
     pub name: Option<Text<'a>>,
     /// `image`.
-    #[serde(default, borrow)]
     pub image: Option<Text<'a>>,
 }
 
 /// A volume.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default)]
 pub struct Volume<'a> {
     /// `name`.
-    #[serde(default, borrow)]
     pub name: Option<Text<'a>>,
     /// `image`, of image volumes.
-    #[serde(default, borrow)]
     pub image: Option<ImageVolume<'a>>,
 }
 
 /// The source of an image volume.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default)]
 pub struct ImageVolume<'a> {
     /// `reference`.
-    #[serde(default, borrow)]
     pub reference: Option<Text<'a>>,
 }
 
@@ -244,112 +221,144 @@ impl Deref for Text<'_> {
     }
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Reading;
-
-        impl<'de> Visitor<'de> for Reading {
-            type Value = Text<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string")
-            }
-
-            fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Text<'de>, E> {
-                Ok(Text(Cow::Borrowed(text)))
-            }
-
-            fn visit_str<E: Error>(self, text: &str) -> Result<Text<'de>, E> {
-                Ok(Text(Cow::Owned(text.to_owned())))
-            }
+impl<'a> Fields<'a> for Pod<'a> {
+    fn field(&mut self, name: &[u8], skim: &mut Skim<'a>) -> Result<(), Unread> {
+        match name {
+            b"metadata" => skim.field(&mut self.metadata),
+            b"spec" => skim.field(&mut self.spec),
+            _ => skim.skip(),
         }
-
-        deserializer.deserialize_str(Reading)
     }
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Labels<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Reading;
-
-        impl<'de> Visitor<'de> for Reading {
-            type Value = Labels<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a map of strings")
-            }
-
-            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Labels<'de>, M::Error> {
-                let mut labels = Vec::new();
-                while let Some((key, value)) = map.next_entry::<Text<'de>, Option<Text<'de>>>()? {
-                    labels.push((key, value.unwrap_or_else(|| Text("".into()))));
-                }
-                Ok(Labels(labels))
-            }
+impl<'a> Fields<'a> for Metadata<'a> {
+    fn field(&mut self, name: &[u8], skim: &mut Skim<'a>) -> Result<(), Unread> {
+        match name {
+            b"name" => skim.field(&mut self.name),
+            b"generateName" => skim.field(&mut self.generate_name),
+            b"namespace" => skim.field(&mut self.namespace),
+            b"labels" => skim.field(&mut self.labels),
+            b"annotations" => skim.field(&mut self.annotations),
+            _ => skim.skip(),
         }
-
-        deserializer.deserialize_map(Reading)
     }
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Annotations<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Reading;
-
-        impl<'de> Visitor<'de> for Reading {
-            type Value = Annotations<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a map of strings")
-            }
-
-            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Annotations<'de>, M::Error> {
-                let mut annotations = Annotations::default();
-                while let Some(key) = map.next_key::<Text<'de>>()? {
-                    if &*key == ORIGINAL_IMAGES {
-                        annotations.originals = map.next_value::<Option<Text<'de>>>()?.or(Some(Text("".into())));
-                        continue;
-                    }
-                    if &*key == KEEP_IMAGES {
-                        annotations.keep_images = map.next_value::<Option<Text<'de>>>()?;
-                        let length = annotations.keep_images.as_ref().map_or(0, |names| names.len());
-                        annotations.other_bytes += key.len() + length;
-                        continue;
-                    }
-                    annotations.mirror |= &*key == MIRROR;
-                    annotations.other_bytes += key.len() + map.next_value::<Length>()?.0;
-                }
-                Ok(annotations)
-            }
+impl<'a> Fields<'a> for Spec<'a> {
+    fn field(&mut self, name: &[u8], skim: &mut Skim<'a>) -> Result<(), Unread> {
+        match name {
+            b"containers" => skim.field(&mut self.containers),
+            b"initContainers" => skim.field(&mut self.init_containers),
+            b"ephemeralContainers" => skim.field(&mut self.ephemeral_containers),
+            b"volumes" => skim.field(&mut self.volumes),
+            b"imagePullSecrets" => skim.field(&mut self.image_pull_secrets),
+            _ => skim.skip(),
         }
-
-        deserializer.deserialize_map(Reading)
     }
 }
 
-/// The length of a string in bytes, 0 of null: the text itself is not kept.
-struct Length(usize);
-
-impl<'de> Deserialize<'de> for Length {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Reading;
-
-        impl<'de> Visitor<'de> for Reading {
-            type Value = Length;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string")
-            }
-
-            fn visit_str<E: Error>(self, text: &str) -> Result<Length, E> {
-                Ok(Length(text.len()))
-            }
-
-            fn visit_unit<E: Error>(self) -> Result<Length, E> {
-                Ok(Length(0))
-            }
+impl<'a> Fields<'a> for Container<'a> {
+    fn field(&mut self, name: &[u8], skim: &mut Skim<'a>) -> Result<(), Unread> {
+        match name {
+            b"name" => skim.field(&mut self.name),
+            b"image" => skim.field(&mut self.image),
+            _ => skim.skip(),
         }
+    }
+}
 
-        deserializer.deserialize_any(Reading)
+impl<'a> Fields<'a> for Volume<'a> {
+    fn field(&mut self, name: &[u8], skim: &mut Skim<'a>) -> Result<(), Unread> {
+        match name {
+            b"name" => skim.field(&mut self.name),
+            b"image" => skim.field(&mut self.image),
+            _ => skim.skip(),
+        }
+    }
+}
+
+impl<'a> Fields<'a> for ImageVolume<'a> {
+    fn field(&mut self, name: &[u8], skim: &mut Skim<'a>) -> Result<(), Unread> {
+        if name == b"reference" { skim.field(&mut self.reference) } else { skim.skip() }
+    }
+}
+
+impl<'a> Fields<'a> for PullSecret<'a> {
+    fn field(&mut self, name: &[u8], skim: &mut Skim<'a>) -> Result<(), Unread> {
+        if name == b"name" { skim.field(&mut self.name) } else { skim.skip() }
+    }
+}
+
+impl<'a> Read<'a> for Text<'a> {
+    fn read(skim: &mut Skim<'a>) -> Result<Self, Unread> {
+        skim.take_text().map(Self)
+    }
+}
+
+impl<'a> Read<'a> for Labels<'a> {
+    fn read(skim: &mut Skim<'a>) -> Result<Self, Unread> {
+        let mut labels = Vec::new();
+        skim.object(|key, skim| {
+            labels.push((Text::of_key(key)?, take_value(skim)?));
+            Ok(())
+        })?;
+        Ok(Self(labels))
+    }
+}
+
+impl<'a> Fields<'a> for Annotations<'a> {
+    fn field(&mut self, name: &[u8], skim: &mut Skim<'a>) -> Result<(), Unread> {
+        if name == ORIGINAL_IMAGES.as_bytes() {
+            self.originals = Some(take_value(skim)?);
+            return Ok(());
+        }
+        self.mirror |= name == MIRROR.as_bytes();
+        let value = take_value(skim)?;
+        self.other_bytes += name.len() + value.len();
+        if name == KEEP_IMAGES.as_bytes() {
+            self.keep_images = Some(value);
+        }
+        Ok(())
+    }
+}
+
+/// The value of a label or an annotation, of which `null` is an empty one.
+fn take_value<'a>(skim: &mut Skim<'a>) -> Result<Text<'a>, Unread> {
+    if skim.take_null() { Ok(Text(Cow::Borrowed(""))) } else { Text::read(skim) }
+}
+
+impl<'a> Text<'a> {
+    fn of_key(key: Cow<'a, [u8]>) -> Result<Self, Unread> {
+        match key {
+            Cow::Borrowed(key) => std::str::from_utf8(key).map(|key| Self(Cow::Borrowed(key))).map_err(|_| Unread),
+            Cow::Owned(key) => String::from_utf8(key).map(|key| Self(Cow::Owned(key))).map_err(|_| Unread),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn annotations_are_ours_and_the_bytes_of_all_others(
+            ours: Option<String>,
+            others in prop::collection::hash_map("[ -~]{1,8}|\\PC{1,4}", prop::option::of("[ -~]{0,8}|\\PC{0,4}"), 0..4),
+        ) {
+            let mut all: HashMap<&str, Option<&str>> = others.iter().map(|(k, v)| (&**k, v.as_deref())).collect();
+            if let Some(ours) = &ours {
+                all.insert(ORIGINAL_IMAGES, Some(ours));
+            }
+            let text = serde_json::to_string(&all).unwrap();
+            let read: Annotations<'_> = crate::skim::read(text.as_bytes()).unwrap();
+            prop_assert_eq!(read.originals.as_deref(), ours.as_deref());
+            let bytes: usize = others.iter().map(|(k, v)| k.len() + v.as_ref().map_or(0, String::len)).sum();
+            prop_assert_eq!(read.other_bytes, bytes);
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::json::{push_escaped, push_string};
-use super::pod::{Slot, Text};
+use super::pod::Slot;
 
 /// Key of the annotation that admission writes: original images by `containers/NAME`, `initContainers/NAME`,
 /// `ephemeralContainers/NAME` and `volumes/NAME`, of the changed ones alone.
@@ -11,10 +11,10 @@ pub const ORIGINAL_IMAGES: &str = "harbor-pilot.dev/original-images";
 
 /// A record as it was read from a Pod. What is no record at all reads as an empty one.
 #[derive(Debug, Default)]
-pub(super) struct Record<'t>(HashMap<Text<'t>, Text<'t>>);
+pub(super) struct Record(HashMap<String, String>);
 
-impl<'t> Record<'t> {
-    pub(super) fn read(annotation: Option<&'t str>) -> Self {
+impl Record {
+    pub(super) fn read(annotation: Option<&str>) -> Self {
         Self(annotation.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default())
     }
 
@@ -24,7 +24,7 @@ impl<'t> Record<'t> {
             return None;
         }
         let key = format!("{}/{}", slot.kind.field(), slot.name);
-        self.0.get(&Text(key.into())).map(|text| &**text)
+        self.0.get(&key).map(String::as_str)
     }
 }
 

@@ -2,6 +2,27 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 
+use super::subject::Subject;
+
+/// Which Pods are meant, by their namespaces and by themselves. The default means all.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Selectors {
+    /// Namespaces whose Pods are meant.
+    pub namespaces: Selector,
+    /// Pods that are meant.
+    pub objects: Selector,
+}
+
+/// What is wrong with one of two selectors.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {error}")]
+pub struct SelectorsError {
+    /// `namespaceSelector` or `objectSelector`.
+    pub field: &'static str,
+    /// What is wrong with it.
+    pub error: SelectorError,
+}
+
 /// Which labels are meant. The default means all objects.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Selector(Vec<Requirement>);
@@ -35,6 +56,27 @@ enum Requirement {
     NotIn(String, Vec<String>),
     Exists(String),
     DoesNotExist(String),
+}
+
+impl Selectors {
+    /// Compiles the fields `namespaceSelector` and `objectSelector`; see [`Selector::compile`].
+    pub fn compile(
+        namespaces: Option<&LabelSelector>,
+        objects: Option<&LabelSelector>,
+    ) -> Result<Self, SelectorsError> {
+        let compile = |field, selector| Selector::compile(selector).map_err(|error| SelectorsError { field, error });
+        Ok(Self { namespaces: compile("namespaceSelector", namespaces)?, objects: compile("objectSelector", objects)? })
+    }
+
+    /// Whether they mean all Pods.
+    pub fn is_everything(&self) -> bool {
+        self.namespaces.is_everything() && self.objects.is_everything()
+    }
+
+    /// Whether they mean this Pod.
+    pub fn matches(&self, subject: &Subject<'_>) -> bool {
+        self.namespaces.matches(|key| subject.namespace_label(key)) && self.objects.matches(|key| subject.label(key))
+    }
 }
 
 impl Selector {

@@ -1,5 +1,7 @@
 //! The rules in force: those of the ProxyProjects that Harbor is known to serve.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::{Finding, Rule, Rules};
@@ -11,7 +13,7 @@ pub const OUTAGE_AFTER: SignedDuration = SignedDuration::from_secs(60);
 
 /// Compiles the rules of the projects that serve: `status.rewrite` where it is present and the resource neither suspended
 /// nor being deleted. What the spec says and Harbor does not have yet plays no part. `unavailable` says of a HarborInstance,
-/// by its name, whether it is; see [`is_unavailable`].
+/// by its name, whether it is; see [`unavailable`].
 pub fn serving<'a>(projects: impl IntoIterator<Item = &'a ProxyProject>, unavailable: impl Fn(&str) -> bool) -> Rules {
     Rules::compile(projects.into_iter().filter_map(|project| {
         let serving = project.serving_rule()?;
@@ -33,8 +35,28 @@ pub fn conflicts<'a>(
     compiled.findings().iter().filter(|finding| finding.rule() == name).cloned().collect()
 }
 
-/// Whether Harbor has not answered, or failed, for [`OUTAGE_AFTER`]. It is available again with the first good answer.
-pub fn is_unavailable(instance: &HarborInstance, now: Timestamp) -> bool {
+/// Names of the HarborInstances that are unavailable: that have not answered, or failed, for [`OUTAGE_AFTER`]. One is
+/// available again with the first good answer.
+pub fn unavailable<'a>(instances: impl IntoIterator<Item = &'a HarborInstance>, now: Timestamp) -> BTreeSet<String> {
+    let away = instances.into_iter().filter(|instance| is_unavailable(instance, now));
+    away.filter_map(|instance| instance.metadata.name.clone()).collect()
+}
+
+/// A rule as the compiler takes it.
+pub(super) fn rule_of(project: &ProxyProject, rule: &RewriteRuleStatus, unavailable: bool) -> Rule {
+    let RewriteRuleStatus { matches, host, project: harbor_project, terms, .. } = rule.clone();
+    Rule {
+        name: project.metadata.name.clone().unwrap_or_default(),
+        created: project.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
+        matches,
+        pull_host: host,
+        project: harbor_project,
+        terms,
+        unavailable,
+    }
+}
+
+fn is_unavailable(instance: &HarborInstance, now: Timestamp) -> bool {
     let ready = instance.status.as_ref().and_then(|status| find(&status.conditions, ConditionType::Ready));
     ready.is_some_and(|ready| {
         let away = [Reason::HarborUnreachable, Reason::HarborError].map(|reason| reason.to_string());
@@ -42,25 +64,6 @@ pub fn is_unavailable(instance: &HarborInstance, now: Timestamp) -> bool {
             && away.contains(&ready.reason)
             && now.duration_since(ready.last_transition_time.0) >= OUTAGE_AFTER
     })
-}
-
-/// A rule as the compiler takes it.
-pub(super) fn rule_of(project: &ProxyProject, rule: &RewriteRuleStatus, unavailable: bool) -> Rule {
-    let RewriteRuleStatus { matches, host, project: harbor_project, mode, exclude, .. } = rule.clone();
-    Rule {
-        name: project.metadata.name.clone().unwrap_or_default(),
-        created: project.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
-        matches,
-        pull_host: host,
-        project: harbor_project,
-        exclude,
-        namespace_selector: rule.namespace_selector.clone(),
-        object_selector: rule.object_selector.clone(),
-        mode,
-        when_unavailable: rule.when_unavailable,
-        unavailable,
-        pull_secret: rule.pull_secret_name.clone(),
-    }
 }
 
 #[cfg(test)]
@@ -99,11 +102,11 @@ mod tests {
         assert_eq!(rewritten(&[project("hub", false, true)]).unwrap(), "harbor.example.com/hub/library/nginx");
     }
 
-    fn instance(status: &str, reason: &str, since: &str) -> HarborInstance {
+    fn instance(name: &str, status: &str, reason: &str, since: &str) -> HarborInstance {
         let condition =
             json!({"type": "Ready", "status": status, "reason": reason, "message": "", "lastTransitionTime": since});
         serde_json::from_value(json!({
-            "apiVersion": "harbor-pilot.dev/v1alpha1", "kind": "HarborInstance", "metadata": {"name": "default"},
+            "apiVersion": "harbor-pilot.dev/v1alpha1", "kind": "HarborInstance", "metadata": {"name": name},
             "spec": {"url": "https://harbor.example.com", "credentialsSecretRef": {"name": "harbor"}},
             "status": {"conditions": [condition]},
         }))
@@ -124,9 +127,22 @@ mod tests {
             ("Unknown", "HarborUnreachable", 3600, false),
         ];
         for (status, reason, seconds, expected) in table {
-            let instance = instance(status, reason, since);
+            let instance = instance("default", status, reason, since);
             assert_eq!(is_unavailable(&instance, after(seconds)), expected, "{status} {reason} {seconds} s");
         }
+    }
+
+    #[test]
+    fn of_several_instances_those_that_are_away_are_named() {
+        let since = "2026-01-01T00:00:00Z";
+        let instances = [
+            instance("near", "True", "Healthy", since),
+            instance("far", "False", "HarborUnreachable", since),
+            instance("restarting", "False", "HarborUnreachable", "2026-01-01T00:59:30Z"),
+            instance("broken", "False", "HarborError", since),
+        ];
+        let away = unavailable(&instances, "2026-01-01T01:00:00Z".parse().unwrap());
+        assert_eq!(away.iter().map(String::as_str).collect::<Vec<_>>(), ["broken", "far"]);
     }
 
     #[test]

@@ -59,12 +59,7 @@ pub fn stated(project: &ProxyProject, registry: &Registry, pull_host: &str) -> R
         project: name.to_owned(),
         target: format!("{pull_host}/{name}"),
         generation: project.metadata.generation.unwrap_or_default(),
-        mode: spec.mode,
-        exclude: spec.exclude.clone(),
-        namespace_selector: spec.namespace_selector.clone(),
-        object_selector: spec.object_selector.clone(),
-        when_unavailable: spec.when_unavailable,
-        pull_secret_name: spec.pull_secret_name.clone(),
+        terms: spec.terms.clone(),
     };
     let alone = Rules::compile([rule_of(project, &rule, false)]);
     match alone.findings().iter().find(|finding| finding.is_fatal()) {

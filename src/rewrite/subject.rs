@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::pod::Text;
 
-/// The label that every namespace has, with its name (Kubernetes' `kubernetes.io/metadata.name`).
-const NAME: &str = "kubernetes.io/metadata.name";
+/// The label that every namespace has, with its name: Kubernetes sets it.
+pub const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 
 /// The Pod and its namespace. The default is a Pod without labels in no namespace.
 #[derive(Debug, Clone, Copy, Default)]
@@ -26,7 +26,7 @@ impl<'s> Subject<'s> {
 
     /// A label of the namespace. The one with its name is known from the name.
     pub fn namespace_label(&self, key: &str) -> Option<&'s str> {
-        if key == NAME && !self.namespace.is_empty() {
+        if key == NAMESPACE_NAME && !self.namespace.is_empty() {
             return Some(self.namespace);
         }
         self.namespace_labels?.get(key).map(String::as_str)

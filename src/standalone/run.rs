@@ -1,7 +1,6 @@
 //! Starts everything and ends it in order.
 
 use std::{
-    collections::HashSet,
     net::{SocketAddr, TcpListener},
     path::PathBuf,
     sync::Arc,
@@ -20,16 +19,13 @@ use crate::{
         Installation, Instances, Kinds,
         cached_image::{Images, Watcher, offered, wants_offers},
     },
-    policy::Policies,
+    in_force::{InForce, LOOK},
     prewarm::{OfferReceiver, Timing, queue},
-    rewrite::{self, Namespaces, Rules},
+    rewrite::{self, Rules},
     telemetry::{metrics::Metrics, probes::Readiness},
     tls::serve::{Certificate, server_config},
     webhook::{self, Admission, Limits, ServeError, ServeOptions},
 };
-
-/// How often it is asked whether a Harbor that does not answer has been away long enough to count as unavailable.
-const LOOK: Duration = Duration::from_secs(5);
 
 /// What standalone mode is told from outside.
 pub struct Settings {
@@ -94,14 +90,14 @@ impl Standalone {
         let manifests = files::read(&settings.directory)?;
         let world = Arc::new(World::new(settings.platforms));
         world.apply(&manifests, Timestamp::now());
-        let policing = Policing::default();
-        policing.follow(&manifests);
+        let in_force = InForce::default();
+        follow_manifests(&in_force, &manifests);
         let listener =
             TcpListener::bind(settings.listen).map_err(|error| StartError::Listen(settings.listen, error))?;
         let address = listener.local_addr().map_err(|error| StartError::Listen(settings.listen, error))?;
         let tls = Arc::new(server_config(settings.certificate)?);
 
-        let rules: Arc<ArcSwap<Rules>> = Arc::default();
+        let rules = in_force.rules.clone();
         let instances = Arc::new(Instances::default());
         let kinds = Kinds {
             directory: world.clone(),
@@ -116,8 +112,8 @@ impl Standalone {
             images: Arc::new(images),
             wake: wake.clone(),
             projects_changed: {
-                let (world, rules) = (world.clone(), rules.clone());
-                Box::new(move || recompile(&world, &rules, &away(&world)))
+                let (world, in_force) = (world.clone(), in_force.clone());
+                Box::new(move || recompile(&world, &in_force))
             },
         };
         let (offers, offered) = queue::queue(queue::Bounds::default());
@@ -127,20 +123,20 @@ impl Standalone {
         let offers = webhook::queued(offers, &metrics.admission);
         let router = webhook::router(Admission {
             rules: rules.clone(),
-            policies: policing.policies.clone(),
-            namespaces: policing.namespaces.clone(),
+            policies: in_force.policies.clone(),
+            namespaces: in_force.namespaces.clone(),
             offers,
             metrics: metrics.admission.clone(),
             readiness: readiness.clone(),
             limits: Limits::default(),
         });
         let background = {
-            let (world, rules, wake, directory) = (world.clone(), rules.clone(), wake, settings.directory);
+            let (world, wake, directory) = (world.clone(), wake, settings.directory);
             async move {
                 tokio::join!(
                     engine.run(),
-                    follow_outages(world.clone(), rules),
-                    follow_files(directory, settings.reload, manifests, policing, world.clone(), wake.clone()),
+                    follow_outages(world.clone(), in_force.clone()),
+                    follow_files(directory, settings.reload, manifests, in_force, world.clone(), wake.clone()),
                     keep_offers(offered, world, wake),
                 );
             }
@@ -168,54 +164,25 @@ impl Standalone {
     }
 }
 
-/// Compiles the rules anew.
-fn recompile(world: &World, rules: &ArcSwap<Rules>, away: &HashSet<String>) {
-    let projects = world.all::<ProxyProject>();
-    let compiled = rewrite::serving(projects.iter().map(AsRef::as_ref), |name| away.contains(name));
-    let before = rules.load();
-    for finding in compiled.findings().iter().filter(|finding| !before.findings().contains(finding)) {
-        tracing::warn!(%finding, "rule");
-    }
-    rules.store(Arc::new(compiled));
+/// Compiles the rules anew where ProxyProjects changed, or a Harbor has become unavailable, or available again.
+fn recompile(world: &World, in_force: &InForce) {
+    let instances = world.all::<HarborInstance>();
+    let unavailable = rewrite::unavailable(instances.iter().map(AsRef::as_ref), Timestamp::now());
+    in_force.recompile(&world.all::<ProxyProject>(), unavailable);
 }
 
-/// The HarborInstances that are unavailable.
-fn away(world: &World) -> HashSet<String> {
-    let instances = world.all::<HarborInstance>().into_iter();
-    let away = instances.filter(|instance| rewrite::is_unavailable(instance, Timestamp::now()));
-    away.filter_map(|instance| instance.metadata.name.clone()).collect()
-}
-
-/// Recompiles the rules for ever when a Harbor has become unavailable, or available again.
-async fn follow_outages(world: Arc<World>, rules: Arc<ArcSwap<Rules>>) {
-    let mut last = HashSet::new();
+/// Asks for ever whether a Harbor has become unavailable, or available again.
+async fn follow_outages(world: Arc<World>, in_force: InForce) {
     loop {
         tokio::time::sleep(LOOK).await;
-        let now = away(&world);
-        if now != last {
-            tracing::warn!(unavailable = ?now, "rules go by whenUnavailable");
-            recompile(&world, &rules, &now);
-            last = now;
-        }
+        recompile(&world, &in_force);
     }
 }
 
-/// What `/validate` goes by, swapped whole.
-#[derive(Default)]
-struct Policing {
-    policies: Arc<ArcSwap<Policies>>,
-    namespaces: Arc<ArcSwap<Namespaces>>,
-}
-
-impl Policing {
-    fn follow(&self, manifests: &Manifests) {
-        let policies = Policies::compile(&manifests.policies);
-        for finding in policies.findings() {
-            tracing::warn!(%finding, "policy");
-        }
-        self.policies.store(Arc::new(policies));
-        self.namespaces.store(Arc::new(manifests.namespaces.clone().into_iter().collect()));
-    }
+/// Puts what `/validate` goes by in force.
+fn follow_manifests(in_force: &InForce, manifests: &Manifests) {
+    in_force.enforce(&manifests.policies);
+    in_force.namespaces.store(Arc::new(manifests.namespaces.clone().into_iter().collect()));
 }
 
 /// Looks at the directory for ever. A directory in which a file is wrong changes nothing.
@@ -223,7 +190,7 @@ async fn follow_files(
     directory: PathBuf,
     every: Duration,
     mut last: Manifests,
-    policing: Policing,
+    in_force: InForce,
     world: Arc<World>,
     wake: Arc<Notify>,
 ) {
@@ -235,7 +202,7 @@ async fn follow_files(
             Ok(Ok(manifests)) if manifests.fingerprint != last.fingerprint => {
                 tracing::info!(directory = %directory.display(), "manifests changed");
                 world.apply(&manifests, Timestamp::now());
-                policing.follow(&manifests);
+                follow_manifests(&in_force, &manifests);
                 last = manifests;
                 told.clear();
                 wake.notify_one();

@@ -28,6 +28,8 @@ pub struct AdmissionMetrics {
     pub images_rewritten: Counter,
     /// Images left as they were because they could not be read or rewritten.
     pub images_left_alone: Counter,
+    /// Pods that came to be validated with an image that a rule rewrites: `/mutate` was down, or passed by.
+    pub pods_unrewritten: Counter,
     /// Images offered for prewarming.
     pub offers: Counter,
     /// Offers that found no room; the controller finds those images by its own watch.
@@ -112,11 +114,13 @@ impl AdmissionMetrics {
         let requests = Family::<RequestLabels, Counter>::default();
         let duration = DurationHistogram::default();
         let (rewritten, left_alone) = (Counter::default(), Counter::default());
+        let unrewritten = Counter::default();
         let (offers, dropped) = (Counter::default(), Counter::default());
         registry.register("requests", "Admission requests", requests.clone());
         registry.register_with_unit("duration", "Time to answer, body read", Unit::Seconds, duration.clone());
         registry.register("images_rewritten", "Images that patches changed", rewritten.clone());
         registry.register("images_left_alone", "Images not readable or not rewritable", left_alone.clone());
+        registry.register("pods_unrewritten", "Pods that /mutate did not see before /validate", unrewritten.clone());
         registry.register("offers", "Images offered for prewarming", offers.clone());
         registry.register("offers_dropped", "Offers that found no room", dropped.clone());
         Self {
@@ -126,6 +130,7 @@ impl AdmissionMetrics {
             duration,
             images_rewritten: rewritten,
             images_left_alone: left_alone,
+            pods_unrewritten: unrewritten,
             offers,
             offers_dropped: dropped,
         }

@@ -120,6 +120,8 @@ impl Admission {
         otherwise: impl FnOnce() -> Result<Reply, NotJson>,
     ) -> Response {
         let start = Instant::now();
+        let span = tracing::debug_span!("admission", uid = tracing::field::Empty);
+        let entered = span.enter();
         let (replied, outcome) = guarded(answer, otherwise);
         let Ok(reply) = replied else {
             self.metrics.count(Operation::Other, Outcome::Refused, start.elapsed());
@@ -128,8 +130,18 @@ impl Admission {
         let (outcome, took) = (outcome.unwrap_or(reply.verdict.into()), start.elapsed());
         self.metrics.count(reply.operation.into(), outcome, took);
         let Reply { uid, namespace, operation, rewritten, left_alone, dry_run, .. } = &reply;
+        if outcome == Outcome::Panicked {
+            tracing::error!(
+                uid,
+                namespace,
+                "answering an admission review panicked; it was answered as one that cannot be read"
+            );
+        }
+        span.record("uid", uid);
         tracing::debug!(uid, namespace, ?operation, ?outcome, rewritten, left_alone, dry_run, ?took, "admission");
+        drop(entered);
         self.metrics.images_rewritten.inc_by(reply.rewritten as u64);
+        self.metrics.pods_unrewritten.inc_by(reply.unrewritten.into());
         self.metrics.images_left_alone.inc_by(reply.left_alone as u64);
         self.respond(reply)
     }
@@ -158,10 +170,7 @@ fn guarded(
 ) -> (Result<Reply, NotJson>, Option<Outcome>) {
     match catch_unwind(AssertUnwindSafe(answer)) {
         Ok(replied) => (replied, None),
-        Err(_) => {
-            tracing::error!("answering an admission review panicked; it was answered as one that cannot be read");
-            (otherwise(), Some(Outcome::Panicked))
-        }
+        Err(_) => (otherwise(), Some(Outcome::Panicked)),
     }
 }
 

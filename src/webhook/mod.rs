@@ -8,7 +8,6 @@ mod accept;
 mod answer;
 mod body;
 mod request;
-mod skim;
 mod workload;
 
 pub mod handler;

@@ -4,9 +4,9 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
-use super::skim;
 use crate::rewrite::pod::{Pod, Text};
 use crate::rewrite::{Namespaces, Request, Subject};
+use crate::skim::{self, Fields, Read, Skim, Unread};
 
 const API_VERSION: &str = "admission.k8s.io/v1";
 const KIND: &str = "AdmissionReview";
@@ -29,36 +29,24 @@ pub enum Operation {
 pub struct NotJson;
 
 /// Reads a review whose objects are `O`s; `None` when the text does not look like one.
-pub(super) fn read<'de, O: Deserialize<'de>>(body: &'de [u8]) -> Option<Review<'de, O>> {
-    skim::from_slice(body).or_else(|_| serde_json::from_slice(body)).ok()
+pub(super) fn read<'a, O: Read<'a>>(body: &'a [u8]) -> Option<Review<'a, O>> {
+    skim::read(body).ok()
 }
 
 /// An AdmissionReview.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
 pub(super) struct Review<'a, O> {
-    #[serde(borrow)]
     api_version: Option<Text<'a>>,
-    #[serde(borrow)]
     kind: Option<Text<'a>>,
     request: Option<AdmissionRequest<'a, O>>,
 }
 
 /// Its `request`.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
 pub(super) struct AdmissionRequest<'a, O> {
-    #[serde(borrow)]
     uid: Option<Text<'a>>,
-    #[serde(borrow)]
     kind: Option<Named<'a>>,
-    #[serde(borrow)]
     resource: Option<Resource<'a>>,
-    #[serde(borrow)]
     sub_resource: Option<Text<'a>>,
-    #[serde(borrow)]
     operation: Option<Text<'a>>,
-    #[serde(borrow)]
     namespace: Option<Text<'a>>,
     dry_run: Option<bool>,
     pub(super) object: Option<O>,
@@ -66,20 +54,16 @@ pub(super) struct AdmissionRequest<'a, O> {
 }
 
 /// A GroupVersionKind.
-#[derive(Deserialize)]
+#[derive(Default)]
 pub(super) struct Named<'a> {
-    #[serde(borrow)]
     group: Option<Text<'a>>,
-    #[serde(borrow)]
     kind: Option<Text<'a>>,
 }
 
 /// A GroupVersionResource.
-#[derive(Deserialize)]
+#[derive(Default)]
 struct Resource<'a> {
-    #[serde(borrow)]
     group: Option<Text<'a>>,
-    #[serde(borrow)]
     resource: Option<Text<'a>>,
 }
 
@@ -116,8 +100,8 @@ impl Rest {
         };
         let request: LooseRequest<'_> =
             loose.request.and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default();
-        let uid: Option<Text<'_>> = request.uid.and_then(|raw| serde_json::from_str(raw.get()).ok());
-        let kind: Option<Named<'_>> = request.kind.and_then(|raw| serde_json::from_str(raw.get()).ok());
+        let uid: Option<Text<'_>> = request.uid.and_then(|raw| skim::read(raw.get().as_bytes()).ok());
+        let kind: Option<Named<'_>> = request.kind.and_then(|raw| skim::read(raw.get().as_bytes()).ok());
         let owned = |text: Option<&str>| text.unwrap_or_default().to_owned();
         Ok(Self {
             uid: owned(uid.as_deref()),
@@ -226,6 +210,76 @@ impl<'a> AdmissionRequest<'a, Pod<'a>> {
             (false, false, Some(old)) => Ok(Request::Update { pod, old }),
             (false, true, Some(old)) => Ok(Request::EphemeralContainers { pod, old }),
         })
+    }
+}
+
+impl<'a, O: Read<'a>> Fields<'a> for Review<'a, O> {
+    fn field(&mut self, name: &[u8], skim: &mut Skim<'a>) -> Result<(), Unread> {
+        match name {
+            b"apiVersion" => skim.field(&mut self.api_version),
+            b"kind" => skim.field(&mut self.kind),
+            b"request" => skim.field(&mut self.request),
+            _ => skim.skip(),
+        }
+    }
+}
+
+impl<'a, O: Read<'a>> Fields<'a> for AdmissionRequest<'a, O> {
+    fn field(&mut self, name: &[u8], skim: &mut Skim<'a>) -> Result<(), Unread> {
+        match name {
+            b"uid" => skim.field(&mut self.uid),
+            b"kind" => skim.field(&mut self.kind),
+            b"resource" => skim.field(&mut self.resource),
+            b"subResource" => skim.field(&mut self.sub_resource),
+            b"operation" => skim.field(&mut self.operation),
+            b"namespace" => skim.field(&mut self.namespace),
+            b"dryRun" => skim.field(&mut self.dry_run),
+            b"object" => skim.field(&mut self.object),
+            b"oldObject" => skim.field(&mut self.old_object),
+            _ => skim.skip(),
+        }
+    }
+}
+
+impl<'a> Fields<'a> for Named<'a> {
+    fn field(&mut self, name: &[u8], skim: &mut Skim<'a>) -> Result<(), Unread> {
+        match name {
+            b"group" => skim.field(&mut self.group),
+            b"kind" => skim.field(&mut self.kind),
+            _ => skim.skip(),
+        }
+    }
+}
+
+impl<'a> Fields<'a> for Resource<'a> {
+    fn field(&mut self, name: &[u8], skim: &mut Skim<'a>) -> Result<(), Unread> {
+        match name {
+            b"group" => skim.field(&mut self.group),
+            b"resource" => skim.field(&mut self.resource),
+            _ => skim.skip(),
+        }
+    }
+}
+
+impl<O> Default for Review<'_, O> {
+    fn default() -> Self {
+        Self { api_version: None, kind: None, request: None }
+    }
+}
+
+impl<O> Default for AdmissionRequest<'_, O> {
+    fn default() -> Self {
+        Self {
+            uid: None,
+            kind: None,
+            resource: None,
+            sub_resource: None,
+            operation: None,
+            namespace: None,
+            dry_run: None,
+            object: None,
+            old_object: None,
+        }
     }
 }
 

@@ -29,6 +29,8 @@ pub struct Reply {
     pub rewritten: usize,
     /// How many images were left as they are although somebody may have meant otherwise.
     pub left_alone: usize,
+    /// Whether a Pod came to be validated with an image that a rule rewrites.
+    pub unrewritten: bool,
 }
 
 /// What came of a review. All but [`Verdict::Denied`] admit the object.
@@ -115,6 +117,7 @@ impl About<'_> {
             verdict,
             rewritten: 0,
             left_alone: 0,
+            unrewritten: false,
         }
     }
 }

@@ -71,19 +71,31 @@ struct Judge<'j> {
     policies: &'j Policies,
 }
 
+/// Whether images came to be validated that rules rewrite.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unrewritten {
+    None,
+    /// As they came, they would be judged as they are judged rewritten.
+    Alike,
+    /// As they came, they would be judged worse.
+    Otherwise,
+}
+
 impl Judge<'_> {
     fn pod(&self, about: About<'_>, request: Request<'_>) -> Reply {
         let (judgement, unrewritten) = self.judge(about, request);
+        let otherwise = unrewritten == Unrewritten::Otherwise;
         let denied = judgement.is_denied().then(|| judgement.denials().join("; "));
         let mut warnings = prefixed(judgement.warnings(), "");
-        if unrewritten {
+        if otherwise {
             warnings.push(UNREWRITTEN.to_owned());
         }
         warnings.extend(self.findings());
         let verdict = if denied.is_some() { Verdict::Denied } else { Verdict::Unchanged };
         let violated = judgement.audit();
         let (denied, violated) = (denied.as_deref(), violated.as_deref());
-        about.reply(&Answer { uid: about.uid, denied, warnings: &warnings, violated, ..Answer::default() }, verdict)
+        let answer = Answer { uid: about.uid, denied, warnings: &warnings, violated, ..Answer::default() };
+        Reply { unrewritten: unrewritten != Unrewritten::None, ..about.reply(&answer, verdict) }
     }
 
     fn workload(&self, body: &[u8]) -> Result<Reply, NotJson> {
@@ -114,9 +126,8 @@ impl Judge<'_> {
         Ok(about.reply(&answer, Verdict::Unchanged))
     }
 
-    /// Judges the images that the old object does not have, as they would be rewritten; and says whether one that came
-    /// unrewritten would be judged otherwise.
-    fn judge(&self, about: About<'_>, request: Request<'_>) -> (Judgement, bool) {
+    /// Judges the images that the old object does not have, as they would be rewritten.
+    fn judge(&self, about: About<'_>, request: Request<'_>) -> (Judgement, Unrewritten) {
         let subject = about.subject(request.pod(), self.namespaces);
         let outcome = decide(request, self.rules, &subject);
         let images = request.new_images();
@@ -138,11 +149,14 @@ impl Judge<'_> {
             })
         };
         let judgement = self.policies.judge(&subject, judged(false));
-        let otherwise = !judgement.is_denied() && !outcome.acted().is_empty() && {
+        if outcome.acted().is_empty() {
+            return (judgement, Unrewritten::None);
+        }
+        let otherwise = !judgement.is_denied() && {
             let sent = self.policies.judge(&subject, judged(true));
             sent.is_denied() || sent.warnings().len() > judgement.warnings().len()
         };
-        (judgement, otherwise)
+        (judgement, if otherwise { Unrewritten::Otherwise } else { Unrewritten::Alike })
     }
 
     fn waits(&self, image: &str, subject: &Subject<'_>) -> bool {

@@ -1,35 +1,28 @@
 //! What of a workload matters for policies: the template of its Pods.
 
-use serde::Deserialize;
-
 use crate::rewrite::pod::Pod;
+use crate::skim::{Fields, Skim, Unread};
 
 /// A Deployment, StatefulSet, DaemonSet, ReplicaSet or Job, with `spec.template`; or a CronJob, with
 /// `spec.jobTemplate.spec.template`.
-#[derive(Default, Deserialize)]
+#[derive(Default)]
 pub(super) struct Workload<'a> {
-    #[serde(default, borrow)]
     spec: Option<Spec<'a>>,
 }
 
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Default)]
 struct Spec<'a> {
-    #[serde(default, borrow)]
     template: Option<Pod<'a>>,
-    #[serde(default, borrow)]
     job_template: Option<JobTemplate<'a>>,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default)]
 struct JobTemplate<'a> {
-    #[serde(default, borrow)]
     spec: Option<JobSpec<'a>>,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default)]
 struct JobSpec<'a> {
-    #[serde(default, borrow)]
     template: Option<Pod<'a>>,
 }
 
@@ -39,6 +32,34 @@ impl<'a> Workload<'a> {
         let spec = self.spec.as_ref()?;
         let of_job = || spec.job_template.as_ref()?.spec.as_ref()?.template.as_ref();
         spec.template.as_ref().or_else(of_job)
+    }
+}
+
+impl<'a> Fields<'a> for Workload<'a> {
+    fn field(&mut self, name: &[u8], skim: &mut Skim<'a>) -> Result<(), Unread> {
+        if name == b"spec" { skim.field(&mut self.spec) } else { skim.skip() }
+    }
+}
+
+impl<'a> Fields<'a> for Spec<'a> {
+    fn field(&mut self, name: &[u8], skim: &mut Skim<'a>) -> Result<(), Unread> {
+        match name {
+            b"template" => skim.field(&mut self.template),
+            b"jobTemplate" => skim.field(&mut self.job_template),
+            _ => skim.skip(),
+        }
+    }
+}
+
+impl<'a> Fields<'a> for JobTemplate<'a> {
+    fn field(&mut self, name: &[u8], skim: &mut Skim<'a>) -> Result<(), Unread> {
+        if name == b"spec" { skim.field(&mut self.spec) } else { skim.skip() }
+    }
+}
+
+impl<'a> Fields<'a> for JobSpec<'a> {
+    fn field(&mut self, name: &[u8], skim: &mut Skim<'a>) -> Result<(), Unread> {
+        if name == b"template" { skim.field(&mut self.template) } else { skim.skip() }
     }
 }
 

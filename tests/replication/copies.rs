@@ -74,6 +74,7 @@ async fn the_status_of_a_run_lags_behind_its_tasks() {
     let content = stage.pull("lag", &stage.name("lag"), vec![filter("name", "team/a", "")]);
     let id = stage.client.create_replication_policy(&content).await.unwrap();
     let id = stage.client.start_replication(id).await.unwrap();
+    // (status, tasks that go on, tasks that are done, whether there is an end)
     let mut seen = Vec::new();
     loop {
         let found = stage.client.replication_execution(id).await.unwrap().unwrap();
@@ -86,7 +87,9 @@ async fn the_status_of_a_run_lags_behind_its_tasks() {
         assert!(seen.len() < 3000, "it does not end");
         tokio::time::sleep(Duration::from_millis(40)).await;
     }
-    assert!(seen.contains(&("InProgress".to_owned(), 0, 1, false)), "{seen:?}");
+    // A real Harbor looks each 30 s or so, and may happen to look at once.
+    let lagged = seen.contains(&("InProgress".to_owned(), 0, 1, false));
+    assert!(lagged || stage.site.double.is_none(), "{seen:?}");
     stage.clear().await;
 }
 
@@ -146,6 +149,30 @@ async fn a_run_without_anything_to_copy_says_so() {
     );
     let refused = stage.client.start_replication(999_999).await.unwrap_err();
     assert!(matches!(refused, Error::NotFound { .. }), "{refused}");
+    stage.clear().await;
+}
+
+#[tokio::test]
+async fn a_registry_that_is_down_fails_the_run_and_is_named() {
+    let stage = Stage::start().await;
+    let project = stage.project("down", json!({})).await;
+    stage.push_image(&format!("{project}/app"), "v1", &single()).await;
+    stage.upstream.set_down(true).await;
+    let (_, pulled) = stage.run(&stage.pull("pull-down", &project, vec![filter("name", "team/a", "")])).await;
+    assert_eq!((pulled.status.as_str(), pulled.total), ("Failed", 0));
+    let text = &pulled.status_text;
+    let expected =
+        "failed to fetch artifacts: failed to fetch artifacts: failed to list artifacts of repository team/a: Get ";
+    assert!(text.starts_with(expected) && text.ends_with("connection refused"), "{text}");
+    assert!(text.contains(&stage.upstream.host()), "{text}");
+
+    let filters = vec![filter("name", &format!("{project}/app"), "")];
+    let (_, pushed) = stage.run(&stage.push("push-down", "mirror", filters)).await;
+    assert_eq!((pushed.status.as_str(), pushed.failed, pushed.status_text.as_str()), ("Failed", 1, ""));
+    let task = stage.client.replication_tasks(pushed.id).await.unwrap().remove(0);
+    let log = stage.client.replication_task_log(pushed.id, task.id).await.unwrap();
+    let reason = replication_failure(&log).unwrap();
+    assert!(reason.contains(&stage.upstream.host()) && reason.ends_with("connection refused"), "{reason}");
     stage.clear().await;
 }
 

@@ -50,7 +50,8 @@ async fn a_policy_reads_back_as_it_was_written_and_a_write_replaces_it_whole() {
         dest_registry: RegistryReference { id: stage.registry },
         src_registry: RegistryReference::LOCAL,
         trigger: trigger(ReplicationTrigger::EVENT_BASED, ""),
-        ..stage.pull("other", "", Vec::new())
+        // Without a filter it would run for the pushes of other tests.
+        ..stage.pull("other", "", vec![filter("name", "nobody/**", "")])
     };
     let other_id = stage.client.create_replication_policy(&other).await.unwrap();
     assert_eq!(stage.client.replication_policy(other_id).await.unwrap().unwrap().content, other);
@@ -159,11 +160,13 @@ async fn lists_are_filtered_sorted_and_paged_as_seen() {
     };
     let [a, b, c] = names.clone();
     let ours = stage.name("");
-    assert_eq!(list("page_size=3").await, [c.clone(), b.clone(), a.clone()], "the newest first");
+    assert_eq!(list("page_size=100").await, [c.clone(), b.clone(), a.clone()], "the newest first");
     assert_eq!(list(&format!("q=name%3D{a}")).await, std::slice::from_ref(&a));
     assert_eq!(list(&format!("q=name%3D~{ours}&sort=name")).await, [a.clone(), b.clone(), c.clone()]);
     assert_eq!(list(&format!("name={ours}&sort=-name")).await, [c.clone(), b.clone(), a.clone()]);
     assert_eq!(list(&format!("name={ours}&page_size=2&page=2")).await, std::slice::from_ref(&a));
+    assert_eq!(list(&format!("q=src_registry_id%3D{}&page_size=100", stage.registry)).await.len(), 3);
+    assert_eq!(list(&format!("q=dest_registry_id%3D{}&page_size=100", stage.registry)).await.len(), 0);
     assert_eq!(list("q=nonsense%3D1&page_size=100").await.len(), 3, "a key that Harbor does not know");
     assert_eq!(stage.api("GET", "/replication/policies?page_size=101", None).await.0, 422);
     assert_eq!(stage.api("GET", "/replication/executions?policy_id=abc", None).await.0, 422);

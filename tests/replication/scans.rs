@@ -13,7 +13,7 @@ use crate::{
 
 #[tokio::test]
 async fn what_is_pushed_is_replicated_only_by_a_run_after_its_scan() {
-    let stage = Stage::with(Harbor::builder().speed(20.0).scanner()).await;
+    let stage = Stage::with(Harbor::builder().speed(8.0).scanner()).await;
     let scanner = Scanner::start().await;
     let metadata = json!({"public": "true", "prevent_vul": "true", "severity": "high", "auto_scan": "true"});
     let project = stage.project("gate", metadata).await;

@@ -80,7 +80,8 @@ impl Stage {
     pub async fn ended(&self, id: i64) -> ReplicationExecution {
         for _ in 0..1200 {
             let found = self.client.replication_execution(id).await.unwrap().expect("the execution");
-            if found.is_final() {
+            // What fails before it has tasks is stopped for a moment.
+            if found.is_final() && (found.status != ReplicationExecution::STOPPED || found.total > 0) {
                 return found;
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -189,8 +190,8 @@ impl Stage {
             if policy.content.name.ends_with(&ours) {
                 for execution in self.client.replication_executions(policy.id, 100).await.unwrap() {
                     self.client.stop_replication(execution.id).await.unwrap();
-                    self.ended(execution.id).await;
                 }
+                self.ended_of(policy.id, 0).await;
                 self.client.delete_replication_policy(policy.id).await.unwrap();
             }
         }

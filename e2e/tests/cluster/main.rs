@@ -8,6 +8,7 @@ mod crashes;
 mod examples;
 mod image_fields;
 mod operators;
+mod outage;
 mod policies;
 mod quiet;
 mod registries;

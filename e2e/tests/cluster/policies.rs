@@ -33,22 +33,27 @@ async fn until_told(cluster: &Cluster, object: &Value, told: &str) {
     }
 }
 
-fn deployment(namespace: &str, image: &str) -> Value {
+/// Workloads of all kinds that make Pods of this image.
+fn workloads(namespace: &str, image: &str) -> Vec<(&'static str, Value)> {
     let labels = json!({"app": "web"});
-    json!({
-        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web", "namespace": namespace},
-        "spec": {"selector": {"matchLabels": labels}, "template": {
-            "metadata": {"labels": labels}, "spec": {"containers": [{"name": "web", "image": image}]},
-        }},
-    })
-}
-
-fn cron_job(namespace: &str, image: &str) -> Value {
-    let spec = json!({"restartPolicy": "Never", "containers": [{"name": "nightly", "image": image}]});
-    json!({
-        "apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "nightly", "namespace": namespace},
-        "spec": {"schedule": "0 3 * * *", "jobTemplate": {"spec": {"template": {"spec": spec}}}},
-    })
+    let pods = |restart: &str| {
+        let spec = json!({"restartPolicy": restart, "containers": [{"name": "web", "image": image}]});
+        json!({"metadata": {"labels": labels}, "spec": spec})
+    };
+    let selecting = || json!({"selector": {"matchLabels": labels}, "template": pods("Always")});
+    let job = json!({"template": pods("Never")});
+    let of = |group: &str, kind: &'static str, spec: Value| {
+        let metadata = json!({"name": "web", "namespace": namespace});
+        (kind, json!({"apiVersion": format!("{group}/v1"), "kind": kind, "metadata": metadata, "spec": spec}))
+    };
+    vec![
+        of("apps", "Deployment", selecting()),
+        of("apps", "DaemonSet", selecting()),
+        of("apps", "ReplicaSet", selecting()),
+        of("apps", "StatefulSet", selecting()),
+        of("batch", "Job", job.clone()),
+        of("batch", "CronJob", json!({"schedule": "0 3 * * *", "jobTemplate": {"spec": job}})),
+    ]
 }
 
 #[tokio::test]
@@ -81,13 +86,15 @@ async fn enforce_refuses_pods_with_a_reason_and_warns_of_workloads() {
     let output = cluster.plane.kubectl(&image).await.unwrap();
     assert!(output.stderr.contains(&reason), "{output:?}");
 
-    for (workload, kind) in [(deployment(&namespace, bad), "Deployment"), (cron_job(&namespace, bad), "CronJob")] {
-        let output = kubectl_apply(&cluster, &workload, &[]).await;
+    for (kind, workload) in workloads(&namespace, bad) {
+        let output = kubectl_apply(&cluster, &workload, &["--dry-run=server"]).await;
         let told = format!("Warning: harbor-pilot: Pods of this {kind} will be refused: container");
         assert!(output.status.success() && output.stderr.contains(&told), "{output:?}");
     }
-    let output = kubectl_apply(&cluster, &deployment(&namespace, "nginx"), &[]).await;
-    assert!(output.status.success() && !output.stderr.contains("Warning"), "{output:?}");
+    for (kind, workload) in workloads(&namespace, "nginx") {
+        let output = kubectl_apply(&cluster, &workload, &["--dry-run=server"]).await;
+        assert!(output.status.success() && !output.stderr.contains("Warning"), "{kind}: {output:?}");
+    }
     cluster.delete("hip", "enforced").await.unwrap();
 }
 
@@ -114,7 +121,24 @@ async fn warn_is_printed_by_kubectl_and_audit_lets_pass() {
         }
         assert!(Instant::now() < end, "{output:?}");
     }
+    until_audited(&cluster, "audited", r#""validate.harbor-pilot.dev/policy-violations":"warned=1""#).await;
+    kubectl_apply(&cluster, &pod("audited-too", &namespace, "nginx"), &["--dry-run=server"]).await.ok().unwrap();
+    until_audited(&cluster, "audited-too", r#""mutate.harbor-pilot.dev/rules":"dockerhub""#).await;
     cluster.delete("hip", "warned").await.unwrap();
+}
+
+/// Waits until the API server's audit log says this of a Pod.
+async fn until_audited(cluster: &Cluster, pod: &str, told: &str) {
+    let (end, name) = (Instant::now() + SOON, format!(r#""name":"{pod}""#));
+    loop {
+        let log = cluster.plane.audit_log().unwrap();
+        let about: Vec<&str> = log.lines().filter(|line| line.contains(&name)).collect();
+        if about.iter().any(|line| line.contains(told)) {
+            return;
+        }
+        assert!(Instant::now() < end, "{told} is not in {about:?}");
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    }
 }
 
 #[tokio::test]

@@ -83,6 +83,10 @@ fn rows() -> Vec<Row> {
         Row("plain", image("Nginx"), &[(APP, "Nginx")]),
         Row("plain", image("nginx:"), &[(APP, "nginx:")]),
         Row("plain", image("user@all.example/app"), &[(APP, "user@all.example/app")]),
+        Row("plain", image("localhost/nginx"), &[(APP, "localhost/nginx")]),
+        Row("plain", image("[2001:db8::1]:5000/nginx"), &[(APP, "[2001:db8::1]:5000/nginx")]),
+        Row("plain", image("0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"),
+            &[(APP, "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef")]),
         // Fields.
         Row("plain", beside("initContainers", json!([{"name": "i", "image": "redis"}])),
             &[("/spec/initContainers/0/image", "H/dockerhub/library/redis"), (APP, "H/dockerhub/library/nginx")]),

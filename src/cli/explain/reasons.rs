@@ -121,16 +121,18 @@ fn judge(
     if winner.is_some_and(|winner| winner.name == project.name_any()) {
         return fits(Verdict::Decides, "decides".to_owned());
     }
-    if let Some(glob) = Globs::compile(&rule.exclude).ok().and_then(|globs| globs.matching(image).map(str::to_owned)) {
+    if let Some(glob) =
+        Globs::compile(&rule.terms.exclude).ok().and_then(|globs| globs.matching(image).map(str::to_owned))
+    {
         return fits(Verdict::Excluded, format!("but excludes {glob}"));
     }
-    if !selects(rule.namespace_selector.as_ref(), |key| subject.namespace_label(key)) {
+    if !selects(rule.terms.namespace_selector.as_ref(), |key| subject.namespace_label(key)) {
         return fits(
             Verdict::NamespaceSelector,
             format!("but its namespaceSelector does not mean {}", namespace(subject)),
         );
     }
-    if !selects(rule.object_selector.as_ref(), |key| subject.label(key)) {
+    if !selects(rule.terms.object_selector.as_ref(), |key| subject.label(key)) {
         return fits(Verdict::ObjectSelector, "but its objectSelector does not mean the labels of the Pod".to_owned());
     }
     let Some(Winner { name, matched: Some(longer) }) = winner else {

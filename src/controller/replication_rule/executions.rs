@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 
-use super::super::{Note, report::Failure};
+use super::super::{Note, instances::Connection, report::Failure};
 use crate::{
     api::{
         Reason, ReplicationRule, ReplicationRuleStatus,
@@ -19,6 +19,7 @@ use crate::{
         after_scan::{self, Refused, Scan},
         run::{self, Run},
     },
+    registry,
 };
 
 /// Executions that are looked at where it matters not to miss one.
@@ -40,7 +41,7 @@ const REASON: usize = 512;
 
 /// Follows the executions of one policy.
 pub(super) struct Follower<'a> {
-    pub(super) client: &'a Client,
+    pub(super) connection: &'a Connection,
     pub(super) rule: &'a ReplicationRule,
     /// Of the policy.
     pub(super) id: i64,
@@ -60,8 +61,8 @@ impl Follower<'_> {
     ) -> Result<(), Failure> {
         let after_scan = self.rule.spec.after_scan && self.writes;
         let limit = if after_scan || status.pending_run.is_some() { MOST } else { A_FEW };
-        let executions = self.client.replication_executions(self.id, limit).await?;
-        let mut failures = Failures { client: self.client, known: HashMap::new() };
+        let executions = self.connection.client.replication_executions(self.id, limit).await?;
+        let mut failures = Failures { client: &self.connection.client, known: HashMap::new() };
         if let Some(newest) = executions.iter().max_by_key(|execution| execution.id) {
             self.tell(newest, &mut failures, status, notes).await?;
         } else {
@@ -126,7 +127,8 @@ impl Follower<'_> {
         }
         let mut scans = BTreeMap::new();
         for image in asked(held, &refused, self.now) {
-            let scan = self.scan(&image).await?;
+            let known = held.iter().find(|held| held.image == image);
+            let scan = self.scan(&image, known).await?;
             scans.insert(image, scan);
         }
         let look = after_scan::Look {
@@ -147,10 +149,19 @@ impl Follower<'_> {
         Ok(())
     }
 
-    async fn scan(&self, image: &str) -> Result<Option<Scan>, Error> {
+    async fn scan(&self, image: &str, known: Option<&HeldBack>) -> Result<Option<Scan>, Error> {
         let Some((project, repository, reference)) = after_scan::parts(image) else { return Ok(None) };
-        let artifact = self.client.scanned_artifact(project, repository, reference).await?;
-        Ok(artifact.as_ref().map(after_scan::scan_of))
+        let artifact = self.connection.client.scanned_artifact(project, repository, reference).await?;
+        let mut scan = artifact.as_ref().map(after_scan::scan_of);
+        if let Some(scan) = scan.as_mut().filter(|scan| after_scan::asks_registry(known, scan)) {
+            let repository = format!("{project}/{repository}");
+            let pulled = self.connection.puller.client().manifest(&repository, reference).await;
+            // Whatever else it may be, a run of the policy will tell.
+            if let Err(registry::Error::PolicyBlocked { message }) = pulled {
+                scan.refusal = Some(message);
+            }
+        }
+        Ok(scan)
     }
 
     async fn run(
@@ -172,7 +183,7 @@ impl Follower<'_> {
             }
             return Ok(());
         }
-        let scanned = status.held_back.iter().any(after_scan::wants_run);
+        let scanned = status.held_back.iter().any(after_scan::wants_run) && !run::is_busy(executions, self.now);
         let done = status.last_run_token.as_deref();
         let execution = match run::run(token, done, scanned, status.pending_run.as_ref(), executions) {
             Run::None => return Ok(()),
@@ -180,7 +191,7 @@ impl Follower<'_> {
                 status.pending_run = Some(pending);
                 return Ok(());
             }
-            Run::Start => self.client.start_replication(self.id).await?,
+            Run::Start => self.connection.client.start_replication(self.id).await?,
             Run::Started(execution) => execution,
         };
         let token = status.pending_run.take().and_then(|pending| pending.token);
@@ -240,6 +251,8 @@ fn asked(held: &[HeldBack], refused: &[Refused], now: Timestamp) -> Vec<String> 
     images.extend(settled.iter().cycle().skip(turn).take(REFUSED.min(settled.len())).map(|held| held.image.clone()));
     images.sort_unstable();
     images.dedup();
+    // What is left out is held as waiting, and asked for at the next look.
+    images.truncate(after_scan::MOST + REFUSED);
     images
 }
 
@@ -280,5 +293,33 @@ fn clipped(text: &str) -> String {
     match text.char_indices().map(|(at, _)| at).take_while(|at| *at <= REASON).last() {
         Some(end) if text.len() > REASON => format!("{}…", text.get(..end).unwrap_or_default()),
         _ => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn images_that_stay_refused_are_asked_for_in_turn_and_a_few_at_a_time() {
+        let held = |at: usize, state| HeldBack { image: format!("gate/app:v{at}"), state, ..HeldBack::default() };
+        let mut all: Vec<HeldBack> = (0..60).map(|at| held(at, HeldBackState::Refused)).collect();
+        all.push(held(60, HeldBackState::WaitingForScan));
+        let mut seen = BTreeSet::new();
+        for look in 0..60 {
+            let asked = asked(&all, &[], Timestamp::from_second(1_800_000_000 + look * TURN).unwrap());
+            assert!(asked.len() == REFUSED + 1 && asked.contains(&"gate/app:v60".to_owned()), "{asked:?}");
+            seen.extend(asked);
+        }
+        assert_eq!(seen.len(), 61);
+    }
+
+    #[test]
+    fn a_long_reason_is_cut_between_characters() {
+        let cut = clipped(&"ä".repeat(600));
+        assert!(cut.len() < 520 && cut.ends_with('…'), "{}", cut.len());
+        assert_eq!(clipped(" short\n"), "short");
     }
 }

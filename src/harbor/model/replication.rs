@@ -177,7 +177,7 @@ impl TriggerSettings {
     }
 }
 
-/// One run of a policy. Its status lags its tasks by 6–30 s.
+/// One run of a policy. Its status lags its tasks by up to 30 s.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct ReplicationExecution {
     /// Harbor's id; a later run has a higher one.
@@ -227,9 +227,17 @@ impl ReplicationExecution {
     /// Somebody stopped it.
     pub const STOPPED: &str = "Stopped";
 
-    /// Whether Harbor will change it no more.
+    /// Whether it has ended. Harbor writes the status first, and the end a moment later.
     pub fn is_final(&self) -> bool {
-        [Self::SUCCEED, Self::FAILED, Self::STOPPED].contains(&self.status.as_str())
+        self.end_time.is_some() && [Self::SUCCEED, Self::FAILED, Self::STOPPED].contains(&self.status.as_str())
+    }
+
+    /// Whether Harbor will change it no more. A run that fails before it has tasks is [`STOPPED`](Self::STOPPED) for a moment,
+    /// and [`FAILED`](Self::FAILED) with its reason only then.
+    pub fn is_settled(&self, now: Timestamp) -> bool {
+        let may_yet_fail = self.status == Self::STOPPED && self.total == 0;
+        let ended = self.end_time.unwrap_or(now).as_second();
+        self.is_final() && (!may_yet_fail || ended + PASSING_SECONDS < now.as_second())
     }
 }
 
@@ -291,6 +299,9 @@ pub fn replication_failure(log: &str) -> Option<String> {
     let told = answer.pointer("/errors/0/message").and_then(serde_json::Value::as_str);
     Some(told.map_or_else(|| message.to_owned(), |told| format!("{head}: {told}")))
 }
+
+/// How long a failing run may be seen as stopped: some 0.2 s, and the clocks may differ.
+const PASSING_SECONDS: i64 = 10;
 
 /// The line with which the log of each failed task ends.
 const FAILED_AS_A_WHOLE: &str = "got error during the whole transfer period";
@@ -379,5 +390,21 @@ mod tests {
         }))
         .unwrap();
         assert!(!read.is_final() && read.end_time.is_none() && read.start_time.is_some());
+    }
+
+    #[test]
+    fn a_run_that_was_stopped_without_a_task_may_yet_fail_for_a_while() {
+        let ended = Timestamp::from_second(1_800_000_000).unwrap();
+        let after = |seconds: i64| Timestamp::from_second(1_800_000_000 + seconds).unwrap();
+        let stopped = ReplicationExecution {
+            status: ReplicationExecution::STOPPED.to_owned(),
+            end_time: Some(ended),
+            ..Default::default()
+        };
+        assert!(stopped.is_final() && !stopped.is_settled(after(1)) && stopped.is_settled(after(11)));
+        let with_task = ReplicationExecution { total: 1, stopped: 1, ..stopped };
+        assert!(with_task.is_settled(after(0)));
+        let half_written = ReplicationExecution { end_time: None, ..with_task };
+        assert!(!half_written.is_settled(after(60)), "the end follows the status");
     }
 }

@@ -12,7 +12,7 @@ fn refusal(image: &str, message: &str, execution: i64) -> Refused {
 }
 
 fn scan(digest: &str, verdict: Verdict) -> Option<Scan> {
-    Some(Scan { digest: digest.to_owned(), verdict })
+    Some(Scan { digest: digest.to_owned(), verdict, refusal: None })
 }
 
 fn pending() -> Verdict {
@@ -86,6 +86,20 @@ fn an_image_that_is_refused_again_after_its_scan_stays_so() {
 }
 
 #[test]
+fn an_image_that_the_registry_does_not_give_after_its_scan_is_held_back_without_another_run() {
+    let waiting = look(&[], &[refusal("gate/app:v1", PENDING, 5)], scan("a", pending()), 5);
+    let mut bad = scan("a", done("High", 2)).unwrap();
+    assert!(asks_registry(Some(&waiting[0]), &bad) && asks_registry(None, &bad));
+    bad.refusal = Some(FOUND.to_owned());
+    let held = look(&waiting, &[], Some(bad.clone()), 5);
+    assert_eq!((states(&held), held[0].reason.as_str()), (vec![HeldBackState::Refused], FOUND));
+    assert!(!asks_registry(Some(&held[0]), &bad), "it is not asked again");
+    assert!(!asks_registry(Some(&waiting[0]), &scan("a", pending()).unwrap()), "nor before the scan is done");
+    bad.refusal = Some(PENDING.to_owned());
+    assert_eq!(states(&look(&waiting, &[], Some(bad), 5)), [HeldBackState::WaitingForScan]);
+}
+
+#[test]
 fn a_push_while_the_image_is_tried_again_is_another_matter() {
     let mut held = look(&[], &[refusal("gate/app:v1", PENDING, 5)], scan("a", done("None", 0)), 5);
     started(&mut held, 6);
@@ -149,7 +163,8 @@ fn at(second: i64) -> Timestamp {
 }
 
 fn execution(id: i64, status: &str) -> ReplicationExecution {
-    ReplicationExecution { id, status: status.to_owned(), start_time: Some(at(id)), ..Default::default() }
+    let end_time = (status != "InProgress").then(|| at(id));
+    ReplicationExecution { id, status: status.to_owned(), start_time: Some(at(id)), end_time, ..Default::default() }
 }
 
 #[test]
@@ -255,6 +270,8 @@ struct Gate {
     verdict: Option<i64>,
     executions: Vec<(ReplicationExecution, Option<Refused>)>,
     copied: Option<String>,
+    /// Whether the registry can be asked.
+    answers: bool,
 }
 
 impl Gate {
@@ -274,11 +291,14 @@ impl Gate {
         id
     }
 
-    fn scan(&self) -> Option<Scan> {
+    fn scan(&self, held: Option<&HeldBack>) -> Option<Scan> {
         if self.digest.is_empty() {
             return None;
         }
-        scan(&self.digest, self.verdict.map_or_else(pending, |total| done("High", total)))
+        let mut scan = scan(&self.digest, self.verdict.map_or_else(pending, |total| done("High", total)))?;
+        let is_bad = self.verdict.is_some_and(|total| total > 0);
+        scan.refusal = (self.answers && is_bad && asks_registry(held, &scan)).then(|| FOUND.to_owned());
+        Some(scan)
     }
 
     /// One look, and the run that it asks for. Returns what is held then, and whether it ran.
@@ -287,7 +307,7 @@ impl Gate {
         let batch = batch(before, held, &all, 10, at(0));
         let read = self.executions.iter().filter(|(execution, _)| batch.failed.contains(&execution.id));
         let refused: Vec<Refused> = read.filter_map(|(_, refused)| refused.clone()).collect();
-        let scans = BTreeMap::from([("gate/app:v1".to_owned(), self.scan())]);
+        let scans = BTreeMap::from([("gate/app:v1".to_owned(), self.scan(held.first()))]);
         let look =
             Look { held, refused: &refused, scans: &scans, considered: batch.considered, running: &batch.running };
         let mut held = decide(&look);
@@ -302,8 +322,11 @@ impl Gate {
 
 proptest! {
     #[test]
-    fn whatever_happens_an_image_is_tried_once_for_each_verdict_and_a_clean_one_arrives(happenings in happenings()) {
-        let mut gate = Gate::default();
+    fn whatever_happens_an_image_is_tried_once_for_each_verdict_and_a_clean_one_arrives(
+        happenings in happenings(),
+        answers in any::<bool>(),
+    ) {
+        let mut gate = Gate { answers, ..Gate::default() };
         let (mut held, mut considered) = (Vec::new(), None);
         let (mut tries, mut verdicts) = (0, 0);
         for happening in happenings {

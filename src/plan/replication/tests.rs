@@ -190,6 +190,20 @@ fn a_schedule_that_would_hang_harbor_is_refused_before_anything_is_sent() {
 }
 
 #[test]
+fn a_glob_that_fails_each_run_is_refused() {
+    for glob in ["a/{b", "a/[b", "{a,{b,c}", "a/b\\"] {
+        let refusal = refusal(&spec(json!({"filters": {"name": glob}})), &Observed::default());
+        assert!(refusal.message.contains("has no end"), "{glob}: {}", refusal.message);
+    }
+    for glob in ["a/{b,c}/**", "{a,{b,c}}", "a/b}", "[a-c]{1,2}", "a\\{b", "[{]"] {
+        assert!(
+            plan(&desired(&spec(json!({"filters": {"name": glob}}))), &Observed::default(), now()).is_ok(),
+            "{glob}"
+        );
+    }
+}
+
+#[test]
 fn the_next_run_is_told_while_the_policy_is_enabled() {
     let nightly = spec(json!({"trigger": {"type": "Scheduled", "cron": "0 0 2 * * *"}}));
     let mut content = created(&nightly).content;

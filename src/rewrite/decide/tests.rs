@@ -2,6 +2,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::api::proxy_project::RewriteTerms;
 use crate::rewrite::{ALLOW_EXEMPT, EXEMPT, KEEP_IMAGES, Rule};
 
 const KEY: &str = ORIGINAL_IMAGES;
@@ -46,8 +47,8 @@ fn admit_as(
     request: for<'p> fn(&'p Pod<'p>, Option<&'p Pod<'p>>) -> Request<'p>,
 ) -> Told {
     let (text, old_text) = (pod.to_string(), old.map(ToString::to_string));
-    let view: Pod<'_> = serde_json::from_str(&text).unwrap();
-    let old_view: Option<Pod<'_>> = old_text.as_deref().map(|text| serde_json::from_str(text).unwrap());
+    let view: Pod<'_> = crate::skim::read(text.as_bytes()).unwrap();
+    let old_view: Option<Pod<'_>> = old_text.as_deref().map(|text| crate::skim::read(text.as_bytes()).unwrap());
     let subject = Subject { namespace: "shop", labels: view.labels(), ..Subject::default() };
     let outcome = decide(request(&view, old_view.as_ref()), rules, &subject);
 
@@ -300,7 +301,7 @@ fn with_secret(secret: &str) -> Rules {
         matches: vec![matched.to_owned()],
         pull_host: "harbor.corp".to_owned(),
         project: name.to_owned(),
-        pull_secret: secret.map(str::to_owned),
+        terms: RewriteTerms { pull_secret_name: secret.map(str::to_owned), ..RewriteTerms::default() },
         ..Rule::default()
     };
     Rules::compile([rule("hub", "docker.io", Some(secret)), rule("acme", "ghcr.io/acme", None)])
@@ -349,7 +350,7 @@ fn a_pod_is_left_alone_only_where_its_namespace_lets_it() {
     ] {
         pod["metadata"]["labels"] = label.map_or(json!({}), |label| json!({EXEMPT: label}));
         let text = pod.to_string();
-        let view: Pod<'_> = serde_json::from_str(&text).unwrap();
+        let view: Pod<'_> = crate::skim::read(text.as_bytes()).unwrap();
         let subject = Subject { namespace: "shop", namespace_labels: namespace, labels: view.labels() };
         let outcome = decide(Request::Create { pod: &view }, &rules_to("hub"), &subject);
         assert_eq!(!outcome.changes_anything(), stays, "{label:?} {namespace:?}");

@@ -24,7 +24,11 @@ async fn settled(harbor: &Harbor) -> Vec<Value> {
     for _ in 0..1000 {
         let (_, found) = harbor.by_hand("GET", "/replication/executions?page_size=100", None).await;
         let found = found.as_array().unwrap().clone();
-        if found.iter().all(|execution| execution["status"] != "InProgress") {
+        let over = |execution: &Value| {
+            let has_end = !execution["end_time"].as_str().unwrap().starts_with("0001");
+            has_end && execution["status"] != "InProgress" && execution["status"] != "Stopped"
+        };
+        if found.iter().all(over) {
             return found;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -70,8 +74,9 @@ async fn replication_is_as_recorded() {
 
 async fn upstream_and_harbor(scanner: bool) -> (Upstream, Harbor, i64) {
     let upstream = Upstream::builder().start().await;
-    let builder = Harbor::builder().speed(100.0);
-    let harbor = if scanner { builder.scanner() } else { builder }.start().await;
+    // A scan shall not be over before a busy machine gets to what the push set going.
+    let builder = if scanner { Harbor::builder().speed(10.0).scanner() } else { Harbor::builder().speed(100.0) };
+    let harbor = builder.start().await;
     let body = json!({"name": "up", "type": "docker-registry", "url": upstream.url()});
     assert_eq!(harbor.by_hand("POST", "/registries", Some(body)).await.0, 201);
     (upstream, harbor, 1)
@@ -87,7 +92,7 @@ async fn policy(harbor: &Harbor, body: Value) -> i64 {
 
 #[tokio::test]
 async fn push_scan_replicate_fails_until_it_is_run_again_as_recorded() {
-    let (_source, harbor, up) = upstream_and_harbor(true).await;
+    let (upstream, harbor, up) = upstream_and_harbor(true).await;
     let metadata = json!({"public": "true", "prevent_vul": "true", "severity": "high", "auto_scan": "true"});
     let project = json!({"project_name": "gate1", "metadata": metadata});
     assert_eq!(harbor.by_hand("POST", "/projects", Some(project)).await.0, 201);
@@ -120,12 +125,12 @@ async fn push_scan_replicate_fails_until_it_is_run_again_as_recorded() {
             (Some("Success"), Some(severity))
         );
     }
-    assert!(_source.tags("gateout/clean-app").is_empty());
+    assert!(upstream.tags("gateout/clean-app").is_empty());
     let run = json!({"policy_id": gate});
     assert_eq!(harbor.by_hand("POST", "/replication/executions", Some(run)).await.0, 201);
     assert_eq!(shape(&settled(&harbor).await[0]), "Failed manual 1 1 ");
-    assert_eq!(_source.tags("gateout/clean-app").get("v1"), Some(&clean.digest));
-    assert!(_source.tags("gateout/crit-app").is_empty());
+    assert_eq!(upstream.tags("gateout/clean-app").get("v1"), Some(&clean.digest));
+    assert!(upstream.tags("gateout/crit-app").is_empty());
 }
 
 #[tokio::test]
@@ -153,4 +158,28 @@ async fn a_schedule_that_never_fires_hangs_the_job_service_for_good() {
     assert_eq!(found[0]["status"], "InProgress", "60 s of its own are over");
     harbor.wipe();
     assert!(!harbor.job_service_hangs());
+}
+
+#[tokio::test]
+async fn a_run_that_fails_before_it_has_tasks_is_stopped_for_a_moment() {
+    let upstream = Upstream::builder().start().await;
+    let harbor = Harbor::builder().speed(0.2).start().await;
+    let body = json!({"name": "up", "type": "docker-registry", "url": upstream.url()});
+    assert_eq!(harbor.by_hand("POST", "/registries", Some(body)).await.0, 201);
+    let filters = json!([{"type": "name", "value": "no/such"}]);
+    let body = json!({"name": "missing", "src_registry": {"id": 1}, "enabled": true, "filters": filters});
+    let id = policy(&harbor, body).await;
+    assert_eq!(harbor.by_hand("POST", "/replication/executions", Some(json!({"policy_id": id}))).await.0, 201);
+    let mut seen = Vec::new();
+    while seen.last().is_none_or(|last: &(Value, Value)| last.0 != "Failed") {
+        let (_, found) = harbor.by_hand("GET", "/replication/executions", None).await;
+        let state = (found[0]["status"].clone(), found[0]["status_text"].clone());
+        if seen.last() != Some(&state) {
+            seen.push(state);
+        }
+        assert!(seen.len() < 5, "{seen:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(seen.contains(&(json!("Stopped"), json!(""))), "{seen:?}");
+    assert!(seen.last().unwrap().1.as_str().unwrap().starts_with("failed to fetch artifacts: "), "{seen:?}");
 }

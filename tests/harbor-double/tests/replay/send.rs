@@ -39,6 +39,8 @@ impl World {
                 let id = |place: &str| place.strip_prefix("/api/v2.0/registries/").map(ToOwned::to_owned);
                 if let (Some(recorded), Some(ours)) = (id(recorded), id(ours)) {
                     body = body.replace(&format!("\"registry_id\": {recorded}"), &format!("\"registry_id\": {ours}"));
+                    let end = |id: &str| format!("_registry\": {{\"id\": {id}}}");
+                    body = body.replace(&end(&recorded), &end(&ours));
                 }
             }
             request = request.body(body);

@@ -17,6 +17,8 @@ use crate::harbor::{
 /// Harbor's own seconds until a worker takes a task, and until an execution is told that its tasks are over.
 const QUEUE: f64 = 1.0;
 const LAG: f64 = 20.0;
+/// Between the two writes with which Harbor ends an execution.
+const MOMENT: f64 = 0.2;
 const NOTHING: &str = "no resources need to be replicated";
 const SKIPPED: &str = "Execution skipped: active replication still in progress.";
 
@@ -56,7 +58,7 @@ impl Core {
             let (core, policy) = (self.clone(), policy.clone());
             self.spawn(async move {
                 if let Err(text) = core.flow(id, &policy, found).await {
-                    core.end_execution(id, Status::Failed, &text);
+                    core.fail_execution(id, &text).await;
                 }
             });
         }
@@ -112,7 +114,7 @@ impl Core {
                 let done = core.transfer(task, &source, &target, &found, &name, overrides).await;
                 core.end_task(task, if done { Status::Succeed } else { Status::Failed });
                 core.pause(LAG).await;
-                core.settle(id);
+                core.settle(id).await;
             });
         }
         Ok(())
@@ -156,8 +158,25 @@ impl Core {
         }
     }
 
-    /// Takes the status of an execution from its tasks, once they are all over.
-    fn settle(&self, id: i64) {
+    /// A run that fails before it has tasks is stopped at first, and failed a moment later.
+    async fn fail_execution(&self, id: i64, text: &str) {
+        self.end_execution(id, Status::Stopped, "");
+        self.pause(MOMENT).await;
+        if let Some(found) = self.state.lock().executions.get_mut(&id) {
+            found.end(Status::Failed, text);
+        }
+    }
+
+    /// Takes the status of an execution from its tasks, once they are all over; its end follows a moment later.
+    async fn settle(&self, id: i64) {
+        let Some(ended) = self.take_status(id) else { return };
+        self.pause(MOMENT).await;
+        if let Some(found) = self.state.lock().executions.get_mut(&id) {
+            found.ended = ended;
+        }
+    }
+
+    fn take_status(&self, id: i64) -> Option<String> {
         let mut state = self.state.lock();
         let tasks: Vec<(Status, String)> = state
             .tasks
@@ -165,18 +184,17 @@ impl Core {
             .filter(|task| task.execution == id)
             .map(|task| (task.status, task.ended.clone()))
             .collect();
-        let Some(execution) = state.executions.get_mut(&id).filter(|execution| !execution.status.is_final()) else {
-            return;
-        };
-        if tasks.iter().all(|(status, _)| status.is_final()) {
-            let any = |wanted: Status| tasks.iter().any(|(status, _)| *status == wanted);
-            execution.status = match (any(Status::Failed), any(Status::Stopped)) {
-                (true, _) => Status::Failed,
-                (_, true) => Status::Stopped,
-                _ => Status::Succeed,
-            };
-            execution.ended = tasks.into_iter().map(|(_, ended)| ended).max().unwrap_or_else(second);
+        let execution = state.executions.get_mut(&id).filter(|execution| !execution.status.is_final())?;
+        if !tasks.iter().all(|(status, _)| status.is_final()) {
+            return None;
         }
+        let any = |wanted: Status| tasks.iter().any(|(status, _)| *status == wanted);
+        execution.status = match (any(Status::Failed), any(Status::Stopped)) {
+            (true, _) => Status::Failed,
+            (_, true) => Status::Stopped,
+            _ => Status::Succeed,
+        };
+        tasks.into_iter().map(|(_, ended)| ended).max()
     }
 }
 

@@ -53,6 +53,8 @@ impl Core {
         drop(state);
         let mut items = filter(ask, items, |item, key| match key {
             "name" | "description" | "dest_namespace" => Some(text_of(item, key).unwrap_or_default()),
+            "src_registry_id" => Some(item["src_registry"]["id"].to_string()),
+            "dest_registry_id" => Some(item["dest_registry"]["id"].to_string()),
             _ => None,
         })?;
         if let Some(part) = ask.param("name") {

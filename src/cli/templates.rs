@@ -1,0 +1,64 @@
+//! What admission would make of the Pods of manifests, the same for every command that asks.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context;
+use k8s_openapi::api::core::v1;
+
+use super::sources::Sources;
+use crate::{
+    manifests::{Manifests, Template},
+    rewrite::{Outcome, Request, Rules, Subject, decide, pod::Pod},
+    skim::{self, Unread},
+};
+
+/// Admission by rules, of Pods that nobody has made yet.
+#[derive(Debug)]
+pub(super) struct Admission<'a> {
+    /// The rules in force.
+    pub(super) rules: &'a Rules,
+    namespace: Option<&'a str>,
+    /// Labels by namespace: those of the input win over those of the sources.
+    namespaces: BTreeMap<&'a str, &'a BTreeMap<String, String>>,
+}
+
+impl<'a> Admission<'a> {
+    /// Admission of Pods of the input. `namespace` is that of objects that name none; without it, it is that of the sources.
+    pub(super) fn new(
+        rules: &'a Rules,
+        sources: &'a Sources,
+        namespace: Option<&'a str>,
+        input: &'a [Manifests<'_>],
+    ) -> Self {
+        let known = sources.namespaces.iter().chain(input.iter().flat_map(Manifests::namespaces));
+        Self {
+            rules,
+            namespace: namespace.or(sources.default_namespace.as_deref()),
+            namespaces: known.map(|(name, labels)| (name.as_str(), labels)).collect(),
+        }
+    }
+
+    /// Decides on a Pod of a template and hands over whose it is and what becomes of it.
+    ///
+    /// # Errors
+    /// When the template, which `file` has, makes no Pod.
+    pub(super) fn admit<T>(
+        &self,
+        file: &str,
+        template: &Template,
+        take: impl FnOnce(&Subject<'_>, &Outcome<'_>) -> T,
+    ) -> anyhow::Result<T> {
+        let text = template.pod(self.namespace);
+        let pod: Pod<'_> =
+            skim::read(text.as_bytes()).map_err(|unread| reason(&text, unread)).with_context(|| file.to_owned())?;
+        let namespace = template.object.namespace.as_deref().or(self.namespace).unwrap_or_default();
+        let namespace_labels = self.namespaces.get(namespace).copied();
+        let subject = Subject { namespace, namespace_labels, labels: pod.labels() };
+        Ok(take(&subject, &decide(Request::Create { pod: &pod }, self.rules, &subject)))
+    }
+}
+
+/// What is wrong with a Pod that cannot be read, in the words of one who reads all of it.
+fn reason(text: &str, unread: Unread) -> anyhow::Error {
+    serde_json::from_str::<v1::Pod>(text).map_or_else(Into::into, |_| unread.into())
+}

@@ -1,0 +1,94 @@
+//! What is at a host: Harbor, or images to rewrite.
+
+use std::borrow::Cow;
+
+use super::{Map, Target};
+use crate::image::{DOCKER_HUB, ImageRef, LEGACY_DOCKER_HUB, is_host, is_path, reads_as_host};
+
+/// What is at a host.
+#[derive(Debug)]
+pub(super) enum Host {
+    /// Harbor: its managed projects.
+    Harbor(Map<usize>),
+    /// Images to rewrite.
+    Source(Source),
+}
+
+/// The matches at one host, each with the rules that have it, the older ones first.
+#[derive(Debug, Default)]
+pub(super) struct Source {
+    whole_host: Vec<usize>,
+    paths: Map<Vec<usize>>,
+    /// Components of the longest path, so that a lookup tries no longer ones.
+    depth: usize,
+}
+
+impl Source {
+    /// Adds a rule to those that have a path, and says who they are.
+    pub(super) fn claim(&mut self, path: &str, index: usize) -> &[usize] {
+        let holders = if path.is_empty() {
+            &mut self.whole_host
+        } else {
+            self.depth = self.depth.max(path.split('/').count());
+            self.paths.entry(path.into()).or_default()
+        };
+        if !holders.contains(&index) {
+            holders.push(index);
+        }
+        holders
+    }
+
+    /// The first rule that is usable, from the longest path to the whole host.
+    pub(super) fn longest<'t>(
+        &self,
+        repository: &str,
+        usable: impl Fn(&usize) -> Option<&'t Target>,
+    ) -> Option<&'t Target> {
+        if self.depth > 0 {
+            let end = repository.match_indices('/').nth(self.depth - 1).map_or(repository.len(), |(at, _)| at);
+            let mut prefix = repository.get(..end);
+            while let Some(path) = prefix {
+                if let Some(target) = self.paths.get(path).and_then(|holders| holders.iter().find_map(&usable)) {
+                    return Some(target);
+                }
+                prefix = path.rsplit_once('/').map(|(shorter, _)| shorter);
+            }
+        }
+        self.whole_host.iter().find_map(usable)
+    }
+}
+
+/// An image at another name of Docker Hub, as it is at `docker.io`.
+pub(super) fn docker_hub_image(host: &str, image: &ImageRef) -> Option<ImageRef> {
+    if !is_docker_hub_alias(host) {
+        return None;
+    }
+    let rest = image.as_str().get(host.len() + 1..)?;
+    ImageRef::parse(&format!("{DOCKER_HUB}/{rest}")).ok()
+}
+
+/// Host in lower case and path; `None` when no image can match.
+pub(super) fn read_match(text: &str) -> Option<(Cow<'_, str>, &str)> {
+    let text = text.trim_end_matches('/');
+    let (host, path) = text.split_once('/').unwrap_or((text, ""));
+    if !is_host(host) || !reads_as_host(host) || !(path.is_empty() || is_path(path)) {
+        return None;
+    }
+    let host = lower(host);
+    let is_hub = &*host == LEGACY_DOCKER_HUB || is_docker_hub_alias(&host);
+    Some((if is_hub { Cow::Borrowed(DOCKER_HUB) } else { host }, path))
+}
+
+/// A host as hosts are compared.
+pub(super) fn lower(host: &str) -> Cow<'_, str> {
+    if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        Cow::Owned(host.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(host)
+    }
+}
+
+/// Whether Docker Hub answers there, too, beside [`LEGACY_DOCKER_HUB`]: the parser of images knows that one already.
+fn is_docker_hub_alias(host: &str) -> bool {
+    matches!(host, "registry-1.docker.io" | "registry.hub.docker.com")
+}

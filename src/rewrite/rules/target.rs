@@ -1,0 +1,185 @@
+//! One rule, compiled.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::{Finding, Rule};
+use crate::api::proxy_project::{RewriteMode, WhenUnavailable};
+use crate::image::{ImagePrefix, ImageRef};
+use crate::rewrite::glob::Globs;
+use crate::rewrite::selector::Selectors;
+use crate::rewrite::subject::Subject;
+
+/// Where a rule sends images.
+#[derive(Debug)]
+pub struct Target {
+    name: Arc<str>,
+    pub(super) prefix: ImagePrefix,
+    exclude: Globs,
+    selectors: Selectors,
+    mode: RewriteMode,
+    /// Harbor is unavailable, and images stay as they are.
+    waits: bool,
+    pull_secret: Option<Arc<str>>,
+}
+
+impl Target {
+    /// Compiles a rule; its matches play no part.
+    pub(super) fn compile(rule: &Rule) -> Result<Self, Finding> {
+        let prefix = ImagePrefix::new(&rule.pull_host, &rule.project).map_err(|error| Finding::BadTarget {
+            rule: rule.name.clone(),
+            host: rule.pull_host.clone(),
+            project: rule.project.clone(),
+            error,
+        })?;
+        let terms = &rule.terms;
+        let scope = |problem: String| Finding::BadScope { rule: rule.name.clone(), problem };
+        let selectors = Selectors::compile(terms.namespace_selector.as_ref(), terms.object_selector.as_ref());
+        Ok(Self {
+            name: rule.name.as_str().into(),
+            prefix,
+            exclude: Globs::compile(&terms.exclude).map_err(|error| scope(format!("exclude: {error}")))?,
+            selectors: selectors.map_err(|error| scope(error.to_string()))?,
+            mode: terms.mode,
+            waits: rule.unavailable && terms.when_unavailable == WhenUnavailable::Original,
+            pull_secret: terms.pull_secret_name.as_deref().map(Arc::from),
+        })
+    }
+
+    /// Whether the rule is about this image of this Pod, given that a match of it is the image's prefix.
+    pub fn speaks_of(&self, image: &ImageRef, subject: &Subject<'_>) -> bool {
+        self.selectors.matches(subject) && self.exclude.matching(image).is_none()
+    }
+
+    /// Whether a younger rule with a match of this one never gets an image by it. Room is left only if there is something
+    /// that this rule does not speak of, and the younger one might.
+    pub(super) fn leaves_nothing_to(&self, younger: &Self) -> bool {
+        self.exclude.is_empty() && (self.selectors.is_everything() || self.selectors == younger.selectors)
+    }
+
+    /// Images that the rule does not speak of.
+    pub fn exclude(&self) -> &Globs {
+        &self.exclude
+    }
+
+    /// Pods that the rule speaks of.
+    pub fn selectors(&self) -> &Selectors {
+        &self.selectors
+    }
+
+    /// Whether images are rewritten, or only mapped.
+    pub fn mode(&self) -> RewriteMode {
+        self.mode
+    }
+
+    /// Whether images stay as they are because Harbor is unavailable.
+    pub fn waits(&self) -> bool {
+        self.waits
+    }
+
+    /// The Secret that Pods with rewritten images need.
+    pub fn pull_secret(&self) -> Option<&Arc<str>> {
+        self.pull_secret.as_ref()
+    }
+
+    /// Name of the ProxyProject.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// Harbor's host.
+    pub fn pull_host(&self) -> &str {
+        self.prefix.host()
+    }
+
+    /// The project in Harbor.
+    pub fn project(&self) -> &str {
+        self.prefix.path()
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.pull_host(), self.project())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use RewriteMode::{Disabled, Enabled};
+    use WhenUnavailable::{Original, Rewrite};
+
+    use super::*;
+    use crate::api::proxy_project::RewriteTerms;
+    use crate::rewrite::rules::{
+        Decision, Rules,
+        tests::{rule, scoped, told},
+    };
+
+    /// The rule that rewrites an image of a Pod labelled `app=web`, in namespace `shop` labelled `team=shop`.
+    fn chosen(rules: &Rules, image: &str) -> String {
+        let namespace = [("team".to_owned(), "shop".to_owned())].into();
+        let text = r#"{"metadata": {"labels": {"app": "web"}}}"#;
+        let pod: crate::rewrite::pod::Pod<'_> = crate::skim::read(text.as_bytes()).unwrap();
+        let subject = Subject { namespace: "shop", namespace_labels: Some(&namespace), labels: pod.labels() };
+        match rules.find(&ImageRef::parse(image).unwrap(), &subject) {
+            Decision::Rewritten { rule, .. } => rule.name().to_string(),
+            Decision::Mapped { image, rule } => format!("{} maps to {image}", rule.name()),
+            Decision::Unavailable { rule } => format!("{} waits", rule.name()),
+            _ => "-".to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_rule_that_does_not_speak_of_the_pod_or_the_image_leaves_room_for_the_next_one() {
+        let team = |team: &str| serde_json::json!({"namespaces": {"matchLabels": {"team": team}}});
+        let named =
+            |name: &str| serde_json::json!({"namespaces": {"matchLabels": {"kubernetes.io/metadata.name": name}}});
+        let app = |app: &str| serde_json::json!({"objects": {"matchLabels": {"app": app}}});
+        let exclude = |glob: &str| serde_json::json!({"exclude": [glob]});
+        let everything = serde_json::json!({});
+        let table = [
+            (vec![("a", "docker.io", team("shop"))], "a"),
+            (vec![("a", "docker.io", team("bank"))], "-"),
+            (vec![("a", "docker.io", named("shop"))], "a"),
+            (vec![("a", "docker.io", app("web"))], "a"),
+            (vec![("a", "docker.io", app("db"))], "-"),
+            (vec![("a", "docker.io", exclude("docker.io/library/nginx"))], "-"),
+            (vec![("a", "docker.io", exclude("docker.io/library/redis"))], "a"),
+            // The longest match first, then the older one.
+            (vec![("a", "docker.io", everything.clone()), ("b", "docker.io/library", team("bank"))], "a"),
+            (vec![("a", "docker.io", everything.clone()), ("b", "docker.io/library", team("shop"))], "b"),
+            (vec![("a", "docker.io", team("bank")), ("b", "docker.io", team("shop"))], "b"),
+            (vec![("a", "docker.io", team("shop")), ("b", "docker.io", app("web"))], "a"),
+            (vec![("a", "docker.io/library", exclude("**/nginx")), ("b", "docker.io", everything)], "b"),
+        ];
+        for (rules, expected) in table {
+            let compiled =
+                rules.iter().zip(0..).map(|((name, matched, scope), age)| scoped(name, age, matched, scope.clone()));
+            let compiled = Rules::compile(compiled);
+            assert_eq!(compiled.findings(), [], "{rules:?}");
+            assert_eq!(chosen(&compiled, "nginx"), expected, "{rules:?}");
+        }
+    }
+
+    #[test]
+    fn disabled_rules_map_and_unavailable_ones_wait_unless_they_rewrite_nevertheless() {
+        let rule = |unavailable, mode, when_unavailable| Rule {
+            unavailable,
+            terms: RewriteTerms { mode, when_unavailable, ..RewriteTerms::default() },
+            ..rule("hub", 1, &["docker.io"], "hub")
+        };
+        let table = [
+            (rule(false, Disabled, Original), "hub maps to harbor.corp/hub/library/nginx"),
+            (rule(true, Enabled, Original), "hub waits"),
+            (rule(true, Enabled, Rewrite), "hub"),
+            (rule(false, Enabled, Original), "hub"),
+            (rule(true, Disabled, Rewrite), "hub maps to harbor.corp/hub/library/nginx"),
+        ];
+        for (rule, expected) in table {
+            let compiled = Rules::compile([rule.clone()]);
+            assert_eq!(chosen(&compiled, "nginx"), expected, "{rule:?}");
+            assert_eq!(told(&compiled, "nginx"), "harbor.corp/hub/library/nginx", "whoever asks: {rule:?}");
+        }
+    }
+}

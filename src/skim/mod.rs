@@ -1,0 +1,240 @@
+//! JSON for a reader that wants a few fields out of many: what nobody asks for is jumped over, 32 bytes at a time.
+//!
+//! In: a text. Out: values that borrow from it, of types that say which fields they want. A review is some kilobytes of
+//! which admission wants some hundred bytes, so that skipping is most of the work. What is skipped is only measured, not
+//! checked: brackets are counted whatever their kind, and `truth` passes for a literal. All that is well-formed reads as
+//! `serde_json` reads it, which the tests hold; of what is not, some is read nevertheless, and the rest is [`Unread`],
+//! without a reason: ask `serde_json` for that.
+
+mod scan;
+#[cfg(test)]
+mod tests;
+
+use std::borrow::Cow;
+use std::str::from_utf8;
+
+/// Reads a value of which the text is all there is.
+///
+/// # Errors
+/// When the text is something else, or none that a value of this type could be.
+pub fn read<'a, T: Read<'a>>(text: &'a [u8]) -> Result<T, Unread> {
+    let mut skim = Skim { text, at: 0 };
+    let value = T::read(&mut skim)?;
+    match skim.peek() {
+        None => Ok(value),
+        Some(_) => Err(Unread),
+    }
+}
+
+/// A value that can be read.
+pub trait Read<'a>: Sized {
+    /// Takes it from where `skim` is.
+    ///
+    /// # Errors
+    /// When something else is there.
+    fn read(skim: &mut Skim<'a>) -> Result<Self, Unread>;
+}
+
+/// An object of which some fields are wanted.
+pub trait Fields<'a>: Default {
+    /// Takes the value of a field: [`Skim::field`] where it is wanted, [`Skim::skip`] where it is not.
+    ///
+    /// # Errors
+    /// When the value is not as it should be.
+    fn field(&mut self, name: &[u8], skim: &mut Skim<'a>) -> Result<(), Unread>;
+}
+
+/// The text is not what was expected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the text is no JSON, or has another type of value than expected")]
+pub struct Unread;
+
+/// A place in a text.
+#[derive(Debug)]
+pub struct Skim<'a> {
+    text: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Skim<'a> {
+    /// The next byte that is no whitespace, which stays.
+    #[inline(always)]
+    fn peek(&mut self) -> Option<u8> {
+        loop {
+            let byte = *self.text.get(self.at)?;
+            if byte > b' ' || !matches!(byte, b' ' | b'\n' | b'\r' | b'\t') {
+                return Some(byte);
+            }
+            self.at += 1;
+        }
+    }
+
+    /// Takes this very byte.
+    #[inline(always)]
+    fn take(&mut self, byte: u8) -> Result<(), Unread> {
+        if self.peek() != Some(byte) {
+            return Err(Unread);
+        }
+        self.at += 1;
+        Ok(())
+    }
+
+    /// Takes `null`, if it is next.
+    #[inline(always)]
+    pub fn take_null(&mut self) -> bool {
+        let null = self.peek() == Some(b'n') && self.text.get(self.at..).is_some_and(|text| text.starts_with(b"null"));
+        self.at += if null { 4 } else { 0 };
+        null
+    }
+
+    /// Takes a string: what is between its quotes, and whether that has escapes.
+    #[inline(always)]
+    fn take_raw(&mut self) -> Result<(&'a [u8], bool), Unread> {
+        self.take(b'"')?;
+        let start = self.at;
+        let mut escapes = false;
+        loop {
+            let (end, byte) = self.next_quote_or_backslash().ok_or(Unread)?;
+            self.at = end + 1;
+            if byte == b'"' {
+                return Ok((self.text.get(start..end).ok_or(Unread)?, escapes));
+            }
+            escapes = true;
+            self.at += 1;
+        }
+    }
+
+    /// Takes the name of a member.
+    #[inline(always)]
+    fn take_name(&mut self) -> Result<Cow<'a, [u8]>, Unread> {
+        let start = self.at;
+        match self.take_raw()? {
+            (raw, false) => Ok(Cow::Borrowed(raw)),
+            (_, true) => {
+                self.at = start;
+                Ok(Cow::Owned(self.take_text()?.into_owned().into_bytes()))
+            }
+        }
+    }
+
+    /// Takes a string, borrowed unless it has escapes.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn take_text(&mut self) -> Result<Cow<'a, str>, Unread> {
+        let start = self.at;
+        let (raw, escapes) = self.take_raw()?;
+        if escapes {
+            let quoted = self.text.get(start..self.at).ok_or(Unread)?;
+            return serde_json::from_slice(quoted).map(Cow::Owned).map_err(|_| Unread);
+        }
+        from_utf8(raw).map(Cow::Borrowed).map_err(|_| Unread)
+    }
+
+    /// Takes a value of any kind, unread.
+    ///
+    /// # Errors
+    /// When there is none.
+    #[inline(always)]
+    pub fn skip(&mut self) -> Result<(), Unread> {
+        match self.peek().ok_or(Unread)? {
+            b'"' => self.take_raw().map(drop),
+            b'{' | b'[' => self.skip_brackets(),
+            b',' | b':' | b'}' | b']' => Err(Unread),
+            _ => {
+                let rest = self.text.get(self.at..).unwrap_or_default();
+                let ends = |byte: &u8| matches!(byte, b',' | b'}' | b']' | b' ' | b'\n' | b'\r' | b'\t');
+                self.at += rest.iter().position(ends).unwrap_or(rest.len());
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes the value of a wanted field, `null` for none. One that comes twice is refused: readers differ in which counts.
+    ///
+    /// # Errors
+    /// When the value is not as it should be.
+    #[inline(always)]
+    pub fn field<T: Read<'a>>(&mut self, to: &mut Option<T>) -> Result<(), Unread> {
+        if to.is_some() {
+            return Err(Unread);
+        }
+        if !self.take_null() {
+            *to = Some(T::read(self)?);
+        }
+        Ok(())
+    }
+
+    /// Takes an object, member by member: `member` is called after each name, and takes the value.
+    ///
+    /// # Errors
+    /// When there is no object, and those of `member`.
+    #[inline(always)]
+    pub fn object(
+        &mut self,
+        mut member: impl FnMut(Cow<'a, [u8]>, &mut Self) -> Result<(), Unread>,
+    ) -> Result<(), Unread> {
+        self.take(b'{')?;
+        if self.peek() == Some(b'}') {
+            self.at += 1;
+            return Ok(());
+        }
+        loop {
+            let name = self.take_name()?;
+            self.take(b':')?;
+            member(name, self)?;
+            match self.peek() {
+                Some(b',') => self.at += 1,
+                Some(b'}') => {
+                    self.at += 1;
+                    return Ok(());
+                }
+                _ => return Err(Unread),
+            }
+        }
+    }
+}
+
+impl<'a, T: Fields<'a>> Read<'a> for T {
+    fn read(skim: &mut Skim<'a>) -> Result<Self, Unread> {
+        let mut value = T::default();
+        skim.object(|name, skim| value.field(&name, skim))?;
+        Ok(value)
+    }
+}
+
+impl<'a, T: Read<'a>> Read<'a> for Vec<T> {
+    fn read(skim: &mut Skim<'a>) -> Result<Self, Unread> {
+        let mut elements = Self::new();
+        skim.take(b'[')?;
+        if skim.peek() == Some(b']') {
+            skim.at += 1;
+            return Ok(elements);
+        }
+        loop {
+            elements.push(T::read(skim)?);
+            match skim.peek() {
+                Some(b',') => skim.at += 1,
+                Some(b']') => {
+                    skim.at += 1;
+                    return Ok(elements);
+                }
+                _ => return Err(Unread),
+            }
+        }
+    }
+}
+
+impl<'a> Read<'a> for bool {
+    fn read(skim: &mut Skim<'a>) -> Result<Self, Unread> {
+        skim.peek();
+        let rest = skim.text.get(skim.at..).unwrap_or_default();
+        let value = match rest {
+            [b't', b'r', b'u', b'e', ..] => true,
+            [b'f', b'a', b'l', b's', b'e', ..] => false,
+            _ => return Err(Unread),
+        };
+        skim.at += if value { 4 } else { 5 };
+        Ok(value)
+    }
+}
