@@ -206,7 +206,7 @@ fn resources(pilot: &Standalone) -> Table {
     rows::<HarborInstance>(&mut table, pilot, |instance| {
         instance.status.as_ref().and_then(|status| status.version.clone()).unwrap_or_default()
     });
-    rows::<Registry>(&mut table, pilot, |registry| registry.spec.url.clone());
+    rows::<Registry>(&mut table, pilot, |registry| registry.url().into_owned());
     rows::<ProxyProject>(&mut table, pilot, |project| match project.serving_rule() {
         Some(rule) => format!("{} → {}", rule.matches.join(", "), rule.target),
         None => String::new(),

@@ -218,7 +218,10 @@ async fn meddle(site: &Site, name: &str) {
         ("proxy_cache_local_on_not_found", "false"),
     ];
     let metadata = metadata.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
-    client.update_project(project.project_id, &model::ProjectUpdate { metadata }).await.unwrap();
+    client
+        .update_project(project.project_id, &model::ProjectUpdate { metadata, ..model::ProjectUpdate::default() })
+        .await
+        .unwrap();
     let policy = client.replication_policy_named(name).await.unwrap().unwrap();
     let meddled = ReplicationPolicyContent {
         description: policy.content.description.replace("each night", "by hand"),
@@ -358,7 +361,7 @@ async fn a_project_without_a_marker_is_adopted_only_where_that_is_asked_for() {
     assert_eq!(files.plan(&["--apply"]).await.code, 0);
     let registry_id = site.client().registry_named(&name).await.unwrap().unwrap().id;
     let metadata = [("public".to_owned(), "true".to_owned())].into();
-    let by_hand = model::NewProject { project_name: name.clone(), registry_id, metadata };
+    let by_hand = model::NewProject { project_name: name.clone(), registry_id, metadata, storage_limit: None };
     site.client().create_project(&by_hand).await.unwrap();
     site.writes();
 
@@ -560,7 +563,10 @@ async fn the_documentation_shows_what_is_printed() {
     let client = site.client();
     let project = client.project_named("dockerhub").await.unwrap().unwrap();
     let metadata = [("public".to_owned(), "false".to_owned())].into();
-    client.update_project(project.project_id, &model::ProjectUpdate { metadata }).await.unwrap();
+    client
+        .update_project(project.project_id, &model::ProjectUpdate { metadata, ..model::ProjectUpdate::default() })
+        .await
+        .unwrap();
     let policy = client.replication_policy_named("nightly").await.unwrap().unwrap();
     let content = ReplicationPolicyContent { enabled: false, ..policy.content };
     client.update_replication_policy(policy.id, &content).await.unwrap();

@@ -74,7 +74,13 @@ async fn what_somebody_changes_in_harbor_is_repaired_and_told() {
     let client = site.client();
     let project = client.project_named(&name).await.unwrap().unwrap();
     let bad = [("public".to_owned(), "false".to_owned()), ("proxy_speed_kb".to_owned(), "bad".to_owned())];
-    client.update_project(project.project_id, &model::ProjectUpdate { metadata: bad.into() }).await.unwrap();
+    client
+        .update_project(
+            project.project_id,
+            &model::ProjectUpdate { metadata: bad.into(), ..model::ProjectUpdate::default() },
+        )
+        .await
+        .unwrap();
 
     let seen = site.reconcile::<ProxyProject>(&name).await;
     assert_eq!(seen.ready(), "True Reconciled");

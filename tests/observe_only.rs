@@ -122,7 +122,10 @@ async fn what_somebody_changes_in_harbor_or_deletes_is_told_and_not_put_back() {
     client.update_registry(id, &update).await.unwrap();
     let project_id = client.project_named(&name).await.unwrap().unwrap().project_id;
     let metadata = [("public".to_owned(), "false".to_owned())].into();
-    client.update_project(project_id, &model::ProjectUpdate { metadata }).await.unwrap();
+    client
+        .update_project(project_id, &model::ProjectUpdate { metadata, ..model::ProjectUpdate::default() })
+        .await
+        .unwrap();
     let policy = client.replication_policy_named(&name).await.unwrap().unwrap();
     let content = ReplicationPolicyContent { override_: false, ..policy.content };
     client.update_replication_policy(policy.id, &content).await.unwrap();
@@ -179,7 +182,7 @@ async fn a_project_that_lacks_our_marker_drifts_at_every_look_until_it_has_it() 
     site.reconcile::<Registry>(&name).await;
     let registry_id = site.client().registry_named(&name).await.unwrap().unwrap().id;
     let metadata = [("public".to_owned(), "true".to_owned()), ("proxy_speed_kb".to_owned(), "512".to_owned())].into();
-    let by_hand = model::NewProject { project_name: name.clone(), registry_id, metadata };
+    let by_hand = model::NewProject { project_name: name.clone(), registry_id, metadata, storage_limit: None };
     site.client().create_project(&by_hand).await.unwrap();
 
     let adopt = json!({"adoption": "IfExists", "managementPolicy": "ObserveOnly"});

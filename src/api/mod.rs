@@ -17,7 +17,11 @@ pub mod image_policy;
 pub mod platform;
 pub mod proxy_project;
 pub mod registry;
+pub mod registry_type;
 pub mod replication_rule;
+pub mod retention;
+pub mod storage_limit;
+pub mod vulnerabilities;
 
 pub use cached_image::{CachedImage, CachedImageSpec, CachedImageStatus};
 pub use common::{Adoption, DeletionPolicy, HarborRef, Interval, LocalRef, ManagementPolicy};
@@ -26,8 +30,12 @@ pub use harbor_instance::{HarborInstance, HarborInstanceSpec, HarborInstanceStat
 pub use image_policy::{ImagePolicy, ImagePolicySpec, ImagePolicyStatus};
 pub use platform::Platform;
 pub use proxy_project::{ProxyProject, ProxyProjectSpec, ProxyProjectStatus, RewriteRuleStatus};
-pub use registry::{Registry, RegistrySpec, RegistryStatus, RegistryType};
+pub use registry::{Registry, RegistrySpec, RegistryStatus};
+pub use registry_type::{PrivateEcr, RegistryType};
 pub use replication_rule::{ReplicationRule, ReplicationRuleSpec, ReplicationRuleStatus};
+pub use retention::Retention;
+pub use storage_limit::StorageLimit;
+pub use vulnerabilities::{CveAllowlist, Severity, Vulnerabilities};
 
 /// API group of all kinds.
 pub const GROUP: &str = "harbor-pilot.dev";

@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 use super::{
     common::{Adoption, DeletionPolicy, HarborRef, Interval, LocalRef, ManagementPolicy},
     platform::Platform,
+    retention::Retention,
+    storage_limit::StorageLimit,
+    vulnerabilities::{CveAllowlist, Vulnerabilities},
 };
 
 /// A proxy-cache project in Harbor. Its rule rewrites images at admission once Harbor serves them.
@@ -51,19 +54,35 @@ pub struct ProxyProjectSpec {
     /// Whether anyone may pull without credentials. Absent: not managed (Harbor makes a private project).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub public: Option<bool>,
-    /// Bandwidth from the upstream for each connection in KiB/s; -1 is unlimited. Absent: not managed.
+    /// Bandwidth from the upstream for each connection in KiB/s; -1 is unlimited. Absent: not managed. Harbor 2.12 and later.
     #[serde(default, rename = "proxySpeedKB", skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = -1))]
     #[x_kube(validation = Rule::new("self != 0").message("proxySpeedKB must be -1 (unlimited) or at least 1"))]
     pub proxy_speed_kb: Option<i32>,
-    /// Connections to the upstream at once; -1 is unlimited. Absent: not managed.
+    /// Connections to the upstream at once; -1 is unlimited. Absent: not managed. Harbor 2.14.1 and later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = -1))]
     #[x_kube(validation = Rule::new("self != 0").message("maxUpstreamConnections must be -1 (unlimited) or at least 1"))]
     pub max_upstream_connections: Option<i32>,
-    /// Whether Harbor goes on serving a cached tag that the upstream has removed. Absent: not managed.
+    /// Whether Harbor goes on serving a cached tag that the upstream has removed. Absent: not managed. Harbor 2.15.1 and later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub serve_removed: Option<bool>,
+    /// How much the cache may store, such as `50Gi`; -1 is no limit. A full project still serves what it has not stored.
+    /// Absent: not managed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage_limit: Option<StorageLimit>,
+    /// Whether images are scanned, and which may not be pulled. Absent: not managed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vulnerabilities: Option<Vulnerabilities>,
+    /// Vulnerabilities that do not count. Absent: not managed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cve_allowlist: Option<CveAllowlist>,
+    /// Harbor makes a software bill of materials of each image that is pushed. Absent: not managed. Harbor 2.11 and later.
+    #[serde(default, rename = "autoSBOM", skip_serializing_if = "Option::is_none")]
+    pub auto_sbom: Option<bool>,
+    /// Which images stay in the cache. Absent: not managed (Harbor keeps what was pulled in the last 7 days).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<Retention>,
     /// Which images of the cluster become images of this project.
     #[serde(default)]
     pub rewrite: RewriteSpec,

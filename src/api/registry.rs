@@ -1,11 +1,15 @@
 //! Registry: an upstream registry, or a peer, that Harbor knows.
 
+use std::borrow::Cow;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::common::{Adoption, DeletionPolicy, HarborRef, Interval, LocalRef, ManagementPolicy};
+use super::{
+    common::{Adoption, DeletionPolicy, HarborRef, Interval, LocalRef, ManagementPolicy},
+    registry_type::{PrivateEcr, RegistryType},
+};
 
 /// An upstream registry that Harbor proxies or replicates with (Harbor: Administration, Registries).
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -25,7 +29,7 @@ use super::common::{Adoption, DeletionPolicy, HarborRef, Interval, LocalRef, Man
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
     printcolumn(name = "Type", type_ = "string", json_path = ".spec.type"),
-    printcolumn(name = "URL", type_ = "string", json_path = ".spec.url"),
+    printcolumn(name = "URL", type_ = "string", json_path = ".status.url"),
     printcolumn(name = "Harbor", type_ = "string", json_path = ".spec.harborRef.name", priority = 1),
     printcolumn(name = "ID", type_ = "integer", json_path = ".status.id", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
@@ -35,8 +39,14 @@ use super::common::{Adoption, DeletionPolicy, HarborRef, Interval, LocalRef, Man
     .message("name is immutable: make a new Registry and point the ProxyProjects of a new name at it"))]
 #[x_kube(validation = Rule::new("self.type == oldSelf.type").message("type is immutable: Harbor ignores a change of it"))]
 #[x_kube(validation = Rule::new("self.harborRef.name == oldSelf.harborRef.name").message("harborRef is immutable"))]
-#[x_kube(validation = Rule::new("self.type != 'aws-ecr' || self.url.matches('^https://(api\\\\.ecr\\\\.|[0-9]{12}\\\\.dkr\\\\.ecr(-fips)?\\\\.)[a-z0-9-]+\\\\.(amazonaws\\\\.com(\\\\.cn)?|sc2s\\\\.sgov\\\\.gov|c2s\\\\.ic\\\\.gov)/?$')")
+#[x_kube(validation = Rule::new("self.type != 'aws-ecr' || !has(self.url) || self.url.matches('^https://(api\\\\.ecr\\\\.|[0-9]{12}\\\\.dkr\\\\.ecr(-fips)?\\\\.)[a-z0-9-]+\\\\.(amazonaws\\\\.com(\\\\.cn)?|sc2s\\\\.sgov\\\\.gov|c2s\\\\.ic\\\\.gov)/?$')")
     .message("an aws-ecr url must be https://ACCOUNT.dkr.ecr.REGION.amazonaws.com or https://api.ecr.REGION.amazonaws.com (Harbor answers 500 to anything else)"))]
+#[x_kube(validation = Rule::new("has(self.url) || has(self.ecr) || self.type in ['docker-hub', 'github-ghcr', 'google-gcr', 'ecr-public', 'quay', 'quay-io']")
+    .message("url is needed: this type has none of its own (for aws-ecr, ecr with account and region will do)"))]
+#[x_kube(validation = Rule::new("!has(self.ecr) || (self.type == 'aws-ecr' && !has(self.url))")
+    .message("ecr goes with type aws-ecr, and without url"))]
+#[x_kube(validation = Rule::new("!has(self.url) || !(self.type in ['ecr-public', 'quay-io'])")
+    .message("ecr-public and quay-io are at one place: leave out url, or use type docker-registry"))]
 pub struct RegistrySpec {
     /// The HarborInstance this belongs to. Immutable.
     #[serde(default)]
@@ -48,11 +58,16 @@ pub struct RegistrySpec {
     /// Harbor's adapter for this registry. Immutable.
     #[serde(rename = "type")]
     pub type_: RegistryType,
-    /// Where the registry is, such as `https://ghcr.io`. Docker Hub is `https://hub.docker.com`.
+    /// Where the registry is, such as `https://registry.corp`. Default where `type` says it: `https://hub.docker.com`,
+    /// `https://ghcr.io`, `https://gcr.io`, `https://public.ecr.aws`, `https://quay.io`; for `aws-ecr` what `ecr` says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 8, max = 512))]
     #[x_kube(validation = Rule::new("self.matches('^https?://[^?#@ ]+$')")
         .message("url must begin with http:// or https://, and have no query, fragment or user: Harbor would drop them"))]
-    pub url: String,
+    pub url: Option<String>,
+    /// Account and region of a private registry of Amazon, instead of its `url`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ecr: Option<PrivateEcr>,
     /// What stands in Harbor's description, beside our marker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512))]
@@ -61,7 +76,7 @@ pub struct RegistrySpec {
     /// Absent: Harbor asks the registry anonymously.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_secret_ref: Option<LocalRef>,
-    /// PEM certificate that Harbor trusts for this registry (Harbor 2.14 and later).
+    /// PEM certificate that Harbor trusts for this registry (Harbor 2.15 and later).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 65536))]
     pub ca_bundle: Option<String>,
@@ -89,56 +104,6 @@ fn default_interval() -> Interval {
     Interval::from_secs(300)
 }
 
-/// Harbor's registry adapters (GET /replication/adapters), and `quay`, which registers but cannot be proxied by that name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[allow(missing_docs, reason = "each variant is named by the adapter it stands for")]
-pub enum RegistryType {
-    #[serde(rename = "docker-hub")]
-    DockerHub,
-    #[serde(rename = "docker-registry")]
-    DockerRegistry,
-    #[serde(rename = "aws-ecr")]
-    AwsEcr,
-    #[serde(rename = "azure-acr")]
-    AzureAcr,
-    #[serde(rename = "github-ghcr")]
-    GithubGhcr,
-    #[serde(rename = "google-gcr")]
-    GoogleGcr,
-    #[serde(rename = "harbor")]
-    Harbor,
-    #[serde(rename = "jfrog-artifactory")]
-    JfrogArtifactory,
-    #[serde(rename = "ali-acr")]
-    AliAcr,
-    #[serde(rename = "huawei-SWR")]
-    HuaweiSwr,
-    #[serde(rename = "tencent-tcr")]
-    TencentTcr,
-    #[serde(rename = "volcengine-cr")]
-    VolcengineCr,
-}
-
-impl RegistryType {
-    /// The adapter's name in Harbor's API.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::DockerHub => "docker-hub",
-            Self::DockerRegistry => "docker-registry",
-            Self::AwsEcr => "aws-ecr",
-            Self::AzureAcr => "azure-acr",
-            Self::GithubGhcr => "github-ghcr",
-            Self::GoogleGcr => "google-gcr",
-            Self::Harbor => "harbor",
-            Self::JfrogArtifactory => "jfrog-artifactory",
-            Self::AliAcr => "ali-acr",
-            Self::HuaweiSwr => "huawei-SWR",
-            Self::TencentTcr => "tencent-tcr",
-            Self::VolcengineCr => "volcengine-cr",
-        }
-    }
-}
-
 /// What is known of a registry in Harbor.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
@@ -150,6 +115,9 @@ pub struct RegistryStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_owned()]))]
     pub conditions: Vec<Condition>,
+    /// Where the registry is, by `url`, `ecr` or `type`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
     /// Harbor's id of the registry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<i64>,
@@ -165,5 +133,70 @@ impl Registry {
     /// The name in Harbor.
     pub fn harbor_name(&self) -> &str {
         self.spec.name.as_deref().or(self.metadata.name.as_deref()).unwrap_or_default()
+    }
+
+    /// Where the registry is, by `url`, `ecr` or `type`. Empty where none of them says.
+    pub fn url(&self) -> Cow<'_, str> {
+        let spec = &self.spec;
+        match (&spec.url, &spec.ecr) {
+            (Some(url), _) => Cow::Borrowed(url),
+            (None, Some(ecr)) => Cow::Owned(ecr.url()),
+            (None, None) => Cow::Borrowed(spec.type_.home().unwrap_or_default()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn registry(spec: serde_json::Value) -> Registry {
+        Registry::new("up", serde_json::from_value(spec).unwrap())
+    }
+
+    #[test]
+    fn a_line_is_enough_for_the_registries_that_everybody_knows() {
+        let amazon = |region: &str| json!({"type": "aws-ecr", "ecr": {"account": "123456789012", "region": region}});
+        for (spec, adapter, url) in [
+            (json!({"type": "docker-hub"}), "docker-hub", "https://hub.docker.com"),
+            (json!({"type": "github-ghcr"}), "github-ghcr", "https://ghcr.io"),
+            (json!({"type": "google-gcr"}), "google-gcr", "https://gcr.io"),
+            (json!({"type": "google-gcr", "url": "https://eu.gcr.io"}), "google-gcr", "https://eu.gcr.io"),
+            (json!({"type": "ecr-public"}), "docker-registry", "https://public.ecr.aws"),
+            (json!({"type": "quay-io"}), "docker-registry", "https://quay.io"),
+            (json!({"type": "quay"}), "quay", "https://quay.io"),
+            (amazon("eu-central-1"), "aws-ecr", "https://123456789012.dkr.ecr.eu-central-1.amazonaws.com"),
+            (amazon("us-gov-west-1"), "aws-ecr", "https://123456789012.dkr.ecr.us-gov-west-1.amazonaws.com"),
+            (amazon("cn-north-1"), "aws-ecr", "https://123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn"),
+            (amazon("us-iso-east-1"), "aws-ecr", "https://123456789012.dkr.ecr.us-iso-east-1.c2s.ic.gov"),
+            (amazon("us-isob-east-1"), "aws-ecr", "https://123456789012.dkr.ecr.us-isob-east-1.sc2s.sgov.gov"),
+        ] {
+            let registry = registry(spec.clone());
+            assert_eq!((registry.spec.type_.adapter(), registry.url().as_ref()), (adapter, url), "{spec}");
+        }
+    }
+
+    #[test]
+    fn every_adapter_that_harbor_lists_has_a_type_of_its_name() {
+        for name in [
+            "ali-acr",
+            "aws-ecr",
+            "azure-acr",
+            "docker-hub",
+            "docker-registry",
+            "github-ghcr",
+            "google-gcr",
+            "harbor",
+            "huawei-SWR",
+            "jfrog-artifactory",
+            "tencent-tcr",
+            "volcengine-cr",
+            "quay",
+        ] {
+            let registry = registry(json!({"type": name, "url": "https://registry.corp"}));
+            assert_eq!(registry.spec.type_.adapter(), name);
+        }
     }
 }

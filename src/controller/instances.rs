@@ -10,7 +10,7 @@ use std::{
 use super::directory::Directory;
 use crate::{
     api::{HarborInstance, HarborInstanceSpec, Reason},
-    harbor::{Client, Endpoint},
+    harbor::{Client, Endpoint, Error},
     prewarm::{Puller, puller::Limits},
     registry,
 };
@@ -136,6 +136,18 @@ fn puller(endpoint: &Endpoint) -> Result<Puller, registry::Error> {
         ..registry::Endpoint::new(endpoint.url.clone())
     };
     Ok(Puller::new(registry::Client::new(&endpoint)?, Limits::default()))
+}
+
+/// Harbor's version, as its HarborInstance knows it, else as it says itself.
+///
+/// # Errors
+/// See [`Error`].
+pub async fn version(directory: &dyn Directory, name: &str, client: &Client) -> Result<Option<String>, Error> {
+    let known = directory.instance(name).and_then(|instance| instance.status.as_ref()?.version.clone());
+    match known {
+        Some(version) => Ok(Some(version)),
+        None => Ok(client.system_info().await?.harbor_version),
+    }
 }
 
 /// Reads a Secret that must exist.

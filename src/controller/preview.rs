@@ -12,7 +12,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::{
     Kinds, Managed, instance,
-    proxy_project::{self, Look},
+    proxy_project::{self, Context, Look},
     registry::{self, Purpose},
     replication_rule,
     report::Failure,
@@ -189,7 +189,8 @@ impl Round<'_> {
         let registry =
             reference.registry(&object.spec.registry_ref.name, &object.spec.harbor_ref, "ProxyProject").await?;
         let have = connection.client.project_named(object.harbor_name()).await?;
-        let Look { plan, .. } = proxy_project::look(&connection, installation, object, registry, have, None).await?;
+        let context = Context { directory, connection: &connection, installation, now: self.now };
+        let Look { plan, .. } = proxy_project::look(&context, object, registry, have, None).await?;
         Ok(plan?.difference(proxy_project::object(object)))
     }
 

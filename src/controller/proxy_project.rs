@@ -7,20 +7,21 @@ use k8s_openapi::jiff::Timestamp;
 use super::{
     Directory, Finalized, Installation, Instances, Note, Outcome,
     frame::{self, Frame},
-    instances::Connection,
+    instances::{Connection, version},
     report::Failure,
     upstream::{Ahead, Reference},
 };
 use crate::{
     api::{
-        ConditionType, Conditions, ManagementPolicy, ProxyProject, ProxyProjectStatus, Reason, Registry,
-        RewriteRuleStatus,
+        ConditionType, Conditions, CveAllowlist, ManagementPolicy, ProxyProject, ProxyProjectStatus, Reason, Registry,
+        RewriteRuleStatus, StorageLimit,
     },
     harbor::{Client, Error, model},
     plan::{
         Action, Plan, Refusal,
         marker::Marker,
         project::{self as plan, Identity},
+        retention,
     },
     rewrite::{Finding, conflicts, stated},
 };
@@ -37,7 +38,8 @@ pub async fn reconcile(
     if frame.is_suspended() {
         frame.status.rewrite = None;
     } else {
-        let result = bring(directory, instances, installation, project, &mut frame.status, &mut frame.notes).await;
+        let (status, notes) = (&mut frame.status, &mut frame.notes);
+        let result = bring(directory, instances, installation, project, now, status, notes).await;
         let rule = frame.status.rewrite.as_ref();
         let rule =
             rule.map_or_else(String::new, |rule| format!("; {} becomes {}", rule.matches.join(", "), rule.target));
@@ -92,6 +94,7 @@ async fn bring(
     instances: &Instances,
     installation: &Installation,
     project: &ProxyProject,
+    now: Timestamp,
     status: &mut ProxyProjectStatus,
     notes: &mut Vec<Note>,
 ) -> Result<(), Failure> {
@@ -105,7 +108,8 @@ async fn bring(
         .registry(&project.spec.registry_ref.name, &project.spec.harbor_ref, "ProxyProject")
         .await?;
     let trusted = status.id.filter(|_| status.drift.is_empty());
-    let look = look(&connection, installation, project, registry, have, trusted).await?;
+    let context = Context { directory, connection: &connection, installation, now };
+    let look = look(&context, project, registry, have, trusted).await?;
     if look.plan.is_err() && status.id != look.id {
         // The project that served is gone, and another one has its name.
         status.rewrite = None;
@@ -135,6 +139,14 @@ async fn bring(
     Ok(())
 }
 
+/// What a look needs.
+pub(super) struct Context<'a> {
+    pub(super) directory: &'a dyn Directory,
+    pub(super) connection: &'a Connection,
+    pub(super) installation: &'a Installation,
+    pub(super) now: Timestamp,
+}
+
 /// A ProxyProject and Harbor, compared.
 pub(super) struct Look {
     /// Harbor's id, ours or not.
@@ -152,23 +164,34 @@ pub(super) fn object(project: &ProxyProject) -> String {
 
 /// Compares; nothing is written. Whose project it is is asked for unless it has the id `trusted` and nothing is to do.
 pub(super) async fn look(
-    connection: &Connection,
-    installation: &Installation,
+    context: &Context<'_>,
     project: &ProxyProject,
     (registry, registry_id): (Arc<Registry>, i64),
     have: Option<model::Project>,
     trusted: Option<i64>,
 ) -> Result<Look, Failure> {
+    let Context { directory, connection, installation, now } = *context;
+    let spec = &project.spec;
     let desired = plan::Desired {
         name: project.harbor_name().to_owned(),
         registry_id,
         metadata: metadata(project),
+        storage_limit: spec.storage_limit.as_ref().map(StorageLimit::bytes),
+        cve_allowlist: spec.cve_allowlist.as_ref().filter(|list| !list.system).map(allowlist),
+        retention: spec.retention.as_ref().map(|spec| retention::desired(spec, now)).transpose()?,
         marker: marker(installation, project),
-        adoption: project.spec.adoption,
+        adoption: spec.adoption,
     };
     let rule = rule(project, &registry, connection)?;
     let id = have.as_ref().map(|project| project.project_id);
-    let mut observed = plan::Observed { project: have, identity: Identity::Remembered };
+    let mut observed =
+        plan::Observed { project: have, identity: Identity::Remembered, version: None, quota: None, retention: None };
+    if desired.needs_version() {
+        observed.version = version(directory, &spec.harbor_ref.name, &connection.client).await?;
+    }
+    if let Some(id) = id {
+        look_closer(&connection.client, &desired, id, &mut observed).await?;
+    }
     let mut plan = plan::plan(&desired, &observed);
     if let Some(id) = id
         && (trusted != Some(id) || plan.as_ref().is_ok_and(|plan| !plan.is_done()))
@@ -180,15 +203,46 @@ pub(super) async fn look(
     Ok(Look { id, plan, rule })
 }
 
+/// Reads what the list of projects does not show, as far as it is managed.
+async fn look_closer(
+    client: &Client,
+    desired: &plan::Desired,
+    project_id: i64,
+    observed: &mut plan::Observed,
+) -> Result<(), Error> {
+    if desired.storage_limit.is_some() {
+        observed.quota = client.project_quota(project_id).await?;
+    }
+    if desired.retention.is_some()
+        && let Some(id) = observed.project.as_ref().and_then(retention::id_of)
+    {
+        observed.retention = Some(client.retention(id).await?);
+    }
+    Ok(())
+}
+
 fn metadata(project: &ProxyProject) -> BTreeMap<&'static str, String> {
     let spec = &project.spec;
+    let guard = spec.vulnerabilities.as_ref();
     let managed = [
         ("public", spec.public.map(|value| value.to_string())),
         ("proxy_speed_kb", spec.proxy_speed_kb.map(|value| value.to_string())),
         ("max_upstream_conn", spec.max_upstream_connections.map(|value| value.to_string())),
         ("proxy_cache_local_on_not_found", spec.serve_removed.map(|value| value.to_string())),
+        ("prevent_vul", guard.map(|guard| guard.prevent.to_string())),
+        ("severity", guard.and_then(|guard| guard.severity).map(|severity| severity.as_str().to_owned())),
+        ("auto_scan", guard.map(|guard| guard.auto_scan.to_string())),
+        ("auto_sbom_generation", spec.auto_sbom.map(|value| value.to_string())),
+        ("reuse_sys_cve_allowlist", spec.cve_allowlist.as_ref().map(|list| list.system.to_string())),
     ];
     managed.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
+}
+
+fn allowlist(list: &CveAllowlist) -> model::CveAllowlist {
+    model::CveAllowlist {
+        items: list.items.iter().map(|id| model::CveItem { cve_id: id.clone() }).collect(),
+        expires_at: list.expires_at.as_ref().map(|time| time.0.as_second()),
+    }
 }
 
 fn rule(project: &ProxyProject, registry: &Registry, connection: &Connection) -> Result<RewriteRuleStatus, Refusal> {
@@ -212,9 +266,31 @@ async fn apply(client: &Client, step: &plan::Step, project: Option<i64>) -> Resu
             }
         }
         plan::Step::Remark(id, label) => client.update_label(*id, label).await?,
-        plan::Step::Update(id, update) => client.update_project(*id, update).await?,
+        plan::Step::Update(existing, update) => {
+            if let Some(id) = existing.or(project) {
+                client.update_project(id, update).await?;
+            }
+        }
+        plan::Step::Limit(id, bytes) => client.update_quota(*id, *bytes).await?,
+        plan::Step::Retention(step) => retain(client, step, project).await?,
     }
     Ok(project)
+}
+
+async fn retain(client: &Client, step: &retention::Step, project: Option<i64>) -> Result<(), Error> {
+    match step {
+        retention::Step::Create(policy) => client.create_retention(policy).await.map(drop),
+        retention::Step::Update(policy) => client.update_retention(policy).await,
+        retention::Step::Delete(id) => client.delete_retention(*id).await,
+        retention::Step::OfCreated(desired) => {
+            let Some(id) = project else { return Ok(()) };
+            let created = client.project(id).await?;
+            match retention::step(desired, &created, None, &mut Vec::new()) {
+                Some(step) => Box::pin(retain(client, &step, project)).await,
+                None => Ok(()),
+            }
+        }
+    }
 }
 
 async fn remove(

@@ -5,7 +5,7 @@ use k8s_openapi::jiff::Timestamp;
 use super::{
     Directory, Finalized, Installation, Instances, Note, Outcome,
     frame::{self, Frame},
-    instances::{Connection, Unusable, read_secret},
+    instances::{Connection, Unusable, read_secret, version},
     report::Failure,
 };
 use crate::{
@@ -56,6 +56,7 @@ async fn bring(
     status: &mut RegistryStatus,
     notes: &mut Vec<Note>,
 ) -> Result<(), Failure> {
+    status.url = Some(registry.url().into_owned());
     let writes = registry.spec.management_policy == ManagementPolicy::Full;
     let purpose = if writes { Purpose::Write } else { Purpose::Observe };
     let remembered = status.credentials_revision.clone();
@@ -139,7 +140,11 @@ pub(super) async fn look(
         remarks.push("Harbor does not show the secret that it has, so that was not compared".to_owned());
     }
     let credentials_revision = if assumed { desired.credentials_revision.clone() } else { remembered };
-    let plan = plan::plan(&desired, &plan::Observed { registry: have, credentials_revision });
+    let version = match desired.ca_certificate {
+        Some(_) => version(directory, &registry.spec.harbor_ref.name, &connection.client).await?,
+        None => None,
+    };
+    let plan = plan::plan(&desired, &plan::Observed { registry: have, credentials_revision, version });
     Ok(Look { connection, desired, id, plan, remarks })
 }
 
@@ -172,8 +177,8 @@ fn specified(
     let spec = &registry.spec;
     plan::Desired {
         name: registry.harbor_name().to_owned(),
-        type_: spec.type_.as_str(),
-        url: spec.url.clone(),
+        type_: spec.type_.adapter(),
+        url: registry.url().into_owned(),
         description: spec.description.clone(),
         credentials,
         credentials_revision,

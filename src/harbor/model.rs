@@ -3,14 +3,20 @@
 //! Harbor leaves false and empty fields out of its answers, so everything that may be absent has a default, and a value that
 //! was read equals a value that was written.
 
+mod project;
 mod replication;
+mod retention;
 
 use std::collections::BTreeMap;
 
+pub use project::{CveAllowlist, CveItem, Quota, QuotaLimits, QuotaReference, QuotaUpdate};
 pub use replication::{
     FilterValue, RegistryReference, ReplicationExecution, ReplicationFilter, ReplicationPolicy,
     ReplicationPolicyContent, ReplicationTask, ReplicationTrigger, StartReplication, TriggerSettings,
     replication_failure,
+};
+pub use retention::{
+    RetentionPolicy, RetentionRule, RetentionSchedule, RetentionScope, RetentionSelector, RetentionTrigger,
 };
 use serde::{Deserialize, Serialize};
 
@@ -187,6 +193,9 @@ pub struct Project {
     /// Number of repositories.
     #[serde(default)]
     pub repo_count: i64,
+    /// Vulnerabilities that do not count.
+    #[serde(default)]
+    pub cve_allowlist: CveAllowlist,
 }
 
 /// POST /projects.
@@ -198,13 +207,20 @@ pub struct NewProject {
     pub registry_id: i64,
     /// Strings only: a JSON boolean is 422.
     pub metadata: BTreeMap<String, String>,
+    /// Bytes, or -1; absent is Harbor's default. Only an administrator's is looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub storage_limit: Option<i64>,
 }
 
-/// PUT /projects/{id}: the metadata is merged key by key, and hardly checked.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+/// PUT /projects/{id}: the metadata is merged key by key, and hardly checked; what is left out stays.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct ProjectUpdate {
     /// The keys to change.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
+    /// The new list.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cve_allowlist: Option<CveAllowlist>,
 }
 
 /// GET /projects/{id}/_deletable.

@@ -1,4 +1,4 @@
-//! Projects, and the labels that mark them.
+//! Projects, their quotas and retention policies, and the labels that mark them.
 
 use super::{Client, Error, model};
 
@@ -53,6 +53,64 @@ impl Client {
     /// [`Error::Precondition`] while it has repositories.
     pub async fn delete_project(&self, id: i64) -> Result<(), Error> {
         self.delete(&format!("projects/{id}")).await
+    }
+
+    /// GET /quotas of one project. `None` where Harbor keeps no quotas.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn project_quota(&self, project_id: i64) -> Result<Option<model::Quota>, Error> {
+        let query = [("reference", "project"), ("reference_id", &*project_id.to_string())];
+        let found: Vec<model::Quota> = self.list("quotas", &query).await?;
+        Ok(found.into_iter().find(|quota| quota.reference.id == project_id))
+    }
+
+    /// PUT /quotas/{id}: how many bytes may be stored, or -1.
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`] for who is not an administrator of Harbor.
+    pub async fn update_quota(&self, id: i64, storage: i64) -> Result<(), Error> {
+        self.put(&format!("quotas/{id}"), &model::QuotaUpdate { hard: model::QuotaLimits { storage } }).await
+    }
+
+    /// GET /projects/{id}.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn project(&self, id: i64) -> Result<model::Project, Error> {
+        self.get(&format!("projects/{id}"), &[]).await
+    }
+
+    /// GET /retentions/{id}.
+    ///
+    /// # Errors
+    /// [`Error::Server`] for a policy that is not there, too.
+    pub async fn retention(&self, id: i64) -> Result<model::RetentionPolicy, Error> {
+        self.get(&format!("retentions/{id}"), &[]).await
+    }
+
+    /// POST /retentions for a project that has no policy. Returns the id.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] for a project that has one.
+    pub async fn create_retention(&self, policy: &model::RetentionPolicy) -> Result<i64, Error> {
+        self.create("retentions", policy).await
+    }
+
+    /// PUT /retentions/{id}: replaces rules and schedule. A schedule that never fires hangs Harbor's job service.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for a policy that is not there.
+    pub async fn update_retention(&self, policy: &model::RetentionPolicy) -> Result<(), Error> {
+        self.put(&format!("retentions/{}", policy.id), policy).await
+    }
+
+    /// DELETE /retentions/{id}.
+    ///
+    /// # Errors
+    /// [`Error::Server`] for a policy that is not there, too.
+    pub async fn delete_retention(&self, id: i64) -> Result<(), Error> {
+        self.delete(&format!("retentions/{id}")).await
     }
 
     /// GET /labels of one project.

@@ -10,7 +10,9 @@ pub mod marker;
 pub mod project;
 pub mod registry;
 pub mod replication;
+pub mod retention;
 pub mod run;
+pub mod version;
 mod words;
 
 use std::fmt;

@@ -1,10 +1,10 @@
 //! Proxy-cache projects: metadata is strings, merged key by key and hardly checked; the marker is a label of the project.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Action, Drift, Plan, Refusal, TO_BE_CREATED, marker, marker::Marker};
+use super::{Action, Drift, Plan, Refusal, TO_BE_CREATED, marker, marker::Marker, retention, version};
 use crate::{
-    api::{Adoption, Reason},
+    api::{Adoption, Reason, StorageLimit},
     harbor::model,
 };
 
@@ -20,10 +20,27 @@ pub struct Desired {
     pub registry_id: i64,
     /// The metadata that is managed; other keys are left alone.
     pub metadata: BTreeMap<&'static str, String>,
+    /// Bytes, or [`StorageLimit::UNLIMITED`]; `None` leaves what is there.
+    pub storage_limit: Option<i64>,
+    /// In any order; `None` leaves what is there.
+    pub cve_allowlist: Option<model::CveAllowlist>,
+    /// `None` leaves what is there.
+    pub retention: Option<retention::Desired>,
     /// Ours.
     pub marker: Marker,
     /// What to do with an unmarked project of this name.
     pub adoption: Adoption,
+}
+
+impl Desired {
+    /// Whether it asks for what not every Harbor has.
+    pub fn needs_version(&self) -> bool {
+        self.asked().next().is_some()
+    }
+
+    fn asked(&self) -> impl Iterator<Item = &'static version::Since> {
+        version::METADATA.iter().filter(|since| self.metadata.contains_key(since.key))
+    }
 }
 
 /// What is known before the plan is made.
@@ -33,6 +50,12 @@ pub struct Observed {
     pub project: Option<model::Project>,
     /// Its marker.
     pub identity: Identity,
+    /// Harbor's version, read when that matters. `None`: unknown.
+    pub version: Option<String>,
+    /// Its quota, read when the limit is managed. `None`: Harbor keeps no quotas.
+    pub quota: Option<model::Quota>,
+    /// Its retention policy, read when that is managed.
+    pub retention: Option<model::RetentionPolicy>,
 }
 
 /// What is known of a project's marker. Labels can only be listed one project at a time, so they are read when it matters.
@@ -57,22 +80,24 @@ pub enum Step {
     Mark(Option<i64>, String),
     /// PUT /labels/{id}.
     Remark(i64, model::Label),
-    /// PUT /projects/{id}.
-    Update(i64, model::ProjectUpdate),
+    /// PUT /projects/{id}, or of the one that was just created.
+    Update(Option<i64>, model::ProjectUpdate),
+    /// PUT /quotas/{id}: the limit in bytes.
+    Limit(i64, i64),
+    /// Retention.
+    Retention(retention::Step),
 }
 
 /// Plans the way from `observed` to `desired`. A plan with steps for an existing project is to be applied only when it was
 /// made from [`Identity::Read`].
 ///
 /// # Errors
-/// A [`Refusal`] when the project is not ours or proxies another registry.
+/// A [`Refusal`] when the project is not ours or proxies another registry, or Harbor would not take what the spec says.
 pub fn plan(desired: &Desired, observed: &Observed) -> Result<Plan<Step>, Refusal> {
+    version::check(desired.asked(), observed.version.as_deref())?;
+    check_limit(desired)?;
     let Some(have) = &observed.project else {
-        return Ok(Plan {
-            action: Action::Create,
-            steps: vec![create(desired), Step::Mark(None, desired.marker.to_string())],
-            drift: Vec::new(),
-        });
+        return Ok(Plan { action: Action::Create, steps: creation(desired), drift: Vec::new() });
     };
     let (mut steps, mut drift) = (Vec::new(), Vec::new());
     let mut adopts = false;
@@ -121,8 +146,15 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Result<Plan<Step>, Refusa
             changes.insert((*key).to_owned(), want.clone());
         }
     }
-    if !changes.is_empty() {
-        steps.push(Step::Update(have.project_id, model::ProjectUpdate { metadata: changes }));
+    let cve_allowlist = allowlist(desired, &have.cve_allowlist, &mut drift);
+    let update = model::ProjectUpdate { metadata: changes, cve_allowlist };
+    if update != model::ProjectUpdate::default() {
+        steps.push(Step::Update(Some(have.project_id), update));
+    }
+    steps.extend(limit(desired, observed, &have.name, &mut drift)?);
+    if let Some(want) = &desired.retention {
+        let step = retention::step(want, have, observed.retention.as_ref(), &mut drift);
+        steps.extend(step.map(Step::Retention));
     }
     let action = match steps.is_empty() {
         true => Action::Nothing,
@@ -132,88 +164,85 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Result<Plan<Step>, Refusa
     Ok(Plan { action, steps, drift })
 }
 
+fn check_limit(desired: &Desired) -> Result<(), Refusal> {
+    let takes = |limit| limit == StorageLimit::UNLIMITED || (1..=StorageLimit::MOST).contains(&limit);
+    if desired.storage_limit.is_none_or(takes) {
+        return Ok(());
+    }
+    Err(Refusal {
+        reason: Reason::InvalidSpec,
+        message: "spec.storageLimit must be 1 byte to 1024Ti, or -1 for no limit: Harbor takes nothing else".to_owned(),
+    })
+}
+
+fn creation(desired: &Desired) -> Vec<Step> {
+    let mut steps = vec![create(desired), Step::Mark(None, desired.marker.to_string())];
+    // POST ignores the list, with 201.
+    if let Some(list) = allowlist(desired, &model::CveAllowlist::default(), &mut Vec::new()) {
+        let update = model::ProjectUpdate { cve_allowlist: Some(list), ..model::ProjectUpdate::default() };
+        steps.push(Step::Update(None, update));
+    }
+    // Harbor gives a proxy project a policy of its own, and what that is called shows only then.
+    steps.extend(desired.retention.clone().map(|want| Step::Retention(retention::Step::OfCreated(want))));
+    steps
+}
+
 fn create(desired: &Desired) -> Step {
     let mut metadata: BTreeMap<String, String> =
         desired.metadata.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
     metadata.entry("public".to_owned()).or_insert_with(|| "false".to_owned());
-    Step::Create(model::NewProject { project_name: desired.name.clone(), registry_id: desired.registry_id, metadata })
+    Step::Create(model::NewProject {
+        project_name: desired.name.clone(),
+        registry_id: desired.registry_id,
+        metadata,
+        storage_limit: desired.storage_limit,
+    })
+}
+
+/// The list to send, if Harbor has another: in order, and each vulnerability once.
+fn allowlist(desired: &Desired, have: &model::CveAllowlist, drift: &mut Vec<Drift>) -> Option<model::CveAllowlist> {
+    let ordered = |list: &model::CveAllowlist| {
+        let items: BTreeSet<_> = list.items.iter().cloned().collect();
+        model::CveAllowlist { items: items.into_iter().collect(), expires_at: list.expires_at }
+    };
+    let (want, have) = (ordered(desired.cve_allowlist.as_ref()?), ordered(have));
+    if want == have {
+        return None;
+    }
+    drift.push(Drift { field: "cve_allowlist".to_owned(), have: listed(&have), want: listed(&want) });
+    Some(want)
+}
+
+fn listed(list: &model::CveAllowlist) -> String {
+    let items: Vec<&str> = list.items.iter().map(|item| item.cve_id.as_str()).collect();
+    let until = list.expires_at.map_or_else(String::new, |seconds| format!(" until second {seconds}"));
+    format!("{}{until}", items.join(","))
+}
+
+/// PUT of a project ignores its limit, with 200: it has to be the quota's.
+fn limit(desired: &Desired, observed: &Observed, name: &str, drift: &mut Vec<Drift>) -> Result<Option<Step>, Refusal> {
+    let Some(want) = desired.storage_limit else { return Ok(None) };
+    let Some(quota) = &observed.quota else {
+        if want == StorageLimit::UNLIMITED {
+            return Ok(None);
+        }
+        return Err(Refusal {
+            reason: Reason::InvalidSpec,
+            message: format!(
+                "Harbor keeps no quota of project {name}: set quota_per_project_enable in its configuration, or leave out spec.storageLimit"
+            ),
+        });
+    };
+    if quota.hard.storage == want {
+        return Ok(None);
+    }
+    drift.push(Drift {
+        field: "storage_limit".to_owned(),
+        have: quota.hard.storage.to_string(),
+        want: want.to_string(),
+    });
+    Ok(Some(Step::Limit(quota.id, want)))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn marker() -> Marker {
-        Marker { installation: "i".to_owned(), kind: "ProxyProject".to_owned(), name: "dockerhub".to_owned() }
-    }
-
-    fn desired() -> Desired {
-        Desired {
-            name: "dockerhub".to_owned(),
-            registry_id: 3,
-            metadata: BTreeMap::from([("public", "true".to_owned()), ("proxy_speed_kb", "-1".to_owned())]),
-            marker: marker(),
-            adoption: Adoption::Never,
-        }
-    }
-
-    fn stored() -> model::Project {
-        let metadata = [("public", "true"), ("proxy_speed_kb", "-1"), ("retention_id", "1"), ("auto_scan", "true")];
-        model::Project {
-            project_id: 9,
-            name: "dockerhub".to_owned(),
-            registry_id: Some(3),
-            metadata: metadata.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
-            repo_count: 5,
-        }
-    }
-
-    fn ours() -> Identity {
-        Identity::Read {
-            label: Some(model::Label { id: 1, description: marker().to_string(), ..model::Label::default() }),
-        }
-    }
-
-    #[test]
-    fn a_project_as_specified_is_left_alone_and_unmanaged_keys_do_not_matter() {
-        for identity in [Identity::Remembered, ours()] {
-            let plan = plan(&desired(), &Observed { project: Some(stored()), identity }).unwrap();
-            assert!(plan.is_done(), "{plan:?}");
-        }
-    }
-
-    #[test]
-    fn a_missing_project_is_created_and_then_marked() {
-        let plan = plan(&desired(), &Observed::default()).unwrap();
-        assert!(
-            matches!(plan.steps.as_slice(), [Step::Create(_), Step::Mark(None, text)] if text.contains("dockerhub"))
-        );
-    }
-
-    #[test]
-    fn only_the_keys_that_differ_are_sent() {
-        let mut project = stored();
-        project.metadata.insert("proxy_speed_kb".to_owned(), "bad".to_owned());
-        let plan = plan(&desired(), &Observed { project: Some(project), identity: ours() }).unwrap();
-        let [Step::Update(9, update)] = plan.steps.as_slice() else { panic!("{plan:?}") };
-        assert_eq!(update.metadata, BTreeMap::from([("proxy_speed_kb".to_owned(), "-1".to_owned())]));
-        assert_eq!(plan.drift[0].to_string(), "proxy_speed_kb: bad instead of -1");
-    }
-
-    #[test]
-    fn a_creation_that_was_cut_short_is_taken_up_and_a_stranger_is_not() {
-        let unmarked = Identity::Read { label: None };
-        let empty = model::Project { repo_count: 0, ..stored() };
-        let resumed = plan(&desired(), &Observed { project: Some(empty), identity: unmarked.clone() }).unwrap();
-        assert!(matches!(resumed.steps.as_slice(), [Step::Mark(Some(9), _)]), "{resumed:?}");
-        let refusal = plan(&desired(), &Observed { project: Some(stored()), identity: unmarked }).unwrap_err();
-        assert_eq!(refusal.reason, Reason::AdoptionRequired);
-    }
-
-    #[test]
-    fn a_project_on_another_registry_is_refused_since_harbor_would_ignore_the_change() {
-        let other = model::Project { registry_id: Some(4), ..stored() };
-        let refusal = plan(&desired(), &Observed { project: Some(other), identity: ours() }).unwrap_err();
-        assert_eq!(refusal.reason, Reason::Immutable);
-    }
-}
+mod tests;

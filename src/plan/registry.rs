@@ -1,6 +1,6 @@
 //! Registries: what Harbor keeps of them, and what it does to what we send.
 
-use super::{Action, Drift, Plan, Refusal, marker, marker::Marker};
+use super::{Action, Drift, Plan, Refusal, marker, marker::Marker, version};
 use crate::{
     api::{Adoption, Reason},
     harbor::{Credentials, model},
@@ -39,6 +39,8 @@ pub struct Observed {
     pub registry: Option<model::Registry>,
     /// Revision of the credentials that Harbor was last given, from status.
     pub credentials_revision: Option<String>,
+    /// Harbor's version, read when that matters. `None`: unknown.
+    pub version: Option<String>,
 }
 
 /// A request to Harbor.
@@ -53,8 +55,11 @@ pub enum Step {
 /// Plans the way from `observed` to `desired`.
 ///
 /// # Errors
-/// A [`Refusal`] when the registry is not ours, or has another type, which Harbor cannot change.
+/// A [`Refusal`] when the registry is not ours, has another type, which Harbor cannot change, or asks for what this Harbor does
+/// not have.
 pub fn plan(desired: &Desired, observed: &Observed) -> Result<Plan<Step>, Refusal> {
+    let asked = desired.ca_certificate.iter().map(|_| &version::CA_CERTIFICATE);
+    version::check(asked, observed.version.as_deref())?;
     let Some(have) = &observed.registry else {
         let steps = vec![Step::Create(new_registry(desired))];
         return Ok(Plan { action: Action::Create, steps, drift: Vec::new() });
@@ -195,7 +200,7 @@ mod tests {
     fn observed(change: impl FnOnce(&mut model::Registry)) -> Observed {
         let mut registry = stored();
         change(&mut registry);
-        Observed { registry: Some(registry), credentials_revision: Some("7".to_owned()) }
+        Observed { version: None, registry: Some(registry), credentials_revision: Some("7".to_owned()) }
     }
 
     fn update_for(desired: &Desired, observed: &Observed) -> model::RegistryUpdate {

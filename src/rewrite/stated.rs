@@ -13,6 +13,9 @@ pub enum StatedError {
     /// Amazon's API is no registry host, and the account is part of that.
     #[error("the Registry's url names no account; set spec.rewrite.matches to ACCOUNT.dkr.ecr.REGION.amazonaws.com")]
     EcrApi,
+    /// Harbor makes no proxy project on a registry of this type.
+    #[error("{}", not_proxied(.0))]
+    NotProxied(&'static str),
     /// What the compiler of rules has to say.
     #[error("spec.rewrite: {0}")]
     Rule(Finding),
@@ -28,11 +31,22 @@ pub enum StatedError {
     },
 }
 
+fn not_proxied(adapter: &str) -> String {
+    let way_out = match adapter {
+        "quay" => "use a Registry of type quay-io, or of type docker-registry with the url of your Quay",
+        _ => "use a Registry of type docker-registry with the same url, if that registry speaks the plain protocol",
+    };
+    format!("Harbor cannot proxy a registry of type {adapter}, only replicate with it: {way_out}")
+}
+
 /// The rule that `project` states, given its Registry and the host that stands in image references.
 ///
 /// # Errors
 /// When no image could be matched or named by it.
 pub fn stated(project: &ProxyProject, registry: &Registry, pull_host: &str) -> Result<RewriteRuleStatus, StatedError> {
+    if !registry.spec.type_.is_proxied() {
+        return Err(StatedError::NotProxied(registry.spec.type_.adapter()));
+    }
     let spec = &project.spec.rewrite;
     let matches = match spec.matches.as_slice() {
         [] => default_matches(registry)?,
@@ -92,7 +106,8 @@ fn default_matches(registry: &Registry) -> Result<Vec<String>, StatedError> {
         // The rules know its other names.
         return Ok(vec![DOCKER_HUB.to_owned()]);
     }
-    let url = registry.spec.url.as_str();
+    let url = registry.url();
+    let url = url.as_ref();
     let (scheme, rest) = url.split_once("://").unwrap_or(("https", url));
     let host = rest.split('/').next().unwrap_or_default();
     if registry.spec.type_ == RegistryType::AwsEcr && host.starts_with("api.ecr.") {
@@ -164,6 +179,23 @@ mod tests {
         match rules.find_for_anyone(&ImageRef::parse(image).unwrap()) {
             Decision::Rewritten { image, .. } => Some(image.to_string()),
             _ => None,
+        }
+    }
+
+    #[test]
+    fn what_harbor_cannot_proxy_is_refused_with_the_way_out() {
+        for (type_, about) in [
+            ("quay", "quay-io"),
+            ("huawei-SWR", "docker-registry"),
+            ("tencent-tcr", "docker-registry"),
+            ("volcengine-cr", "docker-registry"),
+        ] {
+            let registry = registry(type_, "https://registry.corp");
+            let (rules, problems) = assumed(&[instance()], &[registry], &[project(json!({}))]);
+            assert_eq!(problems, [StatedError::NotProxied(type_)]);
+            assert!(problems[0].to_string().contains(about) && problems[0].to_string().contains(type_), "{problems:?}");
+            let image = ImageRef::parse("registry.corp/a/b").unwrap();
+            assert!(!matches!(rules.find_for_anyone(&image), Decision::Rewritten { .. }));
         }
     }
 

@@ -143,7 +143,8 @@ impl Stage {
 
     pub async fn proxy(&self, base: &str) -> String {
         let project_name = self.name(base);
-        let project = NewProject { project_name, registry_id: self.registry, metadata: Default::default() };
+        let project =
+            NewProject { project_name, registry_id: self.registry, metadata: Default::default(), storage_limit: None };
         self.client.create_project(&project).await.unwrap();
         project.project_name
     }

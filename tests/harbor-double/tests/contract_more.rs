@@ -85,6 +85,15 @@ async fn quotas_and_labels_answer_as_recorded() {
 }
 
 #[tokio::test]
+async fn the_allowlist_of_a_project_answers_as_recorded() {
+    let mut world = with_ids(23, 0).await;
+    let t5 = json!({"project_name": "t5"});
+    assert_eq!(world.harbor.by_hand("POST", "/projects", Some(t5)).await.0, 201);
+    world.play("05c-cve-allowlist.md", &[], nothing).await;
+    world.finish(7);
+}
+
+#[tokio::test]
 async fn deletions_and_a_full_quota_are_as_recorded() {
     let mut world = World::new(100.0).await.with_projects().await;
     let metadata = json!({"metadata": {"max_upstream_conn": "-1", "proxy_cache_local_on_not_found": "false", "proxy_speed_kb": "-1"}});

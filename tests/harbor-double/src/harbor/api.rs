@@ -222,7 +222,7 @@ impl Core {
             && let Some(info) = info.as_object_mut()
         {
             let more = json!({
-                "current_time": now(), "external_url": self.base, "harbor_version": "v2.15.2-080b0220", "has_ca_root": false,
+                "current_time": now(), "external_url": self.base, "harbor_version": self.settings.version, "has_ca_root": false,
                 "notification_enable": true, "project_creation_restriction": "everyone", "read_only": false,
                 "registry_storage_provider_name": "filesystem", "registry_url": self.host,
             });

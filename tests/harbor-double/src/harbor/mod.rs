@@ -59,6 +59,7 @@ struct Settings {
     admin: (String, String),
     routes: Vec<(String, String)>,
     token_lifetime: Duration,
+    version: String,
     health_interval: Option<Duration>,
     scanner: bool,
 }
@@ -86,6 +87,7 @@ impl Harbor {
             admin: ("admin".to_owned(), "Harbor12345".to_owned()),
             routes: Vec::new(),
             token_lifetime: Duration::from_secs(1800),
+            version: "v2.15.2-080b0220".to_owned(),
             health_interval: None,
             scanner: false,
         };
@@ -247,6 +249,13 @@ impl Builder {
     #[must_use]
     pub fn port(mut self, port: u16) -> Self {
         self.port = port;
+        self
+    }
+
+    /// What it says to be; default `v2.15.2-080b0220`, and it behaves like that whatever it says.
+    #[must_use]
+    pub fn version(mut self, version: &str) -> Self {
+        version.clone_into(&mut self.settings.version);
         self
     }
 

@@ -160,7 +160,9 @@ impl Core {
         let created = now();
         let quota = Quota { id: state.next("quota"), limit, updated: created.clone() };
         let allowlist_id = state.next("allowlist");
-        let project = Project { id, name: name.to_owned(), registry_id, metadata, allowlist_id, created, quota };
+        let allowlist = Map::from_iter([("items".to_owned(), json!([]))]);
+        let name = name.to_owned();
+        let project = Project { id, name, registry_id, metadata, allowlist_id, allowlist, created, quota };
         state.projects.insert(id, project);
     }
 
@@ -177,6 +179,9 @@ impl Core {
         let keys = if project.registry_id.is_some() { Keys::Proxy } else { Keys::Hosted };
         if let Some(stored) = self.state.lock().projects.get_mut(&project.id) {
             stored.metadata.extend(keys.known(&metadata));
+            if let Some(list) = body.get("cve_allowlist").filter(|list| list.is_object()) {
+                stored.allowlist = replaced(list)?;
+            }
         }
         Ok(empty(StatusCode::OK))
     }
@@ -218,14 +223,30 @@ impl Core {
     }
 }
 
+/// The list as it is kept. It is replaced whole; the data base refuses what stands there twice.
+fn replaced(list: &Value) -> Result<Map<String, Value>, Fault> {
+    let items = list["items"].as_array().cloned().unwrap_or_default();
+    if items.iter().enumerate().any(|(number, item)| items.iter().take(number).any(|other| other == item)) {
+        return Err(Fault::internal());
+    }
+    let mut kept = Map::from_iter([("items".to_owned(), Value::Array(items))]);
+    if let Some(expiry) = list["expires_at"].as_i64() {
+        kept.insert("expires_at".to_owned(), json!(expiry));
+    }
+    Ok(kept)
+}
+
 /// As GET and lists answer.
 fn document(state: &State, project: &Project, who: &Who) -> Value {
     let mut document = json!({
         "project_id": project.id, "name": project.name, "owner_id": 1, "owner_name": "admin", "metadata": shown(&project.metadata),
         "creation_time": project.created, "update_time": project.created, "repo_count": state.repositories_of(project.id).count(),
-        "cve_allowlist": {"creation_time": NEVER, "id": project.allowlist_id, "items": [], "project_id": project.id, "update_time": NEVER},
+        "cve_allowlist": {"creation_time": NEVER, "id": project.allowlist_id, "project_id": project.id, "update_time": NEVER},
         "current_user_role_ids": null,
     });
+    for (key, value) in &project.allowlist {
+        document["cve_allowlist"][key] = value.clone();
+    }
     if matches!(who, Who::Admin(_)) {
         document["current_user_role_id"] = json!(1);
         document["current_user_role_ids"] = json!([1]);

@@ -38,6 +38,8 @@ pub(crate) struct Project {
     pub(crate) registry_id: Option<i64>,
     pub(crate) metadata: BTreeMap<String, String>,
     pub(crate) allowlist_id: i64,
+    /// `items` and, where there is one, `expires_at`.
+    pub(crate) allowlist: Map<String, Value>,
     pub(crate) created: String,
     pub(crate) quota: Quota,
 }

@@ -1,0 +1,54 @@
+//! What belongs to a project: its CVE allowlist and its quota.
+
+use serde::{Deserialize, Serialize};
+
+/// Vulnerabilities that do not count, as a project shows them and PUT of a project takes them. PUT replaces the list whole.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CveAllowlist {
+    /// The vulnerabilities. Harbor answers 500 to one that stands there twice.
+    #[serde(default, deserialize_with = "super::null_is_empty")]
+    pub items: Vec<CveItem>,
+    /// Seconds since 1970; absent: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<i64>,
+}
+
+/// A vulnerability.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct CveItem {
+    /// Such as `CVE-2024-3094`; any text is taken.
+    pub cve_id: String,
+}
+
+/// A quota as GET /quotas shows it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct Quota {
+    /// Harbor's id.
+    pub id: i64,
+    /// Whose quota it is.
+    #[serde(rename = "ref")]
+    pub reference: QuotaReference,
+    /// The limits.
+    pub hard: QuotaLimits,
+}
+
+/// Whose quota it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct QuotaReference {
+    /// Harbor's id of the project.
+    pub id: i64,
+}
+
+/// The limits of a quota. Harbor knows no other resource.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuotaLimits {
+    /// Bytes, 1 to 2^50; -1 is no limit.
+    pub storage: i64,
+}
+
+/// PUT /quotas/{id}.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct QuotaUpdate {
+    /// The limits.
+    pub hard: QuotaLimits,
+}

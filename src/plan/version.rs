@@ -1,0 +1,100 @@
+//! Which Harbor first had what a spec may ask for. An older one answers 200, or 201, and drops what it does not know: the same
+//! change would be made for ever.
+
+use std::fmt;
+
+use super::Refusal;
+use crate::api::Reason;
+
+/// A version of Harbor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version(pub u16, pub u16, pub u16);
+
+impl Version {
+    /// Reads what GET /systeminfo says, such as `v2.15.2-080b0220`. `None` for what is no release, such as `dev`: what that has
+    /// cannot be known.
+    pub fn parse(text: &str) -> Option<Self> {
+        let release = text.trim_start_matches('v').split('-').next()?;
+        let mut numbers = release.splitn(3, '.').map(str::parse::<u16>);
+        Some(Self(numbers.next()?.ok()?, numbers.next()?.ok()?, numbers.next()?.ok()?))
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "v{}.{}.{}", self.0, self.1, self.2)
+    }
+}
+
+/// A field of a spec, and the first Harbor that has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Since {
+    /// Harbor's name of it.
+    pub key: &'static str,
+    /// Ours.
+    pub field: &'static str,
+    /// The first Harbor that has it.
+    pub version: Version,
+}
+
+/// Metadata of projects. Keys that are not here are older than any Harbor that is still maintained.
+pub const METADATA: &[Since] = &[
+    Since { key: "auto_sbom_generation", field: "autoSBOM", version: Version(2, 11, 0) },
+    Since { key: "proxy_speed_kb", field: "proxySpeedKB", version: Version(2, 12, 0) },
+    Since { key: "max_upstream_conn", field: "maxUpstreamConnections", version: Version(2, 14, 1) },
+    Since { key: "proxy_cache_local_on_not_found", field: "serveRemoved", version: Version(2, 15, 1) },
+];
+
+/// The certificate of a registry.
+pub const CA_CERTIFICATE: Since = Since { key: "ca_certificate", field: "caBundle", version: Version(2, 15, 0) };
+
+/// Checks that a Harbor of the version `have` has all that is asked for. An unknown version has everything.
+///
+/// # Errors
+/// A [`Refusal`] that names each field and the version that has it.
+pub fn check<'a>(asked: impl Iterator<Item = &'a Since>, have: Option<&str>) -> Result<(), Refusal> {
+    let Some(version) = have.and_then(Version::parse) else { return Ok(()) };
+    let missing: Vec<String> = asked
+        .filter(|since| since.version > version)
+        .map(|since| format!("spec.{} needs Harbor {} or later", since.field, since.version))
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let message = format!("{}; this Harbor is {version}: leave it out, or upgrade Harbor", missing.join(", "));
+    Err(Refusal { reason: Reason::InvalidSpec, message })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read_as_harbor_tells_them_and_a_build_that_is_no_release_has_everything() {
+        for (text, version) in [
+            ("v2.15.2-080b0220", Some(Version(2, 15, 2))),
+            ("v2.9.0", Some(Version(2, 9, 0))),
+            ("2.14.1-rc1", Some(Version(2, 14, 1))),
+            ("dev", None),
+            ("v2.15", None),
+            ("", None),
+        ] {
+            assert_eq!(Version::parse(text), version, "{text}");
+        }
+        assert!(Version(2, 9, 9) < Version(2, 11, 0), "versions are numbers");
+        assert_eq!(check(METADATA.iter(), Some("dev")), Ok(()));
+        assert_eq!(check(METADATA.iter(), None), Ok(()));
+    }
+
+    #[test]
+    fn each_field_is_refused_by_the_last_harbor_without_it_and_taken_by_the_first_with_it() {
+        for since in METADATA.iter().chain([&CA_CERTIFICATE]) {
+            let Version(major, minor, patch) = since.version;
+            let before = if patch > 0 { Version(major, minor, patch - 1) } else { Version(major, minor - 1, 9) };
+            let refusal = check([since].into_iter(), Some(&before.to_string())).unwrap_err();
+            let named = [since.field.to_owned(), since.version.to_string(), before.to_string()];
+            assert!(named.iter().all(|part| refusal.message.contains(part)), "{}", refusal.message);
+            assert_eq!(check([since].into_iter(), Some(&since.version.to_string())), Ok(()));
+        }
+    }
+}
