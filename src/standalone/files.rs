@@ -303,7 +303,7 @@ mod tests {
             (registry("{type: docker-hub, url: 'https://hub.docker.com', adopton: Never}"), "spec.adopton"),
             (registry("{type: dockerhub, url: 'https://hub.docker.com'}"), "docker-hub"),
             (registry("{type: aws-ecr, url: 'https://ecr.example.com'}"), "amazonaws.com"),
-            (registry("{type: docker-hub}"), "url"),
+            (registry("{type: harbor}"), "url is needed"),
             (registry("{type: docker-hub, url: 'https://hub.docker.com', interval: 5x}"), "1h30m"),
             ("apiVersion: harbor-pilot.dev/v1alpha1\nkind: Regstry\n".to_owned(), "ProxyProject"),
             ("{ not yaml".to_owned(), "all.yaml"),
