@@ -59,8 +59,7 @@ fn main() {
     criterion.final_summary();
     // `cargo test --benches` only wants to know that it runs.
     let rounds = if std::env::args().any(|argument| argument == "--test") { 3 } else { ROUNDS };
-    let client = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    client.block_on(over_tls(rounds));
+    Runtime::new().unwrap().block_on(over_tls(rounds));
 }
 
 fn in_process(criterion: &mut Criterion) {
@@ -78,7 +77,7 @@ fn in_process(criterion: &mut Criterion) {
 }
 
 async fn over_tls(rounds: usize) {
-    let body = Bytes::from(create());
+    let body = create();
     let authority = Authority::new("bench", validity()).unwrap();
     let directory = tempfile::tempdir().unwrap();
     let leaf = authority.issue(&["localhost".to_owned()], validity()).unwrap();
@@ -92,7 +91,7 @@ async fn over_tls(rounds: usize) {
         to_ours.push(Client::http1(&authority, ours, &body));
         to_floor.push(Client::http1(&authority, floor, &body));
     }
-    let http1 = compare("HTTP/1.1", &servers, [&to_ours, &to_floor], rounds).await;
+    let http1 = compare("HTTP/1.1", &servers, [to_ours, to_floor], rounds).await;
 
     let (mut to_ours, mut to_floor) = (Vec::new(), Vec::new());
     for _ in 0..API_SERVERS {
@@ -100,7 +99,7 @@ async fn over_tls(rounds: usize) {
         to_ours.extend(Client::http2(&authority, ours, streams, &body));
         to_floor.extend(Client::http2(&authority, floor, streams, &body));
     }
-    let http2 = compare("HTTP/2", &servers, [&to_ours, &to_floor], rounds).await;
+    let http2 = compare("HTTP/2", &servers, [to_ours, to_floor], rounds).await;
 
     if let Some(least) = std::env::var("HARBOR_PILOT_MIN_RATIO").ok().and_then(|text| text.parse::<f64>().ok()) {
         assert!(http1.min(http2) >= least, "a ratio of {http1:.3} and {http2:.3} is below {least}");
@@ -108,15 +107,16 @@ async fn over_tls(rounds: usize) {
 }
 
 /// The ratio of the throughputs.
-async fn compare(name: &str, servers: &[Server; 2], clients: [&[Client]; 2], rounds: usize) -> f64 {
+async fn compare(name: &str, servers: &[Server; 2], clients: [Vec<Client>; 2], rounds: usize) -> f64 {
+    let clients = clients.map(|clients| clients.into_iter().map(Arc::new).collect::<Vec<_>>());
     for at in [0, 1] {
-        round(&servers[at], clients[at]).await;
+        round(&servers[at], &clients[at]).await;
     }
     let mut turns = [Vec::with_capacity(rounds), Vec::with_capacity(rounds)];
     for turn in 0..rounds {
         // Each goes first every other time.
         for at in [turn % 2, (turn + 1) % 2] {
-            turns[at].push(round(&servers[at], clients[at]).await);
+            turns[at].push(round(&servers[at], &clients[at]).await);
         }
     }
     let [ours, floor] = turns.each_ref().map(|turns| median(turns.iter().map(|turn| turn.rate)));
@@ -137,19 +137,21 @@ struct Round {
 }
 
 /// Drives all clients, each with one request at a time.
-async fn round(server: &Server, clients: &[Client]) -> Round {
+async fn round(server: &Server, clients: &[Arc<Client>]) -> Round {
     let (start, cpu) = (Instant::now(), cpu_time(server.process.id()));
     let end = start + ROUND;
-    let one = async |client: &Client| {
-        let mut served = 0_u32;
-        while Instant::now() < end {
-            client.ask().await;
-            served += 1;
-        }
-        served
-    };
-    let served = futures::future::join_all(clients.iter().map(one)).await;
-    let served = f64::from(served.into_iter().sum::<u32>());
+    let tasks = clients.iter().cloned().map(|client| {
+        tokio::spawn(async move {
+            let mut served = 0_u32;
+            while Instant::now() < end {
+                client.ask().await;
+                served += 1;
+            }
+            served
+        })
+    });
+    let served = futures::future::join_all(tasks).await;
+    let served = f64::from(served.into_iter().map(Result::unwrap).sum::<u32>());
     let cpu = (cpu_time(server.process.id()) - cpu).as_secs_f64() * 1e6;
     Round { rate: served / start.elapsed().as_secs_f64(), cpu: cpu / served }
 }

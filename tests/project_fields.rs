@@ -239,3 +239,13 @@ async fn what_an_older_harbor_does_not_have_is_refused_with_the_version_that_has
     site.apply::<ProxyProject>("old", old);
     assert_eq!(site.reconcile::<ProxyProject>("old").await.ready(), "True Reconciled");
 }
+
+#[test]
+fn the_resources_of_the_documentation_are_taken() {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/projects.md")).unwrap();
+    let block = text.split("```yaml\n").nth(1).unwrap().split("```").next().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("resources.yaml"), block).unwrap();
+    let manifests = harbor_pilot::standalone::read(directory.path()).unwrap();
+    assert_eq!((manifests.registries.len(), manifests.projects.len()), (1, 1));
+}

@@ -1,4 +1,5 @@
-//! A client of the webhook, made of the parts that Rust clients of the API server are made of.
+//! A client of the webhook that does what an API server does: it writes each review anew, and reads the answer. Its parts are
+//! those of Rust clients of the API server.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,41 +16,45 @@ use hyper_util::rt::TokioExecutor;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore, version};
+use serde_json::Value;
 
 /// One that asks the same again and again, one at a time.
 pub struct Client {
     http: legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     mutate: Uri,
-    review: Bytes,
+    review: Value,
 }
 
 impl Client {
     /// With a connection of its own, over HTTP/1.1.
-    pub fn http1(authority: &Authority, webhook: SocketAddr, review: &Bytes) -> Self {
+    pub fn http1(authority: &Authority, webhook: SocketAddr, review: &[u8]) -> Self {
         let connector = HttpsConnectorBuilder::new().with_tls_config(trusting(authority)).https_only().enable_http1();
         let http = legacy::Client::builder(TokioExecutor::new()).build(connector.wrap_connector(tcp()));
-        Self { http, mutate: mutate(webhook), review: review.clone() }
+        Self { http, mutate: mutate(webhook), review: parsed(review) }
     }
 
     /// That many, which share one connection over HTTP/2.
-    pub fn http2(authority: &Authority, webhook: SocketAddr, streams: usize, review: &Bytes) -> Vec<Self> {
+    pub fn http2(authority: &Authority, webhook: SocketAddr, streams: usize, review: &[u8]) -> Vec<Self> {
         let connector = HttpsConnectorBuilder::new().with_tls_config(trusting(authority)).https_only().enable_http2();
         let connector = connector.wrap_connector(tcp());
         let http = legacy::Client::builder(TokioExecutor::new()).http2_only(true).build(connector);
-        let one = || Self { http: http.clone(), mutate: mutate(webhook), review: review.clone() };
+        let one = || Self { http: http.clone(), mutate: mutate(webhook), review: parsed(review) };
         (0..streams).map(|_| one()).collect()
     }
 
-    /// Sends the review and reads the whole answer.
-    pub async fn ask(&self) -> Bytes {
+    /// Sends the review, and answers whether there is a patch.
+    pub async fn ask(&self) -> bool {
         let request = Request::post(self.mutate.clone())
             .header(CONTENT_TYPE, "application/json")
             .header(ACCEPT, "application/json")
-            .body(Full::new(self.review.clone()))
+            .body(Full::new(Bytes::from(serde_json::to_vec(&self.review).unwrap())))
             .unwrap();
         let response = self.http.request(request).await.unwrap();
         assert_eq!(response.status(), StatusCode::OK);
-        response.into_body().collect().await.unwrap().to_bytes()
+        let answer = response.into_body().collect().await.unwrap().to_bytes();
+        let answer: Value = serde_json::from_slice(&answer).unwrap();
+        assert_eq!(answer["response"]["allowed"], true);
+        answer["response"]["patch"].is_string()
     }
 }
 
@@ -67,6 +72,10 @@ fn trusting(authority: &Authority) -> ClientConfig {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[&version::TLS13]).unwrap();
     config.with_root_certificates(roots).with_no_client_auth()
+}
+
+fn parsed(review: &[u8]) -> Value {
+    serde_json::from_slice(review).unwrap()
 }
 
 fn mutate(webhook: SocketAddr) -> Uri {

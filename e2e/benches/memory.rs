@@ -18,7 +18,6 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use axum::body::Bytes;
 use client::Client;
 use futures::{StreamExt, stream};
 use harbor_pilot::api::{CachedImage, HarborInstance, ProxyProject, Registry};
@@ -70,7 +69,7 @@ async fn measure() {
     let mut webhook = start(&plane, &tls, port, ops_port).await;
     let address = ([127, 0, 0, 1], port).into();
 
-    let review = Bytes::from(reviews::create());
+    let review = reviews::create();
     let clients: Vec<Client> =
         (0..API_SERVERS).flat_map(|_| Client::http2(&authority, address, STREAMS, &review)).collect();
     until_rewriting(&clients[0]).await;
@@ -186,7 +185,7 @@ async fn start(plane: &ControlPlane, tls: &Path, port: u16, ops_port: u16) -> Pi
 
 async fn until_rewriting(client: &Client) {
     let end = Instant::now() + SOON;
-    while !std::str::from_utf8(&client.ask().await).unwrap().contains("\"patch\"") {
+    while !client.ask().await {
         assert!(Instant::now() < end, "the webhook rewrites nothing");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
