@@ -33,6 +33,9 @@ async fn a_manifest_that_harbor_or_a_container_runtime_would_misread_is_refused_
     let pull = || json!({"source": {"registryRef": {"name": "x"}}});
     let push = || json!({"destination": {"registryRef": {"name": "x"}}, "trigger": {"type": "EventBased"}});
     let scheduled = |cron: &str| with(pull(), json!({"trigger": {"type": "Scheduled", "cron": cron}}));
+    let ecr = |kind: &str, account: &str| json!({"type": kind, "ecr": {"account": account, "region": "eu-central-1"}});
+    let allowing = |list: Value| with(project(), json!({"cveAllowlist": list}));
+    let keeping = |rule: Value| with(project(), json!({"retention": {"rules": [rule]}}));
     let table = [
         ("HarborInstance", "x", instance("harbor.example.com"), "url must be http:// or https://"),
         ("HarborInstance", "x", instance("https://harbor.example.com/registry"), "without path, query or user"),
@@ -55,6 +58,30 @@ async fn a_manifest_that_harbor_or_a_container_runtime_would_misread_is_refused_
         ("ProxyProject", "x", with(project(), json!({"prewarm": {"mode": "Never"}})), "Unsupported value"),
         ("ProxyProject", "x", with(project(), json!({"prewarm": {"platforms": ["linux"]}})), "platforms"),
         ("ProxyProject", "x", json!({"public": true}), "registryRef"),
+        ("Registry", "x", typed("quay-io", "https://quay.io"), "leave out url"),
+        ("Registry", "x", json!({"type": "harbor"}), "url is needed"),
+        ("Registry", "x", json!({"type": "aws-ecr"}), "url is needed"),
+        ("Registry", "x", ecr("aws-ecr", "1234"), "spec.ecr.account"),
+        ("Registry", "x", ecr("docker-hub", "123456789012"), "ecr goes with type aws-ecr"),
+        ("ProxyProject", "x", with(project(), json!({"storageLimit": -2})), "spec.storageLimit"),
+        ("ProxyProject", "x", with(project(), json!({"storageLimit": "1.5Gi"})), "spec.storageLimit"),
+        (
+            "ProxyProject",
+            "x",
+            with(project(), json!({"vulnerabilities": {"prevent": true}})),
+            "prevent needs a severity",
+        ),
+        ("ProxyProject", "x", allowing(json!({"items": ["A", "A"]})), "duplicate entries"),
+        (
+            "ProxyProject",
+            "x",
+            allowing(json!({"system": true, "items": ["A"]})),
+            "items and expiresAt would say nothing",
+        ),
+        ("ProxyProject", "x", with(project(), json!({"retention": {}})), "rules: Required value"),
+        ("ProxyProject", "x", keeping(json!({})), "a rule has exactly one of"),
+        ("ProxyProject", "x", keeping(json!({"always": true, "latestPushed": 3})), "a rule has exactly one of"),
+        ("ProxyProject", "x", keeping(json!({"latestPushed": 3, "tags": {}})), "exactly one of matches and excludes"),
         ("ReplicationRule", "x", json!({}), "exactly one of source"),
         ("ReplicationRule", "x", with(push(), pull()), "exactly one of source"),
         ("ReplicationRule", "x", with(pull(), json!({"trigger": {"type": "EventBased"}})), "EventBased needs"),
@@ -99,6 +126,14 @@ async fn a_manifest_that_harbor_or_a_container_runtime_would_misread_is_refused_
         ("Registry", "x", with(ghcr(), json!({"deletionPolicy": "Delete", "adoption": "IfExists"}))),
         ("ProxyProject", "x", with(project(), json!({"name": "docker-hub_1.x", "proxySpeedKB": -1}))),
         ("ProxyProject", "x", with(project(), json!({"prewarm": {"platforms": ["linux/arm64/v8"]}}))),
+        ("Registry", "x", json!({"type": "docker-hub"})),
+        ("Registry", "x", json!({"type": "quay-io"})),
+        ("Registry", "x", ecr("aws-ecr", "123456789012")),
+        ("ProxyProject", "x", with(project(), json!({"storageLimit": "10Gi", "vulnerabilities": {}}))),
+        ("ProxyProject", "x", with(project(), json!({"storageLimit": -1, "retention": {"rules": []}}))),
+        ("ProxyProject", "x", allowing(json!({"items": ["A"], "expiresAt": "2030-01-01T00:00:00Z"}))),
+        ("ProxyProject", "x", keeping(json!({"latestPushed": 3, "tags": {"matches": "v*"}}))),
+        ("ProxyProject", "x", keeping(json!({"always": true}))),
         ("ReplicationRule", "x", pull()),
         ("ReplicationRule", "x", scheduled("0 */10 1-5/2 ? JAN,7 MON-FRI")),
         ("ReplicationRule", "x", with(push(), json!({"afterScan": true, "replicateDeletions": true}))),
