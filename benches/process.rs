@@ -24,7 +24,7 @@ use tokio::sync::{Mutex, mpsc};
 
 use support::client::Client;
 use support::reviews::create;
-use support::{cpu_time, median, validity};
+use support::{ALLOCATOR_OPTIONS, cpu_time, median, validity};
 
 const RULES: [usize; 3] = [10, 100, 10_000];
 /// An unoptimised build takes minutes to read more.
@@ -121,6 +121,7 @@ impl Webhook {
         let log = fs::File::create(directory.join("log")).unwrap();
         let process = Command::new(env!("CARGO_BIN_EXE_harbor-pilot"))
             .arg("webhook")
+            .envs(ALLOCATOR_OPTIONS)
             .args([Path::new("--rules"), &rules_directory, Path::new("--tls-dir"), &tls])
             .args(["--listen", &address.to_string(), "--ops-listen", &ops.to_string()])
             .stdin(Stdio::null())

@@ -10,6 +10,9 @@ use std::time::Duration;
 use harbor_pilot::tls::issue::Validity;
 use jiff::{SignedDuration, Timestamp};
 
+/// What docs/admission.md says about memory.
+pub const ALLOCATOR_OPTIONS: [(&str, &str); 2] = [("MIMALLOC_ARENA_EAGER_COMMIT", "0"), ("MIMALLOC_PURGE_DELAY", "0")];
+
 /// What all threads of a process have run for.
 pub fn cpu_time(process: u32) -> Duration {
     let threads = fs::read_dir(format!("/proc/{process}/task")).unwrap();

@@ -44,6 +44,8 @@ const API_SERVERS: usize = 2;
 const STREAMS: usize = 8;
 const AT_ONCE: usize = 16;
 const SOON: Duration = Duration::from_secs(60);
+/// What docs/admission.md says about memory.
+const ALLOCATOR_OPTIONS: [(&str, &str); 2] = [("MIMALLOC_ARENA_EAGER_COMMIT", "0"), ("MIMALLOC_PURGE_DELAY", "0")];
 
 fn main() {
     harbor_pilot_e2e::install_crypto_provider();
@@ -178,7 +180,9 @@ async fn start(plane: &ControlPlane, tls: &Path, port: u16, ops_port: u16) -> Pi
     let (tls, kubeconfig) = (tls.display().to_string(), plane.kubeconfig_path().display().to_string());
     let (listen, ops) = (format!("127.0.0.1:{port}"), format!("127.0.0.1:{ops_port}"));
     let arguments = ["webhook", "--tls-dir", &tls, "--listen", &listen, "--ops-listen", &ops];
-    let mut pilot = Pilot::spawn(&arguments, &[("KUBECONFIG", &kubeconfig)]).await.unwrap();
+    let [eager_commit, purge_delay] = ALLOCATOR_OPTIONS;
+    let environment = [("KUBECONFIG", kubeconfig.as_str()), eager_commit, purge_delay];
+    let mut pilot = Pilot::spawn(&arguments, &environment).await.unwrap();
     pilot.wait_for_line("serving admission", SOON).await.unwrap();
     pilot
 }
