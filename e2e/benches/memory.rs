@@ -2,36 +2,30 @@
 //!
 //! One real API server, and the webhook as a process that follows it. Memory is what the kernel calls resident, before and
 //! after the reviews, which come over HTTP/2 as API servers send them. `HARBOR_PILOT_REVIEWS=1000000` sets how many there
-//! are (50,000); with `HARBOR_PILOT_MAX_RSS_MIB=32` more memory at any moment fails the run.
+//! are (50,000). More than 32 MiB at any moment fail the run; `HARBOR_PILOT_MAX_RSS_MIB` sets another bound.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
 
-#[path = "../../benches/support/client.rs"]
-#[allow(dead_code)]
-mod client;
-#[path = "../../benches/support/reviews.rs"]
-#[allow(dead_code)]
-mod reviews;
+#[path = "../../benches/support/mod.rs"]
+mod support;
 
-use std::fs;
 use std::path::Path;
-use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use client::Client;
 use futures::{StreamExt, stream};
 use harbor_pilot::api::{CachedImage, HarborInstance, ProxyProject, Registry};
-use harbor_pilot::tls::issue::{Authority, Validity};
+use harbor_pilot::tls::issue::Authority;
 use harbor_pilot_e2e::control_plane::ControlPlane;
 use harbor_pilot_e2e::pilot::Pilot;
 use harbor_pilot_e2e::process::free_ports;
 use k8s_openapi::api::core::v1::Namespace;
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
 use kube::{Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use support::client::Client;
+use support::{ALLOCATOR_OPTIONS, Memory, assert_at_most, is_measured, setting, validity, write_certificate};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -44,13 +38,10 @@ const API_SERVERS: usize = 2;
 const STREAMS: usize = 8;
 const AT_ONCE: usize = 16;
 const SOON: Duration = Duration::from_secs(60);
-/// What docs/admission.md says about memory.
-const ALLOCATOR_OPTIONS: [(&str, &str); 2] = [("MIMALLOC_ARENA_EAGER_COMMIT", "0"), ("MIMALLOC_PURGE_DELAY", "0")];
 
 fn main() {
     harbor_pilot_e2e::install_crypto_provider();
-    if !std::env::args().any(|argument| argument == "--bench") {
-        // `cargo test --benches` need not wait for minutes.
+    if !is_measured() {
         println!("only `cargo bench` measures");
         return;
     }
@@ -63,19 +54,16 @@ async fn measure() {
 
     let authority = Authority::new("bench", validity()).unwrap();
     let tls = plane.directory().join("tls");
-    let leaf = authority.issue(&["localhost".to_owned()], validity()).unwrap();
-    fs::create_dir_all(&tls).unwrap();
-    fs::write(tls.join("tls.crt"), leaf.certificate_pem).unwrap();
-    fs::write(tls.join("tls.key"), leaf.key_pem).unwrap();
+    write_certificate(&tls, &authority);
     let [port, ops_port] = free_ports().unwrap();
     let mut webhook = start(&plane, &tls, port, ops_port).await;
     let address = ([127, 0, 0, 1], port).into();
 
-    let review = reviews::create();
+    let review = support::reviews::create();
     let clients: Vec<Client> =
         (0..API_SERVERS).flat_map(|_| Client::http2(&authority, address, STREAMS, &review)).collect();
     until_rewriting(&clients[0]).await;
-    let before = memory(webhook.id());
+    let before = Memory::of(webhook.id());
     let reviews = setting("HARBOR_PILOT_REVIEWS").unwrap_or(REVIEWS);
     let start = Instant::now();
     let share = reviews.div_ceil(clients.len());
@@ -86,23 +74,19 @@ async fn measure() {
     };
     futures::future::join_all(clients.iter().map(one)).await;
     let took = start.elapsed().as_secs_f64();
-    let after = memory(webhook.id());
+    let Memory { resident, anonymous, peak } = Memory::of(webhook.id());
     println!("{NAMESPACES} namespaces, {RULES} rules, {IMAGES} CachedImages; {reviews} reviews in {took:.1} s");
-    let [resident, anonymous, peak] = after;
-    println!("RSS {:.1} MiB before, {resident:.1} MiB after ({anonymous:.1} anonymous), {peak:.1} at most", before[0]);
+    println!(
+        "RSS {:.1} MiB before, {resident:.1} MiB after ({anonymous:.1} anonymous), {peak:.1} at most",
+        before.resident
+    );
 
     let warmed = Api::<CachedImage>::all(plane.client().unwrap()).list(&ListParams::default()).await.unwrap().items;
     let asked = warmed.len() - IMAGES;
     println!("{asked} CachedImages came of the reviews");
     assert!(asked > 0, "prewarming is off");
     assert!(webhook.is_running().unwrap());
-    if let Some(most) = setting::<f64>("HARBOR_PILOT_MAX_RSS_MIB") {
-        assert!(peak <= most, "{peak:.1} MiB are more than {most}");
-    }
-}
-
-fn validity() -> Validity {
-    Validity::starting(Timestamp::now(), SignedDuration::from_hours(24))
+    assert_at_most("HARBOR_PILOT_MAX_RSS_MIB", 32.0, peak);
 }
 
 /// A cluster that has been in use for a while.
@@ -193,18 +177,4 @@ async fn until_rewriting(client: &Client) {
         assert!(Instant::now() < end, "the webhook rewrites nothing");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-}
-
-/// MiB of a process: resident, anonymous of these, and the most that was resident.
-fn memory(process: u32) -> [f64; 3] {
-    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-    ["VmRSS", "RssAnon", "VmHWM"].map(|name| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
-        line.trim_matches([':', ' ', '\t', 'k', 'B']).parse::<f64>().unwrap() / 1024.0
-    })
-}
-
-fn setting<T: FromStr>(name: &str) -> Option<T> {
-    let text = std::env::var(name).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
 }

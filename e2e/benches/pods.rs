@@ -3,16 +3,19 @@
 //! Four namespaces of one real API server, driven in turns so that what else the machine does falls on all alike: one
 //! without admission; one with the floor, a webhook that answers every review with one fixed patch, served as ours is; one
 //! with our webhook, and rules for five registries; one with a native MutatingAdmissionPolicy that rewrites the same five.
-//! A ratio is the median of those of all turns. `HARBOR_PILOT_TURNS=15` sets how many there are (7); with
-//! `HARBOR_PILOT_MIN_FLOOR_RATIO=0.95` or `HARBOR_PILOT_MIN_NATIVE_RATIO=1.1` a lower ratio fails the run.
+//! A ratio is the median of those of all turns. `HARBOR_PILOT_TURNS=15` sets how many there are (7). Below 0.95 of
+//! the floor, or 1.1 of the native policy, the run fails; `HARBOR_PILOT_MIN_FLOOR_RATIO` and `HARBOR_PILOT_MIN_NATIVE_RATIO` set other
+//! bounds.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
+
+#[path = "../../benches/support/mod.rs"]
+mod support;
 
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -31,6 +34,7 @@ use harbor_pilot_e2e::webhook_registration::WebhookRegistration;
 use k8s_openapi::ByteString;
 use kube::Client;
 use serde_json::{Value, json};
+use support::{assert_at_least, is_measured, median, setting};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -57,7 +61,7 @@ fn main() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["floor", port, directory] => runtime.block_on(floor(port.parse().unwrap(), Path::new(directory))),
-        _ if arguments.iter().any(|argument| argument == "--bench") => runtime.block_on(measure()),
+        _ if is_measured() => runtime.block_on(measure()),
         // `cargo test --benches` need not wait for minutes.
         _ => println!("only `cargo bench` measures"),
     }
@@ -110,11 +114,8 @@ async fn measure() {
     let ratio = |other: usize| median(rates[2].iter().zip(&rates[other]).map(|(ours, other)| ours / other));
     let (to_floor, to_native) = (ratio(1), ratio(3));
     println!("ours against the floor: {to_floor:.3}; ours against the native policy: {to_native:.3}");
-    for (name, ratio) in [("HARBOR_PILOT_MIN_FLOOR_RATIO", to_floor), ("HARBOR_PILOT_MIN_NATIVE_RATIO", to_native)] {
-        if let Some(least) = setting::<f64>(name) {
-            assert!(ratio >= least, "the ratio {ratio:.3} is below {name}={least}");
-        }
-    }
+    assert_at_least("HARBOR_PILOT_MIN_FLOOR_RATIO", 0.95, to_floor);
+    assert_at_least("HARBOR_PILOT_MIN_NATIVE_RATIO", 1.1, to_native);
 }
 
 /// A namespace, and a client of its own.
@@ -310,15 +311,4 @@ fn pod() -> Value {
             "containers": [container("web", IMAGES[1].1), container("pause", IMAGES[2].1)],
         },
     })
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
-fn setting<T: FromStr>(name: &str) -> Option<T> {
-    let text = std::env::var(name).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
 }
