@@ -51,18 +51,10 @@ pub(super) fn rules(
     directory: &ClusterDirectory,
 ) -> Controller<ReplicationRule> {
     let members = of_instance(directory.rules.clone(), |rule: &ReplicationRule| rule.spec.harbor_ref.name.clone());
-    let known = directory.rules.clone();
-    let of_registry = move |registry: Registry| {
-        let uses = |rule: &Arc<ReplicationRule>| Some(rule.registry_name()) == registry.metadata.name.as_deref();
-        let users = known.state().into_iter().filter(uses);
-        users.map(|rule| ObjectRef::from_obj(rule.as_ref())).collect::<Vec<_>>()
-    };
+    let users = of_registry(directory.rules.clone(), |rule: &ReplicationRule| rule.registry_name().to_owned());
     let config = watcher::Config::default;
-    controller.watches(Api::all(client.clone()), config(), members).watches(
-        Api::all(client.clone()),
-        config(),
-        of_registry,
-    )
+    let controller = controller.watches(Api::all(client.clone()), config(), members);
+    controller.watches(Api::all(client.clone()), config(), users)
 }
 
 /// Projects follow their instance, their registry, and one another where they have the same match.
@@ -73,13 +65,9 @@ pub(super) fn projects(
 ) -> Controller<ProxyProject> {
     let members =
         of_instance(directory.projects.clone(), |project: &ProxyProject| project.spec.harbor_ref.name.clone());
-    let (known, neighbours) = (directory.projects.clone(), directory.projects.clone());
-    let of_registry = move |registry: Registry| {
-        let uses =
-            |project: &Arc<ProxyProject>| Some(&project.spec.registry_ref.name) == registry.metadata.name.as_ref();
-        let users = known.state().into_iter().filter(uses);
-        users.map(|project| ObjectRef::from_obj(project.as_ref())).collect::<Vec<_>>()
-    };
+    let users =
+        of_registry(directory.projects.clone(), |project: &ProxyProject| project.spec.registry_ref.name.clone());
+    let neighbours = directory.projects.clone();
     let of_neighbour = move |changed: ProxyProject| {
         let others = neighbours.state().into_iter().filter(|other| is_concerned(other, &changed));
         others.map(|other| ObjectRef::from_obj(other.as_ref())).collect::<Vec<_>>()
@@ -87,7 +75,7 @@ pub(super) fn projects(
     let config = watcher::Config::default;
     controller
         .watches(Api::all(client.clone()), config(), members)
-        .watches(Api::all(client.clone()), config(), of_registry)
+        .watches(Api::all(client.clone()), config(), users)
         .watches(Api::all(client.clone()), config(), of_neighbour)
 }
 
@@ -117,9 +105,19 @@ fn of_instance<K: Managed>(
     store: Store<K>,
     instance_of: impl Fn(&K) -> String + Copy + Send + Sync + 'static,
 ) -> impl Fn(HarborInstance) -> Vec<ObjectRef<K>> + Send + Sync + 'static {
-    move |instance| {
-        let members = store.state().into_iter();
-        let members = members.filter(|object| Some(instance_of(object)) == instance.metadata.name);
-        members.map(|object| ObjectRef::from_obj(object.as_ref())).collect()
-    }
+    move |instance| naming(&store, instance.metadata.name.as_ref(), instance_of)
+}
+
+/// All resources that refer to a Registry, when it changes.
+fn of_registry<K: Managed>(
+    store: Store<K>,
+    registry_of: impl Fn(&K) -> String + Copy + Send + Sync + 'static,
+) -> impl Fn(Registry) -> Vec<ObjectRef<K>> + Send + Sync + 'static {
+    move |registry| naming(&store, registry.metadata.name.as_ref(), registry_of)
+}
+
+/// All resources of which `named` is this name.
+fn naming<K: Managed>(store: &Store<K>, name: Option<&String>, named: impl Fn(&K) -> String) -> Vec<ObjectRef<K>> {
+    let users = store.state().into_iter().filter(|object| Some(&named(object)) == name);
+    users.map(|object| ObjectRef::from_obj(object.as_ref())).collect()
 }

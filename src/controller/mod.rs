@@ -23,7 +23,7 @@ pub use instances::Instances;
 pub use preview::{Preview, Subjects, Verdict};
 pub use reconciler::{Kinds, Managed, Reconciler};
 
-use crate::api::Reason;
+use crate::{api::Reason, plan::marker::Marker};
 
 /// Looked at again after this long, when something outside has to become right.
 pub const RECHECK: Duration = Duration::from_secs(30);
@@ -83,3 +83,14 @@ impl Note {
 /// Who we are: what markers are made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Installation(pub String);
+
+impl Installation {
+    /// The marker of what a resource makes in Harbor.
+    pub fn marker<K: Managed>(&self, object: &K) -> Marker {
+        Marker {
+            installation: self.0.clone(),
+            kind: K::kind(&()).into_owned(),
+            name: object.meta().name.clone().unwrap_or_default(),
+        }
+    }
+}

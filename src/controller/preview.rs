@@ -12,7 +12,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::{
     Kinds, Managed, instance,
-    proxy_project::{self, Context, Look},
+    proxy_project::{self, Look},
     registry::{self, Purpose},
     replication_rule,
     report::Failure,
@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// Resources under way at once; an instance has a bound of its own on requests.
-const AT_ONCE: usize = 8;
+pub const AT_ONCE: usize = 8;
 
 /// What is looked at.
 #[derive(Debug, Clone, Default)]
@@ -110,18 +110,18 @@ impl Kinds {
         let registries = each(&subjects.registries, |object| round.registry(object)).await;
         let mut seen = instances;
         for (registry, (mut preview, id)) in subjects.registries.iter().zip(registries) {
-            round.claim(&mut preview, &registry::marker(&self.installation, registry));
+            round.claim(&mut preview, &self.installation.marker(registry.as_ref()));
             round.expect(&preview, id);
             seen.push(preview);
         }
         let projects = each(&subjects.projects, |object| round.project(object)).await;
         for (project, mut preview) in subjects.projects.iter().zip(projects) {
-            round.claim(&mut preview, &proxy_project::marker(&self.installation, project));
+            round.claim(&mut preview, &self.installation.marker(project.as_ref()));
             seen.push(preview);
         }
         let rules = each(&subjects.rules, |object| round.rule(object)).await;
         for (rule, mut preview) in subjects.rules.iter().zip(rules) {
-            round.claim(&mut preview, &replication_rule::marker(&self.installation, rule));
+            round.claim(&mut preview, &self.installation.marker(rule.as_ref()));
             seen.push(preview);
         }
         seen
@@ -161,9 +161,7 @@ impl Round<'_> {
             return (preview(object, instance, verdict), None);
         }
         let remembered = object.status.as_ref().and_then(|status| status.credentials_revision.clone());
-        let (directory, instances) = (self.kinds.directory.as_ref(), &self.kinds.instances);
-        let installation = &self.kinds.installation;
-        match registry::look(directory, instances, installation, object, remembered, Purpose::Preview).await {
+        match registry::look(self.kinds, object, remembered, Purpose::Preview).await {
             Err(failure) => (preview(object, instance, failure.into()), None),
             Ok(look) => {
                 let plan = look.plan.map(|plan| plan.difference(registry::object(object)));
@@ -183,14 +181,13 @@ impl Round<'_> {
     }
 
     async fn project_difference(&self, object: &ProxyProject) -> Result<Difference, Failure> {
-        let (directory, installation) = (self.kinds.directory.as_ref(), &self.kinds.installation);
-        let connection = self.kinds.instances.connect(directory, &object.spec.harbor_ref.name).await?;
-        let reference = Reference { directory, installation, client: &connection.client, ahead: &self.ahead };
+        let connection = self.kinds.connect(&object.spec.harbor_ref).await?;
+        let reference = Reference { kinds: self.kinds, client: &connection.client, ahead: &self.ahead };
         let registry =
             reference.registry(&object.spec.registry_ref.name, &object.spec.harbor_ref, "ProxyProject").await?;
         let have = connection.client.project_named(object.harbor_name()).await?;
-        let context = Context { directory, connection: &connection, installation, now: self.now };
-        let Look { plan, .. } = proxy_project::look(&context, object, registry, have, None).await?;
+        let Look { plan, .. } =
+            proxy_project::look(self.kinds, &connection, object, registry, have, None, self.now).await?;
         Ok(plan?.difference(proxy_project::object(object)))
     }
 
@@ -204,8 +201,7 @@ impl Round<'_> {
     }
 
     async fn rule_difference(&self, object: &ReplicationRule) -> Result<Difference, Failure> {
-        let directory = self.kinds.directory.as_ref();
-        let connection = self.kinds.instances.connect(directory, &object.spec.harbor_ref.name).await?;
+        let connection = self.kinds.connect(&object.spec.harbor_ref).await?;
         let remembered = object.status.as_ref().and_then(|status| status.id);
         let client = &connection.client;
         let look = replication_rule::look(self.kinds, client, object, &self.ahead, remembered, self.now).await?;

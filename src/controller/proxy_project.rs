@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use k8s_openapi::jiff::Timestamp;
 
 use super::{
-    Directory, Finalized, Installation, Instances, Note, Outcome,
+    Directory, Finalized, Kinds, Note, Outcome,
     frame::{self, Frame},
     instances::{Connection, version},
     report::Failure,
@@ -27,37 +27,25 @@ use crate::{
 };
 
 /// Brings a ProxyProject's object in Harbor to what its spec says.
-pub async fn reconcile(
-    directory: &dyn Directory,
-    instances: &Instances,
-    installation: &Installation,
-    project: &ProxyProject,
-    now: Timestamp,
-) -> Outcome<ProxyProjectStatus> {
+pub async fn reconcile(kinds: &Kinds, project: &ProxyProject, now: Timestamp) -> Outcome<ProxyProjectStatus> {
     let mut frame = Frame::open(project, now);
     if frame.is_suspended() {
         frame.status.rewrite = None;
     } else {
         let (status, notes) = (&mut frame.status, &mut frame.notes);
-        let result = bring(directory, instances, installation, project, now, status, notes).await;
+        let result = bring(kinds, project, now, status, notes).await;
         let rule = frame.status.rewrite.as_ref();
         let rule =
             rule.map_or_else(String::new, |rule| format!("; {} becomes {}", rule.matches.join(", "), rule.target));
         frame.settle(result.map(|()| format!("Harbor has this project as specified{rule}")));
     }
-    tell_conflicts(directory, project, &frame.status, &mut frame.conditions);
+    tell_conflicts(kinds.directory.as_ref(), project, &frame.status, &mut frame.conditions);
     frame.close()
 }
 
 /// Deletes a ProxyProject's object in Harbor, for `deletionPolicy: Delete`. Harbor keeps a project that holds repositories.
-pub async fn finalize(
-    directory: &dyn Directory,
-    instances: &Instances,
-    installation: &Installation,
-    project: &ProxyProject,
-    now: Timestamp,
-) -> Finalized<ProxyProjectStatus> {
-    let words = match remove(directory, instances, installation, project).await {
+pub async fn finalize(kinds: &Kinds, project: &ProxyProject, now: Timestamp) -> Finalized<ProxyProjectStatus> {
+    let words = match remove(kinds, project).await {
         Ok(notes) => return Finalized::Done(notes),
         Err(Failure::Harbor(Error::Precondition { message })) => {
             let name = project.harbor_name();
@@ -90,26 +78,23 @@ fn tell_conflicts(
 }
 
 async fn bring(
-    directory: &dyn Directory,
-    instances: &Instances,
-    installation: &Installation,
+    kinds: &Kinds,
     project: &ProxyProject,
     now: Timestamp,
     status: &mut ProxyProjectStatus,
     notes: &mut Vec<Note>,
 ) -> Result<(), Failure> {
-    let connection = instances.connect(directory, &project.spec.harbor_ref.name).await?;
+    let connection = kinds.connect(&project.spec.harbor_ref).await?;
     let have = connection.client.project_named(project.harbor_name()).await?;
     if have.is_none() {
         // Nothing serves what the rule promises, until the project is there again.
         status.rewrite = None;
     }
-    let registry = Reference { directory, installation, client: &connection.client, ahead: &Ahead::new() }
+    let registry = Reference { kinds, client: &connection.client, ahead: &Ahead::new() }
         .registry(&project.spec.registry_ref.name, &project.spec.harbor_ref, "ProxyProject")
         .await?;
     let trusted = status.id.filter(|_| status.drift.is_empty());
-    let context = Context { directory, connection: &connection, installation, now };
-    let look = look(&context, project, registry, have, trusted).await?;
+    let look = look(kinds, &connection, project, registry, have, trusted, now).await?;
     if look.plan.is_err() && status.id != look.id {
         // The project that served is gone, and another one has its name.
         status.rewrite = None;
@@ -139,14 +124,6 @@ async fn bring(
     Ok(())
 }
 
-/// What a look needs.
-pub(super) struct Context<'a> {
-    pub(super) directory: &'a dyn Directory,
-    pub(super) connection: &'a Connection,
-    pub(super) installation: &'a Installation,
-    pub(super) now: Timestamp,
-}
-
 /// A ProxyProject and Harbor, compared.
 pub(super) struct Look {
     /// Harbor's id, ours or not.
@@ -164,13 +141,14 @@ pub(super) fn object(project: &ProxyProject) -> String {
 
 /// Compares; nothing is written. Whose project it is is asked for unless it has the id `trusted` and nothing is to do.
 pub(super) async fn look(
-    context: &Context<'_>,
+    kinds: &Kinds,
+    connection: &Connection,
     project: &ProxyProject,
     (registry, registry_id): (Arc<Registry>, i64),
     have: Option<model::Project>,
     trusted: Option<i64>,
+    now: Timestamp,
 ) -> Result<Look, Failure> {
-    let Context { directory, connection, installation, now } = *context;
     let spec = &project.spec;
     let desired = plan::Desired {
         name: project.harbor_name().to_owned(),
@@ -179,7 +157,7 @@ pub(super) async fn look(
         storage_limit: spec.storage_limit.as_ref().map(StorageLimit::bytes),
         cve_allowlist: spec.cve_allowlist.as_ref().filter(|list| !list.system).map(allowlist),
         retention: spec.retention.as_ref().map(|spec| retention::desired(spec, now)).transpose()?,
-        marker: marker(installation, project),
+        marker: kinds.installation.marker(project),
         adoption: spec.adoption,
     };
     let rule = rule(project, &registry, connection)?;
@@ -187,7 +165,7 @@ pub(super) async fn look(
     let mut observed =
         plan::Observed { project: have, identity: Identity::Remembered, version: None, quota: None, retention: None };
     if desired.needs_version() {
-        observed.version = version(directory, &spec.harbor_ref.name, &connection.client).await?;
+        observed.version = version(kinds.directory.as_ref(), &spec.harbor_ref.name, &connection.client).await?;
     }
     if let Some(id) = id {
         look_closer(&connection.client, &desired, id, &mut observed).await?;
@@ -272,55 +250,41 @@ async fn apply(client: &Client, step: &plan::Step, project: Option<i64>) -> Resu
             }
         }
         plan::Step::Limit(id, bytes) => client.update_quota(*id, *bytes).await?,
-        plan::Step::Retention(step) => retain(client, step, project).await?,
+        plan::Step::Retention(step) => retain(client, step).await?,
+        plan::Step::RetentionOfCreated(desired) => {
+            if let Some(id) = project
+                && let Some(step) = retention::step(desired, &client.project(id).await?, None, &mut Vec::new())
+            {
+                retain(client, &step).await?;
+            }
+        }
     }
     Ok(project)
 }
 
-async fn retain(client: &Client, step: &retention::Step, project: Option<i64>) -> Result<(), Error> {
+async fn retain(client: &Client, step: &retention::Step) -> Result<(), Error> {
     match step {
         retention::Step::Create(policy) => client.create_retention(policy).await.map(drop),
         retention::Step::Update(policy) => client.update_retention(policy).await,
         retention::Step::Delete(id) => client.delete_retention(*id).await,
-        retention::Step::OfCreated(desired) => {
-            let Some(id) = project else { return Ok(()) };
-            let created = client.project(id).await?;
-            match retention::step(desired, &created, None, &mut Vec::new()) {
-                Some(step) => Box::pin(retain(client, &step, project)).await,
-                None => Ok(()),
-            }
-        }
     }
 }
 
-async fn remove(
-    directory: &dyn Directory,
-    instances: &Instances,
-    installation: &Installation,
-    project: &ProxyProject,
-) -> Result<Vec<Note>, Failure> {
+async fn remove(kinds: &Kinds, project: &ProxyProject) -> Result<Vec<Note>, Failure> {
     if project.spec.management_policy == ManagementPolicy::ObserveOnly {
         return Ok(Vec::new());
     }
-    let connection = instances.connect(directory, &project.spec.harbor_ref.name).await?;
+    let connection = kinds.connect(&project.spec.harbor_ref).await?;
     let name = project.harbor_name();
     let Some(have) = connection.client.project_named(name).await? else {
         return Ok(Vec::new());
     };
     let labels = connection.client.project_labels(have.project_id).await?;
     let label = labels.iter().find(|label| label.name == plan::LABEL);
-    if label.and_then(|label| Marker::split(&label.description).1) != Some(marker(installation, project)) {
+    if label.and_then(|label| Marker::split(&label.description).1) != Some(kinds.installation.marker(project)) {
         let message = format!("project {name} in Harbor is not marked as ours and was left alone");
         return Ok(vec![Note::warning(Reason::AdoptionRequired, message)]);
     }
     connection.client.delete_project(have.project_id).await?;
     Ok(vec![Note::done(Reason::Reconciled, format!("deleted project {name} in Harbor"))])
-}
-
-pub(super) fn marker(installation: &Installation, project: &ProxyProject) -> Marker {
-    Marker {
-        installation: installation.0.clone(),
-        kind: "ProxyProject".to_owned(),
-        name: project.metadata.name.clone().unwrap_or_default(),
-    }
 }

@@ -7,10 +7,12 @@ use kube::Resource;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    Directory, Finalized, Installation, Instances, Outcome, instance, proxy_project, registry, replication_rule,
+    Directory, Finalized, Installation, Instances, Outcome, instance,
+    instances::{Connection, Unusable},
+    proxy_project, registry, replication_rule,
 };
 use crate::api::{
-    CachedImage, CachedImageStatus, DeletionPolicy, HarborInstance, HarborInstanceStatus, ManagementPolicy,
+    CachedImage, CachedImageStatus, DeletionPolicy, HarborInstance, HarborInstanceStatus, HarborRef, ManagementPolicy,
     ProxyProject, ProxyProjectStatus, Registry, RegistryStatus, ReplicationRule, ReplicationRuleStatus,
 };
 
@@ -61,6 +63,18 @@ pub struct Kinds {
     pub installation: Installation,
 }
 
+impl Kinds {
+    /// The connection to the instance that a resource refers to.
+    pub(super) async fn connect(&self, harbor: &HarborRef) -> Result<Connection, Unusable> {
+        self.instances.connect(self.directory.as_ref(), &harbor.name).await
+    }
+}
+
+/// Whether the object in Harbor goes with its resource.
+fn goes_too(deletion: DeletionPolicy, management: ManagementPolicy) -> bool {
+    deletion == DeletionPolicy::Delete && management == ManagementPolicy::Full
+}
+
 macro_rules! managed {
     ($kind:ty, $status:ty $(, finalizer: $wants:expr)?) => {
         impl Managed for $kind {
@@ -85,13 +99,13 @@ macro_rules! managed {
 managed!(HarborInstance, HarborInstanceStatus);
 managed!(CachedImage, CachedImageStatus);
 managed!(Registry, RegistryStatus, finalizer: |registry| {
-    registry.spec.deletion_policy == DeletionPolicy::Delete && registry.spec.management_policy == ManagementPolicy::Full
+    goes_too(registry.spec.deletion_policy, registry.spec.management_policy)
 });
 managed!(ProxyProject, ProxyProjectStatus, finalizer: |project| {
-    project.spec.deletion_policy == DeletionPolicy::Delete && project.spec.management_policy == ManagementPolicy::Full
+    goes_too(project.spec.deletion_policy, project.spec.management_policy)
 });
 managed!(ReplicationRule, ReplicationRuleStatus, finalizer: |rule| {
-    rule.spec.deletion_policy == DeletionPolicy::Delete && rule.spec.management_policy == ManagementPolicy::Full
+    goes_too(rule.spec.deletion_policy, rule.spec.management_policy)
 });
 
 impl Reconciler<HarborInstance> for Kinds {
@@ -102,21 +116,21 @@ impl Reconciler<HarborInstance> for Kinds {
 
 impl Reconciler<Registry> for Kinds {
     async fn reconcile(&self, object: &Registry, now: Timestamp) -> Outcome<RegistryStatus> {
-        registry::reconcile(self.directory.as_ref(), &self.instances, &self.installation, object, now).await
+        registry::reconcile(self, object, now).await
     }
 
     async fn finalize(&self, object: &Registry, now: Timestamp) -> Finalized<RegistryStatus> {
-        registry::finalize(self.directory.as_ref(), &self.instances, &self.installation, object, now).await
+        registry::finalize(self, object, now).await
     }
 }
 
 impl Reconciler<ProxyProject> for Kinds {
     async fn reconcile(&self, object: &ProxyProject, now: Timestamp) -> Outcome<ProxyProjectStatus> {
-        proxy_project::reconcile(self.directory.as_ref(), &self.instances, &self.installation, object, now).await
+        proxy_project::reconcile(self, object, now).await
     }
 
     async fn finalize(&self, object: &ProxyProject, now: Timestamp) -> Finalized<ProxyProjectStatus> {
-        proxy_project::finalize(self.directory.as_ref(), &self.instances, &self.installation, object, now).await
+        proxy_project::finalize(self, object, now).await
     }
 }
 

@@ -3,7 +3,7 @@
 use k8s_openapi::jiff::Timestamp;
 
 use super::{
-    Directory, Finalized, Installation, Instances, Note, Outcome,
+    Finalized, Kinds, Note, Outcome,
     frame::{self, Frame},
     instances::{Connection, Unusable, read_secret, version},
     report::Failure,
@@ -15,33 +15,21 @@ use crate::{
 };
 
 /// Brings a Registry's object in Harbor to what its spec says.
-pub async fn reconcile(
-    directory: &dyn Directory,
-    instances: &Instances,
-    installation: &Installation,
-    registry: &Registry,
-    now: Timestamp,
-) -> Outcome<RegistryStatus> {
+pub async fn reconcile(kinds: &Kinds, registry: &Registry, now: Timestamp) -> Outcome<RegistryStatus> {
     let mut frame = Frame::open(registry, now);
     if !frame.is_suspended() {
-        let result = bring(directory, instances, installation, registry, &mut frame.status, &mut frame.notes).await;
+        let result = bring(kinds, registry, &mut frame.status, &mut frame.notes).await;
         frame.settle(result.map(|()| "Harbor has this registry as specified".to_owned()));
     }
     frame.close()
 }
 
 /// Deletes a Registry's object in Harbor, for `deletionPolicy: Delete`.
-pub async fn finalize(
-    directory: &dyn Directory,
-    instances: &Instances,
-    installation: &Installation,
-    registry: &Registry,
-    now: Timestamp,
-) -> Finalized<RegistryStatus> {
-    let words = match remove(directory, instances, installation, registry).await {
+pub async fn finalize(kinds: &Kinds, registry: &Registry, now: Timestamp) -> Finalized<RegistryStatus> {
+    let words = match remove(kinds, registry).await {
         Ok(notes) => return Finalized::Done(notes),
         Err(Failure::Harbor(Error::Precondition { message })) => {
-            (Reason::InUse, in_the_way(directory, instances, registry).await.unwrap_or(message))
+            (Reason::InUse, in_the_way(kinds, registry).await.unwrap_or(message))
         }
         Err(failure) => failure.into_words(),
     };
@@ -49,9 +37,7 @@ pub async fn finalize(
 }
 
 async fn bring(
-    directory: &dyn Directory,
-    instances: &Instances,
-    installation: &Installation,
+    kinds: &Kinds,
     registry: &Registry,
     status: &mut RegistryStatus,
     notes: &mut Vec<Note>,
@@ -60,7 +46,7 @@ async fn bring(
     let writes = registry.spec.management_policy == ManagementPolicy::Full;
     let purpose = if writes { Purpose::Write } else { Purpose::Observe };
     let remembered = status.credentials_revision.clone();
-    let look = look(directory, instances, installation, registry, remembered, purpose).await?;
+    let look = look(kinds, registry, remembered, purpose).await?;
     let client = &look.connection.client;
     status.id = look.id;
     let plan = look.plan?;
@@ -115,15 +101,13 @@ pub(super) fn object(registry: &Registry) -> String {
 
 /// Compares; nothing is written. `remembered` is the revision of the credentials that Harbor was last given.
 pub(super) async fn look(
-    directory: &dyn Directory,
-    instances: &Instances,
-    installation: &Installation,
+    kinds: &Kinds,
     registry: &Registry,
     remembered: Option<String>,
     purpose: Purpose,
 ) -> Result<Look, Failure> {
-    let connection = instances.connect(directory, &registry.spec.harbor_ref.name).await?;
-    let specification = match dereference(directory, installation, registry).await {
+    let connection = kinds.connect(&registry.spec.harbor_ref).await?;
+    let specification = match dereference(kinds, registry).await {
         Err(Unusable { reason: Reason::SecretNotFound, .. }) if purpose == Purpose::Preview => None,
         specification => Some(specification?),
     };
@@ -133,7 +117,7 @@ pub(super) async fn look(
         remarks.push("its Secret is not at hand, so its credentials were not compared".to_owned());
         let key = have.as_ref().map(|have| have.credential.access_key.clone()).filter(|key| !key.is_empty());
         let credentials = key.map(|username| Credentials { username, password: String::new().into() });
-        specified(installation, registry, credentials, None)
+        specified(kinds, registry, credentials, None)
     });
     let assumed = remembered.is_none() && purpose != Purpose::Write;
     if assumed && purpose == Purpose::Preview && id.is_some() && desired.credentials_revision.is_some() {
@@ -141,22 +125,18 @@ pub(super) async fn look(
     }
     let credentials_revision = if assumed { desired.credentials_revision.clone() } else { remembered };
     let version = match desired.ca_certificate {
-        Some(_) => version(directory, &registry.spec.harbor_ref.name, &connection.client).await?,
+        Some(_) => version(kinds.directory.as_ref(), &registry.spec.harbor_ref.name, &connection.client).await?,
         None => None,
     };
     let plan = plan::plan(&desired, &plan::Observed { registry: have, credentials_revision, version });
     Ok(Look { connection, desired, id, plan, remarks })
 }
 
-async fn dereference(
-    directory: &dyn Directory,
-    installation: &Installation,
-    registry: &Registry,
-) -> Result<plan::Desired, Unusable> {
+async fn dereference(kinds: &Kinds, registry: &Registry) -> Result<plan::Desired, Unusable> {
     let (credentials, revision) = match &registry.spec.credentials_secret_ref {
         None => (None, None),
         Some(reference) => {
-            let secret = read_secret(directory, &reference.name).await?;
+            let secret = read_secret(kinds.directory.as_ref(), &reference.name).await?;
             let credentials = secret.credentials().map_err(|detail| Unusable {
                 reason: Reason::SecretInvalid,
                 message: format!("Secret {}: {detail}", reference.name),
@@ -165,11 +145,11 @@ async fn dereference(
             (Some(credentials), Some(secret.revision))
         }
     };
-    Ok(specified(installation, registry, credentials, revision))
+    Ok(specified(kinds, registry, credentials, revision))
 }
 
 fn specified(
-    installation: &Installation,
+    kinds: &Kinds,
     registry: &Registry,
     credentials: Option<Credentials>,
     credentials_revision: Option<String>,
@@ -184,7 +164,7 @@ fn specified(
         credentials_revision,
         ca_certificate: spec.ca_bundle.clone(),
         insecure: spec.insecure,
-        marker: marker(installation, registry),
+        marker: kinds.installation.marker(registry),
         adoption: spec.adoption,
     }
 }
@@ -217,21 +197,16 @@ async fn diagnose(client: &Client, desired: &plan::Desired) -> (Reason, String) 
     (Reason::UpstreamUnhealthy, message)
 }
 
-async fn remove(
-    directory: &dyn Directory,
-    instances: &Instances,
-    installation: &Installation,
-    registry: &Registry,
-) -> Result<Vec<Note>, Failure> {
+async fn remove(kinds: &Kinds, registry: &Registry) -> Result<Vec<Note>, Failure> {
     if registry.spec.management_policy == ManagementPolicy::ObserveOnly {
         return Ok(Vec::new());
     }
-    let connection = instances.connect(directory, &registry.spec.harbor_ref.name).await?;
+    let connection = kinds.connect(&registry.spec.harbor_ref).await?;
     let name = registry.harbor_name();
     let Some(have) = connection.client.registry_named(name).await? else {
         return Ok(Vec::new());
     };
-    if Marker::split(&have.description).1 != Some(marker(installation, registry)) {
+    if Marker::split(&have.description).1 != Some(kinds.installation.marker(registry)) {
         let message = format!("registry {name} in Harbor is not marked as ours and was left alone");
         return Ok(vec![Note::warning(Reason::AdoptionRequired, message)]);
     }
@@ -240,13 +215,13 @@ async fn remove(
 }
 
 /// Who uses the registry, by name.
-async fn in_the_way(directory: &dyn Directory, instances: &Instances, registry: &Registry) -> Option<String> {
+async fn in_the_way(kinds: &Kinds, registry: &Registry) -> Option<String> {
     let name = registry.metadata.name.as_deref()?;
-    let connection = instances.connect(directory, &registry.spec.harbor_ref.name).await.ok()?;
+    let connection = kinds.connect(&registry.spec.harbor_ref).await.ok()?;
     let id = connection.client.registry_named(registry.harbor_name()).await.ok()??.id;
     let projects = connection.client.projects_of_registry(id).await.ok()?;
     let policies = connection.client.replication_policies().await.unwrap_or_default();
-    let (project_resources, rules) = (directory.proxy_projects(), directory.replication_rules());
+    let (project_resources, rules) = (kinds.directory.proxy_projects(), kinds.directory.replication_rules());
     let called = |object: String, kind: &str, resource: Option<&str>| match resource {
         Some(resource) => format!("{object} in Harbor ({kind} {resource})"),
         None => format!("{object} in Harbor"),
@@ -274,12 +249,4 @@ async fn in_the_way(directory: &dyn Directory, instances: &Instances, registry: 
         return None;
     }
     Some(format!("registry {} in Harbor is used by {}; delete that first", registry.harbor_name(), users.join(", ")))
-}
-
-pub(super) fn marker(installation: &Installation, registry: &Registry) -> Marker {
-    Marker {
-        installation: installation.0.clone(),
-        kind: "Registry".to_owned(),
-        name: registry.metadata.name.clone().unwrap_or_default(),
-    }
 }

@@ -8,7 +8,7 @@ use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 
 use self::executions::Follower;
 use super::{
-    Finalized, Installation, Kinds, Note, Outcome, RECHECK,
+    Finalized, Kinds, Note, Outcome, RECHECK,
     frame::{self, Frame},
     report::Failure,
     upstream::{Ahead, Reference},
@@ -77,7 +77,7 @@ async fn bring(
     status: &mut ReplicationRuleStatus,
     notes: &mut Vec<Note>,
 ) -> Result<(), Failure> {
-    let connection = kinds.instances.connect(kinds.directory.as_ref(), &rule.spec.harbor_ref.name).await?;
+    let connection = kinds.connect(&rule.spec.harbor_ref).await?;
     let client = &connection.client;
     let remembered = status.id;
     let Look { observed, plan } = look(kinds, client, rule, &Ahead::new(), remembered, now).await?;
@@ -137,10 +137,9 @@ pub(super) async fn look(
     remembered: Option<i64>,
     now: Timestamp,
 ) -> Result<Look, Failure> {
-    let (directory, installation) = (kinds.directory.as_ref(), &kinds.installation);
-    let reference = Reference { directory, installation, client, ahead };
+    let reference = Reference { kinds, client, ahead };
     let (_, registry_id) = reference.registry(rule.registry_name(), &rule.spec.harbor_ref, "ReplicationRule").await?;
-    let marker = marker(installation, rule);
+    let marker = kinds.installation.marker(rule);
     let desired = plan::Desired { name: rule.harbor_name(), spec: &rule.spec, registry_id, marker };
     let observed = observe(client, desired.name, &desired.marker, remembered).await?;
     let plan = plan::plan(&desired, &observed, now);
@@ -194,10 +193,10 @@ async fn remove(kinds: &Kinds, rule: &ReplicationRule, now: Timestamp) -> Result
     if rule.spec.management_policy == ManagementPolicy::ObserveOnly {
         return Ok(Removal::Done(Vec::new()));
     }
-    let client = kinds.instances.connect(kinds.directory.as_ref(), &rule.spec.harbor_ref.name).await?.client;
+    let client = kinds.connect(&rule.spec.harbor_ref).await?.client;
     let name = rule.harbor_name();
     let remembered = rule.status.as_ref().and_then(|status| status.id);
-    let observed = observe(&client, name, &marker(&kinds.installation, rule), remembered).await?;
+    let observed = observe(&client, name, &kinds.installation.marker(rule), remembered).await?;
     let Some(policy) = observed.marked else {
         let left = observed.named.map(|_| {
             let message = format!("replication policy {name} in Harbor is not marked as ours and was left alone");
@@ -216,12 +215,4 @@ async fn remove(kinds: &Kinds, rule: &ReplicationRule, now: Timestamp) -> Result
     }
     client.delete_replication_policy(policy.id).await?;
     Ok(Removal::Done(vec![Note::done(Reason::Reconciled, format!("deleted replication policy {name} in Harbor"))]))
-}
-
-pub(super) fn marker(installation: &Installation, rule: &ReplicationRule) -> Marker {
-    Marker {
-        installation: installation.0.clone(),
-        kind: "ReplicationRule".to_owned(),
-        name: rule.metadata.name.clone().unwrap_or_default(),
-    }
 }

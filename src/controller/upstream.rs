@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{Directory, Installation, instances::Unusable, report::Failure};
+use super::{Kinds, instances::Unusable, report::Failure};
 use crate::{
     api::{ConditionType, HarborRef, ManagementPolicy, Reason, Registry, condition},
     harbor::{Client, model},
@@ -23,8 +23,7 @@ pub(super) enum Upcoming {
 
 /// Follows references to Registries.
 pub(super) struct Reference<'a> {
-    pub(super) directory: &'a dyn Directory,
-    pub(super) installation: &'a Installation,
+    pub(super) kinds: &'a Kinds,
     pub(super) client: &'a Client,
     pub(super) ahead: &'a Ahead,
 }
@@ -38,7 +37,7 @@ impl Reference<'_> {
         harbor: &HarborRef,
         whose: &str,
     ) -> Result<(Arc<Registry>, i64), Failure> {
-        let Some(registry) = self.directory.registry(name) else {
+        let Some(registry) = self.kinds.directory.registry(name) else {
             return Err(Failure::Unusable(Unusable {
                 reason: Reason::RegistryNotFound,
                 message: format!("Registry {name} does not exist; create it, or a {whose} with the right registryRef"),
@@ -75,13 +74,8 @@ impl Reference<'_> {
     }
 
     fn may_use(&self, registry: &Registry, found: &model::Registry) -> bool {
-        let marker = Marker::split(&found.description).1;
         registry.spec.management_policy == ManagementPolicy::ObserveOnly
-            || marker.is_some_and(|marker| {
-                marker.installation == self.installation.0
-                    && marker.kind == "Registry"
-                    && Some(&marker.name) == registry.metadata.name.as_ref()
-            })
+            || Marker::split(&found.description).1 == Some(self.kinds.installation.marker(registry))
     }
 }
 

@@ -84,8 +84,10 @@ pub enum Step {
     Update(Option<i64>, model::ProjectUpdate),
     /// PUT /quotas/{id}: the limit in bytes.
     Limit(i64, i64),
-    /// Retention.
+    /// The retention of a project that exists.
     Retention(retention::Step),
+    /// That of the project that was just created: what there is to do turns out once Harbor has given it its own.
+    RetentionOfCreated(retention::Desired),
 }
 
 /// Plans the way from `observed` to `desired`. A plan with steps for an existing project is to be applied only when it was
@@ -183,7 +185,7 @@ fn creation(desired: &Desired) -> Vec<Step> {
         steps.push(Step::Update(None, update));
     }
     // Harbor gives a proxy project a policy of its own, and what that is called shows only then.
-    steps.extend(desired.retention.clone().map(|want| Step::Retention(retention::Step::OfCreated(want))));
+    steps.extend(desired.retention.clone().map(Step::RetentionOfCreated));
     steps
 }
 

@@ -8,12 +8,9 @@ use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp}
 use super::{report::Entry, subjects};
 use crate::{
     api::{ConditionType, ProxyProject, Registry, ReplicationRule, condition},
-    controller::{Kinds, Preview, Reconciler, Verdict},
+    controller::{Kinds, Preview, Reconciler, Verdict, preview::AT_ONCE},
     standalone::{Kept, World},
 };
-
-/// Resources under way at once; an instance has a bound of its own on requests.
-const AT_ONCE: usize = 8;
 
 /// What one reconcile came to.
 struct Reconciled {

@@ -76,18 +76,19 @@ fn after(step: &Step, observed: &mut Observed) {
             }
         }
         Step::Limit(_, limit) => observed.quota = Some(quota(*limit)),
-        Step::Retention(step) => {
-            let policy = match step {
-                retention::Step::Create(policy) | retention::Step::Update(policy) => Some(policy),
-                retention::Step::OfCreated(retention::Desired::Policy(policy)) => Some(policy),
-                retention::Step::Delete(_) | retention::Step::OfCreated(retention::Desired::Nothing) => None,
-            };
-            observed.retention = policy.map(|policy| policy.of(9, 1));
-            if let Some(project) = &mut observed.project {
-                project.metadata.remove("retention_id");
-                project.metadata.extend(policy.map(|_| ("retention_id".to_owned(), "1".to_owned())));
-            }
+        Step::Retention(retention::Step::Create(policy) | retention::Step::Update(policy))
+        | Step::RetentionOfCreated(retention::Desired::Policy(policy)) => retain(Some(policy), observed),
+        Step::Retention(retention::Step::Delete(_)) | Step::RetentionOfCreated(retention::Desired::Nothing) => {
+            retain(None, observed);
         }
+    }
+}
+
+fn retain(policy: Option<&model::RetentionPolicy>, observed: &mut Observed) {
+    observed.retention = policy.map(|policy| policy.of(9, 1));
+    if let Some(project) = &mut observed.project {
+        project.metadata.remove("retention_id");
+        project.metadata.extend(policy.map(|_| ("retention_id".to_owned(), "1".to_owned())));
     }
 }
 
