@@ -54,6 +54,20 @@ impl Cron {
         Ok(Self { text: text.to_owned(), plain })
     }
 
+    /// Reads a schedule that is to be sent. Harbor takes one that never fires, and its job service hangs for good.
+    ///
+    /// # Errors
+    /// As [`Cron::parse`]; and when it never fires.
+    pub fn that_fires(text: &str, now: Timestamp) -> Result<Self, String> {
+        let cron = Self::parse(text)?;
+        match cron.next(now) {
+            Some(_) => Ok(cron),
+            None => Err(format!(
+                "`{text}` never fires within five years, which hangs Harbor's job service; is there such a day?"
+            )),
+        }
+    }
+
     /// As the user wrote it.
     pub fn as_str(&self) -> &str {
         &self.text

@@ -154,6 +154,11 @@ fn filters(spec: &Filters) -> Vec<ReplicationFilter> {
         value,
         decoration: decoration.to_owned(),
     };
+    let decorated = |type_: &str, matches: Option<FilterValue>, excludes: Option<FilterValue>| {
+        let decorated = [(matches, MATCHES), (excludes, EXCLUDES)].into_iter();
+        let decorated = decorated.filter_map(|(value, decoration)| Some(filter(type_, value?, decoration)));
+        decorated.collect::<Vec<_>>()
+    };
     let text = |value: &String| FilterValue::Text(value.clone());
     let list = |value: &Vec<String>| FilterValue::List(value.clone());
     let mut filters = Vec::new();
@@ -161,14 +166,12 @@ fn filters(spec: &Filters) -> Vec<ReplicationFilter> {
         filters.push(filter(ReplicationFilter::NAME, text(name), ""));
     }
     if let Some(tag) = &spec.tag {
-        let decorated = [(&tag.matches, MATCHES), (&tag.excludes, EXCLUDES)];
-        let decorated = decorated.into_iter().filter_map(|(value, decoration)| Some((value.as_ref()?, decoration)));
-        filters.extend(decorated.map(|(value, decoration)| filter(ReplicationFilter::TAG, text(value), decoration)));
+        let (matches, excludes) = (tag.matches.as_ref().map(text), tag.excludes.as_ref().map(text));
+        filters.extend(decorated(ReplicationFilter::TAG, matches, excludes));
     }
     if let Some(labels) = &spec.labels {
-        let decorated = [(&labels.matches, MATCHES), (&labels.excludes, EXCLUDES)];
-        let decorated = decorated.into_iter().filter_map(|(value, decoration)| Some((value.as_ref()?, decoration)));
-        filters.extend(decorated.map(|(value, decoration)| filter(ReplicationFilter::LABEL, list(value), decoration)));
+        let (matches, excludes) = (labels.matches.as_ref().map(list), labels.excludes.as_ref().map(list));
+        filters.extend(decorated(ReplicationFilter::LABEL, matches, excludes));
     }
     if let Some(resource) = spec.resource {
         let resource = match resource {
@@ -202,16 +205,9 @@ fn check(want: &ReplicationPolicyContent, now: Timestamp) -> Result<(), Refusal>
         }
     }
     if want.trigger.type_ == ReplicationTrigger::SCHEDULED {
-        let text = &want.trigger.trigger_settings.cron;
-        let cron = Cron::parse(text);
-        match cron.map(|cron| cron.next(now)) {
-            Err(message) => return refuse(format!("spec.trigger.cron {message}")),
-            Ok(None) => {
-                return refuse(format!(
-                    "spec.trigger.cron `{text}` never fires within five years, which hangs Harbor's job service; is there such a day?"
-                ));
-            }
-            Ok(Some(_)) => {}
+        let cron = Cron::that_fires(&want.trigger.trigger_settings.cron, now);
+        if let Err(message) = cron {
+            return refuse(format!("spec.trigger.cron {message}"));
         }
     }
     if want.trigger.type_ == ReplicationTrigger::EVENT_BASED {

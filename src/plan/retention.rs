@@ -29,8 +29,6 @@ pub enum Step {
     Update(model::RetentionPolicy),
     /// DELETE /retentions/{id}.
     Delete(i64),
-    /// Any of these, as it turns out what Harbor gave the project that was just created.
-    OfCreated(Desired),
 }
 
 /// Reads what the spec says.
@@ -43,13 +41,7 @@ pub fn desired(spec: &Retention, now: Timestamp) -> Result<Desired, Refusal> {
         return Ok(Desired::Nothing);
     }
     if !spec.schedule.is_empty() {
-        let cron = Cron::parse(&spec.schedule).map_err(|why| refuse(format!("spec.retention.schedule: {why}")))?;
-        if cron.next(now).is_none() {
-            return Err(refuse(format!(
-                "spec.retention.schedule `{}` never fires: Harbor would accept it, and its job service would hang",
-                spec.schedule
-            )));
-        }
+        Cron::that_fires(&spec.schedule, now).map_err(|why| refuse(format!("spec.retention.schedule: {why}")))?;
     }
     let rules: Vec<model::RetentionRule> = spec.rules.iter().map(rule).collect();
     for (number, rule) in rules.iter().enumerate() {
