@@ -9,13 +9,12 @@ use anyhow::{Context, bail, ensure};
 use clap::{Args, ValueEnum};
 use k8s_openapi::jiff::Timestamp;
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
 use self::report::{Entry, Report};
 use super::{input, print, tell};
 use crate::{
     api::HarborInstance,
-    controller::{Installation, Instances, Kinds, SecretValue, Subjects},
+    controller::{Installation, Instances, Kinds, Subjects},
     standalone::{self, Manifests, World},
 };
 
@@ -163,10 +162,8 @@ fn stand_in_credentials(manifests: &mut Manifests) -> anyhow::Result<()> {
     };
     if let (Some((username, password)), [instance]) = (account, manifests.instances.as_mut_slice()) {
         FROM_ENVIRONMENT.clone_into(&mut instance.spec.credentials_secret_ref.name);
-        let revision = Sha256::digest(format!("{username}\0{password}"));
-        let revision = revision.iter().map(|byte| format!("{byte:02x}")).collect();
-        let values = [("username".to_owned(), username.into()), ("password".to_owned(), password.into())].into();
-        manifests.secrets.insert(FROM_ENVIRONMENT.to_owned(), SecretValue { revision, values });
+        let values = [("username".to_owned(), username), ("password".to_owned(), password)].into();
+        manifests.secrets.insert(FROM_ENVIRONMENT.to_owned(), standalone::secret_value(values));
     }
     let missing = |instance: &&HarborInstance| {
         !instance.spec.suspend && !manifests.secrets.contains_key(&instance.spec.credentials_secret_ref.name)

@@ -229,6 +229,21 @@ fn unknown_below(value: &Value, schema: &JSONSchemaProps, path: &str) -> Option<
     })
 }
 
+/// The values of a Secret, of which no API server says the revision: it is that of the values.
+pub fn secret_value(values: BTreeMap<String, String>) -> SecretValue {
+    let mut revision = Sha256::new();
+    for (key, value) in &values {
+        revision.update(key);
+        revision.update([0]);
+        revision.update(value);
+        revision.update([0]);
+    }
+    // Kept in this process alone, and never printed.
+    let revision = revision.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let values = values.into_iter().map(|(key, value)| (key, value.into())).collect();
+    SecretValue { revision, values }
+}
+
 fn secret_of(document: Value) -> Result<(String, SecretValue), String> {
     // The error of the parser would show the value.
     let secret: Secret = serde_json::from_value(document).map_err(|_| {
@@ -242,17 +257,7 @@ fn secret_of(document: Value) -> Result<(String, SecretValue), String> {
         }
     }
     values.extend(secret.string_data.unwrap_or_default());
-    let mut revision = Sha256::new();
-    for (key, value) in &values {
-        revision.update(key);
-        revision.update([0]);
-        revision.update(value);
-        revision.update([0]);
-    }
-    // Kept in this process alone, and never printed.
-    let revision = revision.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    let values = values.into_iter().map(|(key, value)| (key, value.into())).collect();
-    Ok((name, SecretValue { revision, values }))
+    Ok((name, secret_value(values)))
 }
 
 #[cfg(test)]

@@ -8,6 +8,6 @@ mod files;
 mod run;
 mod world;
 
-pub use files::{Manifests, Problem, parse, read};
+pub use files::{Manifests, Problem, parse, read, secret_value};
 pub use run::{Settings, Standalone, StartError};
 pub use world::{Kept, World};

@@ -29,11 +29,12 @@ pub enum Operation {
 pub struct NotJson;
 
 /// Reads a review whose objects are `O`s; `None` when the text does not look like one.
-pub(super) fn read<'a, O: Read<'a>>(body: &'a [u8]) -> Option<Review<'a, O>> {
+pub(super) fn read<'a, O: Read<'a> + Default>(body: &'a [u8]) -> Option<Review<'a, O>> {
     skim::read(body).ok()
 }
 
 /// An AdmissionReview.
+#[derive(Default)]
 pub(super) struct Review<'a, O> {
     api_version: Option<Text<'a>>,
     kind: Option<Text<'a>>,
@@ -41,6 +42,7 @@ pub(super) struct Review<'a, O> {
 }
 
 /// Its `request`.
+#[derive(Default)]
 pub(super) struct AdmissionRequest<'a, O> {
     uid: Option<Text<'a>>,
     kind: Option<Named<'a>>,
@@ -213,7 +215,7 @@ impl<'a> AdmissionRequest<'a, Pod<'a>> {
     }
 }
 
-impl<'a, O: Read<'a>> Fields<'a> for Review<'a, O> {
+impl<'a, O: Read<'a> + Default> Fields<'a> for Review<'a, O> {
     fn field(&mut self, name: &[u8], skim: &mut Skim<'a>) -> Result<(), Unread> {
         match name {
             b"apiVersion" => skim.field(&mut self.api_version),
@@ -224,7 +226,7 @@ impl<'a, O: Read<'a>> Fields<'a> for Review<'a, O> {
     }
 }
 
-impl<'a, O: Read<'a>> Fields<'a> for AdmissionRequest<'a, O> {
+impl<'a, O: Read<'a> + Default> Fields<'a> for AdmissionRequest<'a, O> {
     fn field(&mut self, name: &[u8], skim: &mut Skim<'a>) -> Result<(), Unread> {
         match name {
             b"uid" => skim.field(&mut self.uid),
@@ -257,28 +259,6 @@ impl<'a> Fields<'a> for Resource<'a> {
             b"group" => skim.field(&mut self.group),
             b"resource" => skim.field(&mut self.resource),
             _ => skim.skip(),
-        }
-    }
-}
-
-impl<O> Default for Review<'_, O> {
-    fn default() -> Self {
-        Self { api_version: None, kind: None, request: None }
-    }
-}
-
-impl<O> Default for AdmissionRequest<'_, O> {
-    fn default() -> Self {
-        Self {
-            uid: None,
-            kind: None,
-            resource: None,
-            sub_resource: None,
-            operation: None,
-            namespace: None,
-            dry_run: None,
-            object: None,
-            old_object: None,
         }
     }
 }
