@@ -134,8 +134,20 @@ impl Site {
         self.world.apply(&manifests, Timestamp::now());
     }
 
-    /// Looks at the resource once and stores its status.
+    /// Looks at the resource once, at Harbor as it is by now, and stores its status.
     pub async fn reconcile<K>(&self, name: &str) -> Seen<K>
+    where
+        K: Kept,
+        Kinds: Reconciler<K>,
+    {
+        if let Some(connection) = self.kinds.instances.known("default") {
+            connection.view.clear();
+        }
+        self.reconcile_again(name).await
+    }
+
+    /// Looks at the resource once more within the same beat, and stores its status.
+    pub async fn reconcile_again<K>(&self, name: &str) -> Seen<K>
     where
         K: Kept,
         Kinds: Reconciler<K>,
