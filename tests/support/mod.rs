@@ -118,6 +118,16 @@ impl Site {
         self.world.apply(&manifests, Timestamp::now());
     }
 
+    /// As [`apply`](Self::apply) for many, which are there with [`applied`](Self::applied).
+    pub fn apply_later<K: Declared>(&self, name: &str, spec: Value) {
+        K::list(&mut self.manifests.lock().unwrap()).push(resource(name, spec));
+    }
+
+    /// Applies what was kept for later.
+    pub fn applied(&self) {
+        self.world.apply(&self.manifests.lock().unwrap(), Timestamp::now());
+    }
+
     /// Annotates a resource that was applied.
     pub fn annotate<K: Declared>(&self, name: &str, key: &str, value: &str) {
         let mut manifests = self.manifests.lock().unwrap();

@@ -25,6 +25,9 @@ const MOST: usize = 16 << 20;
 
 impl Handler for Core {
     async fn handle(self: Arc<Self>, request: Request<Body>) -> Response<Body> {
+        if !self.settings.distance.is_zero() {
+            tokio::time::sleep(self.settings.distance).await;
+        }
         let (parts, body) = request.into_parts();
         let path = parts.uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string);
         let method = parts.method.clone();
