@@ -6,7 +6,7 @@ use futures::{
     FutureExt, StreamExt,
     future::{BoxFuture, Shared},
 };
-use k8s_openapi::api::core::v1::{Namespace, Secret};
+use k8s_openapi::api::core::v1::Namespace;
 use kube::{
     Api, Client,
     runtime::{
@@ -19,8 +19,8 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Error, bounded, directory::ClusterDirectory, driver::Driver, events::Events, nodes::Platforms, pods, rules, sink,
-    triggers,
+    Error, bounded, directory::ClusterDirectory, driver::Driver, events::Events, nodes::Platforms, pods, rules,
+    secrets::Secrets, sink, triggers,
 };
 use crate::{
     api::{CachedImage, HarborInstance, ProxyProject, Registry, ReplicationRule},
@@ -71,13 +71,14 @@ pub async fn run(client: Client, settings: Settings, shutdown: CancellationToken
         .with_config(Config::default().concurrency(settings.warm_concurrency));
 
     let platforms = Platforms::default();
+    let secrets = Arc::new(Secrets::new(client.clone(), &settings.namespace));
     let directory = Arc::new(ClusterDirectory {
         instances: instances.store(),
         registries: registries.store(),
         projects: projects.store(),
         rules: replications.store(),
         platforms: platforms.clone(),
-        secrets: Api::<Secret>::namespaced(client.clone(), &settings.namespace),
+        secrets: secrets.clone(),
     });
     let connections = Arc::new(Instances::default());
     let kinds = Arc::new(Kinds { directory: directory.clone(), instances: connections.clone(), installation });
@@ -90,6 +91,7 @@ pub async fn run(client: Client, settings: Settings, shutdown: CancellationToken
 
     let events = Arc::new(Events::new(client.clone()));
 
+    let instances = triggers::instances(instances, &directory);
     let registries = triggers::registries(registries, &client, &directory);
     let projects = triggers::projects(projects, &client, &directory);
     let replications = triggers::rules(replications, &client, &directory);
@@ -125,6 +127,7 @@ pub async fn run(client: Client, settings: Settings, shutdown: CancellationToken
             );
         } => {}
         () = platforms.watch(client.clone()) => {}
+        () = secrets.follow(|| directory.named_secrets()) => {}
         () = follow_rules => {}
         () = follow_pods => {}
         () = sink::store(client.clone(), offered, |offer| !manual.load().contains(&offer.proxy_project)) => {}

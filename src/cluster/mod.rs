@@ -1,7 +1,8 @@
 //! The Kubernetes side: what lives in the API server, and what is written back to it.
 //!
-//! In: watches of our kinds, of Nodes and of Pods. Out: the [`Directory`](crate::controller::Directory) that reconcilers
-//! read, the rewrite rules that the webhook follows, and, for each reconcile, status, finalizer and Events.
+//! In: watches of our kinds, of Nodes, of Pods and of the Secrets that resources name. Out: the
+//! [`Directory`](crate::controller::Directory) that reconcilers read, the rewrite rules that the webhook follows, and, for each
+//! reconcile, status, finalizer and Events.
 
 pub mod controllers;
 pub mod directory;
@@ -11,6 +12,7 @@ mod follow;
 pub mod nodes;
 pub mod pods;
 pub mod rules;
+pub mod secrets;
 pub mod sink;
 mod triggers;
 
