@@ -11,6 +11,7 @@ pub mod events;
 mod follow;
 pub mod nodes;
 pub mod pods;
+pub mod release;
 pub mod rules;
 pub mod secrets;
 pub mod sink;
