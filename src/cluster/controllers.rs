@@ -12,15 +12,21 @@ use kube::{
     runtime::{
         Config, Controller,
         controller::{self, Action},
-        watcher,
     },
 };
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Error, bounded, directory::ClusterDirectory, driver::Driver, events::Events, nodes::Platforms, pods, rules,
-    secrets::Secrets, sink, triggers,
+    Error, bounded, changes,
+    directory::ClusterDirectory,
+    driver::Driver,
+    events::Events,
+    nodes::Platforms,
+    pods, rules,
+    secrets::Secrets,
+    sink,
+    triggers::{self, Triggers},
 };
 use crate::{
     api::{CachedImage, HarborInstance, ProxyProject, Registry, ReplicationRule},
@@ -61,14 +67,13 @@ pub async fn run(client: Client, settings: Settings, shutdown: CancellationToken
     };
     tracing::info!(installation = installation.0, namespace = settings.namespace, "controller starts");
 
-    let everything = watcher::Config::default;
     let busy = Config::default().concurrency(settings.concurrency);
-    let instances = Controller::<HarborInstance>::new(Api::all(client.clone()), everything()).with_config(busy.clone());
-    let registries = Controller::<Registry>::new(Api::all(client.clone()), everything()).with_config(busy.clone());
-    let projects = Controller::<ProxyProject>::new(Api::all(client.clone()), everything()).with_config(busy.clone());
-    let replications = Controller::<ReplicationRule>::new(Api::all(client.clone()), everything()).with_config(busy);
-    let images = Controller::<CachedImage>::new(Api::all(client.clone()), everything())
-        .with_config(Config::default().concurrency(settings.warm_concurrency));
+    let (instances, instance_changes) = changes::controller::<HarborInstance>(&client, busy.clone());
+    let (registries, registry_changes) = changes::controller::<Registry>(&client, busy.clone());
+    let (projects, project_changes) = changes::controller::<ProxyProject>(&client, busy.clone());
+    let (replications, rule_changes) = changes::controller::<ReplicationRule>(&client, busy);
+    let (images, _) =
+        changes::controller::<CachedImage>(&client, Config::default().concurrency(settings.warm_concurrency));
 
     let platforms = Platforms::default();
     let secrets = Arc::new(Secrets::new(client.clone(), &settings.namespace));
@@ -91,14 +96,21 @@ pub async fn run(client: Client, settings: Settings, shutdown: CancellationToken
 
     let events = Arc::new(Events::new(client.clone()));
 
-    let instances = triggers::instances(instances, &directory);
-    let registries = triggers::registries(registries, &client, &directory);
-    let projects = triggers::projects(projects, &client, &directory);
-    let replications = triggers::rules(replications, &client, &directory);
+    let triggers = Triggers {
+        directory: &directory,
+        instances: &instance_changes,
+        registries: &registry_changes,
+        projects: &project_changes,
+        rules: &rule_changes,
+    };
+    let instances = triggers.of_instances(instances);
+    let registries = triggers.of_registries(registries);
+    let projects = triggers.of_projects(projects);
+    let replications = triggers.of_rules(replications);
     let images = images.reconcile_all_on(triggers::whenever(wake_images.clone()));
 
     let (loaded, when_loaded) = watch::channel(false);
-    let follow_rules = rules::follow_projects(client.clone(), in_force, move || {
+    let follow_rules = rules::follow_projects(&directory.projects, &project_changes, in_force, move || {
         loaded.send_replace(true);
         wake_images.notify_one();
     });
