@@ -9,7 +9,7 @@ use std::{
 
 use super::directory::Directory;
 use crate::{
-    api::{HarborInstance, HarborInstanceSpec, Reason},
+    api::{ConditionType, HarborInstance, HarborInstanceSpec, Reason, condition},
     harbor::{Client, Endpoint, Error, View},
     prewarm::{Puller, puller::Limits},
     registry,
@@ -56,7 +56,7 @@ impl Instances {
     /// The connection to the instance of that name.
     ///
     /// # Errors
-    /// [`Unusable`] when there is no such instance, it is suspended, or its Secret or spec is of no use.
+    /// [`Unusable`] when there is no such instance, it is suspended or cannot be talked to now, or its Secret or spec is of no use.
     pub async fn connect(&self, directory: &dyn Directory, name: &str) -> Result<Connection, Unusable> {
         let Some(instance) = directory.instance(name) else {
             return Err(Unusable {
@@ -69,6 +69,13 @@ impl Instances {
             return Err(Unusable {
                 reason: Reason::InstanceNotReady,
                 message: format!("HarborInstance {name} is suspended"),
+                stalled: false,
+            });
+        }
+        if let Some(why) = refused(&instance) {
+            return Err(Unusable {
+                reason: Reason::InstanceNotReady,
+                message: format!("waiting for HarborInstance {name}, which is not ready: {why}"),
                 stalled: false,
             });
         }
@@ -130,6 +137,16 @@ impl Instances {
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Known>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Why Harbor did not answer the instance's own look, as far as its status knows. Whoever would ask all the same makes an outage
+/// longer, and a wrong password lock the account: it is the instance that finds out when that is over.
+fn refused(instance: &HarborInstance) -> Option<&str> {
+    let status =
+        instance.status.as_ref().filter(|status| status.observed_generation == instance.metadata.generation)?;
+    let ready = condition::find(&status.conditions, ConditionType::Ready).filter(|ready| ready.status == "False")?;
+    let asked = [Reason::HarborUnreachable, Reason::HarborError, Reason::HarborUnauthorized, Reason::RateLimited];
+    asked.iter().any(|reason| reason.to_string() == ready.reason).then_some(ready.message.as_str())
 }
 
 fn puller(endpoint: &Endpoint) -> Result<Puller, registry::Error> {

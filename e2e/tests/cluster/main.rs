@@ -15,5 +15,6 @@ mod registries;
 mod replication;
 mod reviews;
 mod schema;
+mod secrets;
 mod table;
 mod warming;
