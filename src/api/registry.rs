@@ -45,6 +45,8 @@ use super::{
     .message("url is needed: this type has none of its own (for aws-ecr, ecr with account and region will do)"))]
 #[x_kube(validation = Rule::new("!has(self.ecr) || (self.type == 'aws-ecr' && !has(self.url))")
     .message("ecr goes with type aws-ecr, and without url"))]
+#[x_kube(validation = Rule::new("self.type != 'aws-ecr' || has(self.credentialsSecretRef)")
+    .message("aws-ecr needs credentialsSecretRef: there is no anonymous access, and Harbor crashes without keys"))]
 #[x_kube(validation = Rule::new("!has(self.url) || !(self.type in ['ecr-public', 'quay-io'])")
     .message("ecr-public and quay-io are at one place: leave out url, or use type docker-registry"))]
 pub struct RegistrySpec {

@@ -93,9 +93,8 @@ impl Conditions {
         }
         let message = drift.join("; ");
         self.set(ConditionType::Drifted, true, Reason::Drifted, message.clone());
-        self.set(ConditionType::Ready, false, Reason::Drifted, message);
-        self.remove(ConditionType::Reconciling);
-        self.remove(ConditionType::Stalled);
+        // It stays so until somebody changes Harbor or the spec.
+        self.stalled(Reason::Drifted, message);
     }
 }
 

@@ -4,6 +4,7 @@ mod api;
 mod artifacts;
 mod auth;
 mod cache;
+mod ecr;
 mod http;
 mod labels;
 mod metadata;
