@@ -75,6 +75,8 @@ pub enum DeletionPolicy {
     Retain,
     /// It is deleted as far as Harbor allows; until then the resource says `DeletionBlocked`.
     Delete,
+    /// It is deleted with what is in it: a project with its repositories, if it carries our marker.
+    Purge,
 }
 
 /// A length of time such as `30s`, `10m` or `1h30m`; whole seconds, at least one.

@@ -95,7 +95,8 @@ pub struct ProxyProjectSpec {
     /// What to do when Harbor has a project of this name that is not ours.
     #[serde(default)]
     pub adoption: Adoption,
-    /// What becomes of the project in Harbor when this resource is deleted.
+    /// What becomes of the project in Harbor when this resource is deleted: it stays (`Retain`), it is deleted once it is
+    /// empty (`Delete`), or it is deleted with all its repositories (`Purge`).
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
     /// Stops reconciling, rewriting and prewarming for this project.

@@ -91,8 +91,11 @@ pub struct RegistrySpec {
     /// What to do when Harbor has a registry of this name that is not ours.
     #[serde(default)]
     pub adoption: Adoption,
-    /// What becomes of the registry in Harbor when this resource is deleted.
+    /// What becomes of the registry in Harbor when this resource is deleted: it stays (`Retain`), or it is deleted once
+    /// nothing uses it (`Delete`). There is nothing in it to purge.
     #[serde(default)]
+    #[x_kube(validation = Rule::new("self != 'Purge'")
+        .message("Purge is for what holds images, and a registry holds none: use Delete"))]
     pub deletion_policy: DeletionPolicy,
     /// Stops reconciling this resource.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

@@ -1,9 +1,12 @@
 //! ProxyProject: observe → plan → apply → status, and the rule that the webhook follows.
 
-use std::collections::BTreeMap;
+mod purge;
+
+use std::{collections::BTreeMap, time::Duration};
 
 use k8s_openapi::jiff::Timestamp;
 
+use self::purge::Purge;
 use super::{
     Directory, Finalized, Kinds, Note, Outcome,
     frame::{self, Frame},
@@ -14,8 +17,8 @@ use super::{
 };
 use crate::{
     api::{
-        ConditionType, Conditions, CveAllowlist, ManagementPolicy, ProxyProject, ProxyProjectStatus, Reason, Registry,
-        RewriteRuleStatus, StorageLimit,
+        ConditionType, Conditions, CveAllowlist, DeletionPolicy, ManagementPolicy, ProxyProject, ProxyProjectStatus,
+        Reason, Registry, RewriteRuleStatus, StorageLimit, condition,
     },
     harbor::{Error, Freshness, Seen, View, model},
     plan::{
@@ -47,14 +50,23 @@ pub async fn reconcile(kinds: &Kinds, project: &ProxyProject, now: Timestamp) ->
     frame.close()
 }
 
-/// Deletes a ProxyProject's object in Harbor, for `deletionPolicy: Delete`. Harbor keeps a project that holds repositories.
+/// A purge that has come this far goes on after this long.
+const GO_ON: Duration = Duration::from_secs(2);
+
+/// Deletes a ProxyProject's object in Harbor, for `deletionPolicy: Delete`, and what is in it, for `Purge`. Harbor keeps a
+/// project that holds repositories.
 pub async fn finalize(kinds: &Kinds, project: &ProxyProject, now: Timestamp) -> Finalized<ProxyProjectStatus> {
+    let name = project.harbor_name();
     let words = match remove(kinds, project).await {
-        Ok(notes) => return Finalized::Done(notes),
-        Err(Failure::Harbor(Error::Precondition { message })) => {
-            let name = project.harbor_name();
-            (Reason::NotEmpty, format!("project {name} in Harbor: {message}; delete its repositories there"))
-        }
+        Ok(Removal::Done(notes)) => return Finalized::Done(notes),
+        Ok(Removal::Purging(left)) => return purging(project, now, left),
+        Ok(Removal::Kept(why)) => (Reason::NotEmpty, format!("project {name} in Harbor {why}")),
+        Err(Failure::Harbor(Error::Precondition { message })) => (
+            Reason::NotEmpty,
+            format!(
+                "project {name} in Harbor: {message}; delete its repositories there, or set spec.deletionPolicy: Purge to delete them with it"
+            ),
+        ),
         Err(failure) => failure.into_words(),
     };
     frame::blocked(project, now, words)
@@ -300,23 +312,65 @@ async fn retain(Connection { client, view, .. }: &Connection, step: &retention::
     result
 }
 
-async fn remove(kinds: &Kinds, project: &ProxyProject) -> Result<Vec<Note>, Failure> {
+enum Removal {
+    Done(Vec<Note>),
+    /// So many repositories are left to be deleted.
+    Purging(usize),
+    /// Harbor keeps repositories, and why.
+    Kept(String),
+}
+
+async fn remove(kinds: &Kinds, project: &ProxyProject) -> Result<Removal, Failure> {
     if project.spec.management_policy == ManagementPolicy::ObserveOnly {
-        return Ok(Vec::new());
+        return Ok(Removal::Done(Vec::new()));
     }
     let connection = kinds.connect(&project.spec.harbor_ref).await?;
+    let client = &connection.client;
     let name = project.harbor_name();
-    let Some(have) = connection.client.project_named(name).await? else {
-        return Ok(Vec::new());
+    let Some(have) = client.project_named(name).await? else {
+        return Ok(Removal::Done(Vec::new()));
     };
-    let labels = connection.client.project_labels(have.project_id).await?;
+    let labels = client.project_labels(have.project_id).await?;
     let label = labels.iter().find(|label| label.name == plan::LABEL);
     if label.and_then(|label| Marker::split(&label.description).1) != Some(kinds.installation.marker(project)) {
         let message = format!("project {name} in Harbor is not marked as ours and was left alone");
-        return Ok(vec![Note::warning(Reason::AdoptionRequired, message)]);
+        return Ok(Removal::Done(vec![Note::warning(Reason::AdoptionRequired, message)]));
     }
-    let deleted = connection.client.delete_project(have.project_id).await;
+    let purges = project.spec.deletion_policy == DeletionPolicy::Purge;
+    if purges {
+        let purge = Purge::of(client, name).await?;
+        if purge.left > 0 {
+            return Ok(Removal::Purging(purge.left));
+        }
+        if let Some(why) = purge.refusals() {
+            return Ok(Removal::Kept(why));
+        }
+    }
+    let deleted = client.delete_project(have.project_id).await;
     connection.view.wrote_project(name, Some(have.project_id));
-    deleted?;
-    Ok(vec![Note::done(Reason::Reconciled, format!("deleted project {name} in Harbor"))])
+    match deleted {
+        // Somebody pulled an image meanwhile.
+        Err(Error::Precondition { .. }) if purges => {
+            return Ok(Removal::Purging(client.repositories(name).await?.len()));
+        }
+        result => result?,
+    }
+    Ok(Removal::Done(vec![Note::done(Reason::Reconciled, format!("deleted project {name} in Harbor"))]))
+}
+
+/// A purge that takes more than one look is told of once, and how far it has come stands in status.
+fn purging(project: &ProxyProject, now: Timestamp, left: usize) -> Finalized<ProxyProjectStatus> {
+    let name = project.harbor_name();
+    let message = format!("deleting the repositories of project {name} in Harbor: {left} are left");
+    match frame::blocked(project, now, (Reason::Progressing, message)) {
+        Finalized::Blocked(mut outcome) => {
+            let before = project.status.as_ref().map_or(&[][..], |status| status.conditions.as_slice());
+            let told = condition::find(before, ConditionType::DeletionBlocked);
+            if told.is_some_and(|told| told.reason == Reason::Progressing.to_string()) {
+                outcome.notes.clear();
+            }
+            Finalized::Blocked(Outcome { requeue: GO_ON, ..outcome })
+        }
+        done @ Finalized::Done(_) => done,
+    }
 }

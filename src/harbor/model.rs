@@ -260,6 +260,13 @@ pub struct Label {
     pub project_id: i64,
 }
 
+/// A repository of a project.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct Repository {
+    /// With the project's name in front.
+    pub name: String,
+}
+
 /// An artifact of a repository.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct Artifact {

@@ -110,6 +110,8 @@ async fn a_manifest_that_harbor_or_a_container_runtime_would_misread_is_refused_
         ("ReplicationRule", "x", with(pull(), json!({"destination": {"namespace": "Bad NS"}})), "namespace"),
         ("ReplicationRule", "x", with(pull(), json!({"filters": {"tag": {}}})), "exactly one of matches"),
         ("ReplicationRule", "x", with(pull(), json!({"filters": {"labels": {"matches": []}}})), "matches"),
+        ("Registry", "x", with(ghcr(), json!({"deletionPolicy": "Purge"})), "a registry holds none: use Delete"),
+        ("ReplicationRule", "x", with(pull(), json!({"deletionPolicy": "Purge"})), "a replication policy holds none"),
         ("CachedImage", "x", json!({"image": ""}), "image"),
         ("CachedImage", "x", json!({"image": "nginx", "require": "Always"}), "Unsupported value"),
     ];
@@ -128,6 +130,7 @@ async fn a_manifest_that_harbor_or_a_container_runtime_would_misread_is_refused_
         ("Registry", "x", with(ghcr(), json!({"deletionPolicy": "Delete", "adoption": "IfExists"}))),
         ("ProxyProject", "x", with(project(), json!({"name": "docker-hub_1.x", "proxySpeedKB": -1}))),
         ("ProxyProject", "x", with(project(), json!({"prewarm": {"platforms": ["linux/arm64/v8"]}}))),
+        ("ProxyProject", "x", with(project(), json!({"deletionPolicy": "Purge"}))),
         ("Registry", "x", json!({"type": "docker-hub"})),
         ("Registry", "x", json!({"type": "quay-io"})),
         ("Registry", "x", keyed(ecr("aws-ecr", "123456789012"))),

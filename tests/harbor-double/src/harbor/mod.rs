@@ -5,7 +5,9 @@ mod artifacts;
 mod auth;
 mod cache;
 mod ecr;
+mod hold;
 mod http;
+mod immutable;
 mod labels;
 mod metadata;
 mod page;
@@ -36,6 +38,8 @@ use crate::{
     log::{Log, Request},
     net::Server,
 };
+pub use hold::Hold;
+use hold::Holds;
 use state::State;
 
 /// A running Harbor on a loopback port. Dropping it stops it.
@@ -76,6 +80,7 @@ pub(crate) struct Core {
     key: String,
     state: Mutex<State>,
     log: Log,
+    holds: Holds,
     client: reqwest::Client,
     jobs: CancellationToken,
 }
@@ -124,6 +129,23 @@ impl Harbor {
     /// Forgets the requests so far.
     pub fn clear_log(&self) {
         self.core.log.clear();
+    }
+
+    /// Leaves whoever asks the API without an answer, from this request on; `None` ends that for the requests that come then.
+    /// What is done by hand is not concerned.
+    pub fn hold(&self, hold: Option<Hold>) {
+        self.core.holds.set(hold);
+    }
+
+    /// Requests to the API since [`Harbor::hold`] was called last.
+    #[must_use]
+    pub fn requests_since_hold(&self) -> usize {
+        self.core.holds.seen()
+    }
+
+    /// Returns when a client has been left without an answer.
+    pub async fn until_held(&self) {
+        self.core.holds.until_reached().await;
     }
 
     /// Closes the port and cuts every connection, or opens it again. Returns once it is so. Harbor's own jobs go on.
@@ -320,6 +342,7 @@ impl Builder {
             key: format!("{:032x}", rand::rng().random::<u128>()),
             state: Mutex::default(),
             log: Log::default(),
+            holds: Holds::default(),
             client,
             jobs: jobs.clone(),
             settings: self.settings,
