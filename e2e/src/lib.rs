@@ -11,6 +11,7 @@
 
 pub mod cluster;
 pub mod control_plane;
+pub mod front;
 pub mod image_fields;
 pub mod kubectl;
 pub mod pilot;
