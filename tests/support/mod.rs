@@ -62,11 +62,7 @@ impl Site {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
         let suffix = format!("{since:x}{}", COUNT.fetch_add(1, Ordering::Relaxed));
         let world = Arc::new(World::new(vec!["linux/amd64".parse().unwrap()]));
-        let kinds = Arc::new(Kinds {
-            directory: world.clone(),
-            instances: Arc::new(Instances::default()),
-            installation: Installation(format!("test-{suffix}")),
-        });
+        let kinds = process(&world, &format!("test-{suffix}"));
         let site =
             Self { double, url, username, password, world, kinds, manifests: std::sync::Mutex::default(), suffix };
         site.secret("harbor", &site.username, &site.password);
@@ -139,6 +135,11 @@ impl Site {
         let annotations = object.unwrap().meta_mut().annotations.get_or_insert_default();
         annotations.insert(key.to_owned(), value.to_owned());
         self.world.apply(&manifests, Timestamp::now());
+    }
+
+    /// Reconcilers of the same installation that have just been started.
+    pub fn restarted(&self) -> Arc<Kinds> {
+        process(&self.world, &self.kinds.installation.0)
     }
 
     /// Deletes a resource as a user would.
@@ -248,6 +249,15 @@ impl<K: Managed> Seen<K> {
     pub fn message(&self) -> String {
         self.condition(condition::ConditionType::Ready).expect("a Ready condition").2
     }
+}
+
+/// Reconcilers that know nothing but what is stored, as after a start.
+pub fn process(world: &Arc<World>, installation: &str) -> Arc<Kinds> {
+    Arc::new(Kinds {
+        directory: world.clone(),
+        instances: Arc::new(Instances::default()),
+        installation: Installation(installation.to_owned()),
+    })
 }
 
 fn variable(name: &str) -> Option<String> {
