@@ -151,7 +151,8 @@ impl ControlPlane {
         format!("{}\n{}", self.etcd.log_tail(), self.apiserver.log_tail())
     }
 
-    /// What the API server has logged of writes to Pods: one JSON object a line, with the annotations of webhooks.
+    /// What the API server has logged of writes to Pods, with the annotations of webhooks, and of the lists and watches of our
+    /// accounts: one JSON object a line.
     ///
     /// # Errors
     /// When the file cannot be read.
@@ -261,7 +262,9 @@ impl Files {
         let kubeconfig = put("kubeconfig", &kubeconfig.to_string())?;
         let pods = json!({"level": "Metadata", "verbs": ["create", "update", "patch"],
             "resources": [{"group": "", "resources": ["pods"]}], "omitStages": ["RequestReceived"]});
-        let rules = json!([pods, {"level": "None"}]);
+        let reads = json!({"level": "Metadata", "verbs": ["list", "watch"], "userGroups": ["system:serviceaccounts"],
+            "omitStages": ["RequestReceived"]});
+        let rules = json!([pods, reads, {"level": "None"}]);
         let audit_policy = json!({"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "rules": rules});
         let audit_policy = put("audit-policy.json", &audit_policy.to_string())?;
         Ok(Self { authority, server, service_account, kubeconfig, audit_policy })

@@ -262,11 +262,9 @@ impl ReplicationRule {
         reference.map_or("", |reference| reference.name.as_str())
     }
 
-    /// The value of the annotation that asks for a run: its first 253 bytes, or a few less.
+    /// The value of the annotation that asks for a run.
     pub fn run_token(&self) -> Option<&str> {
-        let token = self.metadata.annotations.as_ref()?.get(RUN_NOW)?;
-        let end = (0..=token.len().min(253)).rfind(|at| token.is_char_boundary(*at))?;
-        token.get(..end).filter(|token| !token.is_empty())
+        super::common::token(&self.metadata, RUN_NOW)
     }
 }
 

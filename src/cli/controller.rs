@@ -39,6 +39,6 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         warm_concurrency: arguments.warm_concurrency,
         timing: arguments.prewarm.timing(),
     };
-    controllers::run(client, settings, shutdown).await?;
+    Box::pin(controllers::run(client, settings, shutdown)).await?;
     Ok(())
 }

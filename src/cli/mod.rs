@@ -10,6 +10,7 @@ mod input;
 mod logs;
 mod plan;
 mod prewarm;
+mod release;
 mod rewrite;
 mod rules;
 mod serve;
@@ -51,6 +52,8 @@ enum Command {
     Explain(explain::Arguments),
     /// Says what the controller would change in Harbor, or does it once
     Plan(plan::Arguments),
+    /// Lets resources go whose deletion waits for a controller or a Harbor that is gone
+    Release(release::Arguments),
     /// Prints the CustomResourceDefinitions as YAML
     Crds,
 }
@@ -67,6 +70,7 @@ impl Cli {
             Command::Check(arguments) => return judged(check::run(&arguments).await),
             Command::Explain(arguments) => return judged(explain::run(&arguments).await),
             Command::Plan(arguments) => return plan::run(arguments).await,
+            Command::Release(arguments) => return release::run(arguments).await,
             Command::Crds => crds::run(),
         };
         match result {

@@ -6,21 +6,27 @@ use futures::{
     FutureExt, StreamExt,
     future::{BoxFuture, Shared},
 };
-use k8s_openapi::api::core::v1::{Namespace, Secret};
+use k8s_openapi::api::core::v1::Namespace;
 use kube::{
     Api, Client,
     runtime::{
         Config, Controller,
         controller::{self, Action},
-        watcher,
     },
 };
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Error, bounded, directory::ClusterDirectory, driver::Driver, events::Events, nodes::Platforms, pods, rules, sink,
-    triggers,
+    Error, bounded, changes,
+    directory::ClusterDirectory,
+    driver::Driver,
+    events::Events,
+    nodes::Platforms,
+    pods, rules,
+    secrets::Secrets,
+    sink,
+    triggers::{self, Triggers},
 };
 use crate::{
     api::{CachedImage, HarborInstance, ProxyProject, Registry, ReplicationRule},
@@ -61,23 +67,23 @@ pub async fn run(client: Client, settings: Settings, shutdown: CancellationToken
     };
     tracing::info!(installation = installation.0, namespace = settings.namespace, "controller starts");
 
-    let everything = watcher::Config::default;
     let busy = Config::default().concurrency(settings.concurrency);
-    let instances = Controller::<HarborInstance>::new(Api::all(client.clone()), everything()).with_config(busy.clone());
-    let registries = Controller::<Registry>::new(Api::all(client.clone()), everything()).with_config(busy.clone());
-    let projects = Controller::<ProxyProject>::new(Api::all(client.clone()), everything()).with_config(busy.clone());
-    let replications = Controller::<ReplicationRule>::new(Api::all(client.clone()), everything()).with_config(busy);
-    let images = Controller::<CachedImage>::new(Api::all(client.clone()), everything())
-        .with_config(Config::default().concurrency(settings.warm_concurrency));
+    let (instances, instance_changes) = changes::controller::<HarborInstance>(&client, busy.clone());
+    let (registries, registry_changes) = changes::controller::<Registry>(&client, busy.clone());
+    let (projects, project_changes) = changes::controller::<ProxyProject>(&client, busy.clone());
+    let (replications, rule_changes) = changes::controller::<ReplicationRule>(&client, busy);
+    let (images, _) =
+        changes::controller::<CachedImage>(&client, Config::default().concurrency(settings.warm_concurrency));
 
     let platforms = Platforms::default();
+    let secrets = Arc::new(Secrets::new(client.clone(), &settings.namespace));
     let directory = Arc::new(ClusterDirectory {
         instances: instances.store(),
         registries: registries.store(),
         projects: projects.store(),
         rules: replications.store(),
         platforms: platforms.clone(),
-        secrets: Api::<Secret>::namespaced(client.clone(), &settings.namespace),
+        secrets: secrets.clone(),
     });
     let connections = Arc::new(Instances::default());
     let kinds = Arc::new(Kinds { directory: directory.clone(), instances: connections.clone(), installation });
@@ -90,13 +96,21 @@ pub async fn run(client: Client, settings: Settings, shutdown: CancellationToken
 
     let events = Arc::new(Events::new(client.clone()));
 
-    let registries = triggers::registries(registries, &client, &directory);
-    let projects = triggers::projects(projects, &client, &directory);
-    let replications = triggers::rules(replications, &client, &directory);
+    let triggers = Triggers {
+        directory: &directory,
+        instances: &instance_changes,
+        registries: &registry_changes,
+        projects: &project_changes,
+        rules: &rule_changes,
+    };
+    let instances = triggers.of_instances(instances);
+    let registries = triggers.of_registries(registries);
+    let projects = triggers.of_projects(projects);
+    let replications = triggers.of_rules(replications);
     let images = images.reconcile_all_on(triggers::whenever(wake_images.clone()));
 
     let (loaded, when_loaded) = watch::channel(false);
-    let follow_rules = rules::follow_projects(client.clone(), in_force, move || {
+    let follow_rules = rules::follow_projects(&directory.projects, &project_changes, in_force, move || {
         loaded.send_replace(true);
         wake_images.notify_one();
     });
@@ -125,6 +139,7 @@ pub async fn run(client: Client, settings: Settings, shutdown: CancellationToken
             );
         } => {}
         () = platforms.watch(client.clone()) => {}
+        () = secrets.follow(|| directory.named_secrets()) => {}
         () = follow_rules => {}
         () = follow_pods => {}
         () = sink::store(client.clone(), offered, |offer| !manual.load().contains(&offer.proxy_project)) => {}

@@ -1,15 +1,18 @@
 //! The directory of a cluster: reflectors of our kinds, and Secrets read one at a time by name.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use futures::{FutureExt, future::BoxFuture};
 use k8s_openapi::api::core::v1::Secret;
-use kube::{
-    Api,
-    runtime::reflector::{ObjectRef, Store},
-};
+use kube::runtime::reflector::{ObjectRef, Store};
 
-use super::{bounded, nodes::Platforms};
+use super::{
+    nodes::Platforms,
+    secrets::{self, Secrets},
+};
 use crate::{
     api::{HarborInstance, Platform, ProxyProject, Registry, ReplicationRule},
     controller::{Directory, SecretValue},
@@ -28,7 +31,17 @@ pub struct ClusterDirectory {
     /// Platforms of the nodes.
     pub platforms: Platforms,
     /// Secrets of the operator's own namespace.
-    pub secrets: Api<Secret>,
+    pub secrets: Arc<Secrets>,
+}
+
+impl ClusterDirectory {
+    /// The Secrets that resources name.
+    pub(super) fn named_secrets(&self) -> HashSet<String> {
+        let (instances, registries) = (self.instances.state(), self.registries.state());
+        let of_instances = instances.iter().map(|instance| &instance.spec.credentials_secret_ref);
+        let of_registries = registries.iter().filter_map(|registry| registry.spec.credentials_secret_ref.as_ref());
+        of_instances.chain(of_registries).map(|reference| reference.name.clone()).collect()
+    }
 }
 
 impl Directory for ClusterDirectory {
@@ -58,7 +71,7 @@ impl Directory for ClusterDirectory {
 
     fn secret<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<SecretValue>, String>> {
         async move {
-            let found = bounded("reading a Secret", self.secrets.get_opt(name)).await;
+            let found = self.secrets.read(name).await;
             Ok(found.map_err(|error| error.to_string())?.map(value_of))
         }
         .boxed()
@@ -66,6 +79,7 @@ impl Directory for ClusterDirectory {
 }
 
 fn value_of(secret: Secret) -> SecretValue {
+    let revision = secrets::revision(&secret.metadata);
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).ok();
     let values: BTreeMap<String, secrecy::SecretString> = secret
         .data
@@ -73,7 +87,5 @@ fn value_of(secret: Secret) -> SecretValue {
         .into_iter()
         .filter_map(|(key, value)| Some((key, text(value.0)?.into())))
         .collect();
-    let uid = secret.metadata.uid.unwrap_or_default();
-    let version = secret.metadata.resource_version.unwrap_or_default();
-    SecretValue { revision: format!("{}/{version}", uid.get(..8).unwrap_or(&uid)), values }
+    SecretValue { revision, values }
 }

@@ -1,8 +1,10 @@
 //! The Kubernetes side: what lives in the API server, and what is written back to it.
 //!
-//! In: watches of our kinds, of Nodes and of Pods. Out: the [`Directory`](crate::controller::Directory) that reconcilers
-//! read, the rewrite rules that the webhook follows, and, for each reconcile, status, finalizer and Events.
+//! In: watches of our kinds, of Nodes, of Pods and of the Secrets that resources name. Out: the
+//! [`Directory`](crate::controller::Directory) that reconcilers read, the rewrite rules that the webhook follows, and, for each
+//! reconcile, status, finalizer and Events.
 
+mod changes;
 pub mod controllers;
 pub mod directory;
 pub mod driver;
@@ -10,7 +12,9 @@ pub mod events;
 mod follow;
 pub mod nodes;
 pub mod pods;
+pub mod release;
 pub mod rules;
+pub mod secrets;
 pub mod sink;
 mod triggers;
 

@@ -5,10 +5,15 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use futures::StreamExt;
 use k8s_openapi::{api::core::v1::Namespace, jiff::Timestamp};
-use kube::{Api, Client, core::PartialObjectMeta, runtime::watcher};
+use kube::{
+    Api, Client,
+    core::PartialObjectMeta,
+    runtime::{reflector::Store, watcher},
+};
 
-use super::follow::follow;
+use super::{changes::Changes, follow::follow};
 use crate::{
     api::{HarborInstance, ImagePolicy, ProxyProject},
     in_force::{InForce, LOOK, warn_of_new},
@@ -18,14 +23,26 @@ use crate::{
 
 /// Follows ProxyProjects alone until dropped, for those who ask where images are and not whose they are. Calls `changed`
 /// after each change, for the first time when the first list is complete.
-pub async fn follow_projects(client: Client, in_force: InForce, changed: impl Fn()) {
-    let projects = watcher(Api::<ProxyProject>::all(client), watcher::Config::default());
-    follow(projects, "ProxyProjects", Arc::new, |projects| {
-        let projects: Vec<_> = projects.values().cloned().collect();
-        in_force.recompile(&projects, BTreeSet::new());
-        changed();
-    })
-    .await;
+pub(super) fn follow_projects(
+    projects: &Store<ProxyProject>,
+    changes: &Changes<ProxyProject>,
+    in_force: InForce,
+    changed: impl Fn(),
+) -> impl Future<Output = ()> {
+    // What changes while the first list is awaited is in it, or told afterwards.
+    let (projects, mut changes) = (projects.clone(), changes.follow().boxed());
+    async move {
+        if projects.wait_until_ready().await.is_err() {
+            return;
+        }
+        loop {
+            in_force.recompile(&projects.state(), BTreeSet::new());
+            changed();
+            if changes.next().await.is_none() {
+                return;
+            }
+        }
+    }
 }
 
 /// Follows ProxyProjects, HarborInstances, ImagePolicies and namespaces until dropped, and keeps `in_force` up to date.

@@ -2,81 +2,134 @@
 
 use std::sync::Arc;
 
-use futures::{Stream, stream};
+use futures::{Stream, StreamExt, stream};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{
-    Api, Client,
+    ResourceExt,
     runtime::{
         Controller,
         reflector::{ObjectRef, Store},
-        watcher,
     },
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, broadcast::error::RecvError};
 
-use super::directory::ClusterDirectory;
+use super::{
+    changes::{Change, Changes},
+    directory::ClusterDirectory,
+};
 use crate::{
-    api::{ConditionType, HarborInstance, ProxyProject, Registry, ReplicationRule, condition},
+    api::{ConditionType, HarborInstance, HarborRef, ProxyProject, Reason, Registry, ReplicationRule, condition},
     controller::Managed,
 };
 
-/// Registries follow their instance; one that waits to be deleted, also the projects and rules that stand in its way.
-pub(super) fn registries(
-    controller: Controller<Registry>,
-    client: &Client,
-    directory: &ClusterDirectory,
-) -> Controller<Registry> {
-    let members =
-        of_instance(directory.registries.clone(), |registry: &Registry| registry.spec.harbor_ref.name.clone());
-    let may_be_free = |known: Store<Registry>, name: &str| {
-        let reference = ObjectRef::<Registry>::new(name);
-        let waits = known.get(&reference).is_some_and(|registry| registry.metadata.deletion_timestamp.is_some());
-        waits.then_some(reference)
-    };
-    let (of_projects, of_rules) = (directory.registries.clone(), directory.registries.clone());
-    let config = watcher::Config::default;
-    controller
-        .watches(Api::all(client.clone()), config(), members)
-        .watches(Api::all(client.clone()), config(), move |project: ProxyProject| {
-            may_be_free(of_projects.clone(), &project.spec.registry_ref.name)
-        })
-        .watches(Api::all(client.clone()), config(), move |rule: ReplicationRule| {
-            may_be_free(of_rules.clone(), rule.registry_name())
-        })
+/// The changes of all kinds that others follow, and the directory of what there is.
+pub(super) struct Triggers<'a> {
+    pub(super) directory: &'a ClusterDirectory,
+    pub(super) instances: &'a Changes<HarborInstance>,
+    pub(super) registries: &'a Changes<Registry>,
+    pub(super) projects: &'a Changes<ProxyProject>,
+    pub(super) rules: &'a Changes<ReplicationRule>,
 }
 
-/// Rules follow their instance and their registry.
-pub(super) fn rules(
-    controller: Controller<ReplicationRule>,
-    client: &Client,
-    directory: &ClusterDirectory,
-) -> Controller<ReplicationRule> {
-    let members = of_instance(directory.rules.clone(), |rule: &ReplicationRule| rule.spec.harbor_ref.name.clone());
-    let users = of_registry(directory.rules.clone(), |rule: &ReplicationRule| rule.registry_name().to_owned());
-    let config = watcher::Config::default;
-    let controller = controller.watches(Api::all(client.clone()), config(), members);
-    controller.watches(Api::all(client.clone()), config(), users)
+impl Triggers<'_> {
+    /// Instances follow their Secret, and their resources where those found Harbor away: the others then wait for the instance.
+    pub(super) fn of_instances(&self, controller: Controller<HarborInstance>) -> Controller<HarborInstance> {
+        let store = &self.directory.instances;
+        let own = |instance: &HarborInstance, secret: &str| instance.spec.credentials_secret_ref.name == secret;
+        controller
+            .reconcile_on(of_secret(self.directory, store, own))
+            .reconcile_on(self.registries.concern(store, |registry| {
+                let status = registry.status.as_ref();
+                found_away(status.map(|status| &*status.conditions), &registry.spec.harbor_ref)
+            }))
+            .reconcile_on(self.projects.concern(store, |project| {
+                let status = project.status.as_ref();
+                found_away(status.map(|status| &*status.conditions), &project.spec.harbor_ref)
+            }))
+            .reconcile_on(self.rules.concern(store, |rule| {
+                let status = rule.status.as_ref();
+                found_away(status.map(|status| &*status.conditions), &rule.spec.harbor_ref)
+            }))
+    }
+
+    /// Registries follow their Secret and that of their instance, and their instance; one that waits to be deleted, also the
+    /// projects and rules that stand in its way.
+    pub(super) fn of_registries(&self, controller: Controller<Registry>) -> Controller<Registry> {
+        let store = &self.directory.registries;
+        let account = account(self.directory);
+        let secret = move |registry: &Registry, secret: &str| {
+            let own = registry.spec.credentials_secret_ref.as_ref();
+            own.is_some_and(|own| own.name == secret) || account(&registry.spec.harbor_ref, secret)
+        };
+        let may_be_free = |known: &Store<Registry>, name: &str| {
+            let waits = known.get(&ObjectRef::new(name)).filter(|one| one.metadata.deletion_timestamp.is_some());
+            waits.iter().map(|registry| ObjectRef::from_obj(registry.as_ref())).collect()
+        };
+        let (of_projects, of_rules) = (store.clone(), store.clone());
+        controller
+            .reconcile_on(of_secret(self.directory, store, secret))
+            .reconcile_on(self.members(store, |registry| &registry.spec.harbor_ref))
+            .reconcile_on(
+                self.projects.concern(store, move |project| may_be_free(&of_projects, &project.spec.registry_ref.name)),
+            )
+            .reconcile_on(self.rules.concern(store, move |rule| may_be_free(&of_rules, rule.registry_name())))
+    }
+
+    /// Rules follow their instance and its Secret, and their registry.
+    pub(super) fn of_rules(&self, controller: Controller<ReplicationRule>) -> Controller<ReplicationRule> {
+        let store = &self.directory.rules;
+        let account = account(self.directory);
+        let secret = move |rule: &ReplicationRule, secret: &str| account(&rule.spec.harbor_ref, secret);
+        controller
+            .reconcile_on(of_secret(self.directory, store, secret))
+            .reconcile_on(self.members(store, |rule| &rule.spec.harbor_ref))
+            .reconcile_on(self.users(store, ReplicationRule::registry_name))
+    }
+
+    /// Projects follow their instance and its Secret, their registry, and one another where they have the same match.
+    pub(super) fn of_projects(&self, controller: Controller<ProxyProject>) -> Controller<ProxyProject> {
+        let store = &self.directory.projects;
+        let account = account(self.directory);
+        let secret = move |project: &ProxyProject, secret: &str| account(&project.spec.harbor_ref, secret);
+        let neighbours = store.clone();
+        let of_neighbour = move |changed: &ProxyProject| {
+            let others = neighbours.state().into_iter().filter(|other| is_concerned(other, changed));
+            others.map(|other| ObjectRef::from_obj(other.as_ref())).collect()
+        };
+        controller
+            .reconcile_on(of_secret(self.directory, store, secret))
+            .reconcile_on(self.members(store, |project| &project.spec.harbor_ref))
+            .reconcile_on(self.users(store, |project| &project.spec.registry_ref.name))
+            .reconcile_on(self.projects.concern(store, of_neighbour))
+    }
+
+    /// All resources of an instance, when it changes.
+    fn members<K: Managed>(
+        &self,
+        store: &Store<K>,
+        harbor_of: impl Fn(&K) -> &HarborRef + Send + 'static,
+    ) -> impl Stream<Item = ObjectRef<K>> + Send + 'static {
+        let known = store.clone();
+        self.instances.concern(store, move |instance| naming(&known, instance, |object| &harbor_of(object).name))
+    }
+
+    /// All resources that refer to a Registry, when it changes.
+    fn users<K: Managed>(
+        &self,
+        store: &Store<K>,
+        registry_of: impl Fn(&K) -> &str + Send + 'static,
+    ) -> impl Stream<Item = ObjectRef<K>> + Send + 'static {
+        let known = store.clone();
+        self.registries.concern(store, move |registry| naming(&known, registry, &registry_of))
+    }
 }
 
-/// Projects follow their instance, their registry, and one another where they have the same match.
-pub(super) fn projects(
-    controller: Controller<ProxyProject>,
-    client: &Client,
-    directory: &ClusterDirectory,
-) -> Controller<ProxyProject> {
-    let members =
-        of_instance(directory.projects.clone(), |project: &ProxyProject| project.spec.harbor_ref.name.clone());
-    let users =
-        of_registry(directory.projects.clone(), |project: &ProxyProject| project.spec.registry_ref.name.clone());
-    let neighbours = directory.projects.clone();
-    let of_neighbour = move |changed: ProxyProject| {
-        let others = neighbours.state().into_iter().filter(|other| is_concerned(other, &changed));
-        others.map(|other| ObjectRef::from_obj(other.as_ref())).collect::<Vec<_>>()
-    };
-    let config = watcher::Config::default;
-    controller
-        .watches(Api::all(client.clone()), config(), members)
-        .watches(Api::all(client.clone()), config(), users)
-        .watches(Api::all(client.clone()), config(), of_neighbour)
+/// One item for each time that `wake` is notified.
+pub(super) fn whenever(wake: Arc<Notify>) -> impl Stream<Item = ()> + Send + 'static {
+    stream::unfold(wake, |wake| async move {
+        wake.notified().await;
+        Some(((), wake))
+    })
 }
 
 /// Whether a project may have a conflict now, or be rid of one, because another one changed.
@@ -92,32 +145,50 @@ fn is_concerned(project: &ProxyProject, changed: &ProxyProject) -> bool {
             || matches(changed).iter().any(|matched| own.contains(matched)))
 }
 
-/// One item for each time that `wake` is notified.
-pub(super) fn whenever(wake: Arc<Notify>) -> impl Stream<Item = ()> + Send + 'static {
-    stream::unfold(wake, |wake| async move {
-        wake.notified().await;
-        Some(((), wake))
+/// The instance of a resource for which Harbor did not answer.
+fn found_away(conditions: Option<&[Condition]>, harbor: &HarborRef) -> Vec<ObjectRef<HarborInstance>> {
+    let ready = conditions.and_then(|conditions| condition::find(conditions, ConditionType::Ready));
+    let away = ready.filter(|ready| ready.reason == Reason::HarborUnreachable.to_string());
+    away.iter().map(|_| ObjectRef::new(&harbor.name)).collect()
+}
+
+/// All resources of which `names` says that they name a Secret, when it changes.
+fn of_secret<K: Managed>(
+    directory: &ClusterDirectory,
+    store: &Store<K>,
+    names: impl Fn(&K, &str) -> bool + Send + 'static,
+) -> impl Stream<Item = ObjectRef<K>> + Send + 'static {
+    let changes = stream::unfold(directory.secrets.changes(), |mut changes| async move {
+        match changes.recv().await {
+            Ok(name) => Some((Change::One(name), changes)),
+            Err(RecvError::Lagged(_)) => Some((Change::Any, changes)),
+            Err(RecvError::Closed) => None,
+        }
+    });
+    let store = store.clone();
+    changes.flat_map(move |change| {
+        let concerned = |object: &K| match &change {
+            Change::One(secret) => names(object, secret),
+            Change::Any => true,
+        };
+        let objects = store.state().into_iter().filter(|object| concerned(object));
+        stream::iter(objects.map(|object| ObjectRef::from_obj(object.as_ref())).collect::<Vec<_>>())
     })
 }
 
-/// All resources of an instance, when it changes.
-fn of_instance<K: Managed>(
-    store: Store<K>,
-    instance_of: impl Fn(&K) -> String + Copy + Send + Sync + 'static,
-) -> impl Fn(HarborInstance) -> Vec<ObjectRef<K>> + Send + Sync + 'static {
-    move |instance| naming(&store, instance.metadata.name.as_ref(), instance_of)
+/// Whether the account of an instance lies in a Secret. An instance that stays Ready does not change with its password; what
+/// Harbor refused the old one is looked at even so.
+fn account(directory: &ClusterDirectory) -> impl Fn(&HarborRef, &str) -> bool + Send + Sync + 'static {
+    let instances = directory.instances.clone();
+    move |harbor, secret| {
+        let instance = instances.get(&ObjectRef::new(&harbor.name));
+        instance.is_some_and(|instance| instance.spec.credentials_secret_ref.name == secret)
+    }
 }
 
-/// All resources that refer to a Registry, when it changes.
-fn of_registry<K: Managed>(
-    store: Store<K>,
-    registry_of: impl Fn(&K) -> String + Copy + Send + Sync + 'static,
-) -> impl Fn(Registry) -> Vec<ObjectRef<K>> + Send + Sync + 'static {
-    move |registry| naming(&store, registry.metadata.name.as_ref(), registry_of)
-}
-
-/// All resources of which `named` is this name.
-fn naming<K: Managed>(store: &Store<K>, name: Option<&String>, named: impl Fn(&K) -> String) -> Vec<ObjectRef<K>> {
-    let users = store.state().into_iter().filter(|object| Some(&named(object)) == name);
-    users.map(|object| ObjectRef::from_obj(object.as_ref())).collect()
+/// All resources of which `named` is the name of this object.
+fn naming<K: Managed, L: Managed>(store: &Store<K>, object: &L, named: impl Fn(&K) -> &str) -> Vec<ObjectRef<K>> {
+    let name = object.name_any();
+    let users = store.state().into_iter().filter(|user| named(user) == name);
+    users.map(|user| ObjectRef::from_obj(user.as_ref())).collect()
 }

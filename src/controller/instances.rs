@@ -4,13 +4,13 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use super::directory::Directory;
 use crate::{
-    api::{HarborInstance, HarborInstanceSpec, Reason},
-    harbor::{Client, Endpoint, Error},
+    api::{ConditionType, HarborInstance, HarborInstanceSpec, Reason, condition},
+    harbor::{Client, Endpoint, Error, View},
     prewarm::{Puller, puller::Limits},
     registry,
 };
@@ -33,6 +33,8 @@ struct Known {
 pub struct Connection {
     /// For Harbor's API.
     pub client: Client,
+    /// What Harbor has, read for all resources of the instance together.
+    pub view: Arc<View>,
     /// For `/v2`.
     pub puller: Puller,
     /// The host of image references.
@@ -54,7 +56,7 @@ impl Instances {
     /// The connection to the instance of that name.
     ///
     /// # Errors
-    /// [`Unusable`] when there is no such instance, it is suspended, or its Secret or spec is of no use.
+    /// [`Unusable`] when there is no such instance, it is suspended or cannot be talked to now, or its Secret or spec is of no use.
     pub async fn connect(&self, directory: &dyn Directory, name: &str) -> Result<Connection, Unusable> {
         let Some(instance) = directory.instance(name) else {
             return Err(Unusable {
@@ -67,6 +69,13 @@ impl Instances {
             return Err(Unusable {
                 reason: Reason::InstanceNotReady,
                 message: format!("HarborInstance {name} is suspended"),
+                stalled: false,
+            });
+        }
+        if let Some(why) = refused(&instance) {
+            return Err(Unusable {
+                reason: Reason::InstanceNotReady,
+                message: format!("waiting for HarborInstance {name}, which is not ready: {why}"),
                 stalled: false,
             });
         }
@@ -112,7 +121,9 @@ impl Instances {
             message: error.to_string(),
             stalled: true,
         })?;
-        let connection = Connection { client, puller, pull_host: instance.spec.effective_pull_host().to_owned() };
+        let view = Arc::new(View::new(client.clone()));
+        let pull_host = instance.spec.effective_pull_host().to_owned();
+        let connection = Connection { client, view, puller, pull_host };
         let known = Known { spec: instance.spec.clone(), revision: secret.revision, connection: connection.clone() };
         self.lock().insert(name.to_owned(), known);
         Ok(connection)
@@ -126,6 +137,16 @@ impl Instances {
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Known>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Why Harbor did not answer the instance's own look, as far as its status knows. Whoever would ask all the same makes an outage
+/// longer, and a wrong password lock the account: it is the instance that finds out when that is over.
+fn refused(instance: &HarborInstance) -> Option<&str> {
+    let status =
+        instance.status.as_ref().filter(|status| status.observed_generation == instance.metadata.generation)?;
+    let ready = condition::find(&status.conditions, ConditionType::Ready).filter(|ready| ready.status == "False")?;
+    let asked = [Reason::HarborUnreachable, Reason::HarborError, Reason::HarborUnauthorized, Reason::RateLimited];
+    asked.iter().any(|reason| reason.to_string() == ready.reason).then_some(ready.message.as_str())
 }
 
 fn puller(endpoint: &Endpoint) -> Result<Puller, registry::Error> {

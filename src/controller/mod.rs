@@ -16,6 +16,7 @@ pub mod reconciler;
 pub mod registry;
 pub mod replication_rule;
 mod report;
+mod sight;
 mod upstream;
 
 pub use directory::{Directory, SecretValue};

@@ -11,18 +11,19 @@ use futures::{StreamExt, stream};
 use k8s_openapi::jiff::Timestamp;
 
 use super::{
-    Kinds, Managed, instance,
-    proxy_project::{self, Look},
+    Kinds, Managed, instance, proxy_project,
     registry::{self, Purpose},
     replication_rule,
     report::Failure,
-    upstream::{Ahead, Reference, Upcoming},
+    sight::Sight,
+    upstream::{Ahead, Upcoming},
 };
 use crate::{
     api::{
         Adoption, ConditionType, HarborInstance, ManagementPolicy, ProxyProject, Reason, Registry, ReplicationRule,
         condition,
     },
+    harbor::Freshness,
     plan::{
         Action, Difference, TO_BE_CREATED,
         marker::{Marker, may_write},
@@ -161,7 +162,7 @@ impl Round<'_> {
             return (preview(object, instance, verdict), None);
         }
         let remembered = object.status.as_ref().and_then(|status| status.credentials_revision.clone());
-        match registry::look(self.kinds, object, remembered, Purpose::Preview).await {
+        match registry::look(self.kinds, object, remembered, Purpose::Preview, self.sight().freshness).await {
             Err(failure) => (preview(object, instance, failure.into()), None),
             Ok(look) => {
                 let plan = look.plan.map(|plan| plan.difference(registry::object(object)));
@@ -182,13 +183,8 @@ impl Round<'_> {
 
     async fn project_difference(&self, object: &ProxyProject) -> Result<Difference, Failure> {
         let connection = self.kinds.connect(&object.spec.harbor_ref).await?;
-        let reference = Reference { kinds: self.kinds, client: &connection.client, ahead: &self.ahead };
-        let registry =
-            reference.registry(&object.spec.registry_ref.name, &object.spec.harbor_ref, "ProxyProject").await?;
-        let have = connection.client.project_named(object.harbor_name()).await?;
-        let Look { plan, .. } =
-            proxy_project::look(self.kinds, &connection, object, registry, have, None, self.now).await?;
-        Ok(plan?.difference(proxy_project::object(object)))
+        let look = proxy_project::look(self.kinds, &connection, object, &self.ahead, None, self.sight()).await?;
+        Ok(look.plan?.difference(proxy_project::object(object)))
     }
 
     async fn rule(&self, object: &ReplicationRule) -> Preview {
@@ -203,9 +199,14 @@ impl Round<'_> {
     async fn rule_difference(&self, object: &ReplicationRule) -> Result<Difference, Failure> {
         let connection = self.kinds.connect(&object.spec.harbor_ref).await?;
         let remembered = object.status.as_ref().and_then(|status| status.id);
-        let client = &connection.client;
-        let look = replication_rule::look(self.kinds, client, object, &self.ahead, remembered, self.now).await?;
+        let view = &connection.view;
+        let look = replication_rule::look(self.kinds, view, object, &self.ahead, remembered, self.sight()).await?;
         Ok(look.plan?.difference(replication_rule::object(object)))
+    }
+
+    /// All is read by lists, and once.
+    fn sight(&self) -> Sight {
+        Sight { now: self.now, freshness: Freshness::Listed(self.now) }
     }
 
     fn idle(&self, instance: &str, suspended: bool) -> Option<Verdict> {

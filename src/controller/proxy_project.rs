@@ -2,7 +2,7 @@
 
 mod purge;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use k8s_openapi::jiff::Timestamp;
 
@@ -12,6 +12,7 @@ use super::{
     frame::{self, Frame},
     instances::{Connection, version},
     report::Failure,
+    sight::Sight,
     upstream::{Ahead, Reference},
 };
 use crate::{
@@ -19,7 +20,7 @@ use crate::{
         ConditionType, Conditions, CveAllowlist, DeletionPolicy, ManagementPolicy, ProxyProject, ProxyProjectStatus,
         Reason, Registry, RewriteRuleStatus, StorageLimit, condition,
     },
-    harbor::{Client, Error, model},
+    harbor::{Error, Freshness, Seen, View, model},
     plan::{
         Action, Plan, Refusal,
         marker::Marker,
@@ -31,12 +32,15 @@ use crate::{
 
 /// Brings a ProxyProject's object in Harbor to what its spec says.
 pub async fn reconcile(kinds: &Kinds, project: &ProxyProject, now: Timestamp) -> Outcome<ProxyProjectStatus> {
-    let mut frame = Frame::open(project, now);
+    let mut frame = Frame::open(kinds, project, now);
     if frame.is_suspended() {
         frame.status.rewrite = None;
     } else {
-        let (status, notes) = (&mut frame.status, &mut frame.notes);
-        let result = bring(kinds, project, now, status, notes).await;
+        let mut result = bring(kinds, project, frame.sight, &mut frame.status, &mut frame.notes).await;
+        if matches!(result, Err(Failure::Harbor(Error::Conflict { .. }))) {
+            // Somebody was faster than what was read.
+            result = bring(kinds, project, frame.sight.closer(), &mut frame.status, &mut frame.notes).await;
+        }
         let rule = frame.status.rewrite.as_ref();
         let rule =
             rule.map_or_else(String::new, |rule| format!("; {} becomes {}", rule.matches.join(", "), rule.target));
@@ -92,21 +96,25 @@ fn tell_conflicts(
 async fn bring(
     kinds: &Kinds,
     project: &ProxyProject,
-    now: Timestamp,
+    sight: Sight,
     status: &mut ProxyProjectStatus,
     notes: &mut Vec<Note>,
 ) -> Result<(), Failure> {
     let connection = kinds.connect(&project.spec.harbor_ref).await?;
-    let have = connection.client.project_named(project.harbor_name()).await?;
-    if have.is_none() {
+    let (view, name) = (&connection.view, project.harbor_name());
+    if status.rewrite.is_some()
+        && view.project(name, sight.freshness).await?.item.is_none()
+        && view.project(name, sight.closer().freshness).await?.item.is_none()
+    {
         // Nothing serves what the rule promises, until the project is there again.
         status.rewrite = None;
     }
-    let registry = Reference { kinds, client: &connection.client, ahead: &Ahead::new() }
-        .registry(&project.spec.registry_ref.name, &project.spec.harbor_ref, "ProxyProject")
-        .await?;
     let trusted = status.id.filter(|_| status.drift.is_empty());
-    let look = look(kinds, &connection, project, registry, have, trusted, now).await?;
+    let ahead = Ahead::new();
+    let mut look = look(kinds, &connection, project, &ahead, trusted, sight).await?;
+    if sight.is_too_old(look.at) && !look.is_settled(status.id) {
+        look = self::look(kinds, &connection, project, &ahead, trusted, sight.closer()).await?;
+    }
     if look.plan.is_err() && status.id != look.id {
         // The project that served is gone, and another one has its name.
         status.rewrite = None;
@@ -122,7 +130,9 @@ async fn bring(
     status.drift.clear();
     let mut created = look.id;
     for step in &plan.steps {
-        created = apply(&connection.client, step, created).await?;
+        let applied = apply(&connection, step, created).await;
+        view.wrote_project(name, created);
+        created = applied?;
         // What was created is told of, even if it cannot be marked.
         if matches!(step, plan::Step::Create(_)) {
             notes.push(Note::done(Reason::Reconciled, difference.done()));
@@ -140,10 +150,23 @@ async fn bring(
 pub(super) struct Look {
     /// Harbor's id, ours or not.
     pub(super) id: Option<i64>,
+    /// When Harbor was asked.
+    at: Timestamp,
     /// What is to be done, or why not.
     pub(super) plan: Result<Plan<plan::Step>, Refusal>,
     /// What it promises once it serves.
     rule: RewriteRuleStatus,
+}
+
+impl Look {
+    /// Whether nothing is to be done; or nothing but to create what nobody remembers, of which Harbor takes only one.
+    fn is_settled(&self, remembered: Option<i64>) -> bool {
+        match self.plan.as_ref().map(|plan| plan.action) {
+            Ok(Action::Nothing) => true,
+            Ok(Action::Create) => remembered.is_none(),
+            _ => false,
+        }
+    }
 }
 
 /// What the ProxyProject is called in Harbor.
@@ -156,19 +179,22 @@ pub(super) async fn look(
     kinds: &Kinds,
     connection: &Connection,
     project: &ProxyProject,
-    (registry, registry_id): (Arc<Registry>, i64),
-    have: Option<model::Project>,
+    ahead: &Ahead,
     trusted: Option<i64>,
-    now: Timestamp,
+    sight: Sight,
 ) -> Result<Look, Failure> {
     let spec = &project.spec;
+    let Seen { item: have, at } = connection.view.project(project.harbor_name(), sight.freshness).await?;
+    let have = have.map(|project| project.as_ref().clone());
+    let reference = Reference { kinds, view: &connection.view, ahead, sight };
+    let (registry, registry_id) = reference.registry(&spec.registry_ref.name, &spec.harbor_ref, "ProxyProject").await?;
     let desired = plan::Desired {
         name: project.harbor_name().to_owned(),
         registry_id,
         metadata: metadata(project),
         storage_limit: spec.storage_limit.as_ref().map(StorageLimit::bytes),
         cve_allowlist: spec.cve_allowlist.as_ref().filter(|list| !list.system).map(allowlist),
-        retention: spec.retention.as_ref().map(|spec| retention::desired(spec, now)).transpose()?,
+        retention: spec.retention.as_ref().map(|spec| retention::desired(spec, sight.now)).transpose()?,
         marker: kinds.installation.marker(project),
         adoption: spec.adoption,
     };
@@ -180,7 +206,7 @@ pub(super) async fn look(
         observed.version = version(kinds.directory.as_ref(), &spec.harbor_ref.name, &connection.client).await?;
     }
     if let Some(id) = id {
-        look_closer(&connection.client, &desired, id, &mut observed).await?;
+        look_beyond(&connection.view, &desired, id, sight.freshness, &mut observed).await?;
     }
     let mut plan = plan::plan(&desired, &observed);
     if let Some(id) = id
@@ -190,23 +216,24 @@ pub(super) async fn look(
         observed.identity = Identity::Read { label };
         plan = plan::plan(&desired, &observed);
     }
-    Ok(Look { id, plan, rule })
+    Ok(Look { id, at, plan, rule })
 }
 
 /// Reads what the list of projects does not show, as far as it is managed.
-async fn look_closer(
-    client: &Client,
+async fn look_beyond(
+    view: &View,
     desired: &plan::Desired,
     project_id: i64,
+    freshness: Freshness,
     observed: &mut plan::Observed,
 ) -> Result<(), Error> {
     if desired.storage_limit.is_some() {
-        observed.quota = client.project_quota(project_id).await?;
+        observed.quota = view.quota(project_id, freshness).await?.item.map(|quota| quota.as_ref().clone());
     }
     if desired.retention.is_some()
         && let Some(id) = observed.project.as_ref().and_then(retention::id_of)
     {
-        observed.retention = Some(client.retention(id).await?);
+        observed.retention = Some(view.retention(id, freshness).await?.as_ref().clone());
     }
     Ok(())
 }
@@ -240,7 +267,8 @@ fn rule(project: &ProxyProject, registry: &Registry, connection: &Connection) ->
         .map_err(|error| Refusal { reason: Reason::InvalidSpec, message: error.to_string() })
 }
 
-async fn apply(client: &Client, step: &plan::Step, project: Option<i64>) -> Result<Option<i64>, Error> {
+async fn apply(connection: &Connection, step: &plan::Step, project: Option<i64>) -> Result<Option<i64>, Error> {
+    let client = &connection.client;
     match step {
         plan::Step::Create(new) => return client.create_project(new).await.map(Some),
         plan::Step::Mark(existing, text) => {
@@ -262,24 +290,26 @@ async fn apply(client: &Client, step: &plan::Step, project: Option<i64>) -> Resu
             }
         }
         plan::Step::Limit(id, bytes) => client.update_quota(*id, *bytes).await?,
-        plan::Step::Retention(step) => retain(client, step).await?,
+        plan::Step::Retention(step) => retain(connection, step).await?,
         plan::Step::RetentionOfCreated(desired) => {
             if let Some(id) = project
                 && let Some(step) = retention::step(desired, &client.project(id).await?, None, &mut Vec::new())
             {
-                retain(client, &step).await?;
+                retain(connection, &step).await?;
             }
         }
     }
     Ok(project)
 }
 
-async fn retain(client: &Client, step: &retention::Step) -> Result<(), Error> {
-    match step {
-        retention::Step::Create(policy) => client.create_retention(policy).await.map(drop),
-        retention::Step::Update(policy) => client.update_retention(policy).await,
-        retention::Step::Delete(id) => client.delete_retention(*id).await,
-    }
+async fn retain(Connection { client, view, .. }: &Connection, step: &retention::Step) -> Result<(), Error> {
+    let (id, result) = match step {
+        retention::Step::Create(policy) => return client.create_retention(policy).await.map(drop),
+        retention::Step::Update(policy) => (policy.id, client.update_retention(policy).await),
+        retention::Step::Delete(id) => (*id, client.delete_retention(*id).await),
+    };
+    view.wrote_retention(id);
+    result
 }
 
 enum Removal {
@@ -316,7 +346,9 @@ async fn remove(kinds: &Kinds, project: &ProxyProject) -> Result<Removal, Failur
             return Ok(Removal::Kept(why));
         }
     }
-    match client.delete_project(have.project_id).await {
+    let deleted = client.delete_project(have.project_id).await;
+    connection.view.wrote_project(name, Some(have.project_id));
+    match deleted {
         // Somebody pulled an image meanwhile.
         Err(Error::Precondition { .. }) if purges => {
             return Ok(Removal::Purging(client.repositories(name).await?.len()));

@@ -80,6 +80,13 @@ pub struct Registry {
     pub status: String,
 }
 
+impl Registry {
+    /// Whether the upstream failed Harbor's last check: until its next one it proxies nothing of it.
+    pub fn is_unhealthy(&self) -> bool {
+        self.status == "unhealthy"
+    }
+}
+
 /// The readable part of a registry's credential.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct RegistryCredential {

@@ -117,7 +117,7 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Result<Plan<Step>, Refusa
         update.access_key = Some(key);
         update.access_secret = Some(secret);
     }
-    if update == model::RegistryUpdate::default() && have.status == "unhealthy" {
+    if update == model::RegistryUpdate::default() && have.is_unhealthy() {
         // Harbor looks at an upstream every five minutes, and until then proxies nothing. Any PUT makes it look at once.
         update.description = Some(have.description.clone());
         drift.push(Drift { field: "status".to_owned(), have: "unhealthy".to_owned(), want: "healthy".to_owned() });

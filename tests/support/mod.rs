@@ -128,6 +128,16 @@ impl Site {
         self.world.apply(&manifests, Timestamp::now());
     }
 
+    /// As [`apply`](Self::apply) for many, which are there with [`applied`](Self::applied).
+    pub fn apply_later<K: Declared>(&self, name: &str, spec: Value) {
+        K::list(&mut self.manifests.lock().unwrap()).push(resource(name, spec));
+    }
+
+    /// Applies what was kept for later.
+    pub fn applied(&self) {
+        self.world.apply(&self.manifests.lock().unwrap(), Timestamp::now());
+    }
+
     /// Annotates a resource that was applied.
     pub fn annotate<K: Declared>(&self, name: &str, key: &str, value: &str) {
         let mut manifests = self.manifests.lock().unwrap();
@@ -149,8 +159,20 @@ impl Site {
         self.world.apply(&manifests, Timestamp::now());
     }
 
-    /// Looks at the resource once and stores its status.
+    /// Looks at the resource once, at Harbor as it is by now, and stores its status.
     pub async fn reconcile<K>(&self, name: &str) -> Seen<K>
+    where
+        K: Kept,
+        Kinds: Reconciler<K>,
+    {
+        if let Some(connection) = self.kinds.instances.known("default") {
+            connection.view.clear();
+        }
+        self.reconcile_again(name).await
+    }
+
+    /// Looks at the resource once more within the same beat, and stores its status.
+    pub async fn reconcile_again<K>(&self, name: &str) -> Seen<K>
     where
         K: Kept,
         Kinds: Reconciler<K>,

@@ -4,6 +4,7 @@ mod api;
 mod artifacts;
 mod auth;
 mod cache;
+mod ecr;
 mod hold;
 mod http;
 mod immutable;
@@ -66,6 +67,7 @@ struct Settings {
     version: String,
     health_interval: Option<Duration>,
     scanner: bool,
+    distance: Duration,
 }
 
 /// What the end points share.
@@ -95,6 +97,7 @@ impl Harbor {
             version: "v2.15.2-080b0220".to_owned(),
             health_interval: None,
             scanner: false,
+            distance: Duration::ZERO,
         };
         Builder { port: 0, settings, tls: None }
     }
@@ -299,6 +302,13 @@ impl Builder {
     #[must_use]
     pub fn scanner(mut self) -> Self {
         self.settings.scanner = true;
+        self
+    }
+
+    /// How far away it is: each answer takes so much longer.
+    #[must_use]
+    pub fn distance(mut self, round_trip: Duration) -> Self {
+        self.settings.distance = round_trip;
         self
     }
 

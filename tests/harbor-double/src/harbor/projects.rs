@@ -93,8 +93,8 @@ impl Core {
             .collect();
         match ask.param("sort") {
             Some("-name") => projects.sort_by(|a, b| b.name.cmp(&a.name)),
-            Some("creation_time") => projects.sort_by_key(|project| project.id),
-            Some("-creation_time") => projects.sort_by_key(|project| std::cmp::Reverse(project.id)),
+            Some("creation_time" | "project_id") => projects.sort_by_key(|project| project.id),
+            Some("-creation_time" | "-project_id") => projects.sort_by_key(|project| std::cmp::Reverse(project.id)),
             _ => projects.sort_by(|a, b| a.name.cmp(&b.name)),
         }
         let items: Vec<Value> = projects.into_iter().map(|project| document(&state, project, &ask.who)).collect();

@@ -26,6 +26,9 @@ const MOST: usize = 16 << 20;
 
 impl Handler for Core {
     async fn handle(self: Arc<Self>, request: Request<Body>) -> Response<Body> {
+        if !self.settings.distance.is_zero() {
+            tokio::time::sleep(self.settings.distance).await;
+        }
         let (parts, body) = request.into_parts();
         let turn = if parts.uri.path().starts_with("/api/") { self.holds.turn() } else { Turn::Serve };
         if turn == Turn::Ignore {

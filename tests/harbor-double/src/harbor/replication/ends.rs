@@ -247,7 +247,7 @@ impl Core {
     }
 }
 
-fn told(registry: &Registry, path: &str, failure: Failure) -> String {
+pub(super) fn told(registry: &Registry, path: &str, failure: Failure) -> String {
     match failure {
         Failure::Refused(status, body) => format!("http status code: {}, body: {body}", status.as_u16()),
         Failure::Unreachable => {

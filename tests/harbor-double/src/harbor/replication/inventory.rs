@@ -7,12 +7,12 @@ use http::Method;
 use serde_json::{Value, json};
 
 use super::{
-    ends::End,
+    ends::{End, told},
     filters::{Found, Item, keep_artifacts, keeps_repository, name_pattern},
     glob::specific,
     tables::Filter,
 };
-use crate::harbor::{Core, state::Registry};
+use crate::harbor::{Core, ecr, state::Registry};
 
 impl Core {
     /// What the filters leave of what an end has.
@@ -39,11 +39,18 @@ impl Core {
         Ok(all)
     }
 
-    /// Makes the projects that are missing at a Harbor, public where everything that goes there was. Answers the proxy projects,
-    /// which take nothing.
+    /// Makes the projects that are missing at a Harbor, public where everything that goes there was, or the repositories that are
+    /// missing at Amazon. Answers the proxy projects, which take nothing.
     pub(crate) async fn prepare(&self, end: &End, pairs: &[(Found, String)]) -> Result<HashSet<String>, String> {
         let mut skipped = HashSet::new();
         let mut done = HashSet::new();
+        if let End::Remote(registry) = end
+            && end.kind() == ecr::KIND
+        {
+            for (_, name) in pairs {
+                self.ecr_repository(registry, name).await.map_err(|failure| told(registry, "/", failure))?;
+            }
+        }
         for (_, name) in pairs {
             let project = name.split('/').next().unwrap_or_default();
             if !end.is_harbor() || !done.insert(project) {

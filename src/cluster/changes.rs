@@ -1,0 +1,86 @@
+//! One watch a kind, for its own controller and for all who follow it.
+//!
+//! In: the watch of a kind. Out: its controller, and for others each object that changed. Whoever cannot keep up is told to look
+//! at everything.
+
+use std::sync::Arc;
+
+use futures::{Stream, StreamExt, TryStreamExt, stream};
+use kube::{
+    Api, Client,
+    runtime::{
+        Controller, WatchStreamExt,
+        controller::Config,
+        reflector::{self, ObjectRef, Store},
+        watcher::{self, Event, watcher},
+    },
+};
+use tokio::sync::broadcast::{self, error::RecvError};
+
+use crate::controller::Managed;
+
+/// Changes that may wait for one who follows.
+const BACKLOG: usize = 1024;
+
+/// What followers are told of a kind.
+#[derive(Debug, Clone)]
+pub(super) enum Change<T> {
+    /// This one was created, changed or deleted.
+    One(T),
+    /// All were listed, or more changed than could be told: anything may be different.
+    Any,
+}
+
+/// The changes of a kind, to be followed.
+pub(super) struct Changes<K> {
+    sender: broadcast::Sender<Change<Arc<K>>>,
+}
+
+/// The one watch of a kind, as its controller. Nothing is watched until that runs.
+pub(super) fn controller<K: Managed>(client: &Client, config: Config) -> (Controller<K>, Changes<K>) {
+    let (store, writer) = reflector::store();
+    let sender = broadcast::Sender::new(BACKLOG);
+    let told = sender.clone();
+    let events = watcher(Api::<K>::all(client.clone()), watcher::Config::default()).reflect(writer);
+    // By now the store has it, so that followers find there what they are told of.
+    let events = events.inspect_ok(move |event| tell(&told, event));
+    (Controller::for_stream(events.applied_objects(), store).with_config(config), Changes { sender })
+}
+
+impl<K: Managed> Changes<K> {
+    /// From now on.
+    pub(super) fn follow(&self) -> impl Stream<Item = Change<Arc<K>>> + Send + 'static {
+        stream::unfold(self.sender.subscribe(), |mut changes| async move {
+            match changes.recv().await {
+                Ok(change) => Some((change, changes)),
+                Err(RecvError::Lagged(_)) => Some((Change::Any, changes)),
+                Err(RecvError::Closed) => None,
+            }
+        })
+    }
+
+    /// What is to be looked at because something of this kind changed: those that `concerned` names, or all of `store`.
+    pub(super) fn concern<L: Managed>(
+        &self,
+        store: &Store<L>,
+        concerned: impl Fn(&K) -> Vec<ObjectRef<L>> + Send + 'static,
+    ) -> impl Stream<Item = ObjectRef<L>> + Send + 'static {
+        let store = store.clone();
+        self.follow().flat_map(move |change| {
+            stream::iter(match change {
+                Change::One(object) => concerned(&object),
+                Change::Any => store.state().iter().map(|object| ObjectRef::from_obj(object.as_ref())).collect(),
+            })
+        })
+    }
+}
+
+fn tell<K: Clone>(sender: &broadcast::Sender<Change<Arc<K>>>, event: &Event<K>) {
+    let change = match event {
+        Event::Apply(object) | Event::Delete(object) => Change::One(Arc::new(object.clone())),
+        Event::InitDone => Change::Any,
+        Event::Init | Event::InitApply(_) => return,
+    };
+    // With nobody there nobody misses it.
+    sender.send(change).ok();
+}

@@ -1,0 +1,168 @@
+//! The way out for resources whose deletion waits for a controller or a Harbor that is gone: our finalizer is taken off.
+//!
+//! In: the resources that carry it. Out: the same without it. Nothing is asked of Harbor. Resources are read as they are, so
+//! that one of another version of the product is no obstacle.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::jiff::Timestamp;
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams},
+};
+use serde_json::{Value, json};
+
+use super::{Error, FIELD_MANAGER, bounded};
+use crate::api::{ConditionType, FINALIZER, HarborInstance, ProxyProject, Registry, ReplicationRule};
+
+/// Resources that one request lists.
+const PAGE: u32 = 500;
+
+/// Times that somebody else may be faster at one resource.
+const TRIES: usize = 5;
+
+/// A resource that carries our finalizer.
+#[derive(Debug, Clone)]
+pub struct Held {
+    /// Its kind.
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+    /// What it stands for in Harbor, with its name there: `replication policy nightly`.
+    pub object: String,
+    /// Which Harbor, by its address where that is still known.
+    pub harbor: String,
+    /// Since when it is being deleted; `None`: it is not.
+    pub since: Option<Timestamp>,
+    /// Why it is still there, as the controller said last.
+    pub blocked: Option<String>,
+    resource: ApiResource,
+}
+
+/// Which resources are meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// Those that are being deleted.
+    Deleted,
+    /// All. A controller that runs puts the finalizer back.
+    All,
+}
+
+/// All resources that carry our finalizer, in the order in which Harbor could delete their objects. A kind that the API server does
+/// not have, has none.
+///
+/// # Errors
+/// [`Error`] of the API server.
+pub async fn held(client: &Client) -> Result<Vec<Held>, Error> {
+    let addresses = addresses(client).await;
+    let mut held = Vec::new();
+    for (resource, called) in kinds() {
+        for object in list(client, &resource).await? {
+            if has_finalizer(&object) {
+                held.push(describe(&object, &resource, called, &addresses));
+            }
+        }
+    }
+    Ok(held)
+}
+
+/// Takes our finalizer off a resource, and no other. Answers whether it did: not where the resource is gone or has changed so
+/// that it is none of `which` any more.
+///
+/// # Errors
+/// [`Error`] of the API server.
+pub async fn release(client: &Client, held: &Held, which: Which) -> Result<bool, Error> {
+    let api: Api<DynamicObject> = Api::all_with(client.clone(), &held.resource);
+    let mut tries = 0;
+    loop {
+        let Some(object) = bounded("reading a resource", api.get_opt(&held.name)).await? else {
+            return Ok(false);
+        };
+        let meant = which == Which::All || object.metadata.deletion_timestamp.is_some();
+        if !meant || !has_finalizer(&object) {
+            return Ok(false);
+        }
+        let others: Vec<&String> = object.finalizers().iter().filter(|finalizer| *finalizer != FINALIZER).collect();
+        // Guarded by the resourceVersion, for the list of finalizers is not ours alone.
+        let metadata = json!({"finalizers": others, "resourceVersion": object.resource_version()});
+        let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        let patch = Patch::Merge(json!({"metadata": metadata}));
+        tries += 1;
+        match bounded("taking the finalizer off", api.patch(&held.name, &parameters, &patch)).await {
+            Ok(_) => return Ok(true),
+            Err(error) if error.is_not_found() => return Ok(false),
+            Err(error) if error.is_conflict() && tries < TRIES => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The kinds that may carry the finalizer, and what Harbor calls their objects.
+fn kinds() -> [(ApiResource, &'static str); 3] {
+    [
+        (ApiResource::erase::<ReplicationRule>(&()), "replication policy"),
+        (ApiResource::erase::<ProxyProject>(&()), "project"),
+        (ApiResource::erase::<Registry>(&()), "registry"),
+    ]
+}
+
+/// The addresses of the instances, as far as they are still known: they only make words clearer.
+async fn addresses(client: &Client) -> BTreeMap<String, String> {
+    let instances = list(client, &ApiResource::erase::<HarborInstance>(&())).await.unwrap_or_default();
+    let address = |instance: DynamicObject| {
+        let url = instance.data.pointer("/spec/url").and_then(Value::as_str)?.to_owned();
+        Some((instance.metadata.name?, url))
+    };
+    instances.into_iter().filter_map(address).collect()
+}
+
+async fn list(client: &Client, resource: &ApiResource) -> Result<Vec<DynamicObject>, Error> {
+    let api: Api<DynamicObject> = Api::all_with(client.clone(), resource);
+    let mut parameters = ListParams::default().limit(PAGE);
+    let mut objects = Vec::new();
+    loop {
+        match bounded("listing resources", api.list(&parameters)).await {
+            Ok(page) => {
+                objects.extend(page.items);
+                match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                    Some(token) => parameters.continue_token = Some(token),
+                    None => return Ok(objects),
+                }
+            }
+            // The definition is gone, or was never there.
+            Err(error) if error.is_not_found() => return Ok(objects),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn has_finalizer(object: &DynamicObject) -> bool {
+    object.finalizers().iter().any(|finalizer| finalizer == FINALIZER)
+}
+
+fn describe(
+    object: &DynamicObject,
+    resource: &ApiResource,
+    called: &str,
+    addresses: &BTreeMap<String, String>,
+) -> Held {
+    let text = |pointer: &str| object.data.pointer(pointer).and_then(Value::as_str);
+    let name = object.name_any();
+    let instance = text("/spec/harborRef/name").unwrap_or("default");
+    let harbor = match addresses.get(instance) {
+        Some(url) => format!("Harbor {url}"),
+        None => format!("the Harbor of HarborInstance {instance}"),
+    };
+    let conditions = object.data.pointer("/status/conditions").and_then(Value::as_array);
+    let wanted = json!(ConditionType::DeletionBlocked.as_str());
+    let blocked = conditions.into_iter().flatten().find(|condition| condition.get("type") == Some(&wanted));
+    Held {
+        kind: resource.kind.clone(),
+        object: format!("{called} {}", text("/spec/name").unwrap_or(&name)),
+        harbor,
+        since: object.meta().deletion_timestamp.as_ref().map(|time| time.0),
+        blocked: blocked.and_then(|condition| condition.get("message")?.as_str().map(str::to_owned)),
+        resource: resource.clone(),
+        name,
+    }
+}

@@ -1,0 +1,271 @@
+//! Watches of the Secrets that resources name, so that a rotation is acted on within seconds.
+//!
+//! In: reads of Secrets by name, and which names are still in use. Out: the names of those that changed. Each watch is of one
+//! name in the operator's own namespace, so that a Role can be restricted to names, and of metadata alone; of that only the
+//! revision is kept.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use futures::{FutureExt, StreamExt, TryStreamExt, stream::FuturesUnordered};
+use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use kube::{
+    Api, Client,
+    core::PartialObjectMeta,
+    runtime::{
+        WatchStreamExt,
+        watcher::{Config, Event, watcher},
+    },
+};
+use tokio::sync::{Notify, broadcast};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::{Error, bounded};
+
+/// Secrets that are watched at most: each takes a connection to the API server. That another one changed is found at the
+/// interval of what names it.
+pub const MOST: usize = 256;
+
+/// A watch of what nobody names any more ends after this long at the latest.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// Changes that may wait for a controller; of one that is further behind all resources are looked at.
+const BACKLOG: usize = 1024;
+
+/// Different revisions that are remembered of one Secret until its watch has begun.
+const MOST_READ: usize = 8;
+
+/// Which Secret of that name it is, and which state of it; `None`: there is none.
+type Revision = Option<String>;
+
+/// The Secrets of the operator's own namespace: read by name, and watched from then on.
+pub struct Secrets {
+    api: Api<Secret>,
+    metadata: Api<PartialObjectMeta<Secret>>,
+    known: Mutex<HashMap<String, Watched>>,
+    /// A name came that is not watched yet.
+    wanted: Notify,
+    changed: broadcast::Sender<String>,
+}
+
+/// What is known of one Secret.
+#[derive(Debug, Default)]
+struct Watched {
+    /// What the watch has seen last; `None` before its first list.
+    seen: Option<Revision>,
+    /// What was read before that.
+    read: Vec<Revision>,
+}
+
+impl Secrets {
+    /// Reads in this namespace. Nothing is watched until [`Secrets::follow`] is polled.
+    pub fn new(client: Client, namespace: &str) -> Self {
+        Self {
+            api: Api::namespaced(client.clone(), namespace),
+            metadata: Api::namespaced(client, namespace),
+            known: Mutex::default(),
+            wanted: Notify::new(),
+            changed: broadcast::Sender::new(BACKLOG),
+        }
+    }
+
+    /// Reads a Secret, and watches it from now on.
+    ///
+    /// # Errors
+    /// [`Error`] of the API server.
+    pub async fn read(&self, name: &str) -> Result<Option<Secret>, Error> {
+        let watched = self.begin(name);
+        let found = bounded("reading a Secret", self.api.get_opt(name)).await?;
+        self.was_read(name, found.as_ref().map(|secret| revision(&secret.metadata)), watched);
+        Ok(found)
+    }
+
+    /// The names of Secrets that change from now on.
+    pub(super) fn changes(&self) -> broadcast::Receiver<String> {
+        self.changed.subscribe()
+    }
+
+    /// Watches what is read until dropped. `named` are the names that are still in use.
+    pub(super) async fn follow(&self, named: impl Fn() -> HashSet<String>) {
+        let mut guards: HashMap<String, DropGuard> = HashMap::new();
+        let mut watches = FuturesUnordered::new();
+        loop {
+            self.forget_all_but(&named());
+            let wanted: HashSet<String> = self.lock().keys().cloned().collect();
+            guards.retain(|name, _| wanted.contains(name));
+            for name in wanted {
+                if !guards.contains_key(&name) {
+                    let ended = CancellationToken::new();
+                    guards.insert(name.clone(), ended.clone().drop_guard());
+                    watches.push(async move {
+                        tokio::select! {
+                            () = ended.cancelled() => {}
+                            () = self.watch(&name) => {}
+                        }
+                    });
+                }
+            }
+            let ended = watches.next().then(|ended| async move {
+                if ended.is_none() {
+                    std::future::pending::<()>().await;
+                }
+            });
+            tokio::select! {
+                () = self.wanted.notified() => {}
+                () = tokio::time::sleep(LOOK) => {}
+                () = ended => {}
+            }
+        }
+    }
+
+    async fn watch(&self, name: &str) {
+        let config = Config::default().fields(&format!("metadata.name={name}"));
+        let mut events = watcher(self.metadata.clone(), config).default_backoff().boxed();
+        let (mut listed, mut told) = (None, false);
+        loop {
+            match events.try_next().await {
+                Ok(Some(Event::Init)) => listed = None,
+                Ok(Some(Event::InitApply(secret))) => listed = Some(revision(&secret.metadata)),
+                Ok(Some(Event::InitDone)) => self.saw(name, listed.take()),
+                Ok(Some(Event::Apply(secret))) => self.saw(name, Some(revision(&secret.metadata))),
+                Ok(Some(Event::Delete(_))) => self.saw(name, None),
+                Ok(None) => return,
+                Err(error) => {
+                    if !told {
+                        tracing::warn!(
+                            %error, name, "watching a Secret; that it changes is found at the interval of what names it"
+                        );
+                    }
+                    told = true;
+                    continue;
+                }
+            }
+            told = false;
+        }
+    }
+
+    /// Remembers that a Secret is read; answers whether its watch has seen it already.
+    fn begin(&self, name: &str) -> bool {
+        let mut known = self.lock();
+        if let Some(watched) = known.get(name) {
+            return watched.seen.is_some();
+        }
+        if known.len() < MOST {
+            known.insert(name.to_owned(), Watched::default());
+            self.wanted.notify_one();
+        } else {
+            tracing::debug!(name, "not watched: {MOST} Secrets are");
+        }
+        false
+    }
+
+    fn was_read(&self, name: &str, revision: Revision, was_watched: bool) {
+        let changed = self.lock().get_mut(name).is_some_and(|watched| watched.was_read(revision, was_watched));
+        self.tell(name, changed);
+    }
+
+    fn saw(&self, name: &str, revision: Revision) {
+        let changed = self.lock().get_mut(name).is_some_and(|watched| watched.saw(revision));
+        self.tell(name, changed);
+    }
+
+    fn tell(&self, name: &str, changed: bool) {
+        if changed {
+            tracing::info!(name, "Secret changed");
+            // Without a controller there is nobody to tell.
+            self.changed.send(name.to_owned()).ok();
+        }
+    }
+
+    fn forget_all_but(&self, named: &HashSet<String>) {
+        self.lock().retain(|name, _| named.contains(name));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Watched>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Watched {
+    /// Whether somebody has what is no longer so: it changed between a read and the first list of the watch.
+    fn was_read(&mut self, revision: Revision, was_watched: bool) -> bool {
+        match &self.seen {
+            None => {
+                if self.read.len() < MOST_READ && !self.read.contains(&revision) {
+                    self.read.push(revision);
+                }
+                false
+            }
+            // A read that began later is no older than what the watch has seen, and what follows the watch will see.
+            Some(seen) => !was_watched && *seen != revision,
+        }
+    }
+
+    /// Whether this is new to those who read it.
+    fn saw(&mut self, revision: Revision) -> bool {
+        let read = std::mem::take(&mut self.read);
+        let changed = match &self.seen {
+            None => read.len() >= MOST_READ || read.iter().any(|read| *read != revision),
+            Some(seen) => *seen != revision,
+        };
+        self.seen = Some(revision);
+        changed
+    }
+}
+
+/// As [`SecretValue::revision`](crate::controller::SecretValue::revision) has it.
+pub(super) fn revision(metadata: &ObjectMeta) -> String {
+    let (uid, version) = (metadata.uid.as_deref(), metadata.resource_version.as_deref());
+    let uid = uid.unwrap_or_default();
+    format!("{}/{}", uid.get(..8).unwrap_or(uid), version.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn some(text: &str) -> Revision {
+        Some(text.to_owned())
+    }
+
+    #[test]
+    fn what_was_read_as_it_is_wakes_nobody_and_each_change_wakes_once() {
+        let mut watched = Watched::default();
+        assert!(!watched.was_read(some("1"), false));
+        assert!(!watched.saw(some("1")));
+        // A list after a lost watch shows the same again.
+        assert!(!watched.saw(some("1")));
+        assert!(watched.saw(some("2")));
+        assert!(!watched.was_read(some("2"), true));
+        assert!(watched.saw(None));
+        assert!(watched.saw(some("3")));
+        assert!(!watched.saw(some("3")));
+    }
+
+    #[test]
+    fn a_change_between_the_read_and_the_beginning_of_the_watch_is_not_missed() {
+        for (read, listed) in [(some("1"), some("2")), (None, some("1")), (some("1"), None)] {
+            let mut watched = Watched::default();
+            watched.was_read(read.clone(), false);
+            assert!(watched.saw(listed.clone()), "{read:?} {listed:?}");
+
+            // The answer to the read comes after the first list.
+            let mut watched = Watched::default();
+            assert!(!watched.saw(listed.clone()));
+            assert!(watched.was_read(read.clone(), false), "{read:?} {listed:?}");
+        }
+    }
+
+    #[test]
+    fn a_read_that_the_watch_is_behind_of_wakes_nobody_for_ever() {
+        let mut watched = Watched::default();
+        watched.was_read(some("1"), false);
+        watched.saw(some("1"));
+        for _ in 0..3 {
+            assert!(!watched.was_read(some("2"), true));
+        }
+    }
+}
