@@ -44,6 +44,16 @@ pub async fn strangers(harbor: &Harbor) -> Value {
     Value::Array(found)
 }
 
+/// Whether an execution is under way, or its end not written yet.
+pub async fn is_busy(harbor: &Harbor) -> bool {
+    let executions = get(harbor, "/replication/executions").await;
+    let running = |execution: &Value| {
+        let end = execution["end_time"].as_str().unwrap_or_default();
+        execution["status"] == "InProgress" || end.is_empty() || end.starts_with("0001")
+    };
+    executions.as_array().unwrap().iter().any(running)
+}
+
 /// All that others do not have. What refers to a registry does so by its name.
 pub async fn everything(harbor: &Harbor) -> Value {
     // A registry with a wrong secret is unhealthy from here on.

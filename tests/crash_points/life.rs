@@ -47,7 +47,7 @@ pub struct End {
     pub created: BTreeMap<String, usize>,
     /// Of all resources, but for ids and times.
     pub statuses: Vec<Value>,
-    /// Requests to Harbor since the beginning.
+    /// Requests to Harbor in this phase, of a life that was not interrupted.
     pub requests: usize,
 }
 
@@ -83,53 +83,37 @@ impl<'a> Life<'a> {
         let site = Site::doubled(harbor).await;
         harbor::add_strangers(site.double.as_ref().unwrap(), &upstreams[0]).await;
         let before = harbor::strangers(site.double.as_ref().unwrap()).await;
+        site.double.as_ref().unwrap().clear_log();
         Self { site, upstreams, before, stored: Cell::new(0) }
     }
 
-    /// Lives so many phases, and is killed once at most. What there is at the end of each.
-    pub async fn live(self, kill: Kill, phases: usize) -> Vec<End> {
-        let double = self.site.double.as_ref().unwrap();
-        double.hold(match kill {
-            Kill::Request(hold) => Some(hold),
-            _ => None,
-        });
-        double.clear_log();
-        let mut ends = Vec::new();
-        for phase in 0..phases {
-            self.begin_phase(phase);
-            let was_killed = !self.run(kill, !ends.iter().any(|end: &End| end.was_killed)).await;
-            if was_killed {
-                double.hold(None);
-                self.run(Kill::Never, false).await;
-            }
-            ends.push(self.end(was_killed).await);
-            if was_killed {
-                break;
-            }
+    /// Lives this phase after those before it, and is killed in it. What there is at its end.
+    pub async fn live(&self, phase: usize, kill: Kill) -> End {
+        for before in 0..phase {
+            self.begin_phase(before);
+            assert!(self.run(Kill::Never).await);
         }
-        ends
+        self.begin_phase(phase);
+        let was_killed = !self.run(kill).await;
+        if was_killed {
+            self.run(Kill::Never).await;
+        }
+        self.end(was_killed).await
     }
 
     /// Is killed amid the first phase, and all resources are deleted before the process is there again. `None`: it was not
     /// killed.
     pub async fn cut_short(self, kill: Kill) -> Option<End> {
-        let double = self.site.double.as_ref().unwrap();
-        double.hold(match kill {
-            Kill::Request(hold) => Some(hold),
-            _ => None,
-        });
-        double.clear_log();
         self.begin_phase(0);
-        if self.run(kill, true).await {
+        if self.run(kill).await {
             return None;
         }
-        double.hold(None);
         for resource in ["nightly", "cache", "hub"] {
             self.site.delete::<ReplicationRule>(resource);
             self.site.delete::<ProxyProject>(resource);
             self.site.delete::<Registry>(resource);
         }
-        self.run(Kill::Never, false).await;
+        self.run(Kill::Never).await;
         Some(self.end(true).await)
     }
 
@@ -177,12 +161,19 @@ impl<'a> Life<'a> {
     }
 
     /// A process, until nothing changes any more. Answers whether it lived to see that.
-    async fn run(&self, kill: Kill, may_be_killed: bool) -> bool {
-        let process = self.site.restarted();
-        let kill = if may_be_killed { kill } else { Kill::Never };
+    async fn run(&self, kill: Kill) -> bool {
+        let (process, double) = (self.site.restarted(), self.site.double.as_ref().unwrap());
+        double.hold(match kill {
+            Kill::Request(hold) => Some(hold),
+            _ => None,
+        });
+        self.stored.set(0);
         tokio::select! {
             biased;
-            () = self.site.double.as_ref().unwrap().until_held(), if matches!(kill, Kill::Request(_)) => false,
+            () = double.until_held() => {
+                double.hold(None);
+                false
+            }
             lived = tokio::time::timeout(PATIENCE, self.work(&process, kill)) => lived.expect("no end of work"),
         }
     }
@@ -190,6 +181,7 @@ impl<'a> Life<'a> {
     async fn work(&self, process: &Arc<Kinds>, kill: Kill) -> bool {
         let begun = Instant::now();
         loop {
+            self.until_executed().await;
             // In the order that is the worst for whoever waits for another.
             let steps = [
                 self.step::<ReplicationRule>(process, "nightly", kill).await,
@@ -236,7 +228,14 @@ impl<'a> Life<'a> {
         Step::Changed
     }
 
-    /// Whether Harbor has come to its end, too.
+    /// Until nothing runs in Harbor, so that a life does not differ from the next by how often it looks at what does.
+    async fn until_executed(&self) {
+        while harbor::is_busy(self.site.double.as_ref().unwrap()).await {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// Whether what ran in Harbor has been told, too.
     fn is_settled(&self) -> bool {
         let Some(rule) = self.site.world.get::<ReplicationRule>("nightly") else { return true };
         let status = rule.status.clone().unwrap_or_default();
@@ -273,7 +272,7 @@ impl<'a> Life<'a> {
             harbor: plain(&harbor::everything(double).await),
             created,
             statuses: self.statuses().iter().map(plain).collect(),
-            requests: double.log().len(),
+            requests: double.requests_since_hold(),
         }
     }
 }

@@ -53,27 +53,26 @@ fn assert_same(kill: Kill, found: &End, wanted: &End) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_killed_at_any_step_ends_where_an_uninterrupted_one_does() {
     let upstreams = life::upstreams().await;
-    let whole = Life::begin(&upstreams).await.live(Kill::Never, PHASES).await;
-    for (phase, end) in whole.iter().enumerate() {
-        end.assert_right(phase);
+    let mut points = 0;
+    for phase in 0..PHASES {
+        let whole = Life::begin(&upstreams).await.live(phase, Kill::Never).await;
+        whole.assert_right(phase);
+        let run = async |kill: Kill| {
+            let end = Life::begin(&upstreams).await.live(phase, kill).await;
+            if end.was_killed {
+                assert_same(kill, &end, &whole);
+            }
+            end.was_killed
+        };
+        let before = each(|at| run(Kill::Request(Hold::Before(at)))).await;
+        let after = each(|at| run(Kill::Request(Hold::After(at)))).await;
+        let unstored = each(|at| run(Kill::Store(at))).await;
+        eprintln!("phase {phase}: {before} before a request, {after} after it, {unstored} before a status");
+        let enough = whole.requests * 3 / 4;
+        assert!(before >= enough && after >= enough && unstored >= 3, "of {} requests", whole.requests);
+        points += before + after + unstored;
     }
-    // What has come to the same end in one phase goes on the same: the others need not be lived.
-    let run = async |kill: Kill| {
-        let mut ends = Life::begin(&upstreams).await.live(kill, PHASES).await;
-        let Some(phase) = ends.iter().position(|end| end.was_killed) else { return false };
-        assert_same(kill, &ends.remove(phase), &whole[phase]);
-        true
-    };
-    let before = each(|at| run(Kill::Request(Hold::Before(at)))).await;
-    let after = each(|at| run(Kill::Request(Hold::After(at)))).await;
-    let unstored = each(|at| run(Kill::Store(at))).await;
-    eprintln!(
-        "{} crash points: {before} before a request, {after} after it, {unstored} before a status",
-        before + after + unstored
-    );
-    let last = whole.last().unwrap();
-    assert!(before >= last.requests / 2 && after >= last.requests / 2, "{before} and {after} of {}", last.requests);
-    assert!(unstored >= 12, "{unstored}");
+    eprintln!("{points} crash points");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
