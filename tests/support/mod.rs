@@ -71,6 +71,15 @@ impl Site {
         site
     }
 
+    /// Another installation with a world of its own, at the same Harbor.
+    pub async fn beside(&self) -> Self {
+        Self {
+            username: self.username.clone(),
+            password: self.password.clone(),
+            ..Self::at(None, self.url.clone()).await
+        }
+    }
+
     /// A name that no other test uses.
     pub fn name(&self, base: &str) -> String {
         format!("{base}-{}", self.suffix)
