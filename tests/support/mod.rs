@@ -30,6 +30,7 @@ pub struct Site {
     pub kinds: Arc<Kinds>,
     manifests: std::sync::Mutex<Manifests>,
     suffix: String,
+    http: reqwest::Client,
 }
 
 impl Site {
@@ -63,8 +64,9 @@ impl Site {
         let suffix = format!("{since:x}{}", COUNT.fetch_add(1, Ordering::Relaxed));
         let world = Arc::new(World::new(vec!["linux/amd64".parse().unwrap()]));
         let kinds = process(&world, &format!("test-{suffix}"));
-        let site =
-            Self { double, url, username, password, world, kinds, manifests: std::sync::Mutex::default(), suffix };
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let manifests = std::sync::Mutex::default();
+        let site = Self { double, url, username, password, world, kinds, manifests, suffix, http };
         site.secret("harbor", &site.username, &site.password);
         let spec = json!({"url": site.url, "credentialsSecretRef": {"name": "harbor"}});
         site.apply::<HarborInstance>("default", spec);
@@ -99,8 +101,7 @@ impl Site {
     /// A request to Harbor's API as an administrator makes it by hand. `path` is below `/api/v2.0`. Answers status and body.
     pub async fn by_hand(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
         let url = format!("{}/api/v2.0{path}", self.url);
-        let http = reqwest::Client::builder().no_proxy().build().unwrap();
-        let request = http.request(method.parse().unwrap(), url).basic_auth(&self.username, Some(&self.password));
+        let request = self.http.request(method.parse().unwrap(), url).basic_auth(&self.username, Some(&self.password));
         let request = match body {
             Some(body) => request.header("content-type", "application/json").body(body.to_string()),
             None => request,
