@@ -57,7 +57,7 @@ const GO_ON: Duration = Duration::from_secs(2);
 /// project that holds repositories.
 pub async fn finalize(kinds: &Kinds, project: &ProxyProject, now: Timestamp) -> Finalized<ProxyProjectStatus> {
     let name = project.harbor_name();
-    let words = match remove(kinds, project).await {
+    let words = match remove(kinds, project, now).await {
         Ok(Removal::Done(notes)) => return Finalized::Done(notes),
         Ok(Removal::Purging(left)) => return purging(project, now, left),
         Ok(Removal::Kept(why)) => (Reason::NotEmpty, format!("project {name} in Harbor {why}")),
@@ -329,7 +329,7 @@ enum Removal {
     Kept(String),
 }
 
-async fn remove(kinds: &Kinds, project: &ProxyProject) -> Result<Removal, Failure> {
+async fn remove(kinds: &Kinds, project: &ProxyProject, now: Timestamp) -> Result<Removal, Failure> {
     if project.spec.management_policy == ManagementPolicy::ObserveOnly {
         return Ok(Removal::Done(Vec::new()));
     }
@@ -341,7 +341,11 @@ async fn remove(kinds: &Kinds, project: &ProxyProject) -> Result<Removal, Failur
     };
     let labels = client.project_labels(have.project_id).await?;
     let label = labels.iter().find(|label| label.name == plan::LABEL);
-    if label.and_then(|label| Marker::split(&label.description).1) != Some(kinds.installation.marker(project)) {
+    let ours = match label {
+        Some(label) => Marker::split(&label.description).1 == Some(kinds.installation.marker(project)),
+        None => is_cut_short(kinds, &connection, project, &have, now).await,
+    };
+    if !ours {
         let message = format!("project {name} in Harbor is not marked as ours and was left alone");
         return Ok(Removal::Done(vec![Note::warning(Reason::AdoptionRequired, message)]));
     }
@@ -365,6 +369,27 @@ async fn remove(kinds: &Kinds, project: &ProxyProject) -> Result<Removal, Failur
         result => result?,
     }
     Ok(Removal::Done(vec![Note::done(Reason::Reconciled, format!("deleted project {name} in Harbor"))]))
+}
+
+/// Whether it is a creation of ours that was cut short before it was marked: empty, of a registry that is ours, and made after
+/// the resource was.
+async fn is_cut_short(
+    kinds: &Kinds,
+    Connection { view, .. }: &Connection,
+    project: &ProxyProject,
+    have: &model::Project,
+    now: Timestamp,
+) -> bool {
+    let born = project.metadata.creation_timestamp.as_ref().map(|time| time.0);
+    let is_younger = born.zip(have.creation_time).is_some_and(|(born, made)| made >= born);
+    if have.repo_count > 0 || !is_younger {
+        return false;
+    }
+    let sight = Sight { now, freshness: Freshness::Asked(now) };
+    let reference = Reference { kinds, view, ahead: &Ahead::new(), sight };
+    let spec = &project.spec;
+    let registry = reference.registry(&spec.registry_ref.name, &spec.harbor_ref, "ProxyProject").await;
+    registry.is_ok_and(|(_, id)| have.registry_id == Some(id))
 }
 
 /// A purge that takes more than one look is told of once, and how far it has come stands in status.

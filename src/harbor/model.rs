@@ -197,6 +197,9 @@ pub struct Project {
     /// Strings, whatever they mean: `public`, `proxy_speed_kb`, `max_upstream_conn`, …
     #[serde(default)]
     pub metadata: BTreeMap<String, String>,
+    /// When it was made.
+    #[serde(default)]
+    pub creation_time: Option<jiff::Timestamp>,
     /// Number of repositories.
     #[serde(default)]
     pub repo_count: i64,

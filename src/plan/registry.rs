@@ -170,6 +170,8 @@ fn bool_text(value: bool) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn marker() -> Marker {
@@ -295,5 +297,118 @@ mod tests {
             registry.url = "https://hub.docker.com".to_owned();
         });
         assert!(plan(&hub, &observed).unwrap().is_done());
+    }
+
+    /// Harbor, with the secret that it does not show.
+    #[derive(Debug, Clone, Default)]
+    struct Stored {
+        registry: Option<model::Registry>,
+        secret: String,
+    }
+
+    impl Stored {
+        fn carry_out(&mut self, step: &Step) {
+            match step {
+                Step::Create(new) => {
+                    let credential = new.credential.as_ref();
+                    let key = credential.map(|credential| credential.access_key.clone()).unwrap_or_default();
+                    self.secret = credential.map(|credential| credential.access_secret.clone()).unwrap_or_default();
+                    self.registry = Some(model::Registry {
+                        id: 4,
+                        name: new.name.clone(),
+                        type_: new.type_.clone(),
+                        url: shown_url(&new.type_, &new.url),
+                        description: new.description.clone(),
+                        credential: model::RegistryCredential { access_key: key },
+                        insecure: new.insecure,
+                        ca_certificate: new.ca_certificate.clone().unwrap_or_default(),
+                        status: "healthy".to_owned(),
+                    });
+                }
+                Step::Update(_, update) => {
+                    let registry = self.registry.as_mut().unwrap();
+                    if let Some(url) = &update.url {
+                        registry.url = shown_url(&registry.type_, url);
+                        self.secret.clear();
+                    }
+                    let replace = |field: &mut String, value: &Option<String>| {
+                        if let Some(value) = value {
+                            value.clone_into(field);
+                        }
+                    };
+                    replace(&mut registry.description, &update.description);
+                    replace(&mut registry.ca_certificate, &update.ca_certificate);
+                    replace(&mut registry.credential.access_key, &update.access_key);
+                    replace(&mut self.secret, &update.access_secret);
+                    registry.insecure = update.insecure.unwrap_or(registry.insecure);
+                    // Any PUT makes it look.
+                    registry.status = "healthy".to_owned();
+                }
+            }
+        }
+    }
+
+    fn shown_url(type_: &str, url: &str) -> String {
+        if type_ == "docker-hub" { "https://hub.docker.com".to_owned() } else { normalised(url) }
+    }
+
+    fn any_desired() -> impl Strategy<Value = Desired> {
+        let credentials = prop::option::of(("[ab]", "[pq]")).prop_map(|given| {
+            let revision = given.as_ref().map(|(username, password)| format!("{username}/{password}"));
+            (given.map(|(username, password)| Credentials { username, password: password.into() }), revision)
+        });
+        let urls = vec!["https://ghcr.io", "HTTPS://ghcr.io//", "http://ghcr.io", "ghcr.io:5000/"];
+        (
+            (prop::sample::select(urls), credentials, prop::option::of("[a-z ]{0,6}[a-z]")),
+            (
+                prop::option::of(prop::sample::select(vec!["PEM", "PEM\n", "OTHER"])),
+                any::<bool>(),
+                any::<bool>(),
+                any::<bool>(),
+            ),
+        )
+            .prop_map(|((url, (credentials, revision), description), (ca, insecure, hub, adopts))| Desired {
+                type_: if hub { "docker-hub" } else { "github-ghcr" },
+                url: url.to_owned(),
+                description,
+                credentials,
+                credentials_revision: revision,
+                ca_certificate: ca.map(str::to_owned),
+                insecure,
+                adoption: if adopts { Adoption::IfExists } else { Adoption::Never },
+                ..desired()
+            })
+    }
+
+    fn observed_of(harbor: &Stored, credentials_revision: Option<String>) -> Observed {
+        Observed { registry: harbor.registry.clone(), credentials_revision, version: Some("v2.15.2".to_owned()) }
+    }
+
+    proptest! {
+        #[test]
+        fn a_plan_that_was_carried_out_leaves_nothing_to_do(
+            wanted in any_desired(),
+            before in prop::option::of((any_desired(), any::<bool>(), any::<bool>(), any::<bool>())),
+        ) {
+            let (mut harbor, mut remembered) = (Stored::default(), None);
+            if let Some((before, marked, healthy, has_status)) = before {
+                plan(&before, &observed_of(&harbor, None)).unwrap().steps.iter().for_each(|step| harbor.carry_out(step));
+                let registry = harbor.registry.as_mut().unwrap();
+                if !marked {
+                    registry.description = "by hand".to_owned();
+                }
+                if !healthy {
+                    registry.status = "unhealthy".to_owned();
+                }
+                remembered = before.credentials_revision.filter(|_| has_status);
+            }
+            // What is refused sends nothing.
+            let Ok(first) = plan(&wanted, &observed_of(&harbor, remembered)) else { return Ok(()) };
+            first.steps.iter().for_each(|step| harbor.carry_out(step));
+            let second = plan(&wanted, &observed_of(&harbor, wanted.credentials_revision.clone())).unwrap();
+            prop_assert!(second.is_done() && second.drift.is_empty(), "{first:?} left {second:?}");
+            let secret = wanted.credentials.map(|credentials| credentials.password.expose_secret().to_owned());
+            prop_assert_eq!(harbor.secret, secret.unwrap_or_default());
+        }
     }
 }

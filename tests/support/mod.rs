@@ -30,6 +30,7 @@ pub struct Site {
     pub kinds: Arc<Kinds>,
     manifests: std::sync::Mutex<Manifests>,
     suffix: String,
+    http: reqwest::Client,
 }
 
 impl Site {
@@ -62,17 +63,23 @@ impl Site {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
         let suffix = format!("{since:x}{}", COUNT.fetch_add(1, Ordering::Relaxed));
         let world = Arc::new(World::new(vec!["linux/amd64".parse().unwrap()]));
-        let kinds = Arc::new(Kinds {
-            directory: world.clone(),
-            instances: Arc::new(Instances::default()),
-            installation: Installation(format!("test-{suffix}")),
-        });
-        let site =
-            Self { double, url, username, password, world, kinds, manifests: std::sync::Mutex::default(), suffix };
+        let kinds = process(&world, &format!("test-{suffix}"));
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let manifests = std::sync::Mutex::default();
+        let site = Self { double, url, username, password, world, kinds, manifests, suffix, http };
         site.secret("harbor", &site.username, &site.password);
         let spec = json!({"url": site.url, "credentialsSecretRef": {"name": "harbor"}});
         site.apply::<HarborInstance>("default", spec);
         site
+    }
+
+    /// Another installation with a world of its own, at the same Harbor.
+    pub async fn beside(&self) -> Self {
+        Self {
+            username: self.username.clone(),
+            password: self.password.clone(),
+            ..Self::at(None, self.url.clone()).await
+        }
     }
 
     /// A name that no other test uses.
@@ -94,8 +101,7 @@ impl Site {
     /// A request to Harbor's API as an administrator makes it by hand. `path` is below `/api/v2.0`. Answers status and body.
     pub async fn by_hand(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
         let url = format!("{}/api/v2.0{path}", self.url);
-        let http = reqwest::Client::builder().no_proxy().build().unwrap();
-        let request = http.request(method.parse().unwrap(), url).basic_auth(&self.username, Some(&self.password));
+        let request = self.http.request(method.parse().unwrap(), url).basic_auth(&self.username, Some(&self.password));
         let request = match body {
             Some(body) => request.header("content-type", "application/json").body(body.to_string()),
             None => request,
@@ -154,6 +160,11 @@ impl Site {
         let annotations = object.unwrap().meta_mut().annotations.get_or_insert_default();
         annotations.insert(key.to_owned(), value.to_owned());
         self.world.apply(&manifests, Timestamp::now());
+    }
+
+    /// Reconcilers of the same installation that have just been started.
+    pub fn restarted(&self) -> Arc<Kinds> {
+        process(&self.world, &self.kinds.installation.0)
     }
 
     /// Deletes a resource as a user would.
@@ -275,6 +286,15 @@ impl<K: Managed> Seen<K> {
     pub fn message(&self) -> String {
         self.condition(condition::ConditionType::Ready).expect("a Ready condition").2
     }
+}
+
+/// Reconcilers that know nothing but what is stored, as after a start.
+pub fn process(world: &Arc<World>, installation: &str) -> Arc<Kinds> {
+    Arc::new(Kinds {
+        directory: world.clone(),
+        instances: Arc::new(Instances::default()),
+        installation: Installation(installation.to_owned()),
+    })
 }
 
 fn variable(name: &str) -> Option<String> {
