@@ -3,8 +3,8 @@
 use k8s_openapi::jiff::Timestamp;
 
 use super::{
-    Directory, Instances, Note, Outcome,
-    report::{requeue, warn_of_change},
+    Directory, Instances, Note, Outcome, RECHECK,
+    report::{is_settled, warn_of_change},
 };
 use crate::{
     api::{ConditionType, Conditions, HarborInstance, HarborInstanceStatus, Reason, common, condition},
@@ -56,7 +56,9 @@ pub async fn reconcile(
     }
     status.conditions = conditions.into_list();
     warn_of_change(&before, &status.conditions, &mut notes);
-    let requeue = requeue(&status.conditions, instance.spec.suspend, instance.spec.interval.duration(), now);
+    let interval = instance.spec.interval.duration();
+    let settled = is_settled(&status.conditions, instance.spec.suspend);
+    let requeue = if settled { interval } else { interval.min(RECHECK) };
     Outcome { status, requeue, notes }
 }
 

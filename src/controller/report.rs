@@ -98,21 +98,28 @@ impl Conditions {
     }
 }
 
-/// When to look again: at the next beat, or sooner while something is about to become right by itself. What waits for a person
-/// is not asked for more often: a rejected password that is tried every half minute may lock the account.
+/// When to look again: at the next beat, or sooner while something is about to become right by itself.
 pub(super) fn requeue(conditions: &[Condition], suspended: bool, beat: Duration, now: Timestamp) -> Duration {
-    let is = |kind| condition::is_true(conditions, kind);
-    let settled = suspended || is(ConditionType::Ready) || is(ConditionType::Stalled);
-    if settled { beat } else { beat.min(patience(conditions, now)) }
+    if is_settled(conditions, suspended) { beat } else { beat.min(patience(conditions, now)) }
 }
 
-/// The longer something fails, the more seldom it is tried. What comes back by itself is noticed within half a minute.
+/// Whether there is nothing to wait for but the next beat. What waits for a person is not tried more often: a rejected password
+/// that is tried every half minute may lock the account.
+pub(super) fn is_settled(conditions: &[Condition], suspended: bool) -> bool {
+    let is = |kind| condition::is_true(conditions, kind);
+    suspended || is(ConditionType::Ready) || is(ConditionType::Stalled)
+}
+
+/// What comes back by itself is noticed within half a minute. What Harbor refuses for this object alone is tried soon, and the
+/// longer it goes on, the more seldom.
 fn patience(conditions: &[Condition], now: Timestamp) -> Duration {
-    let Some(ready) = condition::find(conditions, ConditionType::Ready) else { return RECHECK };
+    let own = [Reason::HarborError, Reason::HarborForbidden, Reason::HarborRefused, Reason::NameConflict];
+    let ready = condition::find(conditions, ConditionType::Ready);
+    let Some(ready) = ready.filter(|ready| own.iter().any(|reason| reason.to_string() == ready.reason)) else {
+        return RECHECK;
+    };
     let failed_for = now.duration_since(ready.last_transition_time.0).unsigned_abs();
-    let own_fault = [Reason::HarborError, Reason::HarborForbidden, Reason::HarborRefused, Reason::NameConflict];
-    let longest = if own_fault.iter().any(|reason| reason.to_string() == ready.reason) { LONGEST } else { RECHECK };
-    (failed_for / 4).clamp(SHORTEST, longest)
+    (failed_for / 4).clamp(SHORTEST, LONGEST)
 }
 
 /// Adds a note when Ready became false, or is false for another reason than before; or when other fields drifted than before.
@@ -159,4 +166,32 @@ pub(super) fn blocked(
     let mut conditions = Conditions::from_status(before, generation, now);
     conditions.set(ConditionType::DeletionBlocked, true, reason, message);
     (conditions.into_list(), notes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failing(reason: Reason, seconds: i64) -> Duration {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let mut conditions = Conditions::from_status(&[], None, at(0));
+        conditions.progressing(reason, "…");
+        requeue(&conditions.into_list(), false, Duration::from_secs(600), at(seconds))
+    }
+
+    #[test]
+    fn an_object_that_fails_alone_is_tried_soon_and_then_more_and_more_seldom() {
+        let seconds: Vec<u64> =
+            [0, 10, 100, 1000, 10_000].map(|passed| failing(Reason::HarborError, passed).as_secs()).into();
+        assert_eq!(seconds, [4, 4, 25, 250, 300]);
+    }
+
+    #[test]
+    fn what_comes_back_by_itself_is_asked_for_each_half_minute_and_no_more_often() {
+        for reason in [Reason::HarborUnreachable, Reason::UpstreamUnhealthy, Reason::RegistryNotReady] {
+            for passed in [0, 10, 10_000] {
+                assert_eq!(failing(reason, passed), RECHECK, "{reason}");
+            }
+        }
+    }
 }
