@@ -381,7 +381,8 @@ mod tests {
     }
 
     fn observed_of(harbor: &Stored, credentials_revision: Option<String>) -> Observed {
-        Observed { registry: harbor.registry.clone(), credentials_revision, version: Some("v2.15.2".to_owned()) }
+        let version = Some("v2.15.2".to_owned());
+        Observed { registry: harbor.registry.clone(), credentials_revision, version, ..Observed::default() }
     }
 
     proptest! {
