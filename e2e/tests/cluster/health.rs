@@ -188,8 +188,9 @@ async fn trouble(life: &mut Life<'_>, harbor: &Harbor, upstream: &Upstream) {
 
     harbor.set_down(true).await;
     life.change("HarborInstance", json!({"maxConcurrentRequests": 3})).await;
-    for kind in ["HarborInstance", "Registry", "ProxyProject", "ReplicationRule"] {
-        life.until(kind, "False HarborUnreachable").await;
+    life.until("HarborInstance", "False HarborUnreachable").await;
+    for kind in IN_HARBOR {
+        life.until(kind, "False InstanceNotReady").await;
     }
     harbor.set_down(false).await;
     life.ready().await;
