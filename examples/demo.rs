@@ -123,7 +123,7 @@ impl Scene {
         let platforms = [("linux", "amd64", None), ("linux", "arm64", Some("v8")), ("linux", "s390x", None)];
         let nginx = Image::multi_arch(platforms).with_attestations().layers([3 << 20, 9 << 20, 1 << 10]);
         hub.push_image("library/nginx", "1.27", &nginx);
-        let ecr = Upstream::builder().basic_auth("AKIAEXAMPLE", "secret-key").start().await;
+        let ecr = Upstream::builder().amazon("AKIAEXAMPLE", "secret-key").start().await;
         let both = Image::multi_arch([("linux", "amd64", None), ("linux", "arm64", None)]);
         let payments = ecr.push_image("team/payments", "v3", &both.canonical().layers([12 << 20, 2 << 20]));
         let harbor = Harbor::builder()

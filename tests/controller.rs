@@ -194,6 +194,18 @@ async fn what_is_retained_stays_and_is_found_again_by_its_marker() {
 }
 
 #[tokio::test]
+async fn a_ca_bundle_without_a_certificate_is_refused_and_not_taken_for_none() {
+    let site = Site::start().await;
+    for bundle in ["no certificate", "-----BEGIN CERTIFICATE-----\n?\n-----END CERTIFICATE-----\n"] {
+        let spec = json!({"url": site.url, "credentialsSecretRef": {"name": "harbor"}, "caBundle": bundle});
+        site.apply::<HarborInstance>("default", spec);
+        let seen = site.reconcile::<HarborInstance>("default").await;
+        assert_eq!(seen.ready(), "False InvalidSpec", "{bundle}");
+        assert!(seen.message().contains("caBundle"), "{}", seen.message());
+    }
+}
+
+#[tokio::test]
 async fn a_strangers_registry_is_left_alone_until_it_may_be_adopted() {
     let (site, upstream) = (Site::start().await, Upstream::builder().start().await);
     let name = site.name("stranger");

@@ -160,7 +160,7 @@ impl Cluster {
 
     async fn prepare(plane: Plane, log: &str) -> Result<Self> {
         let hub = Upstream::builder().start().await;
-        let ecr = Upstream::builder().basic_auth("AKIAEXAMPLE", "change-me").start().await;
+        let ecr = Upstream::builder().amazon("AKIAEXAMPLE", "change-me").start().await;
         for tag in ["latest", "1.27"] {
             hub.push_image("library/nginx", tag, &image());
         }

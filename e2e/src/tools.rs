@@ -37,6 +37,8 @@ pub enum Tool {
     Etcd,
     /// The judge of the differential test: `tools/reference/main.go`.
     Reference,
+    /// The judges of the health test: `tools/health/main.go`.
+    Health,
 }
 
 impl Tool {
@@ -85,6 +87,7 @@ impl Tool {
             Self::Kubectl => ("kubernetes", "k8s.io/kubernetes/cmd/kubectl", "kubectl"),
             Self::Etcd => ("etcd", "go.etcd.io/etcd/server/v3", "etcd"),
             Self::Reference => ("reference", ".", "reference"),
+            Self::Health => ("health", ".", "health"),
         };
         Recipe { module, package, name }
     }
@@ -93,7 +96,7 @@ impl Tool {
         let mut flags = vec!["-trimpath".to_owned(), "-buildvcs=false".to_owned()];
         let stamp = match self {
             Self::KubeApiserver | Self::Kubectl => kubernetes_stamp(source)?,
-            Self::Etcd | Self::Reference => String::new(),
+            Self::Etcd | Self::Reference | Self::Health => String::new(),
         };
         flags.push(format!("-ldflags=-s -w{stamp}"));
         Ok(flags)

@@ -2,9 +2,21 @@
 
 use std::{borrow::Cow, fmt, time::Duration};
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::KubeSchema;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
+
+/// Annotation whose value, whenever it changes, has a resource looked at at once, and Harbor asked anew: any text, such as the
+/// time.
+pub const RECONCILE_NOW: &str = "harbor-pilot.dev/reconcile-now";
+
+/// The value of an annotation that asks for something once: its first 253 bytes, or a few less.
+pub fn token<'a>(metadata: &'a ObjectMeta, annotation: &str) -> Option<&'a str> {
+    let token = metadata.annotations.as_ref()?.get(annotation)?;
+    let end = (0..=token.len().min(253)).rfind(|at| token.is_char_boundary(*at))?;
+    token.get(..end).filter(|token| !token.is_empty())
+}
 
 /// Which HarborInstance a resource belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
@@ -63,6 +75,8 @@ pub enum DeletionPolicy {
     Retain,
     /// It is deleted as far as Harbor allows; until then the resource says `DeletionBlocked`.
     Delete,
+    /// It is deleted with what is in it: a project with its repositories, if it carries our marker.
+    Purge,
 }
 
 /// A length of time such as `30s`, `10m` or `1h30m`; whole seconds, at least one.

@@ -6,7 +6,7 @@
 
 #![allow(clippy::duplicated_attributes, reason = "each printcolumn of a kind has a type_ of its own")]
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{CustomResourceDefinition, JSON};
 use kube::CustomResourceExt;
 
 pub mod cached_image;
@@ -46,14 +46,9 @@ pub const FINALIZER: &str = "harbor-pilot.dev/finalizer";
 
 /// The definitions of all kinds, in the order in which they should be applied.
 pub fn crds() -> Vec<CustomResourceDefinition> {
-    vec![
-        HarborInstance::crd(),
-        Registry::crd(),
-        ProxyProject::crd(),
-        ReplicationRule::crd(),
-        CachedImage::crd(),
-        ImagePolicy::crd(),
-    ]
+    let reconciled =
+        [HarborInstance::crd(), Registry::crd(), ProxyProject::crd(), ReplicationRule::crd(), CachedImage::crd()];
+    reconciled.into_iter().map(unseen_at_first).chain([ImagePolicy::crd()]).collect()
 }
 
 /// A definition as YAML, without the status that the API server writes.
@@ -66,4 +61,17 @@ pub fn yaml(crd: &CustomResourceDefinition) -> Result<String, serde_saphyr::ser:
         text.push('\n');
     }
     Ok(text)
+}
+
+/// A resource that no controller has seen yet says so. Without a status kstatus would take it for done, and whoever applies
+/// it and waits would go on too soon.
+fn unseen_at_first(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
+    for version in &mut crd.spec.versions {
+        let schema = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut());
+        let properties = schema.and_then(|schema| schema.properties.as_mut());
+        if let Some(status) = properties.and_then(|properties| properties.get_mut("status")) {
+            status.default = Some(JSON(serde_json::json!({"observedGeneration": -1})));
+        }
+    }
+    crd
 }

@@ -95,7 +95,8 @@ pub struct ProxyProjectSpec {
     /// What to do when Harbor has a project of this name that is not ours.
     #[serde(default)]
     pub adoption: Adoption,
-    /// What becomes of the project in Harbor when this resource is deleted.
+    /// What becomes of the project in Harbor when this resource is deleted: it stays (`Retain`), it is deleted once it is
+    /// empty (`Delete`), or it is deleted with all its repositories (`Purge`).
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
     /// Stops reconciling, rewriting and prewarming for this project.
@@ -203,6 +204,9 @@ pub struct ProxyProjectStatus {
     /// The `metadata.generation` that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
+    /// The value of the annotation `harbor-pilot.dev/reconcile-now` that was last acted on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_reconcile_token: Option<String>,
     /// Ready, Reconciling, Stalled, Drifted, DeletionBlocked.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_owned()]))]

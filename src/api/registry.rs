@@ -45,6 +45,8 @@ use super::{
     .message("url is needed: this type has none of its own (for aws-ecr, ecr with account and region will do)"))]
 #[x_kube(validation = Rule::new("!has(self.ecr) || (self.type == 'aws-ecr' && !has(self.url))")
     .message("ecr goes with type aws-ecr, and without url"))]
+#[x_kube(validation = Rule::new("self.type != 'aws-ecr' || has(self.credentialsSecretRef)")
+    .message("aws-ecr needs credentialsSecretRef: there is no anonymous access, and Harbor crashes without keys"))]
 #[x_kube(validation = Rule::new("!has(self.url) || !(self.type in ['ecr-public', 'quay-io'])")
     .message("ecr-public and quay-io are at one place: leave out url, or use type docker-registry"))]
 pub struct RegistrySpec {
@@ -89,8 +91,11 @@ pub struct RegistrySpec {
     /// What to do when Harbor has a registry of this name that is not ours.
     #[serde(default)]
     pub adoption: Adoption,
-    /// What becomes of the registry in Harbor when this resource is deleted.
+    /// What becomes of the registry in Harbor when this resource is deleted: it stays (`Retain`), or it is deleted once
+    /// nothing uses it (`Delete`). There is nothing in it to purge.
     #[serde(default)]
+    #[x_kube(validation = Rule::new("self != 'Purge'")
+        .message("Purge is for what holds images, and a registry holds none: use Delete"))]
     pub deletion_policy: DeletionPolicy,
     /// Stops reconciling this resource.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -111,6 +116,9 @@ pub struct RegistryStatus {
     /// The `metadata.generation` that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
+    /// The value of the annotation `harbor-pilot.dev/reconcile-now` that was last acted on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_reconcile_token: Option<String>,
     /// Ready, Reconciling, Stalled, Drifted, DeletionBlocked.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_owned()]))]

@@ -106,7 +106,10 @@ pub struct ReplicationRuleSpec {
     #[serde(default)]
     pub adoption: Adoption,
     /// What becomes of the policy in Harbor when this resource is deleted: by default it is deleted, too, for it holds no data.
+    /// There is nothing in it to purge.
     #[serde(default = "default_deletion_policy")]
+    #[x_kube(validation = Rule::new("self != 'Purge'")
+        .message("Purge is for what holds images, and a replication policy holds none: use Delete"))]
     pub deletion_policy: DeletionPolicy,
     /// Stops reconciling this resource. Harbor goes on running the policy: set `enabled: false` against that.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -259,11 +262,9 @@ impl ReplicationRule {
         reference.map_or("", |reference| reference.name.as_str())
     }
 
-    /// The value of the annotation that asks for a run: its first 253 bytes, or a few less.
+    /// The value of the annotation that asks for a run.
     pub fn run_token(&self) -> Option<&str> {
-        let token = self.metadata.annotations.as_ref()?.get(RUN_NOW)?;
-        let end = (0..=token.len().min(253)).rfind(|at| token.is_char_boundary(*at))?;
-        token.get(..end).filter(|token| !token.is_empty())
+        super::common::token(&self.metadata, RUN_NOW)
     }
 }
 

@@ -1,18 +1,11 @@
 //! The directory of a cluster: reflectors of our kinds, and Secrets read one at a time by name.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    sync::Arc,
-};
+use std::{collections::HashSet, sync::Arc};
 
 use futures::{FutureExt, future::BoxFuture};
-use k8s_openapi::api::core::v1::Secret;
 use kube::runtime::reflector::{ObjectRef, Store};
 
-use super::{
-    nodes::Platforms,
-    secrets::{self, Secrets},
-};
+use super::{nodes::Platforms, secrets::Secrets};
 use crate::{
     api::{HarborInstance, Platform, ProxyProject, Registry, ReplicationRule},
     controller::{Directory, SecretValue},
@@ -57,6 +50,14 @@ impl Directory for ClusterDirectory {
         self.projects.get(&ObjectRef::new(name))
     }
 
+    fn registries(&self) -> Vec<Arc<Registry>> {
+        self.registries.state()
+    }
+
+    fn replication_rule(&self, name: &str) -> Option<Arc<ReplicationRule>> {
+        self.rules.get(&ObjectRef::new(name))
+    }
+
     fn proxy_projects(&self) -> Vec<Arc<ProxyProject>> {
         self.projects.state()
     }
@@ -70,22 +71,6 @@ impl Directory for ClusterDirectory {
     }
 
     fn secret<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<SecretValue>, String>> {
-        async move {
-            let found = self.secrets.read(name).await;
-            Ok(found.map_err(|error| error.to_string())?.map(value_of))
-        }
-        .boxed()
+        async move { self.secrets.read(name).await.map_err(|error| error.to_string()) }.boxed()
     }
-}
-
-fn value_of(secret: Secret) -> SecretValue {
-    let revision = secrets::revision(&secret.metadata);
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).ok();
-    let values: BTreeMap<String, secrecy::SecretString> = secret
-        .data
-        .unwrap_or_default()
-        .into_iter()
-        .filter_map(|(key, value)| Some((key, text(value.0)?.into())))
-        .collect();
-    SecretValue { revision, values }
 }

@@ -1,8 +1,8 @@
 //! Watches of the Secrets that resources name, so that a rotation is acted on within seconds.
 //!
 //! In: reads of Secrets by name, and which names are still in use. Out: the names of those that changed. Each watch is of one
-//! name in the operator's own namespace, so that a Role can be restricted to names, and of metadata alone; of that only the
-//! revision is kept.
+//! name in the operator's own namespace, so that a Role can be restricted to names, and of metadata alone. A Secret that the
+//! watch has seen in the state in which it was read is not read again.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -24,6 +24,7 @@ use tokio::sync::{Notify, broadcast};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{Error, backoff, bounded};
+use crate::controller::SecretValue;
 
 /// Secrets that are watched at most: each takes a connection to the API server. That another one changed is found at the
 /// interval of what names it.
@@ -58,6 +59,8 @@ struct Watched {
     seen: Option<Revision>,
     /// What was read before that.
     read: Vec<Revision>,
+    /// What was read last.
+    value: Option<SecretValue>,
 }
 
 impl Secrets {
@@ -76,10 +79,14 @@ impl Secrets {
     ///
     /// # Errors
     /// [`Error`] of the API server.
-    pub async fn read(&self, name: &str) -> Result<Option<Secret>, Error> {
+    pub async fn read(&self, name: &str) -> Result<Option<SecretValue>, Error> {
+        let known = self.lock().get(name).and_then(Watched::current);
+        if let Some(value) = known {
+            return Ok(value);
+        }
         let watched = self.begin(name);
-        let found = bounded("reading a Secret", self.api.get_opt(name)).await?;
-        self.was_read(name, found.as_ref().map(|secret| revision(&secret.metadata)), watched);
+        let found = bounded("reading a Secret", self.api.get_opt(name)).await?.map(value_of);
+        self.was_read(name, found.clone(), watched);
         Ok(found)
     }
 
@@ -162,8 +169,13 @@ impl Secrets {
         false
     }
 
-    fn was_read(&self, name: &str, revision: Revision, was_watched: bool) {
-        let changed = self.lock().get_mut(name).is_some_and(|watched| watched.was_read(revision, was_watched));
+    fn was_read(&self, name: &str, found: Option<SecretValue>, was_watched: bool) {
+        let revision = found.as_ref().map(|value| value.revision.clone());
+        let was_read = |watched: &mut Watched| {
+            watched.value = found;
+            watched.was_read(revision, was_watched)
+        };
+        let changed = self.lock().get_mut(name).is_some_and(was_read);
         self.tell(name, changed);
     }
 
@@ -190,6 +202,14 @@ impl Secrets {
 }
 
 impl Watched {
+    /// What the Secret holds, or that there is none, if that is known of the state that the watch has seen last.
+    fn current(&self) -> Option<Option<SecretValue>> {
+        match self.seen.as_ref()? {
+            None => Some(None),
+            Some(seen) => self.value.as_ref().filter(|value| value.revision == *seen).cloned().map(Some),
+        }
+    }
+
     /// Whether somebody has what is no longer so: it changed between a read and the first list of the watch.
     fn was_read(&mut self, revision: Revision, was_watched: bool) -> bool {
         match &self.seen {
@@ -216,8 +236,16 @@ impl Watched {
     }
 }
 
-/// As [`SecretValue::revision`](crate::controller::SecretValue::revision) has it.
-pub(super) fn revision(metadata: &ObjectMeta) -> String {
+fn value_of(secret: Secret) -> SecretValue {
+    let revision = revision(&secret.metadata);
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).ok();
+    let values = secret.data.unwrap_or_default().into_iter();
+    let values = values.filter_map(|(key, value)| Some((key, text(value.0)?.into()))).collect();
+    SecretValue { revision, values }
+}
+
+/// As [`SecretValue::revision`] has it.
+fn revision(metadata: &ObjectMeta) -> String {
     let (uid, version) = (metadata.uid.as_deref(), metadata.resource_version.as_deref());
     let uid = uid.unwrap_or_default();
     format!("{}/{}", uid.get(..8).unwrap_or(uid), version.unwrap_or_default())
@@ -225,6 +253,8 @@ pub(super) fn revision(metadata: &ObjectMeta) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     fn some(text: &str) -> Revision {
@@ -243,6 +273,22 @@ mod tests {
         assert!(watched.saw(None));
         assert!(watched.saw(some("3")));
         assert!(!watched.saw(some("3")));
+    }
+
+    #[test]
+    fn a_secret_is_read_again_once_the_watch_has_seen_another_state_of_it() {
+        let value = |revision: &str| SecretValue { revision: revision.to_owned(), values: BTreeMap::new() };
+        let known = |watched: &Watched| watched.current().map(|value| value.map(|value| value.revision));
+        let mut watched = Watched { value: Some(value("1")), ..Watched::default() };
+        assert_eq!(known(&watched), None, "nobody watches it yet");
+        watched.saw(some("1"));
+        assert_eq!(known(&watched), Some(some("1")));
+        watched.saw(some("2"));
+        assert_eq!(known(&watched), None);
+        watched.value = Some(value("2"));
+        assert_eq!(known(&watched), Some(some("2")));
+        watched.saw(None);
+        assert_eq!(known(&watched), Some(None));
     }
 
     #[test]

@@ -5,26 +5,38 @@ use std::time::Duration;
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
 
 use super::{
-    Finalized, Managed, Note, Outcome, RECHECK,
+    Finalized, Kinds, Managed, Note, Outcome, RECHECK,
     report::{self, Failure},
+    sight::{Beat, Sight},
 };
-use crate::api::{
-    ConditionType, Conditions, ProxyProject, ProxyProjectStatus, Reason, Registry, RegistryStatus, ReplicationRule,
-    ReplicationRuleStatus,
+use crate::{
+    api::{
+        ConditionType, Conditions, HarborRef, ProxyProject, ProxyProjectStatus, Reason, Registry, RegistryStatus,
+        ReplicationRule, ReplicationRuleStatus, common,
+    },
+    harbor::Freshness,
 };
 
 /// A kind whose resources each stand for one object in Harbor.
 pub(super) trait Framed: Managed<Status: Default> {
-    /// `spec.suspend` and `spec.interval`.
-    fn pace(&self) -> (bool, Duration);
+    /// What every spec has.
+    fn terms(&self) -> Terms<'_>;
 
     /// What every status has.
     fn common(status: &mut Self::Status) -> Common<'_>;
 }
 
+/// What every spec has.
+pub(super) struct Terms<'a> {
+    harbor: &'a HarborRef,
+    suspended: bool,
+    interval: Duration,
+}
+
 /// What every status has.
 pub(super) struct Common<'a> {
     observed_generation: &'a mut Option<i64>,
+    last_reconcile_token: &'a mut Option<String>,
     conditions: &'a mut Vec<Condition>,
     drift: &'a [String],
 }
@@ -32,13 +44,18 @@ pub(super) struct Common<'a> {
 macro_rules! framed {
     ($kind:ty, $status:ty) => {
         impl Framed for $kind {
-            fn pace(&self) -> (bool, Duration) {
-                (self.spec.suspend, self.spec.interval.duration())
+            fn terms(&self) -> Terms<'_> {
+                Terms {
+                    harbor: &self.spec.harbor_ref,
+                    suspended: self.spec.suspend,
+                    interval: self.spec.interval.duration(),
+                }
             }
 
             fn common(status: &mut $status) -> Common<'_> {
                 Common {
                     observed_generation: &mut status.observed_generation,
+                    last_reconcile_token: &mut status.last_reconcile_token,
                     conditions: &mut status.conditions,
                     drift: &status.drift,
                 }
@@ -55,6 +72,9 @@ framed!(ReplicationRule, ReplicationRuleStatus);
 pub(super) struct Frame<'a, K: Framed> {
     object: &'a K,
     before: Vec<Condition>,
+    beat: Beat,
+    /// How to look.
+    pub(super) sight: Sight,
     /// The next status, without its conditions.
     pub(super) status: K::Status,
     /// The next conditions.
@@ -65,23 +85,30 @@ pub(super) struct Frame<'a, K: Framed> {
 
 impl<'a, K: Framed> Frame<'a, K> {
     /// Begins. A suspended resource is done with this.
-    pub(super) fn open(object: &'a K, now: Timestamp) -> Self {
+    pub(super) fn open(kinds: &Kinds, object: &'a K, now: Timestamp) -> Self {
         let generation = object.meta().generation;
+        let terms = object.terms();
         let mut status = object.status().cloned().unwrap_or_default();
         let common = K::common(&mut status);
         *common.observed_generation = generation;
+        let beat = Beat::at(now, terms.interval, (&kinds.installation.0, &terms.harbor.name));
+        let token = common::token(object.meta(), common::RECONCILE_NOW);
+        let asked_for = token.is_some() && token != common.last_reconcile_token.as_deref();
+        let freshness = if asked_for { Freshness::Asked(now) } else { Freshness::Listed(beat.last) };
+        let sight = Sight { now, freshness };
+        *common.last_reconcile_token = token.map(str::to_owned);
         let before = std::mem::take(common.conditions);
         let mut conditions = Conditions::from_status(&before, generation, now);
         conditions.remove(ConditionType::DeletionBlocked);
-        if object.pace().0 {
+        if terms.suspended {
             conditions.suspended();
         }
-        Self { object, before, status, conditions, notes: Vec::new() }
+        Self { object, before, beat, sight, status, conditions, notes: Vec::new() }
     }
 
     /// Whether there is nothing to do.
     pub(super) fn is_suspended(&self) -> bool {
-        self.object.pace().0
+        self.object.terms().suspended
     }
 
     /// Says what came of it; with success, in these words.
@@ -94,11 +121,11 @@ impl<'a, K: Framed> Frame<'a, K> {
 
     /// Ends.
     pub(super) fn close(mut self) -> Outcome<K::Status> {
-        let (suspended, interval) = self.object.pace();
+        let suspended = self.is_suspended();
         let conditions = self.conditions.into_list();
         report::warn_of_change(&self.before, &conditions, &mut self.notes);
         report::warn_of_conflict(&self.before, &conditions, &mut self.notes);
-        let requeue = report::requeue(&conditions, suspended, interval);
+        let requeue = report::requeue(&conditions, suspended, self.beat.next, self.sight.now);
         *K::common(&mut self.status).conditions = conditions;
         Outcome { status: self.status, requeue, notes: self.notes }
     }

@@ -7,7 +7,7 @@ use super::{
     report::{requeue, warn_of_change},
 };
 use crate::{
-    api::{Conditions, HarborInstance, HarborInstanceStatus, Reason},
+    api::{ConditionType, Conditions, HarborInstance, HarborInstanceStatus, Reason, common, condition},
     harbor::{Client, Error},
 };
 
@@ -22,8 +22,11 @@ pub async fn reconcile(
     let before = std::mem::take(&mut old.conditions);
     let generation = instance.metadata.generation;
     let mut conditions = Conditions::from_status(&before, generation, now);
+    let token = common::token(&instance.metadata, common::RECONCILE_NOW);
+    let asked_for = token.is_some() && token != old.last_reconcile_token.as_deref();
     let mut status = HarborInstanceStatus {
         observed_generation: generation,
+        last_reconcile_token: token.map(str::to_owned),
         pull_host: Some(instance.spec.effective_pull_host().to_owned()),
         ..old
     };
@@ -36,6 +39,10 @@ pub async fn reconcile(
             Err(unusable) => conditions.failed(&unusable.into()),
             Ok(connection) => match look(&connection.client).await {
                 Ok(seen) => {
+                    if asked_for || !condition::is_true(&before, ConditionType::Ready) {
+                        // Harbor may have been restored, or built anew.
+                        connection.view.clear();
+                    }
                     if status.version.as_ref().is_some_and(|version| *version != seen.version) {
                         notes.push(Note::done(Reason::Healthy, format!("Harbor is now {}", seen.version)));
                     }
@@ -49,7 +56,7 @@ pub async fn reconcile(
     }
     status.conditions = conditions.into_list();
     warn_of_change(&before, &status.conditions, &mut notes);
-    let requeue = requeue(&status.conditions, instance.spec.suspend, instance.spec.interval.duration());
+    let requeue = requeue(&status.conditions, instance.spec.suspend, instance.spec.interval.duration(), now);
     Outcome { status, requeue, notes }
 }
 

@@ -4,13 +4,13 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use super::directory::Directory;
 use crate::{
     api::{ConditionType, HarborInstance, HarborInstanceSpec, Reason, condition},
-    harbor::{Client, Endpoint, Error},
+    harbor::{Client, Endpoint, Error, View},
     prewarm::{Puller, puller::Limits},
     registry,
 };
@@ -33,6 +33,8 @@ struct Known {
 pub struct Connection {
     /// For Harbor's API.
     pub client: Client,
+    /// What Harbor has, read for all resources of the instance together.
+    pub view: Arc<View>,
     /// For `/v2`.
     pub puller: Puller,
     /// The host of image references.
@@ -119,7 +121,9 @@ impl Instances {
             message: error.to_string(),
             stalled: true,
         })?;
-        let connection = Connection { client, puller, pull_host: instance.spec.effective_pull_host().to_owned() };
+        let view = Arc::new(View::new(client.clone()));
+        let pull_host = instance.spec.effective_pull_host().to_owned();
+        let connection = Connection { client, view, puller, pull_host };
         let known = Known { spec: instance.spec.clone(), revision: secret.revision, connection: connection.clone() };
         self.lock().insert(name.to_owned(), known);
         Ok(connection)

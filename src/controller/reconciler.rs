@@ -72,7 +72,7 @@ impl Kinds {
 
 /// Whether the object in Harbor goes with its resource.
 fn goes_too(deletion: DeletionPolicy, management: ManagementPolicy) -> bool {
-    deletion == DeletionPolicy::Delete && management == ManagementPolicy::Full
+    deletion != DeletionPolicy::Retain && management == ManagementPolicy::Full
 }
 
 macro_rules! managed {

@@ -3,25 +3,34 @@
 use k8s_openapi::jiff::Timestamp;
 
 use super::{
-    Finalized, Kinds, Note, Outcome,
+    Finalized, Kinds, Note, Outcome, RECHECK,
     frame::{self, Frame},
     instances::{Connection, Unusable, read_secret, version},
     report::Failure,
+    sight::Sight,
 };
 use crate::{
     api::{ManagementPolicy, Reason, Registry, RegistryStatus},
-    harbor::{Client, Credentials, Error, model},
-    plan::{Plan, Refusal, marker::Marker, registry as plan},
+    harbor::{Client, Credentials, Error, Freshness, Seen, model},
+    plan::{Action, Plan, Refusal, marker::Marker, registry as plan},
 };
 
 /// Brings a Registry's object in Harbor to what its spec says.
 pub async fn reconcile(kinds: &Kinds, registry: &Registry, now: Timestamp) -> Outcome<RegistryStatus> {
-    let mut frame = Frame::open(registry, now);
-    if !frame.is_suspended() {
-        let result = bring(kinds, registry, &mut frame.status, &mut frame.notes).await;
-        frame.settle(result.map(|()| "Harbor has this registry as specified".to_owned()));
+    let mut frame = Frame::open(kinds, registry, now);
+    if frame.is_suspended() {
+        return frame.close();
     }
-    frame.close()
+    let mut result = bring(kinds, registry, frame.sight, &mut frame.status, &mut frame.notes).await;
+    if matches!(result, Err(Failure::Harbor(Error::Conflict { .. }))) {
+        // Somebody was faster than what was read.
+        result = bring(kinds, registry, frame.sight.closer(), &mut frame.status, &mut frame.notes).await;
+    }
+    frame.settle(result.map(|()| "Harbor has this registry as specified".to_owned()));
+    let mut outcome = frame.close();
+    // Harbor sees the return of an upstream only after minutes, and we before that.
+    outcome.requeue = outcome.requeue.min(RECHECK);
+    outcome
 }
 
 /// Deletes a Registry's object in Harbor, for `deletionPolicy: Delete`.
@@ -39,6 +48,7 @@ pub async fn finalize(kinds: &Kinds, registry: &Registry, now: Timestamp) -> Fin
 async fn bring(
     kinds: &Kinds,
     registry: &Registry,
+    sight: Sight,
     status: &mut RegistryStatus,
     notes: &mut Vec<Note>,
 ) -> Result<(), Failure> {
@@ -46,8 +56,11 @@ async fn bring(
     let writes = registry.spec.management_policy == ManagementPolicy::Full;
     let purpose = if writes { Purpose::Write } else { Purpose::Observe };
     let remembered = status.credentials_revision.clone();
-    let look = look(kinds, registry, remembered, purpose).await?;
-    let client = &look.connection.client;
+    let mut look = look(kinds, registry, remembered.clone(), purpose, sight.freshness).await?;
+    if sight.is_too_old(look.at) && !look.is_settled(status.id) {
+        look = self::look(kinds, registry, remembered, purpose, sight.closer().freshness).await?;
+    }
+    let Connection { client, view, .. } = &look.connection;
     status.id = look.id;
     let plan = look.plan?;
     let difference = plan.difference(object(registry));
@@ -57,7 +70,9 @@ async fn bring(
     }
     status.drift.clear();
     for step in &plan.steps {
-        match apply(client, step).await {
+        let applied = apply(client, step).await;
+        view.wrote_registry(&look.desired.name);
+        match applied {
             Ok(id) => status.id = Some(id),
             Err(error) if error.is_unhealthy_registry() => {
                 let (reason, message) = diagnose(client, &look.desired).await;
@@ -88,10 +103,23 @@ pub(super) struct Look {
     pub(super) desired: plan::Desired,
     /// Harbor's id, ours or not.
     pub(super) id: Option<i64>,
+    /// When Harbor was asked.
+    at: Timestamp,
     /// What is to be done, or why not.
     pub(super) plan: Result<Plan<plan::Step>, Refusal>,
     /// What could not be compared.
     pub(super) remarks: Vec<String>,
+}
+
+impl Look {
+    /// Whether nothing is to be done; or nothing but to create what nobody remembers, of which Harbor takes only one.
+    fn is_settled(&self, remembered: Option<i64>) -> bool {
+        match self.plan.as_ref().map(|plan| plan.action) {
+            Ok(Action::Nothing) => true,
+            Ok(Action::Create) => remembered.is_none(),
+            _ => false,
+        }
+    }
 }
 
 /// What the Registry is called in Harbor.
@@ -105,13 +133,16 @@ pub(super) async fn look(
     registry: &Registry,
     remembered: Option<String>,
     purpose: Purpose,
+    freshness: Freshness,
 ) -> Result<Look, Failure> {
+    kinds.yield_to_older(registry)?;
     let connection = kinds.connect(&registry.spec.harbor_ref).await?;
     let specification = match dereference(kinds, registry).await {
         Err(Unusable { reason: Reason::SecretNotFound, .. }) if purpose == Purpose::Preview => None,
         specification => Some(specification?),
     };
-    let have = connection.client.registry_named(registry.harbor_name()).await?;
+    let Seen { item: have, at } = connection.view.registry(registry.harbor_name(), freshness).await?;
+    let have = have.map(|registry| registry.as_ref().clone());
     let (id, mut remarks) = (have.as_ref().map(|registry| registry.id), Vec::new());
     let desired = specification.unwrap_or_else(|| {
         remarks.push("its Secret is not at hand, so its credentials were not compared".to_owned());
@@ -128,8 +159,10 @@ pub(super) async fn look(
         Some(_) => version(kinds.directory.as_ref(), &registry.spec.harbor_ref.name, &connection.client).await?,
         None => None,
     };
-    let plan = plan::plan(&desired, &plan::Observed { registry: have, credentials_revision, version });
-    Ok(Look { connection, desired, id, plan, remarks })
+    let found = have.as_ref().and_then(|have| Marker::split(&have.description).1);
+    let other = kinds.other(registry, found.as_ref());
+    let plan = plan::plan(&desired, &plan::Observed { registry: have, credentials_revision, version, other });
+    Ok(Look { connection, desired, id, at, plan, remarks })
 }
 
 async fn dereference(kinds: &Kinds, registry: &Registry) -> Result<plan::Desired, Unusable> {
@@ -210,7 +243,9 @@ async fn remove(kinds: &Kinds, registry: &Registry) -> Result<Vec<Note>, Failure
         let message = format!("registry {name} in Harbor is not marked as ours and was left alone");
         return Ok(vec![Note::warning(Reason::AdoptionRequired, message)]);
     }
-    connection.client.delete_registry(have.id).await?;
+    let deleted = connection.client.delete_registry(have.id).await;
+    connection.view.wrote_registry(name);
+    deleted?;
     Ok(vec![Note::done(Reason::Reconciled, format!("deleted registry {name} in Harbor"))])
 }
 

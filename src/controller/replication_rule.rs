@@ -10,12 +10,14 @@ use self::executions::Follower;
 use super::{
     Finalized, Kinds, Note, Outcome, RECHECK,
     frame::{self, Frame},
+    instances::Connection,
     report::Failure,
+    sight::{FRESH, Sight},
     upstream::{Ahead, Reference},
 };
 use crate::{
     api::{ManagementPolicy, Reason, ReplicationRule, ReplicationRuleStatus},
-    harbor::{Client, Error, model},
+    harbor::{Error, Freshness, Seen, View, model},
     plan::{
         Plan, Refusal,
         marker::Marker,
@@ -35,9 +37,13 @@ const STOP_CHECK: Duration = Duration::from_secs(3);
 
 /// Brings a ReplicationRule's policy in Harbor to what its spec says, runs it when that is asked for, and tells of its runs.
 pub async fn reconcile(kinds: &Kinds, rule: &ReplicationRule, now: Timestamp) -> Outcome<ReplicationRuleStatus> {
-    let mut frame = Frame::open(rule, now);
+    let mut frame = Frame::open(kinds, rule, now);
     if !frame.is_suspended() {
-        let result = bring(kinds, rule, now, &mut frame.status, &mut frame.notes).await;
+        let mut result = bring(kinds, rule, frame.sight, &mut frame.status, &mut frame.notes).await;
+        if matches!(result, Err(Failure::Harbor(Error::Conflict { .. }))) {
+            // Somebody was faster than what was read.
+            result = bring(kinds, rule, frame.sight.closer(), &mut frame.status, &mut frame.notes).await;
+        }
         let held_back = match frame.status.held_back.len() {
             0 => String::new(),
             1 => "; 1 image is held back by vulnerability prevention".to_owned(),
@@ -73,14 +79,17 @@ pub async fn finalize(kinds: &Kinds, rule: &ReplicationRule, now: Timestamp) -> 
 async fn bring(
     kinds: &Kinds,
     rule: &ReplicationRule,
-    now: Timestamp,
+    sight: Sight,
     status: &mut ReplicationRuleStatus,
     notes: &mut Vec<Note>,
 ) -> Result<(), Failure> {
     let connection = kinds.connect(&rule.spec.harbor_ref).await?;
-    let client = &connection.client;
-    let remembered = status.id;
-    let Look { observed, plan } = look(kinds, client, rule, &Ahead::new(), remembered, now).await?;
+    let (now, remembered, ahead) = (sight.now, status.id, Ahead::new());
+    let mut look = look(kinds, &connection.view, rule, &ahead, remembered, sight).await?;
+    if sight.is_too_old(look.at) && !look.plan.as_ref().is_ok_and(Plan::is_done) {
+        look = self::look(kinds, &connection.view, rule, &ahead, remembered, sight.closer()).await?;
+    }
+    let Look { observed, plan, .. } = look;
     status.id = observed.marked.as_ref().map(|policy| policy.id);
     let plan = plan?;
     let difference = plan.difference(object(rule));
@@ -89,7 +98,7 @@ async fn bring(
         status.drift.clear();
         let mut now_there = observed.policy().map(|policy| (policy.id, policy.content.clone()));
         for step in plan.steps {
-            now_there = Some(apply(client, step).await?);
+            now_there = Some(apply(&connection, step).await?);
             notes.push(Note::done(Reason::Reconciled, difference.done()));
         }
         let Some(now_there) = now_there else { return Ok(()) };
@@ -118,7 +127,9 @@ async fn bring(
 /// A ReplicationRule and Harbor, compared.
 pub(super) struct Look {
     /// What Harbor has.
-    pub(super) observed: Observed,
+    observed: Observed,
+    /// When it was asked.
+    at: Timestamp,
     /// What is to be done, or why not.
     pub(super) plan: Result<Plan<plan::Step>, Refusal>,
 }
@@ -131,39 +142,61 @@ pub(super) fn object(rule: &ReplicationRule) -> String {
 /// Compares; nothing is written.
 pub(super) async fn look(
     kinds: &Kinds,
-    client: &Client,
+    view: &View,
     rule: &ReplicationRule,
     ahead: &Ahead,
     remembered: Option<i64>,
-    now: Timestamp,
+    sight: Sight,
 ) -> Result<Look, Failure> {
-    let reference = Reference { kinds, client, ahead };
+    kinds.yield_to_older(rule)?;
+    let reference = Reference { kinds, view, ahead, sight };
     let (_, registry_id) = reference.registry(rule.registry_name(), &rule.spec.harbor_ref, "ReplicationRule").await?;
     let marker = kinds.installation.marker(rule);
     let desired = plan::Desired { name: rule.harbor_name(), spec: &rule.spec, registry_id, marker };
-    let observed = observe(client, desired.name, &desired.marker, remembered).await?;
-    let plan = plan::plan(&desired, &observed, now);
-    Ok(Look { observed, plan })
+    let (mut observed, at) = observe(view, desired.name, &desired.marker, remembered, sight.freshness).await?;
+    observed.other = kinds.other(rule, observed.named.as_ref().and_then(plan::marker_of).as_ref());
+    let plan = plan::plan(&desired, &observed, sight.now);
+    Ok(Look { observed, at, plan })
 }
 
-/// One request where status remembers the policy; all policies where it does not, or where that one is not as expected.
-async fn observe(client: &Client, name: &str, ours: &Marker, remembered: Option<i64>) -> Result<Observed, Error> {
+/// The policy that status remembers; all policies where it remembers none, or where that one is not as expected.
+async fn observe(
+    view: &View,
+    name: &str,
+    ours: &Marker,
+    remembered: Option<i64>,
+    freshness: Freshness,
+) -> Result<(Observed, Timestamp), Error> {
     if let Some(id) = remembered
-        && let Some(policy) = client.replication_policy(id).await?
+        && let Seen { item: Some(policy), at } = view.policy(id, freshness).await?
         && policy.content.name == name
         && plan::marker_of(&policy).as_ref() == Some(ours)
     {
-        return Ok(Observed { marked: Some(policy), named: None });
+        return Ok((Observed { marked: Some(policy.as_ref().clone()), ..Observed::default() }, at));
     }
-    Ok(Observed::among(client.replication_policies().await?, name, ours, remembered))
+    let since = match freshness {
+        Freshness::Listed(since) => since,
+        // Who is asked for by a marker can only be found among all: these are listed, for all who look now.
+        Freshness::Asked(since) => since - FRESH,
+    };
+    let policies = view.policies(since).await?;
+    Ok((Observed::among(&policies, name, ours, remembered), since))
 }
 
-async fn apply(client: &Client, step: plan::Step) -> Result<(i64, model::ReplicationPolicyContent), Error> {
+async fn apply(
+    Connection { client, view, .. }: &Connection,
+    step: plan::Step,
+) -> Result<(i64, model::ReplicationPolicyContent), Error> {
     match step {
-        plan::Step::Create(content) => Ok((client.create_replication_policy(&content).await?, content)),
-        plan::Step::Update(id, content) => {
-            client.update_replication_policy(id, &content).await?;
+        plan::Step::Create(content) => {
+            let id = client.create_replication_policy(&content).await?;
+            view.wrote_policy(id, true);
             Ok((id, content))
+        }
+        plan::Step::Update(id, content) => {
+            let updated = client.update_replication_policy(id, &content).await;
+            view.wrote_policy(id, false);
+            updated.map(|()| (id, content))
         }
     }
 }
@@ -193,10 +226,11 @@ async fn remove(kinds: &Kinds, rule: &ReplicationRule, now: Timestamp) -> Result
     if rule.spec.management_policy == ManagementPolicy::ObserveOnly {
         return Ok(Removal::Done(Vec::new()));
     }
-    let client = kinds.connect(&rule.spec.harbor_ref).await?.client;
+    let Connection { client, view, .. } = kinds.connect(&rule.spec.harbor_ref).await?;
     let name = rule.harbor_name();
     let remembered = rule.status.as_ref().and_then(|status| status.id);
-    let observed = observe(&client, name, &kinds.installation.marker(rule), remembered).await?;
+    let marker = kinds.installation.marker(rule);
+    let (observed, _) = observe(&view, name, &marker, remembered, Freshness::Asked(now)).await?;
     let Some(policy) = observed.marked else {
         let left = observed.named.map(|_| {
             let message = format!("replication policy {name} in Harbor is not marked as ours and was left alone");
@@ -213,6 +247,8 @@ async fn remove(kinds: &Kinds, rule: &ReplicationRule, now: Timestamp) -> Result
     if !running.is_empty() && now.duration_since(since).unsigned_abs() < STOPPING {
         return Ok(Removal::Stopping(running.len()));
     }
-    client.delete_replication_policy(policy.id).await?;
+    let deleted = client.delete_replication_policy(policy.id).await;
+    view.wrote_policy(policy.id, false);
+    deleted?;
     Ok(Removal::Done(vec![Note::done(Reason::Reconciled, format!("deleted replication policy {name} in Harbor"))]))
 }

@@ -11,6 +11,11 @@ use crate::{
     plan::Refusal,
 };
 
+/// What just failed is tried again after this long.
+const SHORTEST: Duration = Duration::from_secs(4);
+/// What Harbor goes on refusing, for this object alone, is tried again after this long.
+const LONGEST: Duration = Duration::from_secs(300);
+
 /// Why an object in Harbor is not as its resource says.
 #[derive(Debug)]
 pub(super) enum Failure {
@@ -88,18 +93,26 @@ impl Conditions {
         }
         let message = drift.join("; ");
         self.set(ConditionType::Drifted, true, Reason::Drifted, message.clone());
-        self.set(ConditionType::Ready, false, Reason::Drifted, message);
-        self.remove(ConditionType::Reconciling);
-        self.remove(ConditionType::Stalled);
+        // It stays so until somebody changes Harbor or the spec.
+        self.stalled(Reason::Drifted, message);
     }
 }
 
-/// When to look again: at the interval, or sooner while something is about to become right by itself. What waits for a person
+/// When to look again: at the next beat, or sooner while something is about to become right by itself. What waits for a person
 /// is not asked for more often: a rejected password that is tried every half minute may lock the account.
-pub(super) fn requeue(conditions: &[Condition], suspended: bool, interval: Duration) -> Duration {
+pub(super) fn requeue(conditions: &[Condition], suspended: bool, beat: Duration, now: Timestamp) -> Duration {
     let is = |kind| condition::is_true(conditions, kind);
     let settled = suspended || is(ConditionType::Ready) || is(ConditionType::Stalled);
-    if settled { interval } else { interval.min(RECHECK) }
+    if settled { beat } else { beat.min(patience(conditions, now)) }
+}
+
+/// The longer something fails, the more seldom it is tried. What comes back by itself is noticed within half a minute.
+fn patience(conditions: &[Condition], now: Timestamp) -> Duration {
+    let Some(ready) = condition::find(conditions, ConditionType::Ready) else { return RECHECK };
+    let failed_for = now.duration_since(ready.last_transition_time.0).unsigned_abs();
+    let own_fault = [Reason::HarborError, Reason::HarborForbidden, Reason::HarborRefused, Reason::NameConflict];
+    let longest = if own_fault.iter().any(|reason| reason.to_string() == ready.reason) { LONGEST } else { RECHECK };
+    (failed_for / 4).clamp(SHORTEST, longest)
 }
 
 /// Adds a note when Ready became false, or is false for another reason than before; or when other fields drifted than before.

@@ -2,12 +2,17 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{Kinds, instances::Unusable, report::Failure};
+use k8s_openapi::jiff::SignedDuration;
+
+use super::{Kinds, instances::Unusable, report::Failure, sight::Sight};
 use crate::{
     api::{ConditionType, HarborRef, ManagementPolicy, Reason, Registry, condition},
-    harbor::{Client, model},
+    harbor::{Error, Freshness, View, model},
     plan::{Refusal, marker::Marker},
 };
+
+/// A Registry that many wait for is asked for no more often.
+const RECENT: SignedDuration = SignedDuration::from_secs(15);
 
 /// What is known of Registries, by name, before Harbor has them. Empty where everything is carried out at once.
 pub(super) type Ahead = BTreeMap<String, Upcoming>;
@@ -24,8 +29,9 @@ pub(super) enum Upcoming {
 /// Follows references to Registries.
 pub(super) struct Reference<'a> {
     pub(super) kinds: &'a Kinds,
-    pub(super) client: &'a Client,
+    pub(super) view: &'a View,
     pub(super) ahead: &'a Ahead,
+    pub(super) sight: Sight,
 }
 
 impl Reference<'_> {
@@ -56,10 +62,9 @@ impl Reference<'_> {
         if let Some(Upcoming::Ours(id)) = self.ahead.get(name) {
             return Ok((registry, *id));
         }
-        let found = self.client.registry_named(registry.harbor_name()).await?;
-        match found {
-            Some(found) if self.may_use(&registry, &found) => Ok((registry, found.id)),
-            _ => {
+        match self.usable(&registry).await? {
+            Some(id) => Ok((registry, id)),
+            None => {
                 let why = match self.ahead.get(name) {
                     Some(Upcoming::Refused(why)) => format!(" ({why})"),
                     _ => not_ready(&registry),
@@ -71,6 +76,18 @@ impl Reference<'_> {
                 }))
             }
         }
+    }
+
+    /// Harbor's id of the Registry, if that may be used. What a list does not know yet is asked for, now and then.
+    async fn usable(&self, registry: &Registry) -> Result<Option<i64>, Error> {
+        let recently = Freshness::Asked(self.sight.now - RECENT);
+        for freshness in [self.sight.freshness, recently] {
+            let seen = self.view.registry(registry.harbor_name(), freshness).await?;
+            if let Some(found) = seen.item.filter(|found| self.may_use(registry, found)) {
+                return Ok(Some(found.id));
+            }
+        }
+        Ok(None)
     }
 
     fn may_use(&self, registry: &Registry, found: &model::Registry) -> bool {

@@ -1,8 +1,27 @@
-//! Artifacts: what is stored in a repository.
+//! Repositories of a project, and artifacts: what is stored in a repository.
 
 use super::{Client, Error, model};
 
 impl Client {
+    /// GET /projects/{project}/repositories, all pages: their names, without the project's. The project is always taken as a
+    /// name here, also where it is a number.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn repositories(&self, project: &str) -> Result<Vec<String>, Error> {
+        let found: Vec<model::Repository> = self.list(&format!("projects/{project}/repositories"), &[]).await?;
+        let within = |name: &str| Some(name.strip_prefix(project)?.strip_prefix('/')?.to_owned());
+        Ok(found.into_iter().filter_map(|repository| within(&repository.name)).collect())
+    }
+
+    /// DELETE /projects/{project}/repositories/{repository} with all that is stored in it; one that is gone already is fine.
+    ///
+    /// # Errors
+    /// [`Error::Precondition`] while it has an immutable tag.
+    pub async fn delete_repository(&self, project: &str, repository: &str) -> Result<(), Error> {
+        self.delete(&format!("projects/{project}/repositories/{}", encoded(repository))).await
+    }
+
     /// GET /projects/{project}/repositories/{repository}/artifacts with tags, all pages. A repository that Harbor does not
     /// have (yet) has none.
     ///

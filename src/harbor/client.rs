@@ -78,6 +78,10 @@ impl Client {
         if let Some(pem) = &endpoint.ca_bundle {
             let certificates = reqwest::Certificate::from_pem_bundle(pem.as_bytes())
                 .map_err(|error| unusable(format!("caBundle is not PEM: {error}")))?;
+            // Text without PEM in it is a bundle of nothing, and would be found out by a handshake that fails.
+            if certificates.is_empty() {
+                return Err(unusable("caBundle has no PEM certificate in it".to_owned()));
+            }
             http = http.tls_certs_merge(certificates);
         }
         let http = http.build().map_err(|error| unusable(error.to_string()))?;

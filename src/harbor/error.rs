@@ -3,7 +3,7 @@
 use crate::api::Reason;
 
 /// A request that did not do what it should.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// The endpoint cannot be used at all.
     #[error("the Harbor endpoint cannot be used: {0}")]
@@ -135,6 +135,11 @@ impl Error {
             Self::Refused { .. } | Self::NotFound { .. } => Reason::HarborRefused,
             Self::Server { .. } | Self::Malformed { .. } => Reason::HarborError,
         }
+    }
+
+    /// Whether Harbor cannot be talked to now, whatever is asked.
+    pub fn is_silence(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Timeout { .. })
     }
 
     /// Whether this is the one 400 with which Harbor answers for every upstream that it cannot use.

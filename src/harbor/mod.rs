@@ -1,7 +1,8 @@
 //! A typed client of Harbor's API v2.0, as Harbor really answers it.
 //!
 //! In: what `plan` decided, as typed requests. Out: what Harbor has ([`model`]), or an [`Error`] that says whether to try
-//! again, to wait, or to ask a person. Every request has a deadline, and a client bounds how many are under way at once.
+//! again, to wait, or to ask a person. Every request has a deadline, and a client bounds how many are under way at once. A [`View`]
+//! reads by lists, for all who look at the same Harbor.
 
 mod artifacts;
 mod client;
@@ -11,6 +12,8 @@ mod projects;
 mod registries;
 mod replication;
 mod system;
+mod view;
 
 pub use client::{Client, Credentials, Endpoint};
 pub use error::{Class, Error};
+pub use view::{Freshness, Seen, View};

@@ -80,6 +80,13 @@ pub struct Registry {
     pub status: String,
 }
 
+impl Registry {
+    /// Whether the upstream failed Harbor's last check: until its next one it proxies nothing of it.
+    pub fn is_unhealthy(&self) -> bool {
+        self.status == "unhealthy"
+    }
+}
+
 /// The readable part of a registry's credential.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct RegistryCredential {
@@ -190,6 +197,9 @@ pub struct Project {
     /// Strings, whatever they mean: `public`, `proxy_speed_kb`, `max_upstream_conn`, …
     #[serde(default)]
     pub metadata: BTreeMap<String, String>,
+    /// When it was made.
+    #[serde(default)]
+    pub creation_time: Option<jiff::Timestamp>,
     /// Number of repositories.
     #[serde(default)]
     pub repo_count: i64,
@@ -251,6 +261,13 @@ pub struct Label {
     /// The project, for scope `p`.
     #[serde(default)]
     pub project_id: i64,
+}
+
+/// A repository of a project.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct Repository {
+    /// With the project's name in front.
+    pub name: String,
 }
 
 /// An artifact of a repository.

@@ -3,6 +3,14 @@
 use super::{Client, Error, model};
 
 impl Client {
+    /// GET /projects, all pages.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn projects(&self) -> Result<Vec<model::Project>, Error> {
+        self.list("projects", &[("sort", "project_id")]).await
+    }
+
     /// GET /projects with the exact name.
     ///
     /// # Errors
@@ -53,6 +61,14 @@ impl Client {
     /// [`Error::Precondition`] while it has repositories.
     pub async fn delete_project(&self, id: i64) -> Result<(), Error> {
         self.delete(&format!("projects/{id}")).await
+    }
+
+    /// GET /quotas of all projects.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn project_quotas(&self) -> Result<Vec<model::Quota>, Error> {
+        self.list("quotas", &[("reference", "project")]).await
     }
 
     /// GET /quotas of one project. `None` where Harbor keeps no quotas.

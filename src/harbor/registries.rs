@@ -8,7 +8,18 @@ impl Client {
     /// # Errors
     /// See [`Error`].
     pub async fn registries(&self) -> Result<Vec<model::Registry>, Error> {
-        self.list("registries", &[]).await
+        // Unsorted, Harbor lists what was written last at the end, and pages would shift under us.
+        self.list("registries", &[("sort", "id")]).await
+    }
+
+    /// GET /registries whose upstreams failed Harbor's last check.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn unhealthy_registries(&self) -> Result<Vec<model::Registry>, Error> {
+        // The column is called so; an unknown key would be ignored, and the list be that of all.
+        let found: Vec<model::Registry> = self.list("registries", &[("q", "health=unhealthy"), ("sort", "id")]).await?;
+        Ok(found.into_iter().filter(model::Registry::is_unhealthy).collect())
     }
 
     /// GET /registries with the exact name.

@@ -8,7 +8,7 @@ impl Client {
     /// # Errors
     /// See [`Error`].
     pub async fn replication_policies(&self) -> Result<Vec<model::ReplicationPolicy>, Error> {
-        self.list("replication/policies", &[]).await
+        self.list("replication/policies", &[("sort", "id")]).await
     }
 
     /// GET /replication/policies with the exact name.
@@ -78,13 +78,12 @@ impl Client {
         self.first("replication/executions", &[("policy_id", &policy_id.to_string())], limit).await
     }
 
-    /// GET /replication/executions of all policies, the newest first, at most `limit` (1 to 100): what has been going on, in
-    /// one request.
+    /// GET /replication/executions of all policies, the newest first: what has been going on. Page `page`, from 1, of a hundred.
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn latest_replication_executions(&self, limit: usize) -> Result<Vec<model::ReplicationExecution>, Error> {
-        self.first("replication/executions", &[], limit).await
+    pub async fn replication_executions_page(&self, page: usize) -> Result<Vec<model::ReplicationExecution>, Error> {
+        self.first("replication/executions", &[("page", &page.to_string())], 100).await
     }
 
     /// GET /replication/executions/{id}.

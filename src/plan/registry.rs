@@ -1,6 +1,10 @@
 //! Registries: what Harbor keeps of them, and what it does to what we send.
 
-use super::{Action, Drift, Plan, Refusal, marker, marker::Marker, version};
+use super::{
+    Action, Drift, Plan, Refusal, marker,
+    marker::{Marker, Other},
+    version,
+};
 use crate::{
     api::{Adoption, Reason},
     harbor::{Credentials, model},
@@ -41,6 +45,8 @@ pub struct Observed {
     pub credentials_revision: Option<String>,
     /// Harbor's version, read when that matters. `None`: unknown.
     pub version: Option<String>,
+    /// What has become of the resource that the marker names, if that is another one of ours.
+    pub other: Other,
 }
 
 /// A request to Harbor.
@@ -65,7 +71,8 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Result<Plan<Step>, Refusa
         return Ok(Plan { action: Action::Create, steps, drift: Vec::new() });
     };
     let (text, found) = Marker::split(&have.description);
-    marker::may_write(&desired.marker, found.as_ref(), desired.adoption, &format!("registry {}", have.name))?;
+    let object = format!("registry {}", have.name);
+    marker::may_write(&desired.marker, found.as_ref(), observed.other, desired.adoption, &object)?;
     if have.type_ != desired.type_ {
         return Err(Refusal {
             reason: Reason::Immutable,
@@ -117,17 +124,17 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Result<Plan<Step>, Refusa
         update.access_key = Some(key);
         update.access_secret = Some(secret);
     }
-    if update == model::RegistryUpdate::default() && have.status == "unhealthy" {
+    if update == model::RegistryUpdate::default() && have.is_unhealthy() {
         // Harbor looks at an upstream every five minutes, and until then proxies nothing. Any PUT makes it look at once.
         update.description = Some(have.description.clone());
         drift.push(Drift { field: "status".to_owned(), have: "unhealthy".to_owned(), want: "healthy".to_owned() });
     }
     let steps =
         if update == model::RegistryUpdate::default() { Vec::new() } else { vec![Step::Update(have.id, update)] };
-    let action = match found {
-        None => Action::Adopt,
-        Some(_) if steps.is_empty() => Action::Nothing,
-        Some(_) => Action::Change,
+    let action = match steps.is_empty() {
+        true => Action::Nothing,
+        false if found.as_ref() == Some(&desired.marker) => Action::Change,
+        false => Action::Adopt,
     };
     Ok(Plan { action, steps, drift })
 }
@@ -163,6 +170,8 @@ fn bool_text(value: bool) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn marker() -> Marker {
@@ -200,7 +209,8 @@ mod tests {
     fn observed(change: impl FnOnce(&mut model::Registry)) -> Observed {
         let mut registry = stored();
         change(&mut registry);
-        Observed { version: None, registry: Some(registry), credentials_revision: Some("7".to_owned()) }
+        let credentials_revision = Some("7".to_owned());
+        Observed { registry: Some(registry), credentials_revision, ..Observed::default() }
     }
 
     fn update_for(desired: &Desired, observed: &Observed) -> model::RegistryUpdate {
@@ -287,5 +297,119 @@ mod tests {
             registry.url = "https://hub.docker.com".to_owned();
         });
         assert!(plan(&hub, &observed).unwrap().is_done());
+    }
+
+    /// Harbor, with the secret that it does not show.
+    #[derive(Debug, Clone, Default)]
+    struct Stored {
+        registry: Option<model::Registry>,
+        secret: String,
+    }
+
+    impl Stored {
+        fn carry_out(&mut self, step: &Step) {
+            match step {
+                Step::Create(new) => {
+                    let credential = new.credential.as_ref();
+                    let key = credential.map(|credential| credential.access_key.clone()).unwrap_or_default();
+                    self.secret = credential.map(|credential| credential.access_secret.clone()).unwrap_or_default();
+                    self.registry = Some(model::Registry {
+                        id: 4,
+                        name: new.name.clone(),
+                        type_: new.type_.clone(),
+                        url: shown_url(&new.type_, &new.url),
+                        description: new.description.clone(),
+                        credential: model::RegistryCredential { access_key: key },
+                        insecure: new.insecure,
+                        ca_certificate: new.ca_certificate.clone().unwrap_or_default(),
+                        status: "healthy".to_owned(),
+                    });
+                }
+                Step::Update(_, update) => {
+                    let registry = self.registry.as_mut().unwrap();
+                    if let Some(url) = &update.url {
+                        registry.url = shown_url(&registry.type_, url);
+                        self.secret.clear();
+                    }
+                    let replace = |field: &mut String, value: &Option<String>| {
+                        if let Some(value) = value {
+                            value.clone_into(field);
+                        }
+                    };
+                    replace(&mut registry.description, &update.description);
+                    replace(&mut registry.ca_certificate, &update.ca_certificate);
+                    replace(&mut registry.credential.access_key, &update.access_key);
+                    replace(&mut self.secret, &update.access_secret);
+                    registry.insecure = update.insecure.unwrap_or(registry.insecure);
+                    // Any PUT makes it look.
+                    registry.status = "healthy".to_owned();
+                }
+            }
+        }
+    }
+
+    fn shown_url(type_: &str, url: &str) -> String {
+        if type_ == "docker-hub" { "https://hub.docker.com".to_owned() } else { normalised(url) }
+    }
+
+    fn any_desired() -> impl Strategy<Value = Desired> {
+        let credentials = prop::option::of(("[ab]", "[pq]")).prop_map(|given| {
+            let revision = given.as_ref().map(|(username, password)| format!("{username}/{password}"));
+            (given.map(|(username, password)| Credentials { username, password: password.into() }), revision)
+        });
+        let urls = vec!["https://ghcr.io", "HTTPS://ghcr.io//", "http://ghcr.io", "ghcr.io:5000/"];
+        (
+            (prop::sample::select(urls), credentials, prop::option::of("[a-z ]{0,6}[a-z]")),
+            (
+                prop::option::of(prop::sample::select(vec!["PEM", "PEM\n", "OTHER"])),
+                any::<bool>(),
+                any::<bool>(),
+                any::<bool>(),
+            ),
+        )
+            .prop_map(|((url, (credentials, revision), description), (ca, insecure, hub, adopts))| Desired {
+                type_: if hub { "docker-hub" } else { "github-ghcr" },
+                url: url.to_owned(),
+                description,
+                credentials,
+                credentials_revision: revision,
+                ca_certificate: ca.map(str::to_owned),
+                insecure,
+                adoption: if adopts { Adoption::IfExists } else { Adoption::Never },
+                ..desired()
+            })
+    }
+
+    fn observed_of(harbor: &Stored, credentials_revision: Option<String>) -> Observed {
+        let version = Some("v2.15.2".to_owned());
+        Observed { registry: harbor.registry.clone(), credentials_revision, version, ..Observed::default() }
+    }
+
+    proptest! {
+        #[test]
+        fn a_plan_that_was_carried_out_leaves_nothing_to_do(
+            wanted in any_desired(),
+            before in prop::option::of((any_desired(), any::<bool>(), any::<bool>(), any::<bool>())),
+        ) {
+            let (mut harbor, mut remembered) = (Stored::default(), None);
+            if let Some((before, marked, healthy, has_status)) = before {
+                plan(&before, &observed_of(&harbor, None)).unwrap().steps.iter().for_each(|step| harbor.carry_out(step));
+                let registry = harbor.registry.as_mut().unwrap();
+                if !marked {
+                    registry.description = "by hand".to_owned();
+                }
+                if !healthy {
+                    registry.status = "unhealthy".to_owned();
+                }
+                remembered = before.credentials_revision.filter(|_| has_status);
+            }
+            // What is refused sends nothing.
+            let Ok(first) = plan(&wanted, &observed_of(&harbor, remembered)) else { return Ok(()) };
+            first.steps.iter().for_each(|step| harbor.carry_out(step));
+            let second = plan(&wanted, &observed_of(&harbor, wanted.credentials_revision.clone())).unwrap();
+            prop_assert!(second.is_done() && second.drift.is_empty(), "{first:?} left {second:?}");
+            let secret = wanted.credentials.map(|credentials| credentials.password.expose_secret().to_owned());
+            prop_assert_eq!(harbor.secret, secret.unwrap_or_default());
+        }
     }
 }

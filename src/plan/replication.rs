@@ -1,9 +1,16 @@
 //! Replication policies: PUT replaces what it does not name, so what the spec does not manage is carried over from what was
 //! read; the marker stands in the description, and finds a policy whatever it is called.
 
+use std::borrow::Borrow;
+
 use k8s_openapi::jiff::Timestamp;
 
-use super::{Action, Drift, Plan, Refusal, TO_BE_CREATED, cron::Cron, marker, marker::Marker};
+use super::{
+    Action, Drift, Plan, Refusal, TO_BE_CREATED,
+    cron::Cron,
+    marker,
+    marker::{Marker, Other},
+};
 use crate::{
     api::{
         Reason, ReplicationRuleSpec,
@@ -38,18 +45,26 @@ pub struct Observed {
     pub marked: Option<ReplicationPolicy>,
     /// The policy of the desired name, if that is another one.
     pub named: Option<ReplicationPolicy>,
+    /// What has become of the resource that the marker names, if that is another one of ours.
+    pub other: Other,
 }
 
 impl Observed {
     /// Finds both among all policies of Harbor. Of several that carry the marker, which only a person can have made, it is the
     /// one that status remembers, or that has the name, or the oldest.
-    pub fn among(policies: Vec<ReplicationPolicy>, name: &str, ours: &Marker, remembered: Option<i64>) -> Self {
+    pub fn among(
+        policies: &[impl Borrow<ReplicationPolicy>],
+        name: &str,
+        ours: &Marker,
+        remembered: Option<i64>,
+    ) -> Self {
+        let policies = || policies.iter().map(Borrow::borrow);
         let rank = |policy: &ReplicationPolicy| (Some(policy.id) != remembered, policy.content.name != name, policy.id);
         let is_ours = |policy: &&ReplicationPolicy| marker_of(policy).as_ref() == Some(ours);
-        let marked = policies.iter().filter(is_ours).min_by_key(|policy| rank(policy)).cloned();
+        let marked = policies().filter(is_ours).min_by_key(|policy| rank(policy)).cloned();
         let id = marked.as_ref().map(|policy| policy.id);
-        let named = policies.into_iter().find(|policy| policy.content.name == name && Some(policy.id) != id);
-        Self { marked, named }
+        let named = policies().find(|policy| policy.content.name == name && Some(policy.id) != id).cloned();
+        Self { marked, named, other: Other::default() }
     }
 
     /// The policy that the rule is about, ours or not.
@@ -96,7 +111,7 @@ pub fn plan(desired: &Desired<'_>, observed: &Observed, now: Timestamp) -> Resul
     if observed.marked.is_none() {
         let found = marker_of(have);
         let object = format!("replication policy {name}");
-        marker::may_write(&desired.marker, found.as_ref(), desired.spec.adoption, &object)?;
+        marker::may_write(&desired.marker, found.as_ref(), observed.other, desired.spec.adoption, &object)?;
     }
     let want = overlay(desired, &have.content);
     check(&want, now)?;

@@ -117,6 +117,9 @@ impl Client {
         if let Some(pem) = &endpoint.ca_bundle {
             let certificates = reqwest::Certificate::from_pem_bundle(pem.as_bytes())
                 .map_err(|error| Error::Endpoint(format!("the CA is not PEM: {error}")))?;
+            if certificates.is_empty() {
+                return Err(Error::Endpoint("the CA has no PEM certificate in it".to_owned()));
+            }
             http = http.tls_certs_merge(certificates);
         }
         let http = http.build().map_err(|error| Error::Endpoint(error.to_string()))?;

@@ -30,6 +30,7 @@ pub struct Site {
     pub kinds: Arc<Kinds>,
     manifests: std::sync::Mutex<Manifests>,
     suffix: String,
+    http: reqwest::Client,
 }
 
 impl Site {
@@ -62,17 +63,23 @@ impl Site {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
         let suffix = format!("{since:x}{}", COUNT.fetch_add(1, Ordering::Relaxed));
         let world = Arc::new(World::new(vec!["linux/amd64".parse().unwrap()]));
-        let kinds = Arc::new(Kinds {
-            directory: world.clone(),
-            instances: Arc::new(Instances::default()),
-            installation: Installation(format!("test-{suffix}")),
-        });
-        let site =
-            Self { double, url, username, password, world, kinds, manifests: std::sync::Mutex::default(), suffix };
+        let kinds = process(&world, &format!("test-{suffix}"));
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let manifests = std::sync::Mutex::default();
+        let site = Self { double, url, username, password, world, kinds, manifests, suffix, http };
         site.secret("harbor", &site.username, &site.password);
         let spec = json!({"url": site.url, "credentialsSecretRef": {"name": "harbor"}});
         site.apply::<HarborInstance>("default", spec);
         site
+    }
+
+    /// Another installation with a world of its own, at the same Harbor.
+    pub async fn beside(&self) -> Self {
+        Self {
+            username: self.username.clone(),
+            password: self.password.clone(),
+            ..Self::at(None, self.url.clone()).await
+        }
     }
 
     /// A name that no other test uses.
@@ -89,6 +96,19 @@ impl Site {
             max_concurrent_requests: 4,
         })
         .unwrap()
+    }
+
+    /// A request to Harbor's API as an administrator makes it by hand. `path` is below `/api/v2.0`. Answers status and body.
+    pub async fn by_hand(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
+        let url = format!("{}/api/v2.0{path}", self.url);
+        let request = self.http.request(method.parse().unwrap(), url).basic_auth(&self.username, Some(&self.password));
+        let request = match body {
+            Some(body) => request.header("content-type", "application/json").body(body.to_string()),
+            None => request,
+        };
+        let answer = request.send().await.unwrap();
+        let status = answer.status().as_u16();
+        (status, serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap_or_default())
     }
 
     /// Requests to the double that change something, since the last call. A real Harbor tells none.
@@ -111,11 +131,26 @@ impl Site {
 
     /// Creates or changes a resource.
     pub fn apply<K: Declared>(&self, name: &str, spec: Value) {
+        self.apply_at::<K>(name, spec, Timestamp::now());
+    }
+
+    /// The same at another time.
+    pub fn apply_at<K: Declared>(&self, name: &str, spec: Value, now: Timestamp) {
         let mut manifests = self.manifests.lock().unwrap();
         let list = K::list(&mut manifests);
         list.retain(|object| object.meta().name.as_deref() != Some(name));
         list.push(resource(name, spec));
-        self.world.apply(&manifests, Timestamp::now());
+        self.world.apply(&manifests, now);
+    }
+
+    /// As [`apply`](Self::apply) for many, which are there with [`applied`](Self::applied).
+    pub fn apply_later<K: Declared>(&self, name: &str, spec: Value) {
+        K::list(&mut self.manifests.lock().unwrap()).push(resource(name, spec));
+    }
+
+    /// Applies what was kept for later.
+    pub fn applied(&self) {
+        self.world.apply(&self.manifests.lock().unwrap(), Timestamp::now());
     }
 
     /// Annotates a resource that was applied.
@@ -127,6 +162,11 @@ impl Site {
         self.world.apply(&manifests, Timestamp::now());
     }
 
+    /// Reconcilers of the same installation that have just been started.
+    pub fn restarted(&self) -> Arc<Kinds> {
+        process(&self.world, &self.kinds.installation.0)
+    }
+
     /// Deletes a resource as a user would.
     pub fn delete<K: Declared>(&self, name: &str) {
         let mut manifests = self.manifests.lock().unwrap();
@@ -134,8 +174,20 @@ impl Site {
         self.world.apply(&manifests, Timestamp::now());
     }
 
-    /// Looks at the resource once and stores its status.
+    /// Looks at the resource once, at Harbor as it is by now, and stores its status.
     pub async fn reconcile<K>(&self, name: &str) -> Seen<K>
+    where
+        K: Kept,
+        Kinds: Reconciler<K>,
+    {
+        if let Some(connection) = self.kinds.instances.known("default") {
+            connection.view.clear();
+        }
+        self.reconcile_again(name).await
+    }
+
+    /// Looks at the resource once more within the same beat, and stores its status.
+    pub async fn reconcile_again<K>(&self, name: &str) -> Seen<K>
     where
         K: Kept,
         Kinds: Reconciler<K>,
@@ -234,6 +286,15 @@ impl<K: Managed> Seen<K> {
     pub fn message(&self) -> String {
         self.condition(condition::ConditionType::Ready).expect("a Ready condition").2
     }
+}
+
+/// Reconcilers that know nothing but what is stored, as after a start.
+pub fn process(world: &Arc<World>, installation: &str) -> Arc<Kinds> {
+    Arc::new(Kinds {
+        directory: world.clone(),
+        instances: Arc::new(Instances::default()),
+        installation: Installation(installation.to_owned()),
+    })
 }
 
 fn variable(name: &str) -> Option<String> {

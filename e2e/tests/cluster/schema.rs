@@ -34,6 +34,7 @@ async fn a_manifest_that_harbor_or_a_container_runtime_would_misread_is_refused_
     let push = || json!({"destination": {"registryRef": {"name": "x"}}, "trigger": {"type": "EventBased"}});
     let scheduled = |cron: &str| with(pull(), json!({"trigger": {"type": "Scheduled", "cron": cron}}));
     let ecr = |kind: &str, account: &str| json!({"type": kind, "ecr": {"account": account, "region": "eu-central-1"}});
+    let keyed = |spec: Value| with(spec, json!({"credentialsSecretRef": {"name": "keys"}}));
     let allowing = |list: Value| with(project(), json!({"cveAllowlist": list}));
     let keeping = |rule: Value| with(project(), json!({"retention": {"rules": [rule]}}));
     let table = [
@@ -63,6 +64,7 @@ async fn a_manifest_that_harbor_or_a_container_runtime_would_misread_is_refused_
         ("Registry", "x", json!({"type": "aws-ecr"}), "url is needed"),
         ("Registry", "x", ecr("aws-ecr", "1234"), "spec.ecr.account"),
         ("Registry", "x", ecr("docker-hub", "123456789012"), "ecr goes with type aws-ecr"),
+        ("Registry", "x", ecr("aws-ecr", "123456789012"), "aws-ecr needs credentialsSecretRef"),
         ("ProxyProject", "x", with(project(), json!({"storageLimit": -2})), "spec.storageLimit"),
         ("ProxyProject", "x", with(project(), json!({"storageLimit": "1.5Gi"})), "spec.storageLimit"),
         (
@@ -108,6 +110,8 @@ async fn a_manifest_that_harbor_or_a_container_runtime_would_misread_is_refused_
         ("ReplicationRule", "x", with(pull(), json!({"destination": {"namespace": "Bad NS"}})), "namespace"),
         ("ReplicationRule", "x", with(pull(), json!({"filters": {"tag": {}}})), "exactly one of matches"),
         ("ReplicationRule", "x", with(pull(), json!({"filters": {"labels": {"matches": []}}})), "matches"),
+        ("Registry", "x", with(ghcr(), json!({"deletionPolicy": "Purge"})), "a registry holds none: use Delete"),
+        ("ReplicationRule", "x", with(pull(), json!({"deletionPolicy": "Purge"})), "a replication policy holds none"),
         ("CachedImage", "x", json!({"image": ""}), "image"),
         ("CachedImage", "x", json!({"image": "nginx", "require": "Always"}), "Unsupported value"),
     ];
@@ -120,15 +124,16 @@ async fn a_manifest_that_harbor_or_a_container_runtime_would_misread_is_refused_
     let good = [
         ("HarborInstance", "x", with(harbor(), json!({"pullHost": "harbor:8443", "interval": "1h30m"}))),
         ("HarborInstance", "x", instance("http://10.0.0.1:8080/")),
-        ("Registry", "x", typed("aws-ecr", "https://123456789012.dkr.ecr.eu-central-1.amazonaws.com")),
-        ("Registry", "x", typed("aws-ecr", "https://api.ecr.us-east-1.amazonaws.com")),
+        ("Registry", "x", keyed(typed("aws-ecr", "https://123456789012.dkr.ecr.eu-central-1.amazonaws.com"))),
+        ("Registry", "x", keyed(typed("aws-ecr", "https://api.ecr.us-east-1.amazonaws.com"))),
         ("Registry", &"x".repeat(65), with(ghcr(), json!({"name": "short"}))),
         ("Registry", "x", with(ghcr(), json!({"deletionPolicy": "Delete", "adoption": "IfExists"}))),
         ("ProxyProject", "x", with(project(), json!({"name": "docker-hub_1.x", "proxySpeedKB": -1}))),
         ("ProxyProject", "x", with(project(), json!({"prewarm": {"platforms": ["linux/arm64/v8"]}}))),
+        ("ProxyProject", "x", with(project(), json!({"deletionPolicy": "Purge"}))),
         ("Registry", "x", json!({"type": "docker-hub"})),
         ("Registry", "x", json!({"type": "quay-io"})),
-        ("Registry", "x", ecr("aws-ecr", "123456789012")),
+        ("Registry", "x", keyed(ecr("aws-ecr", "123456789012"))),
         ("ProxyProject", "x", with(project(), json!({"storageLimit": "10Gi", "vulnerabilities": {}}))),
         ("ProxyProject", "x", with(project(), json!({"storageLimit": -1, "retention": {"rules": []}}))),
         ("ProxyProject", "x", allowing(json!({"items": ["A"], "expiresAt": "2030-01-01T00:00:00Z"}))),

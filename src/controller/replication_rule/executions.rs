@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
+use k8s_openapi::{
+    apimachinery::pkg::apis::meta::v1::Time,
+    jiff::{SignedDuration, Timestamp},
+};
 
 use super::super::{Note, instances::Connection, report::Failure};
 use crate::{
@@ -22,10 +25,10 @@ use crate::{
     registry,
 };
 
-/// Executions that are looked at where it matters not to miss one.
+/// Executions that are looked at before a policy is deleted.
 pub(super) const MOST: usize = 100;
-/// Executions that are looked at otherwise.
-const A_FEW: usize = 5;
+/// The list of executions is read by all rules together, and no more often.
+const RECENT: SignedDuration = SignedDuration::from_secs(2);
 /// Failures that status lists.
 const FAILURES: usize = 10;
 /// Failed tasks of one execution that are asked for refused images.
@@ -60,8 +63,12 @@ impl Follower<'_> {
         notes: &mut Vec<Note>,
     ) -> Result<(), Failure> {
         let after_scan = self.rule.spec.after_scan && self.writes;
-        let limit = if after_scan || status.pending_run.is_some() { MOST } else { A_FEW };
-        let executions = self.connection.client.replication_executions(self.id, limit).await?;
+        let considered = after_scan.then(|| status.considered_execution.unwrap_or(0));
+        let pending = status.pending_run.as_ref().map(|pending| pending.after_execution);
+        // Whether a run was started before a crash matters to the moment.
+        let since = if pending.is_some() { self.now } else { self.now - RECENT };
+        let after = considered.into_iter().chain(pending).min();
+        let executions = self.connection.view.executions(self.id, after, since).await?;
         let mut failures = Failures { client: &self.connection.client, known: HashMap::new() };
         if let Some(newest) = executions.iter().max_by_key(|execution| execution.id) {
             self.tell(newest, &mut failures, status, notes).await?;
@@ -191,7 +198,11 @@ impl Follower<'_> {
                 status.pending_run = Some(pending);
                 return Ok(());
             }
-            Run::Start => self.connection.client.start_replication(self.id).await?,
+            Run::Start => {
+                let started = self.connection.client.start_replication(self.id).await;
+                self.connection.view.started_execution();
+                started?
+            }
             Run::Started(execution) => execution,
         };
         let token = status.pending_run.take().and_then(|pending| pending.token);

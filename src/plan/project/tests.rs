@@ -1,3 +1,6 @@
+use proptest::prelude::*;
+use serde_json::json;
+
 use super::*;
 
 fn marker() -> Marker {
@@ -25,7 +28,7 @@ fn stored() -> model::Project {
         registry_id: Some(3),
         metadata: metadata.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
         repo_count: 5,
-        cve_allowlist: model::CveAllowlist::default(),
+        ..model::Project::default()
     }
 }
 
@@ -56,8 +59,7 @@ fn after(step: &Step, observed: &mut Observed) {
                 name: new.project_name.clone(),
                 registry_id: Some(new.registry_id),
                 metadata: new.metadata.clone(),
-                repo_count: 0,
-                cve_allowlist: model::CveAllowlist::default(),
+                ..model::Project::default()
             });
             observed.quota = Some(quota(new.storage_limit.filter(|limit| *limit != 0).unwrap_or(-1)));
         }
@@ -249,4 +251,92 @@ fn a_project_on_another_registry_is_refused_since_harbor_would_ignore_the_change
     let refusal =
         plan(&desired(), &Observed { project: Some(other), identity: ours(), ..Observed::default() }).unwrap_err();
     assert_eq!(refusal.reason, Reason::Immutable);
+}
+
+fn any_desired() -> impl Strategy<Value = Desired> {
+    let sometimes = |key: &'static str, values: Vec<&'static str>| {
+        prop::option::of(prop::sample::select(values)).prop_map(move |value| value.map(|value| (key, value.to_owned())))
+    };
+    let metadata = (
+        sometimes("public", vec!["true", "false"]),
+        sometimes("proxy_speed_kb", vec!["-1", "512"]),
+        sometimes("severity", vec!["high", "critical"]),
+        sometimes("auto_scan", vec!["true", "false"]),
+    );
+    let metadata = metadata.prop_map(|(a, b, c, d)| [a, b, c, d].into_iter().flatten().collect());
+    let allowlist =
+        (prop::collection::vec("CVE-[1-3]", 0..4), prop::option::of(1..3_i64)).prop_map(|(ids, expires_at)| {
+            let items = ids.into_iter().map(|cve_id| model::CveItem { cve_id }).collect();
+            model::CveAllowlist { items, expires_at }
+        });
+    let rules = vec![
+        json!({"rules": []}),
+        json!({"rules": [{"pulledWithinDays": 7}]}),
+        json!({"rules": [{"always": true, "tags": {"excludes": "v*"}}, {"latestPushed": 3}], "schedule": ""}),
+        json!({"rules": [{"pushedWithinDays": 1}], "schedule": "0 0 3 * * *"}),
+    ];
+    let now = "2026-11-21T08:00:00Z".parse().unwrap();
+    let retention = prop::sample::select(rules)
+        .prop_map(move |rules| retention::desired(&serde_json::from_value(rules).unwrap(), now).unwrap());
+    let limit = prop::sample::select(vec![StorageLimit::UNLIMITED, 1, 1 << 30, StorageLimit::MOST]);
+    let options = (prop::option::of(limit), prop::option::of(allowlist), prop::option::of(retention), any::<bool>());
+    (metadata, options).prop_map(|(metadata, (storage_limit, cve_allowlist, retention, adopts))| Desired {
+        metadata,
+        storage_limit,
+        cve_allowlist,
+        retention,
+        adoption: if adopts { Adoption::IfExists } else { Adoption::Never },
+        ..desired()
+    })
+}
+
+/// Harbor with what was desired before, cut short after so many steps, and as others left it since.
+fn any_observed() -> impl Strategy<Value = Observed> {
+    let before = prop::option::of((any_desired(), 0..8_usize));
+    let since = (
+        any::<bool>(),
+        prop::option::of(prop::sample::select(vec!["", "somebody's", "[harbor-pilot j/ProxyProject/x]"])),
+    );
+    (before, since).prop_map(|(before, (has_images, label))| {
+        let nothing = Observed {
+            version: Some("v2.15.2".to_owned()),
+            identity: Identity::Read { label: None },
+            ..Observed::default()
+        };
+        let Some((before, steps)) = before else { return nothing };
+        let mut observed = nothing;
+        for step in plan(&before, &observed).unwrap().steps.iter().take(steps) {
+            after(step, &mut observed);
+        }
+        if let Some(project) = &mut observed.project {
+            project.repo_count = i64::from(has_images);
+        }
+        if let (Some(text), Identity::Read { label: Some(label) }) = (label, &mut observed.identity) {
+            text.clone_into(&mut label.description);
+        }
+        observed
+    })
+}
+
+proptest! {
+    #[test]
+    fn a_plan_that_was_carried_out_leaves_nothing_to_do(wanted in any_desired(), mut observed in any_observed()) {
+        // What is refused sends nothing.
+        let Ok(first) = plan(&wanted, &observed) else { return Ok(()) };
+        for step in &first.steps {
+            after(step, &mut observed);
+        }
+        let second = plan(&wanted, &observed).unwrap();
+        prop_assert!(second.is_done() && second.drift.is_empty(), "{first:?} left {second:?}");
+        let remembered = Observed { identity: Identity::Remembered, ..observed };
+        prop_assert!(plan(&wanted, &remembered).unwrap().is_done());
+    }
+
+    #[test]
+    fn nothing_is_planned_for_what_carries_anothers_marker(wanted in any_desired(), mut observed in any_observed()) {
+        let theirs = Marker { installation: "j".to_owned(), ..marker() }.to_string();
+        observed.identity = Identity::Read { label: Some(model::Label { id: 1, description: theirs, ..model::Label::default() }) };
+        let plan = plan(&wanted, &observed);
+        prop_assert!(observed.project.is_none() || plan.is_err(), "{plan:?}");
+    }
 }

@@ -69,7 +69,7 @@ fn created(spec: &ReplicationRuleSpec) -> ReplicationPolicy {
 }
 
 fn marked(policy: ReplicationPolicy) -> Observed {
-    Observed { marked: Some(policy), named: None }
+    Observed { marked: Some(policy), ..Observed::default() }
 }
 
 fn drift(spec: &ReplicationRuleSpec, observed: &Observed) -> Vec<String> {
@@ -228,13 +228,13 @@ fn a_policy_is_found_by_its_marker_and_renamed() {
     let policy = created(&spec(json!({})));
     let renamed = spec(json!({"name": "each night"}));
     let policies = vec![stored(4, &ReplicationPolicyContent::default()), policy.clone()];
-    let observed = Observed::among(policies, "each night", &ours(), None);
+    let observed = Observed::among(&policies, "each night", &ours(), None);
     let plan = plan(&desired(&renamed), &observed, now()).unwrap();
     assert_eq!(carry_out(&plan).content.name, "each night");
     assert_eq!(plan.drift[0].to_string(), "name: nightly instead of each night");
 
     let stranger = ReplicationPolicyContent { name: "each night".to_owned(), ..ReplicationPolicyContent::default() };
-    let observed = Observed::among(vec![policy, stored(4, &stranger)], "each night", &ours(), None);
+    let observed = Observed::among(&[policy, stored(4, &stranger)], "each night", &ours(), None);
     assert_eq!(refusal(&renamed, &observed).reason, Reason::NameConflict);
 }
 
@@ -243,7 +243,7 @@ fn of_two_policies_with_one_marker_it_is_the_remembered_one_then_the_named_one()
     let content = created(&spec(json!({}))).content;
     let copy = ReplicationPolicyContent { name: "copy".to_owned(), ..content.clone() };
     let policies = || vec![stored(3, &copy), stored(9, &content)];
-    let id = |remembered| Observed::among(policies(), "nightly", &ours(), remembered).marked.unwrap().id;
+    let id = |remembered| Observed::among(&policies(), "nightly", &ours(), remembered).marked.unwrap().id;
     assert_eq!((id(None), id(Some(3)), id(Some(77))), (9, 3, 9));
 }
 
@@ -256,7 +256,7 @@ fn a_policy_of_somebody_else_is_adopted_only_where_the_spec_says_so() {
         override_: true,
         ..ReplicationPolicyContent::default()
     };
-    let observed = Observed::among(vec![stored(5, &by_hand)], "nightly", &ours(), None);
+    let observed = Observed::among(&[stored(5, &by_hand)], "nightly", &ours(), None);
     assert_eq!(refusal(&spec(json!({})), &observed).reason, Reason::AdoptionRequired);
     let adopting = spec(json!({"adoption": "IfExists"}));
     assert_eq!(adopting.adoption, Adoption::IfExists);
@@ -266,7 +266,7 @@ fn a_policy_of_somebody_else_is_adopted_only_where_the_spec_says_so() {
 
     let theirs = Marker { installation: "other".to_owned(), ..ours() };
     let taken = ReplicationPolicyContent { description: theirs.to_string(), ..by_hand };
-    let observed = Observed::among(vec![stored(5, &taken)], "nightly", &ours(), None);
+    let observed = Observed::among(&[stored(5, &taken)], "nightly", &ours(), None);
     assert_eq!(refusal(&adopting, &observed).reason, Reason::NameConflict);
 }
 
@@ -333,7 +333,7 @@ proptest! {
             if !marked {
                 content.description = "by hand".to_owned();
             }
-            Observed::among(vec![stored(9, &content)], "nightly", &ours(), None)
+            Observed::among(&[stored(9, &content)], "nightly", &ours(), None)
         });
         // What is refused sends nothing.
         let Ok(first) = plan(&desired(&wanted), &observed, now()) else { return Ok(()) };
@@ -341,7 +341,7 @@ proptest! {
             [] => observed.policy().unwrap().clone(),
             _ => carry_out(&first),
         };
-        let observed = Observed::among(vec![after], "nightly", &ours(), None);
+        let observed = Observed::among(&[after], "nightly", &ours(), None);
         let second = plan(&desired(&wanted), &observed, now()).unwrap();
         prop_assert!(second.is_done() && second.drift.is_empty(), "{second:?}");
     }

@@ -50,7 +50,7 @@ mod severity;
 mod upstream;
 
 pub use digest::sha256;
-pub use harbor::{Builder as HarborBuilder, Harbor};
+pub use harbor::{Builder as HarborBuilder, Harbor, Hold};
 pub use image::{Blob, Child, Image, Platform, Pushed};
 pub use log::Request;
 pub use severity::Severity;

@@ -6,7 +6,7 @@ mod replay;
 
 use std::time::Duration;
 
-use harbor_double::Image;
+use harbor_double::{Harbor, Hold, Image};
 use replay::World;
 use serde_json::json;
 
@@ -165,4 +165,50 @@ async fn odd_registries_and_robots_are_as_recorded() {
     ];
     world.play("09-odds.md", &skipped, nothing).await;
     world.finish(30);
+}
+
+#[tokio::test]
+async fn repositories_deleted_whole_and_immutable_tags_are_as_recorded() {
+    let mut world = World::new(100.0).await;
+    for name in ["imm", "17171"] {
+        let body = json!({"project_name": name, "metadata": {"public": "false"}});
+        assert_eq!(world.harbor.by_hand("POST", "/projects", Some(body)).await.0, 201);
+    }
+    for name in ["a/b", "a/b/c", "d", "e"] {
+        world.harbor.store_image(&format!("imm/{name}"), "v1", &Image::single("linux", "amd64").layers([10]));
+    }
+    world.ignore_ids();
+    let other = json!({"tag_selectors": [], "scope_selectors": {}});
+    assert_eq!(world.harbor.by_hand("POST", "/projects/17171/immutabletagrules", Some(other)).await.0, 201);
+    world.play("12-repositories-immutable.md", &[], nothing).await;
+    world.finish(19);
+}
+
+#[tokio::test]
+async fn a_client_is_left_without_an_answer_from_the_request_that_was_named_on() {
+    let harbor = Harbor::builder().start().await;
+    let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_millis(200)).build().unwrap();
+    let create = async |name: &str| {
+        let body = json!({"project_name": name}).to_string();
+        let request = http.post(format!("{}/api/v2.0/projects", harbor.url())).basic_auth("admin", Some("Harbor12345"));
+        request.header("content-type", "application/json").body(body).send().await.is_ok()
+    };
+    for (hold, answered, made) in [
+        (Some(Hold::Before(1)), [true, false, false], [true, false, false]),
+        (Some(Hold::After(1)), [true, false, false], [true, true, false]),
+        (None, [true, true, true], [true, true, true]),
+    ] {
+        harbor.hold(hold);
+        for (name, answered) in ["a", "b", "c"].into_iter().zip(answered) {
+            assert_eq!(create(name).await, answered, "{hold:?}: {name}");
+        }
+        if hold.is_some() {
+            harbor.until_held().await;
+        }
+        assert_eq!(harbor.requests_since_hold(), 3);
+        for (name, made) in ["a", "b", "c"].into_iter().zip(made) {
+            let status = harbor.by_hand("DELETE", &format!("/projects/{name}"), None).await.0;
+            assert_eq!(status == 200, made, "{hold:?}: {name}");
+        }
+    }
 }

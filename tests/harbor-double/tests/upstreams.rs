@@ -8,6 +8,7 @@ use std::time::Duration;
 use client::{Client, eventually};
 use harbor_double::{Failure, Harbor, Image, Upstream};
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 const ARCHES: [(&str, &str, Option<&str>); 2] = [("linux", "amd64", None), ("linux", "arm64", Some("v8"))];
 const ECR: &str = "https://123456789012.dkr.ecr.eu-central-1.amazonaws.com";
@@ -19,7 +20,7 @@ fn registry(kind: &str, url: &str, user: &str, password: &str) -> Option<Value> 
 
 #[tokio::test]
 async fn an_ecr_host_is_found_by_its_route_and_its_credentials_are_checked() {
-    let upstream = Upstream::builder().basic_auth("AKIA", "secret").start().await;
+    let upstream = Upstream::builder().amazon("AKIA", "secret").start().await;
     let image = upstream.push_image("team/app", "v1", &Image::multi_arch(ARCHES));
     let host = ECR.trim_start_matches("https://");
     let harbor = Harbor::builder().route(host, upstream.url()).start().await;
@@ -34,6 +35,68 @@ async fn an_ecr_host_is_found_by_its_route_and_its_credentials_are_checked() {
     let project = json!({"project_name": "ecr", "registry_id": 1});
     assert_eq!(harbor.by_hand("POST", "/projects", Some(project)).await.0, 201);
     Client::new(&harbor).await.pull("ecr/team/app", &image, |_| true).await;
+}
+
+#[tokio::test]
+async fn the_adapter_for_ecr_wants_keys_and_a_url_that_has_a_region_in_it() {
+    let upstream = Upstream::builder().amazon("AKIA", "secret").start().await;
+    let hosts = ["123456789012.dkr.ecr-fips.us-east-1.amazonaws.com", "api.ecr.cn-north-1.amazonaws.com.cn"];
+    let builder = hosts.iter().fold(Harbor::builder(), |builder, host| builder.route(host, upstream.url()));
+    let harbor = builder.start().await;
+    for (number, (host, password, status)) in [
+        (hosts[0], "secret", 201),
+        (hosts[1], "secret", 201),
+        (hosts[1], "wrong", 400),
+        ("public.ecr.aws", "secret", 500),
+        ("ecr.eu-central-1.amazonaws.com", "secret", 500),
+        ("me.dkr.ecr.eu-central-1.amazonaws.com", "secret", 500),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut body = registry("aws-ecr", &format!("https://{host}"), "AKIA", password).unwrap();
+        body["name"] = json!(format!("up-{number}"));
+        assert_eq!(harbor.by_hand("POST", "/registries", Some(body)).await.0, status, "{host}");
+    }
+    let body = json!({"name": "up", "type": "aws-ecr", "url": format!("https://{}", hosts[0])});
+    assert_eq!(harbor.by_hand("POST", "/registries", Some(body)).await.0, 500, "it crashes without keys");
+}
+
+#[tokio::test]
+async fn ecr_takes_a_push_to_a_repository_that_was_made_and_harbor_makes_it() {
+    let upstream = Upstream::builder().amazon("AKIA", "secret").start().await;
+    let harbor = Harbor::builder().speed(100.0).route(ECR.trim_start_matches("https://"), upstream.url()).start().await;
+    assert_eq!(harbor.by_hand("POST", "/registries", registry("aws-ecr", ECR, "AKIA", "secret")).await.0, 201);
+    let project = json!({"project_name": "team", "metadata": {"public": "true"}});
+    assert_eq!(harbor.by_hand("POST", "/projects", Some(project)).await.0, 201);
+    let image = harbor.push_image("team/app", "v1", &Image::multi_arch(ARCHES));
+    let policy = json!({"name": "out", "dest_registry": {"id": 1}, "enabled": true, "trigger": {"type": "manual"}});
+    assert_eq!(harbor.by_hand("POST", "/replication/policies", Some(policy)).await.0, 201);
+    assert_eq!(harbor.by_hand("POST", "/replication/executions", Some(json!({"policy_id": 1}))).await.0, 201);
+    eventually(|| upstream.tags("team/app").get("v1") == Some(&image.digest)).await;
+
+    // The registry itself makes none.
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let signature: String =
+        Sha256::digest(b"secret{}").iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat();
+    let answer = client
+        .post(format!("{}/", upstream.url()))
+        .header("x-amz-target", "AmazonEC2ContainerRegistry_V20150921.GetAuthorizationToken")
+        .header(
+            "authorization",
+            format!("AWS4-HMAC-SHA256 Credential=AKIA, SignedHeaders=host;x-amz-target, Signature={signature}"),
+        )
+        .body("{}");
+    let answer: Value = answer.send().await.unwrap().json().await.unwrap();
+    let login = format!("Basic {}", answer["authorizationData"][0]["authorizationToken"].as_str().unwrap());
+    for (repository, status) in [("team/app", 202), ("team/other", 404)] {
+        let push = client.post(format!("{}/v2/{repository}/blobs/uploads/", upstream.url()));
+        assert_eq!(
+            push.header("authorization", &login).send().await.unwrap().status().as_u16(),
+            status,
+            "{repository}"
+        );
+    }
 }
 
 #[tokio::test]

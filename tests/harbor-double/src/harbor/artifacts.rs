@@ -19,7 +19,7 @@ const ON_PROXY: &str = "the operation isn't supported for a proxy cache project"
 
 impl Core {
     pub(crate) fn list_repositories(&self, ask: &Ask, project: &str) -> Outcome {
-        let project = self.project(ask, project, "repository", "list")?;
+        let project = self.project_by_name(ask, project, "repository", "list")?;
         let state = self.state.lock();
         let mut found: Vec<(&String, &Repository)> = state.repositories_of(project.id).collect();
         found.sort_by_key(|(_, repository)| std::cmp::Reverse(repository.id));
@@ -38,12 +38,19 @@ impl Core {
         }
     }
 
-    pub(crate) fn delete_repository(&self, ask: &Ask, project: &str, name: &str) -> Outcome {
+    pub(crate) fn delete_repository(self: &Arc<Self>, ask: &Ask, project: &str, name: &str) -> Outcome {
         let name = self.full_name(ask, project, name, "delete")?.1;
-        if self.state.lock().remove_repository(&name) {
-            return Ok(empty(StatusCode::OK));
+        let state = self.state.lock();
+        state.may_lose_all(&name, None)?;
+        let Some(repository) = state.repositories.get(&name).cloned() else {
+            return Err(Fault::not_found(format!("repository {name} not found")));
+        };
+        drop(state);
+        for artifact in repository.artifacts {
+            self.erase_artifact(&name, &artifact.digest);
         }
-        Err(Fault::not_found(format!("repository {name} not found")))
+        self.state.lock().remove_repository(&name);
+        Ok(empty(StatusCode::OK))
     }
 
     pub(crate) fn list_artifacts(&self, ask: &Ask, project: &str, name: &str) -> Outcome {
@@ -79,6 +86,7 @@ impl Core {
 
     pub(crate) fn delete_artifact(self: &Arc<Self>, ask: &Ask, project: &str, name: &str, reference: &str) -> Outcome {
         let name = self.full_name(ask, project, name, "delete")?.1;
+        self.state.lock().may_lose_all(&name, Some(reference))?;
         if self.erase_artifact(&name, reference) {
             return Ok(empty(StatusCode::OK));
         }
@@ -173,6 +181,7 @@ impl Core {
         let Some(digest) = state.artifact(&name, reference).map(|artifact| artifact.digest.clone()) else {
             return Err(no_artifact(&name, reference));
         };
+        state.may_lose(&name, tag)?;
         let artifacts = state.repositories.get_mut(&name).map(|repository| &mut repository.artifacts);
         let artifact = artifacts.into_iter().flatten().find(|artifact| artifact.digest == digest);
         let before = artifact.as_ref().map_or(0, |artifact| artifact.tags.len());
@@ -209,7 +218,7 @@ impl Core {
         name: &str,
         action: &str,
     ) -> Result<(Project, String), Fault> {
-        let project = self.project(ask, project, "artifact", action)?;
+        let project = self.project_by_name(ask, project, "artifact", action)?;
         let name = percent_encoding::percent_decode_str(name).decode_utf8_lossy().into_owned();
         let full = format!("{}/{name}", project.name);
         Ok((project, full))

@@ -4,7 +4,10 @@ mod api;
 mod artifacts;
 mod auth;
 mod cache;
+mod ecr;
+mod hold;
 mod http;
+mod immutable;
 mod labels;
 mod metadata;
 mod page;
@@ -35,6 +38,8 @@ use crate::{
     log::{Log, Request},
     net::Server,
 };
+pub use hold::Hold;
+use hold::Holds;
 use state::State;
 
 /// A running Harbor on a loopback port. Dropping it stops it.
@@ -62,6 +67,7 @@ struct Settings {
     version: String,
     health_interval: Option<Duration>,
     scanner: bool,
+    distance: Duration,
 }
 
 /// What the end points share.
@@ -74,6 +80,7 @@ pub(crate) struct Core {
     key: String,
     state: Mutex<State>,
     log: Log,
+    holds: Holds,
     client: reqwest::Client,
     jobs: CancellationToken,
 }
@@ -90,6 +97,7 @@ impl Harbor {
             version: "v2.15.2-080b0220".to_owned(),
             health_interval: None,
             scanner: false,
+            distance: Duration::ZERO,
         };
         Builder { port: 0, settings, tls: None }
     }
@@ -121,6 +129,23 @@ impl Harbor {
     /// Forgets the requests so far.
     pub fn clear_log(&self) {
         self.core.log.clear();
+    }
+
+    /// Leaves whoever asks the API without an answer, from this request on; `None` ends that for the requests that come then.
+    /// What is done by hand is not concerned.
+    pub fn hold(&self, hold: Option<Hold>) {
+        self.core.holds.set(hold);
+    }
+
+    /// Requests to the API since [`Harbor::hold`] was called last.
+    #[must_use]
+    pub fn requests_since_hold(&self) -> usize {
+        self.core.holds.seen()
+    }
+
+    /// Returns when a client has been left without an answer.
+    pub async fn until_held(&self) {
+        self.core.holds.until_reached().await;
     }
 
     /// Closes the port and cuts every connection, or opens it again. Returns once it is so. Harbor's own jobs go on.
@@ -280,6 +305,13 @@ impl Builder {
         self
     }
 
+    /// How far away it is: each answer takes so much longer.
+    #[must_use]
+    pub fn distance(mut self, round_trip: Duration) -> Self {
+        self.settings.distance = round_trip;
+        self
+    }
+
     /// Serves TLS with this chain and key (PEM).
     #[must_use]
     pub fn tls(mut self, certificates: &str, key: &str) -> Self {
@@ -310,6 +342,7 @@ impl Builder {
             key: format!("{:032x}", rand::rng().random::<u128>()),
             state: Mutex::default(),
             log: Log::default(),
+            holds: Holds::default(),
             client,
             jobs: jobs.clone(),
             settings: self.settings,

@@ -48,6 +48,27 @@ impl Core {
     /// and robots without the permission, learn nothing of what they may not see.
     pub(crate) fn project(&self, ask: &Ask, text: &str, resource: &str, action: &str) -> Result<Project, Fault> {
         let by_name = ask.header("x-is-resource-name") == Some("true");
+        self.find_project(ask, (text, by_name), resource, action)
+    }
+
+    /// The same where a number is a name always.
+    pub(crate) fn project_by_name(
+        &self,
+        ask: &Ask,
+        text: &str,
+        resource: &str,
+        action: &str,
+    ) -> Result<Project, Fault> {
+        self.find_project(ask, (text, true), resource, action)
+    }
+
+    fn find_project(
+        &self,
+        ask: &Ask,
+        (text, by_name): (&str, bool),
+        resource: &str,
+        action: &str,
+    ) -> Result<Project, Fault> {
         let state = self.state.lock();
         let found = match text.parse::<i64>() {
             Ok(id) if !by_name => state.projects.get(&id),
@@ -72,8 +93,8 @@ impl Core {
             .collect();
         match ask.param("sort") {
             Some("-name") => projects.sort_by(|a, b| b.name.cmp(&a.name)),
-            Some("creation_time") => projects.sort_by_key(|project| project.id),
-            Some("-creation_time") => projects.sort_by_key(|project| std::cmp::Reverse(project.id)),
+            Some("creation_time" | "project_id") => projects.sort_by_key(|project| project.id),
+            Some("-creation_time" | "-project_id") => projects.sort_by_key(|project| std::cmp::Reverse(project.id)),
             _ => projects.sort_by(|a, b| a.name.cmp(&b.name)),
         }
         let items: Vec<Value> = projects.into_iter().map(|project| document(&state, project, &ask.who)).collect();
@@ -196,6 +217,7 @@ impl Core {
         state.projects.remove(&project.id);
         state.retentions.retain(|_, retention| retention["scope"]["ref"] != project.id);
         state.labels.retain(|_, label| label.fields.get("project_id") != Some(&json!(project.id)));
+        state.immutable.retain(|_, (of, _)| *of != project.id);
         let prefix = format!("{}/", project.name);
         state.links.retain(|(repository, _)| !repository.starts_with(&prefix));
         state.indexes.retain(|(repository, _), _| !repository.starts_with(&prefix));

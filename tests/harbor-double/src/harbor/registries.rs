@@ -48,9 +48,15 @@ impl Core {
         let mut registries: Vec<Registry> = self.state.lock().registries.values().cloned().collect();
         // No order is asked of the database: rows come as they were written last.
         registries.sort_by_key(|registry| (registry.updated.clone(), registry.id));
+        if ask.param("sort") == Some("id") {
+            registries.sort_by_key(|registry| registry.id);
+        }
         let items: Vec<Value> = registries.iter().map(Registry::document).collect();
-        let mut items = filter(ask, items, |item, key| {
-            matches!(key, "id" | "name" | "type" | "url" | "description").then(|| text_of(item, key))?
+        // Columns, as the database calls them: `status` is none.
+        let mut items = filter(ask, items, |item, key| match key {
+            "health" => text_of(item, "status"),
+            "id" | "name" | "type" | "url" | "description" => text_of(item, key),
+            _ => None,
         })?;
         if let Some(name) = ask.param("name") {
             items.retain(|item| item["name"] == name);

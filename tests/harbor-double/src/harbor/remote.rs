@@ -7,7 +7,7 @@ use http::{Method, StatusCode, header};
 use reqwest::Response;
 use url::Url;
 
-use super::{Core, state::Registry};
+use super::{Core, ecr, state::Registry};
 use crate::image::{DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
 
 /// Why an upstream gave nothing.
@@ -72,7 +72,10 @@ impl Core {
             }
         };
         let mut first = request();
-        if registry.has_credential() {
+        if registry.kind == ecr::KIND {
+            let (user, password) = self.ecr_login(registry).await?;
+            first = first.basic_auth(user, Some(password));
+        } else if registry.has_credential() {
             first = first.basic_auth(&registry.access_key, Some(&registry.access_secret));
         }
         let mut answer = first.send().await.map_err(|_| Failure::Unreachable)?;
@@ -93,7 +96,8 @@ impl Core {
         if !KNOWN.contains(&registry.kind.as_str()) {
             return Health::NoAdapter;
         }
-        if registry.kind == "aws-ecr" && !is_ecr(&registry.url) {
+        // Without keys its adapter crashes.
+        if registry.kind == ecr::KIND && !(ecr::is_ecr(&registry.url) && registry.has_credential()) {
             return Health::NoAdapter;
         }
         let asked = tokio::time::timeout(Duration::from_secs(5), self.ask(Method::GET, registry, "/v2/")).await;
@@ -105,7 +109,7 @@ impl Core {
                 let open = self.ask(Method::GET, &nobody, "/v2/").await.is_ok();
                 if answer.is_ok() && !open { Health::Healthy } else { Health::NoAdapter }
             }
-            ("aws-ecr" | "google-gcr" | "azure-acr", false) => Health::Unhealthy,
+            ("google-gcr" | "azure-acr", false) => Health::Unhealthy,
             // By its own address Harbor takes a registry for itself, and has no secret for that.
             ("harbor", true) if registry.url == self.base => Health::Unhealthy,
             ("harbor", false) if registry.url == self.base => Health::NoAdapter,
@@ -119,7 +123,7 @@ impl Core {
     }
 
     /// Where the upstream of a registry listens, if on this machine.
-    fn resolve(&self, registry: &Registry) -> Option<String> {
+    pub(super) fn resolve(&self, registry: &Registry) -> Option<String> {
         let route = |host: &str| self.settings.routes.iter().find(|(from, _)| from == host).map(|(_, to)| to.clone());
         let url = Url::parse(&registry.url).ok()?;
         let host = url.host_str()?;
@@ -165,16 +169,4 @@ impl Registry {
     fn has_credential(&self) -> bool {
         !self.access_key.is_empty() || !self.access_secret.is_empty()
     }
-}
-
-/// `https://ACCOUNT.dkr.ecr.REGION.amazonaws.com`, where the adapter reads the region from.
-fn is_ecr(url: &str) -> bool {
-    let host = url.split_once("://").map_or(url, |(_, host)| host);
-    let host = host.split('/').next().unwrap_or_default();
-    let host = host.strip_suffix(".cn").unwrap_or(host);
-    let Some((account, rest)) = host.split_once(".dkr.ecr.") else {
-        return false;
-    };
-    let region = rest.strip_suffix(".amazonaws.com").unwrap_or_default();
-    account.parse::<u64>().is_ok() && !region.is_empty() && !region.contains('.')
 }

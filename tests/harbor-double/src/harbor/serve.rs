@@ -16,6 +16,7 @@ use super::{
     Core,
     api::{guard, no_page},
     auth::{Who, identify},
+    hold::Turn,
     http::{Ask, Fault, Reply, put},
 };
 use crate::{body, log, net::Handler};
@@ -25,7 +26,14 @@ const MOST: usize = 16 << 20;
 
 impl Handler for Core {
     async fn handle(self: Arc<Self>, request: Request<Body>) -> Response<Body> {
+        if !self.settings.distance.is_zero() {
+            tokio::time::sleep(self.settings.distance).await;
+        }
         let (parts, body) = request.into_parts();
+        let turn = if parts.uri.path().starts_with("/api/") { self.holds.turn() } else { Turn::Serve };
+        if turn == Turn::Ignore {
+            self.holds.wait().await;
+        }
         let path = parts.uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string);
         let method = parts.method.clone();
         let body = axum::body::to_bytes(body, MOST).await.unwrap_or_default();
@@ -45,6 +53,9 @@ impl Handler for Core {
         let sent = Arc::new(AtomicU64::new(0));
         let (status, user) = (reply.status().as_u16(), ask.who.name());
         self.log.push(log::Request { method, path, status, user, bytes_sent: 0 }, sent.clone());
+        if turn == Turn::ServeSilently {
+            self.holds.wait().await;
+        }
         counted(reply, sent)
     }
 }

@@ -102,6 +102,8 @@ pub(crate) struct State {
     pub(crate) registries: BTreeMap<i64, Registry>,
     pub(crate) projects: BTreeMap<i64, Project>,
     pub(crate) retentions: BTreeMap<i64, Value>,
+    /// Rules with the ids of their projects.
+    pub(crate) immutable: BTreeMap<i64, (i64, Value)>,
     pub(crate) labels: BTreeMap<i64, Label>,
     pub(crate) robots: BTreeMap<i64, Robot>,
     /// By full name, the project's included.

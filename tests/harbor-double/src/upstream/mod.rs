@@ -1,11 +1,12 @@
 //! The upstream registry. In: images from a test, pulls from Harbor or from anyone. Out: the distribution API
 //! (<https://github.com/opencontainers/distribution-spec>), pushes and deletions too, with the failures that a test asks for.
 
+mod ecr;
 mod push;
 mod serve;
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -19,6 +20,11 @@ use crate::{
     log::{Log, Request},
     net::Server,
 };
+
+pub(crate) use ecr::{TARGET, signed};
+
+/// Tokens that are remembered; the oldest is forgotten.
+const TOKENS: usize = 1000;
 
 /// A running upstream registry on a loopback port. Dropping it stops it.
 #[derive(Debug)]
@@ -55,6 +61,8 @@ enum Auth {
     Anonymous,
     Basic(String, String),
     Token(String, String),
+    /// An access key and its secret key.
+    Amazon(String, String),
 }
 
 #[derive(Debug)]
@@ -74,6 +82,8 @@ struct Store {
     failures: VecDeque<(String, Failure)>,
     rate: Option<u64>,
     tokens: Vec<String>,
+    /// Those that Amazon was asked to make.
+    repositories: BTreeSet<String>,
     /// Uploads under way: session → bytes so far.
     uploads: HashMap<String, Vec<u8>>,
 }
@@ -108,6 +118,7 @@ impl Upstream {
             store.blobs.insert((repository.to_owned(), digest), bytes);
         }
         store.tags.insert((repository.to_owned(), tag.to_owned()), built.pushed.digest.clone());
+        store.repositories.insert(repository.to_owned());
         built.pushed
     }
 
@@ -210,6 +221,14 @@ impl Builder {
         self
     }
 
+    /// It is a private registry of Amazon: its API gives a login for these keys, and nothing is pushed to a repository that the
+    /// API was not asked to make.
+    #[must_use]
+    pub fn amazon(mut self, access_key: &str, secret_key: &str) -> Self {
+        self.auth = Auth::Amazon(access_key.to_owned(), secret_key.to_owned());
+        self
+    }
+
     /// Starts the registry on 127.0.0.1.
     ///
     /// # Errors
@@ -231,6 +250,14 @@ impl Builder {
 }
 
 impl Store {
+    /// Takes a token for one of ours from now on.
+    fn remember(&mut self, token: &str) {
+        if self.tokens.len() >= TOKENS {
+            self.tokens.remove(0);
+        }
+        self.tokens.push(token.to_owned());
+    }
+
     /// Digest, media type and bytes of a manifest by tag or digest.
     fn manifest(&self, repository: &str, reference: &str) -> Option<(String, String, Bytes)> {
         let tag = (repository.to_owned(), reference.to_owned());

@@ -7,7 +7,7 @@ use rand::Rng as _;
 use serde_json::json;
 
 use super::{
-    Inner,
+    Auth, Inner,
     serve::{error, plain, put},
 };
 use crate::digest::{is_digest, sha256};
@@ -15,6 +15,12 @@ use crate::digest::{is_digest, sha256};
 impl Inner {
     /// Answers what is no read.
     pub(super) fn write(&self, parts: &Parts, rest: &str, body: Bytes) -> Response<Body> {
+        let repository = rest.split("/blobs/").next().and_then(|rest| rest.split("/manifests/").next());
+        if let (Auth::Amazon(..), Some(repository)) = (&self.auth, repository)
+            && let Some(answer) = self.unmade(repository)
+        {
+            return answer;
+        }
         if let Some((repository, session)) = rest.split_once("/blobs/uploads/") {
             return self.upload(parts, repository, session, &body);
         }

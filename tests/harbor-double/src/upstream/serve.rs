@@ -10,11 +10,9 @@ use http::{HeaderMap, Method, Response, StatusCode, header};
 use rand::Rng as _;
 use serde_json::json;
 
-use super::{Auth, Failure, Inner};
+use super::{Auth, Failure, Inner, ecr};
 use crate::{body, digest::is_digest, log::Request, net::Handler};
 
-/// Tokens that are remembered; the oldest is forgotten.
-const TOKENS: usize = 1000;
 /// The largest body that is read.
 const MOST: usize = 64 << 20;
 
@@ -47,6 +45,11 @@ impl Inner {
                 let known = self.store.lock().tokens.iter().any(|each| each == token);
                 (known || given == basic(user, password)).then(|| user.clone())
             }
+            Auth::Amazon(..) => {
+                let store = self.store.lock();
+                let known = store.tokens.iter().any(|token| given == basic(ecr::USER, token));
+                known.then(|| ecr::USER.to_owned())
+            }
         }
     }
 
@@ -62,10 +65,16 @@ impl Inner {
         if path == "/token" {
             return self.token(authorised, user);
         }
+        if let Auth::Amazon(access_key, secret_key) = &self.auth
+            && let Some(answer) = self.amazon((access_key, secret_key), path, &parts.headers, &given)
+        {
+            return answer;
+        }
         let challenge = match &self.auth {
             Auth::Anonymous => None,
             _ if user.is_some() && (!matches!(self.auth, Auth::Token(..)) || is_bearer(authorised)) => None,
             Auth::Basic(..) => Some("Basic realm=\"upstream\"".to_owned()),
+            Auth::Amazon(..) => Some("Basic realm=\"upstream\",service=\"ecr.amazonaws.com\"".to_owned()),
             Auth::Token(..) => {
                 let host = parts.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
                 Some(format!("Bearer realm=\"http://{host}/token\",service=\"upstream\""))
@@ -104,11 +113,7 @@ impl Inner {
         }
         let token = format!("{:032x}", rand::rng().random::<u128>());
         if user.is_some() {
-            let mut store = self.store.lock();
-            if store.tokens.len() >= TOKENS {
-                store.tokens.remove(0);
-            }
-            store.tokens.push(token.clone());
+            self.store.lock().remember(&token);
         }
         let body = json!({"token": token, "expires_in": 300});
         plain(StatusCode::OK, "application/json", Body::from(body.to_string()))

@@ -235,7 +235,7 @@ impl Core {
         self.try_call(method, registry, path, body).await.map_err(|failure| told(registry, path, failure))
     }
 
-    async fn try_call(
+    pub(super) async fn try_call(
         &self,
         method: Method,
         registry: &Registry,
@@ -247,7 +247,7 @@ impl Core {
     }
 }
 
-fn told(registry: &Registry, path: &str, failure: Failure) -> String {
+pub(super) fn told(registry: &Registry, path: &str, failure: Failure) -> String {
     match failure {
         Failure::Refused(status, body) => format!("http status code: {}, body: {body}", status.as_u16()),
         Failure::Unreachable => {

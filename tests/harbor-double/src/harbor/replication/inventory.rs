@@ -3,16 +3,16 @@
 use std::collections::HashSet;
 
 use bytes::Bytes;
-use http::Method;
+use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::{
-    ends::End,
+    ends::{End, told},
     filters::{Found, Item, keep_artifacts, keeps_repository, name_pattern},
     glob::specific,
     tables::Filter,
 };
-use crate::harbor::{Core, state::Registry};
+use crate::harbor::{Core, ecr, remote::Failure, state::Registry};
 
 impl Core {
     /// What the filters leave of what an end has.
@@ -39,11 +39,18 @@ impl Core {
         Ok(all)
     }
 
-    /// Makes the projects that are missing at a Harbor, public where everything that goes there was. Answers the proxy projects,
-    /// which take nothing.
+    /// Makes the projects that are missing at a Harbor, public where everything that goes there was, or the repositories that are
+    /// missing at Amazon. Answers the proxy projects, which take nothing.
     pub(crate) async fn prepare(&self, end: &End, pairs: &[(Found, String)]) -> Result<HashSet<String>, String> {
         let mut skipped = HashSet::new();
         let mut done = HashSet::new();
+        if let End::Remote(registry) = end
+            && end.kind() == ecr::KIND
+        {
+            for (_, name) in pairs {
+                self.ecr_repository(registry, name).await.map_err(|failure| told(registry, "/", failure))?;
+            }
+        }
         for (_, name) in pairs {
             let project = name.split('/').next().unwrap_or_default();
             if !end.is_harbor() || !done.insert(project) {
@@ -148,8 +155,12 @@ impl Core {
             return Ok(project["registry_id"].as_i64().is_some());
         }
         let body = Bytes::from(json!({"project_name": name, "metadata": metadata}).to_string());
-        self.call(Method::POST, registry, "/api/v2.0/projects", Some(("application/json", body))).await?;
-        Ok(false)
+        let path = "/api/v2.0/projects";
+        match self.try_call(Method::POST, registry, path, Some(("application/json", body))).await {
+            // Another run of the moment made it.
+            Ok(_) | Err(Failure::Refused(StatusCode::CONFLICT, _)) => Ok(false),
+            Err(failure) => Err(told(registry, path, failure)),
+        }
     }
 
     /// All pages of a list of another Harbor.

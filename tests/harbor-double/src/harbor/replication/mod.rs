@@ -7,7 +7,7 @@ mod events;
 mod executions;
 pub(crate) mod filters;
 mod flow;
-mod glob;
+pub(crate) mod glob;
 mod inventory;
 mod policies;
 pub(crate) mod tables;

@@ -46,7 +46,7 @@ impl Core {
         match ask.param("sort") {
             Some("name") => policies.sort_by(|a, b| a.name.cmp(&b.name)),
             Some("-name") => policies.sort_by(|a, b| b.name.cmp(&a.name)),
-            Some("creation_time") => policies.sort_by_key(|policy| policy.id),
+            Some("creation_time" | "id") => policies.sort_by_key(|policy| policy.id),
             _ => policies.sort_by_key(|policy| std::cmp::Reverse(policy.id)),
         }
         let items: Vec<Value> = policies.into_iter().map(|policy| self.policy_document(&state, policy)).collect();

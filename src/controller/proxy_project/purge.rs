@@ -1,0 +1,87 @@
+//! The deletion of what is in a project. Each look deletes what it finds, so it goes on wherever it was interrupted.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use futures::{StreamExt, TryStreamExt, stream};
+
+use crate::harbor::{Client, Error};
+
+/// Repositories under way at once: Harbor looks into each for immutable tags, and deletes its artifacts one by one.
+const AT_ONCE: usize = 4;
+/// Repositories that one look deletes; then it tells how far it has come.
+const MOST: usize = 100;
+/// Refusals that are told.
+const TOLD: usize = 3;
+
+/// How far a look has come.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Purge {
+    /// Repositories that are to be deleted at the next look.
+    pub(super) left: usize,
+    /// Repositories that Harbor does not delete, and why.
+    refused: Vec<String>,
+}
+
+impl Purge {
+    /// Deletes the repositories of the project.
+    pub(super) async fn of(client: &Client, project: &str) -> Result<Self, Error> {
+        let repositories = client.repositories(project).await?;
+        let gone = AtomicUsize::new(0);
+        let gone = &gone;
+        let deletions = stream::iter(repositories).map(|repository| async move {
+            if gone.load(Ordering::Relaxed) >= MOST {
+                return Ok(Fate::Waits);
+            }
+            match client.delete_repository(project, &repository).await {
+                Ok(()) => {
+                    gone.fetch_add(1, Ordering::Relaxed);
+                    Ok(Fate::Gone)
+                }
+                Err(Error::Precondition { message }) => Ok(Fate::Refused(format!("{repository}: {message}"))),
+                Err(error) => Err(error),
+            }
+        });
+        let mut purge = Self::default();
+        let mut fates = deletions.buffer_unordered(AT_ONCE);
+        while let Some(fate) = fates.try_next().await? {
+            match fate {
+                Fate::Gone => {}
+                Fate::Waits => purge.left += 1,
+                Fate::Refused(why) => purge.refused.push(why),
+            }
+        }
+        purge.refused.sort_unstable();
+        Ok(purge)
+    }
+
+    /// What Harbor does not delete, in words; `None` for nothing.
+    pub(super) fn refusals(&self) -> Option<String> {
+        let count = self.refused.len();
+        let more = match count.saturating_sub(TOLD) {
+            0 => String::new(),
+            more => format!("; and {more} more"),
+        };
+        let first: Vec<&str> = self.refused.iter().take(TOLD).map(String::as_str).collect();
+        (count > 0).then(|| format!("keeps {count} of its repositories: {}{more}", first.join("; ")))
+    }
+}
+
+enum Fate {
+    Gone,
+    Waits,
+    Refused(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_refusals_a_few_are_told_and_the_others_counted() {
+        let refused = |count: usize| (0..count).map(|at| format!("app-{at}: no")).collect();
+        let words = |count| Purge { left: 0, refused: refused(count) }.refusals();
+        assert_eq!(words(0), None);
+        assert_eq!(words(2).unwrap(), "keeps 2 of its repositories: app-0: no; app-1: no");
+        assert_eq!(words(7).unwrap(), "keeps 7 of its repositories: app-0: no; app-1: no; app-2: no; and 4 more");
+    }
+}

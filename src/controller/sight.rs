@@ -1,0 +1,106 @@
+//! When resources are looked at, and how closely: all of one Harbor together, once an interval, by lists; what is about to be
+//! written or refused once more, by itself.
+
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    time::Duration,
+};
+
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+
+use crate::harbor::Freshness;
+
+/// What was read so long ago is good enough to write.
+pub(super) const FRESH: SignedDuration = SignedDuration::from_secs(5);
+/// So that nobody comes a moment too early.
+const MARGIN: Duration = Duration::from_millis(100);
+
+/// How a resource is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Sight {
+    /// The time of the look.
+    pub(super) now: Timestamp,
+    /// How recent what is read has to be.
+    pub(super) freshness: Freshness,
+}
+
+impl Sight {
+    /// The same, and each object is asked for by itself.
+    pub(super) fn closer(self) -> Self {
+        Self { freshness: Freshness::Asked(self.now), ..self }
+    }
+
+    /// Whether what was read at this time is too old to write by.
+    pub(super) fn is_too_old(self, at: Timestamp) -> bool {
+        at < self.now - FRESH
+    }
+}
+
+/// The beat at which all resources of one Harbor with the same interval are looked at: the first of them reads the lists, and
+/// the others find them read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Beat {
+    /// The last one.
+    pub(super) last: Timestamp,
+    /// Until the next one.
+    pub(super) next: Duration,
+}
+
+impl Beat {
+    /// The beat of this interval. `whose` moves it, so that not all clusters come at once.
+    pub(super) fn at(now: Timestamp, interval: Duration, whose: impl Hash) -> Self {
+        let interval = i64::try_from(interval.as_secs()).unwrap_or(i64::MAX).max(1);
+        let mut hasher = DefaultHasher::new();
+        whose.hash(&mut hasher);
+        // Half of the hash, so that intervals that are multiples of one another beat together.
+        let offset = i64::from(hasher.finish() as u32) % interval;
+        let elapsed = (now.as_second() - offset).rem_euclid(interval);
+        let last = Timestamp::from_second(now.as_second() - elapsed).unwrap_or(now);
+        let left = SignedDuration::from_secs(interval) - now.duration_since(last);
+        Self { last, next: Duration::try_from(left).unwrap_or_default() + MARGIN }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn at(millisecond: i64) -> Timestamp {
+        Timestamp::from_millisecond(millisecond).unwrap()
+    }
+
+    #[test]
+    fn all_beat_together_once_an_interval() {
+        let start = 1_800_000_000_000;
+        let first = Beat::at(at(start), MINUTE, "a");
+        for passed in (0..600_000).step_by(777) {
+            let now = at(start + passed);
+            let beat = Beat::at(now, MINUTE, "a");
+            assert!(beat.last <= now && now.duration_since(beat.last) < SignedDuration::from_secs(60));
+            assert!(beat.next > Duration::ZERO && beat.next <= MINUTE + MARGIN, "{beat:?}");
+            assert_eq!((beat.last.as_second() - first.last.as_second()) % 60, 0);
+            let then = now + SignedDuration::try_from(beat.next).unwrap();
+            let next = Beat::at(then, MINUTE, "a").last;
+            assert_eq!(next.as_second(), beat.last.as_second() + 60, "who waits until the next beat has come to it");
+            let longer = Beat::at(now, 5 * MINUTE, "a");
+            assert_eq!((beat.last.as_second() - longer.last.as_second()) % 60, 0, "multiples beat together");
+        }
+    }
+
+    #[test]
+    fn another_installation_has_another_beat() {
+        let now = at(1_800_000_000_000);
+        let beats: std::collections::BTreeSet<_> =
+            (0..20).map(|number| Beat::at(now, Duration::from_secs(300), number).last).collect();
+        assert!(beats.len() > 10, "{beats:?}");
+    }
+
+    #[test]
+    fn what_was_just_read_may_be_written_by() {
+        let sight = Sight { now: at(100_000), freshness: Freshness::Listed(at(0)) };
+        assert!(!sight.is_too_old(at(96_000)) && sight.is_too_old(at(94_000)));
+        assert_eq!(sight.closer().freshness, Freshness::Asked(at(100_000)));
+    }
+}
