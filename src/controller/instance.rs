@@ -4,7 +4,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::{
     Directory, Instances, Note, Outcome,
-    report::{requeue, warn_of_change},
+    report::{probe, warn_of_change},
 };
 use crate::{
     api::{ConditionType, Conditions, HarborInstance, HarborInstanceStatus, Reason, common, condition},
@@ -56,7 +56,7 @@ pub async fn reconcile(
     }
     status.conditions = conditions.into_list();
     warn_of_change(&before, &status.conditions, &mut notes);
-    let requeue = requeue(&status.conditions, instance.spec.suspend, instance.spec.interval.duration(), now);
+    let requeue = probe(&status.conditions, instance.spec.suspend, instance.spec.interval.duration());
     Outcome { status, requeue, notes }
 }
 

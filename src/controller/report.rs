@@ -106,6 +106,14 @@ pub(super) fn requeue(conditions: &[Condition], suspended: bool, beat: Duration,
     if settled { beat } else { beat.min(patience(conditions, now)) }
 }
 
+/// When to look again at an instance. All that is its waits for that one look while its Harbor is away: a Harbor that does not answer
+/// is asked each half minute, however long it has been away and whatever answers in its place, and no more often.
+pub(super) fn probe(conditions: &[Condition], suspended: bool, interval: Duration) -> Duration {
+    let is = |kind| condition::is_true(conditions, kind);
+    let settled = suspended || is(ConditionType::Ready) || is(ConditionType::Stalled);
+    if settled { interval } else { interval.min(RECHECK) }
+}
+
 /// The longer something fails, the more seldom it is tried. What comes back by itself is noticed within half a minute.
 fn patience(conditions: &[Condition], now: Timestamp) -> Duration {
     let Some(ready) = condition::find(conditions, ConditionType::Ready) else { return RECHECK };
