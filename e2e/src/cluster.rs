@@ -568,7 +568,10 @@ pub fn image() -> Image {
 }
 
 /// A robot account as the examples name it. Returns its password.
-async fn robot(harbor: &Harbor) -> Result<String> {
+///
+/// # Errors
+/// When Harbor makes none.
+pub async fn robot(harbor: &Harbor) -> Result<String> {
     let access = |rights: &[(&str, &[&str])]| -> Vec<Value> {
         let each = rights.iter().flat_map(|(resource, actions)| actions.iter().map(move |action| (resource, action)));
         each.map(|(resource, action)| json!({"resource": resource, "action": action})).collect()

@@ -86,3 +86,55 @@ fn tell<K: Clone>(sender: &broadcast::Sender<Change<Arc<K>>>, event: &Event<K>) 
     // With nobody there nobody misses it.
     sender.send(change).ok();
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+    use crate::api::{HarborInstance, Registry};
+
+    fn registry(name: &str) -> Registry {
+        let spec = serde_json::json!({"type": "docker-registry", "url": "https://registry.example"});
+        Registry::new(name, serde_json::from_value(spec).unwrap())
+    }
+
+    fn instance(name: &str) -> HarborInstance {
+        let spec = serde_json::json!({"url": "https://harbor.example", "credentialsSecretRef": {"name": "harbor"}});
+        HarborInstance::new(name, serde_json::from_value(spec).unwrap())
+    }
+
+    #[test]
+    fn a_change_concerns_those_who_are_named_and_a_list_or_a_backlog_concerns_all() {
+        let (store, mut writer) = reflector::store();
+        for name in ["one", "two"] {
+            writer.apply_watcher_event(&Event::Apply(registry(name)));
+        }
+        let changes = Changes { sender: broadcast::Sender::new(2) };
+        let named = |instance: &HarborInstance| vec![ObjectRef::new(instance.metadata.name.as_deref().unwrap())];
+        let mut concerned = changes.concern::<Registry>(&store, named).boxed();
+        let mut next = || {
+            let mut names = Vec::new();
+            while let Some(Some(found)) = concerned.next().now_or_never() {
+                names.push(found.name);
+            }
+            names.sort();
+            names
+        };
+        tell(&changes.sender, &Event::Apply(instance("two")));
+        assert_eq!(next(), ["two"]);
+        tell(&changes.sender, &Event::Delete(instance("one")));
+        assert_eq!(next(), ["one"]);
+
+        tell(&changes.sender, &Event::Init);
+        tell(&changes.sender, &Event::InitApply(instance("two")));
+        assert!(next().is_empty(), "half of a list says nothing");
+        tell(&changes.sender, &Event::InitDone);
+        assert_eq!(next(), ["one", "two"], "what is gone is in no list");
+
+        for _ in 0..3 {
+            tell(&changes.sender, &Event::Apply(instance("two")));
+        }
+        assert_eq!(next(), ["one", "two", "two", "two"], "one was lost, and two came");
+    }
+}

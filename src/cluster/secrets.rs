@@ -15,12 +15,12 @@ use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::Obje
 use kube::{
     Api, Client,
     core::PartialObjectMeta,
-    runtime::{
-        WatchStreamExt,
-        watcher::{Config, Event, watcher},
-    },
+    runtime::watcher::{Config, Event, watcher},
 };
-use tokio::sync::{Notify, broadcast};
+use tokio::{
+    sync::{Notify, broadcast},
+    time::Instant,
+};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{Error, backoff, bounded};
@@ -32,6 +32,9 @@ pub const MOST: usize = 256;
 
 /// A watch of what nobody names any more ends after this long at the latest.
 const LOOK: Duration = Duration::from_secs(10);
+
+/// A watch that lasted for so long was one, and its end is no sign that the next will fail.
+const LASTED: Duration = Duration::from_secs(60);
 
 /// Changes that may wait for a controller; of one that is further behind all resources are looked at.
 const BACKLOG: usize = 1024;
@@ -128,29 +131,36 @@ impl Secrets {
         }
     }
 
+    /// Lists anew after each error, for what is read meanwhile is compared with that.
     async fn watch(&self, name: &str) {
         let config = Config::default().fields(&format!("metadata.name={name}"));
-        let mut events = watcher(self.metadata.clone(), config).backoff(backoff()).boxed();
-        let (mut listed, mut told) = (None, false);
+        let (mut waits, mut told) = (backoff(), false);
         loop {
-            match events.try_next().await {
-                Ok(Some(Event::Init)) => listed = None,
-                Ok(Some(Event::InitApply(secret))) => listed = Some(revision(&secret.metadata)),
-                Ok(Some(Event::InitDone)) => self.saw(name, listed.take()),
-                Ok(Some(Event::Apply(secret))) => self.saw(name, Some(revision(&secret.metadata))),
-                Ok(Some(Event::Delete(_))) => self.saw(name, None),
-                Ok(None) => return,
-                Err(error) => {
-                    if !told {
-                        tracing::warn!(
-                            %error, name, "watching a Secret; that it changes is found at the interval of what names it"
-                        );
-                    }
-                    told = true;
-                    continue;
+            let begun = Instant::now();
+            let mut events = watcher(self.metadata.clone(), config.clone()).boxed();
+            let mut listed = None;
+            let error = loop {
+                match events.try_next().await {
+                    Ok(Some(Event::Init)) => listed = None,
+                    Ok(Some(Event::InitApply(secret))) => listed = Some(revision(&secret.metadata)),
+                    Ok(Some(Event::InitDone)) => self.saw(name, listed.take()),
+                    Ok(Some(Event::Apply(secret))) => self.saw(name, Some(revision(&secret.metadata))),
+                    Ok(Some(Event::Delete(_))) => self.saw(name, None),
+                    Ok(None) => return,
+                    Err(error) => break error,
                 }
+            };
+            self.lost(name);
+            if begun.elapsed() > LASTED {
+                (waits, told) = (backoff(), false);
             }
-            told = false;
+            if !told {
+                tracing::warn!(
+                    %error, name, "watching a Secret; until it is, it is read at the interval of what names it"
+                );
+            }
+            told = true;
+            tokio::time::sleep(waits.next().unwrap_or(LOOK)).await;
         }
     }
 
@@ -182,6 +192,12 @@ impl Secrets {
     fn saw(&self, name: &str, revision: Revision) {
         let changed = self.lock().get_mut(name).is_some_and(|watched| watched.saw(revision));
         self.tell(name, changed);
+    }
+
+    fn lost(&self, name: &str) {
+        if let Some(watched) = self.lock().get_mut(name) {
+            watched.lost();
+        }
     }
 
     fn tell(&self, name: &str, changed: bool) {
@@ -221,6 +237,13 @@ impl Watched {
             }
             // A read that began later is no older than what the watch has seen, and what follows the watch will see.
             Some(seen) => !was_watched && *seen != revision,
+        }
+    }
+
+    /// The watch has ended: what it has seen last may no longer be so, and is compared with what the next one sees first.
+    fn lost(&mut self) {
+        if let Some(seen) = self.seen.take() {
+            self.read = vec![seen];
         }
     }
 
@@ -289,6 +312,20 @@ mod tests {
         assert_eq!(known(&watched), Some(some("2")));
         watched.saw(None);
         assert_eq!(known(&watched), Some(None));
+    }
+
+    #[test]
+    fn a_secret_is_read_each_time_while_nobody_watches_it_and_what_was_missed_then_is_told() {
+        let value = |revision: &str| SecretValue { revision: revision.to_owned(), values: BTreeMap::new() };
+        for (then, told) in [(some("1"), false), (some("2"), true), (None, true)] {
+            let mut watched = Watched { value: Some(value("1")), ..Watched::default() };
+            watched.saw(some("1"));
+            assert!(watched.current().is_some());
+            watched.lost();
+            watched.lost();
+            assert!(watched.current().is_none(), "it may have changed");
+            assert_eq!(watched.saw(then.clone()), told, "{then:?}");
+        }
     }
 
     #[test]

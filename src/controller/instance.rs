@@ -3,8 +3,8 @@
 use k8s_openapi::jiff::Timestamp;
 
 use super::{
-    Directory, Instances, Note, Outcome, RECHECK,
-    report::{is_settled, warn_of_change},
+    Directory, Instances, Note, Outcome,
+    report::{probe, warn_of_change},
 };
 use crate::{
     api::{ConditionType, Conditions, HarborInstance, HarborInstanceStatus, Reason, common, condition},
@@ -56,9 +56,7 @@ pub async fn reconcile(
     }
     status.conditions = conditions.into_list();
     warn_of_change(&before, &status.conditions, &mut notes);
-    let interval = instance.spec.interval.duration();
-    let settled = is_settled(&status.conditions, instance.spec.suspend);
-    let requeue = if settled { interval } else { interval.min(RECHECK) };
+    let requeue = probe(&status.conditions, instance.spec.suspend, instance.spec.interval.duration());
     Outcome { status, requeue, notes }
 }
 

@@ -103,9 +103,15 @@ pub(super) fn requeue(conditions: &[Condition], suspended: bool, beat: Duration,
     if is_settled(conditions, suspended) { beat } else { beat.min(patience(conditions, now)) }
 }
 
+/// When to look again at an instance. All that is its waits for that one look while its Harbor is away: a Harbor that does not answer
+/// is asked each half minute, however long it has been away and whatever answers in its place, and no more often.
+pub(super) fn probe(conditions: &[Condition], suspended: bool, interval: Duration) -> Duration {
+    if is_settled(conditions, suspended) { interval } else { interval.min(RECHECK) }
+}
+
 /// Whether there is nothing to wait for but the next beat. What waits for a person is not tried more often: a rejected password
 /// that is tried every half minute may lock the account.
-pub(super) fn is_settled(conditions: &[Condition], suspended: bool) -> bool {
+fn is_settled(conditions: &[Condition], suspended: bool) -> bool {
     let is = |kind| condition::is_true(conditions, kind);
     suspended || is(ConditionType::Ready) || is(ConditionType::Stalled)
 }
