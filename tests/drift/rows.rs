@@ -258,13 +258,7 @@ pub fn of_rule(place: &Place) -> Vec<Row> {
             "description: by hand",
         ),
         pulled("source.registryRef.name", json!({}), "/src_registry", other.clone(), &format!("src_registry: {moved}")),
-        pushed(
-            "destination.registryRef.name",
-            json!({}),
-            "/dest_registry",
-            other,
-            &format!("dest_registry: {moved}"),
-        ),
+        pushed("destination.registryRef.name", json!({}), "/dest_registry", other, &format!("dest_registry: {moved}")),
         pulled(
             "destination.namespace",
             json!({"destination": {"namespace": "mirror"}}),
