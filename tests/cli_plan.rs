@@ -456,7 +456,7 @@ async fn of_two_resources_for_one_object_the_second_is_refused() {
     let planned = files.plan(&["-o", "json"]).await;
     let lines = planned.json()["resources"].clone();
     assert_eq!((planned.code, &lines[1]["action"], &lines[2]["reason"]), (1, &json!("create"), &json!("NameConflict")));
-    assert!(lines[2]["message"].as_str().unwrap().contains("belongs to Registry one"), "{lines}");
+    assert!(lines[2]["message"].as_str().unwrap().contains("Registry one is older"), "{lines}");
     site.clean(&[&name]).await;
 }
 

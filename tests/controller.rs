@@ -52,6 +52,26 @@ async fn an_instance_tells_its_version_and_a_wrong_password_is_named() {
 }
 
 #[tokio::test]
+async fn what_belongs_to_an_instance_waits_for_it_while_its_harbor_is_away() {
+    let (site, upstream) = (Site::start().await, Upstream::builder().start().await);
+    let name = site.name("waits");
+    let instance = |url: &str| json!({"url": url, "credentialsSecretRef": {"name": "harbor"}});
+    site.apply::<HarborInstance>("default", instance("http://127.0.0.1:9"));
+    site.apply::<Registry>(&name, json!({"type": "docker-registry", "url": upstream.url()}));
+    // Before the instance was looked at, Harbor is asked, which is how an outage is noticed.
+    assert_eq!(site.reconcile::<Registry>(&name).await.ready(), "False HarborUnreachable");
+    assert_eq!(site.reconcile::<HarborInstance>("default").await.ready(), "False HarborUnreachable");
+    let waits = site.reconcile::<Registry>(&name).await;
+    assert_eq!(waits.ready(), "False InstanceNotReady");
+    assert!(waits.message().contains("HarborInstance default") && waits.message().contains("127.0.0.1:9"), "{waits:?}");
+
+    // What is known of the address of before says nothing of this one.
+    site.apply::<HarborInstance>("default", instance(&site.url));
+    assert_eq!(site.reconcile::<Registry>(&name).await.ready(), "True Reconciled");
+    site.clean(&[&name]).await;
+}
+
+#[tokio::test]
 async fn a_registry_and_its_project_are_created_once_and_carry_a_rule() {
     let (site, upstream) = (Site::start().await, Upstream::builder().start().await);
     let name = site.name("hub");

@@ -52,6 +52,8 @@ async fn measure() {
     let count = setting("HARBOR_PILOT_RESOURCES").unwrap_or(RESOURCES);
     let (registries, projects) = (count * 3 / 10, count * 5 / 10);
     let rules = count - registries - projects;
+    // It may have to be built, and that is not to be measured.
+    harbor_pilot_e2e::pilot::binary().await.unwrap();
     let plane = ControlPlane::start().await.unwrap();
     let harbor = Harbor::builder().speed(20.0).distance(DISTANCE).start().await;
     let upstream = Upstream::builder().start().await;

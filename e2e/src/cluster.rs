@@ -61,7 +61,7 @@ const PROJECT_RIGHTS: [(&str, &[&str]); 6] = [
 /// The cluster of this test binary.
 pub struct Cluster {
     /// The API server.
-    pub plane: &'static ControlPlane,
+    pub plane: Plane,
     /// The Harbor of the HarborInstance `default`.
     pub harbor: Harbor,
     /// Docker Hub.
@@ -75,6 +75,25 @@ pub struct Cluster {
     controller: Process,
     webhook: Process,
     webhook_port: u16,
+}
+
+/// The control plane of the test binary, or one of a test's own.
+pub enum Plane {
+    /// Others use it, too.
+    Shared(&'static ControlPlane),
+    /// It ends with its cluster.
+    Own(Box<ControlPlane>),
+}
+
+impl std::ops::Deref for Plane {
+    type Target = ControlPlane;
+
+    fn deref(&self) -> &ControlPlane {
+        match self {
+            Self::Shared(plane) => plane,
+            Self::Own(plane) => plane,
+        }
+    }
 }
 
 /// Arguments and account of a process of ours, and the process while it runs.
@@ -115,7 +134,31 @@ async fn cluster() -> Result<&'static RwLock<Cluster>> {
 
 impl Cluster {
     async fn start() -> Result<Self> {
-        let plane = control_plane::shared().await?;
+        let mut cluster = Self::prepare(Plane::Shared(control_plane::shared().await?), "info").await?;
+        cluster.start_controller().await?;
+        cluster.start_webhook().await?;
+        cluster.register(&path("config/webhook")?).await?;
+        cluster.apply_examples().await?;
+        cluster.until_rewritten("nginx").await?;
+        Ok(cluster)
+    }
+
+    /// A cluster of a test's own, whose API server may be stopped and whose kinds may be deleted. The controller runs and logs all
+    /// it can, the HarborInstance `default` is Ready; there is nothing else, and no webhook.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub async fn own() -> Result<Self> {
+        let plane = Plane::Own(Box::new(ControlPlane::start().await?));
+        let mut cluster = Self::prepare(plane, "trace").await?;
+        cluster.start_controller().await?;
+        let instance = cluster.examples.join("10-harbor.yaml").display().to_string();
+        cluster.plane.kubectl(&["apply", "-f", &instance]).await?.ok()?;
+        cluster.wait_for("HarborInstance", "default", "Ready", "True Healthy").await?;
+        Ok(cluster)
+    }
+
+    async fn prepare(plane: Plane, log: &str) -> Result<Self> {
         let hub = Upstream::builder().start().await;
         let ecr = Upstream::builder().amazon("AKIAEXAMPLE", "change-me").start().await;
         for tag in ["latest", "1.27"] {
@@ -130,12 +173,8 @@ impl Cluster {
             .await;
         let password = robot(&harbor).await?;
 
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the tree has a root")?;
-        let path = |relative: &str| root.join(relative).display().to_string();
-        apply(plane, &["-f", &path("crds")]).await?;
-        let established = ["wait", "--for=condition=Established", "--timeout=30s", "-f", &path("crds")];
-        plane.kubectl(&established).await?.ok()?;
-        apply(plane, &["-k", &path("config/rbac")]).await?;
+        apply_crds(&plane).await?;
+        apply(&plane, &["-k", &path("config/rbac")?]).await?;
         let node = json!({
             "apiVersion": "v1", "kind": "Node",
             "metadata": {"name": "node-1", "labels": {"kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64"}},
@@ -144,7 +183,7 @@ impl Cluster {
 
         let directory = plane.directory().join("cluster");
         let examples = directory.join("examples");
-        write_examples(&root.join("examples/manifests"), &examples, &harbor.url(), &password)?;
+        write_examples(Path::new(&path("examples/manifests")?), &examples, &harbor.url(), &password)?;
         let authority = Authority::new("harbor-pilot-webhook")?;
         let tls = directory.join("tls");
         fs::create_dir_all(&tls).context("create the directory of certificates")?;
@@ -155,8 +194,8 @@ impl Cluster {
         let [webhook_port, ops_port] = free_ports()?;
         let owned = |arguments: &[&str]| arguments.iter().map(|&argument| argument.to_owned()).collect();
         let controller = Process {
-            arguments: owned(&["controller", "--namespace", NAMESPACE, "--harbor-pace", "1s", "--log", "info"]),
-            kubeconfig: account(plane, &directory, "harbor-pilot-controller").await?,
+            arguments: owned(&["controller", "--namespace", NAMESPACE, "--harbor-pace", "1s", "--log", log]),
+            kubeconfig: account(&plane, &directory, "harbor-pilot-controller").await?,
             pilot: None,
         };
         let listen = format!("127.0.0.1:{webhook_port}");
@@ -164,16 +203,10 @@ impl Cluster {
         let tls = tls.display().to_string();
         let webhook = Process {
             arguments: owned(&["webhook", "--tls-dir", &tls, "--listen", &listen, "--ops-listen", &ops_listen]),
-            kubeconfig: account(plane, &directory, "harbor-pilot-webhook").await?,
+            kubeconfig: account(&plane, &directory, "harbor-pilot-webhook").await?,
             pilot: None,
         };
-        let mut cluster = Self { plane, harbor, hub, ecr, examples, authority, controller, webhook, webhook_port };
-        cluster.start_controller().await?;
-        cluster.start_webhook().await?;
-        cluster.register(&path("config/webhook")).await?;
-        cluster.apply_examples().await?;
-        cluster.until_rewritten("nginx").await?;
-        Ok(cluster)
+        Ok(Self { plane, harbor, hub, ecr, examples, authority, controller, webhook, webhook_port })
     }
 
     /// A client of the administrator for the runtime of the caller.
@@ -211,6 +244,14 @@ impl Cluster {
     /// When the kernel refuses.
     pub fn kill_webhook(&mut self) -> Result<()> {
         self.webhook.kill()
+    }
+
+    /// The running controller.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn controller(&mut self) -> Result<&mut Pilot> {
+        self.controller.pilot.as_mut().context("the controller does not run")
     }
 
     /// Starts the controller, if it does not run.
@@ -341,6 +382,24 @@ impl Cluster {
                 }
                 _ => tokio::time::sleep(Duration::from_millis(100)).await,
             }
+        }
+    }
+
+    /// Waits until a resource of ours has a condition, whatever it says, and returns the resource.
+    ///
+    /// # Errors
+    /// When it has not in a minute.
+    pub async fn wait_for_any(&self, kind: &str, name: &str, condition: &str) -> Result<Value> {
+        let end = Instant::now() + SOON;
+        loop {
+            let object = self.get(kind, name).await?;
+            if !condition_of(&object, condition).is_empty() {
+                return Ok(object);
+            }
+            if Instant::now() >= end {
+                bail!("{kind} {name} has no {condition}: {}", told(Ok(object)));
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
 
@@ -541,13 +600,33 @@ fn write_examples(from: &Path, to: &Path, url: &str, password: &str) -> Result<(
     Ok(())
 }
 
+/// A path of this tree.
+fn path(relative: &str) -> Result<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the tree has a root")?;
+    Ok(root.join(relative).display().to_string())
+}
+
+/// Applies the definitions of our kinds, and waits until they are served.
+///
+/// # Errors
+/// When the API server refuses.
+pub async fn apply_crds(plane: &ControlPlane) -> Result<()> {
+    let crds = path("crds")?;
+    apply(plane, &["-f", &crds]).await?;
+    let established = ["wait", "--for=condition=Established", "--timeout=30s", "-f", &crds];
+    plane.kubectl(&established).await?.ok().map(drop)
+}
+
 async fn apply(plane: &ControlPlane, what: &[&str]) -> Result<()> {
     plane.kubectl(&[&["apply", "--server-side"], what].concat()).await?.ok()?;
     Ok(())
 }
 
 /// A kubeconfig with a token of a ServiceAccount of the operator's namespace.
-async fn account(plane: &ControlPlane, directory: &Path, name: &str) -> Result<PathBuf> {
+///
+/// # Errors
+/// When there is no such account.
+pub async fn account(plane: &ControlPlane, directory: &Path, name: &str) -> Result<PathBuf> {
     let token = plane.kubectl(&["create", "token", name, "-n", NAMESPACE, "--duration", "4h"]).await?.ok()?;
     let text = fs::read_to_string(plane.kubeconfig_path()).context("read the kubeconfig")?;
     let mut kubeconfig: Value = serde_json::from_str(&text).context("the kubeconfig is JSON")?;

@@ -26,7 +26,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use serde_json::json;
 use tempfile::TempDir;
-use tokio::sync::OnceCell;
+use tokio::sync::{Mutex, OnceCell};
 use tokio::time::Instant;
 
 use crate::kubectl::{Kubectl, Output};
@@ -48,9 +48,10 @@ const AUDIT_LOG: &str = "audit.log";
 /// A running etcd and kube-apiserver. Dropping it kills both and removes their directory.
 pub struct ControlPlane {
     // Dropped in this order: the server before its store, and the watchdog once there is nothing left to kill.
-    apiserver: Process,
+    apiserver: Mutex<Option<Process>>,
     etcd: Process,
-    _watchdog: Watchdog,
+    watchdog: Mutex<Watchdog>,
+    launch: Launch,
     directory: TempDir,
     kubeconfig: PathBuf,
     config: Config,
@@ -148,7 +149,47 @@ impl ControlPlane {
     /// The tails of both logs, for a message of a test that fails.
     #[must_use]
     pub fn log_tails(&self) -> String {
-        format!("{}\n{}", self.etcd.log_tail(), self.apiserver.log_tail())
+        let apiserver = self.apiserver.try_lock();
+        let apiserver = apiserver.ok().and_then(|process| Some(process.as_ref()?.log_tail()));
+        format!("{}\n{}", self.etcd.log_tail(), apiserver.unwrap_or_default())
+    }
+
+    /// Kills the API server with SIGKILL. Only for a control plane of one's own.
+    pub async fn stop_apiserver(&self) {
+        drop(self.apiserver.lock().await.take());
+    }
+
+    /// Starts the API server at the same address, and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it cannot be started, or is not ready within two minutes.
+    pub async fn start_apiserver(&self) -> Result<()> {
+        let mut running = self.apiserver.lock().await;
+        let mut process = self.launch.apiserver(self.directory())?;
+        self.watchdog.lock().await.watch(&process)?;
+        let (client, deadline) = (self.client()?, Instant::now() + START_DEADLINE);
+        while !is_ready(&client).await {
+            still_there(&mut [&mut process], deadline).map_err(Failure::into_error)?;
+            tokio::time::sleep(POLL).await;
+        }
+        *running = Some(process);
+        Ok(())
+    }
+
+    /// Has etcd forget all but the newest state of everything.
+    ///
+    /// # Errors
+    /// When etcd refuses.
+    pub async fn compact(&self) -> Result<()> {
+        let http = reqwest::Client::builder().no_proxy().build().context("make an HTTP client")?;
+        let ask = async |path: &str, body: serde_json::Value| -> Result<serde_json::Value> {
+            let url = format!("http://127.0.0.1:{}/v3/kv/{path}", self.launch.etcd_port);
+            let answer = http.post(url).json(&body).send().await.context("ask etcd")?.error_for_status()?;
+            answer.json().await.context("etcd answers JSON")
+        };
+        let found = ask("range", json!({"key": "AA=="})).await?;
+        let revision = found.pointer("/header/revision").context("etcd has a revision")?;
+        ask("compaction", json!({"revision": revision, "physical": true})).await.map(drop)
     }
 
     /// What the API server has logged of writes to Pods, with the annotations of webhooks, and of the lists and watches of our
@@ -187,24 +228,39 @@ impl ControlPlane {
             tokio::time::sleep(POLL).await;
         }
 
-        let mut apiserver = Process::spawn(
-            "kube-apiserver",
-            &mut apiserver_command(programs, root, &files, client_port, api_port),
-            &root.join("kube-apiserver.log"),
-        )?;
-        watchdog.watch(&apiserver)?;
         let config = config(&files.kubeconfig).await?;
+        let kubectl = Kubectl::new(&programs.kubectl, &files.kubeconfig, root);
+        let kubeconfig = files.kubeconfig.clone();
+        let launch = Launch { programs: programs.clone(), files, etcd_port: client_port, api_port };
+        let mut apiserver = launch.apiserver(root)?;
+        watchdog.watch(&apiserver)?;
         let client = Client::try_from(config.clone()).context("make a client")?;
         while !is_ready(&client).await {
             still_there(&mut [&mut etcd, &mut apiserver], deadline)?;
             tokio::time::sleep(POLL).await;
         }
 
-        let kubectl = Kubectl::new(&programs.kubectl, &files.kubeconfig, root);
-        Ok(Self { apiserver, etcd, _watchdog: watchdog, directory, kubeconfig: files.kubeconfig, config, kubectl })
+        let (apiserver, watchdog) = (Mutex::new(Some(apiserver)), Mutex::new(watchdog));
+        Ok(Self { apiserver, etcd, watchdog, launch, directory, kubeconfig, config, kubectl })
     }
 }
 
+/// What it takes to start the API server, the first time and again.
+struct Launch {
+    programs: Programs,
+    files: Files,
+    etcd_port: u16,
+    api_port: u16,
+}
+
+impl Launch {
+    fn apiserver(&self, root: &Path) -> Result<Process> {
+        let mut command = apiserver_command(&self.programs, root, &self.files, self.etcd_port, self.api_port);
+        Process::spawn("kube-apiserver", &mut command, &root.join("kube-apiserver.log"))
+    }
+}
+
+#[derive(Clone)]
 struct Programs {
     etcd: PathBuf,
     apiserver: PathBuf,
@@ -216,6 +272,13 @@ enum Failure {
     /// Somebody was faster at a port: worth another try.
     PortTaken(anyhow::Error),
     Other(anyhow::Error),
+}
+
+impl Failure {
+    fn into_error(self) -> anyhow::Error {
+        let (Self::PortTaken(error) | Self::Other(error)) = self;
+        error
+    }
 }
 
 impl From<anyhow::Error> for Failure {

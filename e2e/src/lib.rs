@@ -12,6 +12,7 @@
 
 pub mod cluster;
 pub mod control_plane;
+pub mod front;
 pub mod health;
 pub mod image_fields;
 pub mod kubectl;

@@ -54,6 +54,22 @@ impl Pilot {
         self.process.kill()
     }
 
+    /// Halts it with SIGSTOP: it keeps what it knows, and hears of nothing.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn halt(&mut self) -> Result<()> {
+        self.process.signal(Signal::STOP)
+    }
+
+    /// Lets it go on after [`Pilot::halt`].
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn go_on(&mut self) -> Result<()> {
+        self.process.signal(Signal::CONT)
+    }
+
     /// Asks to end, with SIGTERM, as the kubelet does; returns at once. See [`Pilot::wait`].
     ///
     /// # Errors

@@ -17,6 +17,7 @@ use kube::{
 };
 use tokio::sync::broadcast::{self, error::RecvError};
 
+use super::backoff;
 use crate::controller::Managed;
 
 /// Changes that may wait for one who follows.
@@ -44,7 +45,8 @@ pub(super) fn controller<K: Managed>(client: &Client, config: Config) -> (Contro
     let events = watcher(Api::<K>::all(client.clone()), watcher::Config::default()).reflect(writer);
     // By now the store has it, so that followers find there what they are told of.
     let events = events.inspect_ok(move |event| tell(&told, event));
-    (Controller::for_stream(events.applied_objects(), store).with_config(config), Changes { sender })
+    let controller = Controller::for_stream(events.applied_objects(), store).with_config(config);
+    (controller.trigger_backoff(backoff()), Changes { sender })
 }
 
 impl<K: Managed> Changes<K> {

@@ -50,6 +50,14 @@ impl Directory for ClusterDirectory {
         self.projects.get(&ObjectRef::new(name))
     }
 
+    fn registries(&self) -> Vec<Arc<Registry>> {
+        self.registries.state()
+    }
+
+    fn replication_rule(&self, name: &str) -> Option<Arc<ReplicationRule>> {
+        self.rules.get(&ObjectRef::new(name))
+    }
+
     fn proxy_projects(&self) -> Vec<Arc<ProxyProject>> {
         self.projects.state()
     }

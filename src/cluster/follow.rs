@@ -8,6 +8,8 @@ use kube::{
     runtime::{WatchStreamExt, watcher},
 };
 
+use super::backoff;
+
 /// Follows a watch until it ends. Calls `changed` with all objects by name, for the first time when the first list is
 /// complete, and after each change.
 ///
@@ -18,7 +20,7 @@ pub(super) async fn follow<K: Resource, V>(
     keep: impl Fn(K) -> V,
     changed: impl Fn(&HashMap<String, V>),
 ) {
-    let mut events = events.default_backoff().boxed_local();
+    let mut events = events.backoff(backoff()).boxed_local();
     let mut known: HashMap<String, V> = HashMap::new();
     let mut listing: HashMap<String, V> = HashMap::new();
     loop {

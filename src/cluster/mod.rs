@@ -20,11 +20,22 @@ mod triggers;
 
 use std::time::Duration;
 
+use backon::ExponentialBuilder;
+use kube::runtime::watcher;
+
 /// Field manager of everything that we apply.
 pub const FIELD_MANAGER: &str = "harbor-pilot";
 
 /// No request to the API server takes longer.
 pub const DEADLINE: Duration = Duration::from_secs(15);
+
+/// How long a watch that failed waits before it tries again: a second at first, eight at most. An API server that is back refuses
+/// it up to three times (the port, the storage that begins, the state that is too old to resume from), and in half a minute
+/// everything is to be known again.
+fn backoff() -> watcher::ExponentialBackoff {
+    let builder = ExponentialBuilder::default().with_min_delay(Duration::from_millis(800));
+    builder.with_max_delay(Duration::from_secs(4)).with_jitter().without_max_times().into()
+}
 
 /// What can go wrong with the API server.
 #[derive(Debug, thiserror::Error)]
@@ -80,5 +91,18 @@ impl Error {
             },
             Self::Timeout { .. } => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watch_never_waits_longer_than_eight_seconds_and_never_gives_up() {
+        let waits: Vec<Duration> = backoff().take(50).collect();
+        assert_eq!(waits.len(), 50);
+        assert!(waits[0] < Duration::from_secs(2), "{waits:?}");
+        assert!(waits.iter().all(|wait| *wait <= Duration::from_secs(8)), "{waits:?}");
     }
 }

@@ -15,6 +15,7 @@ use kube::{
 };
 use tokio::sync::watch;
 
+use super::backoff;
 use crate::api::Platform;
 
 /// The platforms of all nodes, without duplicates.
@@ -45,7 +46,7 @@ impl Platforms {
     /// Follows the nodes until dropped. Reads their metadata alone.
     pub async fn watch(&self, client: Client) {
         let nodes: Api<PartialObjectMeta<Node>> = Api::all(client);
-        let mut events = watcher(nodes, watcher::Config::default()).default_backoff().boxed();
+        let mut events = watcher(nodes, watcher::Config::default()).backoff(backoff()).boxed();
         let mut known: HashMap<String, Platform> = HashMap::new();
         let mut listing: HashMap<String, Platform> = HashMap::new();
         loop {

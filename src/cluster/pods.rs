@@ -12,6 +12,7 @@ use kube::{
     runtime::{WatchStreamExt, watcher},
 };
 
+use super::backoff;
 use crate::{
     image::ImageRef,
     prewarm::queue::{Offer, Offers},
@@ -23,7 +24,7 @@ pub async fn follow(client: Client, rules: Arc<ArcSwap<Rules>>, offers: Offers) 
     let api: Api<Pod> = Api::all(client);
     // Finished Pods need nothing.
     let config = watcher::Config::default().fields("status.phase!=Succeeded,status.phase!=Failed");
-    let mut events = watcher(api, config).default_backoff().boxed();
+    let mut events = watcher(api, config).backoff(backoff()).boxed();
     loop {
         match events.try_next().await {
             Ok(Some(watcher::Event::Apply(pod) | watcher::Event::InitApply(pod))) => {

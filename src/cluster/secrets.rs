@@ -23,7 +23,7 @@ use kube::{
 use tokio::sync::{Notify, broadcast};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{Error, bounded};
+use super::{Error, backoff, bounded};
 use crate::controller::SecretValue;
 
 /// Secrets that are watched at most: each takes a connection to the API server. That another one changed is found at the
@@ -130,7 +130,7 @@ impl Secrets {
 
     async fn watch(&self, name: &str) {
         let config = Config::default().fields(&format!("metadata.name={name}"));
-        let mut events = watcher(self.metadata.clone(), config).default_backoff().boxed();
+        let mut events = watcher(self.metadata.clone(), config).backoff(backoff()).boxed();
         let (mut listed, mut told) = (None, false);
         loop {
             match events.try_next().await {

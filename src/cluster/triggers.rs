@@ -148,7 +148,8 @@ fn is_concerned(project: &ProxyProject, changed: &ProxyProject) -> bool {
 /// The instance of a resource for which Harbor did not answer.
 fn found_away(conditions: Option<&[Condition]>, harbor: &HarborRef) -> Vec<ObjectRef<HarborInstance>> {
     let ready = conditions.and_then(|conditions| condition::find(conditions, ConditionType::Ready));
-    let away = ready.filter(|ready| ready.reason == Reason::HarborUnreachable.to_string());
+    let away = [Reason::HarborUnreachable, Reason::HarborError].map(|reason| reason.to_string());
+    let away = ready.filter(|ready| away.contains(&ready.reason));
     away.iter().map(|_| ObjectRef::new(&harbor.name)).collect()
 }
 

@@ -16,10 +16,14 @@ pub trait Directory: Send + Sync + 'static {
     fn instance(&self, name: &str) -> Option<Arc<HarborInstance>>;
     /// The Registry of that name.
     fn registry(&self, name: &str) -> Option<Arc<Registry>>;
+    /// All Registries.
+    fn registries(&self) -> Vec<Arc<Registry>>;
     /// The ProxyProject of that name.
     fn proxy_project(&self, name: &str) -> Option<Arc<ProxyProject>>;
     /// All ProxyProjects.
     fn proxy_projects(&self) -> Vec<Arc<ProxyProject>>;
+    /// The ReplicationRule of that name.
+    fn replication_rule(&self, name: &str) -> Option<Arc<ReplicationRule>>;
     /// All ReplicationRules.
     fn replication_rules(&self) -> Vec<Arc<ReplicationRule>>;
     /// The platforms of the nodes that run Pods, without duplicates; empty while none is known.

@@ -16,6 +16,7 @@ pub mod reconciler;
 pub mod registry;
 pub mod replication_rule;
 mod report;
+mod rivals;
 mod sight;
 mod upstream;
 

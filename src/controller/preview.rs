@@ -2,10 +2,7 @@
 //!
 //! A resource that refers to one that is yet to be created is compared as if that were there.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use futures::{StreamExt, stream};
 use k8s_openapi::jiff::Timestamp;
@@ -20,14 +17,10 @@ use super::{
 };
 use crate::{
     api::{
-        Adoption, ConditionType, HarborInstance, ManagementPolicy, ProxyProject, Reason, Registry, ReplicationRule,
-        condition,
+        ConditionType, HarborInstance, ManagementPolicy, ProxyProject, Reason, Registry, ReplicationRule, condition,
     },
     harbor::Freshness,
-    plan::{
-        Action, Difference, TO_BE_CREATED,
-        marker::{Marker, may_write},
-    },
+    plan::{Action, Difference, TO_BE_CREATED},
 };
 
 /// Resources under way at once; an instance has a bound of its own on requests.
@@ -105,26 +98,17 @@ impl Kinds {
     /// Looks at all: instances, Registries, ProxyProjects, ReplicationRules. Where an instance does not answer, what is of it
     /// is not asked for.
     pub async fn preview(&self, subjects: &Subjects, now: Timestamp) -> Vec<Preview> {
-        let mut round = Round { kinds: self, now, ahead: Ahead::new(), away: BTreeSet::new(), claims: BTreeMap::new() };
+        let mut round = Round { kinds: self, now, ahead: Ahead::new(), away: BTreeSet::new() };
         let instances = each(&subjects.instances, |object| round.instance(object)).await;
         round.away = instances.iter().filter(|seen| seen.verdict.is_refused()).map(|seen| seen.name.clone()).collect();
         let registries = each(&subjects.registries, |object| round.registry(object)).await;
         let mut seen = instances;
-        for (registry, (mut preview, id)) in subjects.registries.iter().zip(registries) {
-            round.claim(&mut preview, &self.installation.marker(registry.as_ref()));
+        for (preview, id) in registries {
             round.expect(&preview, id);
             seen.push(preview);
         }
-        let projects = each(&subjects.projects, |object| round.project(object)).await;
-        for (project, mut preview) in subjects.projects.iter().zip(projects) {
-            round.claim(&mut preview, &self.installation.marker(project.as_ref()));
-            seen.push(preview);
-        }
-        let rules = each(&subjects.rules, |object| round.rule(object)).await;
-        for (rule, mut preview) in subjects.rules.iter().zip(rules) {
-            round.claim(&mut preview, &self.installation.marker(rule.as_ref()));
-            seen.push(preview);
-        }
+        seen.extend(each(&subjects.projects, |object| round.project(object)).await);
+        seen.extend(each(&subjects.rules, |object| round.rule(object)).await);
         seen
     }
 }
@@ -136,8 +120,6 @@ struct Round<'a> {
     ahead: Ahead,
     /// Instances that are of no use.
     away: BTreeSet<String>,
-    /// Whose object it will be, by instance and object.
-    claims: BTreeMap<(String, String), Marker>,
 }
 
 impl Round<'_> {
@@ -217,16 +199,6 @@ impl Round<'_> {
             reason: Reason::InstanceNotReady.to_string(),
             message: format!("HarborInstance {instance} is of no use, as is said there"),
         })
-    }
-
-    /// Of several resources for one object only the first would get it.
-    fn claim(&mut self, preview: &mut Preview, marker: &Marker) {
-        let Verdict::Compared { difference, writes: true } = &preview.verdict else { return };
-        let place = (preview.instance.clone(), difference.object.clone());
-        let owner = self.claims.entry(place).or_insert_with(|| marker.clone());
-        if let Err(refusal) = may_write(marker, Some(owner), Adoption::Never, &difference.object) {
-            preview.verdict = Failure::Refused(refusal).into();
-        }
     }
 
     /// What others that refer to a Registry will find.

@@ -109,7 +109,7 @@ async fn bring(
         // Nothing serves what the rule promises, until the project is there again.
         status.rewrite = None;
     }
-    let trusted = status.id.filter(|_| status.drift.is_empty());
+    let trusted = status.id.filter(|_| status.drift.is_empty() && !was_refused(project));
     let ahead = Ahead::new();
     let mut look = look(kinds, &connection, project, &ahead, trusted, sight).await?;
     if sight.is_too_old(look.at) && !look.is_settled(status.id) {
@@ -144,6 +144,13 @@ async fn bring(
     status.id = created;
     status.rewrite = Some(look.rule);
     Ok(())
+}
+
+/// Whether the project in Harbor was another's when it was last looked at.
+fn was_refused(project: &ProxyProject) -> bool {
+    let conditions = project.status.as_ref().map_or(&[][..], |status| status.conditions.as_slice());
+    let refused = [Reason::NameConflict, Reason::AdoptionRequired].map(|reason| reason.to_string());
+    condition::find(conditions, ConditionType::Ready).is_some_and(|ready| refused.contains(&ready.reason))
 }
 
 /// A ProxyProject and Harbor, compared.
@@ -183,6 +190,7 @@ pub(super) async fn look(
     trusted: Option<i64>,
     sight: Sight,
 ) -> Result<Look, Failure> {
+    kinds.yield_to_older(project)?;
     let spec = &project.spec;
     let Seen { item: have, at } = connection.view.project(project.harbor_name(), sight.freshness).await?;
     let have = have.map(|project| project.as_ref().clone());
@@ -200,8 +208,7 @@ pub(super) async fn look(
     };
     let rule = rule(project, &registry, connection)?;
     let id = have.as_ref().map(|project| project.project_id);
-    let mut observed =
-        plan::Observed { project: have, identity: Identity::Remembered, version: None, quota: None, retention: None };
+    let mut observed = plan::Observed { project: have, ..plan::Observed::default() };
     if desired.needs_version() {
         observed.version = version(kinds.directory.as_ref(), &spec.harbor_ref.name, &connection.client).await?;
     }
@@ -213,6 +220,8 @@ pub(super) async fn look(
         && (trusted != Some(id) || plan.as_ref().is_ok_and(|plan| !plan.is_done()))
     {
         let label = connection.client.project_labels(id).await?.into_iter().find(|label| label.name == plan::LABEL);
+        let found = label.as_ref().and_then(|label| Marker::split(&label.description).1);
+        observed.other = kinds.other(project, found.as_ref());
         observed.identity = Identity::Read { label };
         plan = plan::plan(&desired, &observed);
     }

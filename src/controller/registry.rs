@@ -135,6 +135,7 @@ pub(super) async fn look(
     purpose: Purpose,
     freshness: Freshness,
 ) -> Result<Look, Failure> {
+    kinds.yield_to_older(registry)?;
     let connection = kinds.connect(&registry.spec.harbor_ref).await?;
     let specification = match dereference(kinds, registry).await {
         Err(Unusable { reason: Reason::SecretNotFound, .. }) if purpose == Purpose::Preview => None,
@@ -158,7 +159,9 @@ pub(super) async fn look(
         Some(_) => version(kinds.directory.as_ref(), &registry.spec.harbor_ref.name, &connection.client).await?,
         None => None,
     };
-    let plan = plan::plan(&desired, &plan::Observed { registry: have, credentials_revision, version });
+    let found = have.as_ref().and_then(|have| Marker::split(&have.description).1);
+    let other = kinds.other(registry, found.as_ref());
+    let plan = plan::plan(&desired, &plan::Observed { registry: have, credentials_revision, version, other });
     Ok(Look { connection, desired, id, at, plan, remarks })
 }
 

@@ -148,11 +148,13 @@ pub(super) async fn look(
     remembered: Option<i64>,
     sight: Sight,
 ) -> Result<Look, Failure> {
+    kinds.yield_to_older(rule)?;
     let reference = Reference { kinds, view, ahead, sight };
     let (_, registry_id) = reference.registry(rule.registry_name(), &rule.spec.harbor_ref, "ReplicationRule").await?;
     let marker = kinds.installation.marker(rule);
     let desired = plan::Desired { name: rule.harbor_name(), spec: &rule.spec, registry_id, marker };
-    let (observed, at) = observe(view, desired.name, &desired.marker, remembered, sight.freshness).await?;
+    let (mut observed, at) = observe(view, desired.name, &desired.marker, remembered, sight.freshness).await?;
+    observed.other = kinds.other(rule, observed.named.as_ref().and_then(plan::marker_of).as_ref());
     let plan = plan::plan(&desired, &observed, sight.now);
     Ok(Look { observed, at, plan })
 }
@@ -170,7 +172,7 @@ async fn observe(
         && policy.content.name == name
         && plan::marker_of(&policy).as_ref() == Some(ours)
     {
-        return Ok((Observed { marked: Some(policy.as_ref().clone()), named: None }, at));
+        return Ok((Observed { marked: Some(policy.as_ref().clone()), ..Observed::default() }, at));
     }
     let since = match freshness {
         Freshness::Listed(since) => since,

@@ -47,11 +47,46 @@ impl Marker {
     }
 }
 
-/// May we write to an object of this name that carries `found`?
+/// What has become of another resource of this installation, the one whose marker an object carries.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Other {
+    /// It is there, and stands for something else, or for this with a better right.
+    #[default]
+    Present,
+    /// It is there, stands for the same object, and is younger than ours.
+    Younger,
+    /// It was deleted, and left its object in Harbor.
+    Gone,
+}
+
+/// May we write to an object of this name that carries `found`? `other` tells of the resource that such a marker names.
 ///
 /// # Errors
 /// A [`Refusal`] when it belongs to somebody else, or to nobody and `adoption` says to leave it alone.
-pub fn may_write(ours: &Marker, found: Option<&Marker>, adoption: Adoption, object: &str) -> Result<(), Refusal> {
+pub fn may_write(
+    ours: &Marker,
+    found: Option<&Marker>,
+    other: Other,
+    adoption: Adoption,
+    object: &str,
+) -> Result<(), Refusal> {
+    let of_another = |found: &Marker| found != ours && found.installation == ours.installation;
+    match (found, other) {
+        (Some(found), Other::Younger) if of_another(found) => return Ok(()),
+        (Some(found), Other::Gone) if of_another(found) => {
+            return match adoption {
+                Adoption::IfExists => Ok(()),
+                Adoption::Never => Err(Refusal {
+                    reason: Reason::AdoptionRequired,
+                    message: format!(
+                        "{object} in Harbor was left there by {} {}, which is gone; set spec.adoption: IfExists to take it over, or another spec.name",
+                        found.kind, found.name
+                    ),
+                }),
+            };
+        }
+        _ => {}
+    }
     match found {
         Some(marker) if marker == ours => Ok(()),
         Some(other) if other.installation == ours.installation => Err(Refusal {
@@ -100,12 +135,26 @@ mod tests {
     #[test]
     fn only_what_is_ours_or_may_be_adopted_is_written_to() {
         let ours = marker("a", "x");
-        assert!(may_write(&ours, Some(&ours), Adoption::Never, "registry x").is_ok());
-        assert!(may_write(&ours, None, Adoption::IfExists, "registry x").is_ok());
-        let reason =
-            |found: Option<&Marker>, adoption| may_write(&ours, found, adoption, "registry x").unwrap_err().reason;
+        let verdict = |found: Option<&Marker>, other, adoption| may_write(&ours, found, other, adoption, "registry x");
+        assert!(verdict(Some(&ours), Other::Present, Adoption::Never).is_ok());
+        assert!(verdict(None, Other::Present, Adoption::IfExists).is_ok());
+        let reason = |found: Option<&Marker>, adoption| verdict(found, Other::Present, adoption).unwrap_err().reason;
         assert_eq!(reason(None, Adoption::Never), Reason::AdoptionRequired);
         assert_eq!(reason(Some(&marker("a", "y")), Adoption::IfExists), Reason::NameConflict);
         assert_eq!(reason(Some(&marker("b", "x")), Adoption::IfExists), Reason::NameConflict);
+    }
+
+    #[test]
+    fn what_another_resource_of_ours_made_is_left_to_it_unless_it_is_younger_or_gone() {
+        let (ours, theirs, stranger) = (marker("a", "x"), marker("a", "y"), marker("b", "y"));
+        let verdict = |found: &Marker, other, adoption| {
+            may_write(&ours, Some(found), other, adoption, "registry x").map_err(|refusal| refusal.reason)
+        };
+        assert_eq!(verdict(&theirs, Other::Younger, Adoption::Never), Ok(()));
+        assert_eq!(verdict(&theirs, Other::Gone, Adoption::IfExists), Ok(()));
+        assert_eq!(verdict(&theirs, Other::Gone, Adoption::Never), Err(Reason::AdoptionRequired));
+        for other in [Other::Present, Other::Younger, Other::Gone] {
+            assert_eq!(verdict(&stranger, other, Adoption::IfExists), Err(Reason::NameConflict), "{other:?}");
+        }
     }
 }

@@ -2,7 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Action, Drift, Plan, Refusal, TO_BE_CREATED, marker, marker::Marker, retention, version};
+use super::{
+    Action, Drift, Plan, Refusal, TO_BE_CREATED, marker,
+    marker::{Marker, Other},
+    retention, version,
+};
 use crate::{
     api::{Adoption, Reason, StorageLimit},
     harbor::model,
@@ -56,6 +60,8 @@ pub struct Observed {
     pub quota: Option<model::Quota>,
     /// Its retention policy, read when that is managed.
     pub retention: Option<model::RetentionPolicy>,
+    /// What has become of the resource that the marker names, if that is another one of ours.
+    pub other: Other,
 }
 
 /// What is known of a project's marker. Labels can only be listed one project at a time, so they are read when it matters.
@@ -108,9 +114,11 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Result<Plan<Step>, Refusa
         // An empty project without a marker on the registry that is ours is a creation of ours that was cut short.
         let unfinished = label.is_none() && have.repo_count == 0 && have.registry_id == Some(desired.registry_id);
         let adoption = if unfinished { Adoption::IfExists } else { desired.adoption };
-        marker::may_write(&desired.marker, found.as_ref(), adoption, &format!("project {}", have.name))?;
-        if found.is_none() {
-            adopts = desired.adoption == Adoption::IfExists;
+        let object = format!("project {}", have.name);
+        marker::may_write(&desired.marker, found.as_ref(), observed.other, adoption, &object)?;
+        let is_ours = found.as_ref() == Some(&desired.marker);
+        if !is_ours {
+            adopts = found.is_some() || desired.adoption == Adoption::IfExists;
             drift.push(Drift {
                 field: format!("label {LABEL}"),
                 have: label.as_ref().map(|label| label.description.clone()).unwrap_or_default(),
@@ -119,7 +127,7 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Result<Plan<Step>, Refusa
         }
         match label {
             None => steps.push(Step::Mark(Some(have.project_id), desired.marker.to_string())),
-            Some(label) if found.is_none() => {
+            Some(label) if !is_ours => {
                 let description = desired.marker.to_string();
                 steps.push(Step::Remark(label.id, model::Label { description, ..label.clone() }));
             }

@@ -1,6 +1,10 @@
 //! Registries: what Harbor keeps of them, and what it does to what we send.
 
-use super::{Action, Drift, Plan, Refusal, marker, marker::Marker, version};
+use super::{
+    Action, Drift, Plan, Refusal, marker,
+    marker::{Marker, Other},
+    version,
+};
 use crate::{
     api::{Adoption, Reason},
     harbor::{Credentials, model},
@@ -41,6 +45,8 @@ pub struct Observed {
     pub credentials_revision: Option<String>,
     /// Harbor's version, read when that matters. `None`: unknown.
     pub version: Option<String>,
+    /// What has become of the resource that the marker names, if that is another one of ours.
+    pub other: Other,
 }
 
 /// A request to Harbor.
@@ -65,7 +71,8 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Result<Plan<Step>, Refusa
         return Ok(Plan { action: Action::Create, steps, drift: Vec::new() });
     };
     let (text, found) = Marker::split(&have.description);
-    marker::may_write(&desired.marker, found.as_ref(), desired.adoption, &format!("registry {}", have.name))?;
+    let object = format!("registry {}", have.name);
+    marker::may_write(&desired.marker, found.as_ref(), observed.other, desired.adoption, &object)?;
     if have.type_ != desired.type_ {
         return Err(Refusal {
             reason: Reason::Immutable,
@@ -124,10 +131,10 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Result<Plan<Step>, Refusa
     }
     let steps =
         if update == model::RegistryUpdate::default() { Vec::new() } else { vec![Step::Update(have.id, update)] };
-    let action = match found {
-        None => Action::Adopt,
-        Some(_) if steps.is_empty() => Action::Nothing,
-        Some(_) => Action::Change,
+    let action = match steps.is_empty() {
+        true => Action::Nothing,
+        false if found.as_ref() == Some(&desired.marker) => Action::Change,
+        false => Action::Adopt,
     };
     Ok(Plan { action, steps, drift })
 }
@@ -202,7 +209,8 @@ mod tests {
     fn observed(change: impl FnOnce(&mut model::Registry)) -> Observed {
         let mut registry = stored();
         change(&mut registry);
-        Observed { version: None, registry: Some(registry), credentials_revision: Some("7".to_owned()) }
+        let credentials_revision = Some("7".to_owned());
+        Observed { registry: Some(registry), credentials_revision, ..Observed::default() }
     }
 
     fn update_for(desired: &Desired, observed: &Observed) -> model::RegistryUpdate {
@@ -373,7 +381,8 @@ mod tests {
     }
 
     fn observed_of(harbor: &Stored, credentials_revision: Option<String>) -> Observed {
-        Observed { registry: harbor.registry.clone(), credentials_revision, version: Some("v2.15.2".to_owned()) }
+        let version = Some("v2.15.2".to_owned());
+        Observed { registry: harbor.registry.clone(), credentials_revision, version, ..Observed::default() }
     }
 
     proptest! {

@@ -5,7 +5,12 @@ use std::borrow::Borrow;
 
 use k8s_openapi::jiff::Timestamp;
 
-use super::{Action, Drift, Plan, Refusal, TO_BE_CREATED, cron::Cron, marker, marker::Marker};
+use super::{
+    Action, Drift, Plan, Refusal, TO_BE_CREATED,
+    cron::Cron,
+    marker,
+    marker::{Marker, Other},
+};
 use crate::{
     api::{
         Reason, ReplicationRuleSpec,
@@ -40,6 +45,8 @@ pub struct Observed {
     pub marked: Option<ReplicationPolicy>,
     /// The policy of the desired name, if that is another one.
     pub named: Option<ReplicationPolicy>,
+    /// What has become of the resource that the marker names, if that is another one of ours.
+    pub other: Other,
 }
 
 impl Observed {
@@ -57,7 +64,7 @@ impl Observed {
         let marked = policies().filter(is_ours).min_by_key(|policy| rank(policy)).cloned();
         let id = marked.as_ref().map(|policy| policy.id);
         let named = policies().find(|policy| policy.content.name == name && Some(policy.id) != id).cloned();
-        Self { marked, named }
+        Self { marked, named, other: Other::default() }
     }
 
     /// The policy that the rule is about, ours or not.
@@ -104,7 +111,7 @@ pub fn plan(desired: &Desired<'_>, observed: &Observed, now: Timestamp) -> Resul
     if observed.marked.is_none() {
         let found = marker_of(have);
         let object = format!("replication policy {name}");
-        marker::may_write(&desired.marker, found.as_ref(), desired.spec.adoption, &object)?;
+        marker::may_write(&desired.marker, found.as_ref(), observed.other, desired.spec.adoption, &object)?;
     }
     let want = overlay(desired, &have.content);
     check(&want, now)?;

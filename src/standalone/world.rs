@@ -147,6 +147,14 @@ impl Directory for World {
         self.get(name)
     }
 
+    fn registries(&self) -> Vec<Arc<Registry>> {
+        self.all()
+    }
+
+    fn replication_rule(&self, name: &str) -> Option<Arc<ReplicationRule>> {
+        self.get(name)
+    }
+
     fn proxy_projects(&self) -> Vec<Arc<ProxyProject>> {
         self.all()
     }

@@ -131,11 +131,16 @@ impl Site {
 
     /// Creates or changes a resource.
     pub fn apply<K: Declared>(&self, name: &str, spec: Value) {
+        self.apply_at::<K>(name, spec, Timestamp::now());
+    }
+
+    /// The same at another time.
+    pub fn apply_at<K: Declared>(&self, name: &str, spec: Value, now: Timestamp) {
         let mut manifests = self.manifests.lock().unwrap();
         let list = K::list(&mut manifests);
         list.retain(|object| object.meta().name.as_deref() != Some(name));
         list.push(resource(name, spec));
-        self.world.apply(&manifests, Timestamp::now());
+        self.world.apply(&manifests, now);
     }
 
     /// As [`apply`](Self::apply) for many, which are there with [`applied`](Self::applied).

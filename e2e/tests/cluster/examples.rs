@@ -1,6 +1,10 @@
 //! The manifests that a newcomer applies, and deletes again.
 
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use harbor_pilot_e2e::cluster::{Cluster, EXAMPLES, alone, shared};
 use serde_json::Value;
@@ -40,6 +44,20 @@ async fn deleting_the_examples_returns_at_once_leaves_harbor_as_it_is_and_applyi
     assert_eq!(before, after);
     let written: Vec<_> = cluster.harbor.writes().into_iter().filter(|write| write.method != "PUT").collect();
     assert!(written.is_empty(), "something was made or deleted again: {written:?}");
+}
+
+#[tokio::test]
+async fn the_api_server_takes_every_scenario_as_it_is() {
+    let cluster = shared().await.unwrap();
+    let scenarios = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("examples/scenarios");
+    for directory in fs::read_dir(&scenarios).unwrap().map(|entry| entry.unwrap().path()) {
+        let path = directory.display().to_string();
+        let arguments = ["apply", "--server-side", "--force-conflicts", "--dry-run=server", "-R", "-f", &path];
+        let taken = cluster.plane.kubectl(&arguments).await.unwrap().ok().unwrap();
+        // The Secret and the HarborInstance, and what the scenario is about.
+        assert!(taken.lines().count() >= 4, "{path}: {taken}");
+        assert!(taken.lines().all(|line| line.ends_with("serverside-applied (server dry run)")), "{path}: {taken}");
+    }
 }
 
 /// Names of what Harbor has.

@@ -92,9 +92,8 @@ async fn an_instance_whose_password_is_rotated_is_ready_again_within_seconds_and
     cluster.wait_for("Registry", "of-rotation", "Ready", "True Reconciled").await.unwrap();
 
     cluster.apply(&secret("instance-rotation", "admin", "c4nary-second")).await.unwrap();
-    for (kind, name) in [("HarborInstance", "rotation"), ("Registry", "of-rotation")] {
-        soon(&cluster, kind, name, "False HarborUnauthorized").await;
-    }
+    soon(&cluster, "HarborInstance", "rotation", "False HarborUnauthorized").await;
+    soon(&cluster, "Registry", "of-rotation", "False InstanceNotReady").await;
     cluster.apply(&secret("instance-rotation", "admin", "c4nary-first")).await.unwrap();
     soon(&cluster, "HarborInstance", "rotation", "True Healthy").await;
     soon(&cluster, "Registry", "of-rotation", "True Reconciled").await;

@@ -69,7 +69,7 @@ fn created(spec: &ReplicationRuleSpec) -> ReplicationPolicy {
 }
 
 fn marked(policy: ReplicationPolicy) -> Observed {
-    Observed { marked: Some(policy), named: None }
+    Observed { marked: Some(policy), ..Observed::default() }
 }
 
 fn drift(spec: &ReplicationRuleSpec, observed: &Observed) -> Vec<String> {

@@ -235,7 +235,7 @@ impl Core {
         self.try_call(method, registry, path, body).await.map_err(|failure| told(registry, path, failure))
     }
 
-    async fn try_call(
+    pub(super) async fn try_call(
         &self,
         method: Method,
         registry: &Registry,

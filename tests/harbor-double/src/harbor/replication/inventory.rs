@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use bytes::Bytes;
-use http::Method;
+use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::{
@@ -12,7 +12,7 @@ use super::{
     glob::specific,
     tables::Filter,
 };
-use crate::harbor::{Core, ecr, state::Registry};
+use crate::harbor::{Core, ecr, remote::Failure, state::Registry};
 
 impl Core {
     /// What the filters leave of what an end has.
@@ -155,8 +155,12 @@ impl Core {
             return Ok(project["registry_id"].as_i64().is_some());
         }
         let body = Bytes::from(json!({"project_name": name, "metadata": metadata}).to_string());
-        self.call(Method::POST, registry, "/api/v2.0/projects", Some(("application/json", body))).await?;
-        Ok(false)
+        let path = "/api/v2.0/projects";
+        match self.try_call(Method::POST, registry, path, Some(("application/json", body))).await {
+            // Another run of the moment made it.
+            Ok(_) | Err(Failure::Refused(StatusCode::CONFLICT, _)) => Ok(false),
+            Err(failure) => Err(told(registry, path, failure)),
+        }
     }
 
     /// All pages of a list of another Harbor.
