@@ -311,13 +311,13 @@ async fn of_two_resources_for_one_object_the_first_has_it_and_the_other_says_so(
     site.apply::<ReplicationRule>("other", json!({"source": source, "name": name, "adoption": "IfExists"}));
     let seen = site.reconcile::<Registry>("other").await;
     assert_eq!(seen.ready(), "False NameConflict");
-    assert!(seen.message().contains(&format!("belongs to Registry {name} of this cluster")), "{}", seen.message());
+    assert!(seen.message().contains(&format!("Registry {name} is older")), "{}", seen.message());
     let seen = site.reconcile::<ProxyProject>("other").await;
     assert_eq!(seen.ready(), "False NameConflict");
-    assert!(seen.message().contains(&format!("belongs to ProxyProject {name}")), "{}", seen.message());
+    assert!(seen.message().contains(&format!("ProxyProject {name} is older")), "{}", seen.message());
     let seen = site.reconcile::<ReplicationRule>("other").await;
     assert_eq!(seen.ready(), "False NameConflict");
-    assert!(seen.message().contains(&format!("belongs to ReplicationRule {name}")), "{}", seen.message());
+    assert!(seen.message().contains(&format!("ReplicationRule {name} is older")), "{}", seen.message());
     assert!(site.writes().is_none_or(|writes| writes == 0));
     trio.end().await;
 }
