@@ -1,6 +1,9 @@
 //! Requests, deadlines, paging and errors, the same for every operation.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use reqwest::{Method, StatusCode, header};
 use secrecy::{ExposeSecret, SecretString};
@@ -19,6 +22,9 @@ const MAX_BODY: usize = 16 << 20;
 /// Harbor probes an upstream within POST and PUT of a registry, and a dead one takes its time.
 const DEADLINE: Duration = Duration::from_secs(30);
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+/// How long a Harbor is left alone that says 429 and not for how long; and how long at most.
+const REST: Duration = Duration::from_secs(60);
+const LONGEST_REST: Duration = Duration::from_secs(600);
 
 /// A user or a robot account of Harbor.
 #[derive(Debug, Clone)]
@@ -54,6 +60,8 @@ struct Inner {
     http: reqwest::Client,
     credentials: Option<Credentials>,
     slots: Semaphore,
+    /// Until when Harbor wants to be left alone.
+    rest: Mutex<Option<Instant>>,
 }
 
 impl Client {
@@ -86,7 +94,15 @@ impl Client {
         }
         let http = http.build().map_err(|error| unusable(error.to_string()))?;
         let slots = Semaphore::new(usize::from(endpoint.max_concurrent_requests.max(1)));
-        Ok(Self { inner: Arc::new(Inner { base, http, credentials: endpoint.credentials.clone(), slots }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                base,
+                http,
+                credentials: endpoint.credentials.clone(),
+                slots,
+                rest: Mutex::default(),
+            }),
+        })
     }
 
     /// Whether the account is a user: each request of a user costs Harbor about 100 ms of CPU for the password hash.
@@ -177,13 +193,27 @@ impl Client {
         let work = async {
             // The semaphore is never closed, so the only way on is with a permit.
             let _slot = self.inner.slots.acquire().await.ok();
-            self.exchange(request, body).await
+            if let Some(left) = self.rest() {
+                return Err(Error::RateLimited { retry_after: Some(left.as_secs() + 1) });
+            }
+            let result = self.exchange(request, body).await;
+            if let Err(Error::RateLimited { retry_after }) = &result {
+                let rest = retry_after.map_or(REST, Duration::from_secs).min(LONGEST_REST);
+                *self.inner.rest.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + rest);
+            }
+            result
         };
         // Waiting for a slot counts: a caller wants to know in time, whatever the reason.
         match tokio::time::timeout(DEADLINE * 2, work).await {
             Ok(result) => result,
             Err(_) => Err(Error::Timeout { operation: request.to_string(), seconds: DEADLINE.as_secs() * 2 }),
         }
+    }
+
+    /// How long Harbor wants to be left alone: by all who share this client, for it counts them together.
+    fn rest(&self) -> Option<Duration> {
+        let until = (*self.inner.rest.lock().unwrap_or_else(PoisonError::into_inner))?;
+        until.checked_duration_since(Instant::now())
     }
 
     async fn exchange(&self, request: &Request<'_>, body: Option<&impl Serialize>) -> Result<Answer, Error> {

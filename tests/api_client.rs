@@ -1,0 +1,71 @@
+//! The client of Harbor's API against servers that behave badly.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use harbor_pilot::harbor::{Client, Endpoint, Error};
+
+/// A server that answers everything alike, and counts.
+async fn server(answer: impl Fn(usize) -> Response + Clone + Send + Sync + 'static) -> (Client, Arc<AtomicUsize>) {
+    harbor_pilot::tls::install_crypto_provider();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    let router = Router::new().fallback(move || {
+        let number = count.fetch_add(1, Ordering::SeqCst);
+        let answer = answer.clone();
+        async move { answer(number) }
+    });
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    let endpoint = Endpoint { url, ca_bundle: None, credentials: None, max_concurrent_requests: 4 };
+    (Client::new(&endpoint).unwrap(), asked)
+}
+
+#[tokio::test]
+async fn a_harbor_that_says_too_many_is_left_alone_by_all_for_as_long_as_it_says() {
+    let (client, asked) = server(|number| match number {
+        0 => (StatusCode::TOO_MANY_REQUESTS, [(header::RETRY_AFTER, "2")], "").into_response(),
+        _ => "[]".into_response(),
+    })
+    .await;
+    let error = client.registries().await.unwrap_err();
+    assert!(matches!(error, Error::RateLimited { retry_after: Some(2) }), "{error}");
+    let others = client.clone();
+    for _ in 0..5 {
+        let error = others.projects().await.unwrap_err();
+        assert!(matches!(error, Error::RateLimited { retry_after: Some(1..=2) }), "{error}");
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 1, "nothing is sent meanwhile");
+    tokio::time::sleep(Duration::from_millis(2100)).await;
+    assert!(others.projects().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_harbors_is_an_error_that_says_so() {
+    for body in ["<html><body>Please log in</body></html>", "[{\"id\": 1, \"na"] {
+        let (client, _) = server(move |_| body.into_response()).await;
+        let error = client.registries().await.unwrap_err();
+        assert!(matches!(error, Error::Malformed { .. }), "{body}: {error}");
+        assert!(error.to_string().contains("login page"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_list_without_end_is_read_to_a_bound() {
+    let page = format!("[{}]", vec![r#"{"id": 1, "name": "again"}"#; 100].join(","));
+    let (client, asked) = server(move |_| page.clone().into_response()).await;
+    let all = client.registries().await.unwrap();
+    assert_eq!((all.len(), asked.load(Ordering::SeqCst)), (100_000, 1000));
+}
