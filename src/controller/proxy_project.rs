@@ -382,7 +382,7 @@ async fn is_cut_short(
 ) -> bool {
     let born = project.metadata.creation_timestamp.as_ref().map(|time| time.0);
     let is_younger = born.zip(have.creation_time).is_some_and(|(born, made)| made >= born);
-    if have.repo_count > 0 || !is_younger {
+    if have.repo_count > 0 || !is_younger || kinds.yield_to_older(project).is_err() {
         return false;
     }
     let sight = Sight { now, freshness: Freshness::Asked(now) };

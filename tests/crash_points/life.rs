@@ -25,7 +25,7 @@ use crate::{
 /// Make, change, delete.
 pub const PHASES: usize = 3;
 /// No life takes longer.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Two registries with another password each.
 pub async fn upstreams() -> [Upstream; 2] {
