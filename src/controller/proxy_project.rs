@@ -1,15 +1,18 @@
 //! ProxyProject: observe → plan → apply → status, and the rule that the webhook follows.
 
-mod purge;
+mod apply;
+mod removal;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use k8s_openapi::jiff::Timestamp;
 
-use self::purge::Purge;
+pub use self::removal::finalize;
+
+use self::apply::apply;
 use super::{
-    Directory, Finalized, Kinds, Note, Outcome,
-    frame::{self, Frame},
+    Directory, Kinds, Note, Outcome,
+    frame::Frame,
     instances::{Connection, version},
     report::Failure,
     sight::Sight,
@@ -17,8 +20,8 @@ use super::{
 };
 use crate::{
     api::{
-        ConditionType, Conditions, CveAllowlist, DeletionPolicy, ManagementPolicy, ProxyProject, ProxyProjectStatus,
-        Reason, Registry, RewriteRuleStatus, StorageLimit, condition,
+        ConditionType, Conditions, CveAllowlist, ManagementPolicy, ProxyProject, ProxyProjectStatus, Reason, Registry,
+        RewriteRuleStatus, StorageLimit, condition,
     },
     harbor::{Error, Freshness, Seen, View, model},
     plan::{
@@ -48,28 +51,6 @@ pub async fn reconcile(kinds: &Kinds, project: &ProxyProject, now: Timestamp) ->
     }
     tell_conflicts(kinds.directory.as_ref(), project, &frame.status, &mut frame.conditions);
     frame.close()
-}
-
-/// A purge that has come this far goes on after this long.
-const GO_ON: Duration = Duration::from_secs(2);
-
-/// Deletes a ProxyProject's object in Harbor, for `deletionPolicy: Delete`, and what is in it, for `Purge`. Harbor keeps a
-/// project that holds repositories.
-pub async fn finalize(kinds: &Kinds, project: &ProxyProject, now: Timestamp) -> Finalized<ProxyProjectStatus> {
-    let name = project.harbor_name();
-    let words = match remove(kinds, project, now).await {
-        Ok(Removal::Done(notes)) => return Finalized::Done(notes),
-        Ok(Removal::Purging(left)) => return purging(project, now, left),
-        Ok(Removal::Kept(why)) => (Reason::NotEmpty, format!("project {name} in Harbor {why}")),
-        Err(Failure::Harbor(Error::Precondition { message })) => (
-            Reason::NotEmpty,
-            format!(
-                "project {name} in Harbor: {message}; delete its repositories there, or set spec.deletionPolicy: Purge to delete them with it"
-            ),
-        ),
-        Err(failure) => failure.into_words(),
-    };
-    frame::blocked(project, now, words)
 }
 
 fn tell_conflicts(
@@ -130,9 +111,7 @@ async fn bring(
     status.drift.clear();
     let mut created = look.id;
     for step in &plan.steps {
-        let applied = apply(&connection, step, created).await;
-        view.wrote_project(name, created);
-        created = applied?;
+        created = apply(&connection, name, step, created).await?;
         // What was created is told of, even if it cannot be marked.
         if matches!(step, plan::Step::Create(_)) {
             notes.push(Note::done(Reason::Reconciled, difference.done()));
@@ -274,137 +253,4 @@ fn allowlist(list: &CveAllowlist) -> model::CveAllowlist {
 fn rule(project: &ProxyProject, registry: &Registry, connection: &Connection) -> Result<RewriteRuleStatus, Refusal> {
     stated(project, registry, &connection.pull_host)
         .map_err(|error| Refusal { reason: Reason::InvalidSpec, message: error.to_string() })
-}
-
-async fn apply(connection: &Connection, step: &plan::Step, project: Option<i64>) -> Result<Option<i64>, Error> {
-    let client = &connection.client;
-    match step {
-        plan::Step::Create(new) => return client.create_project(new).await.map(Some),
-        plan::Step::Mark(existing, text) => {
-            if let Some(project_id) = existing.or(project) {
-                let label = model::Label {
-                    id: 0,
-                    name: plan::LABEL.to_owned(),
-                    description: text.clone(),
-                    scope: "p".to_owned(),
-                    project_id,
-                };
-                client.create_label(&label).await?;
-            }
-        }
-        plan::Step::Remark(id, label) => client.update_label(*id, label).await?,
-        plan::Step::Update(existing, update) => {
-            if let Some(id) = existing.or(project) {
-                client.update_project(id, update).await?;
-            }
-        }
-        plan::Step::Limit(id, bytes) => client.update_quota(*id, *bytes).await?,
-        plan::Step::Retention(step) => retain(connection, step).await?,
-        plan::Step::RetentionOfCreated(desired) => {
-            if let Some(id) = project
-                && let Some(step) = retention::step(desired, &client.project(id).await?, None, &mut Vec::new())
-            {
-                retain(connection, &step).await?;
-            }
-        }
-    }
-    Ok(project)
-}
-
-async fn retain(Connection { client, view, .. }: &Connection, step: &retention::Step) -> Result<(), Error> {
-    let (id, result) = match step {
-        retention::Step::Create(policy) => return client.create_retention(policy).await.map(drop),
-        retention::Step::Update(policy) => (policy.id, client.update_retention(policy).await),
-        retention::Step::Delete(id) => (*id, client.delete_retention(*id).await),
-    };
-    view.wrote_retention(id);
-    result
-}
-
-enum Removal {
-    Done(Vec<Note>),
-    /// So many repositories are left to be deleted.
-    Purging(usize),
-    /// Harbor keeps repositories, and why.
-    Kept(String),
-}
-
-async fn remove(kinds: &Kinds, project: &ProxyProject, now: Timestamp) -> Result<Removal, Failure> {
-    if project.spec.management_policy == ManagementPolicy::ObserveOnly {
-        return Ok(Removal::Done(Vec::new()));
-    }
-    let connection = kinds.connect(&project.spec.harbor_ref).await?;
-    let client = &connection.client;
-    let name = project.harbor_name();
-    let Some(have) = client.project_named(name).await? else {
-        return Ok(Removal::Done(Vec::new()));
-    };
-    let labels = client.project_labels(have.project_id).await?;
-    let label = labels.iter().find(|label| label.name == plan::LABEL);
-    let ours = match label {
-        Some(label) => Marker::split(&label.description).1 == Some(kinds.installation.marker(project)),
-        None => is_cut_short(kinds, &connection, project, &have, now).await,
-    };
-    if !ours {
-        let message = format!("project {name} in Harbor is not marked as ours and was left alone");
-        return Ok(Removal::Done(vec![Note::warning(Reason::AdoptionRequired, message)]));
-    }
-    let purges = project.spec.deletion_policy == DeletionPolicy::Purge;
-    if purges {
-        let purge = Purge::of(client, name).await?;
-        if purge.left > 0 {
-            return Ok(Removal::Purging(purge.left));
-        }
-        if let Some(why) = purge.refusals() {
-            return Ok(Removal::Kept(why));
-        }
-    }
-    let deleted = client.delete_project(have.project_id).await;
-    connection.view.wrote_project(name, Some(have.project_id));
-    match deleted {
-        // Somebody pulled an image meanwhile.
-        Err(Error::Precondition { .. }) if purges => {
-            return Ok(Removal::Purging(client.repositories(name).await?.len()));
-        }
-        result => result?,
-    }
-    Ok(Removal::Done(vec![Note::done(Reason::Reconciled, format!("deleted project {name} in Harbor"))]))
-}
-
-/// Whether it is a creation of ours that was cut short before it was marked: empty, of a registry that is ours, and made after
-/// the resource was.
-async fn is_cut_short(
-    kinds: &Kinds,
-    Connection { view, .. }: &Connection,
-    project: &ProxyProject,
-    have: &model::Project,
-    now: Timestamp,
-) -> bool {
-    let born = project.metadata.creation_timestamp.as_ref().map(|time| time.0);
-    let is_younger = born.zip(have.creation_time).is_some_and(|(born, made)| made >= born);
-    if have.repo_count > 0 || !is_younger || kinds.yield_to_older(project).is_err() {
-        return false;
-    }
-    let sight = Sight { now, freshness: Freshness::Asked(now) };
-    let reference = Reference { kinds, view, ahead: &Ahead::new(), sight };
-    let spec = &project.spec;
-    let registry = reference.registry(&spec.registry_ref.name, &spec.harbor_ref, "ProxyProject").await;
-    registry.is_ok_and(|(_, id)| have.registry_id == Some(id))
-}
-
-/// A purge that takes more than one look is told of once, and how far it has come stands in status.
-fn purging(project: &ProxyProject, now: Timestamp, left: usize) -> Finalized<ProxyProjectStatus> {
-    let name = project.harbor_name();
-    let message = format!("deleting the repositories of project {name} in Harbor: {left} are left");
-    match frame::blocked(project, now, (Reason::Progressing, message)) {
-        Finalized::Blocked(mut outcome) => {
-            let before = project.status.as_ref().map_or(&[][..], |status| status.conditions.as_slice());
-            let told = condition::find(before, ConditionType::DeletionBlocked);
-            if told.is_some_and(|told| told.reason == Reason::Progressing.to_string()) {
-                outcome.notes.clear();
-            }
-            Finalized::Blocked(Outcome { requeue: GO_ON, ..outcome })
-        }
-        done @ Finalized::Done(_) => done,
-    }
 }

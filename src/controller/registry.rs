@@ -60,7 +60,7 @@ async fn bring(
     if sight.is_too_old(look.at) && !look.is_settled(status.id) {
         look = self::look(kinds, registry, remembered, purpose, sight.closer().freshness).await?;
     }
-    let Connection { client, view, .. } = &look.connection;
+    let client = &look.connection.client;
     status.id = look.id;
     let plan = look.plan?;
     let difference = plan.difference(object(registry));
@@ -70,9 +70,7 @@ async fn bring(
     }
     status.drift.clear();
     for step in &plan.steps {
-        let applied = apply(client, step).await;
-        view.wrote_registry(&look.desired.name);
-        match applied {
+        match apply(&look.connection, &look.desired.name, step).await {
             Ok(id) => status.id = Some(id),
             Err(error) if error.is_unhealthy_registry() => {
                 let (reason, message) = diagnose(client, &look.desired).await;
@@ -202,10 +200,18 @@ fn specified(
     }
 }
 
-async fn apply(client: &Client, step: &plan::Step) -> Result<i64, Error> {
+async fn apply(Connection { client, view, .. }: &Connection, name: &str, step: &plan::Step) -> Result<i64, Error> {
     match step {
-        plan::Step::Create(new) => client.create_registry(new).await,
-        plan::Step::Update(id, update) => client.update_registry(*id, update).await.map(|()| *id),
+        plan::Step::Create(new) => {
+            let id = client.create_registry(new).await.inspect_err(|_| view.wrote_registry(name))?;
+            view.made_registry(plan::stored(new, id));
+            Ok(id)
+        }
+        plan::Step::Update(id, update) => {
+            let updated = client.update_registry(*id, update).await;
+            view.wrote_registry(name);
+            updated.map(|()| *id)
+        }
     }
 }
 

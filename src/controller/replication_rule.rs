@@ -190,12 +190,12 @@ async fn apply(
     match step {
         plan::Step::Create(content) => {
             let id = client.create_replication_policy(&content).await?;
-            view.wrote_policy(id, true);
+            view.made_policy(model::ReplicationPolicy { id, creation_time: None, content: content.clone() });
             Ok((id, content))
         }
         plan::Step::Update(id, content) => {
             let updated = client.update_replication_policy(id, &content).await;
-            view.wrote_policy(id, false);
+            view.wrote_policy(id);
             updated.map(|()| (id, content))
         }
     }
@@ -248,7 +248,7 @@ async fn remove(kinds: &Kinds, rule: &ReplicationRule, now: Timestamp) -> Result
         return Ok(Removal::Stopping(running.len()));
     }
     let deleted = client.delete_replication_policy(policy.id).await;
-    view.wrote_policy(policy.id, false);
+    view.wrote_policy(policy.id);
     deleted?;
     Ok(Removal::Done(vec![Note::done(Reason::Reconciled, format!("deleted replication policy {name} in Harbor"))]))
 }

@@ -174,6 +174,17 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Result<Plan<Step>, Refusa
     Ok(Plan { action, steps, drift })
 }
 
+/// What Harbor has once it took this, apart from the retention policy that it gives the project.
+pub fn stored(new: &model::NewProject, id: i64) -> model::Project {
+    model::Project {
+        project_id: id,
+        name: new.project_name.clone(),
+        registry_id: Some(new.registry_id),
+        metadata: new.metadata.clone(),
+        ..model::Project::default()
+    }
+}
+
 fn check_limit(desired: &Desired) -> Result<(), Refusal> {
     let takes = |limit| limit == StorageLimit::UNLIMITED || (1..=StorageLimit::MOST).contains(&limit);
     if desired.storage_limit.is_none_or(takes) {

@@ -139,6 +139,23 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Result<Plan<Step>, Refusa
     Ok(Plan { action, steps, drift })
 }
 
+/// What Harbor has once it took this.
+pub fn stored(new: &model::NewRegistry, id: i64) -> model::Registry {
+    let access_key = new.credential.as_ref().map(|credential| credential.access_key.clone()).unwrap_or_default();
+    model::Registry {
+        id,
+        name: new.name.clone(),
+        type_: new.type_.clone(),
+        url: normalised(&new.url),
+        description: new.description.clone(),
+        credential: model::RegistryCredential { access_key },
+        insecure: new.insecure,
+        ca_certificate: new.ca_certificate.clone().unwrap_or_default(),
+        // It was probed.
+        status: "healthy".to_owned(),
+    }
+}
+
 fn new_registry(desired: &Desired) -> model::NewRegistry {
     model::NewRegistry {
         name: desired.name.clone(),

@@ -1,7 +1,7 @@
 //! What a Harbor has, read by lists and shared by all who look: a look at a thousand resources costs pages, not resources.
 //!
 //! In: how recent an answer has to be ([`Freshness`]). Out: what Harbor has, and when that was read ([`Seen`]). Who writes to
-//! an object says so (`wrote_…`), and the next who asks for it asks Harbor.
+//! an object says so (`wrote_…`), and the next who asks for it asks Harbor; who made one says how it is (`made_…`).
 
 mod executions;
 mod listed;
@@ -169,6 +169,23 @@ impl View {
         self.executions.of(&self.source, policy, after, since).await
     }
 
+    /// A registry was made, and is taken to be so until the next list shows it.
+    pub fn made_registry(&self, registry: Registry) {
+        self.registries.put(registry, Timestamp::now());
+    }
+
+    /// A project was made, and is taken to be so until the next list shows it. Its quota is not known.
+    pub fn made_project(&self, project: Project) {
+        self.quotas.forget(project.project_id);
+        self.projects.put(project, Timestamp::now());
+    }
+
+    /// A replication policy was made, and is taken to be so until the next list shows it.
+    pub fn made_policy(&self, policy: ReplicationPolicy) {
+        self.executions.born(policy.id);
+        self.policies.put(policy, Timestamp::now());
+    }
+
     /// A registry was written to.
     pub fn wrote_registry(&self, name: &str) {
         self.registries.forget(name.to_owned());
@@ -187,12 +204,9 @@ impl View {
         self.retentions.forget(id);
     }
 
-    /// A replication policy was written to, or `created`.
-    pub fn wrote_policy(&self, id: i64, created: bool) {
+    /// A replication policy was written to.
+    pub fn wrote_policy(&self, id: i64) {
         self.policies.forget(id);
-        if created {
-            self.executions.born(id);
-        }
     }
 
     /// An execution was started.

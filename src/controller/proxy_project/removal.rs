@@ -1,0 +1,131 @@
+//! What becomes of a ProxyProject's object in Harbor when its resource is deleted.
+
+mod purge;
+
+use std::time::Duration;
+
+use k8s_openapi::jiff::Timestamp;
+
+use self::purge::Purge;
+use super::super::{
+    Finalized, Kinds, Note, Outcome, frame,
+    instances::Connection,
+    report::Failure,
+    sight::Sight,
+    upstream::{Ahead, Reference},
+};
+use crate::{
+    api::{ConditionType, DeletionPolicy, ManagementPolicy, ProxyProject, ProxyProjectStatus, Reason, condition},
+    harbor::{Error, Freshness, model},
+    plan::{marker::Marker, project as plan},
+};
+
+/// A purge that has come this far goes on after this long.
+const GO_ON: Duration = Duration::from_secs(2);
+
+/// Deletes a ProxyProject's object in Harbor, for `deletionPolicy: Delete`, and what is in it, for `Purge`. Harbor keeps a
+/// project that holds repositories.
+pub async fn finalize(kinds: &Kinds, project: &ProxyProject, now: Timestamp) -> Finalized<ProxyProjectStatus> {
+    let name = project.harbor_name();
+    let words = match remove(kinds, project, now).await {
+        Ok(Removal::Done(notes)) => return Finalized::Done(notes),
+        Ok(Removal::Purging(left)) => return purging(project, now, left),
+        Ok(Removal::Kept(why)) => (Reason::NotEmpty, format!("project {name} in Harbor {why}")),
+        Err(Failure::Harbor(Error::Precondition { message })) => (
+            Reason::NotEmpty,
+            format!(
+                "project {name} in Harbor: {message}; delete its repositories there, or set spec.deletionPolicy: Purge to delete them with it"
+            ),
+        ),
+        Err(failure) => failure.into_words(),
+    };
+    frame::blocked(project, now, words)
+}
+
+enum Removal {
+    Done(Vec<Note>),
+    /// So many repositories are left to be deleted.
+    Purging(usize),
+    /// Harbor keeps repositories, and why.
+    Kept(String),
+}
+
+async fn remove(kinds: &Kinds, project: &ProxyProject, now: Timestamp) -> Result<Removal, Failure> {
+    if project.spec.management_policy == ManagementPolicy::ObserveOnly {
+        return Ok(Removal::Done(Vec::new()));
+    }
+    let connection = kinds.connect(&project.spec.harbor_ref).await?;
+    let client = &connection.client;
+    let name = project.harbor_name();
+    let Some(have) = client.project_named(name).await? else {
+        return Ok(Removal::Done(Vec::new()));
+    };
+    let labels = client.project_labels(have.project_id).await?;
+    let label = labels.iter().find(|label| label.name == plan::LABEL);
+    let ours = match label {
+        Some(label) => Marker::split(&label.description).1 == Some(kinds.installation.marker(project)),
+        None => is_cut_short(kinds, &connection, project, &have, now).await,
+    };
+    if !ours {
+        let message = format!("project {name} in Harbor is not marked as ours and was left alone");
+        return Ok(Removal::Done(vec![Note::warning(Reason::AdoptionRequired, message)]));
+    }
+    let purges = project.spec.deletion_policy == DeletionPolicy::Purge;
+    if purges {
+        let purge = Purge::of(client, name).await?;
+        if purge.left > 0 {
+            return Ok(Removal::Purging(purge.left));
+        }
+        if let Some(why) = purge.refusals() {
+            return Ok(Removal::Kept(why));
+        }
+    }
+    let deleted = client.delete_project(have.project_id).await;
+    connection.view.wrote_project(name, Some(have.project_id));
+    match deleted {
+        // Somebody pulled an image meanwhile.
+        Err(Error::Precondition { .. }) if purges => {
+            return Ok(Removal::Purging(client.repositories(name).await?.len()));
+        }
+        result => result?,
+    }
+    Ok(Removal::Done(vec![Note::done(Reason::Reconciled, format!("deleted project {name} in Harbor"))]))
+}
+
+/// Whether it is a creation of ours that was cut short before it was marked: empty, of a registry that is ours, and made after
+/// the resource was.
+async fn is_cut_short(
+    kinds: &Kinds,
+    Connection { view, .. }: &Connection,
+    project: &ProxyProject,
+    have: &model::Project,
+    now: Timestamp,
+) -> bool {
+    let born = project.metadata.creation_timestamp.as_ref().map(|time| time.0);
+    let is_younger = born.zip(have.creation_time).is_some_and(|(born, made)| made >= born);
+    if have.repo_count > 0 || !is_younger || kinds.yield_to_older(project).is_err() {
+        return false;
+    }
+    let sight = Sight { now, freshness: Freshness::Asked(now) };
+    let reference = Reference { kinds, view, ahead: &Ahead::new(), sight };
+    let spec = &project.spec;
+    let registry = reference.registry(&spec.registry_ref.name, &spec.harbor_ref, "ProxyProject").await;
+    registry.is_ok_and(|(_, id)| have.registry_id == Some(id))
+}
+
+/// A purge that takes more than one look is told of once, and how far it has come stands in status.
+fn purging(project: &ProxyProject, now: Timestamp, left: usize) -> Finalized<ProxyProjectStatus> {
+    let name = project.harbor_name();
+    let message = format!("deleting the repositories of project {name} in Harbor: {left} are left");
+    match frame::blocked(project, now, (Reason::Progressing, message)) {
+        Finalized::Blocked(mut outcome) => {
+            let before = project.status.as_ref().map_or(&[][..], |status| status.conditions.as_slice());
+            let told = condition::find(before, ConditionType::DeletionBlocked);
+            if told.is_some_and(|told| told.reason == Reason::Progressing.to_string()) {
+                outcome.notes.clear();
+            }
+            Finalized::Blocked(Outcome { requeue: GO_ON, ..outcome })
+        }
+        done @ Finalized::Done(_) => done,
+    }
+}
