@@ -3,9 +3,10 @@
 use std::{
     collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use k8s_openapi::{api::core::v1::Namespace, jiff::Timestamp};
 use kube::{
     Api, Client,
@@ -20,6 +21,9 @@ use crate::{
     policy::Finding,
     rewrite,
 };
+
+/// Changes that come within this time count as one.
+const TOGETHER: Duration = Duration::from_millis(50);
 
 /// Follows ProxyProjects alone until dropped, for those who ask where images are and not whose they are. Calls `changed`
 /// after each change, for the first time when the first list is complete.
@@ -41,6 +45,9 @@ pub(super) fn follow_projects(
             if changes.next().await.is_none() {
                 return;
             }
+            // Where thousands change at once, the rules are made anew for many of them together.
+            tokio::time::sleep(TOGETHER).await;
+            while let Some(Some(_)) = changes.next().now_or_never() {}
         }
     }
 }

@@ -134,15 +134,16 @@ pub(super) fn whenever(wake: Arc<Notify>) -> impl Stream<Item = ()> + Send + 'st
 
 /// Whether a project may have a conflict now, or be rid of one, because another one changed.
 fn is_concerned(project: &ProxyProject, changed: &ProxyProject) -> bool {
-    let matches = |project: &ProxyProject| {
-        let rule = project.status.as_ref().and_then(|status| status.rewrite.clone());
-        rule.map(|rule| rule.matches).unwrap_or_default()
-    };
     let conditions = project.status.as_ref().map_or(&[][..], |status| &status.conditions);
     let own = matches(project);
     project.metadata.name != changed.metadata.name
         && (condition::is_true(conditions, ConditionType::RewriteConflict)
             || matches(changed).iter().any(|matched| own.contains(matched)))
+}
+
+fn matches(project: &ProxyProject) -> &[String] {
+    let rule = project.status.as_ref().and_then(|status| status.rewrite.as_ref());
+    rule.map_or(&[], |rule| &rule.matches)
 }
 
 /// The instance of a resource for which Harbor did not answer.

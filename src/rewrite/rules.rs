@@ -2,6 +2,7 @@
 
 mod finding;
 mod host;
+mod reach;
 mod target;
 
 use std::borrow::Cow;
@@ -13,6 +14,7 @@ use crate::api::proxy_project::{RewriteMode, RewriteTerms};
 use crate::image::{DOCKER_HUB, ImageRef};
 
 pub use self::finding::Finding;
+pub(super) use self::reach::Reach;
 pub use self::target::Target;
 
 /// One rule as a ProxyProject states it.

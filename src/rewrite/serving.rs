@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
+use super::rules::Reach;
 use super::{Finding, Rule, Rules};
 use crate::api::condition::find;
 use crate::api::{ConditionType, HarborInstance, ProxyProject, Reason, RewriteRuleStatus};
@@ -27,8 +28,12 @@ pub fn conflicts<'a>(
     project: &ProxyProject,
     rule: &RewriteRuleStatus,
 ) -> Vec<Finding> {
+    // Each project is asked for its neighbours: to compile all rules each time would take the square of their number.
+    let reach = Reach::of(&rule.matches);
     let others = projects.into_iter().filter(|other| other.metadata.name != project.metadata.name);
-    let others = others.filter_map(|other| Some(rule_of(other, other.serving_rule()?, false)));
+    let others = others.filter_map(|other| Some((other, other.serving_rule()?)));
+    let neighbours = others.filter(|(_, other)| reach.meets(&other.matches, &other.host));
+    let others = neighbours.map(|(other, serving)| rule_of(other, serving, false));
     let own = rule_of(project, rule, false);
     let name = own.name.clone();
     let compiled = Rules::compile(others.chain([own]));
@@ -100,6 +105,42 @@ mod tests {
         assert_eq!(rewritten(&[project("hub", false, false)]), None);
         assert_eq!(rewritten(&[project("hub", true, true)]), None);
         assert_eq!(rewritten(&[project("hub", false, true)]).unwrap(), "harbor.example.com/hub/library/nginx");
+    }
+
+    fn told(name: &str, created: i64, matches: &[&str], host: &str) -> ProxyProject {
+        let created = Timestamp::from_second(1_800_000_000 + created).unwrap().to_string();
+        serde_json::from_value(json!({
+            "apiVersion": "harbor-pilot.dev/v1alpha1", "kind": "ProxyProject",
+            "metadata": {"name": name, "creationTimestamp": created}, "spec": {"registryRef": {"name": "hub"}},
+            "status": {"rewrite": {"matches": matches, "host": host, "project": name,
+                       "target": format!("{host}/{name}"), "generation": 1}},
+        }))
+        .unwrap()
+    }
+
+    proptest::proptest! {
+        /// Of all findings there are, each project is told its own, although not all rules are compiled for it.
+        #[test]
+        fn each_project_is_told_of_all_its_neighbours(
+            projects in proptest::collection::vec(
+                (0..3_i64, proptest::collection::vec(0..7_usize, 1..4), 0..3_usize), 1..8,
+            ),
+        ) {
+            const MATCHES: [&str; 7] =
+                ["docker.io", "index.docker.io", "GHCR.io", "ghcr.io/acme", "harbor.corp", "other.corp/x", "nonsense"];
+            const HOSTS: [&str; 3] = ["harbor.corp", "Other.corp", "bad host"];
+            let projects: Vec<ProxyProject> = projects.iter().enumerate().map(|(index, (created, matches, host))| {
+                let matches: Vec<&str> = matches.iter().map(|index| MATCHES[*index]).collect();
+                told(&format!("p{index}"), *created, &matches, HOSTS[*host])
+            }).collect();
+            let all = serving(&projects, |_| false);
+            for project in &projects {
+                let name = project.metadata.name.as_deref().unwrap();
+                let own: Vec<_> = all.findings().iter().filter(|finding| finding.rule() == name).cloned().collect();
+                let rule = project.serving_rule().unwrap();
+                proptest::prop_assert_eq!(conflicts(&projects, project, rule), own);
+            }
+        }
     }
 
     fn instance(name: &str, status: &str, reason: &str, since: &str) -> HarborInstance {
