@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use kube::{
-    Api, Client,
+    Api, Client, ResourceExt,
     runtime::{
         Controller, WatchStreamExt,
         controller::Config,
@@ -42,7 +42,9 @@ pub(super) fn controller<K: Managed>(client: &Client, config: Config) -> (Contro
     let (store, writer) = reflector::store();
     let sender = broadcast::Sender::new(BACKLOG);
     let told = sender.clone();
-    let events = watcher(Api::<K>::all(client.clone()), watcher::Config::default()).reflect(writer);
+    let events = watcher(Api::<K>::all(client.clone()), watcher::Config::default());
+    // Who owns which field takes more memory than the fields, and nobody here asks.
+    let events = events.modify(|object| object.managed_fields_mut().clear()).reflect(writer);
     // By now the store has it, so that followers find there what they are told of.
     let events = events.inspect_ok(move |event| tell(&told, event));
     let controller = Controller::for_stream(events.applied_objects(), store).with_config(config);
