@@ -67,7 +67,7 @@ struct Watched {
 }
 
 impl Secrets {
-    /// Reads in this namespace. Nothing is watched until [`Secrets::follow`] is polled.
+    /// Reads in this namespace. Nothing is watched until it is followed.
     pub fn new(client: Client, namespace: &str) -> Self {
         Self {
             api: Api::namespaced(client.clone(), namespace),
