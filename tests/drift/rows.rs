@@ -31,7 +31,7 @@ pub const UNMANAGED_OF_PROJECT: &[Unmanaged] = &[
 pub const UNMANAGED_OF_RULE: &[Unmanaged] = &[("afterScan", "says what we do")];
 
 /// What values of a table depend on.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Place {
     pub name: String,
     pub marker: String,

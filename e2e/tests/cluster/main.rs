@@ -6,6 +6,7 @@ mod admission;
 mod command_line;
 mod crashes;
 mod examples;
+mod fields;
 mod health;
 mod image_fields;
 mod instance;

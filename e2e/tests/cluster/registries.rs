@@ -15,7 +15,7 @@ fn with_credentials(name: &str, upstream: &Upstream) -> Value {
 }
 
 /// Events about an object, as `kubectl get events` has them: `type reason ×count`, and the message.
-async fn events(cluster: &Cluster, kind: &str, name: &str) -> Vec<(String, String)> {
+pub(crate) async fn events(cluster: &Cluster, kind: &str, name: &str) -> Vec<(String, String)> {
     let selector = format!("involvedObject.kind={kind},involvedObject.name={name}");
     let arguments = ["get", "events", "-n", "default", "--field-selector", &selector, "-o", "json"];
     let text = cluster.plane.kubectl(&arguments).await.unwrap().ok().unwrap();
