@@ -15,7 +15,7 @@ use super::{
     frame::Frame,
     instances::{Connection, version},
     report::Failure,
-    sight::Sight,
+    sight::{Sight, is_settled},
     upstream::{Ahead, Reference},
 };
 use crate::{
@@ -93,7 +93,7 @@ async fn bring(
     let trusted = status.id.filter(|_| status.drift.is_empty() && !was_refused(project));
     let ahead = Ahead::new();
     let mut look = look(kinds, &connection, project, &ahead, trusted, sight).await?;
-    if sight.is_too_old(look.at) && !look.is_settled(status.id) {
+    if sight.is_too_old(look.at) && !is_settled(&look.plan, status.id) {
         look = self::look(kinds, &connection, project, &ahead, trusted, sight.closer()).await?;
     }
     if look.plan.is_err() && status.id != look.id {
@@ -142,17 +142,6 @@ pub(super) struct Look {
     pub(super) plan: Result<Plan<plan::Step>, Refusal>,
     /// What it promises once it serves.
     rule: RewriteRuleStatus,
-}
-
-impl Look {
-    /// Whether nothing is to be done; or nothing but to create what nobody remembers, of which Harbor takes only one.
-    fn is_settled(&self, remembered: Option<i64>) -> bool {
-        match self.plan.as_ref().map(|plan| plan.action) {
-            Ok(Action::Nothing) => true,
-            Ok(Action::Create) => remembered.is_none(),
-            _ => false,
-        }
-    }
 }
 
 /// What the ProxyProject is called in Harbor.

@@ -7,12 +7,12 @@ use super::{
     frame::{self, Frame},
     instances::{Connection, Unusable, read_secret, version},
     report::Failure,
-    sight::Sight,
+    sight::{Sight, is_settled},
 };
 use crate::{
     api::{ManagementPolicy, Reason, Registry, RegistryStatus},
     harbor::{Client, Credentials, Error, Freshness, Seen, model},
-    plan::{Action, Plan, Refusal, marker::Marker, registry as plan},
+    plan::{Plan, Refusal, marker::Marker, registry as plan},
 };
 
 /// Brings a Registry's object in Harbor to what its spec says.
@@ -57,7 +57,7 @@ async fn bring(
     let purpose = if writes { Purpose::Write } else { Purpose::Observe };
     let remembered = status.credentials_revision.clone();
     let mut look = look(kinds, registry, remembered.clone(), purpose, sight.freshness).await?;
-    if sight.is_too_old(look.at) && !look.is_settled(status.id) {
+    if sight.is_too_old(look.at) && !is_settled(&look.plan, status.id) {
         look = self::look(kinds, registry, remembered, purpose, sight.closer().freshness).await?;
     }
     let client = &look.connection.client;
@@ -107,17 +107,6 @@ pub(super) struct Look {
     pub(super) plan: Result<Plan<plan::Step>, Refusal>,
     /// What could not be compared.
     pub(super) remarks: Vec<String>,
-}
-
-impl Look {
-    /// Whether nothing is to be done; or nothing but to create what nobody remembers, of which Harbor takes only one.
-    fn is_settled(&self, remembered: Option<i64>) -> bool {
-        match self.plan.as_ref().map(|plan| plan.action) {
-            Ok(Action::Nothing) => true,
-            Ok(Action::Create) => remembered.is_none(),
-            _ => false,
-        }
-    }
 }
 
 /// What the Registry is called in Harbor.

@@ -8,7 +8,10 @@ use std::{
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
-use crate::harbor::Freshness;
+use crate::{
+    harbor::Freshness,
+    plan::{Action, Plan, Refusal},
+};
 
 /// What was read so long ago is good enough to write.
 pub(super) const FRESH: SignedDuration = SignedDuration::from_secs(5);
@@ -33,6 +36,15 @@ impl Sight {
     /// Whether what was read at this time is too old to write by.
     pub(super) fn is_too_old(self, at: Timestamp) -> bool {
         at < self.now - FRESH
+    }
+}
+
+/// Whether by such a plan nothing is to be done; or nothing but to create what nobody remembers, of which Harbor takes only one.
+pub(super) fn is_settled<Step>(plan: &Result<Plan<Step>, Refusal>, remembered: Option<i64>) -> bool {
+    match plan.as_ref().map(|plan| plan.action) {
+        Ok(Action::Nothing) => true,
+        Ok(Action::Create) => remembered.is_none(),
+        _ => false,
     }
 }
 
