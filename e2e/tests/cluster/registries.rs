@@ -162,3 +162,42 @@ async fn a_registry_that_a_project_uses_is_deleted_once_it_is_free_and_says_unti
         assert!(status == 404 || status == 403 || found == json!([]), "{path}: {status} {found}");
     }
 }
+
+#[tokio::test]
+async fn what_somebody_made_in_harbor_is_left_alone_until_its_resource_may_adopt_it() {
+    let cluster = shared().await.unwrap();
+    let upstream = Upstream::builder().start().await;
+    let made = json!({"name": "adopted", "type": "docker-registry", "url": upstream.url(), "description": "by hand"});
+    assert_eq!(cluster.harbor.by_hand("POST", "/registries", Some(made)).await.0, 201);
+    let found = async || {
+        let list = cluster.harbor.by_hand("GET", "/registries?q=name%3Dadopted", None).await.1;
+        assert_eq!(list.as_array().unwrap().len(), 1, "{list}");
+        list[0].clone()
+    };
+    let id = found().await["id"].as_i64().unwrap();
+    let made = json!({"project_name": "adopted", "registry_id": id, "metadata": {"public": "true"}});
+    assert_eq!(cluster.harbor.by_hand("POST", "/projects", Some(made)).await.0, 201);
+
+    cluster.apply(&registry("adopted", &upstream.url())).await.unwrap();
+    cluster.apply(&proxy_project("adopted")).await.unwrap();
+    let refused = cluster.wait_for("Registry", "adopted", "Ready", "False AdoptionRequired").await.unwrap();
+    assert!(message_of(&refused, "Ready").contains("spec.adoption: IfExists"), "{refused:#}");
+    cluster.wait_for("ProxyProject", "adopted", "Ready", "False RegistryNotReady").await.unwrap();
+    assert_eq!(found().await["description"], "by hand");
+
+    for mut object in [registry("adopted", &upstream.url()), proxy_project("adopted")] {
+        object["spec"]["adoption"] = json!("IfExists");
+        cluster.apply(&object).await.unwrap();
+    }
+    let adopted = cluster.wait_for("Registry", "adopted", "Ready", "True Reconciled").await.unwrap();
+    assert_eq!(adopted["status"]["id"].as_i64(), Some(id));
+    cluster.wait_for("ProxyProject", "adopted", "Ready", "True Reconciled").await.unwrap();
+    let description = found().await["description"].to_string();
+    assert!(
+        description.contains("by hand [harbor-pilot ") && description.contains("/Registry/adopted]"),
+        "{description}"
+    );
+    let told = events(&cluster, "Registry", "adopted").await;
+    assert!(told.iter().any(|(_, message)| message.contains("adopted registry adopted")), "{told:?}");
+    cluster.forget("adopted").await.unwrap();
+}
