@@ -2,12 +2,12 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Mutex, MutexGuard},
+    sync::MutexGuard,
 };
 
 use k8s_openapi::jiff::Timestamp;
 
-use super::Source;
+use super::{Source, shared::Shared};
 use crate::harbor::{Client, Error, model::ReplicationExecution};
 
 /// Pages that are read at most to find where the last look ended. What lies behind is asked for policy by policy.
@@ -20,9 +20,7 @@ const A_FEW: usize = 5;
 /// What is known of the executions of one Harbor.
 #[derive(Debug, Default)]
 pub(super) struct Executions {
-    known: Mutex<Known>,
-    /// Held while the list is being read.
-    reading: tokio::sync::Mutex<()>,
+    known: Shared<Known>,
 }
 
 #[derive(Debug, Default)]
@@ -77,25 +75,15 @@ impl Executions {
     /// Reads the list, unless it was read at `since` or later.
     async fn follow(&self, source: &Source, since: Timestamp) -> Result<(), Error> {
         let is_fresh = |known: &Known| known.begun.is_some_and(|begun| begun >= since);
-        if is_fresh(&self.lock()) {
-            return Ok(());
-        }
-        let _reading = self.reading.lock().await;
-        let (fresh, until) = {
-            let known = self.lock();
-            (is_fresh(&known), (known.top > 0).then_some(known.top))
+        let read = async {
+            let top = self.lock().top;
+            source.guarded(newest(&source.client, (top > 0).then_some(top))).await
         };
-        if fresh {
-            return Ok(());
-        }
-        let begun = Timestamp::now();
-        let (found, ended) = source.guarded(newest(&source.client, until)).await?;
-        self.lock().merge(begun, found, ended);
-        Ok(())
+        self.known.refresh(is_fresh, read, |known, begun, (found, ended)| known.merge(begun, found, ended)).await
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
-        super::lock(&self.known)
+        self.known.lock()
     }
 }
 

@@ -4,12 +4,12 @@ use std::{
     collections::HashMap,
     fmt::Debug,
     hash::Hash,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, MutexGuard},
 };
 
 use k8s_openapi::jiff::Timestamp;
 
-use super::{Freshness, Seen, Source};
+use super::{Freshness, Seen, Source, shared::Shared};
 use crate::harbor::{Client, Error};
 
 /// What Harbor has lists of.
@@ -30,9 +30,7 @@ pub(super) trait Listing: Debug + Send + Sync + Sized + 'static {
 /// A list, and what was learnt of single items since it was read.
 #[derive(Debug)]
 pub(super) struct Listed<T: Listing> {
-    known: Mutex<Known<T>>,
-    /// Held while the list is being read: who comes meanwhile waits for it, and reads nothing.
-    reading: tokio::sync::Mutex<()>,
+    known: Shared<Known<T>>,
 }
 
 #[derive(Debug)]
@@ -62,7 +60,7 @@ enum Found<T> {
 
 impl<T: Listing> Default for Listed<T> {
     fn default() -> Self {
-        Self { known: Mutex::default(), reading: tokio::sync::Mutex::default() }
+        Self { known: Shared::default() }
     }
 }
 
@@ -118,17 +116,7 @@ impl<T: Listing> Listed<T> {
     /// Reads the list, unless one is known that began at `since` or later.
     async fn read(&self, source: &Source, since: Timestamp) -> Result<(), Error> {
         let is_fresh = |known: &Known<T>| known.begun.is_some_and(|begun| begun >= since);
-        if is_fresh(&self.lock()) {
-            return Ok(());
-        }
-        let _reading = self.reading.lock().await;
-        if is_fresh(&self.lock()) {
-            return Ok(());
-        }
-        let begun = Timestamp::now();
-        let items = source.guarded(T::all(&source.client)).await?;
-        self.lock().replace(begun, items);
-        Ok(())
+        self.known.refresh(is_fresh, source.guarded(T::all(&source.client)), Known::replace).await
     }
 
     async fn ask(&self, source: &Source, key: &T::Key) -> Result<Seen<T>, Error> {
@@ -139,7 +127,7 @@ impl<T: Listing> Listed<T> {
     }
 
     fn lock(&self) -> MutexGuard<'_, Known<T>> {
-        super::lock(&self.known)
+        self.known.lock()
     }
 }
 

@@ -6,6 +6,7 @@
 mod executions;
 mod listed;
 mod retentions;
+mod shared;
 
 use std::{
     collections::HashSet,
@@ -19,6 +20,7 @@ use self::{
     executions::Executions,
     listed::{Listed, Listing},
     retentions::Retentions,
+    shared::Shared,
 };
 use super::{
     Client, Error,
@@ -66,9 +68,7 @@ pub struct View {
     policies: Listed<ReplicationPolicy>,
     retentions: Retentions,
     executions: Executions,
-    unhealthy: Mutex<Unhealthy>,
-    /// Held while Harbor is asked for these.
-    asking: tokio::sync::Mutex<()>,
+    unhealthy: Shared<Unhealthy>,
 }
 
 /// Names of registries whose upstreams Harbor calls unhealthy.
@@ -89,8 +89,7 @@ impl View {
             policies: Listed::default(),
             retentions: Retentions::default(),
             executions: Executions::default(),
-            unhealthy: Mutex::default(),
-            asking: tokio::sync::Mutex::default(),
+            unhealthy: Shared::default(),
         }
     }
 
@@ -103,7 +102,7 @@ impl View {
         self.policies.clear();
         self.retentions.clear();
         self.executions.clear();
-        *lock(&self.unhealthy) = Unhealthy::default();
+        *self.unhealthy.lock() = Unhealthy::default();
     }
 
     /// The registry of that name. Its `status` is never older than half a minute, however old the rest may be.
@@ -216,25 +215,16 @@ impl View {
 
     /// Harbor calls an upstream unhealthy, and proxies nothing of it, until its own next check; one request tells of all such.
     async fn hear_of_unhealthy(&self) -> Result<(), Error> {
-        if self.has_heard() {
-            return Ok(());
-        }
-        let _asking = self.asking.lock().await;
-        if self.has_heard() {
-            return Ok(());
-        }
-        let asked = Timestamp::now();
-        let found = self.source.guarded(self.source.client.unhealthy_registries()).await?;
-        let names: HashSet<String> = found.iter().map(|registry| registry.name.clone()).collect();
-        let mut unhealthy = lock(&self.unhealthy);
-        unhealthy.names.difference(&names).for_each(|well_again| self.registries.forget(well_again.clone()));
-        found.into_iter().for_each(|registry| self.registries.put(registry, asked));
-        *unhealthy = Unhealthy { asked: Some(asked), names };
-        Ok(())
-    }
-
-    fn has_heard(&self) -> bool {
-        lock(&self.unhealthy).asked.is_some_and(|asked| Timestamp::now().duration_since(asked).abs() < HEALTH)
+        let is_fresh =
+            |known: &Unhealthy| known.asked.is_some_and(|asked| Timestamp::now().duration_since(asked).abs() < HEALTH);
+        let read = self.source.guarded(self.source.client.unhealthy_registries());
+        let take = |known: &mut Unhealthy, asked, found: Vec<Registry>| {
+            let names: HashSet<String> = found.iter().map(|registry| registry.name.clone()).collect();
+            known.names.difference(&names).for_each(|well_again| self.registries.forget(well_again.clone()));
+            found.into_iter().for_each(|registry| self.registries.put(registry, asked));
+            *known = Unhealthy { asked: Some(asked), names };
+        };
+        self.unhealthy.refresh(is_fresh, read, take).await
     }
 }
 

@@ -1,0 +1,65 @@
+//! What many want to know and one reads.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use k8s_openapi::jiff::Timestamp;
+
+use crate::harbor::Error;
+
+/// Something that is read of Harbor, by one at a time: who comes meanwhile waits for that, and reads nothing.
+#[derive(Debug, Default)]
+pub(super) struct Shared<T> {
+    known: Mutex<T>,
+    reading: tokio::sync::Mutex<()>,
+}
+
+impl<T> Shared<T> {
+    /// What is known. What a panic left behind is as good as before.
+    pub(super) fn lock(&self) -> MutexGuard<'_, T> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads anew unless what is known is fresh, and has `take` put that into what is known, with the time at which the reading
+    /// began.
+    pub(super) async fn refresh<R>(
+        &self,
+        is_fresh: impl Fn(&T) -> bool,
+        read: impl Future<Output = Result<R, Error>>,
+        take: impl FnOnce(&mut T, Timestamp, R),
+    ) -> Result<(), Error> {
+        if is_fresh(&self.lock()) {
+            return Ok(());
+        }
+        let _reading = self.reading.lock().await;
+        if is_fresh(&self.lock()) {
+            return Ok(());
+        }
+        let begun = Timestamp::now();
+        let found = read.await?;
+        take(&mut self.lock(), begun, found);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn of_many_who_ask_at_once_one_reads_and_a_failure_is_not_kept() {
+        let shared = Shared::<Option<u32>>::default();
+        let reads = std::sync::atomic::AtomicU32::new(0);
+        let ask = |result: Result<u32, Error>| {
+            let read = async {
+                tokio::task::yield_now().await;
+                reads.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                result
+            };
+            shared.refresh(Option::is_some, read, |known, _, found| *known = Some(found))
+        };
+        assert!(ask(Err(Error::Endpoint("away".to_owned()))).await.is_err());
+        let (first, second, third) = tokio::join!(ask(Ok(1)), ask(Ok(2)), ask(Ok(3)));
+        assert!(first.is_ok() && second.is_ok() && third.is_ok());
+        assert_eq!((*shared.lock(), reads.into_inner()), (Some(1), 2));
+    }
+}
