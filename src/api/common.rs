@@ -18,6 +18,14 @@ pub fn token<'a>(metadata: &'a ObjectMeta, annotation: &str) -> Option<&'a str> 
     token.get(..end).filter(|token| !token.is_empty())
 }
 
+/// Whether [`RECONCILE_NOW`] has another value than `last` had, which has it now. No value asks for nothing.
+pub fn is_asked_for(metadata: &ObjectMeta, last: &mut Option<String>) -> bool {
+    let token = token(metadata, RECONCILE_NOW);
+    let asked_for = token.is_some() && token != last.as_deref();
+    *last = token.map(str::to_owned);
+    asked_for
+}
+
 /// Which HarborInstance a resource belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]

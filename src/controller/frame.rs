@@ -92,11 +92,9 @@ impl<'a, K: Framed> Frame<'a, K> {
         let common = K::common(&mut status);
         *common.observed_generation = generation;
         let beat = Beat::at(now, terms.interval, (&kinds.installation.0, &terms.harbor.name));
-        let token = common::token(object.meta(), common::RECONCILE_NOW);
-        let asked_for = token.is_some() && token != common.last_reconcile_token.as_deref();
+        let asked_for = common::is_asked_for(object.meta(), common.last_reconcile_token);
         let freshness = if asked_for { Freshness::Asked(now) } else { Freshness::Listed(beat.last) };
         let sight = Sight { now, freshness };
-        *common.last_reconcile_token = token.map(str::to_owned);
         let before = std::mem::take(common.conditions);
         let mut conditions = Conditions::from_status(&before, generation, now);
         conditions.remove(ConditionType::DeletionBlocked);

@@ -22,11 +22,9 @@ pub async fn reconcile(
     let before = std::mem::take(&mut old.conditions);
     let generation = instance.metadata.generation;
     let mut conditions = Conditions::from_status(&before, generation, now);
-    let token = common::token(&instance.metadata, common::RECONCILE_NOW);
-    let asked_for = token.is_some() && token != old.last_reconcile_token.as_deref();
+    let asked_for = common::is_asked_for(&instance.metadata, &mut old.last_reconcile_token);
     let mut status = HarborInstanceStatus {
         observed_generation: generation,
-        last_reconcile_token: token.map(str::to_owned),
         pull_host: Some(instance.spec.effective_pull_host().to_owned()),
         ..old
     };
