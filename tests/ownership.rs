@@ -200,12 +200,16 @@ async fn a_harbor_that_was_built_anew_has_everything_once_under_new_ids_and_thos
     trio.assert_ready().await;
     let after = trio.ids().await;
     assert_eq!((after, trio.remembered()), ([5, 6, 5], after.map(Some)));
-    let created = double.writes().iter().filter(|write| write.method == "POST" && write.status == 201).count();
-    assert_eq!(created, 4, "registry, project, its label and policy");
+    assert_eq!(created(double), 4, "registry, project, its label and policy");
     let client = site.client();
     assert_eq!(client.project_named("ours").await.unwrap().unwrap().registry_id, Some(5));
     assert_eq!(client.replication_policy_named("ours").await.unwrap().unwrap().content.src_registry.id, 5);
     assert_eq!(documents(&site, &paths(4)).await, theirs);
+}
+
+/// How many objects were made.
+fn created(double: &Harbor) -> usize {
+    double.writes().iter().filter(|write| write.method == "POST" && write.status == 201).count()
 }
 
 #[tokio::test]
@@ -228,8 +232,7 @@ async fn what_was_listed_before_harbor_was_built_anew_is_not_written_by() {
     }
     trio.assert_ready().await;
     assert_eq!(documents(&site, &paths(1)).await, theirs);
-    let created = double.writes().iter().filter(|write| write.method == "POST" && write.status == 201).count();
-    assert_eq!(created, 4 + 4, "registry, project, its label and policy, in each Harbor");
+    assert_eq!(created(double), 4 + 4, "registry, project, its label and policy, in each Harbor");
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use futures::{StreamExt, stream};
 use harbor_pilot::api::{CachedImage, HarborInstance, ProxyProject, Registry};
 use harbor_pilot::tls::issue::Authority;
+use harbor_pilot_e2e::cluster::apply_crds;
 use harbor_pilot_e2e::control_plane::ControlPlane;
 use harbor_pilot_e2e::pilot::Pilot;
 use harbor_pilot_e2e::process::free_ports;
@@ -91,9 +92,7 @@ async fn measure() {
 
 /// A cluster that has been in use for a while.
 async fn populate(plane: &ControlPlane) {
-    let crds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crds").display().to_string();
-    plane.kubectl(&["apply", "--server-side", "-f", &crds]).await.unwrap().ok().unwrap();
-    plane.kubectl(&["wait", "--for=condition=Established", "-f", &crds]).await.unwrap().ok().unwrap();
+    apply_crds(plane).await.unwrap();
     let namespaces = (0..NAMESPACES).map(|index| {
         let labels =
             json!({"team": format!("team-{}", index % 40), "stage": "production", "cost-centre": index.to_string()});

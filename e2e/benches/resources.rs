@@ -12,7 +12,6 @@
 mod support;
 
 use std::collections::{BTreeMap, HashSet};
-use std::path::Path;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
@@ -20,6 +19,7 @@ use futures::{StreamExt, stream};
 use harbor_double::{Harbor, Upstream};
 use harbor_pilot::api::{ConditionType, HarborInstance, ProxyProject, Registry, ReplicationRule, condition};
 use harbor_pilot::controller::Managed;
+use harbor_pilot_e2e::cluster::{NAMESPACE, apply_crds};
 use harbor_pilot_e2e::control_plane::ControlPlane;
 use harbor_pilot_e2e::pilot::Pilot;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -37,7 +37,6 @@ const DISTANCE: Duration = Duration::from_millis(50);
 const AT_ONCE: usize = 16;
 /// All resources are looked at once in it.
 const INTERVAL: Duration = Duration::from_secs(60);
-const NAMESPACE: &str = "harbor-pilot";
 
 fn main() {
     harbor_pilot_e2e::install_crypto_provider();
@@ -110,9 +109,7 @@ async fn measure() {
 }
 
 async fn prepare(plane: &ControlPlane, harbor: &Harbor) {
-    let crds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crds").display().to_string();
-    plane.kubectl(&["apply", "--server-side", "-f", &crds]).await.unwrap().ok().unwrap();
-    plane.kubectl(&["wait", "--for=condition=Established", "-f", &crds]).await.unwrap().ok().unwrap();
+    apply_crds(plane).await.unwrap();
     plane.kubectl(&["create", "namespace", NAMESPACE]).await.unwrap().ok().unwrap();
     let secret = ["create", "secret", "generic", "harbor", "--namespace", NAMESPACE, "--from-literal=username=admin"];
     let secret = [&secret[..], &["--from-literal=password=Harbor12345"]].concat();

@@ -53,6 +53,30 @@ pub enum Hand {
     Retention(&'static str, Value),
 }
 
+impl Hand {
+    /// Which document it changes: that of the resource, its quota or its retention policy.
+    pub fn document(&self) -> usize {
+        match self {
+            Self::Put(_) | Self::Whole(..) => 0,
+            Self::Quota(_) => 1,
+            Self::Retention(..) => 2,
+        }
+    }
+
+    /// What is sent; `document` is what was read.
+    pub fn body(&self, mut document: Value) -> Value {
+        match self {
+            Self::Put(body) => body.clone(),
+            Self::Quota(limit) => json!({"hard": {"storage": limit}}),
+            Self::Whole(pointer, value) | Self::Retention(pointer, value) => {
+                let (parent, member) = pointer.rsplit_once('/').unwrap();
+                document.pointer_mut(parent).unwrap()[member] = value.clone();
+                document
+            }
+        }
+    }
+}
+
 /// One field.
 #[derive(Debug)]
 pub struct Row {

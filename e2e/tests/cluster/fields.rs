@@ -72,18 +72,8 @@ async fn documents(cluster: &Cluster, paths: &[String]) -> Vec<Value> {
 }
 
 async fn meddle(cluster: &Cluster, paths: &[String], hand: &Hand) {
-    let changed = async |path: &String, pointer: &str, value: &Value| {
-        let mut document = cluster.harbor.by_hand("GET", path, None).await.1;
-        let (parent, member) = pointer.rsplit_once('/').unwrap();
-        document.pointer_mut(parent).unwrap()[member] = value.clone();
-        document
-    };
-    let (path, body) = match hand {
-        Hand::Put(body) => (&paths[0], body.clone()),
-        Hand::Whole(pointer, value) => (&paths[0], changed(&paths[0], pointer, value).await),
-        Hand::Quota(limit) => (&paths[1], json!({"hard": {"storage": limit}})),
-        Hand::Retention(pointer, value) => (&paths[2], changed(&paths[2], pointer, value).await),
-    };
+    let path = &paths[hand.document()];
+    let body = hand.body(cluster.harbor.by_hand("GET", path, None).await.1);
     let (status, answer) = cluster.harbor.by_hand("PUT", path, Some(body.clone())).await;
     assert_eq!(status, 200, "{path} {body}: {answer}");
 }
