@@ -192,7 +192,7 @@ pub async fn look(
 async fn blobs_stored(client: &Client, path: &str, manifest: &str) -> Result<bool, Error> {
     let image = match client.manifest(path, manifest).await {
         Ok(registry::Fetched { manifest: Manifest::Image(image), .. }) => image,
-        Ok(_) | Err(Error::NotFound { .. }) => return Ok(false),
+        Ok(_) | Err(Error::NotFound { .. } | Error::UpstreamUnavailable { .. }) => return Ok(false),
         Err(error) => return Err(error),
     };
     let checks = Image::blobs(&image).into_iter().map(async |blob| client.has_blob(path, &blob.digest).await);

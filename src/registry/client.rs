@@ -144,7 +144,14 @@ impl Client {
     /// # Errors
     /// See [`Error`].
     pub async fn head(&self, repository: &str, reference: &str) -> Result<Option<Digest>, Error> {
-        let answer = self.ask(&Method::HEAD, repository, &format!("manifests/{reference}")).await?.successful().await?;
+        let what = format!("manifests/{reference}");
+        let mut answer = self.ask(&Method::HEAD, repository, &what).await?;
+        if answer.response.status() == StatusCode::NOT_FOUND {
+            // Why it is not there stands in a body, which HEAD has none of.
+            drop(answer);
+            answer = self.ask(&Method::GET, repository, &what).await?;
+        }
+        let answer = answer.successful().await?;
         let digest = answer.response.headers().get("docker-content-digest").and_then(|value| value.to_str().ok());
         Ok(digest.and_then(|text| text.parse().ok()))
     }

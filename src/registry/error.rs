@@ -52,10 +52,19 @@ pub enum Error {
         message: String,
     },
     /// 404. An upstream that is down looks the same, so it is not for ever.
-    #[error("not found ({operation}): {message}; check the name, and whether the upstream can be reached")]
+    #[error("not found ({operation}): {message}; check the name, and that the upstream has it")]
     NotFound {
         /// Method and path.
         operation: String,
+        /// Harbor's message.
+        message: String,
+    },
+    /// 404 from Harbor's own store: it could not ask the upstream, or was refused there, and has not stored the image.
+    #[error(
+        "Harbor did not get it from the upstream, which is unreachable or refuses Harbor's credentials, and has not stored \
+         it: {message}"
+    )]
+    UpstreamUnavailable {
         /// Harbor's message.
         message: String,
     },
@@ -149,7 +158,7 @@ impl Error {
             Self::Unreachable { .. } | Self::Timeout { .. } | Self::Malformed { .. } | Self::Unexpected { .. } => {
                 Class::Retry
             }
-            Self::Server { retry_after: None, .. } => Class::Retry,
+            Self::Server { retry_after: None, .. } | Self::UpstreamUnavailable { .. } => Class::Retry,
             Self::Server { retry_after, .. } | Self::RateLimited { retry_after, .. } => Class::Wait(*retry_after),
             Self::Unauthorized { .. }
             | Self::ProjectNotFound { .. }
@@ -170,6 +179,7 @@ impl Error {
             Self::Unauthorized { .. } => Reason::HarborUnauthorized,
             Self::Forbidden { .. } => Reason::HarborForbidden,
             Self::NotFound { .. } => Reason::ImageNotFound,
+            Self::UpstreamUnavailable { .. } => Reason::UpstreamUnhealthy,
             Self::ProjectNotFound { .. } | Self::PolicyBlocked { .. } => Reason::PullRefused,
             Self::RateLimited { .. } => Reason::RateLimited,
             Self::Timeout { .. }

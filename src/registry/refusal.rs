@@ -59,6 +59,10 @@ fn classify(
         401 if no_challenge => Error::ProjectNotFound { message },
         401 => Error::Unauthorized { operation, message },
         403 => Error::Forbidden { operation, message },
+        // What the upstream does not have is "resource not found"; these are what Harbor says of its own store.
+        404 if message.starts_with("artifact ") || message.starts_with("repository ") => {
+            Error::UpstreamUnavailable { message }
+        }
         404 => Error::NotFound { operation, message },
         412 => Error::PolicyBlocked { message },
         code @ 500..=599 => Error::Server { operation, status: code, retry_after, message },
@@ -134,6 +138,11 @@ mod tests {
         );
         let hidden = r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"You have reached your pull rate limit"}]}"#;
         assert!(matches!(of(500, false, hidden), Error::RateLimited { .. }));
+        let unproxied = r#"{"errors":[{"code":"NOT_FOUND","message":"artifact hub/app:v1 not found"}]}"#;
+        assert!(matches!(of(404, false, unproxied), Error::UpstreamUnavailable { .. }));
+        let absent =
+            r#"{"errors":[{"code":"NOT_FOUND","message":"resource not found: repo hub/app, tag v1 not found"}]}"#;
+        assert!(matches!(of(404, false, absent), Error::NotFound { .. }));
         assert!(matches!(of(301, false, ""), Error::Unexpected { status: 301, .. }));
     }
 
