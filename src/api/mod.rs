@@ -16,6 +16,7 @@ pub mod harbor_instance;
 pub mod image_policy;
 pub mod platform;
 pub mod proxy_project;
+pub mod pulls;
 pub mod registry;
 pub mod registry_type;
 pub mod replication_rule;
@@ -30,6 +31,7 @@ pub use harbor_instance::{HarborInstance, HarborInstanceSpec, HarborInstanceStat
 pub use image_policy::{ImagePolicy, ImagePolicySpec, ImagePolicyStatus};
 pub use platform::Platform;
 pub use proxy_project::{ProxyProject, ProxyProjectSpec, ProxyProjectStatus, RewriteRuleStatus};
+pub use pulls::{PullLimit, UpstreamPulls};
 pub use registry::{Registry, RegistrySpec, RegistryStatus};
 pub use registry_type::{PrivateEcr, RegistryType};
 pub use replication_rule::{ReplicationRule, ReplicationRuleSpec, ReplicationRuleStatus};

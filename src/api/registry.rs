@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     common::{Adoption, DeletionPolicy, HarborRef, Interval, LocalRef, ManagementPolicy},
+    pulls::{PullLimit, UpstreamPulls},
     registry_type::{PrivateEcr, RegistryType},
 };
 
@@ -85,6 +86,9 @@ pub struct RegistrySpec {
     /// Harbor does not verify the registry's certificate.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub insecure: bool,
+    /// How much warming may ask of this registry. Absent: no limit but the one that the registry itself tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pull_limit: Option<PullLimit>,
     /// Whether Harbor is changed, or only observed.
     #[serde(default)]
     pub management_policy: ManagementPolicy,
@@ -132,6 +136,9 @@ pub struct RegistryStatus {
     /// Which revision of the credentials Harbor was last given: the Secret's resourceVersion, never its content.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_revision: Option<String>,
+    /// What warming has asked of the registry, where that is limited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pulls: Option<UpstreamPulls>,
     /// Fields in which Harbor differs from the spec, while they are not being changed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub drift: Vec<String>,

@@ -12,6 +12,7 @@ use kube::{
     runtime::{
         Config, Controller,
         controller::{self, Action},
+        reflector::ObjectRef,
     },
 };
 use tokio::sync::{Notify, watch};
@@ -90,7 +91,7 @@ pub async fn run(client: Client, settings: Settings, shutdown: CancellationToken
     let in_force = InForce::default();
     let rules = in_force.rules.clone();
     let manual = in_force.manual.clone();
-    let warmer = Arc::new(Images::new(directory.clone(), connections, rules.clone(), settings.timing, None));
+    let warmer = Arc::new(Images::new(directory.clone(), connections.clone(), rules.clone(), settings.timing, None));
     let (offers, offered) = queue::queue(queue::Bounds::default());
     let wake_images = Arc::new(Notify::new());
 
@@ -104,7 +105,8 @@ pub async fn run(client: Client, settings: Settings, shutdown: CancellationToken
         rules: &rule_changes,
     };
     let instances = triggers.of_instances(instances);
-    let registries = triggers.of_registries(registries);
+    let pulls = connections.allowances.news().map(|name| ObjectRef::new(&name));
+    let registries = triggers.of_registries(registries).reconcile_on(pulls);
     let projects = triggers.of_projects(projects);
     let replications = triggers.of_rules(replications);
     let images = images.reconcile_all_on(triggers::whenever(wake_images.clone()));

@@ -84,7 +84,10 @@ impl Surroundings for Places {
         let instance = &project.spec.harbor_ref.name;
         let connection =
             self.instances.known(instance).ok_or_else(|| Unresolved::InstanceNotReady(instance.clone()))?;
+        let registry = self.directory.registry(&project.spec.registry_ref.name);
+        let allowance = registry.map(|registry| self.instances.allowances.of(&registry)).unwrap_or_default();
         Ok(Resolved {
+            allowance,
             image,
             proxy_project: name,
             platforms: project.spec.prewarm.platforms.clone(),

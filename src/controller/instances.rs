@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::directory::Directory;
+use super::{allowances::Allowances, directory::Directory};
 use crate::{
     api::{ConditionType, HarborInstance, HarborInstanceSpec, Reason, condition},
     harbor::{Client, Endpoint, Error, View},
@@ -19,6 +19,8 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct Instances {
     known: Mutex<HashMap<String, Known>>,
+    /// What may be asked of their upstreams.
+    pub allowances: Allowances,
 }
 
 #[derive(Debug, Clone)]

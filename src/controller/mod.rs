@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+pub mod allowances;
 pub mod cached_image;
 pub mod directory;
 mod frame;

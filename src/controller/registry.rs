@@ -10,7 +10,7 @@ use super::{
     sight::{Sight, is_settled},
 };
 use crate::{
-    api::{ManagementPolicy, Reason, Registry, RegistryStatus},
+    api::{ManagementPolicy, Reason, Registry, RegistryStatus, UpstreamPulls},
     harbor::{Client, Credentials, Error, Freshness, Seen, model},
     plan::{Plan, Refusal, marker::Marker, registry as plan},
 };
@@ -26,6 +26,7 @@ pub async fn reconcile(kinds: &Kinds, registry: &Registry, now: Timestamp) -> Ou
         // Somebody was faster than what was read.
         result = bring(kinds, registry, frame.sight.closer(), &mut frame.status, &mut frame.notes).await;
     }
+    remember_pulls(kinds, registry, &mut frame.status, &mut frame.notes);
     frame.settle(result.map(|()| "Harbor has this registry as specified".to_owned()));
     let mut outcome = frame.close();
     // Harbor sees the return of an upstream only after minutes, and we before that.
@@ -43,6 +44,18 @@ pub async fn finalize(kinds: &Kinds, registry: &Registry, now: Timestamp) -> Fin
         Err(failure) => failure.into_words(),
     };
     frame::blocked(registry, now, words)
+}
+
+/// Keeps in the status what warming may not forget, and tells when the registry limits our rate.
+fn remember_pulls(kinds: &Kinds, registry: &Registry, status: &mut RegistryStatus, notes: &mut Vec<Note>) {
+    let pulls = kinds.instances.allowances.of(registry).to_remember();
+    let pause = |pulls: &Option<UpstreamPulls>| pulls.as_ref().and_then(|pulls| pulls.paused_until.clone());
+    let now = pause(&pulls);
+    if let Some(until) = now.as_ref().filter(|_| pause(&status.pulls) != now) {
+        let message = format!("the registry limits the rate of pulls: nothing is warmed from it before {}", until.0);
+        notes.push(Note::warning(Reason::RateLimited, message));
+    }
+    status.pulls = pulls;
 }
 
 async fn bring(

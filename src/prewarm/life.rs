@@ -8,7 +8,7 @@ use std::time::Duration;
 use k8s_openapi::jiff::Timestamp;
 
 use self::change::Change;
-use super::{puller::Warmed, verify::Verdict};
+use super::{allowance::Refused, puller::Warmed, verify::Verdict};
 use crate::{
     api::{CachedImage, CachedImageStatus, ConditionType, Conditions, Platform, Reason, condition},
     registry::Class,
@@ -98,6 +98,8 @@ pub enum Event<'a> {
     Warmed(&'a Warmed),
     /// The pull, or what goes before it, failed.
     Failed(&'a Failure),
+    /// The upstream may not be asked before this time.
+    Deferred(&'a Refused),
     /// Harbor was looked at.
     Looked(&'a Verdict),
     /// Harbor could not be looked at.
@@ -151,6 +153,11 @@ pub fn step(cached: &CachedImage, image: &str, now: Timestamp) -> Step {
     if status.observed_generation != cached.metadata.generation {
         return Step::Begin;
     }
+    // Whether the upstream may be asked is known without asking it: a limit may have been raised.
+    let deferred = ready_reason(status) == Some("RateLimited") && status.attempts == Some(0);
+    if deferred {
+        return Step::Warm;
+    }
     if let Some(next) = &status.next_attempt_at {
         let pause = since(now, next.0);
         if !pause.is_zero() {
@@ -183,6 +190,7 @@ pub fn next(cached: &CachedImage, event: Event<'_>, setting: &Setting<'_>) -> Ne
         Event::Begun(why) => change.begun(why),
         Event::Warmed(warmed) => change.warmed(warmed),
         Event::Failed(failure) => change.failed(failure),
+        Event::Deferred(refused) => change.deferred(refused),
         Event::Looked(verdict) => change.looked(verdict),
         Event::LookFailed(failure) => change.look_failed(failure),
     };

@@ -8,7 +8,10 @@
 //!                                                 ├─ puller  pull through Harbor as containerd does
 //!                                                 └─ verify  what Harbor has stored, what it serves offline
 //! ```
+//!
+//! Before a pull an [`allowance`] says whether the upstream may be asked now.
 
+pub mod allowance;
 pub mod life;
 pub mod name;
 pub mod puller;
@@ -18,6 +21,7 @@ pub mod select;
 pub mod target;
 pub mod verify;
 
+pub use allowance::Allowance;
 pub use life::Timing;
 pub use puller::{Progress, Puller, Warmed};
 pub use queue::{Offer, OfferReceiver, Offers};

@@ -11,8 +11,9 @@ use std::{
 use k8s_openapi::jiff::Timestamp;
 
 use super::{
+    allowance::{Allowance, Answer},
     life::{self, Event, Failure, Next, Setting, Step, Timing},
-    puller::{Progress, Puller, WarmError, list},
+    puller::{Progress, Puller, WarmError, Warmed, list},
     select::takes,
     target::Target,
     verify::{self, Inventory, LookError, Question, Verdict},
@@ -20,7 +21,7 @@ use super::{
 use crate::{
     api::{CachedImage, CachedImageStatus, ConditionType, Platform, Reason, cached_image::PlatformStatus, condition},
     image::ImageRef,
-    registry::Class,
+    registry::{self, Class},
 };
 
 /// While nobody has told a platform, or the HarborInstance is not ready: no failure of the image, so no growing pause.
@@ -57,6 +58,8 @@ pub struct Resolved {
     pub puller: Puller,
     /// Lists what that Harbor stores.
     pub inventory: Arc<dyn Inventory>,
+    /// What may be asked of the upstream.
+    pub allowance: Allowance,
 }
 
 /// Why an image cannot be warmed now.
@@ -160,6 +163,8 @@ impl Unplaced {
 enum Sight {
     Verdict(Verdict),
     Moved(String),
+    /// Harbor serves the tag no more, whatever it has stored.
+    Gone(Failure),
 }
 
 impl Run<'_> {
@@ -222,9 +227,16 @@ impl Run<'_> {
 
     async fn warm(&self, place: &Place) -> Next {
         let deadline = self.context.warm_deadline;
+        // An index, and a child for each platform.
+        let manifests = u32::try_from(place.platforms.len()).unwrap_or(u32::MAX).saturating_add(1);
+        let leave = match place.resolved.allowance.ask(manifests, self.now) {
+            Ok(leave) => leave,
+            Err(refused) => return self.next(place, Event::Deferred(&refused)),
+        };
         let progress = self.context.surroundings.progress(self.cached);
         let pull = place.resolved.puller.warm(&place.target, &place.platforms, progress.as_ref());
         let pulled = tokio::time::timeout(deadline, pull).await.unwrap_or(Err(WarmError::Deadline(deadline)));
+        leave.settle(answer(&pulled), self.later());
         match pulled {
             Ok(warmed) => self.next(place, Event::Warmed(&warmed)),
             Err(error) => {
@@ -239,6 +251,7 @@ impl Run<'_> {
         let failure = match tokio::time::timeout(deadline, self.see(place, refresh)).await {
             Ok(Ok(Sight::Verdict(verdict))) => return self.next(place, Event::Looked(&verdict)),
             Ok(Ok(Sight::Moved(why))) => return self.next(place, Event::Begun(&why)),
+            Ok(Ok(Sight::Gone(failure))) => return self.next(place, Event::Failed(&failure)),
             Ok(Err(error)) => Failure { reason: error.reason(), message: error.to_string(), class: error.class() },
             Err(_) => Failure {
                 reason: Reason::HarborUnreachable,
@@ -260,10 +273,19 @@ impl Run<'_> {
             wanted: &status.platforms,
         };
         let artifacts = place.resolved.inventory.artifacts(target.project(), target.repository()).await?;
-        if refresh && let Some(tag) = target.tag() {
+        let allowance = &place.resolved.allowance;
+        if refresh
+            && !allowance.is_paused(self.now)
+            && let Some(tag) = target.tag()
+        {
             // Without an answer for the tag, what is stored still stands.
-            let answered = place.resolved.puller.resolve(target).await.ok();
-            if let Some(moved) = answered.filter(|answered| !verify::still_is(&question, answered, &artifacts)) {
+            let answered = place.resolved.puller.resolve(target).await;
+            match &answered {
+                Err(registry::Error::RateLimited { retry_after, .. }) => allowance.limited(*retry_after, self.later()),
+                Err(error @ registry::Error::NotFound { .. }) => return Ok(Sight::Gone(gone(tag, error))),
+                _ => {}
+            }
+            if let Some(moved) = answered.ok().filter(|answered| !verify::still_is(&question, answered, &artifacts)) {
                 return Ok(Sight::Moved(format!("the tag {tag} moved from {digest} to {moved}")));
             }
         }
@@ -288,10 +310,22 @@ impl Run<'_> {
         pinned: bool,
         missing: &'s [Platform],
     ) -> Setting<'s> {
-        // The moment is that of the end of the step: a pull takes its time.
-        let now = self.now.checked_add(self.started.elapsed()).unwrap_or(self.now);
+        let now = self.later();
         Setting { image, proxy_project, pinned, missing, now, jitter: jitter(), timing: &self.context.timing }
     }
+
+    /// The end of the step: a pull takes its time.
+    fn later(&self) -> Timestamp {
+        self.now.checked_add(self.started.elapsed()).unwrap_or(self.now)
+    }
+}
+
+fn gone(tag: &str, error: &registry::Error) -> Failure {
+    let message = format!(
+        "the upstream has no tag {tag} any more, so Harbor does not serve it: name a digest, or set serveRemoved in the \
+         ProxyProject; {error}"
+    );
+    Failure { reason: error.reason(), message, class: error.class() }
 }
 
 fn unresolved(why: &Unresolved) -> Failure {
@@ -301,6 +335,19 @@ fn unresolved(why: &Unresolved) -> Failure {
         Unresolved::InstanceNotReady(_) => (Reason::InstanceNotReady, Class::Wait(Some(SOON))),
     };
     Failure { reason, message: why.to_string(), class }
+}
+
+/// How the upstream took a pull. Harbor may have had some of the manifests: what it counts nobody tells, so all count.
+fn answer(pulled: &Result<Warmed, WarmError>) -> Answer {
+    match pulled {
+        Ok(warmed) => {
+            let children = u32::try_from(warmed.children.len()).unwrap_or(u32::MAX);
+            Answer::Served(children.saturating_add(u32::from(warmed.index_children.is_some())))
+        }
+        Err(WarmError::Pull(registry::Error::RateLimited { retry_after, .. })) => Answer::Limited(*retry_after),
+        Err(WarmError::Pull(registry::Error::NotFound { .. })) => Answer::Served(0),
+        Err(_) => Answer::Failed,
+    }
 }
 
 /// The wanted platforms that none of the pulled manifests is for.

@@ -1,6 +1,7 @@
 //! Images become warm in Harbor: pulled as a container runtime does, verified, and told apart by what works offline.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod faults;
 mod world;
 
 use std::{sync::Arc, time::Duration};
@@ -271,6 +272,7 @@ async fn what_cannot_be_warmed_yet_says_why_and_asks_nothing_of_harbor() {
         platforms: Vec::new(),
         puller: world.puller(),
         inventory: Arc::new(world.client.clone()),
+        allowance: world.allowance(),
     };
     let table = [
         (Err(Unresolved::InvalidImage("no".to_owned())), "False/InvalidImage", true),

@@ -14,7 +14,8 @@ use harbor_pilot::{
     harbor,
     image::ImageRef,
     prewarm::{
-        Context, Outcome, Puller, Resolved, Surroundings, Target, Timing, Unresolved, puller::Limits, reconcile,
+        Allowance, Context, Outcome, Puller, Resolved, Surroundings, Target, Timing, Unresolved, allowance::Account,
+        puller::Limits, reconcile,
     },
     registry,
 };
@@ -95,6 +96,10 @@ impl World {
         self.send(method, path, body).await.status().as_u16()
     }
 
+    pub(crate) async fn get(&self, path: &str) -> Value {
+        self.send("GET", path, None).await.json().await.unwrap()
+    }
+
     async fn send(&self, method: &str, path: &str, body: Option<Value>) -> reqwest::Response {
         use secrecy::ExposeSecret as _;
         let own = self.endpoint.credentials.as_ref().unwrap();
@@ -108,6 +113,11 @@ impl World {
     pub(crate) fn puller(&self) -> Puller {
         let limits = Limits { pause: self.timing().backoff / 10, ..Limits::default() };
         Puller::new(registry::Client::new(&self.endpoint).unwrap(), limits)
+    }
+
+    /// One that waits as long after a refusal as for anything else.
+    pub(crate) fn allowance(&self) -> Allowance {
+        Allowance::new(Account::default().with_pause(self.timing().backoff), || {})
     }
 
     /// `harbor/project/repository:tag`, or `@digest`.
@@ -156,6 +166,7 @@ impl World {
                 platforms: Vec::new(),
                 puller: self.puller(),
                 inventory: Arc::new(self.client.clone()),
+                allowance: self.allowance(),
             },
             cluster: platforms(cluster),
         };

@@ -12,11 +12,15 @@ use crate::{
         condition,
     },
     prewarm::{
+        allowance::Refused,
         puller::{Warmed, WarmedChild, list},
         verify::{Finding, Verdict},
     },
     registry::Class,
 };
+
+/// Whether a limit was raised is looked at so often.
+const LIMIT_LOOK: Duration = Duration::from_secs(300);
 
 /// A status on its way from one event to the next state. Each method gives the time to come back.
 pub(super) struct Change<'a> {
@@ -86,6 +90,21 @@ impl Change<'_> {
             self.conditions.progressing(failure.reason, &failure.message);
         }
         self.resume_after(pause)
+    }
+
+    /// Not a failure of the image, so that its pauses do not grow. Images that wait for one upstream come back spread over half
+    /// a minute, and one that is refused again stays as it is.
+    pub(super) fn deferred(&mut self, refused: &Refused) -> Duration {
+        let spread = Duration::from_secs(30).mul_f64(self.setting.jitter.clamp(0.0, 1.0));
+        let pause = since(self.setting.now, refused.until()) + spread;
+        let known = ready_reason(&self.status) == Some("RateLimited") && self.status.next_attempt_at.is_some();
+        if !known {
+            self.place();
+            self.status.attempts.get_or_insert(0);
+            self.conditions.progressing(Reason::RateLimited, refused.to_string());
+            self.resume_after(pause);
+        }
+        pause.min(LIMIT_LOOK)
     }
 
     pub(super) fn looked(&mut self, verdict: &Verdict) -> Duration {

@@ -1,0 +1,60 @@
+//! What warming may ask of each upstream, by the name of its Registry.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+};
+
+use futures::{Stream, stream};
+use tokio::sync::broadcast::{self, error::RecvError};
+
+use crate::{
+    api::Registry,
+    prewarm::{Allowance, allowance::Account},
+};
+
+/// News that nobody has taken yet. Who misses one finds it at the Registry's next look, within half a minute.
+const NEWS: usize = 64;
+
+/// One allowance for each Registry.
+#[derive(Debug)]
+pub struct Allowances {
+    known: Mutex<HashMap<String, Allowance>>,
+    news: broadcast::Sender<String>,
+}
+
+impl Default for Allowances {
+    fn default() -> Self {
+        Self { known: Mutex::default(), news: broadcast::Sender::new(NEWS) }
+    }
+}
+
+impl Allowances {
+    /// The allowance of an upstream; at first as the Registry's status remembers it.
+    pub fn of(&self, registry: &Registry) -> Allowance {
+        let name = registry.metadata.name.clone().unwrap_or_default();
+        let limit = registry.spec.pull_limit;
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let allowance = known.entry(name.clone()).or_insert_with(|| {
+            let pulls = registry.status.as_ref().and_then(|status| status.pulls.as_ref());
+            let news = self.news.clone();
+            // Nobody may listen.
+            Allowance::new(Account::remembered(limit, pulls), move || drop(news.send(name.clone())))
+        });
+        allowance.limit(limit);
+        allowance.clone()
+    }
+
+    /// The names of Registries whose status is to remember something new.
+    pub fn news(&self) -> impl Stream<Item = String> + Send + use<> {
+        stream::unfold(self.news.subscribe(), |mut news| async move {
+            loop {
+                match news.recv().await {
+                    Ok(name) => return Some((name, news)),
+                    Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => return None,
+                }
+            }
+        })
+    }
+}

@@ -1,0 +1,397 @@
+//! What warming may ask of one upstream: so many manifests in a period, and nothing while the upstream limits our rate.
+//!
+//! [`Account`] is pure. [`Allowance`] shares one between all images of an upstream, so that one answer of 429 is heard by all of
+//! them, and the pause ends with one image that tries, not with all.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
+
+use crate::api::{PullLimit, UpstreamPulls, condition::whole_seconds};
+
+/// See [`Account::pause`].
+const PAUSE: Duration = Duration::from_secs(60);
+/// The longest pause of ours.
+const PAUSE_MAX: Duration = Duration::from_secs(3600);
+/// While one image tries whether the pause is over, the others ask again after this long.
+const TRIAL: Duration = Duration::from_secs(15);
+/// What is told of the manifests used is rounded up to such a part of the limit, so that it changes seldom.
+const STEPS: u32 = 20;
+
+/// What was asked of an upstream, and what may be.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Account {
+    limit: Option<PullLimit>,
+    /// The pause after a refusal that names none; it doubles.
+    pause: Duration,
+    /// Begin of the period and manifests asked for in it.
+    period: Option<(Timestamp, u32)>,
+    paused_until: Option<Timestamp>,
+    /// Refusals in a row.
+    refusals: u32,
+    /// An image tries whether the pause is over.
+    trial: bool,
+}
+
+/// Why nothing may be asked now.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// The upstream limits our rate.
+    #[error("the upstream limits the rate of pulls; nothing is asked of it before {until}")]
+    Paused {
+        /// The end of the pause.
+        until: Timestamp,
+    },
+    /// Another image tries whether the upstream serves again.
+    #[error("the upstream limited the rate of pulls; another image tries whether it serves again")]
+    Trial {
+        /// When to ask again.
+        until: Timestamp,
+    },
+    /// The limit of the Registry is used up.
+    #[error(
+        "spec.pullLimit of its Registry is used up: {used} of {limit} manifests; the next period begins at {until}"
+    )]
+    UsedUp {
+        /// The end of the period.
+        until: Timestamp,
+        /// Asked for in this period.
+        used: u32,
+        /// Allowed in a period.
+        limit: u32,
+    },
+}
+
+impl Refused {
+    /// When to ask again.
+    pub fn until(&self) -> Timestamp {
+        match self {
+            Self::Paused { until } | Self::Trial { until } | Self::UsedUp { until, .. } => *until,
+        }
+    }
+}
+
+/// How the upstream took what was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// It served this many manifests.
+    Served(u32),
+    /// It limits our rate (429), and says perhaps for how long.
+    Limited(Option<Duration>),
+    /// Something else went wrong.
+    Failed,
+}
+
+impl Default for Account {
+    fn default() -> Self {
+        Self { limit: None, pause: PAUSE, period: None, paused_until: None, refusals: 0, trial: false }
+    }
+}
+
+impl Account {
+    /// The pause after a refusal that names none is a minute, then two, four, … up to an hour; this makes it another than a
+    /// minute.
+    #[must_use]
+    pub fn with_pause(self, pause: Duration) -> Self {
+        Self { pause, ..self }
+    }
+
+    /// What a Registry says and its status remembers.
+    pub fn remembered(limit: Option<PullLimit>, pulls: Option<&UpstreamPulls>) -> Self {
+        let Some(pulls) = pulls else { return Self { limit, ..Self::default() } };
+        let since = pulls.since.as_ref().map(|time| time.0);
+        Self {
+            limit,
+            period: since.map(|since| (since, pulls.manifests.unwrap_or(0))),
+            paused_until: pulls.paused_until.as_ref().map(|time| time.0),
+            refusals: pulls.refusals.unwrap_or(0),
+            ..Self::default()
+        }
+    }
+
+    /// What the Registry's status is to remember; `None` where there is nothing.
+    pub fn to_remember(&self) -> Option<UpstreamPulls> {
+        let limit = self.limit.as_ref();
+        let period = limit.zip(self.period).map(|(limit, (since, used))| {
+            let step = (limit.manifests / STEPS).max(1);
+            (Time(whole_seconds(since)), used.div_ceil(step).saturating_mul(step).min(limit.manifests.max(used)))
+        });
+        let pulls = UpstreamPulls {
+            paused_until: self.paused_until.map(|until| Time(whole_seconds(until))),
+            refusals: Some(self.refusals).filter(|refusals| *refusals > 0),
+            since: period.as_ref().map(|(since, _)| since.clone()),
+            manifests: period.map(|(_, used)| used),
+        };
+        Some(pulls).filter(|pulls| *pulls != UpstreamPulls::default())
+    }
+
+    /// Takes `manifests` out of what may be asked.
+    ///
+    /// # Errors
+    /// [`Refused`] with the time to ask again.
+    pub fn ask(&mut self, manifests: u32, now: Timestamp) -> Result<(), Refused> {
+        if let Some(until) = self.paused_until.filter(|until| *until > now) {
+            return Err(Refused::Paused { until });
+        }
+        if self.refusals > 0 && self.trial {
+            return Err(Refused::Trial { until: after(now, TRIAL) });
+        }
+        if let Some(limit) = &self.limit {
+            let period = limit.per.duration();
+            let (since, used) = self.period.filter(|(since, _)| after(*since, period) > now).unwrap_or((now, 0));
+            let next = used.saturating_add(manifests);
+            // What alone is more than the limit would never be asked.
+            if next > limit.manifests && used > 0 {
+                return Err(Refused::UsedUp { until: after(since, period), used, limit: limit.manifests });
+            }
+            self.period = Some((since, next));
+        }
+        self.trial = self.refusals > 0;
+        Ok(())
+    }
+
+    /// Says how it went, after [`Account::ask`] for `asked` manifests.
+    pub fn settle(&mut self, asked: u32, answer: Answer, now: Timestamp) {
+        self.trial = false;
+        match answer {
+            Answer::Served(served) => {
+                (self.refusals, self.paused_until) = (0, None);
+                if let Some((_, used)) = &mut self.period {
+                    *used = used.saturating_sub(asked).saturating_add(served);
+                }
+            }
+            Answer::Limited(named) => self.limited(named, now),
+            Answer::Failed => {}
+        }
+    }
+
+    /// The upstream refused something that nobody asked for leave for.
+    pub fn limited(&mut self, named: Option<Duration>, now: Timestamp) {
+        let told = self.paused_until.is_some_and(|until| until > now);
+        // What was under way when the first refusal came is refused, too: it is the same one.
+        if !told {
+            self.refusals = self.refusals.saturating_add(1);
+        }
+        let own = self.pause.saturating_mul(1 << self.refusals.saturating_sub(1).min(10)).min(PAUSE_MAX);
+        let until = after(now, named.unwrap_or(if told { Duration::ZERO } else { own }));
+        self.paused_until = self.paused_until.max(Some(until));
+    }
+
+    /// Whether the upstream is to be left alone.
+    pub fn is_paused(&self, now: Timestamp) -> bool {
+        self.paused_until.is_some_and(|until| until > now)
+    }
+}
+
+/// One account, shared. Clones share it.
+#[derive(Clone, Default)]
+pub struct Allowance {
+    account: Arc<Mutex<Account>>,
+    told: Option<Arc<dyn Fn() + Send + Sync>>,
+}
+
+impl std::fmt::Debug for Allowance {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Allowance").field("account", &*self.account()).finish_non_exhaustive()
+    }
+}
+
+impl Allowance {
+    /// Shares this account; calls `told` whenever there is something new to remember.
+    pub fn new(account: Account, told: impl Fn() + Send + Sync + 'static) -> Self {
+        Self { account: Arc::new(Mutex::new(account)), told: Some(Arc::new(told)) }
+    }
+
+    /// Leave to ask for `manifests`.
+    ///
+    /// # Errors
+    /// [`Refused`] with the time to ask again.
+    pub fn ask(&self, manifests: u32, now: Timestamp) -> Result<Leave, Refused> {
+        self.change(|account| account.ask(manifests, now))?;
+        Ok(Leave { allowance: self.clone(), manifests, settled: false })
+    }
+
+    /// See [`Account::limited`].
+    pub fn limited(&self, named: Option<Duration>, now: Timestamp) {
+        self.change(|account| account.limited(named, now));
+    }
+
+    /// See [`Account::is_paused`].
+    pub fn is_paused(&self, now: Timestamp) -> bool {
+        self.account().is_paused(now)
+    }
+
+    /// Goes on with another limit from now on.
+    pub fn limit(&self, limit: Option<PullLimit>) {
+        self.account().limit = limit;
+    }
+
+    /// See [`Account::to_remember`].
+    pub fn to_remember(&self) -> Option<UpstreamPulls> {
+        self.account().to_remember()
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Account) -> T) -> T {
+        let (value, news) = {
+            let mut account = self.account();
+            let before = account.to_remember();
+            let value = change(&mut account);
+            (value, account.to_remember() != before)
+        };
+        if let Some(told) = self.told.as_ref().filter(|_| news) {
+            told();
+        }
+        value
+    }
+
+    fn account(&self) -> MutexGuard<'_, Account> {
+        self.account.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Leave to ask an upstream. What is dropped unsettled counts as asked.
+#[derive(Debug)]
+pub struct Leave {
+    allowance: Allowance,
+    manifests: u32,
+    settled: bool,
+}
+
+impl Leave {
+    /// Says how it went.
+    pub fn settle(mut self, answer: Answer, now: Timestamp) {
+        self.settled = true;
+        self.allowance.change(|account| account.settle(self.manifests, answer, now));
+    }
+}
+
+impl Drop for Leave {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.allowance.account().trial = false;
+        }
+    }
+}
+
+fn after(moment: Timestamp, time: Duration) -> Timestamp {
+    moment.checked_add(time).unwrap_or(Timestamp::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+    use crate::api::Interval;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_700_000_000 + second).unwrap()
+    }
+
+    fn limited_to(manifests: u32, seconds: u64) -> Account {
+        Account::remembered(Some(PullLimit { manifests, per: Interval::from_secs(seconds) }), None)
+    }
+
+    #[test]
+    fn a_period_has_so_many_manifests_and_the_next_one_as_many_again() {
+        let mut account = limited_to(5, 100);
+        for second in [0, 10] {
+            account.ask(2, at(second)).unwrap();
+            account.settle(2, Answer::Served(2), at(second));
+        }
+        let refused = account.ask(2, at(20)).unwrap_err();
+        assert_eq!(refused, Refused::UsedUp { until: at(100), used: 4, limit: 5 });
+        account.ask(1, at(30)).unwrap();
+        assert_eq!(account.ask(1, at(99)).unwrap_err().until(), at(100));
+        account.ask(2, at(100)).unwrap();
+        assert_eq!(account.ask(5, at(101)).unwrap_err().until(), at(200), "the period begins with its first pull");
+    }
+
+    #[test]
+    fn what_was_not_asked_for_is_given_back_and_an_image_larger_than_the_limit_goes_alone() {
+        let mut account = limited_to(4, 100);
+        account.ask(3, at(0)).unwrap();
+        account.settle(3, Answer::Served(1), at(1));
+        account.ask(3, at(2)).unwrap();
+        account.settle(3, Answer::Failed, at(3));
+        assert!(account.ask(1, at(4)).is_err(), "what failed may have been counted by the upstream");
+        account.ask(9, at(100)).unwrap();
+        assert!(account.ask(1, at(101)).is_err());
+    }
+
+    #[test]
+    fn a_refusal_pauses_all_and_the_pauses_double_until_something_is_served() {
+        let mut account = Account::default();
+        let mut now = 0;
+        for pause in [60, 120, 240, 480, 960, 1920, 3600, 3600] {
+            account.ask(1, at(now)).unwrap();
+            account.settle(1, Answer::Limited(None), at(now));
+            assert_eq!(account.ask(1, at(now + pause - 1)), Err(Refused::Paused { until: at(now + pause) }));
+            now += pause;
+        }
+        account.ask(1, at(now)).unwrap();
+        account.settle(1, Answer::Served(1), at(now));
+        assert_eq!(account, Account::default());
+    }
+
+    #[test]
+    fn images_that_were_under_way_together_are_refused_once() {
+        let mut account = Account::default();
+        for _ in 0..4 {
+            account.ask(1, at(0)).unwrap();
+        }
+        for second in 1..=4 {
+            account.settle(1, Answer::Limited(None), at(second));
+        }
+        assert_eq!((account.refusals, account.paused_until), (1, Some(at(61))));
+        account.limited(Some(Duration::from_secs(600)), at(5));
+        assert_eq!((account.refusals, account.paused_until), (1, Some(at(605))), "the longest wait that was named");
+    }
+
+    #[test]
+    fn after_a_pause_one_image_tries_and_the_others_wait_for_it() {
+        let allowance = Allowance::default();
+        allowance.limited(Some(Duration::from_secs(30)), at(0));
+        assert!(allowance.is_paused(at(29)) && !allowance.is_paused(at(30)));
+        let trial = allowance.ask(1, at(30)).unwrap();
+        assert_eq!(allowance.ask(1, at(31)).unwrap_err(), Refused::Trial { until: at(46) });
+        drop(trial);
+        let trial = allowance.ask(1, at(32)).unwrap();
+        trial.settle(Answer::Served(1), at(33));
+        let leaves: Vec<_> = (0..10).map(|_| allowance.ask(1, at(34)).unwrap()).collect();
+        assert_eq!(leaves.len(), 10);
+    }
+
+    #[test]
+    fn a_restart_forgets_neither_pause_nor_use() {
+        let mut account = limited_to(100, 3600);
+        account.ask(13, at(0)).unwrap();
+        account.settle(13, Answer::Limited(Some(Duration::from_secs(900))), at(0));
+        let status = account.to_remember().unwrap();
+        assert_eq!((status.manifests, status.refusals), (Some(15), Some(1)));
+        let mut after = Account::remembered(account.limit, Some(&status));
+        assert_eq!(after.ask(1, at(899)), Err(Refused::Paused { until: at(900) }));
+        after.ask(80, at(901)).unwrap();
+        after.settle(80, Answer::Served(80), at(902));
+        assert!(matches!(after.ask(6, at(903)), Err(Refused::UsedUp { used: 95, .. })));
+    }
+
+    #[test]
+    fn what_is_to_be_remembered_is_told_when_it_changes_and_seldom() {
+        let told = Arc::new(AtomicU32::new(0));
+        let counter = told.clone();
+        let allowance = Allowance::new(limited_to(1000, 3600), move || {
+            counter.fetch_add(1, Ordering::Relaxed);
+        });
+        for _ in 0..1000 {
+            allowance.ask(1, at(0)).unwrap().settle(Answer::Served(1), at(0));
+        }
+        assert_eq!(told.load(Ordering::Relaxed), STEPS);
+        allowance.limited(None, at(1));
+        assert_eq!(told.load(Ordering::Relaxed), STEPS + 1);
+        assert_eq!(Account::default().to_remember(), None);
+    }
+}

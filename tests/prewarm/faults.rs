@@ -1,0 +1,160 @@
+//! What goes wrong on the way ends in a status that says what to do, never in a false Ready, and is over when its cause is.
+
+use harbor_double::{Failure, Pushed};
+use harbor_pilot::api::{CachedImage, ConditionType, condition};
+use serde_json::{Value, json};
+
+use crate::world::{World, is_ready, is_settled, multi, state};
+
+/// What is done to the world.
+#[derive(Debug, Clone)]
+enum Fault {
+    /// The next requests whose path has this part fail.
+    At(Part, Failure),
+    /// The upstream refuses connections.
+    Down,
+    /// The upstream has no such tag.
+    NoTag,
+    /// The project's quota is used up.
+    OverQuota,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Part {
+    Manifests,
+    /// The manifest of the wanted child.
+    Child,
+    /// A layer of the wanted child.
+    Layer,
+}
+
+/// A fault, the reason that Ready then has, and what its message says.
+type Row = (&'static str, Fault, &'static str, &'static str);
+
+fn faults() -> Vec<Row> {
+    use Failure::{CutShort, Status, TooManyRequests, WrongBytes};
+    use Fault::{At, Down, NoTag, OverQuota};
+    use Part::{Child, Layer, Manifests};
+    vec![
+        ("the tag is not there", NoTag, "ImageNotFound", "check the name"),
+        ("the upstream is down", Down, "UpstreamUnhealthy", "unreachable or refuses Harbor's credentials"),
+        ("401 by the upstream", At(Manifests, Status(401)), "UpstreamUnhealthy", "refuses Harbor's credentials"),
+        ("403 by the upstream", At(Manifests, Status(403)), "UpstreamUnhealthy", "refuses Harbor's credentials"),
+        ("500 by the upstream", At(Manifests, Status(500)), "UpstreamUnhealthy", "unreachable"),
+        ("429 for a manifest", At(Manifests, TooManyRequests(Some(1))), "RateLimited", "rate of pulls is limited"),
+        ("429 for a layer", At(Layer, TooManyRequests(None)), "RateLimited", "rate of pulls is limited"),
+        ("500 for a layer", At(Layer, Status(500)), "PullFailed", "500"),
+        ("404 for a layer", At(Layer, Status(404)), "ImageNotFound", "blobs/sha256"),
+        ("403 for a layer", At(Layer, Status(403)), "HarborForbidden", "403"),
+        ("a layer is cut short", At(Layer, CutShort), "PullFailed", "sha256:"),
+        ("a layer of other bytes", At(Layer, WrongBytes), "PullFailed", "altered it"),
+        ("a child of other bytes", At(Child, WrongBytes), "PullFailed", "altered it"),
+        ("the quota is used up", OverQuota, "NotStored", "check the quota"),
+    ]
+}
+
+impl Fault {
+    async fn begins(&self, world: &World, repository: &str, pushed: &Pushed) {
+        match self {
+            Self::At(part, failure) => {
+                let child = &pushed.children[0];
+                let part = match part {
+                    Part::Manifests => format!("{repository}/manifests"),
+                    Part::Child => child.digest.clone(),
+                    Part::Layer => child.layers[1].digest.clone(),
+                };
+                world.upstream.fail_next(&part, 100_000, failure);
+            }
+            Self::Down => world.upstream.set_down(true).await,
+            Self::NoTag => assert!(world.upstream.delete_tag(repository, "v1")),
+            Self::OverQuota => set_quota(world, 100_000).await,
+        }
+    }
+
+    async fn ends(&self, world: &World, repository: &str, pushed: &Pushed) {
+        match self {
+            Self::At(..) => world.upstream.clear_failures(),
+            Self::Down => world.upstream.set_down(false).await,
+            Self::NoTag => assert!(world.upstream.move_tag(repository, "v1", &pushed.digest)),
+            Self::OverQuota => set_quota(world, -1).await,
+        }
+    }
+}
+
+async fn set_quota(world: &World, bytes: i64) {
+    let project: Value = world.get(&format!("/projects/{}", world.project)).await;
+    let path = format!("/quotas?reference=project&reference_id={}", project["project_id"]);
+    let quotas: Value = world.get(&path).await;
+    let body = json!({"hard": {"storage": bytes}});
+    assert_eq!(world.api("PUT", &format!("/quotas/{}", quotas[0]["id"]), Some(body)).await, 200);
+}
+
+fn message(image: &CachedImage) -> String {
+    let list = image.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    condition::find(list, ConditionType::Ready).map(|ready| ready.message.clone()).unwrap_or_default()
+}
+
+#[tokio::test]
+async fn each_fault_is_named_while_it_lasts_and_over_when_its_cause_is() {
+    let world = World::start().await;
+    for (number, (name, fault, reason, says)) in faults().into_iter().enumerate() {
+        let repository = format!("faults/app{number}");
+        let pushed = world.upstream.push_image(&repository, "v1", &multi(name));
+        fault.begins(&world, &repository, &pushed).await;
+        let context = world.context();
+        let mut image = world.cached(&format!("{repository}:v1"));
+        let tried = |image: &CachedImage| {
+            assert!(!is_ready(image), "{name}: ready, and it cannot be: {:#?}", image.status);
+            // The quota shows only in what does not come.
+            image.status.as_ref().is_some_and(|status| status.attempts >= Some(1))
+        };
+        world.live(&mut image, &context, tried).await;
+        let ready = format!("False/{reason}");
+        assert_eq!(state(&image, ConditionType::Ready), ready, "{name}: {}", message(&image));
+        assert_eq!(state(&image, ConditionType::Stalled), "", "{name}: it is tried again without anybody's help");
+        assert!(message(&image).contains(says), "{name}: {}", message(&image));
+        assert!(image.status.as_ref().unwrap().next_attempt_at.is_some(), "{name}: nobody knows when");
+
+        fault.ends(&world, &repository, &pushed).await;
+        world.live(&mut image, &context, is_ready).await;
+        assert_eq!(image.status.as_ref().unwrap().attempts, None, "{name}");
+    }
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_tag_that_the_upstream_removed_is_no_longer_ready_until_it_is_back() {
+    let world = World::start().await;
+    let pushed = world.upstream.push_image("faults/gone", "v1", &multi("gone"));
+    let mut context = world.context();
+    context.timing.refresh = std::time::Duration::from_secs(1);
+    let mut image = world.cached("faults/gone:v1");
+    world.live(&mut image, &context, is_settled).await;
+    assert!(is_ready(&image));
+    assert!(world.upstream.delete_tag("faults/gone", "v1"));
+    world.live(&mut image, &context, |image| !is_ready(image)).await;
+    assert_eq!(state(&image, ConditionType::Ready), "False/ImageNotFound");
+    assert!(message(&image).contains("serveRemoved"), "{}", message(&image));
+    assert!(world.upstream.move_tag("faults/gone", "v1", &pushed.digest));
+    world.live(&mut image, &context, is_ready).await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn an_upstream_that_goes_away_takes_nothing_from_an_image_that_is_stored() {
+    let world = World::start().await;
+    world.upstream.push_image("faults/kept", "v1", &multi("kept"));
+    let mut context = world.context();
+    context.timing.refresh = std::time::Duration::from_secs(1);
+    let mut image = world.cached("faults/kept:v1");
+    world.live(&mut image, &context, is_settled).await;
+    world.upstream.set_down(true).await;
+    let before = image.status.clone().unwrap();
+    let looked = |image: &CachedImage| {
+        assert!(is_ready(image), "{:#?}", image.status);
+        image.status.as_ref().unwrap().next_attempt_at > before.next_attempt_at
+    };
+    world.live(&mut image, &context, looked).await;
+    assert_eq!(state(&image, ConditionType::OfflineByTag), "True/Tagged");
+    world.end().await;
+}
