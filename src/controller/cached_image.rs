@@ -6,7 +6,7 @@ use arc_swap::ArcSwap;
 use k8s_openapi::jiff::Timestamp;
 use kube::Resource;
 
-use super::{Directory, Instances, Note, Outcome, Reconciler};
+use super::{Directory, Instances, Note, Outcome, Reconciler, instances::away};
 use crate::{
     api::{CachedImage, CachedImageStatus, Platform},
     image::ImageRef,
@@ -86,8 +86,11 @@ impl Surroundings for Places {
             self.instances.known(instance).ok_or_else(|| Unresolved::InstanceNotReady(instance.clone()))?;
         let registry = self.directory.registry(&project.spec.registry_ref.name);
         let allowance = registry.map(|registry| self.instances.allowances.of(&registry)).unwrap_or_default();
+        let away = self.directory.instance(instance).and_then(|found| away(instance, &found));
         Ok(Resolved {
             allowance,
+            away,
+            silence: self.instances.silence(instance),
             image,
             proxy_project: name,
             platforms: project.spec.prewarm.platforms.clone(),

@@ -11,7 +11,7 @@ use super::{allowances::Allowances, directory::Directory};
 use crate::{
     api::{ConditionType, HarborInstance, HarborInstanceSpec, Reason, condition},
     harbor::{Client, Endpoint, Error, View},
-    prewarm::{Puller, puller::Limits},
+    prewarm::{Puller, Silence, puller::Limits},
     registry,
 };
 
@@ -19,6 +19,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct Instances {
     known: Mutex<HashMap<String, Known>>,
+    silences: Mutex<HashMap<String, Silence>>,
     /// What may be asked of their upstreams.
     pub allowances: Allowances,
 }
@@ -67,19 +68,8 @@ impl Instances {
                 stalled: false,
             });
         };
-        if instance.spec.suspend {
-            return Err(Unusable {
-                reason: Reason::InstanceNotReady,
-                message: format!("HarborInstance {name} is suspended"),
-                stalled: false,
-            });
-        }
-        if let Some(why) = refused(&instance) {
-            return Err(Unusable {
-                reason: Reason::InstanceNotReady,
-                message: format!("waiting for HarborInstance {name}, which is not ready: {why}"),
-                stalled: false,
-            });
+        if let Some(message) = away(name, &instance) {
+            return Err(Unusable { reason: Reason::InstanceNotReady, message, stalled: false });
         }
         self.connect_to(directory, name, &instance).await
     }
@@ -136,9 +126,23 @@ impl Instances {
         self.lock().get(name).map(|known| known.connection.clone())
     }
 
+    /// Whether the Harbor of that name did not answer lately.
+    pub fn silence(&self, name: &str) -> Silence {
+        self.silences.lock().unwrap_or_else(PoisonError::into_inner).entry(name.to_owned()).or_default().clone()
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Known>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Why a Harbor is not to be asked now, as far as its instance knows.
+pub fn away(name: &str, instance: &HarborInstance) -> Option<String> {
+    if instance.spec.suspend {
+        return Some(format!("HarborInstance {name} is suspended"));
+    }
+    let why = refused(instance)?;
+    Some(format!("waiting for HarborInstance {name}, which is not ready: {why}"))
 }
 
 /// Why Harbor did not answer the instance's own look, as far as its status knows. Whoever would ask all the same makes an outage

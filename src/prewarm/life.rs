@@ -100,6 +100,8 @@ pub enum Event<'a> {
     Failed(&'a Failure),
     /// The upstream may not be asked before this time.
     Deferred(&'a Refused),
+    /// Harbor is left alone for now. The string says why, for people.
+    Away(&'a str),
     /// Harbor was looked at.
     Looked(&'a Verdict),
     /// Harbor could not be looked at.
@@ -191,6 +193,7 @@ pub fn next(cached: &CachedImage, event: Event<'_>, setting: &Setting<'_>) -> Ne
         Event::Warmed(warmed) => change.warmed(warmed),
         Event::Failed(failure) => change.failed(failure),
         Event::Deferred(refused) => change.deferred(refused),
+        Event::Away(why) => change.away(why),
         Event::Looked(verdict) => change.looked(verdict),
         Event::LookFailed(failure) => change.look_failed(failure),
     };

@@ -9,7 +9,7 @@
 //!                                                 └─ verify  what Harbor has stored, what it serves offline
 //! ```
 //!
-//! Before a pull an [`allowance`] says whether the upstream may be asked now.
+//! Before a pull an [`allowance`] says whether the upstream may be asked now, and [`silence`] whether Harbor may.
 
 pub mod allowance;
 pub mod life;
@@ -18,6 +18,7 @@ pub mod puller;
 pub mod queue;
 pub mod reconcile;
 pub mod select;
+pub mod silence;
 pub mod target;
 pub mod verify;
 
@@ -26,5 +27,6 @@ pub use life::Timing;
 pub use puller::{Progress, Puller, Warmed};
 pub use queue::{Offer, OfferReceiver, Offers};
 pub use reconcile::{Context, Note, Outcome, Resolved, Surroundings, Unresolved, reconcile};
+pub use silence::Silence;
 pub use target::Target;
 pub use verify::Inventory;

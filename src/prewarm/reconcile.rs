@@ -4,7 +4,10 @@
 
 use std::{
     hash::{BuildHasher, RandomState},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -15,6 +18,7 @@ use super::{
     life::{self, Event, Failure, Next, Setting, Step, Timing},
     puller::{Progress, Puller, WarmError, Warmed, list},
     select::takes,
+    silence::Silence,
     target::Target,
     verify::{self, Inventory, LookError, Question, Verdict},
 };
@@ -60,6 +64,10 @@ pub struct Resolved {
     pub inventory: Arc<dyn Inventory>,
     /// What may be asked of the upstream.
     pub allowance: Allowance,
+    /// Why Harbor is not to be asked, as its HarborInstance says.
+    pub away: Option<String>,
+    /// Whether Harbor did not answer lately.
+    pub silence: Silence,
 }
 
 /// Why an image cannot be warmed now.
@@ -126,7 +134,7 @@ pub struct Note {
 /// Does for `cached` what is to be done at `now`.
 pub async fn reconcile(cached: &CachedImage, context: &Context, now: Timestamp) -> Outcome {
     let old = cached.status.clone().unwrap_or_default();
-    let run = Run { cached, context, now, started: Instant::now() };
+    let run = Run { cached, context, now, started: Instant::now(), unanswered: AtomicBool::new(false) };
     let next = run.step().await;
     let notes = told(&old, &next.status).into_iter().collect();
     Outcome { status: next.status, requeue: next.requeue, notes }
@@ -138,6 +146,8 @@ struct Run<'a> {
     context: &'a Context,
     now: Timestamp,
     started: Instant,
+    /// Harbor did not answer.
+    unanswered: AtomicBool,
 }
 
 /// An image that can be warmed.
@@ -180,10 +190,29 @@ impl Run<'_> {
                 let wanted = if platforms.is_empty() { "all platforms".to_owned() } else { list(platforms) };
                 self.next(&place, Event::Begun(&format!("pulling {} for {wanted}", place.resolved.image)))
             }
-            Step::Warm => self.warm(&place).await,
-            Step::Look => self.look(&place, false).await,
-            Step::Refresh => self.look(&place, true).await,
+            step => self.ask_harbor(&place, step).await,
         }
+    }
+
+    /// Does what needs Harbor, unless it is left alone.
+    async fn ask_harbor(&self, place: &Place, step: Step) -> Next {
+        if let Some(why) = &place.resolved.away {
+            return self.next(place, Event::Away(why));
+        }
+        let attempt = match place.resolved.silence.attempt(self.now) {
+            Ok(attempt) => attempt,
+            Err(until) => {
+                let why = format!("Harbor did not answer; it is asked again after {}", condition::whole_seconds(until));
+                return self.next(place, Event::Away(&why));
+            }
+        };
+        let next = match step {
+            Step::Refresh => self.look(place, true).await,
+            Step::Look => self.look(place, false).await,
+            _ => self.warm(place).await,
+        };
+        attempt.end(!self.unanswered.load(Ordering::Relaxed), self.later());
+        next
     }
 
     fn place(&self) -> Result<Place, Box<Unplaced>> {
@@ -237,6 +266,7 @@ impl Run<'_> {
         let pull = place.resolved.puller.warm(&place.target, &place.platforms, progress.as_ref());
         let pulled = tokio::time::timeout(deadline, pull).await.unwrap_or(Err(WarmError::Deadline(deadline)));
         leave.settle(answer(&pulled), self.later());
+        self.note(pulled.as_ref().err().map(WarmError::reason));
         match pulled {
             Ok(warmed) => self.next(place, Event::Warmed(&warmed)),
             Err(error) => {
@@ -259,7 +289,12 @@ impl Run<'_> {
                 class: Class::Retry,
             },
         };
+        self.note(Some(failure.reason));
         self.next(place, Event::LookFailed(&failure))
+    }
+
+    fn note(&self, failed: Option<Reason>) {
+        self.unanswered.store(failed == Some(Reason::HarborUnreachable), Ordering::Relaxed);
     }
 
     async fn see(&self, place: &Place, refresh: bool) -> Result<Sight, LookError> {

@@ -61,8 +61,8 @@ pub enum Error {
     },
     /// 404 from Harbor's own store: it could not ask the upstream, or was refused there, and has not stored the image.
     #[error(
-        "Harbor did not get it from the upstream, which is unreachable or refuses Harbor's credentials, and has not stored \
-         it: {message}"
+        "Harbor did not get it from the upstream (which is unreachable, refuses Harbor's credentials, or answers what Harbor \
+         cannot use), and has not stored it: {message}"
     )]
     UpstreamUnavailable {
         /// Harbor's message.

@@ -1,7 +1,19 @@
 //! What goes wrong on the way ends in a status that says what to do, never in a false Ready, and is over when its cause is.
 
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
 use harbor_double::{Failure, Pushed};
-use harbor_pilot::api::{CachedImage, ConditionType, condition};
+use harbor_pilot::{
+    api::{CachedImage, ConditionType, condition},
+    prewarm::reconcile,
+};
+use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::world::{World, is_ready, is_settled, multi, state};
@@ -37,7 +49,7 @@ fn faults() -> Vec<Row> {
     use Part::{Child, Layer, Manifests};
     vec![
         ("the tag is not there", NoTag, "ImageNotFound", "check the name"),
-        ("the upstream is down", Down, "UpstreamUnhealthy", "unreachable or refuses Harbor's credentials"),
+        ("the upstream is down", Down, "UpstreamUnhealthy", "unreachable, refuses Harbor's credentials"),
         ("401 by the upstream", At(Manifests, Status(401)), "UpstreamUnhealthy", "refuses Harbor's credentials"),
         ("403 by the upstream", At(Manifests, Status(403)), "UpstreamUnhealthy", "refuses Harbor's credentials"),
         ("500 by the upstream", At(Manifests, Status(500)), "UpstreamUnhealthy", "unreachable"),
@@ -48,7 +60,7 @@ fn faults() -> Vec<Row> {
         ("403 for a layer", At(Layer, Status(403)), "HarborForbidden", "403"),
         ("a layer is cut short", At(Layer, CutShort), "PullFailed", "sha256:"),
         ("a layer of other bytes", At(Layer, WrongBytes), "PullFailed", "altered it"),
-        ("a child of other bytes", At(Child, WrongBytes), "PullFailed", "altered it"),
+        ("a child that cannot be read", At(Child, WrongBytes), "UpstreamUnhealthy", "answers what Harbor cannot use"),
         ("the quota is used up", OverQuota, "NotStored", "check the quota"),
     ]
 }
@@ -127,7 +139,7 @@ async fn a_tag_that_the_upstream_removed_is_no_longer_ready_until_it_is_back() {
     let world = World::start().await;
     let pushed = world.upstream.push_image("faults/gone", "v1", &multi("gone"));
     let mut context = world.context();
-    context.timing.refresh = std::time::Duration::from_secs(1);
+    context.timing.refresh = Duration::from_secs(1);
     let mut image = world.cached("faults/gone:v1");
     world.live(&mut image, &context, is_settled).await;
     assert!(is_ready(&image));
@@ -145,7 +157,7 @@ async fn an_upstream_that_goes_away_takes_nothing_from_an_image_that_is_stored()
     let world = World::start().await;
     world.upstream.push_image("faults/kept", "v1", &multi("kept"));
     let mut context = world.context();
-    context.timing.refresh = std::time::Duration::from_secs(1);
+    context.timing.refresh = Duration::from_secs(1);
     let mut image = world.cached("faults/kept:v1");
     world.live(&mut image, &context, is_settled).await;
     world.upstream.set_down(true).await;
@@ -156,5 +168,57 @@ async fn an_upstream_that_goes_away_takes_nothing_from_an_image_that_is_stored()
     };
     world.live(&mut image, &context, looked).await;
     assert_eq!(state(&image, ConditionType::OfflineByTag), "True/Tagged");
+    world.end().await;
+}
+
+/// Counts the connections that it closes.
+async fn mute() -> (String, Arc<AtomicUsize>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let count = Arc::new(AtomicUsize::new(0));
+    let counter = count.clone();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            counter.fetch_add(1, Ordering::Relaxed);
+            drop(stream);
+        }
+    });
+    (url, count)
+}
+
+#[tokio::test]
+async fn a_harbor_that_is_away_for_ten_minutes_is_probed_each_half_minute_by_one_of_a_hundred_images() {
+    let world = World::start().await;
+    let (url, connections) = mute().await;
+    let mut ready = world.cached("faults/ready:v1");
+    world.upstream.push_image("faults/ready", "v1", &multi("ready"));
+    world.live(&mut ready, &world.context(), is_settled).await;
+
+    let context = world.elsewhere(&url);
+    let mut images: Vec<CachedImage> = (0..100).map(|number| world.cached(&format!("faults/app{number}:v1"))).collect();
+    images.push(ready);
+    let start = Timestamp::now();
+    let mut due = vec![start; images.len()];
+    let mut writes = 0;
+    for second in 0..600 {
+        let now = start.checked_add(Duration::from_secs(second)).unwrap();
+        for (image, due) in images.iter_mut().zip(&mut due).filter(|(_, due)| **due <= now) {
+            let outcome = reconcile(image, &context, now).await;
+            writes += usize::from(image.status.as_ref() != Some(&outcome.status));
+            image.status = Some(outcome.status);
+            *due = now.checked_add(outcome.requeue.max(Duration::from_secs(1))).unwrap();
+        }
+    }
+    // Each probe repeats its request twice, and one failure may come before any silence.
+    let connections = connections.load(Ordering::Relaxed);
+    assert!((3 * 15..=3 * 22).contains(&connections), "{connections} connections");
+    assert!(writes <= 3 * images.len(), "{writes} writes of status");
+    let (ready, waiting) = images.split_last().unwrap();
+    assert!(is_ready(ready), "{:#?}", ready.status);
+    for image in waiting {
+        let reason = state(image, ConditionType::Ready);
+        assert!(["False/InstanceNotReady", "False/HarborUnreachable"].contains(&reason.as_str()), "{reason}");
+    }
+
     world.end().await;
 }

@@ -13,7 +13,7 @@ use harbor_pilot::{
         CachedImage, ConditionType, Platform,
         cached_image::{IndexState, Require},
     },
-    prewarm::{Context, Resolved, Surroundings, Unresolved, puller::WarmError, reconcile},
+    prewarm::{Context, Resolved, Silence, Surroundings, Unresolved, puller::WarmError, reconcile},
     registry,
 };
 use k8s_openapi::jiff::Timestamp;
@@ -274,6 +274,8 @@ async fn what_cannot_be_warmed_yet_says_why_and_asks_nothing_of_harbor() {
         puller: world.puller(),
         inventory: Arc::new(world.client.clone()),
         allowance: world.allowance(),
+        away: None,
+        silence: Silence::default(),
     };
     let table = [
         (Err(Unresolved::InvalidImage("no".to_owned())), "False/InvalidImage", true),

@@ -14,8 +14,8 @@ use harbor_pilot::{
     harbor,
     image::ImageRef,
     prewarm::{
-        Allowance, Context, Outcome, Puller, Resolved, Surroundings, Target, Timing, Unresolved, allowance::Account,
-        puller::Limits, reconcile,
+        Allowance, Context, Outcome, Puller, Resolved, Silence, Surroundings, Target, Timing, Unresolved,
+        allowance::Account, puller::Limits, reconcile,
     },
     registry,
 };
@@ -154,22 +154,46 @@ impl World {
         Duration::from_secs(if self.double.is_some() { 30 } else { 1200 })
     }
 
+    /// The same with a Harbor at another address.
+    pub(crate) fn elsewhere(&self, url: &str) -> Context {
+        let endpoint = registry::Endpoint { url: url.to_owned(), ..self.endpoint.clone() };
+        let limits = Limits { pause: Duration::from_millis(1), ..Limits::default() };
+        let client = harbor::Client::new(&harbor::Endpoint {
+            url: url.to_owned(),
+            ca_bundle: None,
+            credentials: None,
+            max_concurrent_requests: 4,
+        });
+        let around = Around {
+            resolved: Resolved {
+                puller: Puller::new(registry::Client::new(&endpoint).unwrap(), limits),
+                inventory: Arc::new(client.unwrap()),
+                ..self.resolved()
+            },
+            cluster: platforms(&["linux/amd64"]),
+        };
+        Context::new(Arc::new(around))
+    }
+
+    fn resolved(&self) -> Resolved {
+        Resolved {
+            image: self.image("placeholder:1"),
+            proxy_project: "hub".to_owned(),
+            platforms: Vec::new(),
+            puller: self.puller(),
+            inventory: Arc::new(self.client.clone()),
+            allowance: self.allowance(),
+            away: None,
+            silence: Silence::default(),
+        }
+    }
+
     pub(crate) fn context(&self) -> Context {
         self.context_for(&["linux/amd64"])
     }
 
     pub(crate) fn context_for(&self, cluster: &[&str]) -> Context {
-        let around = Around {
-            resolved: Resolved {
-                image: self.image("placeholder:1"),
-                proxy_project: "hub".to_owned(),
-                platforms: Vec::new(),
-                puller: self.puller(),
-                inventory: Arc::new(self.client.clone()),
-                allowance: self.allowance(),
-            },
-            cluster: platforms(cluster),
-        };
+        let around = Around { resolved: self.resolved(), cluster: platforms(cluster) };
         Context { timing: self.timing(), ..Context::new(Arc::new(around)) }
     }
 

@@ -22,6 +22,9 @@ use crate::{
 /// Whether a limit was raised is looked at so often.
 const LIMIT_LOOK: Duration = Duration::from_secs(300);
 
+/// Whether Harbor is back is known without asking it.
+const AWAY_LOOK: Duration = Duration::from_secs(15);
+
 /// A status on its way from one event to the next state. Each method gives the time to come back.
 pub(super) struct Change<'a> {
     pub(super) status: CachedImageStatus,
@@ -105,6 +108,22 @@ impl Change<'_> {
             self.resume_after(pause);
         }
         pause.min(LIMIT_LOOK)
+    }
+
+    /// What is known of an image stays known, and what is to be done is done later.
+    pub(super) fn away(&mut self, why: &str) -> Duration {
+        let reason = ready_reason(&self.status);
+        let known = condition::is_true(&self.status.conditions, ConditionType::Ready)
+            || reason == Some("InstanceNotReady")
+            || self.status.attempts.is_some_and(|attempts| attempts > 0);
+        if !known {
+            if reason == Some("Warming") {
+                // As for any other that is to be pulled, whatever else is said of it.
+                self.status.attempts = Some(0);
+            }
+            self.conditions.progressing(Reason::InstanceNotReady, why);
+        }
+        AWAY_LOOK
     }
 
     pub(super) fn looked(&mut self, verdict: &Verdict) -> Duration {

@@ -88,6 +88,10 @@ impl Core {
         let Ok(bytes) = answer.bytes().await else {
             return self.local_manifest(ask, place, reference);
         };
+        // What Harbor cannot parse it does not pass on.
+        if serde_json::from_slice::<serde_json::Value>(&bytes).is_err() {
+            return self.local_manifest(ask, place, reference);
+        }
         let digest = crate::digest::sha256(&bytes);
         let tag = (!by_digest).then(|| reference.to_owned());
         if media_type == image::OCI_INDEX || media_type == image::DOCKER_LIST {

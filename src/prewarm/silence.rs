@@ -1,0 +1,108 @@
+//! A Harbor that does not answer is asked by one image each half minute, whatever the number of those that wait for it.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use k8s_openapi::jiff::Timestamp;
+
+/// After a Harbor did not answer, it is left alone for so long.
+pub const SILENCE: Duration = Duration::from_secs(30);
+
+/// Whether one Harbor is being left alone. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Silence {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// It did not answer, and is asked again then.
+    until: Option<Timestamp>,
+    /// An image asks whether it is back.
+    asking: bool,
+}
+
+/// Leave to ask a Harbor. What is dropped says nothing of it.
+#[derive(Debug)]
+pub struct Attempt {
+    silence: Silence,
+    probe: bool,
+}
+
+impl Silence {
+    /// Leave to ask Harbor now.
+    ///
+    /// # Errors
+    /// The time to look again, while it is left alone.
+    pub fn attempt(&self, now: Timestamp) -> Result<Attempt, Timestamp> {
+        let mut state = self.state();
+        let probe = match state.until {
+            None => false,
+            Some(until) if until > now => return Err(until),
+            Some(_) if state.asking => return Err(now.checked_add(SILENCE).unwrap_or(now)),
+            Some(_) => true,
+        };
+        state.asking |= probe;
+        drop(state);
+        Ok(Attempt { silence: self.clone(), probe })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Attempt {
+    /// Whether Harbor answered, by now.
+    pub fn end(self, answered: bool, now: Timestamp) {
+        self.silence.state().until = if answered { None } else { now.checked_add(SILENCE).ok() };
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if self.probe {
+            self.silence.state().asking = false;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_700_000_000 + second).unwrap()
+    }
+
+    #[test]
+    fn a_harbor_that_answers_is_asked_by_all_and_a_silent_one_by_one_each_half_minute() {
+        let silence = Silence::default();
+        let under_way: Vec<_> = (0..4).map(|_| silence.attempt(at(0)).unwrap()).collect();
+        under_way.into_iter().for_each(|attempt| attempt.end(false, at(1)));
+        let mut asked = Vec::new();
+        for second in 1..200 {
+            for _ in 0..100 {
+                if let Ok(attempt) = silence.attempt(at(second)) {
+                    asked.push(second);
+                    attempt.end(false, at(second));
+                }
+            }
+        }
+        assert_eq!(asked, [31, 61, 91, 121, 151, 181]);
+    }
+
+    #[test]
+    fn while_one_asks_the_others_wait_and_its_success_is_that_of_all() {
+        let silence = Silence::default();
+        silence.attempt(at(0)).unwrap().end(false, at(0));
+        let probe = silence.attempt(at(30)).unwrap();
+        assert_eq!(silence.attempt(at(31)).unwrap_err(), at(61));
+        drop(probe);
+        let probe = silence.attempt(at(32)).unwrap();
+        probe.end(true, at(33));
+        assert!((0..10).all(|_| silence.attempt(at(33)).is_ok()));
+    }
+}
