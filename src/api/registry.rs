@@ -85,6 +85,11 @@ pub struct RegistrySpec {
     /// Harbor does not verify the registry's certificate.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub insecure: bool,
+    /// How many manifests and layers Harbor is brought to fetch from this registry at once, in all projects together, from 1 to
+    /// 1024. Default: as many as its HarborInstance allows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1024))]
+    pub max_concurrent_pulls: Option<u16>,
     /// Whether Harbor is changed, or only observed.
     #[serde(default)]
     pub management_policy: ManagementPolicy,

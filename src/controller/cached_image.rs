@@ -84,11 +84,13 @@ impl Surroundings for Places {
         let instance = &project.spec.harbor_ref.name;
         let connection =
             self.instances.known(instance).ok_or_else(|| Unresolved::InstanceNotReady(instance.clone()))?;
+        let upstream = self.directory.registry(&project.spec.registry_ref.name);
+        let lane = self.instances.lane(&project, upstream.as_deref());
         Ok(Resolved {
             image,
             proxy_project: name,
             platforms: project.spec.prewarm.platforms.clone(),
-            puller: connection.puller,
+            puller: connection.puller.on(lane, project.spec.prewarm.strategy),
             inventory: Arc::new(connection.client),
         })
     }

@@ -19,6 +19,7 @@ pub const UNMANAGED_OF_REGISTRY: &[Unmanaged] = &[
     ("name", "nobody can change it in Harbor without making it another registry"),
     ("type", "Harbor cannot change it"),
     ("ecr", "another way to say url"),
+    ("maxConcurrentPulls", "for prewarming"),
 ];
 
 pub const UNMANAGED_OF_PROJECT: &[Unmanaged] = &[
