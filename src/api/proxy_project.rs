@@ -185,6 +185,28 @@ pub struct PrewarmSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub platforms: Vec<Platform>,
+    /// How layers come into the cache.
+    #[serde(default)]
+    pub strategy: PullStrategy,
+    /// How many manifests and layers of this project Harbor is brought to fetch at once, from 1 to 1024. Default: as many as
+    /// its HarborInstance and Registry allow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1024))]
+    pub max_concurrent_pulls: Option<u16>,
+}
+
+/// How layers come into the cache. A cold layer is fetched twice from the upstream when a client reads it: once for the client,
+/// once for the cache.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum PullStrategy {
+    /// Each layer is asked for, and nobody listens: Harbor fetches it once, for the cache. One that does not come in time is
+    /// read as with `Stream`.
+    #[default]
+    Touch,
+    /// Each layer is read to its end, its digest and size checked. The upstream sends it twice.
+    Stream,
+    /// No layer is asked for: Harbor fetches them by itself, one by one, about 200 s after the manifest.
+    ManifestsOnly,
 }
 
 /// What makes an image warm.

@@ -89,6 +89,11 @@ pub struct RegistrySpec {
     /// How much warming may ask of this registry. Absent: no limit but the one that the registry itself tells.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pull_limit: Option<PullLimit>,
+    /// How many manifests and layers Harbor is brought to fetch from this registry at once, in all projects together, from 1 to
+    /// 1024. Default: as many as its HarborInstance allows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1024))]
+    pub max_concurrent_pulls: Option<u16>,
     /// Whether Harbor is changed, or only observed.
     #[serde(default)]
     pub management_policy: ManagementPolicy,

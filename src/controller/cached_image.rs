@@ -84,9 +84,10 @@ impl Surroundings for Places {
         let instance = &project.spec.harbor_ref.name;
         let connection =
             self.instances.known(instance).ok_or_else(|| Unresolved::InstanceNotReady(instance.clone()))?;
-        let registry = self.directory.registry(&project.spec.registry_ref.name);
-        let allowance = registry.map(|registry| self.instances.allowances.of(&registry)).unwrap_or_default();
+        let upstream = self.directory.registry(&project.spec.registry_ref.name);
+        let allowance = upstream.as_deref().map(|registry| self.instances.allowances.of(registry)).unwrap_or_default();
         let away = self.directory.instance(instance).and_then(|found| away(instance, &found));
+        let lane = self.instances.lane(&project, upstream.as_deref());
         Ok(Resolved {
             allowance,
             away,
@@ -94,7 +95,7 @@ impl Surroundings for Places {
             image,
             proxy_project: name,
             platforms: project.spec.prewarm.platforms.clone(),
-            puller: connection.puller,
+            puller: connection.puller.on(lane, project.spec.prewarm.strategy),
             inventory: Arc::new(connection.client),
         })
     }

@@ -9,9 +9,12 @@ use std::{
 
 use super::{allowances::Allowances, directory::Directory};
 use crate::{
-    api::{ConditionType, HarborInstance, HarborInstanceSpec, Reason, condition},
+    api::{ConditionType, HarborInstance, HarborInstanceSpec, ProxyProject, Reason, Registry, condition},
     harbor::{Client, Endpoint, Error, View},
-    prewarm::{Puller, Silence, puller::Limits},
+    prewarm::{
+        Puller, Silence,
+        puller::{Lane, Lanes, Limits},
+    },
     registry,
 };
 
@@ -22,6 +25,7 @@ pub struct Instances {
     silences: Mutex<HashMap<String, Silence>>,
     /// What may be asked of their upstreams.
     pub allowances: Allowances,
+    lanes: Lanes,
 }
 
 #[derive(Debug, Clone)]
@@ -56,6 +60,11 @@ pub struct Unusable {
 }
 
 impl Instances {
+    /// Instances whose pulls have at most so many bytes of blobs under way at once.
+    pub fn new(bytes_at_once: u64) -> Self {
+        Self { lanes: Lanes::new(bytes_at_once), ..Self::default() }
+    }
+
     /// The connection to the instance of that name.
     ///
     /// # Errors
@@ -108,7 +117,7 @@ impl Instances {
             message: error.to_string(),
             stalled: true,
         })?;
-        let puller = puller(&endpoint).map_err(|error| Unusable {
+        let puller = puller(&endpoint, &self.lanes).map_err(|error| Unusable {
             reason: error.reason(),
             message: error.to_string(),
             stalled: true,
@@ -119,6 +128,16 @@ impl Instances {
         let known = Known { spec: instance.spec.clone(), revision: secret.revision, connection: connection.clone() };
         self.lock().insert(name.to_owned(), known);
         Ok(connection)
+    }
+
+    /// The bounds on pulls that hold for a project and its upstream, as their specs have them now.
+    pub fn lane(&self, project: &ProxyProject, upstream: Option<&Registry>) -> Lane {
+        let name = project.metadata.name.as_deref().unwrap_or_default();
+        // Beyond this Harbor itself would refuse.
+        let connections = project.spec.max_upstream_connections.and_then(|most| u16::try_from(most).ok());
+        let own = project.spec.prewarm.max_concurrent_pulls.or(connections);
+        let theirs = upstream.and_then(|registry| registry.spec.max_concurrent_pulls);
+        self.lanes.lane((name, own), (&project.spec.registry_ref.name, theirs))
     }
 
     /// The connection to the instance of that name as it was last made.
@@ -155,14 +174,14 @@ fn refused(instance: &HarborInstance) -> Option<&str> {
     asked.iter().any(|reason| reason.to_string() == ready.reason).then_some(ready.message.as_str())
 }
 
-fn puller(endpoint: &Endpoint) -> Result<Puller, registry::Error> {
+fn puller(endpoint: &Endpoint, lanes: &Lanes) -> Result<Puller, registry::Error> {
     let endpoint = registry::Endpoint {
         ca_bundle: endpoint.ca_bundle.clone(),
         credentials: endpoint.credentials.clone(),
         max_concurrent_requests: endpoint.max_concurrent_requests,
         ..registry::Endpoint::new(endpoint.url.clone())
     };
-    Ok(Puller::new(registry::Client::new(&endpoint)?, Limits::default()))
+    Ok(Puller::new(registry::Client::new(&endpoint)?, Limits::default()).within(lanes.clone()))
 }
 
 /// Harbor's version, as its HarborInstance knows it, else as it says itself.

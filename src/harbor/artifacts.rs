@@ -35,6 +35,26 @@ impl Client {
         }
     }
 
+    /// Those of the artifacts that have one of these digests, children of an index included: what is asked for is all that is
+    /// read, however large the repository is.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn artifacts_of(
+        &self,
+        project: &str,
+        repository: &str,
+        digests: &[&str],
+    ) -> Result<Vec<model::Artifact>, Error> {
+        let path = format!("projects/{project}/repositories/{}/artifacts", encoded(repository));
+        // Without `base` Harbor leaves the children of an index out.
+        let wanted = format!("base=*,digest={{{}}}", digests.join(" "));
+        match self.list(&path, &[("q", wanted.as_str()), ("with_tag", "false")]).await {
+            Err(Error::NotFound { .. }) => Ok(Vec::new()),
+            other => other,
+        }
+    }
+
     /// [`Client::artifacts`] with what their last scans say.
     ///
     /// # Errors

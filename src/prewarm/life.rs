@@ -72,6 +72,20 @@ impl Timing {
             ..stock
         }
     }
+
+    /// The same for a pull that leaves the layers to Harbor ([`PullStrategy::ManifestsOnly`]): it looks for them ten times, and
+    /// then fetches them one by one.
+    ///
+    /// [`PullStrategy::ManifestsOnly`]: crate::api::proxy_project::PullStrategy::ManifestsOnly
+    #[must_use]
+    pub fn left_to_harbor(self) -> Self {
+        Self {
+            first_look: self.first_look * 10 + self.look_min,
+            store_bound: self.store_bound * 3,
+            offline_bound: self.offline_bound * 3,
+            ..self
+        }
+    }
 }
 
 /// What is to be done for an image now.

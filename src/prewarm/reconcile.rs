@@ -23,7 +23,10 @@ use super::{
     verify::{self, Inventory, LookError, Question, Verdict},
 };
 use crate::{
-    api::{CachedImage, CachedImageStatus, ConditionType, Platform, Reason, cached_image::PlatformStatus, condition},
+    api::{
+        CachedImage, CachedImageStatus, ConditionType, Platform, Reason, cached_image::PlatformStatus, condition,
+        proxy_project::PullStrategy,
+    },
     image::ImageRef,
     registry::{self, Class},
 };
@@ -251,7 +254,8 @@ impl Run<'_> {
         }
         let (image, project) =
             resolved.as_ref().map_or(("", ""), |found| (found.image.as_str(), found.proxy_project.as_str()));
-        life::next(self.cached, Event::Failed(failure), &self.setting(image, project, false, &[]))
+        let timing = &self.context.timing;
+        life::next(self.cached, Event::Failed(failure), &self.setting(image, project, false, &[], timing))
     }
 
     async fn warm(&self, place: &Place) -> Next {
@@ -263,7 +267,13 @@ impl Run<'_> {
             Err(refused) => return self.next(place, Event::Deferred(&refused)),
         };
         let progress = self.context.surroundings.progress(self.cached);
-        let pull = place.resolved.puller.warm(&place.target, &place.platforms, progress.as_ref());
+        let mut puller = place.resolved.puller.clone();
+        // What was found incomplete although it is listed is asked for blob by blob.
+        let platforms = self.cached.status.as_ref().map(|status| status.platforms.as_slice()).unwrap_or_default();
+        if platforms.iter().all(|child| child.stored) {
+            puller = puller.knowing(Arc::clone(&place.resolved.inventory));
+        }
+        let pull = puller.warm(&place.target, &place.platforms, progress.as_ref());
         let pulled = tokio::time::timeout(deadline, pull).await.unwrap_or(Err(WarmError::Deadline(deadline)));
         leave.settle(answer(&pulled), self.later());
         self.note(pulled.as_ref().err().map(WarmError::reason));
@@ -334,8 +344,12 @@ impl Run<'_> {
             _ => Vec::new(),
         };
         let pinned = place.target.tag().is_none();
-        let setting = self.setting(place.resolved.image.as_str(), &place.resolved.proxy_project, pinned, &missing);
-        life::next(self.cached, event, &setting)
+        let timing = match place.resolved.puller.strategy() {
+            PullStrategy::ManifestsOnly => self.context.timing.left_to_harbor(),
+            PullStrategy::Touch | PullStrategy::Stream => self.context.timing,
+        };
+        let (image, proxy_project) = (place.resolved.image.as_str(), &place.resolved.proxy_project);
+        life::next(self.cached, event, &self.setting(image, proxy_project, pinned, &missing, &timing))
     }
 
     fn setting<'s>(
@@ -344,9 +358,10 @@ impl Run<'_> {
         proxy_project: &'s str,
         pinned: bool,
         missing: &'s [Platform],
+        timing: &'s Timing,
     ) -> Setting<'s> {
         let now = self.later();
-        Setting { image, proxy_project, pinned, missing, now, jitter: jitter(), timing: &self.context.timing }
+        Setting { image, proxy_project, pinned, missing, now, jitter: jitter(), timing }
     }
 
     /// The end of the step: a pull takes its time.

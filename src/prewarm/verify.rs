@@ -20,6 +20,9 @@ use crate::{
 /// Blobs that are asked for at once.
 const BLOBS_AT_ONCE: usize = 4;
 
+/// Digests that stand in one request: its URL stays below 4 KiB.
+const DIGESTS_AT_ONCE: usize = 40;
+
 /// The list of what Harbor stores, from its API.
 pub trait Inventory: Send + Sync {
     /// Every artifact of a repository with tags and references; none for a repository that is not there (yet).
@@ -28,6 +31,24 @@ pub trait Inventory: Send + Sync {
         project: &'a str,
         repository: &'a str,
     ) -> BoxFuture<'a, Result<Vec<Artifact>, harbor::Error>>;
+
+    /// Which of these manifests are stored, those of an index included.
+    fn stored<'a>(
+        &'a self,
+        project: &'a str,
+        repository: &'a str,
+        wanted: &'a [&'a Digest],
+    ) -> BoxFuture<'a, Result<HashSet<Digest>, harbor::Error>> {
+        Box::pin(async move {
+            let artifacts = self.artifacts(project, repository).await?;
+            let listed = listed(&artifacts);
+            Ok(wanted
+                .iter()
+                .filter(|digest| listed.contains(digest.as_str()))
+                .map(|digest| (*digest).clone())
+                .collect())
+        })
+    }
 }
 
 impl Inventory for harbor::Client {
@@ -37,6 +58,24 @@ impl Inventory for harbor::Client {
         repository: &'a str,
     ) -> BoxFuture<'a, Result<Vec<Artifact>, harbor::Error>> {
         Box::pin(harbor::Client::artifacts(self, project, repository))
+    }
+
+    fn stored<'a>(
+        &'a self,
+        project: &'a str,
+        repository: &'a str,
+        wanted: &'a [&'a Digest],
+    ) -> BoxFuture<'a, Result<HashSet<Digest>, harbor::Error>> {
+        Box::pin(async move {
+            let mut stored = HashSet::new();
+            for asked in wanted.chunks(DIGESTS_AT_ONCE) {
+                let digests: Vec<&str> = asked.iter().map(|digest| digest.as_str()).collect();
+                let found = self.artifacts_of(project, repository, &digests).await?;
+                let is_found = |digest: &&&Digest| found.iter().any(|artifact| artifact.digest == digest.as_str());
+                stored.extend(asked.iter().filter(is_found).map(|digest| (*digest).clone()));
+            }
+            Ok(stored)
+        })
     }
 }
 

@@ -25,6 +25,9 @@ use crate::harbor::Credentials;
 /// A token answer that is longer is not one.
 const MAX_TOKEN_ANSWER: usize = 256 << 10;
 
+/// A document may take that many times as long as nothing at all may.
+const DOCUMENT_DEADLINES: u32 = 2;
+
 /// Where a registry is and how to talk to it.
 #[derive(Debug, Clone)]
 pub struct Endpoint {
@@ -70,6 +73,8 @@ pub struct Fetched {
 pub enum Blob {
     /// It was read to its end, and has the right digest and size.
     Streamed,
+    /// The registry began to answer, and was not listened to any longer.
+    Touched,
     /// The registry redirected to its storage: it is stored, and nothing was read.
     Stored,
 }
@@ -109,7 +114,9 @@ impl Client {
             return Err(Error::Endpoint("the URL must be http:// or https:// and a host".to_owned()));
         }
         // Harbor answers 403 to credentials that come with its own session cookie, so none is ever kept.
+        // HTTP/1.1 alone: hanging up ends the transfer of one blob and disturbs no other.
         let mut http = reqwest::Client::builder()
+            .http1_only()
             .user_agent(concat!("harbor-pilot/", env!("CARGO_PKG_VERSION")))
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(endpoint.connect_deadline)
@@ -134,6 +141,11 @@ impl Client {
                 slots: Semaphore::new(usize::from(endpoint.max_concurrent_requests.max(1))),
             }),
         })
+    }
+
+    /// The address that all requests go to, with a `/` at its end.
+    pub fn address(&self) -> &str {
+        self.inner.base.as_str()
     }
 
     /// HEAD of a manifest by tag or digest: its digest at this moment. `None` when the answer names none.
@@ -206,28 +218,39 @@ impl Client {
         if answer.is_redirect() {
             return Ok(Blob::Stored);
         }
-        let mut answer = answer.successful().await?;
-        let mismatch = |actual| Error::SizeMismatch { digest: blob.digest.clone(), expected: blob.size, actual };
-        if let Some(announced) = answer.response.content_length().filter(|length| *length != blob.size) {
-            return Err(mismatch(announced));
-        }
+        let mut answer = answer.successful().await?.announcing(blob)?;
         let (mut hasher, mut length) = (blob.digest.hasher(), 0_u64);
         while let Some(piece) = self.piece(&mut answer).await? {
             length = length.saturating_add(piece.len() as u64);
             if length > blob.size {
-                return Err(mismatch(length));
+                return Err(size_mismatch(blob, length));
             }
             hasher.update(&piece);
             received(piece.len() as u64);
         }
         if length != blob.size {
-            return Err(mismatch(length));
+            return Err(size_mismatch(blob, length));
         }
         let actual = hasher.finish();
         if actual != blob.digest {
             return Err(Error::DigestMismatch { expected: blob.digest.clone(), actual });
         }
         Ok(Blob::Streamed)
+    }
+
+    /// Asks for a blob and hangs up as soon as the answer begins. Harbor goes on copying a blob into its store that nobody
+    /// listens to any longer; whether it came there, [`Client::has_blob`] alone tells.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn touch_blob(&self, repository: &str, blob: &Descriptor) -> Result<Blob, Error> {
+        let answer = self.ask(&Method::GET, repository, &format!("blobs/{}", blob.digest)).await?;
+        if answer.is_redirect() {
+            return Ok(Blob::Stored);
+        }
+        // Dropping an answer that is not read to its end closes its connection.
+        answer.successful().await?.announcing(blob)?;
+        Ok(Blob::Touched)
     }
 
     /// Sends a request with a token, and once more with a fresh one where a kept one is refused.
@@ -308,7 +331,15 @@ impl Client {
         }
     }
 
-    async fn body(&self, mut answer: Answer<'_>, limit: usize) -> Result<Vec<u8>, Error> {
+    /// Reads a document of at most `limit` bytes. One that drips is given up when it takes [`DOCUMENT_DEADLINES`] times what
+    /// silence may.
+    async fn body(&self, answer: Answer<'_>, limit: usize) -> Result<Vec<u8>, Error> {
+        let (deadline, operation) = (self.inner.idle_deadline * DOCUMENT_DEADLINES, answer.operation.clone());
+        let read = tokio::time::timeout(deadline, self.read(answer, limit)).await;
+        read.unwrap_or(Err(Error::Timeout { operation, deadline }))
+    }
+
+    async fn read(&self, mut answer: Answer<'_>, limit: usize) -> Result<Vec<u8>, Error> {
         let mut body = Vec::new();
         while let Some(piece) = self.piece(&mut answer).await? {
             if body.len() + piece.len() > limit {
@@ -345,10 +376,22 @@ impl<'a> Answer<'a> {
         )
     }
 
+    /// Refuses a blob whose announced length is not that of its manifest.
+    fn announcing(self, blob: &Descriptor) -> Result<Answer<'a>, Error> {
+        match self.response.content_length().filter(|length| *length != blob.size) {
+            Some(announced) => Err(size_mismatch(blob, announced)),
+            None => Ok(self),
+        }
+    }
+
     async fn successful(self) -> Result<Answer<'a>, Error> {
         if self.response.status().is_success() {
             return Ok(self);
         }
         Err(refusal::read(&self.operation, self.response).await)
     }
+}
+
+fn size_mismatch(blob: &Descriptor, actual: u64) -> Error {
+    Error::SizeMismatch { digest: blob.digest.clone(), expected: blob.size, actual }
 }

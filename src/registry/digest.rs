@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use sha2::Digest as _;
+use aws_lc_rs::digest::{Context, SHA256, SHA384, SHA512};
 
 /// A digest that can be verified: `sha256`, `sha384` or `sha512`, and the hexadecimal digits that belong to it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -16,7 +16,7 @@ pub struct DigestError(String);
 impl Digest {
     /// The SHA-256 digest of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
-        let mut hasher = Hasher::Sha256(sha2::Sha256::new());
+        let mut hasher = Hasher(Context::new(&SHA256));
         hasher.update(bytes);
         hasher.finish()
     }
@@ -35,11 +35,11 @@ impl Digest {
 
     /// A hasher of the same algorithm.
     pub fn hasher(&self) -> Hasher {
-        match self.0.split(':').next() {
-            Some("sha512") => Hasher::Sha512(sha2::Sha512::new()),
-            Some("sha384") => Hasher::Sha384(sha2::Sha384::new()),
-            _ => Hasher::Sha256(sha2::Sha256::new()),
-        }
+        Hasher(Context::new(match self.0.split(':').next() {
+            Some("sha512") => &SHA512,
+            Some("sha384") => &SHA384,
+            _ => &SHA256,
+        }))
     }
 }
 
@@ -63,35 +63,30 @@ impl fmt::Display for Digest {
     }
 }
 
-/// Computes a digest piece by piece.
-#[derive(Debug, Clone)]
-pub enum Hasher {
-    /// SHA-256.
-    Sha256(sha2::Sha256),
-    /// SHA-384.
-    Sha384(sha2::Sha384),
-    /// SHA-512.
-    Sha512(sha2::Sha512),
+/// Computes a digest piece by piece. The TLS library's: on processors without SHA instructions twice as fast as others.
+#[derive(Clone)]
+pub struct Hasher(Context);
+
+impl fmt::Debug for Hasher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hasher")
+    }
 }
 
 impl Hasher {
     /// Takes the next bytes in.
     pub fn update(&mut self, bytes: &[u8]) {
-        match self {
-            Self::Sha256(hasher) => hasher.update(bytes),
-            Self::Sha384(hasher) => hasher.update(bytes),
-            Self::Sha512(hasher) => hasher.update(bytes),
-        }
+        self.0.update(bytes);
     }
 
     /// The digest of all that was taken in.
     pub fn finish(self) -> Digest {
-        let (algorithm, hash) = match self {
-            Self::Sha256(hasher) => ("sha256", hasher.finalize().to_vec()),
-            Self::Sha384(hasher) => ("sha384", hasher.finalize().to_vec()),
-            Self::Sha512(hasher) => ("sha512", hasher.finalize().to_vec()),
+        let algorithm = match self.0.algorithm() {
+            other if other == &SHA512 => "sha512",
+            other if other == &SHA384 => "sha384",
+            _ => "sha256",
         };
-        Digest(format!("{algorithm}:{}", hex(&hash)).into())
+        Digest(format!("{algorithm}:{}", hex(self.0.finish().as_ref())).into())
     }
 }
 

@@ -86,6 +86,14 @@ impl Manifest {
             Some(OCI_IMAGE_MEDIA_TYPE | IMAGE_MANIFEST_MEDIA_TYPE) => false,
             other => return Err(format!("media type `{}` is not supported", other.unwrap_or_default())),
         };
+        // Counted before anything is kept: a list of small entries takes many times its own size.
+        let (children, layers) = (count(&outline.manifests), count(&outline.layers));
+        if children > MAX_CHILDREN {
+            return Err(format!("{children} children are more than {MAX_CHILDREN}"));
+        }
+        if layers > MAX_LAYERS {
+            return Err(format!("{layers} layers are more than {MAX_LAYERS}"));
+        }
         // A document that is both would be one thing to us and another to the runtime.
         if outline.manifests.is_some() && outline.layers.is_some() {
             return Err("it is an index and an image at once".to_owned());
@@ -97,9 +105,6 @@ impl Manifest {
 impl Index {
     fn parse(body: &[u8]) -> Result<Self, String> {
         let index: OciImageIndex = serde_json::from_slice(body).map_err(|error| format!("not an index: {error}"))?;
-        if index.manifests.len() > MAX_CHILDREN {
-            return Err(format!("{} children are more than {MAX_CHILDREN}", index.manifests.len()));
-        }
         let children = index.manifests.iter().map(child).collect::<Result<_, _>>()?;
         Ok(Self { children })
     }
@@ -108,9 +113,6 @@ impl Index {
 impl Image {
     fn parse(body: &[u8]) -> Result<Self, String> {
         let image: OciImageManifest = serde_json::from_slice(body).map_err(|error| format!("not an image: {error}"))?;
-        if image.layers.len() > MAX_LAYERS {
-            return Err(format!("{} layers are more than {MAX_LAYERS}", image.layers.len()));
-        }
         let layers =
             image.layers.iter().filter(|layer| !is_foreign(layer)).map(descriptor).collect::<Result<_, _>>()?;
         Ok(Self { config: descriptor(&image.config)?, layers })
@@ -134,8 +136,30 @@ impl Image {
 struct Outline {
     schema_version: i64,
     media_type: Option<String>,
-    manifests: Option<serde::de::IgnoredAny>,
-    layers: Option<serde::de::IgnoredAny>,
+    manifests: Option<Count>,
+    layers: Option<Count>,
+}
+
+/// The length of a list of which nothing is kept.
+struct Count(usize);
+
+impl<'de> Deserialize<'de> for Count {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Vec::<Nothing>::deserialize(deserializer).map(|list| Self(list.len()))
+    }
+}
+
+/// Takes no room, however many there are.
+struct Nothing;
+
+impl<'de> Deserialize<'de> for Nothing {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        serde::de::IgnoredAny::deserialize(deserializer).map(|_| Self)
+    }
+}
+
+fn count(list: &Option<Count>) -> usize {
+    list.as_ref().map_or(0, |list| list.0)
 }
 
 fn child(entry: &ImageIndexEntry) -> Result<Child, String> {

@@ -20,6 +20,7 @@ pub const UNMANAGED_OF_REGISTRY: &[Unmanaged] = &[
     ("type", "Harbor cannot change it"),
     ("ecr", "another way to say url"),
     ("pullLimit", "for prewarming"),
+    ("maxConcurrentPulls", "for prewarming"),
 ];
 
 pub const UNMANAGED_OF_PROJECT: &[Unmanaged] = &[

@@ -1,8 +1,10 @@
 //! Images become warm in Harbor: pulled as a container runtime does, verified, and told apart by what works offline.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod artifacts;
 mod faults;
 mod offline;
+mod strategies;
 mod world;
 
 use std::{sync::Arc, time::Duration};

@@ -10,12 +10,17 @@ use std::{
 
 use harbor_double::{Harbor, Image, Pushed, Request, Upstream};
 use harbor_pilot::{
-    api::{CachedImage, CachedImageSpec, ConditionType, Platform, cached_image::Require, condition},
+    api::{
+        CachedImage, CachedImageSpec, ConditionType, Platform, cached_image::Require, condition,
+        proxy_project::PullStrategy,
+    },
     harbor,
     image::ImageRef,
     prewarm::{
         Allowance, Context, Outcome, Puller, Resolved, Silence, Surroundings, Target, Timing, Unresolved,
-        allowance::Account, puller::Limits, reconcile,
+        allowance::Account,
+        puller::{Lane, Limits},
+        reconcile,
     },
     registry,
 };
@@ -38,12 +43,17 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) async fn start() -> Self {
+        Self::start_at(SPEED).await
+    }
+
+    /// With a double that is so many times faster than Harbor.
+    pub(crate) async fn start_at(speed: f64) -> Self {
         let upstream = Upstream::builder().start().await;
         let from_env = |name: &str, default: &str| std::env::var(name).unwrap_or_else(|_| default.to_owned());
         let (double, url) = match std::env::var("HARBOR_URL") {
             Ok(url) => (None, url),
             Err(_) => {
-                let double = Harbor::builder().speed(SPEED).start().await;
+                let double = Harbor::builder().speed(speed).start().await;
                 let url = double.url();
                 (Some(double), url)
             }
@@ -92,6 +102,16 @@ impl World {
         self.api("DELETE", &format!("/registries/{}", self.registry_id), None).await;
     }
 
+    /// Lets the project store so many bytes and no more.
+    pub(crate) async fn limit_storage(&self, bytes: i64) {
+        let project =
+            self.send("GET", &format!("/projects/{}", self.project), None).await.json::<Value>().await.unwrap();
+        let quotas = format!("/quotas?reference=project&reference_id={}", project["project_id"]);
+        let quotas = self.send("GET", &quotas, None).await.json::<Value>().await.unwrap();
+        let body = json!({"hard": {"storage": bytes}});
+        assert_eq!(self.api("PUT", &format!("/quotas/{}", quotas[0]["id"]), Some(body)).await, 200);
+    }
+
     pub(crate) async fn api(&self, method: &str, path: &str, body: Option<Value>) -> u16 {
         self.send(method, path, body).await.status().as_u16()
     }
@@ -111,7 +131,8 @@ impl World {
     }
 
     pub(crate) fn puller(&self) -> Puller {
-        let limits = Limits { pause: self.timing().backoff / 10, ..Limits::default() };
+        let grace = if self.double.is_some() { Duration::from_millis(300) } else { Limits::default().grace };
+        let limits = Limits { pause: self.timing().backoff / 10, grace, ..Limits::default() };
         Puller::new(registry::Client::new(&self.endpoint).unwrap(), limits)
     }
 
@@ -193,7 +214,12 @@ impl World {
     }
 
     pub(crate) fn context_for(&self, cluster: &[&str]) -> Context {
-        let around = Around { resolved: self.resolved(), cluster: platforms(cluster) };
+        self.context_by(cluster, PullStrategy::default())
+    }
+
+    pub(crate) fn context_by(&self, cluster: &[&str], strategy: PullStrategy) -> Context {
+        let puller = self.puller().on(Lane::default(), strategy);
+        let around = Around { resolved: Resolved { puller, ..self.resolved() }, cluster: platforms(cluster) };
         Context { timing: self.timing(), ..Context::new(Arc::new(around)) }
     }
 

@@ -60,12 +60,9 @@ impl Change<'_> {
         self.status.warmed_at = Some(Time(condition::whole_seconds(self.setting.now)));
         self.status.attempts = None;
         self.status.next_attempt_at = None;
-        let fetched: u32 = warmed.children.iter().map(|child| child.fetched).fold(0, u32::saturating_add);
-        let message = format!(
-            "pulled {} of {}: {fetched} blobs fetched, the others were there; Harbor stores them on its own time",
-            count(warmed.children.len(), "manifest"),
-            warmed.digest
-        );
+        let fetches = warmed.fetches();
+        let message =
+            format!("pulled {} of {}: {}", count(warmed.children.len(), "manifest"), warmed.digest, how(warmed));
         self.conditions.progressing(Reason::Verifying, message);
         let waiting = "Harbor has not been looked at since the pull";
         self.conditions.set_unknown(ConditionType::OfflineByDigest, Reason::Verifying, waiting);
@@ -74,7 +71,7 @@ impl Change<'_> {
         } else {
             self.conditions.set_unknown(ConditionType::OfflineByTag, Reason::Verifying, waiting);
         }
-        if fetched == 0 { Duration::ZERO } else { self.setting.timing.first_look }
+        if fetches.is_over() { Duration::ZERO } else { self.setting.timing.first_look }
     }
 
     pub(super) fn failed(&mut self, failure: &Failure) -> Duration {
@@ -293,6 +290,28 @@ enum Offline {
     Served,
     Open,
     Never(Reason),
+}
+
+/// How the blobs came into the cache, for people.
+fn how(warmed: &Warmed) -> String {
+    let fetches = warmed.fetches();
+    let fetched = fetches.touched.saturating_add(fetches.streamed);
+    let mut text = if fetches.left > 0 {
+        format!("{} left to Harbor, which fetches them by itself after some minutes", blobs(fetches.left))
+    } else {
+        format!("{} fetched, the others were there; Harbor stores them on its own time", blobs(fetched))
+    };
+    if fetches.fell_back > 0 {
+        text = format!("{text}; {} did not come in time and had to be read whole", blobs(fetches.fell_back));
+    }
+    if warmed.attestations > 0 {
+        text = format!("{text}; {} left out", count(warmed.attestations as usize, "attestation"));
+    }
+    text
+}
+
+fn blobs(number: u32) -> String {
+    count(number as usize, "blob")
 }
 
 fn explain(reason: Reason) -> &'static str {

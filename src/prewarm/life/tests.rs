@@ -1,7 +1,10 @@
 use super::*;
 use crate::{
     api::{CachedImageSpec, cached_image::Require},
-    prewarm::{puller::WarmedChild, verify::Finding},
+    prewarm::{
+        puller::{Fetches, WarmedChild},
+        verify::Finding,
+    },
     registry::Digest,
 };
 
@@ -36,9 +39,11 @@ fn seen(cached: &CachedImage, second: i64) -> Step {
 
 fn warmed(fetched: u32) -> Warmed {
     let digest = Digest::of(b"child");
-    let child =
-        WarmedChild { platform: Some("linux/amd64".parse().unwrap()), digest, layers: 2, bytes: 3 << 20, fetched };
-    Warmed { digest: Digest::of(b"index"), index_children: Some(2), children: vec![child], missing: Vec::new() }
+    let platform = Some("linux/amd64".parse().unwrap());
+    let fetches = Fetches { touched: fetched, ..Fetches::default() };
+    let child = WarmedChild { platform, digest, layers: 2, bytes: 3 << 20, fetched, fetches };
+    let children = vec![child];
+    Warmed { digest: Digest::of(b"index"), index_children: Some(2), attestations: 0, children, missing: Vec::new() }
 }
 
 fn verdict(stored: bool, by_tag: Finding, by_digest: Finding) -> Verdict {
@@ -258,4 +263,42 @@ fn a_platform_that_the_user_listed_must_be_there_and_one_of_the_cluster_need_not
         let list = &image.status.as_ref().unwrap().conditions;
         assert!(condition::find(list, ConditionType::Ready).unwrap().message.contains(message));
     }
+}
+
+#[test]
+fn what_is_left_to_harbor_is_looked_at_when_harbor_has_fetched_it_and_given_the_time_for_that() {
+    let timing = Timing::default().left_to_harbor();
+    let mut image = cached(Require::Online);
+    let left = |mut warmed: Warmed| {
+        warmed.children[0].fetches = Fetches { left: 3, ..Fetches::default() };
+        warmed
+    };
+    let mut live = |second, event: Event<'_>| {
+        let next = next(&image, event, &setting(at(second), &timing));
+        image.status = Some(next.status);
+        (next.requeue.as_secs(), state(&image).0)
+    };
+    live(0, Event::Begun("for linux/amd64"));
+    assert_eq!(live(10, Event::Warmed(&left(warmed(0)))), (205, "False/Verifying".to_owned()));
+    assert_eq!(live(500, Event::Looked(&verdict(false, UNTAGGED, NOT_YET))).1, "False/Verifying");
+    assert_eq!(live(1100, Event::Looked(&verdict(false, UNTAGGED, NOT_YET))).1, "False/NotStored");
+}
+
+#[test]
+fn how_the_blobs_came_is_told() {
+    let message = |change: &dyn Fn(&mut Warmed)| {
+        let (mut image, mut pulled) = (cached(Require::Online), warmed(3));
+        change(&mut pulled);
+        live(&mut image, 0, Event::Begun(""));
+        live(&mut image, 10, Event::Warmed(&pulled));
+        condition::find(&image.status.unwrap().conditions, ConditionType::Ready).unwrap().message.clone()
+    };
+    assert!(message(&|_| ()).contains("3 blobs fetched"));
+    let slow = message(&|warmed| {
+        warmed.children[0].fetches = Fetches { touched: 1, streamed: 1, fell_back: 1, ..Fetches::default() }
+    });
+    assert!(slow.contains("2 blobs fetched") && slow.contains("1 blob did not come in time"), "{slow}");
+    assert!(message(&|warmed| warmed.attestations = 2).contains("2 attestations left out"));
+    let left = message(&|warmed| warmed.children[0].fetches = Fetches { left: 4, ..Fetches::default() });
+    assert!(left.contains("4 blobs left to Harbor"), "{left}");
 }

@@ -145,3 +145,29 @@ async fn the_double_can_be_switched_off_and_on_and_ends_when_it_is_dropped() {
     }
     assert!(refused);
 }
+
+#[tokio::test]
+async fn the_children_of_an_index_are_listed_for_who_asks_for_all_and_by_digest() {
+    let (upstream, harbor, client) = proxied(200.0).await;
+    let image = upstream.push_image("app/multi", "v1", &Image::multi_arch(ARCHES).canonical());
+    client.head("/v2/px/app/multi/manifests/v1").await.ok();
+    client.pull("px/app/multi", &image, |_| true).await;
+    eventually(|| harbor.artifacts("px/app/multi").get(&image.digest).is_some_and(|tags| tags == &["v1"])).await;
+    let listed = async |query: &str| {
+        let path = format!("/projects/px/repositories/app%2Fmulti/artifacts?q={query}");
+        let (status, body) = harbor.by_hand("GET", &path, None).await;
+        let digests = body.as_array().map(|list| list.iter().map(|one| one["digest"].as_str().unwrap().to_owned()));
+        (status, digests.map(Iterator::collect).unwrap_or_default())
+    };
+    let [amd64, arm64] = [0, 1].map(|at| image.children[at].digest.clone());
+    let nobody = format!("sha256:{}", "a".repeat(64));
+    let both = format!("digest={{{amd64}%20{}%20{nobody}}}", image.digest);
+    assert_eq!(listed(&both).await, (200, vec![image.digest.clone()]));
+    let mut found: (u16, Vec<String>) = listed(&format!("base=*,{both}")).await;
+    found.1.sort();
+    let mut expected = vec![amd64.clone(), image.digest.clone()];
+    expected.sort();
+    assert_eq!(found, (200, expected));
+    assert_eq!(listed(&format!("base=*,digest={arm64}")).await, (200, vec![arm64]));
+    assert_eq!(listed("base=x").await.0, 400);
+}

@@ -57,8 +57,16 @@ impl Core {
         let name = self.full_name(ask, project, name, "list")?.1;
         let state = self.state.lock();
         let mut items = Vec::new();
+        let base = ask.param("q").and_then(|query| query.split(',').find_map(|term| term.strip_prefix("base=")));
+        if base.is_some_and(|base| base != "*") {
+            let message = r#"the value of "base" query can only be exact match value with "*""#;
+            return Err(Fault::bad(message));
+        }
         if let Some(repository) = state.repositories.get(&name) {
             let mut artifacts = visible(repository);
+            if base.is_some() {
+                artifacts = repository.artifacts.iter().collect();
+            }
             artifacts.sort_by_key(|artifact| std::cmp::Reverse(artifact.id));
             items = artifacts
                 .into_iter()

@@ -1,163 +1,31 @@
 //! The pull client against registries that are wrong, slow, endless or hostile.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod bounds;
+mod fake;
+
 use std::{
-    collections::HashMap,
     sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        Arc,
+        atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
-use axum::{
-    Router,
-    body::Body,
-    extract::{Request, State},
-    response::{IntoResponse, Response},
-};
+use axum::{body::Body, response::IntoResponse};
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use harbor_pilot::{
-    harbor::Credentials,
-    image::ImageRef,
     prewarm::{
-        Puller, Target,
+        Puller,
         puller::{Limits, WarmError},
     },
     registry::{Blob, Client, Descriptor, Digest, Endpoint, Error},
 };
-use http::{HeaderMap, StatusCode, header};
+use http::{StatusCode, header};
 use serde_json::{Value, json};
 
-const CANARY: &str = "canary-8c1f0e";
-const INDEX: &str = "application/vnd.oci.image.index.v1+json";
-const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-
-type Handler = Box<dyn Fn() -> Response + Send + Sync>;
-
-/// A registry that answers as it is told, and remembers what it was asked.
-#[derive(Clone)]
-struct Fake {
-    url: String,
-    inner: Arc<Inner>,
-}
-
-struct Inner {
-    realm: String,
-    answers: Mutex<HashMap<String, Handler>>,
-    log: Mutex<Vec<(String, HeaderMap)>>,
-    under_way: AtomicUsize,
-    peak: AtomicUsize,
-    /// Tokens with a lower number are refused.
-    good_from: AtomicUsize,
-    tokens: AtomicUsize,
-}
-
-impl Fake {
-    /// A registry with a token service at `realm`; by default at its own address, as Harbor.
-    async fn start(realm: Option<String>) -> Self {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let inner = Arc::new(Inner {
-            realm: realm.unwrap_or_else(|| format!("{url}/service/token")),
-            answers: Mutex::default(),
-            log: Mutex::default(),
-            under_way: AtomicUsize::new(0),
-            peak: AtomicUsize::new(0),
-            good_from: AtomicUsize::new(0),
-            tokens: AtomicUsize::new(0),
-        });
-        let router = Router::new().fallback(serve).with_state(Arc::clone(&inner));
-        tokio::spawn(async move { axum::serve(listener, router).await });
-        Self { url, inner }
-    }
-
-    fn answer(&self, path: &str, answer: impl Fn() -> Response + Send + Sync + 'static) {
-        self.inner.answers.lock().unwrap().insert(path.to_owned(), Box::new(answer));
-    }
-
-    /// Serves a document as manifest by its digest.
-    fn manifest(&self, kind: &'static str, document: &Value) -> Digest {
-        let body = Bytes::from(document.to_string());
-        let digest = Digest::of(&body);
-        self.answer(&format!("/v2/p/app/manifests/{digest}"), move || {
-            ([(header::CONTENT_TYPE, kind)], body.clone()).into_response()
-        });
-        digest
-    }
-
-    fn endpoint(&self) -> Endpoint {
-        let credentials = Credentials { username: "robot$pilot".to_owned(), password: CANARY.to_owned().into() };
-        Endpoint {
-            credentials: Some(credentials),
-            idle_deadline: Duration::from_millis(400),
-            ..Endpoint::new(self.url.clone())
-        }
-    }
-
-    fn client(&self) -> Client {
-        Client::new(&self.endpoint()).unwrap()
-    }
-
-    /// How often a path was asked for.
-    fn asked(&self, path: &str) -> usize {
-        self.inner.log.lock().unwrap().iter().filter(|(seen, _)| seen.split('?').next() == Some(path)).count()
-    }
-
-    fn log(&self) -> Vec<(String, HeaderMap)> {
-        self.inner.log.lock().unwrap().clone()
-    }
-}
-
-async fn serve(State(fake): State<Arc<Inner>>, request: Request) -> Response {
-    let path = request.uri().to_string();
-    fake.log.lock().unwrap().push((path.clone(), request.headers().clone()));
-    let plain = path.split('?').next().unwrap().to_owned();
-    if plain == "/v2/" {
-        let challenge = format!(r#"Bearer realm="{}",service="harbor-registry""#, fake.realm);
-        return (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, challenge)]).into_response();
-    }
-    if plain == "/service/token" {
-        let number = fake.tokens.fetch_add(1, Ordering::Relaxed);
-        let body = json!({"token": format!("t{number}"), "access_token": "", "expires_in": 1800}).to_string();
-        return ([(header::SET_COOKIE, "sid=1; Path=/; HttpOnly")], body).into_response();
-    }
-    let authorization = request.headers().get(header::AUTHORIZATION).map(|value| value.to_str().unwrap().to_owned());
-    let token = authorization.as_deref().and_then(|text| text.strip_prefix("Bearer t"));
-    if token.and_then(|number| number.parse().ok()) < Some(fake.good_from.load(Ordering::Relaxed)) {
-        let body = r#"{"errors":[{"code":"UNAUTHORIZED","message":"unauthorized to access repository"}]}"#;
-        return (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, r#"Basic realm="harbor""#)], body)
-            .into_response();
-    }
-    let now = fake.under_way.fetch_add(1, Ordering::SeqCst) + 1;
-    fake.peak.fetch_max(now, Ordering::SeqCst);
-    if now > 1 || plain.contains("/blobs/") {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    let answer = fake.answers.lock().unwrap().get(&format!("{} {plain}", request.method())).map(|answer| answer());
-    let answer = answer.or_else(|| fake.answers.lock().unwrap().get(&plain).map(|answer| answer()));
-    fake.under_way.fetch_sub(1, Ordering::SeqCst);
-    answer.unwrap_or_else(|| StatusCode::NOT_FOUND.into_response())
-}
-
-/// A body of pieces without a length, for ever; counts what is taken.
-fn endless(taken: &Arc<AtomicU64>) -> Body {
-    let taken = Arc::clone(taken);
-    let piece = Bytes::from(vec![b' '; 64 << 10]);
-    Body::from_stream(stream::repeat_with(move || {
-        taken.fetch_add(piece.len() as u64, Ordering::Relaxed);
-        Ok::<_, std::io::Error>(piece.clone())
-    }))
-}
-
-fn descriptor(content: &[u8]) -> Descriptor {
-    Descriptor { digest: Digest::of(content), size: content.len() as u64 }
-}
-
-fn blob_path(blob: &Descriptor) -> String {
-    format!("/v2/p/app/blobs/{}", blob.digest)
-}
+use fake::{CANARY, Fake, INDEX, MANIFEST, blob_path, descriptor, endless, pinned, puller, target};
 
 #[tokio::test]
 async fn an_endless_manifest_is_given_up_at_its_limit() {
@@ -378,16 +246,4 @@ async fn no_secret_stands_in_what_is_printed() {
     for secret in [CANARY, "Bearer t", "\"t0\"", "cm9ib3Q"] {
         assert!(!printed.contains(secret), "{secret} in {printed}");
     }
-}
-
-fn puller(fake: &Fake) -> Puller {
-    Puller::new(fake.client(), Limits { pause: Duration::from_millis(10), ..Limits::default() })
-}
-
-fn target(tag: &str) -> Target {
-    Target::new(&ImageRef::parse(&format!("h.example/p/app:{tag}")).unwrap()).unwrap()
-}
-
-fn pinned(digest: &Digest) -> Target {
-    Target::new(&ImageRef::parse(&format!("h.example/p/app@{digest}")).unwrap()).unwrap()
 }

@@ -1,24 +1,25 @@
 //! Pulls an image through Harbor as containerd does, and keeps nothing of it.
 //!
 //! HEAD of the tag, GET of the index by digest, GET of each wanted child by digest, then its config and layers. The order
-//! matters: Harbor tags a cached index only when it saw the tag asked for by HEAD.
+//! matters: Harbor tags a cached index only when it saw the tag asked for by HEAD. How the layers come into the cache is a
+//! [`PullStrategy`]; what all pulls of the process share are [`Lanes`].
 
-use std::{
-    collections::HashSet,
-    sync::{
-        Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+mod blob;
+mod gate;
+mod lanes;
+mod pace;
+mod pull;
+
+use std::{sync::Arc, time::Duration};
 
 use backon::{ExponentialBuilder, Retryable};
-use futures::{StreamExt, TryStreamExt, stream};
 
-use super::{select::select, target::Target};
+pub use self::lanes::{DEFAULT_BYTES, Lane, Lanes};
+use self::pull::Pull;
+use super::{target::Target, verify::Inventory};
 use crate::{
-    api::{Platform, Reason},
-    registry::{Blob, Child, Class, Client, Descriptor, Digest, Error, Image, Index, Manifest},
+    api::{Platform, Reason, proxy_project::PullStrategy},
+    registry::{Class, Client, Descriptor, Digest, Error, Manifest},
 };
 
 /// An index may hold an index, and that one none.
@@ -30,7 +31,7 @@ pub trait Progress: Send + Sync {
     fn planned(&self, blobs: u64, bytes: u64) {
         let _ = (blobs, bytes);
     }
-    /// Bytes of a blob arrived.
+    /// Bytes of a blob came into the cache: as they pass us, or all at once where none does.
     fn received(&self, bytes: u64) {
         let _ = bytes;
     }
@@ -50,6 +51,8 @@ pub struct Warmed {
     pub digest: Digest,
     /// Number of children of the index, wanted or not; `None` when the reference leads to a manifest.
     pub index_children: Option<u32>,
+    /// How many of these describe another child (attestations), and are not fetched.
+    pub attestations: u32,
     /// The manifests that were wanted.
     pub children: Vec<WarmedChild>,
     /// Wanted platforms that the index has no child for.
@@ -69,6 +72,52 @@ pub struct WarmedChild {
     pub bytes: u64,
     /// Number of blobs that were fetched now; the others Harbor had.
     pub fetched: u32,
+    /// How they were fetched, and what was not.
+    pub fetches: Fetches,
+}
+
+/// How blobs came into the cache.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Fetches {
+    /// Asked for, and stored by Harbor without us reading them.
+    pub touched: u32,
+    /// Read to their end.
+    pub streamed: u32,
+    /// Of the streamed: those that Harbor did not store in time when they were asked for.
+    pub fell_back: u32,
+    /// Fetched by another pull at the same time.
+    pub shared: u32,
+    /// Left to Harbor, which fetches them by itself ([`PullStrategy::ManifestsOnly`]).
+    pub left: u32,
+    /// Bytes that we read ourselves.
+    pub read: u64,
+}
+
+impl Fetches {
+    /// Both together.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            touched: self.touched.saturating_add(other.touched),
+            streamed: self.streamed.saturating_add(other.streamed),
+            fell_back: self.fell_back.saturating_add(other.fell_back),
+            shared: self.shared.saturating_add(other.shared),
+            left: self.left.saturating_add(other.left),
+            read: self.read.saturating_add(other.read),
+        }
+    }
+
+    /// Whether Harbor has stored everything already.
+    pub fn is_over(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Warmed {
+    /// How the blobs of all manifests came into the cache.
+    pub fn fetches(&self) -> Fetches {
+        self.children.iter().fold(Fetches::default(), |sum, child| sum.plus(child.fetches))
+    }
 }
 
 /// Why an image was not pulled.
@@ -120,31 +169,69 @@ pub struct Limits {
     pub repeats: usize,
     /// The pause before the first repeat; it doubles.
     pub pause: Duration,
+    /// How long Harbor may take to store a blob that was asked for, beside what its size takes.
+    pub grace: Duration,
 }
 
 impl Default for Limits {
-    /// Two manifests, four blobs of each, two repeats after 500 ms and 1 s.
+    /// Two manifests, four blobs of each, two repeats after 500 ms and 1 s, 20 s of grace.
     fn default() -> Self {
-        Self { manifests_at_once: 2, blobs_at_once: 4, repeats: 2, pause: Duration::from_millis(500) }
+        Self {
+            manifests_at_once: 2,
+            blobs_at_once: 4,
+            repeats: 2,
+            pause: Duration::from_millis(500),
+            grace: Duration::from_secs(20),
+        }
     }
 }
 
 /// Pulls through one Harbor. Clones share the client.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Puller {
     client: Client,
     limits: Limits,
+    lanes: Lanes,
+    lane: Lane,
+    strategy: PullStrategy,
+    inventory: Option<Arc<dyn Inventory>>,
 }
 
 impl Puller {
-    /// A puller over `client`, whose own bound on concurrent requests holds besides.
+    /// A puller over `client`, whose own bound on concurrent requests holds besides. It shares lanes with nobody but its
+    /// clones, and has the default strategy.
     pub fn new(client: Client, limits: Limits) -> Self {
-        Self { client, limits }
+        let (lanes, lane) = (Lanes::default(), Lane::default());
+        Self { client, limits, lanes, lane, strategy: PullStrategy::default(), inventory: None }
+    }
+
+    /// The same in lanes that others use, too.
+    #[must_use]
+    pub fn within(self, lanes: Lanes) -> Self {
+        Self { lanes, ..self }
+    }
+
+    /// The same for a project.
+    #[must_use]
+    pub fn on(self, lane: Lane, strategy: PullStrategy) -> Self {
+        Self { lane, strategy, ..self }
+    }
+
+    /// The same, asking `inventory` first which manifests Harbor has stored: these have their blobs, and nothing is asked
+    /// about them one by one. Not for an image of which a blob was found missing.
+    #[must_use]
+    pub fn knowing(self, inventory: Arc<dyn Inventory>) -> Self {
+        Self { inventory: Some(inventory), ..self }
     }
 
     /// The client that it pulls with.
     pub fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// How it brings blobs into the cache.
+    pub fn strategy(&self) -> PullStrategy {
+        self.strategy
     }
 
     /// Pulls the children of `target` for `platforms` (all of them when that is empty; an image without an index as it is),
@@ -158,22 +245,24 @@ impl Puller {
         platforms: &[Platform],
         progress: &dyn Progress,
     ) -> Result<Warmed, WarmError> {
-        let path = target.path();
-        let pull = Pull { puller: self, path: &path, platforms, progress, taken: Mutex::default() };
+        let pull = Pull::new(self, target, platforms, progress);
         let digest = self.resolve(target).await?;
-        let fetched = pull.manifest(digest.as_str()).await?;
-        match fetched {
+        match pull.manifest(digest.as_str()).await? {
             Manifest::Image(image) => {
-                let child = pull.image(None, digest.clone(), image).await?;
-                Ok(Warmed { digest, index_children: None, children: vec![child], missing: Vec::new() })
+                let stored = pull.stored([&digest]).await;
+                let child = pull.image(None, digest.clone(), image, &stored).await?;
+                let children = vec![child];
+                Ok(Warmed { digest, index_children: None, attestations: 0, children, missing: Vec::new() })
             }
             Manifest::Index(index) => {
-                let total = u32::try_from(index.children.len()).unwrap_or(u32::MAX);
+                let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+                let index_children = Some(count(index.children.len()));
+                let attestations = count(index.children.iter().filter(|child| child.attestation).count());
                 let (children, missing) = pull.index(index, 1).await?;
                 if children.is_empty() && !missing.is_empty() {
                     return Err(WarmError::NoPlatform(missing));
                 }
-                Ok(Warmed { digest, index_children: Some(total), children, missing })
+                Ok(Warmed { digest, index_children, attestations, children, missing })
             }
         }
     }
@@ -187,6 +276,7 @@ impl Puller {
             return Ok(digest.clone());
         }
         let path = target.path();
+        let _passage = self.lanes.pass(&self.lane, 0).await;
         match self.repeated(|| self.client.head(&path, target.reference())).await? {
             Some(digest) => Ok(digest),
             None => Ok(self.repeated(|| self.client.manifest(&path, target.reference())).await?.digest),
@@ -203,75 +293,9 @@ impl Puller {
     }
 }
 
-/// One pull under way.
-struct Pull<'a> {
-    puller: &'a Puller,
-    path: &'a str,
-    platforms: &'a [Platform],
-    progress: &'a dyn Progress,
-    /// Blobs that a child has taken on; children share layers.
-    taken: Mutex<HashSet<Digest>>,
-}
-
-impl Pull<'_> {
-    async fn manifest(&self, reference: &str) -> Result<Manifest, Error> {
-        let client = &self.puller.client;
-        Ok(self.puller.repeated(|| client.manifest(self.path, reference)).await?.manifest)
-    }
-
-    async fn index(&self, index: Index, depth: u8) -> Result<(Vec<WarmedChild>, Vec<Platform>), WarmError> {
-        let selection = select(&index, self.platforms);
-        let pulls = selection.chosen.into_iter().map(|child| self.child(child, depth));
-        let children: Vec<Vec<WarmedChild>> =
-            stream::iter(pulls).buffered(self.puller.limits.manifests_at_once.max(1)).try_collect().await?;
-        Ok((children.into_iter().flatten().collect(), selection.missing))
-    }
-
-    async fn child(&self, child: Child, depth: u8) -> Result<Vec<WarmedChild>, WarmError> {
-        match self.manifest(child.digest.as_str()).await? {
-            Manifest::Image(image) => Ok(vec![self.image(child.platform, child.digest, image).await?]),
-            Manifest::Index(_) if depth >= MAX_DEPTH => Err(WarmError::TooDeep),
-            Manifest::Index(index) => Ok(Box::pin(self.index(index, depth + 1)).await?.0),
-        }
-    }
-
-    async fn image(&self, platform: Option<Platform>, digest: Digest, image: Image) -> Result<WarmedChild, WarmError> {
-        let blobs: Vec<Descriptor> = image.blobs().into_iter().filter(|blob| self.take(blob)).collect();
-        self.progress.planned(blobs.len() as u64, blobs.iter().fold(0, |sum, blob| sum.saturating_add(blob.size)));
-        let fetches = blobs.into_iter().map(|blob| self.blob(blob));
-        let fetched = stream::iter(fetches)
-            .buffer_unordered(self.puller.limits.blobs_at_once.max(1))
-            .try_fold(0_u32, async |sum, stored| Ok(sum + u32::from(!stored)))
-            .await?;
-        let layers = u32::try_from(image.layers.len()).unwrap_or(u32::MAX);
-        Ok(WarmedChild { platform, digest, layers, bytes: image.bytes(), fetched })
-    }
-
-    /// Brings one blob into Harbor; `true` when it was there.
-    async fn blob(&self, blob: Descriptor) -> Result<bool, Error> {
-        let client = &self.puller.client;
-        let known = self.puller.repeated(|| client.has_blob(self.path, &blob.digest)).await?;
-        let stored = known || {
-            // A repeat starts at the blob's first byte; what was told before is not told again.
-            let told = AtomicU64::new(0);
-            let fetch = || {
-                let position = AtomicU64::new(0);
-                let told = &told;
-                let received = move |bytes: u64| {
-                    let now = position.fetch_add(bytes, Ordering::Relaxed) + bytes;
-                    let before = told.fetch_max(now, Ordering::Relaxed);
-                    self.progress.received(now.saturating_sub(before));
-                };
-                client.stream_blob(self.path, &blob, received)
-            };
-            self.puller.repeated(fetch).await? == Blob::Stored
-        };
-        self.progress.done(&blob, stored);
-        Ok(stored)
-    }
-
-    fn take(&self, blob: &Descriptor) -> bool {
-        self.taken.lock().is_ok_and(|mut taken| taken.insert(blob.digest.clone()))
+impl std::fmt::Debug for Puller {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Puller").field("client", &self.client).field("strategy", &self.strategy).finish_non_exhaustive()
     }
 }
 

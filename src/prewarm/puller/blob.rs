@@ -1,0 +1,107 @@
+//! One blob: brought into Harbor, by the strategy of the pull.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Instant,
+};
+
+use super::{Fetches, lanes::Flight, pace, pull::Pull};
+use crate::{
+    api::proxy_project::PullStrategy,
+    registry::{Blob, Descriptor, Error},
+};
+
+/// Up to that size, reading a blob costs less than waiting for it: most of it is here with the headers.
+const SMALL: u64 = 64 << 10;
+
+impl Pull<'_> {
+    /// Brings one blob into Harbor.
+    pub(super) async fn blob(&self, blob: Descriptor) -> Result<Fetches, Error> {
+        let lanes = &self.puller.lanes;
+        let repository = format!("{}v2/{}", self.puller.client.address(), self.path);
+        let mut flight = lanes.flight(repository, &blob.digest).await;
+        let fetches = if self.is_stored(&blob).await? {
+            flight.note_over();
+            Fetches::default()
+        } else if flight.settles() {
+            Fetches { shared: 1, ..Fetches::default() }
+        } else {
+            let _passage = lanes.pass(&self.puller.lane, blob.size).await;
+            self.fetch(&blob, &mut flight).await?
+        };
+        self.progress.done(&blob, fetches.is_over());
+        Ok(fetches)
+    }
+
+    async fn fetch(&self, blob: &Descriptor, flight: &mut Flight) -> Result<Fetches, Error> {
+        let touches = self.puller.strategy == PullStrategy::Touch && blob.size > SMALL && !self.pace.has_given_up();
+        if !touches && flight.asked().is_none() {
+            return self.stream(blob, flight).await;
+        }
+        if let Some(fetches) = self.touch(blob, flight).await? {
+            return Ok(fetches);
+        }
+        self.pace.give_up();
+        let streamed = self.stream(blob, flight).await?;
+        Ok(Fetches { fell_back: streamed.streamed, ..streamed })
+    }
+
+    /// Lets Harbor fetch the blob, and waits until it has stored it; `None` when it does not come in time. A pull that was
+    /// cut off goes on waiting where it was: Harbor does not stop for it.
+    async fn touch(&self, blob: &Descriptor, flight: &mut Flight) -> Result<Option<Fetches>, Error> {
+        let client = &self.puller.client;
+        let asked = match flight.asked() {
+            Some(asked) => asked,
+            None => {
+                let touched = self.puller.repeated(|| client.touch_blob(&self.path, blob)).await?;
+                if touched == Blob::Stored {
+                    return Ok(Some(Fetches::default()));
+                }
+                let now = Instant::now();
+                flight.note_asked(now);
+                now
+            }
+        };
+        loop {
+            tokio::time::sleep(pace::pause(asked.elapsed())).await;
+            let looked = Instant::now();
+            if self.is_stored(blob).await? {
+                flight.note_over();
+                self.pace.note_stored(blob.size, asked.elapsed());
+                self.progress.received(blob.size);
+                return Ok(Some(Fetches { touched: 1, ..Fetches::default() }));
+            }
+            if looked.duration_since(asked) >= self.pace.patience(blob.size) {
+                flight.note_over();
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Reads the blob to nowhere.
+    async fn stream(&self, blob: &Descriptor, flight: &mut Flight) -> Result<Fetches, Error> {
+        let client = &self.puller.client;
+        // A repeat starts at the blob's first byte; what was told before is not told again.
+        let (told, read) = (AtomicU64::new(0), AtomicU64::new(0));
+        let fetch = || {
+            let position = AtomicU64::new(0);
+            let (told, read) = (&told, &read);
+            let received = move |bytes: u64| {
+                read.fetch_add(bytes, Ordering::Relaxed);
+                let now = position.fetch_add(bytes, Ordering::Relaxed) + bytes;
+                let before = told.fetch_max(now, Ordering::Relaxed);
+                self.progress.received(now.saturating_sub(before));
+            };
+            client.stream_blob(&self.path, blob, received)
+        };
+        if self.puller.repeated(fetch).await? == Blob::Stored {
+            return Ok(Fetches::default());
+        }
+        flight.note_read(Instant::now());
+        Ok(Fetches { streamed: 1, read: read.into_inner(), ..Fetches::default() })
+    }
+
+    async fn is_stored(&self, blob: &Descriptor) -> Result<bool, Error> {
+        self.puller.repeated(|| self.puller.client.has_blob(&self.path, &blob.digest)).await
+    }
+}

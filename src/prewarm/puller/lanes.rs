@@ -1,0 +1,186 @@
+//! What all pulls of the process share: bounds on what Harbor fetches at once, and the blobs that are under way.
+//!
+//! A pull takes its shares in one order: the blob itself, its project, its upstream, bytes, and a request of the client last.
+//! Who holds a later one waits for none before it, so nobody waits for ever.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::OwnedMutexGuard;
+
+use super::gate::{Gate, Pass};
+use crate::registry::Digest;
+
+/// Bytes of blobs under way at once, in all pulls together.
+pub const DEFAULT_BYTES: u64 = 1 << 30;
+/// Harbor has stored what it sent us by then, so that nobody asks for it again before. Harbor's own copy runs beside ours.
+const SETTLES: Duration = Duration::from_secs(60);
+/// Blobs that are remembered, those under way aside.
+const REMEMBERED: usize = 4096;
+
+/// Shared bounds, and what is under way. Clones are the same.
+#[derive(Debug, Clone)]
+pub struct Lanes {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    bytes: Gate,
+    gates: Mutex<HashMap<String, Gate>>,
+    flights: Mutex<HashMap<Key, Arc<tokio::sync::Mutex<Track>>>>,
+}
+
+/// Repository with the address of its Harbor, and digest.
+type Key = (String, Digest);
+
+/// The bounds that hold for the images of one project. The default has none.
+#[derive(Debug, Clone, Default)]
+pub struct Lane {
+    project: Gate,
+    upstream: Gate,
+}
+
+/// Shares that are held while Harbor fetches something.
+#[derive(Debug)]
+pub(super) struct Passage {
+    _project: Pass,
+    _upstream: Pass,
+    _bytes: Pass,
+}
+
+/// What is known of a blob that was asked for and is not stored yet.
+#[derive(Debug, Default)]
+pub(super) struct Track {
+    /// Since then Harbor copies it.
+    pub(super) asked: Option<Instant>,
+    /// It was read to its end.
+    pub(super) read: Option<Instant>,
+}
+
+/// The right to fetch a blob: nobody else of this process does meanwhile.
+#[derive(Debug)]
+pub(super) struct Flight {
+    lanes: Lanes,
+    key: Key,
+    track: Option<OwnedMutexGuard<Track>>,
+}
+
+impl Lanes {
+    /// Lanes with so many bytes under way at once. A blob that is larger goes alone.
+    pub fn new(bytes: u64) -> Self {
+        let (gates, flights) = (Mutex::default(), Mutex::default());
+        Self { inner: Arc::new(Inner { bytes: Gate::new(Some(bytes)), gates, flights }) }
+    }
+
+    /// The lane of a project: its own bound, and that of its upstream, which other projects may share. `None` is no bound. A
+    /// bound that differs from the last one holds at once, for all.
+    pub fn lane(&self, project: (&str, Option<u16>), upstream: (&str, Option<u16>)) -> Lane {
+        Lane {
+            project: self.gate(format!("project {}", project.0), project.1),
+            upstream: self.gate(format!("upstream {}", upstream.0), upstream.1),
+        }
+    }
+
+    /// Bytes under way at this moment, as their manifests declare them.
+    pub fn bytes_under_way(&self) -> u64 {
+        self.inner.bytes.used()
+    }
+
+    /// Waits until Harbor may fetch a manifest or blob of `bytes` for `lane`.
+    pub(super) async fn pass(&self, lane: &Lane, bytes: u64) -> Passage {
+        let _project = lane.project.enter(1).await;
+        let _upstream = lane.upstream.enter(1).await;
+        let _bytes = self.inner.bytes.enter(bytes).await;
+        Passage { _project, _upstream, _bytes }
+    }
+
+    /// Waits until no other pull of this process fetches the blob.
+    pub(super) async fn flight(&self, repository: String, digest: &Digest) -> Flight {
+        let key = (repository, digest.clone());
+        let track = {
+            let mut flights = lock(&self.inner.flights);
+            if flights.len() >= REMEMBERED {
+                flights.retain(|_, track| Arc::strong_count(track) > 1);
+            }
+            Arc::clone(flights.entry(key.clone()).or_default())
+        };
+        Flight { lanes: self.clone(), key, track: Some(track.lock_owned().await) }
+    }
+
+    fn gate(&self, name: String, bound: Option<u16>) -> Gate {
+        let mut gates = lock(&self.inner.gates);
+        if !gates.contains_key(&name) {
+            gates.retain(|_, gate| gate.is_shared());
+        }
+        let gate = gates.entry(name).or_default().clone();
+        drop(gates);
+        gate.set_bound(bound.map(u64::from));
+        gate
+    }
+}
+
+impl Default for Lanes {
+    fn default() -> Self {
+        Self::new(DEFAULT_BYTES)
+    }
+}
+
+impl Flight {
+    /// When Harbor was asked for the blob, if it may still be copying it.
+    pub(super) fn asked(&self) -> Option<Instant> {
+        self.track.as_ref()?.asked
+    }
+
+    /// Whether the blob was read to its end just now, so that Harbor stores it any moment.
+    pub(super) fn settles(&self) -> bool {
+        self.track.as_ref().is_some_and(|track| track.settles())
+    }
+
+    /// Harbor copies the blob from now on.
+    pub(super) fn note_asked(&mut self, now: Instant) {
+        self.note(Track { asked: Some(now), read: None });
+    }
+
+    /// The blob was read to its end.
+    pub(super) fn note_read(&mut self, now: Instant) {
+        self.note(Track { asked: None, read: Some(now) });
+    }
+
+    /// There is nothing to remember: the blob is stored, or has to be asked for anew.
+    pub(super) fn note_over(&mut self) {
+        self.note(Track::default());
+    }
+
+    fn note(&mut self, new: Track) {
+        if let Some(track) = &mut self.track {
+            **track = new;
+        }
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        let Some(track) = self.track.take() else { return };
+        let over = track.asked.is_none() && !track.settles();
+        let mut flights = lock(&self.lanes.inner.flights);
+        drop(track);
+        // The count cannot grow while the map is locked.
+        if over && flights.get(&self.key).is_some_and(|track| Arc::strong_count(track) == 1) {
+            flights.remove(&self.key);
+        }
+    }
+}
+
+impl Track {
+    fn settles(&self) -> bool {
+        self.read.is_some_and(|read| read.elapsed() < SETTLES)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

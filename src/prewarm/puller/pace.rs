@@ -1,0 +1,111 @@
+//! How long Harbor is given to store a blob that was asked for, judged by how fast the others came.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+/// Bytes a second that are reckoned with while no blob has come yet.
+const UNKNOWN: f64 = 256.0 * 1024.0;
+/// However slow the others were, and however fast: what is reckoned with stays within.
+const SLOWEST: f64 = 32.0 * 1024.0;
+const FASTEST: f64 = 4.0 * 1024.0 * 1024.0;
+/// A blob may be so many times slower than the slowest before it.
+const ROOM: f64 = 4.0;
+/// The time that smaller blobs take tells of answers and not of a rate.
+const TELLING: u64 = 256 << 10;
+/// Nothing is waited for longer.
+const LONGEST: Duration = Duration::from_secs(3600);
+/// Between two looks at a blob: first, at most, and as a share of the time that has passed.
+const FIRST_LOOK: Duration = Duration::from_millis(20);
+const RAREST_LOOK: Duration = Duration::from_secs(5);
+const LOOK_SHARE: f64 = 0.15;
+
+/// What one pull has seen of Harbor's speed.
+#[derive(Debug)]
+pub(super) struct Pace {
+    grace: Duration,
+    seen: Mutex<Seen>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    /// Bytes a second of the slowest blob.
+    rate: Option<f64>,
+    given_up: bool,
+}
+
+impl Pace {
+    /// `grace` is granted to each blob, whatever its size.
+    pub(super) fn new(grace: Duration) -> Self {
+        Self { grace, seen: Mutex::default() }
+    }
+
+    /// A blob of `size` bytes was stored so long after it was asked for.
+    pub(super) fn note_stored(&self, size: u64, after: Duration) {
+        if size >= TELLING {
+            let rate = size as f64 / after.as_secs_f64().max(0.001);
+            let mut seen = self.seen();
+            seen.rate = Some(seen.rate.map_or(rate, |slowest| slowest.min(rate)));
+        }
+    }
+
+    /// A blob did not come in time. Harbor stores nothing, as with a full quota, or all too slowly: the others are not waited
+    /// for either.
+    pub(super) fn give_up(&self) {
+        self.seen().given_up = true;
+    }
+
+    /// Whether a blob of this pull did not come in time.
+    pub(super) fn has_given_up(&self) -> bool {
+        self.seen().given_up
+    }
+
+    /// How long to wait for a blob of `size` bytes.
+    pub(super) fn patience(&self, size: u64) -> Duration {
+        let rate = self.seen().rate.map_or(UNKNOWN, |slowest| (slowest / ROOM).clamp(SLOWEST, FASTEST));
+        (self.grace + Duration::from_secs_f64(size as f64 / rate).min(LONGEST)).min(LONGEST)
+    }
+
+    fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The pause before the next look at a blob that was asked for so long ago.
+pub(super) fn pause(waited: Duration) -> Duration {
+    waited.mul_f64(LOOK_SHARE).clamp(FIRST_LOOK, RAREST_LOOK)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn patience_grows_with_the_size_and_with_the_slowness_of_the_others() {
+        let grace = Duration::from_secs(20);
+        let pace = Pace::new(grace);
+        assert_eq!(pace.patience(0), grace);
+        assert_eq!(pace.patience(25 * MIB), grace + Duration::from_secs(100));
+        pace.note_stored(10 * MIB, Duration::from_secs(5));
+        assert_eq!(pace.patience(25 * MIB), grace + Duration::from_secs(50), "a quarter of 2 MiB/s");
+        pace.note_stored(100 * MIB, Duration::from_secs(1));
+        pace.note_stored(1000, Duration::from_secs(600));
+        assert_eq!(pace.patience(25 * MIB), grace + Duration::from_secs(50), "the slowest that tells counts");
+        pace.note_stored(MIB, Duration::from_secs(3600));
+        assert_eq!(pace.patience(25 * MIB), grace + Duration::from_secs(800), "32 KiB/s at least");
+        assert_eq!(pace.patience(u64::MAX), LONGEST);
+    }
+
+    #[test]
+    fn of_a_slow_copy_few_looks_are_taken() {
+        let (mut waited, mut looks) = (Duration::ZERO, 0);
+        while waited < Duration::from_secs(120) {
+            waited += pause(waited);
+            looks += 1;
+        }
+        assert!((20..80).contains(&looks), "{looks}");
+    }
+}

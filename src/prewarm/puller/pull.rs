@@ -1,0 +1,106 @@
+//! One pull under way: from the manifest down to the blobs.
+
+use std::{
+    collections::HashSet,
+    sync::{Mutex, PoisonError},
+};
+
+use futures::{StreamExt, TryStreamExt, stream};
+
+use super::{Fetches, MAX_DEPTH, Progress, Puller, WarmError, WarmedChild, pace::Pace};
+use crate::{
+    api::{Platform, proxy_project::PullStrategy},
+    prewarm::{select::select, target::Target},
+    registry::{Child, Descriptor, Digest, Error, Image, Index, Manifest},
+};
+
+/// One pull under way.
+pub(super) struct Pull<'a> {
+    pub(super) puller: &'a Puller,
+    pub(super) path: String,
+    pub(super) progress: &'a dyn Progress,
+    pub(super) pace: Pace,
+    target: &'a Target,
+    platforms: &'a [Platform],
+    /// Blobs that a child has taken on; children share layers.
+    taken: Mutex<HashSet<Digest>>,
+}
+
+impl<'a> Pull<'a> {
+    pub(super) fn new(
+        puller: &'a Puller,
+        target: &'a Target,
+        platforms: &'a [Platform],
+        progress: &'a dyn Progress,
+    ) -> Self {
+        let pace = Pace::new(puller.limits.grace);
+        Self { puller, path: target.path(), progress, pace, target, platforms, taken: Mutex::default() }
+    }
+
+    pub(super) async fn manifest(&self, reference: &str) -> Result<Manifest, Error> {
+        let Puller { client, lanes, lane, .. } = self.puller;
+        let _passage = lanes.pass(lane, 0).await;
+        Ok(self.puller.repeated(|| client.manifest(&self.path, reference)).await?.manifest)
+    }
+
+    /// Which of these manifests Harbor has stored, in one request; none where nobody can be asked.
+    pub(super) async fn stored<'d>(&self, wanted: impl IntoIterator<Item = &'d Digest>) -> HashSet<Digest> {
+        let Some(inventory) = &self.puller.inventory else { return HashSet::new() };
+        let wanted: Vec<&Digest> = wanted.into_iter().collect();
+        if wanted.is_empty() {
+            return HashSet::new();
+        }
+        // Whoever cannot tell costs a question for each blob, and nothing else.
+        inventory.stored(self.target.project(), self.target.repository(), &wanted).await.unwrap_or_else(|error| {
+            tracing::debug!(repository = %self.path, %error, "Harbor does not tell what it has stored");
+            HashSet::new()
+        })
+    }
+
+    pub(super) async fn index(&self, index: Index, depth: u8) -> Result<(Vec<WarmedChild>, Vec<Platform>), WarmError> {
+        let selection = select(&index, self.platforms);
+        let stored = self.stored(selection.chosen.iter().map(|child| &child.digest)).await;
+        let pulls = selection.chosen.into_iter().map(|child| self.child(child, depth, &stored));
+        let children: Vec<Vec<WarmedChild>> =
+            stream::iter(pulls).buffered(self.puller.limits.manifests_at_once.max(1)).try_collect().await?;
+        Ok((children.into_iter().flatten().collect(), selection.missing))
+    }
+
+    async fn child(&self, child: Child, depth: u8, stored: &HashSet<Digest>) -> Result<Vec<WarmedChild>, WarmError> {
+        match self.manifest(child.digest.as_str()).await? {
+            Manifest::Image(image) => Ok(vec![self.image(child.platform, child.digest, image, stored).await?]),
+            Manifest::Index(_) if depth >= MAX_DEPTH => Err(WarmError::TooDeep),
+            Manifest::Index(index) => Ok(Box::pin(self.index(index, depth + 1)).await?.0),
+        }
+    }
+
+    /// Brings the blobs of an image into Harbor. A manifest that is `stored` has them: Harbor stores it after them.
+    pub(super) async fn image(
+        &self,
+        platform: Option<Platform>,
+        digest: Digest,
+        image: Image,
+        stored: &HashSet<Digest>,
+    ) -> Result<WarmedChild, WarmError> {
+        let fetches = if stored.contains(&digest) { Fetches::default() } else { self.blobs(&image).await? };
+        let layers = u32::try_from(image.layers.len()).unwrap_or(u32::MAX);
+        let fetched = fetches.touched.saturating_add(fetches.streamed);
+        Ok(WarmedChild { platform, digest, layers, bytes: image.bytes(), fetched, fetches })
+    }
+
+    async fn blobs(&self, image: &Image) -> Result<Fetches, Error> {
+        let blobs: Vec<Descriptor> = image.blobs().into_iter().filter(|blob| self.take(blob)).collect();
+        if self.puller.strategy == PullStrategy::ManifestsOnly {
+            return Ok(Fetches { left: u32::try_from(blobs.len()).unwrap_or(u32::MAX), ..Fetches::default() });
+        }
+        self.progress.planned(blobs.len() as u64, blobs.iter().fold(0, |sum, blob| sum.saturating_add(blob.size)));
+        stream::iter(blobs.into_iter().map(|blob| self.blob(blob)))
+            .buffer_unordered(self.puller.limits.blobs_at_once.max(1))
+            .try_fold(Fetches::default(), async |sum, one| Ok(sum.plus(one)))
+            .await
+    }
+
+    fn take(&self, blob: &Descriptor) -> bool {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner).insert(blob.digest.clone())
+    }
+}
