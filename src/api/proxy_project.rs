@@ -185,6 +185,10 @@ pub struct PrewarmSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub platforms: Vec<Platform>,
+    /// A CachedImage that nobody wrote, and that nothing has asked for so long, is deleted; the image stays in Harbor as long as
+    /// the project's retention says. Default `24h`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expire_after: Option<Interval>,
 }
 
 /// What makes an image warm.

@@ -9,7 +9,10 @@
 //!                                                 └─ verify  what Harbor has stored, what it serves offline
 //! ```
 
+pub mod asked;
 pub mod life;
+pub mod lifetime;
+pub mod limit;
 pub mod name;
 pub mod puller;
 pub mod queue;
@@ -17,7 +20,9 @@ pub mod reconcile;
 pub mod select;
 pub mod target;
 pub mod verify;
+pub mod wanted;
 
+pub use asked::Asked;
 pub use life::Timing;
 pub use puller::{Progress, Puller, Warmed};
 pub use queue::{Offer, OfferReceiver, Offers};

@@ -16,9 +16,13 @@ use super::{
     select::takes,
     target::Target,
     verify::{self, Inventory, LookError, Question, Verdict},
+    wanted::newcomers,
 };
 use crate::{
-    api::{CachedImage, CachedImageStatus, ConditionType, Platform, Reason, cached_image::PlatformStatus, condition},
+    api::{
+        CachedImage, CachedImageStatus, ConditionType, Interval, Platform, Reason, cached_image::PlatformStatus,
+        condition,
+    },
     image::ImageRef,
     registry::Class,
 };
@@ -123,7 +127,9 @@ pub struct Note {
 /// Does for `cached` what is to be done at `now`.
 pub async fn reconcile(cached: &CachedImage, context: &Context, now: Timestamp) -> Outcome {
     let old = cached.status.clone().unwrap_or_default();
-    let run = Run { cached, context, now, started: Instant::now() };
+    let own = cached.spec.refresh_interval.map(Interval::duration);
+    let timing = Timing { refresh: own.unwrap_or(context.timing.refresh), ..context.timing };
+    let run = Run { cached, context, timing, now, started: Instant::now() };
     let next = run.step().await;
     let notes = told(&old, &next.status).into_iter().collect();
     Outcome { status: next.status, requeue: next.requeue, notes }
@@ -133,6 +139,7 @@ pub async fn reconcile(cached: &CachedImage, context: &Context, now: Timestamp) 
 struct Run<'a> {
     cached: &'a CachedImage,
     context: &'a Context,
+    timing: Timing,
     now: Timestamp,
     started: Instant,
 }
@@ -168,7 +175,16 @@ impl Run<'_> {
             Ok(place) => place,
             Err(why) => return self.unplaced(&why),
         };
-        match life::step(self.cached, place.resolved.image.as_str(), self.now) {
+        let step = life::step(self.cached, place.resolved.image.as_str(), self.now);
+        let newcomers = match &self.cached.status {
+            Some(status) if step != Step::Begin => newcomers(status, &place.platforms),
+            _ => Vec::new(),
+        };
+        if !newcomers.is_empty() {
+            let why = format!("pulling {} for {}, wanted since", place.resolved.image, list(&newcomers));
+            return self.next(&place, Event::Begun(&why));
+        }
+        match step {
             Step::Idle(pause) => Next { status: self.cached.status.clone().unwrap_or_default(), requeue: pause },
             Step::Begin => {
                 let platforms = &place.platforms;
@@ -226,7 +242,11 @@ impl Run<'_> {
         let pull = place.resolved.puller.warm(&place.target, &place.platforms, progress.as_ref());
         let pulled = tokio::time::timeout(deadline, pull).await.unwrap_or(Err(WarmError::Deadline(deadline)));
         match pulled {
-            Ok(warmed) => self.next(place, Event::Warmed(&warmed)),
+            Ok(warmed) => {
+                let mut next = self.next(place, Event::Warmed(&warmed));
+                next.status.wanted.clone_from(&place.platforms);
+                next
+            }
             Err(error) => {
                 let failure = Failure { reason: error.reason(), message: error.to_string(), class: error.class() };
                 self.next(place, Event::Failed(&failure))
@@ -290,7 +310,7 @@ impl Run<'_> {
     ) -> Setting<'s> {
         // The moment is that of the end of the step: a pull takes its time.
         let now = self.now.checked_add(self.started.elapsed()).unwrap_or(self.now);
-        Setting { image, proxy_project, pinned, missing, now, jitter: jitter(), timing: &self.context.timing }
+        Setting { image, proxy_project, pinned, missing, now, jitter: jitter(), timing: &self.timing }
     }
 }
 
@@ -328,7 +348,11 @@ fn told(old: &CachedImageStatus, new: &CachedImageStatus) -> Option<Note> {
         Reason::PlatformsUnknown,
     ];
     let warning = !expected.iter().any(|reason| format!("{reason:?}") == ready.reason);
-    Some(Note { warning, reason: ready.reason.clone(), message: ready.message.clone() })
+    let mut message = ready.message.clone();
+    if let Some(next) = new.next_attempt_at.as_ref().filter(|_| new.attempts.is_some()) {
+        message = format!("{message}; next try at {}", next.0);
+    }
+    Some(Note { warning, reason: ready.reason.clone(), message })
 }
 
 /// From 0 to 1, so that images that failed together do not come back together.
