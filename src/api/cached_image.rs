@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::platform::Platform;
+use super::{common::Interval, platform::Platform};
 
 /// One image to be warm in Harbor: the durable queue and the visible truth of prewarming.
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -22,7 +22,7 @@ use super::platform::Platform;
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
     printcolumn(name = "Image", type_ = "string", json_path = ".spec.image"),
-    printcolumn(name = "Platforms", type_ = "string", json_path = ".status.platforms[*].platform"),
+    printcolumn(name = "Platforms", type_ = "string", json_path = ".status.wanted"),
     printcolumn(
         name = "By tag",
         type_ = "string",
@@ -33,7 +33,17 @@ use super::platform::Platform;
         type_ = "string",
         json_path = ".status.conditions[?(@.type==\"OfflineByDigest\")].status"
     ),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+    printcolumn(name = "Last requested", type_ = "date", json_path = ".status.lastRequestedAt"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Requested by", type_ = "string", priority = 1, json_path = ".status.requestedBy"),
+    printcolumn(name = "Next attempt", type_ = "string", priority = 1, json_path = ".status.nextAttemptAt"),
+    printcolumn(name = "Expires", type_ = "string", priority = 1, json_path = ".status.expiresAt"),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        priority = 1,
+        json_path = ".status.conditions[?(@.type==\"Ready\")].message"
+    )
 )]
 #[serde(rename_all = "camelCase")]
 pub struct CachedImageSpec {
@@ -49,6 +59,11 @@ pub struct CachedImageSpec {
     /// What Ready waits for.
     #[serde(default)]
     pub require: Require,
+    /// How often an image that is Ready is looked at again, to within a tenth: whether its tag moved, and whether Harbor still
+    /// has it. An image that is pinned to a digest is only looked for at Harbor. Default `1h`, at least `1m`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1m')").message("refreshInterval must be at least 1m"))]
+    pub refresh_interval: Option<Interval>,
 }
 
 /// What Ready waits for.
@@ -89,6 +104,10 @@ pub struct CachedImageStatus {
     /// What Harbor made of the upstream's index.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub index: Option<IndexState>,
+    /// The platforms that the last pull was for; empty after one for all platforms. One that is wanted later starts another
+    /// pull.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub wanted: Vec<Platform>,
     /// One entry for each manifest that was wanted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub platforms: Vec<PlatformStatus>,
@@ -101,6 +120,15 @@ pub struct CachedImageStatus {
     /// Not tried again before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_attempt_at: Option<Time>,
+    /// When a Pod or a workload that names the image was last seen, or was admitted; to within a quarter of `expireAfter`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_requested_at: Option<Time>,
+    /// Namespaces of those who asked for it, the newest first, at most 8.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub requested_by: Vec<String>,
+    /// When it is deleted unless it is asked for before, or something still runs it. Absent for one that a user made: that stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Time>,
 }
 
 /// What Harbor made of an index.

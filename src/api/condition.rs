@@ -108,6 +108,8 @@ pub enum Reason {
     MatchTaken,
     /// The match lies at Harbor itself.
     MatchAtHarbor,
+    /// Nobody has looked at the image yet.
+    Pending,
     /// Every wanted manifest and blob is stored in Harbor.
     Warm,
     /// The image is being fetched through Harbor.

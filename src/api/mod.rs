@@ -48,9 +48,11 @@ pub const FINALIZER: &str = "harbor-pilot.dev/finalizer";
 
 /// The definitions of all kinds, in the order in which they should be applied.
 pub fn crds() -> Vec<CustomResourceDefinition> {
-    let reconciled =
-        [HarborInstance::crd(), Registry::crd(), ProxyProject::crd(), ReplicationRule::crd(), CachedImage::crd()];
-    reconciled.into_iter().map(unseen_at_first).chain([ImagePolicy::crd()]).collect()
+    let unseen = serde_json::json!({"observedGeneration": -1});
+    let reconciled = [HarborInstance::crd(), Registry::crd(), ProxyProject::crd(), ReplicationRule::crd()];
+    let images = unseen_at_first(CachedImage::crd(), &pending());
+    let reconciled = reconciled.into_iter().map(|crd| unseen_at_first(crd, &unseen));
+    reconciled.chain([images, ImagePolicy::crd()]).collect()
 }
 
 /// A definition as YAML, without the status that the API server writes.
@@ -67,13 +69,22 @@ pub fn yaml(crd: &CustomResourceDefinition) -> Result<String, serde_saphyr::ser:
 
 /// A resource that no controller has seen yet says so. Without a status kstatus would take it for done, and whoever applies
 /// it and waits would go on too soon.
-fn unseen_at_first(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
+fn unseen_at_first(mut crd: CustomResourceDefinition, first: &serde_json::Value) -> CustomResourceDefinition {
     for version in &mut crd.spec.versions {
         let schema = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut());
         let properties = schema.and_then(|schema| schema.properties.as_mut());
         if let Some(status) = properties.and_then(|properties| properties.get_mut("status")) {
-            status.default = Some(JSON(serde_json::json!({"observedGeneration": -1})));
+            status.default = Some(JSON(first.clone()));
         }
     }
     crd
+}
+
+/// Thousands of images may wait for their turn: each says from the first moment that it does.
+fn pending() -> serde_json::Value {
+    let ready = serde_json::json!({
+        "type": "Ready", "status": "Unknown", "reason": Reason::Pending.to_string(),
+        "message": "waits for its turn", "lastTransitionTime": "1970-01-01T00:00:00Z",
+    });
+    serde_json::json!({"observedGeneration": -1, "conditions": [ready]})
 }

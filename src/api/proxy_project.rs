@@ -189,10 +189,14 @@ pub struct PrewarmSpec {
     #[serde(default)]
     pub strategy: PullStrategy,
     /// How many manifests and layers of this project Harbor is brought to fetch at once, from 1 to 1024. Default: as many as
-    /// its HarborInstance and Registry allow.
+    /// its HarborInstance, its Registry and `maxUpstreamConnections` allow.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1024))]
     pub max_concurrent_pulls: Option<u16>,
+    /// A CachedImage that nobody wrote, and that nothing has asked for so long, is deleted; the image stays in Harbor as long as
+    /// the project's retention says. Default `24h`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expire_after: Option<Interval>,
 }
 
 /// How layers come into the cache. A cold layer is fetched twice from the upstream when a client reads it: once for the client,

@@ -20,6 +20,10 @@ pub(super) struct Arguments {
     /// Images that are warmed at once
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
     warm_concurrency: u16,
+    /// Images that are remembered because Pods or workloads named them, apart from those that are in use; of more than these the
+    /// oldest are forgotten
+    #[arg(long, default_value_t = 5000)]
+    max_cached_images: usize,
     #[command(flatten)]
     prewarm: super::prewarm::Arguments,
     #[command(flatten)]
@@ -37,6 +41,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         installation: arguments.installation_id,
         concurrency: arguments.concurrency,
         warm_concurrency: arguments.warm_concurrency,
+        max_cached_images: arguments.max_cached_images,
         timing: arguments.prewarm.timing(),
     };
     Box::pin(controllers::run(client, settings, shutdown)).await?;

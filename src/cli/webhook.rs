@@ -10,7 +10,7 @@ use super::rules::put_in_force;
 use crate::{
     cluster::{rules, sink},
     in_force::InForce,
-    prewarm::queue,
+    prewarm::{lifetime::Source, limit::Limit, queue},
     telemetry::{metrics::Metrics, probes, probes::Readiness},
     tls::serve::server_config,
     webhook::{self, Admission, Limits, OfferSink, ServeOptions},
@@ -23,6 +23,13 @@ pub(super) struct Arguments {
     /// Neither a cluster nor Harbor is asked, and nothing is warmed
     #[arg(long, value_name = "FILE|DIR")]
     rules: Option<PathBuf>,
+    /// New images that the Pods of one namespace may bring at once; the controller finds what is beyond by its own watch, where the Pod
+    /// was admitted
+    #[arg(long, default_value_t = Limit::default().burst, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    new_images_burst: u32,
+    /// New images that the Pods of one namespace may bring each second from then on
+    #[arg(long, default_value_t = Limit::default().per_second, value_parser = rate)]
+    new_images_per_second: f64,
     #[command(flatten)]
     serve: super::serve::Arguments,
     #[command(flatten)]
@@ -44,7 +51,10 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
             let nowhere: OfferSink = Arc::new(drop);
             (nowhere, std::future::pending().boxed_local())
         }
-        None => follow_cluster(&in_force, &metrics, readiness.clone()).await?,
+        None => {
+            let limit = Limit { burst: arguments.new_images_burst, per_second: arguments.new_images_per_second };
+            follow_cluster(&in_force, &metrics, readiness.clone(), limit).await?
+        }
     };
     let tls = Arc::new(server_config(serve.certificate().await?)?);
     let bind = |address| TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"));
@@ -78,13 +88,15 @@ async fn follow_cluster(
     in_force: &InForce,
     metrics: &Metrics,
     readiness: Readiness,
+    limit: Limit,
 ) -> anyhow::Result<(OfferSink, LocalBoxFuture<'static, anyhow::Result<()>>)> {
     let client =
         kube::Client::try_default().await.context("no way to the API server: set KUBECONFIG, or run in a Pod")?;
-    let (offers, offered) = queue::queue(queue::Bounds::default());
+    let (offers, offered) = queue::queue(queue::Bounds { of_namespace: Some(limit), ..queue::Bounds::default() });
     let follow = rules::follow_all(client.clone(), in_force.clone(), move || readiness.set(true));
     let manual = in_force.manual.clone();
-    let store = sink::store(client, offered, move |offer| !manual.load().contains(&offer.proxy_project));
+    let store =
+        sink::store(client, offered, Source::Admission, move |offer| !manual.load().contains(&offer.proxy_project));
     let both = async {
         tokio::select! {
             () = follow => anyhow::bail!("the watch of what admission goes by ended"),
@@ -92,4 +104,10 @@ async fn follow_cluster(
         }
     };
     Ok((webhook::queued(offers, &metrics.admission), both.boxed_local()))
+}
+
+/// A number of images a second.
+fn rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse::<f64>().ok().filter(|rate| (0.001..=10_000.0).contains(rate));
+    rate.ok_or_else(|| format!("`{text}` is no rate: write a number from 0.001 to 10000, such as `0.5`"))
 }

@@ -20,20 +20,22 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Error, bounded, changes,
+    demand::Demand,
     directory::ClusterDirectory,
     driver::Driver,
     events::Events,
+    expiry::Keeper,
     nodes::Platforms,
-    pods, rules,
+    rules,
     secrets::Secrets,
-    sink,
+    sink, sources,
     triggers::{self, Triggers},
 };
 use crate::{
     api::{CachedImage, HarborInstance, ProxyProject, Registry, ReplicationRule},
     controller::{Installation, Instances, Kinds, Managed, Reconciler, cached_image::Images},
     in_force::InForce,
-    prewarm::{Timing, queue},
+    prewarm::{Timing, lifetime::Source, queue},
 };
 
 /// What the controller is told from outside.
@@ -47,6 +49,8 @@ pub struct Settings {
     pub concurrency: u16,
     /// Images that are warmed at once.
     pub warm_concurrency: u16,
+    /// CachedImages of ours that are kept, apart from those that are in use.
+    pub max_cached_images: usize,
     /// How long warming waits for what Harbor does on its own.
     pub timing: Timing,
 }
@@ -56,6 +60,9 @@ const API_RETRY: Duration = Duration::from_secs(5);
 
 /// Images that name their platforms need no nodes, so that nothing waits for these for ever.
 const NODES_DEADLINE: Duration = Duration::from_secs(15);
+
+/// An image that has a CachedImage is not offered again; this is for the time until the watch shows it.
+const OFFERED_AGAIN: Duration = Duration::from_secs(10);
 
 /// Runs all controllers until `shutdown`.
 ///
@@ -73,7 +80,7 @@ pub async fn run(client: Client, settings: Settings, shutdown: CancellationToken
     let (registries, registry_changes) = changes::controller::<Registry>(&client, busy.clone());
     let (projects, project_changes) = changes::controller::<ProxyProject>(&client, busy.clone());
     let (replications, rule_changes) = changes::controller::<ReplicationRule>(&client, busy);
-    let (images, _) =
+    let (images, image_changes) =
         changes::controller::<CachedImage>(&client, Config::default().concurrency(settings.warm_concurrency));
 
     let platforms = Platforms::default();
@@ -90,10 +97,23 @@ pub async fn run(client: Client, settings: Settings, shutdown: CancellationToken
     let kinds = Arc::new(Kinds { directory: directory.clone(), instances: connections.clone(), installation });
     let in_force = InForce::default();
     let rules = in_force.rules.clone();
-    let manual = in_force.manual.clone();
-    let warmer = Arc::new(Images::new(directory.clone(), connections.clone(), rules.clone(), settings.timing, None));
-    let (offers, offered) = queue::queue(queue::Bounds::default());
+    let warmer = Arc::new(Images::new(directory.clone(), connections.clone(), rules, settings.timing, None));
+    let (offers, offered) = queue::queue(queue::Bounds { remembered_for: OFFERED_AGAIN, ..queue::Bounds::default() });
     let wake_images = Arc::new(Notify::new());
+    let demand = Arc::new(Demand {
+        in_force: in_force.clone(),
+        asked: warmer.asked().clone(),
+        images: images.store(),
+        offers,
+        namespace: settings.namespace.clone(),
+    });
+    let keeper = Keeper {
+        client: client.clone(),
+        demand: demand.clone(),
+        projects: directory.projects.clone(),
+        most: settings.max_cached_images,
+        changed: Arc::new(Notify::new()),
+    };
 
     let events = Arc::new(Events::new(client.clone()));
 
@@ -112,9 +132,11 @@ pub async fn run(client: Client, settings: Settings, shutdown: CancellationToken
     let images = images.reconcile_all_on(triggers::whenever(wake_images.clone()));
 
     let (loaded, when_loaded) = watch::channel(false);
-    let follow_rules = rules::follow_projects(&directory.projects, &project_changes, in_force, move || {
+    let (woken, projects_changed) = (wake_images.clone(), keeper.changed.clone());
+    let follow_rules = rules::follow_projects(&directory.projects, &project_changes, in_force.clone(), move || {
         loaded.send_replace(true);
-        wake_images.notify_one();
+        woken.notify_one();
+        projects_changed.notify_one();
     });
     // What refers to what is not there yet would be told so, although it is only not listed yet.
     let known = known(directory.clone(), when_loaded.clone()).boxed().shared();
@@ -125,11 +147,18 @@ pub async fn run(client: Client, settings: Settings, shutdown: CancellationToken
         shutdown: shutdown.clone(),
         kind: name,
     };
-    let follow_pods = async {
+    let (labelled, when_labelled) = watch::channel(false);
+    let follow_namespaces = rules::follow_namespaces(client.clone(), &in_force, move || {
+        labelled.send_replace(true);
+    });
+    let follow_sources = async {
         // Without rules no image is known to lie in a managed project, and a Pod is looked at once.
-        comes_true(when_loaded).await;
-        pods::follow(client.clone(), rules, offers).await;
+        tokio::join!(comes_true(when_loaded), comes_true(when_labelled));
+        // An error says that the watch has ended, and with it all of this.
+        demand.images.wait_until_ready().await.ok();
+        tokio::join!(sources::follow_all(&client, &demand), keeper.run(&image_changes));
     };
+    let manual = in_force.manual.clone();
     tokio::select! {
         () = async {
             tokio::join!(
@@ -140,11 +169,14 @@ pub async fn run(client: Client, settings: Settings, shutdown: CancellationToken
                 run_kind(images, drive("CachedImage"), warmer),
             );
         } => {}
-        () = platforms.watch(client.clone()) => {}
+        () = platforms.watch(client.clone(), || wake_images.notify_one()) => {}
         () = secrets.follow(|| directory.named_secrets()) => {}
         () = follow_rules => {}
-        () = follow_pods => {}
-        () = sink::store(client.clone(), offered, |offer| !manual.load().contains(&offer.proxy_project)) => {}
+        () = follow_namespaces => {}
+        () = follow_sources => {}
+        () = sink::store(client.clone(), offered, Source::Cluster, |offer| {
+            !manual.load().contains(&offer.proxy_project)
+        }) => {}
     }
     if !shutdown.is_cancelled() {
         tracing::error!("a watch ended by itself");

@@ -1,21 +1,24 @@
 //! The Kubernetes side: what lives in the API server, and what is written back to it.
 //!
-//! In: watches of our kinds, of Nodes, of Pods and of the Secrets that resources name. Out: the
+//! In: watches of our kinds, of Nodes and Namespaces, of Pods and workloads, and of the Secrets that resources name. Out: the
 //! [`Directory`](crate::controller::Directory) that reconcilers read, the rewrite rules that the webhook follows, and, for each
 //! reconcile, status, finalizer and Events.
 
 mod changes;
 pub mod controllers;
+mod demand;
 pub mod directory;
 pub mod driver;
 pub mod events;
+mod expiry;
 mod follow;
 pub mod nodes;
-pub mod pods;
 pub mod release;
 pub mod rules;
 pub mod secrets;
 pub mod sink;
+mod sources;
+mod templates;
 mod triggers;
 
 use std::time::Duration;

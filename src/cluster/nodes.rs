@@ -43,8 +43,9 @@ impl Platforms {
         self.listed.subscribe().wait_for(|listed| *listed).await.ok();
     }
 
-    /// Follows the nodes until dropped. Reads their metadata alone.
-    pub async fn watch(&self, client: Client) {
+    /// Follows the nodes until dropped. Reads their metadata alone. Calls `came` when there is a platform that was not there
+    /// before; one that goes is nobody's business.
+    pub async fn watch(&self, client: Client, came: impl Fn()) {
         let nodes: Api<PartialObjectMeta<Node>> = Api::all(client);
         let mut events = watcher(nodes, watcher::Config::default()).backoff(backoff()).boxed();
         let mut known: HashMap<String, Platform> = HashMap::new();
@@ -56,15 +57,15 @@ impl Platforms {
                 Ok(Some(watcher::Event::InitApply(node))) => note(&mut listing, &node),
                 Ok(Some(watcher::Event::InitDone)) => {
                     known = std::mem::take(&mut listing);
-                    self.publish(&known);
+                    self.publish(&known, &came);
                 }
                 Ok(Some(watcher::Event::Apply(node))) => {
                     note(&mut known, &node);
-                    self.publish(&known);
+                    self.publish(&known, &came);
                 }
                 Ok(Some(watcher::Event::Delete(node))) => {
                     known.remove(&node.name_any());
-                    self.publish(&known);
+                    self.publish(&known, &came);
                 }
                 Ok(None) => return,
                 Err(error) => tracing::warn!(%error, "watching nodes; the platforms stay as they are"),
@@ -72,10 +73,13 @@ impl Platforms {
         }
     }
 
-    fn publish(&self, known: &HashMap<String, Platform>) {
+    fn publish(&self, known: &HashMap<String, Platform>, came: &impl Fn()) {
         let platforms: BTreeSet<Platform> = known.values().cloned().collect();
-        self.current.store(Arc::new(platforms.into_iter().collect()));
+        let before = self.current.swap(Arc::new(platforms.iter().cloned().collect()));
         self.listed.send_replace(true);
+        if platforms.iter().any(|platform| !before.contains(platform)) {
+            came();
+        }
     }
 }
 

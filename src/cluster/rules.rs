@@ -84,16 +84,7 @@ pub async fn follow_all(client: Client, in_force: InForce, complete: impl Fn()) 
             in_force.enforce(policies.values().map(AsRef::as_ref));
             with(&|state| state.policies = true);
         });
-    let namespaces = follow(
-        watcher(Api::<PartialObjectMeta<Namespace>>::all(client), config()),
-        "Namespaces",
-        |namespace: PartialObjectMeta<Namespace>| namespace.metadata.labels.unwrap_or_default(),
-        |labels| {
-            let labels = labels.iter().map(|(name, labels)| (name.clone(), labels.clone()));
-            in_force.namespaces.store(Arc::new(labels.collect()));
-            with(&|state| state.namespaces = true);
-        },
-    );
+    let namespaces = follow_namespaces(client, &in_force, || with(&|state| state.namespaces = true));
     let outages = async {
         loop {
             tokio::time::sleep(LOOK).await;
@@ -107,6 +98,18 @@ pub async fn follow_all(client: Client, in_force: InForce, complete: impl Fn()) 
         () = namespaces => {}
         () = outages => {}
     }
+}
+
+/// Follows the labels of namespaces until dropped. Calls `changed` after each change, for the first time when all are known.
+pub(super) async fn follow_namespaces(client: Client, in_force: &InForce, changed: impl Fn()) {
+    let events = watcher(Api::<PartialObjectMeta<Namespace>>::all(client), watcher::Config::default());
+    let keep = |namespace: PartialObjectMeta<Namespace>| namespace.metadata.labels.unwrap_or_default();
+    follow(events, "Namespaces", keep, |labels| {
+        let labels = labels.iter().map(|(name, labels)| (name.clone(), labels.clone()));
+        in_force.namespaces.store(Arc::new(labels.collect()));
+        changed();
+    })
+    .await;
 }
 
 /// What was seen last; `None` before the first list.

@@ -6,11 +6,11 @@ use super::{FIELD_MANAGER, bounded};
 use crate::{
     api::CachedImage,
     controller::cached_image::offered,
-    prewarm::{Offer, OfferReceiver},
+    prewarm::{Offer, OfferReceiver, lifetime::Source},
 };
 
 /// Writes offers as CachedImages until every sender is gone. One that exists already is left as it is.
-pub async fn store(client: Client, mut offers: OfferReceiver, wanted: impl Fn(&Offer) -> bool) {
+pub async fn store(client: Client, mut offers: OfferReceiver, source: Source, wanted: impl Fn(&Offer) -> bool) {
     let api: Api<CachedImage> = Api::all(client);
     let parameters = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
     while let Some(offer) = offers.next().await {
@@ -19,7 +19,7 @@ pub async fn store(client: Client, mut offers: OfferReceiver, wanted: impl Fn(&O
             offers.forget(&offer.image);
             continue;
         }
-        let image = offered(&offer);
+        let image = offered(&offer, source);
         match bounded("creating a CachedImage", api.create(&parameters, &image)).await {
             Ok(_) => tracing::info!(image = %offer.image, namespace = offer.namespace, "to be warmed"),
             Err(error) if error.is_conflict() => {}

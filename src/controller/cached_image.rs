@@ -1,6 +1,6 @@
 //! CachedImage: resolved to its ProxyProject, and warmed and verified step by step (see [`crate::prewarm`]).
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use k8s_openapi::jiff::Timestamp;
@@ -8,9 +8,12 @@ use kube::Resource;
 
 use super::{Directory, Instances, Note, Outcome, Reconciler, instances::away};
 use crate::{
-    api::{CachedImage, CachedImageStatus, Platform},
+    api::{CachedImage, CachedImageStatus, Interval, Platform},
     image::ImageRef,
-    prewarm::{self, Context, Progress, Resolved, Surroundings, Timing, Unresolved},
+    prewarm::{
+        self, Asked, Context, Progress, Resolved, Surroundings, Timing, Unresolved,
+        lifetime::{self, EXPIRE_AFTER, Source, coarse, stamp},
+    },
     rewrite::{Decision, Rules},
 };
 
@@ -21,6 +24,7 @@ pub type Watcher = Arc<dyn Fn(&CachedImage) -> Arc<dyn Progress> + Send + Sync>;
 pub struct Images {
     context: Context,
     places: Arc<Places>,
+    asked: Arc<Asked>,
 }
 
 /// What images are resolved with.
@@ -41,7 +45,13 @@ impl Images {
         watcher: Option<Watcher>,
     ) -> Self {
         let places = Arc::new(Places { directory, instances, rules, watcher });
-        Self { context: Context { timing, ..Context::new(places.clone()) }, places }
+        let context = Context { timing, ..Context::new(places.clone()) };
+        Self { context, places, asked: Arc::default() }
+    }
+
+    /// Where it is noted who asks for which image.
+    pub fn asked(&self) -> &Arc<Asked> {
+        &self.asked
     }
 }
 
@@ -52,9 +62,14 @@ impl Reconciler<CachedImage> for Images {
             self.places.instances.connect(self.places.directory.as_ref(), &instance).await.ok();
         }
         let outcome = prewarm::reconcile(object, &self.context, now).await;
+        let image = outcome.status.image.as_deref().unwrap_or(&object.spec.image);
+        let project = outcome.status.proxy_project.as_deref().unwrap_or_default();
+        let lifetime = expire_after(self.places.directory.as_ref(), project);
+        let status = stamp(object, outcome.status.clone(), self.asked.last(image).as_ref(), lifetime);
+        let requeue = outcome.requeue.min(coarse(lifetime));
         let notes = outcome.notes.into_iter();
         let notes = notes.map(|note| Note { warning: note.warning, reason: note.reason, message: note.message });
-        Outcome { status: outcome.status, requeue: outcome.requeue, notes: notes.collect() }
+        Outcome { status, requeue, notes: notes.collect() }
     }
 }
 
@@ -112,16 +127,23 @@ impl Surroundings for Places {
     }
 }
 
+/// How long images of a ProxyProject that nobody wrote live after they were asked for.
+pub fn expire_after(directory: &dyn Directory, proxy_project: &str) -> Duration {
+    let project = directory.proxy_project(proxy_project);
+    project.and_then(|project| project.spec.prewarm.expire_after).map_or(EXPIRE_AFTER, Interval::duration)
+}
+
 /// A CachedImage for an image that a Pod asked for.
-pub fn offered(offer: &prewarm::Offer) -> CachedImage {
+pub fn offered(offer: &prewarm::Offer, source: Source) -> CachedImage {
     let spec = crate::api::CachedImageSpec {
         image: offer.image.to_string(),
         platforms: Vec::new(),
         require: crate::api::cached_image::Require::default(),
+        refresh_interval: None,
     };
     let mut image = CachedImage::new(&prewarm::name::cached_image_name(&offer.image), spec);
-    let labels = [("app.kubernetes.io/managed-by", "harbor-pilot"), ("harbor-pilot.dev/source", "admission")];
-    let annotations = [("harbor-pilot.dev/requested-by", offer.namespace.as_str())];
+    let labels = [("app.kubernetes.io/managed-by", "harbor-pilot"), (lifetime::SOURCE, source.as_str())];
+    let annotations = [(lifetime::REQUESTED_BY, offer.namespace.as_str())];
     let owned = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
     image.meta_mut().labels = Some(labels.map(owned).into());
     image.meta_mut().annotations = Some(annotations.map(owned).into());

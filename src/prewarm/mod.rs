@@ -12,7 +12,10 @@
 //! Before a pull an [`allowance`] says whether the upstream may be asked now, and [`silence`] whether Harbor may.
 
 pub mod allowance;
+pub mod asked;
 pub mod life;
+pub mod lifetime;
+pub mod limit;
 pub mod name;
 pub mod puller;
 pub mod queue;
@@ -21,8 +24,10 @@ pub mod select;
 pub mod silence;
 pub mod target;
 pub mod verify;
+pub mod wanted;
 
 pub use allowance::Allowance;
+pub use asked::Asked;
 pub use life::Timing;
 pub use puller::{Progress, Puller, Warmed};
 pub use queue::{Offer, OfferReceiver, Offers};

@@ -11,6 +11,7 @@ use std::{
 
 use tokio::sync::mpsc;
 
+use super::limit::{Buckets, Limit};
 use crate::image::ImageRef;
 
 /// One image that a Pod is about to need from Harbor.
@@ -31,6 +32,8 @@ pub enum Fate {
     Queued,
     /// The same image was offered a short while ago.
     Duplicate,
+    /// Its namespace has brought too many new images. The image may be offered again.
+    Limited,
     /// The queue was full, or nobody takes any more. The image may be offered again.
     Dropped,
 }
@@ -42,12 +45,14 @@ pub struct Counts {
     pub queued: u64,
     /// [`Fate::Duplicate`].
     pub duplicate: u64,
+    /// [`Fate::Limited`].
+    pub limited: u64,
     /// [`Fate::Dropped`].
     pub dropped: u64,
 }
 
 /// Bounds of a queue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Bounds {
     /// Offers that wait at once.
     pub waiting: usize,
@@ -55,12 +60,14 @@ pub struct Bounds {
     pub remembered: usize,
     /// How long an image is remembered at least, unless memory is full; at most twice as long.
     pub remembered_for: Duration,
+    /// New images that each namespace may bring; `None`: any number.
+    pub of_namespace: Option<Limit>,
 }
 
 impl Default for Bounds {
-    /// 1,024 waiting, twice 4,096 remembered for ten to twenty minutes: about 2 MiB.
+    /// 1,024 waiting, twice 4,096 remembered for ten to twenty minutes: about 2 MiB. No limit for a namespace.
     fn default() -> Self {
-        Self { waiting: 1024, remembered: 4096, remembered_for: Duration::from_secs(600) }
+        Self { waiting: 1024, remembered: 4096, remembered_for: Duration::from_secs(600), of_namespace: None }
     }
 }
 
@@ -82,9 +89,16 @@ pub struct OfferReceiver {
 pub fn queue(bounds: Bounds) -> (Offers, OfferReceiver) {
     let (sender, receiver) = mpsc::channel(bounds.waiting.max(1));
     let shared = Arc::new(Shared {
-        memory: Mutex::new(Memory { bounds, recent: HashSet::new(), older: HashSet::new(), turned: Instant::now() }),
+        memory: Mutex::new(Memory {
+            bounds,
+            recent: HashSet::new(),
+            older: HashSet::new(),
+            turned: Instant::now(),
+            buckets: bounds.of_namespace.map(Buckets::new),
+        }),
         queued: AtomicU64::new(0),
         duplicate: AtomicU64::new(0),
+        limited: AtomicU64::new(0),
         dropped: AtomicU64::new(0),
     });
     (Offers { sender, shared: Arc::clone(&shared) }, OfferReceiver { receiver, shared })
@@ -94,12 +108,20 @@ impl Offers {
     /// Offers an image. Returns at once, whatever the state of the queue.
     pub fn offer(&self, offer: Offer) -> Fate {
         let fate = self.decide(offer, Instant::now());
-        let count = match fate {
-            Fate::Queued => &self.shared.queued,
-            Fate::Duplicate => &self.shared.duplicate,
-            Fate::Dropped => &self.shared.dropped,
+        self.shared.count(fate);
+        fate
+    }
+
+    /// Offers an image, and waits for room: for whoever has the time, and will not see the Pod again.
+    pub async fn offer_patiently(&self, offer: Offer) -> Fate {
+        let fate = match self.sender.reserve().await {
+            Ok(room) => self.decide_with(offer, Instant::now(), |offer| {
+                room.send(offer);
+                true
+            }),
+            Err(_) => Fate::Dropped,
         };
-        count.fetch_add(1, Ordering::Relaxed);
+        self.shared.count(fate);
         fate
     }
 
@@ -108,24 +130,30 @@ impl Offers {
         Counts {
             queued: self.shared.queued.load(Ordering::Relaxed),
             duplicate: self.shared.duplicate.load(Ordering::Relaxed),
+            limited: self.shared.limited.load(Ordering::Relaxed),
             dropped: self.shared.dropped.load(Ordering::Relaxed),
         }
     }
 
     fn decide(&self, offer: Offer, now: Instant) -> Fate {
+        self.decide_with(offer, now, |offer| self.sender.try_send(offer).is_ok())
+    }
+
+    fn decide_with(&self, offer: Offer, now: Instant, send: impl FnOnce(Offer) -> bool) -> Fate {
         let Ok(mut memory) = self.shared.memory.lock() else { return Fate::Dropped };
         if memory.knows(&offer.image, now) {
             return Fate::Duplicate;
         }
+        if memory.buckets.as_mut().is_some_and(|buckets| !buckets.take(&offer.namespace, now)) {
+            return Fate::Limited;
+        }
         let image = offer.image.clone();
         // What is dropped is not remembered, so that the next Pod offers it anew.
-        match self.sender.try_send(offer) {
-            Ok(()) => {
-                memory.remember(image, now);
-                Fate::Queued
-            }
-            Err(_) => Fate::Dropped,
+        if !send(offer) {
+            return Fate::Dropped;
         }
+        memory.remember(image, now);
+        Fate::Queued
     }
 }
 
@@ -149,7 +177,20 @@ struct Shared {
     memory: Mutex<Memory>,
     queued: AtomicU64,
     duplicate: AtomicU64,
+    limited: AtomicU64,
     dropped: AtomicU64,
+}
+
+impl Shared {
+    fn count(&self, fate: Fate) {
+        let count = match fate {
+            Fate::Queued => &self.queued,
+            Fate::Duplicate => &self.duplicate,
+            Fate::Limited => &self.limited,
+            Fate::Dropped => &self.dropped,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 /// Two generations: the older one is dropped whole, so that forgetting costs nothing per image.
@@ -159,6 +200,7 @@ struct Memory {
     recent: HashSet<ImageRef>,
     older: HashSet<ImageRef>,
     turned: Instant,
+    buckets: Option<Buckets>,
 }
 
 impl Memory {
@@ -197,7 +239,7 @@ mod tests {
     }
 
     fn bounds(waiting: usize, remembered: usize) -> Bounds {
-        Bounds { waiting, remembered, remembered_for: Duration::from_secs(60) }
+        Bounds { waiting, remembered, remembered_for: Duration::from_secs(60), of_namespace: None }
     }
 
     #[tokio::test]
@@ -206,7 +248,7 @@ mod tests {
         for _ in 0..1000 {
             offers.clone().offer(offer("harbor.example.com/hub/library/nginx:1.27"));
         }
-        assert_eq!(offers.counts(), Counts { queued: 1, duplicate: 999, dropped: 0 });
+        assert_eq!(offers.counts(), Counts { queued: 1, duplicate: 999, ..Counts::default() });
         assert_eq!(receiver.next().await.unwrap().image.tag(), Some("1.27"));
     }
 
@@ -240,5 +282,56 @@ mod tests {
         }
         let memory = offers.shared.memory.lock().unwrap();
         assert!(memory.recent.len() + memory.older.len() <= 200);
+    }
+
+    #[test]
+    fn one_namespace_brings_so_many_new_images_and_no_more_and_takes_nothing_from_others() {
+        let limit = Limit { burst: 5, per_second: 0.001 };
+        let (offers, _receiver) = queue(Bounds { of_namespace: Some(limit), ..Bounds::default() });
+        let of = |namespace: &str, image: &str| Offer { namespace: namespace.to_owned(), ..offer(image) };
+        for number in 0..50 {
+            offers.offer(of("greedy", &format!("app:{number}")));
+        }
+        for _ in 0..50 {
+            offers.offer(of("greedy", "app:0"));
+        }
+        assert_eq!(offers.counts(), Counts { queued: 5, limited: 45, duplicate: 50, dropped: 0 });
+        assert_eq!(offers.offer(of("other", "app:49")), Fate::Queued, "what was refused is not remembered");
+    }
+
+    #[tokio::test]
+    async fn an_overflow_of_a_hundred_times_the_queue_is_bounded_counted_and_each_image_taken_once() {
+        const ROOM: usize = 16;
+        let (offers, mut receiver) = queue(bounds(ROOM, 4096));
+        for _ in 0..2 {
+            for number in 0..ROOM * 100 {
+                offers.offer(offer(&format!("app:{number}")));
+            }
+        }
+        let room = u64::try_from(ROOM).unwrap();
+        let dropped = room * 99 * 2;
+        assert_eq!(offers.counts(), Counts { queued: room, duplicate: room, dropped, limited: 0 });
+        let mut taken = HashSet::new();
+        for _ in 0..ROOM {
+            assert!(taken.insert(receiver.next().await.unwrap().image));
+        }
+        assert_eq!(offers.offer(offer("app:1000")), Fate::Queued, "there is room again");
+    }
+
+    #[tokio::test]
+    async fn whoever_has_the_time_waits_for_room_and_loses_nothing() {
+        let (offers, mut receiver) = queue(bounds(2, 4096));
+        let patient = tokio::spawn(async move {
+            for number in 0..100 {
+                offers.offer_patiently(offer(&format!("app:{}", number % 50))).await;
+            }
+            offers.counts()
+        });
+        let mut taken = 0;
+        while receiver.next().await.is_some() {
+            taken += 1;
+        }
+        assert_eq!(patient.await.unwrap(), Counts { queued: 50, duplicate: 50, dropped: 0, limited: 0 });
+        assert_eq!(taken, 50);
     }
 }

@@ -21,11 +21,12 @@ use super::{
     silence::Silence,
     target::Target,
     verify::{self, Inventory, LookError, Question, Verdict},
+    wanted::newcomers,
 };
 use crate::{
     api::{
-        CachedImage, CachedImageStatus, ConditionType, Platform, Reason, cached_image::PlatformStatus, condition,
-        proxy_project::PullStrategy,
+        CachedImage, CachedImageStatus, ConditionType, Interval, Platform, Reason, cached_image::PlatformStatus,
+        condition, proxy_project::PullStrategy,
     },
     image::ImageRef,
     registry::{self, Class},
@@ -137,7 +138,9 @@ pub struct Note {
 /// Does for `cached` what is to be done at `now`.
 pub async fn reconcile(cached: &CachedImage, context: &Context, now: Timestamp) -> Outcome {
     let old = cached.status.clone().unwrap_or_default();
-    let run = Run { cached, context, now, started: Instant::now(), unanswered: AtomicBool::new(false) };
+    let own = cached.spec.refresh_interval.map(Interval::duration);
+    let timing = Timing { refresh: own.unwrap_or(context.timing.refresh), ..context.timing };
+    let run = Run { cached, context, timing, now, started: Instant::now(), unanswered: AtomicBool::new(false) };
     let next = run.step().await;
     let notes = told(&old, &next.status).into_iter().collect();
     Outcome { status: next.status, requeue: next.requeue, notes }
@@ -147,6 +150,7 @@ pub async fn reconcile(cached: &CachedImage, context: &Context, now: Timestamp) 
 struct Run<'a> {
     cached: &'a CachedImage,
     context: &'a Context,
+    timing: Timing,
     now: Timestamp,
     started: Instant,
     /// Harbor did not answer.
@@ -186,7 +190,16 @@ impl Run<'_> {
             Ok(place) => place,
             Err(why) => return self.unplaced(&why),
         };
-        match life::step(self.cached, place.resolved.image.as_str(), self.now) {
+        let step = life::step(self.cached, place.resolved.image.as_str(), self.now);
+        let newcomers = match &self.cached.status {
+            Some(status) if step != Step::Begin => newcomers(status, &place.platforms),
+            _ => Vec::new(),
+        };
+        if !newcomers.is_empty() {
+            let why = format!("pulling {} for {}, wanted since", place.resolved.image, list(&newcomers));
+            return self.next(&place, Event::Begun(&why));
+        }
+        match step {
             Step::Idle(pause) => Next { status: self.cached.status.clone().unwrap_or_default(), requeue: pause },
             Step::Begin => {
                 let platforms = &place.platforms;
@@ -254,7 +267,7 @@ impl Run<'_> {
         }
         let (image, project) =
             resolved.as_ref().map_or(("", ""), |found| (found.image.as_str(), found.proxy_project.as_str()));
-        let timing = &self.context.timing;
+        let timing = &self.timing;
         life::next(self.cached, Event::Failed(failure), &self.setting(image, project, false, &[], timing))
     }
 
@@ -278,7 +291,11 @@ impl Run<'_> {
         leave.settle(answer(&pulled), self.later());
         self.note(pulled.as_ref().err().map(WarmError::reason));
         match pulled {
-            Ok(warmed) => self.next(place, Event::Warmed(&warmed)),
+            Ok(warmed) => {
+                let mut next = self.next(place, Event::Warmed(&warmed));
+                next.status.wanted.clone_from(&place.platforms);
+                next
+            }
             Err(error) => {
                 let failure = Failure { reason: error.reason(), message: error.to_string(), class: error.class() };
                 self.next(place, Event::Failed(&failure))
@@ -345,8 +362,8 @@ impl Run<'_> {
         };
         let pinned = place.target.tag().is_none();
         let timing = match place.resolved.puller.strategy() {
-            PullStrategy::ManifestsOnly => self.context.timing.left_to_harbor(),
-            PullStrategy::Touch | PullStrategy::Stream => self.context.timing,
+            PullStrategy::ManifestsOnly => self.timing.left_to_harbor(),
+            PullStrategy::Touch | PullStrategy::Stream => self.timing,
         };
         let (image, proxy_project) = (place.resolved.image.as_str(), &place.resolved.proxy_project);
         life::next(self.cached, event, &self.setting(image, proxy_project, pinned, &missing, &timing))
@@ -425,7 +442,11 @@ fn told(old: &CachedImageStatus, new: &CachedImageStatus) -> Option<Note> {
         Reason::PlatformsUnknown,
     ];
     let warning = !expected.iter().any(|reason| format!("{reason:?}") == ready.reason);
-    Some(Note { warning, reason: ready.reason.clone(), message: ready.message.clone() })
+    let mut message = ready.message.clone();
+    if let Some(next) = new.next_attempt_at.as_ref().filter(|_| new.attempts.is_some()) {
+        message = format!("{message}; next try at {}", next.0);
+    }
+    Some(Note { warning, reason: ready.reason.clone(), message })
 }
 
 /// From 0 to 1, so that images that failed together do not come back together.

@@ -20,7 +20,7 @@ use crate::{
         cached_image::{Images, Watcher, offered, wants_offers},
     },
     in_force::{InForce, LOOK},
-    prewarm::{OfferReceiver, Timing, queue},
+    prewarm::{OfferReceiver, Timing, lifetime::Source, queue},
     rewrite::{self, Rules},
     telemetry::{metrics::Metrics, probes::Readiness},
     tls::serve::{Certificate, server_config},
@@ -221,7 +221,9 @@ async fn follow_files(
 
 async fn keep_offers(mut offers: OfferReceiver, world: Arc<World>, wake: Arc<Notify>) {
     while let Some(offer) = offers.next().await {
-        if wants_offers(world.as_ref(), &offer.proxy_project) && world.add(offered(&offer), Timestamp::now()) {
+        if wants_offers(world.as_ref(), &offer.proxy_project)
+            && world.add(offered(&offer, Source::Admission), Timestamp::now())
+        {
             tracing::info!(image = %offer.image, namespace = offer.namespace, "to be warmed");
             wake.notify_one();
         }

@@ -32,8 +32,22 @@ pub struct AdmissionMetrics {
     pub pods_unrewritten: Counter,
     /// Images offered for prewarming.
     pub offers: Counter,
-    /// Offers that found no room; the controller finds those images by its own watch.
-    pub offers_dropped: Counter,
+    /// Offers that were not taken; the controller finds those images by its own watch. One counter for each label.
+    offers_dropped: [Counter; DropReason::ALL.len()],
+}
+
+/// Label `reason` of offers that were not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum DropReason {
+    /// The queue was full.
+    Full,
+    /// The namespace has brought too many new images.
+    NamespaceLimit,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DropLabels {
+    reason: DropReason,
 }
 
 /// Label `operation`.
@@ -109,20 +123,27 @@ impl AdmissionMetrics {
         self.duration.observe(took);
     }
 
+    /// Counts an offer that was not taken.
+    pub fn count_dropped(&self, reason: DropReason) {
+        self.offers_dropped.get(reason as usize).inspect(|counter| {
+            counter.inc();
+        });
+    }
+
     fn new(registry: &mut Registry) -> Self {
         let registry = registry.sub_registry_with_prefix("admission");
         let requests = Family::<RequestLabels, Counter>::default();
         let duration = DurationHistogram::default();
         let (rewritten, left_alone) = (Counter::default(), Counter::default());
         let unrewritten = Counter::default();
-        let (offers, dropped) = (Counter::default(), Counter::default());
+        let (offers, dropped) = (Counter::default(), Family::<DropLabels, Counter>::default());
         registry.register("requests", "Admission requests", requests.clone());
         registry.register_with_unit("duration", "Time to answer, body read", Unit::Seconds, duration.clone());
         registry.register("images_rewritten", "Images that patches changed", rewritten.clone());
         registry.register("images_left_alone", "Images not readable or not rewritable", left_alone.clone());
         registry.register("pods_unrewritten", "Pods that /mutate did not see before /validate", unrewritten.clone());
         registry.register("offers", "Images offered for prewarming", offers.clone());
-        registry.register("offers_dropped", "Offers that found no room", dropped.clone());
+        registry.register("offers_dropped", "Offers that were not taken", dropped.clone());
         Self {
             requests: Operation::ALL.map(|operation| {
                 Outcome::ALL.map(|outcome| requests.get_or_create_owned(&RequestLabels { operation, outcome }))
@@ -132,9 +153,13 @@ impl AdmissionMetrics {
             images_left_alone: left_alone,
             pods_unrewritten: unrewritten,
             offers,
-            offers_dropped: dropped,
+            offers_dropped: DropReason::ALL.map(|reason| dropped.get_or_create_owned(&DropLabels { reason })),
         }
     }
+}
+
+impl DropReason {
+    const ALL: [Self; 2] = [Self::Full, Self::NamespaceLimit];
 }
 
 impl Operation {
@@ -159,7 +184,7 @@ mod tests {
             metrics.admission.count(Operation::Create, Outcome::Panicked, Duration::from_micros(15));
         }
         metrics.admission.count(Operation::Other, Outcome::Patched, Duration::ZERO);
-        metrics.admission.offers_dropped.inc_by(7);
+        (0..7).for_each(|_| metrics.admission.count_dropped(DropReason::NamespaceLimit));
         let text = metrics.encode().unwrap();
         for line in [
             r#"harbor_pilot_admission_requests_total{operation="Create",outcome="Panicked"} 3"#,
@@ -170,7 +195,8 @@ mod tests {
             r#"harbor_pilot_admission_duration_seconds_bucket{le="+Inf"} 4"#,
             "harbor_pilot_admission_duration_seconds_count 4",
             "harbor_pilot_admission_duration_seconds_sum 0.000045",
-            "harbor_pilot_admission_offers_dropped_total 7",
+            r#"harbor_pilot_admission_offers_dropped_total{reason="NamespaceLimit"} 7"#,
+            r#"harbor_pilot_admission_offers_dropped_total{reason="Full"} 0"#,
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }

@@ -21,7 +21,7 @@ use super::validate;
 use crate::policy::Policies;
 use crate::prewarm::queue::{Fate, Offer, Offers};
 use crate::rewrite::{Namespaces, Rules};
-use crate::telemetry::metrics::{AdmissionMetrics, Operation, Outcome};
+use crate::telemetry::metrics::{AdmissionMetrics, DropReason, Operation, Outcome};
 use crate::telemetry::probes::{Readiness, probes};
 
 const OUR_ERROR: &str = "an error of harbor-pilot itself; its log has more";
@@ -29,13 +29,13 @@ const OUR_ERROR: &str = "an error of harbor-pilot itself; its log has more";
 /// Takes offers for the prewarmer. It is called while a request is answered, and must not block.
 pub type OfferSink = Arc<dyn Fn(Offer) + Send + Sync>;
 
-/// Offers to the prewarmer's queue, and counts what it drops.
+/// Offers to the prewarmer's queue, and counts what it does not take.
 pub fn queued(offers: Offers, metrics: &AdmissionMetrics) -> OfferSink {
-    let dropped = metrics.offers_dropped.clone();
-    Arc::new(move |offer| {
-        if offers.offer(offer) == Fate::Dropped {
-            dropped.inc();
-        }
+    let metrics = metrics.clone();
+    Arc::new(move |offer| match offers.offer(offer) {
+        Fate::Dropped => metrics.count_dropped(DropReason::Full),
+        Fate::Limited => metrics.count_dropped(DropReason::NamespaceLimit),
+        Fate::Queued | Fate::Duplicate => {}
     })
 }
 
@@ -220,6 +220,8 @@ mod tests {
             let image = crate::image::ImageRef::parse(image).unwrap();
             sink(Offer { image, proxy_project: "hub".to_owned(), namespace: "shop".to_owned() });
         }
-        assert_eq!(metrics.admission.offers_dropped.get(), 1, "a duplicate is not dropped");
+        let text = metrics.encode().unwrap();
+        let one = r#"harbor_pilot_admission_offers_dropped_total{reason="Full"} 1"#;
+        assert!(text.lines().any(|line| line == one), "a duplicate is not dropped: {text}");
     }
 }

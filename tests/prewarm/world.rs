@@ -246,8 +246,12 @@ impl World {
     }
 
     pub(crate) fn cached(&self, rest: &str) -> CachedImage {
-        let spec =
-            CachedImageSpec { image: self.image(rest).to_string(), platforms: Vec::new(), require: Require::Online };
+        let spec = CachedImageSpec {
+            image: self.image(rest).to_string(),
+            platforms: Vec::new(),
+            require: Require::Online,
+            refresh_interval: None,
+        };
         let mut image = CachedImage::new("image", spec);
         image.metadata.generation = Some(1);
         image

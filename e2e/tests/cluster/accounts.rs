@@ -36,6 +36,12 @@ async fn the_accounts_of_both_processes_may_do_no_more_than_they_need() {
         ("controller", "patch pods", "default", false),
         ("controller", "get namespaces/kube-system", "default", true),
         ("controller", "get namespaces/default", "default", false),
+        ("controller", "watch namespaces", "default", true),
+        ("controller", "watch deployments.apps", "default", true),
+        ("controller", "list cronjobs.batch", "default", true),
+        ("controller", "get deployments.apps", "default", false),
+        ("controller", "patch deployments.apps", "default", false),
+        ("controller", "watch replicasets.apps", "default", false),
         ("controller", "patch events.events.k8s.io", "default", true),
         ("controller", "create events.events.k8s.io", "kube-system", false),
         ("controller", "patch harborinstances.harbor-pilot.dev", "default", false),
@@ -45,7 +51,8 @@ async fn the_accounts_of_both_processes_may_do_no_more_than_they_need() {
         table.map(|(who, what, namespace, may)| (who, what.to_owned(), namespace, may)).into_iter().collect();
     for kind in &ours {
         asked.push(("webhook", format!("delete {kind}"), "default", false));
-        asked.push(("controller", format!("delete {kind}"), "default", false));
+        let expires = kind.starts_with("cachedimages");
+        asked.push(("controller", format!("delete {kind}"), "default", expires));
         asked.push(("controller", format!("patch {kind} --subresource=status"), "default", true));
     }
     for (who, what, namespace, may) in asked {

@@ -15,7 +15,8 @@ fn at(second: i64) -> Timestamp {
 }
 
 fn cached(require: Require) -> CachedImage {
-    let spec = CachedImageSpec { image: "nginx:1.27".to_owned(), platforms: Vec::new(), require };
+    let spec =
+        CachedImageSpec { image: "nginx:1.27".to_owned(), platforms: Vec::new(), require, refresh_interval: None };
     let mut cached = CachedImage::new("nginx", spec);
     cached.metadata.generation = Some(1);
     cached

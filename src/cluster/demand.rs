@@ -1,0 +1,231 @@
+//! What Pods and workloads need of Harbor: noted for the CachedImage of each image, and offered where there is none.
+//!
+//! In: Pods that are there, and the templates of workloads whose Pods are still to come. Out: notes in
+//! [`Asked`], and offers. Nothing of a Pod is kept.
+
+use std::{collections::HashSet, sync::Arc};
+
+use k8s_openapi::{
+    api::core::v1::{Pod, PodSpec, PodTemplateSpec},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    jiff::Timestamp,
+};
+use kube::runtime::reflector::{ObjectRef, Store};
+
+use super::templates;
+use crate::{
+    api::CachedImage,
+    image::ImageRef,
+    in_force::InForce,
+    prewarm::{
+        Asked,
+        name::cached_image_name,
+        queue::{Offer, Offers},
+    },
+    rewrite::{Decision, Namespaces, Request, Rules, Subject, Wanted, decide},
+};
+
+/// Whose Pods admission never sees, besides the operator's own: `config/webhook` leaves it out.
+const SYSTEM: &str = "kube-system";
+
+/// Notes who needs which image, and offers those that have no CachedImage.
+pub(super) struct Demand {
+    pub(super) in_force: InForce,
+    pub(super) asked: Arc<Asked>,
+    pub(super) images: Store<CachedImage>,
+    pub(super) offers: Offers,
+    /// The operator's own namespace.
+    pub(super) namespace: String,
+}
+
+impl Demand {
+    /// The images of a Pod that the kubelet pulls through Harbor, or that are warmed beside it (`rewrite.mode: Disabled`).
+    pub(super) fn of_pod(&self, pod: &Pod) -> Vec<Wanted> {
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        let labels = templates::labels(&pod.metadata);
+        let (rules, namespaces) = (self.in_force.rules.load(), self.in_force.namespaces.load());
+        let subject = Subject { namespace, namespace_labels: namespaces.labels(namespace), labels: &labels };
+        pod.spec.iter().flat_map(images).filter_map(|image| wanted(&rules, image, &subject)).collect()
+    }
+
+    /// The images that Pods of a template will need, mapped as admission will map them.
+    pub(super) fn of_template(&self, owner: &ObjectMeta, template: &PodTemplateSpec) -> Vec<Wanted> {
+        let namespace = owner.namespace.as_deref().unwrap_or_default();
+        if namespace == SYSTEM || namespace == self.namespace {
+            return Vec::new();
+        }
+        let (rules, namespaces) = (self.in_force.rules.load(), self.in_force.namespaces.load());
+        predicted(&rules, &namespaces, namespace, template)
+    }
+
+    /// Notes that something in a namespace needs these images.
+    pub(super) fn note(&self, namespace: &str, wanted: &[Wanted]) {
+        let now = Timestamp::now();
+        wanted.iter().for_each(|wanted| self.asked.note(wanted.image.as_str(), namespace, now));
+    }
+
+    /// Offers those that have no CachedImage yet, and waits for room.
+    pub(super) async fn offer(&self, namespace: &str, wanted: Vec<Wanted>) {
+        for Wanted { image, proxy_project } in wanted {
+            let known = self.images.get(&ObjectRef::new(&cached_image_name(&image))).is_some();
+            if !known && !self.in_force.manual.load().contains(&*proxy_project) {
+                let (namespace, proxy_project) = (namespace.to_owned(), proxy_project.to_string());
+                self.offers.offer_patiently(Offer { image, proxy_project, namespace }).await;
+            }
+        }
+    }
+}
+
+/// The images of a Pod as they stand there, in full.
+pub(super) fn named(pod: &Pod) -> HashSet<String> {
+    let named = pod.spec.iter().flat_map(images).filter_map(|image| ImageRef::parse(image).ok());
+    named.map(|image| image.to_string()).collect()
+}
+
+/// An image of a Pod that is there. One that a rule would rewrite and that was not is none: its node asks the upstream.
+fn wanted(rules: &Rules, image: &str, subject: &Subject<'_>) -> Option<Wanted> {
+    let image = ImageRef::parse(image).ok()?;
+    match rules.find(&image, subject) {
+        Decision::AlreadyAtHarbor { rule: Some(rule) } => {
+            Some(Wanted { image, proxy_project: Arc::clone(rule.name()) })
+        }
+        Decision::Mapped { image, rule } => Some(Wanted { image, proxy_project: Arc::clone(rule.name()) }),
+        _ => None,
+    }
+}
+
+fn predicted(rules: &Rules, namespaces: &Namespaces, namespace: &str, template: &PodTemplateSpec) -> Vec<Wanted> {
+    let pod = templates::pod(template);
+    let subject = Subject { namespace, namespace_labels: namespaces.labels(namespace), labels: pod.labels() };
+    decide(Request::Create { pod: &pod }, rules, &subject).into_wanted()
+}
+
+fn images(spec: &PodSpec) -> impl Iterator<Item = &str> {
+    let containers = spec.containers.iter().filter_map(|container| container.image.as_deref());
+    let init = spec.init_containers.iter().flatten().filter_map(|container| container.image.as_deref());
+    let ephemeral = spec.ephemeral_containers.iter().flatten().filter_map(|container| container.image.as_deref());
+    let volumes = spec.volumes.iter().flatten().filter_map(|volume| volume.image.as_ref()?.reference.as_deref());
+    containers.chain(init).chain(ephemeral).chain(volumes)
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::runtime::reflector;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::{
+        api::ProxyProject,
+        prewarm::queue::{Bounds, OfferReceiver, queue},
+    };
+
+    /// Projects `hub` (docker.io, for namespaces of team shop), `ecr` (mapped only), `off` (suspended) and `byhand` (Manual), and
+    /// a namespace of team shop.
+    fn demand(known: &[&str]) -> (Demand, OfferReceiver) {
+        let shop = json!({"namespaceSelector": {"matchLabels": {"team": "shop"}}});
+        let projects = [
+            project("hub", "docker.io", shop, json!({})),
+            project("ecr", "ecr.example", json!({"mode": "Disabled"}), json!({})),
+            project("off", "off.example", json!({}), json!({"suspend": true})),
+            project("byhand", "byhand.example", json!({}), json!({"prewarm": {"mode": "Manual"}})),
+        ];
+        let in_force = InForce::default();
+        in_force.recompile(&projects, std::collections::BTreeSet::new());
+        let labels = [("team".to_owned(), "shop".to_owned())].into();
+        in_force.namespaces.store(Arc::new([("shop".to_owned(), labels)].into_iter().collect()));
+        let (images, mut writer) = reflector::store();
+        for image in known {
+            let name = cached_image_name(&ImageRef::parse(image).unwrap());
+            let spec = serde_json::from_value(json!({"image": image})).unwrap();
+            writer.apply_watcher_event(&kube::runtime::watcher::Event::Apply(CachedImage::new(&name, spec)));
+        }
+        let (offers, receiver) = queue(Bounds::default());
+        let namespace = "harbor-pilot".to_owned();
+        (Demand { in_force, asked: Arc::default(), images, offers, namespace }, receiver)
+    }
+
+    fn project(name: &str, matched: &str, terms: Value, spec: Value) -> Arc<ProxyProject> {
+        let mut rule = json!({"matches": [matched], "host": "harbor.corp", "project": name,
+                              "target": format!("harbor.corp/{name}"), "generation": 1});
+        let mut whole = json!({"registryRef": {"name": name}});
+        for (into, from) in [(&mut rule, terms), (&mut whole, spec)] {
+            into.as_object_mut().unwrap().extend(from.as_object().unwrap().clone());
+        }
+        let object = json!({"apiVersion": "harbor-pilot.dev/v1alpha1", "kind": "ProxyProject", "metadata": {"name": name},
+            "spec": whole, "status": {"rewrite": rule}});
+        Arc::new(serde_json::from_value(object).unwrap())
+    }
+
+    fn text(wanted: &[Wanted]) -> Vec<String> {
+        wanted.iter().map(|wanted| wanted.image.to_string()).collect()
+    }
+
+    const NGINX: &str = "harbor.corp/hub/library/nginx:1";
+
+    #[test]
+    fn of_a_pod_that_is_there_counts_what_comes_from_harbor_or_is_mapped_and_not_what_passed_admission_by() {
+        let (demand, _offered) = demand(&[]);
+        let table = [
+            (NGINX, vec![NGINX]),
+            ("nginx:1", vec![]),
+            ("ecr.example/app:1", vec!["harbor.corp/ecr/app:1"]),
+            ("off.example/app:1", vec![]),
+            ("harbor.corp/off/app:1", vec![]),
+            ("harbor.corp/other/app:1", vec![]),
+            ("quay.io/app:1", vec![]),
+            ("not an image", vec![]),
+        ];
+        for (image, expected) in table {
+            let pod =
+                json!({"metadata": {"namespace": "shop"}, "spec": {"containers": [{"name": "a", "image": image}]}});
+            assert_eq!(text(&demand.of_pod(&serde_json::from_value(pod).unwrap())), expected, "{image}");
+        }
+        let places = json!({"metadata": {"namespace": "shop"}, "spec": {
+            "containers": [{"name": "a", "image": "harbor.corp/hub/a:1"}],
+            "initContainers": [{"name": "b", "image": "harbor.corp/hub/b:1"}],
+            "ephemeralContainers": [{"name": "c", "image": "harbor.corp/hub/c:1"}],
+            "volumes": [{"name": "d", "image": {"reference": "harbor.corp/hub/d:1"}}]}});
+        let found = text(&demand.of_pod(&serde_json::from_value(places).unwrap()));
+        assert_eq!(found, ["a", "b", "c", "d"].map(|name| format!("harbor.corp/hub/{name}:1")));
+    }
+
+    #[test]
+    fn a_template_needs_what_its_pods_will_be_rewritten_to() {
+        let (demand, _offered) = demand(&[]);
+        let keep = json!({"annotations": {"harbor-pilot.dev/keep-images": "a"}});
+        let table = [
+            ("shop", "nginx:1", json!({}), vec![NGINX]),
+            ("shop", NGINX, json!({}), vec![NGINX]),
+            ("shop", "ecr.example/app:1", json!({}), vec!["harbor.corp/ecr/app:1"]),
+            ("shop", "off.example/app:1", json!({}), vec![]),
+            ("shop", "nginx:1", keep, vec![]),
+            ("bank", "nginx:1", json!({}), vec![]),
+            ("kube-system", "ecr.example/app:1", json!({}), vec![]),
+            ("harbor-pilot", "ecr.example/app:1", json!({}), vec![]),
+        ];
+        for (namespace, image, metadata, expected) in table {
+            let owner = serde_json::from_value(json!({"namespace": namespace})).unwrap();
+            let template = json!({"metadata": metadata, "spec": {"containers": [{"name": "a", "image": image}]}});
+            let template = serde_json::from_value(template).unwrap();
+            assert_eq!(text(&demand.of_template(&owner, &template)), expected, "{namespace} {image}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_has_a_cached_image_is_noted_and_only_what_has_none_is_offered_and_nothing_by_hand() {
+        let (demand, mut offered) = demand(&[NGINX]);
+        let images = [NGINX, "harbor.corp/hub/new:1", "harbor.corp/byhand/app:1"];
+        let containers: Vec<_> = images.iter().map(|image| json!({"name": "a", "image": image})).collect();
+        let pod = json!({"metadata": {"namespace": "shop"}, "spec": {"containers": containers}});
+        let wanted = demand.of_pod(&serde_json::from_value(pod).unwrap());
+        demand.note("shop", &wanted);
+        demand.offer("shop", wanted).await;
+        for image in images {
+            assert_eq!(demand.asked.last(image).unwrap().namespaces[0].as_ref(), "shop", "{image}");
+        }
+        drop(demand);
+        let offer = offered.next().await.unwrap();
+        assert_eq!((offer.image.as_str(), offer.proxy_project.as_str()), ("harbor.corp/hub/new:1", "hub"));
+        assert!(offered.next().await.is_none());
+    }
+}

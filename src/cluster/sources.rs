@@ -1,0 +1,176 @@
+//! The kinds that name images: Pods, and workloads before their Pods exist. Each is streamed, and listed in pages when it has to be
+//! known what is in use; none is stored.
+
+use std::{collections::HashSet, fmt::Debug};
+
+use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::{
+        apps::v1::{DaemonSet, Deployment, StatefulSet},
+        batch::v1::{CronJob, Job},
+        core::v1::{Pod, PodTemplateSpec},
+    },
+};
+use kube::{
+    Api, Client, Resource,
+    api::ListParams,
+    runtime::{WatchStreamExt, watcher},
+};
+use serde::de::DeserializeOwned;
+
+use super::{
+    Error, backoff, bounded,
+    demand::{Demand, named},
+};
+use crate::rewrite::Wanted;
+
+/// Objects of one page.
+const PAGE: u32 = 500;
+
+/// Follows all sources until dropped: notes and offers what they need.
+pub(super) async fn follow_all(client: &Client, demand: &Demand) {
+    tokio::join!(
+        follow::<Pod>(client, demand),
+        follow::<Deployment>(client, demand),
+        follow::<StatefulSet>(client, demand),
+        follow::<DaemonSet>(client, demand),
+        follow::<Job>(client, demand),
+        follow::<CronJob>(client, demand),
+    );
+}
+
+/// Lists all sources once: notes and offers what they need. Answers which of the images `among` these are in use.
+///
+/// # Errors
+/// [`Error`] when not all could be listed: then nothing is known of what is not in use.
+pub(super) async fn survey(
+    client: &Client,
+    demand: &Demand,
+    among: &HashSet<String>,
+) -> Result<HashSet<String>, Error> {
+    let mut in_use = HashSet::new();
+    list::<Pod>(client, demand, among, &mut in_use).await?;
+    list::<Deployment>(client, demand, among, &mut in_use).await?;
+    list::<StatefulSet>(client, demand, among, &mut in_use).await?;
+    list::<DaemonSet>(client, demand, among, &mut in_use).await?;
+    list::<Job>(client, demand, among, &mut in_use).await?;
+    list::<CronJob>(client, demand, among, &mut in_use).await?;
+    Ok(in_use)
+}
+
+/// A kind that names images.
+trait Source:
+    Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Send + 'static
+{
+    /// Which objects count.
+    const FIELDS: Option<&'static str> = None;
+
+    /// The images that it needs, at Harbor.
+    fn wanted(&self, demand: &Demand) -> Vec<Wanted>;
+
+    /// The images as they stand in it, if something runs with them as they are.
+    fn named(&self) -> HashSet<String> {
+        HashSet::new()
+    }
+}
+
+impl Source for Pod {
+    // Finished Pods need nothing.
+    const FIELDS: Option<&'static str> = Some("status.phase!=Succeeded,status.phase!=Failed");
+
+    fn wanted(&self, demand: &Demand) -> Vec<Wanted> {
+        demand.of_pod(self)
+    }
+
+    fn named(&self) -> HashSet<String> {
+        named(self)
+    }
+}
+
+macro_rules! workload {
+    ($kind:ty, $template:expr) => {
+        impl Source for $kind {
+            fn wanted(&self, demand: &Demand) -> Vec<Wanted> {
+                let template: fn(&$kind) -> Option<&PodTemplateSpec> = $template;
+                template(self).map(|template| demand.of_template(&self.metadata, template)).unwrap_or_default()
+            }
+        }
+    };
+}
+
+workload!(Deployment, |deployment| Some(&deployment.spec.as_ref()?.template));
+workload!(StatefulSet, |set| Some(&set.spec.as_ref()?.template));
+workload!(DaemonSet, |set| Some(&set.spec.as_ref()?.template));
+workload!(Job, |job| if is_over(job) || is_of_cron_job(job) { None } else { Some(&job.spec.as_ref()?.template) });
+workload!(CronJob, |job| Some(&job.spec.job_template.spec.as_ref()?.template));
+
+fn is_over(job: &Job) -> bool {
+    let conditions = job.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions
+        .into_iter()
+        .any(|condition| ["Complete", "Failed"].contains(&&*condition.type_) && condition.status == "True")
+}
+
+/// Its CronJob says the same.
+fn is_of_cron_job(job: &Job) -> bool {
+    job.metadata
+        .owner_references
+        .iter()
+        .flatten()
+        .any(|owner| owner.kind == "CronJob" && owner.controller == Some(true))
+}
+
+async fn follow<K: Source>(client: &Client, demand: &Demand) {
+    let mut config = watcher::Config::default();
+    if let Some(fields) = K::FIELDS {
+        config = config.fields(fields);
+    }
+    let mut events = watcher(Api::<K>::all(client.clone()), config).backoff(backoff()).boxed();
+    loop {
+        match events.try_next().await {
+            Ok(Some(watcher::Event::Apply(object) | watcher::Event::InitApply(object))) => {
+                drop(take(&object, demand).await);
+            }
+            // It was there until now.
+            Ok(Some(watcher::Event::Delete(object))) => demand.note(namespace(&object), &object.wanted(demand)),
+            Ok(Some(watcher::Event::Init | watcher::Event::InitDone)) => {}
+            Ok(None) => return,
+            Err(error) => tracing::warn!(kind = %K::kind(&()), %error, "watching what names images"),
+        }
+    }
+}
+
+async fn list<K: Source>(
+    client: &Client,
+    demand: &Demand,
+    among: &HashSet<String>,
+    in_use: &mut HashSet<String>,
+) -> Result<(), Error> {
+    let api: Api<K> = Api::all(client.clone());
+    let mut parameters = ListParams::default().limit(PAGE);
+    parameters.field_selector = K::FIELDS.map(str::to_owned);
+    loop {
+        let page = bounded("listing what names images", api.list(&parameters)).await?;
+        for object in &page.items {
+            let at_harbor = take(object, demand).await;
+            in_use.extend(at_harbor.chain(object.named()).filter(|image| among.contains(image)));
+        }
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => parameters = parameters.continue_token(&token),
+            None => return Ok(()),
+        }
+    }
+}
+
+async fn take<K: Source>(object: &K, demand: &Demand) -> impl Iterator<Item = String> + use<K> {
+    let wanted = object.wanted(demand);
+    demand.note(namespace(object), &wanted);
+    let images: Vec<String> = wanted.iter().map(|wanted| wanted.image.to_string()).collect();
+    demand.offer(namespace(object), wanted).await;
+    images.into_iter()
+}
+
+fn namespace<K: Source>(object: &K) -> &str {
+    object.meta().namespace.as_deref().unwrap_or_default()
+}

@@ -1,0 +1,50 @@
+//! A Pod template as admission will see the Pods that are made from it.
+
+use std::borrow::Cow;
+
+use k8s_openapi::{
+    api::core::v1::{Container as CoreContainer, PodTemplateSpec, Volume as CoreVolume},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+
+use crate::rewrite::{
+    KEEP_IMAGES,
+    pod::{Annotations, Container, ImageVolume, Labels, Metadata, Pod, Spec, Text, Volume},
+};
+
+/// What of a template matters for rewriting.
+pub(super) fn pod(template: &PodTemplateSpec) -> Pod<'_> {
+    let annotations = template.metadata.as_ref().and_then(|metadata| metadata.annotations.as_ref());
+    let keep_images = annotations.and_then(|annotations| annotations.get(KEEP_IMAGES)).map(|kept| text(kept));
+    let metadata = Metadata {
+        labels: template.metadata.as_ref().map(|metadata| Labels(labels(metadata))),
+        annotations: Some(Annotations { keep_images, ..Annotations::default() }),
+        ..Metadata::default()
+    };
+    let spec = template.spec.as_ref().map(|spec| Spec {
+        containers: Some(spec.containers.iter().map(container).collect()),
+        init_containers: Some(spec.init_containers.iter().flatten().map(container).collect()),
+        volumes: Some(spec.volumes.iter().flatten().map(volume).collect()),
+        ..Spec::default()
+    });
+    Pod { metadata: Some(metadata), spec }
+}
+
+/// Labels as selectors take them.
+pub(super) fn labels(metadata: &ObjectMeta) -> Vec<(Text<'_>, Text<'_>)> {
+    metadata.labels.iter().flatten().map(|(key, value)| (text(key), text(value))).collect()
+}
+
+fn container(container: &CoreContainer) -> Container<'_> {
+    Container { name: Some(text(&container.name)), image: container.image.as_deref().map(text) }
+}
+
+fn volume(volume: &CoreVolume) -> Volume<'_> {
+    let image = volume.image.as_ref();
+    let image = image.map(|image| ImageVolume { reference: image.reference.as_deref().map(text) });
+    Volume { name: Some(text(&volume.name)), image }
+}
+
+fn text(text: &str) -> Text<'_> {
+    Text(Cow::Borrowed(text))
+}

@@ -1,0 +1,113 @@
+//! Who asked for which image since the start: noted for each Pod and workload that is seen, read when its CachedImage is
+//! reconciled.
+//!
+//! In memory alone, so that ten thousand Pods of one image cost no write. What a restart forgets, the next list of Pods says again.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use k8s_openapi::jiff::Timestamp;
+
+use super::lifetime::REQUESTERS;
+
+/// Images that are remembered at once: more than three times as many as there are CachedImages of ours by default.
+const MOST: usize = 16_384;
+
+/// Who asked for an image last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// When.
+    pub at: Timestamp,
+    /// Namespaces, the newest first, at most [`REQUESTERS`].
+    pub namespaces: Vec<Arc<str>>,
+}
+
+/// Who asked for which image, by its name at Harbor. Beyond its bound the half that was not asked for the longest is forgotten:
+/// nothing expires for that, because what is in use is listed before.
+#[derive(Debug, Default)]
+pub struct Asked {
+    known: Mutex<HashMap<Box<str>, Request>>,
+}
+
+impl Asked {
+    /// Notes that something in a namespace needs an image.
+    pub fn note(&self, image: &str, namespace: &str, now: Timestamp) {
+        let mut known = self.lock();
+        if let Some(request) = known.get_mut(image) {
+            request.at = request.at.max(now);
+            request.add(namespace);
+            return;
+        }
+        if known.len() >= MOST {
+            let mut times: Vec<Timestamp> = known.values().map(|request| request.at).collect();
+            times.sort_unstable();
+            let median = times.get(times.len() / 2).copied().unwrap_or(now);
+            known.retain(|_, request| request.at > median);
+        }
+        let mut request = Request { at: now, namespaces: Vec::new() };
+        request.add(namespace);
+        known.insert(image.into(), request);
+    }
+
+    /// Who asked for an image last, if anybody did.
+    pub fn last(&self, image: &str) -> Option<Request> {
+        self.lock().get(image).cloned()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Box<str>, Request>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Request {
+    fn add(&mut self, namespace: &str) {
+        let place = self.namespaces.iter().position(|known| &**known == namespace);
+        match place {
+            Some(0) => {}
+            Some(place) => {
+                if let Some(first) = self.namespaces.get_mut(..=place) {
+                    first.rotate_right(1);
+                }
+            }
+            None => {
+                self.namespaces.insert(0, namespace.into());
+                self.namespaces.truncate(REQUESTERS);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn the_last_to_ask_come_first_and_are_few() {
+        let asked = Asked::default();
+        assert_eq!(asked.last("a"), None);
+        for (second, namespace) in [(1, "one"), (2, "two"), (3, "three"), (4, "one"), (3, "one")] {
+            asked.note("a", namespace, at(second));
+        }
+        let request = asked.last("a").unwrap();
+        let names: Vec<_> = request.namespaces.iter().map(|name| &**name).collect();
+        assert_eq!((request.at, names), (at(4), vec!["one", "three", "two"]));
+        (0..100).for_each(|number| asked.note("a", &number.to_string(), at(5)));
+        assert_eq!(asked.last("a").unwrap().namespaces.len(), REQUESTERS);
+    }
+
+    #[test]
+    fn memory_is_bounded_and_what_was_asked_for_last_is_kept() {
+        let asked = Asked::default();
+        for number in 0..3 * MOST {
+            asked.note(&number.to_string(), "shop", at(i64::try_from(number).unwrap()));
+        }
+        assert!(asked.lock().len() <= MOST);
+        assert!(asked.last(&(3 * MOST - 1).to_string()).is_some() && asked.last("0").is_none());
+    }
+}

@@ -1,0 +1,146 @@
+//! How long a CachedImage lives: those that we made go when nothing has asked for them for a while, and when there are too many.
+//!
+//! Pure. One that a user made is never deleted by us.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Duration,
+};
+
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
+
+use super::asked::Request;
+use crate::api::{CachedImage, CachedImageStatus, condition::whole_seconds};
+
+/// Label with where a CachedImage of ours came from. What has none is a user's.
+pub const SOURCE: &str = "harbor-pilot.dev/source";
+/// Annotation with the namespace that asked first.
+pub const REQUESTED_BY: &str = "harbor-pilot.dev/requested-by";
+/// Namespaces in `status.requestedBy`.
+pub const REQUESTERS: usize = 8;
+/// How long an image lives after it was asked for, unless its project says otherwise.
+pub const EXPIRE_AFTER: Duration = Duration::from_secs(24 * 3600);
+/// A new request is written down once it is newer than what stands in status by this part of the lifetime.
+const COARSE: u32 = 4;
+/// What was asked for within this time is not deleted for being one too many: its Pod may not be listed yet.
+const GRACE: Duration = Duration::from_secs(60);
+
+/// Where a CachedImage came from: the value of [`SOURCE`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// A Pod at admission.
+    Admission,
+    /// A Pod or a workload that the controller saw.
+    Cluster,
+}
+
+impl Source {
+    /// The value of the label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Admission => "admission",
+            Self::Cluster => "cluster",
+        }
+    }
+}
+
+/// Whether we made it, so that we may delete it.
+pub fn is_ours(labels: Option<&BTreeMap<String, String>>) -> bool {
+    let source = labels.and_then(|labels| labels.get(SOURCE));
+    source.is_some_and(|source| [Source::Admission, Source::Cluster].iter().any(|known| known.as_str() == source))
+}
+
+/// Writes down in the next status of `cached` who asked for it, and when it expires. Coarsely: a request changes a status that
+/// would stay the same only once a quarter of its lifetime has passed.
+pub fn stamp(
+    cached: &CachedImage,
+    mut status: CachedImageStatus,
+    asked: Option<&Request>,
+    expire_after: Duration,
+) -> CachedImageStatus {
+    let ours = is_ours(cached.metadata.labels.as_ref());
+    let born = cached.metadata.creation_timestamp.as_ref().filter(|_| ours).map(|created| created.0);
+    let last = status.last_requested_at.as_ref().map(|last| last.0).or(born);
+    if status.last_requested_at.is_none() && ours {
+        let first = cached.metadata.annotations.as_ref().and_then(|annotations| annotations.get(REQUESTED_BY));
+        status.requested_by = first.into_iter().cloned().collect();
+    }
+    status.last_requested_at = last.map(|last| Time(whole_seconds(last)));
+    if let Some(request) = asked {
+        let age = last.map(|last| Duration::try_from(request.at.duration_since(last)).unwrap_or_default());
+        let newer = age.is_none_or(|age| age >= Duration::from_secs(1));
+        let changes_anyway = cached.status.as_ref() != Some(&status);
+        if newer && (changes_anyway || age.is_none_or(|age| age >= coarse(expire_after))) {
+            status.last_requested_at = Some(Time(whole_seconds(request.at)));
+            merge(&mut status.requested_by, request);
+        } else if changes_anyway {
+            merge(&mut status.requested_by, request);
+        }
+    }
+    let expires = status.last_requested_at.as_ref().filter(|_| ours);
+    status.expires_at = expires.and_then(|last| last.0.checked_add(expire_after).ok()).map(Time);
+    status
+}
+
+/// How exactly it is written down when an image was asked for last; also how often one is looked at for that.
+pub fn coarse(expire_after: Duration) -> Duration {
+    (expire_after / COARSE).max(Duration::from_secs(1))
+}
+
+/// A CachedImage of ours that may have to go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Its name.
+    pub name: String,
+    /// The image at Harbor.
+    pub image: String,
+    /// When it was asked for last.
+    pub last: Timestamp,
+    /// When its time is over.
+    pub expires: Timestamp,
+}
+
+/// Why a CachedImage goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// Nothing asked for it.
+    Unused,
+    /// There are too many, and it was not asked for the longest.
+    TooMany,
+}
+
+/// Whether any of the records would have to go if none of them was in use.
+pub fn is_any_due(records: &[Record], most: usize, now: Timestamp) -> bool {
+    records.len() > most || records.iter().any(|record| record.expires <= now)
+}
+
+/// Those that go: what nothing has asked for in time, and the oldest of those beyond `most`. None whose image is `in_use`.
+pub fn choose<'r>(
+    records: &'r [Record],
+    in_use: &HashSet<String>,
+    most: usize,
+    now: Timestamp,
+) -> Vec<(&'r Record, Cause)> {
+    let idle = || records.iter().filter(|record| !in_use.contains(&record.image));
+    let (unused, mut others): (Vec<_>, Vec<_>) = idle().partition(|record| record.expires <= now);
+    let too_many = records.len().saturating_sub(unused.len()).saturating_sub(most);
+    others.retain(|record| now.duration_since(record.last) >= GRACE.try_into().unwrap_or_default());
+    others.sort_by(|one, other| (one.last, &one.name).cmp(&(other.last, &other.name)));
+    let unused = unused.into_iter().map(|record| (record, Cause::Unused));
+    unused.chain(others.into_iter().take(too_many).map(|record| (record, Cause::TooMany))).collect()
+}
+
+/// Puts the namespaces of a request before those that are known.
+fn merge(known: &mut Vec<String>, request: &Request) {
+    let old = std::mem::take(known);
+    known.extend(request.namespaces.iter().map(ToString::to_string));
+    for name in old {
+        if !known.contains(&name) {
+            known.push(name);
+        }
+    }
+    known.truncate(REQUESTERS);
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,122 @@
+use serde_json::json;
+
+use super::*;
+
+const DAY: i64 = 24 * 3600;
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_700_000_000 + second).unwrap()
+}
+
+/// Made at 0 for the namespace `first`, by us or by a user.
+fn cached(ours: bool) -> CachedImage {
+    let metadata = if ours {
+        json!({"name": "a", "labels": {SOURCE: "admission"}, "annotations": {REQUESTED_BY: "first"}})
+    } else {
+        json!({"name": "a", "labels": {"app.kubernetes.io/managed-by": "argocd"}})
+    };
+    let object = json!({"apiVersion": "harbor-pilot.dev/v1alpha1", "kind": "CachedImage", "metadata": metadata,
+        "spec": {"image": "h.example/hub/a:1"}});
+    let mut cached: CachedImage = serde_json::from_value(object).unwrap();
+    cached.metadata.creation_timestamp = Some(Time(at(0)));
+    cached
+}
+
+fn asked(second: i64, namespace: &str) -> Request {
+    Request { at: at(second), namespaces: vec![namespace.into()] }
+}
+
+/// Last asked for, by whom, and when it expires, in seconds.
+fn told(status: &CachedImageStatus) -> (Option<i64>, String, Option<i64>) {
+    let seconds = |time: &Time| time.0.as_second() - at(0).as_second();
+    let last = status.last_requested_at.as_ref().map(seconds);
+    (last, status.requested_by.join(" "), status.expires_at.as_ref().map(seconds))
+}
+
+fn stamped(cached: &CachedImage, asked: Option<&Request>) -> CachedImageStatus {
+    stamp(cached, cached.status.clone().unwrap_or_default(), asked, EXPIRE_AFTER)
+}
+
+#[test]
+fn an_image_that_admission_asked_for_was_asked_for_when_it_was_made() {
+    assert_eq!(told(&stamped(&cached(true), None)), (Some(0), "first".to_owned(), Some(DAY)));
+    let status = stamped(&cached(true), Some(&asked(5, "second")));
+    assert_eq!(told(&status), (Some(5), "second first".to_owned(), Some(DAY + 5)));
+}
+
+#[test]
+fn what_a_user_made_tells_who_asks_and_never_expires() {
+    assert_eq!(told(&stamped(&cached(false), None)), (None, String::new(), None));
+    assert_eq!(told(&stamped(&cached(false), Some(&asked(9, "shop")))), (Some(9), "shop".to_owned(), None));
+}
+
+#[test]
+fn ten_thousand_requests_of_a_day_write_a_handful_of_statuses() {
+    let mut image = cached(true);
+    let mut writes = 0;
+    for number in 0..10_000 {
+        let request = asked(number * DAY / 10_000, &format!("team-{}", number % 3));
+        let status = stamped(&image, Some(&request));
+        if image.status.as_ref() != Some(&status) {
+            image.status = Some(status);
+            writes += 1;
+        }
+    }
+    assert_eq!(writes, 4, "the first, and one each quarter of the lifetime");
+    let (last, by, expires) = told(image.status.as_ref().unwrap());
+    assert!(last.unwrap() >= DAY * 3 / 4 && expires.unwrap() == last.unwrap() + DAY, "{last:?} {expires:?}");
+    assert!(by.contains("team-") && by.contains("first"), "{by}");
+}
+
+#[test]
+fn a_status_that_is_written_anyway_takes_the_request_along() {
+    let mut image = cached(true);
+    image.status = Some(stamped(&image, None));
+    let request = asked(60, "shop");
+    assert_eq!(stamped(&image, Some(&request)), image.status.clone().unwrap(), "too soon for a write of its own");
+    let next = CachedImageStatus { attempts: Some(1), ..image.status.clone().unwrap() };
+    let status = stamp(&image, next, Some(&request), EXPIRE_AFTER);
+    assert_eq!(told(&status), (Some(60), "shop first".to_owned(), Some(DAY + 60)));
+}
+
+#[test]
+fn requesters_are_few_and_the_newest_come_first() {
+    let mut image = cached(true);
+    for number in 0..20 {
+        image.status = Some(stamped(&image, Some(&asked(number * DAY, &format!("team-{number}")))));
+    }
+    let by = image.status.unwrap().requested_by;
+    assert_eq!((by.len(), by[0].as_str(), by[1].as_str()), (REQUESTERS, "team-19", "team-18"));
+}
+
+fn record(name: &str, last: i64) -> Record {
+    Record { name: name.to_owned(), image: name.to_owned(), last: at(last), expires: at(last + DAY) }
+}
+
+#[test]
+fn what_is_unused_goes_and_of_too_many_the_oldest_and_nothing_that_is_in_use() {
+    let records: Vec<Record> = (0..6).map(|number| record(&number.to_string(), i64::from(number) * 100)).collect();
+    let late = DAY + 150;
+    let table: [(&str, &[&str], usize, i64, &[&str]); 6] = [
+        ("young", &[], 10, 1000, &[]),
+        ("two are unused", &[], 10, late, &["0 Unused", "1 Unused"]),
+        ("one of them runs", &["0"], 10, late, &["1 Unused"]),
+        ("two too many", &[], 4, 1000, &["0 TooMany", "1 TooMany"]),
+        ("the oldest runs", &["0"], 4, 1000, &["1 TooMany", "2 TooMany"]),
+        ("all run", &["0", "1", "2", "3", "4", "5"], 1, late, &[]),
+    ];
+    for (what, in_use, most, now, expected) in table {
+        let in_use: HashSet<String> = in_use.iter().map(ToString::to_string).collect();
+        let chosen = choose(&records, &in_use, most, at(now));
+        let chosen: Vec<_> = chosen.iter().map(|(record, cause)| format!("{} {cause:?}", record.name)).collect();
+        assert_eq!(chosen, expected, "{what}");
+        assert!(chosen.is_empty() || is_any_due(&records, most, at(now)), "{what}");
+    }
+}
+
+#[test]
+fn what_was_asked_for_just_now_is_not_one_too_many() {
+    let records = [record("new", 0), record("newer", 30)];
+    assert!(choose(&records, &HashSet::new(), 0, at(59)).is_empty());
+    assert_eq!(choose(&records, &HashSet::new(), 0, at(61)).len(), 1);
+}

@@ -1,0 +1,100 @@
+//! How many new images the Pods of one namespace may bring: so many at once, and so many a second from then on.
+//!
+//! A Pod is offered before it is known whether it is admitted. Without a limit a tenant could spend an upstream's rate limit with
+//! Pods that are refused.
+
+use std::{collections::HashMap, time::Instant};
+
+/// Namespaces that are remembered at once. Beyond it all begin anew.
+const MOST: usize = 4096;
+
+/// The bounds of each namespace.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Limit {
+    /// At once.
+    pub burst: u32,
+    /// A second, from then on.
+    pub per_second: f64,
+}
+
+impl Default for Limit {
+    /// 100 at once, then one a second.
+    fn default() -> Self {
+        Self { burst: 100, per_second: 1.0 }
+    }
+}
+
+/// What is left for each namespace: a token bucket each.
+#[derive(Debug)]
+pub(super) struct Buckets {
+    limit: Limit,
+    known: HashMap<String, Bucket>,
+}
+
+#[derive(Debug)]
+struct Bucket {
+    tokens: f64,
+    at: Instant,
+}
+
+impl Buckets {
+    pub(super) fn new(limit: Limit) -> Self {
+        Self { limit, known: HashMap::new() }
+    }
+
+    /// Takes one for a namespace; `false` when there is none left.
+    pub(super) fn take(&mut self, namespace: &str, now: Instant) -> bool {
+        let limit = self.limit;
+        let full = f64::from(limit.burst);
+        let filled = |bucket: &Bucket| {
+            let passed = now.saturating_duration_since(bucket.at).as_secs_f64();
+            passed.mul_add(limit.per_second, bucket.tokens).min(full)
+        };
+        let tokens = self.known.get(namespace).map_or(full, filled);
+        if !self.known.contains_key(namespace) && self.known.len() >= MOST {
+            self.known.retain(|_, bucket| filled(bucket) < full);
+            if self.known.len() >= MOST {
+                self.known.clear();
+            }
+        }
+        let taken = tokens >= 1.0;
+        let left = Bucket { tokens: if taken { tokens - 1.0 } else { tokens }, at: now };
+        match self.known.get_mut(namespace) {
+            Some(bucket) => *bucket = left,
+            None => drop(self.known.insert(namespace.to_owned(), left)),
+        }
+        taken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_namespace_has_a_burst_and_a_rate_of_its_own() {
+        let start = Instant::now();
+        let mut buckets = Buckets::new(Limit { burst: 10, per_second: 2.0 });
+        let mut taken = |namespace: &str, second: f64| {
+            let now = start + Duration::from_secs_f64(second);
+            (0..100).filter(|_| buckets.take(namespace, now)).count()
+        };
+        assert_eq!(taken("shop", 0.0), 10);
+        assert_eq!(taken("shop", 0.4), 0);
+        assert_eq!(taken("bank", 0.4), 10, "others are not concerned");
+        assert_eq!(taken("shop", 3.0), 6);
+        assert_eq!(taken("shop", 1000.0), 10);
+    }
+
+    #[test]
+    fn memory_is_bounded_whatever_namespaces_come() {
+        let now = Instant::now();
+        let mut buckets = Buckets::new(Limit::default());
+        for number in 0..3 * MOST {
+            assert!(buckets.take(&number.to_string(), now));
+        }
+        assert!(buckets.known.len() <= MOST);
+    }
+}

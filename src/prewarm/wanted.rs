@@ -1,0 +1,59 @@
+//! Platforms that came to be wanted after an image was pulled: a node of another architecture, a longer list of the project.
+//!
+//! Pure. What is wanted no longer starts nothing: nodes come and go, and what is stored costs nobody anything.
+
+use super::select::takes;
+use crate::api::{CachedImageStatus, ConditionType, Platform, condition};
+
+/// The platforms of `wanted` that the last pull was not for, of an image for which nothing else is under way. An image that
+/// was pulled for all platforms, or not yet, lacks none.
+pub fn newcomers(status: &CachedImageStatus, wanted: &[Platform]) -> Vec<Platform> {
+    // What is being pulled or tried again takes what is wanted by then; what is being verified ends first.
+    let settled = status.next_attempt_at.is_some() || condition::is_true(&status.conditions, ConditionType::Ready);
+    let pulled = &status.wanted;
+    if !settled || status.attempts.is_some() || status.warmed_at.is_none() || pulled.is_empty() {
+        return Vec::new();
+    }
+    wanted.iter().filter(|platform| !takes(pulled, Some(platform))).cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn platforms(list: &[&str]) -> Vec<Platform> {
+        list.iter().map(|platform| platform.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn only_a_platform_that_came_starts_a_pull_and_only_of_an_image_with_which_nothing_is_under_way() {
+        let time = "2026-01-01T00:00:00Z";
+        let ready =
+            json!([{"type": "Ready", "status": "True", "reason": "Warm", "message": "", "lastTransitionTime": time}]);
+        let settled = json!({"warmedAt": time, "nextAttemptAt": time, "wanted": ["linux/amd64"], "conditions": ready});
+        let with = |key: &str, value: serde_json::Value| {
+            let mut status = settled.clone();
+            status[key] = value;
+            status
+        };
+        let table = [
+            ("nothing came", settled.clone(), vec!["linux/amd64"], vec![]),
+            ("one came", settled.clone(), vec!["linux/amd64", "linux/arm64"], vec!["linux/arm64"]),
+            ("one went, one came", settled.clone(), vec!["linux/arm64"], vec!["linux/arm64"]),
+            ("all went", settled.clone(), vec![], vec![]),
+            ("warm, with open questions", with("nextAttemptAt", json!(null)), vec!["linux/arm64"], vec!["linux/arm64"]),
+            ("pulled for all", with("wanted", json!([])), vec!["linux/arm64"], vec![]),
+            ("failing", with("attempts", json!(1)), vec!["linux/arm64"], vec![]),
+            ("never pulled", with("warmedAt", json!(null)), vec!["linux/arm64"], vec![]),
+        ];
+        for (what, status, wanted, expected) in table {
+            let status = serde_json::from_value(status).unwrap();
+            assert_eq!(newcomers(&status, &platforms(&wanted)), platforms(&expected), "{what}");
+        }
+        let verifying = json!({"warmedAt": time, "wanted": ["linux/amd64"]});
+        let verifying = serde_json::from_value(verifying).unwrap();
+        assert!(newcomers(&verifying, &platforms(&["linux/arm64"])).is_empty());
+    }
+}
