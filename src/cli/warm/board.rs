@@ -216,12 +216,14 @@ impl Tally {
         }
     }
 
-    /// Bytes that are there, and bytes in all. Of a blob that does not pass us we hear when it is done.
+    /// Bytes that were fetched, and that have to be: what was there would spoil the rate. Of a blob that does not pass us we
+    /// hear when it is done.
     fn position(&self) -> (u64, u64) {
         let value = |number: &AtomicU64| number.load(Ordering::Relaxed);
-        let length = value(&self.planned_bytes);
-        let arrived = value(&self.received).saturating_add(value(&self.there_bytes));
-        (arrived.max(value(&self.done_bytes)).min(length), length)
+        let there = value(&self.there_bytes);
+        let length = value(&self.planned_bytes).saturating_sub(there);
+        let done = value(&self.done_bytes).saturating_sub(there);
+        (value(&self.received).max(done).min(length), length)
     }
 }
 
@@ -239,9 +241,8 @@ impl Pull {
 
     /// Takes the bar away.
     fn end(&self) -> Fetched {
-        if let (Some(bar), Look::Bars { all, .. }) = (&self.bar, &self.board.look) {
+        if let Some(bar) = &self.bar {
             bar.finish_and_clear();
-            all.remove(bar);
         }
         let value = |number: &AtomicU64| number.load(Ordering::Relaxed);
         let there = value(&self.tally.there_bytes);

@@ -129,15 +129,15 @@ impl Report {
             0 => format!("{warm} of {} warm", count(images, "image")),
             _ => format!("{pulled} of {} pulled, and not verified", count(images, "image")),
         };
-        if failed > 0 {
-            write!(text, ", {failed} not").ok();
-        }
         let rate = size((fetched_bytes as f64 / self.took.as_secs_f64().max(0.001)) as u64);
         match fetched_bytes {
-            0 => write!(text, "; {}, and nothing had to be fetched", size(bytes)).ok(),
-            _ => write!(text, "; {}, of which {} were fetched ({rate}/s)", size(bytes), size(fetched_bytes)).ok(),
+            0 => write!(text, ", {}; nothing had to be fetched", size(bytes)).ok(),
+            _ => write!(text, ", {}; {} were fetched ({rate}/s)", size(bytes), size(fetched_bytes)).ok(),
         };
         write!(text, "; {}", time(self.took)).ok();
+        if failed > 0 {
+            write!(text, ". {failed} failed").ok();
+        }
         text
     }
 }
@@ -148,8 +148,11 @@ fn is_good(done: &Done) -> bool {
 
 fn row(done: &Done) -> [String; 9] {
     let image = done.wanted.place.as_ref().map(|place| place.image.to_string()).unwrap_or_default();
-    let platforms = done.status.platforms.iter().map(|child| child.platform.as_str()).collect::<Vec<_>>().join(",");
-    let digest = done.status.digest.as_deref().and_then(|digest| digest.get(..19)).unwrap_or_default();
+    let platforms = done.status.platforms.iter().map(|child| child.platform.as_str());
+    // An image without an index does not say which it is for.
+    let platforms = platforms.filter(|platform| *platform != "unknown").collect::<Vec<_>>().join(",");
+    let digest =
+        done.status.digest.as_deref().and_then(|digest| digest.split_once(':')?.1.get(..12)).unwrap_or_default();
     let pulled = !done.status.platforms.is_empty();
     let fetched = match done.fetched.bytes {
         0 if pulled => "was there".to_owned(),

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     api::{CachedImage, CachedImageStatus, ConditionType, Reason, cached_image::Require, condition},
-    cli::text::{count, size, time},
+    cli::text::{size, time},
     prewarm::{Context, life, reconcile},
 };
 
@@ -189,10 +189,13 @@ impl Work {
             };
             let now = *fetched;
             if life::ready_reason(&outcome.status) == Some("Verifying") {
-                let there = if now.there > 0 { format!(", {} were there", size(now.there)) } else { String::new() };
-                let blobs = count(usize::try_from(now.blobs).unwrap_or(usize::MAX), "blob");
                 let took = time(begun.elapsed());
-                self.board.say(&image, &format!("pulled {} in {blobs}{there}, in {took}", size(now.bytes)));
+                let pulled = match (now.blobs, now.there) {
+                    (0, there) => format!("all of it was there ({}), seen in {took}", size(there)),
+                    (_, 0) => format!("pulled {} in {took}", size(now.bytes)),
+                    (_, there) => format!("pulled {} in {took}; {} were there", size(now.bytes), size(there)),
+                };
+                self.board.say(&image, &pulled);
             }
             outcome
         };
