@@ -204,6 +204,12 @@ async fn the_images_of_manifests_are_warmed_each_once_and_what_is_not_is_said_wi
     let count = |name: &str| read["summary"][name].as_u64().unwrap();
     assert_eq!((count("images"), count("warm"), count("failed")), (5, 3, 2));
 
+    let documentation = include_str!("../docs/commands.md");
+    for field in lines.iter().chain([&read["summary"]]).flat_map(|line| line.as_object().unwrap().keys()) {
+        let named = [format!("`{field}`"), format!(".{field}`")];
+        assert!(named.iter().any(|name| documentation.contains(name)), "{field} is not documented");
+    }
+
     let text = stage.warm(&[&gone, "-f", "deploy.yaml"]).await;
     assert_eq!(text.code, 1, "{text:?}");
     for part in [

@@ -138,9 +138,13 @@ fn not_serving(project: &ProxyProject) -> String {
 }
 
 async fn from_cluster() -> anyhow::Result<Sources> {
-    let client = Client::try_default()
-        .await
-        .context("no way to the API server: set KUBECONFIG, or give the rules as manifests with --rules")?;
+    // Its text has those of its sources in it already.
+    let no_way = |error| {
+        anyhow::anyhow!(
+            "no way to the API server: set KUBECONFIG, or give the rules as manifests with --rules: {error}"
+        )
+    };
+    let client = Client::try_default().await.map_err(no_way)?;
     let parameters = ListParams::default();
     let projects: Api<ProxyProject> = Api::all(client.clone());
     let projects = bounded("listing ProxyProjects", projects.list(&parameters)).await?.items;

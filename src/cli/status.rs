@@ -70,7 +70,9 @@ pub(super) async fn run(arguments: Arguments) -> ExitCode {
 }
 
 async fn status(arguments: &Arguments) -> anyhow::Result<u8> {
-    let client = Client::try_default().await.context("no way to the API server: set KUBECONFIG")?;
+    // Its text has those of its sources in it already.
+    let no_way = |error| anyhow::anyhow!("no way to the API server: set KUBECONFIG: {error}");
+    let client = Client::try_default().await.map_err(no_way)?;
     let mut survey = Survey::new(usize::try_from(arguments.limit).unwrap_or(usize::MAX));
     let mut missing = 0;
     let mut read = 0;

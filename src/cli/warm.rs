@@ -124,7 +124,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<u8> {
     let inputs = arguments.input.read()?;
     let sources = tokio::select! {
         sources = read_sources(&arguments) => sources?,
-        () = stop.cancelled() => return Ok(NOT_WARM),
+        () = stop.cancelled() => return Ok(stopped_early()),
     };
     let (rules, problems) = sources.rules();
     warn_of(&problems);
@@ -137,7 +137,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<u8> {
 
     let harbors = tokio::select! {
         harbors = Harbors::connect(&sources, &wanted, &arguments.operator_namespace) => harbors?,
-        () = stop.cancelled() => return Ok(NOT_WARM),
+        () = stop.cancelled() => return Ok(stopped_early()),
     };
     let usual = if arguments.all_platforms || !arguments.platforms.is_empty() {
         Usual::Given(arguments.platforms)
@@ -169,6 +169,11 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<u8> {
     Ok(if report.is_good() { WARM } else { NOT_WARM })
 }
 
+fn stopped_early() -> u8 {
+    tell("stopped before anything was warmed");
+    NOT_WARM
+}
+
 impl Wait {
     fn require(self) -> Require {
         match self {
@@ -181,11 +186,9 @@ impl Wait {
 
 async fn read_sources(arguments: &Arguments) -> anyhow::Result<sources::Sources> {
     let Some(url) = &arguments.harbor else {
-        return arguments
-            .sources
-            .read()
-            .await
-            .context("which Harbor? Name it with --harbor URL, if there is no cluster");
+        let read = arguments.sources.read().await;
+        let hint = "name Harbor with --harbor URL, if there is no cluster";
+        return if arguments.sources.rules.is_none() { read.context(hint) } else { read };
     };
     if arguments.sources.rules.is_none() {
         let assumed = json!({

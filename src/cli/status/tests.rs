@@ -200,3 +200,16 @@ fn ten_thousand_failures_are_counted_and_the_newest_are_kept() {
         report.not_ready.items.iter().all(|trouble| trouble.since.unwrap().to_string().starts_with("2026-03-01T11:59"))
     );
 }
+
+#[test]
+fn each_field_of_the_json_is_documented() {
+    let read: Value = serde_json::from_str(&busy().report().json().unwrap()).unwrap();
+    let documentation = include_str!("../../../docs/commands.md").split("## status").nth(1).unwrap();
+    let mut missing = Vec::new();
+    for (list, value) in read.as_object().unwrap() {
+        let first = value.get("items").map_or(value, |items| &items[0]);
+        let names = first.as_object().into_iter().flatten().map(|(name, _)| name).chain([list]);
+        missing.extend(names.filter(|name| !documentation.contains(&format!("`{name}`"))).cloned());
+    }
+    assert!(missing.is_empty(), "{missing:?}");
+}

@@ -106,9 +106,8 @@ impl Board {
     /// A pull of an image begins; one of its pulls is under way at most.
     pub(super) fn pull(self: &Arc<Self>, image: &str) -> Arc<Pull> {
         let bar = match &self.look {
-            Look::Bars { all, total } => {
-                let bar = ProgressBar::new(0).with_style(style(BAR)).with_prefix(name(image));
-                Some(all.insert_before(total, bar))
+            Look::Bars { all, .. } => {
+                Some(all.add(ProgressBar::new(0).with_style(style(BAR)).with_prefix(name(image))))
             }
             Look::Lines | Look::Nothing => None,
         };

@@ -131,6 +131,7 @@ impl Report {
         };
         let rate = size((fetched_bytes as f64 / self.took.as_secs_f64().max(0.001)) as u64);
         match fetched_bytes {
+            _ if warm + pulled == 0 => None,
             0 => write!(text, ", {}; nothing had to be fetched", size(bytes)).ok(),
             _ => write!(text, ", {}; {} were fetched ({rate}/s)", size(bytes), size(fetched_bytes)).ok(),
         };
@@ -242,7 +243,7 @@ fn advice(done: &Done) -> Option<&'static str> {
         }
         (_, "PlatformMissing") => "choose among the image's platforms with --platform, or take --all-platforms",
         (_, "HarborUnreachable" | "HarborError" | "PullFailed") => {
-            "run it again: what is stored by now is not fetched again; `harbor-pilot status` says how Harbor is"
+            "run it again: what is stored by now is not fetched again"
         }
         _ => return None,
     })
