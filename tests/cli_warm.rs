@@ -5,8 +5,9 @@ mod support;
 
 use std::{
     fs,
+    io::{BufRead, BufReader},
     process::{Child, Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use harbor_double::{Image, Upstream};
@@ -234,13 +235,14 @@ async fn without_rules_images_are_named_at_harbor_and_the_account_is_that_of_the
     assert_eq!(nobody.code, 2, "{nobody:?}");
     assert!(nobody.err.contains("set HARBOR_USERNAME and HARBOR_PASSWORD"), "{}", nobody.err);
 
-    let with = |password: &str| {
+    let with = |username: &str| {
         let mut command = stage.command(&arguments);
-        command.env("HARBOR_USERNAME", &stage.site.username).env("HARBOR_PASSWORD", password);
+        command.env("HARBOR_USERNAME", username).env("HARBOR_PASSWORD", &stage.site.password);
         run(command)
     };
     let before = stage.upstream.log().len();
-    let wrong = with("wrong").await;
+    // Harbor locks an account whose password is wrong, and other tests use it.
+    let wrong = with("nobody").await;
     assert_eq!(
         (wrong.code, wrong.states()),
         (1, vec![("Failed".to_owned(), "HarborUnauthorized".to_owned())]),
@@ -249,7 +251,7 @@ async fn without_rules_images_are_named_at_harbor_and_the_account_is_that_of_the
     assert!(wrong.json()["images"][0]["advice"].as_str().unwrap().contains("HARBOR_PASSWORD"), "{wrong:?}");
     assert_eq!(stage.upstream.log().len(), before, "an account that is wrong is not tried with images");
 
-    let right = with(&stage.site.password).await;
+    let right = with(&stage.site.username).await;
     assert_eq!(right.code, 0, "{right:?}");
     let platforms = right.json()["images"][0]["platforms"].as_array().unwrap().len();
     assert_eq!(platforms, 2);
@@ -293,13 +295,18 @@ async fn a_run_that_is_stopped_or_out_of_time_says_what_was_done_and_the_next_on
     let arguments = ["--rules", "rules.yaml", "--platform", "linux/amd64", &small, &large, "-o", "json"];
 
     stage.upstream.clear_log();
-    let child = stage.command(&arguments).spawn().unwrap();
-    let begun = std::time::Instant::now();
+    let mut child = stage.command(&arguments).spawn().unwrap();
+    let stderr = child.stderr.take().unwrap();
+    let said = tokio::task::spawn_blocking(move || {
+        let mut lines = BufReader::new(stderr).lines().map_while(Result::ok);
+        lines.any(|line| line.contains("team/small:1: warm after"))
+    });
+    assert!(tokio::time::timeout(Duration::from_secs(60), said).await.unwrap().unwrap());
+    let begun = Instant::now();
     while stage.gets() == 0 {
         assert!(begun.elapsed() < Duration::from_secs(30), "no pull began");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    tokio::time::sleep(Duration::from_secs(1)).await;
     let stopped = tokio::task::spawn_blocking(move || interrupted(child)).await.unwrap();
     assert_eq!((stopped.code, stopped.states()[0].0.as_str()), (1, "Warm"), "{stopped:?}");
     assert_eq!(stopped.states()[1].0, "Interrupted", "{stopped:?}");

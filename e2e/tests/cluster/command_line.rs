@@ -131,3 +131,25 @@ async fn the_status_of_the_cluster_names_what_is_there_and_what_is_not_ready_and
     cluster.delete("CachedImage", "shown-gone").await.unwrap();
     cluster.forget("shown").await.unwrap();
 }
+
+#[tokio::test]
+async fn an_image_is_warmed_by_the_rules_nodes_and_secret_of_the_cluster_where_one_may_read_them() {
+    let cluster = shared().await.unwrap();
+    let upstream = cluster.proxied("warmed").await.unwrap();
+    upstream.push_image("team/app", "1", &harbor_pilot_e2e::cluster::image());
+    let image = format!("{}/team/app:1", upstream.host());
+    let arguments = ["warm", &image, "--harbor-pace", "1s", "-o", "json", "--operator-namespace"];
+
+    let done = run(&cluster, &[&arguments[..], &["harbor-pilot"]].concat(), "").await;
+    assert_eq!(done.code, Some(0), "{} {}", done.out, done.err);
+    let read: serde_json::Value = serde_json::from_str(&done.out).unwrap();
+    let line = &read["images"][0];
+    assert_eq!(line["image"], format!("{}/warmed/team/app:1", cluster.harbor.host()));
+    let platforms: Vec<_> = line["platforms"].as_array().unwrap().iter().map(|child| &child["platform"]).collect();
+    assert_eq!(platforms, ["linux/amd64"], "those of the nodes");
+
+    let lost = run(&cluster, &[&arguments[..], &["elsewhere"]].concat(), "").await;
+    assert_eq!((lost.code, lost.out.as_str()), (Some(2), ""), "{}", lost.err);
+    assert!(lost.err.contains("Secret elsewhere/") && lost.err.contains("HARBOR_USERNAME"), "{}", lost.err);
+    cluster.forget("warmed").await.unwrap();
+}

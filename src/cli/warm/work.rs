@@ -272,11 +272,53 @@ fn end(status: &CachedImageStatus, requeue: Duration, left: Duration, no_verify:
         return Some(End::Warm);
     }
     let reason = life::ready_reason(status).unwrap_or_default();
+    // The account was known when it began. Harbor locks it for a moment whenever somebody else mistypes its password, and a
+    // look comes again; a pull that is refused lacks the rights.
+    let passing = reason == Reason::HarborUnauthorized.to_string() && status.attempts.is_none();
     if condition::is_true(&status.conditions, ConditionType::Stalled)
-        || FINAL.iter().any(|end| end.to_string() == reason)
+        || (!passing && FINAL.iter().any(|end| end.to_string() == reason))
         || status.attempts.is_some_and(|attempts| attempts >= TRIES || requeue > left)
     {
         return Some(End::Failed);
     }
     (no_verify && reason == Reason::Verifying.to_string()).then_some(End::Pulled)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::Conditions;
+
+    fn status(attempts: Option<u32>, change: impl FnOnce(&mut Conditions)) -> CachedImageStatus {
+        let mut conditions = Conditions::from_status(&[], Some(1), Timestamp::UNIX_EPOCH);
+        change(&mut conditions);
+        CachedImageStatus { attempts, conditions: conditions.into_list(), ..CachedImageStatus::default() }
+    }
+
+    #[test]
+    fn what_a_second_try_may_mend_is_tried_again_and_nothing_else() {
+        let failed = |reason, attempts| status(attempts, |conditions| conditions.progressing(reason, "why"));
+        let ready = status(None, |conditions| conditions.ready(Reason::Warm, "stored"));
+        let stalled = status(None, |conditions| conditions.stalled(Reason::IndexRewritten, "never"));
+        let verifying = failed(Reason::Verifying, None);
+        let second = Duration::from_secs(1);
+        let table = [
+            (&ready, false, Some(End::Warm)),
+            (&ready, true, Some(End::Warm)),
+            (&stalled, false, Some(End::Failed)),
+            (&verifying, false, None),
+            (&verifying, true, Some(End::Pulled)),
+            (&failed(Reason::Warming, None), true, None),
+            (&failed(Reason::ImageNotFound, Some(1)), false, Some(End::Failed)),
+            (&failed(Reason::PullFailed, Some(1)), false, None),
+            (&failed(Reason::PullFailed, Some(3)), false, Some(End::Failed)),
+            (&failed(Reason::HarborUnauthorized, Some(1)), false, Some(End::Failed)),
+            (&failed(Reason::HarborUnauthorized, None), false, None),
+        ];
+        for (status, no_verify, expected) in table {
+            assert_eq!(end(status, second, second * 60, no_verify), expected, "{:?}", life::ready_reason(status));
+        }
+        let limited = failed(Reason::RateLimited, Some(1));
+        assert_eq!(end(&limited, second * 61, second * 60, false), Some(End::Failed), "nobody waits beyond the end");
+    }
 }
