@@ -28,6 +28,18 @@ pub(super) struct Arguments {
     recursive: bool,
 }
 
+/// The same for a command that has something to do without manifests.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub(super) struct Optional {
+    /// File or directory of manifests (.yaml, .yml and .json), or - for standard input; may be given several times
+    #[arg(short = 'f', long = "filename", value_name = "FILE|DIR|-")]
+    filenames: Vec<PathBuf>,
+    /// Reads directories below directories, too
+    #[arg(short = 'R', long)]
+    recursive: bool,
+}
+
 /// One text.
 #[derive(Debug)]
 pub(super) struct Input {
@@ -41,31 +53,14 @@ pub(super) struct Input {
 impl Arguments {
     /// Reads all, each file once, those of a directory in the order of their names.
     pub(super) fn read(&self) -> anyhow::Result<Vec<Input>> {
-        let mut seen = BTreeSet::new();
-        let mut inputs = Vec::new();
-        for given in &self.filenames {
-            if given.as_os_str() == "-" {
-                ensure!(seen.insert(given.clone()), "standard input can be read once only: give -f - once");
-                let text = bounded(std::io::stdin().lock()).context("standard input")?;
-                inputs.push(Input { name: "(standard input)".to_owned(), file: None, text });
-                continue;
-            }
-            let mut files = vec![given.clone()];
-            if given.is_dir() {
-                files.clear();
-                collect(given, self.recursive, 0, &mut files)?;
-                ensure!(!files.is_empty(), "{}: no .yaml, .yml or .json file there", given.display());
-            }
-            for file in files {
-                if seen.insert(file.clone()) {
-                    let name = file.display().to_string();
-                    let opened = std::fs::File::open(&file).with_context(|| name.clone())?;
-                    let text = bounded(opened).with_context(|| name.clone())?;
-                    inputs.push(Input { name, file: Some(file), text });
-                }
-            }
-        }
-        Ok(inputs)
+        read(&self.filenames, self.recursive)
+    }
+}
+
+impl Optional {
+    /// As [`Arguments::read`].
+    pub(super) fn read(&self) -> anyhow::Result<Vec<Input>> {
+        read(&self.filenames, self.recursive)
     }
 }
 
@@ -75,6 +70,34 @@ pub(super) fn parse(inputs: &[Input]) -> anyhow::Result<Vec<Manifests<'_>>> {
         .iter()
         .map(|input| Manifests::read(&input.text).map_err(|error| anyhow::anyhow!("{}: {error}", input.name)));
     parsed.collect()
+}
+
+fn read(filenames: &[PathBuf], recursive: bool) -> anyhow::Result<Vec<Input>> {
+    let mut seen = BTreeSet::new();
+    let mut inputs = Vec::new();
+    for given in filenames {
+        if given.as_os_str() == "-" {
+            ensure!(seen.insert(given.clone()), "standard input can be read once only: give -f - once");
+            let text = bounded(std::io::stdin().lock()).context("standard input")?;
+            inputs.push(Input { name: "(standard input)".to_owned(), file: None, text });
+            continue;
+        }
+        let mut files = vec![given.clone()];
+        if given.is_dir() {
+            files.clear();
+            collect(given, recursive, 0, &mut files)?;
+            ensure!(!files.is_empty(), "{}: no .yaml, .yml or .json file there", given.display());
+        }
+        for file in files {
+            if seen.insert(file.clone()) {
+                let name = file.display().to_string();
+                let opened = std::fs::File::open(&file).with_context(|| name.clone())?;
+                let text = bounded(opened).with_context(|| name.clone())?;
+                inputs.push(Input { name, file: Some(file), text });
+            }
+        }
+    }
+    Ok(inputs)
 }
 
 fn collect(directory: &Path, recursive: bool, depth: usize, files: &mut Vec<PathBuf>) -> anyhow::Result<()> {

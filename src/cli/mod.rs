@@ -16,7 +16,10 @@ mod rules;
 mod serve;
 mod sources;
 mod standalone;
+mod status;
 mod templates;
+mod text;
+mod warm;
 mod webhook;
 
 use std::process::ExitCode;
@@ -52,6 +55,10 @@ enum Command {
     Explain(explain::Arguments),
     /// Says what the controller would change in Harbor, or does it once
     Plan(plan::Arguments),
+    /// Warms images through Harbor, now and from here
+    Warm(warm::Arguments),
+    /// Says how everything is: instances, rules, warm images, and what is not Ready and why
+    Status(status::Arguments),
     /// Lets resources go whose deletion waits for a controller or a Harbor that is gone
     Release(release::Arguments),
     /// Prints the CustomResourceDefinitions as YAML
@@ -70,6 +77,8 @@ impl Cli {
             Command::Check(arguments) => return judged(check::run(&arguments).await),
             Command::Explain(arguments) => return judged(explain::run(&arguments).await),
             Command::Plan(arguments) => return plan::run(arguments).await,
+            Command::Warm(arguments) => return judged(Box::pin(warm::run(arguments)).await),
+            Command::Status(arguments) => return Box::pin(status::run(arguments)).await,
             Command::Release(arguments) => return release::run(arguments).await,
             Command::Crds => crds::run(),
         };

@@ -14,6 +14,7 @@ use super::warn_of;
 use crate::{
     api::{HarborInstance, ImagePolicy, ProxyProject, Registry, RewriteRuleStatus},
     cluster::bounded,
+    controller::SecretValue,
     rewrite::{self, Rules, StatedError},
     standalone,
 };
@@ -25,15 +26,15 @@ pub(super) struct Arguments {
     /// File or directory with the manifests of HarborInstances, Registries, ProxyProjects and ImagePolicies: every rule is
     /// taken as served. Default: the ProxyProjects of the cluster that serve
     #[arg(long, value_name = "FILE|DIR")]
-    rules: Option<PathBuf>,
+    pub(super) rules: Option<PathBuf>,
 }
 
 /// ProxyProjects and what is known about them.
-#[derive(Debug)]
 pub(super) struct Sources {
     /// All of them, whether their rules are in force or not.
     pub(super) projects: Vec<ProxyProject>,
-    instances: Vec<HarborInstance>,
+    /// The HarborInstances that are known: not everybody who asks for rules may read them.
+    pub(super) instances: Vec<HarborInstance>,
     registries: Vec<Registry>,
     /// All ImagePolicies, or why they cannot be read: not everybody who asks for rules may.
     pub(super) policies: Result<Vec<ImagePolicy>, String>,
@@ -41,7 +42,10 @@ pub(super) struct Sources {
     pub(super) namespaces: BTreeMap<String, BTreeMap<String, String>>,
     /// The namespace that applies where none is written: that of the kubeconfig.
     pub(super) default_namespace: Option<String>,
-    from_cluster: bool,
+    /// Secrets by name, from manifests.
+    pub(super) secrets: BTreeMap<String, SecretValue>,
+    /// The API server that all of it comes from, unless it comes from manifests.
+    pub(super) cluster: Option<Client>,
 }
 
 impl Arguments {
@@ -56,15 +60,30 @@ impl Arguments {
             policies: Ok(manifests.policies),
             namespaces: manifests.namespaces,
             default_namespace: None,
-            from_cluster: false,
+            secrets: manifests.secrets,
+            cluster: None,
         })
     }
 }
 
 impl Sources {
+    /// One Harbor, and no rules.
+    pub(super) fn of(instance: HarborInstance) -> Self {
+        Self {
+            projects: Vec::new(),
+            instances: vec![instance],
+            registries: Vec::new(),
+            policies: Ok(Vec::new()),
+            namespaces: BTreeMap::new(),
+            default_namespace: None,
+            secrets: BTreeMap::new(),
+            cluster: None,
+        }
+    }
+
     /// The rules in force, as if every Harbor were available; and why projects of the manifests state none.
     pub(super) fn rules(&self) -> (Rules, Vec<StatedError>) {
-        if self.from_cluster {
+        if self.cluster.is_some() {
             return (rewrite::serving(&self.projects, |_| false), Vec::new());
         }
         rewrite::assumed(&self.instances, &self.registries, &self.projects)
@@ -88,7 +107,7 @@ impl Sources {
         if project.spec.suspend {
             return Err("it is suspended (spec.suspend)".to_owned());
         }
-        if self.from_cluster {
+        if self.cluster.is_some() {
             return project.serving_rule().cloned().ok_or_else(|| not_serving(project));
         }
         let (instance, registry) = (&project.spec.harbor_ref.name, &project.spec.registry_ref.name);
@@ -102,7 +121,7 @@ impl Sources {
 
     /// Names of the projects whose Harbor is unavailable; manifests say of none that it is.
     pub(super) fn unavailable(&self) -> BTreeSet<String> {
-        if !self.from_cluster {
+        if self.cluster.is_none() {
             return BTreeSet::new();
         }
         let away = rewrite::unavailable(&self.instances, Timestamp::now());
@@ -119,9 +138,13 @@ fn not_serving(project: &ProxyProject) -> String {
 }
 
 async fn from_cluster() -> anyhow::Result<Sources> {
-    let client = Client::try_default()
-        .await
-        .context("no way to the API server: set KUBECONFIG, or give the rules as manifests with --rules")?;
+    // Its text has those of its sources in it already.
+    let no_way = |error| {
+        anyhow::anyhow!(
+            "no way to the API server: set KUBECONFIG, or give the rules as manifests with --rules: {error}"
+        )
+    };
+    let client = Client::try_default().await.map_err(no_way)?;
     let parameters = ListParams::default();
     let projects: Api<ProxyProject> = Api::all(client.clone());
     let projects = bounded("listing ProxyProjects", projects.list(&parameters)).await?.items;
@@ -141,6 +164,7 @@ async fn from_cluster() -> anyhow::Result<Sources> {
         policies,
         namespaces: labels.map(|found| (found.name_any(), found.metadata.labels.unwrap_or_default())).collect(),
         default_namespace: Some(client.default_namespace().to_owned()),
-        from_cluster: true,
+        secrets: BTreeMap::new(),
+        cluster: Some(client),
     })
 }

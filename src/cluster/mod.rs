@@ -86,6 +86,11 @@ impl Error {
         self.code() == Some(409)
     }
 
+    /// Whether the API server answered, and refused.
+    pub fn is_answer(&self) -> bool {
+        self.code().is_some()
+    }
+
     fn code(&self) -> Option<u16> {
         match self {
             Self::Api { source, .. } => match source.as_ref() {

@@ -2,7 +2,7 @@
 
 use std::{process::Stdio, time::Duration};
 
-use harbor_pilot_e2e::cluster::{Cluster, resource, shared};
+use harbor_pilot_e2e::cluster::{Cluster, account, resource, shared};
 use harbor_pilot_e2e::pilot;
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
@@ -84,4 +84,72 @@ async fn an_image_is_explained_by_the_rules_of_the_cluster_and_by_those_that_do_
     assert!(other("waiting")["why"].as_str().unwrap().contains("Harbor does not serve it yet"), "{read}");
     cluster.delete("ProxyProject", "waiting").await.unwrap();
     cluster.forget("explained").await.unwrap();
+}
+
+#[tokio::test]
+async fn the_status_of_the_cluster_names_what_is_there_and_what_is_not_ready_and_what_may_not_be_read() {
+    let cluster = shared().await.unwrap();
+    let upstream = cluster.proxied("shown").await.unwrap();
+    let gone = resource("CachedImage", "shown-gone", json!({"image": format!("{}/team/gone:1", upstream.host())}));
+    cluster.apply(&gone).await.unwrap();
+    cluster.wait_for("CachedImage", "shown-gone", "Ready", "False ImageNotFound").await.unwrap();
+
+    let done = run(&cluster, &["status", "-o", "json", "--limit", "1000"], "").await;
+    assert_eq!(done.code, Some(2), "{}", done.err);
+    let read: serde_json::Value = serde_json::from_str(&done.out).unwrap();
+    let found = |list: &str, name: &str| {
+        let items = read[list]["items"].as_array().unwrap();
+        items.iter().find(|item| item["name"] == name).cloned().unwrap_or_else(|| panic!("{list} {name}: {read}"))
+    };
+    assert_eq!(found("instances", "default")["ready"], "True");
+    let project = found("proxyProjects", "shown");
+    assert_eq!(
+        (&project["inForce"], &project["target"]),
+        (&json!(true), &json!(format!("{}/shown", cluster.harbor.host())))
+    );
+    assert_eq!(found("registries", "shown")["url"], upstream.url());
+    let trouble = found("notReady", "shown-gone");
+    assert_eq!((&trouble["kind"], &trouble["reason"]), (&json!("CachedImage"), &json!("ImageNotFound")));
+    assert!(read["images"]["failedByReason"]["ImageNotFound"].as_u64() >= Some(1), "{read}");
+
+    let text = run(&cluster, &["status"], "").await;
+    assert!(text.out.contains("CachedImage shown-gone, ") && text.out.contains("NOT READY: "), "{}", text.out);
+
+    // The webhook's account may read rules, and neither Registries nor what they are replicated by.
+    let kubeconfig = account(&cluster.plane, cluster.plane.directory(), "harbor-pilot-webhook").await.unwrap();
+    let output = Command::new(pilot::binary().await.unwrap())
+        .arg("status")
+        .env("KUBECONFIG", kubeconfig)
+        .kill_on_drop(true)
+        .output();
+    let output = tokio::time::timeout(DEADLINE, output).await.unwrap().unwrap();
+    let shown = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{shown}");
+    assert!(shown.contains("Registries cannot be read: ") && shown.contains("forbidden"), "{shown}");
+    assert!(shown.lines().any(|line| line.starts_with("shown ")), "{shown}");
+
+    cluster.delete("CachedImage", "shown-gone").await.unwrap();
+    cluster.forget("shown").await.unwrap();
+}
+
+#[tokio::test]
+async fn an_image_is_warmed_by_the_rules_nodes_and_secret_of_the_cluster_where_one_may_read_them() {
+    let cluster = shared().await.unwrap();
+    let upstream = cluster.proxied("warmed").await.unwrap();
+    upstream.push_image("team/app", "1", &harbor_pilot_e2e::cluster::image());
+    let image = format!("{}/team/app:1", upstream.host());
+    let arguments = ["warm", &image, "--harbor-pace", "1s", "-o", "json", "--operator-namespace"];
+
+    let done = run(&cluster, &[&arguments[..], &["harbor-pilot"]].concat(), "").await;
+    assert_eq!(done.code, Some(0), "{} {}", done.out, done.err);
+    let read: serde_json::Value = serde_json::from_str(&done.out).unwrap();
+    let line = &read["images"][0];
+    assert_eq!(line["image"], format!("{}/warmed/team/app:1", cluster.harbor.host()));
+    let platforms: Vec<_> = line["platforms"].as_array().unwrap().iter().map(|child| &child["platform"]).collect();
+    assert_eq!(platforms, ["linux/amd64"], "those of the nodes");
+
+    let lost = run(&cluster, &[&arguments[..], &["elsewhere"]].concat(), "").await;
+    assert_eq!((lost.code, lost.out.as_str()), (Some(2), ""), "{}", lost.err);
+    assert!(lost.err.contains("Secret elsewhere/") && lost.err.contains("HARBOR_USERNAME"), "{}", lost.err);
+    cluster.forget("warmed").await.unwrap();
 }

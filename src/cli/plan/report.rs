@@ -5,6 +5,7 @@ use std::fmt::Write;
 use serde::Serialize;
 
 use crate::{
+    cli::text::printable,
     controller::{Preview, Verdict},
     plan::Action,
 };
@@ -226,9 +227,4 @@ fn describe(text: &mut String, whose: &str, verdict: &Verdict) {
     for line in lines {
         writeln!(text, "{DETAIL}{}", printable(&line)).ok();
     }
-}
-
-/// What stands in Harbor may have been written by anybody: it moves no cursor and begins no line.
-fn printable(text: &str) -> String {
-    text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect()
 }

@@ -1,0 +1,212 @@
+//! `harbor-pilot warm`
+
+mod board;
+mod harbors;
+mod images;
+mod report;
+mod work;
+
+use std::sync::Arc;
+
+use anyhow::{Context, ensure};
+use clap::{Args, ValueEnum};
+use serde_json::json;
+use tokio::time::Instant;
+
+use self::{
+    board::Board,
+    harbors::{Harbors, Usual, usual_platforms},
+    images::Finder,
+    report::Report,
+    work::{Terms, Work},
+};
+use super::{input, prewarm, print, shutdown_on_signal, sources, tell, warn_of};
+use crate::{
+    api::{HarborInstance, Interval, Platform, cached_image::Require},
+    prewarm::Context as Warming,
+};
+
+const WARM: u8 = 0;
+const NOT_WARM: u8 = 1;
+
+const HELP: &str = "\
+Images are pulled through Harbor as a container runtime pulls them, nothing of them is kept here, and then Harbor is asked
+until it has stored them. What Harbor has stored before is not fetched again.
+
+Where Harbor is, and who asks:
+  --rules FILE|DIR   the HarborInstances, ProxyProjects and Registries there, and the Secrets that they name
+  --harbor URL       this Harbor; without --rules images are named as they are there
+  neither            the cluster's HarborInstances and ProxyProjects, by the kubeconfig
+HARBOR_USERNAME and HARBOR_PASSWORD, where they are set, stand in for the Secret of the HarborInstance.
+
+Exit status:
+  0  all images are warm
+  1  some are not: standard output says which, why, and what to do; also when it was stopped, or the time was up
+  2  an error before anything was warmed (also: a wrong command line)
+
+Examples:
+  harbor-pilot warm nginx:1.27 redis:8                      # as Pods name them, by the cluster's rules
+  helm template web ./chart | harbor-pilot warm -f -        # before a deployment
+  harbor-pilot warm -f deploy/ -R --rules harbor/ --all-platforms --require offline-by-tag
+  harbor-pilot warm --harbor https://harbor.example.com harbor.example.com/dockerhub/library/nginx:1.27";
+
+/// What warming takes from the command line.
+#[derive(Debug, Args)]
+#[command(after_help = HELP)]
+pub(super) struct Arguments {
+    /// Images, as Pods name them or as they are at Harbor
+    #[arg(value_name = "IMAGE", required_unless_present = "filenames")]
+    images: Vec<String>,
+    #[command(flatten)]
+    input: input::Optional,
+    #[command(flatten)]
+    sources: sources::Arguments,
+    /// Harbor's address from here, in the place of the one in the HarborInstance
+    #[arg(long, value_name = "URL")]
+    harbor: Option<String>,
+    /// Platform to warm; may be given several times [default: those that CachedImage or ProxyProject name, else those of the
+    /// cluster's nodes, else this machine's]
+    #[arg(long = "platform", value_name = "OS/ARCH", conflicts_with = "all_platforms")]
+    platforms: Vec<Platform>,
+    /// Warms all platforms that an image has
+    #[arg(long)]
+    all_platforms: bool,
+    /// What is waited for [default: what a CachedImage says, else online]
+    #[arg(long, value_enum, conflicts_with = "no_verify")]
+    require: Option<Wait>,
+    /// Ends with the pull, and does not wait until Harbor has stored everything
+    #[arg(long)]
+    no_verify: bool,
+    /// Images that are pulled at once
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    concurrency: u16,
+    /// For everything together
+    #[arg(long, default_value = "30m")]
+    timeout: Interval,
+    /// How the result is printed
+    #[arg(short, long, value_enum, default_value = "text")]
+    output: Output,
+    /// Says nothing while it goes on
+    #[arg(short, long)]
+    quiet: bool,
+    /// Namespace of objects that name none [default: that of the kubeconfig, where rules come from the cluster]
+    #[arg(short, long, value_name = "NAMESPACE")]
+    namespace: Option<String>,
+    /// The operator's own namespace, where the Secrets lie
+    #[arg(long, env = "POD_NAMESPACE", default_value = "harbor-pilot", value_name = "NAMESPACE")]
+    operator_namespace: String,
+    #[command(flatten)]
+    prewarm: prewarm::Arguments,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Wait {
+    /// Everything is stored; the upstream may be asked for the tag
+    Online,
+    /// And the tag is served while the upstream is down
+    OfflineByTag,
+    /// And the upstream's digest is served while the upstream is down
+    OfflineByDigest,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// A table, and what failed with what to do about it
+    Text,
+    /// One object
+    Json,
+}
+
+/// Warms; see [`HELP`].
+pub(super) async fn run(arguments: Arguments) -> anyhow::Result<u8> {
+    let begun = Instant::now();
+    let stop = shutdown_on_signal()?;
+    let inputs = arguments.input.read()?;
+    let sources = tokio::select! {
+        sources = read_sources(&arguments) => sources?,
+        () = stop.cancelled() => return Ok(stopped_early()),
+    };
+    let (rules, problems) = sources.rules();
+    warn_of(&problems);
+    warn_of(rules.findings());
+    let mut finder = Finder::new(&sources, &rules);
+    arguments.images.iter().for_each(|image| finder.named(image));
+    finder.manifests(&inputs, arguments.namespace.as_deref())?;
+    let wanted = finder.into_wanted();
+    ensure!(!wanted.is_empty(), "there is no image in the manifests");
+
+    let harbors = tokio::select! {
+        harbors = Harbors::connect(&sources, &wanted, &arguments.operator_namespace) => harbors?,
+        () = stop.cancelled() => return Ok(stopped_early()),
+    };
+    let usual = if arguments.all_platforms || !arguments.platforms.is_empty() {
+        Usual::Given(arguments.platforms)
+    } else {
+        Usual::Project(usual_platforms(sources.cluster.as_ref()).await)
+    };
+    let board = Board::new(wanted.len(), arguments.quiet);
+    let places = Arc::new(harbors.surroundings(&sources, &wanted, usual, board.clone()));
+    let timeout = arguments.timeout.duration();
+    let context =
+        Warming { timing: arguments.prewarm.timing(), warm_deadline: timeout, ..Warming::new(places.clone()) };
+    let terms = Terms {
+        no_verify: arguments.no_verify,
+        require: arguments.require.map(Wait::require),
+        concurrency: usize::from(arguments.concurrency),
+        deadline: begun + timeout,
+    };
+    let done = Work::new(context, places, board.clone(), terms, stop.clone()).run(wanted, &harbors).await;
+    board.clear();
+    let report = Report { done: done?, took: begun.elapsed() };
+    if stop.is_cancelled() && !arguments.quiet {
+        tell("stopped");
+    }
+    let text = match arguments.output {
+        Output::Text => report.text(),
+        Output::Json => report.json()?,
+    };
+    print(&text)?;
+    Ok(if report.is_good() { WARM } else { NOT_WARM })
+}
+
+fn stopped_early() -> u8 {
+    tell("stopped before anything was warmed");
+    NOT_WARM
+}
+
+impl Wait {
+    fn require(self) -> Require {
+        match self {
+            Self::Online => Require::Online,
+            Self::OfflineByTag => Require::OfflineByTag,
+            Self::OfflineByDigest => Require::OfflineByDigest,
+        }
+    }
+}
+
+async fn read_sources(arguments: &Arguments) -> anyhow::Result<sources::Sources> {
+    let Some(url) = &arguments.harbor else {
+        let read = arguments.sources.read().await;
+        let hint = "name Harbor with --harbor URL, if there is no cluster";
+        return if arguments.sources.rules.is_none() { read.context(hint) } else { read };
+    };
+    if arguments.sources.rules.is_none() {
+        let assumed = json!({
+            "apiVersion": "harbor-pilot.dev/v1alpha1", "kind": "HarborInstance", "metadata": {"name": "default"},
+            "spec": {"url": url, "credentialsSecretRef": {"name": ""}},
+        });
+        let instance: HarborInstance = serde_json::from_value(assumed)?;
+        instance.validate_cel().context("--harbor")?;
+        return Ok(sources::Sources::of(instance));
+    }
+    let mut sources = arguments.sources.read().await?;
+    let instances = sources.instances.len();
+    let [instance] = sources.instances.as_mut_slice() else {
+        anyhow::bail!("--harbor takes the place of one address, and the rules have {instances} HarborInstances");
+    };
+    // Images keep their names, wherever Harbor is reached from here.
+    instance.spec.pull_host = Some(instance.spec.effective_pull_host().to_owned());
+    instance.spec.url.clone_from(url);
+    instance.validate_cel().context("--harbor")?;
+    Ok(sources)
+}

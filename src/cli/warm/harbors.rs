@@ -1,0 +1,242 @@
+//! The Harbors that images are warmed in: with which account, for which platforms, and whether they answer.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use anyhow::{bail, ensure};
+use k8s_openapi::{
+    api::core::v1::{Node, Secret},
+    jiff::Timestamp,
+};
+use kube::{Api, Client, ResourceExt, api::ListParams};
+
+use super::{
+    board::Board,
+    images::{Nowhere, Place, Wanted},
+};
+use crate::{
+    api::{CachedImage, HarborInstance, Platform},
+    cli::{sources::Sources, tell},
+    cluster::bounded,
+    controller::{
+        Instances, SecretValue,
+        instances::{Connection, Unusable},
+    },
+    harbor::Error,
+    prewarm::{Allowance, Progress, Resolved, Silence, Surroundings, Unresolved, puller::Lane},
+    standalone::{self, Manifests, World},
+};
+
+const USERNAME: &str = "HARBOR_USERNAME";
+const PASSWORD: &str = "HARBOR_PASSWORD";
+/// Nodes that one request lists.
+const PAGE: u32 = 500;
+
+/// Which platforms are warmed where an image has none of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Usual {
+    /// These, whatever ProxyProjects say; empty: all that an image has.
+    Given(Vec<Platform>),
+    /// Those of the image's ProxyProject, else these.
+    Project(Vec<Platform>),
+}
+
+/// Harbors that can be talked to.
+pub(super) struct Harbors {
+    connections: BTreeMap<String, Result<Connection, Nowhere>>,
+}
+
+impl Harbors {
+    /// Connects to the Harbors of these images and sees whether they know the account.
+    ///
+    /// # Errors
+    /// When there is no account to try.
+    pub(super) async fn connect(sources: &Sources, wanted: &[Wanted], operator: &str) -> anyhow::Result<Self> {
+        let needed: BTreeSet<&str> =
+            wanted.iter().filter_map(|wanted| Some(wanted.place.as_ref().ok()?.instance.as_str())).collect();
+        let account = account()?;
+        if account.is_some() && needed.len() > 1 {
+            tell(format_args!(
+                "warning: the images are of {} Harbors, and {USERNAME} is the account of one: their Secrets are used",
+                needed.len()
+            ));
+        }
+        let account = account.filter(|_| needed.len() == 1);
+        let mut connections = BTreeMap::new();
+        for name in needed {
+            let found = sources.instances.iter().find(|instance| instance.metadata.name.as_deref() == Some(name));
+            let Some(instance) = found else {
+                bail!("HarborInstance {name} is not there, or you may not read it: use --harbor URL, or --rules");
+            };
+            let secret = match &account {
+                Some(account) => account.clone(),
+                None => secret(sources, &instance.spec.credentials_secret_ref.name, operator).await?,
+            };
+            connections.insert(name.to_owned(), connect(name, instance, secret).await);
+        }
+        Ok(Self { connections })
+    }
+
+    /// What reconciling images needs of the world: each of these at its place, or why it is nowhere.
+    pub(super) fn surroundings(&self, sources: &Sources, wanted: &[Wanted], usual: Usual, board: Arc<Board>) -> Places {
+        let places = wanted.iter().filter_map(|wanted| wanted.place.as_ref().ok());
+        let resolved =
+            places.filter_map(|place| Some((place.image.to_string(), self.resolved(sources, place, &usual)?)));
+        let resolved = resolved.collect();
+        Places { resolved, usual, board }
+    }
+
+    /// Why images of an instance cannot be warmed.
+    pub(super) fn refusal(&self, place: &Place) -> Option<&Nowhere> {
+        self.connections.get(&place.instance)?.as_ref().err()
+    }
+
+    fn resolved(&self, sources: &Sources, place: &Place, usual: &Usual) -> Option<Resolved> {
+        let connection = self.connections.get(&place.instance)?.as_ref().ok()?.clone();
+        let name = place.project.as_deref();
+        let project =
+            sources.projects.iter().find(|project| name.is_some() && project.metadata.name.as_deref() == name);
+        let platforms = match usual {
+            Usual::Given(_) => Vec::new(),
+            Usual::Project(_) => project.map(|project| project.spec.prewarm.platforms.clone()).unwrap_or_default(),
+        };
+        let strategy = project.map(|project| project.spec.prewarm.strategy).unwrap_or_default();
+        Some(Resolved {
+            image: place.image.clone(),
+            proxy_project: name.unwrap_or_default().to_owned(),
+            platforms,
+            puller: connection.puller.on(Lane::default(), strategy),
+            inventory: Arc::new(connection.client),
+            // Who warms by hand decides what it may cost.
+            allowance: Allowance::default(),
+            away: None,
+            silence: Silence::default(),
+        })
+    }
+}
+
+/// The images of one run at their places.
+pub(super) struct Places {
+    resolved: HashMap<String, Resolved>,
+    usual: Usual,
+    board: Arc<Board>,
+}
+
+impl Places {
+    /// The platforms that an image is to be warmed for: none in particular means those of its surroundings.
+    pub(super) fn platforms(&self, image: &str, wanted: &Wanted) -> Vec<Platform> {
+        match &self.usual {
+            Usual::Given(given) => given.clone(),
+            Usual::Project(_) if !wanted.usual || wanted.platforms.is_empty() => wanted.platforms.clone(),
+            Usual::Project(others) => {
+                let own = self.resolved.get(image).map(|resolved| &resolved.platforms).filter(|own| !own.is_empty());
+                let all: BTreeSet<_> = own.unwrap_or(others).iter().chain(&wanted.platforms).cloned().collect();
+                all.into_iter().collect()
+            }
+        }
+    }
+}
+
+impl Surroundings for Places {
+    fn resolve(&self, image: &str) -> Result<Resolved, Unresolved> {
+        self.resolved.get(image).cloned().ok_or_else(|| Unresolved::NotProxied(image.to_owned()))
+    }
+
+    fn cluster_platforms(&self) -> Option<Vec<Platform>> {
+        let (Usual::Given(platforms) | Usual::Project(platforms)) = &self.usual;
+        Some(platforms.clone())
+    }
+
+    fn progress(&self, image: &CachedImage) -> Arc<dyn Progress> {
+        self.board.pull(&image.spec.image)
+    }
+}
+
+/// The platforms of the cluster's nodes, else that of this machine, with a word on which.
+pub(super) async fn usual_platforms(cluster: Option<&Client>) -> Vec<Platform> {
+    let own = Platform::new("linux", std::env::consts::ARCH, None);
+    let why = match cluster {
+        None => None,
+        Some(client) => match node_platforms(client).await {
+            Ok(platforms) if !platforms.is_empty() => return platforms,
+            Ok(_) => Some("the cluster has no node".to_owned()),
+            Err(error) => Some(format!("the nodes' platforms are not known ({error})")),
+        },
+    };
+    let why = why.map(|why| format!("{why}: ")).unwrap_or_default();
+    tell(format_args!("{why}warming for {own}, as this machine is; --platform or --all-platforms says otherwise"));
+    vec![own]
+}
+
+async fn node_platforms(client: &Client) -> Result<Vec<Platform>, crate::cluster::Error> {
+    let nodes: Api<Node> = Api::all(client.clone());
+    let mut parameters = ListParams::default().limit(PAGE);
+    let mut platforms = BTreeSet::new();
+    loop {
+        let page = bounded("listing Nodes", nodes.list_metadata(&parameters)).await?;
+        for node in &page.items {
+            let label = |key: &str| node.labels().get(key);
+            if let (Some(os), Some(arch)) = (label("kubernetes.io/os"), label("kubernetes.io/arch")) {
+                platforms.insert(Platform::new(os, arch, None));
+            }
+        }
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => parameters.continue_token = Some(token),
+            None => return Ok(platforms.into_iter().collect()),
+        }
+    }
+}
+
+/// The account of the environment, which stands in for a Secret.
+fn account() -> anyhow::Result<Option<SecretValue>> {
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    match (variable(USERNAME), variable(PASSWORD)) {
+        (Some(username), Some(password)) => {
+            let values = [("username".to_owned(), username), ("password".to_owned(), password)].into();
+            Ok(Some(standalone::secret_value(values)))
+        }
+        (None, None) => Ok(None),
+        _ => bail!("{USERNAME} and {PASSWORD} go together: set both, or none"),
+    }
+}
+
+async fn secret(sources: &Sources, name: &str, operator: &str) -> anyhow::Result<SecretValue> {
+    let instead = format!("set {USERNAME} and {PASSWORD} to an account that may pull");
+    let Some(cluster) = &sources.cluster else {
+        ensure!(!name.is_empty(), "no account at Harbor: {instead}");
+        let found = sources.secrets.get(name).cloned();
+        return found
+            .ok_or_else(|| anyhow::anyhow!("Secret {name} is not among the rules' manifests: add it, or {instead}"));
+    };
+    let secrets: Api<Secret> = Api::namespaced(cluster.clone(), operator);
+    match bounded("reading the Secret of the HarborInstance", secrets.get_opt(name)).await {
+        Ok(Some(secret)) => {
+            let values = secret.data.unwrap_or_default().into_iter();
+            let values = values.filter_map(|(key, value)| Some((key, String::from_utf8(value.0).ok()?)));
+            Ok(standalone::secret_value(values.collect()))
+        }
+        Ok(None) => bail!(
+            "Secret {operator}/{name} is not there: is the operator in another namespace (--operator-namespace)? Or {instead}"
+        ),
+        Err(error) => bail!("Secret {operator}/{name} cannot be read by you ({error}): {instead}"),
+    }
+}
+
+/// One request tells whether all else has a point: an account that is wrong is not tried with each image, for Harbor locks
+/// accounts, and serves public projects whatever the password.
+async fn connect(name: &str, instance: &HarborInstance, secret: SecretValue) -> Result<Connection, Nowhere> {
+    let world = World::new(Vec::new());
+    let secrets = BTreeMap::from([(instance.spec.credentials_secret_ref.name.clone(), secret)]);
+    world.apply(&Manifests { secrets, ..Manifests::default() }, Timestamp::now());
+    let unusable = |unusable: Unusable| Nowhere { reason: unusable.reason, message: unusable.message };
+    let connection = Instances::default().connect_to(&world, name, instance).await.map_err(unusable)?;
+    let refused = |error: Error| Nowhere { reason: error.reason(), message: error.to_string() };
+    let info = connection.client.system_info().await.map_err(refused)?;
+    // Harbor answers a wrong password here as it answers nobody: 200, without the version.
+    match info.harbor_version {
+        Some(_) => Ok(connection),
+        None => Err(refused(Error::Unauthorized { operation: "GET /systeminfo".to_owned() })),
+    }
+}

@@ -1,0 +1,343 @@
+//! Which images are warmed: from arguments and manifests to places at Harbor, each image once.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context;
+use serde_json::Value;
+
+use crate::{
+    api::{CachedImage, GROUP, HarborInstance, Platform, Reason, cached_image::Require},
+    cli::{
+        input::{self, Input},
+        sources::Sources,
+        templates::Admission,
+    },
+    image::ImageRef,
+    manifests::{Manifests, Template},
+    rewrite::{Decision, Outcome, Rules, Subject},
+    standalone,
+};
+
+/// An image to be warmed.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Wanted {
+    /// How it is named: as given, and by whom where it stands in a manifest. The first mention.
+    pub(super) named: String,
+    /// Where it is at Harbor, or why nowhere.
+    pub(super) place: Result<Place, Nowhere>,
+    /// Platforms of its own.
+    pub(super) platforms: Vec<Platform>,
+    /// Whether it is wanted for the usual platforms, too: those that apply where it is.
+    pub(super) usual: bool,
+    /// What is waited for.
+    pub(super) require: Require,
+}
+
+/// An image at Harbor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) image: ImageRef,
+    /// Name of the HarborInstance.
+    pub(super) instance: String,
+    /// Name of the ProxyProject, where one manages the project that the image is in.
+    pub(super) project: Option<String>,
+}
+
+/// Why an image cannot be warmed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Nowhere {
+    pub(super) reason: Reason,
+    /// What can be done.
+    pub(super) message: String,
+}
+
+impl Wanted {
+    fn usual(named: String, place: Result<Place, Nowhere>) -> Self {
+        Self { named, place, platforms: Vec::new(), usual: true, require: Require::default() }
+    }
+}
+
+/// Finds the images.
+pub(super) struct Finder<'a> {
+    sources: &'a Sources,
+    rules: &'a Rules,
+    found: BTreeMap<String, Wanted>,
+    /// Keys in the order of the first mention.
+    order: Vec<String>,
+}
+
+impl<'a> Finder<'a> {
+    /// By rules that are in force, and HarborInstances that are known.
+    pub(super) fn new(sources: &'a Sources, rules: &'a Rules) -> Self {
+        Self { sources, rules, found: BTreeMap::new(), order: Vec::new() }
+    }
+
+    /// An image as a Pod names it, or at Harbor.
+    pub(super) fn named(&mut self, image: &str) {
+        let place = self.of_anyone(image);
+        self.add(Wanted::usual(image.to_owned(), place));
+    }
+
+    /// The images of manifests: of Pods and what Pods are made from, as admission would map them, and of CachedImages.
+    ///
+    /// # Errors
+    /// When a text is none, or a template makes no Pod.
+    pub(super) fn manifests(&mut self, inputs: &[Input], namespace: Option<&str>) -> anyhow::Result<()> {
+        let manifests = input::parse(inputs)?;
+        let admission = Admission::new(self.rules, self.sources, namespace, &manifests);
+        for (input, manifests) in inputs.iter().zip(&manifests) {
+            for template in manifests.templates() {
+                let found = admission.admit(&input.name, template, |subject, outcome| {
+                    self.of_template(&input.name, template, subject, outcome)
+                })?;
+                found.into_iter().for_each(|wanted| self.add(wanted));
+            }
+            for cached in cached_images(input, manifests)? {
+                let named = format!("{} (CachedImage {})", cached.spec.image, name_of(&cached));
+                let place = self.of_anyone(&cached.spec.image);
+                let (platforms, require) = (cached.spec.platforms, cached.spec.require);
+                self.add(Wanted { named, place, usual: platforms.is_empty(), platforms, require });
+            }
+        }
+        Ok(())
+    }
+
+    /// What was found, in the order in which it was named.
+    pub(super) fn into_wanted(mut self) -> Vec<Wanted> {
+        self.order.iter().filter_map(|key| self.found.remove(key)).collect()
+    }
+
+    fn add(&mut self, wanted: Wanted) {
+        let key = match &wanted.place {
+            Ok(place) => place.image.to_string(),
+            Err(_) => wanted.named.clone(),
+        };
+        let Some(known) = self.found.get_mut(&key) else {
+            self.order.push(key.clone());
+            self.found.insert(key, wanted);
+            return;
+        };
+        known.usual |= wanted.usual;
+        let new = wanted.platforms.into_iter().filter(|platform| !known.platforms.contains(platform));
+        let new: Vec<Platform> = new.collect();
+        known.platforms.extend(new);
+        if known.require == Require::Online {
+            known.require = wanted.require;
+        }
+    }
+
+    fn of_anyone(&self, text: &str) -> Result<Place, Nowhere> {
+        let image = parse(text)?;
+        self.place(&image, self.rules.find_for_anyone(&image))
+    }
+
+    fn of_template(
+        &self,
+        file: &str,
+        template: &Template,
+        subject: &Subject<'_>,
+        outcome: &Outcome<'_>,
+    ) -> Vec<Wanted> {
+        let images = template.images.iter();
+        let wanted = images.map(|found| {
+            let place = parse(&found.image).and_then(|image| match self.rules.find(&image, subject) {
+                Decision::Rewritten { .. } if outcome.image(found.list, found.index).is_none() => Err(Nowhere {
+                    reason: Reason::NotProxied,
+                    message: "the Pod is exempt, and pulls it from where it is".to_owned(),
+                }),
+                decision => self.place(&image, decision),
+            });
+            Wanted::usual(format!("{} ({}, {file}:{})", found.image, template.object, found.line), place)
+        });
+        wanted.collect()
+    }
+
+    fn place(&self, image: &ImageRef, decision: Decision<'_>) -> Result<Place, Nowhere> {
+        let (at_harbor, rule) = match decision {
+            Decision::Rewritten { image, rule } | Decision::Mapped { image, rule } => (image, rule),
+            Decision::AlreadyAtHarbor { rule: Some(rule) } => (image.clone(), rule),
+            Decision::TooLong { rule } => {
+                let message =
+                    format!("at Harbor, under {}, its repository would have more than 255 characters", rule.name());
+                return Err(Nowhere { reason: Reason::InvalidImage, message });
+            }
+            Decision::AlreadyAtHarbor { rule: None } | Decision::NoRule | Decision::Unavailable { .. } => {
+                return self.unmanaged(image);
+            }
+        };
+        let mut projects = self.sources.projects.iter();
+        let project = projects.find(|project| project.metadata.name.as_deref() == Some(&**rule.name()));
+        let instance = project.map_or("default", |project| project.spec.harbor_ref.name.as_str());
+        Ok(Place { image: at_harbor, instance: instance.to_owned(), project: Some(rule.name().to_string()) })
+    }
+
+    /// An image that no rule speaks of may still be one of a Harbor that we know.
+    fn unmanaged(&self, image: &ImageRef) -> Result<Place, Nowhere> {
+        let at = |instance: &&HarborInstance| instance.spec.effective_pull_host().eq_ignore_ascii_case(image.host());
+        if let Some(instance) = self.sources.instances.iter().find(at) {
+            let instance = instance.metadata.name.clone().unwrap_or_default();
+            return Ok(Place { image: image.clone(), instance, project: None });
+        }
+        let hosts = self.sources.instances.iter().map(|instance| instance.spec.effective_pull_host());
+        let hosts = hosts.collect::<Vec<_>>().join(", ");
+        let message = match (self.rules.is_empty(), hosts.is_empty()) {
+            (true, false) => format!("there are no rules, and it is not at {hosts}: name it there, or give the rules with --rules"),
+            _ => "no ProxyProject that serves maps it, so Pods do not pull it through Harbor: create one for its host, or see \
+                  `harbor-pilot explain`"
+                .to_owned(),
+        };
+        Err(Nowhere { reason: Reason::NotProxied, message })
+    }
+}
+
+fn parse(text: &str) -> Result<ImageRef, Nowhere> {
+    ImageRef::parse(text)
+        .map_err(|error| Nowhere { reason: Reason::InvalidImage, message: format!("this is no image: {error}") })
+}
+
+fn name_of(image: &CachedImage) -> &str {
+    image.metadata.name.as_deref().unwrap_or_default()
+}
+
+/// The CachedImages of a text, checked as the API server would; all else in it is passed over.
+fn cached_images(input: &Input, manifests: &Manifests<'_>) -> anyhow::Result<Vec<CachedImage>> {
+    const KIND: &str = "CachedImage";
+    if !input.text.contains(KIND) {
+        return Ok(Vec::new());
+    }
+    let documents: Vec<Option<Value>> = serde_saphyr::from_multiple(&input.text)
+        .map_err(|error| anyhow::anyhow!("{}: {}", input.name, error.without_snippet()))?;
+    let strangers = manifests.strangers();
+    let objects = documents.into_iter().enumerate().filter(|(index, _)| !strangers.contains(&(index + 1)));
+    let mut own = Vec::new();
+    for object in objects.filter_map(|(_, document)| document) {
+        collect(object, KIND, &mut own);
+    }
+    let texts: Vec<String> = own.iter().map(Value::to_string).collect();
+    let file = std::path::Path::new(&input.name);
+    let read = standalone::parse(texts.iter().map(|text| (file, text.as_str()))).context("a CachedImage")?;
+    Ok(read.images)
+}
+
+/// Objects of a kind of ours, also those within Lists.
+fn collect(object: Value, kind: &str, found: &mut Vec<Value>) {
+    let text = |key: &str| object.get(key).and_then(Value::as_str).unwrap_or_default();
+    if text("kind") == kind && text("apiVersion").split('/').next() == Some(GROUP) {
+        found.push(object);
+    } else if let Value::Object(mut fields) = object
+        && let Some(Value::Array(items)) = fields.remove("items")
+    {
+        items.into_iter().for_each(|item| collect(item, kind, found));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::api::ProxyProject;
+
+    fn sources() -> Sources {
+        let instance = json!({
+            "apiVersion": "harbor-pilot.dev/v1alpha1", "kind": "HarborInstance", "metadata": {"name": "corp"},
+            "spec": {"url": "https://harbor.corp", "credentialsSecretRef": {"name": "harbor"}},
+        });
+        let project: ProxyProject = serde_json::from_value(json!({
+            "apiVersion": "harbor-pilot.dev/v1alpha1", "kind": "ProxyProject", "metadata": {"name": "hub"},
+            "spec": {"harborRef": {"name": "corp"}, "registryRef": {"name": "hub"}},
+            "status": {"rewrite": {
+                "matches": ["docker.io"], "host": "harbor.corp", "project": "hub", "target": "harbor.corp/hub", "generation": 1,
+                "exclude": ["docker.io/secret/*"],
+            }},
+        }))
+        .unwrap();
+        let mut sources = Sources::of(serde_json::from_value(instance).unwrap());
+        sources.projects.push(project);
+        sources
+    }
+
+    fn found(images: &[&str], text: &str) -> Vec<Wanted> {
+        let sources = sources();
+        let rules = crate::rewrite::serving(&sources.projects, |_| false);
+        let mut finder = Finder::new(&sources, &rules);
+        images.iter().for_each(|image| finder.named(image));
+        let input = Input { name: "all.yaml".to_owned(), file: None, text: text.to_owned() };
+        finder.manifests(&[input], None).unwrap();
+        finder.into_wanted()
+    }
+
+    /// `at-harbor by project`, or the reason.
+    fn told(wanted: &Wanted) -> String {
+        match &wanted.place {
+            Ok(place) => format!("{} by {}", place.image, place.project.as_deref().unwrap_or(&place.instance)),
+            Err(nowhere) => nowhere.reason.to_string(),
+        }
+    }
+
+    #[test]
+    fn an_image_is_found_by_the_rules_or_where_it_is_at_harbor() {
+        for (image, expected) in [
+            ("nginx:1", "harbor.corp/hub/library/nginx:1 by hub"),
+            ("harbor.corp/hub/library/nginx:1", "harbor.corp/hub/library/nginx:1 by hub"),
+            ("harbor.corp/other/app:1", "harbor.corp/other/app:1 by corp"),
+            ("HARBOR.corp/other/app:1", "HARBOR.corp/other/app:1 by corp"),
+            ("ghcr.io/acme/app:1", "NotProxied"),
+            ("secret/app:1", "NotProxied"),
+            ("not an image", "InvalidImage"),
+        ] {
+            assert_eq!(told(&found(&[image], "")[0]), expected, "{image}");
+        }
+    }
+
+    #[test]
+    fn manifests_name_images_of_workloads_lists_and_cached_images_each_once() {
+        let text = "\
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  template:
+    spec:
+      initContainers: [{name: init, image: busybox:1}]
+      containers: [{name: main, image: nginx:1}]
+---
+apiVersion: v1
+kind: List
+items:
+- {apiVersion: v1, kind: Pod, metadata: {name: p}, spec: {containers: [{name: c, image: 'docker.io/library/nginx:1'}]}}
+- apiVersion: harbor-pilot.dev/v1alpha1
+  kind: CachedImage
+  metadata: {name: nginx}
+  spec: {image: 'nginx:1', platforms: [linux/arm64], require: OfflineByTag}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: own, annotations: {}}
+spec: {containers: [{name: c, image: 'ghcr.io/acme/app:1'}]}
+";
+        let found = found(&["nginx:1"], text);
+        let lines: Vec<String> = found.iter().map(told).collect();
+        assert_eq!(
+            lines,
+            ["harbor.corp/hub/library/nginx:1 by hub", "harbor.corp/hub/library/busybox:1 by hub", "NotProxied"]
+        );
+        assert_eq!((found[0].named.as_str(), found[0].require), ("nginx:1", Require::OfflineByTag));
+        assert_eq!(
+            (found[0].platforms.as_slice(), found[0].usual),
+            (["linux/arm64".parse().unwrap()].as_slice(), true)
+        );
+        assert!(found[2].named.starts_with("ghcr.io/acme/app:1 (Pod own, all.yaml:"), "{}", found[2].named);
+    }
+
+    #[test]
+    fn a_cached_image_that_the_api_server_would_refuse_is_refused() {
+        let sources = sources();
+        let rules = Rules::default();
+        let text =
+            "apiVersion: harbor-pilot.dev/v1alpha1\nkind: CachedImage\nmetadata: {name: x}\nspec: {imge: nginx}\n";
+        let input = Input { name: "all.yaml".to_owned(), file: None, text: text.to_owned() };
+        let error = Finder::new(&sources, &rules).manifests(&[input], None).unwrap_err();
+        assert!(format!("{error:#}").contains("spec.imge"), "{error:#}");
+    }
+}

@@ -1,0 +1,259 @@
+//! What was warmed, as text and as JSON. Pure.
+
+use std::{collections::BTreeMap, fmt::Write, time::Duration};
+
+use serde::Serialize;
+
+use super::work::{Done, End};
+use crate::{
+    api::{ConditionType, cached_image::PlatformStatus, condition},
+    cli::text::{columns, count, printable, short_image, size, time},
+};
+
+/// A run.
+pub(super) struct Report {
+    pub(super) done: Vec<Done>,
+    pub(super) took: Duration,
+}
+
+/// The run as JSON.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Whole<'a> {
+    images: Vec<Line<'a>>,
+    summary: Summary,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Line<'a> {
+    named: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    image: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    proxy_project: Option<&'a str>,
+    state: &'static str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    reason: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    message: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    advice: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    digest: Option<&'a str>,
+    platforms: &'a [PlatformStatus],
+    bytes: u64,
+    fetched_blobs: u64,
+    fetched_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offline_by_tag: Option<Offline<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offline_by_digest: Option<Offline<'a>>,
+    seconds: f64,
+}
+
+/// A condition.
+#[derive(Serialize)]
+struct Offline<'a> {
+    status: &'a str,
+    reason: &'a str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Summary {
+    images: usize,
+    warm: usize,
+    pulled: usize,
+    failed: usize,
+    bytes: u64,
+    fetched_bytes: u64,
+    seconds: f64,
+}
+
+impl Report {
+    /// Whether every image is as warm as it was to be.
+    pub(super) fn is_good(&self) -> bool {
+        self.done.iter().all(is_good)
+    }
+
+    /// A table, what failed with what to do about it, and a summary.
+    pub(super) fn text(&self) -> String {
+        let mut text = String::new();
+        let header = ["IMAGE", "STATE", "PLATFORMS", "DIGEST", "SIZE", "FETCHED", "BY TAG", "BY DIGEST", "TIME"];
+        let (placed, nowhere): (Vec<&Done>, Vec<&Done>) = self.done.iter().partition(|done| done.wanted.place.is_ok());
+        if !placed.is_empty() {
+            text.push_str(&columns(header, placed.iter().map(|done| row(done))));
+        }
+        let mut failures: BTreeMap<(&str, &str), Vec<&Done>> = BTreeMap::new();
+        for done in placed.into_iter().chain(nowhere).filter(|done| !is_good(done)) {
+            failures.entry(why(done)).or_default().push(done);
+        }
+        for ((reason, message), whose) in failures {
+            writeln!(text, "\n{reason}: {}", printable(message)).ok();
+            for done in &whose {
+                writeln!(text, "  {}", printable(&done.wanted.named)).ok();
+            }
+            if let Some(advice) = whose.first().and_then(|done| advice(done)) {
+                writeln!(text, "  → {advice}").ok();
+            }
+        }
+        writeln!(text, "\n{}", self.sentence()).ok();
+        text
+    }
+
+    /// The same as one object, whose fields stay as they are: others may be added.
+    pub(super) fn json(&self) -> serde_json::Result<String> {
+        let whole = Whole { images: self.done.iter().map(line).collect(), summary: self.summary() };
+        Ok(serde_json::to_string_pretty(&whole)? + "\n")
+    }
+
+    fn summary(&self) -> Summary {
+        let number = |end: End| self.done.iter().filter(|done| done.end == end).count();
+        let (warm, pulled) = (number(End::Warm), number(End::Pulled));
+        let sum = |value: fn(&Done) -> u64| self.done.iter().map(value).fold(0_u64, u64::saturating_add);
+        Summary {
+            images: self.done.len(),
+            warm,
+            pulled,
+            failed: self.done.len() - warm - pulled,
+            bytes: sum(bytes),
+            fetched_bytes: sum(|done| done.fetched.bytes),
+            seconds: seconds(self.took),
+        }
+    }
+
+    fn sentence(&self) -> String {
+        let Summary { images, warm, pulled, failed, bytes, fetched_bytes, .. } = self.summary();
+        let mut text = match pulled {
+            0 => format!("{warm} of {} warm", count(images, "image")),
+            _ => format!("{pulled} of {} pulled, and not verified", count(images, "image")),
+        };
+        let rate = size((fetched_bytes as f64 / self.took.as_secs_f64().max(0.001)) as u64);
+        match fetched_bytes {
+            _ if warm + pulled == 0 => None,
+            0 => write!(text, ", {}; nothing had to be fetched", size(bytes)).ok(),
+            _ => write!(text, ", {}; {} were fetched ({rate}/s)", size(bytes), size(fetched_bytes)).ok(),
+        };
+        write!(text, "; {}", time(self.took)).ok();
+        if failed > 0 {
+            write!(text, ". {failed} failed").ok();
+        }
+        text
+    }
+}
+
+fn is_good(done: &Done) -> bool {
+    matches!(done.end, End::Warm | End::Pulled)
+}
+
+fn row(done: &Done) -> [String; 9] {
+    let image = done.wanted.place.as_ref().map(|place| place.image.to_string()).unwrap_or_default();
+    let platforms = done.status.platforms.iter().map(|child| child.platform.as_str());
+    // An image without an index does not say which it is for.
+    let platforms = platforms.filter(|platform| *platform != "unknown").collect::<Vec<_>>().join(",");
+    let digest =
+        done.status.digest.as_deref().and_then(|digest| digest.split_once(':')?.1.get(..12)).unwrap_or_default();
+    let pulled = !done.status.platforms.is_empty();
+    let fetched = match done.fetched.bytes {
+        0 if pulled => "was there".to_owned(),
+        0 => String::new(),
+        bytes => size(bytes),
+    };
+    let pinned = done.wanted.place.as_ref().is_ok_and(|place| place.image.digest().is_some());
+    let offline = |kind, applies: bool| {
+        let found = condition::find(&done.status.conditions, kind).filter(|_| applies);
+        let word = found.map(|found| match found.status.as_str() {
+            "True" => "yes",
+            "False" => "no",
+            _ => "not yet",
+        });
+        word.unwrap_or_default().to_owned()
+    };
+    [
+        short_image(&image),
+        state(done).to_owned(),
+        platforms,
+        digest.to_owned(),
+        if pulled { size(bytes(done)) } else { String::new() },
+        fetched,
+        offline(ConditionType::OfflineByTag, !pinned),
+        offline(ConditionType::OfflineByDigest, true),
+        time(done.took),
+    ]
+}
+
+fn line(done: &Done) -> Line<'_> {
+    let place = done.wanted.place.as_ref().ok();
+    let (reason, message) = if is_good(done) { ("", "") } else { why(done) };
+    let offline = |kind| {
+        let found = condition::find(&done.status.conditions, kind)?;
+        Some(Offline { status: &found.status, reason: &found.reason })
+    };
+    Line {
+        named: &done.wanted.named,
+        image: place.map(|place| place.image.as_str()),
+        proxy_project: place.and_then(|place| place.project.as_deref()),
+        state: state(done),
+        reason,
+        message,
+        advice: advice(done),
+        digest: done.status.digest.as_deref(),
+        platforms: &done.status.platforms,
+        bytes: bytes(done),
+        fetched_blobs: done.fetched.blobs,
+        fetched_bytes: done.fetched.bytes,
+        offline_by_tag: offline(ConditionType::OfflineByTag),
+        offline_by_digest: offline(ConditionType::OfflineByDigest),
+        seconds: seconds(done.took),
+    }
+}
+
+fn state(done: &Done) -> &'static str {
+    match done.end {
+        End::Warm => "Warm",
+        End::Pulled => "Pulled",
+        End::Failed => "Failed",
+        End::TimedOut => "TimedOut",
+        End::Interrupted => "Interrupted",
+    }
+}
+
+/// Reason and message of what is not warm.
+fn why(done: &Done) -> (&str, &str) {
+    match done.end {
+        End::TimedOut | End::Interrupted if done.reason.is_empty() => (state(done), "it had not begun"),
+        End::TimedOut | End::Interrupted => (state(done), &done.message),
+        End::Warm | End::Pulled | End::Failed => (&done.reason, &done.message),
+    }
+}
+
+/// What to do, where the message does not say it.
+fn advice(done: &Done) -> Option<&'static str> {
+    Some(match (done.end, done.reason.as_str()) {
+        (End::Warm | End::Pulled, _) => return None,
+        (End::TimedOut, _) => "run it again, or with a longer --timeout: what is stored by now is not fetched again",
+        (End::Interrupted, _) => "run it again: what is stored by now is not fetched again",
+        (_, "HarborUnauthorized") => "check HARBOR_USERNAME and HARBOR_PASSWORD, or the Secret of the HarborInstance",
+        (_, "HarborForbidden") => {
+            "the account needs, of the project: repository (list, read, pull), artifact (list, read) and tag (list)"
+        }
+        (_, "RateLimited") => {
+            "run it again later, or give the Registry an account at the upstream (credentialsSecretRef)"
+        }
+        (_, "PlatformMissing") => "choose among the image's platforms with --platform, or take --all-platforms",
+        (_, "HarborUnreachable" | "HarborError" | "PullFailed") => {
+            "run it again: what is stored by now is not fetched again"
+        }
+        _ => return None,
+    })
+}
+
+fn bytes(done: &Done) -> u64 {
+    done.status.platforms.iter().fold(0, |sum, child| sum.saturating_add(child.bytes))
+}
+
+/// To the millisecond.
+fn seconds(duration: Duration) -> f64 {
+    duration.as_millis() as f64 / 1000.0
+}
