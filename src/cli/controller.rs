@@ -3,7 +3,7 @@
 use anyhow::Context;
 use clap::Args;
 
-use crate::cluster::controllers;
+use crate::{api::StorageLimit, cluster::controllers};
 
 /// What the controller takes from the command line.
 #[derive(Debug, Args)]
@@ -20,6 +20,9 @@ pub(super) struct Arguments {
     /// Images that are warmed at once
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
     warm_concurrency: u16,
+    /// Bytes of layers that Harbor is brought to fetch at once, in all pulls together; -1 is no bound. A larger layer goes alone
+    #[arg(long, default_value = "1Gi", allow_hyphen_values = true)]
+    pull_budget: StorageLimit,
     #[command(flatten)]
     prewarm: super::prewarm::Arguments,
     #[command(flatten)]
@@ -37,6 +40,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         installation: arguments.installation_id,
         concurrency: arguments.concurrency,
         warm_concurrency: arguments.warm_concurrency,
+        pull_budget: u64::try_from(arguments.pull_budget.bytes()).unwrap_or(u64::MAX),
         timing: arguments.prewarm.timing(),
     };
     Box::pin(controllers::run(client, settings, shutdown)).await?;

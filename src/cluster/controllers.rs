@@ -46,6 +46,8 @@ pub struct Settings {
     pub concurrency: u16,
     /// Images that are warmed at once.
     pub warm_concurrency: u16,
+    /// Bytes of layers that Harbor is brought to fetch at once, in all pulls together.
+    pub pull_budget: u64,
     /// How long warming waits for what Harbor does on its own.
     pub timing: Timing,
 }
@@ -85,7 +87,7 @@ pub async fn run(client: Client, settings: Settings, shutdown: CancellationToken
         platforms: platforms.clone(),
         secrets: secrets.clone(),
     });
-    let connections = Arc::new(Instances::default());
+    let connections = Arc::new(Instances::new(settings.pull_budget));
     let kinds = Arc::new(Kinds { directory: directory.clone(), instances: connections.clone(), installation });
     let in_force = InForce::default();
     let rules = in_force.rules.clone();
