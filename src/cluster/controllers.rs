@@ -51,6 +51,8 @@ pub struct Settings {
     pub warm_concurrency: u16,
     /// CachedImages of ours that are kept, apart from those that are in use.
     pub max_cached_images: usize,
+    /// Bytes of layers that Harbor is brought to fetch at once, in all pulls together.
+    pub pull_budget: u64,
     /// How long warming waits for what Harbor does on its own.
     pub timing: Timing,
 }
@@ -93,7 +95,7 @@ pub async fn run(client: Client, settings: Settings, shutdown: CancellationToken
         platforms: platforms.clone(),
         secrets: secrets.clone(),
     });
-    let connections = Arc::new(Instances::default());
+    let connections = Arc::new(Instances::new(settings.pull_budget));
     let kinds = Arc::new(Kinds { directory: directory.clone(), instances: connections.clone(), installation });
     let in_force = InForce::default();
     let rules = in_force.rules.clone();

@@ -1,6 +1,6 @@
 //! Kinds of images and artifacts, and what is asked about those that Harbor has.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use harbor_double::{Image, sha256};
 use harbor_pilot::{
@@ -233,7 +233,23 @@ async fn what_harbor_lists_is_asked_for_in_one_request_and_no_blob_of_it() {
     let target: Target = world.target("app/known:v1");
     let wanted = [&unknown, &child];
     let stored = world.client.stored(target.project(), target.repository(), &wanted).await.unwrap();
-    assert_eq!(stored.into_iter().collect::<Vec<_>>(), [child.clone()]);
+    assert_eq!(stored, HashSet::from([child.clone()]));
     assert!(world.client.stored(target.project(), "app/nowhere", &wanted).await.unwrap().is_empty());
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_layer_that_is_gone_although_its_manifest_is_listed_is_fetched_again() {
+    let world = World::start().await;
+    let Some(double) = &world.double else { return world.end().await };
+    let pushed = world.upstream.push_image("app/lost", "v1", &multi("a"));
+    let mut context = world.context();
+    context.timing.refresh = std::time::Duration::from_secs(1);
+    let mut cached = world.cached("app/lost:v1");
+    world.live(&mut cached, &context, is_settled).await;
+    let (repository, layer) = (format!("{}/app/lost", world.project), &pushed.children[0].layers[2].digest);
+    double.lose_blob(&repository, layer);
+    assert!(!double.has_blob(&repository, layer));
+    world.live(&mut cached, &context, |cached| is_ready(cached) && double.has_blob(&repository, layer)).await;
     world.end().await;
 }

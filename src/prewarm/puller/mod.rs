@@ -276,11 +276,11 @@ impl Puller {
             return Ok(digest.clone());
         }
         let path = target.path();
-        let _passage = self.lanes.pass(&self.lane, 0).await;
-        match self.repeated(|| self.client.head(&path, target.reference())).await? {
-            Some(digest) => Ok(digest),
-            None => Ok(self.repeated(|| self.client.manifest(&path, target.reference())).await?.digest),
+        if let Some(digest) = self.repeated(|| self.client.head(&path, target.reference())).await? {
+            return Ok(digest);
         }
+        let _passage = self.lanes.pass(&self.lane, 0).await;
+        Ok(self.repeated(|| self.client.manifest(&path, target.reference())).await?.digest)
     }
 
     async fn repeated<T, F>(&self, request: impl FnMut() -> F) -> Result<T, Error>

@@ -178,6 +178,11 @@ impl Harbor {
         artifacts.iter().map(|artifact| (artifact.digest.clone(), tags(artifact))).collect()
     }
 
+    /// The registry behind Harbor loses a blob of a repository, as when somebody cleans its storage by hand. Harbor does not notice.
+    pub fn lose_blob(&self, repository: &str, digest: &str) {
+        self.core.state.lock().links.remove(&(repository.to_owned(), digest.to_owned()));
+    }
+
     /// Whether a repository (`project/name`) has a blob in the store.
     #[must_use]
     pub fn has_blob(&self, repository: &str, digest: &str) -> bool {
