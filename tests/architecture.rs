@@ -24,7 +24,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("controller", &["api", "harbor", "image", "plan", "prewarm", "registry", "rewrite"]),
     ("webhook", &["api", "image", "policy", "prewarm", "rewrite", "skim", "telemetry", "tls"]),
     ("cluster", &["api", "controller", "image", "in_force", "policy", "prewarm", "rewrite"]),
-    ("standalone", &["api", "controller", "in_force", "prewarm", "rewrite", "telemetry", "tls", "webhook"]),
+    ("standalone", &["api", "controller", "image", "in_force", "prewarm", "rewrite", "telemetry", "tls", "webhook"]),
 ];
 
 /// Modules that take values and return values.

@@ -195,6 +195,22 @@ async fn a_dry_run_shows_the_rewrite_and_offers_nothing() {
 }
 
 #[tokio::test]
+async fn an_image_that_a_rule_only_maps_stays_and_is_offered_as_it_is_at_harbor_unless_it_is_a_dry_run() {
+    let webhook = webhook();
+    let mut mapped = rule("ecr", "ecr.example.com");
+    mapped.terms.mode = harbor_pilot::api::proxy_project::RewriteMode::Disabled;
+    webhook.rules.store(Arc::new(Rules::compile([mapped])));
+    let mut review = create(pod(&[("app", "ecr.example.com/team/app:1"), ("side", "harbor.corp/ecr/team/side:2")]));
+    let response = webhook.admit(&review).await;
+    assert_eq!((&response["allowed"], &response["patch"]), (&json!(true), &Value::Null));
+    let expected = ["shop ecr harbor.corp/ecr/team/app:1", "shop ecr harbor.corp/ecr/team/side:2"];
+    assert_eq!(webhook.offered(), expected);
+    review["request"]["dryRun"] = json!(true);
+    webhook.admit(&review).await;
+    assert_eq!(webhook.offered(), [""; 0]);
+}
+
+#[tokio::test]
 async fn rules_that_change_count_from_the_next_request_on() {
     let webhook = webhook();
     webhook.rules.store(Arc::new(Rules::default()));

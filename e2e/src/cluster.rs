@@ -75,6 +75,7 @@ pub struct Cluster {
     controller: Process,
     webhook: Process,
     webhook_port: u16,
+    ops_port: u16,
 }
 
 /// The control plane of the test binary, or one of a test's own.
@@ -206,7 +207,7 @@ impl Cluster {
             kubeconfig: account(&plane, &directory, "harbor-pilot-webhook").await?,
             pilot: None,
         };
-        Ok(Self { plane, harbor, hub, ecr, examples, authority, controller, webhook, webhook_port })
+        Ok(Self { plane, harbor, hub, ecr, examples, authority, controller, webhook, webhook_port, ops_port })
     }
 
     /// A client of the administrator for the runtime of the caller.
@@ -221,6 +222,23 @@ impl Cluster {
     #[must_use]
     pub fn webhook_url(&self) -> String {
         format!("https://127.0.0.1:{}", self.webhook_port)
+    }
+
+    /// The running webhook.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn webhook(&mut self) -> Result<&mut Pilot> {
+        self.webhook.pilot.as_mut().context("the webhook does not run")
+    }
+
+    /// The metrics of the webhook, in text.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn webhook_metrics(&self) -> Result<String> {
+        let url = format!("http://127.0.0.1:{}/metrics", self.ops_port);
+        Ok(reqwest::get(url).await?.error_for_status()?.text().await?)
     }
 
     /// What both processes have logged since they were started last.

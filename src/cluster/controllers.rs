@@ -112,7 +112,7 @@ pub async fn run(client: Client, settings: Settings, shutdown: CancellationToken
     let keeper = Keeper {
         client: client.clone(),
         demand: demand.clone(),
-        projects: directory.projects.clone(),
+        directory: directory.clone(),
         most: settings.max_cached_images,
         changed: Arc::new(Notify::new()),
     };

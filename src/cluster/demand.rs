@@ -65,11 +65,12 @@ impl Demand {
     }
 
     /// Offers those that have no CachedImage yet, and waits for room.
-    pub(super) async fn offer(&self, namespace: &str, wanted: Vec<Wanted>) {
+    pub(super) async fn offer(&self, namespace: &str, wanted: &[Wanted]) {
         for Wanted { image, proxy_project } in wanted {
-            let known = self.images.get(&ObjectRef::new(&cached_image_name(&image))).is_some();
-            if !known && !self.in_force.manual.load().contains(&*proxy_project) {
-                let (namespace, proxy_project) = (namespace.to_owned(), proxy_project.to_string());
+            let known = self.images.get(&ObjectRef::new(&cached_image_name(image))).is_some();
+            if !known && !self.in_force.manual.load().contains(&**proxy_project) {
+                let (image, proxy_project, namespace) =
+                    (image.clone(), proxy_project.to_string(), namespace.to_owned());
                 self.offers.offer_patiently(Offer { image, proxy_project, namespace }).await;
             }
         }
@@ -219,7 +220,7 @@ mod tests {
         let pod = json!({"metadata": {"namespace": "shop"}, "spec": {"containers": containers}});
         let wanted = demand.of_pod(&serde_json::from_value(pod).unwrap());
         demand.note("shop", &wanted);
-        demand.offer("shop", wanted).await;
+        demand.offer("shop", &wanted).await;
         for image in images {
             assert_eq!(demand.asked.last(image).unwrap().namespaces[0].as_ref(), "shop", "{image}");
         }

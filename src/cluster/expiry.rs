@@ -9,7 +9,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::{
     Api, Client, ResourceExt,
     api::{DeleteParams, Preconditions},
-    runtime::reflector::{ObjectRef, Store},
+    runtime::reflector::ObjectRef,
 };
 use tokio::{
     sync::Notify,
@@ -20,10 +20,12 @@ use super::{
     bounded,
     changes::{Change, Changes},
     demand::Demand,
+    directory::ClusterDirectory,
     sources::survey,
 };
 use crate::{
-    api::{CachedImage, Interval, ProxyProject, RewriteRuleStatus},
+    api::{CachedImage, Interval, RewriteRuleStatus},
+    controller::cached_image::lifetime_of,
     image::ImageRef,
     prewarm::lifetime::{self, Cause, EXPIRE_AFTER, Record, choose, is_any_due},
     rewrite::Wanted,
@@ -42,7 +44,7 @@ const JUST_NOW: Duration = Duration::from_secs(30);
 pub(super) struct Keeper {
     pub(super) client: Client,
     pub(super) demand: Arc<Demand>,
-    pub(super) projects: Store<ProxyProject>,
+    pub(super) directory: Arc<ClusterDirectory>,
     /// CachedImages of ours at most.
     pub(super) most: usize,
     /// Told when ProxyProjects changed.
@@ -66,6 +68,8 @@ impl Keeper {
                 }
                 () = self.changed.notified() => {
                     sleep(TOGETHER).await;
+                    // A lifetime may be shorter now.
+                    next = next.min(Instant::now() + self.pause());
                     let now = self.rules();
                     if now == rules {
                         continue;
@@ -150,7 +154,7 @@ impl Keeper {
             let project = image.status.as_ref().and_then(|status| status.proxy_project.as_deref());
             if let (true, Some(project), Ok(parsed)) = (age < JUST_NOW, project, ImageRef::parse(&image.spec.image)) {
                 let namespace = request.namespaces.first().map(AsRef::as_ref).unwrap_or_default();
-                self.demand.offer(namespace, vec![Wanted { image: parsed, proxy_project: project.into() }]).await;
+                self.demand.offer(namespace, &[Wanted { image: parsed, proxy_project: project.into() }]).await;
             }
         }
     }
@@ -161,24 +165,11 @@ impl Keeper {
     }
 
     fn record(&self, image: &CachedImage) -> Option<Record> {
-        if !lifetime::is_ours(image.metadata.labels.as_ref()) {
-            return None;
-        }
-        let status = image.status.as_ref();
-        let at_harbor = status.and_then(|status| status.image.as_deref()).unwrap_or(&image.spec.image);
-        let written = status.and_then(|status| status.last_requested_at.as_ref()).map(|last| last.0);
-        let written = written.or(image.metadata.creation_timestamp.as_ref().map(|created| created.0))?;
-        let asked = self.demand.asked.last(at_harbor).map(|request| request.at);
-        let last = asked.map_or(written, |asked| asked.max(written));
-        let project = status.and_then(|status| status.proxy_project.as_deref());
-        let project = project.and_then(|name| self.projects.get(&ObjectRef::new(name)));
-        let lifetime = project.and_then(|project| project.spec.prewarm.expire_after);
-        let expires = last.checked_add(lifetime.map_or(EXPIRE_AFTER, Interval::duration)).ok()?;
-        Some(Record { name: image.name_any(), image: at_harbor.to_owned(), last, expires })
+        lifetime_of(image, self.directory.as_ref(), &self.demand.asked)
     }
 
     fn pause(&self) -> Duration {
-        let projects = self.projects.state();
+        let projects = self.directory.projects.state();
         let lifetimes = projects.iter().filter_map(|project| project.spec.prewarm.expire_after);
         let shortest = lifetimes.map(Interval::duration).min().unwrap_or(EXPIRE_AFTER);
         (shortest / LOOKS).clamp(OFTEN, SELDOM)
@@ -186,8 +177,13 @@ impl Keeper {
 
     /// What says which images lie where.
     fn rules(&self) -> Vec<(String, Option<RewriteRuleStatus>)> {
-        let mut rules: Vec<_> =
-            self.projects.state().iter().map(|project| (project.name_any(), project.serving_rule().cloned())).collect();
+        let mut rules: Vec<_> = self
+            .directory
+            .projects
+            .state()
+            .iter()
+            .map(|project| (project.name_any(), project.serving_rule().cloned()))
+            .collect();
         rules.sort_by(|one, other| one.0.cmp(&other.0));
         rules
     }

@@ -153,7 +153,8 @@ async fn list<K: Source>(
     loop {
         let page = bounded("listing what names images", api.list(&parameters)).await?;
         for object in &page.items {
-            let at_harbor = take(object, demand).await;
+            let wanted = take(object, demand).await;
+            let at_harbor = wanted.iter().map(|wanted| wanted.image.to_string());
             in_use.extend(at_harbor.chain(object.named()).filter(|image| among.contains(image)));
         }
         match page.metadata.continue_.filter(|token| !token.is_empty()) {
@@ -163,12 +164,11 @@ async fn list<K: Source>(
     }
 }
 
-async fn take<K: Source>(object: &K, demand: &Demand) -> impl Iterator<Item = String> + use<K> {
+async fn take<K: Source>(object: &K, demand: &Demand) -> Vec<Wanted> {
     let wanted = object.wanted(demand);
     demand.note(namespace(object), &wanted);
-    let images: Vec<String> = wanted.iter().map(|wanted| wanted.image.to_string()).collect();
-    demand.offer(namespace(object), wanted).await;
-    images.into_iter()
+    demand.offer(namespace(object), &wanted).await;
+    wanted
 }
 
 fn namespace<K: Source>(object: &K) -> &str {

@@ -12,7 +12,7 @@ use crate::{
     image::ImageRef,
     prewarm::{
         self, Asked, Context, Progress, Resolved, Surroundings, Timing, Unresolved,
-        lifetime::{self, EXPIRE_AFTER, Source, coarse, stamp},
+        lifetime::{self, EXPIRE_AFTER, Record, Source, coarse, stamp},
     },
     rewrite::{Decision, Rules},
 };
@@ -131,6 +131,21 @@ impl Surroundings for Places {
 pub fn expire_after(directory: &dyn Directory, proxy_project: &str) -> Duration {
     let project = directory.proxy_project(proxy_project);
     project.and_then(|project| project.spec.prewarm.expire_after).map_or(EXPIRE_AFTER, Interval::duration)
+}
+
+/// What is known of the lifetime of a CachedImage; `None` for one that a user made.
+pub fn lifetime_of(image: &CachedImage, directory: &dyn Directory, asked: &Asked) -> Option<Record> {
+    if !lifetime::is_ours(image.metadata.labels.as_ref()) {
+        return None;
+    }
+    let status = image.status.as_ref();
+    let at_harbor = status.and_then(|status| status.image.as_deref()).unwrap_or(&image.spec.image);
+    let written = status.and_then(|status| status.last_requested_at.as_ref()).map(|last| last.0);
+    let written = written.or(image.metadata.creation_timestamp.as_ref().map(|created| created.0))?;
+    let last = asked.last(at_harbor).map_or(written, |request| request.at.max(written));
+    let project = status.and_then(|status| status.proxy_project.as_deref()).unwrap_or_default();
+    let expires = last.checked_add(expire_after(directory, project)).ok()?;
+    Some(Record { name: image.metadata.name.clone()?, image: at_harbor.to_owned(), last, expires })
 }
 
 /// A CachedImage for an image that a Pod asked for.

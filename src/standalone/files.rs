@@ -310,6 +310,12 @@ mod tests {
             (registry("{type: aws-ecr, url: 'https://ecr.example.com'}"), "amazonaws.com"),
             (registry("{type: harbor}"), "url is needed"),
             (registry("{type: docker-hub, url: 'https://hub.docker.com', interval: 5x}"), "1h30m"),
+            (
+                "apiVersion: harbor-pilot.dev/v1alpha1\nkind: CachedImage\nmetadata: {name: a}\n\
+                 spec: {image: nginx, refreshInterval: 59s}\n"
+                    .to_owned(),
+                "at least 1m",
+            ),
             ("apiVersion: harbor-pilot.dev/v1alpha1\nkind: Regstry\n".to_owned(), "ProxyProject"),
             ("{ not yaml".to_owned(), "all.yaml"),
         ] {

@@ -1,6 +1,7 @@
 //! Starts everything and ends it in order.
 
 use std::{
+    collections::HashSet,
     net::{SocketAddr, TcpListener},
     path::PathBuf,
     sync::Arc,
@@ -14,18 +15,28 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Manifests, Problem, World, engine::Engine, files};
 use crate::{
-    api::{HarborInstance, Platform, ProxyProject},
+    api::{CachedImage, HarborInstance, Platform, ProxyProject},
     controller::{
         Installation, Instances, Kinds,
-        cached_image::{Images, Watcher, offered, wants_offers},
+        cached_image::{Images, Watcher, lifetime_of, offered, wants_offers},
     },
+    image::ImageRef,
     in_force::{InForce, LOOK},
-    prewarm::{OfferReceiver, Timing, lifetime::Source, queue},
+    prewarm::{
+        Asked, OfferReceiver, Timing,
+        lifetime::{Record, Source, choose},
+        queue,
+    },
     rewrite::{self, Rules},
     telemetry::{metrics::Metrics, probes::Readiness},
     tls::serve::{Certificate, server_config},
     webhook::{self, Admission, Limits, ServeError, ServeOptions},
 };
+
+/// CachedImages that are kept because Pods asked for them.
+const MOST_IMAGES: usize = 5000;
+/// How often it is looked whether some are to go.
+const SWEEP: Duration = Duration::from_secs(60);
 
 /// What standalone mode is told from outside.
 pub struct Settings {
@@ -105,6 +116,7 @@ impl Standalone {
             installation: Installation(settings.installation),
         };
         let images = Images::new(world.clone(), instances, rules.clone(), settings.timing, settings.watcher);
+        let asked = images.asked().clone();
         let wake = Arc::new(Notify::new());
         let engine = Engine {
             world: world.clone(),
@@ -137,7 +149,7 @@ impl Standalone {
                     engine.run(),
                     follow_outages(world.clone(), in_force.clone()),
                     follow_files(directory, settings.reload, manifests, in_force, world.clone(), wake.clone()),
-                    keep_offers(offered, world, wake),
+                    keep_offers(offered, world, asked, wake),
                 );
             }
         };
@@ -219,13 +231,69 @@ async fn follow_files(
     }
 }
 
-async fn keep_offers(mut offers: OfferReceiver, world: Arc<World>, wake: Arc<Notify>) {
-    while let Some(offer) = offers.next().await {
-        if wants_offers(world.as_ref(), &offer.proxy_project)
-            && world.add(offered(&offer, Source::Admission), Timestamp::now())
-        {
-            tracing::info!(image = %offer.image, namespace = offer.namespace, "to be warmed");
-            wake.notify_one();
+/// Makes offers CachedImages, and lets those go that no Pod has asked for in time.
+async fn keep_offers(mut offers: OfferReceiver, world: Arc<World>, asked: Arc<Asked>, wake: Arc<Notify>) {
+    let mut sweeps = tokio::time::interval(SWEEP);
+    loop {
+        tokio::select! {
+            offer = offers.next() => {
+                let Some(offer) = offer else { return };
+                let now = Timestamp::now();
+                asked.note(offer.image.as_str(), &offer.namespace, now);
+                let wanted = wants_offers(world.as_ref(), &offer.proxy_project);
+                if wanted && world.add(offered(&offer, Source::Admission), now) {
+                    tracing::info!(image = %offer.image, namespace = offer.namespace, "to be warmed");
+                    wake.notify_one();
+                }
+            }
+            _ = sweeps.tick() => {
+                for image in expire(&world, &asked, Timestamp::now()) {
+                    offers.forget(&image);
+                }
+            }
         }
+    }
+}
+
+/// Takes away what no Pod has asked for in time, and the oldest of too many. Answers which images.
+fn expire(world: &World, asked: &Asked, now: Timestamp) -> Vec<ImageRef> {
+    let images = world.all::<CachedImage>();
+    let records: Vec<Record> = images.iter().filter_map(|image| lifetime_of(image, world, asked)).collect();
+    let gone = choose(&records, &HashSet::new(), MOST_IMAGES, now).into_iter().map(|(record, cause)| {
+        tracing::info!(name = record.name, image = record.image, last = %record.last, ?cause, "expired");
+        world.remove::<CachedImage>(&record.name);
+        ImageRef::parse(&record.image).ok()
+    });
+    gone.flatten().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::prewarm::Offer;
+
+    #[test]
+    fn an_image_that_no_pod_asks_for_goes_after_its_time_and_one_of_a_manifest_stays() {
+        let world = World::new(Vec::new());
+        let asked = Asked::default();
+        let at = |hour: i64| Timestamp::from_second(1_700_000_000 + hour * 3600).unwrap();
+        let offer = |image: &str| {
+            let image = ImageRef::parse(image).unwrap();
+            Offer { image, proxy_project: "hub".to_owned(), namespace: "shop".to_owned() }
+        };
+        for image in ["h.example/hub/once:1", "h.example/hub/again:1"] {
+            assert!(world.add(offered(&offer(image), Source::Admission), at(0)));
+        }
+        let spec = serde_json::from_value(json!({"image": "h.example/hub/mine:1"})).unwrap();
+        assert!(world.add(CachedImage::new("mine", spec), at(0)));
+        asked.note("h.example/hub/again:1", "shop", at(20));
+        assert!(expire(&world, &asked, at(23)).is_empty());
+        let gone = expire(&world, &asked, at(25));
+        assert_eq!(gone.iter().map(ImageRef::as_str).collect::<Vec<_>>(), ["h.example/hub/once:1"]);
+        assert_eq!(world.all::<CachedImage>().len(), 2);
+        assert_eq!(expire(&world, &asked, at(10_000)).len(), 1);
+        assert!(world.get::<CachedImage>("mine").is_some());
     }
 }

@@ -4,6 +4,7 @@
 mod artifacts;
 mod faults;
 mod offline;
+mod platforms;
 mod strategies;
 mod world;
 

@@ -3,6 +3,8 @@
 
 mod accounts;
 mod admission;
+mod burst;
+mod cached_images;
 mod command_line;
 mod crashes;
 mod examples;

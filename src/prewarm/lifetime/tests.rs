@@ -97,13 +97,13 @@ fn record(name: &str, last: i64) -> Record {
 fn what_is_unused_goes_and_of_too_many_the_oldest_and_nothing_that_is_in_use() {
     let records: Vec<Record> = (0..6).map(|number| record(&number.to_string(), i64::from(number) * 100)).collect();
     let late = DAY + 150;
-    let table: [(&str, &[&str], usize, i64, &[&str]); 6] = [
-        ("young", &[], 10, 1000, &[]),
-        ("two are unused", &[], 10, late, &["0 Unused", "1 Unused"]),
-        ("one of them runs", &["0"], 10, late, &["1 Unused"]),
-        ("two too many", &[], 4, 1000, &["0 TooMany", "1 TooMany"]),
-        ("the oldest runs", &["0"], 4, 1000, &["1 TooMany", "2 TooMany"]),
-        ("all run", &["0", "1", "2", "3", "4", "5"], 1, late, &[]),
+    let table = [
+        ("young", vec![], 10, 1000, vec![]),
+        ("two are unused", vec![], 10, late, vec!["0 Unused", "1 Unused"]),
+        ("one of them runs", vec!["0"], 10, late, vec!["1 Unused"]),
+        ("two too many", vec![], 4, 1000, vec!["0 TooMany", "1 TooMany"]),
+        ("the oldest runs", vec!["0"], 4, 1000, vec!["1 TooMany", "2 TooMany"]),
+        ("all run", vec!["0", "1", "2", "3", "4", "5"], 1, late, vec![]),
     ];
     for (what, in_use, most, now, expected) in table {
         let in_use: HashSet<String> = in_use.iter().map(ToString::to_string).collect();
