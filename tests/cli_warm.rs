@@ -118,7 +118,12 @@ impl Stage {
         self.upstream.log().iter().filter(|request| request.method == "GET" && request.path.contains("/blobs/")).count()
     }
 
+    /// A real Harbor keeps nothing: a project goes once nothing is in it.
     async fn end(self) {
+        let client = self.site.client();
+        for repository in client.repositories(&self.name).await.unwrap() {
+            client.delete_repository(&self.name, &repository).await.unwrap();
+        }
         self.site.clean(&[&self.name]).await;
     }
 }
