@@ -89,6 +89,9 @@ async fn a_project_and_an_upstream_bound_what_their_images_fetch_together_and_a_
     tokio::join!(pull(60..72, lane("a", None, Some(3))), pull(72..84, lane("b", None, Some(3))));
     assert_eq!(most_fetches(&fake), 3);
     let both = async {
+        while fake.inner.most_fetches.load(Ordering::SeqCst) == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         tokio::time::sleep(Duration::from_millis(30)).await;
         assert_eq!(most_fetches(&fake), 1);
         lane("a", Some(12), None);
