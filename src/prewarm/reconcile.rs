@@ -334,7 +334,11 @@ impl Run<'_> {
             index_children: status.index_children,
             wanted: &status.platforms,
         };
-        let artifacts = place.resolved.inventory.artifacts(target.project(), target.repository()).await?;
+        let inventory = &place.resolved.inventory;
+        let mut artifacts = inventory.artifacts(target.project(), target.repository()).await?;
+        if question.index_children.is_none() && artifacts.iter().all(|artifact| artifact.digest != digest) {
+            artifacts.extend(inventory.artifact(target.project(), target.repository(), &digest).await?);
+        }
         let allowance = &place.resolved.allowance;
         if refresh
             && !allowance.is_paused(self.now)

@@ -32,6 +32,18 @@ pub trait Inventory: Send + Sync {
         repository: &'a str,
     ) -> BoxFuture<'a, Result<Vec<Artifact>, harbor::Error>>;
 
+    /// One artifact by its digest. What describes another one (a signature, an SBOM: an accessory in Harbor's words) stands in no
+    /// list of Harbor, and is found only so.
+    fn artifact<'a>(
+        &'a self,
+        project: &'a str,
+        repository: &'a str,
+        digest: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Artifact>, harbor::Error>> {
+        let _ = (project, repository, digest);
+        Box::pin(async { Ok(None) })
+    }
+
     /// Which of these manifests are stored, those of an index included.
     fn stored<'a>(
         &'a self,
@@ -58,6 +70,15 @@ impl Inventory for harbor::Client {
         repository: &'a str,
     ) -> BoxFuture<'a, Result<Vec<Artifact>, harbor::Error>> {
         Box::pin(harbor::Client::artifacts(self, project, repository))
+    }
+
+    fn artifact<'a>(
+        &'a self,
+        project: &'a str,
+        repository: &'a str,
+        digest: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Artifact>, harbor::Error>> {
+        Box::pin(harbor::Client::artifact(self, project, repository, digest))
     }
 
     fn stored<'a>(

@@ -14,6 +14,7 @@ use crate::world::{World, gets, is_ready, is_settled, multi, platforms, state};
 
 const OCI: &str = "application/vnd.oci.image.manifest.v1+json";
 const DOCKER: &str = "application/vnd.docker.distribution.manifest.v2+json";
+const SIGNATURE: &str = "sha256-2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae.sig";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 impl World {
@@ -61,7 +62,7 @@ async fn artifacts_without_a_platform_are_warmed_whole_whatever_they_are() {
             None,
         ),
         ("sbom", "v1", OCI, "application/vnd.oci.empty.v1+json", "text/spdx+json", Some("application/spdx+json")),
-        ("signature", "sha256-0123.sig", OCI, image, "application/vnd.dev.cosign.simplesigning.v1+json", None),
+        ("signature", SIGNATURE, OCI, image, "application/vnd.dev.cosign.simplesigning.v1+json", None),
         ("zstd", "v1", OCI, image, "application/vnd.oci.image.layer.v1.tar+zstd", None),
         (
             "docker",

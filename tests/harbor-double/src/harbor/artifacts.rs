@@ -67,6 +67,7 @@ impl Core {
             if base.is_some() {
                 artifacts = repository.artifacts.iter().collect();
             }
+            artifacts.retain(|artifact| !is_accessory(artifact));
             artifacts.sort_by_key(|artifact| std::cmp::Reverse(artifact.id));
             items = artifacts
                 .into_iter()
@@ -286,6 +287,18 @@ pub(crate) fn visible(repository: &Repository) -> Vec<&Artifact> {
         .iter()
         .filter(|artifact| !artifact.tags.is_empty() || !children.contains(&artifact.digest))
         .collect()
+}
+
+/// Whether an artifact describes another one, stored or not: it stands in no list, and is found by its reference alone.
+fn is_accessory(artifact: &Artifact) -> bool {
+    let manifest: Value = serde_json::from_slice(&artifact.bytes).unwrap_or_default();
+    let signed = |tag: &str| {
+        tag.strip_prefix("sha256-").and_then(|rest| rest.strip_suffix(".sig")).is_some_and(|hex| hex.len() == 64)
+    };
+    let cosign = |layer: &Value| layer["mediaType"] == "application/vnd.dev.cosign.simplesigning.v1+json";
+    manifest["subject"].is_object()
+        || artifact.tags.iter().any(|tag| signed(&tag.name))
+            && manifest["layers"].as_array().is_some_and(|layers| layers.iter().any(cosign))
 }
 
 fn repository_document(name: &str, repository: &Repository) -> Value {
