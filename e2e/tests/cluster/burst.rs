@@ -3,6 +3,7 @@
 //! `HARBOR_PILOT_BURST=10000/500` sets how many Pods of how many images there are in a burst (2000/150).
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
@@ -36,19 +37,11 @@ fn push(upstream: &Upstream, count: usize) -> Vec<(String, Pushed)> {
 }
 
 /// Creates so many Pods that share these images, eight at a time.
-async fn create(
-    cluster: &Cluster,
-    namespace: &str,
-    upstream: &Upstream,
-    images: &[(String, Pushed)],
-    from: usize,
-    to: usize,
-) {
-    let pods: Api<Pod> = Api::namespaced(cluster.client().unwrap(), namespace);
-    let host = upstream.host();
-    stream::iter(from..to)
+async fn create(pods: Api<Pod>, host: String, images: Vec<String>, numbers: Range<usize>) {
+    stream::iter(numbers)
         .for_each_concurrent(AT_A_TIME, |number| {
-            let image = format!("{host}/{}", images[number % images.len()].0);
+            let image = format!("{host}/{}", images[number % images.len()]);
+            let namespace = pods.namespace().unwrap();
             let pod: Pod = serde_json::from_value(pod(&format!("pod-{number}"), namespace, &image)).unwrap();
             let pods = pods.clone();
             async move {
@@ -56,6 +49,10 @@ async fn create(
             }
         })
         .await;
+}
+
+fn names(images: &[(String, Pushed)]) -> Vec<String> {
+    images.iter().map(|(name, _)| name.clone()).collect()
 }
 
 /// How many admissions took at most how long, from the metrics of the webhook.
@@ -142,22 +139,25 @@ async fn a_burst_of_pods_warms_each_image_once_while_admission_goes_on_as_ever_t
     let other = cluster.plane.namespace("burst-cold").await.unwrap();
     let (unwarmed, images) = (push(&cold, count), push(&busy, count));
 
+    let of = |namespace: &str| Api::<Pod>::namespaced(cluster.client().unwrap(), namespace);
+    let (of_cold, of_busy) = (of(&other), of(&namespace));
     let start = admissions(&cluster).await;
-    create(&cluster, &other, &cold, &unwarmed, 0, pods / 2).await;
+    create(of_cold, cold.host(), names(&unwarmed), 0..pods / 2).await;
     let baseline = admissions(&cluster).await;
     let webhook_before = resident(cluster.webhook().unwrap().id());
     let begin = Instant::now();
-    create(&cluster, &namespace, &busy, &images, 0, pods / 2).await;
-    let grown_from = resident(cluster.controller().unwrap().id());
-    // In the middle: some are warm, some are being pulled, some nobody has looked at.
+    let creating = tokio::spawn(create(of_busy, busy.host(), names(&images), 0..pods));
+    // In the middle: some are warm, some are being pulled, some nobody has looked at, and Pods still come.
     until_warm(&cluster, "burst", count / 5, patience).await;
+    let grown_from = resident(cluster.controller().unwrap().id());
     cluster.kill_controller().unwrap();
     let at_kill = warm(&cluster, "burst").await;
-    create(&cluster, &namespace, &busy, &images, pods / 2, pods).await;
-    let after = admissions(&cluster).await;
+    let unfinished = !creating.is_finished();
+    tokio::time::sleep(Duration::from_secs(2)).await;
     cluster.start_controller().await.unwrap();
     let resumed = until_warm(&cluster, "burst", count, patience).await;
-    let all = begin.elapsed();
+    creating.await.unwrap();
+    let (all, after) = (begin.elapsed(), admissions(&cluster).await);
 
     let found = cluster.cached("burst").await.unwrap();
     assert_eq!(found.len(), count, "one for each image");
@@ -178,12 +178,12 @@ async fn a_burst_of_pods_warms_each_image_once_while_admission_goes_on_as_ever_t
     let (webhook, controller) =
         (resident(cluster.webhook().unwrap().id()), resident(cluster.controller().unwrap().id()));
     eprintln!(
-        "{at_kill} of {count} warm at the kill; all {resumed:?} after the restart, {all:?} after the first Pod; admission p99 \
+        "{at_kill} of {count} warm at the kill; all {resumed:?} after the restart; all Pods {all:?} after the first; admission p99 \
          {unwarmed_p99} s without and {warmed_p99} s with warming; blobs fetched more than twice: {}; webhook {webhook_before} to \
          {webhook} MiB, controller {grown_from} to {controller} MiB; {limited}",
         more.len()
     );
-    assert!(at_kill < count, "the kill came too late");
+    assert!(at_kill < count && unfinished, "the kill came too late");
     // Harbor asks twice for each: for the client and for its store. What was under way when the client died may be asked for anew.
     assert!(more.len() <= 4 * 3 && more.iter().all(|(_, count)| *count <= 4), "fetched again: {more:?}");
     assert!(gets.iter().all(|(_, count)| *count >= 1));
@@ -203,7 +203,8 @@ async fn what_is_asked_for_while_harbor_or_the_upstream_is_away_is_warm_soon_aft
     let namespace = cluster.plane.namespace("away").await.unwrap();
     let images = push(&upstream, IMAGES);
     upstream.set_down(true).await;
-    create(&cluster, &namespace, &upstream, &images, 0, IMAGES / 2).await;
+    let pods: Api<Pod> = Api::namespaced(cluster.client().unwrap(), &namespace);
+    create(pods.clone(), upstream.host(), names(&images), 0..IMAGES / 2).await;
     let failed = |object: &Value| !object["status"]["nextAttemptAt"].is_null();
     let end = Instant::now() + RESUMED;
     while cluster.cached("away").await.unwrap().values().filter(|object| failed(object)).count() < IMAGES / 2 {
@@ -213,7 +214,7 @@ async fn what_is_asked_for_while_harbor_or_the_upstream_is_away_is_warm_soon_aft
     assert_eq!(warm(&cluster, "away").await, 0);
     cluster.harbor.set_down(true).await;
     upstream.set_down(false).await;
-    create(&cluster, &namespace, &upstream, &images, IMAGES / 2, IMAGES).await;
+    create(pods, upstream.host(), names(&images), IMAGES / 2..IMAGES).await;
     // The process is another one when Harbor is back: it knows what the API server knows.
     cluster.kill_controller().unwrap();
     tokio::time::sleep(Duration::from_secs(5)).await;
