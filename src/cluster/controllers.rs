@@ -24,6 +24,7 @@ use super::{
     events::Events,
     nodes::Platforms,
     pods, rules,
+    scans::ScanDemand,
     secrets::Secrets,
     sink,
     triggers::{self, Triggers},
@@ -76,6 +77,7 @@ pub async fn run(client: Client, settings: Settings, shutdown: CancellationToken
         changes::controller::<CachedImage>(&client, Config::default().concurrency(settings.warm_concurrency));
 
     let platforms = Platforms::default();
+    let scans = ScanDemand::default();
     let secrets = Arc::new(Secrets::new(client.clone(), &settings.namespace));
     let directory = Arc::new(ClusterDirectory {
         instances: instances.store(),
@@ -83,6 +85,7 @@ pub async fn run(client: Client, settings: Settings, shutdown: CancellationToken
         projects: projects.store(),
         rules: replications.store(),
         platforms: platforms.clone(),
+        scans: scans.clone(),
         secrets: secrets.clone(),
     });
     let connections = Arc::new(Instances::default());
@@ -139,6 +142,7 @@ pub async fn run(client: Client, settings: Settings, shutdown: CancellationToken
             );
         } => {}
         () = platforms.watch(client.clone()) => {}
+        () = scans.follow(client.clone()) => {}
         () = secrets.follow(|| directory.named_secrets()) => {}
         () = follow_rules => {}
         () = follow_pods => {}

@@ -14,6 +14,7 @@ pub mod nodes;
 pub mod pods;
 pub mod release;
 pub mod rules;
+pub mod scans;
 pub mod secrets;
 pub mod sink;
 mod triggers;

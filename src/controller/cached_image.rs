@@ -10,7 +10,7 @@ use super::{Directory, Instances, Note, Outcome, Reconciler};
 use crate::{
     api::{CachedImage, CachedImageStatus, Platform},
     image::ImageRef,
-    prewarm::{self, Context, Progress, Resolved, Surroundings, Timing, Unresolved},
+    prewarm::{self, Context, Progress, Resolved, ScanTerms, Surroundings, Timing, Unresolved},
     rewrite::{Decision, Rules},
 };
 
@@ -95,6 +95,15 @@ impl Surroundings for Places {
 
     fn cluster_platforms(&self) -> Option<Vec<Platform>> {
         Some(self.directory.node_platforms()).filter(|platforms| !platforms.is_empty())
+    }
+
+    fn scan_terms(&self, proxy_project: &str) -> ScanTerms {
+        let project = self.directory.proxy_project(proxy_project);
+        let vulnerabilities = project.as_ref().and_then(|project| project.spec.vulnerabilities.as_ref());
+        let blocks = vulnerabilities.is_some_and(|vulnerabilities| vulnerabilities.prevent);
+        let scans = vulnerabilities.is_some_and(|vulnerabilities| vulnerabilities.auto_scan);
+        let max_age = self.directory.scan_max_age();
+        ScanTerms { wanted: blocks || scans || max_age.is_some(), blocks, max_age }
     }
 
     fn progress(&self, image: &CachedImage) -> Arc<dyn Progress> {

@@ -6,7 +6,8 @@
 //! ```text
 //! Offer → queue → name → CachedImage → reconcile ─┬─ life    what to do now, what the status becomes      PURE
 //!                                                 ├─ puller  pull through Harbor as containerd does
-//!                                                 └─ verify  what Harbor has stored, what it serves offline
+//!                                                 ├─ verify  what Harbor has stored, what it serves offline
+//!                                                 └─ scan    what scans say, when Harbor is asked for one        PURE
 //! ```
 
 pub mod life;
@@ -14,6 +15,8 @@ pub mod name;
 pub mod puller;
 pub mod queue;
 pub mod reconcile;
+pub mod scan;
+mod scanner;
 pub mod select;
 pub mod target;
 pub mod verify;
@@ -22,5 +25,6 @@ pub use life::Timing;
 pub use puller::{Progress, Puller, Warmed};
 pub use queue::{Offer, OfferReceiver, Offers};
 pub use reconcile::{Context, Note, Outcome, Resolved, Surroundings, Unresolved, reconcile};
+pub use scan::Terms as ScanTerms;
 pub use target::Target;
 pub use verify::Inventory;

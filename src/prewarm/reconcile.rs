@@ -13,14 +13,19 @@ use k8s_openapi::jiff::Timestamp;
 use super::{
     life::{self, Event, Failure, Next, Setting, Step, Timing},
     puller::{Progress, Puller, WarmError, list},
+    scan::Terms,
+    scanner::Scans,
     select::takes,
     target::Target,
-    verify::{self, Inventory, LookError, Question, Verdict},
+    verify::{self, Depth, Inventory, LookError, Question, Verdict},
 };
 use crate::{
-    api::{CachedImage, CachedImageStatus, ConditionType, Platform, Reason, cached_image::PlatformStatus, condition},
+    api::{
+        CachedImage, CachedImageStatus, ConditionType, Platform, Reason, ScanStatus, cached_image::PlatformStatus,
+        condition,
+    },
     image::ImageRef,
-    registry::Class,
+    registry::{self, Class},
 };
 
 /// While nobody has told a platform, or the HarborInstance is not ready: no failure of the image, so no growing pause.
@@ -36,6 +41,12 @@ pub trait Surroundings: Send + Sync {
 
     /// The platforms of the cluster's nodes; `None` while none is known. Empty means all platforms of an image.
     fn cluster_platforms(&self) -> Option<Vec<Platform>>;
+
+    /// What is wanted of the scans of images of a ProxyProject. Nothing, unless somebody goes by them.
+    fn scan_terms(&self, proxy_project: &str) -> Terms {
+        let _ = proxy_project;
+        Terms::default()
+    }
 
     /// Who is told how the pull of an image comes along.
     fn progress(&self, image: &CachedImage) -> Arc<dyn Progress> {
@@ -227,6 +238,11 @@ impl Run<'_> {
         let pulled = tokio::time::timeout(deadline, pull).await.unwrap_or(Err(WarmError::Deadline(deadline)));
         match pulled {
             Ok(warmed) => self.next(place, Event::Warmed(&warmed)),
+            Err(WarmError::Pull(registry::Error::PolicyBlocked { message })) => {
+                let why = tokio::time::timeout(self.context.look_deadline, self.refused(place, &message)).await;
+                let (message, scan) = why.unwrap_or((message, None));
+                self.next(place, Event::Failed(&life::refused(&message, scan.as_ref())))
+            }
             Err(error) => {
                 let failure = Failure { reason: error.reason(), message: error.to_string(), class: error.class() };
                 self.next(place, Event::Failed(&failure))
@@ -234,11 +250,30 @@ impl Run<'_> {
         }
     }
 
+    /// What the registry says of a pull that it refuses (412), and what is known of the scan that it waits for.
+    async fn refused(&self, place: &Place, message: &str) -> (String, Option<ScanStatus>) {
+        let client = place.resolved.puller.client();
+        // An answer to HEAD has no message.
+        let asked = client.manifest(&place.target.path(), place.target.reference()).await;
+        let message = match asked {
+            Err(registry::Error::PolicyBlocked { message }) => message,
+            _ => message.to_owned(),
+        };
+        let known = self.cached.status.as_ref().map_or(&[][..], |status| &status.platforms);
+        let scan = self.scans(place).of_refused(&message, known).await;
+        (message, scan)
+    }
+
     async fn look(&self, place: &Place, refresh: bool) -> Next {
         let deadline = self.context.look_deadline;
         let failure = match tokio::time::timeout(deadline, self.see(place, refresh)).await {
             Ok(Ok(Sight::Verdict(verdict))) => return self.next(place, Event::Looked(&verdict)),
-            Ok(Ok(Sight::Moved(why))) => return self.next(place, Event::Begun(&why)),
+            Ok(Ok(Sight::Moved(why))) => {
+                let mut next = self.next(place, Event::Begun(&why));
+                // What is known of the old image is not known of what the tag points to.
+                next.status.digest = None;
+                return next;
+            }
             Ok(Err(error)) => Failure { reason: error.reason(), message: error.to_string(), class: error.class() },
             Err(_) => Failure {
                 reason: Reason::HarborUnreachable,
@@ -267,8 +302,28 @@ impl Run<'_> {
                 return Ok(Sight::Moved(format!("the tag {tag} moved from {digest} to {moved}")));
             }
         }
+        let scans = self.scans(place);
+        let blocked = condition::is_true(&status.conditions, ConditionType::PullBlocked);
+        let depth = match (refresh, blocked || scans.terms.blocks) {
+            (true, _) => Depth::All,
+            (false, true) => Depth::Permitted,
+            (false, false) => Depth::New,
+        };
         let client = place.resolved.puller.client();
-        Ok(Sight::Verdict(verify::look(&question, target, client, &artifacts, refresh).await?))
+        let mut verdict = verify::look(&question, target, client, &artifacts, depth).await?;
+        let warmed = status.warmed_at.as_ref().map_or(self.now, |time| time.0);
+        verdict.scans = scans.after_look(&status.platforms, &artifacts, &verdict.refused, warmed).await;
+        Ok(Sight::Verdict(verdict))
+    }
+
+    fn scans<'s>(&'s self, place: &'s Place) -> Scans<'s> {
+        Scans {
+            inventory: place.resolved.inventory.as_ref(),
+            target: &place.target,
+            terms: self.context.surroundings.scan_terms(&place.resolved.proxy_project),
+            timing: &self.context.timing,
+            now: self.now,
+        }
     }
 
     fn next(&self, place: &Place, event: Event<'_>) -> Next {
@@ -326,6 +381,8 @@ fn told(old: &CachedImageStatus, new: &CachedImageStatus) -> Option<Note> {
         Reason::NotProxied,
         Reason::InstanceNotReady,
         Reason::PlatformsUnknown,
+        Reason::Scanning,
+        Reason::NotScanned,
     ];
     let warning = !expected.iter().any(|reason| format!("{reason:?}") == ready.reason);
     Some(Note { warning, reason: ready.reason.clone(), message: ready.message.clone() })

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Manifests, Problem, World, engine::Engine, files};
 use crate::{
-    api::{HarborInstance, Platform, ProxyProject},
+    api::{CachedImage, HarborInstance, Platform, ProxyProject},
     controller::{
         Installation, Instances, Kinds,
         cached_image::{Images, Watcher, offered, wants_offers},
@@ -124,6 +124,7 @@ impl Standalone {
         let router = webhook::router(Admission {
             rules: rules.clone(),
             policies: in_force.policies.clone(),
+            scans: in_force.scans.clone(),
             namespaces: in_force.namespaces.clone(),
             offers,
             metrics: metrics.admission.clone(),
@@ -171,11 +172,12 @@ fn recompile(world: &World, in_force: &InForce) {
     in_force.recompile(&world.all::<ProxyProject>(), unavailable);
 }
 
-/// Asks for ever whether a Harbor has become unavailable, or available again.
+/// Asks for ever whether a Harbor has become unavailable, or available again, and what scans have found.
 async fn follow_outages(world: Arc<World>, in_force: InForce) {
     loop {
         tokio::time::sleep(LOOK).await;
         recompile(&world, &in_force);
+        in_force.remember_scans(world.all::<CachedImage>().iter().map(AsRef::as_ref));
     }
 }
 

@@ -1,6 +1,9 @@
 //! Images become warm in Harbor: pulled as a container runtime does, verified, and told apart by what works offline.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+#[path = "../replication/scanner.rs"]
+mod scanner;
+mod scans;
 mod world;
 
 use std::{sync::Arc, time::Duration};

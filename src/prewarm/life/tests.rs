@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     api::{CachedImageSpec, cached_image::Require},
-    prewarm::{puller::WarmedChild, verify::Finding},
+    prewarm::{puller::WarmedChild, scan::Found, verify::Finding},
     registry::Digest,
 };
 
@@ -42,7 +42,14 @@ fn warmed(fetched: u32) -> Warmed {
 }
 
 fn verdict(stored: bool, by_tag: Finding, by_digest: Finding) -> Verdict {
-    Verdict { stored: vec![stored], index: None, by_tag: Some(by_tag), by_digest }
+    Verdict {
+        stored: vec![stored],
+        index: None,
+        by_tag: Some(by_tag),
+        by_digest,
+        refused: Vec::new(),
+        scans: Found::default(),
+    }
 }
 
 fn failure(reason: Reason, class: Class) -> Failure {
@@ -257,5 +264,44 @@ fn a_platform_that_the_user_listed_must_be_there_and_one_of_the_cluster_need_not
         assert_eq!(state(&image).0, ready);
         let list = &image.status.as_ref().unwrap().conditions;
         assert!(condition::find(list, ConditionType::Ready).unwrap().message.contains(message));
+    }
+}
+
+#[test]
+fn what_harbor_lets_nobody_pull_is_blocked_with_the_reason_of_its_scan() {
+    use crate::api::{ScanState, ScanStatus};
+    let open = "current image without vulnerability scanning cannot be pulled due to configured policy in 'Prevent images with \
+                vulnerability severity of \"High\" or higher from running.'";
+    let bad = "current image with 2 vulnerabilities cannot be pulled due to configured policy in 'Prevent images with \
+               vulnerability severity of \"High\" or higher from running.'";
+    let table = [
+        (open, ScanState::Unscanned, "NotScanned", false),
+        (open, ScanState::Scanning, "Scanning", false),
+        (open, ScanState::Failed, "ScanFailed", false),
+        (open, ScanState::NoScanner, "NoScanner", true),
+        (bad, ScanState::Scanned, "VulnerabilitiesFound", true),
+        ("The image is not signed.", ScanState::Scanned, "PullRefused", true),
+    ];
+    for (refusal, scan, reason, stalled) in table {
+        let mut image = cached(Require::Online);
+        live(&mut image, 0, Event::Begun("x"));
+        live(&mut image, 10, Event::Warmed(&warmed(2)));
+        let each = vec![Some(ScanStatus { state: scan, ..ScanStatus::default() })];
+        let again = (scan == ScanState::Scanning).then(|| Duration::from_secs(7));
+        let scans = Found { each, waits: again.is_some(), again };
+        let refused = vec![Some(refusal.to_owned())];
+        let requeue =
+            live(&mut image, 40, Event::Looked(&Verdict { refused, scans, ..verdict(false, UNTAGGED, SAME) }));
+        let conditions = &image.status.as_ref().unwrap().conditions;
+        let blocked = condition::find(conditions, ConditionType::PullBlocked).unwrap();
+        assert_eq!((blocked.status.as_str(), blocked.reason.as_str()), ("True", reason));
+        let (ready, reconciling, is_stalled) = state(&image);
+        assert_eq!((ready, reconciling, is_stalled), (format!("False/{reason}"), !stalled, stalled), "{reason}");
+        assert_eq!(requeue, if stalled { 3600 } else { 7 }, "{reason}");
+        // Let through, it is as if it had never been blocked.
+        live(&mut image, 60, Event::Looked(&verdict(true, TAGGED, SAME)));
+        let conditions = &image.status.as_ref().unwrap().conditions;
+        assert!(condition::find(conditions, ConditionType::PullBlocked).is_none(), "{reason}");
+        assert_eq!(state(&image).0, "True/Warm", "{reason}");
     }
 }

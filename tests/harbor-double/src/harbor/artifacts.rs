@@ -58,7 +58,8 @@ impl Core {
         let state = self.state.lock();
         let mut items = Vec::new();
         if let Some(repository) = state.repositories.get(&name) {
-            let mut artifacts = visible(repository);
+            let all = ask.param("q").is_some_and(|query| query.split(',').any(|term| term == "base=*"));
+            let mut artifacts = if all { repository.artifacts.iter().collect() } else { visible(repository) };
             artifacts.sort_by_key(|artifact| std::cmp::Reverse(artifact.id));
             items = artifacts
                 .into_iter()
