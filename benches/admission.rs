@@ -192,6 +192,7 @@ fn ours() -> Router {
     router(Admission {
         rules: Arc::new(ArcSwap::from_pointee(rules())),
         policies: Arc::default(),
+        scans: Arc::default(),
         namespaces: Arc::default(),
         offers: Arc::new(|offer| drop(black_box(offer))),
         metrics: Metrics::new().admission,

@@ -14,8 +14,8 @@ use arc_swap::ArcSwap;
 use kube::ResourceExt;
 
 use crate::{
-    api::{ImagePolicy, ProxyProject, proxy_project::PrewarmMode},
-    policy::Policies,
+    api::{CachedImage, ImagePolicy, ProxyProject, proxy_project::PrewarmMode},
+    policy::{Policies, Record, Scans},
     rewrite::{self, Namespaces, Rules},
 };
 
@@ -29,6 +29,8 @@ pub struct InForce {
     pub rules: Arc<ArcSwap<Rules>>,
     /// The policies in force.
     pub policies: Arc<ArcSwap<Policies>>,
+    /// What scans found of images; nothing while no policy goes by them.
+    pub scans: Arc<ArcSwap<Scans>>,
     /// Labels of namespaces.
     pub namespaces: Arc<ArcSwap<Namespaces>>,
     /// ProxyProjects whose images are not warmed because Pods ask for them (`prewarm.mode: Manual`).
@@ -71,6 +73,18 @@ impl InForce {
         let policies = Policies::compile(policies);
         warn_of_new("policy", policies.findings(), self.policies.load().findings());
         self.policies.store(Arc::new(policies));
+    }
+
+    /// Keeps what scans found of these images, if a policy goes by that.
+    pub fn remember_scans<'i>(&self, images: impl IntoIterator<Item = &'i CachedImage>) {
+        let records: Vec<Record> = if self.policies.load().go_by_scans() {
+            images.into_iter().filter_map(Record::of).collect()
+        } else {
+            Vec::new()
+        };
+        if !records.is_empty() || !self.scans.load().is_empty() {
+            self.scans.store(Arc::new(Scans::compile(&records)));
+        }
     }
 }
 

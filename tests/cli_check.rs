@@ -52,9 +52,13 @@ fn deployment(image: &str) -> String {
 }
 
 fn check(manifest: &str, more: &[&str]) -> Output {
+    check_by(RULES, manifest, more)
+}
+
+fn check_by(given: &str, manifest: &str, more: &[&str]) -> Output {
     let directory = tempfile::tempdir().unwrap();
     let (rules, manifests) = (directory.path().join("rules.yaml"), directory.path().join("app.yaml"));
-    fs::write(&rules, RULES).unwrap();
+    fs::write(&rules, given).unwrap();
     fs::write(&manifests, manifest).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_harbor-pilot"));
     command.current_dir(directory.path()).args(["check", "-f", "app.yaml", "--rules", "rules.yaml"]).args(more);
@@ -99,4 +103,44 @@ fn machines_read_it_too() {
     assert_eq!(sarif["runs"][0]["results"].as_array().unwrap().len(), 3);
     let junit = check(&manifest, &["-o", "junit"]);
     assert!(stdout(&junit).contains("<testsuites tests=\"1\" failures=\"1\" errors=\"0\">"), "{junit:?}");
+}
+
+const SCANNED: &str = r"
+apiVersion: harbor-pilot.dev/v1alpha1
+kind: ImagePolicy
+metadata: {name: ceiling}
+spec: {action: Enforce, vulnerability: {maxSeverity: High}}
+---
+apiVersion: harbor-pilot.dev/v1alpha1
+kind: CachedImage
+metadata: {name: bad}
+spec: {image: 'harbor.example.com/dockerhub/library/bad:1'}
+status:
+  image: 'harbor.example.com/dockerhub/library/bad:1'
+  digest: 'sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa'
+  platforms:
+  - platform: unknown
+    digest: 'sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa'
+    layers: 1
+    bytes: 1
+    stored: true
+    scan: {state: Scanned, severity: Critical, total: 3, fixable: 1, scannedAt: '2100-01-01T00:00:00Z'}
+";
+
+#[test]
+fn what_scans_found_is_taken_from_images_among_the_rules() {
+    let rules = format!("{RULES}---{SCANNED}");
+    for (image, status, told) in [
+        ("bad:1", 1, "error: Deployment shop/web: container \"web\": image \"bad:1\", which becomes"),
+        (
+            "bad:1",
+            1,
+            "has vulnerabilities of severity Critical (policy ceiling admits High at most): 3 found, 1 fixable",
+        ),
+        ("new:1", 0, "has no verdict of a scan (policy ceiling asks for one): nothing is known of it yet"),
+    ] {
+        let output = check_by(&rules, &deployment(image), &[]);
+        assert_eq!(output.status.code(), Some(status), "{image}: {output:?}");
+        assert!(stdout(&output).contains(told), "{told}: {output:?}");
+    }
 }

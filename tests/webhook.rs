@@ -52,6 +52,7 @@ fn webhook_with(sink: OfferSink, offers: Arc<Mutex<Vec<Offer>>>, limits: Limits)
     let router = router(Admission {
         rules: Arc::clone(&rules),
         policies: Arc::default(),
+        scans: Arc::default(),
         namespaces: Arc::default(),
         offers: sink,
         metrics: metrics.admission.clone(),

@@ -58,6 +58,7 @@ fn admission(readiness: &Readiness) -> Router {
     router(Admission {
         rules: Arc::new(ArcSwap::from_pointee(Rules::compile([rule]))),
         policies: Arc::default(),
+        scans: Arc::default(),
         namespaces: Arc::default(),
         offers: Arc::new(|_| {}),
         metrics: Metrics::new().admission,

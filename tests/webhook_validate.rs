@@ -8,14 +8,15 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode};
-use harbor_pilot::api::ImagePolicy;
-use harbor_pilot::policy::Policies;
+use harbor_pilot::api::{CachedImage, ImagePolicy};
+use harbor_pilot::policy::{Policies, Record, Scans};
 use harbor_pilot::rewrite::{KEEP_IMAGES, Namespaces, ORIGINAL_IMAGES, Rule, Rules};
 use harbor_pilot::telemetry::metrics::Metrics;
 use harbor_pilot::telemetry::probes::Readiness;
 use harbor_pilot::webhook::review::Verdict;
 use harbor_pilot::webhook::validate::validate;
 use harbor_pilot::webhook::{Admission, Limits, router};
+use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
@@ -92,7 +93,7 @@ fn create(object: Value) -> Value {
 }
 
 fn answered(review: &Value, rules: &Rules, policies: &Policies) -> (Value, Verdict) {
-    let reply = validate(review.to_string().as_bytes(), rules, &namespaces(), policies).unwrap();
+    let reply = validate(review.to_string().as_bytes(), rules, &namespaces(), policies, None).unwrap();
     let answer: Value = serde_json::from_slice(&reply.body).unwrap();
     assert!(answer["response"]["patch"].is_null() && reply.wanted.is_empty(), "{answer}");
     (answer["response"].clone(), reply.verdict)
@@ -290,7 +291,7 @@ fn what_cannot_be_read_fails_as_the_policies_say() {
     for review in [broken, stranger] {
         assert!(allows(&review, &only_harbor("Enforce")), "{review}");
     }
-    assert!(validate(b"{", &rules(false), &namespaces(), &only_harbor("Enforce")).is_err());
+    assert!(validate(b"{", &rules(false), &namespaces(), &only_harbor("Enforce"), None).is_err());
 }
 
 #[test]
@@ -332,6 +333,7 @@ async fn over_http_policies_are_followed_as_they_change_and_denials_are_counted(
     let router = router(Admission {
         rules: Arc::new(ArcSwap::from_pointee(rules(false))),
         policies: Arc::clone(&policies),
+        scans: Arc::default(),
         namespaces: Arc::new(ArcSwap::from_pointee(namespaces())),
         offers: Arc::new(|_| panic!("a judgement warms nothing")),
         metrics: metrics.admission.clone(),
@@ -362,4 +364,70 @@ async fn over_http_policies_are_followed_as_they_change_and_denials_are_counted(
     ] {
         assert!(counted.lines().any(|found| found == line), "{line} is not in\n{counted}");
     }
+}
+
+/// What is known of `harbor.corp/hub/library/nginx:1`: a scan of a moment ago found this.
+fn scanned(severity: &str) -> Scans {
+    let digest = format!("sha256:{}", "a".repeat(64));
+    let scan = json!({
+        "state": "Scanned", "severity": severity, "total": 2, "fixable": 1, "scannedAt": Timestamp::now().to_string(),
+    });
+    let platform =
+        json!({"platform": "unknown", "digest": digest, "layers": 1, "bytes": 1, "stored": true, "scan": scan});
+    let image = "harbor.corp/hub/library/nginx:1";
+    let image: CachedImage = serde_json::from_value(json!({
+        "apiVersion": "harbor-pilot.dev/v1alpha1", "kind": "CachedImage", "metadata": {"name": "nginx"},
+        "spec": {"image": image}, "status": {"image": image, "digest": digest, "platforms": [platform]},
+    }))
+    .unwrap();
+    Scans::compile(Record::of(&image).iter())
+}
+
+#[tokio::test]
+async fn over_http_what_scans_found_is_followed_as_it_changes_and_harbor_may_be_away() {
+    let ceiling = json!({"action": "Enforce", "vulnerability": {"maxSeverity": "Medium"}, "duringOutage": "Warn"});
+    let scans = Arc::new(ArcSwap::from_pointee(Scans::default()));
+    let rules_now = Arc::new(ArcSwap::from_pointee(rules(false)));
+    let router = router(Admission {
+        rules: Arc::clone(&rules_now),
+        policies: Arc::new(ArcSwap::from_pointee(policies(&[("ceiling", ceiling)]))),
+        scans: Arc::clone(&scans),
+        namespaces: Arc::new(ArcSwap::from_pointee(namespaces())),
+        offers: Arc::new(|_| panic!("a judgement warms nothing")),
+        metrics: Metrics::new().admission,
+        readiness: Readiness::new(),
+        limits: Limits::default(),
+    });
+    let post = async |object: Value| {
+        let request = Request::post("/validate").body(Body::from(create(object).to_string())).unwrap();
+        let response = router.clone().oneshot(request).await.unwrap();
+        let body = to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        serde_json::from_slice::<Value>(&body).unwrap()["response"].take()
+    };
+    let unknown = post(pod("nginx:1")).await;
+    assert_eq!(unknown["allowed"], true);
+    let warned = unknown["warnings"][0].as_str().unwrap();
+    assert!(
+        warned.contains("has no verdict of a scan (policy ceiling asks for one): nothing is known of it yet"),
+        "{warned}"
+    );
+
+    scans.store(Arc::new(scanned("High")));
+    for unavailable in [false, true] {
+        rules_now.store(Arc::new(rules(unavailable)));
+        let refused = post(pod("nginx:1")).await;
+        assert_eq!(refused["allowed"], false, "unavailable: {unavailable}");
+        let why = refused["status"]["message"].as_str().unwrap();
+        assert!(
+            why.contains("has vulnerabilities of severity High (policy ceiling admits Medium at most): 2 found"),
+            "{why}"
+        );
+    }
+    let workload = post(workload("Deployment", "nginx:1")).await;
+    assert_eq!(workload["allowed"], true);
+    let told = workload["warnings"][0].as_str().unwrap();
+    assert!(told.starts_with("harbor-pilot: Pods of this Deployment will be refused: container \"web\""), "{told}");
+    scans.store(Arc::new(scanned("Low")));
+    let admitted = post(pod("nginx:1")).await;
+    assert!(admitted["allowed"] == true && admitted["warnings"].is_null(), "{admitted}");
 }

@@ -166,6 +166,7 @@ impl Cluster {
             hub.push_image("library/nginx", tag, &image());
         }
         let harbor = Harbor::builder()
+            .scanner()
             .speed(SPEED)
             .route("registry-1.docker.io", hub.url())
             .route("hub.docker.com", hub.url())

@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{common::Interval, platform::Platform};
+use super::{common::Interval, platform::Platform, scan::ScanStatus};
 
 /// One image to be warm in Harbor: the durable queue and the visible truth of prewarming.
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -33,8 +33,10 @@ use super::{common::Interval, platform::Platform};
         type_ = "string",
         json_path = ".status.conditions[?(@.type==\"OfflineByDigest\")].status"
     ),
+    printcolumn(name = "Severity", type_ = "string", json_path = ".status.scan.severity"),
     printcolumn(name = "Last requested", type_ = "date", json_path = ".status.lastRequestedAt"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Scan", type_ = "string", priority = 1, json_path = ".status.scan.state"),
     printcolumn(name = "Requested by", type_ = "string", priority = 1, json_path = ".status.requestedBy"),
     printcolumn(name = "Next attempt", type_ = "string", priority = 1, json_path = ".status.nextAttemptAt"),
     printcolumn(name = "Expires", type_ = "string", priority = 1, json_path = ".status.expiresAt"),
@@ -85,7 +87,7 @@ pub struct CachedImageStatus {
     /// The `metadata.generation` that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Ready, Reconciling, Stalled, OfflineByTag, OfflineByDigest.
+    /// Ready, Reconciling, Stalled, OfflineByTag, OfflineByDigest, PullBlocked.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_owned()]))]
     pub conditions: Vec<Condition>,
@@ -111,6 +113,9 @@ pub struct CachedImageStatus {
     /// One entry for each manifest that was wanted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub platforms: Vec<PlatformStatus>,
+    /// What is known of its vulnerabilities: of the wanted manifests the worst.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scan: Option<ScanStatus>,
     /// When all of it was last fetched through Harbor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warmed_at: Option<Time>,
@@ -143,7 +148,7 @@ pub enum IndexState {
 }
 
 /// One manifest of the image.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PlatformStatus {
     /// Platform of the manifest, `unknown` for an artifact without one.
@@ -156,4 +161,7 @@ pub struct PlatformStatus {
     pub bytes: u64,
     /// Whether manifest, config and every layer are stored in Harbor.
     pub stored: bool,
+    /// What is known of its vulnerabilities.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scan: Option<ScanStatus>,
 }

@@ -27,6 +27,8 @@ pub enum ConditionType {
     OfflineByTag,
     /// The image can be pulled by its upstream digest while the upstream is down.
     OfflineByDigest,
+    /// Harbor has a wanted manifest and lets nobody pull it; absent otherwise.
+    PullBlocked,
 }
 
 impl ConditionType {
@@ -41,6 +43,7 @@ impl ConditionType {
             Self::RewriteConflict => "RewriteConflict",
             Self::OfflineByTag => "OfflineByTag",
             Self::OfflineByDigest => "OfflineByDigest",
+            Self::PullBlocked => "PullBlocked",
         }
     }
 }
@@ -142,6 +145,16 @@ pub enum Reason {
     DigestStored,
     /// Harbor stores the index under another digest: it serialises indexes anew, and drops children it has not cached.
     IndexRewritten,
+    /// Harbor does not let the image be pulled for the vulnerabilities that its scan found.
+    VulnerabilitiesFound,
+    /// Harbor does not let the image be pulled until a scan of it is done, and none is under way.
+    NotScanned,
+    /// Harbor does not let the image be pulled until the scan that is under way is done.
+    Scanning,
+    /// Harbor does not let the image be pulled, for its scan failed.
+    ScanFailed,
+    /// Harbor does not let the image be pulled until a scan of it is done, and has no scanner that would.
+    NoScanner,
 }
 
 impl std::fmt::Display for Reason {

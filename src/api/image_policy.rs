@@ -1,9 +1,13 @@
 //! ImagePolicy: which images Pods may run.
 
+use std::time::Duration;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use super::{common::Interval, scan::FoundSeverity};
 
 /// Which images Pods may run. What is judged is the image that rules make of the one that was written.
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -22,12 +26,13 @@ use serde::{Deserialize, Serialize};
     printcolumn(name = "Allows", type_ = "string", json_path = ".spec.allowed[*].host"),
     printcolumn(name = "Digest", type_ = "boolean", json_path = ".spec.requireDigest"),
     printcolumn(name = "NoLatest", type_ = "boolean", json_path = ".spec.forbidLatest"),
+    printcolumn(name = "MaxSeverity", type_ = "string", json_path = ".spec.vulnerability.maxSeverity"),
     printcolumn(name = "Outage", type_ = "string", json_path = ".spec.duringOutage", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("has(self.allowed) || (has(self.requireDigest) && self.requireDigest) || (has(self.forbidLatest) && self.forbidLatest)")
-    .message("the policy asks for nothing: set allowed, requireDigest or forbidLatest"))]
+#[x_kube(validation = Rule::new("has(self.allowed) || (has(self.requireDigest) && self.requireDigest) || (has(self.forbidLatest) && self.forbidLatest) || has(self.vulnerability)")
+    .message("the policy asks for nothing: set allowed, requireDigest, forbidLatest or vulnerability"))]
 pub struct ImagePolicySpec {
     /// What happens to a Pod with an image that the policy does not allow.
     pub action: PolicyAction,
@@ -41,6 +46,9 @@ pub struct ImagePolicySpec {
     /// Whether an image may have the tag `latest`, or neither tag nor digest, which means the same.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub forbid_latest: bool,
+    /// How vulnerable an image may be, by what Harbor's scanner said of it when it was warmed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vulnerability: Option<Vulnerability>,
     /// Namespaces whose Pods are judged. Default: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace_selector: Option<LabelSelector>,
@@ -55,6 +63,68 @@ pub struct ImagePolicySpec {
     /// them as they are then (`whenUnavailable: Original`). It matters for the action `Enforce` alone.
     #[serde(default)]
     pub during_outage: DuringOutage,
+}
+
+/// How vulnerable an image may be. A verdict belongs to a digest: an image that names one is judged by that, another one by
+/// what its tag pointed to when it was last looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Vulnerability {
+    /// The most severe vulnerability that an image may have.
+    pub max_severity: MaxSeverity,
+    /// What happens to an image without a verdict: it was not scanned, its scan failed, its tag has moved since, its verdict
+    /// is older than `maxAge`, or it is not known at all.
+    #[serde(default)]
+    pub on_unscanned: OnUnscanned,
+    /// A verdict that is older is none. Harbor is asked for a new one at half of that age. At least an hour.
+    #[serde(default = "week")]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1h')")
+        .message("maxAge is an hour or longer: Harbor scans each image twice in that time"))]
+    pub max_age: Interval,
+}
+
+/// The most severe vulnerability that an image may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum MaxSeverity {
+    /// None at all.
+    None,
+    /// Low, negligible, or of unknown severity.
+    Low,
+    /// Medium and below.
+    Medium,
+    /// High and below.
+    High,
+    /// Any; what counts is that it was scanned.
+    Critical,
+}
+
+impl MaxSeverity {
+    /// The worst finding that is admitted.
+    pub fn ceiling(self) -> FoundSeverity {
+        match self {
+            Self::None => FoundSeverity::None,
+            Self::Low => FoundSeverity::Low,
+            Self::Medium => FoundSeverity::Medium,
+            Self::High => FoundSeverity::High,
+            Self::Critical => FoundSeverity::Unheard,
+        }
+    }
+}
+
+/// What happens to an image without a verdict.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum OnUnscanned {
+    /// It is admitted.
+    Allow,
+    /// It is admitted with a warning.
+    #[default]
+    Warn,
+    /// It is treated as one that is too vulnerable.
+    Deny,
+}
+
+fn week() -> Interval {
+    Interval::from_secs(7 * 24 * 3600)
 }
 
 /// What happens to a Pod with an image that a policy does not allow.
@@ -116,6 +186,12 @@ pub struct Exemption {
     /// Why, for those who come later.
     #[schemars(length(min = 1, max = 1024))]
     pub reason: String,
+}
+
+/// After what time policies want no verdict any more: the shortest; `None` where none goes by scans.
+pub fn shortest_max_age<'p>(policies: impl IntoIterator<Item = &'p ImagePolicy>) -> Option<Duration> {
+    let going = policies.into_iter().filter(|policy| policy.metadata.deletion_timestamp.is_none());
+    going.filter_map(|policy| Some(policy.spec.vulnerability?.max_age.duration())).min()
 }
 
 /// What is known of a policy.

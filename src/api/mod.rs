@@ -21,6 +21,7 @@ pub mod registry;
 pub mod registry_type;
 pub mod replication_rule;
 pub mod retention;
+pub mod scan;
 pub mod storage_limit;
 pub mod vulnerabilities;
 
@@ -36,6 +37,7 @@ pub use registry::{Registry, RegistrySpec, RegistryStatus};
 pub use registry_type::{PrivateEcr, RegistryType};
 pub use replication_rule::{ReplicationRule, ReplicationRuleSpec, ReplicationRuleStatus};
 pub use retention::Retention;
+pub use scan::{FoundSeverity, ScanState, ScanStatus};
 pub use storage_limit::StorageLimit;
 pub use vulnerabilities::{CveAllowlist, Severity, Vulnerabilities};
 

@@ -1,12 +1,15 @@
 //! `harbor-pilot check`
 
 use clap::{Args, ValueEnum};
+use k8s_openapi::jiff::Timestamp;
 
 use self::report::{Checked, Level, Violation};
 use super::{input, print, sources, tell, templates::Admission, warn_of};
 use crate::{
+    image::ImageRef,
     manifests::Template,
-    policy::{Judged, Judgement, Policies},
+    policy::{Evidence, Judged, Judgement, Policies, Record, Scans},
+    rewrite::Decision,
 };
 
 mod report;
@@ -65,12 +68,20 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
         tell("warning: there is no policy in force: nothing is judged");
     }
 
+    let records: Vec<Record> = sources.images.iter().filter_map(Record::of).collect();
+    let scans = Scans::compile(&records);
+    let at_harbor = |image: &ImageRef| match rules.find_for_anyone(image) {
+        Decision::Rewritten { image, .. } => Some(image),
+        _ => None,
+    };
+    let evidence = Evidence { scans: &scans, now: Timestamp::now(), at_harbor: &at_harbor };
+
     let manifests = input::parse(&inputs)?;
     let admission = Admission::new(&rules, &sources, arguments.namespace.as_deref(), &manifests);
     let mut checked = Vec::new();
     for (input, manifests) in inputs.iter().zip(&manifests) {
         for template in manifests.templates() {
-            checked.extend(check(&input.name, template, &admission, &policies)?);
+            checked.extend(check(&input.name, template, &admission, &policies, &evidence)?);
         }
     }
     let text = match arguments.output {
@@ -90,6 +101,7 @@ fn check(
     template: &Template,
     admission: &Admission<'_>,
     policies: &Policies,
+    evidence: &Evidence<'_>,
 ) -> anyhow::Result<Vec<Checked>> {
     admission.admit(file, template, |subject, outcome| {
         let checked = template.images.iter().map(|image| {
@@ -106,7 +118,7 @@ fn check(
                 column: image.column,
                 object: template.object.to_string(),
                 place: format!("{} {}", image.list.noun(), image.name),
-                violations: violations(&policies.judge(subject, [judged])),
+                violations: violations(&policies.judge(subject, [judged], Some(evidence))),
             }
         });
         checked.collect()

@@ -30,6 +30,7 @@ fn read_and_put(path: &Path, in_force: &InForce) -> anyhow::Result<()> {
     warn_of_new("rule", rules.findings(), &[]);
     in_force.rules.store(Arc::new(rules));
     in_force.enforce(&manifests.policies);
+    in_force.remember_scans(&manifests.images);
     in_force.namespaces.store(Arc::new(manifests.namespaces.into_iter().collect()));
     Ok(())
 }

@@ -12,7 +12,7 @@ use kube::{Api, Client, ResourceExt, api::ListParams};
 
 use super::warn_of;
 use crate::{
-    api::{HarborInstance, ImagePolicy, ProxyProject, Registry, RewriteRuleStatus},
+    api::{CachedImage, HarborInstance, ImagePolicy, ProxyProject, Registry, RewriteRuleStatus},
     cluster::bounded,
     controller::SecretValue,
     rewrite::{self, Rules, StatedError},
@@ -23,7 +23,7 @@ use crate::{
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(super) struct Arguments {
-    /// File or directory with the manifests of HarborInstances, Registries, ProxyProjects and ImagePolicies: every rule is
+    /// File or directory with the manifests of HarborInstances, Registries, ProxyProjects, ImagePolicies and CachedImages with their status: every rule is
     /// taken as served. Default: the ProxyProjects of the cluster that serve
     #[arg(long, value_name = "FILE|DIR")]
     pub(super) rules: Option<PathBuf>,
@@ -38,6 +38,8 @@ pub(super) struct Sources {
     registries: Vec<Registry>,
     /// All ImagePolicies, or why they cannot be read: not everybody who asks for rules may.
     pub(super) policies: Result<Vec<ImagePolicy>, String>,
+    /// CachedImages, whose scans policies may go by; of a cluster only where one does, and where they may be read.
+    pub(super) images: Vec<CachedImage>,
     /// Labels of the namespaces that are known.
     pub(super) namespaces: BTreeMap<String, BTreeMap<String, String>>,
     /// The namespace that applies where none is written: that of the kubeconfig.
@@ -58,6 +60,7 @@ impl Arguments {
             instances: manifests.instances,
             registries: manifests.registries,
             policies: Ok(manifests.policies),
+            images: manifests.images,
             namespaces: manifests.namespaces,
             default_namespace: None,
             secrets: manifests.secrets,
@@ -74,6 +77,7 @@ impl Sources {
             instances: vec![instance],
             registries: Vec::new(),
             policies: Ok(Vec::new()),
+            images: Vec::new(),
             namespaces: BTreeMap::new(),
             default_namespace: None,
             secrets: BTreeMap::new(),
@@ -153,6 +157,12 @@ async fn from_cluster() -> anyhow::Result<Sources> {
     let policies: Api<ImagePolicy> = Api::all(client.clone());
     let policies = bounded("listing ImagePolicies", policies.list(&parameters)).await;
     let policies = policies.map(|list| list.items).map_err(|error| format!("{:#}", anyhow::Error::from(error)));
+    let go_by_scans = policies.iter().flatten().any(|policy| policy.spec.vulnerability.is_some());
+    let images: Api<CachedImage> = Api::all(client.clone());
+    let images = match go_by_scans {
+        true => bounded("listing CachedImages", images.list(&parameters)).await?.items,
+        false => Vec::new(),
+    };
     let namespaces: Api<Namespace> = Api::all(client.clone());
     // Not everybody may list these: what is not known is said where it matters.
     let namespaces = bounded("listing Namespaces", namespaces.list_metadata(&parameters)).await;
@@ -162,6 +172,7 @@ async fn from_cluster() -> anyhow::Result<Sources> {
         instances: instances.unwrap_or_default(),
         registries: Vec::new(),
         policies,
+        images,
         namespaces: labels.map(|found| (found.name_any(), found.metadata.labels.unwrap_or_default())).collect(),
         default_namespace: Some(client.default_namespace().to_owned()),
         secrets: BTreeMap::new(),

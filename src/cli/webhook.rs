@@ -63,6 +63,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         rules: in_force.rules,
         namespaces: in_force.namespaces,
         policies: in_force.policies,
+        scans: in_force.scans,
         offers,
         metrics: metrics.admission.clone(),
         readiness: readiness.clone(),

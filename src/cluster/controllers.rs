@@ -27,6 +27,7 @@ use super::{
     expiry::Keeper,
     nodes::Platforms,
     rules,
+    scans::ScanDemand,
     secrets::Secrets,
     sink, sources,
     triggers::{self, Triggers},
@@ -86,6 +87,7 @@ pub async fn run(client: Client, settings: Settings, shutdown: CancellationToken
         changes::controller::<CachedImage>(&client, Config::default().concurrency(settings.warm_concurrency));
 
     let platforms = Platforms::default();
+    let scans = ScanDemand::default();
     let secrets = Arc::new(Secrets::new(client.clone(), &settings.namespace));
     let directory = Arc::new(ClusterDirectory {
         instances: instances.store(),
@@ -93,6 +95,7 @@ pub async fn run(client: Client, settings: Settings, shutdown: CancellationToken
         projects: projects.store(),
         rules: replications.store(),
         platforms: platforms.clone(),
+        scans: scans.clone(),
         secrets: secrets.clone(),
     });
     let connections = Arc::new(Instances::new(settings.pull_budget));
@@ -172,6 +175,7 @@ pub async fn run(client: Client, settings: Settings, shutdown: CancellationToken
             );
         } => {}
         () = platforms.watch(client.clone(), || wake_images.notify_one()) => {}
+        () = scans.follow(client.clone()) => {}
         () = secrets.follow(|| directory.named_secrets()) => {}
         () = follow_rules => {}
         () = follow_namespaces => {}

@@ -1,11 +1,11 @@
 //! The directory of a cluster: reflectors of our kinds, and Secrets read one at a time by name.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use futures::{FutureExt, future::BoxFuture};
 use kube::runtime::reflector::{ObjectRef, Store};
 
-use super::{nodes::Platforms, secrets::Secrets};
+use super::{nodes::Platforms, scans::ScanDemand, secrets::Secrets};
 use crate::{
     api::{HarborInstance, Platform, ProxyProject, Registry, ReplicationRule},
     controller::{Directory, SecretValue},
@@ -23,6 +23,8 @@ pub struct ClusterDirectory {
     pub rules: Store<ReplicationRule>,
     /// Platforms of the nodes.
     pub platforms: Platforms,
+    /// What ImagePolicies want of scans.
+    pub scans: ScanDemand,
     /// Secrets of the operator's own namespace.
     pub secrets: Arc<Secrets>,
 }
@@ -68,6 +70,10 @@ impl Directory for ClusterDirectory {
 
     fn node_platforms(&self) -> Vec<Platform> {
         self.platforms.current()
+    }
+
+    fn scan_max_age(&self) -> Option<Duration> {
+        self.scans.max_age()
     }
 
     fn secret<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<SecretValue>, String>> {

@@ -1,8 +1,8 @@
 //! One kind of resource, as a map that is always whole.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
-use futures::{Stream, StreamExt, TryStreamExt};
+use futures::{FutureExt, Stream, StreamExt, TryStreamExt};
 use kube::{
     Resource, ResourceExt,
     runtime::{WatchStreamExt, watcher},
@@ -20,30 +20,58 @@ pub(super) async fn follow<K: Resource, V>(
     keep: impl Fn(K) -> V,
     changed: impl Fn(&HashMap<String, V>),
 ) {
+    follow_together(events, what, Duration::ZERO, keep, changed).await;
+}
+
+/// As [`follow`], with changes that come within `together` counted as one.
+pub(super) async fn follow_together<K: Resource, V>(
+    events: impl Stream<Item = watcher::Result<watcher::Event<K>>>,
+    what: &str,
+    together: Duration,
+    keep: impl Fn(K) -> V,
+    changed: impl Fn(&HashMap<String, V>),
+) {
     let mut events = events.backoff(backoff()).boxed_local();
     let mut known: HashMap<String, V> = HashMap::new();
     let mut listing: HashMap<String, V> = HashMap::new();
     loop {
-        match events.try_next().await {
-            // A list is collected aside: half of it would send images to the internet.
-            Ok(Some(watcher::Event::Init)) => listing.clear(),
-            Ok(Some(watcher::Event::InitApply(object))) => {
-                listing.insert(object.name_any(), keep(object));
+        let mut event = events.try_next().await;
+        let mut untold = false;
+        loop {
+            match event {
+                // A list is collected aside: half of it would send images to the internet.
+                Ok(Some(watcher::Event::Init)) => listing.clear(),
+                Ok(Some(watcher::Event::InitApply(object))) => {
+                    listing.insert(object.name_any(), keep(object));
+                }
+                Ok(Some(watcher::Event::InitDone)) => {
+                    known = std::mem::take(&mut listing);
+                    untold = true;
+                }
+                Ok(Some(watcher::Event::Apply(object))) => {
+                    known.insert(object.name_any(), keep(object));
+                    untold = true;
+                }
+                Ok(Some(watcher::Event::Delete(object))) => {
+                    known.remove(&object.name_any());
+                    untold = true;
+                }
+                Ok(None) => return,
+                Err(error) => tracing::warn!(%error, "watching {what}; what is known stays in force"),
             }
-            Ok(Some(watcher::Event::InitDone)) => {
-                known = std::mem::take(&mut listing);
-                changed(&known);
+            if together.is_zero() {
+                break;
             }
-            Ok(Some(watcher::Event::Apply(object))) => {
-                known.insert(object.name_any(), keep(object));
-                changed(&known);
+            match events.try_next().now_or_never() {
+                Some(next) => event = next,
+                None => break,
             }
-            Ok(Some(watcher::Event::Delete(object))) => {
-                known.remove(&object.name_any());
-                changed(&known);
+        }
+        if untold {
+            changed(&known);
+            if !together.is_zero() {
+                tokio::time::sleep(together).await;
             }
-            Ok(None) => return,
-            Err(error) => tracing::warn!(%error, "watching {what}; what is known stays in force"),
         }
     }
 }

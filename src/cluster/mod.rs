@@ -15,6 +15,7 @@ mod follow;
 pub mod nodes;
 pub mod release;
 pub mod rules;
+pub mod scans;
 pub mod secrets;
 pub mod sink;
 mod sources;

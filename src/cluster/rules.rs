@@ -14,7 +14,9 @@ use kube::{
     runtime::{reflector::Store, watcher},
 };
 
-use super::{changes::Changes, follow::follow};
+use tokio::sync::watch;
+
+use super::{changes::Changes, follow::follow, scans};
 use crate::{
     api::{HarborInstance, ImagePolicy, ProxyProject},
     in_force::{InForce, LOOK, warn_of_new},
@@ -52,7 +54,7 @@ pub(super) fn follow_projects(
     }
 }
 
-/// Follows ProxyProjects, HarborInstances, ImagePolicies and namespaces until dropped, and keeps `in_force` up to date.
+/// Follows ProxyProjects, HarborInstances, ImagePolicies, namespaces and, while a policy goes by scans, CachedImages until dropped, and keeps `in_force` up to date.
 /// Calls `complete` once all are known, and after each change from then on.
 ///
 /// While the API server is away what is known stays in force.
@@ -64,11 +66,13 @@ pub async fn follow_all(client: Client, in_force: InForce, complete: impl Fn()) 
         change(&mut state);
         state.recompile(&in_force);
         state.warn_of_outages(&in_force);
-        if state.projects.is_some() && state.instances.is_some() && state.policies && state.namespaces {
+        let scans = state.scans || !in_force.policies.load().go_by_scans();
+        if state.projects.is_some() && state.instances.is_some() && state.policies && state.namespaces && scans {
             complete();
         }
     };
     let config = watcher::Config::default;
+    let (wanted, when_wanted) = watch::channel(false);
     let projects =
         follow(watcher(Api::<ProxyProject>::all(client.clone()), config()), "ProxyProjects", Arc::new, |projects| {
             with(&|state| state.projects = Some(projects.values().cloned().collect()));
@@ -82,8 +86,10 @@ pub async fn follow_all(client: Client, in_force: InForce, complete: impl Fn()) 
     let policies =
         follow(watcher(Api::<ImagePolicy>::all(client.clone()), config()), "ImagePolicies", Arc::new, |policies| {
             in_force.enforce(policies.values().map(AsRef::as_ref));
+            wanted.send_replace(in_force.policies.load().go_by_scans());
             with(&|state| state.policies = true);
         });
+    let scans = scans::remember(client.clone(), in_force.clone(), when_wanted, || with(&|state| state.scans = true));
     let namespaces = follow_namespaces(client, &in_force, || with(&|state| state.namespaces = true));
     let outages = async {
         loop {
@@ -96,6 +102,7 @@ pub async fn follow_all(client: Client, in_force: InForce, complete: impl Fn()) 
         () = instances => {}
         () = policies => {}
         () = namespaces => {}
+        () = scans => {}
         () = outages => {}
     }
 }
@@ -119,6 +126,7 @@ struct State {
     instances: Option<HashMap<String, Arc<HarborInstance>>>,
     policies: bool,
     namespaces: bool,
+    scans: bool,
     /// What was said of outages.
     told: Vec<Finding>,
 }

@@ -11,7 +11,7 @@ use crate::{
     api::{CachedImage, CachedImageStatus, Interval, Platform},
     image::ImageRef,
     prewarm::{
-        self, Asked, Context, Progress, Resolved, Surroundings, Timing, Unresolved,
+        self, Asked, Context, Progress, Resolved, ScanTerms, Surroundings, Timing, Unresolved,
         lifetime::{self, EXPIRE_AFTER, Record, Source, coarse, stamp},
     },
     rewrite::{Decision, Rules},
@@ -117,6 +117,15 @@ impl Surroundings for Places {
 
     fn cluster_platforms(&self) -> Option<Vec<Platform>> {
         Some(self.directory.node_platforms()).filter(|platforms| !platforms.is_empty())
+    }
+
+    fn scan_terms(&self, proxy_project: &str) -> ScanTerms {
+        let project = self.directory.proxy_project(proxy_project);
+        let vulnerabilities = project.as_ref().and_then(|project| project.spec.vulnerabilities.as_ref());
+        let blocks = vulnerabilities.is_some_and(|vulnerabilities| vulnerabilities.prevent);
+        let scans = vulnerabilities.is_some_and(|vulnerabilities| vulnerabilities.auto_scan);
+        let max_age = self.directory.scan_max_age();
+        ScanTerms { wanted: blocks || scans || max_age.is_some(), blocks, max_age }
     }
 
     fn progress(&self, image: &CachedImage) -> Arc<dyn Progress> {

@@ -1,6 +1,6 @@
 //! What a resource refers to, from wherever resources are kept.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use secrecy::SecretString;
@@ -26,6 +26,8 @@ pub trait Directory: Send + Sync + 'static {
     fn replication_rule(&self, name: &str) -> Option<Arc<ReplicationRule>>;
     /// All ReplicationRules.
     fn replication_rules(&self) -> Vec<Arc<ReplicationRule>>;
+    /// After what time the ImagePolicies that go by scans want no verdict any more: the shortest; `None` without such a policy.
+    fn scan_max_age(&self) -> Option<Duration>;
     /// The platforms of the nodes that run Pods, without duplicates; empty while none is known.
     fn node_platforms(&self) -> Vec<Platform>;
     /// The Secret of that name in the operator's own namespace. The error says why it could not be read.

@@ -55,16 +55,27 @@ impl Client {
         }
     }
 
-    /// [`Client::artifacts`] with what their last scans say.
+    /// [`Client::artifacts`] with what their last scans say, the untagged children of indexes among them (`q=base=*`).
     ///
     /// # Errors
     /// See [`Error`].
     pub async fn scanned_artifacts(&self, project: &str, repository: &str) -> Result<Vec<model::Artifact>, Error> {
         let path = format!("projects/{project}/repositories/{}/artifacts", encoded(repository));
-        match self.list(&path, &[("with_tag", "true"), ("with_scan_overview", "true")]).await {
+        match self.list(&path, &[("with_tag", "true"), ("with_scan_overview", "true"), ("q", "base=*")]).await {
             Err(Error::NotFound { .. }) => Ok(Vec::new()),
             other => other,
         }
+    }
+
+    /// POST /projects/{project}/repositories/{repository}/artifacts/{digest}/scan: asks for a scan, which begins some time
+    /// later. Until it is done a project that blocks vulnerable images serves the manifest to nobody.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] while one is under way, [`Error::Precondition`] without a scanner, [`Error::Refused`] (400) for an
+    /// artifact that the scanner cannot read.
+    pub async fn start_scan(&self, project: &str, repository: &str, digest: &str) -> Result<(), Error> {
+        let path = format!("projects/{project}/repositories/{}/artifacts/{digest}/scan", encoded(repository));
+        self.post(&path, &model::StartScan::VULNERABILITY).await
     }
 
     /// GET of one artifact by tag or digest.

@@ -6,6 +6,7 @@
 mod project;
 mod replication;
 mod retention;
+mod scan;
 
 use std::collections::BTreeMap;
 
@@ -18,6 +19,9 @@ pub use replication::{
 pub use retention::{
     RetentionPolicy, RetentionRule, RetentionSchedule, RetentionScope, RetentionSelector, RetentionTrigger,
 };
+pub(crate) use scan::StartScan;
+use scan::null_is_no_scan;
+pub use scan::{ScanCounts, ScanStage, ScanSummary, is_for_its_findings, is_for_its_scan};
 use serde::{Deserialize, Serialize};
 
 /// GET /systeminfo.
@@ -282,33 +286,11 @@ pub struct Artifact {
     #[serde(default, deserialize_with = "null_is_empty")]
     pub tags: Vec<Tag>,
     /// Media type of a report → the last scan; empty without a scan, and where it was not asked for.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_no_scan")]
     pub scan_overview: BTreeMap<String, ScanSummary>,
     /// The children of an index.
     #[serde(default, deserialize_with = "null_is_empty")]
     pub references: Vec<Reference>,
-}
-
-/// The last scan of an artifact.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-pub struct ScanSummary {
-    /// `Pending`, `Scheduled`, `Running`, `Success`, `Error` or `Stopped`.
-    #[serde(default)]
-    pub scan_status: String,
-    /// The worst that was found: `None`, `Unknown`, `Negligible`, `Low`, `Medium`, `High`, `Critical`; empty until it is done.
-    #[serde(default)]
-    pub severity: String,
-    /// How much was found.
-    #[serde(default)]
-    pub summary: ScanCounts,
-}
-
-/// How much a scan found.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-pub struct ScanCounts {
-    /// Vulnerabilities of any severity.
-    #[serde(default)]
-    pub total: i64,
 }
 
 /// A tag of an artifact.

@@ -11,7 +11,7 @@ use k8s_openapi::jiff::Timestamp;
 use super::run::is_under_way;
 use crate::{
     api::replication_rule::{HeldBack, HeldBackState},
-    harbor::model::{Artifact, ReplicationExecution},
+    harbor::model::{Artifact, ReplicationExecution, ScanStage, is_for_its_scan},
 };
 
 /// Images that status lists at most.
@@ -185,12 +185,10 @@ pub fn parts(image: &str) -> Option<(&str, &str, &str)> {
 
 /// What Harbor says of an artifact.
 pub fn scan_of(artifact: &Artifact) -> Scan {
-    let verdict = match artifact.scan_overview.values().next() {
-        None => Verdict::Unscanned,
-        Some(scan) if scan.scan_status == "Success" => {
-            Verdict::Done { severity: scan.severity.clone(), total: scan.summary.total }
-        }
-        Some(scan) => Verdict::Unfinished(scan.scan_status.clone()),
+    let verdict = match artifact.scan_stage() {
+        ScanStage::Unscanned => Verdict::Unscanned,
+        ScanStage::Done(scan) => Verdict::Done { severity: scan.severity.clone(), total: scan.summary.total },
+        ScanStage::UnderWay(scan) | ScanStage::Failed(scan) => Verdict::Unfinished(scan.scan_status.clone()),
     };
     Scan { digest: artifact.digest.clone(), verdict, refusal: None }
 }
@@ -306,11 +304,6 @@ fn judged(image: &str, scan: &Scan, state: HeldBackState, reason: String) -> Hel
         retried_in: None,
         tries: 0,
     }
-}
-
-/// Whether Harbor refuses an image since its scan is not done, whatever it may find.
-fn is_for_its_scan(message: &str) -> bool {
-    message.contains("vulnerability scanning")
 }
 
 /// Whether an image that was refused is still the same, with the same verdict, or is being scanned anew.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::policies::{Policy, Problem, Scope};
 use super::text::{Printable, Quoted};
-use crate::api::image_policy::{DuringOutage, PolicyAction};
+use crate::api::image_policy::{DuringOutage, OnUnscanned, PolicyAction};
 
 /// More messages of a kind are only counted: the API server cuts what is longer.
 const MAX_MESSAGES: usize = 8;
@@ -52,9 +52,9 @@ impl Judgement {
         !self.denials.texts.is_empty()
     }
 
-    /// Whether no policy has anything against the Pod.
+    /// Whether no policy has anything to say of the Pod.
     pub fn is_clean(&self) -> bool {
-        self.violations.is_empty()
+        self.violations.is_empty() && self.warnings.texts.is_empty()
     }
 
     /// Why the Pod is refused: at most nine texts, the last one saying how many more there are. Printable ASCII.
@@ -85,11 +85,18 @@ impl Judgement {
     }
 
     pub(super) fn add(&mut self, judged: &Judged<'_>, policy: &Policy, scope: Scope, problem: Problem) {
+        // Nobody knows that anything is wrong with it.
+        let lenient = matches!(problem, Problem::Unscanned(_, OnUnscanned::Warn));
+        if lenient && policy.action != PolicyAction::Audit {
+            self.warnings.add(|| told(judged, policy, problem));
+            return;
+        }
         match self.violations.iter_mut().find(|(name, _)| *name == policy.name) {
             Some((_, count)) => *count += 1,
             None => self.violations.push((Arc::clone(&policy.name), 1)),
         }
-        let away = judged.unavailable && problem == Problem::NotAllowed;
+        // What is known of its vulnerabilities holds in an outage, too.
+        let away = judged.unavailable && matches!(problem, Problem::NotAllowed | Problem::Unscanned(..));
         match policy.action {
             PolicyAction::Enforce if away && policy.during_outage == DuringOutage::Warn => {
                 self.warnings
@@ -136,6 +143,14 @@ fn told(judged: &Judged<'_>, policy: &Policy, problem: Problem) -> String {
         Problem::Latest => {
             format!("has no fixed tag (policy {policy_name} forbids latest); name a version or a digest")
         }
+        Problem::Vulnerable(found, admitted) => format!(
+            "has vulnerabilities of severity {} (policy {policy_name} admits {admitted:?} at most): {} found, {} fixable, scanned \
+             {}; use a mended image, or ask for an exemption",
+            found.severity, found.total, found.fixable, found.scanned_at
+        ),
+        Problem::Unscanned(why, _) => format!(
+            "has no verdict of a scan (policy {policy_name} asks for one): {why}; try again when Harbor has scanned it"
+        ),
         Problem::NoDigest => format!("has no digest (policy {policy_name} requires one); append @sha256:..."),
     };
     if judged.image == judged.sent {

@@ -5,8 +5,12 @@ use std::sync::Arc;
 
 use globset::{GlobBuilder, GlobMatcher};
 
+use super::ceiling::{Ceiling, Evidence};
 use super::judge::{Judged, Judgement};
-use crate::api::image_policy::{AllowedRegistry, DuringOutage, Exemption, ImagePolicySpec, PolicyAction};
+use super::scans::{Unknown, Verdict};
+use crate::api::image_policy::{
+    AllowedRegistry, DuringOutage, Exemption, ImagePolicySpec, MaxSeverity, OnUnscanned, PolicyAction,
+};
 use crate::api::proxy_project::{RewriteMode, WhenUnavailable};
 use crate::api::{ImagePolicy, RewriteRuleStatus};
 use crate::image::{DOCKER_HUB, ImageRef, LEGACY_DOCKER_HUB, is_host};
@@ -69,6 +73,7 @@ pub(super) struct Policy {
     pub(super) allows: String,
     require_digest: bool,
     forbid_latest: bool,
+    vulnerability: Option<Ceiling>,
     exemptions: Vec<Exempt>,
 }
 
@@ -79,6 +84,8 @@ pub(super) enum Problem {
     NotAllowed,
     Latest,
     NoDigest,
+    Vulnerable(Verdict, MaxSeverity),
+    Unscanned(Unknown, OnUnscanned),
 }
 
 /// Whether a policy is about a Pod.
@@ -105,8 +112,13 @@ impl Policies {
         compiled
     }
 
-    /// Judges the images of one Pod, or of one template of Pods.
-    pub fn judge<'i>(&self, subject: &Subject<'_>, images: impl IntoIterator<Item = Judged<'i>>) -> Judgement {
+    /// Judges the images of one Pod, or of one template of Pods. Without `evidence` nothing is known of any scan.
+    pub fn judge<'i>(
+        &self,
+        subject: &Subject<'_>,
+        images: impl IntoIterator<Item = Judged<'i>>,
+        evidence: Option<&Evidence<'_>>,
+    ) -> Judgement {
         let applying: Vec<(&Policy, Scope)> = self
             .policies
             .iter()
@@ -125,6 +137,10 @@ impl Policies {
                     continue;
                 }
                 policy.problems(image).for_each(|problem| judgement.add(&judged, policy, *scope, problem));
+                let scanned = image.zip(policy.vulnerability.as_ref());
+                if let Some(problem) = scanned.and_then(|(image, ceiling)| ceiling.problem(image, evidence)) {
+                    judgement.add(&judged, policy, *scope, problem);
+                }
             }
         }
         judgement
@@ -157,6 +173,11 @@ impl Policies {
             );
         }
         findings
+    }
+
+    /// Whether some policy goes by scans: only then is evidence of any use.
+    pub fn go_by_scans(&self) -> bool {
+        self.policies.iter().any(|policy| policy.vulnerability.is_some())
     }
 
     /// Whether some policy refuses Pods: then what cannot be read is refused, too.
@@ -202,6 +223,7 @@ impl Policy {
                 .to_string(),
             require_digest: spec.require_digest,
             forbid_latest: spec.forbid_latest,
+            vulnerability: spec.vulnerability.map(Ceiling::of),
             exemptions,
         })
     }

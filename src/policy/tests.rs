@@ -39,7 +39,7 @@ fn judged(image: &str) -> Judged<'_> {
 fn judge(policies: &Policies, image: &str) -> Judgement {
     let labels = shop();
     let subject = Subject { namespace: "shop", namespace_labels: Some(&labels), labels: &[] };
-    policies.judge(&subject, [judged(image)])
+    policies.judge(&subject, [judged(image)], None)
 }
 
 fn refuses(policies: &Policies, image: &str) -> bool {
@@ -149,7 +149,7 @@ fn a_refusal_names_the_container_the_image_the_policy_and_the_fix() {
         "container \"web\": image \"Nginx\" is no image reference (policy only-harbor); write host/project/name:tag"
     );
     let rewritten = Judged { image: "harbor.corp/hub/library/nginx", ..judged("nginx") };
-    let denials = only_harbor.judge(&Subject::default(), [rewritten]).denials();
+    let denials = only_harbor.judge(&Subject::default(), [rewritten], None).denials();
     assert!(
         denials[0].contains("image \"nginx\", which becomes \"harbor.corp/hub/library/nginx\", is not"),
         "{denials:?}"
@@ -186,7 +186,7 @@ fn selectors_say_whose_images_are_judged() {
         (&by_label, "shop", None, &[][..], false),
     ];
     for (policies, namespace, namespace_labels, labels, expected) in table {
-        let judgement = policies.judge(&Subject { namespace, namespace_labels, labels }, [judged("nginx")]);
+        let judgement = policies.judge(&Subject { namespace, namespace_labels, labels }, [judged("nginx")], None);
         assert_eq!(judgement.is_denied(), expected, "{policies:?} {namespace}");
     }
 }
@@ -196,11 +196,11 @@ fn a_namespace_that_was_just_made_is_no_way_past_a_policy() {
     let selector = json!({"matchLabels": {"team": "shop"}});
     let subject = Subject { namespace: "new", ..Subject::default() };
     let strict = enforced(json!({"forbidLatest": true, "namespaceSelector": selector}));
-    let denials = strict.judge(&subject, [judged("nginx")]).denials();
+    let denials = strict.judge(&subject, [judged("nginx")], None).denials();
     assert!(denials[0].ends_with("the labels of the namespace are not known yet, try again"), "{denials:?}");
-    assert!(strict.judge(&subject, [judged("nginx:1")]).is_clean());
+    assert!(strict.judge(&subject, [judged("nginx:1")], None).is_clean());
     let lenient = compiled(json!({"action": "Warn", "forbidLatest": true, "namespaceSelector": selector}));
-    assert!(lenient.judge(&subject, [judged("nginx")]).is_clean());
+    assert!(lenient.judge(&subject, [judged("nginx")], None).is_clean());
 }
 
 #[test]
@@ -224,7 +224,7 @@ fn an_exemption_needs_its_image_and_its_namespace() {
     ];
     for (namespace, image, expected) in table {
         let subject = Subject { namespace, ..Subject::default() };
-        assert_eq!(policies.judge(&subject, [judged(image)]).is_denied(), expected, "{namespace} {image}");
+        assert_eq!(policies.judge(&subject, [judged(image)], None).is_denied(), expected, "{namespace} {image}");
     }
 }
 
@@ -234,7 +234,7 @@ fn an_outage_softens_only_what_it_causes_and_only_where_the_policy_says_so() {
         |outage: &str| json!({"allowed": [{"host": "harbor.corp"}], "forbidLatest": true, "duringOutage": outage});
     let judge = |outage: &str, image: &str, unavailable: bool| {
         let judged = Judged { unavailable, ..judged(image) };
-        let judgement = enforced(spec(outage)).judge(&Subject::default(), [judged]);
+        let judgement = enforced(spec(outage)).judge(&Subject::default(), [judged], None);
         (judgement.is_denied(), judgement.warnings())
     };
     let (denied, warnings) = judge("Warn", "nginx:1", true);
@@ -306,7 +306,7 @@ fn messages_are_few_short_and_plain() {
         (0..30).map(|index| if index % 2 == 0 { long.clone() } else { nasty.to_owned() }).collect();
     let name = "n".repeat(300);
     let judged = images.iter().map(|image| Judged { name: &name, ..judged(image) });
-    let denials = policies.judge(&Subject::default(), judged).denials();
+    let denials = policies.judge(&Subject::default(), judged, None).denials();
     assert_eq!(denials.len(), 9);
     assert_eq!(denials[8], "and 22 more");
     for text in &denials {

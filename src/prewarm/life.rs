@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 
+pub use self::blocked::refused;
 use self::change::Change;
 use super::{allowance::Refused, puller::Warmed, verify::Verdict};
 use crate::{
@@ -14,6 +15,7 @@ use crate::{
     registry::Class,
 };
 
+mod blocked;
 mod change;
 
 /// How long what takes. The defaults are those of a Harbor as it is; tests against a faster one scale them.

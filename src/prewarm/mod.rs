@@ -6,7 +6,8 @@
 //! ```text
 //! Offer → queue → name → CachedImage → reconcile ─┬─ life    what to do now, what the status becomes      PURE
 //!                                                 ├─ puller  pull through Harbor as containerd does
-//!                                                 └─ verify  what Harbor has stored, what it serves offline
+//!                                                 ├─ verify  what Harbor has stored, what it serves offline
+//!                                                 └─ scan    what scans say, when Harbor is asked for one        PURE
 //! ```
 //!
 //! Before a pull an [`allowance`] says whether the upstream may be asked now, and [`silence`] whether Harbor may.
@@ -20,8 +21,11 @@ pub mod name;
 pub mod puller;
 pub mod queue;
 pub mod reconcile;
+pub mod scan;
+mod scanner;
 pub mod select;
 pub mod silence;
+pub mod surroundings;
 pub mod target;
 pub mod verify;
 pub mod wanted;
@@ -31,7 +35,9 @@ pub use asked::Asked;
 pub use life::Timing;
 pub use puller::{Progress, Puller, Warmed};
 pub use queue::{Offer, OfferReceiver, Offers};
-pub use reconcile::{Context, Note, Outcome, Resolved, Surroundings, Unresolved, reconcile};
+pub use reconcile::{Context, Note, Outcome, reconcile};
+pub use scan::Terms as ScanTerms;
 pub use silence::Silence;
+pub use surroundings::{Resolved, Surroundings, Unresolved};
 pub use target::Target;
 pub use verify::Inventory;

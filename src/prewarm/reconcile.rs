@@ -14,79 +14,26 @@ use std::{
 use k8s_openapi::jiff::Timestamp;
 
 use super::{
-    allowance::{Allowance, Answer},
+    allowance::Answer,
     life::{self, Event, Failure, Next, Setting, Step, Timing},
-    puller::{Progress, Puller, WarmError, Warmed, list},
+    puller::{WarmError, Warmed, list},
+    scanner::Scans,
     select::takes,
-    silence::Silence,
+    surroundings::{Resolved, Surroundings, Unresolved},
     target::Target,
-    verify::{self, Inventory, LookError, Question, Verdict},
+    verify::{self, Depth, LookError, Question, Verdict},
     wanted::newcomers,
 };
 use crate::{
     api::{
-        CachedImage, CachedImageStatus, ConditionType, Interval, Platform, Reason, cached_image::PlatformStatus,
-        condition, proxy_project::PullStrategy,
+        CachedImage, CachedImageStatus, ConditionType, Interval, Platform, Reason, ScanStatus,
+        cached_image::PlatformStatus, condition, proxy_project::PullStrategy,
     },
-    image::ImageRef,
     registry::{self, Class},
 };
 
 /// While nobody has told a platform, or the HarborInstance is not ready: no failure of the image, so no growing pause.
 const SOON: Duration = Duration::from_secs(15);
-
-/// What an image needs of the world around it.
-pub trait Surroundings: Send + Sync {
-    /// Maps `spec.image` to a managed proxy project, from memory.
-    ///
-    /// # Errors
-    /// [`Unresolved`] when that is not possible now.
-    fn resolve(&self, image: &str) -> Result<Resolved, Unresolved>;
-
-    /// The platforms of the cluster's nodes; `None` while none is known. Empty means all platforms of an image.
-    fn cluster_platforms(&self) -> Option<Vec<Platform>>;
-
-    /// Who is told how the pull of an image comes along.
-    fn progress(&self, image: &CachedImage) -> Arc<dyn Progress> {
-        let _ = image;
-        Arc::new(())
-    }
-}
-
-/// Where an image is warmed.
-#[derive(Clone)]
-pub struct Resolved {
-    /// The image at Harbor.
-    pub image: ImageRef,
-    /// Name of the ProxyProject resource.
-    pub proxy_project: String,
-    /// `spec.prewarm.platforms` of that ProxyProject; empty: those of the cluster.
-    pub platforms: Vec<Platform>,
-    /// Pulls through the Harbor of that ProxyProject.
-    pub puller: Puller,
-    /// Lists what that Harbor stores.
-    pub inventory: Arc<dyn Inventory>,
-    /// What may be asked of the upstream.
-    pub allowance: Allowance,
-    /// Why Harbor is not to be asked, as its HarborInstance says.
-    pub away: Option<String>,
-    /// Whether Harbor did not answer lately.
-    pub silence: Silence,
-}
-
-/// Why an image cannot be warmed now.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Unresolved {
-    /// It is no image reference.
-    #[error("the image is not valid: {0}")]
-    InvalidImage(String),
-    /// No rule maps it, and it names no managed proxy project.
-    #[error("no ProxyProject that serves maps {0}: create one, or wait for it to be Ready")]
-    NotProxied(String),
-    /// The Harbor of its ProxyProject cannot be used yet.
-    #[error("HarborInstance {0} is not ready")]
-    InstanceNotReady(String),
-}
 
 /// What does not change from image to image.
 #[derive(Clone)]
@@ -296,6 +243,11 @@ impl Run<'_> {
                 next.status.wanted.clone_from(&place.platforms);
                 next
             }
+            Err(WarmError::Pull(registry::Error::PolicyBlocked { message })) => {
+                let why = tokio::time::timeout(self.context.look_deadline, self.refused(place, &message)).await;
+                let (message, scan) = why.unwrap_or((message, None));
+                self.next(place, Event::Failed(&life::refused(&message, scan.as_ref())))
+            }
             Err(error) => {
                 let failure = Failure { reason: error.reason(), message: error.to_string(), class: error.class() };
                 self.next(place, Event::Failed(&failure))
@@ -303,11 +255,30 @@ impl Run<'_> {
         }
     }
 
+    /// What the registry says of a pull that it refuses (412), and what is known of the scan that it waits for.
+    async fn refused(&self, place: &Place, message: &str) -> (String, Option<ScanStatus>) {
+        let client = place.resolved.puller.client();
+        // An answer to HEAD has no message.
+        let asked = client.manifest(&place.target.path(), place.target.reference()).await;
+        let message = match asked {
+            Err(registry::Error::PolicyBlocked { message }) => message,
+            _ => message.to_owned(),
+        };
+        let known = self.cached.status.as_ref().map_or(&[][..], |status| &status.platforms);
+        let scan = self.scans(place).of_refused(&message, known).await;
+        (message, scan)
+    }
+
     async fn look(&self, place: &Place, refresh: bool) -> Next {
         let deadline = self.context.look_deadline;
         let failure = match tokio::time::timeout(deadline, self.see(place, refresh)).await {
             Ok(Ok(Sight::Verdict(verdict))) => return self.next(place, Event::Looked(&verdict)),
-            Ok(Ok(Sight::Moved(why))) => return self.next(place, Event::Begun(&why)),
+            Ok(Ok(Sight::Moved(why))) => {
+                let mut next = self.next(place, Event::Begun(&why));
+                // What is known of the old image is not known of what the tag points to.
+                next.status.digest = None;
+                return next;
+            }
             Ok(Ok(Sight::Gone(failure))) => return self.next(place, Event::Failed(&failure)),
             Ok(Err(error)) => Failure { reason: error.reason(), message: error.to_string(), class: error.class() },
             Err(_) => Failure {
@@ -355,8 +326,28 @@ impl Run<'_> {
                 return Ok(Sight::Moved(format!("the tag {tag} moved from {digest} to {moved}")));
             }
         }
+        let scans = self.scans(place);
+        let blocked = condition::is_true(&status.conditions, ConditionType::PullBlocked);
+        let depth = match (refresh, blocked || scans.terms.blocks) {
+            (true, _) => Depth::All,
+            (false, true) => Depth::Permitted,
+            (false, false) => Depth::New,
+        };
         let client = place.resolved.puller.client();
-        Ok(Sight::Verdict(verify::look(&question, target, client, &artifacts, refresh).await?))
+        let mut verdict = verify::look(&question, target, client, &artifacts, depth).await?;
+        let warmed = status.warmed_at.as_ref().map_or(self.now, |time| time.0);
+        verdict.scans = scans.after_look(&status.platforms, &artifacts, &verdict.refused, warmed).await;
+        Ok(Sight::Verdict(verdict))
+    }
+
+    fn scans<'s>(&'s self, place: &'s Place) -> Scans<'s> {
+        Scans {
+            inventory: place.resolved.inventory.as_ref(),
+            target: &place.target,
+            terms: self.context.surroundings.scan_terms(&place.resolved.proxy_project),
+            timing: &self.context.timing,
+            now: self.now,
+        }
     }
 
     fn next(&self, place: &Place, event: Event<'_>) -> Next {
@@ -444,6 +435,8 @@ fn told(old: &CachedImageStatus, new: &CachedImageStatus) -> Option<Note> {
         Reason::NotProxied,
         Reason::InstanceNotReady,
         Reason::PlatformsUnknown,
+        Reason::Scanning,
+        Reason::NotScanned,
     ];
     let warning = !expected.iter().any(|reason| format!("{reason:?}") == ready.reason);
     let mut message = ready.message.clone();

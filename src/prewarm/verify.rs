@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 
 use futures::{StreamExt, TryStreamExt, future::BoxFuture, stream};
 
-use super::target::Target;
+use super::{scan::Found, target::Target};
 use crate::{
     api::{
         Reason,
@@ -25,12 +25,21 @@ const DIGESTS_AT_ONCE: usize = 40;
 
 /// The list of what Harbor stores, from its API.
 pub trait Inventory: Send + Sync {
-    /// Every artifact of a repository with tags and references; none for a repository that is not there (yet).
+    /// Every artifact of a repository with tags, references and scans, children of indexes among them; none for a repository
+    /// that is not there (yet).
     fn artifacts<'a>(
         &'a self,
         project: &'a str,
         repository: &'a str,
     ) -> BoxFuture<'a, Result<Vec<Artifact>, harbor::Error>>;
+
+    /// Asks for a scan of a manifest that is stored.
+    fn start_scan<'a>(
+        &'a self,
+        project: &'a str,
+        repository: &'a str,
+        digest: &'a str,
+    ) -> BoxFuture<'a, Result<(), harbor::Error>>;
 
     /// One artifact by its digest. What describes another one (a signature, an SBOM: an accessory in Harbor's words) stands in no
     /// list of Harbor, and is found only so.
@@ -69,7 +78,16 @@ impl Inventory for harbor::Client {
         project: &'a str,
         repository: &'a str,
     ) -> BoxFuture<'a, Result<Vec<Artifact>, harbor::Error>> {
-        Box::pin(harbor::Client::artifacts(self, project, repository))
+        Box::pin(self.scanned_artifacts(project, repository))
+    }
+
+    fn start_scan<'a>(
+        &'a self,
+        project: &'a str,
+        repository: &'a str,
+        digest: &'a str,
+    ) -> BoxFuture<'a, Result<(), harbor::Error>> {
+        Box::pin(harbor::Client::start_scan(self, project, repository, digest))
     }
 
     fn artifact<'a>(
@@ -168,6 +186,11 @@ pub struct Verdict {
     pub by_tag: Option<Finding>,
     /// Whether the upstream's digest is served while the upstream is down.
     pub by_digest: Finding,
+    /// For each wanted manifest, in their order: what Harbor says to whoever pulls it, if it refuses (412). Empty where
+    /// nobody was asked.
+    pub refused: Vec<Option<String>>,
+    /// What is known of its scans.
+    pub scans: Found,
 }
 
 impl Verdict {
@@ -192,7 +215,7 @@ pub fn judge(question: &Question<'_>, artifacts: &[Artifact], blobs: &HashMap<St
         let tag_is_ours = tagged.is_some_and(|artifact| artifact.digest == question.digest);
         let by_digest = if complete { Finding::Yes(Reason::DigestStored) } else { Finding::NotYet(Reason::Verifying) };
         let by_tag = question.tag.map(|_| tag_finding(complete && tag_is_ours));
-        return Verdict { stored, index: None, by_tag, by_digest };
+        return Verdict { stored, index: None, by_tag, by_digest, refused: Vec::new(), scans: Found::default() };
     }
     let serves = |artifact: &&Artifact| serves(question, artifact);
     let tagged = tagged.filter(serves);
@@ -211,7 +234,7 @@ pub fn judge(question: &Question<'_>, artifacts: &[Artifact], blobs: &HashMap<St
         _ => Finding::NotYet(Reason::Verifying),
     };
     let by_tag = question.tag.map(|_| tag_finding(complete && tagged.is_some()));
-    Verdict { stored, index: Some(state), by_tag, by_digest }
+    Verdict { stored, index: Some(state), by_tag, by_digest, refused: Vec::new(), scans: Found::default() }
 }
 
 /// Whether the digest that a tag answers now is still the image of `question`: the upstream's, or, while the upstream is
@@ -223,9 +246,19 @@ pub fn still_is(question: &Question<'_>, answered: &Digest, artifacts: &[Artifac
     answered.as_str() == question.digest || artifacts.iter().any(ours)
 }
 
-/// Asks Harbor for what [`judge`] needs. Blobs of a manifest are asked for once it is listed, and only where
-/// [`PlatformStatus::stored`] is false or `recheck` is set; a listed manifest is served by Harbor itself, so the upstream sees
-/// nothing of this.
+/// How closely Harbor is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// What is known to be stored is not asked for again.
+    New,
+    /// Of what is known to be stored, the manifests are asked for: whether Harbor lets them be pulled.
+    Permitted,
+    /// Everything is asked for.
+    All,
+}
+
+/// Asks Harbor for what [`judge`] needs, as a runtime does: each wanted manifest by digest once it is listed, then its blobs;
+/// `depth` says what may be left out. A listed manifest is served by Harbor itself, so the upstream sees nothing of this.
 ///
 /// # Errors
 /// [`LookError`]: nothing is known then.
@@ -234,28 +267,39 @@ pub async fn look(
     target: &Target,
     client: &Client,
     artifacts: &[Artifact],
-    recheck: bool,
+    depth: Depth,
 ) -> Result<Verdict, LookError> {
     let path = target.path();
     let listed = listed(artifacts);
     let mut blobs = HashMap::new();
+    let mut refused = Vec::with_capacity(question.wanted.len());
     for child in question.wanted {
-        if child.stored && !recheck {
+        let known = child.stored && depth != Depth::All;
+        let mut refusal = None;
+        if known && depth == Depth::New {
             blobs.insert(child.digest.clone(), true);
         } else if listed.contains(child.digest.as_str()) {
-            blobs.insert(child.digest.clone(), blobs_stored(client, &path, &child.digest).await?);
+            let stored = match client.manifest(&path, &child.digest).await {
+                Ok(_) if known => true,
+                Ok(registry::Fetched { manifest: Manifest::Image(image), .. }) => {
+                    blobs_stored(client, &path, &image).await?
+                }
+                Ok(_) | Err(Error::NotFound { .. } | Error::UpstreamUnavailable { .. }) => false,
+                Err(Error::PolicyBlocked { message }) => {
+                    refusal = Some(message);
+                    child.stored
+                }
+                Err(error) => return Err(error.into()),
+            };
+            blobs.insert(child.digest.clone(), stored);
         }
+        refused.push(refusal);
     }
-    Ok(judge(question, artifacts, &blobs))
+    Ok(Verdict { refused, ..judge(question, artifacts, &blobs) })
 }
 
-async fn blobs_stored(client: &Client, path: &str, manifest: &str) -> Result<bool, Error> {
-    let image = match client.manifest(path, manifest).await {
-        Ok(registry::Fetched { manifest: Manifest::Image(image), .. }) => image,
-        Ok(_) | Err(Error::NotFound { .. } | Error::UpstreamUnavailable { .. }) => return Ok(false),
-        Err(error) => return Err(error),
-    };
-    let checks = Image::blobs(&image).into_iter().map(async |blob| client.has_blob(path, &blob.digest).await);
+async fn blobs_stored(client: &Client, path: &str, image: &Image) -> Result<bool, Error> {
+    let checks = Image::blobs(image).into_iter().map(async |blob| client.has_blob(path, &blob.digest).await);
     stream::iter(checks).buffer_unordered(BLOBS_AT_ONCE).try_fold(true, async |all, one| Ok(all && one)).await
 }
 
@@ -299,7 +343,7 @@ mod tests {
             digest: (*digest).to_owned(),
             layers: 1,
             bytes: 1,
-            stored: false,
+            ..PlatformStatus::default()
         };
         digests.iter().map(child).collect()
     }

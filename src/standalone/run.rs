@@ -136,6 +136,7 @@ impl Standalone {
         let router = webhook::router(Admission {
             rules: rules.clone(),
             policies: in_force.policies.clone(),
+            scans: in_force.scans.clone(),
             namespaces: in_force.namespaces.clone(),
             offers,
             metrics: metrics.admission.clone(),
@@ -183,11 +184,12 @@ fn recompile(world: &World, in_force: &InForce) {
     in_force.recompile(&world.all::<ProxyProject>(), unavailable);
 }
 
-/// Asks for ever whether a Harbor has become unavailable, or available again.
+/// Asks for ever whether a Harbor has become unavailable, or available again, and what scans have found.
 async fn follow_outages(world: Arc<World>, in_force: InForce) {
     loop {
         tokio::time::sleep(LOOK).await;
         recompile(&world, &in_force);
+        in_force.remember_scans(world.all::<CachedImage>().iter().map(AsRef::as_ref));
     }
 }
 

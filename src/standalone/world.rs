@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    time::Duration,
 };
 
 use futures::{FutureExt, future::BoxFuture};
@@ -11,7 +12,10 @@ use serde_json::Value;
 
 use super::Manifests;
 use crate::{
-    api::{CachedImage, HarborInstance, Platform, ProxyProject, Registry, ReplicationRule, condition::whole_seconds},
+    api::{
+        CachedImage, HarborInstance, Platform, ProxyProject, Registry, ReplicationRule, condition::whole_seconds,
+        image_policy::shortest_max_age,
+    },
     controller::{Directory, Managed, SecretValue},
 };
 
@@ -33,6 +37,7 @@ pub struct State {
     rules: Shelf<ReplicationRule>,
     images: Shelf<CachedImage>,
     secrets: BTreeMap<String, SecretValue>,
+    scan_max_age: Option<Duration>,
     /// CachedImages that the files hold; the others came from admission and outlive a reload.
     declared: BTreeSet<String>,
 }
@@ -76,6 +81,7 @@ impl World {
     pub fn apply(&self, manifests: &Manifests, now: Timestamp) {
         let mut state = self.write();
         state.secrets.clone_from(&manifests.secrets);
+        state.scan_max_age = shortest_max_age(&manifests.policies);
         replace(&mut state.instances, &manifests.instances, now, |_| true);
         replace(&mut state.registries, &manifests.registries, now, |_| true);
         replace(&mut state.projects, &manifests.projects, now, |_| true);
@@ -161,6 +167,10 @@ impl Directory for World {
 
     fn replication_rules(&self) -> Vec<Arc<ReplicationRule>> {
         self.all()
+    }
+
+    fn scan_max_age(&self) -> Option<Duration> {
+        self.read().scan_max_age
     }
 
     fn node_platforms(&self) -> Vec<Platform> {

@@ -13,12 +13,13 @@ use axum::http::header::{CONNECTION, CONTENT_TYPE};
 use axum::http::{HeaderValue, StatusCode, Version};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
+use k8s_openapi::jiff::Timestamp;
 
 use super::body::BodyReader;
 pub use super::body::Limits;
 use super::review::{self, NotJson, Reply};
 use super::validate;
-use crate::policy::Policies;
+use crate::policy::{Policies, Scans};
 use crate::prewarm::queue::{Fate, Offer, Offers};
 use crate::rewrite::{Namespaces, Rules};
 use crate::telemetry::metrics::{AdmissionMetrics, DropReason, Operation, Outcome};
@@ -48,6 +49,8 @@ pub struct Admission {
     pub namespaces: Arc<ArcSwap<Namespaces>>,
     /// The policies in force, as the rules are.
     pub policies: Arc<ArcSwap<Policies>>,
+    /// What scans found; asked only while a policy goes by them.
+    pub scans: Arc<ArcSwap<Scans>>,
     /// Where wanted images go, after the reply is made; never for a dry run.
     pub offers: OfferSink,
     /// What is counted.
@@ -108,8 +111,10 @@ impl Admission {
 
     fn validate(&self, body: &[u8]) -> Response {
         let policies = self.policies.load();
+        let scans = policies.go_by_scans().then(|| (self.scans.load(), Timestamp::now()));
+        let scans = scans.as_ref().map(|(scans, now)| (&***scans, *now));
         self.answer(
-            || validate::validate(body, &self.rules.load(), &self.namespaces.load(), &policies),
+            || validate::validate(body, &self.rules.load(), &self.namespaces.load(), &policies, scans),
             || validate::unread(body, OUR_ERROR, &policies),
         )
     }

@@ -7,12 +7,14 @@
 //! Fails as the policies say: what cannot be read is refused while there is a policy that refuses, else admitted with a
 //! warning.
 
+use k8s_openapi::jiff::Timestamp;
+
 use super::answer::Answer;
 use super::request::{self, About, NotJson, Operation, Rest};
 use super::review::{Reply, Verdict};
 use super::workload::{Workload, is_workload};
 use crate::image::ImageRef;
-use crate::policy::{Judged, Judgement, Policies, Printable};
+use crate::policy::{Evidence, Judged, Judgement, Policies, Printable, Scans};
 use crate::rewrite::pod::Pod;
 use crate::rewrite::{Decision, Namespaces, Request, Rules, Subject, decide};
 
@@ -24,12 +26,18 @@ const MAX_KIND: usize = 32;
 const UNREWRITTEN: &str = "harbor-pilot: an image came to /validate unrewritten, and was judged as it would be \
      rewritten; as it is it violates a policy: is /mutate asked before?";
 
-/// Answers a review with what the policies say.
+/// Answers a review with what the policies say. `scans` and the moment are what policies go by that ask for scans.
 ///
 /// # Errors
 /// When the body is no JSON.
-pub fn validate(body: &[u8], rules: &Rules, namespaces: &Namespaces, policies: &Policies) -> Result<Reply, NotJson> {
-    let judge = Judge { rules, namespaces, policies };
+pub fn validate(
+    body: &[u8],
+    rules: &Rules,
+    namespaces: &Namespaces,
+    policies: &Policies,
+    scans: Option<(&Scans, Timestamp)>,
+) -> Result<Reply, NotJson> {
+    let judge = Judge { rules, namespaces, policies, scans };
     let Some(review) = request::read::<Pod<'_>>(body) else {
         return unread(body, "the request does not look like an AdmissionReview of a Pod or a workload", policies);
     };
@@ -69,6 +77,7 @@ struct Judge<'j> {
     rules: &'j Rules,
     namespaces: &'j Namespaces,
     policies: &'j Policies,
+    scans: Option<(&'j Scans, Timestamp)>,
 }
 
 /// Whether images came to be validated that rules rewrite.
@@ -148,12 +157,17 @@ impl Judge<'_> {
                 })
             })
         };
-        let judgement = self.policies.judge(&subject, judged(false));
+        let at_harbor = |image: &ImageRef| match self.rules.find_for_anyone(image) {
+            Decision::Rewritten { image, .. } => Some(image),
+            _ => None,
+        };
+        let evidence = self.scans.map(|(scans, now)| Evidence { scans, now, at_harbor: &at_harbor });
+        let judgement = self.policies.judge(&subject, judged(false), evidence.as_ref());
         if outcome.acted().is_empty() {
             return (judgement, Unrewritten::None);
         }
         let otherwise = !judgement.is_denied() && {
-            let sent = self.policies.judge(&subject, judged(true));
+            let sent = self.policies.judge(&subject, judged(true), evidence.as_ref());
             sent.is_denied() || sent.warnings().len() > judgement.warnings().len()
         };
         (judgement, if otherwise { Unrewritten::Otherwise } else { Unrewritten::Alike })

@@ -5,6 +5,9 @@ mod artifacts;
 mod faults;
 mod offline;
 mod platforms;
+#[path = "../replication/scanner.rs"]
+mod scanner;
+mod scans;
 mod strategies;
 mod world;
 

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use harbor_double::{Harbor, Image, Pushed, Request, Upstream};
+use harbor_double::{Harbor, Image, Pushed, Request, Severity, Upstream};
 use harbor_pilot::{
     api::{
         CachedImage, CachedImageSpec, ConditionType, Platform, cached_image::Require, condition,
@@ -17,7 +17,7 @@ use harbor_pilot::{
     harbor,
     image::ImageRef,
     prewarm::{
-        Allowance, Context, Outcome, Puller, Resolved, Silence, Surroundings, Target, Timing, Unresolved,
+        Allowance, Context, Outcome, Puller, Resolved, ScanTerms, Silence, Surroundings, Target, Timing, Unresolved,
         allowance::Account,
         puller::{Lane, Limits},
         reconcile,
@@ -26,6 +26,8 @@ use harbor_pilot::{
 };
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
+
+use crate::scanner::Scanner;
 
 /// How much faster than Harbor the double is.
 const SPEED: f64 = 200.0;
@@ -38,22 +40,34 @@ pub(crate) struct World {
     pub(crate) endpoint: registry::Endpoint,
     pub(crate) client: harbor::Client,
     registry_id: i64,
+    /// A scanner that a real Harbor was given, and its id there.
+    scanner: Option<(Scanner, String)>,
     http: reqwest::Client,
 }
 
 impl World {
     pub(crate) async fn start() -> Self {
-        Self::start_at(SPEED).await
+        Self::build(SPEED, json!({"public": "false"}), false).await
     }
 
     /// With a double that is so many times faster than Harbor.
     pub(crate) async fn start_at(speed: f64) -> Self {
+        Self::build(speed, json!({"public": "false"}), false).await
+    }
+
+    /// A project with this metadata, in a Harbor that has a scanner or none.
+    pub(crate) async fn with(metadata: Value, scanner: bool) -> Self {
+        Self::build(SPEED, metadata, scanner).await
+    }
+
+    async fn build(speed: f64, metadata: Value, scanner: bool) -> Self {
         let upstream = Upstream::builder().start().await;
         let from_env = |name: &str, default: &str| std::env::var(name).unwrap_or_else(|_| default.to_owned());
         let (double, url) = match std::env::var("HARBOR_URL") {
             Ok(url) => (None, url),
             Err(_) => {
-                let double = Harbor::builder().speed(speed).start().await;
+                let builder = Harbor::builder().speed(speed);
+                let double = if scanner { builder.scanner() } else { builder }.start().await;
                 let url = double.url();
                 (Some(double), url)
             }
@@ -76,14 +90,18 @@ impl World {
             endpoint,
             client,
             registry_id: 0,
+            scanner: None,
             http: reqwest::Client::new(),
         };
         let name = world.project.clone();
         let registry = json!({"name": name, "type": "docker-registry", "url": world.upstream.url()});
         assert_eq!(world.api("POST", "/registries", Some(registry)).await, 201);
         world.registry_id = world.client.registry_named(&name).await.unwrap().unwrap().id;
-        let project = json!({"project_name": name, "registry_id": world.registry_id, "metadata": {"public": "false"}});
+        let project = json!({"project_name": name, "registry_id": world.registry_id, "metadata": metadata});
         assert_eq!(world.api("POST", "/projects", Some(project)).await, 201);
+        if scanner && world.double.is_none() {
+            world.register_scanner().await;
+        }
         world
     }
 
@@ -100,6 +118,42 @@ impl World {
         }
         self.api("DELETE", &format!("/projects/{project}"), None).await;
         self.api("DELETE", &format!("/registries/{}", self.registry_id), None).await;
+        if let Some((_, id)) = &self.scanner {
+            self.api("DELETE", &format!("/scanners/{id}"), None).await;
+        }
+    }
+
+    async fn register_scanner(&mut self) {
+        let scanner = Scanner::start().await;
+        let body = json!({"name": self.project, "url": scanner.url});
+        assert_eq!(self.api("POST", "/scanners", Some(body)).await, 201);
+        let known = self.send("GET", "/scanners?page_size=100", None).await.json::<Vec<Value>>().await.unwrap();
+        let own = known.iter().find(|known| known["name"] == self.project.as_str()).unwrap();
+        let id = own["uuid"].as_str().unwrap().to_owned();
+        let path = format!("/projects/{}/scanner", self.project);
+        assert_eq!(self.api("PUT", &path, Some(json!({"uuid": id}))).await, 200);
+        self.scanner = Some((scanner, id));
+    }
+
+    /// What the scanner finds in a manifest: the worst first.
+    pub(crate) fn set_report(&self, digest: &str, severities: &[&'static str]) {
+        if let (Some(double), Some(worst)) = (&self.double, severities.first()) {
+            let worst = if *worst == "Critical" { Severity::Critical } else { Severity::High };
+            double.set_report(digest, worst, severities.len());
+        }
+        if let Some((scanner, _)) = &self.scanner {
+            scanner.set_report(digest, severities);
+        }
+    }
+
+    /// Lets the next scan of a manifest fail.
+    pub(crate) fn fail_next_scan(&self, digest: &str) {
+        if let Some(double) = &self.double {
+            double.fail_scans(digest, 1);
+        }
+        if let Some((scanner, _)) = &self.scanner {
+            scanner.fail_next(digest);
+        }
     }
 
     /// Lets the project store so many bytes and no more.
@@ -192,6 +246,7 @@ impl World {
                 ..self.resolved()
             },
             cluster: platforms(&["linux/amd64"]),
+            scans: ScanTerms::default(),
         };
         Context::new(Arc::new(around))
     }
@@ -214,12 +269,20 @@ impl World {
     }
 
     pub(crate) fn context_for(&self, cluster: &[&str]) -> Context {
-        self.context_by(cluster, PullStrategy::default())
+        self.context_of(cluster, PullStrategy::default(), ScanTerms::default())
     }
 
     pub(crate) fn context_by(&self, cluster: &[&str], strategy: PullStrategy) -> Context {
+        self.context_of(cluster, strategy, ScanTerms::default())
+    }
+
+    pub(crate) fn context_with(&self, cluster: &[&str], scans: ScanTerms) -> Context {
+        self.context_of(cluster, PullStrategy::default(), scans)
+    }
+
+    fn context_of(&self, cluster: &[&str], strategy: PullStrategy, scans: ScanTerms) -> Context {
         let puller = self.puller().on(Lane::default(), strategy);
-        let around = Around { resolved: Resolved { puller, ..self.resolved() }, cluster: platforms(cluster) };
+        let around = Around { resolved: Resolved { puller, ..self.resolved() }, cluster: platforms(cluster), scans };
         Context { timing: self.timing(), ..Context::new(Arc::new(around)) }
     }
 
@@ -234,15 +297,24 @@ impl World {
         let mut outcomes = Vec::new();
         while !enough(image) {
             assert!(start.elapsed() < self.patience(), "it did not come about: {:#?}", image.status);
+            if let Some(last) = outcomes.last().map(|last: &Outcome| last.requeue.min(Duration::from_secs(5))) {
+                tokio::time::sleep(last).await;
+            }
             let outcome = reconcile(image, context, Timestamp::now()).await;
             image.status = Some(outcome.status.clone());
-            let pause = outcome.requeue.min(Duration::from_secs(5));
             outcomes.push(outcome);
-            if !enough(image) {
-                tokio::time::sleep(pause).await;
-            }
         }
         outcomes
+    }
+
+    /// Reconciles as [`World::live`] does, so many times.
+    pub(crate) async fn live_for(&self, image: &mut CachedImage, context: &Context, times: usize) -> Vec<Outcome> {
+        let left = std::cell::Cell::new(times + 1);
+        let enough = |_: &CachedImage| {
+            left.set(left.get().saturating_sub(1));
+            left.get() == 0
+        };
+        self.live(image, context, enough).await
     }
 
     pub(crate) fn cached(&self, rest: &str) -> CachedImage {
@@ -262,6 +334,7 @@ impl World {
 struct Around {
     resolved: Resolved,
     cluster: Vec<Platform>,
+    scans: ScanTerms,
 }
 
 impl Surroundings for Around {
@@ -272,6 +345,10 @@ impl Surroundings for Around {
 
     fn cluster_platforms(&self) -> Option<Vec<Platform>> {
         Some(self.cluster.clone())
+    }
+
+    fn scan_terms(&self, _: &str) -> ScanTerms {
+        self.scans
     }
 }
 

@@ -2,7 +2,7 @@
 //! The double has its own.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -24,16 +24,19 @@ const TAKES: Duration = Duration::from_secs(6);
 #[derive(Clone)]
 pub struct Scanner {
     pub url: String,
-    scans: Arc<Mutex<Vec<(String, Instant)>>>,
+    /// Digest, beginning, and whether it fails.
+    scans: Arc<Mutex<Vec<(String, Instant, bool)>>>,
     /// Digest → severity of each vulnerability.
     reports: Arc<Mutex<HashMap<String, Vec<&'static str>>>>,
+    /// Digests whose next scan fails.
+    failing: Arc<Mutex<HashSet<String>>>,
 }
 
 impl Scanner {
     pub async fn start() -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let scanner = Self { url, scans: Arc::default(), reports: Arc::default() };
+        let scanner = Self { url, scans: Arc::default(), reports: Arc::default(), failing: Arc::default() };
         let router = Router::new()
             .route("/api/v1/metadata", get(metadata))
             .route("/api/v1/scan", post(scan))
@@ -41,6 +44,11 @@ impl Scanner {
             .with_state(scanner.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });
         scanner
+    }
+
+    #[allow(dead_code, reason = "each test binary uses its part")]
+    pub fn fail_next(&self, digest: &str) {
+        self.failing.lock().unwrap().insert(digest.to_owned());
     }
 
     pub fn set_report(&self, digest: &str, severities: &[&'static str]) {
@@ -61,14 +69,18 @@ async fn scan(State(scanner): State<Scanner>, body: String) -> Response {
     let body: Value = serde_json::from_str(&body).unwrap();
     let digest = body["artifact"]["digest"].as_str().unwrap().to_owned();
     let mut scans = scanner.scans.lock().unwrap();
-    scans.push((digest, Instant::now()));
+    let fails = scanner.failing.lock().unwrap().remove(&digest);
+    scans.push((digest, Instant::now(), fails));
     (StatusCode::ACCEPTED, Json(json!({"id": (scans.len() - 1).to_string()}))).into_response()
 }
 
 async fn report(State(scanner): State<Scanner>, Path(id): Path<usize>) -> Response {
-    let (digest, since) = scanner.scans.lock().unwrap()[id].clone();
+    let (digest, since, fails) = scanner.scans.lock().unwrap()[id].clone();
     if since.elapsed() < TAKES {
         return (StatusCode::FOUND, [("refresh-after", "1"), ("location", "report")]).into_response();
+    }
+    if fails {
+        return (StatusCode::INTERNAL_SERVER_ERROR, Json(json!({"error": {"message": "it fails"}}))).into_response();
     }
     let severities = scanner.reports.lock().unwrap().get(&digest).cloned().unwrap_or_default();
     let vulnerability = |(number, severity): (usize, &&str)| {

@@ -14,7 +14,9 @@ async fn the_accounts_of_both_processes_may_do_no_more_than_they_need() {
     let table = [
         ("webhook", "create cachedimages.harbor-pilot.dev", "default", true),
         ("webhook", "watch proxyprojects.harbor-pilot.dev", "default", true),
+        ("webhook", "watch cachedimages.harbor-pilot.dev", "default", true),
         ("webhook", "get cachedimages.harbor-pilot.dev", "default", false),
+        ("webhook", "patch cachedimages.harbor-pilot.dev", "default", false),
         ("webhook", "patch proxyprojects.harbor-pilot.dev --subresource=status", "default", false),
         ("webhook", "watch harborinstances.harbor-pilot.dev", "default", true),
         ("webhook", "watch namespaces", "default", true),
@@ -46,6 +48,8 @@ async fn the_accounts_of_both_processes_may_do_no_more_than_they_need() {
         ("controller", "create events.events.k8s.io", "kube-system", false),
         ("controller", "patch harborinstances.harbor-pilot.dev", "default", false),
         ("controller", "patch cachedimages.harbor-pilot.dev", "default", false),
+        ("controller", "watch imagepolicies.harbor-pilot.dev", "default", true),
+        ("controller", "patch imagepolicies.harbor-pilot.dev", "default", false),
     ];
     let mut asked: Vec<_> =
         table.map(|(who, what, namespace, may)| (who, what.to_owned(), namespace, may)).into_iter().collect();

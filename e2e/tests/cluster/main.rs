@@ -20,6 +20,7 @@ mod quiet;
 mod registries;
 mod replication;
 mod reviews;
+mod scans;
 mod schema;
 mod secrets;
 mod table;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 
-use super::{Failure, Setting, ready_reason, since};
+use super::{Failure, Setting, blocked::Block, ready_reason, since};
 use crate::{
     api::{
         CachedImageStatus, ConditionType, Conditions, Reason,
@@ -14,6 +14,7 @@ use crate::{
     prewarm::{
         allowance::Refused,
         puller::{Warmed, WarmedChild, list},
+        scan::Found,
         verify::{Finding, Verdict},
     },
     registry::Class,
@@ -46,17 +47,20 @@ impl Change<'_> {
 
     pub(super) fn warmed(&mut self, warmed: &Warmed) -> Duration {
         self.place();
+        let scans = self.known_scans();
         let child = |child: &WarmedChild| PlatformStatus {
             platform: child.platform.as_ref().map_or_else(|| "unknown".to_owned(), ToString::to_string),
             digest: child.digest.to_string(),
             layers: child.layers,
             bytes: child.bytes,
             stored: false,
+            scan: scans.get(child.digest.as_str()).cloned(),
         };
         self.status.digest = Some(warmed.digest.to_string());
         self.status.index_children = warmed.index_children;
         self.status.index = None;
         self.status.platforms = warmed.children.iter().map(child).collect();
+        self.sum_scans();
         self.status.warmed_at = Some(Time(condition::whole_seconds(self.setting.now)));
         self.status.attempts = None;
         self.status.next_attempt_at = None;
@@ -84,6 +88,7 @@ impl Change<'_> {
             Class::Stalled => self.setting.timing.backoff_max,
         };
         self.status.attempts = Some(attempts);
+        self.told_blocked(failure);
         if failure.class == Class::Stalled {
             self.conditions.stalled(failure.reason, &failure.message);
         } else {
@@ -129,7 +134,12 @@ impl Change<'_> {
             child.stored = *stored;
         }
         self.status.index = verdict.index;
+        self.scanned(&verdict.scans);
         let age = self.age();
+        if let Some(block) = Block::of(verdict, &self.status.platforms) {
+            return self.blocked(&block, verdict, age);
+        }
+        self.conditions.remove(ConditionType::PullBlocked);
         if !verdict.complete() {
             return self.incomplete(verdict, age);
         }
@@ -147,8 +157,17 @@ impl Change<'_> {
             self.status.next_attempt_at = None;
             return self.pause_between_looks(age);
         }
+        self.rest(&verdict.scans)
+    }
+
+    /// Nothing is left to do but to look at times, and at what a scan says.
+    pub(super) fn rest(&mut self, scans: &Found) -> Duration {
+        if scans.waits {
+            self.status.next_attempt_at = None;
+            return scans.again.unwrap_or(self.setting.timing.look_max);
+        }
         let spread = self.setting.timing.refresh.mul_f64(0.9 + 0.2 * self.setting.jitter.clamp(0.0, 1.0));
-        self.resume_after(spread)
+        self.resume_after(scans.again.map_or(spread, |again| again.min(spread)))
     }
 
     /// Ready, or not, with everything stored.
@@ -275,7 +294,7 @@ impl Change<'_> {
         doubled.max(least).min(timing.backoff_max).mul_f64(0.75 + 0.5 * self.setting.jitter.clamp(0.0, 1.0))
     }
 
-    fn pause_between_looks(&self, age: Duration) -> Duration {
+    pub(super) fn pause_between_looks(&self, age: Duration) -> Duration {
         (age / 4).clamp(self.setting.timing.look_min, self.setting.timing.look_max)
     }
 

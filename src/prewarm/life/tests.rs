@@ -3,6 +3,7 @@ use crate::{
     api::{CachedImageSpec, cached_image::Require},
     prewarm::{
         puller::{Fetches, WarmedChild},
+        scan::Found,
         verify::Finding,
     },
     registry::Digest,
@@ -48,7 +49,14 @@ fn warmed(fetched: u32) -> Warmed {
 }
 
 fn verdict(stored: bool, by_tag: Finding, by_digest: Finding) -> Verdict {
-    Verdict { stored: vec![stored], index: None, by_tag: Some(by_tag), by_digest }
+    Verdict {
+        stored: vec![stored],
+        index: None,
+        by_tag: Some(by_tag),
+        by_digest,
+        refused: Vec::new(),
+        scans: Found::default(),
+    }
 }
 
 fn failure(reason: Reason, class: Class) -> Failure {
@@ -302,4 +310,43 @@ fn how_the_blobs_came_is_told() {
     assert!(message(&|warmed| warmed.attestations = 2).contains("2 attestations left out"));
     let left = message(&|warmed| warmed.children[0].fetches = Fetches { left: 4, ..Fetches::default() });
     assert!(left.contains("4 blobs left to Harbor"), "{left}");
+}
+
+#[test]
+fn what_harbor_lets_nobody_pull_is_blocked_with_the_reason_of_its_scan() {
+    use crate::api::{ScanState, ScanStatus};
+    let open = "current image without vulnerability scanning cannot be pulled due to configured policy in 'Prevent images with \
+                vulnerability severity of \"High\" or higher from running.'";
+    let bad = "current image with 2 vulnerabilities cannot be pulled due to configured policy in 'Prevent images with \
+               vulnerability severity of \"High\" or higher from running.'";
+    let table = [
+        (open, ScanState::Unscanned, "NotScanned", false),
+        (open, ScanState::Scanning, "Scanning", false),
+        (open, ScanState::Failed, "ScanFailed", false),
+        (open, ScanState::NoScanner, "NoScanner", true),
+        (bad, ScanState::Scanned, "VulnerabilitiesFound", true),
+        ("The image is not signed.", ScanState::Scanned, "PullRefused", true),
+    ];
+    for (refusal, scan, reason, stalled) in table {
+        let mut image = cached(Require::Online);
+        live(&mut image, 0, Event::Begun("x"));
+        live(&mut image, 10, Event::Warmed(&warmed(2)));
+        let each = vec![Some(ScanStatus { state: scan, ..ScanStatus::default() })];
+        let again = (scan == ScanState::Scanning).then(|| Duration::from_secs(7));
+        let scans = Found { each, waits: again.is_some(), again };
+        let refused = vec![Some(refusal.to_owned())];
+        let requeue =
+            live(&mut image, 40, Event::Looked(&Verdict { refused, scans, ..verdict(false, UNTAGGED, SAME) }));
+        let conditions = &image.status.as_ref().unwrap().conditions;
+        let blocked = condition::find(conditions, ConditionType::PullBlocked).unwrap();
+        assert_eq!((blocked.status.as_str(), blocked.reason.as_str()), ("True", reason));
+        let (ready, reconciling, is_stalled) = state(&image);
+        assert_eq!((ready, reconciling, is_stalled), (format!("False/{reason}"), !stalled, stalled), "{reason}");
+        assert_eq!(requeue, if stalled { 3600 } else { 7 }, "{reason}");
+        // Let through, it is as if it had never been blocked.
+        live(&mut image, 60, Event::Looked(&verdict(true, TAGGED, SAME)));
+        let conditions = &image.status.as_ref().unwrap().conditions;
+        assert!(condition::find(conditions, ConditionType::PullBlocked).is_none(), "{reason}");
+        assert_eq!(state(&image).0, "True/Warm", "{reason}");
+    }
 }

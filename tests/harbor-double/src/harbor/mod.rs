@@ -239,10 +239,16 @@ impl Harbor {
         self.core.state.lock().job_service_hangs
     }
 
-    /// What the scanner will find in the manifest of this digest. It finds nothing in others.
+    /// What the scanner will find in the manifest of this digest: `CVE-2026-0` with this severity, and more that are low. It
+    /// finds nothing in others.
     pub fn set_report(&self, digest: &str, severity: Severity, vulnerabilities: usize) {
         let report = scan::Report { severity, total: vulnerabilities };
         self.core.state.lock().reports.insert(digest.to_owned(), report);
+    }
+
+    /// Lets the next scans of this digest fail, so many of them.
+    pub fn fail_scans(&self, digest: &str, count: u32) {
+        self.core.state.lock().failing_scans.insert(digest.to_owned(), count);
     }
 
     /// A rebuilt Harbor at the same address: everything is gone, ids start again.

@@ -1,7 +1,7 @@
 //! Scanning: a push into a project with `auto_scan` starts a scan, which waits, runs, and ends with the report that a test set;
 //! and the pulls that `prevent_vul` forbids.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -15,6 +15,7 @@ use super::{
 use crate::{
     Severity,
     image::{DOCKER_LIST, OCI_INDEX},
+    index,
 };
 
 /// Harbor's own seconds that a scan waits, and that it runs.
@@ -31,21 +32,41 @@ pub(crate) struct Scan {
     ended: String,
 }
 
-/// What a scanner finds.
+/// What a scanner finds: `CVE-2026-0` with this severity, and so many more that are low.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Report {
     pub(crate) severity: Severity,
     pub(crate) total: usize,
 }
 
+impl Report {
+    /// How many of them an allowlist does not let pass, and the worst of these.
+    fn counted(self, allowed: &HashSet<&str>) -> (usize, Severity) {
+        let counts = |number: &usize| !allowed.contains(format!("CVE-2026-{number}").as_str());
+        let total = (0..self.total).filter(counts).count();
+        let worst = match total {
+            0 => Severity::None,
+            _ if counts(&0) => self.severity,
+            _ => Severity::Low.min(self.severity),
+        };
+        (total, worst)
+    }
+}
+
 impl Core {
-    /// Scans what was pushed, where the project wants it and there is a scanner.
+    /// Scans what was pushed or cached, where the project wants it and there is a scanner. Children of an index that was pulled
+    /// through a proxy project may be left out, and are here.
     pub(crate) fn scan_after_push(self: &Arc<Self>, repository: &str, digest: &str) {
         let wanted = {
             let state = self.state.lock();
             let project = state.project_named(repository.split('/').next().unwrap_or_default());
             let is_index = state.artifact(repository, digest).is_some_and(|found| is_index(&found.media_type));
-            !is_index && project.and_then(|project| project.metadata.get("auto_scan")).is_some_and(|on| on == "true")
+            let is_child = |((name, _), (_, bytes)): (&(String, String), &(String, bytes::Bytes))| {
+                name == repository && index::children(bytes).iter().any(|child| child.digest == digest)
+            };
+            !is_index
+                && !state.indexes.iter().any(is_child)
+                && project.and_then(|project| project.metadata.get("auto_scan")).is_some_and(|on| on == "true")
         };
         if wanted && self.settings.scanner {
             self.scan(digest);
@@ -74,12 +95,12 @@ impl Core {
         Ok(empty(StatusCode::ACCEPTED))
     }
 
-    /// Whether the policy of the project lets an image be pulled. Indexes always may.
+    /// Whether the policy of the project lets an image be pulled. Indexes always may, and everything without a scanner.
     ///
     /// # Errors
     /// 412, as recorded: for a bad report and for none alike.
     pub(crate) fn judge(&self, project: &Project, repository: &str, reference: &str) -> Result<(), Fault> {
-        if project.metadata.get("prevent_vul").is_none_or(|prevent| prevent != "true") {
+        if !self.settings.scanner || project.metadata.get("prevent_vul").is_none_or(|prevent| prevent != "true") {
             return Ok(());
         }
         let state = self.state.lock();
@@ -87,16 +108,22 @@ impl Core {
             return Ok(());
         };
         let limit = Severity::named(project.metadata.get("severity").map_or("low", String::as_str));
+        let own = project.metadata.get("reuse_sys_cve_allowlist").is_none_or(|system| system != "true");
+        let items = project.allowlist.get("items").and_then(Value::as_array).filter(|_| own);
+        let allowed = items.into_iter().flatten().filter_map(|item| item["cve_id"].as_str()).collect();
         let (what, tail) = match state.scans.get(&artifact.digest) {
             None => ("without vulnerability scanning".to_owned(), "for help."),
             Some(scan) if scan.status != "Success" => {
                 (format!("with \"{}\" status of vulnerability scanning", scan.status), "for help.")
             }
-            Some(Scan { report, .. }) if report.total == 0 || report.severity < limit => return Ok(()),
             Some(Scan { report, .. }) => {
-                let noun = if report.total == 1 { "vulnerability" } else { "vulnerabilities" };
+                let (total, severity) = report.counted(&allowed);
+                if total == 0 || severity < limit {
+                    return Ok(());
+                }
+                let noun = if total == 1 { "vulnerability" } else { "vulnerabilities" };
                 let tail = "to exempt matched vulnerabilities through configuring the CVE allowlist.";
-                (format!("with {} {noun}", report.total), tail)
+                (format!("with {total} {noun}"), tail)
             }
         };
         Err(Fault::violation(format!(
@@ -116,7 +143,12 @@ impl Core {
                 return;
             }
             core.pause(RUNS).await;
-            core.advance(&digest, "Success");
+            let fails = core.state.lock().failing_scans.get_mut(&digest).is_some_and(|left| {
+                let fails = *left > 0;
+                *left = left.saturating_sub(1);
+                fails
+            });
+            core.advance(&digest, if fails { "Error" } else { "Success" });
         });
     }
 
@@ -127,8 +159,10 @@ impl Core {
             return false;
         };
         scan.status = status;
-        if status == "Success" {
+        if matches!(status, "Success" | "Error") {
             scan.ended = now();
+        }
+        if status == "Success" {
             scan.report = reports.get(digest).copied().unwrap_or(scan.report);
         }
         true

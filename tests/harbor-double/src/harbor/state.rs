@@ -128,6 +128,8 @@ pub(crate) struct State {
     pub(crate) scans: HashMap<String, Scan>,
     /// Digest → what the scanner will find.
     pub(crate) reports: HashMap<String, Report>,
+    /// Digest → how many of its next scans fail.
+    pub(crate) failing_scans: HashMap<String, u32>,
     sequences: HashMap<&'static str, i64>,
 }
 

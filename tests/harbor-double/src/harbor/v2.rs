@@ -156,9 +156,7 @@ impl Core {
 
     /// A manifest of the registry behind Harbor.
     pub(crate) fn local_manifest(&self, ask: &Ask, place: &Place, reference: &str) -> Outcome {
-        if ask.method == Method::GET {
-            self.judge(&place.project, &place.full, reference)?;
-        }
+        self.judge(&place.project, &place.full, reference)?;
         let state = self.state.lock();
         let Some(artifact) = state.artifact(&place.full, reference) else {
             if !is_digest(reference) && !state.repositories.contains_key(&place.full) {

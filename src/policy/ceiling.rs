@@ -1,0 +1,61 @@
+//! How vulnerable an image may be, and what is known of that.
+
+use std::fmt;
+use std::time::Duration;
+
+use k8s_openapi::jiff::Timestamp;
+
+use super::policies::Problem;
+use super::scans::{Scans, Unknown};
+use crate::api::image_policy::{MaxSeverity, OnUnscanned, Vulnerability};
+use crate::image::ImageRef;
+
+/// What is known of scans at a moment.
+#[derive(Clone, Copy)]
+pub struct Evidence<'e> {
+    /// What was found.
+    pub scans: &'e Scans,
+    /// The moment.
+    pub now: Timestamp,
+    /// What an image is at Harbor that Pods pull from elsewhere: one that is only mapped, or left as it is in an outage.
+    pub at_harbor: &'e dyn Fn(&ImageRef) -> Option<ImageRef>,
+}
+
+/// What a policy demands of scans.
+#[derive(Debug)]
+pub(super) struct Ceiling {
+    max_severity: MaxSeverity,
+    on_unscanned: OnUnscanned,
+    max_age: Duration,
+}
+
+impl Ceiling {
+    pub(super) fn of(spec: Vulnerability) -> Self {
+        let Vulnerability { max_severity, on_unscanned, max_age } = spec;
+        Self { max_severity, on_unscanned, max_age: max_age.duration() }
+    }
+
+    pub(super) fn problem(&self, image: &ImageRef, evidence: Option<&Evidence<'_>>) -> Option<Problem> {
+        let verdict = evidence.map_or(Err(Unknown::NoRecord), |evidence| {
+            let oldest = evidence.now.checked_sub(self.max_age).unwrap_or(Timestamp::MIN);
+            let found = |image: &ImageRef| evidence.scans.worst(image, oldest, self.max_severity.ceiling());
+            match (evidence.at_harbor)(image) {
+                Some(image) => found(&image),
+                None => found(image),
+            }
+        });
+        match verdict {
+            Ok(verdict) if verdict.severity > self.max_severity.ceiling() => {
+                Some(Problem::Vulnerable(verdict, self.max_severity))
+            }
+            Err(why) if self.on_unscanned != OnUnscanned::Allow => Some(Problem::Unscanned(why, self.on_unscanned)),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Debug for Evidence<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Evidence").field("scans", &self.scans.len()).field("now", &self.now).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,209 @@
+//! What scans said of images, in memory: from CachedImages, for whoever asks by tag or by digest.
+
+use std::{collections::HashMap, fmt, sync::Arc};
+
+use k8s_openapi::jiff::Timestamp;
+
+use crate::api::{CachedImage, FoundSeverity, ScanState, ScanStatus};
+use crate::image::ImageRef;
+
+/// What is known of all images: immutable, swapped whole. With what is kept of it beside, an image of three platforms
+/// takes about a kilobyte.
+#[derive(Debug, Default)]
+pub struct Scans {
+    tags: HashMap<Box<str>, Arc<[Manifest]>>,
+    indexes: HashMap<DigestKey, Arc<[Manifest]>>,
+    manifests: HashMap<DigestKey, Manifest>,
+}
+
+/// What is kept of one CachedImage.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Record {
+    /// The image at Harbor with its tag, unless it is pinned to a digest.
+    tag: Option<Box<str>>,
+    /// Of the upstream's index or manifest; `None` while the tag is known to have moved.
+    digest: Option<DigestKey>,
+    manifests: Arc<[Manifest]>,
+    digests: Box<[DigestKey]>,
+}
+
+/// What a scan found in a manifest, and when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Verdict {
+    /// The worst.
+    pub severity: FoundSeverity,
+    /// Vulnerabilities of any severity.
+    pub total: u32,
+    /// Those of them that a newer version of a package mends.
+    pub fixable: u32,
+    /// When that was.
+    pub scanned_at: Timestamp,
+}
+
+/// One manifest of an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Manifest {
+    verdict: Option<Verdict>,
+    state: ScanState,
+}
+
+/// Why there is no verdict of an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unknown {
+    /// No CachedImage speaks of it.
+    NoRecord,
+    /// It is being warmed, or its tag has moved since it was.
+    NotWarm,
+    /// The scan has come so far.
+    Open(ScanState),
+    /// The verdict of that time is too old.
+    Stale(Timestamp),
+}
+
+/// The bytes of a SHA-256 digest.
+type DigestKey = [u8; 32];
+
+impl Record {
+    /// What is kept of an image; `None` while there is nothing to know of it.
+    pub fn of(image: &CachedImage) -> Option<Self> {
+        let status = image.status.as_ref().filter(|_| image.metadata.deletion_timestamp.is_none())?;
+        let reference = ImageRef::parse(status.image.as_deref()?).ok()?;
+        let known: Vec<(DigestKey, Manifest)> = status
+            .platforms
+            .iter()
+            .filter_map(|child| Some((key(&child.digest)?, Manifest::of(child.scan.as_ref()))))
+            .collect();
+        Some(Self {
+            tag: reference.digest().is_none().then(|| tagged(&reference).into()),
+            digest: status.digest.as_deref().and_then(key),
+            manifests: known.iter().map(|(_, manifest)| *manifest).collect(),
+            digests: known.iter().map(|(digest, _)| *digest).collect(),
+        })
+    }
+}
+
+impl Scans {
+    /// All that is known, for lookups.
+    pub fn compile<'r>(records: impl IntoIterator<Item = &'r Record>) -> Self {
+        let mut scans = Self::default();
+        for record in records {
+            if let Some(tag) = &record.tag {
+                let of_tag = if record.digest.is_some() { Arc::clone(&record.manifests) } else { Arc::default() };
+                scans.tags.insert(tag.clone(), of_tag);
+            }
+            if let Some(digest) = record.digest.filter(|digest| !record.digests.contains(digest)) {
+                let known = scans.indexes.entry(digest).or_default();
+                // Another record may want fewer platforms of it, or have looked at it earlier.
+                if oldest(&record.manifests) >= oldest(known) {
+                    *known = Arc::clone(&record.manifests);
+                }
+            }
+            for (digest, manifest) in record.digests.iter().zip(record.manifests.iter()) {
+                let known = scans.manifests.entry(*digest).or_insert(*manifest);
+                if manifest.scanned() > known.scanned() {
+                    *known = *manifest;
+                }
+            }
+        }
+        scans
+    }
+
+    /// The worst of what is known of an image: of the manifest or index that it is pinned to, else of what its tag pointed to
+    /// when it was last looked at. A verdict counts unless it is from before `oldest`.
+    ///
+    /// # Errors
+    /// Why there is no verdict. One of another manifest that exceeds `ceiling` is one nevertheless.
+    pub fn worst(&self, image: &ImageRef, oldest: Timestamp, ceiling: FoundSeverity) -> Result<Verdict, Unknown> {
+        let own;
+        let manifests: &[Manifest] = match image.digest() {
+            Some(digest) => {
+                let key = key(digest).ok_or(Unknown::NoRecord)?;
+                match (self.manifests.get(&key), self.indexes.get(&key)) {
+                    (Some(manifest), _) => {
+                        own = [*manifest];
+                        &own
+                    }
+                    (None, Some(manifests)) => manifests,
+                    (None, None) => return Err(Unknown::NoRecord),
+                }
+            }
+            None if image.tag().is_some() => self.tags.get(image.as_str()).ok_or(Unknown::NoRecord)?,
+            None => self.tags.get(tagged(image).as_str()).ok_or(Unknown::NoRecord)?,
+        };
+        let fresh = || manifests.iter().filter_map(|one| one.verdict).filter(|verdict| verdict.scanned_at >= oldest);
+        let worst = fresh().max_by_key(|verdict| verdict.severity);
+        if let Some(worst) = worst.filter(|worst| worst.severity > ceiling) {
+            return Ok(worst);
+        }
+        if let Some(open) = manifests.iter().find(|manifest| manifest.verdict.is_none()) {
+            return Err(Unknown::Open(open.state));
+        }
+        match manifests.iter().filter_map(|one| one.verdict).map(|verdict| verdict.scanned_at).min() {
+            None => Err(Unknown::NotWarm),
+            Some(scanned) if scanned < oldest => Err(Unknown::Stale(scanned)),
+            Some(_) => worst.ok_or(Unknown::NotWarm),
+        }
+    }
+
+    /// How many tags and digests something is known of.
+    pub fn len(&self) -> usize {
+        self.tags.len() + self.indexes.len() + self.manifests.len()
+    }
+
+    /// Whether nothing is known.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Manifest {
+    fn of(scan: Option<&ScanStatus>) -> Self {
+        let Some(scan) = scan else { return Self { verdict: None, state: ScanState::Unscanned } };
+        let verdict = scan.severity.as_deref().zip(scan.scanned_at.as_ref()).map(|(severity, time)| Verdict {
+            severity: FoundSeverity::of(severity),
+            total: scan.total.unwrap_or(0),
+            fixable: scan.fixable.unwrap_or(0),
+            scanned_at: time.0,
+        });
+        Self { verdict, state: scan.state }
+    }
+
+    fn scanned(&self) -> Option<Timestamp> {
+        self.verdict.map(|verdict| verdict.scanned_at)
+    }
+}
+
+impl fmt::Display for Unknown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoRecord => f.write_str("nothing is known of it yet"),
+            Self::NotWarm => f.write_str("it is being fetched, or its tag has moved"),
+            Self::Open(ScanState::Failed) => f.write_str("its scan failed"),
+            Self::Open(ScanState::NoScanner) => f.write_str("Harbor has no scanner"),
+            Self::Open(ScanState::Scanning) => f.write_str("its scan is not done"),
+            Self::Open(ScanState::Scanned | ScanState::Unscanned) => f.write_str("it has not been scanned"),
+            Self::Stale(scanned) => write!(f, "its last scan is of {scanned}"),
+        }
+    }
+}
+
+fn oldest(manifests: &[Manifest]) -> Option<Timestamp> {
+    manifests.iter().map(Manifest::scanned).min().flatten()
+}
+
+/// The image by its tag, as runtimes read it.
+fn tagged(image: &ImageRef) -> String {
+    format!("{}/{}:{}", image.host(), image.repository(), image.tag().unwrap_or("latest"))
+}
+
+fn key(digest: &str) -> Option<DigestKey> {
+    let hex = digest.strip_prefix("sha256:").filter(|hex| hex.len() == 64)?;
+    let mut key = DigestKey::default();
+    for (byte, pair) in key.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    Some(key)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,166 @@
+//! What scans make of a status, and an image that Harbor has and lets nobody pull.
+
+use std::{collections::HashMap, time::Duration};
+
+use super::{Failure, change::Change};
+use crate::{
+    api::{ConditionType, Reason, ScanState, ScanStatus, cached_image::PlatformStatus},
+    harbor::model::{is_for_its_findings, is_for_its_scan},
+    prewarm::{
+        scan::{Found, worst},
+        verify::Verdict,
+    },
+    registry::Class,
+};
+
+/// Manifests that a message names.
+const NAMED: usize = 3;
+
+/// What keeps an image from being pulled.
+pub(super) struct Block {
+    reason: Reason,
+    message: String,
+}
+
+impl Block {
+    /// `None` when every wanted manifest that was asked for was given.
+    pub(super) fn of(verdict: &Verdict, platforms: &[PlatformStatus]) -> Option<Self> {
+        let mut blocked: Vec<(Reason, String)> = platforms
+            .iter()
+            .zip(&verdict.refused)
+            .filter_map(|(child, refusal)| Some((child, refusal.as_deref()?)))
+            .map(|(child, refusal)| {
+                let reason = reason_of(refusal, child.scan.as_ref());
+                (reason, format!("{}: {}", child.platform, why(reason, refusal, child.scan.as_ref())))
+            })
+            .collect();
+        // What a person must see to first; the others may still come by themselves.
+        blocked.sort_by_key(|(reason, _)| !is_final(*reason));
+        let reason = blocked.first()?.0;
+        let more = blocked.len().saturating_sub(NAMED);
+        let named: Vec<&str> = blocked.iter().take(NAMED).map(|(_, why)| why.as_str()).collect();
+        let mut message = format!("Harbor refuses to serve {}", named.join("; "));
+        if more > 0 {
+            message = format!("{message}; and {more} more");
+        }
+        Some(Self { reason, message: format!("{message}. {}", advice(reason)) })
+    }
+}
+
+impl Change<'_> {
+    /// Scans that are known of the manifests that were wanted so far, by digest.
+    pub(super) fn known_scans(&self) -> HashMap<String, ScanStatus> {
+        let scan = |child: &PlatformStatus| Some((child.digest.clone(), child.scan.clone()?));
+        self.status.platforms.iter().filter_map(scan).collect()
+    }
+
+    pub(super) fn scanned(&mut self, found: &Found) {
+        for (child, scan) in self.status.platforms.iter_mut().zip(&found.each) {
+            child.scan.clone_from(scan);
+        }
+        self.sum_scans();
+    }
+
+    /// Sums up the scans of the manifests.
+    pub(super) fn sum_scans(&mut self) {
+        let scans = self.status.platforms.iter().map(|child| (child.digest.as_str(), child.scan.as_ref()));
+        let any = self.status.platforms.iter().any(|child| child.scan.is_some());
+        self.status.scan = any.then(|| worst(scans)).flatten();
+    }
+
+    /// Harbor has it, and gives it to nobody.
+    pub(super) fn blocked(&mut self, block: &Block, verdict: &Verdict, age: Duration) -> Duration {
+        let Block { reason, message } = block;
+        self.status.attempts = None;
+        self.conditions.set(ConditionType::PullBlocked, true, *reason, message);
+        self.conditions.set(ConditionType::OfflineByDigest, false, *reason, "see PullBlocked");
+        if verdict.by_tag.is_some() {
+            self.conditions.set(ConditionType::OfflineByTag, false, *reason, "see PullBlocked");
+        }
+        if is_final(*reason) {
+            self.conditions.stalled(*reason, message);
+        } else {
+            self.conditions.progressing(*reason, message);
+            if verdict.scans.again.is_none() && age < self.setting.timing.offline_bound {
+                self.status.next_attempt_at = None;
+                return self.pause_between_looks(age);
+            }
+        }
+        self.rest(&verdict.scans)
+    }
+
+    /// A pull that failed since Harbor gives the image to nobody says so; another failure says nothing of that.
+    pub(super) fn told_blocked(&mut self, failure: &Failure) {
+        // Credentials without rights are refused, too, and others may pull.
+        let blocks = is_final(failure.reason) && failure.reason != Reason::PullRefused;
+        if blocks || is_open(failure.reason) {
+            self.conditions.set(ConditionType::PullBlocked, true, failure.reason, &failure.message);
+        } else {
+            self.conditions.remove(ConditionType::PullBlocked);
+        }
+    }
+}
+
+/// A pull that failed since Harbor gives a manifest to nobody, as the registry says (412). `scan` is what is known of it.
+pub fn refused(refusal: &str, scan: Option<&ScanStatus>) -> Failure {
+    let reason = reason_of(refusal, scan);
+    let class = if is_final(reason) { Class::Stalled } else { Class::Wait(None) };
+    Failure { reason, message: format!("Harbor refuses to serve a manifest: {refusal}. {}", advice(reason)), class }
+}
+
+/// Why Harbor refuses a manifest: what it says, and what is known of the scan by now.
+fn reason_of(refusal: &str, scan: Option<&ScanStatus>) -> Reason {
+    if is_for_its_findings(refusal) {
+        return Reason::VulnerabilitiesFound;
+    }
+    if !is_for_its_scan(refusal) {
+        return Reason::PullRefused;
+    }
+    match scan.map(|scan| scan.state) {
+        Some(ScanState::Scanning) => Reason::Scanning,
+        Some(ScanState::Failed) => Reason::ScanFailed,
+        Some(ScanState::NoScanner) => Reason::NoScanner,
+        _ => Reason::NotScanned,
+    }
+}
+
+/// Whether it stays so until a person acts.
+fn is_final(reason: Reason) -> bool {
+    matches!(reason, Reason::VulnerabilitiesFound | Reason::PullRefused | Reason::NoScanner)
+}
+
+/// Whether a scan may end it.
+fn is_open(reason: Reason) -> bool {
+    matches!(reason, Reason::Scanning | Reason::ScanFailed | Reason::NotScanned)
+}
+
+fn why(reason: Reason, refusal: &str, scan: Option<&ScanStatus>) -> String {
+    let said = scan.and_then(|scan| scan.message.clone());
+    match reason {
+        Reason::VulnerabilitiesFound => {
+            let count = |number: Option<u32>| number.map_or_else(|| "an unknown number".to_owned(), |n| n.to_string());
+            let scan = scan.cloned().unwrap_or_default();
+            let severity = scan.severity.as_deref().unwrap_or("unknown");
+            let (total, fixable) = (count(scan.total), count(scan.fixable));
+            format!("{total} vulnerabilities, {fixable} of them fixable, the worst {severity}")
+        }
+        Reason::Scanning => "its scan is not done".to_owned(),
+        Reason::ScanFailed => said.unwrap_or_else(|| "its scan failed".to_owned()),
+        Reason::NoScanner => said.unwrap_or_else(|| "nothing scans it".to_owned()),
+        Reason::NotScanned => said.unwrap_or_else(|| "it has not been scanned".to_owned()),
+        _ => refusal.to_owned(),
+    }
+}
+
+fn advice(reason: Reason) -> &'static str {
+    match reason {
+        Reason::VulnerabilitiesFound => {
+            "Use a mended image, or let these vulnerabilities pass: cveAllowlist or vulnerabilities.severity of the ProxyProject"
+        }
+        Reason::Scanning => "It is looked at again",
+        Reason::ScanFailed => "Harbor is asked to scan it again, more and more seldom",
+        Reason::NotScanned => "Harbor is asked to scan it",
+        Reason::NoScanner => "Without a scanner set vulnerabilities.prevent: false in the ProxyProject",
+        _ => "See the policies of the project in Harbor",
+    }
+}

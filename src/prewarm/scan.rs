@@ -1,0 +1,181 @@
+//! Scans of what is warm: what Harbor's list says of them, and when Harbor is asked for another one.
+//!
+//! Pure. Harbor scans by itself where a project says so, and not everything: the children of an index may stay unscanned, and
+//! a verdict is never renewed. So it is asked, once for each pause.
+
+use std::time::Duration;
+
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
+
+use super::life::Timing;
+use crate::{
+    api::{FoundSeverity, ScanState, ScanStatus, condition::whole_seconds},
+    harbor::{
+        self,
+        model::{Artifact, ScanStage},
+    },
+};
+
+/// What is wanted of the scans of an image. The default is to read what there is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// Harbor is asked to scan what is unscanned: somebody goes by its verdict.
+    pub wanted: bool,
+    /// The project lets nobody pull what is vulnerable or unscanned.
+    pub blocks: bool,
+    /// A verdict is of no use when it is older; it is renewed at half of that age. `None`: however old it is.
+    pub max_age: Option<Duration>,
+}
+
+/// What is known of the scans of an image after a look.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Found {
+    /// For each wanted manifest, in their order; `None` for one that Harbor does not list.
+    pub each: Vec<Option<ScanStatus>>,
+    /// A scan is under way, and is worth waiting for.
+    pub waits: bool,
+    /// Look again after that time, for a scan to be done or to be asked for.
+    pub again: Option<Duration>,
+}
+
+/// What Harbor says of the scan of one manifest. `known` is what was known before, of the same digest.
+pub fn read(artifact: &Artifact, known: Option<&ScanStatus>) -> ScanStatus {
+    let known = known.cloned().unwrap_or_default();
+    match artifact.scan_stage() {
+        ScanStage::Done(scan) => {
+            let count = |number: i64| Some(u32::try_from(number).unwrap_or(0));
+            // Harbor writes the year 1 for never.
+            let ended = scan.end_time.filter(|time| time.as_second() > 0).map(|time| Time(whole_seconds(time)));
+            // That a newer verdict was asked for counts until there is one.
+            let asked = if ended == known.scanned_at { known } else { ScanStatus::default() };
+            ScanStatus {
+                state: ScanState::Scanned,
+                severity: Some(scan.severity.clone()).filter(|severity| !severity.is_empty()),
+                total: count(scan.summary.total),
+                fixable: count(scan.summary.fixable),
+                scanned_at: ended,
+                ..asked
+            }
+        }
+        ScanStage::UnderWay(_) => ScanStatus { state: ScanState::Scanning, message: None, ..known },
+        ScanStage::Failed(scan) => {
+            let message = format!("the scan ended as {}; the log of Harbor's scanner says why", scan.scan_status);
+            ScanStatus { state: ScanState::Failed, message: Some(message), ..known }
+        }
+        // Without a scanner, Harbor shows no scans of the past either.
+        ScanStage::Unscanned if known.state == ScanState::NoScanner => known,
+        ScanStage::Unscanned => ScanStatus {
+            state: ScanState::Unscanned,
+            message: known.message,
+            requested_at: known.requested_at,
+            requests: known.requests,
+            ..ScanStatus::default()
+        },
+    }
+}
+
+/// Whether Harbor is to be asked now for a scan. `refused`: it lets nobody pull the manifest.
+pub fn is_due(scan: &ScanStatus, terms: &Terms, refused: bool, now: Timestamp, timing: &Timing) -> bool {
+    asked_in(scan, terms, refused, now, timing) == Some(Duration::ZERO)
+}
+
+/// The status after Harbor was asked for a scan.
+pub fn asked(scan: ScanStatus, answer: &Result<(), harbor::Error>, now: Timestamp) -> ScanStatus {
+    let requests = Some(scan.requests.unwrap_or(0).saturating_add(1));
+    let asked = ScanStatus { requested_at: Some(Time(whole_seconds(now))), requests, message: None, ..scan };
+    match answer {
+        Ok(()) | Err(harbor::Error::Conflict { .. }) => ScanStatus { state: ScanState::Scanning, ..asked },
+        Err(harbor::Error::Precondition { message }) => ScanStatus {
+            state: ScanState::NoScanner,
+            message: Some(format!("{message}; give Harbor a scanner (Interrogation Services), or the project another")),
+            ..asked
+        },
+        Err(harbor::Error::Forbidden { .. }) => ScanStatus {
+            message: Some("our account may not ask for scans: give its robot the permission Scan, Create".to_owned()),
+            ..asked
+        },
+        Err(error) => ScanStatus { message: Some(format!("asked for a scan: {error}")), ..asked },
+    }
+}
+
+/// What the scans of an image come to. `refused` says of each manifest whether Harbor lets nobody pull it, and `age` how
+/// long ago the image was pulled.
+pub fn found(
+    each: Vec<Option<ScanStatus>>,
+    refused: &[bool],
+    terms: &Terms,
+    age: Duration,
+    now: Timestamp,
+    timing: &Timing,
+) -> Found {
+    let mut found = Found::default();
+    for (scan, refused) in each.iter().zip(refused.iter().copied().chain(std::iter::repeat(false))) {
+        let Some(scan) = scan else { continue };
+        let again = if scan.state == ScanState::Scanning {
+            let since = scan.requested_at.as_ref().map_or(age, |time| since(time.0, now));
+            // One that hangs is looked at as seldom as what is done.
+            let worth = (terms.wanted || refused) && since < timing.offline_bound;
+            found.waits |= worth;
+            worth.then(|| (since / 4).clamp(timing.look_min, timing.look_max))
+        } else {
+            asked_in(scan, terms, refused, now, timing)
+        };
+        found.again = found.again.into_iter().chain(again).min();
+    }
+    Found { each, ..found }
+}
+
+/// The worst of the manifests of an image: how far the scans have come at least, and the most severe finding.
+pub fn worst<'s>(manifests: impl IntoIterator<Item = (&'s str, Option<&'s ScanStatus>)>) -> Option<ScanStatus> {
+    let mut worst: Option<ScanStatus> = None;
+    for (digest, scan) in manifests {
+        let scan = scan.cloned().unwrap_or_default();
+        let (state, message) = (scan.state, scan.message.clone());
+        let named = ScanStatus {
+            digest: scan.scanned_at.is_some().then(|| digest.to_owned()),
+            requested_at: None,
+            requests: None,
+            ..scan
+        };
+        worst = Some(match worst {
+            None => named,
+            Some(other) => {
+                let (worse_state, worse_message) =
+                    if state > other.state { (state, message) } else { (other.state, other.message.clone()) };
+                let rank = |scan: &ScanStatus| scan.severity.as_deref().map(FoundSeverity::of);
+                let graver = rank(&named) > rank(&other);
+                ScanStatus { state: worse_state, message: worse_message, ..if graver { named } else { other } }
+            }
+        });
+    }
+    worst
+}
+
+/// Harbor is asked for a scan after that time; `None`: not as things are.
+fn asked_in(scan: &ScanStatus, terms: &Terms, refused: bool, now: Timestamp, timing: &Timing) -> Option<Duration> {
+    let due = match scan.state {
+        ScanState::Scanning => return None,
+        ScanState::Scanned => {
+            let scanned = scan.scanned_at.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0);
+            (terms.max_age? / 2).saturating_sub(since(scanned, now))
+        }
+        _ if terms.wanted || refused => Duration::ZERO,
+        _ => return None,
+    };
+    let pause = match scan.state {
+        ScanState::NoScanner => timing.backoff_max,
+        _ => match scan.requests.unwrap_or(0) {
+            0 => Duration::ZERO,
+            requests => timing.backoff.saturating_mul(1 << (requests - 1).min(20)).min(timing.backoff_max),
+        },
+    };
+    let asked = scan.requested_at.as_ref().map_or(Duration::ZERO, |time| pause.saturating_sub(since(time.0, now)));
+    Some(due.max(asked))
+}
+
+fn since(earlier: Timestamp, later: Timestamp) -> Duration {
+    Duration::try_from(later.duration_since(earlier)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

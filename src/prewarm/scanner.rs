@@ -1,0 +1,99 @@
+//! Asks Harbor for scans where [`scan`](super::scan) says that one is due.
+
+use std::time::Duration;
+
+use k8s_openapi::jiff::Timestamp;
+
+use super::{
+    life::Timing,
+    scan::{self, Found, Terms},
+    target::Target,
+    verify::Inventory,
+};
+use crate::{
+    api::{ScanStatus, cached_image::PlatformStatus},
+    harbor::model::{Artifact, ScanStage, is_for_its_scan},
+};
+
+/// Manifests of one image that are asked for at most in one step.
+const MOST: usize = 16;
+
+/// The scans of one image.
+pub(super) struct Scans<'a> {
+    pub(super) inventory: &'a dyn Inventory,
+    pub(super) target: &'a Target,
+    pub(super) terms: Terms,
+    pub(super) timing: &'a Timing,
+    pub(super) now: Timestamp,
+}
+
+impl Scans<'_> {
+    /// Reads from the list what is known of each wanted manifest, and asks for scans that are due. That Harbor refuses to
+    /// scan is no failure: what it says of that is in the status.
+    pub(super) async fn after_look(
+        &self,
+        wanted: &[PlatformStatus],
+        artifacts: &[Artifact],
+        refused: &[Option<String>],
+        warmed: Timestamp,
+    ) -> Found {
+        let refused: Vec<bool> = refused.iter().map(Option::is_some).collect();
+        let mut each = Vec::with_capacity(wanted.len());
+        let mut asked = 0;
+        for (at, child) in wanted.iter().enumerate() {
+            let Some(artifact) = artifacts.iter().find(|artifact| artifact.digest == child.digest) else {
+                each.push(None);
+                continue;
+            };
+            let mut scan = scan::read(artifact, child.scan.as_ref());
+            let is_refused = refused.get(at).copied().unwrap_or(false);
+            if asked < MOST && scan::is_due(&scan, &self.terms, is_refused, self.now, self.timing) {
+                asked += 1;
+                scan = self.ask(scan, &child.digest).await;
+            }
+            each.push(Some(scan));
+        }
+        let age = Duration::try_from(self.now.duration_since(warmed)).unwrap_or_default();
+        scan::found(each, &refused, &self.terms, age, self.now, self.timing)
+    }
+
+    /// Asks for scans of the image that Harbor refused to serve: of what it has under this tag or digest, or, where that is
+    /// not cached, of all that is in the repository. Answers what is known of one that is not scanned then, if there is one.
+    pub(super) async fn of_refused(&self, refusal: &str, known: &[PlatformStatus]) -> Option<ScanStatus> {
+        if !is_for_its_scan(refusal) {
+            return None;
+        }
+        let artifacts = self.inventory.artifacts(self.target.project(), self.target.repository()).await.ok()?;
+        let named = artifacts.iter().find(|artifact| match self.target.digest() {
+            Some(digest) => artifact.digest == digest.as_str(),
+            None => artifact.tags.iter().any(|tag| Some(tag.name.as_str()) == self.target.tag()),
+        });
+        let belongs = |artifact: &&Artifact| {
+            let within = |named: &Artifact| {
+                named.digest == artifact.digest
+                    || named.references.iter().any(|child| child.child_digest == artifact.digest)
+            };
+            let done = matches!(artifact.scan_stage(), ScanStage::Done(_));
+            !done && artifact.references.is_empty() && named.is_none_or(within)
+        };
+        let mut unscanned = None;
+        for artifact in artifacts.iter().filter(belongs).take(MOST) {
+            let known =
+                known.iter().find(|child| child.digest == artifact.digest).and_then(|child| child.scan.as_ref());
+            let mut scan = scan::read(artifact, known);
+            if scan::is_due(&scan, &self.terms, true, self.now, self.timing) {
+                scan = self.ask(scan, &artifact.digest).await;
+            }
+            unscanned = Some(scan);
+        }
+        unscanned
+    }
+
+    async fn ask(&self, scan: ScanStatus, digest: &str) -> ScanStatus {
+        let answer = self.inventory.start_scan(self.target.project(), self.target.repository(), digest).await;
+        if let Err(error) = &answer {
+            tracing::debug!(%error, digest, "asked for a scan");
+        }
+        scan::asked(scan, &answer, self.now)
+    }
+}
