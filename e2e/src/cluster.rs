@@ -49,11 +49,12 @@ const SYSTEM_RIGHTS: [(&str, &[&str]); 4] = [
     ("replication-policy", &["list", "read", "create", "update", "delete"]),
     ("replication", &["list", "read", "create"]),
 ];
-const PROJECT_RIGHTS: [(&str, &[&str]); 6] = [
+const PROJECT_RIGHTS: [(&str, &[&str]); 7] = [
     ("project", &["read", "update", "delete"]),
     ("label", &["list", "read", "create", "update", "delete"]),
     ("repository", &["list", "read", "pull"]),
     ("artifact", &["list", "read"]),
+    ("scan", &["create"]),
     ("tag", &["list"]),
     ("metadata", &["list", "read", "create", "update", "delete"]),
 ];

@@ -133,7 +133,8 @@ async fn a_scan_that_failed_is_asked_for_again_after_a_pause() {
     let pushed = world.upstream.push_image("app/fails", "v1", &Image::single("linux", "amd64").seed("fails"));
     world.fail_next_scan(&pushed.digest);
     let mut context = world.context_with(&["linux/amd64"], BLOCKING);
-    context.timing.backoff = Duration::from_secs(4);
+    // Longer than a scan takes, so that the failure is seen before the next request.
+    context.timing.backoff = Duration::from_secs(if world.double.is_some() { 4 } else { 30 });
     let mut image = world.cached("app/fails:v1");
     let failed = |image: &CachedImage| scan(image).state == ScanState::Failed;
     world.live(&mut image, &context, failed).await;

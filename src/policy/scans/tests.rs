@@ -105,6 +105,7 @@ fn an_image_without_a_verdict_is_what_the_policy_makes_of_it() {
         (cached("app:1", Some('a'), &[('a', scan("None", 25))]), "harbor.corp/hub/app:1"),
         (cached("app:1", None, &[('a', scan("None", 1))]), "harbor.corp/hub/app:1"),
         (cached("app:1", None, &[]), "harbor.corp/hub/app:1"),
+        (cached("app:1", Some('a'), &[('a', scan("None", 1)), ('b', scan("None", 25))]), "harbor.corp/hub/app:1"),
         (cached("app:2", Some('a'), &[('a', scan("None", 1))]), "harbor.corp/hub/app:1"),
         (cached("app:1", Some('a'), &[('a', scan("None", 1)), ('b', scan("Scanning", 0))]), "harbor.corp/hub/app:1"),
     ]);

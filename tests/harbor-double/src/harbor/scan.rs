@@ -75,7 +75,8 @@ impl Core {
 
     /// `POST …/scan`.
     pub(crate) fn start_scan(self: &Arc<Self>, ask: &Ask, project: &str, name: &str, reference: &str) -> Outcome {
-        let (project, full) = self.full_name(ask, project, name, "create")?;
+        let project = self.project_by_name(ask, project, "scan", "create")?;
+        let full = format!("{}/{}", project.name, percent_encoding::percent_decode_str(name).decode_utf8_lossy());
         if !self.settings.scanner {
             return Err(Fault::precondition(format!("no available scanner for project: {}", project.id)));
         }
