@@ -159,4 +159,16 @@ mod tests {
         }
         assert_eq!(next(), ["one", "two", "two", "two"], "one was lost, and two came");
     }
+
+    #[tokio::test]
+    async fn all_who_wait_for_the_first_list_are_woken() {
+        let changes = Changes::<Registry> { sender: broadcast::Sender::new(2), listed: watch::Sender::new(false) };
+        let waiting: Vec<_> = (0..8).map(|_| tokio::spawn(changes.listed())).collect();
+        tokio::task::yield_now().await;
+        assert!(waiting.iter().all(|waiting| !waiting.is_finished()));
+        changes.listed.send_replace(true);
+        for waiting in waiting {
+            tokio::time::timeout(std::time::Duration::from_secs(5), waiting).await.unwrap().unwrap();
+        }
+    }
 }
