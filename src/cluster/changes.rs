@@ -15,7 +15,10 @@ use kube::{
         watcher::{self, Event, watcher},
     },
 };
-use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::sync::{
+    broadcast::{self, error::RecvError},
+    watch,
+};
 
 use super::backoff;
 use crate::controller::Managed;
@@ -35,23 +38,40 @@ pub(super) enum Change<T> {
 /// The changes of a kind, to be followed.
 pub(super) struct Changes<K> {
     sender: broadcast::Sender<Change<Arc<K>>>,
+    listed: watch::Sender<bool>,
 }
 
 /// The one watch of a kind, as its controller. Nothing is watched until that runs.
 pub(super) fn controller<K: Managed>(client: &Client, config: Config) -> (Controller<K>, Changes<K>) {
     let (store, writer) = reflector::store();
     let sender = broadcast::Sender::new(BACKLOG);
-    let told = sender.clone();
+    let listed = watch::Sender::new(false);
+    let (told, done) = (sender.clone(), listed.clone());
     let events = watcher(Api::<K>::all(client.clone()), watcher::Config::default());
     // Who owns which field takes more memory than the fields, and nobody here asks.
     let events = events.modify(|object| object.managed_fields_mut().clear()).reflect(writer);
     // By now the store has it, so that followers find there what they are told of.
-    let events = events.inspect_ok(move |event| tell(&told, event));
+    let events = events.inspect_ok(move |event| {
+        tell(&told, event);
+        if matches!(event, Event::InitDone) {
+            done.send_replace(true);
+        }
+    });
     let controller = Controller::for_stream(events.applied_objects(), store).with_config(config);
-    (controller.trigger_backoff(backoff()), Changes { sender })
+    (controller.trigger_backoff(backoff()), Changes { sender, listed })
 }
 
 impl<K: Managed> Changes<K> {
+    /// Comes when all were listed once. Any number may wait for it; of those who wait for the store itself only the last to look is
+    /// woken, and its controller is one of them.
+    pub(super) fn listed(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut listed = self.listed.subscribe();
+        async move {
+            // An error says that the watch has ended, and with it everything.
+            listed.wait_for(|listed| *listed).await.ok();
+        }
+    }
+
     /// From now on.
     pub(super) fn follow(&self) -> impl Stream<Item = Change<Arc<K>>> + Send + 'static {
         stream::unfold(self.sender.subscribe(), |mut changes| async move {
@@ -112,7 +132,7 @@ mod tests {
         for name in ["one", "two"] {
             writer.apply_watcher_event(&Event::Apply(registry(name)));
         }
-        let changes = Changes { sender: broadcast::Sender::new(2) };
+        let changes = Changes { sender: broadcast::Sender::new(2), listed: watch::Sender::new(true) };
         let named = |instance: &HarborInstance| vec![ObjectRef::new(instance.metadata.name.as_deref().unwrap())];
         let mut concerned = changes.concern::<Registry>(&store, named).boxed();
         let mut next = || {
@@ -138,5 +158,17 @@ mod tests {
             tell(&changes.sender, &Event::Apply(instance("two")));
         }
         assert_eq!(next(), ["one", "two", "two", "two"], "one was lost, and two came");
+    }
+
+    #[tokio::test]
+    async fn all_who_wait_for_the_first_list_are_woken() {
+        let changes = Changes::<Registry> { sender: broadcast::Sender::new(2), listed: watch::Sender::new(false) };
+        let waiting: Vec<_> = (0..8).map(|_| tokio::spawn(changes.listed())).collect();
+        tokio::task::yield_now().await;
+        assert!(waiting.iter().all(|waiting| !waiting.is_finished()));
+        changes.listed.send_replace(true);
+        for waiting in waiting {
+            tokio::time::timeout(std::time::Duration::from_secs(5), waiting).await.unwrap().unwrap();
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::{future::ready, sync::Arc, time::Duration};
 
 use futures::{
     FutureExt, StreamExt,
-    future::{BoxFuture, Shared},
+    future::{self, BoxFuture, Shared},
 };
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{
@@ -144,7 +144,14 @@ pub async fn run(client: Client, settings: Settings, shutdown: CancellationToken
         projects_changed.notify_one();
     });
     // What refers to what is not there yet would be told so, although it is only not listed yet.
-    let known = known(directory.clone(), when_loaded.clone()).boxed().shared();
+    let listed = future::join_all([
+        instance_changes.listed().boxed(),
+        registry_changes.listed().boxed(),
+        project_changes.listed().boxed(),
+        rule_changes.listed().boxed(),
+        comes_true(when_loaded.clone()).boxed(),
+    ]);
+    let known = known(listed, platforms.clone()).boxed().shared();
     let drive = |name: &'static str| Drive {
         client: client.clone(),
         events: events.clone(),
@@ -159,8 +166,7 @@ pub async fn run(client: Client, settings: Settings, shutdown: CancellationToken
     let follow_sources = async {
         // Without rules no image is known to lie in a managed project, and a Pod is looked at once.
         tokio::join!(comes_true(when_loaded), comes_true(when_labelled));
-        // An error says that the watch has ended, and with it all of this.
-        demand.images.wait_until_ready().await.ok();
+        image_changes.listed().await;
         tokio::join!(sources::follow_all(&client, &demand), keeper.run(&image_changes));
     };
     let manual = in_force.manual.clone();
@@ -235,19 +241,9 @@ where
 }
 
 /// Comes when everything that a resource may refer to has been listed once.
-async fn known(directory: Arc<ClusterDirectory>, rules: watch::Receiver<bool>) {
-    let (instances, registries) = (directory.instances.clone(), directory.registries.clone());
-    let (projects, replications) = (directory.projects.clone(), directory.rules.clone());
-    let nodes = tokio::time::timeout(NODES_DEADLINE, directory.platforms.listed());
-    // Errors say that a watch has ended, and with it all of this.
-    drop(tokio::join!(
-        instances.wait_until_ready(),
-        registries.wait_until_ready(),
-        projects.wait_until_ready(),
-        replications.wait_until_ready(),
-        nodes,
-        comes_true(rules),
-    ));
+async fn known(listed: future::JoinAll<BoxFuture<'static, ()>>, platforms: Platforms) {
+    let nodes = tokio::time::timeout(NODES_DEADLINE, platforms.listed());
+    drop(tokio::join!(listed, nodes));
 }
 
 async fn comes_true(mut value: watch::Receiver<bool>) {

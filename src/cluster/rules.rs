@@ -36,11 +36,9 @@ pub(super) fn follow_projects(
     changed: impl Fn(),
 ) -> impl Future<Output = ()> {
     // What changes while the first list is awaited is in it, or told afterwards.
-    let (projects, mut changes) = (projects.clone(), changes.follow().boxed());
+    let (projects, listed, mut changes) = (projects.clone(), changes.listed(), changes.follow().boxed());
     async move {
-        if projects.wait_until_ready().await.is_err() {
-            return;
-        }
+        listed.await;
         loop {
             in_force.recompile(&projects.state(), BTreeSet::new());
             changed();

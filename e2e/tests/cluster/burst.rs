@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use futures::{StreamExt, stream};
 use harbor_double::{Image, Pushed, Upstream};
+use harbor_pilot::api::CachedImage;
 use harbor_pilot_e2e::cluster::{Cluster, alone, condition_of, pod};
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{Api, PostParams};
+use kube::api::{Api, DeleteParams, ListParams, PostParams};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -121,6 +122,18 @@ fn gets(upstream: &Upstream, images: &[(String, Pushed)]) -> Vec<(String, usize)
     digests.into_iter().map(|digest| (digest.to_owned(), of(digest))).collect()
 }
 
+/// Others need not wait for thousands of Pods and images.
+async fn clear(cluster: &Cluster, namespaces: &[&str]) {
+    let at_once = DeleteParams::default().grace_period(0);
+    for namespace in namespaces {
+        let pods: Api<Pod> = Api::namespaced(cluster.client().unwrap(), namespace);
+        pods.delete_collection(&at_once, &ListParams::default()).await.unwrap();
+    }
+    let images: Api<CachedImage> = Api::all(cluster.client().unwrap());
+    let ours = ListParams::default().labels("harbor-pilot.dev/source");
+    images.delete_collection(&at_once, &ours).await.unwrap();
+}
+
 async fn by_hand(cluster: &Cluster, name: &str) -> Upstream {
     let upstream = cluster.proxied(name).await.unwrap();
     let manual = json!({"spec": {"prewarm": {"mode": "Manual"}}}).to_string();
@@ -193,6 +206,7 @@ async fn a_burst_of_pods_warms_each_image_once_while_admission_goes_on_as_ever_t
     for name in ["burst", "burst-cold"] {
         cluster.forget(name).await.unwrap();
     }
+    clear(&cluster, &[&namespace, &other]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -225,4 +239,5 @@ async fn what_is_asked_for_while_harbor_or_the_upstream_is_away_is_warm_soon_aft
     let resumed = until_warm(&cluster, "away", IMAGES, RESUMED).await;
     eprintln!("all {IMAGES} warm {resumed:?} after Harbor was back");
     cluster.forget("away").await.unwrap();
+    clear(&cluster, &[&namespace]).await;
 }
