@@ -78,7 +78,7 @@ async fn measure() {
     println!("{layers} layers of {} MiB, {AT_ONCE} at once, {rounds} rounds", size / MIB);
     let mut costs: [Vec<Cost>; 3] = Default::default();
     for round in 0..rounds {
-        let stage = Stage::start().await;
+        let stage = Stage::start(round).await;
         for turn in 0..MODES.len() {
             // Each goes first in its turn.
             let at = (turn + round) % MODES.len();
@@ -123,7 +123,8 @@ struct Stage {
 }
 
 impl Stage {
-    async fn start() -> Self {
+    /// Harbor's registry does not forget the blobs of a repository that is deleted, so each round has other names.
+    async fn start(round: usize) -> Self {
         let from_env = |name: &str, default: &str| std::env::var(name).unwrap_or_else(|_| default.to_owned());
         let (double, url) = match std::env::var("HARBOR_URL") {
             Ok(url) => (None, url),
@@ -139,7 +140,7 @@ impl Stage {
             url,
             username: from_env("HARBOR_USERNAME", "admin"),
             password: from_env("HARBOR_PASSWORD", "Harbor12345"),
-            name: format!("pilot-bench-{}", std::process::id()),
+            name: format!("pilot-bench-{}-{round}", std::process::id()),
             http: reqwest::Client::new(),
         };
         let registry = json!({"name": stage.name, "type": "docker-registry", "url": stage.upstream.url()});
