@@ -182,7 +182,7 @@ async fn trouble(life: &mut Life<'_>, harbor: &Harbor, upstream: &Upstream) {
     life.change("Registry", json!({"description": "without its upstream"})).await;
     life.change("CachedImage", json!({"platforms": ["linux/arm64"]})).await;
     life.until("Registry", "False UpstreamUnhealthy").await;
-    life.until("CachedImage", "False ImageNotFound").await;
+    life.until("CachedImage", "False UpstreamUnhealthy").await;
     upstream.set_down(false).await;
     life.until("Registry", "True Reconciled").await;
 
