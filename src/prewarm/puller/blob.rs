@@ -5,7 +5,7 @@ use std::{
     time::Instant,
 };
 
-use super::{Fetches, lanes::Flight, pace, pull::Pull};
+use super::{Fetches, lanes::Flight, pull::Pull};
 use crate::{
     api::proxy_project::PullStrategy,
     registry::{Blob, Descriptor, Error},
@@ -63,7 +63,7 @@ impl Pull<'_> {
             }
         };
         loop {
-            tokio::time::sleep(pace::pause(asked.elapsed())).await;
+            tokio::time::sleep(self.pace.pause(blob.size, asked.elapsed())).await;
             let looked = Instant::now();
             if self.is_stored(blob).await? {
                 flight.note_over();

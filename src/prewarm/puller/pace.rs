@@ -16,10 +16,14 @@ const ROOM: f64 = 4.0;
 const TELLING: u64 = 256 << 10;
 /// Nothing is waited for longer.
 const LONGEST: Duration = Duration::from_secs(3600);
-/// Between two looks at a blob: first, at most, and as a share of the time that has passed.
-const FIRST_LOOK: Duration = Duration::from_millis(20);
+/// Between two looks at a blob: at least, at most, and as a share of the time that has passed.
+const FIRST_LOOK: Duration = Duration::from_millis(40);
 const RAREST_LOOK: Duration = Duration::from_secs(5);
 const LOOK_SHARE: f64 = 0.15;
+/// No look before such a part of the time that the others took: each costs Harbor, which is busy storing.
+const EXPECTED_SHARE: f64 = 0.8;
+/// What a new time counts for in the usual rate.
+const NEWEST: f64 = 0.3;
 
 /// What one pull has seen of Harbor's speed.
 #[derive(Debug)]
@@ -32,6 +36,8 @@ pub(super) struct Pace {
 struct Seen {
     /// Bytes a second of the slowest blob.
     rate: Option<f64>,
+    /// Of the usual one.
+    usual: Option<f64>,
     given_up: bool,
 }
 
@@ -47,6 +53,7 @@ impl Pace {
             let rate = size as f64 / after.as_secs_f64().max(0.001);
             let mut seen = self.seen();
             seen.rate = Some(seen.rate.map_or(rate, |slowest| slowest.min(rate)));
+            seen.usual = Some(seen.usual.map_or(rate, |usual| usual + NEWEST * (rate - usual)));
         }
     }
 
@@ -67,14 +74,17 @@ impl Pace {
         (self.grace + Duration::from_secs_f64(size as f64 / rate).min(LONGEST)).min(LONGEST)
     }
 
+    /// The pause before the next look at a blob of `size` bytes that was asked for so long ago.
+    pub(super) fn pause(&self, size: u64, waited: Duration) -> Duration {
+        let expected = self.seen().usual.filter(|_| size >= TELLING).map(|usual| size as f64 / usual.max(SLOWEST));
+        let expected = Duration::from_secs_f64(expected.unwrap_or_default() * EXPECTED_SHARE);
+        let pause = waited.mul_f64(LOOK_SHARE).max(expected.saturating_sub(waited));
+        pause.clamp(FIRST_LOOK, RAREST_LOOK)
+    }
+
     fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// The pause before the next look at a blob that was asked for so long ago.
-pub(super) fn pause(waited: Duration) -> Duration {
-    waited.mul_f64(LOOK_SHARE).clamp(FIRST_LOOK, RAREST_LOOK)
 }
 
 #[cfg(test)]
@@ -101,11 +111,26 @@ mod tests {
 
     #[test]
     fn of_a_slow_copy_few_looks_are_taken() {
+        let pace = Pace::new(Duration::ZERO);
         let (mut waited, mut looks) = (Duration::ZERO, 0);
         while waited < Duration::from_secs(120) {
-            waited += pause(waited);
+            waited += pace.pause(25 * MIB, waited);
             looks += 1;
         }
         assert!((20..80).contains(&looks), "{looks}");
+    }
+
+    #[test]
+    fn a_blob_is_looked_at_about_when_the_others_say_that_it_is_there() {
+        let pace = Pace::new(Duration::ZERO);
+        pace.note_stored(25 * MIB, Duration::from_millis(500));
+        assert_eq!(pace.pause(25 * MIB, Duration::ZERO), Duration::from_millis(400));
+        assert_eq!(pace.pause(50 * MIB, Duration::from_millis(100)), Duration::from_millis(700));
+        assert_eq!(pace.pause(25 * MIB, Duration::from_millis(400)), Duration::from_millis(60));
+        assert_eq!(pace.pause(1000, Duration::ZERO), FIRST_LOOK, "a small one takes as long as an answer");
+        assert_eq!(pace.pause(u64::MAX, Duration::ZERO), RAREST_LOOK);
+        (0..20).for_each(|_| pace.note_stored(25 * MIB, Duration::from_secs(2)));
+        let later = pace.pause(25 * MIB, Duration::ZERO);
+        assert!(later > Duration::from_millis(1500), "it learns: {later:?}");
     }
 }
