@@ -111,7 +111,7 @@ impl Surroundings for Places {
             proxy_project: name,
             platforms: project.spec.prewarm.platforms.clone(),
             puller: connection.puller.on(lane, project.spec.prewarm.strategy),
-            inventory: Arc::new(connection.client),
+            harbor: connection.client,
         })
     }
 

@@ -22,17 +22,14 @@ impl Client {
         self.delete(&format!("projects/{project}/repositories/{}", encoded(repository))).await
     }
 
-    /// GET /projects/{project}/repositories/{repository}/artifacts with tags, all pages. A repository that Harbor does not
-    /// have (yet) has none.
+    /// GET /projects/{project}/repositories/{repository}/artifacts, all pages: with tags and what their last scans say, the
+    /// untagged children of indexes among them (`q=base=*`). A repository that Harbor does not have (yet) has none.
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn artifacts(&self, project: &str, repository: &str) -> Result<Vec<model::Artifact>, Error> {
-        let path = format!("projects/{project}/repositories/{}/artifacts", encoded(repository));
-        match self.list(&path, &[("with_tag", "true")]).await {
-            Err(Error::NotFound { .. }) => Ok(Vec::new()),
-            other => other,
-        }
+    pub async fn scanned_artifacts(&self, project: &str, repository: &str) -> Result<Vec<model::Artifact>, Error> {
+        let query = [("with_tag", "true"), ("with_scan_overview", "true"), ("q", "base=*")];
+        self.artifacts_by(project, repository, &query).await
     }
 
     /// Those of the artifacts that have one of these digests, children of an index included: what is asked for is all that is
@@ -46,22 +43,19 @@ impl Client {
         repository: &str,
         digests: &[&str],
     ) -> Result<Vec<model::Artifact>, Error> {
-        let path = format!("projects/{project}/repositories/{}/artifacts", encoded(repository));
         // Without `base` Harbor leaves the children of an index out.
         let wanted = format!("base=*,digest={{{}}}", digests.join(" "));
-        match self.list(&path, &[("q", wanted.as_str()), ("with_tag", "false")]).await {
-            Err(Error::NotFound { .. }) => Ok(Vec::new()),
-            other => other,
-        }
+        self.artifacts_by(project, repository, &[("q", wanted.as_str()), ("with_tag", "false")]).await
     }
 
-    /// [`Client::artifacts`] with what their last scans say, the untagged children of indexes among them (`q=base=*`).
-    ///
-    /// # Errors
-    /// See [`Error`].
-    pub async fn scanned_artifacts(&self, project: &str, repository: &str) -> Result<Vec<model::Artifact>, Error> {
+    async fn artifacts_by(
+        &self,
+        project: &str,
+        repository: &str,
+        query: &[(&str, &str)],
+    ) -> Result<Vec<model::Artifact>, Error> {
         let path = format!("projects/{project}/repositories/{}/artifacts", encoded(repository));
-        match self.list(&path, &[("with_tag", "true"), ("with_scan_overview", "true"), ("q", "base=*")]).await {
+        match self.list(&path, query).await {
             Err(Error::NotFound { .. }) => Ok(Vec::new()),
             other => other,
         }

@@ -40,4 +40,3 @@ pub use scan::Terms as ScanTerms;
 pub use silence::Silence;
 pub use surroundings::{Resolved, Surroundings, Unresolved};
 pub use target::Target;
-pub use verify::Inventory;

@@ -231,7 +231,7 @@ impl Run<'_> {
         // What was found incomplete although it is listed is asked for blob by blob.
         let platforms = self.cached.status.as_ref().map(|status| status.platforms.as_slice()).unwrap_or_default();
         if platforms.iter().all(|child| child.stored) {
-            puller = puller.knowing(Arc::clone(&place.resolved.inventory));
+            puller = puller.knowing(place.resolved.harbor.clone());
         }
         let pull = puller.warm(&place.target, &place.platforms, progress.as_ref());
         let pulled = tokio::time::timeout(deadline, pull).await.unwrap_or(Err(WarmError::Deadline(deadline)));
@@ -305,10 +305,10 @@ impl Run<'_> {
             index_children: status.index_children,
             wanted: &status.platforms,
         };
-        let inventory = &place.resolved.inventory;
-        let mut artifacts = inventory.artifacts(target.project(), target.repository()).await?;
+        let harbor = &place.resolved.harbor;
+        let mut artifacts = harbor.scanned_artifacts(target.project(), target.repository()).await?;
         if question.index_children.is_none() && artifacts.iter().all(|artifact| artifact.digest != digest) {
-            artifacts.extend(inventory.artifact(target.project(), target.repository(), &digest).await?);
+            artifacts.extend(harbor.artifact(target.project(), target.repository(), &digest).await?);
         }
         let allowance = &place.resolved.allowance;
         if refresh
@@ -342,7 +342,7 @@ impl Run<'_> {
 
     fn scans<'s>(&'s self, place: &'s Place) -> Scans<'s> {
         Scans {
-            inventory: place.resolved.inventory.as_ref(),
+            harbor: &place.resolved.harbor,
             target: &place.target,
             terms: self.context.surroundings.scan_terms(&place.resolved.proxy_project),
             timing: &self.context.timing,

@@ -8,11 +8,13 @@ use super::{
     life::Timing,
     scan::{self, Found, Terms},
     target::Target,
-    verify::Inventory,
 };
 use crate::{
     api::{ScanStatus, cached_image::PlatformStatus},
-    harbor::model::{Artifact, ScanStage, is_for_its_scan},
+    harbor::{
+        self,
+        model::{Artifact, ScanStage, is_for_its_scan},
+    },
 };
 
 /// Manifests of one image that are asked for at most in one step.
@@ -20,7 +22,7 @@ const MOST: usize = 16;
 
 /// The scans of one image.
 pub(super) struct Scans<'a> {
-    pub(super) inventory: &'a dyn Inventory,
+    pub(super) harbor: &'a harbor::Client,
     pub(super) target: &'a Target,
     pub(super) terms: Terms,
     pub(super) timing: &'a Timing,
@@ -63,7 +65,7 @@ impl Scans<'_> {
         if !is_for_its_scan(refusal) {
             return None;
         }
-        let artifacts = self.inventory.artifacts(self.target.project(), self.target.repository()).await.ok()?;
+        let artifacts = self.harbor.scanned_artifacts(self.target.project(), self.target.repository()).await.ok()?;
         let named = artifacts.iter().find(|artifact| match self.target.digest() {
             Some(digest) => artifact.digest == digest.as_str(),
             None => artifact.tags.iter().any(|tag| Some(tag.name.as_str()) == self.target.tag()),
@@ -90,7 +92,7 @@ impl Scans<'_> {
     }
 
     async fn ask(&self, scan: ScanStatus, digest: &str) -> ScanStatus {
-        let answer = self.inventory.start_scan(self.target.project(), self.target.repository(), digest).await;
+        let answer = self.harbor.start_scan(self.target.project(), self.target.repository(), digest).await;
         if let Err(error) = &answer {
             tracing::debug!(%error, digest, "asked for a scan");
         }

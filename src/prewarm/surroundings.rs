@@ -7,10 +7,10 @@ use super::{
     puller::{Progress, Puller},
     scan::Terms,
     silence::Silence,
-    verify::Inventory,
 };
 use crate::{
     api::{CachedImage, Platform},
+    harbor,
     image::ImageRef,
 };
 
@@ -49,8 +49,8 @@ pub struct Resolved {
     pub platforms: Vec<Platform>,
     /// Pulls through the Harbor of that ProxyProject.
     pub puller: Puller,
-    /// Lists what that Harbor stores.
-    pub inventory: Arc<dyn Inventory>,
+    /// The API of that Harbor, which lists what it stores.
+    pub harbor: harbor::Client,
     /// What may be asked of the upstream.
     pub allowance: Allowance,
     /// Why Harbor is not to be asked, as its HarborInstance says.

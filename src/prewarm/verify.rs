@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use futures::{StreamExt, TryStreamExt, future::BoxFuture, stream};
+use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{scan::Found, target::Target};
 use crate::{
@@ -23,99 +23,23 @@ const BLOBS_AT_ONCE: usize = 4;
 /// Digests that stand in one request: its URL stays below 4 KiB.
 const DIGESTS_AT_ONCE: usize = 40;
 
-/// The list of what Harbor stores, from its API.
-pub trait Inventory: Send + Sync {
-    /// Every artifact of a repository with tags, references and scans, children of indexes among them; none for a repository
-    /// that is not there (yet).
-    fn artifacts<'a>(
-        &'a self,
-        project: &'a str,
-        repository: &'a str,
-    ) -> BoxFuture<'a, Result<Vec<Artifact>, harbor::Error>>;
-
-    /// Asks for a scan of a manifest that is stored.
-    fn start_scan<'a>(
-        &'a self,
-        project: &'a str,
-        repository: &'a str,
-        digest: &'a str,
-    ) -> BoxFuture<'a, Result<(), harbor::Error>>;
-
-    /// One artifact by its digest. What describes another one (a signature, an SBOM: an accessory in Harbor's words) stands in no
-    /// list of Harbor, and is found only so.
-    fn artifact<'a>(
-        &'a self,
-        project: &'a str,
-        repository: &'a str,
-        digest: &'a str,
-    ) -> BoxFuture<'a, Result<Option<Artifact>, harbor::Error>> {
-        let _ = (project, repository, digest);
-        Box::pin(async { Ok(None) })
+/// Which of these manifests Harbor has stored, those of an index included.
+///
+/// # Errors
+/// See [`harbor::Error`].
+pub async fn stored(
+    harbor: &harbor::Client,
+    target: &Target,
+    wanted: &[&Digest],
+) -> Result<HashSet<Digest>, harbor::Error> {
+    let mut stored = HashSet::new();
+    for asked in wanted.chunks(DIGESTS_AT_ONCE) {
+        let digests: Vec<&str> = asked.iter().map(|digest| digest.as_str()).collect();
+        let found = harbor.artifacts_of(target.project(), target.repository(), &digests).await?;
+        let is_found = |digest: &&&Digest| found.iter().any(|artifact| artifact.digest == digest.as_str());
+        stored.extend(asked.iter().filter(is_found).map(|digest| (*digest).clone()));
     }
-
-    /// Which of these manifests are stored, those of an index included.
-    fn stored<'a>(
-        &'a self,
-        project: &'a str,
-        repository: &'a str,
-        wanted: &'a [&'a Digest],
-    ) -> BoxFuture<'a, Result<HashSet<Digest>, harbor::Error>> {
-        Box::pin(async move {
-            let artifacts = self.artifacts(project, repository).await?;
-            let listed = listed(&artifacts);
-            Ok(wanted
-                .iter()
-                .filter(|digest| listed.contains(digest.as_str()))
-                .map(|digest| (*digest).clone())
-                .collect())
-        })
-    }
-}
-
-impl Inventory for harbor::Client {
-    fn artifacts<'a>(
-        &'a self,
-        project: &'a str,
-        repository: &'a str,
-    ) -> BoxFuture<'a, Result<Vec<Artifact>, harbor::Error>> {
-        Box::pin(self.scanned_artifacts(project, repository))
-    }
-
-    fn start_scan<'a>(
-        &'a self,
-        project: &'a str,
-        repository: &'a str,
-        digest: &'a str,
-    ) -> BoxFuture<'a, Result<(), harbor::Error>> {
-        Box::pin(harbor::Client::start_scan(self, project, repository, digest))
-    }
-
-    fn artifact<'a>(
-        &'a self,
-        project: &'a str,
-        repository: &'a str,
-        digest: &'a str,
-    ) -> BoxFuture<'a, Result<Option<Artifact>, harbor::Error>> {
-        Box::pin(harbor::Client::artifact(self, project, repository, digest))
-    }
-
-    fn stored<'a>(
-        &'a self,
-        project: &'a str,
-        repository: &'a str,
-        wanted: &'a [&'a Digest],
-    ) -> BoxFuture<'a, Result<HashSet<Digest>, harbor::Error>> {
-        Box::pin(async move {
-            let mut stored = HashSet::new();
-            for asked in wanted.chunks(DIGESTS_AT_ONCE) {
-                let digests: Vec<&str> = asked.iter().map(|digest| digest.as_str()).collect();
-                let found = self.artifacts_of(project, repository, &digests).await?;
-                let is_found = |digest: &&&Digest| found.iter().any(|artifact| artifact.digest == digest.as_str());
-                stored.extend(asked.iter().filter(is_found).map(|digest| (*digest).clone()));
-            }
-            Ok(stored)
-        })
-    }
+    Ok(stored)
 }
 
 /// Harbor could not be asked.

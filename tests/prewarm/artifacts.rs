@@ -1,11 +1,11 @@
 //! Kinds of images and artifacts, and what is asked about those that Harbor has.
 
-use std::{collections::HashSet, sync::Arc};
+use std::collections::HashSet;
 
 use harbor_double::{Image, sha256};
 use harbor_pilot::{
     api::ConditionType,
-    prewarm::{Inventory, Target},
+    prewarm::{Target, verify::stored},
     registry::{self, Digest},
 };
 use serde_json::{Value, json};
@@ -216,7 +216,7 @@ async fn what_harbor_lists_is_asked_for_in_one_request_and_no_blob_of_it() {
     let mut cached = world.cached("app/known:v1");
     world.live(&mut cached, &world.context_for(&[]), is_settled).await;
     let double = world.double.as_ref().unwrap();
-    let puller = world.puller().knowing(Arc::new(world.client.clone()));
+    let puller = world.puller().knowing(world.client.clone());
     double.clear_log();
     let warmed = puller.warm(&world.target("app/known:v1"), &[], &()).await.unwrap();
     assert!(warmed.fetches().is_over() && warmed.children.len() == 3);
@@ -233,9 +233,9 @@ async fn what_harbor_lists_is_asked_for_in_one_request_and_no_blob_of_it() {
     let child: Digest = warmed.children[1].digest.clone();
     let target: Target = world.target("app/known:v1");
     let wanted = [&unknown, &child];
-    let stored = world.client.stored(target.project(), target.repository(), &wanted).await.unwrap();
-    assert_eq!(stored, HashSet::from([child.clone()]));
-    assert!(world.client.stored(target.project(), "app/nowhere", &wanted).await.unwrap().is_empty());
+    let found = stored(&world.client, &target, &wanted).await.unwrap();
+    assert_eq!(found, HashSet::from([child.clone()]));
+    assert!(stored(&world.client, &world.target("app/nowhere:v1"), &wanted).await.unwrap().is_empty());
     world.end().await;
 }
 

@@ -278,7 +278,7 @@ async fn what_cannot_be_warmed_yet_says_why_and_asks_nothing_of_harbor() {
         proxy_project: "hub".to_owned(),
         platforms: Vec::new(),
         puller: world.puller(),
-        inventory: Arc::new(world.client.clone()),
+        harbor: world.client.clone(),
         allowance: world.allowance(),
         away: None,
         silence: Silence::default(),

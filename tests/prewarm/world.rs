@@ -242,7 +242,7 @@ impl World {
         let around = Around {
             resolved: Resolved {
                 puller: Puller::new(registry::Client::new(&endpoint).unwrap(), limits),
-                inventory: Arc::new(client.unwrap()),
+                harbor: client.unwrap(),
                 ..self.resolved()
             },
             cluster: platforms(&["linux/amd64"]),
@@ -257,7 +257,7 @@ impl World {
             proxy_project: "hub".to_owned(),
             platforms: Vec::new(),
             puller: self.puller(),
-            inventory: Arc::new(self.client.clone()),
+            harbor: self.client.clone(),
             allowance: self.allowance(),
             away: None,
             silence: Silence::default(),

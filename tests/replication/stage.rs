@@ -105,7 +105,7 @@ impl Stage {
     /// Tags of a repository (`project/name`) in Harbor, sorted.
     pub async fn tags(&self, repository: &str) -> Vec<String> {
         let (project, name) = repository.split_once('/').unwrap();
-        let artifacts = self.client.artifacts(project, name).await.unwrap();
+        let artifacts = self.client.scanned_artifacts(project, name).await.unwrap();
         let mut tags: Vec<_> = artifacts.into_iter().flat_map(|artifact| artifact.tags).map(|tag| tag.name).collect();
         tags.sort();
         tags

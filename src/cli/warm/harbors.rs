@@ -108,7 +108,7 @@ impl Harbors {
             proxy_project: name.unwrap_or_default().to_owned(),
             platforms,
             puller: connection.puller.on(Lane::default(), strategy),
-            inventory: Arc::new(connection.client),
+            harbor: connection.client,
             // Who warms by hand decides what it may cost.
             allowance: Allowance::default(),
             away: None,

@@ -10,15 +10,16 @@ mod lanes;
 mod pace;
 mod pull;
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
 
 pub use self::lanes::{DEFAULT_BYTES, Lane, Lanes};
 use self::pull::Pull;
-use super::{target::Target, verify::Inventory};
+use super::target::Target;
 use crate::{
     api::{Platform, Reason, proxy_project::PullStrategy},
+    harbor,
     registry::{Class, Client, Descriptor, Digest, Error, Manifest},
 };
 
@@ -194,7 +195,7 @@ pub struct Puller {
     lanes: Lanes,
     lane: Lane,
     strategy: PullStrategy,
-    inventory: Option<Arc<dyn Inventory>>,
+    harbor: Option<harbor::Client>,
 }
 
 impl Puller {
@@ -202,7 +203,7 @@ impl Puller {
     /// clones, and has the default strategy.
     pub fn new(client: Client, limits: Limits) -> Self {
         let (lanes, lane) = (Lanes::default(), Lane::default());
-        Self { client, limits, lanes, lane, strategy: PullStrategy::default(), inventory: None }
+        Self { client, limits, lanes, lane, strategy: PullStrategy::default(), harbor: None }
     }
 
     /// The same in lanes that others use, too.
@@ -217,11 +218,11 @@ impl Puller {
         Self { lane, strategy, ..self }
     }
 
-    /// The same, asking `inventory` first which manifests Harbor has stored: these have their blobs, and nothing is asked
+    /// The same, asking Harbor's API first which manifests it has stored: these have their blobs, and nothing is asked
     /// about them one by one. Not for an image of which a blob was found missing.
     #[must_use]
-    pub fn knowing(self, inventory: Arc<dyn Inventory>) -> Self {
-        Self { inventory: Some(inventory), ..self }
+    pub fn knowing(self, harbor: harbor::Client) -> Self {
+        Self { harbor: Some(harbor), ..self }
     }
 
     /// The client that it pulls with.

@@ -10,7 +10,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use super::{Fetches, MAX_DEPTH, Progress, Puller, WarmError, WarmedChild, pace::Pace};
 use crate::{
     api::{Platform, proxy_project::PullStrategy},
-    prewarm::{select::select, target::Target},
+    prewarm::{select::select, target::Target, verify},
     registry::{Child, Descriptor, Digest, Error, Image, Index, Manifest},
 };
 
@@ -45,13 +45,13 @@ impl<'a> Pull<'a> {
 
     /// Which of these manifests Harbor has stored, in one request; none where nobody can be asked.
     pub(super) async fn stored<'d>(&self, wanted: impl IntoIterator<Item = &'d Digest>) -> HashSet<Digest> {
-        let Some(inventory) = &self.puller.inventory else { return HashSet::new() };
+        let Some(harbor) = &self.puller.harbor else { return HashSet::new() };
         let wanted: Vec<&Digest> = wanted.into_iter().collect();
         if wanted.is_empty() {
             return HashSet::new();
         }
         // Whoever cannot tell costs a question for each blob, and nothing else.
-        inventory.stored(self.target.project(), self.target.repository(), &wanted).await.unwrap_or_else(|error| {
+        verify::stored(harbor, self.target, &wanted).await.unwrap_or_else(|error| {
             tracing::debug!(repository = %self.path, %error, "Harbor does not tell what it has stored");
             HashSet::new()
         })
