@@ -3,6 +3,8 @@
 //! `Reconciling` and `Stalled` exist only while they are true (kstatus, "abnormal-true" conditions), so that `kubectl wait`,
 //! Argo CD and Flux judge our resources without being told how.
 
+use std::time::Duration;
+
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
     jiff::Timestamp,
@@ -255,6 +257,11 @@ pub fn find(list: &[Condition], kind: ConditionType) -> Option<&Condition> {
 /// `metav1.Time` keeps whole seconds; a fraction would read back as a difference.
 pub fn whole_seconds(time: Timestamp) -> Timestamp {
     Timestamp::from_second(time.as_second()).unwrap_or(time)
+}
+
+/// From `earlier` to `later`; zero when it is the other way round.
+pub fn since(earlier: Timestamp, later: Timestamp) -> Duration {
+    Duration::try_from(later.duration_since(earlier)).unwrap_or_default()
 }
 
 /// `metav1.Condition` allows 32,768 bytes; a person reads far fewer.

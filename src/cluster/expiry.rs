@@ -24,7 +24,7 @@ use super::{
     sources::survey,
 };
 use crate::{
-    api::{CachedImage, Interval, RewriteRuleStatus},
+    api::{CachedImage, Interval, RewriteRuleStatus, condition::since},
     controller::cached_image::lifetime_of,
     image::ImageRef,
     prewarm::lifetime::{self, Cause, EXPIRE_AFTER, Record, choose, is_any_due},
@@ -150,7 +150,7 @@ impl Keeper {
                 continue;
             }
             let Some(request) = self.demand.asked.last(&image.spec.image) else { continue };
-            let age = Duration::try_from(Timestamp::now().duration_since(request.at)).unwrap_or_default();
+            let age = since(request.at, Timestamp::now());
             let project = image.status.as_ref().and_then(|status| status.proxy_project.as_deref());
             if let (true, Some(project), Ok(parsed)) = (age < JUST_NOW, project, ImageRef::parse(&image.spec.image)) {
                 let namespace = request.namespaces.first().map(AsRef::as_ref).unwrap_or_default();

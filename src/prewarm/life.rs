@@ -11,7 +11,10 @@ pub use self::blocked::refused;
 use self::change::Change;
 use super::{allowance::Refused, puller::Warmed, verify::Verdict};
 use crate::{
-    api::{CachedImage, CachedImageStatus, ConditionType, Conditions, Platform, Reason, condition},
+    api::{
+        CachedImage, CachedImageStatus, ConditionType, Conditions, Platform, Reason,
+        condition::{self, since},
+    },
     registry::Class,
 };
 
@@ -221,11 +224,6 @@ pub fn next(cached: &CachedImage, event: Event<'_>, setting: &Setting<'_>) -> Ne
 /// The reason of Ready.
 pub fn ready_reason(status: &CachedImageStatus) -> Option<&str> {
     condition::find(&status.conditions, ConditionType::Ready).map(|ready| ready.reason.as_str())
-}
-
-/// From `earlier` to `later`; zero when it is the other way round.
-fn since(earlier: Timestamp, later: Timestamp) -> Duration {
-    Duration::try_from(later.duration_since(earlier)).unwrap_or_default()
 }
 
 #[cfg(test)]

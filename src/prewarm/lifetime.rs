@@ -10,7 +10,10 @@ use std::{
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 
 use super::asked::Request;
-use crate::api::{CachedImage, CachedImageStatus, condition::whole_seconds};
+use crate::api::{
+    CachedImage, CachedImageStatus,
+    condition::{since, whole_seconds},
+};
 
 /// Label with where a CachedImage of ours came from. What has none is a user's.
 pub const SOURCE: &str = "harbor-pilot.dev/source";
@@ -67,7 +70,7 @@ pub fn stamp(
     }
     status.last_requested_at = last.map(|last| Time(whole_seconds(last)));
     if let Some(request) = asked {
-        let age = last.map(|last| Duration::try_from(request.at.duration_since(last)).unwrap_or_default());
+        let age = last.map(|last| since(last, request.at));
         let newer = age.is_none_or(|age| age >= Duration::from_secs(1));
         let changes_anyway = cached.status.as_ref() != Some(&status);
         if newer && (changes_anyway || age.is_none_or(|age| age >= coarse(expire_after))) {
@@ -124,7 +127,7 @@ pub fn choose<'r>(
     let idle = || records.iter().filter(|record| !in_use.contains(&record.image));
     let (unused, mut others): (Vec<_>, Vec<_>) = idle().partition(|record| record.expires <= now);
     let too_many = records.len().saturating_sub(unused.len()).saturating_sub(most);
-    others.retain(|record| now.duration_since(record.last) >= GRACE.try_into().unwrap_or_default());
+    others.retain(|record| since(record.last, now) >= GRACE);
     others.sort_by(|one, other| (one.last, &one.name).cmp(&(other.last, &other.name)));
     let unused = unused.into_iter().map(|record| (record, Cause::Unused));
     unused.chain(others.into_iter().take(too_many).map(|record| (record, Cause::TooMany))).collect()

@@ -9,7 +9,10 @@ use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 
 use super::life::Timing;
 use crate::{
-    api::{FoundSeverity, ScanState, ScanStatus, condition::whole_seconds},
+    api::{
+        FoundSeverity, ScanState, ScanStatus,
+        condition::{since, whole_seconds},
+    },
     harbor::{
         self,
         model::{Artifact, ScanStage},
@@ -171,10 +174,6 @@ fn asked_in(scan: &ScanStatus, terms: &Terms, refused: bool, now: Timestamp, tim
     };
     let asked = scan.requested_at.as_ref().map_or(Duration::ZERO, |time| pause.saturating_sub(since(time.0, now)));
     Some(due.max(asked))
-}
-
-fn since(earlier: Timestamp, later: Timestamp) -> Duration {
-    Duration::try_from(later.duration_since(earlier)).unwrap_or_default()
 }
 
 #[cfg(test)]

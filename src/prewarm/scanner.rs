@@ -1,7 +1,5 @@
 //! Asks Harbor for scans where [`scan`](super::scan) says that one is due.
 
-use std::time::Duration;
-
 use k8s_openapi::jiff::Timestamp;
 
 use super::{
@@ -10,7 +8,7 @@ use super::{
     target::Target,
 };
 use crate::{
-    api::{ScanStatus, cached_image::PlatformStatus},
+    api::{ScanStatus, cached_image::PlatformStatus, condition::since},
     harbor::{
         self,
         model::{Artifact, ScanStage, is_for_its_scan},
@@ -55,7 +53,7 @@ impl Scans<'_> {
             }
             each.push(Some(scan));
         }
-        let age = Duration::try_from(self.now.duration_since(warmed)).unwrap_or_default();
+        let age = since(warmed, self.now);
         scan::found(each, &refused, &self.terms, age, self.now, self.timing)
     }
 

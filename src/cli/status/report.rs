@@ -1,10 +1,11 @@
 //! The state of a cluster as text, and as JSON. Pure.
 
-use std::{collections::BTreeMap, fmt::Write, time::Duration};
+use std::{collections::BTreeMap, fmt::Write};
 
 use k8s_openapi::jiff::Timestamp;
 use serde::Serialize;
 
+use crate::api::condition;
 use crate::cli::text::{columns, printable, short_image, size, time};
 
 /// The state of a cluster. Its fields stay as they are: others may be added.
@@ -232,7 +233,7 @@ impl Report {
         for trouble in items {
             let Trouble { kind, name, image, condition, reason, message, since, stalled } = trouble;
             let image = image.as_ref().map(|image| format!(", {}", short_image(image))).unwrap_or_default();
-            let age = since.map(|since| format!(" for {}", time(age(since, now)))).unwrap_or_default();
+            let age = since.map(|since| format!(" for {}", time(condition::since(since, now)))).unwrap_or_default();
             let condition = if *condition == "Ready" { String::new() } else { format!("{condition}: ") };
             let acts = if *stalled { "; until somebody acts" } else { "" };
             let head = format!("{kind} {name}{image}: {condition}{reason}{age}{acts}");
@@ -266,7 +267,7 @@ impl Images {
 impl Execution {
     fn text(&self, now: Timestamp) -> String {
         let started = self.started.as_ref().and_then(|started| started.parse::<Timestamp>().ok());
-        let ago = started.map(|started| format!(" {} ago", time(age(started, now)))).unwrap_or_default();
+        let ago = started.map(|started| format!(" {} ago", time(condition::since(started, now)))).unwrap_or_default();
         format!("{}{ago}, {}/{}", self.status, self.succeeded, self.total)
     }
 }
@@ -280,8 +281,4 @@ fn table<T, const N: usize>(text: &mut String, list: &List<T>, header: [&str; N]
         writeln!(text, "and {more} more (--limit)").ok();
     }
     text.push('\n');
-}
-
-fn age(since: Timestamp, now: Timestamp) -> Duration {
-    Duration::try_from(now.duration_since(since)).unwrap_or_default()
 }

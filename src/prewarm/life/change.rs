@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 
-use super::{Failure, Setting, blocked::Block, ready_reason, since};
+use super::{Failure, Setting, blocked::Block, ready_reason};
 use crate::{
     api::{
         CachedImageStatus, ConditionType, Conditions, Reason,
         cached_image::{PlatformStatus, Require},
-        condition,
+        condition::{self, since},
     },
     prewarm::{
         allowance::Refused,
