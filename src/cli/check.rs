@@ -9,7 +9,6 @@ use crate::{
     image::ImageRef,
     manifests::Template,
     policy::{Evidence, Judged, Judgement, Policies, Record, Scans},
-    rewrite::Decision,
 };
 
 mod report;
@@ -70,10 +69,7 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
 
     let records: Vec<Record> = sources.images.iter().filter_map(Record::of).collect();
     let scans = Scans::compile(&records);
-    let at_harbor = |image: &ImageRef| match rules.find_for_anyone(image) {
-        Decision::Rewritten { image, .. } => Some(image),
-        _ => None,
-    };
+    let at_harbor = |image: &ImageRef| rules.rewritten_for_anyone(image);
     let evidence = Evidence { scans: &scans, now: Timestamp::now(), at_harbor: &at_harbor };
 
     let manifests = input::parse(&inputs)?;

@@ -2,6 +2,7 @@
 //!
 //! In: arguments and environment. Out: values that the rest of the library takes; nothing below this reads either.
 
+mod account;
 mod check;
 mod controller;
 mod crds;

@@ -11,7 +11,10 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::json;
 
 use self::report::{Entry, Report};
-use super::{input, print, tell};
+use super::{
+    account::{self, PASSWORD, USERNAME},
+    input, print, tell,
+};
 use crate::{
     api::HarborInstance,
     controller::{Installation, Instances, Kinds, Subjects},
@@ -22,8 +25,6 @@ const AS_SPECIFIED: u8 = 0;
 const FAILED: u8 = 1;
 const DIFFERS: u8 = 2;
 
-const USERNAME: &str = "HARBOR_USERNAME";
-const PASSWORD: &str = "HARBOR_PASSWORD";
 /// What a Secret cannot be called.
 const FROM_ENVIRONMENT: &str = "HARBOR_USERNAME, HARBOR_PASSWORD";
 
@@ -154,16 +155,10 @@ fn override_url(manifests: &mut Manifests, url: &str) -> anyhow::Result<()> {
 
 /// The account of the environment is that of one Harbor: it is not shown to several.
 fn stand_in_credentials(manifests: &mut Manifests) -> anyhow::Result<()> {
-    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let account = match (variable(USERNAME), variable(PASSWORD)) {
-        (Some(username), Some(password)) => Some((username, password)),
-        (None, None) => None,
-        _ => bail!("{USERNAME} and {PASSWORD} go together: set both, or none"),
-    };
-    if let (Some((username, password)), [instance]) = (account, manifests.instances.as_mut_slice()) {
+    let account = account::from_environment()?;
+    if let (Some(account), [instance]) = (account, manifests.instances.as_mut_slice()) {
         FROM_ENVIRONMENT.clone_into(&mut instance.spec.credentials_secret_ref.name);
-        let values = [("username".to_owned(), username), ("password".to_owned(), password)].into();
-        manifests.secrets.insert(FROM_ENVIRONMENT.to_owned(), standalone::secret_value(values));
+        manifests.secrets.insert(FROM_ENVIRONMENT.to_owned(), account);
     }
     let missing = |instance: &&HarborInstance| {
         !instance.spec.suspend && !manifests.secrets.contains_key(&instance.spec.credentials_secret_ref.name)

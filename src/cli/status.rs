@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 
 use self::survey::Survey;
 use super::{print, tell};
-use crate::cluster::{Error, bounded};
+use crate::cluster::{Error, bounded, turn};
 
 const READY: u8 = 0;
 const FAILED: u8 = 1;
@@ -128,9 +128,8 @@ where
                 Err(invalid) => survey.malformed(&K::kind(&()), &invalid.metadata, invalid.error.clone()),
             }
         }
-        match page.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => parameters.continue_token = Some(token),
-            None => return Ok(()),
+        if !turn(&mut parameters, page.metadata) {
+            return Ok(());
         }
     }
     let bound = MAX_PAGES * usize::try_from(PAGE).unwrap_or_default();

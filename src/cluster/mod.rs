@@ -25,7 +25,8 @@ mod triggers;
 use std::time::Duration;
 
 use backon::ExponentialBuilder;
-use kube::runtime::watcher;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
+use kube::{api::ListParams, runtime::watcher};
 
 /// Field manager of everything that we apply.
 pub const FIELD_MANAGER: &str = "harbor-pilot";
@@ -74,6 +75,12 @@ pub async fn bounded<T>(
         Ok(Err(source)) => Err(Error::Api { operation, source: Box::new(source) }),
         Err(_) => Err(Error::Timeout { operation }),
     }
+}
+
+/// Turns to the next page of a list; `false` after the last one.
+pub fn turn(parameters: &mut ListParams, page: ListMeta) -> bool {
+    parameters.continue_token = page.continue_.filter(|token| !token.is_empty());
+    parameters.continue_token.is_some()
 }
 
 impl Error {

@@ -90,8 +90,8 @@ fn note(known: &mut HashMap<String, Platform>, node: &PartialObjectMeta<Node>) {
     };
 }
 
-/// The well-known labels that every kubelet sets.
-fn platform_of(node: &PartialObjectMeta<Node>) -> Option<Platform> {
+/// The platform of a node, from the well-known labels that every kubelet sets.
+pub fn platform_of(node: &PartialObjectMeta<Node>) -> Option<Platform> {
     let labels = node.labels();
     Some(Platform::new(labels.get("kubernetes.io/os")?, labels.get("kubernetes.io/arch")?, None))
 }

@@ -12,7 +12,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use super::{Error, FIELD_MANAGER, bounded};
+use super::{Error, FIELD_MANAGER, bounded, turn};
 use crate::api::{ConditionType, FINALIZER, HarborInstance, ProxyProject, Registry, ReplicationRule};
 
 /// Resources that one request lists.
@@ -124,9 +124,8 @@ async fn list(client: &Client, resource: &ApiResource) -> Result<Vec<DynamicObje
         match bounded("listing resources", api.list(&parameters)).await {
             Ok(page) => {
                 objects.extend(page.items);
-                match page.metadata.continue_.filter(|token| !token.is_empty()) {
-                    Some(token) => parameters.continue_token = Some(token),
-                    None => return Ok(objects),
+                if !turn(&mut parameters, page.metadata) {
+                    return Ok(objects);
                 }
             }
             // The definition is gone, or was never there.

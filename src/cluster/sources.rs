@@ -22,6 +22,7 @@ use serde::de::DeserializeOwned;
 use super::{
     Error, backoff, bounded,
     demand::{Demand, named},
+    turn,
 };
 use crate::rewrite::Wanted;
 
@@ -157,9 +158,8 @@ async fn list<K: Source>(
             let at_harbor = wanted.iter().map(|wanted| wanted.image.to_string());
             in_use.extend(at_harbor.chain(object.named()).filter(|image| among.contains(image)));
         }
-        match page.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => parameters = parameters.continue_token(&token),
-            None => return Ok(()),
+        if !turn(&mut parameters, page.metadata) {
+            return Ok(());
         }
     }
 }

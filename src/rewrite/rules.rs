@@ -130,6 +130,14 @@ impl Rules {
         self.search(image, |target, image| target.exclude().matching(image).is_none())
     }
 
+    /// What an image becomes at Harbor, whoever runs it; `None` for one that is there already, or that no rule rewrites.
+    pub fn rewritten_for_anyone(&self, image: &ImageRef) -> Option<ImageRef> {
+        match self.find_for_anyone(image) {
+            Decision::Rewritten { image, .. } => Some(image),
+            _ => None,
+        }
+    }
+
     fn search(&self, image: &ImageRef, speaks_of: impl Fn(&Target, &ImageRef) -> bool) -> Decision<'_> {
         let host = lower(image.host());
         if matches!(host, Cow::Owned(_)) && host == DOCKER_HUB {

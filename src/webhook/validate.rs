@@ -157,10 +157,7 @@ impl Judge<'_> {
                 })
             })
         };
-        let at_harbor = |image: &ImageRef| match self.rules.find_for_anyone(image) {
-            Decision::Rewritten { image, .. } => Some(image),
-            _ => None,
-        };
+        let at_harbor = |image: &ImageRef| self.rules.rewritten_for_anyone(image);
         let evidence = self.scans.map(|(scans, now)| Evidence { scans, now, at_harbor: &at_harbor });
         let judgement = self.policies.judge(&subject, judged(false), evidence.as_ref());
         if outcome.acted().is_empty() {

@@ -10,7 +10,7 @@ use k8s_openapi::{
     api::core::v1::{Node, Secret},
     jiff::Timestamp,
 };
-use kube::{Api, Client, ResourceExt, api::ListParams};
+use kube::{Api, Client, api::ListParams};
 
 use super::{
     board::Board,
@@ -18,8 +18,12 @@ use super::{
 };
 use crate::{
     api::{CachedImage, HarborInstance, Platform},
-    cli::{sources::Sources, tell},
-    cluster::bounded,
+    cli::{
+        account::{self, PASSWORD, USERNAME},
+        sources::Sources,
+        tell,
+    },
+    cluster::{bounded, nodes::platform_of, turn},
     controller::{
         Instances, SecretValue,
         instances::{Connection, Unusable},
@@ -29,8 +33,6 @@ use crate::{
     standalone::{self, Manifests, World},
 };
 
-const USERNAME: &str = "HARBOR_USERNAME";
-const PASSWORD: &str = "HARBOR_PASSWORD";
 /// Nodes that one request lists.
 const PAGE: u32 = 500;
 
@@ -56,7 +58,7 @@ impl Harbors {
     pub(super) async fn connect(sources: &Sources, wanted: &[Wanted], operator: &str) -> anyhow::Result<Self> {
         let needed: BTreeSet<&str> =
             wanted.iter().filter_map(|wanted| Some(wanted.place.as_ref().ok()?.instance.as_str())).collect();
-        let account = account()?;
+        let account = account::from_environment()?;
         if account.is_some() && needed.len() > 1 {
             tell(format_args!(
                 "warning: the images are of {} Harbors, and {USERNAME} is the account of one: their Secrets are used",
@@ -176,29 +178,10 @@ async fn node_platforms(client: &Client) -> Result<Vec<Platform>, crate::cluster
     let mut platforms = BTreeSet::new();
     loop {
         let page = bounded("listing Nodes", nodes.list_metadata(&parameters)).await?;
-        for node in &page.items {
-            let label = |key: &str| node.labels().get(key);
-            if let (Some(os), Some(arch)) = (label("kubernetes.io/os"), label("kubernetes.io/arch")) {
-                platforms.insert(Platform::new(os, arch, None));
-            }
+        platforms.extend(page.items.iter().filter_map(platform_of));
+        if !turn(&mut parameters, page.metadata) {
+            return Ok(platforms.into_iter().collect());
         }
-        match page.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => parameters.continue_token = Some(token),
-            None => return Ok(platforms.into_iter().collect()),
-        }
-    }
-}
-
-/// The account of the environment, which stands in for a Secret.
-fn account() -> anyhow::Result<Option<SecretValue>> {
-    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    match (variable(USERNAME), variable(PASSWORD)) {
-        (Some(username), Some(password)) => {
-            let values = [("username".to_owned(), username), ("password".to_owned(), password)].into();
-            Ok(Some(standalone::secret_value(values)))
-        }
-        (None, None) => Ok(None),
-        _ => bail!("{USERNAME} and {PASSWORD} go together: set both, or none"),
     }
 }
 
