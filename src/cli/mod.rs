@@ -6,6 +6,7 @@ mod account;
 mod check;
 mod controller;
 mod crds;
+mod election;
 mod explain;
 mod input;
 mod logs;

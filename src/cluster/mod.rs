@@ -12,6 +12,7 @@ pub mod driver;
 pub mod events;
 mod expiry;
 mod follow;
+pub mod lease;
 pub mod nodes;
 pub mod release;
 pub mod rules;
