@@ -296,6 +296,42 @@ async fn the_end_is_announced_and_fails_no_request() {
     assert!(client.get(&readyz).send().await.is_err(), "nobody listens any more");
 }
 
+#[tokio::test]
+async fn http2_connections_are_asked_to_end_while_whoever_connects_anew_is_still_served() {
+    let linger = Duration::from_secs(4);
+    let readiness = Readiness::new();
+    let slow = axum::routing::get(async || {
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        "done"
+    });
+    let router = admission(&readiness).route("/slow", slow);
+    let server = start_with(router, readiness, ServeOptions { linger, drain: SOON, ..ServeOptions::default() });
+    let stream = server.tls(&["h2"], &[&version::TLS13]).await;
+    let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let request = || Request::get("https://localhost/slow").body(()).unwrap();
+    let (client, readyz) = (server.client(), server.url("/readyz"));
+
+    server.stop.send(()).unwrap();
+    let start = Instant::now();
+    tokio::time::sleep(linger / 4).await;
+    // Under way while GOAWAY comes.
+    let mut sender = sender.ready().await.unwrap();
+    let (answer, _) = sender.send_request(request(), true).unwrap();
+    assert_eq!(answer.await.unwrap().status(), StatusCode::OK);
+    tokio::time::timeout(SOON, connection).await.unwrap().unwrap().unwrap();
+    assert!(sender.ready().await.is_err(), "it takes no more requests");
+    assert!(start.elapsed() > linger / 2, "{:?}", start.elapsed());
+
+    // On a connection that is made now, as long as it lingers, or none at all.
+    match client.get(&readyz).send().await {
+        Ok(answer) => assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE),
+        Err(_) => assert!(start.elapsed() > linger),
+    }
+    tokio::time::timeout(SOON, server.ended).await.unwrap().unwrap();
+    assert!(start.elapsed() >= linger, "{:?}", start.elapsed());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_connections_and_slow_bodies_holds_up_nobody_who_is_served() {
     let server = start(ServeOptions { connections: 64, ..ServeOptions::default() });

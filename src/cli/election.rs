@@ -1,15 +1,16 @@
 //! Arguments about who leads where several controllers run, and a run under them.
 
+use std::time::Duration;
+
 use anyhow::Context;
 use clap::Args;
-use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::Interval,
-    cluster::lease::{Candidate, guarded_client},
+    cluster::lease::{Candidate, Lost, guarded_client},
     leadership::Leadership,
-    lease::Timing,
+    lease::{Loss, Timing},
 };
 
 /// How long work that runs may take to end. The kubelet gives 30 s for all of the end, unless told otherwise.
@@ -67,12 +68,18 @@ impl Arguments {
         let client = kube::Client::try_from(config)?;
         let candidate = Candidate::new(client, namespace, &self.process_name, timing.check()?, leadership.clone());
         let led = candidate.lead(&shutdown, async {
-            // Where this process is so busy, or its log so full, that it does not end by itself.
-            leadership.backstop(|| std::process::exit(1)).context("start a thread")?;
+            leadership.backstop(end).context("start a thread")?;
             Ok(work.await?)
         });
         led.await?.unwrap_or(Ok(()))
     }
+}
+
+/// Ends a process that was halted, or is so busy that it has not ended by itself. Nobody who reads the log slowly holds it up.
+fn end() {
+    std::thread::spawn(|| super::tell(Lost::from(Loss::Late)));
+    std::thread::sleep(Duration::from_millis(100));
+    std::process::exit(1);
 }
 
 /// The result of `work`, which is dropped where it stands when it runs on for too long after `shutdown`.

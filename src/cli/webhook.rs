@@ -13,7 +13,7 @@ use crate::{
     prewarm::{lifetime::Source, limit::Limit, queue},
     telemetry::{metrics::Metrics, probes, probes::Readiness},
     tls::serve::server_config,
-    webhook::{self, Admission, Limits, OfferSink, ServeOptions},
+    webhook::{self, Admission, Limits, OfferSink},
 };
 
 /// What the webhook takes from the command line.
@@ -76,7 +76,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         result = async {
             tokio::try_join!(
                 webhook::serve(listener, Some(tls), router, readiness.clone(), serve.options(), end()),
-                webhook::serve(ops_listener, None, ops, readiness.clone(), ServeOptions::default(), end()),
+                webhook::serve(ops_listener, None, ops, readiness.clone(), serve.options(), end()),
             )
         } => { result?; }
         ended = follow => return ended,

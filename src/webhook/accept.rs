@@ -23,9 +23,9 @@ pub(super) struct Bounded<A> {
 }
 
 impl<A> Bounded<A> {
-    /// So many connections at most, each closed when nothing is read from it for the time of `silence`.
-    pub(super) fn new(inner: A, connections: usize, silence: Duration) -> Self {
-        Self { inner, room: Arc::new(Semaphore::new(connections)), silence }
+    /// So many connections as there is room for, each closed when nothing is read from it for the time of `silence`.
+    pub(super) fn new(inner: A, room: Arc<Semaphore>, silence: Duration) -> Self {
+        Self { inner, room, silence }
     }
 }
 

@@ -12,6 +12,7 @@ use axum_server::accept::NoDelayAcceptor;
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use futures::future::BoxFuture;
 use hyper_util::rt::TokioTimer;
+use tokio::sync::Semaphore;
 
 use super::accept::Bounded;
 use crate::telemetry::probes::Readiness;
@@ -60,6 +61,9 @@ pub enum ServeError {
 /// Serves `router` on a bound listener until `shutdown`, and then on until it may end: unready first, serving on for
 /// [`ServeOptions::linger`], then no new connections, and the running requests within [`ServeOptions::drain`].
 ///
+/// In the middle of the lingering, when nobody is sent here any more who asks where to go, all connections are asked to end:
+/// HTTP/2 by GOAWAY, after which clients connect anew, and so elsewhere. HTTP/1 is for the router: `Connection: close`.
+///
 /// `tls` may be absent, for the ops port.
 pub async fn serve(
     listener: TcpListener,
@@ -69,6 +73,43 @@ pub async fn serve(
     options: ServeOptions,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), ServeError> {
+    // Whoever still comes after the others were asked to end is served on the same port, without a moment between.
+    let last_listener = listener.try_clone()?;
+    let room = Arc::new(Semaphore::new(options.connections));
+    let (mut first, first_handle) = running(listener, tls.clone(), router.clone(), &room, &options)?;
+    tokio::select! {
+        ended = &mut first => return Ok(ended?),
+        () = shutdown => {}
+    }
+    readiness.drain();
+    tracing::info!(linger = ?options.linger, "shutting down: unready, serving on");
+    let ending = tokio::time::Instant::now() + options.linger;
+    tokio::select! {
+        ended = &mut first => return Ok(ended?),
+        () = tokio::time::sleep(options.linger / 2) => {}
+    }
+    let (last, last_handle) = running(last_listener, tls, router, &room, &options)?;
+    first_handle.graceful_shutdown(Some(options.linger / 2 + options.drain));
+    let drain = async {
+        tokio::time::sleep_until(ending).await;
+        let connections = first_handle.connection_count() + last_handle.connection_count();
+        tracing::info!(connections, "no new connections, finishing requests");
+        last_handle.graceful_shutdown(Some(options.drain));
+    };
+    let (first, last, ()) = tokio::join!(first, last, drain);
+    first.and(last)?;
+    Ok(())
+}
+
+type Running = BoxFuture<'static, io::Result<()>>;
+
+fn running(
+    listener: TcpListener,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    router: Router,
+    room: &Arc<Semaphore>,
+    options: &ServeOptions,
+) -> io::Result<(Running, Handle<SocketAddr>)> {
     listener.set_nonblocking(true)?;
     let handle = Handle::<SocketAddr>::new();
     let mut server = axum_server::from_tcp(listener)?.handle(handle.clone());
@@ -83,29 +124,17 @@ pub async fn serve(
     let service = router.into_make_service();
     // Longer than both, so that pings keep a connection that they find alive.
     let silence = options.head + options.ping;
-    let mut running: BoxFuture<'_, io::Result<()>> = match tls {
+    let room = Arc::clone(room);
+    Ok(match tls {
         Some(tls) => {
             let tls = RustlsAcceptor::new(RustlsConfig::from_config(tls))
                 .handshake_timeout(options.handshake)
                 .acceptor(NoDelayAcceptor::new());
-            Box::pin(server.acceptor(Bounded::new(tls, options.connections, silence)).serve(service))
+            (Box::pin(server.acceptor(Bounded::new(tls, room, silence)).serve(service)), handle)
         }
         None => {
-            let plain = Bounded::new(NoDelayAcceptor::new(), options.connections, silence);
-            Box::pin(server.acceptor(plain).serve(service))
+            let plain = Bounded::new(NoDelayAcceptor::new(), room, silence);
+            (Box::pin(server.acceptor(plain).serve(service)), handle)
         }
-    };
-    let ending = async {
-        shutdown.await;
-        readiness.drain();
-        tracing::info!(linger = ?options.linger, "shutting down: unready, serving on");
-        tokio::time::sleep(options.linger).await;
-        tracing::info!(connections = handle.connection_count(), "no new connections, finishing requests");
-        handle.graceful_shutdown(Some(options.drain));
-    };
-    tokio::select! {
-        ended = &mut running => return Ok(ended?),
-        () = ending => {}
-    }
-    Ok(running.await?)
+    })
 }
