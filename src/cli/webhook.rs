@@ -101,7 +101,8 @@ async fn follow_cluster(
     let both = async {
         tokio::select! {
             () = follow => anyhow::bail!("the watch of what admission goes by ended"),
-            () = store => anyhow::bail!("the queue of offers ended"),
+            // Nobody is left who offers: the server has ended.
+            () = store => std::future::pending().await,
         }
     };
     Ok((webhook::queued(offers, &metrics.admission), both.boxed_local()))

@@ -17,6 +17,10 @@ async fn with_no_webhook_the_system_the_operator_and_harbor_start_and_all_others
     // Whoever may label a namespace is not to get out of admission by that.
     let labelled = site.plane.labelled_namespace("labelled", &[("harbor-pilot.dev/webhook", "ignore")]).await.unwrap();
     site.plane.kubectl(&["create", "namespace", HARBOR]).await.unwrap().ok().unwrap();
+    for namespace in ["kube-system", NAMESPACE, HARBOR] {
+        // Nobody makes these here, and one may be there.
+        site.plane.kubectl(&["create", "serviceaccount", "default", "-n", namespace]).await.unwrap();
+    }
     let places = replicas();
     let balancer = Balancer::start(places.to_vec(), Duration::from_millis(500)).await.unwrap();
     site.register(balancer.port(), "Fail", &[HARBOR]).await;

@@ -21,7 +21,7 @@ const AT_ONCE: usize = 16;
 
 /// Admissions during the rollout. `HARBOR_PILOT_ROLLOUT=100000` is what is promised, and takes many minutes.
 fn admissions() -> usize {
-    std::env::var("HARBOR_PILOT_ROLLOUT").ok().and_then(|number| number.parse().ok()).unwrap_or(3000)
+    std::env::var("HARBOR_PILOT_ROLLOUT").ok().and_then(|number| number.parse().ok()).unwrap_or(2000)
 }
 
 #[tokio::test]
