@@ -3,7 +3,8 @@
 //! ```text
 //! tools/*/go.mod ──(go build, once, cached)──► tools::Tool::path ─┬─► control_plane::ControlPlane ──► kubeconfig, kube::Client, kubectl
 //!                                                                 ├─► reference::Oracle ──► what distribution/reference says
-//!                                                                 └─► health::verdicts ──► what kstatus and Argo CD say
+//!                                                                 ├─► health::verdicts ──► what kstatus and Argo CD say
+//!                                                                 └─► helm::Helm ──► the chart, rendered and installed
 //! cargo build ──► pilot::Pilot (one process, one log) ──► webhook_registration ──► the API server calls it
 //! ```
 //!
@@ -14,6 +15,7 @@ pub mod cluster;
 pub mod control_plane;
 pub mod front;
 pub mod health;
+pub mod helm;
 pub mod image_fields;
 pub mod kubectl;
 pub mod pilot;

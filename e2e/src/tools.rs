@@ -39,6 +39,8 @@ pub enum Tool {
     Reference,
     /// The judges of the health test: `tools/health/main.go`.
     Health,
+    /// What installs the chart.
+    Helm,
 }
 
 impl Tool {
@@ -88,6 +90,7 @@ impl Tool {
             Self::Etcd => ("etcd", "go.etcd.io/etcd/server/v3", "etcd"),
             Self::Reference => ("reference", ".", "reference"),
             Self::Health => ("health", ".", "health"),
+            Self::Helm => ("helm", "helm.sh/helm/v3/cmd/helm", "helm"),
         };
         Recipe { module, package, name }
     }
@@ -96,7 +99,7 @@ impl Tool {
         let mut flags = vec!["-trimpath".to_owned(), "-buildvcs=false".to_owned()];
         let stamp = match self {
             Self::KubeApiserver | Self::Kubectl => kubernetes_stamp(source)?,
-            Self::Etcd | Self::Reference | Self::Health => String::new(),
+            Self::Etcd | Self::Reference | Self::Health | Self::Helm => String::new(),
         };
         flags.push(format!("-ldflags=-s -w{stamp}"));
         Ok(flags)
