@@ -16,6 +16,7 @@ pub mod front;
 pub mod health;
 pub mod image_fields;
 pub mod kubectl;
+pub mod node;
 pub mod pilot;
 pub mod pki;
 pub mod process;
