@@ -18,6 +18,7 @@ pub mod health;
 pub mod helm;
 pub mod image_fields;
 pub mod kubectl;
+pub mod node;
 pub mod pilot;
 pub mod pki;
 pub mod process;

@@ -28,6 +28,8 @@ pub(super) struct Arguments {
     #[arg(long, default_value = "1Gi", allow_hyphen_values = true)]
     pull_budget: StorageLimit,
     #[command(flatten)]
+    certificates: super::certificates::Arguments,
+    #[command(flatten)]
     prewarm: super::prewarm::Arguments,
     #[command(flatten)]
     logs: super::logs::Arguments,
@@ -37,6 +39,7 @@ pub(super) struct Arguments {
 pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     arguments.logs.init()?;
     let shutdown = super::shutdown_on_signal()?;
+    let certificates = arguments.certificates.settings(&arguments.namespace)?;
     let client =
         kube::Client::try_default().await.context("no way to the API server: set KUBECONFIG, or run in a Pod")?;
     let settings = controllers::Settings {
@@ -48,6 +51,12 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         pull_budget: u64::try_from(arguments.pull_budget.bytes()).unwrap_or(u64::MAX),
         timing: arguments.prewarm.timing(),
     };
-    Box::pin(controllers::run(client, settings, shutdown)).await?;
+    let ended = shutdown.child_token();
+    let certificates = super::certificates::keep(client.clone(), certificates, ended.clone());
+    let controllers = async {
+        let _ended = ended.drop_guard();
+        Box::pin(controllers::run(client, settings, shutdown)).await
+    };
+    tokio::join!(controllers, certificates).0?;
     Ok(())
 }

@@ -4,6 +4,7 @@
 //! [`Directory`](crate::controller::Directory) that reconcilers read, the rewrite rules that the webhook follows, and, for each
 //! reconcile, status, finalizer and Events.
 
+pub mod certificates;
 mod changes;
 pub mod controllers;
 mod demand;
