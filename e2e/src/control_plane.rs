@@ -49,6 +49,9 @@ const SERVICE_ADDRESS: &str = "10.0.0.1";
 
 const AUDIT_LOG: &str = "audit.log";
 
+/// Accounts of the operator's namespace whose writes are all in the audit log.
+pub const AUDITED: [&str; 2] = ["candidate-a", "candidate-b"];
+
 /// A running etcd and kube-apiserver. Dropping it kills both and removes their directory.
 pub struct ControlPlane {
     // Dropped in this order: the server before its store, and the watchdog once there is nothing left to kill.
@@ -204,8 +207,8 @@ impl ControlPlane {
         ask("compaction", json!({"revision": revision, "physical": true})).await.map(drop)
     }
 
-    /// What the API server has logged of writes to Pods, with the annotations of webhooks, and of the lists and watches of our
-    /// accounts: one JSON object a line.
+    /// What the API server has logged of writes to Pods, with the annotations of webhooks, of the lists and watches of our
+    /// accounts, and of all writes of the [`AUDITED`] ones: one JSON object a line.
     ///
     /// # Errors
     /// When the file cannot be read.
@@ -381,7 +384,10 @@ impl Files {
             "resources": [{"group": "", "resources": ["pods"]}], "omitStages": ["RequestReceived"]});
         let reads = json!({"level": "Metadata", "verbs": ["list", "watch"], "userGroups": ["system:serviceaccounts"],
             "omitStages": ["RequestReceived"]});
-        let rules = json!([pods, reads, {"level": "None"}]);
+        let users = AUDITED.map(|name| format!("system:serviceaccount:harbor-pilot:{name}"));
+        let writes = json!({"level": "Metadata", "verbs": ["create", "update", "patch", "delete"], "users": users,
+            "omitStages": ["RequestReceived"]});
+        let rules = json!([pods, reads, writes, {"level": "None"}]);
         let audit_policy = json!({"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "rules": rules});
         let audit_policy = put("audit-policy.json", &audit_policy.to_string())?;
         Ok(Self { authority, server, admin, service_account, kubeconfig, audit_policy })

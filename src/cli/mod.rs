@@ -7,6 +7,7 @@ mod certificates;
 mod check;
 mod controller;
 mod crds;
+mod election;
 mod explain;
 mod input;
 mod logs;

@@ -13,6 +13,7 @@ pub mod driver;
 pub mod events;
 mod expiry;
 mod follow;
+pub mod lease;
 pub mod nodes;
 pub mod release;
 pub mod rules;

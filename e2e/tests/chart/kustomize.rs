@@ -2,7 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use harbor_pilot_e2e::{helm::{documents, root}, kubectl::Kubectl, tools::Tool};
+use harbor_pilot_e2e::{
+    helm::{documents, root},
+    kubectl::Kubectl,
+    tools::Tool,
+};
 use serde_json::{Value, json};
 
 use super::support::{helm, id, rendered};
@@ -39,7 +43,9 @@ fn plain(mut object: Value) -> Value {
     let is_crd = object["kind"] == "CustomResourceDefinition";
     let metadata = object["metadata"].as_object_mut().unwrap();
     if let Some(labels) = metadata.get_mut("labels").and_then(Value::as_object_mut) {
-        labels.retain(|key, _| matches!(key.as_str(), "app.kubernetes.io/name" | "app.kubernetes.io/component") && !is_crd);
+        labels.retain(|key, _| {
+            matches!(key.as_str(), "app.kubernetes.io/name" | "app.kubernetes.io/component") && !is_crd
+        });
         if labels.is_empty() {
             metadata.remove("labels");
         }

@@ -41,7 +41,12 @@ async fn a_release_comes_and_goes_and_the_resources_stay() {
     let twice = run(&["install", "another", &current]).await;
     assert!(twice.stderr.contains("invalid ownership metadata"), "{twice:?}");
 
-    plane.kubectl(&["wait", "--for=condition=Established", "crd", "-l", OURS, "--timeout=30s"]).await.unwrap().ok().unwrap();
+    plane
+        .kubectl(&["wait", "--for=condition=Established", "crd", "-l", OURS, "--timeout=30s"])
+        .await
+        .unwrap()
+        .ok()
+        .unwrap();
     assert!(!explained(plane).await, "the previous chart knows the field already");
     plane.kubectl_with_input(&["create", "-f", "-"], &list(&resources())).await.unwrap().ok().unwrap();
     let before = uids(plane).await;
@@ -60,7 +65,10 @@ async fn a_release_comes_and_goes_and_the_resources_stay() {
     run(&["rollback", "pilot", "2"]).await.ok().unwrap();
     assert_issued(plane).await;
 
-    assert_eq!(rights_of_the_webhook(plane).await, RIGHTS.map(|(what, verbs)| (what.to_owned(), verbs.to_owned())).into());
+    assert_eq!(
+        rights_of_the_webhook(plane).await,
+        RIGHTS.map(|(what, verbs)| (what.to_owned(), verbs.to_owned())).into()
+    );
     run(&["uninstall", "pilot"]).await.ok().unwrap();
     for kind in WEBHOOKS {
         assert_eq!(names(plane, kind).await, Vec::<String>::new(), "a webhook of nobody");
@@ -160,17 +168,20 @@ fn edit(path: &Path, from: &str, to: &str) {
 async fn explained(plane: &ControlPlane) -> bool {
     let schema = ".spec.versions[0].schema.openAPIV3Schema.properties.spec.properties.suspend.type";
     let path = format!("jsonpath={{{schema}}}");
-    let told = plane.kubectl(&["get", "crd", "proxyprojects.harbor-pilot.dev", "-o", &path]).await.unwrap().ok().unwrap();
+    let told =
+        plane.kubectl(&["get", "crd", "proxyprojects.harbor-pilot.dev", "-o", &path]).await.unwrap().ok().unwrap();
     told == "boolean"
 }
 
 /// One of each kind that a user writes.
 fn resources() -> Vec<Value> {
-    let resource = |kind: &str, name: &str, spec: Value| {
-        json!({"apiVersion": "harbor-pilot.dev/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec})
-    };
+    let resource = |kind: &str, name: &str, spec: Value| json!({"apiVersion": "harbor-pilot.dev/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec});
     vec![
-        resource("HarborInstance", "default", json!({"url": "https://harbor.example.com", "credentialsSecretRef": {"name": "x"}})),
+        resource(
+            "HarborInstance",
+            "default",
+            json!({"url": "https://harbor.example.com", "credentialsSecretRef": {"name": "x"}}),
+        ),
         resource("Registry", "hub", json!({"type": "docker-hub", "url": "https://hub.docker.com"})),
         resource("ProxyProject", "hub", json!({"registryRef": {"name": "hub"}, "public": true})),
         resource("ImagePolicy", "own", json!({"action": "Audit", "forbidLatest": true})),
@@ -214,7 +225,10 @@ fn bundles() -> Vec<(Value, &'static str)> {
     vec![
         (configuration(WEBHOOKS[0], vec![webhook("mutate.harbor-pilot.dev")]), BUNDLE.trim()),
         (
-            configuration(WEBHOOKS[1], vec![webhook("validate.harbor-pilot.dev"), webhook("templates.harbor-pilot.dev")]),
+            configuration(
+                WEBHOOKS[1],
+                vec![webhook("validate.harbor-pilot.dev"), webhook("templates.harbor-pilot.dev")],
+            ),
             BUNDLE.trim(),
         ),
     ]
@@ -243,7 +257,6 @@ async fn assert_literal(plane: &ControlPlane, objects: &[Value]) {
         assert!(differing.is_empty(), "written back in another way: {differing:#?}");
     }
 }
-
 
 fn differences(wanted: &Value, found: &Value, path: &str, differing: &mut Vec<String>) {
     match (wanted, found) {

@@ -82,7 +82,9 @@ async fn every_value_is_tried_and_changes_what_is_rendered() {
     }
     assert!(asked.len() > 80, "{}", asked.len());
     let same = stream::iter(asked)
-        .map(async |(path, with, without)| (path, helm().await.template(&with).await, helm().await.template(&without).await))
+        .map(async |(path, with, without)| {
+            (path, helm().await.template(&with).await, helm().await.template(&without).await)
+        })
         .buffer_unordered(4)
         .filter_map(async |(path, with, without)| {
             let (with, without) = (with.unwrap().ok().unwrap(), without.unwrap());
@@ -130,9 +132,12 @@ fn compare(schema: &Value, part: &Value, values: &Value, path: &str, wrong: &mut
 
 #[tokio::test]
 async fn nobody_but_the_issuer_of_the_certificate_writes_the_ca_bundle() {
-    for (case_name, bundle, annotated) in
-        [("defaults", false, false), ("everything", false, false), ("cert-manager", false, true), ("provided", true, false)]
-    {
+    for (case_name, bundle, annotated) in [
+        ("defaults", false, false),
+        ("everything", false, false),
+        ("cert-manager", false, true),
+        ("provided", true, false),
+    ] {
         let objects = rendered(&case(case_name)).await;
         for kind in ["MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"] {
             let configuration = find(&objects, &format!("{kind}/harbor-pilot"));
@@ -161,7 +166,10 @@ async fn webhooks_leave_out_only_what_a_tenant_cannot_claim_to_be() {
                 let excluded = webhook["namespaceSelector"]["matchExpressions"][0].clone();
                 assert_eq!(excluded["key"], "kubernetes.io/metadata.name", "{name}");
                 let namespaces = excluded["values"].as_array().unwrap();
-                assert!(namespaces.contains(&json!("kube-system")) && namespaces.contains(&json!("harbor-pilot")), "{name}");
+                assert!(
+                    namespaces.contains(&json!("kube-system")) && namespaces.contains(&json!("harbor-pilot")),
+                    "{name}"
+                );
                 for condition in webhook["matchConditions"].as_array().unwrap() {
                     let expression = condition["expression"].as_str().unwrap();
                     assert!(expression.contains("request.userInfo"), "{name}: {expression}");
