@@ -23,6 +23,7 @@ pub mod sink;
 mod sources;
 mod templates;
 mod triggers;
+mod written;
 
 use std::time::Duration;
 
