@@ -192,8 +192,8 @@ impl ControlPlane {
         ask("compaction", json!({"revision": revision, "physical": true})).await.map(drop)
     }
 
-    /// What the API server has logged of writes to Pods, with the annotations of webhooks, and of the lists and watches of our
-    /// accounts: one JSON object a line.
+    /// What the API server has logged of writes to Pods, with the annotations of webhooks, of the lists and watches of our
+    /// accounts, and of their writes to Secrets and webhook configurations: one JSON object a line.
     ///
     /// # Errors
     /// When the file cannot be read.
@@ -327,7 +327,10 @@ impl Files {
             "resources": [{"group": "", "resources": ["pods"]}], "omitStages": ["RequestReceived"]});
         let reads = json!({"level": "Metadata", "verbs": ["list", "watch"], "userGroups": ["system:serviceaccounts"],
             "omitStages": ["RequestReceived"]});
-        let rules = json!([pods, reads, {"level": "None"}]);
+        let certificates = json!({"level": "Metadata", "verbs": ["create", "update", "patch"],
+            "userGroups": ["system:serviceaccounts"], "omitStages": ["RequestReceived"],
+            "resources": [{"group": "", "resources": ["secrets"]}, {"group": "admissionregistration.k8s.io"}]});
+        let rules = json!([pods, reads, certificates, {"level": "None"}]);
         let audit_policy = json!({"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "rules": rules});
         let audit_policy = put("audit-policy.json", &audit_policy.to_string())?;
         Ok(Self { authority, server, service_account, kubeconfig, audit_policy })
