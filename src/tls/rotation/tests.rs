@@ -210,7 +210,7 @@ struct World {
     configurations: Vec<(u64, Vec<Vec<X509>>)>,
     servers: Vec<ApiServer>,
     replicas: Vec<Pod>,
-    chains: HashMap<(String, String), bool>,
+    chains: HashMap<(Vec<u8>, Vec<u8>), bool>,
 }
 
 /// Goes by a clock of its own, and by what it has heard so far.
@@ -309,7 +309,7 @@ impl World {
                 let at = self.now + server.skew;
                 for bundle in server.trusts.iter().filter(|(_, emptied)| !emptied).flat_map(|(trusts, _)| trusts) {
                     let chains = bundle.iter().filter(|authority| authority.validity().holds(at)).any(|authority| {
-                        let key = (X509::to_pem([leaf]), X509::to_pem([authority]));
+                        let key = (leaf.public_key().to_vec(), authority.public_key().to_vec());
                         *self.chains.entry(key).or_insert_with(|| {
                             leaf.is_trusted_as(NAME, std::slice::from_ref(authority), leaf.validity().from + BACKDATED)
                         })
@@ -413,7 +413,8 @@ impl Leader {
         let now = world.now + self.skew;
         let elapsed = world.since - self.born;
         let Next { step, look_again, .. } = next(&mut self.memory, &seen, &policy(), now, elapsed);
-        self.rests_until = world.since + look_again;
+        // It looks more often than that; this is the harder case.
+        self.rests_until = world.since + if look_again == LOOK { LOOK * 8 } else { look_again };
         let same = |a: &Stored<Data>, b: &Stored<Data>| a.as_ref().map(|a| a.0) == b.as_ref().map(|b| b.0);
         match step {
             Step::Wait => {}
@@ -567,11 +568,11 @@ fn live(happenings: Vec<Happening>, skews: [i64; 2], first: i64) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, max_shrink_iters: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 32, max_shrink_iters: 64, ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_happens_each_replica_is_trusted_at_every_moment(
-        happenings in prop::collection::vec(happening(), 1..60),
+        happenings in prop::collection::vec(happening(), 1..40),
         skews in [skew(), skew()],
         first in skew(),
     ) {
