@@ -24,5 +24,6 @@ mod reviews;
 mod scans;
 mod schema;
 mod secrets;
+mod soak;
 mod table;
 mod warming;
