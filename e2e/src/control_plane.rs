@@ -208,7 +208,8 @@ impl ControlPlane {
     }
 
     /// What the API server has logged of writes to Pods, with the annotations of webhooks, of the lists and watches of our
-    /// accounts, and of all writes of the [`AUDITED`] ones: one JSON object a line.
+    /// accounts, of their writes to Secrets and webhook configurations, and of all writes of the [`AUDITED`] ones: one JSON
+    /// object a line.
     ///
     /// # Errors
     /// When the file cannot be read.
@@ -384,10 +385,13 @@ impl Files {
             "resources": [{"group": "", "resources": ["pods"]}], "omitStages": ["RequestReceived"]});
         let reads = json!({"level": "Metadata", "verbs": ["list", "watch"], "userGroups": ["system:serviceaccounts"],
             "omitStages": ["RequestReceived"]});
+        let certificates = json!({"level": "Metadata", "verbs": ["create", "update", "patch"],
+            "userGroups": ["system:serviceaccounts"], "omitStages": ["RequestReceived"],
+            "resources": [{"group": "", "resources": ["secrets"]}, {"group": "admissionregistration.k8s.io"}]});
         let users = AUDITED.map(|name| format!("system:serviceaccount:harbor-pilot:{name}"));
         let writes = json!({"level": "Metadata", "verbs": ["create", "update", "patch", "delete"], "users": users,
             "omitStages": ["RequestReceived"]});
-        let rules = json!([pods, reads, writes, {"level": "None"}]);
+        let rules = json!([pods, reads, certificates, writes, {"level": "None"}]);
         let audit_policy = json!({"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "rules": rules});
         let audit_policy = put("audit-policy.json", &audit_policy.to_string())?;
         Ok(Self { authority, server, admin, service_account, kubeconfig, audit_policy })

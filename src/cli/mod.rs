@@ -5,6 +5,7 @@
 mod account;
 mod certificates;
 mod check;
+mod clients;
 mod controller;
 mod crds;
 mod election;

@@ -133,7 +133,7 @@ impl std::fmt::Debug for Pair {
     }
 }
 
-async fn read(path: &Path) -> Result<Vec<u8>, FilesError> {
+pub(super) async fn read(path: &Path) -> Result<Vec<u8>, FilesError> {
     let reading = async {
         let mut bytes = Vec::new();
         tokio::fs::File::open(path).await?.take(MAX_FILE).read_to_end(&mut bytes).await?;

@@ -340,3 +340,6 @@ fn do_now(step: Step) -> Next {
 fn wait(rest: Duration, waits_for: Option<String>) -> Next {
     Next { step: Step::Wait, waits_for, look_again: rest.clamp(Duration::from_millis(100), LOOK) }
 }
+
+#[cfg(test)]
+mod tests;

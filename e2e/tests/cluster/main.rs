@@ -5,6 +5,7 @@ mod accounts;
 mod admission;
 mod burst;
 mod cached_images;
+mod certificates;
 mod command_line;
 mod crashes;
 mod examples;
