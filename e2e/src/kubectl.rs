@@ -76,7 +76,9 @@ impl Kubectl {
         };
         let output = tokio::time::timeout(DEADLINE, talk)
             .await
-            .with_context(|| format!("{} {} has not ended in {DEADLINE:?}", self.program.display(), arguments.join(" ")))?
+            .with_context(|| {
+                format!("{} {} has not ended in {DEADLINE:?}", self.program.display(), arguments.join(" "))
+            })?
             .context("wait for the command")?;
         Ok(Output {
             status: output.status,

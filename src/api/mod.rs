@@ -86,7 +86,8 @@ fn unseen_at_first(mut crd: CustomResourceDefinition, first: &serde_json::Value)
 
 /// Formats of unsigned numbers are those of Rust: the API server warns of each that it does not know. The bounds stay.
 fn known_formats(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
-    let schemas = crd.spec.versions.iter_mut().filter_map(|version| version.schema.as_mut()?.open_api_v3_schema.as_mut());
+    let schemas =
+        crd.spec.versions.iter_mut().filter_map(|version| version.schema.as_mut()?.open_api_v3_schema.as_mut());
     schemas.for_each(forget_unsigned);
     crd
 }

@@ -57,13 +57,16 @@ async fn no_role_goes_beyond_its_bounds_whatever_the_values() {
                 let said = rule.to_string();
                 assert!(!said.contains('*'), "{name}: a wildcard: {said}");
                 assert!(rule.get("nonResourceURLs").is_none(), "{name}: {said}");
-                for word in ["escalate", "bind", "impersonate", "roles", "serviceaccounts", "pods/exec", "deletecollection"] {
+                for word in
+                    ["escalate", "bind", "impersonate", "roles", "serviceaccounts", "pods/exec", "deletecollection"]
+                {
                     assert!(!said.contains(&format!("\"{word}\"")), "{name}: {word} in {said}");
                 }
                 if said.contains("\"secrets\"") {
                     assert_eq!(namespace, Some("harbor-pilot"), "{name}: Secrets beyond the own namespace: {said}");
                 }
-                let writes = ["update", "patch"].iter().any(|verb| rule["verbs"].as_array().unwrap().contains(&json!(verb)));
+                let writes =
+                    ["update", "patch"].iter().any(|verb| rule["verbs"].as_array().unwrap().contains(&json!(verb)));
                 if writes && rule["apiGroups"][0] != "harbor-pilot.dev" && rule["apiGroups"][0] != "events.k8s.io" {
                     assert!(rule["resourceNames"].is_array(), "{name}: writes whatever there is: {said}");
                 }

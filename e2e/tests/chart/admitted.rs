@@ -17,7 +17,12 @@ pub async fn plane() -> &'static ControlPlane {
         "apiVersion": "v1", "kind": "Namespace",
         "metadata": {"name": NAMESPACE, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
     });
-    plane.kubectl_with_input(&["apply", "--server-side", "-f", "-"], &namespace.to_string()).await.unwrap().ok().unwrap();
+    plane
+        .kubectl_with_input(&["apply", "--server-side", "-f", "-"], &namespace.to_string())
+        .await
+        .unwrap()
+        .ok()
+        .unwrap();
     plane
 }
 
@@ -28,7 +33,8 @@ pub fn list(items: &[Value]) -> String {
 
 /// What the API server knows of these.
 pub fn known(objects: Vec<Value>) -> Vec<Value> {
-    let foreign = |object: &Value| FOREIGN.iter().any(|group| object["apiVersion"].as_str().unwrap().starts_with(group));
+    let foreign =
+        |object: &Value| FOREIGN.iter().any(|group| object["apiVersion"].as_str().unwrap().starts_with(group));
     objects.into_iter().filter(|object| !foreign(object)).collect()
 }
 
@@ -84,7 +90,8 @@ async fn a_tenant_cannot_keep_his_pods_from_being_judged() {
     const NAME: &str = "harbor-pilot-of-nobody";
     let plane = plane().await;
     let namespace = plane.namespace("tenant").await.unwrap();
-    let only_here = json!({"webhook": {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}}});
+    let only_here =
+        json!({"webhook": {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}}});
     let objects = rendered(&only_here).await;
     let mut configuration = find(&objects, "ValidatingWebhookConfiguration/harbor-pilot").clone();
     let mutating = &find(&objects, "MutatingWebhookConfiguration/harbor-pilot")["webhooks"][0];
@@ -117,7 +124,8 @@ async fn a_tenant_cannot_keep_his_pods_from_being_judged() {
     });
     // Who asks, with the groups that the API server gives them; RBAC is not what is tried here.
     let tenant: &[&str] = &["tenant"];
-    let own_account: &[&str] = &["system:serviceaccount:tenant:ci", "system:serviceaccounts", "system:serviceaccounts:tenant"];
+    let own_account: &[&str] =
+        &["system:serviceaccount:tenant:ci", "system:serviceaccounts", "system:serviceaccounts:tenant"];
     let kubelet: &[&str] = &["system:node:node-1", "system:nodes"];
     let controller: &[&str] =
         &["system:serviceaccount:kube-system:replicaset-controller", "system:serviceaccounts:kube-system"];

@@ -2,10 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use harbor_pilot_e2e::{helm::{documents, root}, kubectl::Kubectl, tools::Tool};
+use harbor_pilot_e2e::{
+    helm::{documents, root},
+    kubectl::Kubectl,
+    tools::Tool,
+};
 use serde_json::{Value, json};
 
-use super::support::{helm, id, rendered};
+use super::support::{differences, helm, id, rendered};
 
 #[tokio::test]
 async fn kustomize_installs_what_the_chart_installs() {
@@ -23,7 +27,8 @@ async fn kustomize_installs_what_the_chart_installs() {
     let names = |objects: &BTreeMap<String, Value>| objects.keys().cloned().collect::<Vec<_>>();
     assert_eq!(names(&kustomize), names(&chart));
     for (id, object) in &chart {
-        assert_eq!(kustomize[id], *object, "config/ and the chart differ in {id}");
+        let differing = [differences(object, &kustomize[id]), differences(&kustomize[id], object)].concat();
+        assert!(differing.is_empty(), "the chart and config/ differ in {id}: {differing:#?}");
     }
 }
 
@@ -39,7 +44,9 @@ fn plain(mut object: Value) -> Value {
     let is_crd = object["kind"] == "CustomResourceDefinition";
     let metadata = object["metadata"].as_object_mut().unwrap();
     if let Some(labels) = metadata.get_mut("labels").and_then(Value::as_object_mut) {
-        labels.retain(|key, _| matches!(key.as_str(), "app.kubernetes.io/name" | "app.kubernetes.io/component") && !is_crd);
+        labels.retain(|key, _| {
+            matches!(key.as_str(), "app.kubernetes.io/name" | "app.kubernetes.io/component") && !is_crd
+        });
         if labels.is_empty() {
             metadata.remove("labels");
         }
