@@ -34,6 +34,8 @@
 //! | [`controller`] | a resource and its directory | the next status, Events, when to look again |
 //! | [`cluster`] | the API server | watches, status, finalizers, Events |
 //! | [`standalone`] | a directory of manifests | the same without a cluster |
+//! | [`lease`] | what the API server says of the Lease, and the time | who leads |
+//! | [`leadership`] | a moment, with each renewal | whether this process may write |
 //! | [`webhook`] | HTTPS | AdmissionReview replies |
 //! | [`tls`], [`telemetry`], [`cli`] | files, arguments | certificates, logs, metrics, the commands |
 
@@ -44,6 +46,8 @@ pub mod controller;
 pub mod harbor;
 pub mod image;
 pub mod in_force;
+pub mod leadership;
+pub mod lease;
 pub mod manifests;
 pub mod plan;
 pub mod policy;

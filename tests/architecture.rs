@@ -10,8 +10,10 @@ use std::{
 const ALLOWED: &[(&str, &[&str])] = &[
     ("api", &[]),
     ("image", &[]),
-    ("harbor", &["api"]),
-    ("registry", &["api", "harbor"]),
+    ("lease", &[]),
+    ("leadership", &[]),
+    ("harbor", &["api", "leadership"]),
+    ("registry", &["api", "harbor", "leadership"]),
     ("skim", &[]),
     ("rewrite", &["api", "image", "skim"]),
     ("manifests", &["rewrite"]),
@@ -21,14 +23,17 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("tls", &[]),
     ("telemetry", &[]),
     ("prewarm", &["api", "harbor", "image", "registry", "rewrite"]),
-    ("controller", &["api", "harbor", "image", "plan", "prewarm", "registry", "rewrite"]),
+    ("controller", &["api", "harbor", "image", "leadership", "plan", "prewarm", "registry", "rewrite"]),
     ("webhook", &["api", "image", "policy", "prewarm", "rewrite", "skim", "telemetry", "tls"]),
-    ("cluster", &["api", "controller", "image", "in_force", "policy", "prewarm", "rewrite"]),
+    (
+        "cluster",
+        &["api", "controller", "image", "in_force", "leadership", "lease", "policy", "prewarm", "rewrite", "tls"],
+    ),
     ("standalone", &["api", "controller", "image", "in_force", "prewarm", "rewrite", "telemetry", "tls", "webhook"]),
 ];
 
 /// Modules that take values and return values.
-const PURE: &[&str] = &["api", "image", "manifests", "plan", "policy", "rewrite", "skim"];
+const PURE: &[&str] = &["api", "image", "lease", "manifests", "plan", "policy", "rewrite", "skim"];
 
 /// What a pure module may not name: clients, clocks, environment, files, threads, logs.
 const IMPURE: &[&str] = &[

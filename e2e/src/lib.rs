@@ -11,13 +11,16 @@
 //! Everything that is started ends with its owner: by `Drop`, and by a [watchdog](process::Watchdog) where the owner
 //! itself is killed or lives in a `static`. With `HARBOR_PILOT_E2E_KEEP` set, directories and logs stay for a look.
 
+pub mod balancer;
 pub mod cluster;
 pub mod control_plane;
 pub mod front;
+pub mod gate;
 pub mod health;
 pub mod helm;
 pub mod image_fields;
 pub mod kubectl;
+pub mod node;
 pub mod pilot;
 pub mod pki;
 pub mod process;

@@ -1,6 +1,5 @@
 //! `harbor-pilot controller`
 
-use anyhow::Context;
 use clap::Args;
 
 use crate::{api::StorageLimit, cluster::controllers};
@@ -28,6 +27,10 @@ pub(super) struct Arguments {
     #[arg(long, default_value = "1Gi", allow_hyphen_values = true)]
     pull_budget: StorageLimit,
     #[command(flatten)]
+    certificates: super::certificates::Arguments,
+    #[command(flatten)]
+    election: super::election::Arguments,
+    #[command(flatten)]
     prewarm: super::prewarm::Arguments,
     #[command(flatten)]
     logs: super::logs::Arguments,
@@ -37,10 +40,9 @@ pub(super) struct Arguments {
 pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     arguments.logs.init()?;
     let shutdown = super::shutdown_on_signal()?;
-    let client =
-        kube::Client::try_default().await.context("no way to the API server: set KUBECONFIG, or run in a Pod")?;
+    let certificates = arguments.certificates.settings(&arguments.namespace)?;
     let settings = controllers::Settings {
-        namespace: arguments.namespace,
+        namespace: arguments.namespace.clone(),
         installation: arguments.installation_id,
         concurrency: arguments.concurrency,
         warm_concurrency: arguments.warm_concurrency,
@@ -48,6 +50,16 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         pull_budget: u64::try_from(arguments.pull_budget.bytes()).unwrap_or(u64::MAX),
         timing: arguments.prewarm.timing(),
     };
-    Box::pin(controllers::run(client, settings, shutdown)).await?;
-    Ok(())
+    let election = arguments.election;
+    let end = shutdown.clone();
+    let work = |client: kube::Client, leadership| async move {
+        let ended = end.child_token();
+        let certificates = super::certificates::keep(client.clone(), certificates, ended.clone());
+        let controllers = async {
+            let _ended = ended.drop_guard();
+            Box::pin(controllers::run(client, settings, leadership, end)).await
+        };
+        tokio::join!(controllers, certificates).0
+    };
+    election.run(&arguments.namespace, shutdown, work).await
 }

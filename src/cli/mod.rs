@@ -3,9 +3,11 @@
 //! In: arguments and environment. Out: values that the rest of the library takes; nothing below this reads either.
 
 mod account;
+mod certificates;
 mod check;
 mod controller;
 mod crds;
+mod election;
 mod explain;
 mod input;
 mod logs;

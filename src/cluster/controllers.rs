@@ -36,6 +36,7 @@ use crate::{
     api::{CachedImage, HarborInstance, ProxyProject, Registry, ReplicationRule},
     controller::{Installation, Instances, Kinds, Managed, Reconciler, cached_image::Images},
     in_force::InForce,
+    leadership::Leadership,
     prewarm::{Timing, lifetime::Source, queue},
 };
 
@@ -67,11 +68,16 @@ const NODES_DEADLINE: Duration = Duration::from_secs(15);
 /// An image that has a CachedImage is not offered again; this is for the time until the watch shows it.
 const OFFERED_AGAIN: Duration = Duration::from_secs(10);
 
-/// Runs all controllers until `shutdown`.
+/// Runs all controllers until `shutdown`. Nothing is sent to a Harbor while `leadership` does not hold.
 ///
 /// # Errors
 /// When the installation cannot be identified.
-pub async fn run(client: Client, settings: Settings, shutdown: CancellationToken) -> Result<(), Error> {
+pub async fn run(
+    client: Client,
+    settings: Settings,
+    leadership: Leadership,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
     let installation = match settings.installation {
         Some(installation) => Installation(installation),
         None => identify(&client).await?,
@@ -98,7 +104,7 @@ pub async fn run(client: Client, settings: Settings, shutdown: CancellationToken
         scans: scans.clone(),
         secrets: secrets.clone(),
     });
-    let connections = Arc::new(Instances::new(settings.pull_budget));
+    let connections = Arc::new(Instances::new(settings.pull_budget, leadership));
     let kinds = Arc::new(Kinds { directory: directory.clone(), instances: connections.clone(), installation });
     let in_force = InForce::default();
     let rules = in_force.rules.clone();

@@ -4,6 +4,7 @@
 //! [`Directory`](crate::controller::Directory) that reconcilers read, the rewrite rules that the webhook follows, and, for each
 //! reconcile, status, finalizer and Events.
 
+pub mod certificates;
 mod changes;
 pub mod controllers;
 mod demand;
@@ -12,6 +13,7 @@ pub mod driver;
 pub mod events;
 mod expiry;
 mod follow;
+pub mod lease;
 pub mod nodes;
 pub mod release;
 pub mod rules;

@@ -11,6 +11,7 @@ use super::{allowances::Allowances, directory::Directory};
 use crate::{
     api::{ConditionType, HarborInstance, HarborInstanceSpec, ProxyProject, Reason, Registry, condition},
     harbor::{Client, Endpoint, Error, View},
+    leadership::Leadership,
     prewarm::{
         Puller, Silence,
         puller::{Lane, Lanes, Limits},
@@ -26,6 +27,7 @@ pub struct Instances {
     /// What may be asked of their upstreams.
     pub allowances: Allowances,
     lanes: Lanes,
+    leadership: Leadership,
 }
 
 #[derive(Debug, Clone)]
@@ -60,9 +62,10 @@ pub struct Unusable {
 }
 
 impl Instances {
-    /// Instances whose pulls have at most so many bytes of blobs under way at once.
-    pub fn new(bytes_at_once: u64) -> Self {
-        Self { lanes: Lanes::new(bytes_at_once), ..Self::default() }
+    /// Instances whose pulls have at most so many bytes of blobs under way at once, and that are asked for nothing while
+    /// `leadership` does not hold.
+    pub fn new(bytes_at_once: u64, leadership: Leadership) -> Self {
+        Self { lanes: Lanes::new(bytes_at_once), leadership, ..Self::default() }
     }
 
     /// The connection to the instance of that name.
@@ -112,12 +115,12 @@ impl Instances {
             credentials: Some(credentials),
             max_concurrent_requests: instance.spec.max_concurrent_requests,
         };
-        let client = Client::new(&endpoint).map_err(|error| Unusable {
+        let client = Client::new(&endpoint).map(|client| client.under(&self.leadership)).map_err(|error| Unusable {
             reason: error.reason(),
             message: error.to_string(),
             stalled: true,
         })?;
-        let puller = puller(&endpoint, &self.lanes).map_err(|error| Unusable {
+        let puller = puller(&endpoint, &self.lanes, &self.leadership).map_err(|error| Unusable {
             reason: error.reason(),
             message: error.to_string(),
             stalled: true,
@@ -174,14 +177,15 @@ fn refused(instance: &HarborInstance) -> Option<&str> {
     asked.iter().any(|reason| reason.to_string() == ready.reason).then_some(ready.message.as_str())
 }
 
-fn puller(endpoint: &Endpoint, lanes: &Lanes) -> Result<Puller, registry::Error> {
+fn puller(endpoint: &Endpoint, lanes: &Lanes, leadership: &Leadership) -> Result<Puller, registry::Error> {
     let endpoint = registry::Endpoint {
         ca_bundle: endpoint.ca_bundle.clone(),
         credentials: endpoint.credentials.clone(),
         max_concurrent_requests: endpoint.max_concurrent_requests,
         ..registry::Endpoint::new(endpoint.url.clone())
     };
-    Ok(Puller::new(registry::Client::new(&endpoint)?, Limits::default()).within(lanes.clone()))
+    let client = registry::Client::new(&endpoint)?.under(leadership);
+    Ok(Puller::new(client, Limits::default()).within(lanes.clone()))
 }
 
 /// Harbor's version, as its HarborInstance knows it, else as it says itself.

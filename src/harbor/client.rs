@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 use url::Url;
 
 use super::Error;
+use crate::leadership::Leadership;
 
 /// Harbor's own limit; anything above is 422.
 const PAGE_SIZE: usize = 100;
@@ -52,6 +53,7 @@ pub struct Endpoint {
 #[derive(Debug, Clone)]
 pub struct Client {
     inner: Arc<Inner>,
+    leadership: Leadership,
 }
 
 #[derive(Debug)]
@@ -102,7 +104,14 @@ impl Client {
                 slots,
                 rest: Mutex::default(),
             }),
+            leadership: Leadership::always(),
         })
+    }
+
+    /// The same client, which sends nothing, and waits for no answer, while `leadership` does not hold.
+    #[must_use]
+    pub fn under(self, leadership: &Leadership) -> Self {
+        Self { leadership: leadership.clone(), ..self }
     }
 
     /// Whether the account is a user: each request of a user costs Harbor about 100 ms of CPU for the password hash.
@@ -228,7 +237,7 @@ impl Client {
         if let Some(body) = body {
             http = http.json(body);
         }
-        let response = http.send().await.map_err(|error| self.transport(request, &error))?;
+        let response = self.leadership.guard(http.send()).await.map_err(|error| self.transport(request, &error))?;
         let status = response.status();
         let header = |name| response.headers().get(name).and_then(|value: &header::HeaderValue| value.to_str().ok());
         let location = header(header::LOCATION).map(str::to_owned);

@@ -20,7 +20,7 @@ use super::{
     manifest::{self, Descriptor, Manifest},
     refusal,
 };
-use crate::harbor::Credentials;
+use crate::{harbor::Credentials, leadership::Leadership};
 
 /// A token answer that is longer is not one.
 const MAX_TOKEN_ANSWER: usize = 256 << 10;
@@ -83,6 +83,7 @@ pub enum Blob {
 #[derive(Debug, Clone)]
 pub struct Client {
     inner: Arc<Inner>,
+    leadership: Leadership,
 }
 
 #[derive(Debug)]
@@ -140,7 +141,14 @@ impl Client {
                 tokens: Tokens::default(),
                 slots: Semaphore::new(usize::from(endpoint.max_concurrent_requests.max(1))),
             }),
+            leadership: Leadership::always(),
         })
+    }
+
+    /// The same client, which sends and reads nothing while `leadership` does not hold.
+    #[must_use]
+    pub fn under(self, leadership: &Leadership) -> Self {
+        Self { leadership: leadership.clone(), ..self }
     }
 
     /// The address that all requests go to, with a `/` at its end.
@@ -325,7 +333,7 @@ impl Client {
     async fn execute(&self, request: reqwest::RequestBuilder, operation: String) -> Result<Answer<'_>, Error> {
         let closed = |_| Error::Endpoint("the client is closed".to_owned());
         let slot = self.inner.slots.acquire().await.map_err(closed)?;
-        match request.send().await {
+        match self.leadership.guard(request.send()).await {
             Ok(response) => Ok(Answer { response, operation, _slot: slot }),
             Err(error) => Err(self.broken(&operation, error)),
         }
@@ -352,7 +360,7 @@ impl Client {
     }
 
     async fn piece(&self, answer: &mut Answer<'_>) -> Result<Option<bytes::Bytes>, Error> {
-        answer.response.chunk().await.map_err(|error| self.broken(&answer.operation, error))
+        self.leadership.guard(answer.response.chunk()).await.map_err(|error| self.broken(&answer.operation, error))
     }
 
     fn broken(&self, operation: &str, error: reqwest::Error) -> Error {

@@ -5,7 +5,11 @@
 
 pub mod files;
 pub mod issue;
+pub mod kept;
+pub mod probe;
+pub mod rotation;
 pub mod serve;
+pub mod x509;
 
 /// Makes aws-lc-rs the crypto provider of the process. Calling it again changes nothing.
 pub fn install_crypto_provider() {

@@ -1,8 +1,8 @@
 //! Every link to a file of this tree leads to it, and to a heading that it has.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use super::{anchors, at, read};
+use super::{anchors, documents, read};
 
 #[test]
 fn every_link_inside_the_tree_leads_somewhere() {
@@ -33,22 +33,4 @@ fn links(markdown: &str) -> impl Iterator<Item = &str> {
     targets.filter(|target| {
         !target.contains("://") && !target.starts_with("mailto:") && !target.contains(char::is_whitespace)
     })
-}
-
-/// All Markdown of the tree, apart from what is built.
-fn documents() -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    let mut open = vec![at(".")];
-    while let Some(directory) = open.pop() {
-        for entry in directory.read_dir().unwrap() {
-            let path = entry.unwrap().path();
-            let name = path.file_name().unwrap().to_string_lossy().into_owned();
-            if path.is_dir() && !name.starts_with('.') && name != "target" {
-                open.push(path);
-            } else if name.ends_with(".md") {
-                found.push(path);
-            }
-        }
-    }
-    found
 }

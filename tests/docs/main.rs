@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod links;
+mod manifests;
 mod reasons;
 mod reference;
 
@@ -37,6 +38,24 @@ fn anchors(markdown: &str) -> Vec<String> {
         let heading = line.trim_start_matches('#');
         if !fenced && heading.len() < line.len() && heading.starts_with(' ') {
             found.push(anchor(heading.trim()));
+        }
+    }
+    found
+}
+
+/// All Markdown of the tree, apart from what is built.
+fn documents() -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut open = vec![at(".")];
+    while let Some(directory) = open.pop() {
+        for entry in directory.read_dir().unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if path.is_dir() && !name.starts_with('.') && name != "target" {
+                open.push(path);
+            } else if name.ends_with(".md") {
+                found.push(path);
+            }
         }
     }
     found

@@ -203,8 +203,7 @@ async fn a_pod_that_is_ended_has_the_time_to_serve_on_and_to_drain() {
 }
 
 /// What the program is about to take.
-const PENDING: [&str; 5] =
-    ["--leader-election", "--certificates", "--certificate-lifetime", "--authority-lifetime", "--client-ca"];
+const PENDING: [&str; 1] = ["--client-ca"];
 
 #[tokio::test]
 async fn the_program_takes_the_arguments_that_it_is_given() {

@@ -32,7 +32,7 @@ async fn the_accounts_of_both_processes_may_do_no_more_than_they_need() {
         ("controller", "patch secrets/harbor", NAMESPACE, false),
         ("controller", "create secrets", NAMESPACE, true),
         ("controller", "create secrets", "default", false),
-        ("controller", "patch secrets/harbor-pilot-webhook-tls", NAMESPACE, true),
+        ("controller", "update secrets/harbor-pilot-webhook-tls", NAMESPACE, true),
         ("controller", "delete secrets/harbor-pilot-webhook-tls", NAMESPACE, false),
         ("controller", "update leases.coordination.k8s.io/harbor-pilot-controller", NAMESPACE, true),
         ("controller", "update leases.coordination.k8s.io/other", NAMESPACE, false),

@@ -1,0 +1,247 @@
+//! Leads while the Lease is held, and never longer: [`crate::lease`] decides, this asks the API server.
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    pin::pin,
+    time::Duration,
+};
+
+use futures::{FutureExt, future::BoxFuture};
+use k8s_openapi::{api::coordination::v1::Lease, jiff::Timestamp};
+use kube::{
+    Api, Client, Config,
+    api::PostParams,
+    client::{Body, ClientBuilder},
+};
+use tokio_util::sync::CancellationToken;
+use tower::{Service, layer::layer_fn};
+
+use super::FIELD_MANAGER;
+use crate::{
+    leadership::{Leadership, uptime},
+    lease::{Election, Loss, Step, Timing},
+};
+
+/// The Lease of the controller, in the operator's own namespace.
+pub const NAME: &str = "harbor-pilot-controller";
+
+/// No longer does the end of a process wait for the Lease to be released.
+const RELEASE_DEADLINE: Duration = Duration::from_secs(3);
+
+/// A leader that leads no more. The process has to end, and to be started again.
+#[derive(Debug, thiserror::Error)]
+#[error("lost the Lease {NAME}: {0}; ending, to be started again as one that waits for it")]
+pub struct Lost(#[from] Loss);
+
+/// A candidate for the Lease, and what it takes to ask for it.
+pub struct Candidate {
+    api: Api<Lease>,
+    election: Election,
+    identity: String,
+    timing: Timing,
+    leadership: Leadership,
+}
+
+/// A client whose writes stop with the lead.
+///
+/// # Errors
+/// When the configuration is of no use.
+pub fn guarded_client(config: Config, leadership: &Leadership) -> Result<Client, kube::Error> {
+    let guard = layer_fn(|inner| Guarded { inner, leadership: leadership.clone() });
+    Ok(ClientBuilder::try_from(config)?.with_layer(&guard).build())
+}
+
+impl Candidate {
+    /// A candidate in this namespace. `process` is the name of the Pod or the machine. The client is to be nobody else's: what
+    /// others send must not hold up a renewal.
+    pub fn new(client: Client, namespace: &str, process: &str, timing: Timing, leadership: Leadership) -> Self {
+        // No two processes have one identity, not even those of one Pod after another.
+        let identity = format!("{process}_{:016x}", random());
+        let election = Election::new(namespace, NAME, &identity, timing);
+        Self { api: Api::namespaced(client, namespace), election, identity, timing, leadership }
+    }
+
+    /// Waits until it leads, does `work` while it does, and releases the Lease once the work is done. `None` when `shutdown`
+    /// came before it led. The work has to end by itself after `shutdown`; the Lease is held until then.
+    ///
+    /// # Errors
+    /// [`Lost`] when it leads no more; the work is dropped where it stands.
+    pub async fn lead<T>(
+        mut self,
+        shutdown: &CancellationToken,
+        work: impl Future<Output = T>,
+    ) -> Result<Option<T>, Lost> {
+        tracing::info!(identity = self.identity, lease = NAME, "waiting for the Lease");
+        if !self.acquire(shutdown).await? {
+            return Ok(None);
+        }
+        tracing::info!(identity = self.identity, lease = NAME, "leading");
+        let done = {
+            let mut work = pin!(work);
+            tokio::select! {
+                // A loss comes first, so that nothing is done any more where both are due.
+                biased;
+                lost = self.hold() => return Err(lost),
+                done = &mut work => done,
+            }
+        };
+        self.leadership.end();
+        match tokio::time::timeout(RELEASE_DEADLINE, self.release()).await {
+            Ok(true) => tracing::info!(identity = self.identity, lease = NAME, "released the Lease"),
+            _ => tracing::warn!(lease = NAME, "the Lease was not released: the next one leads when it has run out"),
+        }
+        Ok(Some(done))
+    }
+
+    /// Until it leads; `false` when it is not to any more.
+    async fn acquire(&mut self, shutdown: &CancellationToken) -> Result<bool, Lost> {
+        let mut told = String::new();
+        while !shutdown.is_cancelled() {
+            let step = self.election.next(uptime(), Timestamp::now());
+            let pause = self.take(step).await?;
+            if self.election.until().is_some() {
+                return Ok(true);
+            }
+            let leader = self.election.holder();
+            if leader != told && !leader.is_empty() && leader != self.identity {
+                tracing::info!(leader, lease = NAME, "another leads");
+                leader.clone_into(&mut told);
+            }
+            if let Some(pause) = pause {
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    () = shutdown.cancelled() => {}
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// Renews, until it cannot.
+    async fn hold(&mut self) -> Lost {
+        tokio::time::sleep(self.timing.pause(fraction())).await;
+        loop {
+            let step = self.election.next(uptime(), Timestamp::now());
+            match self.take(step).await {
+                Ok(Some(pause)) => tokio::time::sleep(pause.min(self.left())).await,
+                Ok(None) => {}
+                Err(lost) => {
+                    self.leadership.end();
+                    return lost;
+                }
+            }
+        }
+    }
+
+    /// Takes one step. Returns how long to wait before the next one; `None` is not at all.
+    async fn take(&mut self, step: Step) -> Result<Option<Duration>, Lost> {
+        let started = uptime();
+        let parameters = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+        let deadline = (self.timing.renew / 2).min(self.left());
+        let bounded = |request: BoxFuture<'static, Result<Option<Lease>, kube::Error>>| {
+            tokio::time::timeout(deadline, request).map(Result::ok)
+        };
+        let (api, pause) = (self.api.clone(), self.timing.pause(fraction()));
+        let answer = match step {
+            Step::Lost(loss) => return Err(Lost(loss)),
+            Step::Wait => {
+                self.election.stale();
+                return Ok(Some(pause));
+            }
+            Step::Read => match bounded(async move { api.get_opt(NAME).await }.boxed()).await {
+                Some(Ok(found)) => {
+                    self.election.read(found, uptime());
+                    return Ok(None);
+                }
+                answer => answer,
+            },
+            Step::Create(lease) => {
+                bounded(async move { api.create(&parameters, &lease).await.map(Some) }.boxed()).await
+            }
+            Step::Replace(lease) => {
+                bounded(async move { api.replace(NAME, &parameters, &lease).await.map(Some) }.boxed()).await
+            }
+        };
+        match answer {
+            Some(Ok(lease)) => {
+                self.election.written(lease.unwrap_or_default(), started, uptime());
+                self.moved_on();
+                return Ok(Some(pause));
+            }
+            Some(Err(error)) => tracing::warn!(%error, lease = NAME, "the Lease"),
+            None => tracing::warn!(?deadline, lease = NAME, "the Lease: no answer in time"),
+        }
+        self.election.stale();
+        // Time enough has gone by where there was no answer.
+        Ok((uptime().saturating_sub(started) < deadline).then_some(pause))
+    }
+
+    fn moved_on(&self) {
+        if let Some(until) = self.election.until() {
+            self.leadership.extend(until);
+        }
+    }
+
+    /// How long it still leads; a follower has all the time.
+    fn left(&self) -> Duration {
+        self.election.until().map_or(Duration::MAX, |until| until.saturating_sub(uptime()))
+    }
+
+    async fn release(&mut self) -> bool {
+        loop {
+            let Some(lease) = self.election.released(Timestamp::now()) else { return false };
+            match self.api.replace(NAME, &PostParams::default(), &lease).await {
+                Ok(_) => return true,
+                // The last renewal was taken, although nobody waited for the answer.
+                Err(kube::Error::Api(status)) if status.code == 409 => match self.api.get_opt(NAME).await {
+                    Ok(found) => self.election.read(found, uptime()),
+                    Err(_) => return false,
+                },
+                Err(_) => return false,
+            }
+        }
+    }
+}
+
+/// Sends what changes something only while this process leads.
+#[derive(Clone)]
+struct Guarded<S> {
+    inner: S,
+    leadership: Leadership,
+}
+
+impl<S> Service<http::Request<Body>> for Guarded<S>
+where
+    S: Service<http::Request<Body>>,
+    S::Future: Send + 'static,
+    S::Response: Send + 'static,
+    S::Error: Send + 'static,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = BoxFuture<'static, Result<S::Response, S::Error>>;
+
+    fn poll_ready(&mut self, cx: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        if matches!(*request.method(), http::Method::GET | http::Method::HEAD) {
+            return self.inner.call(request).boxed();
+        }
+        if !self.leadership.holds() {
+            return std::future::pending().boxed();
+        }
+        let (answer, leadership) = (self.inner.call(request), self.leadership.clone());
+        async move { leadership.guard(answer).await }.boxed()
+    }
+}
+
+fn random() -> u64 {
+    RandomState::new().hash_one(uptime())
+}
+
+/// From 0 to 1.
+fn fraction() -> f64 {
+    (random() >> 11) as f64 / (1_u64 << 53) as f64
+}

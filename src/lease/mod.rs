@@ -1,0 +1,277 @@
+//! Who leads, decided by a Lease (coordination.k8s.io/v1).
+//!
+//! In: what the API server answered, and the time of two clocks: one that only ever runs forward, for all that is decided,
+//! and the wall clock, for what people read in the Lease. Out: the next step.
+//!
+//! Of two candidates never both lead, as long as their clocks run at the same pace to within a fifth of the lease:
+//! - Every write names the version of the Lease that it is to replace, so that of two only one succeeds.
+//! - A leader counts from the moment at which it *began* to write its last renewal, for [`Timing::renew`].
+//! - Others count from the moment at which they *saw* that the Lease had changed, for the longer time that the Lease itself
+//!   states. What another's clock wrote into it decides nothing.
+//! - Whoever has lost it ends; nobody takes up again what he did as a leader before.
+
+use std::time::Duration;
+
+use k8s_openapi::{
+    api::coordination::v1::{Lease, LeaseSpec},
+    apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
+    jiff::Timestamp,
+};
+
+/// The times of a Lease. Moments and times are of a clock that runs on while the machine sleeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timing {
+    /// How long others wait once they have seen the Lease renewed for the last time. Default 15 s.
+    pub lease: Duration,
+    /// How long a leader writes on after it began its last successful renewal. Default 10 s.
+    pub renew: Duration,
+    /// How long between two tries, and a fifth more at most. Default 2 s.
+    pub retry: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self { lease: Duration::from_secs(15), renew: Duration::from_secs(10), retry: Duration::from_secs(2) }
+    }
+}
+
+/// Times that leave no room for one another.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadTiming {
+    /// Two candidates might lead at once.
+    #[error("the lease must last at least a quarter longer than the renew deadline: lengthen --lease-duration")]
+    Lease,
+    /// One slow answer would cost the lead.
+    #[error("the renew deadline must be at least twice the retry period, which must be at least 100 ms")]
+    Renew,
+}
+
+impl Timing {
+    /// Whether the times leave room for one another.
+    ///
+    /// # Errors
+    /// [`BadTiming`] says which do not.
+    pub fn check(self) -> Result<Self, BadTiming> {
+        if self.lease < self.renew * 5 / 4 {
+            return Err(BadTiming::Lease);
+        }
+        if self.renew < self.retry * 2 || self.retry < Duration::from_millis(100) {
+            return Err(BadTiming::Renew);
+        }
+        Ok(self)
+    }
+
+    /// The time until the next try; `jitter` is from 0 to 1.
+    pub fn pause(&self, jitter: f64) -> Duration {
+        self.retry.mul_f64(1.0 + 0.2 * jitter.clamp(0.0, 1.0))
+    }
+}
+
+/// What to do now.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Step {
+    /// Read the Lease, and tell [`Election::read`].
+    Read,
+    /// Create it so, and tell [`Election::written`].
+    Create(Box<Lease>),
+    /// Replace it by this, which names the version to be replaced, and tell [`Election::written`].
+    Replace(Box<Lease>),
+    /// Somebody else leads. Look again after [`Timing::pause`], and tell [`Election::stale`] then.
+    Wait,
+    /// Stop at once, for good.
+    Lost(Loss),
+}
+
+/// Why a leader leads no more.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Loss {
+    /// It could not renew in time.
+    #[error("it could not be renewed in time")]
+    Late,
+    /// The Lease names another.
+    #[error("it is held by {0}")]
+    Taken(String),
+}
+
+/// One candidate, for as long as its process lives.
+#[derive(Debug, Clone)]
+pub struct Election {
+    name: String,
+    namespace: String,
+    identity: String,
+    timing: Timing,
+    known: Known,
+    /// Whether `known` was read, or written by us, in this round.
+    fresh: bool,
+    /// When the last renewal that succeeded began.
+    held: Option<Duration>,
+}
+
+#[derive(Debug, Clone)]
+enum Known {
+    /// It was never there.
+    Nothing,
+    /// It was there, and is not any more since then.
+    Gone(Duration),
+    /// It is so since then.
+    Found(Box<Lease>, Duration),
+}
+
+impl Election {
+    /// A candidate for the Lease of that name. `identity` must be that of no other process, before or after: a stale
+    /// request of somebody of the same name would look like one's own.
+    pub fn new(namespace: &str, name: &str, identity: &str, timing: Timing) -> Self {
+        Self {
+            name: name.to_owned(),
+            namespace: namespace.to_owned(),
+            identity: identity.to_owned(),
+            timing,
+            known: Known::Nothing,
+            fresh: false,
+            held: None,
+        }
+    }
+
+    /// What to do at this moment. `wall` is what people read in the Lease.
+    pub fn next(&self, now: Duration, wall: Timestamp) -> Step {
+        if self.until().is_some_and(|until| now >= until) {
+            return Step::Lost(Loss::Late);
+        }
+        if !self.fresh {
+            return Step::Read;
+        }
+        match &self.known {
+            Known::Nothing => Step::Create(self.first(wall)),
+            // Somebody has deleted it. A leader puts it back; others give that leader the time that it may take to end.
+            Known::Gone(since) if self.held.is_some() || now >= *since + self.timing.lease => {
+                Step::Create(self.first(wall))
+            }
+            Known::Gone(_) => Step::Wait,
+            Known::Found(lease, since) => {
+                let holder = holder(lease);
+                if holder == self.identity {
+                    Step::Replace(self.renewed(lease, wall))
+                } else if self.held.is_some() {
+                    Step::Lost(Loss::Taken(if holder.is_empty() { "nobody" } else { holder }.to_owned()))
+                } else if holder.is_empty() || now >= *since + self.stated(lease) {
+                    Step::Replace(self.taken(lease, wall))
+                } else {
+                    Step::Wait
+                }
+            }
+        }
+    }
+
+    /// The API server had this at a moment before `now`.
+    pub fn read(&mut self, found: Option<Lease>, now: Duration) {
+        self.fresh = true;
+        self.known = match (found, std::mem::replace(&mut self.known, Known::Nothing)) {
+            (Some(lease), Known::Found(known, since)) if same_version(&lease, &known) => Known::Found(known, since),
+            (Some(lease), _) => Known::Found(Box::new(lease), now),
+            (None, Known::Found(..)) => Known::Gone(now),
+            (None, known) => known,
+        };
+    }
+
+    /// The API server took what was begun to be written at `started`, and says so at `now`.
+    pub fn written(&mut self, lease: Lease, started: Duration, now: Duration) {
+        self.fresh = true;
+        self.known = Known::Found(Box::new(lease), now);
+        // An answer that comes too late does not bring back what has ended.
+        if self.until().is_none_or(|until| now < until) {
+            self.held = Some(started);
+        }
+    }
+
+    /// What is known may have changed: time went by, or a write was refused or got no answer.
+    pub fn stale(&mut self) {
+        self.fresh = false;
+    }
+
+    /// Until when this candidate leads; `None` before it does.
+    pub fn until(&self) -> Option<Duration> {
+        self.held.map(|started| started + self.timing.renew)
+    }
+
+    /// Who holds the Lease, as far as is known; empty for nobody.
+    pub fn holder(&self) -> &str {
+        match &self.known {
+            Known::Found(lease, _) => holder(lease),
+            Known::Nothing | Known::Gone(_) => "",
+        }
+    }
+
+    /// What lets the next one lead at once. Only for a leader that does nothing any more and never will again.
+    pub fn released(&self, wall: Timestamp) -> Option<Box<Lease>> {
+        match &self.known {
+            Known::Found(lease, _) if holder(lease) == self.identity => {
+                let spec = LeaseSpec {
+                    holder_identity: Some(String::new()),
+                    lease_duration_seconds: Some(1),
+                    acquire_time: Some(MicroTime(wall)),
+                    renew_time: Some(MicroTime(wall)),
+                    ..lease.spec.clone().unwrap_or_default()
+                };
+                Some(with_spec(lease, spec))
+            }
+            _ => None,
+        }
+    }
+
+    /// The time that the holder stated.
+    fn stated(&self, lease: &Lease) -> Duration {
+        let seconds = lease.spec.as_ref().and_then(|spec| spec.lease_duration_seconds);
+        let seconds = seconds.and_then(|seconds| u64::try_from(seconds).ok()).filter(|seconds| *seconds > 0);
+        seconds.map_or(self.timing.lease, Duration::from_secs)
+    }
+
+    fn first(&self, wall: Timestamp) -> Box<Lease> {
+        let metadata = ObjectMeta {
+            name: Some(self.name.clone()),
+            namespace: Some(self.namespace.clone()),
+            ..ObjectMeta::default()
+        };
+        let spec = LeaseSpec { lease_transitions: Some(0), ..LeaseSpec::default() };
+        Box::new(Lease { metadata, spec: Some(self.held_from(spec, wall)) })
+    }
+
+    fn taken(&self, lease: &Lease, wall: Timestamp) -> Box<Lease> {
+        let mut spec = lease.spec.clone().unwrap_or_default();
+        spec.lease_transitions = Some(spec.lease_transitions.unwrap_or_default().saturating_add(1));
+        with_spec(lease, self.held_from(spec, wall))
+    }
+
+    fn held_from(&self, spec: LeaseSpec, wall: Timestamp) -> LeaseSpec {
+        // In whole seconds, and never less than it is.
+        let seconds = self.timing.lease.as_millis().div_ceil(1000);
+        LeaseSpec {
+            holder_identity: Some(self.identity.clone()),
+            lease_duration_seconds: Some(i32::try_from(seconds).unwrap_or(i32::MAX)),
+            acquire_time: Some(MicroTime(wall)),
+            renew_time: Some(MicroTime(wall)),
+            ..spec
+        }
+    }
+
+    fn renewed(&self, lease: &Lease, wall: Timestamp) -> Box<Lease> {
+        let spec = lease.spec.clone().unwrap_or_default();
+        with_spec(lease, LeaseSpec { renew_time: Some(MicroTime(wall)), ..spec })
+    }
+}
+
+fn holder(lease: &Lease) -> &str {
+    lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref()).unwrap_or_default()
+}
+
+/// With the metadata that was read, the version among it.
+fn with_spec(lease: &Lease, spec: LeaseSpec) -> Box<Lease> {
+    Box::new(Lease { metadata: lease.metadata.clone(), spec: Some(spec) })
+}
+
+fn same_version(one: &Lease, other: &Lease) -> bool {
+    let version = |lease: &Lease| (lease.metadata.uid.clone(), lease.metadata.resource_version.clone());
+    version(one) == version(other)
+}
+
+#[cfg(test)]
+mod tests;
