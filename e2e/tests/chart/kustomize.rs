@@ -9,7 +9,7 @@ use harbor_pilot_e2e::{
 };
 use serde_json::{Value, json};
 
-use super::support::{helm, id, rendered};
+use super::support::{differences, helm, id, rendered};
 
 #[tokio::test]
 async fn kustomize_installs_what_the_chart_installs() {
@@ -27,7 +27,8 @@ async fn kustomize_installs_what_the_chart_installs() {
     let names = |objects: &BTreeMap<String, Value>| objects.keys().cloned().collect::<Vec<_>>();
     assert_eq!(names(&kustomize), names(&chart));
     for (id, object) in &chart {
-        assert_eq!(kustomize[id], *object, "config/ and the chart differ in {id}");
+        let differing = [differences(object, &kustomize[id]), differences(&kustomize[id], object)].concat();
+        assert!(differing.is_empty(), "the chart and config/ differ in {id}: {differing:#?}");
     }
 }
 

@@ -100,6 +100,32 @@ pub fn at<'a>(value: &'a Value, path: &[String]) -> Option<&'a Value> {
     path.iter().try_fold(value, |value, key| value.get(key))
 }
 
+/// Where `found` has not what is `wanted`; what it has beyond that is no difference.
+pub fn differences(wanted: &Value, found: &Value) -> Vec<String> {
+    let mut differing = Vec::new();
+    compare(wanted, found, "", &mut differing);
+    differing
+}
+
+fn compare(wanted: &Value, found: &Value, path: &str, differing: &mut Vec<String>) {
+    match (wanted, found) {
+        (Value::Object(wanted), Value::Object(found)) => {
+            for (key, value) in wanted {
+                compare(value, found.get(key).unwrap_or(&Value::Null), &format!("{path}.{key}"), differing);
+            }
+        }
+        (Value::Array(wanted), Value::Array(found)) if wanted.len() == found.len() => {
+            for (index, (wanted, found)) in wanted.iter().zip(found).enumerate() {
+                compare(wanted, found, &format!("{path}[{index}]"), differing);
+            }
+        }
+        // 1.0 is 1 in JSON.
+        (Value::Number(wanted), Value::Number(found)) if wanted.as_f64() == found.as_f64() => {}
+        _ if wanted == found => {}
+        _ => differing.push(format!("{path}: {wanted} is {found}")),
+    }
+}
+
 /// The text of a file.
 pub fn read(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
