@@ -25,7 +25,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("prewarm", &["api", "harbor", "image", "registry", "rewrite"]),
     ("controller", &["api", "harbor", "image", "leadership", "plan", "prewarm", "registry", "rewrite"]),
     ("webhook", &["api", "image", "policy", "prewarm", "rewrite", "skim", "telemetry", "tls"]),
-    ("cluster", &["api", "controller", "image", "in_force", "leadership", "lease", "policy", "prewarm", "rewrite"]),
+    (
+        "cluster",
+        &["api", "controller", "image", "in_force", "leadership", "lease", "policy", "prewarm", "rewrite", "tls"],
+    ),
     ("standalone", &["api", "controller", "image", "in_force", "prewarm", "rewrite", "telemetry", "tls", "webhook"]),
 ];
 

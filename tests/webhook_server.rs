@@ -13,8 +13,11 @@ use axum::http::{Request, StatusCode};
 use harbor_pilot::rewrite::{Rule, Rules};
 use harbor_pilot::telemetry::metrics::Metrics;
 use harbor_pilot::telemetry::probes::Readiness;
+use harbor_pilot::tls::clients::ClientAuthorities;
 use harbor_pilot::tls::issue::{Authority, Issued, Validity};
-use harbor_pilot::tls::serve::{Certificate, server_config};
+use harbor_pilot::tls::probe;
+use harbor_pilot::tls::serve::{Certificate, server_config, server_config_for};
+use harbor_pilot::tls::x509::X509;
 use harbor_pilot::webhook::{Admission, Limits, ServeOptions, router, serve};
 use jiff::{SignedDuration, Timestamp};
 use rustls::pki_types::pem::PemObject;
@@ -184,31 +187,112 @@ async fn http2_is_offered_and_serves_many_requests_on_one_connection() {
 }
 
 #[tokio::test]
-async fn tls_1_2_and_1_3_are_spoken_and_1_1_is_refused() {
+async fn tls_1_3_is_preferred_and_1_2_with_a_safe_suite_is_the_least() {
     let server = start(ServeOptions::default());
-    for versions in [&[&version::TLS12], &[&version::TLS13]] {
+    for versions in [&[&version::TLS12][..], &[&version::TLS13], &[&version::TLS12, &version::TLS13]] {
         let stream = server.tls(&["http/1.1"], versions).await;
-        assert_eq!(stream.get_ref().1.protocol_version(), Some(versions[0].version));
+        assert_eq!(stream.get_ref().1.protocol_version(), Some(versions[versions.len() - 1].version));
     }
     let address = server.address;
-    let answer = tokio::task::spawn_blocking(move || {
-        // A ClientHello of TLS 1.1 (RFC 4346): no extensions, one suite, no session.
-        let mut hello = vec![1, 0, 0, 41, 3, 2];
-        hello.extend([7; 32]);
-        hello.extend([0, 0, 2, 0xc0, 0x13, 1, 0]);
-        let mut record = vec![22, 3, 1, 0, hello.len() as u8];
-        record.extend(hello);
-        let mut stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(SOON)).unwrap();
-        stream.write_all(&record).unwrap();
-        let mut answer = [0; 7];
-        stream.read_exact(&mut answer).unwrap();
-        answer
+    // Suites by their numbers at IANA; all but the first are without forward secrecy or authenticated encryption.
+    let (gcm, weak) =
+        ([0xc0, 0x2b], [[0x00, 0x2f], [0x00, 0x9c], [0x00, 0x0a], [0xc0, 0x09], [0xc0, 0x07], [0x00, 0x04]]);
+    let answers = tokio::task::spawn_blocking(move || {
+        let of_1_2 = std::iter::once(gcm).chain(weak).map(|suite| hello(address, 3, suite)).collect::<Vec<_>>();
+        (of_1_2, [0, 1, 2].map(|minor| hello(address, minor, gcm)))
     });
-    // A fatal alert: protocol_version, or handshake_failure for want of extensions.
-    let answer = answer.await.unwrap();
-    assert_eq!((answer[0], answer[5]), (21, 2), "{answer:?}");
-    assert!([40, 70].contains(&answer[6]), "{answer:?}");
+    let (of_1_2, older) = answers.await.unwrap();
+    assert_eq!(of_1_2[0][0], 22, "a handshake goes on: {:?}", of_1_2[0]);
+    for refused in of_1_2[1..].iter().chain(&older) {
+        // A fatal alert: handshake_failure or protocol_version.
+        assert_eq!((refused[0], refused[5]), (21, 2), "{refused:?}");
+        assert!([40, 70].contains(&refused[6]), "{refused:?}");
+    }
+}
+
+/// How a ClientHello of SSL 3.0 (`minor` 0) to TLS 1.2 (3) is answered that offers one suite, for ECDSA on P-256.
+fn hello(address: SocketAddr, minor: u8, suite: [u8; 2]) -> [u8; 7] {
+    let extensions = [0, 10, 0, 4, 0, 2, 0, 23, 0, 11, 0, 2, 1, 0, 0, 13, 0, 4, 0, 2, 4, 3];
+    let mut body = vec![3, minor];
+    body.extend([7; 32]);
+    body.extend([0, 0, 2, suite[0], suite[1], 1, 0, 0, extensions.len() as u8]);
+    body.extend(extensions);
+    let mut record = vec![22, 3, 1, 0, body.len() as u8 + 4, 1, 0, 0, body.len() as u8];
+    record.extend(body);
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    stream.write_all(&record).unwrap();
+    let mut answer = [0; 7];
+    stream.read_exact(&mut answer).unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn clients_need_a_certificate_of_an_authority_in_the_file_and_an_allowed_name_where_that_is_wanted() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("ca.crt");
+    let (first, second) = (client_authority("first"), client_authority("second"));
+    std::fs::write(&file, &first.1).unwrap();
+    let names = vec!["kube-apiserver".to_owned(), "other".to_owned()];
+    let mut authorities = ClientAuthorities::load(&file, names).await.unwrap();
+
+    let authority = Authority::new("test", validity()).unwrap();
+    let served = leaf(&authority);
+    let certificate = Certificate::from_pem(served.certificate_pem.as_bytes(), served.key_pem.as_bytes()).unwrap();
+    let tls = Arc::new(server_config_for(Arc::new(certificate), authorities.clients()).unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let readiness = Readiness::new();
+    let router = admission(&readiness);
+    let serving = serve(listener, Some(tls), router, readiness, ServeOptions::default(), std::future::pending());
+    tokio::spawn(async move { serving.await.unwrap() });
+
+    let root = reqwest::Certificate::from_pem(authority.issued().certificate_pem.as_bytes()).unwrap();
+    let ask = async |identity: Option<String>| {
+        let client =
+            reqwest::Client::builder().tls_certs_only([root.clone()]).resolve("localhost", address).timeout(SOON);
+        let client = match identity {
+            Some(pem) => client.identity(reqwest::Identity::from_pem(pem.as_bytes()).unwrap()),
+            None => client,
+        };
+        let url = format!("https://localhost:{}/mutate", address.port());
+        client.build().unwrap().post(url).json(&review("u")).send().await.is_ok()
+    };
+    assert!(ask(Some(client(&first, "kube-apiserver"))).await);
+    assert!(!ask(None).await, "no certificate");
+    assert!(!ask(Some(client(&first, "somebody"))).await, "a name that is not allowed");
+    assert!(!ask(Some(client(&second, "kube-apiserver"))).await, "another authority");
+    let shown = probe::shown_by(address, "localhost", SOON).await.unwrap();
+    assert_eq!(X509::to_pem([&shown]), served.certificate_pem, "what it serves anybody can see");
+
+    std::fs::write(&file, "torn").unwrap();
+    assert!(authorities.poll().await.is_err());
+    assert!(!authorities.poll().await.unwrap(), "it was told already");
+    assert!(ask(Some(client(&first, "kube-apiserver"))).await, "the old authorities are in use");
+    std::fs::write(&file, &second.1).unwrap();
+    assert!(authorities.poll().await.unwrap());
+    assert!(ask(Some(client(&second, "kube-apiserver"))).await);
+    assert!(!ask(Some(client(&first, "kube-apiserver"))).await);
+}
+
+type ClientAuthority = (rcgen::Issuer<'static, rcgen::KeyPair>, String);
+
+fn client_authority(name: &str) -> ClientAuthority {
+    let mut params = rcgen::CertificateParams::default();
+    params.distinguished_name.push(rcgen::DnType::CommonName, name);
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let pem = params.self_signed(&key).unwrap().pem();
+    (rcgen::Issuer::new(params, key), pem)
+}
+
+/// Certificate and key, as one PEM text.
+fn client((issuer, _): &ClientAuthority, name: &str) -> String {
+    let mut params = rcgen::CertificateParams::default();
+    params.distinguished_name.push(rcgen::DnType::CommonName, name);
+    params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+    let key = rcgen::KeyPair::generate().unwrap();
+    format!("{}{}", params.signed_by(&key, issuer).unwrap().pem(), key.serialize_pem())
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! A real Kubernetes API on loopback: etcd and kube-apiserver, with certificates of their own and RBAC on.
 //!
-//! There is no controller-manager, no scheduler and no kubelet: Pods are stored and admitted but do not run, a deleted
+//! There is no controller-manager, no scheduler and no kubelet (a [node](crate::node) adds them): Pods are stored and admitted but do not run, a deleted
 //! namespace stays in `Terminating`, owner references collect no garbage, and the `ServiceAccount` admission plugin is
 //! off because no default account would ever appear.
 //!
@@ -15,6 +15,7 @@
 //! ```
 
 use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -42,6 +43,9 @@ const ASK_DEADLINE: Duration = Duration::from_secs(3);
 
 /// How often somebody else may take our ports before we give up.
 const ATTEMPTS: usize = 5;
+
+/// The first address of the range of Services: that of the API server itself.
+const SERVICE_ADDRESS: &str = "10.0.0.1";
 
 const AUDIT_LOG: &str = "audit.log";
 
@@ -77,6 +81,14 @@ impl ControlPlane {
     /// When a tool cannot be built, or a process ends or is not ready within two minutes; the message carries the tail
     /// of both logs.
     pub async fn start() -> Result<Self> {
+        Self::start_at(Ipv4Addr::LOCALHOST.into()).await
+    }
+
+    /// As [`ControlPlane::start`], with an API server that Pods reach at `address`: the Service `kubernetes` leads there.
+    ///
+    /// # Errors
+    /// Those of [`ControlPlane::start`].
+    pub async fn start_at(address: IpAddr) -> Result<Self> {
         crate::install_crypto_provider();
         let programs = Programs {
             etcd: Tool::Etcd.path_async().await?,
@@ -85,7 +97,7 @@ impl ControlPlane {
         };
         let mut attempt = 1;
         loop {
-            match Self::start_once(&programs).await {
+            match Self::start_once(&programs, address).await {
                 Err(Failure::PortTaken(_)) if attempt < ATTEMPTS => attempt += 1,
                 Err(Failure::PortTaken(error) | Failure::Other(error)) => return Err(error),
                 Ok(plane) => return Ok(plane),
@@ -196,7 +208,8 @@ impl ControlPlane {
     }
 
     /// What the API server has logged of writes to Pods, with the annotations of webhooks, of the lists and watches of our
-    /// accounts, and of all writes of the [`AUDITED`] ones: one JSON object a line.
+    /// accounts, of their writes to Secrets and webhook configurations, and of all writes of the [`AUDITED`] ones: one JSON
+    /// object a line.
     ///
     /// # Errors
     /// When the file cannot be read.
@@ -211,12 +224,22 @@ impl ControlPlane {
         self.directory.path()
     }
 
-    async fn start_once(programs: &Programs) -> Result<Self, Failure> {
+    /// The certificate of the authority that signed the API server's.
+    pub(crate) fn authority_path(&self) -> &Path {
+        &self.launch.files.authority
+    }
+
+    /// The key that tokens of ServiceAccounts are signed with.
+    pub(crate) fn service_account_key_path(&self) -> &Path {
+        &self.launch.files.service_account.0
+    }
+
+    async fn start_once(programs: &Programs, address: IpAddr) -> Result<Self, Failure> {
         let directory = directory("harbor-pilot-e2e-")?;
         let root = directory.path();
         let mut watchdog = Watchdog::start(root)?;
         let [client_port, peer_port, api_port] = free_ports()?;
-        let files = Files::write(root, api_port)?;
+        let files = Files::write(root, address, api_port)?;
         let deadline = Instant::now() + START_DEADLINE;
 
         let mut etcd =
@@ -234,7 +257,7 @@ impl ControlPlane {
         let config = config(&files.kubeconfig).await?;
         let kubectl = Kubectl::new(&programs.kubectl, &files.kubeconfig, root);
         let kubeconfig = files.kubeconfig.clone();
-        let launch = Launch { programs: programs.clone(), files, etcd_port: client_port, api_port };
+        let launch = Launch { programs: programs.clone(), files, etcd_port: client_port, address, api_port };
         let mut apiserver = launch.apiserver(root)?;
         watchdog.watch(&apiserver)?;
         let client = Client::try_from(config.clone()).context("make a client")?;
@@ -253,13 +276,43 @@ struct Launch {
     programs: Programs,
     files: Files,
     etcd_port: u16,
+    address: IpAddr,
     api_port: u16,
 }
 
 impl Launch {
     fn apiserver(&self, root: &Path) -> Result<Process> {
-        let mut command = apiserver_command(&self.programs, root, &self.files, self.etcd_port, self.api_port);
+        let mut command = self.apiserver_command(root);
         Process::spawn("kube-apiserver", &mut command, &root.join("kube-apiserver.log"))
+    }
+
+    fn apiserver_command(&self, root: &Path) -> Command {
+        let Self { programs, files, etcd_port, address, api_port } = self;
+        let (private, public) = &files.service_account;
+        let (bind, reconciler) = if address.is_loopback() { ("127.0.0.1", "none") } else { ("0.0.0.0", "lease") };
+        let mut command = Command::new(&programs.apiserver);
+        command
+            .arg(flag("etcd-servers", format_args!("http://127.0.0.1:{etcd_port}")))
+            .arg(flag("bind-address", bind))
+            .arg(flag("advertise-address", address))
+            .arg(flag("secure-port", api_port))
+            .arg(flag("cert-dir", root.join("apiserver").display()))
+            .arg(flag("tls-cert-file", files.server.0.display()))
+            .arg(flag("tls-private-key-file", files.server.1.display()))
+            .arg(flag("client-ca-file", files.authority.display()))
+            .arg(flag("kubelet-client-certificate", files.admin.0.display()))
+            .arg(flag("kubelet-client-key", files.admin.1.display()))
+            .arg(flag("kubelet-preferred-address-types", "InternalIP"))
+            .arg(flag("authorization-mode", "RBAC"))
+            .arg(flag("audit-policy-file", files.audit_policy.display()))
+            .arg(flag("audit-log-path", root.join(AUDIT_LOG).display()))
+            .arg(flag("service-account-issuer", "https://kubernetes.default.svc"))
+            .arg(flag("service-account-key-file", public.display()))
+            .arg(flag("service-account-signing-key-file", private.display()))
+            .arg(flag("service-cluster-ip-range", "10.0.0.0/24"))
+            .arg(flag("endpoint-reconciler-type", reconciler))
+            .arg(flag("allow-privileged", true));
+        command
     }
 }
 
@@ -294,13 +347,14 @@ impl From<anyhow::Error> for Failure {
 struct Files {
     authority: PathBuf,
     server: (PathBuf, PathBuf),
+    admin: (PathBuf, PathBuf),
     service_account: (PathBuf, PathBuf),
     kubeconfig: PathBuf,
     audit_policy: PathBuf,
 }
 
 impl Files {
-    fn write(root: &Path, api_port: u16) -> Result<Self> {
+    fn write(root: &Path, address: IpAddr, api_port: u16) -> Result<Self> {
         let put = |name: &str, text: &str| -> Result<PathBuf> {
             let path = root.join(name);
             fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
@@ -310,9 +364,10 @@ impl Files {
             Ok((put(&format!("{name}.crt"), &pair.certificate)?, put(&format!("{name}.key"), &pair.key)?))
         };
         let authority = Authority::new("harbor-pilot-e2e")?;
-        let names = ["127.0.0.1", "localhost", "kubernetes.default.svc"];
+        let address = address.to_string();
+        let names = ["127.0.0.1", "localhost", "kubernetes.default.svc", SERVICE_ADDRESS, &address];
         let server = put_pair("apiserver", &authority.server(&names)?)?;
-        let (certificate, key) = put_pair("admin", &authority.client("admin", "system:masters")?)?;
+        let admin = put_pair("admin", &authority.client("admin", "system:masters")?)?;
         let (private, public) = bare_key()?;
         let service_account = (put("service-account.key", &private)?, put("service-account.pub", &public)?);
         let authority = put("ca.crt", authority.pem())?;
@@ -321,7 +376,7 @@ impl Files {
             "kind": "Config",
             "clusters": [{ "name": "e2e", "cluster": {
                 "server": format!("https://127.0.0.1:{api_port}"), "certificate-authority": authority } }],
-            "users": [{ "name": "admin", "user": { "client-certificate": certificate, "client-key": key } }],
+            "users": [{ "name": "admin", "user": { "client-certificate": admin.0, "client-key": admin.1 } }],
             "contexts": [{ "name": "e2e", "context": { "cluster": "e2e", "user": "admin" } }],
             "current-context": "e2e",
         });
@@ -330,13 +385,16 @@ impl Files {
             "resources": [{"group": "", "resources": ["pods"]}], "omitStages": ["RequestReceived"]});
         let reads = json!({"level": "Metadata", "verbs": ["list", "watch"], "userGroups": ["system:serviceaccounts"],
             "omitStages": ["RequestReceived"]});
+        let certificates = json!({"level": "Metadata", "verbs": ["create", "update", "patch"],
+            "userGroups": ["system:serviceaccounts"], "omitStages": ["RequestReceived"],
+            "resources": [{"group": "", "resources": ["secrets"]}, {"group": "admissionregistration.k8s.io"}]});
         let users = AUDITED.map(|name| format!("system:serviceaccount:harbor-pilot:{name}"));
         let writes = json!({"level": "Metadata", "verbs": ["create", "update", "patch", "delete"], "users": users,
             "omitStages": ["RequestReceived"]});
-        let rules = json!([pods, reads, writes, {"level": "None"}]);
+        let rules = json!([pods, reads, certificates, writes, {"level": "None"}]);
         let audit_policy = json!({"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "rules": rules});
         let audit_policy = put("audit-policy.json", &audit_policy.to_string())?;
-        Ok(Self { authority, server, service_account, kubeconfig, audit_policy })
+        Ok(Self { authority, server, admin, service_account, kubeconfig, audit_policy })
     }
 }
 
@@ -356,30 +414,6 @@ fn etcd_command(programs: &Programs, root: &Path, client_port: u16, peer_port: u
     command
 }
 
-fn apiserver_command(programs: &Programs, root: &Path, files: &Files, etcd_port: u16, port: u16) -> Command {
-    let (private, public) = &files.service_account;
-    let mut command = Command::new(&programs.apiserver);
-    command
-        .arg(flag("etcd-servers", format_args!("http://127.0.0.1:{etcd_port}")))
-        .arg(flag("bind-address", "127.0.0.1"))
-        .arg(flag("advertise-address", "127.0.0.1"))
-        .arg(flag("secure-port", port))
-        .arg(flag("cert-dir", root.join("apiserver").display()))
-        .arg(flag("tls-cert-file", files.server.0.display()))
-        .arg(flag("tls-private-key-file", files.server.1.display()))
-        .arg(flag("client-ca-file", files.authority.display()))
-        .arg(flag("authorization-mode", "RBAC"))
-        .arg(flag("audit-policy-file", files.audit_policy.display()))
-        .arg(flag("audit-log-path", root.join(AUDIT_LOG).display()))
-        .arg(flag("service-account-issuer", "https://kubernetes.default.svc"))
-        .arg(flag("service-account-key-file", public.display()))
-        .arg(flag("service-account-signing-key-file", private.display()))
-        .arg(flag("service-cluster-ip-range", "10.0.0.0/24"))
-        .arg(flag("endpoint-reconciler-type", "none"))
-        .arg(flag("allow-privileged", true));
-    command
-}
-
 /// Makes the ServiceAccount that Pods run under, as the controller manager would. That it is there already is fine.
 async fn default_account(client: &Client, namespace: &str) -> Result<()> {
     let metadata = ObjectMeta { name: Some("default".to_owned()), ..ObjectMeta::default() };
@@ -391,7 +425,7 @@ async fn default_account(client: &Client, namespace: &str) -> Result<()> {
     }
 }
 
-fn flag(name: &str, value: impl std::fmt::Display) -> String {
+pub(crate) fn flag(name: &str, value: impl std::fmt::Display) -> String {
     format!("--{name}={value}")
 }
 

@@ -1,4 +1,4 @@
-//! The real `kubectl` against a kubeconfig.
+//! The real `kubectl` against a kubeconfig, or another command line that takes one.
 
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -30,7 +30,7 @@ impl Output {
     /// When it did not; the message carries both streams.
     pub fn ok(self) -> Result<String> {
         if !self.status.success() {
-            bail!("kubectl failed ({})\n{}{}", self.status, self.stdout, self.stderr);
+            bail!("the command failed ({})\n{}{}", self.status, self.stdout, self.stderr);
         }
         Ok(self.stdout)
     }
@@ -65,7 +65,7 @@ impl Kubectl {
             .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("start {}", self.program.display()))?;
-        let mut stdin = child.stdin.take().context("kubectl has no standard input")?;
+        let mut stdin = child.stdin.take().context("no standard input")?;
         let talk = async {
             let write = async {
                 // A kubectl that does not read its input closes the pipe; what it says then is what matters.
@@ -76,8 +76,10 @@ impl Kubectl {
         };
         let output = tokio::time::timeout(DEADLINE, talk)
             .await
-            .with_context(|| format!("kubectl {} has not ended in {DEADLINE:?}", arguments.join(" ")))?
-            .context("wait for kubectl")?;
+            .with_context(|| {
+                format!("{} {} has not ended in {DEADLINE:?}", self.program.display(), arguments.join(" "))
+            })?
+            .context("wait for the command")?;
         Ok(Output {
             status: output.status,
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),

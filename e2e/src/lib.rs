@@ -3,7 +3,8 @@
 //! ```text
 //! tools/*/go.mod ──(go build, once, cached)──► tools::Tool::path ─┬─► control_plane::ControlPlane ──► kubeconfig, kube::Client, kubectl
 //!                                                                 ├─► reference::Oracle ──► what distribution/reference says
-//!                                                                 └─► health::verdicts ──► what kstatus and Argo CD say
+//!                                                                 ├─► health::verdicts ──► what kstatus and Argo CD say
+//!                                                                 └─► helm::Helm ──► the chart, rendered and installed
 //! cargo build ──► pilot::Pilot (one process, one log) ──► webhook_registration ──► the API server calls it
 //! ```
 //!
@@ -16,8 +17,10 @@ pub mod control_plane;
 pub mod front;
 pub mod gate;
 pub mod health;
+pub mod helm;
 pub mod image_fields;
 pub mod kubectl;
+pub mod node;
 pub mod pilot;
 pub mod pki;
 pub mod process;

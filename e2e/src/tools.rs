@@ -33,12 +33,24 @@ pub enum Tool {
     KubeApiserver,
     /// The Kubernetes command line.
     Kubectl,
+    /// What makes Pods of Deployments, EndpointSlices of Services, and default accounts.
+    KubeControllerManager,
+    /// What gives Pods a node.
+    KubeScheduler,
+    /// What runs the Pods of a node.
+    Kubelet,
+    /// What leads a Service's address to its Pods.
+    KubeProxy,
+    /// Makes and copies images without a container engine; a registry, too.
+    Crane,
     /// The API server's store.
     Etcd,
     /// The judge of the differential test: `tools/reference/main.go`.
     Reference,
     /// The judges of the health test: `tools/health/main.go`.
     Health,
+    /// What installs the chart.
+    Helm,
 }
 
 impl Tool {
@@ -85,9 +97,17 @@ impl Tool {
         let (module, package, name) = match self {
             Self::KubeApiserver => ("kubernetes", "k8s.io/kubernetes/cmd/kube-apiserver", "kube-apiserver"),
             Self::Kubectl => ("kubernetes", "k8s.io/kubernetes/cmd/kubectl", "kubectl"),
+            Self::KubeControllerManager => {
+                ("kubernetes", "k8s.io/kubernetes/cmd/kube-controller-manager", "kube-controller-manager")
+            }
+            Self::KubeScheduler => ("kubernetes", "k8s.io/kubernetes/cmd/kube-scheduler", "kube-scheduler"),
+            Self::Kubelet => ("kubernetes", "k8s.io/kubernetes/cmd/kubelet", "kubelet"),
+            Self::KubeProxy => ("kubernetes", "k8s.io/kubernetes/cmd/kube-proxy", "kube-proxy"),
+            Self::Crane => ("crane", "github.com/google/go-containerregistry/cmd/crane", "crane"),
             Self::Etcd => ("etcd", "go.etcd.io/etcd/server/v3", "etcd"),
             Self::Reference => ("reference", ".", "reference"),
             Self::Health => ("health", ".", "health"),
+            Self::Helm => ("helm", "helm.sh/helm/v3/cmd/helm", "helm"),
         };
         Recipe { module, package, name }
     }
@@ -95,8 +115,13 @@ impl Tool {
     fn flags(self, source: &Path) -> Result<Vec<String>> {
         let mut flags = vec!["-trimpath".to_owned(), "-buildvcs=false".to_owned()];
         let stamp = match self {
-            Self::KubeApiserver | Self::Kubectl => kubernetes_stamp(source)?,
-            Self::Etcd | Self::Reference | Self::Health => String::new(),
+            Self::KubeApiserver
+            | Self::Kubectl
+            | Self::KubeControllerManager
+            | Self::KubeScheduler
+            | Self::Kubelet
+            | Self::KubeProxy => kubernetes_stamp(source)?,
+            Self::Crane | Self::Etcd | Self::Helm | Self::Reference | Self::Health => String::new(),
         };
         flags.push(format!("-ldflags=-s -w{stamp}"));
         Ok(flags)

@@ -6,7 +6,9 @@
 
 #![allow(clippy::duplicated_attributes, reason = "each printcolumn of a kind has a type_ of its own")]
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{CustomResourceDefinition, JSON};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, JSON, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
+};
 use kube::CustomResourceExt;
 
 pub mod cached_image;
@@ -54,7 +56,7 @@ pub fn crds() -> Vec<CustomResourceDefinition> {
     let reconciled = [HarborInstance::crd(), Registry::crd(), ProxyProject::crd(), ReplicationRule::crd()];
     let images = unseen_at_first(CachedImage::crd(), &pending());
     let reconciled = reconciled.into_iter().map(|crd| unseen_at_first(crd, &unseen));
-    reconciled.chain([images, ImagePolicy::crd()]).collect()
+    reconciled.chain([images, ImagePolicy::crd()]).map(known_formats).collect()
 }
 
 /// A definition as YAML, without the status that the API server writes.
@@ -80,6 +82,25 @@ fn unseen_at_first(mut crd: CustomResourceDefinition, first: &serde_json::Value)
         }
     }
     crd
+}
+
+/// Formats of unsigned numbers are those of Rust: the API server warns of each that it does not know. The bounds stay.
+fn known_formats(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
+    let schemas =
+        crd.spec.versions.iter_mut().filter_map(|version| version.schema.as_mut()?.open_api_v3_schema.as_mut());
+    schemas.for_each(forget_unsigned);
+    crd
+}
+
+fn forget_unsigned(schema: &mut JSONSchemaProps) {
+    schema.format.take_if(|format| format.starts_with("uint"));
+    schema.properties.iter_mut().flat_map(|properties| properties.values_mut()).for_each(forget_unsigned);
+    if let Some(JSONSchemaPropsOrArray::Schema(items)) = &mut schema.items {
+        forget_unsigned(items);
+    }
+    if let Some(JSONSchemaPropsOrBool::Schema(values)) = &mut schema.additional_properties {
+        forget_unsigned(values);
+    }
 }
 
 /// Thousands of images may wait for their turn: each says from the first moment that it does.

@@ -27,6 +27,8 @@ pub(super) struct Arguments {
     #[arg(long, default_value = "1Gi", allow_hyphen_values = true)]
     pull_budget: StorageLimit,
     #[command(flatten)]
+    certificates: super::certificates::Arguments,
+    #[command(flatten)]
     election: super::election::Arguments,
     #[command(flatten)]
     prewarm: super::prewarm::Arguments,
@@ -38,6 +40,7 @@ pub(super) struct Arguments {
 pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     arguments.logs.init()?;
     let shutdown = super::shutdown_on_signal()?;
+    let certificates = arguments.certificates.settings(&arguments.namespace)?;
     let settings = controllers::Settings {
         namespace: arguments.namespace.clone(),
         installation: arguments.installation_id,
@@ -49,6 +52,14 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     };
     let election = arguments.election;
     let end = shutdown.clone();
-    let work = |client, leadership| Box::pin(controllers::run(client, settings, leadership, end));
+    let work = |client: kube::Client, leadership| async move {
+        let ended = end.child_token();
+        let certificates = super::certificates::keep(client.clone(), certificates, ended.clone());
+        let controllers = async {
+            let _ended = ended.drop_guard();
+            Box::pin(controllers::run(client, settings, leadership, end)).await
+        };
+        tokio::join!(controllers, certificates).0
+    };
     election.run(&arguments.namespace, shutdown, work).await
 }

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// The certificate files are looked at that often.
-const POLL: Duration = Duration::from_secs(10);
+const POLL: Duration = Duration::from_secs(2);
 
 /// Where and how admission is served.
 #[derive(Debug, Args)]
@@ -26,7 +26,7 @@ pub(super) struct Arguments {
     /// Where the webhook listens
     #[arg(long, default_value = "0.0.0.0:8443")]
     listen: SocketAddr,
-    /// Directory with tls.crt and tls.key; they are looked at again every 10 s
+    /// Directory with tls.crt and tls.key; they are looked at again every 2 s
     #[arg(long)]
     tls_dir: PathBuf,
     /// Where /healthz, /readyz and /metrics are served over plain HTTP

@@ -12,7 +12,6 @@ use crate::{
     in_force::InForce,
     prewarm::{lifetime::Source, limit::Limit, queue},
     telemetry::{metrics::Metrics, probes, probes::Readiness},
-    tls::serve::server_config,
     webhook::{self, Admission, Limits, OfferSink},
 };
 
@@ -32,6 +31,8 @@ pub(super) struct Arguments {
     new_images_per_second: f64,
     #[command(flatten)]
     serve: super::serve::Arguments,
+    #[command(flatten)]
+    clients: super::clients::Arguments,
     #[command(flatten)]
     logs: super::logs::Arguments,
 }
@@ -56,7 +57,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
             follow_cluster(&in_force, &metrics, readiness.clone(), limit).await?
         }
     };
-    let tls = Arc::new(server_config(serve.certificate().await?)?);
+    let tls = arguments.clients.tls(serve.certificate().await?).await?;
     let bind = |address| TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"));
     let (listener, ops_listener) = (bind(serve.listen())?, bind(serve.ops_listen())?);
     let router = webhook::router(Admission {

@@ -1,9 +1,8 @@
 //! One reconcile of one resource: finalizer, outcome, status, Events. The same for every kind.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use k8s_openapi::jiff::Timestamp;
@@ -13,7 +12,7 @@ use kube::{
 };
 use serde_json::json;
 
-use super::{Error, FIELD_MANAGER, bounded, events::Events};
+use super::{Error, FIELD_MANAGER, bounded, events::Events, written::Written};
 use crate::{
     api::FINALIZER,
     controller::{Finalized, Managed, Note, Outcome, Reconciler},
@@ -24,13 +23,7 @@ pub struct Driver<K: Managed, R> {
     api: Api<K>,
     events: Arc<Events>,
     reconciler: R,
-    written: Mutex<HashMap<String, Written<K::Status>>>,
-}
-
-/// What was written last: a watch may show the object as it was before for a moment.
-struct Written<Status> {
-    over: String,
-    status: Status,
+    written: Mutex<Written<K::Status>>,
 }
 
 impl<K: Managed, R: Reconciler<K>> Driver<K, R> {
@@ -137,23 +130,24 @@ impl<K: Managed, R: Reconciler<K>> Driver<K, R> {
     }
 
     fn newest(&self, object: &K) -> K {
-        let written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-        match written.get(&object.name_any()) {
-            Some(last) if Some(&last.over) == object.meta().resource_version.as_ref() => {
-                object.with_status(last.status.clone())
-            }
-            _ => object.clone(),
+        let mut written = self.written();
+        match written.over(&object.name_any(), object.meta().resource_version.as_deref()) {
+            Some(status) => object.with_status(status.clone()),
+            None => object.clone(),
         }
     }
 
     fn remember(&self, object: &K, status: &K::Status) {
         if let Some(over) = object.resource_version() {
-            let written = Written { over, status: status.clone() };
-            self.written.lock().unwrap_or_else(PoisonError::into_inner).insert(object.name_any(), written);
+            self.written().note(object.name_any(), over, status.clone(), Instant::now());
         }
     }
 
     fn forget(&self, object: &K) {
-        self.written.lock().unwrap_or_else(PoisonError::into_inner).remove(&object.name_any());
+        self.written().forget(&object.name_any());
+    }
+
+    fn written(&self) -> MutexGuard<'_, Written<K::Status>> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -4,6 +4,7 @@
 //! [`Directory`](crate::controller::Directory) that reconcilers read, the rewrite rules that the webhook follows, and, for each
 //! reconcile, status, finalizer and Events.
 
+pub mod certificates;
 mod changes;
 pub mod controllers;
 mod demand;
@@ -22,6 +23,7 @@ pub mod sink;
 mod sources;
 mod templates;
 mod triggers;
+mod written;
 
 use std::time::Duration;
 

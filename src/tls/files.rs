@@ -133,7 +133,7 @@ impl std::fmt::Debug for Pair {
     }
 }
 
-async fn read(path: &Path) -> Result<Vec<u8>, FilesError> {
+pub(super) async fn read(path: &Path) -> Result<Vec<u8>, FilesError> {
     let reading = async {
         let mut bytes = Vec::new();
         tokio::fs::File::open(path).await?.take(MAX_FILE).read_to_end(&mut bytes).await?;
@@ -199,7 +199,7 @@ mod tests {
         ));
         let validity = Validity { until: Timestamp::from_second(4_000_000_000).unwrap(), ..validity };
         let stored = Authority::new("pilot", validity).unwrap().issued().clone();
-        let restored = Authority::restore("pilot", stored.clone()).unwrap();
+        let restored = Authority::restore(stored.clone()).unwrap();
         let leaf = restored.issue(&["10.0.0.1".to_owned(), "a.b.svc".to_owned()], validity).unwrap();
         let chain = format!("{}{}", leaf.certificate_pem, stored.certificate_pem);
         assert!(Certificate::from_pem(chain.as_bytes(), leaf.key_pem.as_bytes()).is_ok());

@@ -6,6 +6,12 @@ use rcgen::{
     date_time_ymd,
 };
 
+/// A common name may have so many bytes (RFC 5280, ub-common-name); who checks a server goes by the other names anyway.
+const MOST_COMMON_NAME: usize = 64;
+
+/// How long before it is issued a certificate is valid, for clocks that go wrong.
+pub const BACKDATED: SignedDuration = SignedDuration::from_hours(1);
+
 /// Why a certificate could not be issued.
 #[derive(Debug, thiserror::Error)]
 pub enum IssueError {
@@ -34,8 +40,15 @@ pub struct Validity {
 impl Validity {
     /// From an hour before `now`, for clocks that go wrong, until `lasting` after it.
     pub fn starting(now: Timestamp, lasting: SignedDuration) -> Self {
-        let hour = SignedDuration::from_hours(1);
-        Self { from: now.checked_sub(hour).unwrap_or(now), until: now.checked_add(lasting).unwrap_or(Timestamp::MAX) }
+        Self {
+            from: now.checked_sub(BACKDATED).unwrap_or(now),
+            until: now.checked_add(lasting).unwrap_or(Timestamp::MAX),
+        }
+    }
+
+    /// Whether `at` lies in it.
+    pub fn holds(&self, at: Timestamp) -> bool {
+        self.from <= at && at <= self.until
     }
 }
 
@@ -55,7 +68,7 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// A new authority with a new key. `name` becomes its common name and must be the same at [`Authority::restore`].
+    /// A new authority with a new key. `name` becomes its common name.
     pub fn new(name: &str, validity: Validity) -> Result<Self, IssueError> {
         let key = KeyPair::generate()?;
         let mut params = authority_params(name);
@@ -65,10 +78,10 @@ impl Authority {
         Ok(Self { issuer: Issuer::new(params, key), issued })
     }
 
-    /// An authority made earlier by [`Authority::new`] under the same `name`.
-    pub fn restore(name: &str, issued: Issued) -> Result<Self, IssueError> {
+    /// An authority made earlier by [`Authority::new`].
+    pub fn restore(issued: Issued) -> Result<Self, IssueError> {
         let key = KeyPair::from_pem(&issued.key_pem)?;
-        Ok(Self { issuer: Issuer::new(authority_params(name), key), issued })
+        Ok(Self { issuer: Issuer::from_ca_cert_pem(&issued.certificate_pem, key)?, issued })
     }
 
     /// The authority's own certificate and key, to be stored.
@@ -80,7 +93,7 @@ impl Authority {
     pub fn issue(&self, names: &[String], validity: Validity) -> Result<Issued, IssueError> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::new(names)?;
-        if let Some(first) = names.first() {
+        if let Some(first) = names.first().filter(|name| name.len() <= MOST_COMMON_NAME) {
             params.distinguished_name.push(DnType::CommonName, first.as_str());
         }
         params.set_validity(validity)?;

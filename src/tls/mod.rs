@@ -1,11 +1,18 @@
-//! Certificates: issued ([`issue`]), read from files and watched ([`files`]), and served ([`serve`]) without a restart.
+//! Certificates: issued ([`issue`]), rotated ([`rotation`]) as two Secrets hold them ([`kept`]), read from files and watched
+//! ([`files`]), and served ([`serve`]) without a restart, to anybody or to some ([`clients`]).
 //!
 //! In flow PEM files of a mounted Secret, or names to certify; out flows a rustls configuration whose certificate can be
-//! exchanged under load.
+//! exchanged under load. On the side of the controller: in flows what is kept, trusted and shown ([`probe`], [`x509`]); out
+//! flows the next step of a rotation.
 
+pub mod clients;
 pub mod files;
 pub mod issue;
+pub mod kept;
+pub mod probe;
+pub mod rotation;
 pub mod serve;
+pub mod x509;
 
 /// Makes aws-lc-rs the crypto provider of the process. Calling it again changes nothing.
 pub fn install_crypto_provider() {

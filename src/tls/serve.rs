@@ -6,9 +6,12 @@ use arc_swap::ArcSwap;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, version};
+
+use super::clients::Clients;
 
 /// Why certificate and key cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -52,11 +55,26 @@ impl ResolvesServerCert for Certificate {
     }
 }
 
-/// TLS 1.2 and 1.3 with the safe suites of aws-lc-rs, HTTP/2 and HTTP/1.1, no client certificates.
+/// TLS 1.3, and 1.2 at the least, with the safe suites of aws-lc-rs, HTTP/2 and HTTP/1.1, no client certificates.
 pub fn server_config(certificate: Arc<Certificate>) -> Result<ServerConfig, rustls::Error> {
+    configured(certificate, WebPkiClientVerifier::no_client_auth())
+}
+
+/// As [`server_config`], for clients with a certificate alone. Nobody takes up an earlier session: each client is judged anew.
+pub fn server_config_for(certificate: Arc<Certificate>, clients: Arc<Clients>) -> Result<ServerConfig, rustls::Error> {
+    let mut config = configured(certificate, clients)?;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(config)
+}
+
+fn configured(
+    certificate: Arc<Certificate>,
+    clients: Arc<dyn ClientCertVerifier>,
+) -> Result<ServerConfig, rustls::Error> {
     let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(&[&version::TLS13, &version::TLS12])?
-        .with_no_client_auth()
+        .with_client_cert_verifier(clients)
         .with_cert_resolver(certificate);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)

@@ -24,7 +24,7 @@ mod serve;
 mod state;
 mod v2;
 
-use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, future::Future, net::Ipv4Addr, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use rand::Rng as _;
@@ -53,6 +53,7 @@ pub struct Harbor {
 /// Settings of a [`Harbor`].
 #[derive(Debug)]
 pub struct Builder {
+    address: Ipv4Addr,
     port: u16,
     settings: Settings,
     tls: Option<(String, String)>,
@@ -99,7 +100,7 @@ impl Harbor {
             scanner: false,
             distance: Duration::ZERO,
         };
-        Builder { port: 0, settings, tls: None }
+        Builder { address: Ipv4Addr::LOCALHOST, port: 0, settings, tls: None }
     }
 
     /// `http://127.0.0.1:PORT`, or `https://` with TLS.
@@ -281,6 +282,13 @@ impl Builder {
         self
     }
 
+    /// The address to listen on, and in its URL; the default is 127.0.0.1, which no container reaches.
+    #[must_use]
+    pub fn address(mut self, address: Ipv4Addr) -> Self {
+        self.address = address;
+        self
+    }
+
     /// The port to listen on; the default is any free one.
     #[must_use]
     pub fn port(mut self, port: u16) -> Self {
@@ -330,13 +338,13 @@ impl Builder {
         self
     }
 
-    /// Starts Harbor on 127.0.0.1.
+    /// Starts Harbor.
     ///
     /// # Errors
-    /// The port cannot be bound, or certificate and key are no PEM or do not fit together.
+    /// Address and port cannot be bound, or certificate and key are no PEM or do not fit together.
     pub async fn try_start(self) -> std::io::Result<Harbor> {
         let acceptor = self.tls.as_ref().map(|(certificates, key)| serve::acceptor(certificates, key)).transpose()?;
-        let listener = TcpListener::bind(("127.0.0.1", self.port)).await?;
+        let listener = TcpListener::bind((self.address, self.port)).await?;
         let host = listener.local_addr()?.to_string();
         let scheme = if acceptor.is_some() { "https" } else { "http" };
         let jobs = CancellationToken::new();
@@ -364,7 +372,7 @@ impl Builder {
         Ok(Harbor { server, core, _jobs: jobs.drop_guard() })
     }
 
-    /// Starts Harbor on 127.0.0.1.
+    /// Starts Harbor.
     ///
     /// # Panics
     /// As [`Builder::try_start`] fails.

@@ -1,0 +1,97 @@
+//! Arguments about the webhook's certificates, as the controller keeps them.
+
+use anyhow::bail;
+use clap::{Args, ValueEnum};
+use k8s_openapi::jiff::SignedDuration;
+use kube::Client;
+use tokio_util::sync::CancellationToken;
+
+use crate::{api::Interval, cluster::certificates};
+
+const DAY: u64 = 24 * 3600;
+
+/// A certificate travels by a Secret that kubelets look at each minute or two; a shorter life would end on the way.
+const SHORTEST: u64 = 600;
+
+/// A hundred years.
+const LONGEST: u64 = 36_500 * DAY;
+
+/// Who keeps the webhook's certificates, and how.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub(super) struct Arguments {
+    /// Who issues the webhook's certificate and writes the caBundle of its configurations
+    #[arg(long, value_enum, default_value_t = Source::External)]
+    certificates: Source,
+    /// Service of the webhook; its certificates are kept in the Secrets SERVICE-tls and SERVICE-ca
+    #[arg(long, value_name = "SERVICE", default_value = "harbor-pilot-webhook")]
+    webhook_service: String,
+    /// Name of the MutatingWebhookConfiguration and the ValidatingWebhookConfiguration whose caBundle is written
+    #[arg(long, value_name = "NAME", default_value = "harbor-pilot")]
+    webhook_configuration: String,
+    /// How long a certificate of the webhook is valid, such as 90d or 48h; it is renewed when two thirds of that are over
+    #[arg(long, value_name = "DURATION", default_value = "90d", value_parser = lifetime)]
+    certificate_lifetime: SignedDuration,
+    /// How long the authority is valid, at least four times as long
+    #[arg(long, value_name = "DURATION", default_value = "730d", value_parser = lifetime)]
+    authority_lifetime: SignedDuration,
+}
+
+/// Where the certificates come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Source {
+    /// This controller issues and rotates them
+    Managed,
+    /// Somebody else does: cert-manager, or you
+    External,
+}
+
+impl Arguments {
+    /// What to keep; `None` if somebody else does.
+    pub(super) fn settings(self, namespace: &str) -> anyhow::Result<Option<certificates::Settings>> {
+        if self.authority_lifetime < self.certificate_lifetime * 4 {
+            bail!("--authority-lifetime must be at least four times --certificate-lifetime");
+        }
+        Ok((self.certificates == Source::Managed).then(|| certificates::Settings {
+            namespace: namespace.to_owned(),
+            service: self.webhook_service,
+            configuration: self.webhook_configuration,
+            certificate_lifetime: self.certificate_lifetime,
+            authority_lifetime: self.authority_lifetime,
+        }))
+    }
+}
+
+/// Keeps the certificates until `shutdown`, if that is ours to do.
+pub(super) async fn keep(client: Client, settings: Option<certificates::Settings>, shutdown: CancellationToken) {
+    if let Some(settings) = settings {
+        Box::pin(certificates::run(client, settings, shutdown)).await;
+    }
+}
+
+fn lifetime(text: &str) -> Result<SignedDuration, String> {
+    let seconds = match text.strip_suffix('d') {
+        Some(days) => days.parse().ok().and_then(|days: u64| days.checked_mul(DAY)),
+        None => text.parse::<Interval>().ok().map(|interval| interval.duration().as_secs()),
+    };
+    let seconds = seconds.filter(|seconds| (SHORTEST..=LONGEST).contains(seconds));
+    let seconds = seconds.and_then(|seconds| i64::try_from(seconds).ok());
+    seconds.map(SignedDuration::from_secs).ok_or_else(|| {
+        format!("`{text}` is no lifetime of a certificate: write days, or hours and minutes, from `10m` to `36500d`")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lifetime_is_given_in_days_or_hours_and_minutes() {
+        for (text, hours) in [("90d", 90 * 24), ("36500d", 36_500 * 24), ("48h", 48), ("1h60m", 2)] {
+            assert_eq!(lifetime(text), Ok(SignedDuration::from_hours(hours)), "{text}");
+        }
+        for text in ["", "d", "-1d", "90", "9m", "36501d", "18446744073709551615d", "1d2h"] {
+            assert!(lifetime(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! The certificates of the webhook: issued, told to the API server, and rotated.
+//!
+//! In: the two Secrets, the webhook configurations, and what the addresses of the webhook's Service show. Out: the next step of
+//! [`rotation`], done: a Secret, or the `caBundle` of a configuration. Everything is read anew before each step, and each write
+//! is guarded by the version that was read, so that it may end anywhere and go on in another process.
+
+mod configurations;
+mod replicas;
+mod secrets;
+
+use std::{collections::HashMap, time::Duration};
+
+use k8s_openapi::{api::core::v1::ObjectReference, jiff::SignedDuration, jiff::Timestamp};
+use kube::Client;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use self::{configurations::Configurations, replicas::Service, secrets::Secrets};
+use super::{Error, events::Events};
+use crate::{
+    controller::Note,
+    tls::{
+        issue::{Authority, IssueError, Validity},
+        kept::{Authorities, Kept, leaf_data},
+        rotation::{self, LOOK, Memory, Next, Policy, Replicas, Seen, Step},
+        x509::X509,
+    },
+};
+
+/// Field manager of all that is written here, so that GitOps tools can leave it out of what they compare.
+pub const FIELD_MANAGER: &str = "harbor-pilot-certificates";
+
+/// Steps that follow each other at once. A rotation takes a few; more would be a circle.
+const MOST_STEPS: usize = 16;
+
+/// What is kept, where, and for how long it is valid.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The operator's own namespace.
+    pub namespace: String,
+    /// The Service of the webhook. Its Secrets are `SERVICE-ca` and `SERVICE-tls`.
+    pub service: String,
+    /// The name of the MutatingWebhookConfiguration and of the ValidatingWebhookConfiguration.
+    pub configuration: String,
+    /// How long a certificate of the webhook is valid.
+    pub certificate_lifetime: SignedDuration,
+    /// How long an authority is valid.
+    pub authority_lifetime: SignedDuration,
+}
+
+/// Why a step could not be done.
+#[derive(Debug, thiserror::Error)]
+enum TurnError {
+    #[error(transparent)]
+    Api(#[from] Error),
+    #[error(transparent)]
+    Issue(#[from] IssueError),
+}
+
+/// Keeps the certificates until `shutdown`. Two of these at one time disturb each other, and break nothing.
+pub async fn run(client: Client, settings: Settings, shutdown: CancellationToken) {
+    tracing::info!(service = settings.service, configuration = settings.configuration, "keeping certificates");
+    let mut keeper = Keeper::new(client, &settings);
+    let keep = async {
+        loop {
+            tokio::time::sleep(keeper.turn().await).await;
+        }
+    };
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        () = keep => {}
+    }
+}
+
+struct Keeper {
+    secrets: Secrets,
+    configurations: Configurations,
+    service: Service,
+    events: Events,
+    policy: Policy,
+    authority_name: String,
+    memory: Memory,
+    started: Instant,
+    said: HashMap<&'static str, String>,
+}
+
+/// Everything that was read for one step.
+struct Observed {
+    secrets: secrets::Found,
+    configurations: configurations::Found,
+    replicas: Replicas,
+}
+
+impl Keeper {
+    fn new(client: Client, settings: &Settings) -> Self {
+        let Settings { namespace, service, configuration, certificate_lifetime, authority_lifetime } = settings;
+        let host = format!("{service}.{namespace}.svc");
+        let policy = Policy {
+            leaf: *certificate_lifetime,
+            authority: *authority_lifetime,
+            // The API server asks for the first; the second is for people and probes.
+            names: vec![host.clone(), format!("{host}.cluster.local")],
+        };
+        Self {
+            secrets: Secrets::new(&client, namespace, service),
+            configurations: Configurations::new(&client, configuration, namespace, service),
+            service: Service::new(&client, namespace, service, host),
+            events: Events::new(client),
+            policy,
+            authority_name: format!("{service}-ca"),
+            memory: Memory::default(),
+            started: Instant::now(),
+            said: HashMap::new(),
+        }
+    }
+
+    /// Does what there is to do, and says how long to wait until looking again.
+    async fn turn(&mut self) -> Duration {
+        for _ in 0..MOST_STEPS {
+            match self.step().await {
+                Ok(Duration::ZERO) => self.said.remove("error"),
+                Ok(look_again) => {
+                    self.said.remove("error");
+                    return look_again;
+                }
+                Err(TurnError::Api(error)) if error.is_conflict() => {
+                    tracing::debug!(%error, "somebody else was faster: looking again");
+                    None
+                }
+                Err(error) => {
+                    self.say("error", Some(&error.to_string()), true);
+                    return LOOK;
+                }
+            };
+        }
+        LOOK
+    }
+
+    async fn step(&mut self) -> Result<Duration, TurnError> {
+        let observed = self.observe().await?;
+        let missing = observed.configurations.missing();
+        self.say("configuration", missing.as_deref(), false);
+        let secrets = &observed.secrets;
+        let seen = Seen {
+            authorities: &secrets.authorities,
+            leaf: &secrets.leaf,
+            salvaged: &secrets.salvaged,
+            bundles: &observed.configurations.bundles,
+            replicas: &observed.replicas,
+        };
+        let now = Timestamp::now();
+        let Next { step, waits_for, look_again } =
+            rotation::next(&mut self.memory, &seen, &self.policy, now, self.started.elapsed());
+        self.say("wait", waits_for.as_deref(), false);
+        if let Some(note) = self.apply(step, &observed, now).await? {
+            self.tell(&observed, note).await;
+        }
+        Ok(look_again)
+    }
+
+    /// The order matters: a write that is guarded by what was read first cannot be based on what was read later and has
+    /// become old since.
+    async fn observe(&self) -> Result<Observed, TurnError> {
+        let leaf = self.secrets.read_leaf().await?;
+        let configurations = self.configurations.read().await?;
+        let secrets = self.secrets.read_authorities(leaf).await?;
+        let depends = rotation::depends_on_replicas(&secrets.authorities, &secrets.leaf, &configurations.bundles);
+        let replicas = if depends { self.service.replicas().await } else { Replicas::NotAsked };
+        Ok(Observed { secrets, configurations, replicas })
+    }
+
+    async fn apply(&mut self, step: Step, observed: &Observed, now: Timestamp) -> Result<Option<Note>, TurnError> {
+        let stands = matches!(step, Step::Stand(_));
+        let note = match step {
+            Step::Wait => None,
+            Step::Stand(why) => {
+                let news = self.say("stands", Some(&why), true);
+                news.then(|| note("CertificatesNotKept", why, true))
+            }
+            Step::NewAuthority { because, previous } => {
+                let name = format!("{} {}", self.authority_name, now.strftime("%Y-%m-%dT%H:%M:%SZ"));
+                let authority = Authority::new(&name, Validity::starting(now, self.policy.authority))?;
+                self.secrets.write_authorities(&observed.secrets, Authorities::data(&authority, &previous)).await?;
+                let others = previous.len();
+                Some(note("AuthorityIssued", format!("{because}; trusted beside it: {others} before it"), false))
+            }
+            Step::Publish(bundles) => {
+                let told = self.configurations.publish(&observed.configurations, &bundles).await?;
+                Some(note("AuthorityPublished", told, false))
+            }
+            Step::NewLeaf { because, validity } => {
+                let Kept::Held(authorities) = &observed.secrets.authorities else { return Ok(None) };
+                let authority = authorities.authority()?;
+                let leaf = authority.issue(&self.policy.names, validity)?;
+                self.secrets.write_leaf(&observed.secrets, leaf_data(&leaf, &authority)).await?;
+                Some(note(
+                    "CertificateIssued",
+                    format!("{because}; the new one is valid until {}", validity.until),
+                    false,
+                ))
+            }
+            Step::Drop { because, keep } => {
+                let Kept::Held(authorities) = &observed.secrets.authorities else { return Ok(None) };
+                self.secrets.write_authorities(&observed.secrets, authorities.keeping(&keep)).await?;
+                let dropped = authorities.previous.iter().filter(|one| !keep.contains(one)).map(X509::subject);
+                let dropped = dropped.collect::<Vec<_>>().join(", ");
+                Some(note("AuthorityDropped", format!("{dropped} is trusted no longer: {because}"), false))
+            }
+        };
+        if !stands {
+            self.said.remove("stands");
+        }
+        Ok(note)
+    }
+
+    /// Logs it, unless it was the last that was said of this. Answers whether it is news.
+    fn say(&mut self, topic: &'static str, what: Option<&str>, warning: bool) -> bool {
+        let Some(what) = what else {
+            self.said.remove(topic);
+            return false;
+        };
+        if self.said.get(topic).is_some_and(|said| said == what) {
+            return false;
+        }
+        if warning {
+            tracing::warn!(topic, "certificates: {what}");
+        } else {
+            tracing::info!(topic, "certificates: {what}");
+        }
+        self.said.insert(topic, what.to_owned());
+        true
+    }
+
+    /// In the log, and in an Event about a webhook configuration, where there is one.
+    async fn tell(&self, observed: &Observed, note: Note) {
+        if !note.warning {
+            tracing::info!(reason = note.reason, "certificates: {}", note.message);
+        }
+        let Some(about) = observed.configurations.about() else { return };
+        if let Err(error) = self.events.publish(&about, &note).await {
+            tracing::debug!(%error, "an Event was not taken");
+        }
+    }
+}
+
+fn note(reason: &str, message: String, warning: bool) -> Note {
+    Note { warning, reason: reason.to_owned(), message }
+}
+
+/// What an Event refers to.
+fn reference(kind: &str, name: &str, uid: Option<String>) -> ObjectReference {
+    ObjectReference {
+        api_version: Some("admissionregistration.k8s.io/v1".to_owned()),
+        kind: Some(kind.to_owned()),
+        name: Some(name.to_owned()),
+        uid,
+        ..ObjectReference::default()
+    }
+}

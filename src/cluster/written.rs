@@ -1,0 +1,85 @@
+//! What was written last of each object: a watch may show the object as it was before, for a moment.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+/// No watch lags so long.
+const LAG: Duration = Duration::from_secs(300);
+
+/// So few are not worth a look.
+const FEW: usize = 64;
+
+/// States that were written not long ago, by the names of their objects.
+#[derive(Debug)]
+pub(super) struct Written<S> {
+    known: HashMap<String, Last<S>>,
+    /// How many there may be before what is over is looked for.
+    sweep_at: usize,
+}
+
+#[derive(Debug)]
+struct Last<S> {
+    /// The version that it was written over.
+    over: String,
+    state: S,
+    at: Instant,
+}
+
+impl<S> Written<S> {
+    /// The state that was written over this version of the object; `None` once the object is another.
+    pub(super) fn over(&mut self, name: &str, version: Option<&str>) -> Option<&S> {
+        if self.known.get(name).is_some_and(|last| Some(last.over.as_str()) != version) {
+            self.known.remove(name);
+        }
+        self.known.get(name).map(|last| &last.state)
+    }
+
+    /// Notes what was written over a version of the object. What nobody asked for again, because the object is gone, is forgotten.
+    pub(super) fn note(&mut self, name: String, over: String, state: S, now: Instant) {
+        if self.known.len() >= self.sweep_at {
+            self.known.retain(|_, last| now.duration_since(last.at) < LAG);
+            self.sweep_at = FEW.max(self.known.len() * 2);
+        }
+        self.known.insert(name, Last { over, state, at: now });
+    }
+
+    /// The object is on its way out.
+    pub(super) fn forget(&mut self, name: &str) {
+        self.known.remove(name);
+    }
+}
+
+impl<S> Default for Written<S> {
+    fn default() -> Self {
+        Self { known: HashMap::new(), sweep_at: FEW }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_counts_until_the_watch_shows_it() {
+        let mut written = Written::default();
+        written.note("a".to_owned(), "1".to_owned(), "warm", Instant::now());
+        assert_eq!(written.over("a", Some("1")), Some(&"warm"));
+        assert_eq!(written.over("b", Some("1")), None);
+        assert_eq!(written.over("a", Some("2")), None, "the watch has caught up");
+        assert_eq!(written.over("a", Some("1")), None, "and is not asked to go back");
+    }
+
+    #[test]
+    fn objects_that_come_and_go_leave_nothing_behind() {
+        let mut written = Written::default();
+        let start = Instant::now();
+        for second in 0..100_000 {
+            let now = start + Duration::from_secs(second);
+            written.note(format!("image-{second}"), "1".to_owned(), (), now);
+            assert!(written.known.len() <= 2 * 300 + 1, "{}", written.known.len());
+        }
+        assert_eq!(written.over("image-99999", Some("1")), Some(&()));
+    }
+}

@@ -1,0 +1,148 @@
+//! What the two Secrets of the webhook's certificates hold, and what is written to them.
+//!
+//! The authority's has `ca.crt` and `ca.key`, which certify from now on, and `previous.crt`: authorities that certify no
+//! more, whose keys are gone, and that are trusted until nothing needs them. The webhook's has `tls.crt`, `tls.key` and `ca.crt`.
+
+use std::collections::BTreeMap;
+
+use rcgen::{KeyPair, PublicKeyData};
+
+use super::issue::{Authority, Issued};
+use super::serve::Certificate;
+use super::x509::X509;
+
+/// The data of a Secret.
+pub type Data = BTreeMap<String, Vec<u8>>;
+
+const CA_CERTIFICATE: &str = "ca.crt";
+const CA_KEY: &str = "ca.key";
+const PREVIOUS: &str = "previous.crt";
+const CERTIFICATE: &str = "tls.crt";
+const KEY: &str = "tls.key";
+
+/// What became of something that is kept in a Secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kept<T> {
+    /// There is no such Secret.
+    Missing,
+    /// There is one, and it is somebody else's: it is left alone. With what shows that.
+    NotOurs(String),
+    /// It is ours, and what is in it cannot be used. With what is wrong.
+    Damaged(String),
+    /// It is ours and whole.
+    Held(T),
+}
+
+/// The authority that certifies, and those before it.
+#[derive(Clone)]
+pub struct Authorities {
+    /// Certifies from now on.
+    pub current: X509,
+    /// Trusted still; the newest first.
+    pub previous: Vec<X509>,
+    issued: Issued,
+}
+
+impl Authorities {
+    /// What the Secret holds.
+    pub fn read(data: &Data) -> Kept<Self> {
+        Self::parse(data).map_or_else(Kept::Damaged, Kept::Held)
+    }
+
+    /// What the Secret holds once `authority` is the one that certifies.
+    pub fn data(authority: &Authority, previous: &[X509]) -> Data {
+        let Issued { certificate_pem, key_pem } = authority.issued();
+        Self::write(certificate_pem, key_pem, previous)
+    }
+
+    /// What the Secret holds once no others than these of the previous ones are trusted.
+    pub fn keeping(&self, previous: &[X509]) -> Data {
+        Self::write(&self.issued.certificate_pem, &self.issued.key_pem, previous)
+    }
+
+    /// All that are trusted; the one that certifies first.
+    pub fn all(&self) -> Vec<X509> {
+        std::iter::once(&self.current).chain(&self.previous).cloned().collect()
+    }
+
+    /// To certify with.
+    ///
+    /// # Errors
+    /// When the stored key is of no use.
+    pub fn authority(&self) -> Result<Authority, super::issue::IssueError> {
+        Authority::restore(self.issued.clone())
+    }
+
+    fn parse(data: &Data) -> Result<Self, String> {
+        let certificate_pem = text(data, CA_CERTIFICATE)?;
+        let key_pem = text(data, CA_KEY)?;
+        let mut certificates = certificates(data, CA_CERTIFICATE)?;
+        let (Some(current), true) = (certificates.pop(), certificates.is_empty()) else {
+            return Err(format!("`{CA_CERTIFICATE}` does not hold one certificate"));
+        };
+        if !current.is_authority() {
+            return Err(format!("the certificate in `{CA_CERTIFICATE}` is none of an authority"));
+        }
+        let key = KeyPair::from_pem(&key_pem).map_err(|error| format!("`{CA_KEY}` holds no private key: {error}"))?;
+        if key.subject_public_key_info() != current.public_key() {
+            return Err(format!("`{CA_CERTIFICATE}` and `{CA_KEY}` do not go together"));
+        }
+        let previous = if data.contains_key(PREVIOUS) { self::certificates(data, PREVIOUS)? } else { Vec::new() };
+        Ok(Self { current, previous, issued: Issued { certificate_pem, key_pem } })
+    }
+
+    fn write(certificate: &str, key: &str, previous: &[X509]) -> Data {
+        let mut data = Data::from([
+            (CA_CERTIFICATE.to_owned(), certificate.as_bytes().to_vec()),
+            (CA_KEY.to_owned(), key.as_bytes().to_vec()),
+        ]);
+        if !previous.is_empty() {
+            data.insert(PREVIOUS.to_owned(), X509::to_pem(previous).into_bytes());
+        }
+        data
+    }
+}
+
+impl std::fmt::Debug for Authorities {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { current, previous, issued: _ } = self;
+        f.debug_struct("Authorities").field("current", current).field("previous", previous).finish_non_exhaustive()
+    }
+}
+
+/// The webhook's own certificate, if its Secret is whole.
+pub fn read_leaf(data: &Data) -> Kept<X509> {
+    let parse = || {
+        let (chain, key) = (text(data, CERTIFICATE)?, text(data, KEY)?);
+        Certificate::from_pem(chain.as_bytes(), key.as_bytes()).map_err(|error| error.to_string())?;
+        let first = certificates(data, CERTIFICATE)?.into_iter().next();
+        first.ok_or_else(|| format!("`{CERTIFICATE}` holds no certificate"))
+    };
+    parse().map_or_else(Kept::Damaged, Kept::Held)
+}
+
+/// What the webhook's Secret holds with this certificate.
+pub fn leaf_data(leaf: &Issued, authority: &Authority) -> Data {
+    Data::from([
+        (CERTIFICATE.to_owned(), leaf.certificate_pem.as_bytes().to_vec()),
+        (KEY.to_owned(), leaf.key_pem.as_bytes().to_vec()),
+        (CA_CERTIFICATE.to_owned(), authority.issued().certificate_pem.as_bytes().to_vec()),
+    ])
+}
+
+/// The authorities that can still be made out in a Secret of either kind, however damaged.
+pub fn salvage(data: &Data) -> Vec<X509> {
+    let readable = [CA_CERTIFICATE, PREVIOUS].map(|key| certificates(data, key).unwrap_or_default());
+    readable.into_iter().flatten().filter(X509::is_authority).collect()
+}
+
+fn text(data: &Data, key: &str) -> Result<String, String> {
+    let bytes =
+        data.get(key).filter(|bytes| !bytes.is_empty()).ok_or_else(|| format!("`{key}` is missing or empty"))?;
+    String::from_utf8(bytes.clone()).map_err(|_| format!("`{key}` is no text"))
+}
+
+fn certificates(data: &Data, key: &str) -> Result<Vec<X509>, String> {
+    let bytes = data.get(key).map(Vec::as_slice).unwrap_or_default();
+    X509::read_all(bytes).map_err(|error| format!("`{key}`: {error}"))
+}
