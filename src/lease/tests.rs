@@ -220,7 +220,7 @@ enum Event {
     /// A request gets to the API server.
     Arrive(u64, Request),
     /// Its answer gets back.
-    Answer(u64, Result<Option<Lease>, ()>),
+    Answer(u64, Result<Option<Box<Lease>>, ()>),
     GiveUp(u64),
     /// Some work of a leader.
     Work,
@@ -309,11 +309,11 @@ impl World {
                 let clock = process.clock(now);
                 match answer {
                     Ok(found) if process.started == Duration::MAX => {
-                        process.election.read(found, clock);
+                        process.election.read(found.map(|lease| *lease), clock);
                         self.turn(id);
                     }
                     Ok(lease) => {
-                        process.election.written(lease.unwrap(), process.started, clock);
+                        process.election.written(*lease.unwrap(), process.started, clock);
                         process.until = process.election.until().unwrap();
                         self.pause(id);
                     }
@@ -397,7 +397,7 @@ impl World {
     fn arrive(&mut self, id: u64, number: u64, request: Request) {
         let version = |lease: &Lease| lease.metadata.resource_version.clone();
         let answer = match (request, &self.lease) {
-            (Request::Read, lease) => Ok(lease.clone()),
+            (Request::Read, lease) => Ok(lease.clone().map(Box::new)),
             (Request::Create(lease), None) => Ok(self.store(&lease)),
             (Request::Replace(lease), Some(found)) if version(&lease) == version(found) => Ok(self.store(&lease)),
             _ => Err(()),
@@ -409,10 +409,10 @@ impl World {
         }
     }
 
-    fn store(&mut self, lease: &Lease) -> Option<Lease> {
+    fn store(&mut self, lease: &Lease) -> Option<Box<Lease>> {
         self.version += 1;
         self.lease = Some(stored(lease, self.version));
-        self.lease.clone()
+        self.lease.clone().map(Box::new)
     }
 
     fn pause(&mut self, id: u64) {
