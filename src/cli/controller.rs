@@ -61,5 +61,5 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         };
         tokio::join!(controllers, certificates).0
     };
-    election.run(&arguments.namespace, shutdown, work).await
+    Box::pin(election.run(&arguments.namespace, shutdown, work)).await
 }
