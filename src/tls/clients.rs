@@ -104,7 +104,7 @@ fn verifier(path: &Path, pem: &[u8]) -> Result<Arc<dyn ClientCertVerifier>, Clie
     }
     let provider = Arc::new(aws_lc_rs::default_provider());
     let built = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
-    Ok(built.map_err(|error| refuse(&error))?)
+    built.map_err(|error| refuse(&error))
 }
 
 impl ClientCertVerifier for Clients {
