@@ -182,20 +182,14 @@ impl Run<'_> {
         let surroundings = &self.context.surroundings;
         let resolved =
             surroundings.resolve(&self.cached.spec.image).map_err(|why| Unplaced::boxed(unresolved(&why), None))?;
-        let target = Target::new(&resolved.image).map_err(|error| {
-            let failure = Failure { reason: Reason::InvalidImage, message: error.to_string(), class: Class::Stalled };
-            Unplaced::boxed(failure, None)
-        })?;
+        let target = Target::new(&resolved.image)
+            .map_err(|error| Unplaced::boxed(Failure::new(Reason::InvalidImage, error, Class::Stalled), None))?;
         let own = [&self.cached.spec.platforms, &resolved.platforms].into_iter().find(|list| !list.is_empty());
         match own.cloned().or_else(|| surroundings.cluster_platforms()) {
             Some(platforms) => Ok(Place { resolved, target, platforms }),
             None => {
                 let message = "no node has told its platform yet, and neither image nor ProxyProject lists platforms";
-                let failure = Failure {
-                    reason: Reason::PlatformsUnknown,
-                    message: message.to_owned(),
-                    class: Class::Wait(Some(SOON)),
-                };
+                let failure = Failure::new(Reason::PlatformsUnknown, message, Class::Wait(Some(SOON)));
                 Err(Unplaced::boxed(failure, Some(resolved)))
             }
         }
@@ -249,7 +243,7 @@ impl Run<'_> {
                 self.next(place, Event::Failed(&life::refused(&message, scan.as_ref())))
             }
             Err(error) => {
-                let failure = Failure { reason: error.reason(), message: error.to_string(), class: error.class() };
+                let failure = Failure::new(error.reason(), &error, error.class());
                 self.next(place, Event::Failed(&failure))
             }
         }
@@ -280,12 +274,11 @@ impl Run<'_> {
                 return next;
             }
             Ok(Ok(Sight::Gone(failure))) => return self.next(place, Event::Failed(&failure)),
-            Ok(Err(error)) => Failure { reason: error.reason(), message: error.to_string(), class: error.class() },
-            Err(_) => Failure {
-                reason: Reason::HarborUnreachable,
-                message: format!("Harbor did not say within {} s what it has stored", deadline.as_secs()),
-                class: Class::Retry,
-            },
+            Ok(Err(error)) => Failure::new(error.reason(), &error, error.class()),
+            Err(_) => {
+                let message = format!("Harbor did not say within {} s what it has stored", deadline.as_secs());
+                Failure::new(Reason::HarborUnreachable, message, Class::Retry)
+            }
         };
         self.note(Some(failure.reason));
         self.next(place, Event::LookFailed(&failure))
@@ -387,7 +380,7 @@ fn gone(tag: &str, error: &registry::Error) -> Failure {
         "the upstream has no tag {tag} any more, so Harbor does not serve it: name a digest, or set serveRemoved in the \
          ProxyProject; {error}"
     );
-    Failure { reason: error.reason(), message, class: error.class() }
+    Failure::new(error.reason(), message, error.class())
 }
 
 fn unresolved(why: &Unresolved) -> Failure {
@@ -396,7 +389,7 @@ fn unresolved(why: &Unresolved) -> Failure {
         Unresolved::NotProxied(_) => (Reason::NotProxied, Class::Wait(Some(SOON * 2))),
         Unresolved::InstanceNotReady(_) => (Reason::InstanceNotReady, Class::Wait(Some(SOON))),
     };
-    Failure { reason, message: why.to_string(), class }
+    Failure::new(reason, why, class)
 }
 
 /// How the upstream took a pull. Harbor may have had some of the manifests: what it counts nobody tells, so all count.

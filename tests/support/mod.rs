@@ -1,6 +1,8 @@
 //! A Harbor to test against: a real one where `HARBOR_URL`, `HARBOR_USERNAME` and `HARBOR_PASSWORD` are set, else the double.
 #![allow(dead_code, reason = "each test binary uses its part of this")]
 
+mod ran;
+
 use std::{
     sync::{
         Arc,
@@ -19,6 +21,8 @@ use harbor_pilot::{
 use k8s_openapi::jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+
+pub use self::ran::Ran;
 
 /// A Harbor, and a world of resources that refer to it.
 pub struct Site {
