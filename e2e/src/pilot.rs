@@ -109,6 +109,18 @@ impl Pilot {
     }
 }
 
+/// Resident memory of a process, in MiB.
+///
+/// # Errors
+/// When there is no such process.
+pub fn resident(process: u32) -> Result<f64> {
+    let file = format!("/proc/{process}/status");
+    let status = std::fs::read_to_string(&file).with_context(|| format!("read {file}"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    let kibibytes: f64 = line.trim().trim_end_matches(" kB").parse().context("VmRSS is no number")?;
+    Ok(kibibytes / 1024.0)
+}
+
 /// The path of the `harbor-pilot` binary, built now if it is out of date. The first call takes as long as the build.
 ///
 /// # Errors

@@ -9,6 +9,7 @@ mod crds;
 mod explain;
 mod input;
 mod logs;
+mod manual;
 mod plan;
 mod prewarm;
 mod release;
@@ -64,6 +65,10 @@ enum Command {
     Release(release::Arguments),
     /// Prints the CustomResourceDefinitions as YAML
     Crds,
+    /// Prints what makes a shell complete this command line
+    Completions(manual::Completions),
+    /// Prints the manual page, or writes one for each command
+    Man(manual::Pages),
 }
 
 impl Cli {
@@ -82,6 +87,8 @@ impl Cli {
             Command::Status(arguments) => return Box::pin(status::run(arguments)).await,
             Command::Release(arguments) => return release::run(arguments).await,
             Command::Crds => crds::run(),
+            Command::Completions(arguments) => manual::completions(&arguments),
+            Command::Man(arguments) => manual::man(&arguments),
         };
         match result {
             Ok(()) => ExitCode::SUCCESS,

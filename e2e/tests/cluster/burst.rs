@@ -10,6 +10,7 @@ use futures::{StreamExt, stream};
 use harbor_double::{Image, Pushed, Upstream};
 use harbor_pilot::api::CachedImage;
 use harbor_pilot_e2e::cluster::{Cluster, alone, condition_of, pod};
+use harbor_pilot_e2e::pilot::resident;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, DeleteParams, ListParams, PostParams};
 use serde_json::{Value, json};
@@ -73,13 +74,6 @@ fn p99(before: &[(f64, u64)], after: &[(f64, u64)]) -> f64 {
         after.iter().zip(before).map(|(after, before)| (after.0, after.1 - before.1)).collect();
     let all = counts.last().unwrap().1;
     counts.iter().find(|(_, count)| *count * 100 >= all * 99).unwrap().0
-}
-
-/// Resident memory of a process in MiB.
-fn resident(process: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
 }
 
 /// How many CachedImages of a project are warm.
@@ -157,12 +151,12 @@ async fn a_burst_of_pods_warms_each_image_once_while_admission_goes_on_as_ever_t
     let start = admissions(&cluster).await;
     create(of_cold, cold.host(), names(&unwarmed), 0..pods / 2).await;
     let baseline = admissions(&cluster).await;
-    let webhook_before = resident(cluster.webhook().unwrap().id());
+    let webhook_before = resident(cluster.webhook().unwrap().id()).unwrap();
     let begin = Instant::now();
     let creating = tokio::spawn(create(of_busy, busy.host(), names(&images), 0..pods));
     // In the middle: some are warm, some are being pulled, some nobody has looked at, and Pods still come.
     until_warm(&cluster, "burst", count / 5, patience).await;
-    let grown_from = resident(cluster.controller().unwrap().id());
+    let grown_from = resident(cluster.controller().unwrap().id()).unwrap();
     cluster.kill_controller().unwrap();
     let at_kill = warm(&cluster, "burst").await;
     let unfinished = !creating.is_finished();
@@ -189,11 +183,11 @@ async fn a_burst_of_pods_warms_each_image_once_while_admission_goes_on_as_ever_t
     let gets = gets(&busy, &images);
     let more: Vec<_> = gets.iter().filter(|(_, count)| *count > 2).collect();
     let (webhook, controller) =
-        (resident(cluster.webhook().unwrap().id()), resident(cluster.controller().unwrap().id()));
+        (resident(cluster.webhook().unwrap().id()).unwrap(), resident(cluster.controller().unwrap().id()).unwrap());
     eprintln!(
         "{at_kill} of {count} warm at the kill; all {resumed:?} after the restart; all Pods {all:?} after the first; admission p99 \
-         {unwarmed_p99} s without and {warmed_p99} s with warming; blobs fetched more than twice: {}; webhook {webhook_before} to \
-         {webhook} MiB, controller {grown_from} to {controller} MiB; {limited}",
+         {unwarmed_p99} s without and {warmed_p99} s with warming; blobs fetched more than twice: {}; webhook {webhook_before:.0} to \
+         {webhook:.0} MiB, controller {grown_from:.0} to {controller:.0} MiB; {limited}",
         more.len()
     );
     assert!(at_kill < count && unfinished, "the kill came too late");
@@ -202,7 +196,7 @@ async fn a_burst_of_pods_warms_each_image_once_while_admission_goes_on_as_ever_t
     assert!(gets.iter().all(|(_, count)| *count >= 1));
     // The bounds of the buckets double.
     assert!(warmed_p99 <= unwarmed_p99 * 4.0 || warmed_p99 <= 0.005, "{unwarmed_p99} {warmed_p99}");
-    assert!(webhook <= webhook_before + 16 && controller <= grown_from + 32);
+    assert!(webhook <= webhook_before + 16.0 && controller <= grown_from + 32.0);
     for name in ["burst", "burst-cold"] {
         cluster.forget(name).await.unwrap();
     }

@@ -23,5 +23,6 @@ mod reviews;
 mod scans;
 mod schema;
 mod secrets;
+mod soak;
 mod table;
 mod warming;

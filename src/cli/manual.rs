@@ -1,0 +1,63 @@
+//! `harbor-pilot completions` and `harbor-pilot man`: the command line as shells and `man` want it told.
+
+use std::{fs, path::PathBuf};
+
+use anyhow::Context;
+use clap::{Args, CommandFactory};
+use clap_complete::Shell;
+use clap_mangen::Man;
+
+use super::Cli;
+
+/// What `completions` takes from the command line.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  harbor-pilot completions bash > /etc/bash_completion.d/harbor-pilot
+  harbor-pilot completions zsh > \"${fpath[1]}/_harbor-pilot\"
+  harbor-pilot completions fish > ~/.config/fish/completions/harbor-pilot.fish")]
+pub(super) struct Completions {
+    /// The shell that reads the script
+    shell: Shell,
+}
+
+/// What `man` takes from the command line.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  harbor-pilot man | man -l -
+  harbor-pilot man --dir /usr/local/share/man/man1")]
+pub(super) struct Pages {
+    /// Directory to write harbor-pilot.1 and a page for each command to; it is made where it is missing
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+/// Prints the completions of one shell.
+pub(super) fn completions(arguments: &Completions) -> anyhow::Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(arguments.shell, &mut Cli::command(), "harbor-pilot", &mut script);
+    super::print(&String::from_utf8(script).context("the completions are no text")?)
+}
+
+/// Prints the manual page, or writes all pages to a directory.
+pub(super) fn man(arguments: &Pages) -> anyhow::Result<()> {
+    let mut command = Cli::command();
+    command.build();
+    let Some(directory) = &arguments.dir else {
+        return super::print(&page(&command)?);
+    };
+    fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    let of_commands = command.get_subcommands().filter(|command| command.get_name() != "help");
+    for command in of_commands.chain([&command]) {
+        let name = command.get_display_name().unwrap_or_else(|| command.get_name());
+        let file = directory.join(format!("{name}.1"));
+        fs::write(&file, page(command)?).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    Ok(())
+}
+
+fn page(command: &clap::Command) -> anyhow::Result<String> {
+    // The page's name is `harbor-pilot-warm`, and the command still reads `harbor-pilot warm`.
+    let mut page = Vec::new();
+    Man::new(command.clone().disable_help_subcommand(true)).render(&mut page).context("render the page")?;
+    String::from_utf8(page).context("the page is no text")
+}
