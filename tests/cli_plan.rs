@@ -15,7 +15,7 @@ use harbor_pilot::{
     harbor::model::{self, ReplicationPolicyContent, ReplicationTrigger},
 };
 use serde_json::{Value, json};
-use support::{Ran, Site};
+use support::{Site, ran::Ran};
 use tempfile::TempDir;
 
 impl Ran {

@@ -13,7 +13,7 @@ use std::{
 use harbor_double::{Harbor, Image, Upstream};
 use harbor_pilot::api::{ProxyProject, Registry};
 use serde_json::{Value, json};
-use support::{Ran, Site};
+use support::{Site, ran::Ran};
 use tempfile::TempDir;
 
 /// A proxy project on an upstream of ours, and manifests that say so.

@@ -26,8 +26,8 @@ use super::{
 };
 use crate::{
     api::{
-        CachedImage, CachedImageStatus, ConditionType, Interval, Platform, Reason, ScanStatus,
-        cached_image::PlatformStatus, condition, proxy_project::PullStrategy,
+        CachedImage, CachedImageStatus, ConditionType, Interval, Platform, Reason, cached_image::PlatformStatus,
+        condition, proxy_project::PullStrategy,
     },
     registry::{self, Class},
 };
@@ -238,9 +238,8 @@ impl Run<'_> {
                 next
             }
             Err(WarmError::Pull(registry::Error::PolicyBlocked { message })) => {
-                let why = tokio::time::timeout(self.context.look_deadline, self.refused(place, &message)).await;
-                let (message, scan) = why.unwrap_or((message, None));
-                self.next(place, Event::Failed(&life::refused(&message, scan.as_ref())))
+                let why = tokio::time::timeout(self.context.look_deadline, self.refused(place)).await;
+                self.next(place, Event::Failed(&why.unwrap_or_else(|_| life::refused(&message, None))))
             }
             Err(error) => {
                 let failure = Failure::new(error.reason(), &error, error.class());
@@ -249,18 +248,22 @@ impl Run<'_> {
         }
     }
 
-    /// What the registry says of a pull that it refuses (412), and what is known of the scan that it waits for.
-    async fn refused(&self, place: &Place, message: &str) -> (String, Option<ScanStatus>) {
+    /// Why the registry refuses a pull (412), by what it says and by what is known of the scan that it waits for.
+    async fn refused(&self, place: &Place) -> Failure {
         let client = place.resolved.puller.client();
         // An answer to HEAD has no message.
-        let asked = client.manifest(&place.target.path(), place.target.reference()).await;
-        let message = match asked {
+        let message = match client.manifest(&place.target.path(), place.target.reference()).await {
             Err(registry::Error::PolicyBlocked { message }) => message,
-            _ => message.to_owned(),
+            Err(error) => return Failure::new(error.reason(), &error, error.class()),
+            // Its scan was done meanwhile.
+            Ok(_) => {
+                let message = "Harbor refused to serve a manifest (412), and served it a moment later";
+                return Failure::new(Reason::PullFailed, message, Class::Retry);
+            }
         };
         let known = self.cached.status.as_ref().map_or(&[][..], |status| &status.platforms);
         let scan = self.scans(place).of_refused(&message, known).await;
-        (message, scan)
+        life::refused(&message, scan.as_ref())
     }
 
     async fn look(&self, place: &Place, refresh: bool) -> Next {

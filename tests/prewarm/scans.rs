@@ -234,3 +234,36 @@ async fn one_platform_that_is_blocked_keeps_nobody_from_warming_the_others() {
     }
     world.end().await;
 }
+
+/// A registry that refuses to say what a tag points to (412), and serves its index.
+async fn refuses_head_alone() -> String {
+    use axum::{
+        Router,
+        http::{Method, StatusCode, Uri},
+        response::IntoResponse,
+    };
+    let index = json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": []});
+    let answer = async move |method: Method, uri: Uri| match (method, uri.path()) {
+        (_, "/v2/") => StatusCode::OK.into_response(),
+        (Method::HEAD, _) => StatusCode::PRECONDITION_FAILED.into_response(),
+        _ => ([("content-type", "application/vnd.oci.image.index.v1+json")], index.to_string()).into_response(),
+    };
+    let router = Router::new().fallback(answer);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    url
+}
+
+#[tokio::test]
+async fn what_is_let_through_by_the_time_that_it_is_asked_why_not_is_tried_again_soon() {
+    let world = World::start().await;
+    let context = world.elsewhere(&refuses_head_alone().await);
+    let mut image = world.cached("app/race:v1");
+    let tried = |image: &CachedImage| image.status.as_ref().is_some_and(|status| status.attempts >= Some(1));
+    let outcomes = world.live(&mut image, &context, tried).await;
+    assert_eq!(state(&image, ConditionType::Ready), "False/PullFailed", "{:#?}", image.status);
+    assert_eq!((state(&image, ConditionType::Stalled), blocked(&image)), (String::new(), String::new()));
+    assert!(outcomes.last().unwrap().requeue < Duration::from_secs(20));
+    world.end().await;
+}

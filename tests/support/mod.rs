@@ -1,7 +1,7 @@
 //! A Harbor to test against: a real one where `HARBOR_URL`, `HARBOR_USERNAME` and `HARBOR_PASSWORD` are set, else the double.
 #![allow(dead_code, reason = "each test binary uses its part of this")]
 
-mod ran;
+pub mod ran;
 
 use std::{
     sync::{
@@ -21,8 +21,6 @@ use harbor_pilot::{
 use k8s_openapi::jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-
-pub use self::ran::Ran;
 
 /// A Harbor, and a world of resources that refer to it.
 pub struct Site {
