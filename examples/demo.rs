@@ -21,7 +21,7 @@ use harbor_double::{Harbor, Image, Pushed, Upstream};
 use harbor_pilot::{
     api::{CachedImage, ConditionType, HarborInstance, ProxyProject, Registry, condition},
     controller::{Managed, cached_image::Watcher},
-    prewarm::{Progress, Timing},
+    prewarm::{Progress, Timing, puller::DEFAULT_BYTES},
     registry::Descriptor,
     standalone::{Kept, Settings, Standalone},
     tls::{
@@ -67,6 +67,7 @@ async fn main() -> Result<()> {
             installation: "demo".to_owned(),
             reload: Duration::from_secs(2),
             timing: Timing::paced(Duration::from_secs_f64(20.0 / SPEED)),
+            pull_budget: DEFAULT_BYTES,
             watcher: Some(bars.clone().watcher()),
             serve: ServeOptions { linger: Duration::ZERO, ..ServeOptions::default() },
         },

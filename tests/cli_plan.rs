@@ -15,22 +15,10 @@ use harbor_pilot::{
     harbor::model::{self, ReplicationPolicyContent, ReplicationTrigger},
 };
 use serde_json::{Value, json};
-use support::Site;
+use support::{Site, ran::Ran};
 use tempfile::TempDir;
 
-/// What a run of the command came to.
-#[derive(Debug)]
-struct Ran {
-    code: i32,
-    out: String,
-    err: String,
-}
-
 impl Ran {
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
-    }
-
     /// The changes of one resource, as a controller would tell them.
     fn changes(&self, kind: &str) -> Vec<String> {
         let plan = self.json();
@@ -114,8 +102,7 @@ impl<'s> Files<'s> {
 /// The process runs beside the double, which lives on this runtime.
 async fn run(mut command: Command) -> Ran {
     let output = tokio::task::spawn_blocking(move || command.stdin(Stdio::null()).output().unwrap()).await.unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    Ran { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
+    Ran::of(output)
 }
 
 struct Specs {
@@ -489,9 +476,7 @@ async fn an_address_and_an_account_from_outside_need_no_instance_in_the_files() 
     let ran = tokio::task::spawn_blocking(move || {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         child.stdin.take().unwrap().write_all(&text).unwrap();
-        let output = child.wait_with_output().unwrap();
-        let out = String::from_utf8(output.stdout).unwrap();
-        Ran { code: output.status.code().unwrap(), out, err: String::new() }
+        Ran::of(child.wait_with_output().unwrap())
     });
     let ran = ran.await.unwrap();
     assert_eq!((ran.code, ran.actions()), (2, expected(["nothing", "create", "create", "create"])));

@@ -1,11 +1,16 @@
 //! `harbor-pilot rewrite` and `harbor-pilot explain`, as a user runs them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+#[path = "support/ran.rs"]
+mod ran;
+
 use std::{
     io::Write,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
+
+use ran::Ran;
 
 const RULES: &str = r#"
 apiVersion: harbor-pilot.dev/v1alpha1
@@ -95,12 +100,6 @@ metadata: {name: c}
 data: {image: nginx}
 "#;
 
-struct Ran {
-    code: i32,
-    out: String,
-    err: String,
-}
-
 struct Desk(tempfile::TempDir);
 
 impl Desk {
@@ -153,8 +152,7 @@ fn run(directory: &Path, arguments: &[&str], input: &str) -> Ran {
     stdin.write_all(input.as_bytes()).ok();
     drop(stdin);
     let done = child.wait_with_output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    Ran { code: done.status.code().unwrap(), out: text(done.stdout), err: text(done.stderr) }
+    Ran::of(done)
 }
 
 /// The chart as it has to come out.

@@ -10,10 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use harbor_double::{Image, Upstream};
+use harbor_double::{Harbor, Image, Upstream};
 use harbor_pilot::api::{ProxyProject, Registry};
 use serde_json::{Value, json};
-use support::Site;
+use support::{Site, ran::Ran};
 use tempfile::TempDir;
 
 /// A proxy project on an upstream of ours, and manifests that say so.
@@ -24,23 +24,7 @@ struct Stage {
     directory: TempDir,
 }
 
-#[derive(Debug)]
-struct Ran {
-    code: i32,
-    out: String,
-    err: String,
-}
-
 impl Ran {
-    fn of(output: std::process::Output) -> Self {
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        Self { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
-    }
-
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
-    }
-
     /// Image, state and reason of each line.
     fn states(&self) -> Vec<(String, String)> {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -52,7 +36,11 @@ impl Ran {
 
 impl Stage {
     async fn set() -> Self {
-        let (site, upstream) = (Site::start().await, Upstream::builder().start().await);
+        Self::at(Site::start().await).await
+    }
+
+    async fn at(site: Site) -> Self {
+        let upstream = Upstream::builder().start().await;
         let name = site.name("warm");
         let directory = tempfile::tempdir().unwrap();
         let stage = Self { site, upstream, name, directory };
@@ -323,6 +311,43 @@ async fn a_run_that_is_stopped_or_out_of_time_says_what_was_done_and_the_next_on
     stage.upstream.throttle(None);
     let done = run(stage.command(&arguments)).await;
     assert_eq!(done.code, 0, "{done:?}");
+    stage.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_may_be_asked_of_an_upstream_at_once_holds_for_whoever_warms_by_hand() {
+    // Slow enough not to fetch the layers by itself meanwhile.
+    let stage = Stage::at(Site::with(Harbor::builder().speed(10.0)).await).await;
+    let rules = stage.directory.path().join("rules.yaml");
+    let unbound = fs::read_to_string(&rules).unwrap();
+    let url = format!("\"url\":\"{}\"", stage.upstream.url());
+    let bound = unbound.replace(&url, &format!("{url},\"maxConcurrentPulls\":1"));
+    assert_ne!(bound, unbound);
+    fs::write(&rules, bound).unwrap();
+    let layers = ["one", "two", "three"].map(|name| {
+        let image = Image::single("linux", "amd64").layers([100_000]).seed(name);
+        stage.upstream.push_image(&format!("team/{name}"), "1", &image).children[0].layers[0].digest.clone()
+    });
+    let asked = || {
+        let log = stage.upstream.log();
+        let gets = || log.iter().filter(|request| request.method == "GET");
+        let is_asked = |layer: &&String| gets().any(|request| request.path.ends_with(layer.as_str()));
+        layers.iter().filter(is_asked).count()
+    };
+    stage.upstream.throttle(Some(20_000));
+    let images = ["one", "two", "three"].map(|name| stage.image(&format!("team/{name}:1")));
+    let arguments = [&["--rules", "rules.yaml", "--no-verify"][..], &images.each_ref().map(String::as_str)].concat();
+    let child = stage.command(&arguments).spawn().unwrap();
+    let begun = Instant::now();
+    while asked() == 0 {
+        assert!(begun.elapsed() < Duration::from_secs(30), "no pull began");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // The others would be asked for together with the first, which takes 5 s.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(asked(), 1);
+    stage.upstream.throttle(None);
+    tokio::task::spawn_blocking(move || interrupted(child)).await.unwrap();
     stage.end().await;
 }
 

@@ -2,6 +2,9 @@
 //! and then somebody pulls, pushes, or waits for the night.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+#[path = "support/ran.rs"]
+mod ran;
+
 use std::{
     fs,
     io::Write,
@@ -11,6 +14,7 @@ use std::{
 };
 
 use harbor_double::{Harbor, HarborBuilder, Image, Upstream};
+use ran::Ran;
 use serde_json::{Value, json};
 
 /// The account of the examples.
@@ -34,15 +38,6 @@ fn image() -> Image {
     Image::multi_arch(PLATFORMS).layers([2000, 100])
 }
 
-/// What a run of the command came to.
-#[derive(Debug)]
-#[allow(dead_code, reason = "a test that fails shows all of it")]
-struct Ran {
-    code: i32,
-    out: String,
-    err: String,
-}
-
 /// The command runs beside the double, which lives on this runtime.
 async fn run(arguments: &[&str], input: String) -> Ran {
     let mut command = Command::new(env!("CARGO_BIN_EXE_harbor-pilot"));
@@ -57,8 +52,7 @@ async fn run(arguments: &[&str], input: String) -> Ran {
         child.wait_with_output().unwrap()
     });
     let output = ran.await.unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    Ran { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
+    Ran::of(output)
 }
 
 /// Makes the account `robot$replication` of the examples at the Harbor that is pushed to; answers its password.

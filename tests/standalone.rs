@@ -7,7 +7,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use harbor_double::{Harbor, Image, Upstream};
 use harbor_pilot::{
     api::{CachedImage, ConditionType, ProxyProject, condition},
-    prewarm::Timing,
+    prewarm::{Timing, puller::DEFAULT_BYTES},
     standalone::{Settings, Standalone, StartError},
     tls::{
         issue::{Authority, Validity},
@@ -85,6 +85,7 @@ impl Site {
             installation: "test".to_owned(),
             reload: Duration::from_millis(50),
             timing: Timing::paced(Duration::from_secs_f64(20.0 / SPEED)),
+            pull_budget: DEFAULT_BYTES,
             watcher: None,
             serve: ServeOptions { linger: Duration::ZERO, ..ServeOptions::default() },
         };

@@ -151,8 +151,17 @@ impl Cluster {
     /// # Errors
     /// When it cannot be started.
     pub async fn own() -> Result<Self> {
+        Self::own_with(&[]).await
+    }
+
+    /// The same with more arguments for the controller.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub async fn own_with(more: &[&str]) -> Result<Self> {
         let plane = Plane::Own(Box::new(ControlPlane::start().await?));
         let mut cluster = Self::prepare(plane, "trace").await?;
+        cluster.controller.arguments.extend(more.iter().map(|&argument| argument.to_owned()));
         cluster.start_controller().await?;
         let instance = cluster.examples.join("10-harbor.yaml").display().to_string();
         cluster.plane.kubectl(&["apply", "-f", &instance]).await?.ok()?;

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use crate::{api::StorageLimit, cluster::controllers};
+use crate::cluster::controllers;
 
 /// What the controller takes from the command line.
 #[derive(Debug, Args)]
@@ -23,9 +23,6 @@ pub(super) struct Arguments {
     /// oldest are forgotten
     #[arg(long, default_value_t = 5000)]
     max_cached_images: usize,
-    /// Bytes of layers that Harbor is brought to fetch at once, in all pulls together; -1 is no bound. A larger layer goes alone
-    #[arg(long, default_value = "1Gi", allow_hyphen_values = true)]
-    pull_budget: StorageLimit,
     #[command(flatten)]
     certificates: super::certificates::Arguments,
     #[command(flatten)]
@@ -47,7 +44,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         concurrency: arguments.concurrency,
         warm_concurrency: arguments.warm_concurrency,
         max_cached_images: arguments.max_cached_images,
-        pull_budget: u64::try_from(arguments.pull_budget.bytes()).unwrap_or(u64::MAX),
+        pull_budget: arguments.prewarm.pull_budget(),
         timing: arguments.prewarm.timing(),
     };
     let election = arguments.election;

@@ -2,7 +2,10 @@
 
 use clap::Args;
 
-use crate::{api::Interval, prewarm::Timing};
+use crate::{
+    api::{Interval, StorageLimit},
+    prewarm::Timing,
+};
 
 /// How images are warmed.
 #[derive(Debug, Args)]
@@ -12,11 +15,19 @@ pub(super) struct Arguments {
     /// looks every 20 s
     #[arg(long, default_value = "20s")]
     harbor_pace: Interval,
+    /// Bytes of layers that Harbor is brought to fetch at once, in all pulls together; -1 is no bound. A larger layer goes alone
+    #[arg(long, default_value = "1Gi", allow_hyphen_values = true)]
+    pull_budget: StorageLimit,
 }
 
 impl Arguments {
     /// The timing that this pace means.
     pub(super) fn timing(&self) -> Timing {
         Timing::paced(self.harbor_pace.duration())
+    }
+
+    /// The budget in bytes.
+    pub(super) fn pull_budget(&self) -> u64 {
+        u64::try_from(self.pull_budget.bytes()).unwrap_or(u64::MAX)
     }
 }

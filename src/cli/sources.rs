@@ -35,7 +35,8 @@ pub(super) struct Sources {
     pub(super) projects: Vec<ProxyProject>,
     /// The HarborInstances that are known: not everybody who asks for rules may read them.
     pub(super) instances: Vec<HarborInstance>,
-    registries: Vec<Registry>,
+    /// Those that are known: not everybody may read them.
+    pub(super) registries: Vec<Registry>,
     /// All ImagePolicies, or why they cannot be read: not everybody who asks for rules may.
     pub(super) policies: Result<Vec<ImagePolicy>, String>,
     /// CachedImages, whose scans policies may go by; of a cluster only where one does, and where they may be read.
@@ -154,6 +155,8 @@ async fn from_cluster() -> anyhow::Result<Sources> {
     let projects = bounded("listing ProxyProjects", projects.list(&parameters)).await?.items;
     let instances: Api<HarborInstance> = Api::all(client.clone());
     let instances = bounded("listing HarborInstances", instances.list(&parameters)).await.map(|list| list.items);
+    let registries: Api<Registry> = Api::all(client.clone());
+    let registries = bounded("listing Registries", registries.list(&parameters)).await.map(|list| list.items);
     let policies: Api<ImagePolicy> = Api::all(client.clone());
     let policies = bounded("listing ImagePolicies", policies.list(&parameters)).await;
     let policies = policies.map(|list| list.items).map_err(|error| format!("{:#}", anyhow::Error::from(error)));
@@ -170,7 +173,7 @@ async fn from_cluster() -> anyhow::Result<Sources> {
     Ok(Sources {
         projects,
         instances: instances.unwrap_or_default(),
-        registries: Vec::new(),
+        registries: registries.unwrap_or_default(),
         policies,
         images,
         namespaces: labels.map(|found| (found.name_any(), found.metadata.labels.unwrap_or_default())).collect(),

@@ -54,6 +54,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         installation: arguments.installation_id,
         reload: RELOAD,
         timing: arguments.prewarm.timing(),
+        pull_budget: arguments.prewarm.pull_budget(),
         watcher: None,
         serve: arguments.serve.options(),
     };

@@ -135,8 +135,9 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<u8> {
     let wanted = finder.into_wanted();
     ensure!(!wanted.is_empty(), "there is no image in the manifests");
 
+    let budget = arguments.prewarm.pull_budget();
     let harbors = tokio::select! {
-        harbors = Harbors::connect(&sources, &wanted, &arguments.operator_namespace) => harbors?,
+        harbors = Harbors::connect(&sources, &wanted, &arguments.operator_namespace, budget) => harbors?,
         () = stop.cancelled() => return Ok(stopped_early()),
     };
     let usual = if arguments.all_platforms || !arguments.platforms.is_empty() {

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Error, bounded, changes,
-    demand::Demand,
+    demand::{self, Demand},
     directory::ClusterDirectory,
     driver::Driver,
     events::Events,
@@ -111,11 +111,13 @@ pub async fn run(
     let warmer = Arc::new(Images::new(directory.clone(), connections.clone(), rules, settings.timing, None));
     let (offers, offered) = queue::queue(queue::Bounds { remembered_for: OFFERED_AGAIN, ..queue::Bounds::default() });
     let wake_images = Arc::new(Notify::new());
+    let (due, when_due) = demand::due();
     let demand = Arc::new(Demand {
         in_force: in_force.clone(),
         asked: warmer.asked().clone(),
         images: images.store(),
         offers,
+        due,
         namespace: settings.namespace.clone(),
     });
     let keeper = Keeper {
@@ -140,7 +142,7 @@ pub async fn run(
     let registries = triggers.of_registries(registries).reconcile_on(pulls);
     let projects = triggers.of_projects(projects);
     let replications = triggers.of_rules(replications);
-    let images = images.reconcile_all_on(triggers::whenever(wake_images.clone()));
+    let images = images.reconcile_all_on(triggers::whenever(wake_images.clone())).reconcile_on(when_due);
 
     let (loaded, when_loaded) = watch::channel(false);
     let (woken, projects_changed) = (wake_images.clone(), keeper.changed.clone());

@@ -5,12 +5,17 @@
 
 use std::{collections::HashSet, sync::Arc};
 
+use futures::{Stream, stream};
 use k8s_openapi::{
     api::core::v1::{Pod, PodSpec, PodTemplateSpec},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
     jiff::Timestamp,
 };
-use kube::runtime::reflector::{ObjectRef, Store};
+use kube::{
+    ResourceExt,
+    runtime::reflector::{ObjectRef, Store},
+};
+use tokio::sync::mpsc;
 
 use super::templates;
 use crate::{
@@ -18,7 +23,7 @@ use crate::{
     image::ImageRef,
     in_force::InForce,
     prewarm::{
-        Asked,
+        Asked, lifetime,
         name::cached_image_name,
         queue::{Offer, Offers},
     },
@@ -28,12 +33,27 @@ use crate::{
 /// Whose Pods admission never sees, besides the operator's own: `config/webhook` leaves it out.
 const SYSTEM: &str = "kube-system";
 
+/// CachedImages that wait to be looked at because what is written of who asked is old. Of more, the next request tells.
+const DUE: usize = 256;
+
+/// Where [`Demand`] tells which CachedImages are to be looked at, and these.
+pub(super) fn due() -> (mpsc::Sender<String>, impl Stream<Item = ObjectRef<CachedImage>> + Send + 'static) {
+    let (sender, receiver) = mpsc::channel(DUE);
+    let names = stream::unfold(receiver, async |mut receiver: mpsc::Receiver<String>| {
+        let name = receiver.recv().await?;
+        Some((ObjectRef::new(&name), receiver))
+    });
+    (sender, names)
+}
+
 /// Notes who needs which image, and offers those that have no CachedImage.
 pub(super) struct Demand {
     pub(super) in_force: InForce,
     pub(super) asked: Arc<Asked>,
     pub(super) images: Store<CachedImage>,
     pub(super) offers: Offers,
+    /// CachedImages that are to be looked at now, by name.
+    pub(super) due: mpsc::Sender<String>,
     /// The operator's own namespace.
     pub(super) namespace: String,
 }
@@ -61,7 +81,13 @@ impl Demand {
     /// Notes that something in a namespace needs these images.
     pub(super) fn note(&self, namespace: &str, wanted: &[Wanted]) {
         let now = Timestamp::now();
-        wanted.iter().for_each(|wanted| self.asked.note(wanted.image.as_str(), namespace, now));
+        for Wanted { image, .. } in wanted {
+            self.asked.note(image.as_str(), namespace, now);
+            let known = self.images.get(&ObjectRef::new(&cached_image_name(image)));
+            if let Some(known) = known.filter(|known| lifetime::is_due(known, now)) {
+                self.due.try_send(known.name_any()).ok();
+            }
+        }
     }
 
     /// Offers those that have no CachedImage yet, and waits for room.
@@ -111,6 +137,7 @@ fn images(spec: &PodSpec) -> impl Iterator<Item = &str> {
 
 #[cfg(test)]
 mod tests {
+    use futures::StreamExt;
     use kube::runtime::reflector;
     use serde_json::{Value, json};
 
@@ -142,7 +169,7 @@ mod tests {
         }
         let (offers, receiver) = queue(Bounds::default());
         let namespace = "harbor-pilot".to_owned();
-        (Demand { in_force, asked: Arc::default(), images, offers, namespace }, receiver)
+        (Demand { in_force, asked: Arc::default(), images, offers, due: due().0, namespace }, receiver)
     }
 
     fn project(name: &str, matched: &str, terms: Value, spec: Value) -> Arc<ProxyProject> {
@@ -155,6 +182,33 @@ mod tests {
         let object = json!({"apiVersion": "harbor-pilot.dev/v1alpha1", "kind": "ProxyProject", "metadata": {"name": name},
             "spec": whole, "status": {"rewrite": rule}});
         Arc::new(serde_json::from_value(object).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_request_is_written_down_at_once_when_the_last_one_was_written_long_ago() {
+        let (mut demand, _offered) = demand(&[]);
+        let (due, names) = due();
+        demand.due = due;
+        let mut names = Box::pin(names);
+        let (images, mut writer) = reflector::store();
+        for (name, ago) in [("old", 7 * 3600), ("new", 5 * 3600)] {
+            let last = Timestamp::from_second(Timestamp::now().as_second() - ago).unwrap();
+            let expires = last.checked_add(lifetime::EXPIRE_AFTER).unwrap();
+            let image = format!("harbor.corp/hub/{name}:1");
+            let object = json!({"apiVersion": "harbor-pilot.dev/v1alpha1", "kind": "CachedImage",
+                "metadata": {"name": cached_image_name(&ImageRef::parse(&image).unwrap())}, "spec": {"image": image},
+                "status": {"lastRequestedAt": last, "expiresAt": expires}});
+            writer.apply_watcher_event(&kube::runtime::watcher::Event::Apply(serde_json::from_value(object).unwrap()));
+        }
+        demand.images = images;
+        for name in ["new", "old"] {
+            let pod = json!({"metadata": {"namespace": "shop"}, "spec": {"containers": [{"name": "a",
+                "image": format!("harbor.corp/hub/{name}:1")}]}});
+            demand.note("shop", &demand.of_pod(&serde_json::from_value(pod).unwrap()));
+        }
+        drop(demand);
+        let told: Vec<_> = names.by_ref().map(|name| name.name).collect().await;
+        assert_eq!(told, [cached_image_name(&ImageRef::parse("harbor.corp/hub/old:1").unwrap())]);
     }
 
     fn text(wanted: &[Wanted]) -> Vec<String> {

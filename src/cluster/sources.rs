@@ -11,6 +11,7 @@ use k8s_openapi::{
         batch::v1::{CronJob, Job},
         core::v1::{Pod, PodTemplateSpec},
     },
+    jiff::Timestamp,
 };
 use kube::{
     Api, Client, Resource,
@@ -31,6 +32,7 @@ const PAGE: u32 = 250;
 
 /// Follows all sources until dropped: notes and offers what they need.
 pub(super) async fn follow_all(client: &Client, demand: &Demand) {
+    demand.asked.begin(Timestamp::now());
     tokio::join!(
         follow::<Pod>(client, demand),
         follow::<Deployment>(client, demand),

@@ -151,9 +151,11 @@ pub fn lifetime_of(image: &CachedImage, directory: &dyn Directory, asked: &Asked
     let at_harbor = status.and_then(|status| status.image.as_deref()).unwrap_or(&image.spec.image);
     let written = status.and_then(|status| status.last_requested_at.as_ref()).map(|last| last.0);
     let written = written.or(image.metadata.creation_timestamp.as_ref().map(|created| created.0))?;
-    let last = asked.last(at_harbor).map_or(written, |request| request.at.max(written));
     let project = status.and_then(|status| status.proxy_project.as_deref()).unwrap_or_default();
-    let expires = last.checked_add(expire_after(directory, project)).ok()?;
+    let lifetime = expire_after(directory, project);
+    let remembered = asked.last(at_harbor).map(|request| request.at);
+    let last = lifetime::last_asked(written, remembered, asked.begun(), lifetime);
+    let expires = last.checked_add(lifetime).ok()?;
     Some(Record { name: image.metadata.name.clone()?, image: at_harbor.to_owned(), last, expires })
 }
 

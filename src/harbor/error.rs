@@ -9,7 +9,9 @@ pub enum Error {
     #[error("the Harbor endpoint cannot be used: {0}")]
     Endpoint(String),
     /// No connection, or it broke.
-    #[error("Harbor cannot be reached at {url}: {detail}; check spec.url, DNS, the network and the certificate")]
+    #[error(
+        "Harbor cannot be reached at {url}: {detail}; check the address (http:// or https://, and the port), DNS, the network and the certificate"
+    )]
     Unreachable {
         /// Scheme, host and port.
         url: String,

@@ -10,6 +10,7 @@ use std::{
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 
+use super::rest::{Held, Rest};
 use crate::api::{PullLimit, UpstreamPulls, condition::whole_seconds};
 
 /// See [`Account::pause`].
@@ -29,11 +30,10 @@ pub struct Account {
     pause: Duration,
     /// Begin of the period and manifests asked for in it.
     period: Option<(Timestamp, u32)>,
-    paused_until: Option<Timestamp>,
-    /// Refusals in a row.
+    /// The pause, and the image that tries whether it is over.
+    rest: Rest,
+    /// Refusals in a row: not none while there is a pause.
     refusals: u32,
-    /// An image tries whether the pause is over.
-    trial: bool,
 }
 
 /// Why nothing may be asked now.
@@ -87,7 +87,7 @@ pub enum Answer {
 
 impl Default for Account {
     fn default() -> Self {
-        Self { limit: None, pause: PAUSE, period: None, paused_until: None, refusals: 0, trial: false }
+        Self { limit: None, pause: PAUSE, period: None, rest: Rest::default(), refusals: 0 }
     }
 }
 
@@ -106,7 +106,7 @@ impl Account {
         Self {
             limit,
             period: since.map(|since| (since, pulls.manifests.unwrap_or(0))),
-            paused_until: pulls.paused_until.as_ref().map(|time| time.0),
+            rest: pulls.paused_until.as_ref().map(|time| Rest::until(time.0)).unwrap_or_default(),
             refusals: pulls.refusals.unwrap_or(0),
             ..Self::default()
         }
@@ -120,7 +120,7 @@ impl Account {
             (Time(whole_seconds(since)), used.div_ceil(step).saturating_mul(step).min(limit.manifests.max(used)))
         });
         let pulls = UpstreamPulls {
-            paused_until: self.paused_until.map(|until| Time(whole_seconds(until))),
+            paused_until: self.rest.end().map(|until| Time(whole_seconds(until))),
             refusals: Some(self.refusals).filter(|refusals| *refusals > 0),
             since: period.as_ref().map(|(since, _)| since.clone()),
             manifests: period.map(|(_, used)| used),
@@ -133,12 +133,10 @@ impl Account {
     /// # Errors
     /// [`Refused`] with the time to ask again.
     pub fn ask(&mut self, manifests: u32, now: Timestamp) -> Result<(), Refused> {
-        if let Some(until) = self.paused_until.filter(|until| *until > now) {
-            return Err(Refused::Paused { until });
-        }
-        if self.refusals > 0 && self.trial {
-            return Err(Refused::Trial { until: after(now, TRIAL) });
-        }
+        self.rest.check(now).map_err(|held| match held {
+            Held::Until(until) => Refused::Paused { until },
+            Held::Trial => Refused::Trial { until: after(now, TRIAL) },
+        })?;
         if let Some(limit) = &self.limit {
             let period = limit.per.duration();
             let (since, used) = self.period.filter(|(since, _)| after(*since, period) > now).unwrap_or((now, 0));
@@ -149,16 +147,17 @@ impl Account {
             }
             self.period = Some((since, next));
         }
-        self.trial = self.refusals > 0;
+        self.rest.ask();
         Ok(())
     }
 
     /// Says how it went, after [`Account::ask`] for `asked` manifests.
     pub fn settle(&mut self, asked: u32, answer: Answer, now: Timestamp) {
-        self.trial = false;
+        self.rest.ask_over();
         match answer {
             Answer::Served(served) => {
-                (self.refusals, self.paused_until) = (0, None);
+                self.refusals = 0;
+                self.rest.serves();
                 if let Some((_, used)) = &mut self.period {
                     *used = used.saturating_sub(asked).saturating_add(served);
                 }
@@ -170,19 +169,19 @@ impl Account {
 
     /// The upstream refused something that nobody asked for leave for.
     pub fn limited(&mut self, named: Option<Duration>, now: Timestamp) {
-        let told = self.paused_until.is_some_and(|until| until > now);
+        let told = self.rest.is_on(now);
         // What was under way when the first refusal came is refused, too: it is the same one.
         if !told {
             self.refusals = self.refusals.saturating_add(1);
         }
         let own = self.pause.saturating_mul(1 << self.refusals.saturating_sub(1).min(10)).min(PAUSE_MAX);
         let until = after(now, named.unwrap_or(if told { Duration::ZERO } else { own }));
-        self.paused_until = self.paused_until.max(Some(until));
+        self.rest.extend(self.rest.end().map_or(until, |end| end.max(until)));
     }
 
     /// Whether the upstream is to be left alone.
     pub fn is_paused(&self, now: Timestamp) -> bool {
-        self.paused_until.is_some_and(|until| until > now)
+        self.rest.is_on(now)
     }
 }
 
@@ -271,7 +270,7 @@ impl Leave {
 impl Drop for Leave {
     fn drop(&mut self) {
         if !self.settled {
-            self.allowance.account().trial = false;
+            self.allowance.account().rest.ask_over();
         }
     }
 }
@@ -346,9 +345,9 @@ mod tests {
         for second in 1..=4 {
             account.settle(1, Answer::Limited(None), at(second));
         }
-        assert_eq!((account.refusals, account.paused_until), (1, Some(at(61))));
+        assert_eq!((account.refusals, account.rest.end()), (1, Some(at(61))));
         account.limited(Some(Duration::from_secs(600)), at(5));
-        assert_eq!((account.refusals, account.paused_until), (1, Some(at(605))), "the longest wait that was named");
+        assert_eq!((account.refusals, account.rest.end()), (1, Some(at(605))), "the longest wait that was named");
     }
 
     #[test]

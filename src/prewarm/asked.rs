@@ -1,11 +1,12 @@
 //! Who asked for which image since the start: noted for each Pod and workload that is seen, read when its CachedImage is
 //! reconciled.
 //!
-//! In memory alone, so that ten thousand Pods of one image cost no write. What a restart forgets, the next list of Pods says again.
+//! In memory alone, so that ten thousand Pods of one image cost no write. What a restart forgets, the next list of Pods says again;
+//! and what is over by then, [`last_asked`](super::lifetime::last_asked) allows for.
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use k8s_openapi::jiff::Timestamp;
@@ -29,9 +30,20 @@ pub struct Request {
 #[derive(Debug, Default)]
 pub struct Asked {
     known: Mutex<HashMap<Box<str>, Request>>,
+    begun: OnceLock<Timestamp>,
 }
 
 impl Asked {
+    /// From now on every request is noted.
+    pub fn begin(&self, now: Timestamp) {
+        self.begun.get_or_init(|| now);
+    }
+
+    /// Since when every request is noted.
+    pub fn begun(&self) -> Option<Timestamp> {
+        self.begun.get().copied()
+    }
+
     /// Notes that something in a namespace needs an image.
     pub fn note(&self, image: &str, namespace: &str, now: Timestamp) {
         let mut known = self.lock();

@@ -138,6 +138,13 @@ pub struct Failure {
     pub class: Class,
 }
 
+impl Failure {
+    /// A failure of which `message` tells people.
+    pub fn new(reason: Reason, message: impl ToString, class: Class) -> Self {
+        Self { reason, message: message.to_string(), class }
+    }
+}
+
 /// What stands around an event.
 #[derive(Debug, Clone, Copy)]
 pub struct Setting<'a> {

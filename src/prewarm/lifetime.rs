@@ -25,7 +25,8 @@ pub const REQUESTERS: usize = 8;
 pub const EXPIRE_AFTER: Duration = Duration::from_secs(24 * 3600);
 /// A new request is written down once it is newer than what stands in status by this part of the lifetime.
 const COARSE: u32 = 4;
-/// What was asked for within this time is not deleted for being one too many: its Pod may not be listed yet.
+/// What was asked for within this time, or a quarter of its lifetime, is not deleted for being one too many: its Pod may not be
+/// listed yet.
 const GRACE: Duration = Duration::from_secs(60);
 
 /// Where a CachedImage came from: the value of [`SOURCE`].
@@ -90,6 +91,27 @@ pub fn coarse(expire_after: Duration) -> Duration {
     (expire_after / COARSE).max(Duration::from_secs(1))
 }
 
+/// Whether a request now is to be written down at once: what is written is older than it may be. A restart then forgets only
+/// requests that came within [`coarse`] of those that are written.
+pub fn is_due(cached: &CachedImage, now: Timestamp) -> bool {
+    let Some(status) = &cached.status else { return false };
+    let Some((last, expires)) = status.last_requested_at.as_ref().zip(status.expires_at.as_ref()) else { return false };
+    since(last.0, now) >= coarse(since(last.0, expires.0))
+}
+
+/// When an image may have been asked for last: as it is written down, or as it is remembered since `begun`. What came before, and
+/// after what is written, nobody remembers: it came by [`coarse`] later at most.
+pub fn last_asked(
+    written: Timestamp,
+    remembered: Option<Timestamp>,
+    begun: Option<Timestamp>,
+    expire_after: Duration,
+) -> Timestamp {
+    let latest = written.checked_add(coarse(expire_after)).unwrap_or(Timestamp::MAX);
+    let forgotten = begun.map_or(latest, |begun| begun.min(latest));
+    written.max(forgotten).max(remembered.unwrap_or(written))
+}
+
 /// A CachedImage of ours that may have to go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
@@ -127,7 +149,7 @@ pub fn choose<'r>(
     let idle = || records.iter().filter(|record| !in_use.contains(&record.image));
     let (unused, mut others): (Vec<_>, Vec<_>) = idle().partition(|record| record.expires <= now);
     let too_many = records.len().saturating_sub(unused.len()).saturating_sub(most);
-    others.retain(|record| since(record.last, now) >= GRACE);
+    others.retain(|record| since(record.last, now) >= GRACE.min(coarse(since(record.last, record.expires))));
     others.sort_by(|one, other| (one.last, &one.name).cmp(&(other.last, &other.name)));
     let unused = unused.into_iter().map(|record| (record, Cause::Unused));
     unused.chain(others.into_iter().take(too_many).map(|record| (record, Cause::TooMany))).collect()

@@ -21,6 +21,7 @@ pub mod name;
 pub mod puller;
 pub mod queue;
 pub mod reconcile;
+mod rest;
 pub mod scan;
 mod scanner;
 pub mod select;

@@ -26,8 +26,8 @@ use super::{
 };
 use crate::{
     api::{
-        CachedImage, CachedImageStatus, ConditionType, Interval, Platform, Reason, ScanStatus,
-        cached_image::PlatformStatus, condition, proxy_project::PullStrategy,
+        CachedImage, CachedImageStatus, ConditionType, Interval, Platform, Reason, cached_image::PlatformStatus,
+        condition, proxy_project::PullStrategy,
     },
     registry::{self, Class},
 };
@@ -182,20 +182,14 @@ impl Run<'_> {
         let surroundings = &self.context.surroundings;
         let resolved =
             surroundings.resolve(&self.cached.spec.image).map_err(|why| Unplaced::boxed(unresolved(&why), None))?;
-        let target = Target::new(&resolved.image).map_err(|error| {
-            let failure = Failure { reason: Reason::InvalidImage, message: error.to_string(), class: Class::Stalled };
-            Unplaced::boxed(failure, None)
-        })?;
+        let target = Target::new(&resolved.image)
+            .map_err(|error| Unplaced::boxed(Failure::new(Reason::InvalidImage, error, Class::Stalled), None))?;
         let own = [&self.cached.spec.platforms, &resolved.platforms].into_iter().find(|list| !list.is_empty());
         match own.cloned().or_else(|| surroundings.cluster_platforms()) {
             Some(platforms) => Ok(Place { resolved, target, platforms }),
             None => {
                 let message = "no node has told its platform yet, and neither image nor ProxyProject lists platforms";
-                let failure = Failure {
-                    reason: Reason::PlatformsUnknown,
-                    message: message.to_owned(),
-                    class: Class::Wait(Some(SOON)),
-                };
+                let failure = Failure::new(Reason::PlatformsUnknown, message, Class::Wait(Some(SOON)));
                 Err(Unplaced::boxed(failure, Some(resolved)))
             }
         }
@@ -244,29 +238,32 @@ impl Run<'_> {
                 next
             }
             Err(WarmError::Pull(registry::Error::PolicyBlocked { message })) => {
-                let why = tokio::time::timeout(self.context.look_deadline, self.refused(place, &message)).await;
-                let (message, scan) = why.unwrap_or((message, None));
-                self.next(place, Event::Failed(&life::refused(&message, scan.as_ref())))
+                let why = tokio::time::timeout(self.context.look_deadline, self.refused(place)).await;
+                self.next(place, Event::Failed(&why.unwrap_or_else(|_| life::refused(&message, None))))
             }
             Err(error) => {
-                let failure = Failure { reason: error.reason(), message: error.to_string(), class: error.class() };
+                let failure = Failure::new(error.reason(), &error, error.class());
                 self.next(place, Event::Failed(&failure))
             }
         }
     }
 
-    /// What the registry says of a pull that it refuses (412), and what is known of the scan that it waits for.
-    async fn refused(&self, place: &Place, message: &str) -> (String, Option<ScanStatus>) {
+    /// Why the registry refuses a pull (412), by what it says and by what is known of the scan that it waits for.
+    async fn refused(&self, place: &Place) -> Failure {
         let client = place.resolved.puller.client();
         // An answer to HEAD has no message.
-        let asked = client.manifest(&place.target.path(), place.target.reference()).await;
-        let message = match asked {
+        let message = match client.manifest(&place.target.path(), place.target.reference()).await {
             Err(registry::Error::PolicyBlocked { message }) => message,
-            _ => message.to_owned(),
+            Err(error) => return Failure::new(error.reason(), &error, error.class()),
+            // Its scan was done meanwhile.
+            Ok(_) => {
+                let message = "Harbor refused to serve a manifest (412), and served it a moment later";
+                return Failure::new(Reason::PullFailed, message, Class::Retry);
+            }
         };
         let known = self.cached.status.as_ref().map_or(&[][..], |status| &status.platforms);
         let scan = self.scans(place).of_refused(&message, known).await;
-        (message, scan)
+        life::refused(&message, scan.as_ref())
     }
 
     async fn look(&self, place: &Place, refresh: bool) -> Next {
@@ -280,12 +277,11 @@ impl Run<'_> {
                 return next;
             }
             Ok(Ok(Sight::Gone(failure))) => return self.next(place, Event::Failed(&failure)),
-            Ok(Err(error)) => Failure { reason: error.reason(), message: error.to_string(), class: error.class() },
-            Err(_) => Failure {
-                reason: Reason::HarborUnreachable,
-                message: format!("Harbor did not say within {} s what it has stored", deadline.as_secs()),
-                class: Class::Retry,
-            },
+            Ok(Err(error)) => Failure::new(error.reason(), &error, error.class()),
+            Err(_) => {
+                let message = format!("Harbor did not say within {} s what it has stored", deadline.as_secs());
+                Failure::new(Reason::HarborUnreachable, message, Class::Retry)
+            }
         };
         self.note(Some(failure.reason));
         self.next(place, Event::LookFailed(&failure))
@@ -387,7 +383,7 @@ fn gone(tag: &str, error: &registry::Error) -> Failure {
         "the upstream has no tag {tag} any more, so Harbor does not serve it: name a digest, or set serveRemoved in the \
          ProxyProject; {error}"
     );
-    Failure { reason: error.reason(), message, class: error.class() }
+    Failure::new(error.reason(), message, error.class())
 }
 
 fn unresolved(why: &Unresolved) -> Failure {
@@ -396,7 +392,7 @@ fn unresolved(why: &Unresolved) -> Failure {
         Unresolved::NotProxied(_) => (Reason::NotProxied, Class::Wait(Some(SOON * 2))),
         Unresolved::InstanceNotReady(_) => (Reason::InstanceNotReady, Class::Wait(Some(SOON))),
     };
-    Failure { reason, message: why.to_string(), class }
+    Failure::new(reason, why, class)
 }
 
 /// How the upstream took a pull. Harbor may have had some of the manifests: what it counts nobody tells, so all count.

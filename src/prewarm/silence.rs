@@ -7,21 +7,15 @@ use std::{
 
 use k8s_openapi::jiff::Timestamp;
 
+use super::rest::{Held, Rest};
+
 /// After a Harbor did not answer, it is left alone for so long.
 pub const SILENCE: Duration = Duration::from_secs(30);
 
 /// Whether one Harbor is being left alone. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Silence {
-    state: Arc<Mutex<State>>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    /// It did not answer, and is asked again then.
-    until: Option<Timestamp>,
-    /// An image asks whether it is back.
-    asking: bool,
+    rest: Arc<Mutex<Rest>>,
 }
 
 /// Leave to ask a Harbor. What is dropped says nothing of it.
@@ -37,36 +31,39 @@ impl Silence {
     /// # Errors
     /// The time to look again, while it is left alone.
     pub fn attempt(&self, now: Timestamp) -> Result<Attempt, Timestamp> {
-        let mut state = self.state();
-        let probe = match state.until {
-            None => false,
-            Some(until) if until > now => return Err(until),
-            Some(_) if state.asking => return Err(now.checked_add(SILENCE).unwrap_or(now)),
-            Some(_) => true,
-        };
-        state.asking |= probe;
-        drop(state);
+        let mut rest = self.rest();
+        rest.check(now).map_err(|held| match held {
+            Held::Until(until) => until,
+            Held::Trial => after(now),
+        })?;
+        let probe = rest.ask();
+        drop(rest);
         Ok(Attempt { silence: self.clone(), probe })
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn rest(&self) -> MutexGuard<'_, Rest> {
+        self.rest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Attempt {
     /// Whether Harbor answered, by now.
     pub fn end(self, answered: bool, now: Timestamp) {
-        self.silence.state().until = if answered { None } else { now.checked_add(SILENCE).ok() };
+        let mut rest = self.silence.rest();
+        if answered { rest.serves() } else { rest.extend(after(now)) }
     }
 }
 
 impl Drop for Attempt {
     fn drop(&mut self) {
         if self.probe {
-            self.silence.state().asking = false;
+            self.silence.rest().ask_over();
         }
     }
+}
+
+fn after(now: Timestamp) -> Timestamp {
+    now.checked_add(SILENCE).unwrap_or(Timestamp::MAX)
 }
 
 #[cfg(test)]

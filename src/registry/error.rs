@@ -38,7 +38,9 @@ pub enum Error {
         message: String,
     },
     /// 401 because the project is not there: Harbor says so to an administrator, too.
-    #[error("Harbor has no such project: {message}; check the ProxyProject")]
+    #[error(
+        "Harbor has no such project, or none that the account may see: {message}; check the project's name in the image, and the ProxyProject"
+    )]
     ProjectNotFound {
         /// Harbor's message.
         message: String,

@@ -54,6 +54,8 @@ pub struct Settings {
     pub reload: Duration,
     /// How long warming waits for what Harbor does on its own.
     pub timing: Timing,
+    /// Bytes of layers that Harbor is brought to fetch at once, in all pulls together.
+    pub pull_budget: u64,
     /// Who watches the pulls.
     pub watcher: Option<Watcher>,
     /// Bounds of the server.
@@ -109,7 +111,7 @@ impl Standalone {
         let tls = Arc::new(server_config(settings.certificate)?);
 
         let rules = in_force.rules.clone();
-        let instances = Arc::new(Instances::default());
+        let instances = Arc::new(Instances::new(settings.pull_budget));
         let kinds = Kinds {
             directory: world.clone(),
             instances: instances.clone(),
@@ -117,6 +119,7 @@ impl Standalone {
         };
         let images = Images::new(world.clone(), instances, rules.clone(), settings.timing, settings.watcher);
         let asked = images.asked().clone();
+        asked.begin(Timestamp::now());
         let wake = Arc::new(Notify::new());
         let engine = Engine {
             world: world.clone(),
@@ -290,6 +293,7 @@ mod tests {
         }
         let spec = serde_json::from_value(json!({"image": "h.example/hub/mine:1"})).unwrap();
         assert!(world.add(CachedImage::new("mine", spec), at(0)));
+        asked.begin(at(0));
         asked.note("h.example/hub/again:1", "shop", at(20));
         assert!(expire(&world, &asked, at(23)).is_empty());
         let gone = expire(&world, &asked, at(25));

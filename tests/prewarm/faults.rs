@@ -14,7 +14,6 @@ use harbor_pilot::{
     prewarm::reconcile,
 };
 use k8s_openapi::jiff::Timestamp;
-use serde_json::{Value, json};
 
 use crate::world::{World, is_ready, is_settled, multi, state};
 
@@ -79,7 +78,7 @@ impl Fault {
             }
             Self::Down => world.upstream.set_down(true).await,
             Self::NoTag => assert!(world.upstream.delete_tag(repository, "v1")),
-            Self::OverQuota => set_quota(world, 100_000).await,
+            Self::OverQuota => world.limit_storage(100_000).await,
         }
     }
 
@@ -88,17 +87,9 @@ impl Fault {
             Self::At(..) => world.upstream.clear_failures(),
             Self::Down => world.upstream.set_down(false).await,
             Self::NoTag => assert!(world.upstream.move_tag(repository, "v1", &pushed.digest)),
-            Self::OverQuota => set_quota(world, -1).await,
+            Self::OverQuota => world.limit_storage(-1).await,
         }
     }
-}
-
-async fn set_quota(world: &World, bytes: i64) {
-    let project: Value = world.get(&format!("/projects/{}", world.project)).await;
-    let path = format!("/quotas?reference=project&reference_id={}", project["project_id"]);
-    let quotas: Value = world.get(&path).await;
-    let body = json!({"hard": {"storage": bytes}});
-    assert_eq!(world.api("PUT", &format!("/quotas/{}", quotas[0]["id"]), Some(body)).await, 200);
 }
 
 fn message(image: &CachedImage) -> String {

@@ -9,7 +9,7 @@ use harbor_pilot::{
 };
 use serde_json::{Value, json};
 
-use crate::world::{World, is_ready, multi, state};
+use crate::world::{World, is_ready, is_settled, multi, state};
 
 /// A project that lets nobody pull what is as bad as this.
 fn blocking(severity: &str, auto_scan: bool) -> Value {
@@ -203,5 +203,67 @@ async fn a_verdict_is_renewed_at_half_of_the_age_that_policies_allow() {
         let scan = outcome.status.scan.unwrap();
         assert!(scan.scanned_at.is_some(), "the old verdict stands until there is a new one: {scan:?}");
     }
+    world.end().await;
+}
+
+#[tokio::test]
+async fn one_platform_that_is_blocked_keeps_nobody_from_warming_the_others() {
+    let world = World::with(blocking("high", true), true).await;
+    let pushed = world.upstream.push_image("app/half", "v1", &multi("half"));
+    let amd = pushed.children.iter().find(|child| child.platform.architecture == "amd64").unwrap();
+    world.set_report(&amd.digest, &["Critical", "Low"]);
+    let bad = |image: &CachedImage| blocked(image) == "True/VulnerabilitiesFound" && is_settled(image);
+    let mut first = world.cached("app/half:v1");
+    world.live(&mut first, &world.context_with(&["linux/amd64"], BLOCKING), bad).await;
+
+    // From here on no pull gets through for amd64: neither one for a further platform, nor one from the start.
+    let context = world.context_with(&["linux/amd64", "linux/arm64"], BLOCKING);
+    for mut image in [first, world.cached("app/half:v1")] {
+        let both = |image: &CachedImage| bad(image) && image.status.as_ref().unwrap().platforms.len() == 2;
+        world.live(&mut image, &context, both).await;
+        let stored = |at: usize| {
+            let child = &image.status.as_ref().unwrap().platforms[at];
+            (child.platform.clone(), child.stored && child.bytes > 241_000)
+        };
+        assert_eq!(stored(1), ("linux/arm64".to_owned(), true), "{:#?}", image.status);
+        assert_eq!(stored(0).0, "linux/amd64");
+        assert_eq!(state(&image, ConditionType::Ready), "False/VulnerabilitiesFound");
+        let status = image.status.as_ref().unwrap();
+        let told = &status.conditions.iter().find(|condition| condition.type_ == "Ready").unwrap().message;
+        assert!(told.contains("refuses to serve linux/amd64: 2 vuln") && !told.contains("arm64"), "{told}");
+    }
+    world.end().await;
+}
+
+/// A registry that refuses to say what a tag points to (412), and serves its index.
+async fn refuses_head_alone() -> String {
+    use axum::{
+        Router,
+        http::{Method, StatusCode, Uri},
+        response::IntoResponse,
+    };
+    let index = json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": []});
+    let answer = async move |method: Method, uri: Uri| match (method, uri.path()) {
+        (_, "/v2/") => StatusCode::OK.into_response(),
+        (Method::HEAD, _) => StatusCode::PRECONDITION_FAILED.into_response(),
+        _ => ([("content-type", "application/vnd.oci.image.index.v1+json")], index.to_string()).into_response(),
+    };
+    let router = Router::new().fallback(answer);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    url
+}
+
+#[tokio::test]
+async fn what_is_let_through_by_the_time_that_it_is_asked_why_not_is_tried_again_soon() {
+    let world = World::start().await;
+    let context = world.elsewhere(&refuses_head_alone().await);
+    let mut image = world.cached("app/race:v1");
+    let tried = |image: &CachedImage| image.status.as_ref().is_some_and(|status| status.attempts >= Some(1));
+    let outcomes = world.live(&mut image, &context, tried).await;
+    assert_eq!(state(&image, ConditionType::Ready), "False/PullFailed", "{:#?}", image.status);
+    assert_eq!((state(&image, ConditionType::Stalled), blocked(&image)), (String::new(), String::new()));
+    assert!(outcomes.last().unwrap().requeue < Duration::from_secs(20));
     world.end().await;
 }

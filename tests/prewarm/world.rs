@@ -158,10 +158,9 @@ impl World {
 
     /// Lets the project store so many bytes and no more.
     pub(crate) async fn limit_storage(&self, bytes: i64) {
-        let project =
-            self.send("GET", &format!("/projects/{}", self.project), None).await.json::<Value>().await.unwrap();
+        let project = self.get(&format!("/projects/{}", self.project)).await;
         let quotas = format!("/quotas?reference=project&reference_id={}", project["project_id"]);
-        let quotas = self.send("GET", &quotas, None).await.json::<Value>().await.unwrap();
+        let quotas = self.get(&quotas).await;
         let body = json!({"hard": {"storage": bytes}});
         assert_eq!(self.api("PUT", &format!("/quotas/{}", quotas[0]["id"]), Some(body)).await, 200);
     }
@@ -170,7 +169,7 @@ impl World {
         self.send(method, path, body).await.status().as_u16()
     }
 
-    pub(crate) async fn get(&self, path: &str) -> Value {
+    async fn get(&self, path: &str) -> Value {
         self.send("GET", path, None).await.json().await.unwrap()
     }
 

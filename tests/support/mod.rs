@@ -1,6 +1,8 @@
 //! A Harbor to test against: a real one where `HARBOR_URL`, `HARBOR_USERNAME` and `HARBOR_PASSWORD` are set, else the double.
 #![allow(dead_code, reason = "each test binary uses its part of this")]
 
+pub mod ran;
+
 use std::{
     sync::{
         Arc,

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use harbor_double::Image;
-use harbor_pilot_e2e::cluster::{Cluster, SOON, alone, condition_of, image, pod, proxy_project, resource, shared};
+use harbor_double::{Image, Upstream};
+use harbor_pilot_e2e::cluster::{
+    Cluster, SOON, alone, condition_of, image, pod, proxy_project, registry, resource, shared,
+};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -77,6 +79,47 @@ async fn an_image_goes_when_nothing_has_asked_for_it_for_a_while_and_stays_while
     cluster.wait_until_warm("expiring", &["ends:v1".to_owned()]).await.unwrap();
     cluster.delete("hci", "mine").await.unwrap();
     cluster.forget("expiring").await.unwrap();
+}
+
+#[tokio::test]
+async fn of_too_many_images_the_oldest_go_and_neither_what_is_in_use_nor_what_a_user_wrote() {
+    let cluster = Cluster::own_with(&["--max-cached-images", "4"]).await.unwrap();
+    let upstream = Upstream::builder().start().await;
+    let mut project = proxy_project("many");
+    // Within a quarter of it nothing is one too many.
+    project["spec"]["prewarm"] = json!({"expireAfter": "32s"});
+    cluster.apply(&registry("many", &upstream.url())).await.unwrap();
+    cluster.apply(&project).await.unwrap();
+    cluster.wait_for("ProxyProject", "many", "Ready", "True Reconciled").await.unwrap();
+    let namespace = cluster.plane.namespace("many").await.unwrap();
+    let at_harbor = |name: &str| format!("{}/many/{name}:v1", cluster.harbor.host());
+    let there = async |name: &str| {
+        let image = at_harbor(name);
+        until(&cluster, "many", name, |found| found.contains_key(&image)).await
+    };
+    cluster.apply(&resource("CachedImage", "mine", json!({"image": at_harbor("mine")}))).await.unwrap();
+    cluster.apply(&pod("runs", &namespace, &at_harbor("runs"))).await.unwrap();
+    let spec =
+        json!({"replicas": 0, "selector": {"matchLabels": {"app": "a"}}, "template": template(&at_harbor("planned"))});
+    cluster.apply(&workload("apps/v1", "Deployment", "planned", &namespace, spec)).await.unwrap();
+    there("runs").await;
+    there("planned").await;
+    for name in ["oldest", "old", "young", "youngest"] {
+        cluster.apply(&pod(name, &namespace, &at_harbor(name))).await.unwrap();
+        there(name).await;
+        let end = ["delete", "pod", name, "-n", &namespace, "--grace-period=0", "--force"];
+        cluster.plane.kubectl(&end).await.unwrap().ok().unwrap();
+    }
+    let gone = ["oldest", "old"].map(at_harbor);
+    let none = |found: &BTreeMap<String, Value>| gone.iter().all(|image| !found.contains_key(image));
+    until(&cluster, "many", "the oldest go", none).await;
+    // It is looked several times more.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let found: Vec<String> = cluster.cached("many").await.unwrap().into_keys().collect();
+    assert_eq!(found, ["mine", "planned", "runs", "young", "youngest"].map(at_harbor), "{}", cluster.logs());
+    let logs = cluster.logs();
+    let expired: Vec<&str> = logs.lines().filter(|line| line.contains("expired") && line.contains("cause=")).collect();
+    assert!(expired.len() == 2 && expired.iter().all(|line| line.contains("TooMany")), "{expired:#?}");
 }
 
 #[tokio::test]

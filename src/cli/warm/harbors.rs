@@ -17,7 +17,7 @@ use super::{
     images::{Nowhere, Place, Wanted},
 };
 use crate::{
-    api::{CachedImage, HarborInstance, Platform},
+    api::{CachedImage, HarborInstance, Platform, ProxyProject, Registry},
     cli::{
         account::{self, PASSWORD, USERNAME},
         sources::Sources,
@@ -29,7 +29,7 @@ use crate::{
         instances::{Connection, Unusable},
     },
     harbor::Error,
-    prewarm::{Allowance, Progress, Resolved, Silence, Surroundings, Unresolved, puller::Lane},
+    prewarm::{Allowance, Progress, Resolved, Silence, Surroundings, Unresolved},
     standalone::{self, Manifests, World},
 };
 
@@ -47,15 +47,22 @@ pub(super) enum Usual {
 
 /// Harbors that can be talked to.
 pub(super) struct Harbors {
+    instances: Instances,
     connections: BTreeMap<String, Result<Connection, Nowhere>>,
 }
 
 impl Harbors {
-    /// Connects to the Harbors of these images and sees whether they know the account.
+    /// Connects to the Harbors of these images and sees whether they know the account. Their pulls have `budget` bytes of layers
+    /// under way at once.
     ///
     /// # Errors
     /// When there is no account to try.
-    pub(super) async fn connect(sources: &Sources, wanted: &[Wanted], operator: &str) -> anyhow::Result<Self> {
+    pub(super) async fn connect(
+        sources: &Sources,
+        wanted: &[Wanted],
+        operator: &str,
+        budget: u64,
+    ) -> anyhow::Result<Self> {
         let needed: BTreeSet<&str> =
             wanted.iter().filter_map(|wanted| Some(wanted.place.as_ref().ok()?.instance.as_str())).collect();
         let account = account::from_environment()?;
@@ -66,7 +73,7 @@ impl Harbors {
             ));
         }
         let account = account.filter(|_| needed.len() == 1);
-        let mut connections = BTreeMap::new();
+        let (instances, mut connections) = (Instances::new(budget), BTreeMap::new());
         for name in needed {
             let found = sources.instances.iter().find(|instance| instance.metadata.name.as_deref() == Some(name));
             let Some(instance) = found else {
@@ -76,9 +83,9 @@ impl Harbors {
                 Some(account) => account.clone(),
                 None => secret(sources, &instance.spec.credentials_secret_ref.name, operator).await?,
             };
-            connections.insert(name.to_owned(), connect(name, instance, secret).await);
+            connections.insert(name.to_owned(), connect(&instances, name, instance, secret).await);
         }
-        Ok(Self { connections })
+        Ok(Self { instances, connections })
     }
 
     /// What reconciling images needs of the world: each of these at its place, or why it is nowhere.
@@ -105,11 +112,13 @@ impl Harbors {
             Usual::Project(_) => project.map(|project| project.spec.prewarm.platforms.clone()).unwrap_or_default(),
         };
         let strategy = project.map(|project| project.spec.prewarm.strategy).unwrap_or_default();
+        let lane = project.map(|project| self.instances.lane(project, upstream_of(sources, project)));
+        let lane = lane.unwrap_or_default();
         Some(Resolved {
             image: place.image.clone(),
             proxy_project: name.unwrap_or_default().to_owned(),
             platforms,
-            puller: connection.puller.on(Lane::default(), strategy),
+            puller: connection.puller.on(lane, strategy),
             harbor: connection.client,
             // Who warms by hand decides what it may cost.
             allowance: Allowance::default(),
@@ -185,6 +194,11 @@ async fn node_platforms(client: &Client) -> Result<Vec<Platform>, crate::cluster
     }
 }
 
+fn upstream_of<'s>(sources: &'s Sources, project: &ProxyProject) -> Option<&'s Registry> {
+    let name = project.spec.registry_ref.name.as_str();
+    sources.registries.iter().find(|registry| registry.metadata.name.as_deref() == Some(name))
+}
+
 async fn secret(sources: &Sources, name: &str, operator: &str) -> anyhow::Result<SecretValue> {
     let instead = format!("set {USERNAME} and {PASSWORD} to an account that may pull");
     let Some(cluster) = &sources.cluster else {
@@ -209,13 +223,22 @@ async fn secret(sources: &Sources, name: &str, operator: &str) -> anyhow::Result
 
 /// One request tells whether all else has a point: an account that is wrong is not tried with each image, for Harbor locks
 /// accounts, and serves public projects whatever the password.
-async fn connect(name: &str, instance: &HarborInstance, secret: SecretValue) -> Result<Connection, Nowhere> {
+async fn connect(
+    instances: &Instances,
+    name: &str,
+    instance: &HarborInstance,
+    secret: SecretValue,
+) -> Result<Connection, Nowhere> {
     let world = World::new(Vec::new());
     let secrets = BTreeMap::from([(instance.spec.credentials_secret_ref.name.clone(), secret)]);
     world.apply(&Manifests { secrets, ..Manifests::default() }, Timestamp::now());
     let unusable = |unusable: Unusable| Nowhere { reason: unusable.reason, message: unusable.message };
-    let connection = Instances::default().connect_to(&world, name, instance).await.map_err(unusable)?;
-    let refused = |error: Error| Nowhere { reason: error.reason(), message: error.to_string() };
+    let connection = instances.connect_to(&world, name, instance).await.map_err(unusable)?;
+    let refused = |error: Error| {
+        let strange = matches!(error, Error::NotFound { .. } | Error::Malformed { .. });
+        let hint = if strange { format!("; is {} the address of a Harbor?", instance.spec.url) } else { String::new() };
+        Nowhere { reason: error.reason(), message: format!("{error}{hint}") }
+    };
     let info = connection.client.system_info().await.map_err(refused)?;
     // Harbor answers a wrong password here as it answers nobody: 200, without the version.
     match info.harbor_version {

@@ -242,9 +242,10 @@ fn advice(done: &Done) -> Option<&'static str> {
             "run it again later, or give the Registry an account at the upstream (credentialsSecretRef)"
         }
         (_, "PlatformMissing") => "choose among the image's platforms with --platform, or take --all-platforms",
-        (_, "HarborUnreachable" | "HarborError" | "PullFailed") => {
-            "run it again: what is stored by now is not fetched again"
+        (_, "HarborUnreachable") => {
+            "check the url of the HarborInstance, or --harbor, from this machine; what is stored by now is not fetched again"
         }
+        (_, "HarborError" | "PullFailed") => "run it again: what is stored by now is not fetched again",
         _ => return None,
     })
 }

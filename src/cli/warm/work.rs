@@ -24,7 +24,7 @@ const TRIES: u32 = 3;
 /// How often lines say how it stands in all.
 const TELL: Duration = Duration::from_secs(10);
 /// What no second try mends.
-const FINAL: [Reason; 11] = [
+const FINAL: [Reason; 10] = [
     Reason::ImageNotFound,
     Reason::HarborUnauthorized,
     Reason::HarborForbidden,
@@ -33,7 +33,6 @@ const FINAL: [Reason; 11] = [
     Reason::NotProxied,
     Reason::InvalidImage,
     Reason::InvalidSpec,
-    Reason::InstanceNotReady,
     Reason::PlatformMissing,
     Reason::NotStored,
 ];
@@ -314,6 +313,8 @@ mod tests {
             (&failed(Reason::PullFailed, Some(3)), false, Some(End::Failed)),
             (&failed(Reason::HarborUnauthorized, Some(1)), false, Some(End::Failed)),
             (&failed(Reason::HarborUnauthorized, None), false, None),
+            (&failed(Reason::HarborUnreachable, None), false, None),
+            (&failed(Reason::InstanceNotReady, None), false, None),
         ];
         for (status, no_verify, expected) in table {
             assert_eq!(end(status, second, second * 60, no_verify), expected, "{:?}", life::ready_reason(status));

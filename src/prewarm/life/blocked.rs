@@ -1,6 +1,6 @@
 //! What scans make of a status, and an image that Harbor has and lets nobody pull.
 
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 
 use super::{Failure, change::Change};
 use crate::{
@@ -48,12 +48,6 @@ impl Block {
 }
 
 impl Change<'_> {
-    /// Scans that are known of the manifests that were wanted so far, by digest.
-    pub(super) fn known_scans(&self) -> HashMap<String, ScanStatus> {
-        let scan = |child: &PlatformStatus| Some((child.digest.clone(), child.scan.clone()?));
-        self.status.platforms.iter().filter_map(scan).collect()
-    }
-
     pub(super) fn scanned(&mut self, found: &Found) {
         for (child, scan) in self.status.platforms.iter_mut().zip(&found.each) {
             child.scan.clone_from(scan);
@@ -76,6 +70,15 @@ impl Change<'_> {
         self.conditions.set(ConditionType::OfflineByDigest, false, *reason, "see PullBlocked");
         if verdict.by_tag.is_some() {
             self.conditions.set(ConditionType::OfflineByTag, false, *reason, "see PullBlocked");
+        }
+        let mut each = verdict.stored.iter().zip(&verdict.refused);
+        let others_missing = each.any(|(stored, refused)| !stored && refused.is_none());
+        if others_missing && self.status.next_attempt_at.is_some() {
+            return self.begun(&format!("{message}. Of the others some was removed since; pulling it again"));
+        }
+        if others_missing && age < self.setting.timing.store_bound {
+            self.conditions.progressing(*reason, format!("{message}. Harbor has not stored all of the others yet"));
+            return self.pause_between_looks(age);
         }
         if is_final(*reason) {
             self.conditions.stalled(*reason, message);

@@ -47,14 +47,20 @@ impl Change<'_> {
 
     pub(super) fn warmed(&mut self, warmed: &Warmed) -> Duration {
         self.place();
-        let scans = self.known_scans();
-        let child = |child: &WarmedChild| PlatformStatus {
-            platform: child.platform.as_ref().map_or_else(|| "unknown".to_owned(), ToString::to_string),
-            digest: child.digest.to_string(),
-            layers: child.layers,
-            bytes: child.bytes,
-            stored: false,
-            scan: scans.get(child.digest.as_str()).cloned(),
+        let known = std::mem::take(&mut self.status.platforms);
+        let child = |child: &WarmedChild| {
+            let known = known.iter().find(|known| known.digest == child.digest.as_str());
+            // Of what Harbor serves to nobody is known what was known before.
+            let sizes = known.filter(|_| child.refused.is_some()).map(|known| (known.layers, known.bytes));
+            let (layers, bytes) = sizes.unwrap_or((child.layers, child.bytes));
+            PlatformStatus {
+                platform: child.platform.as_ref().map_or_else(|| "unknown".to_owned(), ToString::to_string),
+                digest: child.digest.to_string(),
+                layers,
+                bytes,
+                stored: false,
+                scan: known.and_then(|known| known.scan.clone()),
+            }
         };
         self.status.digest = Some(warmed.digest.to_string());
         self.status.index_children = warmed.index_children;
@@ -65,8 +71,8 @@ impl Change<'_> {
         self.status.attempts = None;
         self.status.next_attempt_at = None;
         let fetches = warmed.fetches();
-        let message =
-            format!("pulled {} of {}: {}", count(warmed.children.len(), "manifest"), warmed.digest, how(warmed));
+        let pulled = warmed.children.iter().filter(|child| child.refused.is_none()).count();
+        let message = format!("pulled {} of {}: {}", count(pulled, "manifest"), warmed.digest, how(warmed));
         self.conditions.progressing(Reason::Verifying, message);
         let waiting = "Harbor has not been looked at since the pull";
         self.conditions.set_unknown(ConditionType::OfflineByDigest, Reason::Verifying, waiting);
@@ -116,7 +122,8 @@ impl Change<'_> {
     pub(super) fn away(&mut self, why: &str) -> Duration {
         let reason = ready_reason(&self.status);
         let known = condition::is_true(&self.status.conditions, ConditionType::Ready)
-            || reason == Some("InstanceNotReady")
+            // So said a look that failed, or this.
+            || [Some("InstanceNotReady"), Some("HarborUnreachable")].contains(&reason)
             || self.status.attempts.is_some_and(|attempts| attempts > 0);
         if !known {
             if reason == Some("Warming") {
@@ -322,6 +329,10 @@ fn how(warmed: &Warmed) -> String {
     };
     if fetches.fell_back > 0 {
         text = format!("{text}; {} did not come in time and had to be read whole", blobs(fetches.fell_back));
+    }
+    let refused = warmed.children.iter().filter(|child| child.refused.is_some()).count();
+    if refused > 0 {
+        text = format!("{text}; Harbor refuses to serve {}", count(refused, "manifest"));
     }
     if warmed.attestations > 0 {
         text = format!("{text}; {} left out", count(warmed.attestations as usize, "attestation"));

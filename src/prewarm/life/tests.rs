@@ -43,7 +43,7 @@ fn warmed(fetched: u32) -> Warmed {
     let digest = Digest::of(b"child");
     let platform = Some("linux/amd64".parse().unwrap());
     let fetches = Fetches { touched: fetched, ..Fetches::default() };
-    let child = WarmedChild { platform, digest, layers: 2, bytes: 3 << 20, fetched, fetches };
+    let child = WarmedChild { platform, digest, layers: 2, bytes: 3 << 20, fetched, fetches, refused: None };
     let children = vec![child];
     Warmed { digest: Digest::of(b"index"), index_children: Some(2), attestations: 0, children, missing: Vec::new() }
 }
@@ -240,6 +240,21 @@ fn a_harbor_that_cannot_be_looked_at_does_not_make_a_ready_image_unready() {
     let blocked = failure(Reason::PullRefused, Class::Wait(None));
     live(&mut image, 6000, Event::LookFailed(&blocked));
     assert_eq!(state(&image).0, "False/PullRefused");
+}
+
+#[test]
+fn an_image_that_is_verified_says_on_that_harbor_does_not_answer_while_it_is_left_alone() {
+    let mut cached = cached(Require::Online);
+    live(&mut cached, 0, Event::Begun("x"));
+    live(&mut cached, 1, Event::Warmed(&warmed(1)));
+    live(&mut cached, 21, Event::LookFailed(&failure(Reason::HarborUnreachable, Class::Retry)));
+    let told = cached.status.clone();
+    live(&mut cached, 30, Event::Away("Harbor did not answer"));
+    assert_eq!(cached.status, told);
+    assert_eq!(state(&cached), ("False/HarborUnreachable".to_owned(), true, false));
+    assert_eq!(seen(&cached, 60), Step::Look, "what was pulled is not pulled again");
+    live(&mut cached, 60, Event::Looked(&verdict(true, TAGGED, SAME)));
+    assert_eq!(state(&cached).0, "True/Warm");
 }
 
 #[test]

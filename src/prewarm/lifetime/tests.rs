@@ -89,6 +89,31 @@ fn requesters_are_few_and_the_newest_come_first() {
     assert_eq!((by.len(), by[0].as_str(), by[1].as_str()), (REQUESTERS, "team-19", "team-18"));
 }
 
+#[test]
+fn a_restart_lets_an_image_live_a_quarter_longer_at_most_and_never_shorter() {
+    let hour = 3600;
+    for restart in 0..30 {
+        for asked_at in (0..30).filter(|asked_at| *asked_at < restart) {
+            let mut image = cached(true);
+            image.status = Some(stamped(&image, None));
+            // As the controller does: what is due is written at once, else the request is remembered.
+            let request = asked(asked_at * hour, "shop");
+            if is_due(&image, request.at) {
+                image.status = Some(stamped(&image, Some(&request)));
+            }
+            let written = image.status.as_ref().unwrap().last_requested_at.clone().unwrap().0;
+            let before = last_asked(written, Some(request.at), Some(at(-hour)), EXPIRE_AFTER);
+            assert_eq!(before, request.at, "asked at {asked_at} h");
+
+            let after = last_asked(written, None, Some(at(restart * hour)), EXPIRE_AFTER);
+            assert!(after >= request.at, "asked at {asked_at} h, restart at {restart} h: it would go early");
+            assert!(after <= at(asked_at * hour + DAY / 4), "asked at {asked_at} h, restart at {restart} h");
+            assert!(after <= at(restart * hour), "nobody asked since");
+            assert!(after <= last_asked(written, None, None, EXPIRE_AFTER), "who has not begun to note knows less");
+        }
+    }
+}
+
 fn record(name: &str, last: i64) -> Record {
     Record { name: name.to_owned(), image: name.to_owned(), last: at(last), expires: at(last + DAY) }
 }
@@ -119,4 +144,7 @@ fn what_was_asked_for_just_now_is_not_one_too_many() {
     let records = [record("new", 0), record("newer", 30)];
     assert!(choose(&records, &HashSet::new(), 0, at(59)).is_empty());
     assert_eq!(choose(&records, &HashSet::new(), 0, at(61)).len(), 1);
+    let short = [Record { expires: at(40), ..record("short", 0) }];
+    assert!(choose(&short, &HashSet::new(), 0, at(9)).is_empty());
+    assert_eq!(choose(&short, &HashSet::new(), 0, at(10)).len(), 1);
 }

@@ -75,6 +75,8 @@ pub struct WarmedChild {
     pub fetched: u32,
     /// How they were fetched, and what was not.
     pub fetches: Fetches,
+    /// What Harbor says where it serves this manifest to nobody (412). Nothing but platform and digest is known then.
+    pub refused: Option<String>,
 }
 
 /// How blobs came into the cache.
@@ -263,6 +265,9 @@ impl Puller {
                 if children.is_empty() && !missing.is_empty() {
                     return Err(WarmError::NoPlatform(missing));
                 }
+                if let Some(message) = all_refused(&children) {
+                    return Err(Error::PolicyBlocked { message }.into());
+                }
                 Ok(Warmed { digest, index_children, attestations, children, missing })
             }
         }
@@ -298,6 +303,11 @@ impl std::fmt::Debug for Puller {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Puller").field("client", &self.client).field("strategy", &self.strategy).finish_non_exhaustive()
     }
+}
+
+/// What Harbor says of the first, where it serves none of them.
+fn all_refused(children: &[WarmedChild]) -> Option<String> {
+    children.iter().map(|child| child.refused.clone()).reduce(|first, next| first.filter(|_| next.is_some())).flatten()
 }
 
 /// Platforms for a sentence.

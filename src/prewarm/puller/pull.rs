@@ -67,7 +67,12 @@ impl<'a> Pull<'a> {
     }
 
     async fn child(&self, child: Child, depth: u8, stored: &HashSet<Digest>) -> Result<Vec<WarmedChild>, WarmError> {
-        match self.manifest(child.digest.as_str()).await? {
+        let manifest = match self.manifest(child.digest.as_str()).await {
+            // One platform that nobody may pull says nothing of the others.
+            Err(Error::PolicyBlocked { message }) => return Ok(vec![refused(child, message)]),
+            manifest => manifest?,
+        };
+        match manifest {
             Manifest::Image(image) => Ok(vec![self.image(child.platform, child.digest, image, stored).await?]),
             Manifest::Index(_) if depth >= MAX_DEPTH => Err(WarmError::TooDeep),
             Manifest::Index(index) => Ok(Box::pin(self.index(index, depth + 1)).await?.0),
@@ -85,7 +90,7 @@ impl<'a> Pull<'a> {
         let fetches = if stored.contains(&digest) { Fetches::default() } else { self.blobs(&image).await? };
         let layers = u32::try_from(image.layers.len()).unwrap_or(u32::MAX);
         let fetched = fetches.touched.saturating_add(fetches.streamed);
-        Ok(WarmedChild { platform, digest, layers, bytes: image.bytes(), fetched, fetches })
+        Ok(WarmedChild { platform, digest, layers, bytes: image.bytes(), fetched, fetches, refused: None })
     }
 
     async fn blobs(&self, image: &Image) -> Result<Fetches, Error> {
@@ -103,4 +108,10 @@ impl<'a> Pull<'a> {
     fn take(&self, blob: &Descriptor) -> bool {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner).insert(blob.digest.clone())
     }
+}
+
+fn refused(child: Child, message: String) -> WarmedChild {
+    let Child { platform, digest, .. } = child;
+    let (layers, bytes, fetched, fetches) = (0, 0, 0, Fetches::default());
+    WarmedChild { platform, digest, layers, bytes, fetched, fetches, refused: Some(message) }
 }
