@@ -29,7 +29,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "cluster",
         &["api", "controller", "image", "in_force", "leadership", "lease", "policy", "prewarm", "rewrite", "tls"],
     ),
-    ("standalone", &["api", "controller", "image", "in_force", "prewarm", "rewrite", "telemetry", "tls", "webhook"]),
+    (
+        "standalone",
+        &["api", "controller", "image", "in_force", "leadership", "prewarm", "rewrite", "telemetry", "tls", "webhook"],
+    ),
 ];
 
 /// Modules that take values and return values.

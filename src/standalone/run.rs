@@ -22,6 +22,7 @@ use crate::{
     },
     image::ImageRef,
     in_force::{InForce, LOOK},
+    leadership::Leadership,
     prewarm::{
         Asked, OfferReceiver, Timing,
         lifetime::{Record, Source, choose},
@@ -111,7 +112,7 @@ impl Standalone {
         let tls = Arc::new(server_config(settings.certificate)?);
 
         let rules = in_force.rules.clone();
-        let instances = Arc::new(Instances::new(settings.pull_budget));
+        let instances = Arc::new(Instances::new(settings.pull_budget, Leadership::always()));
         let kinds = Kinds {
             directory: world.clone(),
             instances: instances.clone(),

@@ -29,6 +29,7 @@ use crate::{
         instances::{Connection, Unusable},
     },
     harbor::Error,
+    leadership::Leadership,
     prewarm::{Allowance, Progress, Resolved, Silence, Surroundings, Unresolved},
     standalone::{self, Manifests, World},
 };
@@ -73,7 +74,7 @@ impl Harbors {
             ));
         }
         let account = account.filter(|_| needed.len() == 1);
-        let (instances, mut connections) = (Instances::new(budget), BTreeMap::new());
+        let (instances, mut connections) = (Instances::new(budget, Leadership::always()), BTreeMap::new());
         for name in needed {
             let found = sources.instances.iter().find(|instance| instance.metadata.name.as_deref() == Some(name));
             let Some(instance) = found else {
