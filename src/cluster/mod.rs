@@ -14,13 +14,16 @@ pub mod events;
 mod expiry;
 mod follow;
 pub mod lease;
+pub mod meters;
 pub mod nodes;
 pub mod release;
 pub mod rules;
 pub mod scans;
 pub mod secrets;
+pub mod showing;
 pub mod sink;
 mod sources;
+pub mod states;
 mod templates;
 mod triggers;
 

@@ -12,6 +12,7 @@ use axum_server::accept::NoDelayAcceptor;
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use futures::future::BoxFuture;
 use hyper_util::rt::TokioTimer;
+use prometheus_client::metrics::counter::Counter;
 
 use super::accept::Bounded;
 use crate::telemetry::probes::Readiness;
@@ -33,6 +34,8 @@ pub struct ServeOptions {
     pub linger: Duration,
     /// After that: how long requests that run may take. Default 10 s.
     pub drain: Duration,
+    /// Counts connections that came to no TLS. Default: one that nobody looks at.
+    pub handshakes_failed: Counter,
 }
 
 impl Default for ServeOptions {
@@ -45,6 +48,7 @@ impl Default for ServeOptions {
             ping: Duration::from_secs(20),
             linger: Duration::from_secs(10),
             drain: Duration::from_secs(10),
+            handshakes_failed: Counter::default(),
         }
     }
 }
@@ -80,7 +84,7 @@ pub async fn serve(
         .keep_alive_timeout(options.ping)
         .max_concurrent_streams(options.streams);
 
-    let service = router.into_make_service();
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
     // Longer than both, so that pings keep a connection that they find alive.
     let silence = options.head + options.ping;
     let mut running: BoxFuture<'_, io::Result<()>> = match tls {
@@ -88,7 +92,8 @@ pub async fn serve(
             let tls = RustlsAcceptor::new(RustlsConfig::from_config(tls))
                 .handshake_timeout(options.handshake)
                 .acceptor(NoDelayAcceptor::new());
-            Box::pin(server.acceptor(Bounded::new(tls, options.connections, silence)).serve(service))
+            let bounded = Bounded::new(tls, options.connections, silence).counting(options.handshakes_failed.clone());
+            Box::pin(server.acceptor(bounded).serve(service))
         }
         None => {
             let plain = Bounded::new(NoDelayAcceptor::new(), options.connections, silence);
