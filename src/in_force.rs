@@ -6,11 +6,15 @@
 use std::{
     collections::{BTreeSet, HashSet},
     fmt::Display,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicI64, Ordering},
+    },
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
+use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 
 use crate::{
@@ -36,6 +40,8 @@ pub struct InForce {
     /// ProxyProjects whose images are not warmed because Pods ask for them (`prewarm.mode: Manual`).
     pub manual: Arc<ArcSwap<HashSet<String>>>,
     basis: Arc<Mutex<Basis>>,
+    /// When the rules were compiled last, in seconds since 1970; 0 before.
+    compiled: Arc<AtomicI64>,
 }
 
 /// What the rules in force were compiled from.
@@ -57,6 +63,7 @@ impl InForce {
         // Each status of each ProxyProject compiles anew: what was said once need not be said again.
         warn_of_new("rule", rules.findings(), self.rules.load().findings());
         self.rules.store(Arc::new(rules));
+        self.compiled.store(Timestamp::now().as_second(), Ordering::Relaxed);
         let manual = projects.iter().filter(|project| project.spec.prewarm.mode == PrewarmMode::Manual);
         self.manual.store(Arc::new(manual.map(|project| project.name_any()).collect()));
         for instance in unavailable.difference(&basis.unavailable) {
@@ -66,6 +73,11 @@ impl InForce {
             tracing::info!(instance, "Harbor is no longer unavailable; rules rewrite as ever");
         }
         *basis = Basis { projects: projects.to_vec(), unavailable };
+    }
+
+    /// When the rules in force were compiled, in seconds since 1970; 0 where there have never been any.
+    pub fn compiled_at(&self) -> i64 {
+        self.compiled.load(Ordering::Relaxed)
     }
 
     /// Compiles policies and puts them in force.

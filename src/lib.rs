@@ -37,7 +37,8 @@
 //! | [`lease`] | what the API server says of the Lease, and the time | who leads |
 //! | [`leadership`] | a moment, with each renewal | whether this process may write |
 //! | [`webhook`] | HTTPS | AdmissionReview replies |
-//! | [`tls`], [`telemetry`], [`cli`] | files, arguments | certificates, logs, metrics, the commands |
+//! | `survey`, `status_page` | resources, troubles | how everything is, as a table and as a page |
+//! | [`tls`], [`telemetry`], [`cli`] | files, arguments | certificates, logs, metrics, traces, the commands |
 
 pub mod api;
 pub mod cli;
@@ -56,6 +57,9 @@ pub mod registry;
 pub mod rewrite;
 pub mod skim;
 pub mod standalone;
+mod status_page;
+mod survey;
 pub mod telemetry;
+mod text;
 pub mod tls;
 pub mod webhook;

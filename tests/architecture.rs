@@ -22,12 +22,31 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("plan", &["api", "harbor"]),
     ("tls", &[]),
     ("telemetry", &[]),
+    ("text", &[]),
+    ("survey", &["api"]),
+    ("status_page", &["api", "survey", "telemetry", "text"]),
     ("prewarm", &["api", "harbor", "image", "registry", "rewrite"]),
     ("controller", &["api", "harbor", "image", "leadership", "plan", "prewarm", "registry", "rewrite"]),
     ("webhook", &["api", "image", "policy", "prewarm", "rewrite", "skim", "telemetry", "tls"]),
     (
         "cluster",
-        &["api", "controller", "image", "in_force", "leadership", "lease", "policy", "prewarm", "rewrite", "tls"],
+        &[
+            "api",
+            "controller",
+            "harbor",
+            "image",
+            "in_force",
+            "leadership",
+            "lease",
+            "policy",
+            "prewarm",
+            "registry",
+            "rewrite",
+            "status_page",
+            "survey",
+            "telemetry",
+            "tls",
+        ],
     ),
     (
         "standalone",
@@ -36,7 +55,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
 ];
 
 /// Modules that take values and return values.
-const PURE: &[&str] = &["api", "image", "lease", "manifests", "plan", "policy", "rewrite", "skim"];
+const PURE: &[&str] = &["api", "image", "lease", "manifests", "plan", "policy", "rewrite", "skim", "survey", "text"];
 
 /// What a pure module may not name: clients, clocks, environment, files, threads, logs.
 const IMPURE: &[&str] = &[

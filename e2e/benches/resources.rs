@@ -137,7 +137,7 @@ async fn create<K: Managed>(plane: &ControlPlane, count: usize, prefix: &str, sp
 
 async fn start(plane: &ControlPlane) -> Pilot {
     let kubeconfig = plane.kubeconfig_path().display().to_string();
-    let arguments = ["controller", "--namespace", NAMESPACE];
+    let arguments = ["controller", "--namespace", NAMESPACE, "--ops-listen", "127.0.0.1:0"];
     let [eager_commit, purge_delay] = ALLOCATOR_OPTIONS;
     let environment = [("KUBECONFIG", kubeconfig.as_str()), eager_commit, purge_delay];
     Pilot::spawn(&arguments, &environment).await.unwrap()

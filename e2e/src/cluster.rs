@@ -24,6 +24,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::{OnceCell, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::time::Instant;
 
+use crate::collector::Collector;
 use crate::control_plane::{self, ControlPlane};
 use crate::pilot::Pilot;
 use crate::pki::Authority;
@@ -77,6 +78,8 @@ pub struct Cluster {
     webhook: Process,
     webhook_port: u16,
     ops_port: u16,
+    controller_ops_port: u16,
+    collector: Option<Collector>,
 }
 
 /// The control plane of the test binary, or one of a test's own.
@@ -203,10 +206,17 @@ impl Cluster {
         fs::write(tls.join("tls.crt"), &pair.certificate).context("write the certificate")?;
         fs::write(tls.join("tls.key"), &pair.key).context("write the key")?;
 
-        let [webhook_port, ops_port] = free_ports()?;
-        let owned = |arguments: &[&str]| arguments.iter().map(|&argument| argument.to_owned()).collect();
+        let [webhook_port, ops_port, controller_ops_port] = free_ports()?;
+        let owned = |arguments: &[&str]| arguments.iter().map(|&argument| argument.to_owned()).collect::<Vec<_>>();
+        let controller_ops = format!("127.0.0.1:{controller_ops_port}");
+        let mut arguments = owned(&["controller", "--namespace", NAMESPACE, "--harbor-pace", "1s", "--log", log]);
+        arguments.extend(owned(&["--ops-listen", &controller_ops]));
+        let collector = if log == "trace" { Some(Collector::start().await?) } else { None };
+        if let Some(collector) = &collector {
+            arguments.extend(owned(&["--otlp-endpoint", &collector.url(), "--trace-ratio", "1"]));
+        }
         let controller = Process {
-            arguments: owned(&["controller", "--namespace", NAMESPACE, "--harbor-pace", "1s", "--log", log]),
+            arguments,
             kubeconfig: account(&plane, &directory, "harbor-pilot-controller").await?,
             pilot: None,
         };
@@ -218,7 +228,20 @@ impl Cluster {
             kubeconfig: account(&plane, &directory, "harbor-pilot-webhook").await?,
             pilot: None,
         };
-        Ok(Self { plane, harbor, hub, ecr, examples, authority, controller, webhook, webhook_port, ops_port })
+        Ok(Self {
+            plane,
+            harbor,
+            hub,
+            ecr,
+            examples,
+            authority,
+            controller,
+            webhook,
+            webhook_port,
+            ops_port,
+            controller_ops_port,
+            collector,
+        })
     }
 
     /// A client of the administrator for the runtime of the caller.
@@ -250,6 +273,24 @@ impl Cluster {
     pub async fn webhook_metrics(&self) -> Result<String> {
         let url = format!("http://127.0.0.1:{}/metrics", self.ops_port);
         Ok(reqwest::get(url).await?.error_for_status()?.text().await?)
+    }
+
+    /// The ops port of the webhook: `http://127.0.0.1:PORT`.
+    #[must_use]
+    pub fn webhook_ops(&self) -> String {
+        format!("http://127.0.0.1:{}", self.ops_port)
+    }
+
+    /// The ops port of the controller: `http://127.0.0.1:PORT`.
+    #[must_use]
+    pub fn controller_ops(&self) -> String {
+        format!("http://127.0.0.1:{}", self.controller_ops_port)
+    }
+
+    /// What the controller has sent as spans, as it came: OTLP in protobuf. Nothing unless the cluster is one of its own.
+    #[must_use]
+    pub fn spans(&self) -> Vec<u8> {
+        self.collector.as_ref().map(Collector::received).unwrap_or_default()
     }
 
     /// What both processes have logged since they were started last.

@@ -12,7 +12,9 @@
 //! itself is killed or lives in a `static`. With `HARBOR_PILOT_E2E_KEEP` set, directories and logs stay for a look.
 
 pub mod balancer;
+pub mod browser;
 pub mod cluster;
+pub mod collector;
 pub mod control_plane;
 pub mod front;
 pub mod gate;

@@ -49,6 +49,8 @@ pub enum Tool {
     Reference,
     /// The judges of the health test: `tools/health/main.go`.
     Health,
+    /// The judge of alerts and dashboards: `tools/prometheus/main.go`.
+    Prometheus,
     /// What installs the chart.
     Helm,
 }
@@ -107,6 +109,7 @@ impl Tool {
             Self::Etcd => ("etcd", "go.etcd.io/etcd/server/v3", "etcd"),
             Self::Reference => ("reference", ".", "reference"),
             Self::Health => ("health", ".", "health"),
+            Self::Prometheus => ("prometheus", ".", "prometheus"),
             Self::Helm => ("helm", "helm.sh/helm/v3/cmd/helm", "helm"),
         };
         Recipe { module, package, name }
@@ -121,7 +124,7 @@ impl Tool {
             | Self::KubeScheduler
             | Self::Kubelet
             | Self::KubeProxy => kubernetes_stamp(source)?,
-            Self::Crane | Self::Etcd | Self::Helm | Self::Reference | Self::Health => String::new(),
+            Self::Crane | Self::Etcd | Self::Helm | Self::Reference | Self::Health | Self::Prometheus => String::new(),
         };
         flags.push(format!("-ldflags=-s -w{stamp}"));
         Ok(flags)

@@ -1,8 +1,13 @@
 //! `harbor-pilot controller`
 
+use std::sync::Arc;
+
 use clap::Args;
 
-use crate::cluster::controllers;
+use crate::{
+    cluster::{controllers, meters::Meters, showing},
+    telemetry::exposition::Exposition,
+};
 
 /// What the controller takes from the command line.
 #[derive(Debug, Args)]
@@ -31,11 +36,16 @@ pub(super) struct Arguments {
     prewarm: super::prewarm::Arguments,
     #[command(flatten)]
     logs: super::logs::Arguments,
+    #[command(flatten)]
+    ops: super::ops::Arguments,
 }
 
 /// Runs until SIGTERM.
 pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
-    arguments.logs.init()?;
+    let begun = arguments.logs.begin("controller")?;
+    let mut exposition = Exposition::new();
+    let meters = Meters::register(&mut exposition);
+    let ops = arguments.ops.bind()?;
     let shutdown = super::shutdown_on_signal()?;
     let certificates = arguments.certificates.settings(&arguments.namespace)?;
     let settings = controllers::Settings {
@@ -46,7 +56,10 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         max_cached_images: arguments.max_cached_images,
         pull_budget: arguments.prewarm.pull_budget(),
         timing: arguments.prewarm.timing(),
+        meters: meters.clone(),
     };
+    let page = showing::of_controller(meters, begun.about());
+    let ops = ops.serve(Arc::new(exposition), page, &begun);
     let election = arguments.election;
     let end = shutdown.clone();
     let work = |client: kube::Client, leadership| async move {
@@ -58,5 +71,10 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         };
         tokio::join!(controllers, certificates).0
     };
-    Box::pin(election.run(&arguments.namespace, shutdown, work)).await
+    let result = tokio::select! {
+        result = Box::pin(election.run(&arguments.namespace, shutdown, work)) => result,
+        result = ops => result,
+    };
+    begun.end().await;
+    result
 }

@@ -1,19 +1,41 @@
-//! Arguments about logs, the same for every command that serves.
+//! Arguments about logs and traces, the same for every command that serves.
+
+use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
+use k8s_openapi::jiff::Timestamp;
 
-use crate::telemetry::logs::{self, Format};
+use crate::{
+    cluster::showing::About,
+    telemetry::{
+        logs::{self, Format, LogControl},
+        traces::{self, Traces},
+        troubles::Troubles,
+    },
+};
 
-/// How the process logs.
+/// What the process says of itself.
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(super) struct Arguments {
-    /// What is logged: a level, or `target=level,…`
-    #[arg(long, env = logs::FILTER_VARIABLE, default_value = "info")]
+    /// What is logged: a level, or `target=level,…`. PUT /log on the ops port changes it while the process runs
+    #[arg(long, env = logs::FILTER_VARIABLE, default_value = logs::DEFAULT_FILTER)]
     log: String,
+    /// Logs what the product does in detail, whatever --log says
+    #[arg(long)]
+    debug: bool,
     /// How a line looks
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
+    /// Collector that spans are sent to, by OTLP over HTTP [default: none are made]
+    #[arg(long, env = traces::ENDPOINT_VARIABLE, value_name = "URL", hide_env_values = true)]
+    otlp_endpoint: Option<String>,
+    /// The part of traces that is sent, from 0 to 1
+    #[arg(long, env = traces::RATIO_VARIABLE, default_value_t = 0.1, value_parser = ratio)]
+    trace_ratio: f64,
+    /// Name of this replica in traces
+    #[arg(long, env = "POD_NAME", hide = true)]
+    pod_name: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -22,14 +44,57 @@ enum LogFormat {
     Json,
 }
 
+/// Logs and traces that were begun.
+#[derive(Clone)]
+pub(super) struct Begun {
+    /// Says and changes what is logged.
+    pub(super) control: LogControl,
+    /// The last warnings and errors.
+    pub(super) troubles: Troubles,
+    traces: Option<Arc<Traces>>,
+    started: Timestamp,
+}
+
 impl Arguments {
-    /// Sets the logs up.
-    pub(super) fn init(&self) -> anyhow::Result<()> {
+    /// Sets logs and traces up. `component` is what the process is in the product.
+    pub(super) fn begin(&self, component: &str) -> anyhow::Result<Begun> {
         let format = match self.log_format {
             LogFormat::Text => Format::Text,
             LogFormat::Json => Format::Json,
         };
-        logs::init(Some(&self.log), format)?;
-        Ok(())
+        let endpoint = self.otlp_endpoint.as_ref().filter(|endpoint| !endpoint.is_empty());
+        let traces = endpoint.map(|endpoint| {
+            Traces::begin(&traces::Settings {
+                endpoint: endpoint.clone(),
+                ratio: self.trace_ratio,
+                service: format!("harbor-pilot-{component}"),
+                instance: self.pod_name.clone(),
+            })
+        });
+        let traces = traces.transpose()?;
+        let troubles = Troubles::default();
+        let filter = if self.debug { logs::DEBUG_FILTER } else { &self.log };
+        let control = logs::init(Some(filter), format, &troubles, traces.as_ref())?;
+        Ok(Begun { control, troubles, traces: traces.map(Arc::new), started: Timestamp::now() })
     }
+}
+
+impl Begun {
+    /// What the status page shows of it.
+    pub(super) fn about(&self) -> About {
+        About { started: self.started, logs: self.control.clone(), troubles: self.troubles.clone() }
+    }
+
+    /// Sends what is left of the traces; for the end of the process.
+    pub(super) async fn end(self) {
+        if let Some(traces) = self.traces {
+            // It is bounded by itself, and a panic in it changes nothing any more.
+            tokio::task::spawn_blocking(move || traces.end()).await.ok();
+        }
+    }
+}
+
+fn ratio(text: &str) -> Result<f64, String> {
+    let ratio = text.parse::<f64>().ok().filter(|ratio| (0.0..=1.0).contains(ratio));
+    ratio.ok_or_else(|| format!("`{text}` is no ratio: write a number from 0 to 1, such as `0.1`"))
 }

@@ -13,6 +13,7 @@ mod explain;
 mod input;
 mod logs;
 mod manual;
+mod ops;
 mod plan;
 mod prewarm;
 mod release;
@@ -23,7 +24,6 @@ mod sources;
 mod standalone;
 mod status;
 mod templates;
-mod text;
 mod warm;
 mod webhook;
 
@@ -32,6 +32,8 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
+
+use crate::text;
 
 /// Exit status of commands that judge, when they could not: clap has it for a wrong command line.
 const FAILED: u8 = 2;

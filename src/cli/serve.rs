@@ -8,6 +8,7 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use crate::{
     api::Interval,
+    telemetry::exposition::Expiry,
     tls::{
         files::CertificateDirectory,
         issue::{Authority, Validity},
@@ -29,7 +30,7 @@ pub(super) struct Arguments {
     /// Directory with tls.crt and tls.key; they are looked at again every 2 s
     #[arg(long)]
     tls_dir: PathBuf,
-    /// Where /healthz, /readyz and /metrics are served over plain HTTP
+    /// Where the status page, /healthz, /readyz, /metrics and /log are served over plain HTTP
     #[arg(long, default_value = "0.0.0.0:8081")]
     ops_listen: SocketAddr,
     /// How long to serve on, unready, after SIGTERM
@@ -59,6 +60,17 @@ impl Arguments {
         let certificate = directory.certificate();
         tokio::spawn(directory.watch(POLL));
         Ok(certificate)
+    }
+
+    /// Tells when the certificate ends, that of the moment, as long as the process runs.
+    pub(super) fn tell_expiry(&self, certificate: &Arc<Certificate>, expiry: Expiry) {
+        let certificate = Arc::clone(certificate);
+        tokio::spawn(async move {
+            loop {
+                expiry.set(certificate.not_after().unwrap_or(0));
+                tokio::time::sleep(POLL).await;
+            }
+        });
     }
 
     /// Issues a certificate for this machine where the directory has none: ca.crt, tls.crt and tls.key, valid for a year.

@@ -7,8 +7,8 @@ use clap::Args;
 
 use crate::{
     api::Platform,
+    cluster::showing,
     standalone::{Settings, Standalone},
-    telemetry::probes,
     webhook::{self, ServeOptions},
 };
 
@@ -41,7 +41,7 @@ pub(super) struct Arguments {
 
 /// Runs until SIGTERM.
 pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
-    arguments.logs.init()?;
+    let begun = arguments.logs.begin("standalone")?;
     let shutdown = super::shutdown_on_signal()?;
     arguments.serve.issue_where_missing(&arguments.tls_names)?;
     let own = || Platform::new("linux", std::env::consts::ARCH, None);
@@ -62,9 +62,11 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let ops_listener = TcpListener::bind(ops_address).with_context(|| format!("cannot listen on {ops_address}"))?;
     let pilot = Standalone::start(settings, shutdown.clone()).await?;
     tracing::info!(address = %pilot.address, ops = %ops_address, "serving admission");
-    let ops = probes::ops(pilot.readiness.clone(), pilot.metrics.clone());
+    let page = showing::of_webhook(pilot.in_force.clone(), begun.about());
+    let ops = super::ops::router(pilot.readiness.clone(), pilot.metrics.clone(), page, &begun);
     let readiness = pilot.readiness.clone();
     let ops = webhook::serve(ops_listener, None, ops, readiness, ServeOptions::default(), shutdown.cancelled_owned());
     tokio::try_join!(async { pilot.ended().await.map_err(anyhow::Error::from) }, async { Ok(ops.await?) })?;
+    begun.end().await;
     Ok(())
 }

@@ -1,7 +1,6 @@
 //! `harbor-pilot status`
 
 mod report;
-mod survey;
 
 use std::process::ExitCode;
 
@@ -11,9 +10,11 @@ use k8s_openapi::jiff::Timestamp;
 use kube::{Api, Client, Resource, api::ListParams, core::DeserializeGuard};
 use serde::de::DeserializeOwned;
 
-use self::survey::Survey;
 use super::{print, tell};
-use crate::cluster::{Error, bounded, turn};
+use crate::{
+    cluster::{Error, bounded, turn},
+    survey::Survey,
+};
 
 const READY: u8 = 0;
 const FAILED: u8 = 1;

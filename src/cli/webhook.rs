@@ -8,11 +8,11 @@ use futures::{FutureExt, future::LocalBoxFuture};
 
 use super::rules::put_in_force;
 use crate::{
-    cluster::{rules, sink},
+    cluster::{rules, showing, sink, states::Admitting},
     in_force::InForce,
     prewarm::{lifetime::Source, limit::Limit, queue},
-    telemetry::{metrics::Metrics, probes, probes::Readiness},
-    webhook::{self, Admission, Limits, OfferSink},
+    telemetry::{exposition::Expiry, metrics::Metrics, offers::OfferMetrics, probes::Readiness, watches::Watches},
+    webhook::{self, Admission, Limits, OfferSink, ServeOptions},
 };
 
 /// What the webhook takes from the command line.
@@ -39,66 +39,82 @@ pub(super) struct Arguments {
 
 /// Runs until SIGTERM.
 pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
-    arguments.logs.init()?;
+    let begun = arguments.logs.begin("webhook")?;
     let shutdown = super::shutdown_on_signal()?;
     let serve = &arguments.serve;
     let in_force = InForce::default();
-    let metrics = Arc::new(Metrics::new());
+    let mut metrics = Metrics::new();
+    let expiry = Expiry::register(metrics.exposition_mut().registry_mut());
     let readiness = Readiness::new();
     let (offers, follow) = match &arguments.rules {
         Some(path) => {
             put_in_force(path, &in_force)?;
+            metrics.exposition_mut().collect(Admitting { in_force: in_force.clone(), offers: None });
             readiness.set(true);
             let nowhere: OfferSink = Arc::new(drop);
             (nowhere, std::future::pending().boxed_local())
         }
         None => {
             let limit = Limit { burst: arguments.new_images_burst, per_second: arguments.new_images_per_second };
-            follow_cluster(&in_force, &metrics, readiness.clone(), limit).await?
+            follow_cluster(&in_force, &mut metrics, readiness.clone(), limit).await?
         }
     };
-    let tls = arguments.clients.tls(serve.certificate().await?).await?;
+    let certificate = serve.certificate().await?;
+    serve.tell_expiry(&certificate, expiry);
+    let tls = arguments.clients.tls(certificate).await?;
     let bind = |address| TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"));
     let (listener, ops_listener) = (bind(serve.listen())?, bind(serve.ops_listen())?);
+    let handshakes_failed = metrics.admission.handshakes_failed.clone();
     let router = webhook::router(Admission {
-        rules: in_force.rules,
-        namespaces: in_force.namespaces,
-        policies: in_force.policies,
-        scans: in_force.scans,
+        rules: in_force.rules.clone(),
+        namespaces: in_force.namespaces.clone(),
+        policies: in_force.policies.clone(),
+        scans: in_force.scans.clone(),
         offers,
         metrics: metrics.admission.clone(),
         readiness: readiness.clone(),
         limits: Limits::default(),
     });
     tracing::info!(address = %serve.listen(), ops = %serve.ops_listen(), "serving admission");
-    let ops = probes::ops(readiness.clone(), metrics);
+    let page = showing::of_webhook(in_force.clone(), begun.about());
+    let options = ServeOptions { handshakes_failed, ..serve.options() };
+    let ops = super::ops::router(readiness.clone(), Arc::new(metrics), page, &begun);
     let end = || shutdown.clone().cancelled_owned();
     tokio::select! {
         result = async {
             tokio::try_join!(
-                webhook::serve(listener, Some(tls), router, readiness.clone(), serve.options(), end()),
+                webhook::serve(listener, Some(tls), router, readiness.clone(), options, end()),
                 webhook::serve(ops_listener, None, ops, readiness.clone(), serve.options(), end()),
             )
         } => { result?; }
         ended = follow => return ended,
     }
+    begun.end().await;
     Ok(())
 }
 
 /// Where images are offered, and what has to run meanwhile: it ends with an error only.
 async fn follow_cluster(
     in_force: &InForce,
-    metrics: &Metrics,
+    metrics: &mut Metrics,
     readiness: Readiness,
     limit: Limit,
 ) -> anyhow::Result<(OfferSink, LocalBoxFuture<'static, anyhow::Result<()>>)> {
     let client =
         kube::Client::try_default().await.context("no way to the API server: set KUBECONFIG, or run in a Pod")?;
+    let writer = client.clone();
     let (offers, offered) = queue::queue(queue::Bounds { of_namespace: Some(limit), ..queue::Bounds::default() });
-    let follow = rules::follow_all(client.clone(), in_force.clone(), move || readiness.set(true));
+    metrics.exposition_mut().collect(Admitting { in_force: in_force.clone(), offers: Some(offers.clone()) });
+    let registry = metrics.exposition_mut().registry_mut();
+    let (watches, stored) = (Watches::register(registry), OfferMetrics::register(registry));
+    let followed = in_force.clone();
+    let follow =
+        async move { Box::pin(rules::follow_all(client, followed, &watches, move || readiness.set(true))).await };
     let manual = in_force.manual.clone();
-    let store =
-        sink::store(client, offered, Source::Admission, move |offer| !manual.load().contains(&offer.proxy_project));
+    let store = async move {
+        let wanted = move |offer: &queue::Offer| !manual.load().contains(&offer.proxy_project);
+        sink::store(writer, offered, Source::Admission, &stored, wanted).await;
+    };
     let both = async {
         tokio::select! {
             () = follow => anyhow::bail!("the watch of what admission goes by ended"),

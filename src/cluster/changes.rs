@@ -20,8 +20,8 @@ use tokio::sync::{
     watch,
 };
 
-use super::backoff;
-use crate::controller::Managed;
+use super::{backoff, follow::counted};
+use crate::{controller::Managed, telemetry::watches::Watches};
 
 /// Changes that may wait for one who follows.
 const BACKLOG: usize = 1024;
@@ -42,12 +42,18 @@ pub(super) struct Changes<K> {
 }
 
 /// The one watch of a kind, as its controller. Nothing is watched until that runs.
-pub(super) fn controller<K: Managed>(client: &Client, config: Config) -> (Controller<K>, Changes<K>) {
+pub(super) fn controller<K: Managed>(
+    client: &Client,
+    config: Config,
+    watches: &Watches,
+    kind: &'static str,
+) -> (Controller<K>, Changes<K>) {
     let (store, writer) = reflector::store();
     let sender = broadcast::Sender::new(BACKLOG);
     let listed = watch::Sender::new(false);
     let (told, done) = (sender.clone(), listed.clone());
     let events = watcher(Api::<K>::all(client.clone()), watcher::Config::default());
+    let events = counted(events, kind, watches);
     // Who owns which field takes more memory than the fields, and nobody here asks.
     let events = events.modify(|object| object.managed_fields_mut().clear()).reflect(writer);
     // By now the store has it, so that followers find there what they are told of.

@@ -25,6 +25,7 @@ use super::{
     driver::Driver,
     events::Events,
     expiry::Keeper,
+    meters::{Meters, Seen},
     nodes::Platforms,
     rules,
     scans::ScanDemand,
@@ -34,10 +35,14 @@ use super::{
 };
 use crate::{
     api::{CachedImage, HarborInstance, ProxyProject, Registry, ReplicationRule},
-    controller::{Installation, Instances, Kinds, Managed, Reconciler, cached_image::Images},
+    controller::{
+        Installation, Instances, Kinds, Managed, Reconciler,
+        cached_image::{Images, Watcher},
+    },
     in_force::InForce,
     leadership::Leadership,
     prewarm::{Timing, lifetime::Source, queue},
+    telemetry::controller::ControllerMetrics,
 };
 
 /// What the controller is told from outside.
@@ -57,6 +62,8 @@ pub struct Settings {
     pub pull_budget: u64,
     /// How long warming waits for what Harbor does on its own.
     pub timing: Timing,
+    /// What is counted.
+    pub meters: Meters,
 }
 
 /// Tried again after this long when the API server did not take a write.
@@ -84,13 +91,18 @@ pub async fn run(
     };
     tracing::info!(installation = installation.0, namespace = settings.namespace, "controller starts");
 
+    let meters = settings.meters;
     let busy = Config::default().concurrency(settings.concurrency);
-    let (instances, instance_changes) = changes::controller::<HarborInstance>(&client, busy.clone());
-    let (registries, registry_changes) = changes::controller::<Registry>(&client, busy.clone());
-    let (projects, project_changes) = changes::controller::<ProxyProject>(&client, busy.clone());
-    let (replications, rule_changes) = changes::controller::<ReplicationRule>(&client, busy);
-    let (images, image_changes) =
-        changes::controller::<CachedImage>(&client, Config::default().concurrency(settings.warm_concurrency));
+    let (instances, instance_changes) =
+        changes::controller::<HarborInstance>(&client, busy.clone(), &meters.watches, "HarborInstance");
+    let (registries, registry_changes) =
+        changes::controller::<Registry>(&client, busy.clone(), &meters.watches, "Registry");
+    let (projects, project_changes) =
+        changes::controller::<ProxyProject>(&client, busy.clone(), &meters.watches, "ProxyProject");
+    let (replications, rule_changes) =
+        changes::controller::<ReplicationRule>(&client, busy, &meters.watches, "ReplicationRule");
+    let warming = Config::default().concurrency(settings.warm_concurrency);
+    let (images, image_changes) = changes::controller::<CachedImage>(&client, warming, &meters.watches, "CachedImage");
 
     let platforms = Platforms::default();
     let scans = ScanDemand::default();
@@ -104,12 +116,27 @@ pub async fn run(
         scans: scans.clone(),
         secrets: secrets.clone(),
     });
-    let connections = Arc::new(Instances::new(settings.pull_budget, leadership));
+    let observer = meters.clone();
+    let connections = Instances::new(settings.pull_budget, leadership.clone());
+    let connections = Arc::new(connections.observed(move |instance| observer.observer(instance)));
     let kinds = Arc::new(Kinds { directory: directory.clone(), instances: connections.clone(), installation });
     let in_force = InForce::default();
     let rules = in_force.rules.clone();
-    let warmer = Arc::new(Images::new(directory.clone(), connections.clone(), rules, settings.timing, None));
+    let watcher: Watcher = {
+        let meters = meters.clone();
+        Arc::new(move |_| meters.pull())
+    };
+    let warmer = Images::new(directory.clone(), connections.clone(), rules, settings.timing, Some(watcher));
+    let warmer = Arc::new(warmer);
     let (offers, offered) = queue::queue(queue::Bounds { remembered_for: OFFERED_AGAIN, ..queue::Bounds::default() });
+    meters.seen.store(Some(Arc::new(Seen {
+        directory: directory.clone(),
+        leadership,
+        images: images.store(),
+        instances: connections.clone(),
+        in_force: in_force.clone(),
+        offers: offers.clone(),
+    })));
     let wake_images = Arc::new(Notify::new());
     let (due, when_due) = demand::due();
     let demand = Arc::new(Demand {
@@ -126,6 +153,7 @@ pub async fn run(
         directory: directory.clone(),
         most: settings.max_cached_images,
         changed: Arc::new(Notify::new()),
+        metrics: meters.controller.clone(),
     };
 
     let events = Arc::new(Events::new(client.clone()));
@@ -166,9 +194,10 @@ pub async fn run(
         known: known.clone(),
         shutdown: shutdown.clone(),
         kind: name,
+        metrics: meters.controller.clone(),
     };
     let (labelled, when_labelled) = watch::channel(false);
-    let follow_namespaces = rules::follow_namespaces(client.clone(), &in_force, move || {
+    let follow_namespaces = rules::follow_namespaces(client.clone(), &in_force, &meters.watches, move || {
         labelled.send_replace(true);
     });
     let follow_sources = async {
@@ -194,7 +223,7 @@ pub async fn run(
         () = follow_rules => {}
         () = follow_namespaces => {}
         () = follow_sources => {}
-        () = sink::store(client.clone(), offered, Source::Cluster, |offer| {
+        () = sink::store(client.clone(), offered, Source::Cluster, &meters.offers, |offer| {
             !manual.load().contains(&offer.proxy_project)
         }) => {}
     }
@@ -211,6 +240,7 @@ struct Drive {
     known: Shared<BoxFuture<'static, ()>>,
     shutdown: CancellationToken,
     kind: &'static str,
+    metrics: ControllerMetrics,
 }
 
 async fn run_kind<K, R>(controller: Controller<K>, drive: Drive, reconciler: Arc<R>)
@@ -218,8 +248,8 @@ where
     K: Managed,
     R: Reconciler<K>,
 {
-    let Drive { client, events, known, shutdown, kind } = drive;
-    let driver = Arc::new(Driver::new(Api::<K>::all(client), events, reconciler));
+    let Drive { client, events, known, shutdown, kind, metrics } = drive;
+    let driver = Arc::new(Driver::new(Api::<K>::all(client), events, reconciler, metrics, kind));
     controller
         .graceful_shutdown_on(async move { shutdown.cancelled().await })
         .run(

@@ -11,11 +11,13 @@ use kube::{
     api::{Patch, PatchParams},
 };
 use serde_json::json;
+use tracing::Instrument;
 
 use super::{Error, FIELD_MANAGER, bounded, events::Events, written::Written};
 use crate::{
-    api::FINALIZER,
+    api::{ConditionType, FINALIZER, condition},
     controller::{Finalized, Managed, Note, Outcome, Reconciler},
+    telemetry::controller::{ControllerMetrics, EventOutcome, Reconciled},
 };
 
 /// Stores outcomes of one kind.
@@ -23,13 +25,22 @@ pub struct Driver<K: Managed, R> {
     api: Api<K>,
     events: Arc<Events>,
     reconciler: R,
+    metrics: ControllerMetrics,
+    kind: &'static str,
     written: Mutex<Written<K::Status>>,
 }
 
 impl<K: Managed, R: Reconciler<K>> Driver<K, R> {
-    /// A driver that writes with this API and publishes these Events.
-    pub fn new(api: Api<K>, events: Arc<Events>, reconciler: R) -> Self {
-        Self { api, events, reconciler, written: Mutex::default() }
+    /// A driver that writes with this API, publishes these Events and counts what it does under the name of the kind.
+    pub fn new(
+        api: Api<K>,
+        events: Arc<Events>,
+        reconciler: R,
+        metrics: ControllerMetrics,
+        kind: &'static str,
+    ) -> Self {
+        metrics.expect_kind(kind);
+        Self { api, events, reconciler, metrics, kind, written: Mutex::default() }
     }
 
     /// Reconciles the object once and stores the outcome. Returns when to look again; `None` when it is gone.
@@ -37,6 +48,22 @@ impl<K: Managed, R: Reconciler<K>> Driver<K, R> {
     /// # Errors
     /// [`Error`] when the API server did not take what was to be stored; nothing is lost, the next look finds the same.
     pub async fn step(&self, object: Arc<K>) -> Result<Option<Duration>, Error> {
+        let begin = Instant::now();
+        let _running = self.metrics.begin_reconcile(self.kind);
+        let empty = tracing::field::Empty;
+        let name = object.name_any();
+        let span = tracing::debug_span!("reconcile", kind = self.kind, name, outcome = empty, otel.status_code = empty);
+        let result = self.look(object).instrument(span.clone()).await;
+        let outcome = result.as_ref().map_or(Reconciled::Failed, |(_, outcome)| *outcome);
+        span.record("outcome", tracing::field::debug(outcome));
+        if outcome == Reconciled::Failed {
+            span.record("otel.status_code", "ERROR");
+        }
+        self.metrics.count_reconcile(self.kind, outcome, begin.elapsed());
+        result.map(|(requeue, _)| requeue)
+    }
+
+    async fn look(&self, object: Arc<K>) -> Result<(Option<Duration>, Reconciled), Error> {
         let object = self.newest(&object);
         if object.meta().deletion_timestamp.is_some() {
             return self.delete(&object).await;
@@ -44,26 +71,27 @@ impl<K: Managed, R: Reconciler<K>> Driver<K, R> {
         let object = self.settle_finalizer(object).await?;
         let outcome = self.reconciler.reconcile(&object, Timestamp::now()).await;
         self.store(&object, &outcome).await?;
-        Ok(Some(outcome.requeue))
+        let ready = condition::is_true(K::conditions(&outcome.status), ConditionType::Ready);
+        Ok((Some(outcome.requeue), if ready { Reconciled::Ready } else { Reconciled::NotReady }))
     }
 
-    async fn delete(&self, object: &K) -> Result<Option<Duration>, Error> {
+    async fn delete(&self, object: &K) -> Result<(Option<Duration>, Reconciled), Error> {
         self.forget(object);
         if !object.finalizers().iter().any(|finalizer| finalizer == FINALIZER) {
-            return Ok(None);
+            return Ok((None, Reconciled::Deleted));
         }
         if object.wants_finalizer() {
             match self.reconciler.finalize(object, Timestamp::now()).await {
                 Finalized::Done(notes) => self.publish(object, &notes).await,
                 Finalized::Blocked(outcome) => {
                     self.store(object, &outcome).await?;
-                    return Ok(Some(outcome.requeue));
+                    return Ok((Some(outcome.requeue), Reconciled::DeletionBlocked));
                 }
             }
         }
         match self.set_finalizer(object, false).await {
-            Err(error) if error.is_not_found() => Ok(None),
-            result => result.map(|_| None),
+            Err(error) if error.is_not_found() => Ok((None, Reconciled::Deleted)),
+            result => result.map(|_| (None, Reconciled::Deleted)),
         }
     }
 
@@ -122,9 +150,14 @@ impl<K: Managed, R: Reconciler<K>> Driver<K, R> {
         let reference = object.object_ref(&());
         for note in notes {
             // An Event that is lost is not worth a failed reconcile.
-            if let Err(error) = self.events.publish(&reference, note).await {
-                tracing::debug!(%error, "event lost");
-            }
+            let outcome = match self.events.publish(&reference, note).await {
+                Ok(()) => EventOutcome::Published,
+                Err(error) => {
+                    tracing::debug!(%error, "event lost");
+                    EventOutcome::Dropped
+                }
+            };
+            self.metrics.count_event(outcome);
             note.log(&K::kind(&()), &object.name_any());
         }
     }

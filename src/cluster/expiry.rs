@@ -29,6 +29,7 @@ use crate::{
     image::ImageRef,
     prewarm::lifetime::{self, Cause, EXPIRE_AFTER, Record, choose, is_any_due},
     rewrite::Wanted,
+    telemetry::controller::{ControllerMetrics, Expired},
 };
 
 /// Parts of the shortest lifetime: so often it is looked whether something is to go.
@@ -49,6 +50,7 @@ pub(super) struct Keeper {
     pub(super) most: usize,
     /// Told when ProxyProjects changed.
     pub(super) changed: Arc<Notify>,
+    pub(super) metrics: ControllerMetrics,
 }
 
 impl Keeper {
@@ -110,6 +112,8 @@ impl Keeper {
                 }
             }
         }
+        self.metrics.count_expired(Expired::Unused, unused);
+        self.metrics.count_expired(Expired::TooMany, too_many);
         let left = records.len().saturating_sub(unused + too_many);
         tracing::info!(unused, too_many, in_use = in_use.len(), left, most = self.most, "expired CachedImages");
         if left > self.most {

@@ -16,12 +16,17 @@ use kube::{
 
 use tokio::sync::watch;
 
-use super::{changes::Changes, follow::follow, scans};
+use super::{
+    changes::Changes,
+    follow::{counted, follow},
+    scans,
+};
 use crate::{
     api::{HarborInstance, ImagePolicy, ProxyProject},
     in_force::{InForce, LOOK, warn_of_new},
     policy::Finding,
     rewrite,
+    telemetry::watches::Watches,
 };
 
 /// Changes that come within this time count as one.
@@ -56,7 +61,7 @@ pub(super) fn follow_projects(
 /// Calls `complete` once all are known, and after each change from then on.
 ///
 /// While the API server is away what is known stays in force.
-pub async fn follow_all(client: Client, in_force: InForce, complete: impl Fn()) {
+pub async fn follow_all(client: Client, in_force: InForce, watches: &Watches, complete: impl Fn()) {
     let state = Mutex::new(State::default());
     let with = |change: &dyn Fn(&mut State)| {
         // A panic while it was held would have been one of the compiler, which leaves it whole.
@@ -71,24 +76,23 @@ pub async fn follow_all(client: Client, in_force: InForce, complete: impl Fn()) 
     };
     let config = watcher::Config::default;
     let (wanted, when_wanted) = watch::channel(false);
-    let projects =
-        follow(watcher(Api::<ProxyProject>::all(client.clone()), config()), "ProxyProjects", Arc::new, |projects| {
-            with(&|state| state.projects = Some(projects.values().cloned().collect()));
-        });
-    let instances = follow(
-        watcher(Api::<HarborInstance>::all(client.clone()), config()),
-        "HarborInstances",
-        Arc::new,
-        |instances| with(&|state| state.instances = Some(instances.clone())),
-    );
-    let policies =
-        follow(watcher(Api::<ImagePolicy>::all(client.clone()), config()), "ImagePolicies", Arc::new, |policies| {
-            in_force.enforce(policies.values().map(AsRef::as_ref));
-            wanted.send_replace(in_force.policies.load().go_by_scans());
-            with(&|state| state.policies = true);
-        });
-    let scans = scans::remember(client.clone(), in_force.clone(), when_wanted, || with(&|state| state.scans = true));
-    let namespaces = follow_namespaces(client, &in_force, || with(&|state| state.namespaces = true));
+    let projects = watcher(Api::<ProxyProject>::all(client.clone()), config());
+    let projects = follow(counted(projects, "ProxyProject", watches), "ProxyProjects", Arc::new, |projects| {
+        with(&|state| state.projects = Some(projects.values().cloned().collect()));
+    });
+    let instances = watcher(Api::<HarborInstance>::all(client.clone()), config());
+    let instances = follow(counted(instances, "HarborInstance", watches), "HarborInstances", Arc::new, |instances| {
+        with(&|state| state.instances = Some(instances.clone()));
+    });
+    let policies = watcher(Api::<ImagePolicy>::all(client.clone()), config());
+    let policies = follow(counted(policies, "ImagePolicy", watches), "ImagePolicies", Arc::new, |policies| {
+        in_force.enforce(policies.values().map(AsRef::as_ref));
+        wanted.send_replace(in_force.policies.load().go_by_scans());
+        with(&|state| state.policies = true);
+    });
+    let scans =
+        scans::remember(client.clone(), in_force.clone(), when_wanted, watches, || with(&|state| state.scans = true));
+    let namespaces = follow_namespaces(client, &in_force, watches, || with(&|state| state.namespaces = true));
     let outages = async {
         loop {
             tokio::time::sleep(LOOK).await;
@@ -106,10 +110,10 @@ pub async fn follow_all(client: Client, in_force: InForce, complete: impl Fn()) 
 }
 
 /// Follows the labels of namespaces until dropped. Calls `changed` after each change, for the first time when all are known.
-pub(super) async fn follow_namespaces(client: Client, in_force: &InForce, changed: impl Fn()) {
+pub(super) async fn follow_namespaces(client: Client, in_force: &InForce, watches: &Watches, changed: impl Fn()) {
     let events = watcher(Api::<PartialObjectMeta<Namespace>>::all(client), watcher::Config::default());
     let keep = |namespace: PartialObjectMeta<Namespace>| namespace.metadata.labels.unwrap_or_default();
-    follow(events, "Namespaces", keep, |labels| {
+    follow(counted(events, "Namespace", watches), "Namespaces", keep, |labels| {
         let labels = labels.iter().map(|(name, labels)| (name.clone(), labels.clone()));
         in_force.namespaces.store(Arc::new(labels.collect()));
         changed();

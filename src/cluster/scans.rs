@@ -6,11 +6,12 @@ use arc_swap::ArcSwap;
 use kube::{Api, Client, runtime::watcher};
 use tokio::sync::watch;
 
-use super::follow::{follow, follow_together};
+use super::follow::{counted, follow, follow_together};
 use crate::{
     api::{CachedImage, ImagePolicy, image_policy::shortest_max_age},
     in_force::InForce,
     policy::{Record, Scans},
+    telemetry::watches::Watches,
 };
 
 /// Changes that come within this time after one count as one: ten thousand images are indexed anew in milliseconds, and a
@@ -41,10 +42,17 @@ impl ScanDemand {
 
 /// Follows CachedImages while it is `wanted`, until dropped, and keeps of each what its scans found. Calls `known` after each
 /// change, for the first time when the first list is complete.
-pub(super) async fn remember(client: Client, in_force: InForce, mut wanted: watch::Receiver<bool>, known: impl Fn()) {
+pub(super) async fn remember(
+    client: Client,
+    in_force: InForce,
+    mut wanted: watch::Receiver<bool>,
+    watches: &Watches,
+    known: impl Fn(),
+) {
     while wanted.wait_for(|wanted| *wanted).await.is_ok() {
         let images = watcher(Api::<CachedImage>::all(client.clone()), watcher::Config::default());
         let keep = |image: CachedImage| Record::of(&image);
+        let images = counted(images, "CachedImage", watches);
         let followed = follow_together(images, "CachedImages", TOGETHER, keep, |records| {
             in_force.scans.store(Arc::new(Scans::compile(records.values().flatten())));
             known();

@@ -10,7 +10,7 @@ use std::{
 use super::{allowances::Allowances, directory::Directory};
 use crate::{
     api::{ConditionType, HarborInstance, HarborInstanceSpec, ProxyProject, Reason, Registry, condition},
-    harbor::{Client, Endpoint, Error, View},
+    harbor::{Client, Endpoint, Error, Observer, View},
     leadership::Leadership,
     prewarm::{
         Puller, Silence,
@@ -27,7 +27,20 @@ pub struct Instances {
     /// What may be asked of their upstreams.
     pub allowances: Allowances,
     lanes: Lanes,
+    observers: Option<Observers>,
     leadership: Leadership,
+}
+
+/// Who is told of the requests to the Harbor of an instance.
+#[derive(Clone)]
+pub struct Observers(Arc<ObserverOf>);
+
+type ObserverOf = dyn Fn(&str) -> Arc<dyn Observer> + Send + Sync;
+
+impl std::fmt::Debug for Observers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Observers")
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -66,6 +79,17 @@ impl Instances {
     /// `leadership` does not hold.
     pub fn new(bytes_at_once: u64, leadership: Leadership) -> Self {
         Self { lanes: Lanes::new(bytes_at_once), leadership, ..Self::default() }
+    }
+
+    /// The same, with somebody who is told of each request to the Harbor of an instance.
+    #[must_use]
+    pub fn observed(self, by: impl Fn(&str) -> Arc<dyn Observer> + Send + Sync + 'static) -> Self {
+        Self { observers: Some(Observers(Arc::new(by))), ..self }
+    }
+
+    /// Bytes of blobs that pulls have under way, as their manifests declare them.
+    pub fn bytes_under_way(&self) -> u64 {
+        self.lanes.bytes_under_way()
     }
 
     /// The connection to the instance of that name.
@@ -115,12 +139,11 @@ impl Instances {
             credentials: Some(credentials),
             max_concurrent_requests: instance.spec.max_concurrent_requests,
         };
-        let client = Client::new(&endpoint).map(|client| client.under(&self.leadership)).map_err(|error| Unusable {
-            reason: error.reason(),
-            message: error.to_string(),
-            stalled: true,
-        })?;
-        let puller = puller(&endpoint, &self.lanes, &self.leadership).map_err(|error| Unusable {
+        let observer = self.observers.as_ref().map(|observers| observers.0(name));
+        let client = Client::observed(&endpoint, observer.clone()).map(|client| client.under(&self.leadership));
+        let client =
+            client.map_err(|error| Unusable { reason: error.reason(), message: error.to_string(), stalled: true })?;
+        let puller = puller(&endpoint, &self.lanes, &self.leadership, observer).map_err(|error| Unusable {
             reason: error.reason(),
             message: error.to_string(),
             stalled: true,
@@ -177,14 +200,19 @@ fn refused(instance: &HarborInstance) -> Option<&str> {
     asked.iter().any(|reason| reason.to_string() == ready.reason).then_some(ready.message.as_str())
 }
 
-fn puller(endpoint: &Endpoint, lanes: &Lanes, leadership: &Leadership) -> Result<Puller, registry::Error> {
+fn puller(
+    endpoint: &Endpoint,
+    lanes: &Lanes,
+    leadership: &Leadership,
+    observer: Option<Arc<dyn Observer>>,
+) -> Result<Puller, registry::Error> {
     let endpoint = registry::Endpoint {
         ca_bundle: endpoint.ca_bundle.clone(),
         credentials: endpoint.credentials.clone(),
         max_concurrent_requests: endpoint.max_concurrent_requests,
         ..registry::Endpoint::new(endpoint.url.clone())
     };
-    let client = registry::Client::new(&endpoint)?.under(leadership);
+    let client = registry::Client::observed(&endpoint, observer)?.under(leadership);
     Ok(Puller::new(client, Limits::default()).within(lanes.clone()))
 }
 

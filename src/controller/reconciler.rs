@@ -2,7 +2,7 @@
 
 use std::{fmt::Debug, sync::Arc};
 
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
 use kube::Resource;
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -32,6 +32,9 @@ pub trait Managed:
 
     /// The status that it carries.
     fn status(&self) -> Option<&Self::Status>;
+
+    /// The conditions of a status.
+    fn conditions(status: &Self::Status) -> &[Condition];
 
     /// The same resource with another status.
     fn with_status(&self, status: Self::Status) -> Self;
@@ -82,6 +85,10 @@ macro_rules! managed {
 
             fn status(&self) -> Option<&$status> {
                 self.status.as_ref()
+            }
+
+            fn conditions(status: &$status) -> &[Condition] {
+                &status.conditions
             }
 
             fn with_status(&self, status: $status) -> Self {

@@ -9,9 +9,13 @@ use reqwest::{Method, StatusCode, header};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::Semaphore;
+use tracing::Instrument;
 use url::Url;
 
-use super::Error;
+use super::{
+    Error,
+    observer::{self, Api, Observer},
+};
 use crate::leadership::Leadership;
 
 /// Harbor's own limit; anything above is 422.
@@ -64,6 +68,7 @@ struct Inner {
     slots: Semaphore,
     /// Until when Harbor wants to be left alone.
     rest: Mutex<Option<Instant>>,
+    observer: Option<Arc<dyn Observer>>,
 }
 
 impl Client {
@@ -72,6 +77,14 @@ impl Client {
     /// # Errors
     /// [`Error::Endpoint`] for a URL or a CA bundle that cannot be used.
     pub fn new(endpoint: &Endpoint) -> Result<Self, Error> {
+        Self::observed(endpoint, None)
+    }
+
+    /// The same, with somebody who is told of each request.
+    ///
+    /// # Errors
+    /// Those of [`Client::new`].
+    pub fn observed(endpoint: &Endpoint, observer: Option<Arc<dyn Observer>>) -> Result<Self, Error> {
         let unusable = |detail: String| Error::Endpoint(detail);
         let mut base =
             Url::parse(&endpoint.url).map_err(|error| unusable(format!("url `{}`: {error}", endpoint.url)))?;
@@ -103,6 +116,7 @@ impl Client {
                 credentials: endpoint.credentials.clone(),
                 slots,
                 rest: Mutex::default(),
+                observer,
             }),
             leadership: Leadership::always(),
         })
@@ -205,7 +219,9 @@ impl Client {
             if let Some(left) = self.rest() {
                 return Err(Error::RateLimited { retry_after: Some(left.as_secs() + 1) });
             }
-            let result = self.exchange(request, body).await;
+            let (begin, span) = (Instant::now(), request.span());
+            let result = self.exchange(request, body).instrument(span.clone()).await;
+            self.tell(request, &span, &result, begin.elapsed());
             if let Err(Error::RateLimited { retry_after }) = &result {
                 let rest = retry_after.map_or(REST, Duration::from_secs).min(LONGEST_REST);
                 *self.inner.rest.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + rest);
@@ -216,6 +232,20 @@ impl Client {
         match tokio::time::timeout(DEADLINE * 2, work).await {
             Ok(result) => result,
             Err(_) => Err(Error::Timeout { operation: request.to_string(), seconds: DEADLINE.as_secs() * 2 }),
+        }
+    }
+
+    fn tell<T>(&self, request: &Request<'_>, span: &tracing::Span, result: &Result<T, Error>, took: Duration) {
+        let Some(answer) = observer::Answer::of(result) else { return };
+        if let observer::Answer::Status(status) = answer {
+            span.record("http.response.status_code", status);
+        }
+        if let Err(error) = result {
+            span.record("otel.status_code", "ERROR").record("error.type", error.reason().to_string());
+        }
+        if let Some(observer) = &self.inner.observer {
+            let reads = matches!(request.method, Method::GET | Method::HEAD);
+            observer.answered(Api::Management, reads, answer, took);
         }
     }
 
@@ -288,6 +318,18 @@ impl std::fmt::Display for Request<'_> {
 }
 
 impl Request<'_> {
+    fn span(&self) -> tracing::Span {
+        tracing::debug_span!(
+            "harbor request",
+            otel.kind = "client",
+            http.request.method = %self.method,
+            url.path = self.path,
+            http.response.status_code = tracing::field::Empty,
+            otel.status_code = tracing::field::Empty,
+            error.type = tracing::field::Empty,
+        )
+    }
+
     fn malformed(&self, detail: &str) -> Error {
         Error::Malformed { operation: self.to_string(), detail: detail.to_owned() }
     }

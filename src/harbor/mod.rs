@@ -8,6 +8,7 @@ mod artifacts;
 mod client;
 mod error;
 pub mod model;
+mod observer;
 mod projects;
 mod registries;
 mod replication;
@@ -16,4 +17,5 @@ mod view;
 
 pub use client::{Client, Credentials, Endpoint};
 pub use error::{Class, Error};
+pub use observer::{Answer, Api, Observer};
 pub use view::{Freshness, Seen, View};

@@ -125,6 +125,11 @@ impl Offers {
         fate
     }
 
+    /// Offers that wait to be taken.
+    pub fn waiting(&self) -> usize {
+        self.sender.max_capacity().saturating_sub(self.sender.capacity())
+    }
+
     /// What became of all offers so far.
     pub fn counts(&self) -> Counts {
         Counts {

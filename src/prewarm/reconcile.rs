@@ -12,6 +12,7 @@ use std::{
 };
 
 use k8s_openapi::jiff::Timestamp;
+use tracing::Instrument;
 
 use super::{
     allowance::Answer,
@@ -227,8 +228,10 @@ impl Run<'_> {
         if platforms.iter().all(|child| child.stored) {
             puller = puller.knowing(place.resolved.harbor.clone());
         }
-        let pull = puller.warm(&place.target, &place.platforms, progress.as_ref());
+        let span = tracing::debug_span!("pull", image = place.resolved.image.as_str());
+        let pull = puller.warm(&place.target, &place.platforms, progress.as_ref()).instrument(span);
         let pulled = tokio::time::timeout(deadline, pull).await.unwrap_or(Err(WarmError::Deadline(deadline)));
+        progress.ended(pulled.as_ref().err().map(WarmError::reason));
         leave.settle(answer(&pulled), self.later());
         self.note(pulled.as_ref().err().map(WarmError::reason));
         match pulled {

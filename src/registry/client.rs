@@ -11,6 +11,7 @@ use std::{
 use reqwest::{Method, Response, StatusCode, header};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
+use tracing::Instrument;
 use url::Url;
 
 use super::{
@@ -20,7 +21,10 @@ use super::{
     manifest::{self, Descriptor, Manifest},
     refusal,
 };
-use crate::{harbor::Credentials, leadership::Leadership};
+use crate::{
+    harbor::{self, Credentials, Observer},
+    leadership::Leadership,
+};
 
 /// A token answer that is longer is not one.
 const MAX_TOKEN_ANSWER: usize = 256 << 10;
@@ -95,6 +99,7 @@ struct Inner {
     challenge: OnceCell<Challenge>,
     tokens: Tokens,
     slots: Semaphore,
+    observer: Option<Arc<dyn Observer>>,
 }
 
 /// An answer, and the slot that it occupies until it is read.
@@ -110,6 +115,14 @@ impl Client {
     /// # Errors
     /// [`Error::Endpoint`] for a URL or a CA bundle that cannot be used.
     pub fn new(endpoint: &Endpoint) -> Result<Self, Error> {
+        Self::observed(endpoint, None)
+    }
+
+    /// The same, with somebody who is told of each request.
+    ///
+    /// # Errors
+    /// Those of [`Client::new`].
+    pub fn observed(endpoint: &Endpoint, observer: Option<Arc<dyn Observer>>) -> Result<Self, Error> {
         let base = Url::parse(&endpoint.url).map_err(|error| Error::Endpoint(format!("the URL: {error}")))?;
         if !matches!(base.scheme(), "http" | "https") || base.host_str().is_none() || !base.username().is_empty() {
             return Err(Error::Endpoint("the URL must be http:// or https:// and a host".to_owned()));
@@ -140,6 +153,7 @@ impl Client {
                 challenge: OnceCell::new(),
                 tokens: Tokens::default(),
                 slots: Semaphore::new(usize::from(endpoint.max_concurrent_requests.max(1))),
+                observer,
             }),
             leadership: Leadership::always(),
         })
@@ -333,9 +347,37 @@ impl Client {
     async fn execute(&self, request: reqwest::RequestBuilder, operation: String) -> Result<Answer<'_>, Error> {
         let closed = |_| Error::Endpoint("the client is closed".to_owned());
         let slot = self.inner.slots.acquire().await.map_err(closed)?;
-        match self.leadership.guard(request.send()).await {
+        let begin = Instant::now();
+        let span = tracing::debug_span!(
+            "registry request",
+            otel.kind = "client",
+            operation,
+            http.response.status_code = tracing::field::Empty,
+            otel.status_code = tracing::field::Empty,
+        );
+        let sent = self.leadership.guard(request.send()).instrument(span.clone()).await;
+        let answer = match &sent {
+            Ok(response) => harbor::Answer::Status(response.status().as_u16()),
+            Err(error) if error.is_timeout() => harbor::Answer::Timeout,
+            Err(_) => harbor::Answer::Unreachable,
+        };
+        match answer {
+            harbor::Answer::Status(status) => span.record("http.response.status_code", status),
+            _ => span.record("otel.status_code", "ERROR"),
+        };
+        if let Some(observer) = &self.inner.observer {
+            observer.answered(harbor::Api::Registry, true, answer, begin.elapsed());
+        }
+        match sent {
             Ok(response) => Ok(Answer { response, operation, _slot: slot }),
             Err(error) => Err(self.broken(&operation, error)),
+        }
+    }
+
+    /// A request that failed is made again.
+    pub(crate) fn note_repeat(&self) {
+        if let Some(observer) = &self.inner.observer {
+            observer.repeated();
         }
     }
 

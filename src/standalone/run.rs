@@ -86,6 +86,8 @@ pub struct Standalone {
     pub world: Arc<World>,
     /// The rules in force.
     pub rules: Arc<ArcSwap<Rules>>,
+    /// All that admission goes by.
+    pub in_force: InForce,
     /// Where the webhook listens.
     pub address: SocketAddr,
     /// What is counted.
@@ -111,7 +113,7 @@ impl Standalone {
         let address = listener.local_addr().map_err(|error| StartError::Listen(settings.listen, error))?;
         let tls = Arc::new(server_config(settings.certificate)?);
 
-        let rules = in_force.rules.clone();
+        let (rules, shown) = (in_force.rules.clone(), in_force.clone());
         let instances = Arc::new(Instances::new(settings.pull_budget, Leadership::always()));
         let kinds = Kinds {
             directory: world.clone(),
@@ -169,7 +171,7 @@ impl Standalone {
                 }
             }
         });
-        Ok(Self { world, rules, address, metrics, readiness, served })
+        Ok(Self { world, rules, in_force: shown, address, metrics, readiness, served })
     }
 
     /// Waits for the end that `shutdown` brings.

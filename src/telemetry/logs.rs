@@ -1,13 +1,23 @@
-//! Log lines on standard error, as text or JSON.
+//! Log lines on standard error, as text or JSON. What is logged can be changed while the process runs.
 
 use std::io::IsTerminal;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{EnvFilter, ParseError};
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::reload::{self, Handle};
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, Registry};
+
+use super::traces::Traces;
+use super::troubles::Troubles;
 
 /// The environment variable with the filter, in the syntax of tracing-subscriber: `info`, `harbor_pilot=debug,warn`.
 pub const FILTER_VARIABLE: &str = "HARBOR_PILOT_LOG";
+/// What is logged where nobody says.
+pub const DEFAULT_FILTER: &str = "info";
+/// What `--debug` logs.
+pub const DEBUG_FILTER: &str = "harbor_pilot=debug,info";
 
 /// How a line looks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -24,23 +34,105 @@ pub enum Format {
 pub enum LogsError {
     /// The filter cannot be read.
     #[error("cannot read {FILTER_VARIABLE}: {0}; write a level such as `info`, or `target=level,…`")]
-    Filter(#[from] tracing_subscriber::filter::ParseError),
+    Filter(#[from] ParseError),
     /// Somebody has set up logs already.
     #[error("logs are set up already: {0}; do it once")]
     Twice(#[from] tracing_subscriber::util::TryInitError),
 }
 
-/// Sets up the logs of the process, once. `filter` is the value of [`FILTER_VARIABLE`]; absent or empty, it is `info`.
-pub fn init(filter: Option<&str>, format: Format) -> Result<(), LogsError> {
-    let filter = EnvFilter::try_new(filter.filter(|filter| !filter.trim().is_empty()).unwrap_or("info"))?;
+/// Why what is logged stays as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum SetError {
+    /// The filter cannot be read.
+    #[error("cannot read the filter: {0}; write a level such as `debug`, or `target=level,…`")]
+    Filter(#[from] ParseError),
+    /// There is none in it.
+    #[error("the filter is empty; write a level such as `info`")]
+    Empty,
+    /// There are no logs to change.
+    #[error("the logs of this process cannot be changed: {0}")]
+    Gone(#[from] reload::Error),
+}
+
+/// Says and changes what is logged. Clones are the same.
+#[derive(Debug, Clone)]
+pub struct LogControl(Arc<Control>);
+
+#[derive(Debug)]
+struct Control {
+    handle: Handle<EnvFilter, Registry>,
+    current: Mutex<Current>,
+    /// What was said at the start.
+    first: String,
+}
+
+#[derive(Debug)]
+struct Current {
+    filter: String,
+    /// How often it was changed.
+    changes: u64,
+}
+
+/// Sets up the logs of the process, once. `filter` is the value of [`FILTER_VARIABLE`]; absent or empty, it is `info`. What is
+/// a warning or worse is kept in `troubles`, whatever the filter says. Spans go to `traces`, if there are any.
+pub fn init(
+    filter: Option<&str>,
+    format: Format,
+    troubles: &Troubles,
+    traces: Option<&Traces>,
+) -> Result<LogControl, LogsError> {
+    let text = filter.map(str::trim).filter(|filter| !filter.is_empty()).unwrap_or(DEFAULT_FILTER);
+    let (filter, handle) = reload::Layer::new(EnvFilter::try_new(text)?);
     let lines =
         tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
-    let registry = tracing_subscriber::registry().with(filter);
-    match format {
-        Format::Text => registry.with(lines).try_init()?,
-        Format::Json => registry.with(lines.json().flatten_event(true)).try_init()?,
+    let lines = match format {
+        Format::Text => lines.boxed(),
+        Format::Json => lines.json().flatten_event(true).boxed(),
+    };
+    let registry = tracing_subscriber::registry().with(lines.with_filter(filter)).with(troubles.layer());
+    // A layer of `None` would have each call asked for that nobody wants.
+    match traces {
+        Some(traces) => registry.with(traces.layer()).try_init()?,
+        None => registry.try_init()?,
     }
-    Ok(())
+    let current = Mutex::new(Current { filter: text.to_owned(), changes: 0 });
+    Ok(LogControl(Arc::new(Control { handle, current, first: text.to_owned() })))
+}
+
+impl LogControl {
+    /// What is logged now.
+    pub fn filter(&self) -> String {
+        self.current().filter.clone()
+    }
+
+    /// Logs by another filter from now on. Answers a number for [`LogControl::fall_back`].
+    ///
+    /// # Errors
+    /// [`SetError`]; then nothing has changed.
+    pub fn set(&self, filter: &str) -> Result<u64, SetError> {
+        let filter = filter.trim();
+        if filter.is_empty() {
+            return Err(SetError::Empty);
+        }
+        let parsed = EnvFilter::try_new(filter)?;
+        let mut current = self.current();
+        self.0.handle.reload(parsed)?;
+        tracing::warn!(before = current.filter, now = filter, "what is logged was changed");
+        *current = Current { filter: filter.to_owned(), changes: current.changes + 1 };
+        Ok(current.changes)
+    }
+
+    /// Logs again as at the start, unless it was changed since `change`.
+    pub fn fall_back(&self, change: u64) {
+        if self.current().changes == change {
+            // It could be read at the start.
+            self.set(&self.0.first).ok();
+        }
+    }
+
+    fn current(&self) -> std::sync::MutexGuard<'_, Current> {
+        self.0.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[cfg(test)]
@@ -49,7 +141,7 @@ mod tests {
 
     #[test]
     fn a_filter_that_cannot_be_read_is_told() {
-        let error = init(Some("harbor_pilot=loud"), Format::Text).unwrap_err();
+        let error = init(Some("harbor_pilot=loud"), Format::Text, &Troubles::default(), None).unwrap_err();
         assert!(error.to_string().contains("HARBOR_PILOT_LOG"), "{error}");
     }
 }

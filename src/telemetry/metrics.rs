@@ -2,18 +2,18 @@
 
 use std::fmt;
 
-use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::exposition::{Exposed, Exposition};
 use super::histogram::DurationHistogram;
 
-/// All metrics of the process.
+/// All metrics of a process that serves admission.
 #[derive(Debug)]
 pub struct Metrics {
-    registry: Registry,
+    exposition: Exposition,
     /// Those of admission.
     pub admission: AdmissionMetrics,
 }
@@ -24,6 +24,8 @@ pub struct AdmissionMetrics {
     /// One counter for each pair of labels, made beforehand: counting takes no lock.
     requests: [[Counter; Outcome::ALL.len()]; Operation::ALL.len()],
     duration: DurationHistogram,
+    /// Connections that came to no TLS.
+    pub handshakes_failed: Counter,
     /// Images that patches changed.
     pub images_rewritten: Counter,
     /// Images left as they were because they could not be read or rewritten.
@@ -89,21 +91,25 @@ struct RequestLabels {
 impl Metrics {
     /// All at zero.
     pub fn new() -> Self {
-        let mut registry = Registry::with_prefix("harbor_pilot");
-        let admission = AdmissionMetrics::new(&mut registry);
-        Self { registry, admission }
+        let mut exposition = Exposition::new();
+        let admission = AdmissionMetrics::new(exposition.registry_mut());
+        Self { exposition, admission }
     }
 
     /// For others to add theirs to, before the metrics are shared.
-    pub fn registry_mut(&mut self) -> &mut Registry {
-        &mut self.registry
+    pub fn exposition_mut(&mut self) -> &mut Exposition {
+        &mut self.exposition
     }
 
     /// All of them in OpenMetrics text.
     pub fn encode(&self) -> Result<String, fmt::Error> {
-        let mut text = String::new();
-        encode(&mut text, &self.registry)?;
-        Ok(text)
+        self.exposition.encode()
+    }
+}
+
+impl Exposed for Metrics {
+    fn encode(&self) -> Result<String, fmt::Error> {
+        self.exposition.encode()
     }
 }
 
@@ -136,6 +142,8 @@ impl AdmissionMetrics {
         let duration = DurationHistogram::default();
         let (rewritten, left_alone) = (Counter::default(), Counter::default());
         let unrewritten = Counter::default();
+        let handshakes = Counter::default();
+        registry.register("handshakes_failed", "Connections that came to no TLS", handshakes.clone());
         let (offers, dropped) = (Counter::default(), Family::<DropLabels, Counter>::default());
         registry.register("requests", "Admission requests", requests.clone());
         registry.register_with_unit("duration", "Time to answer, body read", Unit::Seconds, duration.clone());
@@ -149,6 +157,7 @@ impl AdmissionMetrics {
                 Outcome::ALL.map(|outcome| requests.get_or_create_owned(&RequestLabels { operation, outcome }))
             }),
             duration,
+            handshakes_failed: handshakes,
             images_rewritten: rewritten,
             images_left_alone: left_alone,
             pods_unrewritten: unrewritten,

@@ -10,7 +10,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
-use super::metrics::Metrics;
+use super::exposition::Exposed;
 
 /// Whether the process wants requests: ready once somebody says so, and never again once it drains.
 #[derive(Debug, Clone, Default)]
@@ -55,8 +55,8 @@ pub fn probes(readiness: Readiness) -> Router {
 }
 
 /// The ops port: [`probes`], and `/metrics` in OpenMetrics text.
-pub fn ops(readiness: Readiness, metrics: Arc<Metrics>) -> Router {
-    Router::new().route("/metrics", get(show_metrics)).with_state(metrics).merge(probes(readiness))
+pub fn ops<E: Exposed + ?Sized + 'static>(readiness: Readiness, metrics: Arc<E>) -> Router {
+    Router::new().route("/metrics", get(show_metrics::<E>)).with_state(metrics).merge(probes(readiness))
 }
 
 async fn ready(State(readiness): State<Readiness>) -> (StatusCode, &'static str) {
@@ -69,7 +69,7 @@ async fn ready(State(readiness): State<Readiness>) -> (StatusCode, &'static str)
     }
 }
 
-async fn show_metrics(State(metrics): State<Arc<Metrics>>) -> Response {
+async fn show_metrics<E: Exposed + ?Sized>(State(metrics): State<Arc<E>>) -> Response {
     match metrics.encode() {
         Ok(text) => {
             let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -47,6 +47,13 @@ impl Certificate {
         self.0.store(Arc::new(read_pair(chain, key)?));
         Ok(())
     }
+
+    /// When the one that is served ends, in seconds since 1970; `None` for one that cannot be read.
+    pub fn not_after(&self) -> Option<i64> {
+        let served = self.0.load();
+        let (_, certificate) = x509_parser::parse_x509_certificate(served.cert.first()?).ok()?;
+        Some(certificate.validity().not_after.timestamp())
+    }
 }
 
 impl ResolvesServerCert for Certificate {

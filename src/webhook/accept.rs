@@ -9,6 +9,7 @@ use std::time::Duration;
 use axum_server::accept::Accept;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use prometheus_client::metrics::counter::Counter;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep};
@@ -20,12 +21,18 @@ pub(super) struct Bounded<A> {
     inner: A,
     room: Arc<Semaphore>,
     silence: Duration,
+    failed: Counter,
 }
 
 impl<A> Bounded<A> {
     /// So many connections as there is room for, each closed when nothing is read from it for the time of `silence`.
     pub(super) fn new(inner: A, room: Arc<Semaphore>, silence: Duration) -> Self {
-        Self { inner, room, silence }
+        Self { inner, room, silence, failed: Counter::default() }
+    }
+
+    /// The same, counting those that were let in and that `inner` did not accept.
+    pub(super) fn counting(self, failed: Counter) -> Self {
+        Self { failed, ..self }
     }
 }
 
@@ -44,10 +51,12 @@ where
         let Ok(place) = Arc::clone(&self.room).try_acquire_owned() else {
             return async { Err(io::ErrorKind::ConnectionRefused.into()) }.boxed();
         };
-        let silence = self.silence;
+        let (silence, failed) = (self.silence, self.failed.clone());
         let accepting = self.inner.accept(stream, Held { service, _place: Arc::new(place) });
         async move {
-            let (stream, service) = accepting.await?;
+            let (stream, service) = accepting.await.inspect_err(|_| {
+                failed.inc();
+            })?;
             Ok((Watched::new(stream, silence), service))
         }
         .boxed()

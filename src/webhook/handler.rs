@@ -14,6 +14,7 @@ use axum::http::{HeaderValue, StatusCode, Version};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use k8s_openapi::jiff::Timestamp;
+use tracing::field::debug;
 
 use super::body::BodyReader;
 pub use super::body::Limits;
@@ -125,7 +126,9 @@ impl Admission {
         otherwise: impl FnOnce() -> Result<Reply, NotJson>,
     ) -> Response {
         let start = Instant::now();
-        let span = tracing::debug_span!("admission", uid = tracing::field::Empty);
+        let empty = tracing::field::Empty;
+        let span =
+            tracing::debug_span!("admission", uid = empty, namespace = empty, operation = empty, outcome = empty);
         let entered = span.enter();
         let (replied, outcome) = guarded(answer, otherwise);
         let Ok(reply) = replied else {
@@ -142,7 +145,10 @@ impl Admission {
                 "answering an admission review panicked; it was answered as one that cannot be read"
             );
         }
-        span.record("uid", uid);
+        if !span.is_disabled() {
+            span.record("uid", uid).record("namespace", namespace);
+            span.record("operation", debug(operation)).record("outcome", debug(outcome));
+        }
         tracing::debug!(uid, namespace, ?operation, ?outcome, rewritten, left_alone, dry_run, ?took, "admission");
         drop(entered);
         self.metrics.images_rewritten.inc_by(reply.rewritten as u64);

@@ -12,6 +12,7 @@ use axum_server::accept::NoDelayAcceptor;
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use futures::future::BoxFuture;
 use hyper_util::rt::TokioTimer;
+use prometheus_client::metrics::counter::Counter;
 use tokio::sync::Semaphore;
 
 use super::accept::Bounded;
@@ -34,6 +35,8 @@ pub struct ServeOptions {
     pub linger: Duration,
     /// After that: how long requests that run may take. Default 10 s.
     pub drain: Duration,
+    /// Counts connections that came to no TLS. Default: one that nobody looks at.
+    pub handshakes_failed: Counter,
 }
 
 impl Default for ServeOptions {
@@ -46,6 +49,7 @@ impl Default for ServeOptions {
             ping: Duration::from_secs(20),
             linger: Duration::from_secs(10),
             drain: Duration::from_secs(10),
+            handshakes_failed: Counter::default(),
         }
     }
 }
@@ -121,7 +125,7 @@ fn running(
         .keep_alive_timeout(options.ping)
         .max_concurrent_streams(options.streams);
 
-    let service = router.into_make_service();
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
     // Longer than both, so that pings keep a connection that they find alive.
     let silence = options.head + options.ping;
     let room = Arc::clone(room);
@@ -130,7 +134,8 @@ fn running(
             let tls = RustlsAcceptor::new(RustlsConfig::from_config(tls))
                 .handshake_timeout(options.handshake)
                 .acceptor(NoDelayAcceptor::new());
-            (Box::pin(server.acceptor(Bounded::new(tls, room, silence)).serve(service)), handle)
+            let bounded = Bounded::new(tls, room, silence).counting(options.handshakes_failed.clone());
+            (Box::pin(server.acceptor(bounded).serve(service)), handle)
         }
         None => {
             let plain = Bounded::new(NoDelayAcceptor::new(), room, silence);

@@ -3,6 +3,7 @@
 
 mod links;
 mod manifests;
+mod metrics;
 mod reasons;
 mod reference;
 

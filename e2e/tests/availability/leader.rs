@@ -36,7 +36,7 @@ struct Place {
 impl Place {
     async fn start(&self, site: &Site) -> Pilot {
         let kubeconfig = site.kubeconfig(self.account, Some(self.gate.port())).await;
-        let arguments = ["controller", "--leader-election", "--harbor-pace", "1s"];
+        let arguments = ["controller", "--leader-election", "--harbor-pace", "1s", "--ops-listen", "127.0.0.1:0"];
         pilot(&[&arguments[..], &TIMES[..]].concat(), &kubeconfig).await
     }
 }

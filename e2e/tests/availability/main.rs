@@ -80,7 +80,7 @@ impl Site {
             site.apply(&manifest).await;
         }
         let kubeconfig = account(plane, plane.directory(), "harbor-pilot-controller").await.unwrap();
-        let mut controller = pilot(&["controller"], &kubeconfig).await;
+        let mut controller = pilot(&["controller", "--ops-listen", "127.0.0.1:0"], &kubeconfig).await;
         let ready = ["wait", "hpp/hub", "--for=condition=Ready", "--timeout=60s"];
         plane.kubectl(&ready).await.unwrap().ok().unwrap_or_else(|error| panic!("{error}\n{}", controller.logs()));
         controller.terminate().unwrap();

@@ -13,6 +13,7 @@ mod fields;
 mod health;
 mod image_fields;
 mod instance;
+mod observability;
 mod operators;
 mod outage;
 mod own;

@@ -6,11 +6,16 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use harbor_double::Upstream;
+use axum::Router;
+use axum::http::StatusCode;
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use harbor_double::{Harbor, Upstream};
 use harbor_pilot_e2e::cluster::{Cluster, NAMESPACE, account, message_of, proxy_project, registry, resource, secret};
 use harbor_pilot_e2e::pilot;
 use serde_json::{Value, json};
 use tokio::time::Instant;
+
+use crate::observability;
 
 /// In which everything has to be as it should, after the API server is back.
 const CONVERGED: Duration = Duration::from_secs(30);
@@ -37,13 +42,57 @@ async fn a_cluster_survives_restarts_and_lost_watches_and_is_taken_down_without_
 
     an_api_server_that_restarts_is_missed_for_seconds(&cluster).await;
     watches_that_are_too_old_to_resume_list_once_and_miss_nothing(&mut cluster).await;
-    let logs = cluster.logs();
-    assert!(logs.contains("TRACE"), "nothing was traced");
-    for told in [CANARY, "c4nary-rotated"] {
-        assert!(!logs.contains(told), "{told} is in the log");
-    }
+    every_way_to_fail_with_a_password_is_gone(&cluster).await;
+    // The last is the first one as it is sent.
+    let told = [CANARY, "c4nary-rotated", "dXNlcjpjNG5hcnktb2YtaXRzLW93bg=="];
+    assert_untold(&cluster, &told).await;
     a_harbor_that_is_gone_is_let_go_of_by_a_change_of_policy(&cluster).await;
     kinds_are_deleted_after_the_operator_is_gone(&mut cluster).await;
+}
+
+/// HarborInstances that fail, each in its way, with the canary for a password.
+async fn every_way_to_fail_with_a_password_is_gone(cluster: &Cluster) {
+    let failing = async || (StatusCode::INTERNAL_SERVER_ERROR, "no");
+    let page = async || ([(CONTENT_TYPE, "text/html")], "<html>log in</html>");
+    let limited = async || (StatusCode::TOO_MANY_REQUESTS, [(RETRY_AFTER, "3600")], "");
+    let refused = Harbor::builder().admin("admin", "another").start().await;
+    let ways = [
+        ("refused", refused.url(), "False HarborUnauthorized"),
+        ("failing", served(Router::new().fallback(failing)).await, "False HarborError"),
+        ("page", served(Router::new().fallback(page)).await, "False HarborError"),
+        ("limited", served(Router::new().fallback(limited)).await, "False RateLimited"),
+        ("nobody", "http://127.0.0.1:9".to_owned(), "False HarborUnreachable"),
+        ("no-tls", format!("https://{}", refused.host()), "False HarborUnreachable"),
+    ];
+    for (name, url, _) in &ways {
+        let spec = json!({"url": url, "credentialsSecretRef": {"name": "ecr"}, "interval": "1h"});
+        cluster.apply(&resource("HarborInstance", name, spec)).await.unwrap();
+    }
+    for (name, _, ready) in &ways {
+        cluster.wait_for("HarborInstance", name, "Ready", ready).await.unwrap();
+    }
+}
+
+async fn served(router: Router) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    format!("http://{address}")
+}
+
+/// Nothing that can be read of the operator has one of these in it, although it logs all it can.
+async fn assert_untold(cluster: &Cluster, values: &[&str]) {
+    let logs = cluster.logs();
+    assert!(logs.contains("TRACE"), "nothing was traced");
+    let events = cluster.plane.kubectl(&["get", "events", "-A", "-o", "json"]).await.unwrap().ok().unwrap();
+    let kinds = "hinst,hreg,hpp,hrr,hci";
+    let resources = cluster.plane.kubectl(&["get", kinds, "-o", "json"]).await.unwrap().ok().unwrap();
+    for (what, text) in [("log", logs), ("Events", events), ("status", resources)] {
+        for value in values {
+            assert!(!text.contains(value), "{value} is in the {what}");
+        }
+    }
+    observability::assert_untold(cluster, values).await;
 }
 
 /// A project of the instance `default` on the Registry `storm`, looked at each hour. All have the same match.

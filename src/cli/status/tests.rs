@@ -4,7 +4,7 @@ use k8s_openapi::jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::survey::Survey;
+use crate::survey::Survey;
 
 fn now() -> Timestamp {
     "2026-03-01T12:00:00Z".parse().unwrap()

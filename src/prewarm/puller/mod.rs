@@ -40,6 +40,10 @@ pub trait Progress: Send + Sync {
     fn done(&self, blob: &Descriptor, stored: bool) {
         let _ = (blob, stored);
     }
+    /// The pull is over. `failed`: why it did not come to its end.
+    fn ended(&self, failed: Option<Reason>) {
+        let _ = failed;
+    }
 }
 
 /// Nobody watches.
@@ -295,7 +299,8 @@ impl Puller {
     {
         let backoff =
             ExponentialBuilder::default().with_min_delay(self.limits.pause).with_max_times(self.limits.repeats);
-        request.retry(backoff.with_jitter()).when(|error: &Error| error.class() == Class::Retry).await
+        let retried = request.retry(backoff.with_jitter()).when(|error: &Error| error.class() == Class::Retry);
+        retried.notify(|_, _| self.client.note_repeat()).await
     }
 }
 

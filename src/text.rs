@@ -5,7 +5,7 @@ use std::time::Duration;
 use comfy_table::{Table, presets::NOTHING};
 
 /// A text that may have been written by anybody: it moves no cursor, begins no line and turns no direction.
-pub(super) fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     let moves = |character: char| {
         character.is_control()
             || matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
@@ -14,7 +14,7 @@ pub(super) fn printable(text: &str) -> String {
 }
 
 /// Columns as kubectl prints them: no lines, three spaces between, nothing cut. Each cell is made [`printable`].
-pub(super) fn columns<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
+pub(crate) fn columns<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
     let mut table = Table::new();
     table.load_style(NOTHING).set_header(header);
     for row in rows {
@@ -27,7 +27,7 @@ pub(super) fn columns<const N: usize>(header: [&str; N], rows: impl IntoIterator
 }
 
 /// Bytes for people: `812 B`, `3.4 MiB`.
-pub(super) fn size(bytes: u64) -> String {
+pub(crate) fn size(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
     if bytes < 1024 {
         return format!("{bytes} B");
@@ -45,7 +45,7 @@ pub(super) fn size(bytes: u64) -> String {
 }
 
 /// A time for people, one figure at least: `4.2 s`, `48 s`, `3m`, `5h`, `12d`.
-pub(super) fn time(duration: Duration) -> String {
+pub(crate) fn time(duration: Duration) -> String {
     match duration.as_secs() {
         0..10 => format!("{:.1} s", duration.as_secs_f64()),
         seconds @ 10..120 => format!("{seconds} s"),
@@ -56,7 +56,7 @@ pub(super) fn time(duration: Duration) -> String {
 }
 
 /// An image for a column: of a digest its first figures.
-pub(super) fn short_image(image: &str) -> String {
+pub(crate) fn short_image(image: &str) -> String {
     match image.split_once("@sha256:") {
         Some((name, digest)) => format!("{name}@sha256:{}…", digest.get(..8).unwrap_or(digest)),
         None => image.to_owned(),
@@ -64,7 +64,7 @@ pub(super) fn short_image(image: &str) -> String {
 }
 
 /// A number with its noun.
-pub(super) fn count(number: usize, noun: &str) -> String {
+pub(crate) fn count(number: usize, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 

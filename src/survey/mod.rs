@@ -1,28 +1,30 @@
 //! What the resources of a cluster say of themselves, gathered: resources in, a [`Report`] out. Pure.
 
+mod report;
+
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
 use kube::{Resource, core::ObjectMeta};
 
-use super::report::{
-    Execution, Images, Instance, Policy, Project, Registered, Replication, Report, State, Trouble, Unreadable,
+pub(crate) use self::report::{
+    Execution, Images, Instance, List, Policy, Project, Registered, Replication, Report, State, Trouble, Unreadable,
 };
 use crate::api::{
     CachedImage, ConditionType, HarborInstance, ImagePolicy, ProxyProject, Registry, ReplicationRule, condition,
 };
 
 /// What is gathered. Lists hold no more than `limit` resources each, whatever there is.
-pub(super) struct Survey {
+pub(crate) struct Survey {
     limit: usize,
     report: Report,
 }
 
 impl Survey {
     /// Nothing yet.
-    pub(super) fn new(limit: usize) -> Self {
+    pub(crate) fn new(limit: usize) -> Self {
         Self { limit, report: Report::default() }
     }
 
-    pub(super) fn instance(&mut self, instance: &HarborInstance) {
+    pub(crate) fn instance(&mut self, instance: &HarborInstance) {
         let status = instance.status.clone().unwrap_or_default();
         let state = self.state(instance, &status.conditions, status.observed_generation, None);
         let line = Instance {
@@ -35,7 +37,7 @@ impl Survey {
         self.report.instances.add(line, self.limit);
     }
 
-    pub(super) fn registry(&mut self, registry: &Registry) {
+    pub(crate) fn registry(&mut self, registry: &Registry) {
         let empty = Vec::new();
         let status = registry.status.as_ref();
         let conditions = status.map_or(&empty, |status| &status.conditions);
@@ -49,7 +51,7 @@ impl Survey {
         self.report.registries.add(line, self.limit);
     }
 
-    pub(super) fn project(&mut self, project: &ProxyProject) {
+    pub(crate) fn project(&mut self, project: &ProxyProject) {
         let empty = Vec::new();
         let status = project.status.as_ref();
         let conditions = status.map_or(&empty, |status| &status.conditions);
@@ -68,7 +70,7 @@ impl Survey {
         self.report.proxy_projects.add(line, self.limit);
     }
 
-    pub(super) fn replication(&mut self, rule: &ReplicationRule) {
+    pub(crate) fn replication(&mut self, rule: &ReplicationRule) {
         let status = rule.status.clone().unwrap_or_default();
         let state = self.state(rule, &status.conditions, status.observed_generation, None);
         let last = status.last_execution.map(|last| Execution {
@@ -91,7 +93,7 @@ impl Survey {
         self.report.replication_rules.add(line, self.limit);
     }
 
-    pub(super) fn policy(&mut self, policy: &ImagePolicy) {
+    pub(crate) fn policy(&mut self, policy: &ImagePolicy) {
         let line = Policy {
             name: name_of(policy.meta()),
             action: format!("{:?}", policy.spec.action),
@@ -102,7 +104,7 @@ impl Survey {
         self.report.policies.add(line, self.limit);
     }
 
-    pub(super) fn image(&mut self, image: &CachedImage) {
+    pub(crate) fn image(&mut self, image: &CachedImage) {
         let empty = Vec::new();
         let status = image.status.as_ref();
         let conditions = status.map_or(&empty, |status| &status.conditions);
@@ -126,7 +128,7 @@ impl Survey {
     }
 
     /// A resource that is not what its definition says.
-    pub(super) fn malformed(&mut self, kind: &str, metadata: &ObjectMeta, why: String) {
+    pub(crate) fn malformed(&mut self, kind: &str, metadata: &ObjectMeta, why: String) {
         self.trouble(Trouble {
             kind: kind.to_owned(),
             name: name_of(metadata),
@@ -140,12 +142,12 @@ impl Survey {
     }
 
     /// What could not be read.
-    pub(super) fn unreadable(&mut self, what: &str, why: String) {
+    pub(crate) fn unreadable(&mut self, what: &str, why: String) {
         self.report.unreadable.push(Unreadable { what: what.to_owned(), why });
     }
 
     /// All of it.
-    pub(super) fn report(mut self) -> Report {
+    pub(crate) fn report(mut self) -> Report {
         self.newest_first();
         self.report.ready = self.report.not_ready.total == 0 && self.report.unreadable.is_empty();
         self.report
@@ -222,7 +224,7 @@ impl Survey {
 }
 
 /// In the place of a reason: nobody has given one.
-pub(super) const NOT_OBSERVED: &str = "NotObserved";
+pub(crate) const NOT_OBSERVED: &str = "NotObserved";
 
 fn name_of(metadata: &ObjectMeta) -> String {
     metadata.name.clone().unwrap_or_default()

@@ -1,0 +1,55 @@
+//! The ops port of the controller: probes, metrics, status page, and what is logged.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+};
+
+use anyhow::Context;
+use axum::Router;
+use clap::Args;
+
+use super::logs::Begun;
+use crate::{
+    telemetry::{exposition::Exposed, log_level::log_level, probes, probes::Readiness},
+    webhook::{self, ServeOptions},
+};
+
+/// Where the ops port is.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub(super) struct Arguments {
+    /// Where the status page, /healthz, /readyz, /metrics and /log are served over plain HTTP
+    #[arg(long, default_value = "0.0.0.0:8081")]
+    ops_listen: SocketAddr,
+}
+
+/// The port, bound.
+pub(super) struct Bound(TcpListener);
+
+impl Arguments {
+    /// Binds the port, so that one that is taken is found out before anything begins.
+    pub(super) fn bind(&self) -> anyhow::Result<Bound> {
+        let address = self.ops_listen;
+        let listener = TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))?;
+        tracing::info!(ops = %address, "serving probes, metrics and the status page");
+        Ok(Bound(listener))
+    }
+}
+
+impl Bound {
+    /// Serves until dropped. The controller is ready as soon as it runs: one that waits to lead is, too.
+    pub(super) async fn serve(self, metrics: Arc<dyn Exposed>, page: Router, begun: &Begun) -> anyhow::Result<()> {
+        let readiness = Readiness::new();
+        readiness.set(true);
+        let router = router(readiness.clone(), metrics, page, begun);
+        let options = ServeOptions { connections: 64, ..ServeOptions::default() };
+        webhook::serve(self.0, None, router, readiness, options, std::future::pending()).await?;
+        Ok(())
+    }
+}
+
+/// All that an ops port serves.
+pub(super) fn router(readiness: Readiness, metrics: Arc<dyn Exposed>, page: Router, begun: &Begun) -> Router {
+    probes::ops(readiness, metrics).merge(log_level(begun.control.clone())).merge(page)
+}

@@ -1,0 +1,210 @@
+//! States as metrics, made out at each look: how many resources are how, which instance is Ready, what is in force.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    fmt::Error,
+};
+
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
+use kube::ResourceExt;
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric},
+    metrics::{MetricType, gauge::ConstGauge},
+};
+
+use super::meters::{Meters, Seen};
+use crate::{
+    api::{ConditionType, Registry, condition},
+    controller::Managed,
+    in_force::InForce,
+    prewarm::Offers,
+};
+
+/// Names of one metric that are told at most; what is beyond is told by `kubectl get`.
+const NAMES: usize = 200;
+/// Reasons are a closed list of ours; what somebody else wrote into a status makes no more labels than this.
+const REASONS: usize = 64;
+
+/// States of the controller.
+#[derive(Debug)]
+pub(super) struct States(pub(super) Meters);
+
+impl Collector for States {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
+        let leads = f64::from(u8::from(self.0.leads()));
+        gauge(&mut encoder, "leader", "Whether this replica leads, and is the one that writes", leads)?;
+        let Some(seen) = self.0.seen.load_full() else { return Ok(()) };
+        resources(&seen, &mut encoder)?;
+        instances(&seen, &mut encoder)?;
+        upstreams(&seen, &mut encoder)?;
+        let stored = seen.images.state().iter().fold(0_u64, |sum, image| sum.saturating_add(bytes_of(image)));
+        gauge(&mut encoder, "images_stored_bytes", "What Harbor has stored of images", stored as f64)?;
+        let under_way = seen.instances.bytes_under_way() as f64;
+        gauge(&mut encoder, "pulls_running_bytes", "Blobs that pulls have under way", under_way)?;
+        waiting(&mut encoder, &seen.offers)?;
+        in_force(&mut encoder, &seen.in_force)
+    }
+}
+
+/// Rules and policies that a webhook goes by, and what waits to be written.
+#[derive(Debug)]
+pub struct Admitting {
+    /// What is in force.
+    pub in_force: InForce,
+    /// Offers that wait; `None` where nothing is offered.
+    pub offers: Option<Offers>,
+}
+
+impl Collector for Admitting {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
+        in_force(&mut encoder, &self.in_force)?;
+        let policies = self.in_force.policies.load();
+        gauge(&mut encoder, "policies_in_force", "ImagePolicies that are asked", policies.len() as f64)?;
+        let findings = policies.findings().len() as f64;
+        gauge(&mut encoder, "policy_findings", "What is odd about policies; the log says what", findings)?;
+        let scanned = self.in_force.scans.load().len() as f64;
+        gauge(&mut encoder, "scans_known", "Images of which policies know a scan", scanned)?;
+        self.offers.iter().try_for_each(|offers| waiting(&mut encoder, offers))
+    }
+}
+
+/// What Harbor has stored of an image, in bytes.
+pub(super) fn bytes_of(image: &crate::api::CachedImage) -> u64 {
+    let platforms = image.status.iter().flat_map(|status| &status.platforms);
+    platforms.filter(|child| child.stored).fold(0, |sum, child| sum.saturating_add(child.bytes))
+}
+
+fn in_force(encoder: &mut DescriptorEncoder<'_>, in_force: &InForce) -> Result<(), Error> {
+    let rules = in_force.rules.load();
+    gauge(encoder, "rules_in_force", "Rules that images are rewritten by", rules.len() as f64)?;
+    let waiting = rules.targets().iter().filter(|target| target.waits()).count() as f64;
+    gauge(encoder, "rules_waiting", "Rules that leave images as they are: their Harbor is unavailable", waiting)?;
+    gauge(encoder, "rule_findings", "What is odd about rules; the log says what", rules.findings().len() as f64)?;
+    let help = "When the rules in force were compiled, since 1970; 0 before";
+    gauge(encoder, "rules_compiled_timestamp_seconds", help, in_force.compiled_at() as f64)
+}
+
+fn waiting(encoder: &mut DescriptorEncoder<'_>, offers: &Offers) -> Result<(), Error> {
+    gauge(encoder, "offers_waiting", "Offers that wait to be written as CachedImages", offers.waiting() as f64)
+}
+
+/// How many resources of each kind are Ready, or why not.
+fn resources(seen: &Seen, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+    let directory = &seen.directory;
+    let mut counts = Counts::default();
+    counts.add("HarborInstance", &directory.instances.state());
+    counts.add("Registry", &directory.registries.state());
+    counts.add("ProxyProject", &directory.projects.state());
+    counts.add("ReplicationRule", &directory.rules.state());
+    counts.add("CachedImage", &seen.images.state());
+    let lines = counts.by_labels.iter().map(|((kind, ready, reason), count)| {
+        ([("kind", *kind), ("ready", ready.as_str()), ("reason", reason.as_str())], *count as f64)
+    });
+    family(encoder, "resources", "Resources by what their condition Ready says", lines)
+}
+
+fn instances(seen: &Seen, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+    let instances = seen.directory.instances.state();
+    let lines: Vec<(String, f64)> =
+        instances.iter().take(NAMES).map(|one| (one.name_any(), ready(one.as_ref()))).collect();
+    let lines = lines.iter().map(|(name, ready)| ([("harbor", name.as_str())], *ready));
+    family(encoder, "instance_ready", "Whether a HarborInstance is Ready", lines)
+}
+
+fn upstreams(seen: &Seen, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+    let registries = seen.directory.registries.state();
+    let registries: Vec<_> = registries.iter().take(NAMES).map(|registry| (registry.name_any(), registry)).collect();
+    let now = Timestamp::now();
+    let each = |value: fn(&Registry, Timestamp) -> Option<f64>| {
+        let lines = registries.iter().map(move |(name, registry)| (name.as_str(), value(registry, now)));
+        lines.filter_map(|(name, value)| Some(([("registry", name)], value?)))
+    };
+    let help = "Whether pulls of an upstream pause, for it limits our rate";
+    family(encoder, "upstream_paused", help, each(|registry, now| Some(paused(registry, now))))?;
+    let help = "Manifests that were asked of an upstream in this period, to a twentieth of its limit";
+    family(encoder, "upstream_manifests", help, each(|registry, _| Some(f64::from(used(registry)?))))?;
+    let help = "Manifests that spec.pullLimit allows in a period";
+    let limit = |registry: &Registry, _| Some(f64::from(registry.spec.pull_limit.as_ref()?.manifests));
+    family(encoder, "upstream_manifests_limit", help, each(limit))
+}
+
+fn paused(registry: &Registry, now: Timestamp) -> f64 {
+    let pulls = registry.status.as_ref().and_then(|status| status.pulls.as_ref());
+    let until = pulls.and_then(|pulls| pulls.paused_until.as_ref());
+    f64::from(u8::from(until.is_some_and(|until| until.0 > now)))
+}
+
+fn used(registry: &Registry) -> Option<u32> {
+    registry.spec.pull_limit.as_ref()?;
+    let pulls = registry.status.as_ref().and_then(|status| status.pulls.as_ref());
+    Some(pulls.and_then(|pulls| pulls.manifests).unwrap_or(0))
+}
+
+fn ready<K: Managed>(object: &K) -> f64 {
+    f64::from(u8::from(condition::is_true(conditions(object), ConditionType::Ready)))
+}
+
+fn conditions<K: Managed>(object: &K) -> &[Condition] {
+    object.status().map_or(&[], K::conditions)
+}
+
+/// Resources by kind, Ready and reason.
+#[derive(Default)]
+struct Counts {
+    by_labels: BTreeMap<(&'static str, String, String), u64>,
+    reasons: HashSet<String>,
+}
+
+impl Counts {
+    fn add<K: Managed>(&mut self, kind: &'static str, objects: &[std::sync::Arc<K>]) {
+        for object in objects {
+            let (ready, reason) = match condition::find(conditions(object.as_ref()), ConditionType::Ready) {
+                Some(ready) => (state(&ready.status), self.reason(&ready.reason)),
+                None => ("Unknown", "NotObserved".to_owned()),
+            };
+            *self.by_labels.entry((kind, ready.to_owned(), reason)).or_default() += 1;
+        }
+    }
+
+    fn reason(&mut self, reason: &str) -> String {
+        let ours = reason.len() <= 32 && reason.chars().all(|character| character.is_ascii_alphanumeric());
+        if ours && (self.reasons.contains(reason) || self.reasons.len() < REASONS) {
+            self.reasons.insert(reason.to_owned());
+            return reason.to_owned();
+        }
+        "Other".to_owned()
+    }
+}
+
+fn state(status: &str) -> &'static str {
+    match status {
+        "True" => "True",
+        "False" => "False",
+        _ => "Unknown",
+    }
+}
+
+fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: f64) -> Result<(), Error> {
+    let gauge = ConstGauge::new(value);
+    gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)
+}
+
+fn family<'l, const N: usize>(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    lines: impl Iterator<Item = ([(&'l str, &'l str); N], f64)>,
+) -> Result<(), Error> {
+    let mut lines = lines.peekable();
+    // A family of none has no line, and no head either.
+    if lines.peek().is_none() {
+        return Ok(());
+    }
+    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for (labels, value) in lines {
+        let labels = labels.as_slice();
+        ConstGauge::new(value).encode(metric.encode_family(&labels)?)?;
+    }
+    Ok(())
+}

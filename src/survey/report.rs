@@ -1,0 +1,162 @@
+//! What a survey comes to.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::jiff::Timestamp;
+use serde::Serialize;
+
+/// The state of a cluster. Its fields stay as they are: others may be added.
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Report {
+    /// Whether everything is Ready, and all could be read.
+    pub(crate) ready: bool,
+    pub(crate) instances: List<Instance>,
+    pub(crate) registries: List<Registered>,
+    pub(crate) proxy_projects: List<Project>,
+    pub(crate) replication_rules: List<Replication>,
+    pub(crate) policies: List<Policy>,
+    pub(crate) images: Images,
+    /// What is not Ready, newest first; `total` counts no conflicts and blocked deletions, which are listed, too.
+    pub(crate) not_ready: List<Trouble>,
+    pub(crate) unreadable: Vec<Unreadable>,
+}
+
+/// The first resources of a kind, and how many there are.
+#[derive(Debug, Serialize)]
+pub(crate) struct List<T> {
+    pub(crate) total: usize,
+    pub(crate) items: Vec<T>,
+}
+
+/// What all kinds tell.
+#[derive(Debug, Serialize)]
+pub(crate) struct State {
+    pub(crate) name: String,
+    /// `True`, `False` or `Unknown`.
+    pub(crate) ready: String,
+    pub(crate) reason: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Instance {
+    #[serde(flatten)]
+    pub(crate) state: State,
+    pub(crate) version: Option<String>,
+    pub(crate) url: String,
+    pub(crate) pull_host: String,
+    pub(crate) unhealthy_components: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Registered {
+    #[serde(flatten)]
+    pub(crate) state: State,
+    #[serde(rename = "type")]
+    pub(crate) type_: String,
+    pub(crate) url: String,
+    pub(crate) harbor: String,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Project {
+    #[serde(flatten)]
+    pub(crate) state: State,
+    /// Whether its rule is followed at admission.
+    pub(crate) in_force: bool,
+    pub(crate) matches: Vec<String>,
+    pub(crate) target: Option<String>,
+    pub(crate) mode: Option<String>,
+    pub(crate) when_unavailable: Option<String>,
+    pub(crate) prewarm: String,
+    pub(crate) harbor: String,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Replication {
+    #[serde(flatten)]
+    pub(crate) state: State,
+    pub(crate) direction: &'static str,
+    pub(crate) registry: String,
+    pub(crate) trigger: Option<String>,
+    pub(crate) enabled: Option<bool>,
+    pub(crate) held_back: usize,
+    pub(crate) last_execution: Option<Execution>,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Execution {
+    pub(crate) status: String,
+    pub(crate) trigger: String,
+    pub(crate) started: Option<String>,
+    pub(crate) total: i64,
+    pub(crate) succeeded: i64,
+    pub(crate) failed: i64,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Policy {
+    pub(crate) name: String,
+    pub(crate) action: String,
+    pub(crate) allowed: Vec<String>,
+    pub(crate) require_digest: bool,
+    pub(crate) forbid_latest: bool,
+}
+
+/// CachedImages, counted.
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Images {
+    pub(crate) total: usize,
+    pub(crate) ready: usize,
+    /// Nobody has looked at them yet.
+    pub(crate) pending: usize,
+    pub(crate) warming: usize,
+    pub(crate) verifying: usize,
+    pub(crate) failed: usize,
+    pub(crate) failed_by_reason: BTreeMap<String, usize>,
+    /// What Harbor has stored of them.
+    pub(crate) bytes: u64,
+}
+
+/// Something that is not as it should be.
+#[derive(Debug, Serialize)]
+pub(crate) struct Trouble {
+    pub(crate) kind: String,
+    pub(crate) name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) image: Option<String>,
+    pub(crate) condition: &'static str,
+    pub(crate) reason: String,
+    pub(crate) message: String,
+    pub(crate) since: Option<Timestamp>,
+    /// Whether it stays so until a person acts.
+    pub(crate) stalled: bool,
+}
+
+/// A kind that could not be read.
+#[derive(Debug, Serialize)]
+pub(crate) struct Unreadable {
+    pub(crate) what: String,
+    pub(crate) why: String,
+}
+
+impl<T> Default for List<T> {
+    fn default() -> Self {
+        Self { total: 0, items: Vec::new() }
+    }
+}
+
+impl<T> List<T> {
+    /// Counts one more, and keeps it if there is room.
+    pub(crate) fn add(&mut self, item: T, limit: usize) {
+        self.total += 1;
+        if self.items.len() < limit {
+            self.items.push(item);
+        }
+    }
+}

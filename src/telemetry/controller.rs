@@ -1,0 +1,329 @@
+//! Metrics of the controller: what it reconciles, asks of Harbor and warms. Labels come from closed lists, but for the names of
+//! HarborInstances, of which a cluster has a few.
+
+use std::time::Duration;
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+/// Metrics of the controller. Cloning shares them.
+#[derive(Debug, Clone)]
+pub struct ControllerMetrics {
+    reconciles: Family<ReconcileLabels, Counter>,
+    reconcile_duration: Family<KindLabels, Histogram, fn() -> Histogram>,
+    running: Family<KindLabels, Gauge>,
+    requests: Family<RequestLabels, Counter>,
+    request_duration: Family<ApiLabels, Histogram, fn() -> Histogram>,
+    repeats: Family<InstanceLabels, Counter>,
+    /// Pulls of images under way.
+    pub pulls_running: Gauge,
+    pulls: Family<PullLabels, Counter>,
+    pull_duration: Histogram,
+    blobs: Family<BlobLabels, Counter>,
+    blob_bytes: Counter,
+    expired: Family<ExpiryLabels, Counter>,
+    events: Family<EventLabels, Counter>,
+}
+
+/// Label `outcome` of a reconcile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Reconciled {
+    /// The resource is Ready.
+    Ready,
+    /// It is not, and its status says why.
+    NotReady,
+    /// It was deleted, with what it made in Harbor.
+    Deleted,
+    /// Its deletion waits for something.
+    DeletionBlocked,
+    /// The API server did not take what was to be written.
+    Failed,
+}
+
+/// Label `answer` of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Answered {
+    /// 2xx and 3xx.
+    Ok,
+    /// 401 and 403.
+    Denied,
+    /// 404.
+    NotFound,
+    /// 429.
+    RateLimited,
+    /// Another 4xx.
+    Refused,
+    /// 5xx.
+    Failed,
+    /// None in time.
+    Timeout,
+    /// No connection, or it broke.
+    Unreachable,
+}
+
+/// Label `api`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Asked {
+    /// Harbor's API v2.0.
+    Harbor,
+    /// Its registry, `/v2`.
+    Registry,
+}
+
+/// Label `operation`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Access {
+    /// GET and HEAD.
+    Read,
+    /// All others.
+    Write,
+}
+
+/// Label `cause` of images that were let go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Expired {
+    /// Nothing asked for it in time.
+    Unused,
+    /// There were too many.
+    TooMany,
+}
+
+/// Label `outcome` of an Event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum EventOutcome {
+    /// The API server took it.
+    Published,
+    /// It did not, and the Event is lost.
+    Dropped,
+}
+
+/// Label `outcome` of a blob of a pull.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum BlobOutcome {
+    /// It came into the cache by this pull.
+    Fetched,
+    /// Harbor had it.
+    Skipped,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReconcileLabels {
+    kind: &'static str,
+    outcome: Reconciled,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabels {
+    kind: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    harbor: String,
+    api: Asked,
+    operation: Access,
+    answer: Answered,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ApiLabels {
+    harbor: String,
+    api: Asked,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct InstanceLabels {
+    harbor: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PullLabels {
+    outcome: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BlobLabels {
+    outcome: BlobOutcome,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ExpiryLabels {
+    cause: Expired,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EventLabels {
+    outcome: EventOutcome,
+}
+
+impl ControllerMetrics {
+    /// All at zero, in no registry: for whoever counts and shows nobody.
+    pub fn unregistered() -> Self {
+        Self {
+            reconciles: Family::default(),
+            reconcile_duration: Family::new_with_constructor(seconds as fn() -> Histogram),
+            running: Family::default(),
+            requests: Family::default(),
+            request_duration: Family::new_with_constructor(seconds as fn() -> Histogram),
+            repeats: Family::default(),
+            pulls_running: Gauge::default(),
+            pulls: Family::default(),
+            pull_duration: Histogram::new(exponential_buckets(0.25, 2.0, 13)),
+            blobs: Family::default(),
+            blob_bytes: Counter::default(),
+            expired: Family::default(),
+            events: Family::default(),
+        }
+    }
+
+    /// All at zero.
+    pub fn register(registry: &mut Registry) -> Self {
+        let all = Self::unregistered();
+        registry.register("reconciles", "Looks at resources", all.reconciles.clone());
+        let help = "Time of one look at a resource";
+        registry.register_with_unit("reconcile_duration", help, Unit::Seconds, all.reconcile_duration.clone());
+        registry.register("reconciles_running", "Looks under way", all.running.clone());
+        registry.register("harbor_requests", "Requests to a Harbor", all.requests.clone());
+        let help = "Time to the end of the answer, or of a registry to its head";
+        registry.register_with_unit("harbor_request_duration", help, Unit::Seconds, all.request_duration.clone());
+        registry.register("harbor_repeats", "Requests to a registry made again within a pull", all.repeats.clone());
+        registry.register("pulls_running", "Pulls of images under way", all.pulls_running.clone());
+        registry.register("pulls", "Pulls of images", all.pulls.clone());
+        registry.register_with_unit("pull_duration", "Time of one pull", Unit::Seconds, all.pull_duration.clone());
+        registry.register("pull_blobs", "Configs and layers of pulls", all.blobs.clone());
+        let help = "What came into caches by pulls";
+        registry.register_with_unit("pull_fetched", help, Unit::Bytes, all.blob_bytes.clone());
+        registry.register("images_expired", "CachedImages that were let go", all.expired.clone());
+        registry.register("events", "Kubernetes Events", all.events.clone());
+        for outcome in [BlobOutcome::Fetched, BlobOutcome::Skipped] {
+            all.blobs.get_or_create_owned(&BlobLabels { outcome });
+        }
+        for cause in [Expired::Unused, Expired::TooMany] {
+            all.expired.get_or_create_owned(&ExpiryLabels { cause });
+        }
+        for outcome in [EventOutcome::Published, EventOutcome::Dropped] {
+            all.events.get_or_create_owned(&EventLabels { outcome });
+        }
+        all
+    }
+
+    /// Shows a kind from the start, all its counts at zero.
+    pub fn expect_kind(&self, kind: &'static str) {
+        use Reconciled::{Deleted, DeletionBlocked, Failed, NotReady, Ready};
+        for outcome in [Ready, NotReady, Deleted, DeletionBlocked, Failed] {
+            self.reconciles.get_or_create_owned(&ReconcileLabels { kind, outcome });
+        }
+        self.running.get_or_create_owned(&KindLabels { kind });
+    }
+
+    /// A look at a resource of this kind begins; it counts as under way until what this returns is dropped.
+    pub fn begin_reconcile(&self, kind: &'static str) -> Running {
+        let gauge = self.running.get_or_create_owned(&KindLabels { kind });
+        Running::new(gauge)
+    }
+
+    /// Shows an instance from the start.
+    pub fn expect_instance(&self, instance: &str) {
+        self.repeats.get_or_create_owned(&InstanceLabels { harbor: instance.to_owned() });
+    }
+
+    /// Counts a look at a resource.
+    pub fn count_reconcile(&self, kind: &'static str, outcome: Reconciled, took: Duration) {
+        self.reconciles.get_or_create_owned(&ReconcileLabels { kind, outcome }).inc();
+        self.reconcile_duration.get_or_create(&KindLabels { kind }).observe(took.as_secs_f64());
+    }
+
+    /// Counts a request to the Harbor of an instance.
+    pub fn count_request(&self, instance: &str, what: (Asked, Access), answer: Answered, took: Duration) {
+        let (api, operation) = what;
+        let labels = RequestLabels { harbor: instance.to_owned(), api, operation, answer };
+        self.requests.get_or_create(&labels).inc();
+        let labels = ApiLabels { harbor: instance.to_owned(), api };
+        self.request_duration.get_or_create(&labels).observe(took.as_secs_f64());
+    }
+
+    /// Counts a request that is made again.
+    pub fn count_repeat(&self, instance: &str) {
+        self.repeats.get_or_create(&InstanceLabels { harbor: instance.to_owned() }).inc();
+    }
+
+    /// Counts a pull. `outcome` is from a closed list: the reason of a failure, or `Warmed`.
+    pub fn count_pull(&self, outcome: String, took: Duration) {
+        self.pulls.get_or_create(&PullLabels { outcome }).inc();
+        self.pull_duration.observe(took.as_secs_f64());
+    }
+
+    /// Counts a blob of a pull.
+    pub fn count_blob(&self, outcome: BlobOutcome) {
+        self.blobs.get_or_create_owned(&BlobLabels { outcome }).inc();
+    }
+
+    /// Counts bytes that came into a cache.
+    pub fn count_fetched(&self, bytes: u64) {
+        self.blob_bytes.inc_by(bytes);
+    }
+
+    /// Counts CachedImages that were let go.
+    pub fn count_expired(&self, cause: Expired, images: usize) {
+        self.expired.get_or_create_owned(&ExpiryLabels { cause }).inc_by(images as u64);
+    }
+
+    /// Counts an Event.
+    pub fn count_event(&self, outcome: EventOutcome) {
+        self.events.get_or_create_owned(&EventLabels { outcome }).inc();
+    }
+}
+
+/// Something under way: a gauge is one higher until this is dropped.
+#[derive(Debug)]
+pub struct Running(Gauge);
+
+impl Running {
+    /// One more.
+    pub fn new(gauge: Gauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// From 5 ms to 20 s.
+fn seconds() -> Histogram {
+    Histogram::new(exponential_buckets(0.005, 2.0, 13))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::exposition::{Exposed, Exposition};
+
+    #[test]
+    fn a_kind_is_shown_before_anything_happens_to_it_and_what_runs_is_told_until_it_ends() {
+        let mut exposition = Exposition::new();
+        let metrics = ControllerMetrics::register(exposition.registry_mut());
+        metrics.expect_kind("Registry");
+        let running = metrics.begin_reconcile("Registry");
+        metrics.count_reconcile("Registry", Reconciled::NotReady, Duration::from_millis(12));
+        let has = |line: &str| exposition.encode().unwrap().lines().any(|found| found == line);
+        for line in [
+            r#"harbor_pilot_reconciles_total{kind="Registry",outcome="Ready"} 0"#,
+            r#"harbor_pilot_reconciles_total{kind="Registry",outcome="NotReady"} 1"#,
+            r#"harbor_pilot_reconcile_duration_seconds_count{kind="Registry"} 1"#,
+            r#"harbor_pilot_reconciles_running{kind="Registry"} 1"#,
+            r#"harbor_pilot_events_total{outcome="Dropped"} 0"#,
+        ] {
+            assert!(has(line), "{line} is not in\n{}", exposition.encode().unwrap());
+        }
+        drop(running);
+        assert!(has(r#"harbor_pilot_reconciles_running{kind="Registry"} 0"#));
+    }
+}

@@ -1,0 +1,83 @@
+//! What `/metrics` shows: metrics of ours under one prefix, and those that every process has under their usual names.
+
+use std::fmt;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::process::Process;
+
+/// Shows metrics in OpenMetrics text.
+pub trait Exposed: Send + Sync {
+    /// All of them.
+    ///
+    /// # Errors
+    /// When one of them cannot be written.
+    fn encode(&self) -> Result<String, fmt::Error>;
+}
+
+/// Metrics of a process: build and process from the start, others as they are registered.
+#[derive(Debug)]
+pub struct Exposition {
+    own: Registry,
+    usual: Registry,
+}
+
+impl Exposition {
+    /// Those that every process has.
+    pub fn new() -> Self {
+        let (mut own, mut usual) = (Registry::with_prefix("harbor_pilot"), Registry::default());
+        let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        own.register("build", "The version that runs", build);
+        usual.register_collector(Box::new(Process));
+        Self { own, usual }
+    }
+
+    /// For others to add theirs to, before the metrics are shared. Names get the prefix `harbor_pilot_`.
+    pub fn registry_mut(&mut self) -> &mut Registry {
+        &mut self.own
+    }
+
+    /// Adds metrics that are made out at each look.
+    pub fn collect(&mut self, collector: impl Collector) {
+        self.own.register_collector(Box::new(collector));
+    }
+}
+
+impl Default for Exposition {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Exposed for Exposition {
+    fn encode(&self) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        encode_registry(&mut text, &self.own)?;
+        encode_registry(&mut text, &self.usual)?;
+        encode_eof(&mut text)?;
+        Ok(text)
+    }
+}
+
+/// When the certificate that is served ends.
+#[derive(Debug, Clone)]
+pub struct Expiry(Gauge);
+
+impl Expiry {
+    /// Registers it. Clones are the same.
+    pub fn register(registry: &mut Registry) -> Self {
+        let gauge = Gauge::default();
+        let help = "End of the certificate that is served, in seconds since 1970; 0 while there is none";
+        registry.register_with_unit("certificate_not_after_timestamp", help, Unit::Seconds, gauge.clone());
+        Self(gauge)
+    }
+
+    /// Says when it ends, in seconds since 1970.
+    pub fn set(&self, second: i64) {
+        self.0.set(second);
+    }
+}

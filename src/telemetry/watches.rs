@@ -1,0 +1,40 @@
+//! What became of watches of the API server, by kind.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
+
+/// Counts of watches. Cloning shares them; the default shows nobody.
+#[derive(Debug, Clone, Default)]
+pub struct Watches {
+    lists: Family<Labels, Counter>,
+    failures: Family<Labels, Counter>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Labels {
+    kind: &'static str,
+}
+
+impl Watches {
+    /// Shows them in a registry.
+    pub fn register(registry: &mut Registry) -> Self {
+        let all = Self::default();
+        registry.register("watch_lists", "Lists that watches began with, or began anew with", all.lists.clone());
+        registry.register("watch_failures", "Failures of watches; they go on by themselves", all.failures.clone());
+        all
+    }
+
+    /// A watch begins with a list.
+    pub fn listed(&self, kind: &'static str) {
+        self.lists.get_or_create_owned(&Labels { kind }).inc();
+        self.failures.get_or_create_owned(&Labels { kind });
+    }
+
+    /// A watch failed.
+    pub fn failed(&self, kind: &'static str) {
+        self.lists.get_or_create_owned(&Labels { kind });
+        self.failures.get_or_create_owned(&Labels { kind }).inc();
+    }
+}
