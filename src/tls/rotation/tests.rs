@@ -117,7 +117,7 @@ fn what_is_somebody_elses_is_left_alone_and_what_is_damaged_is_made_anew_beside_
         let salvaged = vec![current.clone(), current.clone()];
         let step = Look { authorities, salvaged, ..Look::settled() }.step(after(1));
         let Step::NewAuthority { previous, .. } = step else { panic!("{step:?}") };
-        assert_eq!(previous, [current.clone()]);
+        assert_eq!(previous, std::slice::from_ref(&current));
     }
     let damaged =
         Look { leaf: Kept::Damaged("it is torn".to_owned()), replicas: Replicas::Known(vec![]), ..Look::settled() };
@@ -436,11 +436,11 @@ impl Leader {
             }
             Step::Publish(wanted) => {
                 let wanted: BTreeMap<usize, Vec<X509>> = wanted.into_iter().collect();
-                for which in 0..2 {
+                for (which, (version, read)) in configurations.iter().enumerate() {
                     let entries = places.iter().enumerate().filter(|(_, place)| place.0 == which);
                     let new = entries.map(|(place, _)| wanted.get(&place).unwrap_or(&bundles[place].trusted).clone());
                     let new: Vec<Vec<X509>> = new.collect();
-                    if new != configurations[which].1 && world.configurations[which].0 == configurations[which].0 {
+                    if new != *read && world.configurations[which].0 == *version {
                         world.write_bundles(which, new, false);
                     }
                 }
