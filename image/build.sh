@@ -39,15 +39,16 @@ SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || 
 export SOURCE_DATE_EPOCH
 created=$(date -u -d "@$SOURCE_DATE_EPOCH" +%Y-%m-%dT%H:%M:%SZ)
 
-crane=$(command -v crane || true)
-if [ -z "$crane" ]; then
-  crane=$work/crane
-  CGO_ENABLED=0 GOFLAGS=-mod=readonly go -C e2e/tools/crane build -trimpath -o "$crane" \
+program=$(command -v crane || true)
+if [ -z "$program" ]; then
+  program=$work/crane
+  CGO_ENABLED=0 GOFLAGS=-mod=readonly go -C e2e/tools/crane build -trimpath -o "$program" \
     github.com/google/go-containerregistry/cmd/crane
 fi
+crane() { "$program" "$@" 2>"$work/crane.log" || { cat "$work/crane.log" >&2; return 1; }; }
 
 # crane changes images in a registry only: here is one for as long as it takes.
-"$crane" registry serve --address 127.0.0.1:0 >"$work/registry.log" 2>&1 &
+"$program" registry serve --address 127.0.0.1:0 >"$work/registry.log" 2>&1 &
 registry_pid=$!
 for _ in $(seq 100); do
   port=$(sed -n 's/.*serving on port //p' "$work/registry.log")
@@ -59,7 +60,7 @@ here=127.0.0.1:$port/harbor-pilot
 
 # Packs a directory as a layer: no times, owners or order of this machine.
 layer() {
-  tar --create --file "$2" --directory "$1" --sort=name --mtime="@$SOURCE_DATE_EPOCH" \
+  tar --create --file "$2" --directory "$1" --sort=name --mtime=@0 \
     --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX --format=ustar .
 }
 
@@ -70,13 +71,19 @@ cp "${CA_BUNDLE:-/etc/ssl/certs/ca-certificates.crt}" "$work/base/etc/ssl/certs/
 layer "$work/base" "$work/base.tar"
 
 build() {
-  local arch=$1 target=$2 compiler=$3
+  local arch=$1 target=$2 compiler=$3 linker=$4
   local prefix=${target//-/_}
   local binary=${CARGO_TARGET_DIR:-$root/target}/$target/${profile/#dev/debug}/harbor-pilot
-  env "CC_$prefix=${!compiler}" "CARGO_TARGET_${prefix^^}_LINKER=${!compiler}" \
+  # A time that changes with each commit would have every C library built anew.
+  # The compiler of Debian's musl is for C alone: what it links wants a loader, which the image has not.
+  env -u SOURCE_DATE_EPOCH "CC_$prefix=$compiler" \
     RUSTFLAGS="--remap-path-prefix=$root=/harbor-pilot --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo" \
-    cargo build --quiet --locked -p harbor-pilot --bin harbor-pilot --target "$target" --profile "$profile" \
-    --config "profile.$profile.strip='symbols'"
+    cargo rustc --quiet --locked -p harbor-pilot --bin harbor-pilot --target "$target" --profile "$profile" \
+    --config "profile.$profile.strip='symbols'" -- -C "linker=$linker"
+  if readelf --program-headers "$binary" | grep -q INTERP; then
+    echo "$0: $binary is not static" >&2
+    return 1
+  fi
 
   # Where the sources lie on this machine is nobody's business, and differs from the next.
   cargo cyclonedx --quiet --manifest-path Cargo.toml --format json --spec-version 1.5 --target "$target" \
@@ -90,8 +97,8 @@ build() {
   cp "$output/harbor-pilot-$arch.cdx.json" "$work/$arch/usr/share/sbom/harbor-pilot.cdx.json"
   layer "$work/$arch" "$work/$arch.tar"
 
-  "$crane" append --oci-empty-base --new_layer "$work/base.tar" --new_layer "$work/$arch.tar" --new_tag "$here:$arch" >/dev/null
-  "$crane" mutate "$here:$arch" --tag "$here:$arch" --set-platform "linux/$arch" \
+  crane append --oci-empty-base --new_layer "$work/base.tar" --new_layer "$work/$arch.tar" --new_tag "$here:$arch" >/dev/null
+  crane mutate "$here:$arch" --tag "$here:$arch" --set-platform "linux/$arch" \
     --entrypoint /harbor-pilot --user 65532:65532 --workdir / --exposed-ports 8443/tcp,8081/tcp \
     --label org.opencontainers.image.title=harbor-pilot \
     --label "org.opencontainers.image.description=Admission webhook and operator for clusters that pull through Harbor" \
@@ -106,16 +113,16 @@ CC_ARM64=${CC_ARM64:-aarch64-linux-musl-gcc}
 manifests=()
 for platform in ${platforms//,/ }; do
   case $platform in
-    linux/amd64) build amd64 x86_64-unknown-linux-musl CC_AMD64 ;;
-    linux/arm64) build arm64 aarch64-unknown-linux-musl CC_ARM64 ;;
+    linux/amd64) build amd64 x86_64-unknown-linux-musl "$CC_AMD64" cc ;;
+    linux/arm64) build arm64 aarch64-unknown-linux-musl "$CC_ARM64" "$CC_ARM64" ;;
     *) echo "$0: no image for $platform" >&2; exit 2 ;;
   esac
   manifests+=(--manifest "$here:${platform#linux/}")
 done
 
-"$crane" index append "${manifests[@]}" --tag "$here:$version" >/dev/null
+crane index append "${manifests[@]}" --tag "$here:$version" >/dev/null
 rm -rf "$output/oci"
-"$crane" pull --format oci "$here:$version" "$output/oci"
-"$crane" digest "$here:$version" >"$output/digest"
-[ -z "$reference" ] || "$crane" copy "$here:$version" "$reference" >/dev/null
+crane pull --format oci "$here:$version" "$output/oci"
+crane digest "$here:$version" >"$output/digest"
+[ -z "$reference" ] || crane copy "$here:$version" "$reference" >/dev/null
 echo "harbor-pilot $version $(cat "$output/digest") in $output/oci"

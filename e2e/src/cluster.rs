@@ -658,7 +658,10 @@ pub async fn robot(harbor: &Harbor) -> Result<String> {
 }
 
 /// Copies the examples; only the address of Harbor and the password of its Secret become those of here.
-fn write_examples(from: &Path, to: &Path, url: &str, password: &str) -> Result<()> {
+///
+/// # Errors
+/// When they cannot be read or written.
+pub fn write_examples(from: &Path, to: &Path, url: &str, password: &str) -> Result<()> {
     fs::create_dir_all(to).with_context(|| format!("create {}", to.display()))?;
     for entry in fs::read_dir(from).with_context(|| format!("read {}", from.display()))? {
         let path = entry?.path();

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
 
@@ -13,6 +14,13 @@ use crate::tools::Tool;
 
 /// Under this name the node finds the [`Registry`].
 pub const HOST: &str = "images.test";
+
+/// What the script needs, and where it comes from.
+const NEEDED: [(&str, &[&str], &str); 2] = [
+    ("musl-gcc", &["--version"], "apt-get install musl-tools"),
+    ("cargo", &["cyclonedx", "--version"], "cargo install cargo-cyclonedx --locked"),
+];
+const TARGET: &str = "x86_64-unknown-linux-musl";
 
 /// What holds the namespaces of a Pod.
 pub(super) const PAUSE: &str = "images.test/pause:1";
@@ -49,7 +57,7 @@ impl Registry {
     /// When there is none, or the registry does not take it.
     pub async fn push_layout(&self, layout: &Path, name: &str) -> Result<()> {
         let layout = layout.display().to_string();
-        crane(&["push", "--index", &layout, &format!("{}/{name}", self.address)]).await.map(drop)
+        crane(&["push", &layout, &format!("{}/{name}", self.address)]).await.map(drop)
     }
 
     /// Makes an image of busybox as `docker.io/library/busybox` has it, with an index of two platforms, and pushes it to `to`
@@ -58,7 +66,7 @@ impl Registry {
     /// # Errors
     /// When busybox is missing, or the registry does not take it.
     pub async fn push_busybox(&self, to: &str) -> Result<()> {
-        let layer = self.busybox_layer().await?;
+        let layer = self.busybox_layer("busybox").await?;
         let own = format!("{}/busybox", self.address);
         let (amd64, arm64) = (format!("{own}:amd64"), format!("{own}:arm64"));
         for (image, platform) in [(&amd64, "linux/amd64"), (&arm64, "linux/arm64")] {
@@ -69,24 +77,21 @@ impl Registry {
         crane(&["copy", &own, to]).await.map(drop)
     }
 
-    /// A tar archive with busybox and the commands that tests use.
-    async fn busybox_layer(&self) -> Result<String> {
-        let archive = self.scratch.join("busybox.tar");
+    /// A tar archive with busybox, the commands that tests use, and a name: of two images that have one layer in common, the node
+    /// pulls it once.
+    async fn busybox_layer(&self, name: &str) -> Result<String> {
+        let (archive, directory) = (self.scratch.join(format!("{name}.tar")), self.scratch.join(name));
         if !archive.is_file() {
-            let bin = self.scratch.join("busybox/bin");
+            let bin = directory.join("bin");
             fs::create_dir_all(&bin).context("create a directory for busybox")?;
             let busybox = program("busybox").context("busybox is missing (apt-get install busybox-static)")?;
             fs::copy(busybox, bin.join("busybox")).context("copy busybox")?;
-            for name in ["sh", "sleep", "wget", "echo"] {
-                symlink("busybox", bin.join(name)).context("link busybox")?;
+            for command in ["sh", "sleep", "wget", "echo"] {
+                symlink("busybox", bin.join(command)).context("link busybox")?;
             }
+            fs::write(directory.join("name"), name).context("write the name")?;
             let mut tar = Command::new("tar");
-            tar.arg("--create")
-                .arg("--file")
-                .arg(&archive)
-                .arg("--directory")
-                .arg(self.scratch.join("busybox"))
-                .arg("bin");
+            tar.arg("--create").arg("--file").arg(&archive).arg("--directory").arg(&directory).args(["bin", "name"]);
             run(tar).await?;
         }
         Ok(archive.display().to_string())
@@ -94,11 +99,53 @@ impl Registry {
 }
 
 pub(super) async fn push_pause(registry: &Registry) -> Result<()> {
-    let layer = registry.busybox_layer().await?;
+    let layer = registry.busybox_layer("pause").await?;
     let own = PAUSE.replace(HOST, &registry.address);
     crane(&["append", "--oci-empty-base", "--new_layer", &layer, "--new_tag", &own]).await?;
     let entry = "/bin/sleep,2147483647";
     crane(&["mutate", &own, "--tag", &own, "--set-platform", "linux/amd64", "--entrypoint", entry]).await.map(drop)
+}
+
+/// Whether the machine can make the product's image. `false` comes with a message that says what is missing.
+///
+/// # Errors
+/// When it cannot, and `HARBOR_PILOT_REQUIRE_NODE` is set.
+pub fn possible() -> Result<bool> {
+    let runs = |program: &str, arguments: &[&str]| {
+        Command::new(program).args(arguments).output().is_ok_and(|output| output.status.success())
+    };
+    let mut missing = Vec::new();
+    for (program, arguments, from) in NEEDED {
+        if !runs(program, arguments) {
+            missing.push(format!("{program} {} fails ({from})", arguments.join(" ")));
+        }
+    }
+    let targets = Command::new("rustc").args(["--print", "target-libdir", "--target", TARGET]).output();
+    let library = targets.map(|output| PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()));
+    if !library.is_ok_and(|library| library.is_dir()) {
+        missing.push(format!("Rust has no {TARGET} (rustup target add {TARGET})"));
+    }
+    super::isolation::verdict("no image", &missing)
+}
+
+/// Makes the product's image with the script, in the profile of tests, into `output`. One at a time: cargo locks, and the bill of
+/// materials goes through the tree.
+///
+/// # Errors
+/// When the script fails.
+pub fn build_product(output: &Path) -> Result<()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../image/build.sh");
+    let told = Command::new(&script)
+        .args(["--profile", "dev", "--output"])
+        .arg(output)
+        .output()
+        .with_context(|| format!("run {}", script.display()))?;
+    if !told.status.success() {
+        bail!("{}: {}", script.display(), String::from_utf8_lossy(&told.stderr));
+    }
+    Ok(())
 }
 
 /// Runs crane, and returns what it says.

@@ -79,11 +79,18 @@ impl Place {
 /// # Errors
 /// When it cannot, and `HARBOR_PILOT_REQUIRE_NODE` is set.
 pub fn possible() -> Result<bool> {
-    let missing = missing();
+    verdict("no node", &missing())
+}
+
+/// Whether nothing is missing; else says what.
+///
+/// # Errors
+/// When something is, and `HARBOR_PILOT_REQUIRE_NODE` is set.
+pub(super) fn verdict(what: &str, missing: &[String]) -> Result<bool> {
     if missing.is_empty() {
         return Ok(true);
     }
-    let message = format!("no node on this machine: {}", missing.join("; "));
+    let message = format!("{what} on this machine: {}", missing.join("; "));
     if env::var_os(REQUIRED).is_some_and(|value| !value.is_empty()) {
         bail!("{message}, and {REQUIRED} is set");
     }
@@ -130,6 +137,11 @@ pub fn enter(name: &str, deadline: Duration, prepare: impl FnOnce(&Path) -> Resu
         bail!("{name} failed ({status})\n{log}");
     }
     Ok(())
+}
+
+/// Says something that the outside passes on at once.
+pub fn say(text: &str) {
+    note(text);
 }
 
 /// A group of control groups for the node of this process.

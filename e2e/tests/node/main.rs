@@ -1,72 +1,74 @@
-//! The product as an administrator has it: the chart installed by Helm, on a real node.
+//! The product as an administrator has it: the image that the script makes, the chart installed by Helm, on a real node.
+//!
+//! One node, one story: what comes later finds the cluster as what came before left it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
-use std::time::Duration;
+mod image;
+mod load;
+mod rollout;
+mod world;
 
-use harbor_pilot_e2e::node::Node;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use harbor_pilot_e2e::node::images::{self, build_product};
 use harbor_pilot_e2e::node::isolation::{self, Place};
 use harbor_pilot_e2e::tools::Tool;
 
+use world::World;
+
+/// What runs inside, where nothing can be fetched.
+const TOOLS: [Tool; 9] = [
+    Tool::Etcd,
+    Tool::KubeApiserver,
+    Tool::Kubectl,
+    Tool::KubeControllerManager,
+    Tool::KubeScheduler,
+    Tool::Kubelet,
+    Tool::KubeProxy,
+    Tool::Crane,
+    Tool::Helm,
+];
+
 #[test]
-fn a_pod_runs() {
+fn the_chart_on_a_node_runs_pods_from_harbors_cache_and_is_never_in_the_way() {
+    let name = "the_chart_on_a_node_runs_pods_from_harbors_cache_and_is_never_in_the_way";
     match Place::here() {
-        Place::Outside => {
-            if isolation::possible().unwrap() {
-                isolation::enter("a_pod_runs", Duration::from_secs(600), |_| {
-                    for tool in [
-                        Tool::Etcd,
-                        Tool::KubeApiserver,
-                        Tool::Kubectl,
-                        Tool::KubeControllerManager,
-                        Tool::KubeScheduler,
-                        Tool::Kubelet,
-                        Tool::KubeProxy,
-                        Tool::Crane,
-                    ] {
-                        tool.path()?;
-                    }
-                    Ok(())
-                })
-                .unwrap();
-            }
-        }
         Place::Inside(directory) => {
-            let runtime = tokio::runtime::Runtime::new().unwrap();
-            runtime.block_on(async {
-                let node = Node::start(&directory, &[]).await.unwrap();
-                node.registry
-                    .push_busybox(&format!(
-                        "{}/library/busybox:1",
-                        node.registry.host().url.trim_start_matches("http://")
-                    ))
-                    .await
-                    .unwrap();
-                let out = node
-                    .plane
-                    .kubectl(&[
-                        "run",
-                        "a",
-                        "--image=images.test/library/busybox:1",
-                        "--command",
-                        "--",
-                        "sleep",
-                        "1000000",
-                    ])
-                    .await
-                    .unwrap()
-                    .ok()
-                    .unwrap();
-                println!("{out}");
-                let ready =
-                    node.plane.kubectl(&["wait", "--for=condition=Ready", "pod/a", "--timeout=60s"]).await.unwrap();
-                println!("{ready:?}");
-                println!("{}", node.plane.kubectl(&["describe", "pod/a"]).await.unwrap().stdout);
-                println!("{}", node.images().unwrap());
-                if ready.clone().ok().is_err() {
-                    panic!("{}", node.log_tails());
-                }
-            });
+            tokio::runtime::Runtime::new().unwrap().block_on(story(&directory));
         }
+        Place::Outside if isolation::possible().unwrap() && images::possible().unwrap() => {
+            let prepare = |directory: &Path| {
+                for tool in TOOLS {
+                    tool.path()?;
+                }
+                build_product(&directory.join("product"))
+            };
+            // The whole of 100,000 admissions takes its time.
+            isolation::enter(name, Duration::from_secs(600) + load::wanted_time(), prepare).unwrap();
+        }
+        Place::Outside => {}
     }
+}
+
+async fn story(directory: &Path) {
+    let mut clock = Instant::now();
+    let mut told = |what: &str| {
+        isolation::say(&format!("{what} ({:.1} s)", clock.elapsed().as_secs_f64()));
+        clock = Instant::now();
+    };
+    let world = World::start(directory).await;
+    told("the node is ready");
+    world.install().await;
+    told("the chart is installed");
+    world.apply_resources().await;
+    told("busybox:1 is warm in Harbor");
+    world.pods_run_from_the_cache().await;
+    told("a Deployment of busybox:1 runs, from Harbor's cache, with Docker Hub gone");
+    for line in rollout::all(&world).await {
+        told(&line);
+    }
+    world.uninstall().await;
+    told("the chart is uninstalled");
 }
