@@ -103,6 +103,13 @@ env:
         fieldPath: metadata.name
   - name: HARBOR_PILOT_LOG
     value: {{ $.Values.logs.level | quote }}
+  {{- if eq (index . 1) "webhook" }}
+  # Memory is taken as it is needed, and given back at once.
+  - name: MIMALLOC_ARENA_EAGER_COMMIT
+    value: "0"
+  - name: MIMALLOC_PURGE_DELAY
+    value: "0"
+  {{- end }}
   {{- with $.Values.tracing.otlpEndpoint }}
   - name: OTEL_EXPORTER_OTLP_ENDPOINT
     value: {{ . | quote }}
