@@ -203,6 +203,21 @@ async fn a_pod_that_is_ended_has_the_time_to_serve_on_and_to_drain() {
 }
 
 #[tokio::test]
+async fn a_controller_whose_way_out_is_closed_still_sees_which_certificates_replicas_serve() {
+    for (source, open) in [("managed", true), ("certManager", false)] {
+        let values = json!({"networkPolicy": {"egress": {"enabled": true}}, "certificates": {"source": source}});
+        let objects = rendered(&values).await;
+        let policy = find(&objects, "NetworkPolicy/harbor-pilot-controller");
+        let to_webhook = |rule: &&Value| rule["ports"][0]["port"] == 8443;
+        let rules = policy["spec"]["egress"].as_array().unwrap();
+        let found = rules.iter().find(to_webhook);
+        assert_eq!(found.is_some(), open, "{source}: {rules:?}");
+        let labels = found.map(|rule| &rule["to"][0]["podSelector"]["matchLabels"]["app.kubernetes.io/component"]);
+        assert!(labels.is_none_or(|component| component == "webhook"), "{labels:?}");
+    }
+}
+
+#[tokio::test]
 async fn the_program_takes_the_arguments_that_it_is_given() {
     for (case, values) in cases() {
         for deployment in rendered(&values).await.iter().filter(|object| object["kind"] == "Deployment") {
