@@ -115,7 +115,6 @@ async fn a_leader_that_is_killed_halted_cut_off_or_asked_to_end_is_followed_and_
     let sent: Vec<u32> = site.gate.sent().split_off(earlier).into_iter().map(|sent| sent.process).collect();
     assert_eq!(one_after_the_other(&sent), candidates, "what went to Harbor, by process");
     let written = written(&site);
-    assert!(written.len() > 20, "{written:?}");
     assert_eq!(one_after_the_other(&written), ["a", "b", "a", "b", "a"].map(|name| format!("candidate-{name}")));
 }
 
