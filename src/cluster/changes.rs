@@ -46,14 +46,13 @@ pub(super) fn controller<K: Managed>(
     client: &Client,
     config: Config,
     watches: &Watches,
-    kind: &'static str,
 ) -> (Controller<K>, Changes<K>) {
     let (store, writer) = reflector::store();
     let sender = broadcast::Sender::new(BACKLOG);
     let listed = watch::Sender::new(false);
     let (told, done) = (sender.clone(), listed.clone());
     let events = watcher(Api::<K>::all(client.clone()), watcher::Config::default());
-    let events = counted(events, kind, watches);
+    let events = counted(events, K::KIND, watches);
     // Who owns which field takes more memory than the fields, and nobody here asks.
     let events = events.modify(|object| object.managed_fields_mut().clear()).reflect(writer);
     // By now the store has it, so that followers find there what they are told of.

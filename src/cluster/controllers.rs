@@ -93,16 +93,12 @@ pub async fn run(
 
     let meters = settings.meters;
     let busy = Config::default().concurrency(settings.concurrency);
-    let (instances, instance_changes) =
-        changes::controller::<HarborInstance>(&client, busy.clone(), &meters.watches, "HarborInstance");
-    let (registries, registry_changes) =
-        changes::controller::<Registry>(&client, busy.clone(), &meters.watches, "Registry");
-    let (projects, project_changes) =
-        changes::controller::<ProxyProject>(&client, busy.clone(), &meters.watches, "ProxyProject");
-    let (replications, rule_changes) =
-        changes::controller::<ReplicationRule>(&client, busy, &meters.watches, "ReplicationRule");
+    let (instances, instance_changes) = changes::controller::<HarborInstance>(&client, busy.clone(), &meters.watches);
+    let (registries, registry_changes) = changes::controller::<Registry>(&client, busy.clone(), &meters.watches);
+    let (projects, project_changes) = changes::controller::<ProxyProject>(&client, busy.clone(), &meters.watches);
+    let (replications, rule_changes) = changes::controller::<ReplicationRule>(&client, busy, &meters.watches);
     let warming = Config::default().concurrency(settings.warm_concurrency);
-    let (images, image_changes) = changes::controller::<CachedImage>(&client, warming, &meters.watches, "CachedImage");
+    let (images, image_changes) = changes::controller::<CachedImage>(&client, warming, &meters.watches);
 
     let platforms = Platforms::default();
     let scans = ScanDemand::default();
@@ -188,12 +184,11 @@ pub async fn run(
         comes_true(when_loaded.clone()).boxed(),
     ]);
     let known = known(listed, platforms.clone()).boxed().shared();
-    let drive = |name: &'static str| Drive {
+    let drive = || Drive {
         client: client.clone(),
         events: events.clone(),
         known: known.clone(),
         shutdown: shutdown.clone(),
-        kind: name,
         metrics: meters.controller.clone(),
     };
     let (labelled, when_labelled) = watch::channel(false);
@@ -210,11 +205,11 @@ pub async fn run(
     tokio::select! {
         () = async {
             tokio::join!(
-                run_kind(instances, drive("HarborInstance"), kinds.clone()),
-                run_kind(registries, drive("Registry"), kinds.clone()),
-                run_kind(projects, drive("ProxyProject"), kinds.clone()),
-                run_kind(replications, drive("ReplicationRule"), kinds),
-                run_kind(images, drive("CachedImage"), warmer),
+                run_kind(instances, drive(), kinds.clone()),
+                run_kind(registries, drive(), kinds.clone()),
+                run_kind(projects, drive(), kinds.clone()),
+                run_kind(replications, drive(), kinds),
+                run_kind(images, drive(), warmer),
             );
         } => {}
         () = platforms.watch(client.clone(), || wake_images.notify_one()) => {}
@@ -239,7 +234,6 @@ struct Drive {
     events: Arc<Events>,
     known: Shared<BoxFuture<'static, ()>>,
     shutdown: CancellationToken,
-    kind: &'static str,
     metrics: ControllerMetrics,
 }
 
@@ -248,8 +242,8 @@ where
     K: Managed,
     R: Reconciler<K>,
 {
-    let Drive { client, events, known, shutdown, kind, metrics } = drive;
-    let driver = Arc::new(Driver::new(Api::<K>::all(client), events, reconciler, metrics, kind));
+    let Drive { client, events, known, shutdown, metrics } = drive;
+    let driver = Arc::new(Driver::new(Api::<K>::all(client), events, reconciler, metrics));
     controller
         .graceful_shutdown_on(async move { shutdown.cancelled().await })
         .run(
@@ -269,8 +263,8 @@ where
         )
         .for_each(move |result| {
             match result {
-                Err(controller::Error::QueueError(error)) => tracing::warn!(kind, %error, "watching"),
-                Err(error) => tracing::debug!(kind, %error, "reconcile"),
+                Err(controller::Error::QueueError(error)) => tracing::warn!(kind = K::KIND, %error, "watching"),
+                Err(error) => tracing::debug!(kind = K::KIND, %error, "reconcile"),
                 Ok(_) => {}
             }
             ready(())

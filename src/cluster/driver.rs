@@ -26,21 +26,14 @@ pub struct Driver<K: Managed, R> {
     events: Arc<Events>,
     reconciler: R,
     metrics: ControllerMetrics,
-    kind: &'static str,
     written: Mutex<Written<K::Status>>,
 }
 
 impl<K: Managed, R: Reconciler<K>> Driver<K, R> {
-    /// A driver that writes with this API, publishes these Events and counts what it does under the name of the kind.
-    pub fn new(
-        api: Api<K>,
-        events: Arc<Events>,
-        reconciler: R,
-        metrics: ControllerMetrics,
-        kind: &'static str,
-    ) -> Self {
-        metrics.expect_kind(kind);
-        Self { api, events, reconciler, metrics, kind, written: Mutex::default() }
+    /// A driver that writes with this API, publishes these Events and counts what it does under the name of its kind.
+    pub fn new(api: Api<K>, events: Arc<Events>, reconciler: R, metrics: ControllerMetrics) -> Self {
+        metrics.expect_kind(K::KIND);
+        Self { api, events, reconciler, metrics, written: Mutex::default() }
     }
 
     /// Reconciles the object once and stores the outcome. Returns when to look again; `None` when it is gone.
@@ -49,17 +42,17 @@ impl<K: Managed, R: Reconciler<K>> Driver<K, R> {
     /// [`Error`] when the API server did not take what was to be stored; nothing is lost, the next look finds the same.
     pub async fn step(&self, object: Arc<K>) -> Result<Option<Duration>, Error> {
         let begin = Instant::now();
-        let _running = self.metrics.begin_reconcile(self.kind);
+        let _running = self.metrics.begin_reconcile(K::KIND);
         let empty = tracing::field::Empty;
         let name = object.name_any();
-        let span = tracing::debug_span!("reconcile", kind = self.kind, name, outcome = empty, otel.status_code = empty);
+        let span = tracing::debug_span!("reconcile", kind = K::KIND, name, outcome = empty, otel.status_code = empty);
         let result = self.look(object).instrument(span.clone()).await;
         let outcome = result.as_ref().map_or(Reconciled::Failed, |(_, outcome)| *outcome);
         span.record("outcome", tracing::field::debug(outcome));
         if outcome == Reconciled::Failed {
             span.record("otel.status_code", "ERROR");
         }
-        self.metrics.count_reconcile(self.kind, outcome, begin.elapsed());
+        self.metrics.count_reconcile(K::KIND, outcome, begin.elapsed());
         result.map(|(requeue, _)| requeue)
     }
 
@@ -129,7 +122,7 @@ impl<K: Managed, R: Reconciler<K>> Driver<K, R> {
             let name = object.name_any();
             let patch = Patch::Apply(json!({
                 "apiVersion": K::api_version(&()),
-                "kind": K::kind(&()),
+                "kind": K::KIND,
                 "metadata": {"name": name},
                 "status": outcome.status,
             }));
@@ -158,7 +151,7 @@ impl<K: Managed, R: Reconciler<K>> Driver<K, R> {
                 }
             };
             self.metrics.count_event(outcome);
-            note.log(&K::kind(&()), &object.name_any());
+            note.log(K::KIND, &object.name_any());
         }
     }
 

@@ -93,11 +93,11 @@ fn waiting(encoder: &mut DescriptorEncoder<'_>, offers: &Offers) -> Result<(), E
 fn resources(seen: &Seen, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
     let directory = &seen.directory;
     let mut counts = Counts::default();
-    counts.add("HarborInstance", &directory.instances.state());
-    counts.add("Registry", &directory.registries.state());
-    counts.add("ProxyProject", &directory.projects.state());
-    counts.add("ReplicationRule", &directory.rules.state());
-    counts.add("CachedImage", &seen.images.state());
+    counts.add(&directory.instances.state());
+    counts.add(&directory.registries.state());
+    counts.add(&directory.projects.state());
+    counts.add(&directory.rules.state());
+    counts.add(&seen.images.state());
     let lines = counts.by_labels.iter().map(|((kind, ready, reason), count)| {
         ([("kind", *kind), ("ready", ready.as_str()), ("reason", reason.as_str())], *count as f64)
     });
@@ -157,13 +157,13 @@ struct Counts {
 }
 
 impl Counts {
-    fn add<K: Managed>(&mut self, kind: &'static str, objects: &[std::sync::Arc<K>]) {
+    fn add<K: Managed>(&mut self, objects: &[std::sync::Arc<K>]) {
         for object in objects {
             let (ready, reason) = match condition::find(conditions(object.as_ref()), ConditionType::Ready) {
                 Some(ready) => (state(&ready.status), self.reason(&ready.reason)),
                 None => ("Unknown", "NotObserved".to_owned()),
             };
-            *self.by_labels.entry((kind, ready.to_owned(), reason)).or_default() += 1;
+            *self.by_labels.entry((K::KIND, ready.to_owned(), reason)).or_default() += 1;
         }
     }
 

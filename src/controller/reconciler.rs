@@ -30,6 +30,9 @@ pub trait Managed:
     /// Its status.
     type Status: Serialize + PartialEq + Clone + Send + Sync + 'static;
 
+    /// What the API server calls it, such as `Registry`.
+    const KIND: &'static str;
+
     /// The status that it carries.
     fn status(&self) -> Option<&Self::Status>;
 
@@ -82,6 +85,8 @@ macro_rules! managed {
     ($kind:ty, $status:ty $(, finalizer: $wants:expr)?) => {
         impl Managed for $kind {
             type Status = $status;
+
+            const KIND: &'static str = stringify!($kind);
 
             fn status(&self) -> Option<&$status> {
                 self.status.as_ref()
