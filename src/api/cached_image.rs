@@ -136,6 +136,14 @@ pub struct CachedImageStatus {
     pub expires_at: Option<Time>,
 }
 
+impl CachedImageStatus {
+    /// What Harbor has stored of the image, in bytes as the manifests state them.
+    pub fn stored_bytes(&self) -> u64 {
+        let stored = self.platforms.iter().filter(|child| child.stored);
+        stored.fold(0, |sum, child| sum.saturating_add(child.bytes))
+    }
+}
+
 /// What Harbor made of an index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum IndexState {

@@ -4,16 +4,13 @@ use std::{cmp::Reverse, sync::Arc};
 
 use k8s_openapi::jiff::Timestamp;
 
-use super::{
-    meters::{Meters, Seen},
-    states::bytes_of,
-};
+use super::meters::{Meters, Seen};
 use crate::{
-    api::{CachedImage, ConditionType, condition},
+    api::{CachedImage, CachedImageStatus, ConditionType, condition},
     in_force::InForce,
     rewrite,
     status_page::{self, Content, Image, LIMIT, Rule, Rules},
-    survey::Survey,
+    survey::{NOT_OBSERVED, Survey},
     telemetry::{logs::LogControl, troubles::Troubles},
 };
 
@@ -89,8 +86,8 @@ fn line(image: &CachedImage) -> Image {
     Image {
         image: at_harbor.clone(),
         ready: ready.map_or_else(|| "Unknown".to_owned(), |ready| ready.status.clone()),
-        reason: ready.map_or_else(|| "NotObserved".to_owned(), |ready| ready.reason.clone()),
-        bytes: bytes_of(image),
+        reason: ready.map_or_else(|| NOT_OBSERVED.to_owned(), |ready| ready.reason.clone()),
+        bytes: status.map_or(0, CachedImageStatus::stored_bytes),
         offline: (
             condition::is_true(conditions, ConditionType::OfflineByTag),
             condition::is_true(conditions, ConditionType::OfflineByDigest),

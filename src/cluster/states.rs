@@ -19,6 +19,7 @@ use crate::{
     controller::Managed,
     in_force::InForce,
     prewarm::Offers,
+    survey::NOT_OBSERVED,
 };
 
 /// Names of one metric that are told at most; what is beyond is told by `kubectl get`.
@@ -38,7 +39,9 @@ impl Collector for States {
         resources(&seen, &mut encoder)?;
         instances(&seen, &mut encoder)?;
         upstreams(&seen, &mut encoder)?;
-        let stored = seen.images.state().iter().fold(0_u64, |sum, image| sum.saturating_add(bytes_of(image)));
+        let images = seen.images.state();
+        let each = images.iter().filter_map(|image| image.status.as_ref());
+        let stored = each.fold(0_u64, |sum, status| sum.saturating_add(status.stored_bytes()));
         gauge(&mut encoder, "images_stored_bytes", "What Harbor has stored of images", stored as f64)?;
         let under_way = seen.instances.bytes_under_way() as f64;
         gauge(&mut encoder, "pulls_running_bytes", "Blobs that pulls have under way", under_way)?;
@@ -67,12 +70,6 @@ impl Collector for Admitting {
         gauge(&mut encoder, "scans_known", "Images of which policies know a scan", scanned)?;
         self.offers.iter().try_for_each(|offers| waiting(&mut encoder, offers))
     }
-}
-
-/// What Harbor has stored of an image, in bytes.
-pub(super) fn bytes_of(image: &crate::api::CachedImage) -> u64 {
-    let platforms = image.status.iter().flat_map(|status| &status.platforms);
-    platforms.filter(|child| child.stored).fold(0, |sum, child| sum.saturating_add(child.bytes))
 }
 
 fn in_force(encoder: &mut DescriptorEncoder<'_>, in_force: &InForce) -> Result<(), Error> {
@@ -161,7 +158,7 @@ impl Counts {
         for object in objects {
             let (ready, reason) = match condition::find(conditions(object.as_ref()), ConditionType::Ready) {
                 Some(ready) => (state(&ready.status), self.reason(&ready.reason)),
-                None => ("Unknown", "NotObserved".to_owned()),
+                None => ("Unknown", NOT_OBSERVED.to_owned()),
             };
             *self.by_labels.entry((K::KIND, ready.to_owned(), reason)).or_default() += 1;
         }

@@ -9,7 +9,8 @@ pub(crate) use self::report::{
     Execution, Images, Instance, List, Policy, Project, Registered, Replication, Report, State, Trouble, Unreadable,
 };
 use crate::api::{
-    CachedImage, ConditionType, HarborInstance, ImagePolicy, ProxyProject, Registry, ReplicationRule, condition,
+    CachedImage, CachedImageStatus, ConditionType, HarborInstance, ImagePolicy, ProxyProject, Registry,
+    ReplicationRule, condition,
 };
 
 /// What is gathered. Lists hold no more than `limit` resources each, whatever there is.
@@ -113,8 +114,7 @@ impl Survey {
         let Images { total, ready, pending, warming, verifying, failed, failed_by_reason, bytes } =
             &mut self.report.images;
         *total += 1;
-        let stored = status.into_iter().flat_map(|status| &status.platforms).filter(|child| child.stored);
-        *bytes = stored.fold(*bytes, |sum, child| sum.saturating_add(child.bytes));
+        *bytes = bytes.saturating_add(status.map_or(0, CachedImageStatus::stored_bytes));
         match state.reason.as_deref() {
             _ if state.ready == "True" => *ready += 1,
             None | Some(NOT_OBSERVED) => *pending += 1,
