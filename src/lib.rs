@@ -34,6 +34,7 @@
 //! | [`controller`] | a resource and its directory | the next status, Events, when to look again |
 //! | [`cluster`] | the API server | watches, status, finalizers, Events |
 //! | [`standalone`] | a directory of manifests | the same without a cluster |
+//! | [`chance`] | – | numbers that nobody can foresee |
 //! | [`lease`] | what the API server says of the Lease, and the time | who leads |
 //! | [`leadership`] | a moment, with each renewal | whether this process may write |
 //! | [`webhook`] | HTTPS | AdmissionReview replies |
@@ -41,6 +42,7 @@
 //! | [`tls`], [`telemetry`], [`cli`] | files, arguments | certificates, logs, metrics, traces, the commands |
 
 pub mod api;
+pub mod chance;
 pub mod cli;
 pub mod cluster;
 pub mod controller;

@@ -10,6 +10,7 @@ use std::{
 const ALLOWED: &[(&str, &[&str])] = &[
     ("api", &[]),
     ("image", &[]),
+    ("chance", &[]),
     ("lease", &[]),
     ("leadership", &[]),
     ("harbor", &["api", "leadership"]),
@@ -25,13 +26,14 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("text", &[]),
     ("survey", &["api"]),
     ("status_page", &["api", "survey", "telemetry", "text"]),
-    ("prewarm", &["api", "harbor", "image", "registry", "rewrite"]),
+    ("prewarm", &["api", "chance", "harbor", "image", "registry", "rewrite"]),
     ("controller", &["api", "harbor", "image", "leadership", "plan", "prewarm", "registry", "rewrite"]),
     ("webhook", &["api", "image", "policy", "prewarm", "rewrite", "skim", "telemetry", "tls"]),
     (
         "cluster",
         &[
             "api",
+            "chance",
             "controller",
             "harbor",
             "image",

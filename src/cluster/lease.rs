@@ -1,10 +1,6 @@
 //! Leads while the Lease is held, and never longer: [`crate::lease`] decides, this asks the API server.
 
-use std::{
-    hash::{BuildHasher, RandomState},
-    pin::pin,
-    time::Duration,
-};
+use std::{pin::pin, time::Duration};
 
 use futures::{FutureExt, future::BoxFuture};
 use k8s_openapi::{api::coordination::v1::Lease, jiff::Timestamp};
@@ -18,6 +14,7 @@ use tower::{Service, layer::layer_fn};
 
 use super::FIELD_MANAGER;
 use crate::{
+    chance,
     leadership::{Leadership, uptime},
     lease::{Election, Loss, Step, Timing},
 };
@@ -56,7 +53,7 @@ impl Candidate {
     /// others send must not hold up a renewal.
     pub fn new(client: Client, namespace: &str, process: &str, timing: Timing, leadership: Leadership) -> Self {
         // No two processes have one identity, not even those of one Pod after another.
-        let identity = format!("{process}_{:016x}", random());
+        let identity = format!("{process}_{:016x}", chance::number());
         let election = Election::new(namespace, NAME, &identity, timing);
         Self { api: Api::namespaced(client, namespace), election, identity, timing, leadership }
     }
@@ -119,7 +116,7 @@ impl Candidate {
 
     /// Renews, until it cannot.
     async fn hold(&mut self) -> Lost {
-        tokio::time::sleep(self.timing.pause(fraction())).await;
+        tokio::time::sleep(self.timing.pause(chance::fraction())).await;
         loop {
             let step = self.election.next(uptime(), Timestamp::now());
             match self.take(step).await {
@@ -141,7 +138,7 @@ impl Candidate {
         let bounded = |request: BoxFuture<'static, Result<Option<Lease>, kube::Error>>| {
             tokio::time::timeout(deadline, request).map(Result::ok)
         };
-        let (api, pause) = (self.api.clone(), self.timing.pause(fraction()));
+        let (api, pause) = (self.api.clone(), self.timing.pause(chance::fraction()));
         let answer = match step {
             Step::Lost(loss) => return Err(Lost(loss)),
             Step::Wait => {
@@ -235,13 +232,4 @@ where
         let (answer, leadership) = (self.inner.call(request), self.leadership.clone());
         async move { leadership.guard(answer).await }.boxed()
     }
-}
-
-fn random() -> u64 {
-    RandomState::new().hash_one(uptime())
-}
-
-/// From 0 to 1.
-fn fraction() -> f64 {
-    (random() >> 11) as f64 / (1_u64 << 53) as f64
 }

@@ -3,7 +3,6 @@
 //! Bounded: a pull ends at its deadline and goes on with the next attempt, and nothing waits here for Harbor to store.
 
 use std::{
-    hash::{BuildHasher, RandomState},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -30,6 +29,7 @@ use crate::{
         CachedImage, CachedImageStatus, ConditionType, Interval, Platform, Reason, cached_image::PlatformStatus,
         condition, proxy_project::PullStrategy,
     },
+    chance,
     registry::{self, Class},
 };
 
@@ -372,7 +372,7 @@ impl Run<'_> {
         timing: &'s Timing,
     ) -> Setting<'s> {
         let now = self.later();
-        Setting { image, proxy_project, pinned, missing, now, jitter: jitter(), timing }
+        Setting { image, proxy_project, pinned, missing, now, jitter: chance::fraction(), timing }
     }
 
     /// The end of the step: a pull takes its time.
@@ -443,10 +443,4 @@ fn told(old: &CachedImageStatus, new: &CachedImageStatus) -> Option<Note> {
         message = format!("{message}; next try at {}", next.0);
     }
     Some(Note { warning, reason: ready.reason.clone(), message })
-}
-
-/// From 0 to 1, so that images that failed together do not come back together.
-fn jitter() -> f64 {
-    let random = RandomState::new().hash_one(0_u8) >> 11;
-    random as f64 / (1_u64 << 53) as f64
 }

@@ -1,0 +1,25 @@
+//! Numbers that nobody can foresee: for what is not to come all at once, and for names that are nobody else's. Not for secrets.
+
+use std::hash::{BuildHasher, RandomState};
+
+/// Any number.
+pub fn number() -> u64 {
+    // Each state has keys of its own.
+    RandomState::new().hash_one(0_u8)
+}
+
+/// From 0 to 1, so that those that failed together do not come back together.
+pub fn fraction() -> f64 {
+    (number() >> 11) as f64 / (1_u64 << 53) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_differ_and_fractions_lie_between_0_and_1() {
+        assert_ne!(number(), number());
+        assert!((0..1000).map(|_| fraction()).all(|fraction| (0.0..1.0).contains(&fraction)));
+    }
+}
