@@ -62,7 +62,8 @@ pub(super) fn controller<K: Managed>(
             done.send_replace(true);
         }
     });
-    let controller = Controller::for_stream(events.applied_objects(), store).with_config(config);
+    // The controller hears of deletions, too: otherwise it keeps each look at what is gone until the look is due.
+    let controller = Controller::for_stream(events.touched_objects(), store).with_config(config);
     (controller.trigger_backoff(backoff()), Changes { sender, listed })
 }
 
