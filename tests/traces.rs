@@ -64,12 +64,21 @@ impl Webhook {
 
     /// How long an admission took.
     async fn admit(&self, uid: &str) -> Duration {
+        self.admit_in(uid, None).await
+    }
+
+    /// As the API server sends it that traces itself.
+    async fn admit_in(&self, uid: &str, traceparent: Option<&str>) -> Duration {
         let object = json!({"metadata": {}, "spec": {"containers": [{"name": "a", "image": "nginx"}]}});
         let request = json!({"uid": uid, "operation": "CREATE", "namespace": "shop", "object": object,
                              "kind": {"group": "", "version": "v1", "kind": "Pod"}});
         let review = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request});
         let begin = Instant::now();
-        let answer: Value = self.client.post(&self.url).json(&review).send().await.unwrap().json().await.unwrap();
+        let mut asked = self.client.post(&self.url).json(&review);
+        if let Some(traceparent) = traceparent {
+            asked = asked.header("traceparent", traceparent);
+        }
+        let answer: Value = asked.send().await.unwrap().json().await.unwrap();
         assert_eq!(answer["response"]["uid"], uid, "{answer}");
         begin.elapsed()
     }
@@ -108,7 +117,7 @@ fn text(attributes: &[KeyValue], key: &str) -> Option<String> {
 }
 
 #[tokio::test]
-async fn an_admission_is_a_span_with_the_uid_of_its_request_and_what_came_of_it() {
+async fn an_admission_is_a_span_with_what_came_of_it_and_a_part_of_the_trace_of_its_caller() {
     let received: Arc<Mutex<Vec<ResourceSpans>>> = Arc::default();
     let take = async |State(received): State<Arc<Mutex<Vec<ResourceSpans>>>>, body: Bytes| {
         let request = ExportTraceServiceRequest::decode(body).unwrap();
@@ -120,15 +129,18 @@ async fn an_admission_is_a_span_with_the_uid_of_its_request_and_what_came_of_it(
     tokio::spawn(async move { axum::serve(listener, router).await });
 
     let webhook = Webhook::start(&collector).await;
-    for uid in ["uid-1", "uid-2"] {
-        webhook.admit(uid).await;
-    }
+    webhook.admit("uid-1").await;
+    let (trace, span) = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331");
+    webhook.admit_in("uid-2", Some(&format!("00-{trace}-{span}-01"))).await;
+    // Whoever decided that its trace is not kept decided it for us, too; what cannot be read is no trace.
+    webhook.admit_in("uid-3", Some(&format!("00-{trace}-{span}-00"))).await;
+    webhook.admit_in("uid-4", Some("00-zz-zz-01")).await;
     let count = || {
         let received = received.lock().unwrap();
         received.iter().flat_map(|of| &of.scope_spans).map(|of| of.spans.len()).sum::<usize>()
     };
     let end = Instant::now() + SOON;
-    while count() < 2 {
+    while count() < 3 {
         assert!(Instant::now() < end, "{} spans came", count());
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
@@ -140,8 +152,12 @@ async fn an_admission_is_a_span_with_the_uid_of_its_request_and_what_came_of_it(
         .iter()
         .map(|span| (span.name.as_str(), text(&span.attributes, "uid"), text(&span.attributes, "outcome")))
         .collect();
-    let expected = ["uid-1", "uid-2"].map(|uid| ("admission", Some(uid.to_owned()), Some("Patched".to_owned())));
+    let expected =
+        ["uid-1", "uid-2", "uid-4"].map(|uid| ("admission", Some(uid.to_owned()), Some("Patched".to_owned())));
     assert_eq!(found, expected);
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let of_caller = |at: usize| (hex(&spans[at].trace_id) == trace, hex(&spans[at].parent_span_id) == span);
+    assert_eq!([0, 1, 2].map(of_caller), [(false, false), (true, true), (false, false)]);
     assert!(spans.iter().all(|span| span.end_time_unix_nano > span.start_time_unix_nano), "{spans:?}");
 }
 

@@ -9,14 +9,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use http::HeaderMap;
 use opentelemetry::KeyValue;
+use opentelemetry::propagation::TextMapPropagator;
 use opentelemetry::trace::TracerProvider;
-use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
+use opentelemetry_http::{Bytes, HeaderExtractor, HttpClient, HttpError, Request, Response};
 use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracerProvider};
 use tokio::runtime::Handle;
-use tracing::Subscriber;
+use tracing::{Span, Subscriber};
+use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::registry::LookupSpan;
@@ -127,6 +131,17 @@ impl Traces {
         let layer = layer.with_target(false).with_tracked_inactivity(false);
         layer.with_filter(filter_fn(|metadata| metadata.is_span() && metadata.target().starts_with("harbor_pilot")))
     }
+}
+
+/// Makes the span a part of the caller's trace, where its headers name one (W3C `traceparent`, as an API server sends it that traces).
+/// Before the span is entered; a span that nobody takes is left alone.
+pub fn continue_trace(span: &Span, headers: &HeaderMap) {
+    if span.is_disabled() || !headers.contains_key("traceparent") {
+        return;
+    }
+    let caller = TraceContextPropagator::new().extract(&HeaderExtractor(headers));
+    // Where spans go nowhere, there is nothing to be a part of.
+    span.set_parent(caller).ok();
 }
 
 /// The exporter's requests, made on our runtime: its own thread has none.

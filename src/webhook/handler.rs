@@ -10,7 +10,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::{CONNECTION, CONTENT_TYPE};
-use axum::http::{HeaderValue, StatusCode, Version};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Version};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use k8s_openapi::jiff::Timestamp;
@@ -25,6 +25,7 @@ use crate::prewarm::queue::{Fate, Offer, Offers};
 use crate::rewrite::{Namespaces, Rules};
 use crate::telemetry::metrics::{AdmissionMetrics, DropReason, Operation, Outcome};
 use crate::telemetry::probes::{Readiness, probes};
+use crate::telemetry::traces;
 
 const OUR_ERROR: &str = "an error of harbor-pilot itself; its log has more";
 
@@ -70,6 +71,8 @@ pub fn router(admission: Admission) -> Router {
     Router::new().route("/mutate", post(mutate)).route("/validate", post(validate)).with_state(state).merge(probes)
 }
 
+type Answer = fn(&Admission, &HeaderMap, &[u8]) -> Response;
+
 struct Shared {
     admission: Admission,
     reader: BodyReader,
@@ -84,10 +87,10 @@ async fn validate(State(shared): State<Arc<Shared>>, request: Request) -> Respon
 }
 
 impl Shared {
-    async fn answer(&self, request: Request, answer: impl FnOnce(&Admission, &[u8]) -> Response) -> Response {
+    async fn answer(&self, request: Request, answer: Answer) -> Response {
         let (parts, body) = request.into_parts();
         let admission = &self.admission;
-        let mut response = match self.reader.read(&parts, body, |body| answer(admission, &body)).await {
+        let mut response = match self.reader.read(&parts, body, |body| answer(admission, &parts.headers, &body)).await {
             Ok(response) => response,
             Err(error) => {
                 admission.metrics.count(Operation::Other, Outcome::Refused, std::time::Duration::ZERO);
@@ -103,18 +106,20 @@ impl Shared {
 }
 
 impl Admission {
-    fn mutate(&self, body: &[u8]) -> Response {
+    fn mutate(&self, headers: &HeaderMap, body: &[u8]) -> Response {
         self.answer(
+            headers,
             || review::mutate(body, &self.rules.load(), &self.namespaces.load()),
             || review::admit_unread(body, OUR_ERROR),
         )
     }
 
-    fn validate(&self, body: &[u8]) -> Response {
+    fn validate(&self, headers: &HeaderMap, body: &[u8]) -> Response {
         let policies = self.policies.load();
         let scans = policies.go_by_scans().then(|| (self.scans.load(), Timestamp::now()));
         let scans = scans.as_ref().map(|(scans, now)| (&***scans, *now));
         self.answer(
+            headers,
             || validate::validate(body, &self.rules.load(), &self.namespaces.load(), &policies, scans),
             || validate::unread(body, OUR_ERROR, &policies),
         )
@@ -122,6 +127,7 @@ impl Admission {
 
     fn answer(
         &self,
+        headers: &HeaderMap,
         answer: impl FnOnce() -> Result<Reply, NotJson>,
         otherwise: impl FnOnce() -> Result<Reply, NotJson>,
     ) -> Response {
@@ -129,6 +135,7 @@ impl Admission {
         let empty = tracing::field::Empty;
         let span =
             tracing::debug_span!("admission", uid = empty, namespace = empty, operation = empty, outcome = empty);
+        traces::continue_trace(&span, headers);
         let entered = span.enter();
         let (replied, outcome) = guarded(answer, otherwise);
         let Ok(reply) = replied else {
