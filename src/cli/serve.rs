@@ -8,9 +8,8 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use crate::{
     api::Interval,
-    telemetry::exposition::Expiry,
     tls::{
-        files::CertificateDirectory,
+        files::{AUTHORITY, CERTIFICATE, CertificateDirectory, KEY},
         issue::{Authority, Validity},
         serve::Certificate,
     },
@@ -62,29 +61,18 @@ impl Arguments {
         Ok(certificate)
     }
 
-    /// Tells when the certificate ends, that of the moment, as long as the process runs.
-    pub(super) fn tell_expiry(&self, certificate: &Arc<Certificate>, expiry: Expiry) {
-        let certificate = Arc::clone(certificate);
-        tokio::spawn(async move {
-            loop {
-                expiry.set(certificate.not_after().unwrap_or(0));
-                tokio::time::sleep(POLL).await;
-            }
-        });
-    }
-
     /// Issues a certificate for this machine where the directory has none: ca.crt, tls.crt and tls.key, valid for a year.
     pub(super) fn issue_where_missing(&self, names: &[String]) -> anyhow::Result<()> {
         let path = |name: &str| self.tls_dir.join(name);
-        if path("tls.crt").exists() || path("tls.key").exists() {
+        if path(CERTIFICATE).exists() || path(KEY).exists() {
             return Ok(());
         }
         let validity = Validity::starting(Timestamp::now(), SignedDuration::from_hours(24 * 365));
         let authority = Authority::new("harbor-pilot", validity)?;
         let leaf = authority.issue(names, validity)?;
         std::fs::create_dir_all(&self.tls_dir).with_context(|| format!("cannot make {}", self.tls_dir.display()))?;
-        write_private(&path("tls.key"), &leaf.key_pem)?;
-        for (name, text) in [("tls.crt", &leaf.certificate_pem), ("ca.crt", &authority.issued().certificate_pem)] {
+        write_private(&path(KEY), &leaf.key_pem)?;
+        for (name, text) in [(CERTIFICATE, &leaf.certificate_pem), (AUTHORITY, &authority.issued().certificate_pem)] {
             std::fs::write(path(name), text).with_context(|| format!("cannot write {}", path(name).display()))?;
         }
         tracing::info!(directory = %self.tls_dir.display(), ?names, "issued a certificate; clients trust ca.crt");

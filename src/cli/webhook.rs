@@ -8,10 +8,13 @@ use futures::{FutureExt, future::LocalBoxFuture};
 
 use super::rules::put_in_force;
 use crate::{
-    cluster::{rules, showing, sink, states::Admitting},
+    cluster::{
+        rules, showing, sink,
+        states::{Admitting, Serving},
+    },
     in_force::InForce,
     prewarm::{lifetime::Source, limit::Limit, queue},
-    telemetry::{exposition::Expiry, metrics::Metrics, offers::OfferMetrics, probes::Readiness, watches::Watches},
+    telemetry::{metrics::Metrics, offers::OfferMetrics, probes::Readiness, watches::Watches},
     webhook::{self, Admission, Limits, OfferSink, ServeOptions},
 };
 
@@ -44,7 +47,6 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let serve = &arguments.serve;
     let in_force = InForce::default();
     let mut metrics = Metrics::new();
-    let expiry = Expiry::register(metrics.exposition_mut().registry_mut());
     let readiness = Readiness::new();
     let (offers, follow) = match &arguments.rules {
         Some(path) => {
@@ -60,7 +62,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         }
     };
     let certificate = serve.certificate().await?;
-    serve.tell_expiry(&certificate, expiry);
+    metrics.exposition_mut().collect(Serving { certificate: certificate.clone() });
     let tls = arguments.clients.tls(certificate).await?;
     let bind = |address| TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"));
     let (listener, ops_listener) = (bind(serve.listen())?, bind(serve.ops_listen())?);

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashSet},
     fmt::Error,
+    sync::Arc,
 };
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
@@ -20,6 +21,7 @@ use crate::{
     in_force::InForce,
     prewarm::Offers,
     survey::NOT_OBSERVED,
+    tls::serve::Certificate,
 };
 
 /// Names of one metric that are told at most; what is beyond is told by `kubectl get`.
@@ -69,6 +71,21 @@ impl Collector for Admitting {
         let scanned = self.in_force.scans.load().len() as f64;
         gauge(&mut encoder, "scans_known", "Images of which policies know a scan", scanned)?;
         self.offers.iter().try_for_each(|offers| waiting(&mut encoder, offers))
+    }
+}
+
+/// The certificate that a webhook serves.
+#[derive(Debug)]
+pub struct Serving {
+    /// That of the moment is asked.
+    pub certificate: Arc<Certificate>,
+}
+
+impl Collector for Serving {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
+        let end = self.certificate.not_after().unwrap_or(0) as f64;
+        let help = "End of the certificate that is served, in seconds since 1970; 0 for one that cannot be read";
+        gauge(&mut encoder, "certificate_not_after_timestamp_seconds", help, end)
     }
 }
 
@@ -154,7 +171,7 @@ struct Counts {
 }
 
 impl Counts {
-    fn add<K: Managed>(&mut self, objects: &[std::sync::Arc<K>]) {
+    fn add<K: Managed>(&mut self, objects: &[Arc<K>]) {
         for object in objects {
             let (ready, reason) = match condition::find(conditions(object.as_ref()), ConditionType::Ready) {
                 Some(ready) => (state(&ready.status), self.reason(&ready.reason)),

@@ -4,9 +4,8 @@ use std::fmt;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
-use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::Registry;
 
 use super::process::Process;
 
@@ -60,24 +59,5 @@ impl Exposed for Exposition {
         encode_registry(&mut text, &self.usual)?;
         encode_eof(&mut text)?;
         Ok(text)
-    }
-}
-
-/// When the certificate that is served ends.
-#[derive(Debug, Clone)]
-pub struct Expiry(Gauge);
-
-impl Expiry {
-    /// Registers it. Clones are the same.
-    pub fn register(registry: &mut Registry) -> Self {
-        let gauge = Gauge::default();
-        let help = "End of the certificate that is served, in seconds since 1970; 0 while there is none";
-        registry.register_with_unit("certificate_not_after_timestamp", help, Unit::Seconds, gauge.clone());
-        Self(gauge)
-    }
-
-    /// Says when it ends, in seconds since 1970.
-    pub fn set(&self, second: i64) {
-        self.0.set(second);
     }
 }

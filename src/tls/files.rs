@@ -1,4 +1,4 @@
-//! Certificates from a directory, as a mounted Secret has them: `tls.crt`, `tls.key`, and `ca.crt` if there is one.
+//! Certificates from a directory, as a mounted Secret has them: `tls.crt` and `tls.key`.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,6 +8,13 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt;
 
 use super::serve::{Certificate, CertificateError};
+
+/// The certificate, and those between it and its authority, as in a Secret of type `kubernetes.io/tls`.
+pub const CERTIFICATE: &str = "tls.crt";
+/// Its private key.
+pub const KEY: &str = "tls.key";
+/// Who issued it.
+pub const AUTHORITY: &str = "ca.crt";
 
 const MAX_FILE: u64 = 1024 * 1024;
 /// Mounted files can hang; a poll must not.
@@ -76,14 +83,6 @@ impl CertificateDirectory {
         Arc::clone(&self.certificate)
     }
 
-    /// The authority's certificate in `ca.crt`, PEM; `None` if there is no such file.
-    pub async fn authority(&self) -> Result<Option<Vec<u8>>, FilesError> {
-        match read(&self.directory.join("ca.crt")).await {
-            Err(FilesError::Read { error, .. }) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            other => other.map(Some),
-        }
-    }
-
     /// Looks at the files once, and serves what they hold if it is another good pair.
     pub async fn poll(&mut self) -> Poll {
         let found = match Pair::read(&self.directory).await {
@@ -121,8 +120,8 @@ impl CertificateDirectory {
 
 impl Pair {
     async fn read(directory: &Path) -> Result<Self, FilesError> {
-        let chain = read(&directory.join("tls.crt")).await?;
-        let key = read(&directory.join("tls.key")).await?;
+        let chain = read(&directory.join(CERTIFICATE)).await?;
+        let key = read(&directory.join(KEY)).await?;
         Ok(Self { chain, key })
     }
 }
@@ -158,8 +157,8 @@ mod tests {
     }
 
     fn write(directory: &Path, chain: &str, key: &str) {
-        std::fs::write(directory.join("tls.crt"), chain).unwrap();
-        std::fs::write(directory.join("tls.key"), key).unwrap();
+        std::fs::write(directory.join(CERTIFICATE), chain).unwrap();
+        std::fs::write(directory.join(KEY), key).unwrap();
     }
 
     #[tokio::test]
@@ -171,7 +170,6 @@ mod tests {
         write(directory.path(), &first.certificate_pem, &first.key_pem);
         let mut files = CertificateDirectory::load(directory.path()).await.unwrap();
         assert!(matches!(files.poll().await, Poll::Same));
-        assert_eq!(files.authority().await.unwrap(), None);
 
         // Half of a rotation, told once.
         write(directory.path(), &second.certificate_pem, &first.key_pem);
@@ -186,7 +184,7 @@ mod tests {
             write(directory.path(), chain, key);
             assert!(matches!(files.poll().await, Poll::Kept(_)), "{chain}");
         }
-        std::fs::remove_file(directory.path().join("tls.key")).unwrap();
+        std::fs::remove_file(directory.path().join(KEY)).unwrap();
         assert!(matches!(files.poll().await, Poll::Kept(FilesError::Read { .. })));
     }
 

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use rcgen::{KeyPair, PublicKeyData};
 
+use super::files::{AUTHORITY, CERTIFICATE, KEY};
 use super::issue::{Authority, Issued};
 use super::serve::Certificate;
 use super::x509::X509;
@@ -14,11 +15,8 @@ use super::x509::X509;
 /// The data of a Secret.
 pub type Data = BTreeMap<String, Vec<u8>>;
 
-const CA_CERTIFICATE: &str = "ca.crt";
 const CA_KEY: &str = "ca.key";
 const PREVIOUS: &str = "previous.crt";
-const CERTIFICATE: &str = "tls.crt";
-const KEY: &str = "tls.key";
 
 /// What became of something that is kept in a Secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,18 +72,18 @@ impl Authorities {
     }
 
     fn parse(data: &Data) -> Result<Self, String> {
-        let certificate_pem = text(data, CA_CERTIFICATE)?;
+        let certificate_pem = text(data, AUTHORITY)?;
         let key_pem = text(data, CA_KEY)?;
-        let mut certificates = certificates(data, CA_CERTIFICATE)?;
+        let mut certificates = certificates(data, AUTHORITY)?;
         let (Some(current), true) = (certificates.pop(), certificates.is_empty()) else {
-            return Err(format!("`{CA_CERTIFICATE}` does not hold one certificate"));
+            return Err(format!("`{AUTHORITY}` does not hold one certificate"));
         };
         if !current.is_authority() {
-            return Err(format!("the certificate in `{CA_CERTIFICATE}` is none of an authority"));
+            return Err(format!("the certificate in `{AUTHORITY}` is none of an authority"));
         }
         let key = KeyPair::from_pem(&key_pem).map_err(|error| format!("`{CA_KEY}` holds no private key: {error}"))?;
         if key.subject_public_key_info() != current.public_key() {
-            return Err(format!("`{CA_CERTIFICATE}` and `{CA_KEY}` do not go together"));
+            return Err(format!("`{AUTHORITY}` and `{CA_KEY}` do not go together"));
         }
         let previous = if data.contains_key(PREVIOUS) { self::certificates(data, PREVIOUS)? } else { Vec::new() };
         Ok(Self { current, previous, issued: Issued { certificate_pem, key_pem } })
@@ -93,7 +91,7 @@ impl Authorities {
 
     fn write(certificate: &str, key: &str, previous: &[X509]) -> Data {
         let mut data = Data::from([
-            (CA_CERTIFICATE.to_owned(), certificate.as_bytes().to_vec()),
+            (AUTHORITY.to_owned(), certificate.as_bytes().to_vec()),
             (CA_KEY.to_owned(), key.as_bytes().to_vec()),
         ]);
         if !previous.is_empty() {
@@ -126,13 +124,13 @@ pub fn leaf_data(leaf: &Issued, authority: &Authority) -> Data {
     Data::from([
         (CERTIFICATE.to_owned(), leaf.certificate_pem.as_bytes().to_vec()),
         (KEY.to_owned(), leaf.key_pem.as_bytes().to_vec()),
-        (CA_CERTIFICATE.to_owned(), authority.issued().certificate_pem.as_bytes().to_vec()),
+        (AUTHORITY.to_owned(), authority.issued().certificate_pem.as_bytes().to_vec()),
     ])
 }
 
 /// The authorities that can still be made out in a Secret of either kind, however damaged.
 pub fn salvage(data: &Data) -> Vec<X509> {
-    let readable = [CA_CERTIFICATE, PREVIOUS].map(|key| certificates(data, key).unwrap_or_default());
+    let readable = [AUTHORITY, PREVIOUS].map(|key| certificates(data, key).unwrap_or_default());
     readable.into_iter().flatten().filter(X509::is_authority).collect()
 }
 

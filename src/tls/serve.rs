@@ -12,6 +12,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, version};
 
 use super::clients::Clients;
+use super::x509::X509;
 
 /// Why certificate and key cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -51,8 +52,8 @@ impl Certificate {
     /// When the one that is served ends, in seconds since 1970; `None` for one that cannot be read.
     pub fn not_after(&self) -> Option<i64> {
         let served = self.0.load();
-        let (_, certificate) = x509_parser::parse_x509_certificate(served.cert.first()?).ok()?;
-        Some(certificate.validity().not_after.timestamp())
+        let certificate = X509::from_der(served.cert.first()?.clone()).ok()?;
+        Some(certificate.validity().until.as_second())
     }
 }
 
