@@ -347,10 +347,10 @@ async fn peers_that_say_nothing_are_closed() {
 
 #[tokio::test]
 async fn the_end_is_announced_and_fails_no_request() {
-    let linger = Duration::from_millis(1500);
+    let linger = Duration::from_secs(3);
     let readiness = Readiness::new();
     let slow = axum::routing::get(async || {
-        tokio::time::sleep(Duration::from_millis(2500)).await;
+        tokio::time::sleep(Duration::from_millis(4500)).await;
         "done"
     });
     let router = admission(&readiness).route("/slow", slow);
@@ -368,7 +368,8 @@ async fn the_end_is_announced_and_fails_no_request() {
     // One that outlives the lingering, and many within it, each on a connection that is then closed.
     let long = tokio::spawn(client.get(&slow).send());
     let mut served = 0;
-    while start.elapsed() < linger / 2 {
+    // Far from its end, for this machine may do other things, too.
+    while start.elapsed() < linger / 4 {
         let answer = client.post(&mutate).json(&review("late")).send().await.unwrap();
         assert_eq!(answer.headers()["connection"], "close");
         assert_admits(&answer.json().await.unwrap(), "late");
