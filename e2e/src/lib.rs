@@ -22,6 +22,7 @@ pub mod health;
 pub mod helm;
 pub mod image_fields;
 pub mod kubectl;
+pub mod load;
 pub mod node;
 pub mod pilot;
 pub mod pki;

@@ -1,20 +1,13 @@
 //! Admission while its replicas are restarted one after the other, and while one dies.
 
-use std::{
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
-    time::{Duration, Instant},
+use std::time::{Duration, Instant};
+
+use harbor_pilot_e2e::{
+    balancer::Balancer,
+    load::{Load, Pods},
 };
 
-use harbor_pilot_e2e::balancer::Balancer;
-use k8s_openapi::api::core::v1::Pod;
-use kube::{Api, Client, api::PostParams};
-use serde_json::json;
-use tokio::task::JoinSet;
-
-use crate::{SOON, alone, ops, replicas};
+use crate::{SOON, Site, alone, ops, replicas};
 
 /// Pods that are created at once.
 const AT_ONCE: usize = 16;
@@ -22,6 +15,12 @@ const AT_ONCE: usize = 16;
 /// Admissions during the rollout. `HARBOR_PILOT_ROLLOUT=100000` is what is promised, and takes many minutes.
 fn admissions() -> usize {
     std::env::var("HARBOR_PILOT_ROLLOUT").ok().and_then(|number| number.parse().ok()).unwrap_or(2000)
+}
+
+fn load(site: &Site, namespace: &str) -> Load {
+    let client = site.plane.client().unwrap();
+    let pods = Pods { namespace, image: "nginx", pace: Duration::ZERO };
+    Load::start(std::iter::repeat_n(client, AT_ONCE), pods)
 }
 
 #[tokio::test]
@@ -41,12 +40,12 @@ async fn replicas_are_restarted_and_drained_under_load_and_no_admission_fails() 
     // Whatever is not answered is refused, and so seen.
     site.register(balancer.port(), "Fail", &[]).await;
     let namespace = site.plane.namespace("rollout").await.unwrap();
-    let load = Load::start(site.plane.client().unwrap(), &namespace);
-    load.until(100).await;
+    let load = load(&site, &namespace);
+    load.more(100, SOON).await.unwrap();
 
     let begin = Instant::now();
     let mut restarts = 0;
-    while restarts < 2 || load.admitted() < wanted {
+    while restarts < 2 || load.asked() < wanted {
         let turn = restarts % 2;
         let replica = &mut running[turn];
         replica.terminate().unwrap();
@@ -56,16 +55,16 @@ async fn replicas_are_restarted_and_drained_under_load_and_no_admission_fails() 
         balancer.until_ready(2, SOON).await.unwrap();
         restarts += 1;
     }
-    let seen = load.end().await;
+    let seen = load.stop().await;
     println!(
         "{} admissions, {restarts} restarts of two replicas in {:?}: {} failed, {} not rewritten",
-        seen.admitted,
+        seen.asked,
         begin.elapsed(),
-        seen.errors.len(),
-        seen.unchanged
+        seen.failed,
+        seen.unmutated
     );
-    assert!(seen.errors.is_empty(), "{:?}", seen.errors);
-    assert_eq!(seen.unchanged, 0);
+    assert_eq!(seen.failed, 0, "{:?}", seen.errors);
+    assert_eq!(seen.unmutated, 0);
     site.unregister().await;
 }
 
@@ -82,20 +81,20 @@ async fn a_replica_that_dies_under_load_costs_no_pod_and_what_passed_unchanged_i
     balancer.until_ready(2, SOON).await.unwrap();
     site.register(balancer.port(), "Ignore", &[]).await;
     let namespace = site.plane.namespace("killed").await.unwrap();
-    let load = Load::start(site.plane.client().unwrap(), &namespace);
-    load.until(200).await;
+    let load = load(&site, &namespace);
+    load.more(200, SOON).await.unwrap();
 
     // The API server keeps to one connection, so that one of the two has nothing to lose: each is killed once.
     for (turn, place) in places.into_iter().enumerate() {
         running[turn].kill().unwrap();
         balancer.until_ready(1, SOON).await.unwrap();
-        load.until(load.admitted() + 200).await;
+        load.more(200, SOON).await.unwrap();
         if turn == 0 {
             running[turn] = site.webhook(place, &kubeconfig, "1s").await;
             balancer.until_ready(2, SOON).await.unwrap();
         }
     }
-    let seen = load.end().await;
+    let seen = load.stop().await;
     let mut counted = 0;
     for place in places {
         if let Some((_, metrics)) = ops(place, "/metrics").await {
@@ -105,84 +104,10 @@ async fn a_replica_that_dies_under_load_costs_no_pod_and_what_passed_unchanged_i
     }
     println!(
         "{} admissions, each replica killed once: {} failed, {} not rewritten, {counted} of these counted by a survivor",
-        seen.admitted,
-        seen.errors.len(),
-        seen.unchanged
+        seen.asked, seen.failed, seen.unmutated
     );
-    assert!(seen.errors.is_empty(), "{:?}", seen.errors);
-    assert!(counted <= seen.unchanged, "{counted} counted, {} seen", seen.unchanged);
-    assert!(seen.unchanged < seen.admitted / 2, "{} of {}", seen.unchanged, seen.admitted);
+    assert_eq!(seen.failed, 0, "{:?}", seen.errors);
+    assert!(counted <= seen.unmutated, "{counted} counted, {} seen", seen.unmutated);
+    assert!(seen.unmutated < seen.asked / 2, "{} of {}", seen.unmutated, seen.asked);
     site.unregister().await;
-}
-
-/// Pods that are created all the time, as a dry run, which admission sees as any other.
-struct Load {
-    seen: Arc<Shared>,
-    workers: JoinSet<()>,
-}
-
-#[derive(Default)]
-struct Shared {
-    end: AtomicBool,
-    admitted: AtomicUsize,
-    unchanged: AtomicUsize,
-    errors: Mutex<Vec<String>>,
-}
-
-struct Seen {
-    admitted: usize,
-    unchanged: usize,
-    errors: Vec<String>,
-}
-
-impl Load {
-    fn start(client: Client, namespace: &str) -> Self {
-        let (seen, mut workers) = (Arc::<Shared>::default(), JoinSet::new());
-        for _ in 0..AT_ONCE {
-            let (seen, pods) = (Arc::clone(&seen), Api::<Pod>::namespaced(client.clone(), namespace));
-            workers.spawn(async move {
-                let pod: Pod = serde_json::from_value(json!({
-                    "metadata": {"generateName": "load-"},
-                    "spec": {"containers": [{"name": "app", "image": "nginx"}]},
-                }))
-                .unwrap();
-                let parameters = PostParams { dry_run: true, ..PostParams::default() };
-                while !seen.end.load(Ordering::Relaxed) {
-                    match pods.create(&parameters, &pod).await {
-                        Ok(made) => {
-                            let image = made.spec.unwrap().containers.remove(0).image.unwrap();
-                            seen.unchanged.fetch_add(usize::from(image == "nginx"), Ordering::Relaxed);
-                            seen.admitted.fetch_add(1, Ordering::Relaxed);
-                        }
-                        Err(error) => seen.errors.lock().unwrap().push(error.to_string()),
-                    }
-                }
-            });
-        }
-        Self { seen, workers }
-    }
-
-    fn admitted(&self) -> usize {
-        self.seen.admitted.load(Ordering::Relaxed)
-    }
-
-    /// Waits until so many were admitted.
-    async fn until(&self, admitted: usize) {
-        let end = Instant::now() + SOON;
-        while self.admitted() < admitted {
-            assert!(Instant::now() < end, "{:?}", self.seen.errors.lock().unwrap());
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    }
-
-    async fn end(self) -> Seen {
-        self.seen.end.store(true, Ordering::Relaxed);
-        self.workers.join_all().await;
-        let errors = std::mem::take(&mut *self.seen.errors.lock().unwrap());
-        Seen {
-            admitted: self.seen.admitted.load(Ordering::Relaxed),
-            unchanged: self.seen.unchanged.load(Ordering::Relaxed),
-            errors,
-        }
-    }
 }

@@ -4,13 +4,12 @@
 use std::fs;
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use harbor_pilot::tls::x509::X509;
 use harbor_pilot_e2e::cluster::{NAMESPACE, SOON, account};
 use harbor_pilot_e2e::control_plane::ControlPlane;
+use harbor_pilot_e2e::load::{Load, Pods};
 use harbor_pilot_e2e::pilot::Pilot;
 use harbor_pilot_e2e::process::free_ports;
 use k8s_openapi::api::admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration};
@@ -36,7 +35,9 @@ async fn certificates_are_issued_from_nothing_and_rotated_under_load_by_a_contro
     let webhooks = bed.start_webhooks().await;
     bed.until_rewritten().await;
 
-    let load = Load::start(&bed.client);
+    let clients = std::iter::repeat_n(bed.client.clone(), 2);
+    let load =
+        Load::start(clients, Pods { namespace: "default", image: "nginx:1.27", pace: Duration::from_millis(10) });
     let before = bed.state().await;
     // Both are valid for longer now than they should be.
     drop(controller);
@@ -61,9 +62,9 @@ async fn certificates_are_issued_from_nothing_and_rotated_under_load_by_a_contro
     let after = bed.state().await;
     // Pods go on for a while with the old authority trusted by nobody.
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let (asked, failed) = load.end().await;
-    assert!(failed.is_empty(), "{} of {asked}, such as {}", failed.len(), failed[0]);
-    assert!(asked > 100, "only {asked} Pods");
+    let seen = load.stop().await;
+    assert_eq!((seen.failed, seen.unmutated), (0, 0), "{seen:?}");
+    assert!(seen.asked > 100, "only {} Pods", seen.asked);
     assert!(kills >= 3, "killed {kills} times only");
     assert!(leaves.len() >= 2, "first the certificate, then both");
     assert_ne!(before.authority, after.authority);
@@ -316,37 +317,4 @@ async fn admit(client: &Client) -> Result<(), String> {
     let pod = pods.create(&dry_run, &serde_json::from_value(pod).unwrap()).await.map_err(|error| error.to_string())?;
     let image = pod.spec.and_then(|spec| spec.containers.into_iter().next()?.image).unwrap_or_default();
     if image.contains("/dockerhub/library/nginx") { Ok(()) } else { Err(format!("the image is {image}")) }
-}
-
-/// Pods without a pause, until it is ended.
-struct Load {
-    going: Arc<AtomicBool>,
-    asked: Arc<AtomicUsize>,
-    tasks: Vec<JoinHandle<Vec<String>>>,
-}
-
-impl Load {
-    fn start(client: &Client) -> Self {
-        let (going, asked) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicUsize::new(0)));
-        let task = |_| {
-            let (client, going, asked) = (client.clone(), going.clone(), asked.clone());
-            tokio::spawn(async move {
-                let mut failed = Vec::new();
-                while going.load(Ordering::Relaxed) {
-                    asked.fetch_add(1, Ordering::Relaxed);
-                    failed.extend(admit(&client).await.err());
-                    tokio::time::sleep(Duration::from_millis(10)).await;
-                }
-                failed
-            })
-        };
-        let tasks = (0..2).map(task).collect();
-        Self { going, asked, tasks }
-    }
-
-    async fn end(self) -> (usize, Vec<String>) {
-        self.going.store(false, Ordering::Relaxed);
-        let failed = futures::future::try_join_all(self.tasks).await.unwrap();
-        (self.asked.load(Ordering::Relaxed), failed.concat())
-    }
 }

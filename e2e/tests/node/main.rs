@@ -5,7 +5,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod image;
-mod load;
 mod rollout;
 mod world;
 
@@ -46,7 +45,7 @@ fn the_chart_on_a_node_runs_pods_from_harbors_cache_and_is_never_in_the_way() {
                 build_product(&directory.join("product"))
             };
             // The whole of 100,000 admissions takes its time.
-            isolation::enter(name, Duration::from_secs(600) + load::wanted_time(), prepare).unwrap();
+            isolation::enter(name, Duration::from_secs(600) + rollout::wanted_time(), prepare).unwrap();
         }
         Place::Outside => {}
     }

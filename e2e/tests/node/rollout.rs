@@ -3,13 +3,21 @@
 use std::time::{Duration, Instant};
 
 use harbor_pilot_e2e::cluster::NAMESPACE;
+use harbor_pilot_e2e::load::{Figures, Load, Pods};
 use serde_json::{Value, json};
 
-use crate::load::{self, Figures, Load};
 use crate::world::World;
 
 const WEBHOOK: &str = "app.kubernetes.io/name=harbor-pilot,app.kubernetes.io/component=webhook";
 const SOON: Duration = Duration::from_secs(90);
+
+/// How many are created at least, over all that happens: this, unless the variable says otherwise.
+const WANTED: usize = 2_000;
+const VARIABLE: &str = "HARBOR_PILOT_ROLLOUT";
+
+/// Callers at once, and how long each waits after an answer by default.
+const CALLERS: usize = 4;
+const PACE: Duration = Duration::from_millis(40);
 
 #[derive(Debug, Clone, Copy)]
 enum Event {
@@ -19,22 +27,32 @@ enum Event {
     Kill,
 }
 
+/// How many Pods are to be created over all that happens.
+fn wanted() -> usize {
+    std::env::var(VARIABLE).ok().and_then(|text| text.parse().ok()).unwrap_or(WANTED)
+}
+
+/// How much longer than by default that may take.
+pub fn wanted_time() -> Duration {
+    Duration::from_millis(20) * u32::try_from(wanted().saturating_sub(WANTED)).unwrap()
+}
+
 /// All that happens, under load, as often as it takes for the wanted count; a line on each.
 pub async fn all(world: &World) -> Vec<String> {
     let mut lines = Vec::new();
     let (mut created, mut round) = (0, 0);
-    while created < load::wanted() || round == 0 {
+    while created < wanted() || round == 0 {
         round += 1;
         for event in [Event::Upgrade, Event::Restart, Event::Eviction, Event::Kill] {
             let figures = during(world, event, round).await;
-            let Figures { created: now, unmutated, failed, ref error } = figures;
-            assert_eq!(failed, 0, "{event:?}: {error:?}\n{}", world.state().await);
+            let Figures { asked, unmutated, failed, ref errors } = figures;
+            assert_eq!(failed, 0, "{event:?}: {errors:?}\n{}", world.state().await);
             // A replica that is killed takes with it what it was just asked; the Pod passes as it was sent.
             if !matches!(event, Event::Kill) {
                 assert_eq!(unmutated, 0, "{event:?}: {figures:?}\n{}", world.state().await);
             }
-            created += now;
-            lines.push(format!("{event:?}: {now} Pods created, {failed} failed, {unmutated} unmutated"));
+            created += asked;
+            lines.push(format!("{event:?}: {asked} Pods created, {failed} failed, {unmutated} unmutated"));
         }
     }
     lines.push(format!("{created} Pods in all"));
@@ -42,8 +60,10 @@ pub async fn all(world: &World) -> Vec<String> {
 }
 
 async fn during(world: &World, event: Event, round: usize) -> Figures {
-    let load = Load::start(|| world.node.plane.client().unwrap());
-    until(|| async { load.created() > 20 }).await;
+    let clients = (0..CALLERS).map(|_| world.node.plane.client().unwrap());
+    let pace = if wanted() > WANTED { Duration::ZERO } else { PACE };
+    let load = Load::start(clients, Pods { namespace: "default", image: "busybox:1", pace });
+    load.more(20, SOON).await.unwrap();
     let before = names(world).await;
     match event {
         Event::Upgrade => {
@@ -67,8 +87,7 @@ async fn during(world: &World, event: Event, round: usize) -> Figures {
         until(|| async { names(world).await.iter().all(|name| !before.contains(name)) }).await;
     }
     until(|| async { serving(world).await == 2 }).await;
-    let seen = load.created();
-    until(|| async { load.created() > seen + 50 }).await;
+    load.more(50, SOON).await.unwrap();
     load.stop().await
 }
 
