@@ -218,3 +218,42 @@ async fn a_wrong_manifest_at_the_start_is_refused_with_its_place() {
     let text = error.to_string();
     assert!(text.contains("wrong.yaml, document 1") && text.contains("nonsense"), "{text}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_command_issues_its_certificate_says_how_it_is_and_ends_when_it_is_told_to() {
+    let site = Site::new().await;
+    let (tls, manifests) = (site.path().join("tls"), site.path().join("manifests"));
+    std::fs::create_dir(&manifests).unwrap();
+    for file in ["harbor.yaml", "proxy.yaml"] {
+        std::fs::rename(site.path().join(file), manifests.join(file)).unwrap();
+    }
+    let held = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    let [address, ops] = held.map(|listener| listener.local_addr().unwrap().to_string());
+    let mut process = tokio::process::Command::new(env!("CARGO_BIN_EXE_harbor-pilot"))
+        .args(["standalone", "--listen", &address, "--ops-listen", &ops, "--linger", "1s", "--from"])
+        .arg(&manifests)
+        .arg("--tls-dir")
+        .arg(&tls)
+        .stderr(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let metrics = async || reqwest::get(format!("http://{ops}/metrics")).await.ok()?.text().await.ok();
+    let end = tokio::time::Instant::now() + PATIENCE;
+    while !metrics().await.is_some_and(|text| text.contains("harbor_pilot_rules_in_force 1")) {
+        assert!(tokio::time::Instant::now() < end, "{:?}", metrics().await);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let text = metrics().await.unwrap();
+    let end = text.lines().find_map(|line| line.strip_prefix("harbor_pilot_certificate_not_after_timestamp_seconds "));
+    assert!(end.unwrap().parse::<f64>().unwrap() > Timestamp::now().as_second() as f64, "{text}");
+    let authority = reqwest::Certificate::from_pem(&std::fs::read(tls.join("ca.crt")).unwrap()).unwrap();
+    let client = reqwest::Client::builder().tls_certs_only([authority]).build().unwrap();
+    assert!(client.get(format!("https://{address}/readyz")).send().await.unwrap().status().is_success());
+
+    let id = rustix::process::Pid::from_raw(process.id().unwrap().cast_signed()).unwrap();
+    rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+    // Ten times as long is the default, of both ports.
+    let status = tokio::time::timeout(Duration::from_secs(8), process.wait()).await.expect("it lingers").unwrap();
+    assert!(status.success(), "{status}");
+}

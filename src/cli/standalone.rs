@@ -1,15 +1,18 @@
 //! `harbor-pilot standalone`
 
-use std::{net::TcpListener, path::PathBuf, time::Duration};
+use std::{net::TcpListener, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use clap::Args;
 
 use crate::{
     api::Platform,
-    cluster::showing,
+    cluster::{
+        showing,
+        states::{Admitting, Serving},
+    },
     standalone::{Settings, Standalone},
-    webhook::{self, ServeOptions},
+    webhook,
 };
 
 /// The manifests are looked at that often.
@@ -46,26 +49,32 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     arguments.serve.issue_where_missing(&arguments.tls_names)?;
     let own = || Platform::new("linux", std::env::consts::ARCH, None);
     let platforms = if arguments.platforms.is_empty() { vec![own()] } else { arguments.platforms };
+    let options = || arguments.serve.options();
+    let certificate = arguments.serve.certificate().await?;
     let settings = Settings {
         directory: arguments.from,
         listen: arguments.serve.listen(),
-        certificate: arguments.serve.certificate().await?,
+        certificate: certificate.clone(),
         platforms,
         installation: arguments.installation_id,
         reload: RELOAD,
         timing: arguments.prewarm.timing(),
         pull_budget: arguments.prewarm.pull_budget(),
         watcher: None,
-        serve: arguments.serve.options(),
+        serve: options(),
     };
     let ops_address = arguments.serve.ops_listen();
     let ops_listener = TcpListener::bind(ops_address).with_context(|| format!("cannot listen on {ops_address}"))?;
-    let pilot = Standalone::start(settings, shutdown.clone()).await?;
+    let mut pilot = Standalone::start(settings, shutdown.clone()).await?;
     tracing::info!(address = %pilot.address, ops = %ops_address, "serving admission");
     let page = showing::of_webhook(pilot.in_force.clone(), begun.about());
-    let ops = super::ops::router(pilot.readiness.clone(), pilot.metrics.clone(), page, &begun);
+    let mut metrics = std::mem::take(&mut pilot.metrics);
+    let offers = Some(pilot.offers.clone());
+    metrics.exposition_mut().collect(Admitting { in_force: pilot.in_force.clone(), offers });
+    metrics.exposition_mut().collect(Serving { certificate });
+    let ops = super::ops::router(pilot.readiness.clone(), Arc::new(metrics), page, &begun);
     let readiness = pilot.readiness.clone();
-    let ops = webhook::serve(ops_listener, None, ops, readiness, ServeOptions::default(), shutdown.cancelled_owned());
+    let ops = webhook::serve(ops_listener, None, ops, readiness, options(), shutdown.cancelled_owned());
     tokio::try_join!(async { pilot.ended().await.map_err(anyhow::Error::from) }, async { Ok(ops.await?) })?;
     begun.end().await;
     Ok(())

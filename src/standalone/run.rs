@@ -24,7 +24,7 @@ use crate::{
     in_force::{InForce, LOOK},
     leadership::Leadership,
     prewarm::{
-        Asked, OfferReceiver, Timing,
+        Asked, OfferReceiver, Offers, Timing,
         lifetime::{Record, Source, choose},
         queue,
     },
@@ -90,8 +90,10 @@ pub struct Standalone {
     pub in_force: InForce,
     /// Where the webhook listens.
     pub address: SocketAddr,
-    /// What is counted.
-    pub metrics: Arc<Metrics>,
+    /// What is counted, for others to add to before it is shown.
+    pub metrics: Metrics,
+    /// What waits to be warmed.
+    pub offers: Offers,
     /// Whether admission is wanted here.
     pub readiness: Readiness,
     served: tokio::task::JoinHandle<Result<(), StartError>>,
@@ -135,16 +137,16 @@ impl Standalone {
             },
         };
         let (offers, offered) = queue::queue(queue::Bounds::default());
-        let metrics = Arc::new(Metrics::new());
+        let metrics = Metrics::new();
         let readiness = Readiness::new();
         readiness.set(true);
-        let offers = webhook::queued(offers, &metrics.admission);
+        let sink = webhook::queued(offers.clone(), &metrics.admission);
         let router = webhook::router(Admission {
             rules: rules.clone(),
             policies: in_force.policies.clone(),
             scans: in_force.scans.clone(),
             namespaces: in_force.namespaces.clone(),
-            offers,
+            offers: sink,
             metrics: metrics.admission.clone(),
             readiness: readiness.clone(),
             limits: Limits::default(),
@@ -171,7 +173,7 @@ impl Standalone {
                 }
             }
         });
-        Ok(Self { world, rules, in_force: shown, address, metrics, readiness, served })
+        Ok(Self { world, rules, in_force: shown, address, metrics, offers, readiness, served })
     }
 
     /// Waits for the end that `shutdown` brings.
