@@ -71,12 +71,12 @@ cp "${CA_BUNDLE:-/etc/ssl/certs/ca-certificates.crt}" "$work/base/etc/ssl/certs/
 layer "$work/base" "$work/base.tar"
 
 build() {
-  local arch=$1 target=$2 compiler=$3 linker=$4
+  local arch=$1 target=$2 compiler=$3 flags=$4 linker=$5
   local prefix=${target//-/_}
   local binary=${CARGO_TARGET_DIR:-$root/target}/$target/${profile/#dev/debug}/harbor-pilot
   # A time that changes with each commit would have every C library built anew.
   # The compiler of Debian's musl is for C alone: what it links wants a loader, which the image has not.
-  env -u SOURCE_DATE_EPOCH "CC_$prefix=$compiler" \
+  env -u SOURCE_DATE_EPOCH "CC_$prefix=$compiler" "CFLAGS_$prefix=$flags" \
     RUSTFLAGS="--remap-path-prefix=$root=/harbor-pilot --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo" \
     cargo rustc --quiet --locked -p harbor-pilot --bin harbor-pilot --target "$target" --profile "$profile" \
     --config "profile.$profile.strip='symbols'" -- -C "linker=$linker"
@@ -108,13 +108,17 @@ build() {
     --label "org.opencontainers.image.created=$created" >/dev/null
 }
 
+# Debian has no musl-gcc for arm64, but all that it is made of.
 CC_AMD64=${CC_AMD64:-musl-gcc}
-CC_ARM64=${CC_ARM64:-aarch64-linux-musl-gcc}
+if [ -z "${CC_ARM64:-}" ]; then
+  CC_ARM64=aarch64-linux-gnu-gcc
+  CFLAGS_ARM64=-specs=/usr/lib/aarch64-linux-musl/musl-gcc.specs
+fi
 manifests=()
 for platform in ${platforms//,/ }; do
   case $platform in
-    linux/amd64) build amd64 x86_64-unknown-linux-musl "$CC_AMD64" cc ;;
-    linux/arm64) build arm64 aarch64-unknown-linux-musl "$CC_ARM64" "$CC_ARM64" ;;
+    linux/amd64) build amd64 x86_64-unknown-linux-musl "$CC_AMD64" '' cc ;;
+    linux/arm64) build arm64 aarch64-unknown-linux-musl "$CC_ARM64" "${CFLAGS_ARM64:-}" "$CC_ARM64" ;;
     *) echo "$0: no image for $platform" >&2; exit 2 ;;
   esac
   manifests+=(--manifest "$here:${platform#linux/}")
