@@ -10,7 +10,7 @@ use harbor_pilot_e2e::cluster::{Cluster, alone, pod, proxy_project, registry};
 use harbor_pilot_e2e::pilot::resident;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
-use kube::api::{Api, DeleteParams, PostParams};
+use kube::api::{Api, DeleteParams, ListParams, PostParams};
 use tokio::time::{Instant, interval};
 
 /// What the memory of a process may seem to grow by in an hour, in MiB: what is below is the allocator's noise in some minutes.
@@ -44,6 +44,8 @@ async fn memory_does_not_grow_while_pods_images_and_rules_come_and_go() {
         samples = measured(&processes, Duration::from_secs(minutes * 60)) => samples,
         _ = load => unreachable!("the load has no end"),
     };
+    let images = Api::<CachedImage>::all(client).list(&ListParams::default()).await.unwrap().items.len();
+    assert!(images < 2 * KEPT, "{images} CachedImages are left: this measures what they take");
     cluster.forget("soak").await.unwrap();
 
     // What is remembered within bounds is full by then.
@@ -99,13 +101,18 @@ async fn pods(client: Client, namespace: &str, upstream: &Upstream) {
         pods.create(&PostParams::default(), &object).await.unwrap();
         let Some(old) = number.checked_sub(KEPT) else { continue };
         pods.delete(&format!("pod-{old}"), &at_once).await.unwrap();
-        let gone = format!("/soak/app-{old}:v1");
-        for image in images.list(&kube::api::ListParams::default()).await.unwrap() {
-            if image.spec.image.ends_with(&gone) {
+        // Some come late, when their Pod is gone already.
+        for image in images.list(&ListParams::default()).await.unwrap() {
+            if number_of(&image).is_some_and(|number| number <= old) {
                 drop(images.delete(image.metadata.name.as_deref().unwrap(), &at_once).await);
             }
         }
     }
+}
+
+/// Of `…/soak/app-NUMBER:v1`.
+fn number_of(image: &CachedImage) -> Option<usize> {
+    image.spec.image.strip_suffix(":v1")?.rsplit_once("/soak/app-")?.1.parse().ok()
 }
 
 /// Every five seconds a rule comes, and one goes.
