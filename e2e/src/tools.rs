@@ -200,6 +200,25 @@ fn go_environment(source: &Path) -> Result<Vec<u8>> {
     Ok(output.stdout)
 }
 
+/// Where the sources of a module lie that a folder under `tools/` pins, downloaded now if they are not there. Blocks.
+///
+/// # Errors
+/// When Go is missing, or the module cannot be had.
+pub fn module_sources(folder: &str, module: &str) -> Result<PathBuf> {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Module {
+        dir: Option<PathBuf>,
+        error: Option<String>,
+    }
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools").join(folder);
+    let output = go(&source).args(["mod", "download", "-json", module]).output().context("cannot run `go`")?;
+    let stderr = || String::from_utf8_lossy(&output.stderr).into_owned();
+    let found: Module =
+        serde_json::from_slice(&output.stdout).with_context(|| format!("download {module}: {}", stderr()))?;
+    found.dir.with_context(|| format!("download {module}: {}", found.error.unwrap_or_else(stderr)))
+}
+
 fn go(source: &Path) -> Command {
     let mut command = Command::new("go");
     // A static binary needs no C compiler. A workspace file or an edited go.mod of the developer has no say.

@@ -2,17 +2,36 @@
 
 use harbor_pilot_e2e::control_plane::{self, ControlPlane};
 use harbor_pilot_e2e::helm::NAMESPACE;
+use harbor_pilot_e2e::tools::module_sources;
 use serde_json::{Value, json};
+use tokio::sync::OnceCell;
 use tokio::time::{Duration, Instant};
 
 use super::support::{cases, find, rendered};
 
-/// Kinds of others, that the API server does not know.
-const FOREIGN: [&str; 2] = ["cert-manager.io/", "monitoring.coreos.com/"];
+/// Kinds of others that the chart has objects of: whose, the folder of their definitions, and their files.
+const FOREIGN: [(&str, &str, &[&str]); 2] = [
+    (
+        "github.com/cert-manager/cert-manager",
+        "deploy/crds",
+        &["cert-manager.io_certificates.yaml", "cert-manager.io_issuers.yaml"],
+    ),
+    (
+        "github.com/prometheus-operator/prometheus-operator",
+        "example/prometheus-operator-crd",
+        &[
+            "monitoring.coreos.com_podmonitors.yaml",
+            "monitoring.coreos.com_prometheusrules.yaml",
+            "monitoring.coreos.com_servicemonitors.yaml",
+        ],
+    ),
+];
 
-/// The API server, with the namespace of the release.
+/// The API server, with the namespace of the release, and the kinds of others.
 pub async fn plane() -> &'static ControlPlane {
+    static KNOWS: OnceCell<()> = OnceCell::const_new();
     let plane = control_plane::shared().await.unwrap();
+    KNOWS.get_or_init(|| learn(plane)).await;
     let namespace = json!({
         "apiVersion": "v1", "kind": "Namespace",
         "metadata": {"name": NAMESPACE, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
@@ -26,23 +45,28 @@ pub async fn plane() -> &'static ControlPlane {
     plane
 }
 
+async fn learn(plane: &ControlPlane) {
+    for (module, folder, files) in FOREIGN {
+        let sources = tokio::task::spawn_blocking(|| module_sources("kinds", module)).await.unwrap().unwrap();
+        for file in files {
+            let path = sources.join(folder).join(file).display().to_string();
+            plane.kubectl(&["create", "-f", &path]).await.unwrap().ok().unwrap();
+            let wait = ["wait", "--for=condition=Established", "--timeout=60s", "-f", &path];
+            plane.kubectl(&wait).await.unwrap().ok().unwrap();
+        }
+    }
+}
+
 /// A list of objects, as kubectl reads it.
 pub fn list(items: &[Value]) -> String {
     json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string()
-}
-
-/// What the API server knows of these.
-pub fn known(objects: Vec<Value>) -> Vec<Value> {
-    let foreign =
-        |object: &Value| FOREIGN.iter().any(|group| object["apiVersion"].as_str().unwrap().starts_with(group));
-    objects.into_iter().filter(|object| !foreign(object)).collect()
 }
 
 #[tokio::test]
 async fn the_api_server_takes_everything_without_a_warning() {
     let plane = plane().await;
     for (name, values) in cases() {
-        let objects = known(rendered(&values).await);
+        let objects = rendered(&values).await;
         let arguments = ["create", "--dry-run=server", "--validate=strict", "-o", "name", "-f", "-"];
         let output = plane.kubectl_with_input(&arguments, &list(&objects)).await.unwrap();
         // What another test of this binary has installed is there already, and was taken.

@@ -11,7 +11,7 @@ use harbor_pilot_e2e::helm::{Helm, NAMESPACE, chart};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard};
 
-use super::admitted::{known, list, plane};
+use super::admitted::{list, plane};
 use super::support::{case, differences, id, read, rendered};
 
 const WEBHOOKS: [&str; 2] = ["MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"];
@@ -80,7 +80,7 @@ async fn a_release_comes_and_goes_and_the_resources_stay() {
     run(&["upgrade", "pilot", &current, "--set", "crds.keep=false"]).await.ok().unwrap();
     plane.kubectl(&["delete", "proxyproject,registry", "--all", LONG]).await.unwrap().ok().unwrap();
     run(&["uninstall", "pilot", "--wait", LONG]).await.ok().unwrap();
-    assert_eq!(names(plane, "crd").await, Vec::<String>::new());
+    assert_eq!(kinds(plane).await, Vec::<String>::new());
 
     run(&["install", "pilot", &current]).await.ok().unwrap();
     run(&["uninstall", "pilot"]).await.ok().unwrap();
@@ -96,7 +96,7 @@ async fn gitops_tools_see_no_drift_once_the_certificate_is_issued() {
     for (mode, names) in [(client, &["defaults"][..]), (server, &["defaults", "everything"])] {
         let mut applied = Vec::new();
         for name in names {
-            applied = known(rendered(&case(name)).await);
+            applied = rendered(&case(name)).await;
             let manifest = list(&applied);
             let run = async |verb: &str| {
                 let arguments = [&[verb], mode, &["-f", "-"]].concat();
@@ -126,9 +126,8 @@ const LONG: &str = "--timeout=120s";
 /// server (1.37) that first opens the storage of a kind in order to delete it may wait for it for ever.
 async fn delete_kinds(plane: &ControlPlane) -> String {
     plane.kubectl(&["wait", "--for=condition=Established", "crd", "-l", OURS, LONG]).await.unwrap().ok().unwrap();
-    for kind in names(plane, "crd").await {
-        let plural = kind.rsplit('/').next().unwrap();
-        plane.kubectl(&["get", plural, "-o", "name"]).await.unwrap().ok().unwrap();
+    for kind in kinds(plane).await {
+        plane.kubectl(&["get", &kind, "-o", "name"]).await.unwrap().ok().unwrap();
     }
     plane.kubectl(&["delete", "crd", "-l", OURS, LONG]).await.unwrap().ok().unwrap()
 }
@@ -216,6 +215,12 @@ async fn uids(plane: &ControlPlane) -> BTreeMap<String, String> {
 async fn names(plane: &ControlPlane, kind: &str) -> Vec<String> {
     let text = plane.kubectl(&["get", kind, "-n", NAMESPACE, "-o", "name"]).await.unwrap().ok().unwrap();
     text.lines().map(str::to_owned).collect()
+}
+
+/// Ours, as `PLURAL.GROUP`.
+async fn kinds(plane: &ControlPlane) -> Vec<String> {
+    let text = plane.kubectl(&["get", "crd", "-l", OURS, "-o", "name"]).await.unwrap().ok().unwrap();
+    text.lines().map(|line| line.rsplit('/').next().unwrap().to_owned()).collect()
 }
 
 /// Writes `caBundle` as the controller does.
