@@ -13,8 +13,9 @@ use kube::Client;
 use kube::api::{Api, DeleteParams, ListParams, PostParams};
 use tokio::time::{Instant, interval};
 
-/// What the memory of a process may seem to grow by in an hour, in MiB: what is below is the allocator's noise in some minutes.
-const SLOPE: f64 = 12.0;
+/// What the memory of a process may seem to grow by in an hour, in MiB. What is below is the noise of ten minutes, and what is remembered
+/// within bounds that an hour does not fill.
+const SLOPE: f64 = 8.0;
 const NAMESPACE: &str = "soak";
 /// Images that are asked for at one time; older ones are deleted with their Pods.
 const KEPT: usize = 40;
