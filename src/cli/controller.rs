@@ -5,7 +5,7 @@ use std::sync::Arc;
 use clap::Args;
 
 use crate::{
-    cluster::{controllers, meters::Meters, showing},
+    cluster::{controllers, meters::Meters, showing, states::States},
     telemetry::exposition::Exposition,
 };
 
@@ -44,7 +44,8 @@ pub(super) struct Arguments {
 pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let begun = arguments.logs.begin("controller")?;
     let mut exposition = Exposition::new();
-    let meters = Meters::register(&mut exposition);
+    let meters = Meters::register(exposition.registry_mut());
+    exposition.collect(States(meters.clone()));
     let ops = arguments.ops.bind()?;
     let shutdown = super::shutdown_on_signal()?;
     let certificates = arguments.certificates.settings(&arguments.namespace)?;

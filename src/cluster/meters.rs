@@ -10,7 +10,7 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use kube::runtime::reflector::Store;
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
 
 use super::directory::ClusterDirectory;
 use crate::{
@@ -23,7 +23,6 @@ use crate::{
     registry::Descriptor,
     telemetry::{
         controller::{Access, Answered, Asked, BlobOutcome, ControllerMetrics, Running},
-        exposition::Exposition,
         offers::OfferMetrics,
         watches::Watches,
     },
@@ -58,14 +57,11 @@ impl std::fmt::Debug for Seen {
 }
 
 impl Meters {
-    /// Shows everything that the controller counts.
-    pub fn register(exposition: &mut Exposition) -> Self {
-        let registry = exposition.registry_mut();
+    /// Registers everything that the controller counts.
+    pub fn register(registry: &mut Registry) -> Self {
         let (controller, offers) = (ControllerMetrics::register(registry), OfferMetrics::register(registry));
         let watches = Watches::register(registry);
-        let meters = Self { controller, offers, watches, seen: Arc::default() };
-        exposition.collect(super::states::States(meters.clone()));
-        meters
+        Self { controller, offers, watches, seen: Arc::default() }
     }
 
     /// Whether this process leads. Without an election it does as soon as it runs.

@@ -31,7 +31,7 @@ const REASONS: usize = 64;
 
 /// States of the controller.
 #[derive(Debug)]
-pub(super) struct States(pub(super) Meters);
+pub struct States(pub Meters);
 
 impl Collector for States {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {

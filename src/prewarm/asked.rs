@@ -11,7 +11,8 @@ use std::{
 
 use k8s_openapi::jiff::Timestamp;
 
-use super::lifetime::REQUESTERS;
+/// Namespaces of one image, in memory and in `status.requestedBy`.
+pub const REQUESTERS: usize = 8;
 
 /// Images that are remembered at once: more than three times as many as there are CachedImages of ours by default.
 const MOST: usize = 16_384;

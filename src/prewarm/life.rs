@@ -9,7 +9,7 @@ use k8s_openapi::jiff::Timestamp;
 
 pub use self::blocked::refused;
 use self::change::Change;
-use super::{allowance::Refused, puller::Warmed, verify::Verdict};
+use super::{allowance::Refused, puller::Warmed, timing::Timing, verify::Verdict};
 use crate::{
     api::{
         CachedImage, CachedImageStatus, ConditionType, Conditions, Platform, Reason,
@@ -20,78 +20,6 @@ use crate::{
 
 mod blocked;
 mod change;
-
-/// How long what takes. The defaults are those of a Harbor as it is; tests against a faster one scale them.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Timing {
-    /// From the pull to the first look. Default 20 s.
-    pub first_look: Duration,
-    /// Between looks at least. Default 5 s.
-    pub look_min: Duration,
-    /// Between looks at most. Default 60 s.
-    pub look_max: Duration,
-    /// Harbor has stored everything by then, or the pull is repeated. Default 6 min.
-    pub store_bound: Duration,
-    /// An index that is stored under another digest by then stays so. Default 60 s.
-    pub settle: Duration,
-    /// What is not served offline by then counts as not served. Default 15 min.
-    pub offline_bound: Duration,
-    /// The pause after the first failure; it doubles. Default 10 s.
-    pub backoff: Duration,
-    /// The longest pause. Default 1 h.
-    pub backoff_max: Duration,
-    /// Between checks of an image that is Ready. Default 1 h.
-    pub refresh: Duration,
-}
-
-impl Default for Timing {
-    fn default() -> Self {
-        let seconds = Duration::from_secs;
-        Self {
-            first_look: seconds(20),
-            look_min: seconds(5),
-            look_max: seconds(60),
-            store_bound: seconds(360),
-            settle: seconds(60),
-            offline_bound: seconds(900),
-            backoff: seconds(10),
-            backoff_max: seconds(3600),
-            refresh: seconds(3600),
-        }
-    }
-}
-
-impl Timing {
-    /// The timing for a Harbor that lists an image so long after it was pulled; a stock one takes 20 s. Failures of ours and
-    /// checks of what is Ready keep their own time.
-    pub fn paced(first_look: Duration) -> Self {
-        let stock = Self::default();
-        let factor = first_look.as_secs_f64() / stock.first_look.as_secs_f64();
-        Self {
-            first_look,
-            look_min: stock.look_min.mul_f64(factor),
-            look_max: stock.look_max.mul_f64(factor),
-            store_bound: stock.store_bound.mul_f64(factor),
-            settle: stock.settle.mul_f64(factor),
-            offline_bound: stock.offline_bound.mul_f64(factor),
-            ..stock
-        }
-    }
-
-    /// The same for a pull that leaves the layers to Harbor ([`PullStrategy::ManifestsOnly`]): it looks for them ten times, and
-    /// then fetches them one by one.
-    ///
-    /// [`PullStrategy::ManifestsOnly`]: crate::api::proxy_project::PullStrategy::ManifestsOnly
-    #[must_use]
-    pub fn left_to_harbor(self) -> Self {
-        Self {
-            first_look: self.first_look * 10 + self.look_min,
-            store_bound: self.store_bound * 3,
-            offline_bound: self.offline_bound * 3,
-            ..self
-        }
-    }
-}
 
 /// What is to be done for an image now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use std::{
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 
-use super::asked::Request;
+use super::asked::{REQUESTERS, Request};
 use crate::api::{
     CachedImage, CachedImageStatus,
     condition::{since, whole_seconds},
@@ -19,8 +19,6 @@ use crate::api::{
 pub const SOURCE: &str = "harbor-pilot.dev/source";
 /// Annotation with the namespace that asked first.
 pub const REQUESTED_BY: &str = "harbor-pilot.dev/requested-by";
-/// Namespaces in `status.requestedBy`.
-pub const REQUESTERS: usize = 8;
 /// How long an image lives after it was asked for, unless its project says otherwise.
 pub const EXPIRE_AFTER: Duration = Duration::from_secs(24 * 3600);
 /// A new request is written down once it is newer than what stands in status by this part of the lifetime.

@@ -15,12 +15,13 @@ use tracing::Instrument;
 
 use super::{
     allowance::Answer,
-    life::{self, Event, Failure, Next, Setting, Step, Timing},
+    life::{self, Event, Failure, Next, Setting, Step},
     puller::{WarmError, Warmed, list},
     scanner::Scans,
     select::takes,
     surroundings::{Resolved, Surroundings, Unresolved},
     target::Target,
+    timing::Timing,
     verify::{self, Depth, LookError, Question, Verdict},
     wanted::newcomers,
 };

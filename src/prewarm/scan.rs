@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 
-use super::life::Timing;
+use super::timing::Timing;
 use crate::{
     api::{
         FoundSeverity, ScanState, ScanStatus,

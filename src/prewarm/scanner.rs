@@ -3,9 +3,9 @@
 use k8s_openapi::jiff::Timestamp;
 
 use super::{
-    life::Timing,
     scan::{self, Found, Terms},
     target::Target,
+    timing::Timing,
 };
 use crate::{
     api::{ScanStatus, cached_image::PlatformStatus, condition::since},

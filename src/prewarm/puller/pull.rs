@@ -10,7 +10,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use super::{Fetches, MAX_DEPTH, Progress, Puller, WarmError, WarmedChild, pace::Pace};
 use crate::{
     api::{Platform, proxy_project::PullStrategy},
-    prewarm::{select::select, target::Target, verify},
+    prewarm::{select::select, stored::stored, target::Target},
     registry::{Child, Descriptor, Digest, Error, Image, Index, Manifest},
 };
 
@@ -51,7 +51,7 @@ impl<'a> Pull<'a> {
             return HashSet::new();
         }
         // Whoever cannot tell costs a question for each blob, and nothing else.
-        verify::stored(harbor, self.target, &wanted).await.unwrap_or_else(|error| {
+        stored(harbor, self.target, &wanted).await.unwrap_or_else(|error| {
             tracing::debug!(repository = %self.path, %error, "Harbor does not tell what it has stored");
             HashSet::new()
         })

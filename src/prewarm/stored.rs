@@ -1,0 +1,28 @@
+//! Which manifests Harbor has stored, asked of its API.
+
+use std::collections::HashSet;
+
+use super::target::Target;
+use crate::{harbor, registry::Digest};
+
+/// Digests that stand in one request: its URL stays below 4 KiB.
+const DIGESTS_AT_ONCE: usize = 40;
+
+/// Which of these manifests Harbor has stored, those of an index included.
+///
+/// # Errors
+/// See [`harbor::Error`].
+pub async fn stored(
+    harbor: &harbor::Client,
+    target: &Target,
+    wanted: &[&Digest],
+) -> Result<HashSet<Digest>, harbor::Error> {
+    let mut stored = HashSet::new();
+    for asked in wanted.chunks(DIGESTS_AT_ONCE) {
+        let digests: Vec<&str> = asked.iter().map(|digest| digest.as_str()).collect();
+        let found = harbor.artifacts_of(target.project(), target.repository(), &digests).await?;
+        let is_found = |digest: &&&Digest| found.iter().any(|artifact| artifact.digest == digest.as_str());
+        stored.extend(asked.iter().filter(is_found).map(|digest| (*digest).clone()));
+    }
+    Ok(stored)
+}
