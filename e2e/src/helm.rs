@@ -7,7 +7,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::kubectl::{Kubectl, Output};
-use crate::process::directory;
+use crate::process::{Watchdog, directory};
 use crate::tools::Tool;
 
 /// The namespace of the release, unless a test says otherwise.
@@ -21,6 +21,8 @@ const KUBE_VERSION: &str = "1.36.3";
 pub struct Helm {
     command: Kubectl,
     home: TempDir,
+    // One that lives in a `static` is never dropped.
+    _watchdog: Watchdog,
 }
 
 impl Helm {
@@ -39,7 +41,8 @@ impl Helm {
     pub async fn of(kubeconfig: &Path) -> Result<Self> {
         let (program, home) = (Tool::Helm.path_async().await?, directory("harbor-pilot-e2e-helm-")?);
         let command = Kubectl::new(&program, kubeconfig, home.path());
-        Ok(Self { command, home })
+        let watchdog = Watchdog::start(home.path())?;
+        Ok(Self { command, home, _watchdog: watchdog })
     }
 
     /// A directory that ends with this.
