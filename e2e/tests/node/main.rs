@@ -65,9 +65,7 @@ async fn story(directory: &Path) {
     told("busybox:1 is warm in Harbor");
     world.pods_run_from_the_cache().await;
     told("a Deployment of busybox:1 runs, from Harbor's cache, with Docker Hub gone");
-    for line in rollout::all(&world).await {
-        told(&line);
-    }
+    rollout::all(&world, &mut told).await;
     world.uninstall().await;
     told("the chart is uninstalled");
 }

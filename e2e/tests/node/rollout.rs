@@ -37,9 +37,8 @@ pub fn wanted_time() -> Duration {
     Duration::from_millis(20) * u32::try_from(wanted().saturating_sub(WANTED)).unwrap()
 }
 
-/// All that happens, under load, as often as it takes for the wanted count; a line on each.
-pub async fn all(world: &World) -> Vec<String> {
-    let mut lines = Vec::new();
+/// All that happens, under load, as often as it takes for the wanted count; tells of each.
+pub async fn all(world: &World, told: &mut impl FnMut(&str)) {
     let (mut created, mut round) = (0, 0);
     while created < wanted() || round == 0 {
         round += 1;
@@ -52,11 +51,10 @@ pub async fn all(world: &World) -> Vec<String> {
                 assert_eq!(unmutated, 0, "{event:?}: {figures:?}\n{}", world.state().await);
             }
             created += asked;
-            lines.push(format!("{event:?}: {asked} Pods created, {failed} failed, {unmutated} unmutated"));
+            told(&format!("{event:?}: {asked} Pods created, {failed} failed, {unmutated} unmutated"));
         }
     }
-    lines.push(format!("{created} Pods in all"));
-    lines
+    told(&format!("{created} Pods in all"));
 }
 
 async fn during(world: &World, event: Event, round: usize) -> Figures {
