@@ -117,7 +117,11 @@ fn tell<K: Clone>(sender: &broadcast::Sender<Change<Arc<K>>>, event: &Event<K>) 
 
 #[cfg(test)]
 mod tests {
+    use std::{convert::Infallible, time::Duration};
+
     use futures::FutureExt;
+    use kube::{client::Body, runtime::controller::Action};
+    use tokio::sync::Notify;
 
     use super::*;
     use crate::api::{HarborInstance, Registry};
@@ -166,6 +170,47 @@ mod tests {
         assert_eq!(next(), ["one", "two", "two", "two"], "one was lost, and two came");
     }
 
+    /// An API server with one Registry, which is deleted once it was looked at.
+    async fn soon_without_it(
+        request: http::Request<Body>,
+        looked_at: Arc<Notify>,
+    ) -> Result<http::Response<Body>, Infallible> {
+        let version = |version: &str| serde_json::json!({"resourceVersion": version});
+        let mut object = serde_json::to_value(registry("one")).unwrap();
+        object["metadata"]["resourceVersion"] = "1".into();
+        let query = request.uri().query().unwrap_or_default();
+        let answer = match query.contains("watch=") {
+            false => {
+                serde_json::json!({"kind": "RegistryList", "apiVersion": "v1", "metadata": version("1"), "items": [object]})
+            }
+            true if query.contains("resourceVersion=1") => {
+                looked_at.notified().await;
+                object["metadata"]["resourceVersion"] = "2".into();
+                serde_json::json!({"type": "DELETED", "object": object})
+            }
+            true => std::future::pending().await,
+        };
+        Ok(http::Response::new(Body::from(format!("{answer}\n").into_bytes())))
+    }
+
+    #[tokio::test]
+    async fn a_controller_hears_of_what_is_gone_and_does_not_wait_until_its_look_is_due() {
+        let looked_at = Arc::new(Notify::new());
+        let told = looked_at.clone();
+        let client = Client::new(tower::service_fn(move |request| soon_without_it(request, told.clone())), "default");
+        let watches = Watches::register(&mut prometheus_client::registry::Registry::default());
+        let (controller, _changes) = controller::<Registry>(&client, Config::default(), &watches);
+        let in_an_hour = async |_: Arc<Registry>, looked_at: Arc<Notify>| {
+            looked_at.notify_one();
+            Ok::<_, Infallible>(Action::requeue(Duration::from_secs(3600)))
+        };
+        let looks = controller.run(in_an_hour, |_, _, _| Action::await_change(), looked_at);
+        let mut gone = std::pin::pin!(looks.filter(|look| {
+            std::future::ready(matches!(look, Err(kube::runtime::controller::Error::ObjectNotFound(_))))
+        }));
+        tokio::time::timeout(Duration::from_secs(20), gone.next()).await.unwrap().unwrap().unwrap_err();
+    }
+
     #[tokio::test]
     async fn all_who_wait_for_the_first_list_are_woken() {
         let changes = Changes::<Registry> { sender: broadcast::Sender::new(2), listed: watch::Sender::new(false) };
@@ -174,7 +219,7 @@ mod tests {
         assert!(waiting.iter().all(|waiting| !waiting.is_finished()));
         changes.listed.send_replace(true);
         for waiting in waiting {
-            tokio::time::timeout(std::time::Duration::from_secs(5), waiting).await.unwrap().unwrap();
+            tokio::time::timeout(Duration::from_secs(5), waiting).await.unwrap().unwrap();
         }
     }
 }
