@@ -26,6 +26,8 @@ pub struct Pods<'a> {
     pub namespace: &'a str,
     /// The image of their container.
     pub image: &'a str,
+    /// What it is rewritten to contains this.
+    pub rewritten: &'a str,
     /// How long each caller waits after an answer.
     pub pace: Duration,
 }
@@ -35,7 +37,7 @@ pub struct Pods<'a> {
 pub struct Figures {
     /// That were asked for.
     pub asked: usize,
-    /// That were admitted with the image that they were sent with.
+    /// That were admitted with another image than they should have.
     pub unmutated: usize,
     /// That were not admitted.
     pub failed: usize,
@@ -63,7 +65,7 @@ impl Load {
         let mut callers = JoinSet::new();
         for client in clients {
             let api = Api::namespaced(client, pods.namespace);
-            callers.spawn(call(api, pods.image.to_owned(), pods.pace, Arc::clone(&shared)));
+            callers.spawn(call(api, pod(pods.image), pods.rewritten.to_owned(), pods.pace, Arc::clone(&shared)));
         }
         Self { shared, callers }
     }
@@ -103,18 +105,17 @@ impl Shared {
     }
 }
 
-async fn call(pods: Api<Pod>, image: String, pace: Duration, shared: Arc<Shared>) {
-    let pod = pod(&image);
+async fn call(pods: Api<Pod>, pod: Pod, rewritten: String, pace: Duration, shared: Arc<Shared>) {
     let dry_run = PostParams { dry_run: true, ..PostParams::default() };
     while !shared.ends.load(Ordering::SeqCst) {
         let answer = pods.create(&dry_run, &pod).await;
-        shared.figures().count(answer.map(|pod| image_of(pod).as_deref() != Some(image.as_str())));
+        shared.figures().count(answer.map(|pod| image_of(pod).is_some_and(|image| image.contains(&rewritten))));
         tokio::time::sleep(pace).await;
     }
 }
 
 impl Figures {
-    /// Whether a Pod was mutated, or why it was not admitted.
+    /// Whether a Pod has the image that it should, or why it was not admitted.
     fn count(&mut self, answer: kube::Result<bool>) {
         self.asked += 1;
         match answer {

@@ -19,7 +19,7 @@ fn admissions() -> usize {
 
 fn load(site: &Site, namespace: &str) -> Load {
     let client = site.plane.client().unwrap();
-    let pods = Pods { namespace, image: "nginx", pace: Duration::ZERO };
+    let pods = Pods { namespace, image: "nginx", rewritten: "/library/nginx", pace: Duration::ZERO };
     Load::start(std::iter::repeat_n(client, AT_ONCE), pods)
 }
 

@@ -35,9 +35,14 @@ async fn certificates_are_issued_from_nothing_and_rotated_under_load_by_a_contro
     let webhooks = bed.start_webhooks().await;
     bed.until_rewritten().await;
 
+    let pods = Pods {
+        namespace: "default",
+        image: "nginx:1.27",
+        rewritten: "/dockerhub/library/nginx",
+        pace: Duration::from_millis(10),
+    };
     let clients = std::iter::repeat_n(bed.client.clone(), 2);
-    let load =
-        Load::start(clients, Pods { namespace: "default", image: "nginx:1.27", pace: Duration::from_millis(10) });
+    let load = Load::start(clients, pods);
     let before = bed.state().await;
     // Both are valid for longer now than they should be.
     drop(controller);

@@ -6,7 +6,7 @@ use harbor_pilot_e2e::cluster::NAMESPACE;
 use harbor_pilot_e2e::load::{Figures, Load, Pods};
 use serde_json::{Value, json};
 
-use crate::world::World;
+use crate::world::{HARBOR, World};
 
 const WEBHOOK: &str = "app.kubernetes.io/name=harbor-pilot,app.kubernetes.io/component=webhook";
 const SOON: Duration = Duration::from_secs(90);
@@ -60,7 +60,7 @@ pub async fn all(world: &World, told: &mut impl FnMut(&str)) {
 async fn during(world: &World, event: Event, round: usize) -> Figures {
     let clients = (0..CALLERS).map(|_| world.node.plane.client().unwrap());
     let pace = if wanted() > WANTED { Duration::ZERO } else { PACE };
-    let load = Load::start(clients, Pods { namespace: "default", image: "busybox:1", pace });
+    let load = Load::start(clients, Pods { namespace: "default", image: "busybox:1", rewritten: HARBOR, pace });
     load.more(20, SOON).await.unwrap();
     let before = names(world).await;
     match event {
