@@ -42,6 +42,11 @@ impl Namespaces {
     pub fn labels(&self, name: &str) -> Option<&BTreeMap<String, String>> {
         self.0.get(name)
     }
+
+    /// Whether a namespace of this name exists, as far as the watch has shown.
+    pub fn contains(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
 }
 
 impl FromIterator<(String, BTreeMap<String, String>)> for Namespaces {

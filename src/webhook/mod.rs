@@ -7,6 +7,7 @@
 mod accept;
 mod answer;
 mod body;
+mod known_namespaces;
 mod request;
 mod workload;
 
@@ -16,4 +17,5 @@ pub mod server;
 pub mod validate;
 
 pub use handler::{Admission, Limits, OfferSink, queued, router};
+pub use known_namespaces::from_known_namespaces;
 pub use server::{ServeError, ServeOptions, serve};
