@@ -43,7 +43,7 @@ pub(super) struct Arguments {
 /// Runs until SIGTERM.
 pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let begun = arguments.logs.begin("webhook")?;
-    let shutdown = super::shutdown_on_signal()?;
+    let shutdown = super::signals::serve_until_signal()?;
     let serve = &arguments.serve;
     let in_force = InForce::default();
     let mut metrics = Metrics::new();
