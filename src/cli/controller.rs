@@ -51,7 +51,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let meters = Meters::register(exposition.registry_mut());
     exposition.collect(States(meters.clone()));
     let ops = arguments.ops.bind()?;
-    let shutdown = super::shutdown_on_signal()?;
+    let shutdown = super::signals::serve_until_signal()?;
     let certificates = arguments.certificates.settings(&arguments.namespace)?;
     let admitted_namespaces = match arguments.namespace_selector {
         Some(selected) => selected,

@@ -20,6 +20,7 @@ mod release;
 mod rewrite;
 mod rules;
 mod serve;
+mod signals;
 mod sources;
 mod standalone;
 mod status;
@@ -29,11 +30,10 @@ mod webhook;
 
 use std::process::ExitCode;
 
+use self::signals::shutdown_on_signal;
+use crate::text;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use tokio_util::sync::CancellationToken;
-
-use crate::text;
 
 /// Exit status of commands that judge, when they could not: clap has it for a wrong command line.
 const FAILED: u8 = 2;
@@ -129,24 +129,6 @@ fn warn_of(findings: &[impl std::fmt::Display]) {
 fn tell(message: impl std::fmt::Display) {
     use std::io::Write;
     writeln!(std::io::stderr(), "harbor-pilot: {message}").ok();
-}
-
-/// Cancelled by SIGTERM or SIGINT.
-fn shutdown_on_signal() -> anyhow::Result<CancellationToken> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let token = CancellationToken::new();
-    let cancelled = token.clone();
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        tracing::info!("shutting down");
-        cancelled.cancel();
-    });
-    Ok(token)
 }
 
 #[cfg(test)]

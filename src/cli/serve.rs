@@ -57,6 +57,11 @@ impl Arguments {
     pub(super) async fn certificate(&self) -> anyhow::Result<Arc<Certificate>> {
         let directory = CertificateDirectory::load(&self.tls_dir).await?;
         let certificate = directory.certificate();
+        let (now, validity) = (Timestamp::now(), certificate.validity());
+        if let Some(validity) = validity.filter(|validity| !validity.holds(now)) {
+            let (from, until) = (validity.from, validity.until);
+            tracing::error!(%from, %until, "the certificate is not valid now: clients refuse it until it is replaced");
+        }
         tokio::spawn(directory.watch(POLL));
         Ok(certificate)
     }

@@ -45,7 +45,7 @@ pub(super) struct Arguments {
 /// Runs until SIGTERM.
 pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let begun = arguments.logs.begin("standalone")?;
-    let shutdown = super::shutdown_on_signal()?;
+    let shutdown = super::signals::serve_until_signal()?;
     arguments.serve.issue_where_missing(&arguments.tls_names)?;
     let own = || Platform::new("linux", std::env::consts::ARCH, None);
     let platforms = if arguments.platforms.is_empty() { vec![own()] } else { arguments.platforms };

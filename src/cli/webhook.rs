@@ -43,7 +43,7 @@ pub(super) struct Arguments {
 /// Runs until SIGTERM.
 pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let begun = arguments.logs.begin("webhook")?;
-    let shutdown = super::shutdown_on_signal()?;
+    let shutdown = super::signals::serve_until_signal()?;
     let serve = &arguments.serve;
     let in_force = InForce::default();
     let mut metrics = Metrics::new();
@@ -66,7 +66,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let tls = arguments.clients.tls(certificate).await?;
     let bind = |address| TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"));
     let (listener, ops_listener) = (bind(serve.listen())?, bind(serve.ops_listen())?);
-    let handshakes_failed = metrics.admission.handshakes_failed.clone();
+    let connections = metrics.admission.connections.clone();
     let router = webhook::router(Admission {
         rules: in_force.rules.clone(),
         namespaces: in_force.namespaces.clone(),
@@ -79,7 +79,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     });
     tracing::info!(address = %serve.listen(), ops = %serve.ops_listen(), "serving admission");
     let page = showing::of_webhook(in_force.clone(), begun.about());
-    let options = ServeOptions { handshakes_failed, ..serve.options() };
+    let options = ServeOptions { metrics: connections, ..serve.options() };
     let ops = super::ops::router(readiness.clone(), Arc::new(metrics), page, &begun);
     let end = || shutdown.clone().cancelled_owned();
     tokio::select! {

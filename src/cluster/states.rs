@@ -83,9 +83,12 @@ pub struct Serving {
 
 impl Collector for Serving {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
-        let end = self.certificate.not_after().unwrap_or(0) as f64;
+        let end = self.certificate.validity().map_or(0, |validity| validity.until.as_second()) as f64;
         let help = "End of the certificate that is served, in seconds since 1970; 0 for one that cannot be read";
-        gauge(&mut encoder, "certificate_not_after_timestamp_seconds", help, end)
+        gauge(&mut encoder, "certificate_not_after_timestamp_seconds", help, end)?;
+        let rejected = f64::from(u8::from(self.certificate.has_rejected()));
+        let help = "1 while the files hold a certificate that is not served; the log says why";
+        gauge(&mut encoder, "certificate_rejected", help, rejected)
     }
 }
 

@@ -5,6 +5,7 @@ use std::fmt;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::exposition::{Exposed, Exposition};
@@ -24,8 +25,8 @@ pub struct AdmissionMetrics {
     /// One counter for each pair of labels, made beforehand: counting takes no lock.
     requests: [[Counter; Outcome::ALL.len()]; Operation::ALL.len()],
     duration: DurationHistogram,
-    /// Connections that came to no TLS.
-    pub handshakes_failed: Counter,
+    /// Connections to the webhook's port.
+    pub connections: ConnectionMetrics,
     /// Images that patches changed.
     pub images_rewritten: Counter,
     /// Images left as they were because they could not be read or rewritten.
@@ -36,6 +37,21 @@ pub struct AdmissionMetrics {
     pub offers: Counter,
     /// Offers that were not taken; the controller finds those images by its own watch. One counter for each label.
     offers_dropped: [Counter; DropReason::ALL.len()],
+}
+
+/// Metrics of connections. Cloning shares them.
+#[derive(Debug, Clone, Default)]
+pub struct ConnectionMetrics {
+    /// Those that are open.
+    pub open: Gauge,
+    /// Connections that came to no TLS.
+    pub handshakes_failed: Counter,
+    /// Idle ones that made room for another.
+    pub evicted: Counter,
+    /// Those that were not let in: all places were taken, and none of the others was idle.
+    pub refused: Counter,
+    /// Those that were closed because they did not read their answers.
+    pub stalled: Counter,
 }
 
 /// Label `reason` of offers that were not taken.
@@ -80,8 +96,10 @@ pub enum Outcome {
     Malformed,
     /// No answer in kind: not JSON, too large, too slow, or no room.
     Refused,
-    /// An error of ours, admitted with a warning.
+    /// An error of ours, answered as one that could not be read.
     Panicked,
+    /// It took too long, and was answered as one that could not be read.
+    Expired,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -144,8 +162,7 @@ impl AdmissionMetrics {
         let duration = DurationHistogram::default();
         let (rewritten, left_alone) = (Counter::default(), Counter::default());
         let unrewritten = Counter::default();
-        let handshakes = Counter::default();
-        registry.register("handshakes_failed", "Connections that came to no TLS", handshakes.clone());
+        let connections = ConnectionMetrics::register(registry);
         let (offers, dropped) = (Counter::default(), Family::<DropLabels, Counter>::default());
         registry.register("requests", "Admission requests", requests.clone());
         registry.register_with_unit("duration", "Time to answer, body read", Unit::Seconds, duration.clone());
@@ -159,13 +176,26 @@ impl AdmissionMetrics {
                 Outcome::ALL.map(|outcome| requests.get_or_create_owned(&RequestLabels { operation, outcome }))
             }),
             duration,
-            handshakes_failed: handshakes,
+            connections,
             images_rewritten: rewritten,
             images_left_alone: left_alone,
             pods_unrewritten: unrewritten,
             offers,
             offers_dropped: DropReason::ALL.map(|reason| dropped.get_or_create_owned(&DropLabels { reason })),
         }
+    }
+}
+
+impl ConnectionMetrics {
+    fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        let Self { open, handshakes_failed, evicted, refused, stalled } = &metrics;
+        registry.register("connections", "Connections that are open", open.clone());
+        registry.register("handshakes_failed", "Connections that came to no TLS", handshakes_failed.clone());
+        registry.register("connections_evicted", "Idle connections that made room for another", evicted.clone());
+        registry.register("connections_refused", "Connections for which there was no room", refused.clone());
+        registry.register("connections_stalled", "Connections closed that did not read their answers", stalled.clone());
+        metrics
     }
 }
 
@@ -178,8 +208,16 @@ impl Operation {
 }
 
 impl Outcome {
-    const ALL: [Self; 7] =
-        [Self::Patched, Self::Unchanged, Self::Skipped, Self::Denied, Self::Malformed, Self::Refused, Self::Panicked];
+    const ALL: [Self; 8] = [
+        Self::Patched,
+        Self::Unchanged,
+        Self::Skipped,
+        Self::Denied,
+        Self::Malformed,
+        Self::Refused,
+        Self::Panicked,
+        Self::Expired,
+    ];
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! Liveness, readiness and metrics over plain HTTP, on a port that only the cluster sees.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::State;
@@ -16,10 +17,23 @@ use super::exposition::Exposed;
 #[derive(Debug, Clone, Default)]
 pub struct Readiness(Arc<Flags>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Flags {
     ready: AtomicBool,
     draining: AtomicBool,
+    began: Instant,
+    /// Milliseconds from `began` until which it is taken for full.
+    full_until: AtomicU64,
+}
+
+/// So long after a client was refused there is no room.
+const FULL: Duration = Duration::from_secs(5);
+
+impl Default for Flags {
+    fn default() -> Self {
+        let (ready, draining) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { ready, draining, began: Instant::now(), full_until: AtomicU64::new(0) }
+    }
 }
 
 impl Readiness {
@@ -38,14 +52,30 @@ impl Readiness {
         self.0.draining.store(true, Ordering::Release);
     }
 
+    /// A client was refused, for there is no room: others go elsewhere for a while.
+    pub fn refuse(&self) {
+        self.0.full_until.store(self.0.millis() + FULL.as_millis() as u64, Ordering::Release);
+    }
+
+    /// Whether there was no room for a client a moment ago.
+    pub fn is_full(&self) -> bool {
+        self.0.millis() < self.0.full_until.load(Ordering::Acquire)
+    }
+
     /// Whether requests are wanted.
     pub fn is_ready(&self) -> bool {
-        self.0.ready.load(Ordering::Acquire) && !self.is_draining()
+        self.0.ready.load(Ordering::Acquire) && !self.is_draining() && !self.is_full()
     }
 
     /// Whether the process is about to end.
     pub fn is_draining(&self) -> bool {
         self.0.draining.load(Ordering::Acquire)
+    }
+}
+
+impl Flags {
+    fn millis(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 }
 
@@ -64,6 +94,8 @@ async fn ready(State(readiness): State<Readiness>) -> (StatusCode, &'static str)
         (StatusCode::OK, "ready\n")
     } else if readiness.is_draining() {
         (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
+    } else if readiness.is_full() {
+        (StatusCode::SERVICE_UNAVAILABLE, "no room for another connection\n")
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "not ready yet\n")
     }

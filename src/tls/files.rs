@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::io::AsyncReadExt;
 
 use super::serve::{Certificate, CertificateError};
@@ -83,20 +84,24 @@ impl CertificateDirectory {
         Arc::clone(&self.certificate)
     }
 
-    /// Looks at the files once, and serves what they hold if it is another good pair.
-    pub async fn poll(&mut self) -> Poll {
+    /// Looks at the files once, and serves what they hold if it is another good pair, and valid `now` where the one that is
+    /// served is. One that is not yet valid is served once it is.
+    pub async fn poll(&mut self, now: Timestamp) -> Poll {
         let found = match Pair::read(&self.directory).await {
             Ok(found) => found,
             Err(error) => return Poll::Kept(error),
         };
-        if found == self.in_use || self.refused.as_ref() == Some(&found) {
+        if found == self.in_use {
+            self.refused = None;
+            self.certificate.is_as_wanted();
             return Poll::Same;
         }
-        match self.certificate.replace(&found.chain, &found.key) {
+        match self.certificate.replace(&found.chain, &found.key, now) {
             Ok(()) => {
                 (self.in_use, self.refused) = (found, None);
                 Poll::Replaced
             }
+            Err(_) if self.refused.as_ref() == Some(&found) => Poll::Same,
             Err(error) => {
                 self.refused = Some(found);
                 Poll::Kept(FilesError::Certificate { directory: self.directory.clone(), error })
@@ -109,9 +114,12 @@ impl CertificateDirectory {
         let directory = self.directory.display().to_string();
         loop {
             tokio::time::sleep(every).await;
-            match self.poll().await {
+            match self.poll(Timestamp::now()).await {
                 Poll::Same => {}
                 Poll::Replaced => tracing::info!(%directory, "serving the new certificate"),
+                Poll::Kept(error @ FilesError::Certificate { .. }) => {
+                    tracing::error!(%directory, %error, "keeping the old certificate");
+                }
                 Poll::Kept(error) => tracing::warn!(%directory, %error, "keeping the old certificate"),
             }
         }
@@ -145,15 +153,20 @@ pub(super) async fn read(path: &Path) -> Result<Vec<u8>, FilesError> {
 
 #[cfg(test)]
 mod tests {
-    use jiff::{SignedDuration, Timestamp};
+    use jiff::SignedDuration;
 
     use super::*;
     use crate::tls::issue::{Authority, Issued, Validity};
 
-    fn issued() -> Issued {
-        let validity = Validity::starting(Timestamp::UNIX_EPOCH + SignedDuration::from_hours(9), SignedDuration::MAX);
-        let validity = Validity { until: Timestamp::from_second(4_000_000_000).unwrap(), ..validity };
-        Authority::new("test", validity).unwrap().issue(&["localhost".to_owned()], validity).unwrap()
+    /// A certificate that is valid between these hours.
+    fn issued(from: i64, until: i64) -> Issued {
+        let validity = Validity { from: hour(from), until: hour(until) };
+        let authority = Authority::new("test", Validity { from: hour(0), until: hour(1000) }).unwrap();
+        authority.issue(&["localhost".to_owned()], validity).unwrap()
+    }
+
+    fn hour(hour: i64) -> Timestamp {
+        Timestamp::from_second(2_000_000_000).unwrap() + SignedDuration::from_hours(hour)
     }
 
     fn write(directory: &Path, chain: &str, key: &str) {
@@ -166,26 +179,67 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         assert!(matches!(CertificateDirectory::load(directory.path()).await, Err(FilesError::Read { .. })));
 
-        let (first, second) = (issued(), issued());
+        let (first, second) = (issued(0, 100), issued(0, 100));
         write(directory.path(), &first.certificate_pem, &first.key_pem);
         let mut files = CertificateDirectory::load(directory.path()).await.unwrap();
-        assert!(matches!(files.poll().await, Poll::Same));
+        assert!(matches!(files.poll(hour(1)).await, Poll::Same));
 
         // Half of a rotation, told once.
         write(directory.path(), &second.certificate_pem, &first.key_pem);
-        let Poll::Kept(error) = files.poll().await else { panic!("a wrong pair was taken") };
+        let Poll::Kept(error) = files.poll(hour(1)).await else { panic!("a wrong pair was taken") };
         assert!(error.to_string().contains("do not go together"), "{error}");
-        assert!(matches!(files.poll().await, Poll::Same));
+        assert!(matches!(files.poll(hour(1)).await, Poll::Same));
 
         write(directory.path(), &second.certificate_pem, &second.key_pem);
-        assert!(matches!(files.poll().await, Poll::Replaced));
+        assert!(matches!(files.poll(hour(1)).await, Poll::Replaced));
 
         for (chain, key) in [("", &*second.key_pem), ("x", "y"), (&*second.certificate_pem, "")] {
             write(directory.path(), chain, key);
-            assert!(matches!(files.poll().await, Poll::Kept(_)), "{chain}");
+            assert!(matches!(files.poll(hour(1)).await, Poll::Kept(_)), "{chain}");
         }
         std::fs::remove_file(directory.path().join(KEY)).unwrap();
-        assert!(matches!(files.poll().await, Poll::Kept(FilesError::Read { .. })));
+        assert!(matches!(files.poll(hour(1)).await, Poll::Kept(FilesError::Read { .. })));
+    }
+
+    /// In each row: when the served and the next certificate are valid, and at which hours the next one is served.
+    #[tokio::test]
+    async fn a_certificate_that_is_not_valid_does_not_replace_one_that_is() {
+        type Row = (&'static str, (i64, i64), (i64, i64), [(i64, bool); 3]);
+        let rows: [Row; 6] = [
+            ("both are valid", (0, 100), (5, 200), [(10, true), (11, true), (12, true)]),
+            ("the next is expired", (0, 100), (0, 9), [(10, false), (50, false), (99, false)]),
+            ("the next is expired, and then both are", (0, 20), (0, 9), [(10, false), (19, false), (21, true)]),
+            ("the next is not yet valid", (0, 100), (30, 200), [(10, false), (29, false), (31, true)]),
+            (
+                "the next is not yet valid when the served one ends",
+                (0, 20),
+                (30, 200),
+                [(10, false), (19, false), (21, true)],
+            ),
+            ("the served one is expired", (0, 5), (8, 200), [(10, true), (11, true), (12, true)]),
+        ];
+        for (what, served, next, looks) in rows {
+            let directory = tempfile::tempdir().unwrap();
+            let (served, next) = (issued(served.0, served.1), issued(next.0, next.1));
+            write(directory.path(), &served.certificate_pem, &served.key_pem);
+            let mut files = CertificateDirectory::load(directory.path()).await.unwrap();
+            let certificate = files.certificate();
+            let before = certificate.validity();
+            write(directory.path(), &next.certificate_pem, &next.key_pem);
+            let mut complaints = 0;
+            for (at, replaced) in looks {
+                if let Poll::Kept(error) = files.poll(hour(at)).await {
+                    assert!(error.to_string().contains("check the clock"), "{what}: {error}");
+                    complaints += 1;
+                }
+                assert_eq!(certificate.validity() != before, replaced, "{what}, at {at}");
+                assert_eq!(certificate.has_rejected(), !replaced, "{what}, at {at}");
+            }
+            assert_eq!(complaints, usize::from(!looks[0].1), "{what}");
+            write(directory.path(), &served.certificate_pem, &served.key_pem);
+            files.poll(hour(1)).await;
+            assert!(!certificate.has_rejected(), "{what}: the old files are back");
+        }
     }
 
     #[test]

@@ -252,7 +252,10 @@ fn leaf_wanted(leaf: &Kept<X509>, current: &X509, policy: &Policy, now: Timestam
     if let Some(name) = policy.names.iter().find(|name| !leaf.names().contains(name)) {
         return wanted(format!("it is not for {name}"), true);
     }
-    let until = leaf.validity().until;
+    let Validity { from, until } = leaf.validity();
+    if now < from {
+        return wanted(format!("it is not valid before {from}"), true);
+    }
     if now >= before(until, life(leaf) / 3) {
         return wanted(format!("it is valid until {until}"), true);
     }

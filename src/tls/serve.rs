@@ -1,8 +1,10 @@
 //! What TLS we speak, and the certificate that can be exchanged while connections come in.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
+use jiff::Timestamp;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -12,6 +14,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, version};
 
 use super::clients::Clients;
+use super::issue::Validity;
 use super::x509::X509;
 
 /// Why certificate and key cannot be used.
@@ -31,35 +34,73 @@ pub enum CertificateError {
     /// The key is of a kind that cannot be used, or belongs to another certificate.
     #[error("certificate and key do not go together: {0}")]
     Pair(rustls::Error),
+    /// Clients would refuse it at this time, and they do not refuse the one that is served.
+    #[error("it is valid from {} until {}, and now it is {now}; check the clock, and who issues certificates", validity.from, validity.until)]
+    NotValid {
+        /// When it is valid.
+        validity: Validity,
+        /// The time here.
+        now: Timestamp,
+    },
 }
 
 /// The certificate that is served: read by each handshake, exchanged whole. Sessions that run keep theirs.
 #[derive(Debug)]
-pub struct Certificate(ArcSwap<CertifiedKey>);
+pub struct Certificate {
+    served: ArcSwap<CertifiedKey>,
+    rejected: AtomicBool,
+}
 
 impl Certificate {
     /// From a chain (the server's certificate first) and its private key, both PEM, which must go together.
     pub fn from_pem(chain: &[u8], key: &[u8]) -> Result<Self, CertificateError> {
-        Ok(Self(ArcSwap::from_pointee(read_pair(chain, key)?)))
+        Ok(Self { served: ArcSwap::from_pointee(read_pair(chain, key)?), rejected: AtomicBool::new(false) })
     }
 
-    /// Serves another certificate from now on. After an error the old one is still served.
-    pub fn replace(&self, chain: &[u8], key: &[u8]) -> Result<(), CertificateError> {
-        self.0.store(Arc::new(read_pair(chain, key)?));
+    /// Serves another certificate from now on. After an error the old one is still served: one that is not valid at `now`
+    /// does not replace one that is.
+    pub fn replace(&self, chain: &[u8], key: &[u8], now: Timestamp) -> Result<(), CertificateError> {
+        let replaced = self.try_replace(chain, key, now);
+        self.rejected.store(replaced.is_err(), Ordering::Relaxed);
+        replaced
+    }
+
+    fn try_replace(&self, chain: &[u8], key: &[u8], now: Timestamp) -> Result<(), CertificateError> {
+        let pair = read_pair(chain, key)?;
+        let is_valid = |validity: Option<Validity>| validity.is_some_and(|validity| validity.holds(now));
+        if let Some(validity) = validity(&pair)
+            && !validity.holds(now)
+            && is_valid(self.validity())
+        {
+            return Err(CertificateError::NotValid { validity, now });
+        }
+        self.served.store(Arc::new(pair));
         Ok(())
     }
 
-    /// When the one that is served ends, in seconds since 1970; `None` for one that cannot be read.
-    pub fn not_after(&self) -> Option<i64> {
-        let served = self.0.load();
-        let certificate = X509::from_der(served.cert.first()?.clone()).ok()?;
-        Some(certificate.validity().until.as_second())
+    /// When the one that is served is valid; `None` for one that cannot be read.
+    pub fn validity(&self) -> Option<Validity> {
+        validity(&self.served.load())
     }
+
+    /// Whether the last one that was to be served was not taken.
+    pub fn has_rejected(&self) -> bool {
+        self.rejected.load(Ordering::Relaxed)
+    }
+
+    /// What was to be served is what is served.
+    pub(super) fn is_as_wanted(&self) {
+        self.rejected.store(false, Ordering::Relaxed);
+    }
+}
+
+fn validity(pair: &CertifiedKey) -> Option<Validity> {
+    Some(X509::from_der(pair.cert.first()?.clone()).ok()?.validity())
 }
 
 impl ResolvesServerCert for Certificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.0.load_full())
+        Some(self.served.load_full())
     }
 }
 

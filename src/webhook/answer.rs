@@ -10,7 +10,7 @@ use crate::rewrite::json::push_string;
 /// `response` of an AdmissionReview. It admits, unless it says why not.
 #[derive(Debug, Default)]
 pub(super) struct Answer<'a> {
-    /// That of the request.
+    /// That of the request. What is much too long for one is refused after that, and not sent back.
     pub(super) uid: &'a str,
     /// Why the object is refused.
     pub(super) denied: Option<&'a str>,
@@ -30,20 +30,27 @@ pub(super) struct Answer<'a> {
 
 /// More rules than these are only counted.
 const MAX_NAMED: usize = 8;
+/// The API server cuts each warning at 256 characters, and all of them at 4 KiB.
+const MAX_WARNINGS: usize = 64;
+const MAX_WARNING: usize = 1024;
+/// What kubectl shows of a refusal.
+const MAX_MESSAGE: usize = 16 * 1024;
 
 impl Answer<'_> {
     /// The whole review.
     pub(super) fn to_json(&self) -> Vec<u8> {
         let encoded = self.patch.as_ref().map_or(0, |patch| patch.len().div_ceil(3) * 4);
-        let warnings: usize = self.warnings.iter().map(|warning| warning.len() + 16).sum();
-        let mut out = String::with_capacity(320 + self.uid.len() + encoded + warnings);
+        let warnings = self.warnings.iter().take(MAX_WARNINGS).map(|warning| clipped(warning, MAX_WARNING));
+        let size: usize = warnings.clone().map(|warning| warning.len() + 16).sum();
+        let uid = clipped(self.uid, MAX_WARNING);
+        let mut out = String::with_capacity(320 + uid.len() + encoded + size);
         out.push_str(r#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","response":{"uid":"#);
-        push_string(&mut out, self.uid);
+        push_string(&mut out, uid);
         match self.denied {
             None => out.push_str(r#","allowed":true"#),
             Some(why) => {
                 out.push_str(r#","allowed":false,"status":{"code":403,"reason":"Forbidden","message":"#);
-                push_string(&mut out, why);
+                push_string(&mut out, clipped(why, MAX_MESSAGE));
                 out.push('}');
             }
         }
@@ -55,7 +62,7 @@ impl Answer<'_> {
         }
         if !self.warnings.is_empty() {
             let mut before = r#","warnings":["#;
-            for warning in self.warnings {
+            for warning in warnings {
                 out.push_str(std::mem::replace(&mut before, ","));
                 push_string(&mut out, warning);
             }
@@ -84,11 +91,16 @@ impl Answer<'_> {
         if let Some(violated) = self.violated {
             out.push_str(before);
             out.push_str("\"policy-violations\":");
-            push_string(out, violated);
+            push_string(out, clipped(violated, MAX_MESSAGE));
             after = "}";
         }
         out.push_str(after);
     }
+}
+
+/// The beginning, if it is longer than `most` bytes.
+fn clipped(text: &str, most: usize) -> &str {
+    text.get(..text.floor_char_boundary(most)).unwrap_or(text)
 }
 
 fn named(rules: &[&str]) -> String {

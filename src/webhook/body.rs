@@ -1,26 +1,37 @@
 //! Reading a request body within bounds of size, time and memory.
 
-use std::pin::pin;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::task::Poll;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use axum::body::{Body, to_bytes};
+use axum::body::{Body, HttpBody};
+use axum::extract::ConnectInfo;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_LENGTH;
 use axum::http::request::Parts;
 use bytes::{Bytes, BytesMut};
-use futures::{StreamExt, poll};
-use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::time::timeout;
+use futures::future::poll_fn;
+use futures::{FutureExt, future};
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout};
 
+use super::places::{Occupant, Peer, Place, Places, Room};
 use crate::api::Interval;
 
-/// Bodies up to this size, which are nearly all, do not count against the budget: connections bound them.
-const SMALL: usize = 64 * 1024;
+/// Bodies up to this size, which are nearly all, are answered at once where they come in.
+pub(super) const SMALL: usize = 64 * KIB;
+/// What a request holds beside its body while that arrives: headers, and a task.
+const OVERHEAD: usize = 16 * KIB;
+/// Small bodies that do not come at once, all together.
+const SLOW: usize = 16 * KIB * KIB;
+/// Large bodies that wait for memory. Each may have sent what the window of its stream allows.
+const WAITING: usize = 8;
+/// From then on a large body that still arrives makes room for others.
+const PATIENCE: Duration = Duration::from_millis(500);
 const KIB: usize = 1024;
 
-/// How much may be read.
+/// How much is read, and how long answers may take.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// The largest body, in bytes. A review holds an object twice, and the API server takes requests of 3 MiB; default
@@ -30,19 +41,35 @@ pub struct Limits {
     pub memory: usize,
     /// How long a body may take to arrive, and to get its share of the memory. Default 5 s.
     pub time: Duration,
+    /// How long the review of a body above 64 KiB may take; then it is answered as one that cannot be read. Half of the
+    /// time that the API server waits, if that is less. Default 1 s.
+    pub review: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { body: 8 * KIB * KIB, memory: 32 * KIB * KIB, time: Duration::from_secs(5) }
+        Self {
+            body: 8 * KIB * KIB,
+            memory: 32 * KIB * KIB,
+            time: Duration::from_secs(5),
+            review: Duration::from_secs(1),
+        }
     }
 }
 
 /// Reads bodies within [`Limits`].
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct BodyReader {
     limits: Limits,
-    budget: Arc<Semaphore>,
+    slow: Arc<Places<Arrival>>,
+    large: Arc<Places<Arrival>>,
+}
+
+/// A body that was read. A large one counts until it is dropped.
+#[derive(Debug)]
+pub(super) struct Read {
+    bytes: Bytes,
+    _place: Option<Place<Arrival>>,
 }
 
 /// Why a body was not read.
@@ -52,79 +79,184 @@ pub(super) enum BodyError {
     TooLarge,
     #[error("the body did not arrive in time")]
     TooSlow,
-    #[error("no room for another large body; try again")]
+    #[error("the body broke off")]
+    Broken,
+    #[error("no room for another body; try again")]
     NoRoom,
+}
+
+impl Read {
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 impl BodyReader {
     pub(super) fn new(limits: Limits) -> Self {
-        Self { limits, budget: Arc::new(Semaphore::new(limits.memory.max(limits.body).div_ceil(KIB))) }
+        let memory = limits.memory.max(limits.body);
+        Self {
+            limits,
+            slow: Places::new(Room { total: SLOW, peer: SLOW }),
+            large: Places::new(Room { total: memory, peer: memory }),
+        }
     }
 
-    /// Hands the whole body to `answer`. Its share of the memory is given back after that. Gives up before the caller
-    /// does, if the caller says when that is.
-    pub(super) async fn read<T>(
-        &self,
-        head: &Parts,
-        body: Body,
-        answer: impl FnOnce(Bytes) -> T,
-    ) -> Result<T, BodyError> {
+    /// Reads the whole body. Gives up before the caller does, if the caller says when that is.
+    pub(super) async fn read(&self, head: &Parts, body: Body) -> Result<Read, BodyError> {
         let announced = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-        let Some(size) = announced else {
-            let patience = self.patience(head);
-            let reading = self.read_unannounced(body, patience);
-            let (bytes, _share) = timeout(patience, reading).await.map_err(|_| BodyError::TooSlow)??;
-            return Ok(answer(bytes));
-        };
-        if size > self.limits.body {
+        if announced.is_some_and(|size| size > self.limits.body) {
             return Err(BodyError::TooLarge);
         }
-        let _share = if size > SMALL { Some(self.share(size, self.patience(head)).await?) } else { None };
-        let mut reading = pin!(to_bytes(body, size));
-        let bytes = match poll!(&mut reading) {
-            // Nearly always: a body comes with its head, and then needs no clock.
-            Poll::Ready(bytes) => bytes,
-            Poll::Pending => timeout(self.patience(head), reading).await.map_err(|_| BodyError::TooSlow)?,
-        };
-        Ok(answer(bytes.map_err(|_| BodyError::TooLarge)?))
-    }
-
-    /// Once it is no small one, as much as could come is set aside: a share is never asked for twice, so none waits for
-    /// another.
-    async fn read_unannounced(
-        &self,
-        body: Body,
-        patience: Duration,
-    ) -> Result<(Bytes, Option<SemaphorePermit<'_>>), BodyError> {
-        let mut chunks = body.into_data_stream();
-        let (mut bytes, mut share) = (BytesMut::new(), None);
-        while let Some(chunk) = chunks.next().await {
-            let chunk = chunk.map_err(|_| BodyError::TooSlow)?;
-            let size = bytes.len() + chunk.len();
-            if size > self.limits.body {
-                return Err(BodyError::TooLarge);
+        let mut reading = Reading { body, announced, bytes: Bytes::new(), more: BytesMut::new() };
+        if announced.is_none_or(|size| size <= SMALL) {
+            // Nearly always: a body comes with its head, and then needs neither a clock nor a place.
+            match reading.up_to(SMALL).now_or_never() {
+                Some(Ok(Progress::Complete)) => return Ok(reading.read(None)),
+                Some(Ok(Progress::Exceeds)) => {}
+                Some(Err(error)) => return Err(error),
+                None => return self.read_slow(head, reading).await,
             }
-            if size > SMALL && share.is_none() {
-                share = Some(self.share(self.limits.body, patience).await?);
-            }
-            bytes.extend_from_slice(&chunk);
         }
-        Ok((bytes.freeze(), share))
+        self.read_large(head, reading).await
     }
 
-    /// How long to wait: the API server says in the query for how long it will (`?timeout=10s`).
+    async fn read_slow(&self, head: &Parts, mut reading: Reading) -> Result<Read, BodyError> {
+        let patience = self.patience(head);
+        let (arrival, size) = (Arrival::begin(head, Duration::ZERO), reading.announced.unwrap_or(SMALL) + OVERHEAD);
+        let (place, _) = self.slow.admit(Arc::clone(&arrival), size).map_err(|_| BodyError::NoRoom)?;
+        match arrival.within(patience, reading.up_to(SMALL)).await? {
+            Progress::Complete => Ok(reading.read(None)),
+            Progress::Exceeds => {
+                drop(place);
+                self.read_large(head, reading).await
+            }
+        }
+    }
+
+    /// As much as could come is set aside: a share is never asked for twice, so none waits for another.
+    async fn read_large(&self, head: &Parts, mut reading: Reading) -> Result<Read, BodyError> {
+        let patience = self.patience(head);
+        let (arrival, size) = (Arrival::begin(head, PATIENCE), reading.announced.unwrap_or(self.limits.body));
+        let place = self.large.admit_within(Arc::clone(&arrival), size, WAITING, patience);
+        let place = place.await.map_err(|_| BodyError::NoRoom)?;
+        let left = patience.saturating_sub(arrival.since.elapsed());
+        match arrival.within(left, reading.up_to(size)).await? {
+            Progress::Complete => {
+                arrival.complete.store(true, Ordering::Relaxed);
+                Ok(reading.read(Some(place)))
+            }
+            Progress::Exceeds => Err(BodyError::TooLarge),
+        }
+    }
+
+    /// How long the review of a large body may take.
+    pub(super) fn review_budget(&self, head: &Parts) -> Duration {
+        asked(head).map_or(self.limits.review, |asked| self.limits.review.min(asked / 2))
+    }
+
+    /// How long to wait for a body.
     fn patience(&self, head: &Parts) -> Duration {
-        let mut parameters = head.uri.query().unwrap_or_default().split('&');
-        let asked = parameters.find_map(|parameter| parameter.strip_prefix("timeout=")?.parse::<Interval>().ok());
         // An eighth is for the way there and back.
-        asked.map_or(self.limits.time, |asked| self.limits.time.min(asked.duration() * 7 / 8))
+        asked(head).map_or(self.limits.time, |asked| self.limits.time.min(asked * 7 / 8))
+    }
+}
+
+/// How long the API server waits, which it says in the query: `?timeout=10s`.
+fn asked(head: &Parts) -> Option<Duration> {
+    let mut parameters = head.uri.query().unwrap_or_default().split('&');
+    let asked = parameters.find_map(|parameter| parameter.strip_prefix("timeout=")?.parse::<Interval>().ok());
+    asked.map(|asked| asked.duration())
+}
+
+/// A body, and what came of it.
+struct Reading {
+    body: Body,
+    announced: Option<usize>,
+    /// The first part, which is mostly all.
+    bytes: Bytes,
+    /// All of it, if there is more. Parts are copied: each may be a piece of a much larger buffer.
+    more: BytesMut,
+}
+
+enum Progress {
+    Complete,
+    Exceeds,
+}
+
+impl Reading {
+    /// Reads on to the end, unless there is more than `most`; what came is kept, whatever becomes of this future.
+    async fn up_to(&mut self, most: usize) -> Result<Progress, BodyError> {
+        loop {
+            if self.bytes.len() + self.more.len() > most {
+                return Ok(Progress::Exceeds);
+            }
+            let frame = poll_fn(|cx| std::pin::Pin::new(&mut self.body).poll_frame(cx)).await;
+            let Some(frame) = frame else { return Ok(Progress::Complete) };
+            let Ok(data) = frame.map_err(|_| BodyError::Broken)?.into_data() else { continue };
+            if self.bytes.is_empty() && self.more.is_empty() {
+                self.bytes = data;
+                continue;
+            }
+            if self.more.is_empty() {
+                let expected = self.announced.unwrap_or_default().min(most);
+                self.more.reserve(expected.max(self.bytes.len() + data.len()));
+                self.more.extend_from_slice(&std::mem::take(&mut self.bytes));
+            }
+            self.more.extend_from_slice(&data);
+        }
     }
 
-    /// A share of the memory for large bodies.
-    async fn share(&self, size: usize, patience: Duration) -> Result<SemaphorePermit<'_>, BodyError> {
-        let kib = u32::try_from(size.div_ceil(KIB)).map_err(|_| BodyError::TooLarge)?;
-        let share = timeout(patience, self.budget.acquire_many(kib)).await;
-        share.map_err(|_| BodyError::NoRoom)?.map_err(|_| BodyError::NoRoom)
+    fn read(self, place: Option<Place<Arrival>>) -> Read {
+        let bytes = if self.more.is_empty() { self.bytes } else { self.more.freeze() };
+        Read { bytes, _place: place }
+    }
+}
+
+/// A body that takes a share of the memory.
+#[derive(Debug)]
+pub(super) struct Arrival {
+    peer: Peer,
+    since: Instant,
+    /// How old it has to be before it makes room for others.
+    settled: Duration,
+    complete: AtomicBool,
+    evicted: Notify,
+}
+
+impl Arrival {
+    fn begin(head: &Parts, settled: Duration) -> Arc<Self> {
+        let peer = head.extensions.get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip());
+        let peer = Peer::of(peer.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)));
+        let (complete, evicted) = (AtomicBool::new(false), Notify::new());
+        Arc::new(Self { peer, since: Instant::now(), settled, complete, evicted })
+    }
+
+    /// Waits for something that has to come soon, and as long as there is room.
+    async fn within<T>(
+        &self,
+        patience: Duration,
+        reading: impl Future<Output = Result<T, BodyError>>,
+    ) -> Result<T, BodyError> {
+        let (reading, evicted) = (std::pin::pin!(timeout(patience, reading)), std::pin::pin!(self.evicted.notified()));
+        match future::select(reading, evicted).await {
+            future::Either::Left((read, _)) => read.map_err(|_| BodyError::TooSlow)?,
+            future::Either::Right(_) => Err(BodyError::NoRoom),
+        }
+    }
+}
+
+impl Occupant for Arrival {
+    fn peer(&self) -> Peer {
+        self.peer
+    }
+
+    fn idle_since(&self) -> Option<Instant> {
+        let settled = self.since.elapsed() >= self.settled;
+        (settled && !self.complete.load(Ordering::Relaxed)).then_some(self.since)
+    }
+
+    fn evict(&self) {
+        self.evicted.notify_one();
     }
 }
 
@@ -133,6 +265,7 @@ impl BodyError {
         match self {
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
+            Self::Broken => StatusCode::BAD_REQUEST,
             Self::NoRoom => StatusCode::SERVICE_UNAVAILABLE,
         }
     }

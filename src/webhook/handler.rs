@@ -3,7 +3,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use axum::Router;
@@ -16,10 +16,12 @@ use axum::routing::post;
 use k8s_openapi::jiff::Timestamp;
 use tracing::field::debug;
 
-use super::body::BodyReader;
 pub use super::body::Limits;
+use super::body::{BodyError, BodyReader, Read, SMALL};
+use super::connection::Connection;
 use super::review::{self, NotJson, Reply};
 use super::validate;
+use super::workers::{Expired, Workers};
 use crate::policy::{Policies, Scans};
 use crate::prewarm::queue::{Fate, Offer, Offers};
 use crate::rewrite::{Namespaces, Rules};
@@ -28,6 +30,11 @@ use crate::telemetry::probes::{Readiness, probes};
 use crate::telemetry::traces;
 
 const OUR_ERROR: &str = "an error of harbor-pilot itself; its log has more";
+const TOO_LONG: &str = "it took too long to judge";
+/// The API server's are UUIDs of 36. They are sent back.
+const MAX_UID: usize = 128;
+/// The longest name of a namespace (RFC 1123, a label).
+const MAX_NAMESPACE: usize = 63;
 
 /// Takes offers for the prewarmer. It is called while a request is answered, and must not block.
 pub type OfferSink = Arc<dyn Fn(Offer) + Send + Sync>;
@@ -57,7 +64,7 @@ pub struct Admission {
     pub offers: OfferSink,
     /// What is counted.
     pub metrics: AdmissionMetrics,
-    /// What `/readyz` answers; once it drains, HTTP/1 connections are asked to close.
+    /// What `/readyz` answers.
     pub readiness: Readiness,
     /// How much is read.
     pub limits: Limits,
@@ -67,38 +74,70 @@ pub struct Admission {
 pub fn router(admission: Admission) -> Router {
     let probes = probes(admission.readiness.clone());
     let reader = BodyReader::new(admission.limits);
-    let state = Arc::new(Shared { admission, reader });
+    let state = Arc::new(Shared { admission, reader, workers: Workers::default() });
     Router::new().route("/mutate", post(mutate)).route("/validate", post(validate)).with_state(state).merge(probes)
 }
 
-type Answer = fn(&Admission, &HeaderMap, &[u8]) -> Response;
+/// One of the two, as functions of what it is asked with.
+#[derive(Clone, Copy)]
+struct Endpoint {
+    answer: fn(&Admission, &HeaderMap, &[u8]) -> Response,
+    unread: fn(&Admission, &[u8], &str) -> Result<Reply, NotJson>,
+}
+
+const MUTATE: Endpoint = Endpoint { answer: Admission::mutate, unread: Admission::mutate_unread };
+const VALIDATE: Endpoint = Endpoint { answer: Admission::validate, unread: Admission::validate_unread };
 
 struct Shared {
     admission: Admission,
     reader: BodyReader,
+    workers: Workers,
 }
 
 async fn mutate(State(shared): State<Arc<Shared>>, request: Request) -> Response {
-    shared.answer(request, Admission::mutate).await
+    shared.answer(request, MUTATE).await
 }
 
 async fn validate(State(shared): State<Arc<Shared>>, request: Request) -> Response {
-    shared.answer(request, Admission::validate).await
+    shared.answer(request, VALIDATE).await
 }
 
 impl Shared {
-    async fn answer(&self, request: Request, answer: Answer) -> Response {
+    async fn answer(self: Arc<Self>, request: Request, endpoint: Endpoint) -> Response {
         let (parts, body) = request.into_parts();
-        let admission = &self.admission;
-        let mut response = match self.reader.read(&parts, body, |body| answer(admission, &parts.headers, &body)).await {
-            Ok(response) => response,
-            Err(error) => {
-                admission.metrics.count(Operation::Other, Outcome::Refused, std::time::Duration::ZERO);
-                (error.status(), format!("{error}\n")).into_response()
-            }
+        let read = match self.reader.read(&parts, body).await {
+            Ok(read) => read,
+            Err(error) => return self.refuse(error, parts.version),
         };
-        let drains = admission.readiness.is_draining() || response.status() == StatusCode::PAYLOAD_TOO_LARGE;
-        if drains && parts.version <= Version::HTTP_11 {
+        let connection = parts.extensions.get::<Arc<Connection>>();
+        let _working = connection.map(|connection| connection.work(tokio::time::Instant::now()));
+        if read.bytes().len() <= SMALL {
+            return (endpoint.answer)(&self.admission, &parts.headers, read.bytes());
+        }
+        let (budget, read) = (self.reader.review_budget(&parts), Arc::new(read));
+        let job = {
+            let (shared, read, headers) = (Arc::clone(&self), Arc::clone(&read), parts.headers);
+            move || (endpoint.answer)(&shared.admission, &headers, read.bytes())
+        };
+        match self.workers.run(budget, job).await {
+            Ok(response) => response,
+            Err(Expired) => self.expire(read, endpoint).await,
+        }
+    }
+
+    /// Answers as if the review could not be read. To find its uid takes a moment, too, in a large one.
+    async fn expire(self: Arc<Self>, read: Arc<Read>, endpoint: Endpoint) -> Response {
+        let answer = move || {
+            let replied = (endpoint.unread)(&self.admission, read.bytes(), TOO_LONG);
+            self.admission.conclude(replied, Some(Outcome::Expired), Instant::now())
+        };
+        tokio::task::spawn_blocking(answer).await.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
+    }
+
+    fn refuse(&self, error: BodyError, version: Version) -> Response {
+        self.admission.metrics.count(Operation::Other, Outcome::Refused, Duration::ZERO);
+        let mut response = (error.status(), format!("{error}\n")).into_response();
+        if error == BodyError::TooLarge && version <= Version::HTTP_11 {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response
@@ -110,8 +149,12 @@ impl Admission {
         self.answer(
             headers,
             || review::mutate(body, &self.rules.load(), &self.namespaces.load()),
-            || review::admit_unread(body, OUR_ERROR),
+            || self.mutate_unread(body, OUR_ERROR),
         )
+    }
+
+    fn mutate_unread(&self, body: &[u8], problem: &str) -> Result<Reply, NotJson> {
+        review::admit_unread(body, problem)
     }
 
     fn validate(&self, headers: &HeaderMap, body: &[u8]) -> Response {
@@ -121,8 +164,12 @@ impl Admission {
         self.answer(
             headers,
             || validate::validate(body, &self.rules.load(), &self.namespaces.load(), &policies, scans),
-            || validate::unread(body, OUR_ERROR, &policies),
+            || self.validate_unread(body, OUR_ERROR),
         )
+    }
+
+    fn validate_unread(&self, body: &[u8], problem: &str) -> Result<Reply, NotJson> {
+        validate::unread(body, problem, &self.policies.load())
     }
 
     fn answer(
@@ -136,28 +183,49 @@ impl Admission {
         let span =
             tracing::debug_span!("admission", uid = empty, namespace = empty, operation = empty, outcome = empty);
         traces::continue_trace(&span, headers);
-        let entered = span.enter();
+        let _entered = span.enter();
         let (replied, outcome) = guarded(answer, otherwise);
-        let Ok(reply) = replied else {
-            self.metrics.count(Operation::Other, Outcome::Refused, start.elapsed());
-            return (StatusCode::BAD_REQUEST, format!("{NotJson}\n")).into_response();
+        self.conclude(replied, outcome, start)
+    }
+
+    /// Counts and logs what came of a review. `outcome` replaces what the reply says of itself.
+    fn conclude(&self, replied: Result<Reply, NotJson>, outcome: Option<Outcome>, start: Instant) -> Response {
+        let replied = replied.map_err(|error| error.to_string());
+        let too_long = |reply: &Reply| reply.uid.len() > MAX_UID;
+        let reply = match replied {
+            Ok(reply) if too_long(&reply) => Err(format!("`request.uid` is longer than {MAX_UID} bytes")),
+            replied => replied,
+        };
+        let reply = match reply {
+            Ok(reply) => reply,
+            Err(why) => {
+                self.metrics.count(Operation::Other, Outcome::Refused, start.elapsed());
+                return (StatusCode::BAD_REQUEST, why + "\n").into_response();
+            }
         };
         let (outcome, took) = (outcome.unwrap_or(reply.verdict.into()), start.elapsed());
         self.metrics.count(reply.operation.into(), outcome, took);
         let Reply { uid, namespace, operation, rewritten, left_alone, dry_run, .. } = &reply;
-        if outcome == Outcome::Panicked {
-            tracing::error!(
+        let namespace = if namespace.len() > MAX_NAMESPACE { "" } else { namespace };
+        match outcome {
+            Outcome::Panicked => tracing::error!(
                 uid,
                 namespace,
                 "answering an admission review panicked; it was answered as one that cannot be read"
-            );
+            ),
+            Outcome::Expired => tracing::warn!(
+                uid,
+                namespace,
+                "an admission review took too long; it was answered as one that cannot be read"
+            ),
+            _ => {}
         }
+        let span = tracing::Span::current();
         if !span.is_disabled() {
             span.record("uid", uid).record("namespace", namespace);
             span.record("operation", debug(operation)).record("outcome", debug(outcome));
         }
         tracing::debug!(uid, namespace, ?operation, ?outcome, rewritten, left_alone, dry_run, ?took, "admission");
-        drop(entered);
         self.metrics.images_rewritten.inc_by(reply.rewritten as u64);
         self.metrics.pods_unrewritten.inc_by(reply.unrewritten.into());
         self.metrics.images_left_alone.inc_by(reply.left_alone as u64);
@@ -165,7 +233,11 @@ impl Admission {
     }
 
     fn respond(&self, reply: Reply) -> Response {
-        let Reply { body, wanted, namespace, .. } = reply;
+        let Reply { body, mut wanted, namespace, .. } = reply;
+        if namespace.len() > MAX_NAMESPACE {
+            // No namespace has such a name, and each offer keeps it.
+            wanted.clear();
+        }
         self.metrics.offers.inc_by(wanted.len() as u64);
         // A sink that fails is no reason to fail the reply.
         let offering = catch_unwind(AssertUnwindSafe(|| {

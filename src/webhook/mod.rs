@@ -4,11 +4,15 @@
 //! policies say of the result. [`handler`] puts HTTP around
 //! it, `body` bounds what is read, and [`server`] puts TLS, limits and an orderly end around that.
 
-mod accept;
 mod answer;
 mod body;
+mod connection;
+mod hub;
 mod known_namespaces;
+mod places;
 mod request;
+mod silence;
+mod workers;
 mod workload;
 
 pub mod handler;

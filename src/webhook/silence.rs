@@ -1,88 +1,12 @@
-//! Bounds on connections: one too many is closed before it costs a handshake, one that is silent too long is closed.
+//! A connection that is silent too long is closed.
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use axum_server::accept::Accept;
-use futures::FutureExt;
-use futures::future::BoxFuture;
-use prometheus_client::metrics::counter::Counter;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep};
-use tower::Service;
-
-/// Accepts as `inner` does, as long as there is room.
-#[derive(Debug, Clone)]
-pub(super) struct Bounded<A> {
-    inner: A,
-    room: Arc<Semaphore>,
-    silence: Duration,
-    failed: Counter,
-}
-
-impl<A> Bounded<A> {
-    /// So many connections as there is room for, each closed when nothing is read from it for the time of `silence`.
-    pub(super) fn new(inner: A, room: Arc<Semaphore>, silence: Duration) -> Self {
-        Self { inner, room, silence, failed: Counter::default() }
-    }
-
-    /// The same, counting those that were let in and that `inner` did not accept.
-    pub(super) fn counting(self, failed: Counter) -> Self {
-        Self { failed, ..self }
-    }
-}
-
-impl<A, I, S> Accept<I, S> for Bounded<A>
-where
-    A: Accept<I, Held<S>>,
-    A::Future: Send + 'static,
-    A::Stream: Send,
-    A::Service: Send,
-{
-    type Stream = Watched<A::Stream>;
-    type Service = A::Service;
-    type Future = BoxFuture<'static, io::Result<(Self::Stream, Self::Service)>>;
-
-    fn accept(&self, stream: I, service: S) -> Self::Future {
-        let Ok(place) = Arc::clone(&self.room).try_acquire_owned() else {
-            return async { Err(io::ErrorKind::ConnectionRefused.into()) }.boxed();
-        };
-        let (silence, failed) = (self.silence, self.failed.clone());
-        let accepting = self.inner.accept(stream, Held { service, _place: Arc::new(place) });
-        async move {
-            let (stream, service) = accepting.await.inspect_err(|_| {
-                failed.inc();
-            })?;
-            Ok((Watched::new(stream, silence), service))
-        }
-        .boxed()
-    }
-}
-
-/// The service of one connection, which holds its place as long as it lives.
-#[derive(Debug, Clone)]
-pub(super) struct Held<S> {
-    service: S,
-    _place: Arc<OwnedSemaphorePermit>,
-}
-
-impl<S: Service<R>, R> Service<R> for Held<S> {
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = S::Future;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.service.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: R) -> S::Future {
-        self.service.call(request)
-    }
-}
 
 /// A stream whose reads fail once nothing has come for too long. HTTP's own timeouts begin only when the version is
 /// known, which takes the peer's first bytes.
@@ -96,7 +20,7 @@ pub(super) struct Watched<S> {
 }
 
 impl<S> Watched<S> {
-    fn new(stream: S, silence: Duration) -> Self {
+    pub(super) fn new(stream: S, silence: Duration) -> Self {
         Self { stream, silence, last: Instant::now(), alarm: Box::pin(sleep(silence)) }
     }
 }

@@ -1,0 +1,308 @@
+//! One connection: what it is doing, what it holds in memory, and what is to become of it.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::task::AtomicWaker;
+use tokio::time::Instant;
+
+use super::places::{Occupant, Peer, Place};
+
+/// What is to become of a connection. Later ones replace earlier ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub(super) enum Order {
+    /// It goes on.
+    Serve,
+    /// It finishes its requests and takes no more.
+    Finish,
+    /// As [`Order::Finish`], within moments: its place is another's.
+    Leave,
+    /// It is closed as it is.
+    Close,
+}
+
+/// Shared by the task of a connection, the places that it is counted in, and its answers.
+#[derive(Debug)]
+pub(super) struct Connection {
+    address: SocketAddr,
+    began: Instant,
+    http2: AtomicBool,
+    /// Microseconds from `began` to the last request that was read to its end; 0 before the first.
+    asked: AtomicU64,
+    /// Requests whose head has come.
+    begun: AtomicUsize,
+    working: AtomicUsize,
+    answers: Held,
+    order: AtomicU8,
+    waker: AtomicWaker,
+    seat: Mutex<Seat>,
+}
+
+/// Where it is counted.
+#[derive(Debug)]
+enum Seat {
+    Standing,
+    Taken(#[allow(dead_code, reason = "given back when dropped")] Place<Connection>),
+    /// It has ended; requests that it left behind take no place any more.
+    Ended,
+}
+
+/// Answers that are not written yet.
+#[derive(Debug, Default)]
+struct Held {
+    bytes: AtomicUsize,
+    /// Microseconds from the beginning to the last one that was written, or the first that was not.
+    moved: AtomicU64,
+    /// How many there are of each of the last intervals: a stalled one is found without a list of all.
+    intervals: [AtomicUsize; INTERVALS],
+}
+
+const INTERVALS: usize = 4;
+
+impl Connection {
+    pub(super) fn new(address: SocketAddr) -> Self {
+        Self {
+            address,
+            began: Instant::now(),
+            http2: AtomicBool::new(false),
+            asked: AtomicU64::new(0),
+            begun: AtomicUsize::new(0),
+            working: AtomicUsize::new(0),
+            answers: Held::default(),
+            order: AtomicU8::new(Order::Serve as u8),
+            waker: AtomicWaker::new(),
+            seat: Mutex::new(Seat::Standing),
+        }
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The client has chosen HTTP/2.
+    pub(super) fn speaks_http2(&self) {
+        self.http2.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_http2(&self) -> bool {
+        self.http2.load(Ordering::Relaxed)
+    }
+
+    /// Gives it a place, in exchange for the one that it has.
+    pub(super) fn take(&self, place: Place<Self>) {
+        self.change(Seat::Taken(place));
+    }
+
+    /// Gives its place back for good.
+    pub(super) fn end(&self) {
+        self.change(Seat::Ended);
+    }
+
+    fn change(&self, seat: Seat) {
+        let mut held = self.seat.lock().unwrap_or_else(PoisonError::into_inner);
+        let over = if matches!(*held, Seat::Ended) { seat } else { std::mem::replace(&mut *held, seat) };
+        drop(held);
+        // Not under the lock: this locks the places.
+        drop(over);
+    }
+
+    /// Whether it has not brought a whole request yet.
+    pub(super) fn is_new(&self) -> bool {
+        self.asked.load(Ordering::Relaxed) == 0
+    }
+
+    /// A request has begun. It goes on while the result lives.
+    pub(super) fn begin(self: &Arc<Self>) -> Begun {
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        Begun(Arc::clone(self))
+    }
+
+    /// Whether it has not brought the beginning of a request yet.
+    pub(super) fn is_mute(&self) -> bool {
+        self.is_new() && self.begun.load(Ordering::Relaxed) == 0
+    }
+
+    /// A request was read to its end. While the result lives the connection is not idle.
+    pub(super) fn work(self: &Arc<Self>, now: Instant) -> Working {
+        self.asked.store(self.micros(now).max(1), Ordering::Relaxed);
+        self.working.fetch_add(1, Ordering::Relaxed);
+        Working(Arc::clone(self))
+    }
+
+    /// Counts part of an answer until the result is dropped. `interval` is the time an answer may take to be written.
+    pub(super) fn hold(self: &Arc<Self>, bytes: usize, interval: Duration, now: Instant) -> Unwritten {
+        let index = self.interval(interval, now) % INTERVALS;
+        let held = &self.answers;
+        if held.bytes.fetch_add(bytes, Ordering::Relaxed) == 0 {
+            held.moved.store(self.micros(now), Ordering::Relaxed);
+        }
+        held.intervals.get(index).inspect(|count| {
+            count.fetch_add(1, Ordering::Relaxed);
+        });
+        Unwritten { connection: Arc::clone(self), bytes, index }
+    }
+
+    /// Whether an answer waits to be written for longer than `interval`, and at the most for twice as long.
+    pub(super) fn is_stalled(&self, interval: Duration, now: Instant) -> bool {
+        let Some(old) = self.interval(interval, now).checked_sub(2) else { return false };
+        self.answers.intervals.get(old % INTERVALS).is_some_and(|count| count.load(Ordering::Relaxed) > 0)
+    }
+
+    /// How much of what should be written is held, times how long nothing of it was.
+    pub(super) fn burden(&self, now: Instant) -> u128 {
+        let bytes = self.answers.bytes.load(Ordering::Relaxed) as u128;
+        let still = self.micros(now).saturating_sub(self.answers.moved.load(Ordering::Relaxed));
+        bytes * u128::from(still.max(1))
+    }
+
+    /// Orders are only made stricter.
+    pub(super) fn order(&self, order: Order) {
+        if self.order.fetch_max(order as u8, Ordering::AcqRel) < order as u8 {
+            self.waker.wake();
+        }
+    }
+
+    /// What was ordered; `cx` is woken when that changes.
+    pub(super) fn ordered(&self, cx: &Context<'_>) -> Order {
+        self.waker.register(cx.waker());
+        self.current()
+    }
+
+    pub(super) fn current(&self) -> Order {
+        match self.order.load(Ordering::Acquire) {
+            0 => Order::Serve,
+            1 => Order::Finish,
+            2 => Order::Leave,
+            _ => Order::Close,
+        }
+    }
+
+    /// Waits until it has to go at once.
+    pub(super) async fn ousted(&self) {
+        poll_fn(|cx| if self.ordered(cx) >= Order::Leave { Poll::Ready(()) } else { Poll::Pending }).await;
+    }
+
+    fn micros(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.began).as_micros()).unwrap_or(u64::MAX)
+    }
+
+    fn interval(&self, length: Duration, now: Instant) -> usize {
+        let length = length.as_micros().max(1);
+        usize::try_from(now.saturating_duration_since(self.began).as_micros() / length).unwrap_or(usize::MAX)
+    }
+}
+
+impl Occupant for Connection {
+    fn peer(&self) -> Peer {
+        Peer::of(self.address.ip())
+    }
+
+    /// Pings do not count: only requests do.
+    fn idle_since(&self) -> Option<Instant> {
+        let busy = self.working.load(Ordering::Relaxed) > 0 || self.answers.bytes.load(Ordering::Relaxed) > 0;
+        (!busy).then(|| self.began + Duration::from_micros(self.asked.load(Ordering::Relaxed)))
+    }
+
+    fn evict(&self) {
+        self.order(Order::Leave);
+    }
+}
+
+/// A request that has begun.
+#[derive(Debug)]
+pub(super) struct Begun(Arc<Connection>);
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        self.0.begun.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A request that was read and is being answered.
+#[derive(Debug)]
+pub(super) struct Working(Arc<Connection>);
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        self.0.working.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Part of an answer that is not written yet.
+#[derive(Debug)]
+pub(super) struct Unwritten {
+    connection: Arc<Connection>,
+    bytes: usize,
+    index: usize,
+}
+
+impl Drop for Unwritten {
+    fn drop(&mut self) {
+        let held = &self.connection.answers;
+        held.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        held.moved.store(self.connection.micros(Instant::now()), Ordering::Relaxed);
+        held.intervals.get(self.index).inspect(|count| {
+            count.fetch_sub(1, Ordering::Relaxed);
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(5);
+
+    fn connection() -> Arc<Connection> {
+        Arc::new(Connection::new(([127, 0, 0, 1], 1).into()))
+    }
+
+    #[test]
+    fn an_answer_is_stalled_after_its_time_whatever_else_is_written_meanwhile() {
+        let connection = connection();
+        let began = connection.began + LIMIT / 2;
+        let stalled = connection.hold(10, LIMIT, began);
+        let mut after = Duration::ZERO;
+        while !connection.is_stalled(LIMIT, began + after) {
+            drop(connection.hold(10, LIMIT, began + after));
+            after += LIMIT / 10;
+            assert!(after <= LIMIT * 2, "never");
+        }
+        assert!(after > LIMIT, "{after:?}");
+        drop(stalled);
+        assert!(!connection.is_stalled(LIMIT, began + after));
+    }
+
+    #[test]
+    fn a_connection_is_idle_since_its_last_request_unless_it_works_or_has_something_to_write() {
+        let connection = connection();
+        assert!(connection.is_new());
+        assert_eq!(connection.idle_since(), Some(connection.began));
+        let asked = connection.began + LIMIT;
+        let working = connection.work(asked);
+        assert!(!connection.is_new());
+        assert_eq!(connection.idle_since(), None);
+        let answer = connection.hold(10, LIMIT, asked);
+        drop(working);
+        assert_eq!(connection.idle_since(), None);
+        assert!(connection.burden(asked + LIMIT) > connection.burden(asked));
+        drop(answer);
+        assert_eq!(connection.idle_since(), Some(asked));
+        assert_eq!(connection.burden(asked + LIMIT), 0);
+    }
+
+    #[test]
+    fn orders_are_only_made_stricter() {
+        let connection = connection();
+        for (given, then) in [(Order::Leave, Order::Leave), (Order::Finish, Order::Leave), (Order::Close, Order::Close)]
+        {
+            connection.order(given);
+            assert_eq!(connection.current(), then);
+        }
+    }
+}

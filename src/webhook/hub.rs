@@ -1,0 +1,235 @@
+//! All connections of a server: who is let in, who has to go, and the memory of answers that are not written yet.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::ConnectInfo;
+use axum::http::header::CONNECTION;
+use axum::http::{HeaderValue, Request, Response, Version};
+use bytes::Bytes;
+use hyper::body::{Frame, Incoming, SizeHint};
+use tokio::time::Instant;
+use tower::ServiceExt;
+
+use super::connection::{Connection, Order, Unwritten};
+use super::places::{Full, Places, Room};
+use crate::telemetry::metrics::ConnectionMetrics;
+use crate::telemetry::probes::Readiness;
+
+/// Answers that are not written yet, in bytes, before the connection that holds the most is closed.
+const ANSWERS: usize = 24 * 1024 * 1024;
+
+/// Bounds of all connections.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Connections that have brought a request; half as many more may be about to.
+    pub(super) connections: usize,
+    /// The same for one peer.
+    pub(super) peer: usize,
+    /// How long an answer may take to be written.
+    pub(super) write: Duration,
+}
+
+/// The connections.
+#[derive(Debug)]
+pub(super) struct Hub {
+    /// Those in their handshake, and others that have not brought a request yet. They have places of their own, so that a
+    /// flood of them evicts nobody who is served.
+    new: Arc<Places<Connection>>,
+    served: Arc<Places<Connection>>,
+    unwritten: AtomicUsize,
+    limits: Limits,
+    readiness: Readiness,
+    metrics: ConnectionMetrics,
+}
+
+impl Hub {
+    pub(super) fn new(limits: Limits, readiness: Readiness, metrics: ConnectionMetrics) -> Arc<Self> {
+        let Limits { connections, peer, .. } = limits;
+        Arc::new(Self {
+            new: Places::new(Room { total: connections.div_ceil(2), peer: peer.div_ceil(2) }),
+            served: Places::new(Room { total: connections, peer }),
+            unwritten: AtomicUsize::new(0),
+            limits,
+            readiness,
+            metrics,
+        })
+    }
+
+    /// Lets a connection in; `None` when all places are taken by such as must not be evicted.
+    pub(super) fn welcome(self: &Arc<Self>, address: SocketAddr) -> Option<Guest> {
+        let connection = Arc::new(Connection::new(address));
+        let Ok((place, evicted)) = self.new.admit(Arc::clone(&connection), 1) else {
+            self.metrics.refused.inc();
+            self.readiness.refuse();
+            return None;
+        };
+        self.metrics.evicted.inc_by(evicted as u64);
+        self.metrics.open.inc();
+        connection.take(place);
+        Some(Guest { hub: Arc::clone(self), connection })
+    }
+
+    /// Orders something of all connections.
+    pub(super) fn order(&self, order: Order, which: impl Fn(&Connection) -> bool) {
+        for places in [&self.new, &self.served] {
+            places.each(|connection| {
+                if which(connection) {
+                    connection.order(order);
+                }
+            });
+        }
+    }
+
+    /// Closes connections that do not read their answers.
+    pub(super) fn close_stalled(&self) {
+        let (write, now) = (self.limits.write, Instant::now());
+        for places in [&self.new, &self.served] {
+            places.each(|connection| {
+                if connection.current() < Order::Close && connection.is_stalled(write, now) {
+                    self.metrics.stalled.inc();
+                    connection.order(Order::Close);
+                }
+            });
+        }
+    }
+
+    /// Answers a request of a connection.
+    pub(super) async fn answer(
+        self: Arc<Self>,
+        connection: Arc<Connection>,
+        router: Router,
+        mut request: Request<Incoming>,
+    ) -> Result<Response<Answered>, Infallible> {
+        let version = request.version();
+        request.extensions_mut().insert(ConnectInfo(connection.address()));
+        request.extensions_mut().insert(Arc::clone(&connection));
+        let was_new = connection.is_new();
+        let _begun = connection.begin();
+        let mut response = router.oneshot(request.map(Body::new)).await?;
+        drop(connection.work(Instant::now()));
+        if was_new {
+            self.promote(&connection);
+        }
+        let ends = self.readiness.is_draining() || connection.current() > Order::Serve;
+        if ends && version <= Version::HTTP_11 {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        Ok(response.map(|body| Answered { body, hub: self, connection }))
+    }
+
+    fn promote(&self, connection: &Arc<Connection>) {
+        match self.served.admit(Arc::clone(connection), 1) {
+            Ok((place, evicted)) => {
+                self.metrics.evicted.inc_by(evicted as u64);
+                connection.take(place);
+            }
+            // It keeps the place that it has.
+            Err(Full) => {}
+        }
+    }
+
+    /// Closes the connection that holds the most of what is not written.
+    fn close_heaviest(&self) {
+        let (mut heaviest, now) = (None::<(u128, Arc<Connection>)>, Instant::now());
+        for places in [&self.new, &self.served] {
+            places.each(|connection| {
+                let burden = connection.burden(now);
+                let heavier = heaviest.as_ref().is_none_or(|(most, _)| burden > *most);
+                if heavier && burden > 0 && connection.current() < Order::Close {
+                    heaviest = Some((burden, Arc::clone(connection)));
+                }
+            });
+        }
+        if let Some((_, connection)) = heaviest {
+            self.metrics.stalled.inc();
+            connection.order(Order::Close);
+        }
+    }
+}
+
+/// A connection that was let in.
+#[derive(Debug)]
+pub(super) struct Guest {
+    hub: Arc<Hub>,
+    connection: Arc<Connection>,
+}
+
+impl Guest {
+    pub(super) fn hub(&self) -> &Arc<Hub> {
+        &self.hub
+    }
+
+    pub(super) fn connection(&self) -> &Arc<Connection> {
+        &self.connection
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.hub.metrics.open.dec();
+        self.connection.end();
+    }
+}
+
+/// The body of an answer, counted until it is written.
+#[derive(Debug)]
+pub(super) struct Answered {
+    body: Body,
+    hub: Arc<Hub>,
+    connection: Arc<Connection>,
+}
+
+impl hyper::body::Body for Answered {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let this = self.get_mut();
+        let Some(frame) = ready!(Pin::new(&mut this.body).poll_frame(cx)) else { return Poll::Ready(None) };
+        Poll::Ready(Some(frame.map(|frame| {
+            frame.map_data(|bytes| {
+                let hub = Arc::clone(&this.hub);
+                if hub.unwritten.fetch_add(bytes.len(), Ordering::Relaxed) + bytes.len() > ANSWERS {
+                    hub.close_heaviest();
+                }
+                let unwritten = this.connection.hold(bytes.len(), hub.limits.write, Instant::now());
+                Bytes::from_owner(Part { bytes, hub, _unwritten: unwritten })
+            })
+        })))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Bytes on their way to the socket: dropped when they are written, or will never be.
+struct Part {
+    bytes: Bytes,
+    hub: Arc<Hub>,
+    _unwritten: Unwritten,
+}
+
+impl AsRef<[u8]> for Part {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.hub.unwritten.fetch_sub(self.bytes.len(), Ordering::Relaxed);
+    }
+}
