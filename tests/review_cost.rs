@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::hint::black_box;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use harbor_pilot::api::ImagePolicy;
 use harbor_pilot::policy::Policies;
@@ -13,6 +13,7 @@ use harbor_pilot::rewrite::limits::{MAX_ANNOTATIONS, MAX_CONTAINERS};
 use harbor_pilot::rewrite::{KEEP_IMAGES, Namespaces, ORIGINAL_IMAGES, Rule, Rules};
 use harbor_pilot::webhook::review::mutate;
 use harbor_pilot::webhook::validate::validate;
+use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 
 const SIZES: [usize; 3] = [1_000, 4_000, 16_000];
@@ -78,16 +79,20 @@ fn created(spec: Value) -> Setup {
     setup(pod(spec), Value::Null)
 }
 
-/// The whole of a review, by both endpoints: the best of some times.
+/// The processor time of a review, by both endpoints: the best of some. Other processes do not count.
 fn cost(setup: &Setup) -> Duration {
     let (body, namespaces) = (setup.review.to_string().into_bytes(), Namespaces::default());
     let once = || {
-        let start = Instant::now();
+        let start = processor_time();
         black_box(mutate(&body, &setup.rules, &namespaces).unwrap());
         black_box(validate(&body, &setup.rules, &namespaces, &setup.policies, None).unwrap());
-        start.elapsed()
+        processor_time() - start
     };
     (0..3).map(|_| once()).min().unwrap()
+}
+
+fn processor_time() -> Duration {
+    clock_gettime(ClockId::ThreadCPUTime).try_into().unwrap()
 }
 
 fn is_linear(what: &str, make: impl Fn(usize) -> Setup) {
@@ -212,9 +217,9 @@ fn review_of_more_than_the_limits_costs_less_than_one_within_them() {
     let text = created(json!({"containers": [], "x": 1})).review.to_string();
     let body = text.replace("\"containers\":[]", &format!("\"containers\":[{}{{}}]", empty)).into_bytes();
     assert!(body.len() > 8_000_000);
-    let start = Instant::now();
+    let start = processor_time();
     let reply = mutate(&body, &Rules::default(), &Namespaces::default()).unwrap();
-    let took = start.elapsed();
+    let took = processor_time() - start;
     let answer: Value = serde_json::from_slice(&reply.body).unwrap();
     assert!(answer["response"]["warnings"][0].as_str().unwrap().ends_with("more than 16384 containers"), "{answer}");
     assert!(took < within * 4, "{took:?} beside {within:?}");
