@@ -24,6 +24,7 @@ pub mod image_fields;
 pub mod kubectl;
 pub mod load;
 pub mod node;
+pub mod other_webhook;
 pub mod pilot;
 pub mod pki;
 pub mod process;

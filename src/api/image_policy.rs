@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{common::Interval, scan::FoundSeverity};
 
-/// Which images Pods may run. What is judged is the image that rules make of the one that was written.
+/// Which images Pods may run. Pods are judged as they arrive, after rewriting; templates of workloads as rules would rewrite them.
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "harbor-pilot.dev",

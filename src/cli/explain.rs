@@ -12,7 +12,7 @@ use super::{print, sources};
 use crate::{
     image::ImageRef,
     rewrite::{
-        Decision, Subject,
+        Decision, Subject, placeholder,
         pod::{Labels, Text},
     },
 };
@@ -98,6 +98,9 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
         let whose =
             if namespace.is_empty() { "of the namespace".to_owned() } else { format!("of namespace {namespace}") };
         warnings.push(format!("the labels {whose} are not known; give --namespace-labels"));
+    }
+    if let Some(whose) = placeholder(&arguments.image) {
+        warnings.push(format!("{} is a placeholder for {whose}: in a Pod it stays as it is", arguments.image));
     }
     let found = rules.find(&image, &subject);
     let rule = match &found {

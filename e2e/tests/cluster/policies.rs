@@ -46,7 +46,14 @@ fn workloads(namespace: &str, image: &str) -> Vec<(&'static str, Value)> {
         let metadata = json!({"name": "web", "namespace": namespace});
         (kind, json!({"apiVersion": format!("{group}/v1"), "kind": kind, "metadata": metadata, "spec": spec}))
     };
+    let core = |kind: &'static str, field: &str, value: Value| {
+        let mut object = json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": "web", "namespace": namespace}});
+        object[field] = value;
+        (kind, object)
+    };
     vec![
+        core("PodTemplate", "template", pods("Always")),
+        core("ReplicationController", "spec", json!({"selector": labels, "template": pods("Always")})),
         of("apps", "Deployment", selecting()),
         of("apps", "DaemonSet", selecting()),
         of("apps", "ReplicaSet", selecting()),
