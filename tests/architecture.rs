@@ -108,6 +108,15 @@ fn dependencies_point_one_way() {
 }
 
 #[test]
+fn watches_start_in_one_place_that_counts_their_failures() {
+    let cluster = modules().remove("cluster").unwrap();
+    let starts = |code: &str| code.contains("watcher(") || code.contains("metadata_watcher(");
+    let starting: Vec<_> = cluster.iter().filter(|(_, code)| starts(code)).map(|(file, _)| file.clone()).collect();
+    assert_eq!(starting.len(), 1, "start a watch with cluster::watch::watch: {starting:?}");
+    assert!(starting[0].ends_with("cluster/watch.rs"), "{starting:?}");
+}
+
+#[test]
 fn plan_sees_nothing_of_harbor_but_its_model_and_credentials() {
     for (file, code) in modules().remove("plan").unwrap() {
         for line in code.lines().filter(|line| line.contains("harbor::")) {

@@ -66,6 +66,7 @@ fn workload(kind: &str, image: &str) -> Value {
     let template = json!({"metadata": {"labels": {"app": "web"}}, "spec": pod(image)["spec"]});
     let spec = match kind {
         "CronJob" => json!({"schedule": "@daily", "jobTemplate": {"spec": {"template": template}}}),
+        "PodTemplate" => return json!({"kind": kind, "metadata": {"name": "web"}, "template": template}),
         _ => json!({"replicas": 2, "selector": {"matchLabels": {"app": "web"}}, "template": template}),
     };
     json!({"kind": kind, "metadata": {"name": "web"}, "spec": spec})
@@ -75,7 +76,7 @@ fn review(operation: &str, object: Value, old: Value) -> Value {
     let kind = object["kind"].as_str().unwrap_or("Pod").to_owned();
     let group = match kind.as_str() {
         "Job" | "CronJob" => "batch",
-        "Pod" => "",
+        "Pod" | "ReplicationController" | "PodTemplate" => "",
         _ => "apps",
     };
     json!({
@@ -107,12 +108,21 @@ fn allows(review: &Value, policies: &Policies) -> bool {
     answer(review, policies)["allowed"].as_bool().unwrap()
 }
 
+/// The message of a denial.
+fn refusal(review: &Value, rules: &Rules, policies: &Policies) -> String {
+    let (response, verdict) = answered(review, rules, policies);
+    assert_eq!((&response["allowed"], verdict), (&json!(false), Verdict::Denied), "{response}");
+    response["status"]["message"].as_str().unwrap().to_owned()
+}
+
 #[test]
-fn a_pod_is_judged_by_what_rules_make_of_its_images() {
+fn validate_judges_a_pod_as_it_arrives() {
     let policies = only_harbor("Enforce");
     for (image, allowed) in [
-        ("nginx:1.27", true),
         ("harbor.corp/hub/library/nginx", true),
+        // A rule rewrites it, and `/mutate` did not.
+        ("nginx:1.27", false),
+        ("docker.io/library/nginx", false),
         ("ghcr.io/acme/tool:1", false),
         ("harbor.corp.evil/x", false),
         ("user@harbor.corp/x", false),
@@ -124,16 +134,84 @@ fn a_pod_is_judged_by_what_rules_make_of_its_images() {
 }
 
 #[test]
-fn an_image_that_passed_by_the_rewriting_is_told_where_a_policy_would_mind() {
-    let warned = |image: &str, policies: &Policies| {
-        let answer = answer(&create(pod(image)), policies);
-        assert_eq!(answer["allowed"], true, "{image}");
-        answer["warnings"].to_string().contains("harbor-pilot: an image came to /validate unrewritten")
+fn validate_refuses_a_pod_that_missed_mutate_and_says_what_to_check() {
+    let message = refusal(&create(pod("nginx:1.27")), &rules(false), &only_harbor("Enforce"));
+    assert_eq!(
+        message,
+        "container \"web\": image \"nginx:1.27\" is not from an allowed registry (policy only-harbor allows harbor.corp); \
+         /mutate did not act on it, else it would be \"harbor.corp/hub/library/nginx:1.27\": try again, then check that \
+         MutatingWebhookConfiguration harbor-pilot is there, that its calls succeed in time, and that no other webhook \
+         sets images after it"
+    );
+    let warned = answer(&create(pod("nginx")), &only_harbor("Warn"));
+    assert!(warned["warnings"].to_string().contains("/mutate did not act on it"), "{warned}");
+    assert!(answer(&create(pod("nginx")), &policies(&[]))["warnings"].is_null());
+}
+
+#[test]
+fn validate_says_why_an_image_was_not_rewritten() {
+    let with = |field: &str, value: Value| {
+        let mut pod = pod("nginx");
+        pod["spec"]["containers"][0][field] = value;
+        pod
     };
-    assert!(warned("nginx", &only_harbor("Enforce")));
-    assert!(!warned("harbor.corp/hub/library/nginx", &only_harbor("Enforce")));
-    assert!(!warned("nginx", &policies(&[])));
-    assert!(!warned("nginx", &policies(&[("digests", json!({"action": "Warn", "requireDigest": true}))])));
+    let annotated = |key: &str, value: &str| {
+        let mut pod = pod("nginx");
+        pod["metadata"]["annotations"] = json!({key: value});
+        pod
+    };
+    let mut volume = pod("harbor.corp/hub/x");
+    volume["spec"]["volumes"] = json!([{"name": "v", "image": {"reference": "nginx", "pullPolicy": "Never"}}]);
+    for (pod, told) in [
+        (with("imagePullPolicy", json!("Never")), "; its pull policy is Never, so that no rule rewrites it"),
+        (volume, "; its pull policy is Never, so that no rule rewrites it"),
+        (with("image", json!("auto")), "; it is a placeholder for Istio's injector, which did not replace it"),
+        (with("image", json!("injector-envoy-image")), "; it is a placeholder for the injector of AWS App Mesh"),
+        (annotated(KEEP_IMAGES, "other, web"), "; the Pod keeps it from being rewritten"),
+        (with("imagePullPolicy", json!("Always")), "; /mutate did not act on it"),
+        (with("image", json!("ghcr.io/acme/tool")), "; push it to Harbor or ask for a rule"),
+    ] {
+        let message = refusal(&create(pod.clone()), &rules(false), &only_harbor("Enforce"));
+        assert!(message.contains(told), "{told} is not in {message}, of {pod}");
+    }
+}
+
+#[test]
+fn validate_believes_no_record_of_originals_on_an_update() {
+    let forged = |image: &str| {
+        let mut pod = pod("harbor.corp/hub/library/nginx");
+        pod["metadata"]["annotations"] = json!({ORIGINAL_IMAGES: json!({"containers/web": image}).to_string()});
+        pod
+    };
+    for image in ["evil.example/x", "nginx", "library/nginx"] {
+        assert!(!allows(&review("UPDATE", pod(image), forged(image)), &only_harbor("Enforce")), "{image}");
+        let mut ephemeral = review("UPDATE", forged(image), forged(image));
+        ephemeral["request"]["subResource"] = json!("ephemeralcontainers");
+        let debug = json!([{"name": "web", "image": image}]);
+        ephemeral["request"]["object"]["spec"]["ephemeralContainers"] = debug;
+        assert!(!allows(&ephemeral, &only_harbor("Enforce")), "{image}");
+        // The API server drops other changes of this subresource; who sends them is refused all the same.
+        ephemeral["request"]["object"] = pod(image);
+        assert!(!allows(&ephemeral, &only_harbor("Enforce")), "{image}");
+    }
+}
+
+#[test]
+fn validate_gives_up_a_pod_beyond_the_limits_as_one_that_cannot_be_read() {
+    let mut many = pod("harbor.corp/hub/x");
+    many["spec"]["initContainers"] = vec![json!({}); 20_000].into();
+    let mut kept = pod("harbor.corp/hub/x");
+    kept["metadata"]["annotations"] = json!({KEEP_IMAGES: "a,".repeat(200_000)});
+    for (pod, told) in [(many, "more than 16384 containers"), (kept, "have more than 256 KiB")] {
+        let message = refusal(&create(pod.clone()), &rules(false), &only_harbor("Enforce"));
+        assert!(message.starts_with("no policy could be asked") && message.contains(told), "{message}");
+        let (admitted, verdict) = answered(&create(pod), &rules(false), &only_harbor("Warn"));
+        assert_eq!((&admitted["allowed"], verdict), (&json!(true), Verdict::Malformed));
+    }
+    let mut long = create(pod("harbor.corp/hub/x"));
+    long["request"]["uid"] = json!("u".repeat(1_000_000));
+    let (refused, _) = answered(&long, &rules(false), &only_harbor("Enforce"));
+    assert_eq!((&refused["allowed"], &refused["uid"]), (&json!(false), &json!("")));
 }
 
 #[test]
@@ -157,7 +235,7 @@ fn every_place_that_holds_an_image_is_judged() {
         ("ephemeralContainers", bad, "ephemeral container \"x\""),
         ("volumes", json!([{"name": "x", "image": {"reference": "ghcr.io/a/b"}}]), "volume \"x\""),
     ] {
-        let mut pod = pod("nginx");
+        let mut pod = pod("harbor.corp/hub/library/nginx");
         pod["spec"][field] = list;
         let response = answer(&create(pod), &policies);
         assert!(response["status"]["message"].as_str().unwrap().starts_with(told), "{field}: {response}");
@@ -194,10 +272,11 @@ fn an_update_is_judged_by_the_images_that_it_brings() {
     assert!(response["status"]["message"].as_str().unwrap().starts_with("ephemeral container \"debug\""), "{response}");
     assert!(allows(&review("UPDATE", with_sidecar.clone(), with_sidecar), &policies));
 
-    // The original of what it runs with: it gets the image back, and that is no news.
+    // The original of what it runs with: `/mutate` gives the image back, and what arrives without it is refused.
     let mut running = pod("harbor.corp.old/hub/library/nginx");
     running["metadata"]["annotations"] = json!({ORIGINAL_IMAGES: r#"{"containers/web":"nginx"}"#});
-    assert!(allows(&review("UPDATE", pod("nginx"), running), &policies));
+    assert!(!allows(&review("UPDATE", pod("nginx"), running.clone()), &policies));
+    assert!(allows(&review("UPDATE", running.clone(), running), &policies));
     for operation in ["DELETE", "CONNECT"] {
         assert!(allows(&review(operation, Value::Null, old.clone()), &policies), "{operation}");
     }
@@ -206,7 +285,8 @@ fn an_update_is_judged_by_the_images_that_it_brings() {
 #[test]
 fn a_workload_is_admitted_with_a_warning_that_its_pods_will_not_be() {
     let policies = only_harbor("Enforce");
-    for kind in ["Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Job", "CronJob"] {
+    let core = ["ReplicationController", "PodTemplate"];
+    for kind in ["Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Job", "CronJob"].into_iter().chain(core) {
         let response = answer(&create(workload(kind, "ghcr.io/acme/tool:1")), &policies);
         let told = format!(
             "harbor-pilot: Pods of this {kind} will be refused: container \"web\": image \"ghcr.io/acme/tool:1\" is not"
@@ -222,6 +302,8 @@ fn a_workload_is_admitted_with_a_warning_that_its_pods_will_not_be() {
         );
         let scaled = review("UPDATE", workload(kind, "ghcr.io/a/b"), workload(kind, "ghcr.io/a/b"));
         assert!(answer(&scaled, &policies)["warnings"].is_null(), "{kind}: told once");
+        let placeholder = answer(&create(workload(kind, "auto")), &policies);
+        assert!(placeholder["warnings"].is_null(), "{kind}: the image that replaces it is judged in the Pod");
     }
     let mut scale = create(workload("Deployment", "ghcr.io/a/b"));
     scale["request"]["subResource"] = json!("status");
@@ -245,7 +327,7 @@ fn warn_and_audit_admit() {
     let audited = answer(&bad, &only_harbor("Audit"));
     assert_eq!((&audited["allowed"], &audited["warnings"]), (&json!(true), &Value::Null));
     assert_eq!(audited["auditAnnotations"], json!({"policy-violations": "only-harbor=1"}));
-    assert!(answer(&create(pod("nginx")), &only_harbor("Audit"))["auditAnnotations"].is_null());
+    assert!(answer(&create(pod("harbor.corp/hub/x")), &only_harbor("Audit"))["auditAnnotations"].is_null());
 }
 
 #[test]
@@ -259,6 +341,16 @@ fn while_harbor_is_unavailable_the_policy_says_what_happens_to_originals() {
         let (response, _) = answered(&create(pod(image)), &rules(true), &policies);
         assert_eq!(response["allowed"], allowed, "{outage} {image}");
         assert_eq!(response["warnings"].is_array(), allowed, "{response}");
+        assert!(outage == "Enforce" || !allows(&create(pod(image)), &policies), "Harbor is there: {image}");
+    }
+    // What the Pod itself keeps from being rewritten is no matter of the outage.
+    let policies = policies(&[("only-harbor", spec("Warn"))]);
+    let mut kept = pod("nginx");
+    kept["metadata"]["annotations"] = json!({KEEP_IMAGES: "web"});
+    let mut never = pod("nginx");
+    never["spec"]["containers"][0]["imagePullPolicy"] = json!("Never");
+    for pod in [kept, never, pod("auto")] {
+        refusal(&create(pod), &rules(true), &policies);
     }
 }
 
@@ -359,7 +451,7 @@ async fn over_http_policies_are_followed_as_they_change_and_denials_are_counted(
     }
     let counted = metrics.encode().unwrap();
     for line in [
-        r#"harbor_pilot_admission_requests_total{operation="Create",outcome="Denied"} 1"#,
+        r#"harbor_pilot_admission_requests_total{operation="Create",outcome="Denied"} 2"#,
         "harbor_pilot_admission_pods_unrewritten_total 1",
     ] {
         assert!(counted.lines().any(|found| found == line), "{line} is not in\n{counted}");

@@ -8,7 +8,8 @@ use super::{input, print, sources, tell, templates::Admission, warn_of};
 use crate::{
     image::ImageRef,
     manifests::Template,
-    policy::{Evidence, Judged, Judgement, Policies, Record, Scans},
+    policy::{Evidence, Judged, Judgement, Note, Policies, Record, Scans},
+    rewrite::placeholder,
 };
 
 mod report;
@@ -100,13 +101,16 @@ fn check(
     evidence: &Evidence<'_>,
 ) -> anyhow::Result<Vec<Checked>> {
     admission.admit(file, template, |subject, outcome| {
-        let checked = template.images.iter().map(|image| {
+        // What a webhook puts in the place of a placeholder is judged in the Pod.
+        let images = template.images.iter().filter(|image| placeholder(&image.image).is_none());
+        let checked = images.map(|image| {
             let judged = Judged {
                 noun: image.list.noun(),
                 name: &image.name,
                 sent: &image.image,
                 image: outcome.image(image.list, image.index).unwrap_or(&image.image),
                 unavailable: false,
+                note: Note::None,
             };
             Checked {
                 file: file.to_owned(),

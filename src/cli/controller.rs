@@ -5,7 +5,7 @@ use std::sync::Arc;
 use clap::Args;
 
 use crate::{
-    cluster::{controllers, meters::Meters, showing, states::States},
+    cluster::{admitted_namespaces::AdmittedNamespaces, controllers, meters::Meters, showing, states::States},
     telemetry::exposition::Exposition,
 };
 
@@ -28,6 +28,10 @@ pub(super) struct Arguments {
     /// oldest are forgotten
     #[arg(long, default_value_t = 5000)]
     max_cached_images: usize,
+    /// The namespaceSelector of the webhook configuration, as JSON: workloads of namespaces that it does not select are not warmed
+    /// [default: all but kube-system and the operator's own]
+    #[arg(long, value_name = "SELECTOR", value_parser = namespace_selector)]
+    namespace_selector: Option<AdmittedNamespaces>,
     #[command(flatten)]
     certificates: super::certificates::Arguments,
     #[command(flatten)]
@@ -49,8 +53,13 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let ops = arguments.ops.bind()?;
     let shutdown = super::signals::serve_until_signal()?;
     let certificates = arguments.certificates.settings(&arguments.namespace)?;
+    let admitted_namespaces = match arguments.namespace_selector {
+        Some(selected) => selected,
+        None => AdmittedNamespaces::all_but_system(&arguments.namespace)?,
+    };
     let settings = controllers::Settings {
         namespace: arguments.namespace.clone(),
+        admitted_namespaces,
         installation: arguments.installation_id,
         concurrency: arguments.concurrency,
         warm_concurrency: arguments.warm_concurrency,
@@ -78,4 +87,10 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     };
     begun.end().await;
     result
+}
+
+fn namespace_selector(text: &str) -> Result<AdmittedNamespaces, String> {
+    let example = r#"write a label selector as JSON, such as {"matchLabels": {"images": "harbor"}}"#;
+    let selector = serde_json::from_str(text).map_err(|error| format!("{error}; {example}"))?;
+    AdmittedNamespaces::new(&selector).map_err(|error| format!("{error}; {example}"))
 }

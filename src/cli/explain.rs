@@ -11,7 +11,10 @@ use serde::Serialize;
 use super::{print, sources};
 use crate::{
     image::ImageRef,
-    rewrite::{Decision, Subject, pod::Text},
+    rewrite::{
+        Decision, Subject,
+        pod::{Labels, Text},
+    },
 };
 use reasons::Candidate;
 
@@ -84,7 +87,7 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let given: BTreeMap<String, String> = arguments.namespace_labels.iter().cloned().collect();
     let namespace_labels = if given.is_empty() { sources.namespaces.get(namespace) } else { Some(&given) };
     let text = |text: &String| Text(text.clone().into());
-    let labels: Vec<_> = arguments.labels.iter().map(|(key, value)| (text(key), text(value))).collect();
+    let labels = Labels::new(arguments.labels.iter().map(|(key, value)| (text(key), text(value))).collect());
     let subject = Subject { namespace, namespace_labels, labels: &labels };
 
     let (rules, problems) = sources.rules();

@@ -124,7 +124,9 @@ async fn follow_cluster(
             () = store => std::future::pending().await,
         }
     };
-    Ok((webhook::queued(offers, &metrics.admission), both.boxed_local()))
+    let queued = webhook::queued(offers, &metrics.admission);
+    let sink = webhook::from_known_namespaces(queued, in_force.namespaces.clone(), &metrics.admission);
+    Ok((sink, both.boxed_local()))
 }
 
 /// A number of images a second.

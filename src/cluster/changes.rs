@@ -12,7 +12,7 @@ use kube::{
         Controller, WatchStreamExt,
         controller::Config,
         reflector::{self, ObjectRef, Store},
-        watcher::{self, Event, watcher},
+        watcher::{self, Event},
     },
 };
 use tokio::sync::{
@@ -20,7 +20,7 @@ use tokio::sync::{
     watch,
 };
 
-use super::{backoff, follow::counted};
+use super::{backoff, watch::watch};
 use crate::{controller::Managed, telemetry::watches::Watches};
 
 /// Changes that may wait for one who follows.
@@ -51,8 +51,7 @@ pub(super) fn controller<K: Managed>(
     let sender = broadcast::Sender::new(BACKLOG);
     let listed = watch::Sender::new(false);
     let (told, done) = (sender.clone(), listed.clone());
-    let events = watcher(Api::<K>::all(client.clone()), watcher::Config::default());
-    let events = counted(events, K::KIND, watches);
+    let events = watch(Api::<K>::all(client.clone()), watcher::Config::default(), K::KIND, watches);
     // Who owns which field takes more memory than the fields, and nobody here asks.
     let events = events.modify(|object| object.managed_fields_mut().clear()).reflect(writer);
     // By now the store has it, so that followers find there what they are told of.

@@ -19,7 +19,9 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Error, bounded, changes,
+    Error,
+    admitted_namespaces::AdmittedNamespaces,
+    bounded, changes,
     demand::{self, Demand},
     directory::ClusterDirectory,
     driver::Driver,
@@ -50,6 +52,8 @@ use crate::{
 pub struct Settings {
     /// The operator's own namespace, in which the Secrets lie.
     pub namespace: String,
+    /// The namespaces whose Pods reach admission: workloads of others are not warmed.
+    pub admitted_namespaces: AdmittedNamespaces,
     /// What markers in Harbor name this installation by; `None`: the uid of the `kube-system` namespace.
     pub installation: Option<String>,
     /// Resources of one kind that are reconciled at once.
@@ -141,7 +145,7 @@ pub async fn run(
         images: images.store(),
         offers,
         due,
-        namespace: settings.namespace.clone(),
+        admitted: settings.admitted_namespaces,
     });
     let keeper = Keeper {
         client: client.clone(),
@@ -199,7 +203,7 @@ pub async fn run(
         // Without rules no image is known to lie in a managed project, and a Pod is looked at once.
         tokio::join!(comes_true(when_loaded), comes_true(when_labelled));
         image_changes.listed().await;
-        tokio::join!(sources::follow_all(&client, &demand), keeper.run(&image_changes));
+        tokio::join!(sources::follow_all(&client, &demand, &meters.watches), keeper.run(&image_changes));
     };
     let manual = in_force.manual.clone();
     tokio::select! {
@@ -212,9 +216,9 @@ pub async fn run(
                 run_kind(images, drive(), warmer),
             );
         } => {}
-        () = platforms.watch(client.clone(), || wake_images.notify_one()) => {}
-        () = scans.follow(client.clone()) => {}
-        () = secrets.follow(|| directory.named_secrets()) => {}
+        () = platforms.watch(client.clone(), &meters.watches, || wake_images.notify_one()) => {}
+        () = scans.follow(client.clone(), &meters.watches) => {}
+        () = secrets.follow(&meters.watches, || directory.named_secrets()) => {}
         () = follow_rules => {}
         () = follow_namespaces => {}
         () = follow_sources => {}

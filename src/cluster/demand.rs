@@ -17,7 +17,7 @@ use kube::{
 };
 use tokio::sync::mpsc;
 
-use super::templates;
+use super::{admitted_namespaces::AdmittedNamespaces, templates};
 use crate::{
     api::CachedImage,
     image::ImageRef,
@@ -29,9 +29,6 @@ use crate::{
     },
     rewrite::{Decision, Namespaces, Request, Rules, Subject, Wanted, decide},
 };
-
-/// Whose Pods admission never sees, besides the operator's own: `config/webhook` leaves it out.
-const SYSTEM: &str = "kube-system";
 
 /// CachedImages that wait to be looked at because what is written of who asked is old. Of more, the next request tells.
 const DUE: usize = 256;
@@ -54,8 +51,8 @@ pub(super) struct Demand {
     pub(super) offers: Offers,
     /// CachedImages that are to be looked at now, by name.
     pub(super) due: mpsc::Sender<String>,
-    /// The operator's own namespace.
-    pub(super) namespace: String,
+    /// Workloads elsewhere need nothing of Harbor: admission does not rewrite their Pods.
+    pub(super) admitted: AdmittedNamespaces,
 }
 
 impl Demand {
@@ -71,10 +68,10 @@ impl Demand {
     /// The images that Pods of a template will need, mapped as admission will map them.
     pub(super) fn of_template(&self, owner: &ObjectMeta, template: &PodTemplateSpec) -> Vec<Wanted> {
         let namespace = owner.namespace.as_deref().unwrap_or_default();
-        if namespace == SYSTEM || namespace == self.namespace {
+        let (rules, namespaces) = (self.in_force.rules.load(), self.in_force.namespaces.load());
+        if !self.admitted.contains(namespace, namespaces.labels(namespace)) {
             return Vec::new();
         }
-        let (rules, namespaces) = (self.in_force.rules.load(), self.in_force.namespaces.load());
         predicted(&rules, &namespaces, namespace, template)
     }
 
@@ -168,8 +165,8 @@ mod tests {
             writer.apply_watcher_event(&kube::runtime::watcher::Event::Apply(CachedImage::new(&name, spec)));
         }
         let (offers, receiver) = queue(Bounds::default());
-        let namespace = "harbor-pilot".to_owned();
-        (Demand { in_force, asked: Arc::default(), images, offers, due: due().0, namespace }, receiver)
+        let admitted = AdmittedNamespaces::all_but_system("harbor-pilot").unwrap();
+        (Demand { in_force, asked: Arc::default(), images, offers, due: due().0, admitted }, receiver)
     }
 
     fn project(name: &str, matched: &str, terms: Value, spec: Value) -> Arc<ProxyProject> {
@@ -263,6 +260,29 @@ mod tests {
             let template = json!({"metadata": metadata, "spec": {"containers": [{"name": "a", "image": image}]}});
             let template = serde_json::from_value(template).unwrap();
             assert_eq!(text(&demand.of_template(&owner, &template)), expected, "{namespace} {image}");
+        }
+    }
+
+    #[test]
+    fn a_template_where_the_webhook_selects_nothing_needs_nothing() {
+        let selectors = [
+            (
+                json!({"matchExpressions": [{"key": crate::rewrite::NAMESPACE_NAME, "operator": "NotIn", "values": ["harbor"]}]}),
+                [0, 1, 1],
+            ),
+            (json!({"matchLabels": {"team": "shop"}}), [0, 1, 0]),
+            (json!({}), [1, 1, 1]),
+        ];
+        for (selector, expected) in selectors {
+            let (mut demand, _offered) = demand(&[]);
+            demand.admitted = AdmittedNamespaces::new(&serde_json::from_value(selector.clone()).unwrap()).unwrap();
+            let template = json!({"spec": {"containers": [{"name": "a", "image": "ecr.example/app:1"}]}});
+            let template: PodTemplateSpec = serde_json::from_value(template).unwrap();
+            let found = ["harbor", "shop", "bank"].map(|namespace| {
+                let owner = serde_json::from_value(json!({"namespace": namespace})).unwrap();
+                demand.of_template(&owner, &template).len()
+            });
+            assert_eq!(found, expected, "{selector}");
         }
     }
 

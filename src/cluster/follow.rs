@@ -9,24 +9,6 @@ use kube::{
 };
 
 use super::backoff;
-use crate::telemetry::watches::Watches;
-
-/// A watch that is counted.
-pub(super) fn counted<K, S>(
-    events: S,
-    kind: &'static str,
-    watches: &Watches,
-) -> impl Stream<Item = watcher::Result<watcher::Event<K>>> + use<K, S>
-where
-    S: Stream<Item = watcher::Result<watcher::Event<K>>>,
-{
-    let watches = watches.clone();
-    events.inspect(move |event| match event {
-        Ok(watcher::Event::Init) => watches.listed(kind),
-        Ok(_) => {}
-        Err(_) => watches.failed(kind),
-    })
-}
 
 /// Follows a watch until it ends. Calls `changed` with all objects by name, for the first time when the first list is
 /// complete, and after each change.

@@ -4,6 +4,7 @@
 //! [`Directory`](crate::controller::Directory) that reconcilers read, the rewrite rules that the webhook follows, and, for each
 //! reconcile, status, finalizer and Events.
 
+pub mod admitted_namespaces;
 pub mod certificates;
 mod changes;
 pub mod controllers;
@@ -26,6 +27,7 @@ mod sources;
 pub mod states;
 mod templates;
 mod triggers;
+mod watch;
 mod written;
 
 use std::time::Duration;

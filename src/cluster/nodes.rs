@@ -13,21 +13,21 @@ use kube::{
     core::PartialObjectMeta,
     runtime::{WatchStreamExt, watcher},
 };
-use tokio::sync::watch;
+use tokio::sync::watch as value;
 
-use super::backoff;
-use crate::api::Platform;
+use super::{backoff, watch::watch};
+use crate::{api::Platform, telemetry::watches::Watches};
 
 /// The platforms of all nodes, without duplicates.
 #[derive(Debug, Clone)]
 pub struct Platforms {
     current: Arc<ArcSwap<Vec<Platform>>>,
-    listed: watch::Sender<bool>,
+    listed: value::Sender<bool>,
 }
 
 impl Default for Platforms {
     fn default() -> Self {
-        Self { current: Arc::default(), listed: watch::Sender::new(false) }
+        Self { current: Arc::default(), listed: value::Sender::new(false) }
     }
 }
 
@@ -45,9 +45,10 @@ impl Platforms {
 
     /// Follows the nodes until dropped. Reads their metadata alone. Calls `came` when there is a platform that was not there
     /// before; one that goes is nobody's business.
-    pub async fn watch(&self, client: Client, came: impl Fn()) {
+    pub async fn watch(&self, client: Client, watches: &Watches, came: impl Fn()) {
         let nodes: Api<PartialObjectMeta<Node>> = Api::all(client);
-        let mut events = watcher(nodes, watcher::Config::default()).backoff(backoff()).boxed();
+        let events = watch(nodes, watcher::Config::default(), "Node", watches);
+        let mut events = events.backoff(backoff()).boxed();
         let mut known: HashMap<String, Platform> = HashMap::new();
         let mut listing: HashMap<String, Platform> = HashMap::new();
         loop {

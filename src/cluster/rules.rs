@@ -14,13 +14,7 @@ use kube::{
     runtime::{reflector::Store, watcher},
 };
 
-use tokio::sync::watch;
-
-use super::{
-    changes::Changes,
-    follow::{counted, follow},
-    scans,
-};
+use super::{changes::Changes, follow::follow, scans, watch::watch};
 use crate::{
     api::{HarborInstance, ImagePolicy, ProxyProject},
     in_force::{InForce, LOOK, warn_of_new},
@@ -75,17 +69,17 @@ pub async fn follow_all(client: Client, in_force: InForce, watches: &Watches, co
         }
     };
     let config = watcher::Config::default;
-    let (wanted, when_wanted) = watch::channel(false);
-    let projects = watcher(Api::<ProxyProject>::all(client.clone()), config());
-    let projects = follow(counted(projects, "ProxyProject", watches), "ProxyProjects", Arc::new, |projects| {
+    let (wanted, when_wanted) = tokio::sync::watch::channel(false);
+    let projects = watch(Api::<ProxyProject>::all(client.clone()), config(), "ProxyProject", watches);
+    let projects = follow(projects, "ProxyProjects", Arc::new, |projects| {
         with(&|state| state.projects = Some(projects.values().cloned().collect()));
     });
-    let instances = watcher(Api::<HarborInstance>::all(client.clone()), config());
-    let instances = follow(counted(instances, "HarborInstance", watches), "HarborInstances", Arc::new, |instances| {
+    let instances = watch(Api::<HarborInstance>::all(client.clone()), config(), "HarborInstance", watches);
+    let instances = follow(instances, "HarborInstances", Arc::new, |instances| {
         with(&|state| state.instances = Some(instances.clone()));
     });
-    let policies = watcher(Api::<ImagePolicy>::all(client.clone()), config());
-    let policies = follow(counted(policies, "ImagePolicy", watches), "ImagePolicies", Arc::new, |policies| {
+    let policies = watch(Api::<ImagePolicy>::all(client.clone()), config(), "ImagePolicy", watches);
+    let policies = follow(policies, "ImagePolicies", Arc::new, |policies| {
         in_force.enforce(policies.values().map(AsRef::as_ref));
         wanted.send_replace(in_force.policies.load().go_by_scans());
         with(&|state| state.policies = true);
@@ -111,9 +105,10 @@ pub async fn follow_all(client: Client, in_force: InForce, watches: &Watches, co
 
 /// Follows the labels of namespaces until dropped. Calls `changed` after each change, for the first time when all are known.
 pub(super) async fn follow_namespaces(client: Client, in_force: &InForce, watches: &Watches, changed: impl Fn()) {
-    let events = watcher(Api::<PartialObjectMeta<Namespace>>::all(client), watcher::Config::default());
+    let namespaces: Api<PartialObjectMeta<Namespace>> = Api::all(client);
+    let events = watch(namespaces, watcher::Config::default(), "Namespace", watches);
     let keep = |namespace: PartialObjectMeta<Namespace>| namespace.metadata.labels.unwrap_or_default();
-    follow(counted(events, "Namespace", watches), "Namespaces", keep, |labels| {
+    follow(events, "Namespaces", keep, |labels| {
         let labels = labels.iter().map(|(name, labels)| (name.clone(), labels.clone()));
         in_force.namespaces.store(Arc::new(labels.collect()));
         changed();

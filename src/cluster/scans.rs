@@ -4,9 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use kube::{Api, Client, runtime::watcher};
-use tokio::sync::watch;
+use tokio::sync::watch::Receiver;
 
-use super::follow::{counted, follow, follow_together};
+use super::{
+    follow::{follow, follow_together},
+    watch::watch,
+};
 use crate::{
     api::{CachedImage, ImagePolicy, image_policy::shortest_max_age},
     in_force::InForce,
@@ -31,8 +34,8 @@ impl ScanDemand {
     }
 
     /// Follows ImagePolicies until dropped.
-    pub(super) async fn follow(&self, client: Client) {
-        let policies = watcher(Api::<ImagePolicy>::all(client), watcher::Config::default());
+    pub(super) async fn follow(&self, client: Client, watches: &Watches) {
+        let policies = watch(Api::<ImagePolicy>::all(client), watcher::Config::default(), "ImagePolicy", watches);
         follow(policies, "ImagePolicies", Arc::new, |policies| {
             self.max_age.store(Arc::new(shortest_max_age(policies.values().map(AsRef::as_ref))));
         })
@@ -45,14 +48,13 @@ impl ScanDemand {
 pub(super) async fn remember(
     client: Client,
     in_force: InForce,
-    mut wanted: watch::Receiver<bool>,
+    mut wanted: Receiver<bool>,
     watches: &Watches,
     known: impl Fn(),
 ) {
     while wanted.wait_for(|wanted| *wanted).await.is_ok() {
-        let images = watcher(Api::<CachedImage>::all(client.clone()), watcher::Config::default());
+        let images = watch(Api::<CachedImage>::all(client.clone()), watcher::Config::default(), "CachedImage", watches);
         let keep = |image: CachedImage| Record::of(&image);
-        let images = counted(images, "CachedImage", watches);
         let followed = follow_together(images, "CachedImages", TOGETHER, keep, |records| {
             in_force.scans.store(Arc::new(Scans::compile(records.values().flatten())));
             known();

@@ -15,7 +15,7 @@ use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::Obje
 use kube::{
     Api, Client,
     core::PartialObjectMeta,
-    runtime::watcher::{Config, Event, watcher},
+    runtime::watcher::{Config, Event},
 };
 use tokio::{
     sync::{Notify, broadcast},
@@ -23,8 +23,8 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{Error, backoff, bounded};
-use crate::controller::SecretValue;
+use super::{Error, backoff, bounded, watch::watch};
+use crate::{controller::SecretValue, telemetry::watches::Watches};
 
 /// Secrets that are watched at most: each takes a connection to the API server. That another one changed is found at the
 /// interval of what names it.
@@ -99,9 +99,9 @@ impl Secrets {
     }
 
     /// Watches what is read until dropped. `named` are the names that are still in use.
-    pub(super) async fn follow(&self, named: impl Fn() -> HashSet<String>) {
+    pub(super) async fn follow(&self, watches: &Watches, named: impl Fn() -> HashSet<String>) {
         let mut guards: HashMap<String, DropGuard> = HashMap::new();
-        let mut watches = FuturesUnordered::new();
+        let mut running = FuturesUnordered::new();
         loop {
             self.forget_all_but(&named());
             let wanted: HashSet<String> = self.lock().keys().cloned().collect();
@@ -110,15 +110,15 @@ impl Secrets {
                 if !guards.contains_key(&name) {
                     let ended = CancellationToken::new();
                     guards.insert(name.clone(), ended.clone().drop_guard());
-                    watches.push(async move {
+                    running.push(async move {
                         tokio::select! {
                             () = ended.cancelled() => {}
-                            () = self.watch(&name) => {}
+                            () = self.watch(&name, watches) => {}
                         }
                     });
                 }
             }
-            let ended = watches.next().then(|ended| async move {
+            let ended = running.next().then(|ended| async move {
                 if ended.is_none() {
                     std::future::pending::<()>().await;
                 }
@@ -132,12 +132,12 @@ impl Secrets {
     }
 
     /// Lists anew after each error, for what is read meanwhile is compared with that.
-    async fn watch(&self, name: &str) {
+    async fn watch(&self, name: &str, watches: &Watches) {
         let config = Config::default().fields(&format!("metadata.name={name}"));
         let (mut waits, mut told) = (backoff(), false);
         loop {
             let begun = Instant::now();
-            let mut events = watcher(self.metadata.clone(), config.clone()).boxed();
+            let mut events = watch(self.metadata.clone(), config.clone(), "Secret", watches).boxed();
             let mut listed = None;
             let error = loop {
                 match events.try_next().await {

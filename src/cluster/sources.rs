@@ -24,22 +24,23 @@ use super::{
     Error, backoff, bounded,
     demand::{Demand, named},
     turn,
+    watch::watch,
 };
-use crate::rewrite::Wanted;
+use crate::{rewrite::Wanted, telemetry::watches::Watches};
 
 /// Objects of one page: half of a watch's, so that whoever reads an audit log tells them apart.
 const PAGE: u32 = 250;
 
 /// Follows all sources until dropped: notes and offers what they need.
-pub(super) async fn follow_all(client: &Client, demand: &Demand) {
+pub(super) async fn follow_all(client: &Client, demand: &Demand, watches: &Watches) {
     demand.asked.begin(Timestamp::now());
     tokio::join!(
-        follow::<Pod>(client, demand),
-        follow::<Deployment>(client, demand),
-        follow::<StatefulSet>(client, demand),
-        follow::<DaemonSet>(client, demand),
-        follow::<Job>(client, demand),
-        follow::<CronJob>(client, demand),
+        follow::<Pod>(client, demand, watches),
+        follow::<Deployment>(client, demand, watches),
+        follow::<StatefulSet>(client, demand, watches),
+        follow::<DaemonSet>(client, demand, watches),
+        follow::<Job>(client, demand, watches),
+        follow::<CronJob>(client, demand, watches),
     );
 }
 
@@ -66,6 +67,8 @@ pub(super) async fn survey(
 trait Source:
     Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Send + 'static
 {
+    /// The kind, as metrics name it.
+    const KIND: &'static str;
     /// Which objects count.
     const FIELDS: Option<&'static str> = None;
 
@@ -79,6 +82,7 @@ trait Source:
 }
 
 impl Source for Pod {
+    const KIND: &'static str = <Self as k8s_openapi::Resource>::KIND;
     // Finished Pods need nothing.
     const FIELDS: Option<&'static str> = Some("status.phase!=Succeeded,status.phase!=Failed");
 
@@ -94,6 +98,8 @@ impl Source for Pod {
 macro_rules! workload {
     ($kind:ty, $template:expr) => {
         impl Source for $kind {
+            const KIND: &'static str = <Self as k8s_openapi::Resource>::KIND;
+
             fn wanted(&self, demand: &Demand) -> Vec<Wanted> {
                 let template: fn(&$kind) -> Option<&PodTemplateSpec> = $template;
                 template(self).map(|template| demand.of_template(&self.metadata, template)).unwrap_or_default()
@@ -124,12 +130,13 @@ fn is_of_cron_job(job: &Job) -> bool {
         .any(|owner| owner.kind == "CronJob" && owner.controller == Some(true))
 }
 
-async fn follow<K: Source>(client: &Client, demand: &Demand) {
+async fn follow<K: Source>(client: &Client, demand: &Demand, watches: &Watches) {
     let mut config = watcher::Config::default();
     if let Some(fields) = K::FIELDS {
         config = config.fields(fields);
     }
-    let mut events = watcher(Api::<K>::all(client.clone()), config).backoff(backoff()).boxed();
+    let events = watch(Api::<K>::all(client.clone()), config, K::KIND, watches);
+    let mut events = events.backoff(backoff()).boxed();
     loop {
         match events.try_next().await {
             Ok(Some(watcher::Event::Apply(object) | watcher::Event::InitApply(object))) => {
@@ -139,7 +146,7 @@ async fn follow<K: Source>(client: &Client, demand: &Demand) {
             Ok(Some(watcher::Event::Delete(object))) => demand.note(namespace(&object), &object.wanted(demand)),
             Ok(Some(watcher::Event::Init | watcher::Event::InitDone)) => {}
             Ok(None) => return,
-            Err(error) => tracing::warn!(kind = %K::kind(&()), %error, "watching what names images"),
+            Err(error) => tracing::warn!(kind = K::KIND, %error, "watching what names images"),
         }
     }
 }

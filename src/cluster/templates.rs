@@ -9,7 +9,7 @@ use k8s_openapi::{
 
 use crate::rewrite::{
     KEEP_IMAGES,
-    pod::{Annotations, Container, ImageVolume, Labels, Metadata, Pod, Spec, Text, Volume},
+    pod::{Annotations, Container, ImageVolume, Labels, Metadata, Pod, PullPolicy, Spec, Text, Volume},
 };
 
 /// What of a template matters for rewriting.
@@ -17,7 +17,7 @@ pub(super) fn pod(template: &PodTemplateSpec) -> Pod<'_> {
     let annotations = template.metadata.as_ref().and_then(|metadata| metadata.annotations.as_ref());
     let keep_images = annotations.and_then(|annotations| annotations.get(KEEP_IMAGES)).map(|kept| text(kept));
     let metadata = Metadata {
-        labels: template.metadata.as_ref().map(|metadata| Labels(labels(metadata))),
+        labels: template.metadata.as_ref().map(|metadata| Labels::new(labels(metadata))),
         annotations: Some(Annotations { keep_images, ..Annotations::default() }),
         ..Metadata::default()
     };
@@ -36,13 +36,21 @@ pub(super) fn labels(metadata: &ObjectMeta) -> Vec<(Text<'_>, Text<'_>)> {
 }
 
 fn container(container: &CoreContainer) -> Container<'_> {
-    Container { name: Some(text(&container.name)), image: container.image.as_deref().map(text) }
+    let pull_policy = container.image_pull_policy.as_deref().map(pull_policy);
+    Container { name: Some(text(&container.name)), image: container.image.as_deref().map(text), pull_policy }
 }
 
 fn volume(volume: &CoreVolume) -> Volume<'_> {
     let image = volume.image.as_ref();
-    let image = image.map(|image| ImageVolume { reference: image.reference.as_deref().map(text) });
+    let image = image.map(|image| ImageVolume {
+        reference: image.reference.as_deref().map(text),
+        pull_policy: image.pull_policy.as_deref().map(pull_policy),
+    });
     Volume { name: Some(text(&volume.name)), image }
+}
+
+fn pull_policy(text: &str) -> PullPolicy {
+    if text == "Never" { PullPolicy::Never } else { PullPolicy::Pulls }
 }
 
 fn text(text: &str) -> Text<'_> {

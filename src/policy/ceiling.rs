@@ -35,14 +35,11 @@ impl Ceiling {
         Self { max_severity, on_unscanned, max_age: max_age.duration() }
     }
 
-    pub(super) fn problem(&self, image: &ImageRef, evidence: Option<&Evidence<'_>>) -> Option<Problem> {
-        let verdict = evidence.map_or(Err(Unknown::NoRecord), |evidence| {
+    /// `found` is what is known, and the image by the name that it has at Harbor.
+    pub(super) fn problem(&self, found: Option<(&Evidence<'_>, &ImageRef)>) -> Option<Problem> {
+        let verdict = found.map_or(Err(Unknown::NoRecord), |(evidence, image)| {
             let oldest = evidence.now.checked_sub(self.max_age).unwrap_or(Timestamp::MIN);
-            let found = |image: &ImageRef| evidence.scans.worst(image, oldest, self.max_severity.ceiling());
-            match (evidence.at_harbor)(image) {
-                Some(image) => found(&image),
-                None => found(image),
-            }
+            evidence.scans.worst(image, oldest, self.max_severity.ceiling())
         });
         match verdict {
             Ok(verdict) if verdict.severity > self.max_severity.ceiling() => {

@@ -1,15 +1,16 @@
 //! What policies say of the images of one Pod.
 
+use std::fmt;
 use std::sync::Arc;
 
-use super::policies::{Policy, Problem, Scope};
+use super::policies::{Applying, Policy, Problem, Scope};
 use super::text::{Printable, Quoted};
 use crate::api::image_policy::{DuringOutage, OnUnscanned, PolicyAction};
 
 /// More messages of a kind are only counted: the API server cuts what is longer.
 const MAX_MESSAGES: usize = 8;
 /// Longest message, in characters.
-const MAX_MESSAGE: usize = 480;
+const MAX_MESSAGE: usize = 720;
 const MAX_NAME: usize = 63;
 const MAX_IMAGE: usize = 128;
 /// More policies than these are not named in the audit log.
@@ -24,10 +25,28 @@ pub struct Judged<'i> {
     pub name: &'i str,
     /// The image as it was sent.
     pub sent: &'i str,
-    /// The image that the Pod would run: what rules make of it.
+    /// The image that is judged: of a Pod the one that it would run, of a template what rules make of it.
     pub image: &'i str,
     /// Whether the image was left as it is because Harbor is unavailable.
     pub unavailable: bool,
+    /// Why the image is not at Harbor although it might be, for the one who reads the message.
+    pub note: Note<'i>,
+}
+
+/// Why an image is not at Harbor although it might be.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Note<'i> {
+    /// Nothing is known of that.
+    #[default]
+    None,
+    /// A rule makes this image of it, and `/mutate` did not.
+    Missed(&'i str),
+    /// It is a placeholder for the webhook of this name, which did not act either.
+    Placeholder(&'i str),
+    /// Its pull policy is `Never`.
+    NeverPulled,
+    /// The Pod keeps it, by an annotation or a label.
+    Kept,
 }
 
 /// What policies say of a Pod. The default is nothing.
@@ -84,17 +103,15 @@ impl Judgement {
         }
     }
 
-    pub(super) fn add(&mut self, judged: &Judged<'_>, policy: &Policy, scope: Scope, problem: Problem) {
+    pub(super) fn add(&mut self, judged: &Judged<'_>, applying: &mut Applying<'_>, problem: Problem) {
+        let (policy, scope) = (applying.policy, applying.scope);
         // Nobody knows that anything is wrong with it.
         let lenient = matches!(problem, Problem::Unscanned(_, OnUnscanned::Warn));
         if lenient && policy.action != PolicyAction::Audit {
             self.warnings.add(|| told(judged, policy, problem));
             return;
         }
-        match self.violations.iter_mut().find(|(name, _)| *name == policy.name) {
-            Some((_, count)) => *count += 1,
-            None => self.violations.push((Arc::clone(&policy.name), 1)),
-        }
+        applying.violations += 1;
         // What is known of its vulnerabilities holds in an outage, too.
         let away = judged.unavailable && matches!(problem, Problem::NotAllowed | Problem::Unscanned(..));
         match policy.action {
@@ -113,6 +130,14 @@ impl Judgement {
             PolicyAction::Warn => self.warnings.add(|| told(judged, policy, problem)),
             PolicyAction::Audit => self.notes.add(|| told(judged, policy, problem)),
         }
+    }
+}
+
+impl Judgement {
+    /// Notes how often each policy is violated.
+    pub(super) fn count(&mut self, applying: &[Applying<'_>]) {
+        let violated = applying.iter().filter(|applying| applying.violations > 0);
+        self.violations = violated.map(|applying| (Arc::clone(&applying.policy.name), applying.violations)).collect();
     }
 }
 
@@ -137,8 +162,9 @@ fn told(judged: &Judged<'_>, policy: &Policy, problem: Problem) -> String {
     let what = match problem {
         Problem::Unreadable => format!("is no image reference (policy {policy_name}); write host/project/name:tag"),
         Problem::NotAllowed => format!(
-            "is not from an allowed registry (policy {policy_name} allows {}); push it to Harbor or ask for a rule",
-            policy.allows
+            "is not from an allowed registry (policy {policy_name} allows {}){}",
+            policy.allows,
+            Advice(judged.note, judged.unavailable)
         ),
         Problem::Latest => {
             format!("has no fixed tag (policy {policy_name} forbids latest); name a version or a digest")
@@ -157,4 +183,33 @@ fn told(judged: &Judged<'_>, policy: &Policy, problem: Problem) -> String {
         return format!("{noun} {name}: image {sent} {what}");
     }
     format!("{noun} {name}: image {sent}, which becomes {}, {what}", Quoted(judged.image, MAX_IMAGE))
+}
+
+/// What to do about an image that is not allowed.
+struct Advice<'n>(Note<'n>, bool);
+
+impl fmt::Display for Advice<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            // What is to be done is known: to wait.
+            Self(_, true) => Ok(()),
+            Self(Note::None, _) => f.write_str("; push it to Harbor or ask for a rule"),
+            Self(Note::Missed(image), _) => write!(
+                f,
+                "; /mutate did not act on it, else it would be {}: try again, then check that \
+                 MutatingWebhookConfiguration harbor-pilot is there, that its calls succeed in time, and that no other \
+                 webhook sets images after it",
+                Quoted(image, MAX_IMAGE)
+            ),
+            Self(Note::Placeholder(whose), _) => {
+                write!(f, "; it is a placeholder for {whose}, which did not replace it: check that it selects this Pod")
+            }
+            Self(Note::NeverPulled, _) => {
+                f.write_str("; its pull policy is Never, so that no rule rewrites it: ask for an exemption")
+            }
+            Self(Note::Kept, _) => f.write_str(
+                "; the Pod keeps it from being rewritten: remove its label exempt or annotation keep-images",
+            ),
+        }
+    }
 }

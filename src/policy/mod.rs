@@ -15,7 +15,7 @@ mod scans;
 mod text;
 
 pub use ceiling::Evidence;
-pub use judge::{Judged, Judgement};
+pub use judge::{Judged, Judgement, Note};
 pub use policies::{Finding, Policies};
 pub use scans::{Record, Scans, Unknown, Verdict};
 pub use text::{Printable, Quoted};

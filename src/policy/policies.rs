@@ -1,5 +1,6 @@
 //! Policies, compiled.
 
+use std::cell::OnceCell;
 use std::fmt;
 use std::sync::Arc;
 
@@ -14,9 +15,11 @@ use crate::api::image_policy::{
 use crate::api::proxy_project::{RewriteMode, WhenUnavailable};
 use crate::api::{ImagePolicy, RewriteRuleStatus};
 use crate::image::{DOCKER_HUB, ImageRef, LEGACY_DOCKER_HUB, is_host};
+use crate::rewrite::fate::parse;
 use crate::rewrite::glob::Globs;
+use crate::rewrite::limits::steps;
 use crate::rewrite::selector::Selectors;
-use crate::rewrite::{NAMESPACE_NAME, Subject};
+use crate::rewrite::{Budget, Exhausted, NAMESPACE_NAME, Subject};
 
 /// Longest list of allowed registries in a message, in characters.
 const MAX_ALLOWED: usize = 100;
@@ -75,6 +78,19 @@ pub(super) struct Policy {
     forbid_latest: bool,
     vulnerability: Option<Ceiling>,
     exemptions: Vec<Exempt>,
+    /// What it costs to tell whether the policy applies to a Pod.
+    scope_steps: u64,
+    /// What it costs to judge one image, however it ends.
+    image_steps: u64,
+}
+
+/// A policy that applies to a Pod.
+#[derive(Debug)]
+pub(super) struct Applying<'p> {
+    pub(super) policy: &'p Policy,
+    pub(super) scope: Scope,
+    /// How often images of the Pod violate it.
+    pub(super) violations: usize,
 }
 
 /// What a policy has against an image.
@@ -112,37 +128,75 @@ impl Policies {
         compiled
     }
 
-    /// Judges the images of one Pod, or of one template of Pods. Without `evidence` nothing is known of any scan.
+    /// Judges the images of one Pod, or of one template of Pods, whatever it costs: for commands. Without `evidence` nothing
+    /// is known of any scan.
     pub fn judge<'i>(
         &self,
         subject: &Subject<'_>,
         images: impl IntoIterator<Item = Judged<'i>>,
         evidence: Option<&Evidence<'_>>,
     ) -> Judgement {
-        let applying: Vec<(&Policy, Scope)> = self
+        self.judgement(subject, images, evidence, &Budget::unlimited())
+    }
+
+    /// The same within a budget.
+    ///
+    /// # Errors
+    /// When images and policies are too many for it. Then nothing is known of the images.
+    pub fn judge_within<'i>(
+        &self,
+        subject: &Subject<'_>,
+        images: impl IntoIterator<Item = Judged<'i>>,
+        evidence: Option<&Evidence<'_>>,
+        budget: &Budget,
+    ) -> Result<Judgement, Exhausted> {
+        let judgement = self.judgement(subject, images, evidence, budget);
+        budget.check().map(|()| judgement)
+    }
+
+    fn judgement<'i>(
+        &self,
+        subject: &Subject<'_>,
+        images: impl IntoIterator<Item = Judged<'i>>,
+        evidence: Option<&Evidence<'_>>,
+        budget: &Budget,
+    ) -> Judgement {
+        let scoped = |policy: &&Policy| budget.spend(policy.scope_steps);
+        let mut applying: Vec<Applying<'_>> = self
             .policies
             .iter()
-            .map(|policy| (policy, policy.scope(subject)))
-            .filter(|(_, scope)| *scope != Scope::Without)
+            .take_while(scoped)
+            .map(|policy| Applying { policy, scope: policy.scope(subject), violations: 0 })
+            .filter(|applying| applying.scope != Scope::Without)
             .collect();
         let mut judgement = Judgement::default();
         if applying.is_empty() {
             return judgement;
         }
-        for judged in images {
-            let image = ImageRef::parse(judged.image);
-            for (policy, scope) in &applying {
-                let image = image.as_ref().ok();
-                if policy.exempts(image, subject) {
+        'images: for judged in images {
+            let image = parse(judged.image).ok();
+            let at_harbor = OnceCell::new();
+            for applying in &mut applying {
+                let policy = applying.policy;
+                if !budget.spend(policy.image_steps) {
+                    break 'images;
+                }
+                if policy.exempts(image.as_ref(), subject) {
                     continue;
                 }
-                policy.problems(image).for_each(|problem| judgement.add(&judged, policy, *scope, problem));
-                let scanned = image.zip(policy.vulnerability.as_ref());
-                if let Some(problem) = scanned.and_then(|(image, ceiling)| ceiling.problem(image, evidence)) {
-                    judgement.add(&judged, policy, *scope, problem);
+                let scanned = image.as_ref().zip(policy.vulnerability.as_ref()).and_then(|(image, ceiling)| {
+                    let found = evidence.map(|evidence| {
+                        let at_harbor = at_harbor.get_or_init(|| (evidence.at_harbor)(image));
+                        (evidence, at_harbor.as_ref().unwrap_or(image))
+                    });
+                    ceiling.problem(found)
+                });
+                for problem in policy.problems(image.as_ref()).chain(scanned) {
+                    judgement.add(&judged, applying, problem);
                 }
             }
         }
+        judgement.count(&applying);
         judgement
     }
 
@@ -210,12 +264,18 @@ impl Policy {
         let allowed: Vec<Allowed> =
             spec.allowed.iter().filter_map(|allowed| Allowed::compile(allowed, &mut part)).collect();
         let exempt = |exemption: &Exemption| Exempt::compile(exemption, &mut part);
-        let exemptions = spec.exemptions.iter().filter_map(exempt).collect();
+        let exemptions: Vec<Exempt> = spec.exemptions.iter().filter_map(exempt).collect();
         let allows = allowed.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let globs = exemptions.iter().filter_map(|exempt| exempt.images.as_ref()).map(Globs::len).sum::<usize>()
+            + allowed.iter().flat_map(|allowed| &allowed.projects).map(Vec::len).sum::<usize>();
+        // What scans found of an image is looked up, whatever the policy makes of it.
+        let compared = allowed.len() + exemptions.len() + if spec.vulnerability.is_some() { 16 } else { 0 };
         Some(Self {
             name: name.into(),
             action: spec.action,
             during_outage: spec.during_outage,
+            scope_steps: selectors.steps(0),
+            image_steps: steps(compared, 0, globs),
             selectors,
             // That none of them can be read does not allow all.
             allowed: (!spec.allowed.is_empty()).then_some(allowed),
@@ -244,8 +304,9 @@ impl Policy {
     fn exempts(&self, image: Option<&ImageRef>, subject: &Subject<'_>) -> bool {
         self.exemptions.iter().any(|exempt| {
             let images = exempt.images.as_ref();
-            images.is_none_or(|images| image.is_some_and(|image| images.matching(image).is_some()))
-                && (exempt.namespaces.is_empty() || exempt.namespaces.iter().any(|name| name == subject.namespace))
+            (exempt.namespaces.is_empty()
+                || exempt.namespaces.binary_search_by(|name| name.as_str().cmp(subject.namespace)).is_ok())
+                && images.is_none_or(|images| image.is_some_and(|image| images.matching(image).is_some()))
         })
     }
 
@@ -325,7 +386,7 @@ impl fmt::Display for Allowed {
 struct Exempt {
     /// `None` means all.
     images: Option<Globs>,
-    /// Empty means all.
+    /// In their order. Empty means all.
     namespaces: Vec<String>,
 }
 
@@ -336,10 +397,11 @@ impl Exempt {
             return None;
         }
         match Globs::compile(&exemption.images) {
-            Ok(images) => Some(Self {
-                images: (!exemption.images.is_empty()).then_some(images),
-                namespaces: exemption.namespaces.clone(),
-            }),
+            Ok(images) => {
+                let mut namespaces = exemption.namespaces.clone();
+                namespaces.sort();
+                Some(Self { images: (!exemption.images.is_empty()).then_some(images), namespaces })
+            }
             Err(error) => {
                 problem(format!("exemption: {error}"));
                 None

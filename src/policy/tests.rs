@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::api::{ImagePolicy, RewriteRuleStatus, proxy_project::RewriteTerms};
-use crate::rewrite::Subject;
 use crate::rewrite::pod::Text;
+use crate::rewrite::{Budget, Exhausted, Subject};
 
 const DIGEST: &str = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
@@ -33,7 +33,7 @@ fn shop() -> BTreeMap<String, String> {
 }
 
 fn judged(image: &str) -> Judged<'_> {
-    Judged { noun: "container", name: "web", sent: image, image, unavailable: false }
+    Judged { noun: "container", name: "web", sent: image, image, unavailable: false, note: Note::None }
 }
 
 fn judge(policies: &Policies, image: &str) -> Judgement {
@@ -310,6 +310,29 @@ fn messages_are_few_short_and_plain() {
     assert_eq!(denials.len(), 9);
     assert_eq!(denials[8], "and 22 more");
     for text in &denials {
-        assert!(text.len() < 512 && text.bytes().all(|byte| (b' '..=b'~').contains(&byte)), "{text}");
+        assert!(text.len() < 768 && text.bytes().all(|byte| (b' '..=b'~').contains(&byte)), "{text}");
     }
+}
+
+#[test]
+fn judge_within_gives_up_what_exceeds_the_budget_and_never_admits_it() {
+    let harbor = json!([{"host": "harbor.corp", "projects": ["hub", "team-*"]}]);
+    let exemptions = json!([{"images": ["quay.io/**", "ghcr.io/**"], "reason": "x"}]);
+    let given: Vec<ImagePolicy> = (0..400)
+        .map(|index| {
+            policy(&format!("p{index}"), json!({"action": "Enforce", "allowed": harbor, "exemptions": exemptions}))
+        })
+        .collect();
+    let images: Vec<String> = (0..4_000).map(|index| format!("harbor.corp/hub/app:{index}")).collect();
+    let judge = |policies: usize, images: &[String]| {
+        let policies = Policies::compile(&given[..policies]);
+        let images = images.iter().map(|image| judged(image));
+        policies
+            .judge_within(&Subject::default(), images, None, &Budget::of_review())
+            .map(|judgement| judgement.is_denied())
+    };
+    assert_eq!(judge(40, &images[..300]), Ok(false));
+    assert_eq!(judge(400, &images[..10]), Ok(false));
+    assert_eq!(judge(400, &images), Err(Exhausted));
+    assert_eq!(judge(40, &images), Err(Exhausted));
 }

@@ -5,16 +5,16 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-use super::exempt::{ALLOW_EXEMPT, EXEMPT, Exemption, keeps};
-use super::patch::{Annotation, Change, Edits, To};
+use super::exempt::{ALLOW_EXEMPT, EXEMPT, Exemption};
+use super::fate::{Fate, Reader, parse, placeholder};
+use super::limits::{Budget, Exhausted, MAX_ANNOTATIONS};
+use super::patch::{Annotation, Change, Edits, To, distinct};
 use super::pod::{Kind, Pod, Slot};
-use super::record::{Entries, ORIGINAL_IMAGES, Record};
-use super::rules::{Decision, Rules, Target};
+use super::record::{Entries, ORIGINAL_IMAGES, Record, may_be_made_from};
+use super::rules::{Decision, Rules};
 use super::subject::Subject;
 use crate::image::{ImageRef, ImageRefError};
 
-/// Kubernetes' bound on all annotations of an object, keys and values together, in bytes.
-const MAX_ANNOTATIONS: usize = 256 * 1024;
 /// More warnings than these would be cut by the API server.
 const MAX_WARNINGS: usize = 8;
 const MAX_NAME_IN_WARNING: usize = 63;
@@ -61,13 +61,31 @@ pub struct Wanted {
     pub proxy_project: Arc<str>,
 }
 
-/// Decides on a Pod. Nothing that is asked can fail: what cannot be read is left alone, with a warning.
+/// Decides on a Pod, whatever it costs: for commands and controllers. See [`decide_within`].
+pub fn decide<'p>(request: Request<'p>, rules: &Rules, subject: &Subject<'_>) -> Outcome<'p> {
+    outcome(request, rules, subject, &Budget::unlimited())
+}
+
+/// Decides on a Pod. What cannot be read is left alone, with a warning.
 ///
 /// On an update only images that differ from the old ones are looked at; one that the old Pod's record knows as the
-/// original gets the old image back, so that applying a manifest again restarts nothing. What a user sent as the record
-/// is not believed: an entry stays only if the rules make this very image from it, as they do when the API server asks
-/// a second time.
-pub fn decide<'p>(request: Request<'p>, rules: &Rules, subject: &Subject<'_>) -> Outcome<'p> {
+/// original gets the old image back, so that applying a manifest again restarts nothing. A record is text that a user can
+/// write: an entry of the old one counts only if the old image may have been made from it, and what was sent as the
+/// record only if the rules make this very image from it, as they do when the API server asks a second time.
+///
+/// # Errors
+/// When the images and the rules are too many for the budget.
+pub fn decide_within<'p>(
+    request: Request<'p>,
+    rules: &Rules,
+    subject: &Subject<'_>,
+    budget: &Budget,
+) -> Result<Outcome<'p>, Exhausted> {
+    let outcome = outcome(request, rules, subject, budget);
+    budget.check().map(|()| outcome)
+}
+
+fn outcome<'p>(request: Request<'p>, rules: &Rules, subject: &Subject<'_>, budget: &Budget) -> Outcome<'p> {
     let (pod, old, kinds) = request.parts();
     let mut outcome = Outcome::default();
     if pod.annotations().is_some_and(|annotations| annotations.mirror)
@@ -75,31 +93,41 @@ pub fn decide<'p>(request: Request<'p>, rules: &Rules, subject: &Subject<'_>) ->
     {
         return outcome;
     }
-    let exemption = Exemption::of(subject);
-    if exemption == Exemption::Refused {
+    let reader = Reader::new(pod, rules, subject, budget);
+    if reader.exemption() == Exemption::Refused {
         let why = format!("label {EXEMPT} is ignored: the namespace has no label {ALLOW_EXEMPT}=true");
         outcome.warnings.push(format!("harbor-pilot: {why}"));
     }
 
     let sent = Record::read(pod.originals());
     let recorded = Record::read(old.and_then(Pod::originals));
+    let believed = |slot: &Slot<'p>| believed(&sent, slot, rules, budget);
     let before = old.map(Before::new);
     let mut record = Entries::default();
     for slot in kinds.iter().flat_map(|kind| pod.slots(*kind)) {
         let earlier = before.as_ref().and_then(|before| before.image(&slot));
-        let original = earlier.and_then(|_| recorded.original(&slot));
+        let original =
+            earlier.and_then(|earlier| recorded.original(&slot).filter(|original| may_be_made_from(earlier, original)));
         if earlier == Some(slot.image) {
-            let kept = believed(&sent, &slot, rules).or(original);
+            let kept = believed(&slot).or(original);
             kept.into_iter().for_each(|original| record.add(slot, original));
-        } else if let (Some(earlier), true) = (earlier, original == Some(slot.image)) {
+        } else if let Some(earlier) = earlier
+            && original == Some(slot.image)
+            && !slot.is_never_pulled
+            && placeholder(slot.image).is_none()
+        {
             outcome.edits.images.push(Change { slot, to: To::Earlier(earlier) });
             record.add(slot, slot.image);
-        } else if exemption != Exemption::Granted && !keeps(pod, slot.name) {
-            outcome.look_at(slot, rules, subject, &sent, &mut record);
+        } else {
+            match outcome.take(slot, reader.fate(&slot)) {
+                Noted::Nothing => {}
+                Noted::Rewritten => record.add(slot, slot.image),
+                Noted::AtHarbor => believed(&slot).into_iter().for_each(|original| record.add(slot, original)),
+            }
         }
     }
     if matches!(request, Request::Create { .. }) {
-        outcome.add_pull_secrets(pod);
+        outcome.edits.pull_secrets.remove(pod.pull_secrets());
     } else {
         // They are immutable.
         outcome.edits.pull_secrets.names.clear();
@@ -109,6 +137,13 @@ pub fn decide<'p>(request: Request<'p>, rules: &Rules, subject: &Subject<'_>) ->
     }
     outcome.warn_of_the_rest();
     outcome
+}
+
+/// What of an image belongs into the record.
+enum Noted {
+    Nothing,
+    Rewritten,
+    AtHarbor,
 }
 
 impl<'p> Outcome<'p> {
@@ -124,22 +159,18 @@ impl<'p> Outcome<'p> {
 
     /// Names of the ProxyProjects whose rules changed images, each once.
     pub fn acted(&self) -> Vec<&str> {
-        let mut names = Vec::with_capacity(1);
-        for change in &self.edits.images {
-            if let To::Harbor(wanted) = &change.to
-                && !names.contains(&&*wanted.proxy_project)
-            {
-                names.push(&*wanted.proxy_project);
-            }
-        }
-        names
+        distinct(self.edits.images.iter().filter_map(|change| match &change.to {
+            To::Harbor(wanted) => Some(&*wanted.proxy_project),
+            To::Earlier(_) => None,
+        }))
     }
 
     /// The image that one place has after the patch, if it changes.
     pub fn image(&self, kind: Kind, index: usize) -> Option<&str> {
-        let mut changes = self.edits.images.iter();
-        let change = changes.find(|change| change.slot.kind == kind && change.slot.index == index);
-        change.map(|change| change.to.text())
+        // They are in the order in which the Pod has them.
+        let place = |change: &Change<'_>| (change.slot.kind, change.slot.index);
+        let at = self.edits.images.binary_search_by_key(&(kind, index), place).ok()?;
+        self.edits.images.get(at).map(|change| change.to.text())
     }
 
     /// Names of the pull secrets that the patch adds.
@@ -172,26 +203,21 @@ impl<'p> Outcome<'p> {
         wanted
     }
 
-    fn look_at<'e>(
-        &mut self,
-        slot: Slot<'p>,
-        rules: &Rules,
-        subject: &Subject<'_>,
-        sent: &'e Record,
-        record: &mut Entries<'e>,
-    ) where
-        'p: 'e,
-    {
-        let image = match ImageRef::parse(slot.image) {
-            Ok(image) => image,
-            Err(error) => return self.leave(&slot, &error),
+    fn take(&mut self, slot: Slot<'p>, fate: Fate<'_>) -> Noted {
+        let (image, decision) = match fate {
+            Fate::Kept(_) => return Noted::Nothing,
+            Fate::Unreadable(error) => {
+                self.leave(&slot, &error);
+                return Noted::Nothing;
+            }
+            Fate::Decided(image, decision) => (image, decision),
         };
-        match rules.find(&image, subject) {
+        match decision {
             Decision::Rewritten { image, rule } => {
                 let wanted = Wanted { image, proxy_project: Arc::clone(rule.name()) };
                 self.edits.images.push(Change { slot, to: To::Harbor(wanted) });
-                self.need(rule);
-                record.add(slot, slot.image);
+                rule.pull_secret().into_iter().for_each(|secret| self.edits.pull_secrets.add(secret));
+                return Noted::Rewritten;
             }
             Decision::Mapped { image, rule } => {
                 self.at_harbor.push(Wanted { image, proxy_project: Arc::clone(rule.name()) });
@@ -201,35 +227,17 @@ impl<'p> Outcome<'p> {
                 self.leave(&slot, &format_args!("{host} is unavailable, and ProxyProject {rule} waits for it"));
             }
             Decision::AlreadyAtHarbor { rule } => {
-                believed(sent, &slot, rules).into_iter().for_each(|original| record.add(slot, original));
                 if let Some(rule) = rule {
                     self.at_harbor.push(Wanted { image, proxy_project: Arc::clone(rule.name()) });
                 }
+                return Noted::AtHarbor;
             }
             Decision::TooLong { rule } => {
                 self.leave(&slot, &format_args!("under {rule} {}", ImageRefError::TooLong));
             }
             Decision::NoRule => {}
         }
-    }
-
-    /// Notes the Secret of a rule that changed an image.
-    fn need(&mut self, rule: &Target) {
-        let names = &mut self.edits.pull_secrets.names;
-        if let Some(secret) = rule.pull_secret()
-            && !names.contains(secret)
-        {
-            names.push(Arc::clone(secret));
-        }
-    }
-
-    /// Leaves those that the Pod does not have. The ServiceAccount's own are among those that it has: the API server
-    /// copies them before it asks us.
-    fn add_pull_secrets(&mut self, pod: &Pod<'_>) {
-        let secrets = &mut self.edits.pull_secrets;
-        let has = pod.pull_secrets();
-        secrets.beside_others = !has.is_empty();
-        secrets.names.retain(|name| !has.iter().any(|secret| secret.name.as_deref() == Some(&**name)));
+        Noted::Nothing
     }
 
     fn leave(&mut self, slot: &Slot<'_>, why: &dyn fmt::Display) {
@@ -251,10 +259,9 @@ impl<'p> Outcome<'p> {
         let room = MAX_ANNOTATIONS
             .saturating_sub(ORIGINAL_IMAGES.len())
             .saturating_sub(pod.annotations().map_or(0, |annotations| annotations.other_bytes));
-        let mut text = record.text();
-        if text.as_ref().is_some_and(|text| text.len() > room) {
+        let text = if record.is_empty() { None } else { record.text(room) };
+        if text.is_none() && !record.is_empty() {
             self.warnings.push(format!("harbor-pilot: no room for the annotation {ORIGINAL_IMAGES}"));
-            text = None;
         }
         self.edits.annotation = match (text, pod.originals()) {
             (None, None) => Annotation::Keep,
@@ -273,13 +280,18 @@ impl<'p> Request<'p> {
         self.parts().0
     }
 
-    /// The images that the Pod does not have yet: each with the one that the old Pod has in its place, if there is one.
-    pub fn new_images(self) -> Vec<(Slot<'p>, Option<&'p str>)> {
-        let (pod, old, kinds) = self.parts();
+    /// The images that the Pod does not have yet, of all its lists: those that the old Pod does not have in the same place.
+    pub fn new_images(self) -> Vec<Slot<'p>> {
+        let (pod, old, _) = self.parts();
         let before = old.map(Before::new);
-        let slots = kinds.iter().flat_map(|kind| pod.slots(*kind));
-        let with_earlier = slots.map(|slot| (slot, before.as_ref().and_then(|before| before.image(&slot))));
-        with_earlier.filter(|(slot, earlier)| *earlier != Some(slot.image)).collect()
+        let is_new = |slot: &Slot<'p>| before.as_ref().and_then(|before| before.image(slot)) != Some(slot.image);
+        Kind::ALL.iter().flat_map(|kind| pod.slots(*kind)).filter(is_new).collect()
+    }
+
+    /// The limit that one of the Pods exceeds.
+    pub fn excess(self) -> Option<&'static str> {
+        let (pod, old, _) = self.parts();
+        pod.excess().or_else(|| old.and_then(Pod::excess))
     }
 
     fn parts(self) -> (&'p Pod<'p>, Option<&'p Pod<'p>>, &'static [Kind]) {
@@ -331,9 +343,9 @@ fn is_same(pod: &Pod<'_>, old: &Pod<'_>, kinds: &[Kind]) -> bool {
 }
 
 /// What a sent record says of an image, if the rules make this very image from it.
-fn believed<'s>(sent: &'s Record, slot: &Slot<'_>, rules: &Rules) -> Option<&'s str> {
+fn believed<'s>(sent: &'s Record, slot: &Slot<'_>, rules: &Rules, budget: &Budget) -> Option<&'s str> {
     let original = sent.original(slot)?;
-    let made = rules.find_for_anyone(&ImageRef::parse(original).ok()?);
+    let made = rules.find_for_anyone_within(&parse(original).ok()?, budget);
     matches!(made, Decision::Rewritten { image, .. } if image.as_str() == slot.image).then_some(original)
 }
 

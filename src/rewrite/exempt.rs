@@ -1,5 +1,7 @@
 //! Ways to keep images as they are written. None of them binds a policy: they only keep the rules off.
 
+use std::collections::HashSet;
+
 use super::pod::Pod;
 use super::subject::Subject;
 
@@ -33,8 +35,33 @@ impl Exemption {
     }
 }
 
-/// Whether the Pod keeps the image of a container or volume.
-pub(super) fn keeps(pod: &Pod<'_>, name: &str) -> bool {
-    let kept = pod.annotations().and_then(|annotations| annotations.keep_images.as_deref());
-    kept.is_some_and(|names| names.split(',').any(|kept| kept.trim() == name))
+/// The names of containers and volumes whose images a Pod keeps.
+#[derive(Debug)]
+pub(super) enum KeptNames<'p> {
+    /// A short annotation, which is read again for each name.
+    Few(&'p str),
+    /// A long one. It is read once: a Pod may have thousands of containers.
+    Many(HashSet<&'p str>),
+}
+
+/// Bytes of an annotation that is read again for each name.
+const SHORT: usize = 128;
+
+impl<'p> KeptNames<'p> {
+    pub(super) fn of(pod: &'p Pod<'_>) -> Self {
+        let annotation = pod.annotations().and_then(|annotations| annotations.keep_images.as_deref());
+        match annotation.unwrap_or_default() {
+            short if short.len() <= SHORT => Self::Few(short),
+            long => Self::Many(long.split(',').map(str::trim).collect()),
+        }
+    }
+
+    /// Whether the name is among them. An empty one never is.
+    pub(super) fn contain(&self, name: &str) -> bool {
+        !name.is_empty()
+            && match self {
+                Self::Few(names) => names.split(',').any(|kept| kept.trim() == name),
+                Self::Many(names) => names.contains(name),
+            }
+    }
 }

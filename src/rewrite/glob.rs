@@ -40,6 +40,11 @@ impl Globs {
         self.0.is_empty()
     }
 
+    /// How many patterns there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// The first pattern that matches host and repository, or the whole reference with tag and digest.
     pub fn matching(&self, image: &ImageRef) -> Option<&str> {
         let matches = |glob: &&GlobMatcher| glob.is_match(image.name()) || glob.is_match(image.as_str());

@@ -6,8 +6,10 @@
 
 pub mod decide;
 mod exempt;
+pub mod fate;
 pub mod glob;
 pub mod json;
+pub mod limits;
 mod patch;
 pub mod pod;
 mod record;
@@ -17,8 +19,10 @@ mod serving;
 mod stated;
 mod subject;
 
-pub use decide::{Outcome, Request, Wanted, decide};
+pub use decide::{Outcome, Request, Wanted, decide, decide_within};
 pub use exempt::{ALLOW_EXEMPT, EXEMPT, KEEP_IMAGES};
+pub use fate::{Fate, Keeper, Reader, placeholder};
+pub use limits::{Budget, Exhausted};
 pub use record::ORIGINAL_IMAGES;
 pub use rules::{Decision, Finding, Rule, Rules, Target};
 pub use serving::{OUTAGE_AFTER, conflicts, serving, unavailable};

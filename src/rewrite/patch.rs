@@ -1,12 +1,13 @@
 //! The JSON Patch of a decision (RFC 6902): image fields, the pull secrets that they need, and our own annotation;
 //! nothing else.
 
+use std::collections::HashSet;
 use std::fmt::Write;
 use std::sync::Arc;
 
 use super::decide::Wanted;
 use super::json::push_string;
-use super::pod::Slot;
+use super::pod::{PullSecret, Slot};
 use super::record::ORIGINAL_IMAGES;
 
 /// [`ORIGINAL_IMAGES`] as a JSON Pointer (RFC 6901).
@@ -39,9 +40,14 @@ pub(super) enum To<'p> {
 #[derive(Debug, Default)]
 pub(super) struct PullSecrets {
     pub(super) names: Vec<Arc<str>>,
+    /// The same as `names`, once they are many.
+    known: HashSet<Arc<str>>,
     /// Whether the Pod has some already.
     pub(super) beside_others: bool,
 }
+
+/// So many names are compared one by one; more are looked up.
+const FEW: usize = 16;
 
 /// What becomes of [`ORIGINAL_IMAGES`].
 #[derive(Debug, Default)]
@@ -97,7 +103,59 @@ impl To<'_> {
     }
 }
 
+/// Each of the names once, in the order in which they first come.
+pub(super) fn distinct<'n>(names: impl Iterator<Item = &'n str>) -> Vec<&'n str> {
+    let (mut distinct, mut known) = (Vec::with_capacity(1), HashSet::new());
+    for name in names {
+        let is_new = if distinct.len() < FEW {
+            !distinct.contains(&name)
+        } else {
+            if known.is_empty() {
+                known.extend(distinct.iter().copied());
+            }
+            known.insert(name)
+        };
+        if is_new {
+            distinct.push(name);
+        }
+    }
+    distinct
+}
+
 impl PullSecrets {
+    /// Adds a name, unless it is there.
+    pub(super) fn add(&mut self, name: &Arc<str>) {
+        let is_new = if self.names.len() < FEW {
+            !self.names.contains(name)
+        } else {
+            if self.known.is_empty() {
+                self.known.extend(self.names.iter().cloned());
+            }
+            self.known.insert(Arc::clone(name))
+        };
+        if is_new {
+            self.names.push(Arc::clone(name));
+        }
+    }
+
+    /// Removes those that a Pod has.
+    pub(super) fn remove(&mut self, has: &[PullSecret<'_>]) {
+        self.beside_others = !has.is_empty();
+        let mut has = has.iter().filter_map(|secret| secret.name.as_deref());
+        match &mut *self.names {
+            [] => {}
+            [name] => {
+                if has.any(|secret| secret == &**name) {
+                    self.names.clear();
+                }
+            }
+            _ => {
+                let has: HashSet<&str> = has.collect();
+                self.names.retain(|name| !has.contains(&**name));
+            }
+        }
+    }
+
     fn write(&self, out: &mut String, start: usize) {
         let mut first = !self.beside_others;
         for name in &self.names {

@@ -4,11 +4,13 @@ use std::borrow::Cow;
 use std::ops::Deref;
 
 use super::exempt::KEEP_IMAGES;
+use super::limits::{MAX_ANNOTATIONS, MAX_CONTAINERS, MAX_LABELS, MAX_PULL_SECRETS, MAX_VOLUMES};
 use super::record::ORIGINAL_IMAGES;
 use crate::skim::{Fields, Read, Skim, Unread};
 
 /// The annotation that marks the mirror of a static Pod (Kubernetes' `kubernetes.io/config.mirror`).
 const MIRROR: &str = "kubernetes.io/config.mirror";
+const TOO_MANY_CONTAINERS: &str = "the Pod has more than 16384 containers";
 
 /// A core/v1 Pod.
 #[derive(Debug, Default)]
@@ -34,9 +36,13 @@ pub struct Metadata<'a> {
     pub annotations: Option<Annotations<'a>>,
 }
 
-/// `metadata.labels` of a Pod, in the order in which they were sent.
+/// `metadata.labels` of a Pod, in the order of their keys, so that one is found by binary search.
 #[derive(Debug, Default)]
-pub struct Labels<'a>(pub Vec<(Text<'a>, Text<'a>)>);
+pub struct Labels<'a> {
+    sorted: Vec<(Text<'a>, Text<'a>)>,
+    /// Whether there were more than [`MAX_LABELS`].
+    is_cut: bool,
+}
 
 /// `metadata.annotations` of a Pod, without those of others.
 #[derive(Debug, Default)]
@@ -64,6 +70,8 @@ pub struct Spec<'a> {
     pub volumes: Option<Vec<Volume<'a>>>,
     /// `imagePullSecrets`.
     pub image_pull_secrets: Option<Vec<PullSecret<'a>>>,
+    /// The limit that a list exceeded. Its other elements were not kept.
+    pub cut: Option<&'static str>,
 }
 
 /// A LocalObjectReference to a Secret.
@@ -80,6 +88,8 @@ pub struct Container<'a> {
     pub name: Option<Text<'a>>,
     /// `image`.
     pub image: Option<Text<'a>>,
+    /// `imagePullPolicy`.
+    pub pull_policy: Option<PullPolicy>,
 }
 
 /// A volume.
@@ -96,14 +106,25 @@ pub struct Volume<'a> {
 pub struct ImageVolume<'a> {
     /// `reference`.
     pub reference: Option<Text<'a>>,
+    /// `pullPolicy`.
+    pub pull_policy: Option<PullPolicy>,
+}
+
+/// When a kubelet pulls an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PullPolicy {
+    /// `Never`: it has to be on the node, under this very name.
+    Never,
+    /// `Always` or `IfNotPresent`.
+    Pulls,
 }
 
 /// A text of the request: borrowed unless it has escapes.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Text<'a>(pub Cow<'a, str>);
 
 /// Where in a Pod an image stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// `spec.containers[].image`.
     Containers,
@@ -126,6 +147,8 @@ pub struct Slot<'p> {
     pub name: &'p str,
     /// The image as it was sent.
     pub image: &'p str,
+    /// Whether the pull policy is `Never`.
+    pub is_never_pulled: bool,
 }
 
 impl<'a> Pod<'a> {
@@ -137,14 +160,33 @@ impl<'a> Pod<'a> {
 
     /// The image at one place; `None` when it is absent or empty.
     pub fn slot(&self, kind: Kind, index: usize) -> Option<Slot<'_>> {
-        let (name, image) = if kind == Kind::Volumes {
+        let (name, image, policy) = if kind == Kind::Volumes {
             let volume = self.volumes().get(index)?;
-            (&volume.name, volume.image.as_ref()?.reference.as_deref()?)
+            let image = volume.image.as_ref()?;
+            (&volume.name, image.reference.as_deref()?, image.pull_policy)
         } else {
             let container = self.containers(kind).get(index)?;
-            (&container.name, container.image.as_deref()?)
+            (&container.name, container.image.as_deref()?, container.pull_policy)
         };
-        (!image.is_empty()).then_some(Slot { kind, index, name: name.as_deref().unwrap_or_default(), image })
+        let name = name.as_deref().unwrap_or_default();
+        let is_never_pulled = policy == Some(PullPolicy::Never);
+        (!image.is_empty()).then_some(Slot { kind, index, name, image, is_never_pulled })
+    }
+
+    /// The limit that the Pod exceeds, if there is one. Then it is not looked at.
+    pub fn excess(&self) -> Option<&'static str> {
+        let labels = self.metadata.as_ref().and_then(|metadata| metadata.labels.as_ref());
+        if labels.is_some_and(|labels| labels.is_cut) {
+            return Some("the Pod has more than 4096 labels");
+        }
+        let own = self.annotations().is_some_and(|annotations| annotations.own_bytes() > MAX_ANNOTATIONS);
+        if own {
+            return Some("the annotations harbor-pilot.dev/* of the Pod have more than 256 KiB");
+        }
+        let spec = self.spec.as_ref()?;
+        let lists = [Kind::Containers, Kind::InitContainers, Kind::EphemeralContainers];
+        let containers = lists.into_iter().map(|kind| self.containers(kind).len()).sum::<usize>();
+        spec.cut.or((containers > MAX_CONTAINERS).then_some(TOO_MANY_CONTAINERS))
     }
 
     /// The annotations, if there are any.
@@ -160,7 +202,7 @@ impl<'a> Pod<'a> {
     /// The labels.
     pub fn labels(&self) -> &[(Text<'a>, Text<'a>)] {
         let labels = self.metadata.as_ref().and_then(|metadata| metadata.labels.as_ref());
-        labels.map_or(&[], |labels| &labels.0)
+        labels.map_or(&[], |labels| labels)
     }
 
     /// `spec.imagePullSecrets`.
@@ -246,14 +288,21 @@ impl<'a> Fields<'a> for Metadata<'a> {
 
 impl<'a> Fields<'a> for Spec<'a> {
     fn field(&mut self, name: &[u8], skim: &mut Skim<'a>) -> Result<(), Unread> {
-        match name {
-            b"containers" => skim.field(&mut self.containers),
-            b"initContainers" => skim.field(&mut self.init_containers),
-            b"ephemeralContainers" => skim.field(&mut self.ephemeral_containers),
-            b"volumes" => skim.field(&mut self.volumes),
-            b"imagePullSecrets" => skim.field(&mut self.image_pull_secrets),
-            _ => skim.skip(),
+        let (is_cut, limit) = match name {
+            b"containers" => (skim.list(&mut self.containers, MAX_CONTAINERS)?, TOO_MANY_CONTAINERS),
+            b"initContainers" => (skim.list(&mut self.init_containers, MAX_CONTAINERS)?, TOO_MANY_CONTAINERS),
+            b"ephemeralContainers" => (skim.list(&mut self.ephemeral_containers, MAX_CONTAINERS)?, TOO_MANY_CONTAINERS),
+            b"volumes" => (skim.list(&mut self.volumes, MAX_VOLUMES)?, "the Pod has more than 16384 volumes"),
+            b"imagePullSecrets" => {
+                let is_cut = skim.list(&mut self.image_pull_secrets, MAX_PULL_SECRETS)?;
+                (is_cut, "the Pod has more than 4096 image pull secrets")
+            }
+            _ => return skim.skip(),
+        };
+        if is_cut {
+            self.cut = Some(limit);
         }
+        Ok(())
     }
 }
 
@@ -262,6 +311,7 @@ impl<'a> Fields<'a> for Container<'a> {
         match name {
             b"name" => skim.field(&mut self.name),
             b"image" => skim.field(&mut self.image),
+            b"imagePullPolicy" => skim.field(&mut self.pull_policy),
             _ => skim.skip(),
         }
     }
@@ -279,7 +329,17 @@ impl<'a> Fields<'a> for Volume<'a> {
 
 impl<'a> Fields<'a> for ImageVolume<'a> {
     fn field(&mut self, name: &[u8], skim: &mut Skim<'a>) -> Result<(), Unread> {
-        if name == b"reference" { skim.field(&mut self.reference) } else { skim.skip() }
+        match name {
+            b"reference" => skim.field(&mut self.reference),
+            b"pullPolicy" => skim.field(&mut self.pull_policy),
+            _ => skim.skip(),
+        }
+    }
+}
+
+impl<'a> Read<'a> for PullPolicy {
+    fn read(skim: &mut Skim<'a>) -> Result<Self, Unread> {
+        skim.take_text().map(|text| if text == "Never" { Self::Never } else { Self::Pulls })
     }
 }
 
@@ -297,12 +357,42 @@ impl<'a> Read<'a> for Text<'a> {
 
 impl<'a> Read<'a> for Labels<'a> {
     fn read(skim: &mut Skim<'a>) -> Result<Self, Unread> {
-        let mut labels = Vec::new();
+        let (mut labels, mut is_cut) = (Vec::new(), false);
         skim.object(|key, skim| {
-            labels.push((Text::of_key(key)?, take_value(skim)?));
-            Ok(())
+            if labels.len() < MAX_LABELS {
+                labels.push((Text::of_key(key)?, take_value(skim)?));
+                return Ok(());
+            }
+            is_cut = true;
+            skim.skip()
         })?;
-        Ok(Self(labels))
+        Ok(Self { is_cut, ..Self::new(labels) })
+    }
+}
+
+impl<'a> Labels<'a> {
+    /// Labels in any order. Of several with one key the last counts, as for Kubernetes.
+    pub fn new(mut labels: Vec<(Text<'a>, Text<'a>)>) -> Self {
+        if !labels.is_sorted_by(|(one, _), (other, _)| **one < **other) {
+            labels.reverse();
+            labels.sort_by(|(one, _), (other, _)| one.cmp(other));
+            labels.dedup_by(|(one, _), (other, _)| **one == **other);
+        }
+        Self { sorted: labels, is_cut: false }
+    }
+}
+
+impl<'a> Deref for Labels<'a> {
+    type Target = [(Text<'a>, Text<'a>)];
+
+    fn deref(&self) -> &Self::Target {
+        &self.sorted
+    }
+}
+
+impl Annotations<'_> {
+    fn own_bytes(&self) -> usize {
+        [&self.originals, &self.keep_images].into_iter().flatten().map(|text| text.len()).sum()
     }
 }
 
@@ -360,5 +450,64 @@ mod tests {
             let bytes: usize = others.iter().map(|(k, v)| k.len() + v.as_ref().map_or(0, String::len)).sum();
             prop_assert_eq!(read.other_bytes, bytes);
         }
+    }
+    fn pod(text: &str) -> Pod<'_> {
+        crate::skim::read(text.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn pod_keeps_no_more_of_a_list_than_its_limit_and_says_so() {
+        let many = |element: &str, count: usize| vec![element; count].join(",");
+        for (text, expected) in [
+            (format!(r#"{{"spec":{{"containers":[{}],"volumes":[]}}}}"#, many("{}", MAX_CONTAINERS)), None),
+            (format!(r#"{{"spec":{{"containers":[{}],"x":1}}}}"#, many("{}", MAX_CONTAINERS + 1)), Some("containers")),
+            (
+                format!(
+                    r#"{{"spec":{{"containers":[{}],"initContainers":[{}]}}}}"#,
+                    many(r#"{"name":"]}"}"#, MAX_CONTAINERS / 2),
+                    many("{}", MAX_CONTAINERS / 2 + 1)
+                ),
+                Some("containers"),
+            ),
+            (format!(r#"{{"spec":{{"volumes":[{}]}}}}"#, many("{}", 2 * MAX_VOLUMES)), Some("volumes")),
+            (
+                format!(r#"{{"spec":{{"imagePullSecrets":[{}]}}}}"#, many("{}", MAX_PULL_SECRETS + 1)),
+                Some("pull secrets"),
+            ),
+        ] {
+            let pod = pod(&text);
+            assert!(pod.containers(Kind::Containers).len() <= MAX_CONTAINERS && pod.volumes().len() <= MAX_VOLUMES);
+            assert_eq!(pod.excess().map(|excess| excess.ends_with(expected.unwrap())), expected.map(|_| true));
+        }
+        let labels: Vec<_> = (0..=MAX_LABELS).map(|index| format!(r#""{index}":"""#)).collect();
+        let text = format!(r#"{{"metadata":{{"labels":{{{}}}}}}}"#, labels.join(","));
+        let pod = pod(&text);
+        assert_eq!((pod.labels().len(), pod.excess()), (MAX_LABELS, Some("the Pod has more than 4096 labels")));
+    }
+
+    #[test]
+    fn excess_names_annotations_of_ours_that_kubernetes_would_refuse() {
+        for (bytes, expected) in [(MAX_ANNOTATIONS, false), (MAX_ANNOTATIONS + 1, true)] {
+            let text = format!(r#"{{"metadata":{{"annotations":{{"{KEEP_IMAGES}":"{}"}}}}}}"#, "a".repeat(bytes));
+            assert_eq!(pod(&text).excess().is_some(), expected);
+        }
+    }
+
+    #[test]
+    fn labels_are_found_by_key_in_any_order_and_the_last_of_several_counts() {
+        let text = r#"{"metadata":{"labels":{"b":"1","a":"2","b":"3","c":null}}}"#;
+        let pod = pod(text);
+        let found: Vec<_> = pod.labels().iter().map(|(key, value)| (&**key, &**value)).collect();
+        assert_eq!(found, [("a", "2"), ("b", "3"), ("c", "")]);
+    }
+
+    #[test]
+    fn slot_says_whether_the_kubelet_never_pulls_its_image() {
+        let text = r#"{"spec":{"containers":[{"image":"a","imagePullPolicy":"Never"},{"image":"b","imagePullPolicy":"Always"},{"image":"c"}],
+            "volumes":[{"image":{"reference":"d","pullPolicy":"Never"}},{"image":{"pullPolicy":"IfNotPresent","reference":"e"}}]}}"#;
+        let pod = pod(text);
+        let never: Vec<_> =
+            Kind::ALL.into_iter().flat_map(|kind| pod.slots(kind)).map(|slot| slot.is_never_pulled).collect();
+        assert_eq!(never, [true, false, false, true, false]);
     }
 }

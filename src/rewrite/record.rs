@@ -1,9 +1,10 @@
 //! The annotation with the images as users wrote them: `{"containers/app":"nginx"}`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
+use super::fate::parse;
 use super::json::{push_escaped, push_string};
-use super::pod::Slot;
+use super::pod::{Kind, Slot};
 
 /// Key of the annotation that admission writes: original images by `containers/NAME`, `initContainers/NAME`,
 /// `ephemeralContainers/NAME` and `volumes/NAME`, of the changed ones alone.
@@ -30,21 +31,42 @@ impl Record {
 
 /// The record that a Pod ought to have, in the order of its lists, so that the same Pod always has the same text.
 #[derive(Debug, Default)]
-pub(super) struct Entries<'p>(Vec<(Slot<'p>, &'p str)>);
+pub(super) struct Entries<'p> {
+    entries: Vec<(Slot<'p>, &'p str)>,
+    /// The places of all entries, once they are many.
+    known: HashSet<(Kind, &'p str)>,
+}
+
+/// So many entries are compared one by one; more are looked up.
+const FEW: usize = 16;
 
 impl<'p> Entries<'p> {
+    /// Adds the original of a place. Of places with one name, which Kubernetes refuses, the first has the entry.
     pub(super) fn add(&mut self, slot: Slot<'p>, original: &'p str) {
-        self.0.push((slot, original));
+        let place = |slot: &Slot<'p>| (slot.kind, slot.name);
+        let is_new = if self.entries.len() < FEW {
+            !self.entries.iter().any(|(other, _)| place(other) == place(&slot))
+        } else {
+            if self.known.is_empty() {
+                self.known.extend(self.entries.iter().map(|(other, _)| place(other)));
+            }
+            self.known.insert(place(&slot))
+        };
+        if is_new {
+            self.entries.push((slot, original));
+        }
     }
 
-    /// The value of the annotation; `None` when there is nothing to record.
-    pub(super) fn text(&self) -> Option<String> {
-        if self.0.is_empty() {
-            return None;
-        }
-        let mut text = String::with_capacity(self.0.len() * 64);
+    /// Whether there is nothing to record.
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The value of the annotation; `None` when it would have more than so many bytes.
+    pub(super) fn text(&self, room: usize) -> Option<String> {
+        let mut text = String::with_capacity((self.entries.len() * 64).min(room));
         let mut before = '{';
-        for (slot, original) in &self.0 {
+        for (slot, original) in &self.entries {
             text.push(std::mem::replace(&mut before, ','));
             text.push('"');
             text.push_str(slot.kind.field());
@@ -52,8 +74,47 @@ impl<'p> Entries<'p> {
             push_escaped(&mut text, slot.name);
             text.push_str("\":");
             push_string(&mut text, original);
+            if text.len() >= room {
+                return None;
+            }
         }
         text.push('}');
         Some(text)
+    }
+}
+
+/// Whether a rule may have made an image from an original: repository, tag and digest of the original stand at its end.
+/// The rule may be gone, and its Harbor may have another name by now. So this is no proof, but what claims that an image
+/// of another name was made is a forgery.
+pub(super) fn may_be_made_from(image: &str, original: &str) -> bool {
+    let (Ok(image), Ok(original)) = (parse(image), parse(original)) else { return false };
+    let above = image.repository().strip_suffix(original.repository());
+    (image.tag(), image.digest()) == (original.tag(), original.digest())
+        && above.is_some_and(|above| above.is_empty() || above.ends_with('/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_may_be_made_from_an_original_whose_name_it_ends_with() {
+        let digest = format!("@sha256:{}", "a".repeat(64));
+        for (image, original, expected) in [
+            ("harbor.corp/hub/library/nginx", "nginx", true),
+            ("harbor.corp/hub/library/nginx:1", "docker.io/nginx:1", true),
+            ("harbor.corp/a/b/acme/x:1", "ghcr.io/acme/x:1", true),
+            ("new.corp/hub/library/nginx", "old.corp/hub/library/nginx", true),
+            (&*format!("harbor.corp/hub/library/nginx:1{digest}"), &*format!("nginx:1{digest}"), true),
+            ("harbor.corp/hub/library/nginx:1", "nginx:2", false),
+            ("harbor.corp/hub/library/nginx", "nginx:latest", false),
+            ("harbor.corp/hub/library/nginx", &*format!("nginx{digest}"), false),
+            ("harbor.corp/hub/xlibrary/nginx", "nginx", false),
+            ("harbor.corp/hub/library/nginx", "evil.example/x", false),
+            ("harbor.corp/hub/library/nginx", "", false),
+            ("Bad", "Bad", false),
+        ] {
+            assert_eq!(may_be_made_from(image, original), expected, "{image} {original}");
+        }
     }
 }

@@ -9,6 +9,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 
 use self::host::{Host, Source, docker_hub_image, lower, read_match};
+use super::limits::Budget;
 use super::subject::Subject;
 use crate::api::proxy_project::{RewriteMode, RewriteTerms};
 use crate::image::{DOCKER_HUB, ImageRef};
@@ -115,7 +116,13 @@ impl Rules {
     /// Hosts are compared without regard to case, as DNS does; only `docker.io` must stand as it is, for no runtime
     /// knows it by another spelling.
     pub fn find(&self, image: &ImageRef, subject: &Subject<'_>) -> Decision<'_> {
-        match self.search(image, |target, image| target.speaks_of(image, subject)) {
+        self.find_within(image, subject, &Budget::unlimited())
+    }
+
+    /// The same within a budget. Once that is exhausted no rule speaks of any image.
+    pub fn find_within(&self, image: &ImageRef, subject: &Subject<'_>, budget: &Budget) -> Decision<'_> {
+        let speaks_of = |target: &Target, image: &ImageRef| target.speaks_of(image, subject);
+        match self.search(image, budget, speaks_of) {
             Decision::Rewritten { rule, .. } if rule.waits() => Decision::Unavailable { rule },
             Decision::Rewritten { image, rule } if rule.mode() == RewriteMode::Disabled => {
                 Decision::Mapped { image, rule }
@@ -127,24 +134,39 @@ impl Rules {
     /// Where an image is at Harbor, whoever asks and whatever Harbor's state: no selector and no mode plays a part, and
     /// the decision is never [`Decision::Mapped`] or [`Decision::Unavailable`].
     pub fn find_for_anyone(&self, image: &ImageRef) -> Decision<'_> {
-        self.search(image, |target, image| target.exclude().matching(image).is_none())
+        self.find_for_anyone_within(image, &Budget::unlimited())
+    }
+
+    /// The same within a budget. Once that is exhausted no rule speaks of any image.
+    pub fn find_for_anyone_within(&self, image: &ImageRef, budget: &Budget) -> Decision<'_> {
+        self.search(image, budget, |target, image| target.exclude().matching(image).is_none())
     }
 
     /// What an image becomes at Harbor, whoever runs it; `None` for one that is there already, or that no rule rewrites.
     pub fn rewritten_for_anyone(&self, image: &ImageRef) -> Option<ImageRef> {
-        match self.find_for_anyone(image) {
+        self.rewritten_for_anyone_within(image, &Budget::unlimited())
+    }
+
+    /// The same within a budget. Once that is exhausted it is no image.
+    pub fn rewritten_for_anyone_within(&self, image: &ImageRef, budget: &Budget) -> Option<ImageRef> {
+        match self.find_for_anyone_within(image, budget) {
             Decision::Rewritten { image, .. } => Some(image),
             _ => None,
         }
     }
 
-    fn search(&self, image: &ImageRef, speaks_of: impl Fn(&Target, &ImageRef) -> bool) -> Decision<'_> {
+    fn search(
+        &self,
+        image: &ImageRef,
+        budget: &Budget,
+        speaks_of: impl Fn(&Target, &ImageRef) -> bool,
+    ) -> Decision<'_> {
         let host = lower(image.host());
         if matches!(host, Cow::Owned(_)) && host == DOCKER_HUB {
             return Decision::NoRule;
         }
         if let Some(hub) = docker_hub_image(&host, image) {
-            return self.search(&hub, speaks_of);
+            return self.search(&hub, budget, speaks_of);
         }
         let repository = image.repository();
         let source = match self.hosts.get(&*host) {
@@ -156,7 +178,8 @@ impl Rules {
                 return Decision::AlreadyAtHarbor { rule };
             }
         };
-        let usable = |index: &usize| self.targets.get(*index).filter(|target| speaks_of(target, image));
+        let speaks = |target: &&Target| budget.spend(target.steps()) && speaks_of(target, image);
+        let usable = |index: &usize| self.targets.get(*index).filter(speaks);
         let Some(rule) = source.longest(repository, usable) else {
             return Decision::NoRule;
         };

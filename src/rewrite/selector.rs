@@ -2,6 +2,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 
+use super::limits::steps;
 use super::subject::Subject;
 
 /// Which Pods are meant, by their namespaces and by themselves. The default means all.
@@ -73,6 +74,13 @@ impl Selectors {
         self.namespaces.is_everything() && self.objects.is_everything()
     }
 
+    /// How much work it is to match them with a Pod; see [`super::limits::Budget`].
+    pub fn steps(&self, globs: usize) -> u64 {
+        let ((namespace_keys, namespace_values), (keys, values)) = (self.namespaces.size(), self.objects.size());
+        // A label is found by binary search: at most 12 comparisons.
+        steps((namespace_keys + keys).saturating_mul(2), namespace_values.saturating_add(values), globs)
+    }
+
     /// Whether they mean this Pod.
     pub fn matches(&self, subject: &Subject<'_>) -> bool {
         self.namespaces.matches(|key| subject.namespace_label(key)) && self.objects.matches(|key| subject.label(key))
@@ -95,6 +103,15 @@ impl Selector {
     /// Whether it means all objects.
     pub fn is_everything(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// How many requirements it has, and how many values they compare with.
+    pub(super) fn size(&self) -> (usize, usize) {
+        let values = self.0.iter().map(|requirement| match requirement {
+            Requirement::In(_, values) | Requirement::NotIn(_, values) => values.len(),
+            Requirement::Exists(_) | Requirement::DoesNotExist(_) => 0,
+        });
+        (self.0.len(), values.sum())
     }
 
     /// Whether it asks for no other label than this one.

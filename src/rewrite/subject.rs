@@ -14,14 +14,15 @@ pub struct Subject<'s> {
     pub namespace: &'s str,
     /// Its labels; `None` while they are not known, as for a namespace that was just made.
     pub namespace_labels: Option<&'s BTreeMap<String, String>>,
-    /// `metadata.labels` of the Pod.
+    /// `metadata.labels` of the Pod, in the order of their keys.
     pub labels: &'s [(Text<'s>, Text<'s>)],
 }
 
 impl<'s> Subject<'s> {
     /// A label of the Pod.
     pub fn label(&self, key: &str) -> Option<&'s str> {
-        self.labels.iter().find(|(name, _)| &**name == key).map(|(_, value)| &**value)
+        let at = self.labels.binary_search_by(|(name, _)| (**name).cmp(key)).ok()?;
+        self.labels.get(at).map(|(_, value)| &**value)
     }
 
     /// A label of the namespace. The one with its name is known from the name.
@@ -41,6 +42,11 @@ impl Namespaces {
     /// The labels of a namespace, if it is known.
     pub fn labels(&self, name: &str) -> Option<&BTreeMap<String, String>> {
         self.0.get(name)
+    }
+
+    /// Whether a namespace of this name exists, as far as the watch has shown.
+    pub fn contains(&self, name: &str) -> bool {
+        self.0.contains_key(name)
     }
 }
 

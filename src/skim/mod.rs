@@ -165,6 +165,47 @@ impl<'a> Skim<'a> {
         Ok(())
     }
 
+    /// Takes a list as [`Skim::field`] does, with at most so many elements. The rest is skipped, so that a list takes
+    /// memory for what is kept alone. Says whether there was more.
+    ///
+    /// # Errors
+    /// When the value is no list, or an element is not as it should be.
+    pub fn list<T: Read<'a>>(&mut self, to: &mut Option<Vec<T>>, most: usize) -> Result<bool, Unread> {
+        if to.is_some() {
+            return Err(Unread);
+        }
+        if self.take_null() {
+            return Ok(false);
+        }
+        let mut elements = Vec::new();
+        let more = self.take_list(&mut elements, most)?;
+        *to = Some(elements);
+        Ok(more)
+    }
+
+    #[inline(always)]
+    fn take_list<T: Read<'a>>(&mut self, elements: &mut Vec<T>, most: usize) -> Result<bool, Unread> {
+        self.take(b'[')?;
+        if self.peek() == Some(b']') {
+            self.at += 1;
+            return Ok(false);
+        }
+        loop {
+            if elements.len() >= most {
+                return self.skip_rest().map(|()| true);
+            }
+            elements.push(T::read(self)?);
+            match self.peek() {
+                Some(b',') => self.at += 1,
+                Some(b']') => {
+                    self.at += 1;
+                    return Ok(false);
+                }
+                _ => return Err(Unread),
+            }
+        }
+    }
+
     /// Takes an object, member by member: `member` is called after each name, and takes the value.
     ///
     /// # Errors
@@ -206,22 +247,8 @@ impl<'a, T: Fields<'a>> Read<'a> for T {
 impl<'a, T: Read<'a>> Read<'a> for Vec<T> {
     fn read(skim: &mut Skim<'a>) -> Result<Self, Unread> {
         let mut elements = Self::new();
-        skim.take(b'[')?;
-        if skim.peek() == Some(b']') {
-            skim.at += 1;
-            return Ok(elements);
-        }
-        loop {
-            elements.push(T::read(skim)?);
-            match skim.peek() {
-                Some(b',') => skim.at += 1,
-                Some(b']') => {
-                    skim.at += 1;
-                    return Ok(elements);
-                }
-                _ => return Err(Unread),
-            }
-        }
+        skim.take_list(&mut elements, usize::MAX)?;
+        Ok(elements)
     }
 }
 

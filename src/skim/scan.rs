@@ -25,7 +25,16 @@ impl Skim<'_> {
 
     /// Takes an array or object.
     pub(super) fn skip_brackets(&mut self) -> Result<(), Unread> {
-        let mut depth = 0_usize;
+        self.skip_to_close(0)
+    }
+
+    /// Takes the rest of an array or object, from a place between two of its elements.
+    pub(super) fn skip_rest(&mut self) -> Result<(), Unread> {
+        self.skip_to_close(1)
+    }
+
+    /// Takes all up to the bracket that closes the outermost one, of which `depth` are open already.
+    fn skip_to_close(&mut self, mut depth: usize) -> Result<(), Unread> {
         let mut quotes = Quotes::default();
         loop {
             let rest = self.text.get(self.at..).unwrap_or_default();

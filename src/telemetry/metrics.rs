@@ -61,6 +61,8 @@ pub enum DropReason {
     Full,
     /// The namespace has brought too many new images.
     NamespaceLimit,
+    /// The review names a namespace that does not exist.
+    UnknownNamespace,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -198,7 +200,7 @@ impl ConnectionMetrics {
 }
 
 impl DropReason {
-    const ALL: [Self; 2] = [Self::Full, Self::NamespaceLimit];
+    const ALL: [Self; 3] = [Self::Full, Self::NamespaceLimit, Self::UnknownNamespace];
 }
 
 impl Operation {

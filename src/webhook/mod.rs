@@ -8,6 +8,7 @@ mod answer;
 mod body;
 mod connection;
 mod hub;
+mod known_namespaces;
 mod places;
 mod request;
 mod silence;
@@ -20,4 +21,5 @@ pub mod server;
 pub mod validate;
 
 pub use handler::{Admission, Limits, OfferSink, queued, router};
+pub use known_namespaces::from_known_namespaces;
 pub use server::{ServeError, ServeOptions, serve};

@@ -10,6 +10,8 @@ use crate::skim::{self, Fields, Read, Skim, Unread};
 
 const API_VERSION: &str = "admission.k8s.io/v1";
 const KIND: &str = "AdmissionReview";
+/// Bytes of `request.uid`, which is sent back. The API server's are UUIDs, of 36 bytes.
+const MAX_UID: usize = 128;
 
 /// `request.operation`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -106,7 +108,7 @@ impl Rest {
         let kind: Option<Named<'_>> = request.kind.and_then(|raw| skim::read(raw.get().as_bytes()).ok());
         let owned = |text: Option<&str>| text.unwrap_or_default().to_owned();
         Ok(Self {
-            uid: owned(uid.as_deref()),
+            uid: owned(uid.as_deref().filter(|uid| uid.len() <= MAX_UID)),
             kind: kind.map(|kind| (owned(kind.group.as_deref()), owned(kind.kind.as_deref()))),
         })
     }
@@ -150,7 +152,8 @@ impl<'a, O> Review<'a, O> {
             return Err((about, "only AdmissionReview of admission.k8s.io/v1 is understood"));
         }
         if about.uid.is_empty() {
-            return Err((about, "the request has no uid"));
+            let problem = if request.uid.is_none() { "the request has no uid" } else { "the uid is empty or too long" };
+            return Err((about, problem));
         }
         Ok(request)
     }
@@ -159,7 +162,7 @@ impl<'a, O> Review<'a, O> {
 impl<O> AdmissionRequest<'_, O> {
     pub(super) fn about(&self) -> About<'_> {
         About {
-            uid: self.uid.as_deref().unwrap_or_default(),
+            uid: self.uid.as_deref().filter(|uid| uid.len() <= MAX_UID).unwrap_or_default(),
             namespace: self.namespace.as_deref().unwrap_or_default(),
             dry_run: self.dry_run.unwrap_or_default(),
             operation: match self.operation.as_deref() {
@@ -206,12 +209,13 @@ impl<'a> AdmissionRequest<'a, Pod<'a>> {
             _ => return None,
         };
         let Some(pod) = &self.object else { return Some(Err("the request has no object")) };
-        Some(match (create, ephemeral, &self.old_object) {
-            (true, _, _) => Ok(Request::Create { pod }),
-            (false, _, None) => Err("the update has no oldObject"),
-            (false, false, Some(old)) => Ok(Request::Update { pod, old }),
-            (false, true, Some(old)) => Ok(Request::EphemeralContainers { pod, old }),
-        })
+        let ask = match (create, ephemeral, &self.old_object) {
+            (true, _, _) => Request::Create { pod },
+            (false, _, None) => return Some(Err("the update has no oldObject")),
+            (false, false, Some(old)) => Request::Update { pod, old },
+            (false, true, Some(old)) => Request::EphemeralContainers { pod, old },
+        };
+        Some(ask.excess().map_or(Ok(ask), Err))
     }
 }
 

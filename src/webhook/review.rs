@@ -6,7 +6,7 @@ use super::answer::Answer;
 use super::request::{self, About, Rest};
 pub use super::request::{NotJson, Operation};
 use crate::rewrite::pod::Pod;
-use crate::rewrite::{Namespaces, Outcome, Rules, Wanted, decide};
+use crate::rewrite::{Budget, Namespaces, Outcome, Rules, Wanted, decide_within};
 
 /// The answer to one review.
 #[derive(Debug)]
@@ -62,11 +62,13 @@ pub fn mutate(body: &[u8], rules: &Rules, namespaces: &Namespaces) -> Result<Rep
         return Ok(about.skipped());
     };
     Ok(match ask {
-        Ok(ask) => {
-            let outcome = decide(ask, rules, &about.subject(ask.pod(), namespaces));
-            let verdict = if outcome.changes_anything() { Verdict::Patched } else { Verdict::Unchanged };
-            about.answer(outcome, verdict)
-        }
+        Ok(ask) => match decide_within(ask, rules, &about.subject(ask.pod(), namespaces), &Budget::of_review()) {
+            Ok(outcome) => {
+                let verdict = if outcome.changes_anything() { Verdict::Patched } else { Verdict::Unchanged };
+                about.answer(outcome, verdict)
+            }
+            Err(exhausted) => about.malformed(&exhausted.to_string()),
+        },
         Err(problem) => about.malformed(problem),
     })
 }

@@ -1,11 +1,15 @@
 //! An AdmissionReview in, and what policies say of its images out: pure, as [`super::review`] is.
 //!
-//! What is judged is what admission would make of the images: in a cluster it has, before this is asked. Pods are refused
-//! where a policy says so; workloads are admitted with warnings, so that the one who applies them is told, and not the
-//! controller that makes their Pods. Nothing in a Pod keeps a policy off: an image that a Pod keeps is judged as it is.
+//! A Pod is judged as it arrives, because that is what the kubelet pulls. In a cluster `/mutate` has acted before this is
+//! asked; where it has not, or where another webhook has set an image after it, the Pod holds an image that is not at
+//! Harbor, and policies see it. On an update the images that the old Pod has in the same places are left out. Nothing else
+//! that a tenant can write excuses an image: no annotation and no record of originals.
 //!
-//! Fails as the policies say: what cannot be read is refused while there is a policy that refuses, else admitted with a
-//! warning.
+//! Workloads are admitted with warnings, so that the person who applies them knows it, and not only the controller that
+//! makes their Pods. Their templates are judged as rules would rewrite their Pods.
+//!
+//! Fails as the policies say: what cannot be read, or takes too much work, is refused while there is a policy that
+//! refuses, else admitted with a warning.
 
 use k8s_openapi::jiff::Timestamp;
 
@@ -14,17 +18,14 @@ use super::request::{self, About, NotJson, Operation, Rest};
 use super::review::{Reply, Verdict};
 use super::workload::{Workload, is_workload};
 use crate::image::ImageRef;
-use crate::policy::{Evidence, Judged, Judgement, Policies, Printable, Scans};
-use crate::rewrite::pod::Pod;
-use crate::rewrite::{Decision, Namespaces, Request, Rules, Subject, decide};
+use crate::policy::{Evidence, Judged, Judgement, Note, Policies, Printable, Scans};
+use crate::rewrite::pod::{Pod, Slot};
+use crate::rewrite::{Budget, Decision, Exhausted, Fate, Keeper, Namespaces, Reader, Request, Rules};
 
 /// More of what is wrong with policies is in the log.
 const MAX_FINDINGS: usize = 2;
 const MAX_FINDING: usize = 240;
 const MAX_KIND: usize = 32;
-/// Shown where the mutating webhook has been passed by, or another one has undone what it did.
-const UNREWRITTEN: &str = "harbor-pilot: an image came to /validate unrewritten, and was judged as it would be \
-     rewritten; as it is it violates a policy: is /mutate asked before?";
 
 /// Answers a review with what the policies say. `scans` and the moment are what policies go by that ask for scans.
 ///
@@ -72,7 +73,7 @@ pub fn unread(body: &[u8], problem: &str, policies: &Policies) -> Result<Reply, 
     })
 }
 
-/// All that is in force.
+/// All that decides.
 struct Judge<'j> {
     rules: &'j Rules,
     namespaces: &'j Namespaces,
@@ -80,31 +81,29 @@ struct Judge<'j> {
     scans: Option<(&'j Scans, Timestamp)>,
 }
 
-/// Whether images came to be validated that rules rewrite.
+/// What images are judged as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Unrewritten {
-    None,
-    /// As they came, they would be judged as they are judged rewritten.
-    Alike,
-    /// As they came, they would be judged worse.
-    Otherwise,
+enum As {
+    /// As they arrive.
+    They,
+    /// As rules would rewrite them.
+    Rewritten,
 }
 
 impl Judge<'_> {
     fn pod(&self, about: About<'_>, request: Request<'_>) -> Reply {
-        let (judgement, unrewritten) = self.judge(about, request);
-        let otherwise = unrewritten == Unrewritten::Otherwise;
+        let (judgement, unrewritten) = match self.judge(about, request, As::They) {
+            Ok(judged) => judged,
+            Err(exhausted) => return self.refuse(about, &exhausted.to_string()),
+        };
         let denied = judgement.is_denied().then(|| judgement.denials().join("; "));
         let mut warnings = prefixed(judgement.warnings(), "");
-        if otherwise {
-            warnings.push(UNREWRITTEN.to_owned());
-        }
         warnings.extend(self.findings());
         let verdict = if denied.is_some() { Verdict::Denied } else { Verdict::Unchanged };
         let violated = judgement.audit();
         let (denied, violated) = (denied.as_deref(), violated.as_deref());
         let answer = Answer { uid: about.uid, denied, warnings: &warnings, violated, ..Answer::default() };
-        Reply { unrewritten: unrewritten != Unrewritten::None, ..about.reply(&answer, verdict) }
+        Reply { unrewritten, ..about.reply(&answer, verdict) }
     }
 
     fn workload(&self, body: &[u8]) -> Result<Reply, NotJson> {
@@ -124,7 +123,13 @@ impl Judge<'_> {
             (Operation::Update, Some(pod), Some(old)) => Request::Update { pod, old },
             (_, Some(pod), _) => Request::Create { pod },
         };
-        let (judgement, _) = self.judge(about, ask);
+        if let Some(excess) = ask.excess() {
+            return Ok(about.malformed(excess));
+        }
+        let judgement = match self.judge(about, ask, As::Rewritten) {
+            Ok((judgement, _)) => judgement,
+            Err(exhausted) => return Ok(about.malformed(&exhausted.to_string())),
+        };
         let (_, kind) = request.kind();
         let refused = format!("Pods of this {} will be refused: ", Printable(kind, MAX_KIND));
         let mut warnings = prefixed(judgement.denials(), &refused);
@@ -135,44 +140,20 @@ impl Judge<'_> {
         Ok(about.reply(&answer, Verdict::Unchanged))
     }
 
-    /// Judges the images that the old object does not have, as they would be rewritten.
-    fn judge(&self, about: About<'_>, request: Request<'_>) -> (Judgement, Unrewritten) {
+    /// Judges the images that the old object does not have, and says whether rules rewrite one of them as it arrives.
+    fn judge(&self, about: About<'_>, request: Request<'_>, judged_as: As) -> Result<(Judgement, bool), Exhausted> {
+        let budget = Budget::of_review();
         let subject = about.subject(request.pod(), self.namespaces);
-        let outcome = decide(request, self.rules, &subject);
-        let images = request.new_images();
-        let judged = |as_sent: bool| {
-            let outcome = &outcome;
-            images.iter().filter_map(move |(slot, earlier)| {
-                let made = outcome.image(slot.kind, slot.index);
-                // It gets the image that it runs with.
-                if made.is_some() && made == *earlier {
-                    return None;
-                }
-                Some(Judged {
-                    noun: slot.kind.noun(),
-                    name: slot.name,
-                    sent: slot.image,
-                    image: if as_sent { slot.image } else { made.unwrap_or(slot.image) },
-                    unavailable: made.is_none() && self.waits(slot.image, &subject),
-                })
-            })
-        };
-        let at_harbor = |image: &ImageRef| self.rules.rewritten_for_anyone(image);
+        let reader = Reader::new(request.pod(), self.rules, &subject, &budget);
+        let new = request.new_images().into_iter();
+        let images: Vec<_> = new.map(|slot| (slot, reader.fate(&slot))).collect();
+        budget.check()?;
+        let unrewritten = images.iter().any(|(_, fate)| rewritten(fate).is_some());
+        let at_harbor = |image: &ImageRef| self.rules.rewritten_for_anyone_within(image, &budget);
         let evidence = self.scans.map(|(scans, now)| Evidence { scans, now, at_harbor: &at_harbor });
-        let judgement = self.policies.judge(&subject, judged(false), evidence.as_ref());
-        if outcome.acted().is_empty() {
-            return (judgement, Unrewritten::None);
-        }
-        let otherwise = !judgement.is_denied() && {
-            let sent = self.policies.judge(&subject, judged(true), evidence.as_ref());
-            sent.is_denied() || sent.warnings().len() > judgement.warnings().len()
-        };
-        (judgement, if otherwise { Unrewritten::Otherwise } else { Unrewritten::Alike })
-    }
-
-    fn waits(&self, image: &str, subject: &Subject<'_>) -> bool {
-        let image = ImageRef::parse(image).ok();
-        image.is_some_and(|image| matches!(self.rules.find(&image, subject), Decision::Unavailable { .. }))
+        let judged = images.iter().filter_map(|(slot, fate)| judged(slot, fate, judged_as));
+        let judgement = self.policies.judge_within(&subject, judged, evidence.as_ref(), &budget)?;
+        Ok((judgement, unrewritten))
     }
 
     fn refuse(&self, about: About<'_>, problem: &str) -> Reply {
@@ -183,6 +164,37 @@ impl Judge<'_> {
         let findings = self.policies.findings().iter().take(MAX_FINDINGS);
         findings.map(|finding| format!("harbor-pilot: {}", Printable(&finding.to_string(), MAX_FINDING)))
     }
+}
+
+/// The image that rules make of one.
+fn rewritten<'f>(fate: &'f Fate<'_>) -> Option<&'f str> {
+    match fate {
+        Fate::Decided(_, Decision::Rewritten { image, .. }) => Some(image.as_str()),
+        _ => None,
+    }
+}
+
+/// An image as policies take it; `None` for one of which nothing is known yet.
+fn judged<'i>(slot: &Slot<'i>, fate: &'i Fate<'_>, judged_as: As) -> Option<Judged<'i>> {
+    let made = rewritten(fate);
+    let (image, note) = match (judged_as, fate) {
+        // What its webhook puts in its place is judged in the Pod.
+        (As::Rewritten, Fate::Kept(Keeper::Placeholder(_))) => return None,
+        (As::Rewritten, _) if made.is_some() => (made, Note::None),
+        (As::They, _) if made.is_some() => (None, made.map_or(Note::None, Note::Missed)),
+        (_, Fate::Kept(Keeper::Placeholder(whose))) => (None, Note::Placeholder(whose)),
+        (_, Fate::Kept(Keeper::NeverPulled)) => (None, Note::NeverPulled),
+        (_, Fate::Kept(Keeper::Exempt | Keeper::Named)) => (None, Note::Kept),
+        _ => (None, Note::None),
+    };
+    Some(Judged {
+        noun: slot.kind.noun(),
+        name: slot.name,
+        sent: slot.image,
+        image: image.unwrap_or(slot.image),
+        unavailable: matches!(fate, Fate::Decided(_, Decision::Unavailable { .. })),
+        note,
+    })
 }
 
 fn prefixed(texts: Vec<String>, prefix: &str) -> Vec<String> {

@@ -3,11 +3,12 @@
 use crate::rewrite::pod::Pod;
 use crate::skim::{Fields, Skim, Unread};
 
-/// A Deployment, StatefulSet, DaemonSet, ReplicaSet or Job, with `spec.template`; or a CronJob, with
-/// `spec.jobTemplate.spec.template`.
+/// A Deployment, StatefulSet, DaemonSet, ReplicaSet, ReplicationController or Job, with `spec.template`; a CronJob, with
+/// `spec.jobTemplate.spec.template`; or a PodTemplate, with `template`.
 #[derive(Default)]
 pub(super) struct Workload<'a> {
     spec: Option<Spec<'a>>,
+    template: Option<Pod<'a>>,
 }
 
 #[derive(Default)]
@@ -29,15 +30,20 @@ struct JobSpec<'a> {
 impl<'a> Workload<'a> {
     /// The Pods that it makes.
     pub(super) fn template(&self) -> Option<&Pod<'a>> {
-        let spec = self.spec.as_ref()?;
-        let of_job = || spec.job_template.as_ref()?.spec.as_ref()?.template.as_ref();
-        spec.template.as_ref().or_else(of_job)
+        let spec = self.spec.as_ref();
+        let of_spec = || spec?.template.as_ref();
+        let of_job = || spec?.job_template.as_ref()?.spec.as_ref()?.template.as_ref();
+        self.template.as_ref().or_else(of_spec).or_else(of_job)
     }
 }
 
 impl<'a> Fields<'a> for Workload<'a> {
     fn field(&mut self, name: &[u8], skim: &mut Skim<'a>) -> Result<(), Unread> {
-        if name == b"spec" { skim.field(&mut self.spec) } else { skim.skip() }
+        match name {
+            b"spec" => skim.field(&mut self.spec),
+            b"template" => skim.field(&mut self.template),
+            _ => skim.skip(),
+        }
     }
 }
 
@@ -66,6 +72,7 @@ impl<'a> Fields<'a> for JobSpec<'a> {
 /// Whether objects of this kind have a template that is looked at.
 pub(super) fn is_workload(group: &str, kind: &str) -> bool {
     match group {
+        "" => matches!(kind, "ReplicationController" | "PodTemplate"),
         "apps" => matches!(kind, "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet"),
         "batch" => matches!(kind, "Job" | "CronJob"),
         _ => false,

@@ -32,7 +32,11 @@ async fn rule(cluster: &Cluster, name: &str, rewrite: Value) {
 async fn operate(pods: &Api<Pod>, wanted: &Value, rounds: usize) -> usize {
     let pod: Pod = serde_json::from_value(wanted.clone()).unwrap();
     let name = pod.metadata.name.clone().unwrap();
-    let image = |pod: &Pod| pod.spec.as_ref().unwrap().containers[0].image.clone();
+    let image = |pod: &Pod| {
+        let spec = pod.spec.as_ref().unwrap();
+        let init = spec.init_containers.iter().flatten().map(|container| container.image.clone());
+        init.chain(spec.containers.iter().map(|container| container.image.clone())).collect::<Vec<_>>()
+    };
     let mut replaced = 0;
     for _ in 0..rounds {
         match pods.get_opt(&name).await.unwrap() {
@@ -68,6 +72,9 @@ async fn an_operator_that_compares_images_finds_its_pods_as_it_wants_them() {
         ] {
             let mut wanted = pod(&format!("db-{index}-{suffix}"), &namespace, image);
             wanted["metadata"]["labels"] = json!({key: value});
+            // The operator's own image, which it compares too.
+            let own = if replaced { "loops.example/operator:1" } else { "operators.example/operator:1" };
+            wanted["spec"]["initContainers"] = json!([{"name": "bootstrap-controller", "image": own}]);
             let count = operate(&pods, &wanted, 9).await;
             assert_eq!(count > 0, replaced, "{key}: {image} was replaced {count} times");
         }

@@ -2,7 +2,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::api::ImagePolicy;
-use crate::policy::{Evidence, Judged, Judgement, Policies};
+use crate::policy::{Evidence, Judged, Judgement, Note, Policies};
 use crate::rewrite::Subject;
 
 const HOUR: i64 = 3600;
@@ -64,7 +64,7 @@ fn judge(policies: &Policies, scans: &Scans, image: &str, unavailable: bool) -> 
         ImageRef::parse(&format!("harbor.corp/hub/{mapped}")).ok()
     };
     let evidence = Evidence { scans, now: at(NOW), at_harbor: &at_harbor };
-    let judged = Judged { noun: "container", name: "app", sent: image, image, unavailable };
+    let judged = Judged { noun: "container", name: "app", sent: image, image, unavailable, note: Note::None };
     policies.judge(&Subject::default(), [judged], Some(&evidence))
 }
 

@@ -388,3 +388,104 @@ fn while_harbor_is_away_images_stay_with_a_warning_that_says_why() {
         ]
     );
 }
+
+#[test]
+fn decide_leaves_images_that_are_never_pulled_and_placeholders_of_other_webhooks() {
+    let mut sent = pod(json!({}), &[("local", "thisisfine:v1"), ("side", "busybox:1.36"), ("istio-proxy", "auto")]);
+    sent["spec"]["containers"][0]["imagePullPolicy"] = json!("Never");
+    sent["spec"]["containers"][1]["imagePullPolicy"] = json!("IfNotPresent");
+    sent["spec"]["initContainers"] = json!([{"name": "envoy", "image": "injector-envoy-image"}]);
+    sent["spec"]["volumes"] =
+        json!([{"name": "v", "image": {"reference": "harbor.corp/hub/x", "pullPolicy": "Never"}}]);
+    let told = admit(&rules_to("hub"), &sent, None);
+    let mut expected = sent;
+    expected["spec"]["containers"][1]["image"] = json!("harbor.corp/hub/library/busybox:1.36");
+    expected["metadata"]["annotations"][KEY] = json!(r#"{"containers/side":"busybox:1.36"}"#);
+    assert_eq!(told.pod, expected);
+    assert_eq!(told.wanted, ["harbor.corp/hub/library/busybox:1.36 of hub"], "what is never pulled is not warmed");
+    assert_eq!(told.warnings, [""; 0]);
+
+    // Its webhook has acted, and the API server asks again.
+    let mut injected = told.pod;
+    injected["spec"]["containers"][2]["image"] = json!("istio/proxyv2:1.27");
+    let told = admit(&rules_to("hub"), &injected, None);
+    assert_eq!(told.pod["spec"]["containers"][2]["image"], "harbor.corp/hub/istio/proxyv2:1.27");
+    let record = r#"{"containers/side":"busybox:1.36","containers/istio-proxy":"istio/proxyv2:1.27"}"#;
+    assert_eq!(told.pod["metadata"]["annotations"][KEY], record);
+}
+
+#[test]
+fn decide_gives_no_image_back_for_an_original_that_it_cannot_be_made_from() {
+    let old = |original: &str| {
+        let record = json!({"containers/a": original}).to_string();
+        pod(json!({KEY: record}), &[("a", "harbor.corp/hub/library/nginx:1")])
+    };
+    for (original, becomes) in [
+        ("evil.example/x", "evil.example/x"),
+        ("redis:8", "harbor.corp/hub/library/redis:8"),
+        ("nginx:2", "harbor.corp/hub/library/nginx:2"),
+        ("nginx:1", "harbor.corp/hub/library/nginx:1"),
+    ] {
+        let told = admit(&rules_to("hub"), &pod(json!({}), &[("a", original)]), Some(&old(original)));
+        assert_eq!(told.pod["spec"]["containers"][0]["image"], becomes);
+    }
+    // A forged entry does not survive an update of something else.
+    let mut labelled = old("evil.example/x");
+    labelled["metadata"]["annotations"] = json!({"mine": "x"});
+    let told = admit(&rules_to("hub"), &labelled, Some(&old("evil.example/x")));
+    assert_eq!(told.pod["metadata"]["annotations"], json!({"mine": "x"}));
+}
+
+#[test]
+fn decide_within_gives_up_what_exceeds_the_budget() {
+    let rule = |index: usize| Rule {
+        name: format!("r{index}"),
+        created: 1,
+        matches: vec!["docker.io".to_owned()],
+        pull_host: "harbor.corp".to_owned(),
+        project: format!("p{index}"),
+        terms: serde_json::from_value(json!({"exclude": ["docker.io/library/nginx", "**/*:latest"]})).unwrap(),
+        ..Rule::default()
+    };
+    let rules = Rules::compile((0..1_000).map(rule));
+    let names: Vec<String> = (0..2_000).map(|index| format!("c{index}")).collect();
+    let decide = |count: usize| {
+        let containers: Vec<_> = names[..count].iter().map(|name| (name.as_str(), "nginx")).collect();
+        let text = pod(json!({}), &containers).to_string();
+        let view: Pod<'_> = crate::skim::read(text.as_bytes()).unwrap();
+        let request = Request::Create { pod: &view };
+        decide_within(request, &rules, &Subject::default(), &Budget::of_review()).map(|outcome| outcome.rewritten())
+    };
+    assert_eq!(decide(10), Ok(0));
+    assert_eq!(decide(2_000), Err(Exhausted));
+}
+
+#[test]
+fn outcome_names_each_secret_and_each_rule_once_however_many_there_are() {
+    let rule = |index: usize| Rule {
+        name: format!("r{index}"),
+        created: 1,
+        matches: vec![format!("h{index}.example")],
+        pull_host: "harbor.corp".to_owned(),
+        project: format!("p{index}"),
+        terms: RewriteTerms { pull_secret_name: Some(format!("s{}", index % 30)), ..RewriteTerms::default() },
+        ..Rule::default()
+    };
+    let rules = Rules::compile((0..50).map(rule));
+    let images: Vec<String> = (0..100).map(|index| format!("h{}.example/x", index % 50)).collect();
+    let names: Vec<String> = (0..100).map(|index| format!("c{index}")).collect();
+    let containers: Vec<_> = names.iter().zip(&images).map(|(name, image)| (name.as_str(), image.as_str())).collect();
+    let mut sent = pod(json!({}), &containers);
+    sent["spec"]["imagePullSecrets"] = json!([{"name": "s7"}, {"name": "other"}, {}]);
+    let text = sent.to_string();
+    let view: Pod<'_> = crate::skim::read(text.as_bytes()).unwrap();
+    let outcome = decide(Request::Create { pod: &view }, &rules, &Subject::default());
+    assert_eq!(outcome.acted(), (0..50).map(|index| format!("r{index}")).collect::<Vec<_>>());
+    let secrets: Vec<_> = (0..30).filter(|index| *index != 7).map(|index| format!("s{index}")).collect();
+    assert_eq!(outcome.pull_secrets().iter().map(|name| name.to_string()).collect::<Vec<_>>(), secrets);
+    for (index, image) in images.iter().enumerate() {
+        let expected = format!("harbor.corp/p{}/{}", index % 50, image.split_once('/').unwrap().1);
+        assert_eq!(outcome.image(Kind::Containers, index), Some(&*expected));
+    }
+    assert_eq!(outcome.image(Kind::InitContainers, 0), None);
+}

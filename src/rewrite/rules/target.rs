@@ -21,6 +21,8 @@ pub struct Target {
     /// Harbor is unavailable, and images stay as they are.
     waits: bool,
     pull_secret: Option<Arc<str>>,
+    /// What it costs to ask whether the rule speaks of an image.
+    steps: u64,
 }
 
 impl Target {
@@ -35,11 +37,14 @@ impl Target {
         let terms = &rule.terms;
         let scope = |problem: String| Finding::BadScope { rule: rule.name.clone(), problem };
         let selectors = Selectors::compile(terms.namespace_selector.as_ref(), terms.object_selector.as_ref());
+        let selectors = selectors.map_err(|error| scope(error.to_string()))?;
+        let exclude = Globs::compile(&terms.exclude).map_err(|error| scope(format!("exclude: {error}")))?;
         Ok(Self {
             name: rule.name.as_str().into(),
             prefix,
-            exclude: Globs::compile(&terms.exclude).map_err(|error| scope(format!("exclude: {error}")))?,
-            selectors: selectors.map_err(|error| scope(error.to_string()))?,
+            steps: selectors.steps(exclude.len()),
+            exclude,
+            selectors,
             mode: terms.mode,
             waits: rule.unavailable && terms.when_unavailable == WhenUnavailable::Original,
             pull_secret: terms.pull_secret_name.as_deref().map(Arc::from),
@@ -49,6 +54,11 @@ impl Target {
     /// Whether the rule is about this image of this Pod, given that a match of it is the image's prefix.
     pub fn speaks_of(&self, image: &ImageRef, subject: &Subject<'_>) -> bool {
         self.selectors.matches(subject) && self.exclude.matching(image).is_none()
+    }
+
+    /// What it costs to ask whether the rule speaks of an image.
+    pub(super) fn steps(&self) -> u64 {
+        self.steps
     }
 
     /// Whether a younger rule with a match of this one never gets an image by it. Room is left only if there is something

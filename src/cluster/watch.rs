@@ -1,0 +1,63 @@
+//! The one place where a watch of the API server starts, so that each is counted.
+
+use std::fmt::Debug;
+
+use futures::{Stream, StreamExt};
+use kube::{
+    Api, Resource,
+    runtime::watcher::{self, watcher},
+};
+use serde::de::DeserializeOwned;
+
+use crate::telemetry::watches::Watches;
+
+/// Watches a kind. Counts each list and each failure under `kind`, before any backoff hides it.
+pub(super) fn watch<K>(
+    api: Api<K>,
+    config: watcher::Config,
+    kind: &'static str,
+    watches: &Watches,
+) -> impl Stream<Item = watcher::Result<watcher::Event<K>>> + Send + use<K>
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    let watches = watches.clone();
+    watcher(api, config).inspect(move |event| match event {
+        Ok(watcher::Event::Init) => watches.listed(kind),
+        Ok(_) => {}
+        Err(_) => watches.failed(kind),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, time::Duration};
+
+    use k8s_openapi::api::core::v1::Node;
+    use kube::{Client, client::Body};
+    use prometheus_client::{encoding::text::encode, registry::Registry};
+
+    use super::*;
+
+    /// An API server that answers everything with this status.
+    fn refusing(code: u16) -> Client {
+        let answer = move |_: http::Request<Body>| async move {
+            let status = serde_json::json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code});
+            let answer = http::Response::builder().status(code).body(Body::from(status.to_string().into_bytes()));
+            Ok::<_, Infallible>(answer.unwrap())
+        };
+        Client::new(tower::service_fn(answer), "default")
+    }
+
+    #[tokio::test]
+    async fn watch_counts_each_failure_under_its_kind() {
+        let mut registry = Registry::default();
+        let watches = Watches::register(&mut registry);
+        let events = watch(Api::<Node>::all(refusing(403)), watcher::Config::default(), "Node", &watches);
+        let failures = events.filter(|event| std::future::ready(event.is_err())).take(2).count();
+        assert_eq!(tokio::time::timeout(Duration::from_secs(20), failures).await.unwrap(), 2);
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        assert!(text.contains(r#"watch_failures_total{kind="Node"} 2"#), "{text}");
+    }
+}

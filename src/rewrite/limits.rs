@@ -1,0 +1,94 @@
+//! What a Pod may have at most, and how much work a review may cost.
+//!
+//! A tenant decides how large a Pod is. What exceeds these limits is given up before the work, and answered like a Pod
+//! that cannot be read.
+
+use std::cell::Cell;
+
+/// Containers of a Pod, those of all three lists together. A Pod with more does not fit into etcd, whose objects have at
+/// most 1.5 MiB: with its defaults a container has about 100 bytes.
+pub const MAX_CONTAINERS: usize = 16_384;
+/// Volumes of a Pod, for the same reason.
+pub const MAX_VOLUMES: usize = 16_384;
+/// Labels of a Pod. Kubernetes has no limit; people use less than a hundred.
+pub const MAX_LABELS: usize = 4_096;
+/// Entries of `spec.imagePullSecrets`. A kubelet tries them one after the other for each image.
+pub const MAX_PULL_SECRETS: usize = 4_096;
+/// Kubernetes' limit on all annotations of an object, keys and values together, in bytes. Our own ones cannot have more.
+pub const MAX_ANNOTATIONS: usize = 256 * 1024;
+/// Bytes of an image. A DNS name with a port, a repository, a tag and a digest have less than 800 bytes, so that no
+/// runtime can pull a longer one.
+pub const MAX_IMAGE: usize = 1_024;
+
+/// Steps of one review. A step takes about 50 ns, so that all of them take about 25 ms: far less than the timeout of the
+/// webhook, and more than 1,000 images under 400 policies need.
+const REVIEW: u64 = 500_000;
+/// Steps of one glob: it is matched twice.
+const GLOB: usize = 8;
+
+/// The work that is left for a review: a number of steps, so that the same review has the same answer on each machine.
+///
+/// What grows with the size of the Pod alone is linear and needs no budget. Steps count what grows with the product of
+/// the images of a Pod and the rules or policies that an administrator wrote.
+#[derive(Debug)]
+pub struct Budget {
+    left: Cell<u64>,
+}
+
+/// The work for a review exceeds its budget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the Pod has too many images for so many rules and policies: make it smaller")]
+pub struct Exhausted;
+
+impl Budget {
+    /// That of one review.
+    pub fn of_review() -> Self {
+        Self { left: Cell::new(REVIEW) }
+    }
+
+    /// One without an end, for commands and controllers.
+    pub fn unlimited() -> Self {
+        Self { left: Cell::new(u64::MAX) }
+    }
+
+    /// Takes steps; false when there are not so many. Then there are none any more.
+    pub fn spend(&self, steps: u64) -> bool {
+        let left = self.left.get().checked_sub(steps);
+        self.left.set(left.unwrap_or(0));
+        left.is_some_and(|left| left > 0)
+    }
+
+    /// Fails once more was spent than there was.
+    ///
+    /// # Errors
+    /// When nothing is left.
+    pub fn check(&self) -> Result<(), Exhausted> {
+        if self.left.get() == 0 { Err(Exhausted) } else { Ok(()) }
+    }
+}
+
+/// Steps of so many requirements, with so many values in all, and so many globs.
+pub fn steps(requirements: usize, values: usize, globs: usize) -> u64 {
+    let steps = requirements.saturating_add(values / 4).saturating_add(globs.saturating_mul(GLOB));
+    u64::try_from(steps).unwrap_or(u64::MAX).saturating_add(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn budget_ends_at_the_step_that_it_does_not_have_and_stays_exhausted() {
+        let budget = Budget { left: Cell::new(10) };
+        assert!(budget.spend(9) && budget.check().is_ok());
+        assert!(!budget.spend(2));
+        assert_eq!(budget.check(), Err(Exhausted));
+        assert!(!budget.spend(0));
+    }
+
+    #[test]
+    fn steps_grow_with_each_part_and_never_overflow() {
+        assert_eq!((steps(0, 0, 0), steps(2, 8, 1)), (1, 13));
+        assert_eq!(steps(usize::MAX, usize::MAX, usize::MAX), u64::MAX);
+    }
+}

@@ -1,0 +1,63 @@
+//! Requests for warming are taken only from Pods of namespaces that exist.
+//!
+//! `request.namespace` is what the caller wrote. A caller that invents namespaces would otherwise get the limit of new images
+//! once for each name.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use super::handler::OfferSink;
+use crate::rewrite::Namespaces;
+use crate::telemetry::metrics::{AdmissionMetrics, DropReason};
+
+/// Passes on what Pods of existing namespaces need, and counts the rest as dropped. The Pods of a namespace that the watch
+/// does not show yet lose nothing: the controller finds their images by its own watch.
+pub fn from_known_namespaces(
+    sink: OfferSink,
+    namespaces: Arc<ArcSwap<Namespaces>>,
+    metrics: &AdmissionMetrics,
+) -> OfferSink {
+    let metrics = metrics.clone();
+    Arc::new(move |offer| {
+        if namespaces.load().contains(&offer.namespace) {
+            sink(offer);
+        } else {
+            metrics.count_dropped(DropReason::UnknownNamespace);
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::image::ImageRef;
+    use crate::prewarm::limit::Limit;
+    use crate::prewarm::queue::{Bounds, Offer, queue};
+    use crate::telemetry::metrics::Metrics;
+    use crate::webhook::queued;
+
+    #[test]
+    fn from_known_namespaces_gives_an_invented_namespace_no_limit_of_its_own() {
+        let limit = Limit { burst: 5, per_second: 0.001 };
+        let (offers, _offered) = queue(Bounds { waiting: 4096, of_namespace: Some(limit), ..Bounds::default() });
+        let metrics = Metrics::new();
+        let known: Namespaces = [("shop".to_owned(), BTreeMap::new())].into_iter().collect();
+        let namespaces = Arc::new(ArcSwap::from_pointee(known));
+        let sink = from_known_namespaces(queued(offers.clone(), &metrics.admission), namespaces, &metrics.admission);
+        let long = "a".repeat(60_000);
+        let invented = (0..1500).map(|number| format!("invented-{number}")).chain([String::new(), long]);
+        for (number, namespace) in invented.chain(vec!["shop".to_owned(); 50]).enumerate() {
+            let image = ImageRef::parse(&format!("harbor.example.com/hub/app:{number}")).unwrap();
+            sink(Offer { image, proxy_project: "hub".to_owned(), namespace });
+        }
+        assert_eq!(offers.waiting(), 5, "shop has its limit, and the others have none");
+        let text = metrics.encode().unwrap();
+        for line in ["UnknownNamespace\"} 1502", "NamespaceLimit\"} 45"] {
+            let line = format!("harbor_pilot_admission_offers_dropped_total{{reason=\"{line}");
+            assert!(text.lines().any(|found| found == line), "{line}: {text}");
+        }
+    }
+}
