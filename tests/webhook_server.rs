@@ -345,6 +345,30 @@ async fn peers_that_say_nothing_are_closed() {
 }
 
 #[tokio::test]
+async fn a_connection_that_does_not_read_its_answers_is_closed_and_an_idle_one_is_not() {
+    let write = Duration::from_millis(600);
+    let server = start(ServeOptions { write, ..ServeOptions::default() });
+    let ask = async |window: u32| {
+        let stream = server.tls(&["h2"], &[&version::TLS13]).await;
+        let (sender, connection) =
+            h2::client::Builder::new().initial_window_size(window).handshake::<_, bytes::Bytes>(stream).await.unwrap();
+        let connection = tokio::spawn(connection);
+        let mut sender = sender.ready().await.unwrap();
+        let request = Request::post("https://localhost/mutate").body(()).unwrap();
+        let (answer, mut body) = sender.send_request(request, false).unwrap();
+        body.send_data(review("u").to_string().into(), true).unwrap();
+        (answer.await.unwrap().into_body(), connection, sender)
+    };
+    let (mut read, kept, _sender) = ask(65_535).await;
+    let (_stalled, stalled, _sender) = ask(0).await;
+    let start = Instant::now();
+    tokio::time::timeout(SOON, stalled).await.expect("it is still open").unwrap().ok();
+    assert!(start.elapsed() > write, "{:?}", start.elapsed());
+    assert!(read.data().await.unwrap().is_ok());
+    assert!(!kept.is_finished(), "what was written is not held");
+}
+
+#[tokio::test]
 async fn the_end_is_announced_and_fails_no_request() {
     let linger = Duration::from_secs(3);
     let readiness = Readiness::new();

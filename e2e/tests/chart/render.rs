@@ -203,6 +203,28 @@ async fn a_pod_that_is_ended_has_the_time_to_serve_on_and_to_drain() {
 }
 
 #[tokio::test]
+async fn the_webhook_is_open_to_named_peers_alone_where_they_are_named() {
+    let peer = json!({"ipBlock": {"cidr": "10.0.0.1/32"}});
+    for (named, source) in [(false, "managed"), (true, "managed"), (true, "certManager")] {
+        let from = if named { vec![peer.clone()] } else { vec![] };
+        let values = json!({"networkPolicy": {"webhookFrom": from}, "certificates": {"source": source}});
+        let objects = rendered(&values).await;
+        let ingress = &find(&objects, "NetworkPolicy/harbor-pilot-webhook")["spec"]["ingress"];
+        let of_port = |port: i64| ingress.as_array().unwrap().iter().filter(move |rule| rule["ports"][0]["port"] == port);
+        let rules: Vec<_> = of_port(8443).collect();
+        assert_eq!(rules.len(), 1, "{ingress}");
+        let from = rules[0]["from"].as_array().cloned().unwrap_or_default();
+        // The controller asks each replica for its certificate, where that is the controller's.
+        assert_eq!(from.len(), usize::from(named) + usize::from(named && source == "managed"), "{ingress}");
+        assert_eq!(from.first(), named.then_some(&peer));
+        if let Some(controller) = from.get(1) {
+            assert_eq!(controller["podSelector"]["matchLabels"]["app.kubernetes.io/component"], "controller");
+        }
+        assert_eq!(of_port(8081).count(), 1);
+    }
+}
+
+#[tokio::test]
 async fn a_controller_whose_way_out_is_closed_still_sees_which_certificates_replicas_serve() {
     for (source, open) in [("managed", true), ("certManager", false)] {
         let values = json!({"networkPolicy": {"egress": {"enabled": true}}, "certificates": {"source": source}});
