@@ -434,7 +434,10 @@ fn permissions_asks_for_no_more_than_the_fields_need() {
     assert_eq!(retention, [&["project:read".to_owned()][..], &actions].concat());
     assert_eq!(more(json!({"deletionPolicy": "Delete"})), ["project:delete"]);
     assert_eq!(more(json!({"deletionPolicy": "Purge"})), ["project:delete", "repository:delete", "repository:list"]);
-    assert!(more(json!({"public": true, "vulnerabilities": {"prevent": true, "severity": "high", "autoScan": true}})).is_empty());
+    assert!(
+        more(json!({"public": true, "vulnerabilities": {"prevent": true, "severity": "high", "autoScan": true}}))
+            .is_empty()
+    );
 }
 
 #[test]

@@ -16,6 +16,8 @@ use crate::front::{Answer, Asked, answers, repeats, resets, sends};
 /// One hostile Harbor.
 pub struct Attack {
     pub name: &'static str,
+    /// Its place among all.
+    pub number: usize,
     /// Requests whose line holds this are attacked.
     pub on: &'static str,
     pub answer: Answer,
@@ -50,7 +52,7 @@ fn attack(
     reasons: &'static [&'static str],
     answer: Answer,
 ) -> Attack {
-    Attack { name, on, answer, shows, reasons, memory: 16 * MIB, recovers: true }
+    Attack { name, number: 0, on, answer, shows, reasons, memory: 16 * MIB, recovers: true }
 }
 
 fn chunked(piece: &'static str) -> &'static [u8] {
@@ -99,13 +101,12 @@ fn echoes(status: &'static str, as_json: bool) -> Answer {
 
 /// Pages that never end, each of them another.
 fn endless_pages() -> Answer {
-    let count = AtomicUsize::new(1);
+    let (count, padding) = (AtomicUsize::new(1), "x".repeat(20_000));
     answers("200 OK\r\nX-Total-Count: 9223372036854775807", move |_| {
         let first = count.fetch_add(100, Ordering::Relaxed);
-        let page: Vec<_> = (first..first + 100)
-            .map(|id| json!({"id": id, "name": format!("r{id}"), "url": "http://x", "description": "x".repeat(20_000)}))
-            .collect();
-        json!(page).to_string().into_bytes()
+        let item = |id: usize| format!(r#"{{"id":{id},"name":"r{id}","url":"http://x","description":"{padding}"}}"#);
+        let page: Vec<String> = (first..first + 100).map(item).collect();
+        format!("[{}]", page.join(",")).into_bytes()
     })
 }
 
@@ -352,5 +353,6 @@ pub fn all(elsewhere: &str) -> Vec<Attack> {
             redirect(&format!("http://x/{target}"))(stream, asked)
         }),
     ));
+    all.iter_mut().enumerate().for_each(|(number, attack)| attack.number = number);
     all
 }

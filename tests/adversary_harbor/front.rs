@@ -1,9 +1,6 @@
 //! What stands before a Harbor and attacks: it answers some requests by itself, and passes the others on to a double.
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicBool, Ordering},
-};
+use std::sync::{Arc, Mutex};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -28,31 +25,32 @@ impl Asked {
 /// How an attack answers a request.
 pub type Answer = Arc<dyn Fn(TcpStream, Asked) -> futures::future::BoxFuture<'static, ()> + Send + Sync>;
 
+/// What is attacked, and how.
+type Attacks = Arc<Mutex<Option<(&'static str, Answer)>>>;
+
 pub struct Front {
     pub url: String,
-    attacks: Arc<AtomicBool>,
+    attacks: Attacks,
     seen: Arc<Mutex<Vec<Asked>>>,
 }
 
 impl Front {
-    /// Attacks requests whose line holds `on`.
-    pub async fn start(harbor: String, on: &'static str, answer: Answer) -> Self {
+    /// Passes everything on.
+    pub async fn start(harbor: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let attacks = Arc::new(AtomicBool::new(true));
-        let seen: Arc<Mutex<Vec<Asked>>> = Arc::default();
+        let (attacks, seen) = (Attacks::default(), Arc::<Mutex<Vec<Asked>>>::default());
         let (active, log) = (Arc::clone(&attacks), Arc::clone(&seen));
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
-                let (harbor, answer, active, log) =
-                    (harbor.clone(), Arc::clone(&answer), Arc::clone(&active), Arc::clone(&log));
+                let (harbor, active, log) = (harbor.clone(), Arc::clone(&active), Arc::clone(&log));
                 tokio::spawn(async move {
                     let Some(asked) = read(&mut stream).await else { return };
                     log.lock().unwrap().push(asked.clone());
-                    if active.load(Ordering::SeqCst) && asked.line.contains(on) {
-                        answer(stream, asked).await;
-                    } else {
-                        pass(stream, &asked, &harbor).await;
+                    let attack = active.lock().unwrap().clone();
+                    match attack.filter(|(on, _)| asked.line.contains(on)) {
+                        Some((_, answer)) => answer(stream, asked).await,
+                        None => pass(stream, &asked, &harbor).await,
                     }
                 });
             }
@@ -60,9 +58,15 @@ impl Front {
         Self { url, attacks, seen }
     }
 
+    /// Attacks requests whose line holds `on`.
+    pub fn attack(&self, on: &'static str, answer: &Answer) {
+        self.seen.lock().unwrap().clear();
+        *self.attacks.lock().unwrap() = Some((on, Arc::clone(answer)));
+    }
+
     /// From now on everything is passed on.
     pub fn relent(&self) {
-        self.attacks.store(false, Ordering::SeqCst);
+        *self.attacks.lock().unwrap() = None;
     }
 
     pub fn seen(&self) -> Vec<Asked> {
@@ -82,7 +86,7 @@ async fn read(stream: &mut TcpStream) -> Option<Asked> {
         let length =
             head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length:")?.trim().parse().ok());
         if whole.len() >= end + 4 + length.unwrap_or(0_usize) {
-            let line = head.lines().next()?.trim_end_matches(" HTTP/1.1").to_owned();
+            let line = head.lines().next()?.to_owned();
             return Some(Asked { line, whole });
         }
     }
