@@ -41,6 +41,7 @@
 //! | `survey`, `status_page` | resources, troubles | how everything is, as a table and as a page |
 //! | [`tls`], [`telemetry`], [`cli`] | files, arguments | certificates, logs, metrics, traces, the commands |
 
+pub mod addresses;
 pub mod api;
 pub mod chance;
 pub mod cli;

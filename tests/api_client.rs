@@ -62,10 +62,38 @@ async fn an_answer_that_is_not_harbors_is_an_error_that_says_so() {
     }
 }
 
+fn page(number: usize, description: &str) -> String {
+    let item = |id: usize| format!(r#"{{"id": {id}, "name": "r{id}", "description": "{description}"}}"#);
+    format!("[{}]", (0..100).map(|index| item(number * 100 + index)).collect::<Vec<_>>().join(","))
+}
+
 #[tokio::test]
-async fn a_list_without_end_is_read_to_a_bound() {
-    let page = format!("[{}]", vec![r#"{"id": 1, "name": "again"}"#; 100].join(","));
-    let (client, asked) = server(move |_| page.clone().into_response()).await;
-    let all = client.registries().await.unwrap();
-    assert_eq!((all.len(), asked.load(Ordering::SeqCst)), (100_000, 1000));
+async fn list_without_end_is_an_error_that_names_its_bounds() {
+    // Full pages for ever: 100,000 objects, or 32 MiB, whichever comes first.
+    for (description, pages) in [(String::new(), 1000), ("x".repeat(10_000), 34)] {
+        let (client, asked) = server(move |number| page(number, &description).into_response()).await;
+        let error = client.registries().await.unwrap_err();
+        assert!(matches!(error, Error::TooLarge { .. }), "{error}");
+        assert!(error.to_string().contains("no more than 100000 objects or 32 MiB are read; check"), "{error}");
+        let asked = asked.load(Ordering::SeqCst);
+        assert!(asked.abs_diff(pages) <= 2, "{asked} pages");
+    }
+}
+
+#[tokio::test]
+async fn list_whose_pages_repeat_ends_with_the_second() {
+    let (client, asked) = server(|_| page(0, "again").into_response()).await;
+    let error = client.registries().await.unwrap_err();
+    assert!(error.to_string().contains("page 2 of the list is page 1 once more"), "{error}");
+    assert_eq!(asked.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn list_of_many_pages_is_read_whole() {
+    let (client, _) = server(|number| match number {
+        0..300 => page(number, "a registry of somebody").into_response(),
+        _ => "[]".into_response(),
+    })
+    .await;
+    assert_eq!(client.registries().await.unwrap().len(), 30_000);
 }

@@ -8,19 +8,20 @@ use std::{
 
 /// What each module may use of the others. `cli` stands above all of them.
 const ALLOWED: &[(&str, &[&str])] = &[
+    ("addresses", &[]),
     ("api", &[]),
     ("image", &[]),
     ("chance", &[]),
     ("lease", &[]),
     ("leadership", &[]),
-    ("harbor", &["api", "leadership"]),
+    ("harbor", &["addresses", "api", "leadership"]),
     ("registry", &["api", "harbor", "leadership"]),
     ("skim", &[]),
     ("rewrite", &["api", "image", "skim"]),
     ("manifests", &["rewrite"]),
     ("policy", &["api", "image", "rewrite"]),
     ("in_force", &["api", "policy", "rewrite"]),
-    ("plan", &["api", "harbor"]),
+    ("plan", &["addresses", "api", "harbor"]),
     ("tls", &[]),
     ("telemetry", &[]),
     ("text", &[]),
@@ -57,7 +58,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
 ];
 
 /// Modules that take values and return values.
-const PURE: &[&str] = &["api", "image", "lease", "manifests", "plan", "policy", "rewrite", "skim", "survey", "text"];
+const PURE: &[&str] =
+    &["addresses", "api", "image", "lease", "manifests", "plan", "policy", "rewrite", "skim", "survey", "text"];
 
 /// What a pure module may not name: clients, clocks, environment, files, threads, logs.
 const IMPURE: &[&str] = &[

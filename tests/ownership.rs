@@ -10,6 +10,7 @@ use harbor_pilot::{
     controller::{Finalized, Kinds, Note, Reconciler},
     standalone::Kept,
 };
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use rstest::rstest;
 use serde_json::{Value, json};
 use support::{Declared, Seen, Site};
@@ -242,6 +243,19 @@ async fn what_has_our_names_and_ids_in_a_restored_harbor_and_no_marker_is_a_stra
     let trio = Trio::new(&site, &upstream, "ours");
     trio.apply(&json!({}));
     trio.assert_ready().await;
+    // All that was long ago.
+    let before = Time("2020-01-01T00:00:00Z".parse().unwrap());
+    macro_rules! since {
+        ($kind:ty) => {
+            let mut status = site.world.get::<$kind>("ours").unwrap().status.clone().unwrap();
+            let owned = status.owned.as_mut().unwrap();
+            owned.since = before.clone();
+            site.world.set_status::<$kind>("ours", status);
+        };
+    }
+    since!(Registry);
+    since!(ProxyProject);
+    since!(ReplicationRule);
     double.wipe();
     make_strangers(double, &upstream, &["ours".to_owned()]).await;
     let theirs = documents(&site, &paths(1)).await;
@@ -444,5 +458,167 @@ async fn an_empty_project_that_is_older_than_its_resource_does_not_go_with_it() 
     assert_eq!(site.by_hand("POST", "/projects", Some(&project)).await.0, 201);
     let notes = delete::<ProxyProject>(&site, &name).await;
     assert!(notes[0].message.starts_with("deleted project"), "{notes:?}");
+    site.clean(&[&name]).await;
+}
+
+/// What a person's hand leaves of the markers of all three.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Left {
+    /// Nothing.
+    Nothing,
+    /// The marker of another installation.
+    Foreign,
+}
+
+/// Takes the markers away, as people do who edit a description in the portal or delete a label.
+async fn unmark(site: &Site, name: &str, [registry, project, policy]: [i64; 3], left: Left) {
+    let text = |kind: &str| match left {
+        Left::Nothing => "edited".to_owned(),
+        Left::Foreign => format!("edited [harbor-pilot somebody-else/{kind}/{name}]"),
+    };
+    let done = async |method: &str, path: &str, body: Option<Value>| {
+        let (status, answer) = site.by_hand(method, path, body.as_ref()).await;
+        assert_eq!(status, 200, "{method} {path}: {answer}");
+    };
+    let registry = format!("/registries/{registry}");
+    done("PUT", &registry, Some(json!({"description": text("Registry")}))).await;
+    let labels = site.client().project_labels(project).await.unwrap();
+    let path = format!("/labels/{}", labels[0].id);
+    if left == Left::Nothing {
+        done("DELETE", &path, None).await;
+    } else {
+        let label =
+            json!({"name": "harbor-pilot", "description": text("ProxyProject"), "scope": "p", "project_id": project});
+        done("PUT", &path, Some(label)).await;
+    }
+    let path = format!("/replication/policies/{policy}");
+    let mut document = site.by_hand("GET", &path, None).await.1;
+    document["description"] = json!(text("ReplicationRule"));
+    done("PUT", &path, Some(document)).await;
+}
+
+/// The descriptions that hold the markers: of the registry, of the label, of the policy.
+async fn descriptions(site: &Site, [registry, project, policy]: [i64; 3]) -> [String; 3] {
+    let paths = [
+        format!("/registries/{registry}"),
+        format!("/labels?scope=p&project_id={project}"),
+        format!("/replication/policies/{policy}"),
+    ];
+    let found = documents(site, &paths).await;
+    let text = |value: &Value| value["description"].as_str().unwrap_or_default().to_owned();
+    [text(&found[0]), text(&found[1][0]), text(&found[2])]
+}
+
+#[tokio::test]
+async fn ownership_marker_that_a_person_removed_is_restored_whatever_adoption_says() {
+    let (site, upstream) = (Site::start().await, upstream().await);
+    let name = site.name("unmarked");
+    let trio = Trio::new(&site, &upstream, &name);
+    trio.apply(&json!({}));
+    trio.assert_ready().await;
+    let ids = trio.ids().await;
+    unmark(&site, &name, ids, Left::Nothing).await;
+    // What refers to the registry does not wait until that is marked again.
+    let seen = site.reconcile::<ReplicationRule>(&name).await;
+    assert_eq!(seen.ready(), "True Reconciled", "{}", seen.message());
+    // A project that is otherwise as specified is looked at closely when that is asked for, or in its turn.
+    site.annotate::<ProxyProject>(&name, "harbor-pilot.dev/reconcile-now", "1");
+    trio.assert_ready().await;
+    assert_eq!(trio.ids().await, ids, "nothing was made twice");
+    let marker = |kind: &str| format!("[harbor-pilot {}/{kind}/{name}]", site.kinds.installation.0);
+    let expected = [
+        format!("edited {}", marker("Registry")),
+        marker("ProxyProject"),
+        format!("edited {}", marker("ReplicationRule")),
+    ];
+    assert_eq!(descriptions(&site, ids).await, expected);
+    // The next change finds them marked.
+    trio.apply(&json!({"description": "new"}));
+    site.apply::<ProxyProject>(&name, json!({"registryRef": {"name": name}, "proxySpeedKB": 1024}));
+    trio.assert_ready().await;
+    trio.end().await;
+}
+
+#[tokio::test]
+async fn ownership_label_that_a_person_removed_is_restored_in_turn_and_before_a_write() {
+    let (site, upstream) = (Site::start().await, upstream().await);
+    let name = site.name("label");
+    let trio = Trio::new(&site, &upstream, &name);
+    trio.apply(&json!({}));
+    trio.assert_ready().await;
+    let ids = trio.ids().await;
+    let label = site.client().project_labels(ids[1]).await.unwrap()[0].id;
+    assert_eq!(site.by_hand("DELETE", &format!("/labels/{label}"), None).await.0, 200);
+    let spec = json!({"registryRef": {"name": name}, "proxySpeedKB": 1024});
+    site.apply::<ProxyProject>(&name, spec);
+    let seen = site.reconcile::<ProxyProject>(&name).await;
+    assert_eq!(seen.ready(), "True Reconciled", "{}", seen.message());
+    assert!(
+        seen.0.notes.iter().any(|note| note.message.contains("label harbor-pilot: nothing instead")),
+        "{:?}",
+        seen.0.notes
+    );
+    assert_eq!(site.client().project_labels(ids[1]).await.unwrap().len(), 1);
+    trio.end().await;
+}
+
+#[tokio::test]
+async fn ownership_of_a_foreign_marker_is_never_taken_back() {
+    let (site, upstream) = (Site::start().await, upstream().await);
+    let name = site.name("foreign");
+    let trio = Trio::new(&site, &upstream, &name);
+    trio.apply(&json!({}));
+    trio.assert_ready().await;
+    let ids = trio.ids().await;
+    unmark(&site, &name, ids, Left::Foreign).await;
+    let before = descriptions(&site, ids).await;
+    site.annotate::<ProxyProject>(&name, "harbor-pilot.dev/reconcile-now", "1");
+    let ready = |seen: &[(String, String); 3]| seen.iter().map(|(ready, _)| ready.clone()).collect::<Vec<_>>();
+    let seen = trio.look().await;
+    assert_eq!(ready(&seen)[0], "False NameConflict", "{seen:?}");
+    assert_eq!(descriptions(&site, ids).await, before);
+    // Not even once the foreign marker is gone: status knows since then that it is another's.
+    unmark_registry(&site, ids[0]).await;
+    let seen = site.reconcile::<Registry>(&name).await;
+    assert_eq!(seen.ready(), "False AdoptionRequired", "{}", seen.message());
+    trio.end().await;
+}
+
+async fn unmark_registry(site: &Site, id: i64) {
+    let path = format!("/registries/{id}");
+    assert_eq!(site.by_hand("PUT", &path, Some(&json!({"description": "nobody's"}))).await.0, 200);
+}
+
+#[rstest]
+#[case::of_another_id("id")]
+#[case::of_another_url("url")]
+#[case::that_was_only_observed("observed")]
+#[tokio::test]
+async fn ownership_is_not_claimed_of_an_unmarked_registry(#[case] what: &str) {
+    let (site, upstream, other) = (Site::start().await, upstream().await, upstream().await);
+    let name = site.name("claimed");
+    site.secret("up", "puller", "right");
+    let policy = if what == "observed" { "ObserveOnly" } else { "Full" };
+    let spec = |policy: &str| json!({"type": "docker-registry", "url": upstream.url(), "credentialsSecretRef": {"name": "up"}, "managementPolicy": policy});
+    let by_hand = json!({"name": name, "type": "docker-registry", "url": upstream.url(), "description": "by hand", "credential": {"type": "basic", "access_key": "puller", "access_secret": "right"}});
+    if what == "observed" {
+        assert_eq!(site.by_hand("POST", "/registries", Some(&by_hand)).await.0, 201);
+    }
+    site.apply::<Registry>(&name, spec(policy));
+    site.reconcile::<Registry>(&name).await;
+    let id = site.client().registry_named(&name).await.unwrap().unwrap().id;
+    match what {
+        "id" => {
+            assert_eq!(site.by_hand("DELETE", &format!("/registries/{id}"), None).await.0, 200);
+            assert_eq!(site.by_hand("POST", "/registries", Some(&by_hand)).await.0, 201);
+        }
+        "url" => {
+            let body = json!({"description": "moved", "url": other.url(), "credential_type": "basic", "access_key": "puller", "access_secret": "right"});
+            assert_eq!(site.by_hand("PUT", &format!("/registries/{id}"), Some(&body)).await.0, 200);
+        }
+        _ => site.apply::<Registry>(&name, spec("Full")),
+    }
+    let seen = site.reconcile::<Registry>(&name).await;
+    assert_eq!(seen.ready(), "False AdoptionRequired", "{}", seen.message());
     site.clean(&[&name]).await;
 }

@@ -2,10 +2,42 @@
 
 use std::{borrow::Cow, fmt, time::Duration};
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::{
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
+    jiff::{SignedDuration, Timestamp},
+};
 use kube::KubeSchema;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
+
+use super::condition::whole_seconds;
+
+/// An object in Harbor that a resource owns.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct OwnedObject {
+    /// Harbor's id.
+    pub id: i64,
+    /// Since when. What Harbor made later is another object, whatever its id.
+    pub since: Time,
+}
+
+impl OwnedObject {
+    /// How far Harbor's clock may be ahead of ours.
+    const SKEW: SignedDuration = SignedDuration::from_secs(60);
+
+    /// Remembers the object of this id from now on, unless it is remembered already.
+    pub fn remember(owned: &mut Option<Self>, id: Option<i64>, now: Timestamp) {
+        if owned.as_ref().map(|owned| owned.id) != id {
+            *owned = id.map(|id| Self { id, since: Time(whole_seconds(now)) });
+        }
+    }
+
+    /// Whether the object of that id, made by Harbor at that time, is the one that is remembered.
+    pub fn is(&self, id: i64, created: Option<Timestamp>) -> bool {
+        self.id == id && created.is_some_and(|created| created <= self.since.0 + Self::SKEW)
+    }
+}
 
 /// Annotation whose value, whenever it changes, has a resource looked at at once, and Harbor asked anew: any text, such as the
 /// time.

@@ -67,6 +67,8 @@ pub enum Reason {
     Drifted,
     /// A field of the spec cannot be used; the message says which and why.
     InvalidSpec,
+    /// The HarborInstance does not allow Registries at this host.
+    HostNotAllowed,
     /// No HarborInstance of that name exists.
     InstanceNotFound,
     /// The HarborInstance is not ready.

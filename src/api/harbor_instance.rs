@@ -44,6 +44,20 @@ pub struct HarborInstanceSpec {
     /// Secret in the operator's namespace with the keys `username` and `password`: a system robot account, or a user. Robots
     /// cost Harbor a fiftieth of what a user costs it per request.
     pub credentials_secret_ref: LocalRef,
+    /// Path of the token service that image pulls of this operator get their tokens from, at the host of `url`. Its account is
+    /// sent to this path and to `/api/v2.0`, and nowhere else. Default `/service/token`, which is Harbor's own: set it only where a
+    /// proxy before Harbor has a token service of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 2, max = 128))]
+    #[x_kube(validation = Rule::new("self.matches('^(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+$')")
+        .message("tokenPath must be a path such as /service/token, without query"))]
+    pub token_path: Option<String>,
+    /// Hosts that Registries of this Harbor may name: names or addresses, with `*` for any characters, each with or without a
+    /// port, such as `ghcr.io`, `*.corp.example`, `10.0.0.5:5000`. Harbor connects to what a Registry names, and may reach what
+    /// tenants cannot. Absent or empty: all hosts, but for link-local and metadata addresses, which have to be named here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256), inner(length(min = 1, max = 255)))]
+    pub allowed_registry_hosts: Vec<String>,
     /// How many requests this operator has under way at Harbor at once, from 1 to 64. Default 4.
     #[serde(default = "default_concurrency")]
     #[schemars(range(min = 1, max = 64))]
@@ -107,6 +121,8 @@ mod tests {
             pull_host: pull_host.map(str::to_owned),
             ca_bundle: None,
             credentials_secret_ref: LocalRef { name: "harbor".to_owned() },
+            token_path: None,
+            allowed_registry_hosts: Vec::new(),
             max_concurrent_requests: 4,
             interval: Interval::from_secs(30),
             suspend: false,
@@ -128,5 +144,22 @@ mod tests {
         assert!(valid("https://admin:x@harbor.example.com", None).is_err());
         let error = valid("https://harbor.example.com", Some("harbor")).unwrap_err();
         assert!(error.to_string().contains("Docker Hub"), "{error}");
+    }
+
+    #[test]
+    fn token_path_is_a_path_and_nothing_else() {
+        let table = [
+            ("/service/token", true),
+            ("/auth/v1/token", true),
+            ("service/token", false),
+            ("//evil.test/token", false),
+            ("/service/../api/v2.0/users", false),
+            ("/service/token?x=y", false),
+            ("/", false),
+        ];
+        for (path, valid) in table {
+            let spec = HarborInstanceSpec { token_path: Some(path.to_owned()), ..spec("https://harbor.test", None) };
+            assert_eq!(HarborInstance::new("default", spec).validate_cel().is_ok(), valid, "{path}");
+        }
     }
 }

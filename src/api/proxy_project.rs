@@ -6,7 +6,7 @@ use schemars::{JsonSchema, Schema, transform::RecursiveTransform};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    common::{Adoption, DeletionPolicy, HarborRef, Interval, LocalRef, ManagementPolicy},
+    common::{Adoption, DeletionPolicy, HarborRef, Interval, LocalRef, ManagementPolicy, OwnedObject},
     platform::Platform,
     retention::Retention,
     storage_limit::StorageLimit,
@@ -240,6 +240,10 @@ pub struct ProxyProjectStatus {
     /// Harbor's id of the project.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<i64>,
+    /// The project in Harbor while it is this resource's own: it was created, adopted, or found with our marker. A marker that a person
+    /// removes is restored where this agrees.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owned: Option<OwnedObject>,
     /// The rule that the webhook follows: present from the moment Harbor first had what the spec says, until the project is
     /// deleted, suspended or lost in Harbor. A later failure does not take it away.
     #[serde(default, skip_serializing_if = "Option::is_none")]

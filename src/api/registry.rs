@@ -7,7 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    common::{Adoption, DeletionPolicy, HarborRef, Interval, LocalRef, ManagementPolicy},
+    common::{Adoption, DeletionPolicy, HarborRef, Interval, LocalRef, ManagementPolicy, OwnedObject},
     pulls::{PullLimit, UpstreamPulls},
     registry_type::{PrivateEcr, RegistryType},
 };
@@ -138,6 +138,10 @@ pub struct RegistryStatus {
     /// Harbor's id of the registry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<i64>,
+    /// The registry in Harbor while it is this resource's own: it was created, adopted, or found with our marker. A marker that a person
+    /// removes is restored where this agrees.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owned: Option<OwnedObject>,
     /// Which revision of the credentials Harbor was last given: the Secret's resourceVersion, never its content.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_revision: Option<String>,

@@ -14,9 +14,11 @@ mod input;
 mod logs;
 mod manual;
 mod ops;
+mod permissions;
 mod plan;
 mod prewarm;
 mod release;
+mod resources;
 mod rewrite;
 mod rules;
 mod serve;
@@ -62,6 +64,8 @@ enum Command {
     Explain(explain::Arguments),
     /// Says what the controller would change in Harbor, or does it once
     Plan(plan::Arguments),
+    /// Says which rights in Harbor the account needs for given manifests
+    Permissions(permissions::Arguments),
     /// Warms images through Harbor, now and from here
     Warm(warm::Arguments),
     /// Says how everything is: instances, rules, warm images, and what is not Ready and why
@@ -88,6 +92,7 @@ impl Cli {
             Command::Check(arguments) => return judged(check::run(&arguments).await),
             Command::Explain(arguments) => return judged(explain::run(&arguments).await),
             Command::Plan(arguments) => return plan::run(arguments).await,
+            Command::Permissions(arguments) => return permissions::run(&arguments),
             Command::Warm(arguments) => return judged(Box::pin(warm::run(arguments)).await),
             Command::Status(arguments) => return Box::pin(status::run(arguments)).await,
             Command::Release(arguments) => return release::run(arguments).await,

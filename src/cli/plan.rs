@@ -3,7 +3,7 @@
 mod apply;
 mod report;
 
-use std::{path::Path, process::ExitCode, sync::Arc};
+use std::{process::ExitCode, sync::Arc};
 
 use anyhow::{Context, bail, ensure};
 use clap::{Args, ValueEnum};
@@ -13,12 +13,12 @@ use serde_json::json;
 use self::report::{Entry, Report};
 use super::{
     account::{self, PASSWORD, USERNAME},
-    input, print, tell,
+    input, print, resources, tell,
 };
 use crate::{
     api::HarborInstance,
     controller::{Installation, Instances, Kinds, Subjects},
-    standalone::{self, Manifests, World},
+    standalone::{Manifests, World},
 };
 
 const AS_SPECIFIED: u8 = 0;
@@ -119,12 +119,7 @@ fn subjects(world: &World) -> Subjects {
 }
 
 fn manifests(arguments: &Arguments) -> anyhow::Result<Manifests> {
-    let inputs = arguments.input.read()?;
-    let texts = inputs.iter().map(|input| {
-        let name = input.file.as_deref().unwrap_or_else(|| Path::new(&input.name));
-        (name, input.text.as_str())
-    });
-    let mut manifests = standalone::parse(texts)?;
+    let mut manifests = resources::read(&arguments.input)?;
     let resources =
         [manifests.instances.len(), manifests.registries.len(), manifests.projects.len(), manifests.rules.len()];
     ensure!(

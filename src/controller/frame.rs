@@ -38,7 +38,7 @@ pub(super) struct Common<'a> {
     observed_generation: &'a mut Option<i64>,
     last_reconcile_token: &'a mut Option<String>,
     conditions: &'a mut Vec<Condition>,
-    drift: &'a [String],
+    drift: &'a mut [String],
 }
 
 macro_rules! framed {
@@ -57,7 +57,7 @@ macro_rules! framed {
                     observed_generation: &mut status.observed_generation,
                     last_reconcile_token: &mut status.last_reconcile_token,
                     conditions: &mut status.conditions,
-                    drift: &status.drift,
+                    drift: &mut status.drift,
                 }
             }
         }
@@ -70,6 +70,7 @@ framed!(ReplicationRule, ReplicationRuleStatus);
 
 /// One look at one resource, while it lasts.
 pub(super) struct Frame<'a, K: Framed> {
+    kinds: &'a Kinds,
     object: &'a K,
     before: Vec<Condition>,
     beat: Beat,
@@ -85,7 +86,7 @@ pub(super) struct Frame<'a, K: Framed> {
 
 impl<'a, K: Framed> Frame<'a, K> {
     /// Begins. A suspended resource is done with this.
-    pub(super) fn open(kinds: &Kinds, object: &'a K, now: Timestamp) -> Self {
+    pub(super) fn open(kinds: &'a Kinds, object: &'a K, now: Timestamp) -> Self {
         let generation = object.meta().generation;
         let terms = object.terms();
         let mut status = object.status().cloned().unwrap_or_default();
@@ -101,7 +102,7 @@ impl<'a, K: Framed> Frame<'a, K> {
         if terms.suspended {
             conditions.suspended();
         }
-        Self { object, before, beat, sight, status, conditions, notes: Vec::new() }
+        Self { kinds, object, before, beat, sight, status, conditions, notes: Vec::new() }
     }
 
     /// Whether there is nothing to do.
@@ -120,7 +121,12 @@ impl<'a, K: Framed> Frame<'a, K> {
     /// Ends.
     pub(super) fn close(mut self) -> Outcome<K::Status> {
         let suspended = self.is_suspended();
-        let conditions = self.conditions.into_list();
+        // Also an answer that is a success holds words of others: names, descriptions, what an execution says.
+        let secrets = self.kinds.instances.secrets(&self.object.terms().harbor.name);
+        let mut conditions = self.conditions.into_list();
+        conditions.iter_mut().for_each(|condition| condition.message = secrets.line(&condition.message));
+        self.notes.iter_mut().for_each(|note| note.message = secrets.line(&note.message));
+        K::common(&mut self.status).drift.iter_mut().for_each(|line| *line = secrets.line(line));
         report::warn_of_change(&self.before, &conditions, &mut self.notes);
         report::warn_of_conflict(&self.before, &conditions, &mut self.notes);
         let requeue = report::requeue(&conditions, suspended, self.beat.next, self.sight.now);
@@ -130,7 +136,13 @@ impl<'a, K: Framed> Frame<'a, K> {
 }
 
 /// A deletion that something stands in the way of.
-pub(super) fn blocked<K: Framed>(object: &K, now: Timestamp, words: (Reason, String)) -> Finalized<K::Status> {
+pub(super) fn blocked<K: Framed>(
+    kinds: &Kinds,
+    object: &K,
+    now: Timestamp,
+    (reason, message): (Reason, String),
+) -> Finalized<K::Status> {
+    let words = (reason, kinds.instances.secrets(&object.terms().harbor.name).line(&message));
     let generation = object.meta().generation;
     let mut status = object.status().cloned().unwrap_or_default();
     let common = K::common(&mut status);

@@ -8,8 +8,11 @@ use super::{
 };
 use crate::{
     api::{ConditionType, Conditions, HarborInstance, HarborInstanceStatus, Reason, common, condition},
-    harbor::{Client, Error},
+    harbor::{Client, Error, Secrets},
 };
+
+/// Harbor has ten components.
+const MOST_COMPONENTS: usize = 32;
 
 /// Looks at a HarborInstance once.
 pub async fn reconcile(
@@ -37,6 +40,7 @@ pub async fn reconcile(
             Err(unusable) => conditions.failed(&unusable.into()),
             Ok(connection) => match look(&connection.client).await {
                 Ok(seen) => {
+                    let seen = seen.without(connection.client.secrets());
                     if asked_for || !condition::is_true(&before, ConditionType::Ready) {
                         // Harbor may have been restored, or built anew.
                         connection.view.clear();
@@ -64,6 +68,13 @@ struct Seen {
 }
 
 impl Seen {
+    /// The words of others, as they may be told.
+    fn without(self, secrets: &Secrets) -> Self {
+        let said = |text: String| secrets.message(text.as_bytes(), false, &[]);
+        let unhealthy = self.unhealthy.into_iter().take(MOST_COMPONENTS).map(said);
+        Self { unhealthy: unhealthy.collect(), version: said(self.version) }
+    }
+
     fn reason(&self) -> Reason {
         if self.unhealthy.is_empty() { Reason::Healthy } else { Reason::Degraded }
     }

@@ -10,7 +10,7 @@ use std::{
 use super::{allowances::Allowances, directory::Directory};
 use crate::{
     api::{ConditionType, HarborInstance, HarborInstanceSpec, ProxyProject, Reason, Registry, condition},
-    harbor::{Client, Endpoint, Error, Observer, View},
+    harbor::{Client, Deadlines, Endpoint, Error, Observer, Secrets, View},
     leadership::Leadership,
     prewarm::{
         Puller, Silence,
@@ -29,6 +29,7 @@ pub struct Instances {
     lanes: Lanes,
     observers: Option<Observers>,
     leadership: Leadership,
+    deadlines: Deadlines,
 }
 
 /// Who is told of the requests to the Harbor of an instance.
@@ -79,6 +80,12 @@ impl Instances {
     /// `leadership` does not hold.
     pub fn new(bytes_at_once: u64, leadership: Leadership) -> Self {
         Self { lanes: Lanes::new(bytes_at_once), leadership, ..Self::default() }
+    }
+
+    /// The same with other deadlines.
+    #[must_use]
+    pub fn with_deadlines(self, deadlines: Deadlines) -> Self {
+        Self { deadlines, ..self }
     }
 
     /// The same, with somebody who is told of each request to the Harbor of an instance.
@@ -140,14 +147,13 @@ impl Instances {
             max_concurrent_requests: instance.spec.max_concurrent_requests,
         };
         let observer = self.observers.as_ref().map(|observers| observers.0(name));
-        let client = Client::observed(&endpoint, observer.clone()).map(|client| client.under(&self.leadership));
+        let client =
+            Client::within(&endpoint, self.deadlines, observer.clone()).map(|client| client.under(&self.leadership));
         let client =
             client.map_err(|error| Unusable { reason: error.reason(), message: error.to_string(), stalled: true })?;
-        let puller = puller(&endpoint, &self.lanes, &self.leadership, observer).map_err(|error| Unusable {
-            reason: error.reason(),
-            message: error.to_string(),
-            stalled: true,
-        })?;
+        let puller = self
+            .puller(&endpoint, instance.spec.token_path.as_deref(), &client, observer)
+            .map_err(|error| Unusable { reason: error.reason(), message: error.to_string(), stalled: true })?;
         let view = Arc::new(View::new(client.clone()));
         let pull_host = instance.spec.effective_pull_host().to_owned();
         let connection = Connection { client, view, puller, pull_host };
@@ -176,6 +182,33 @@ impl Instances {
         self.silences.lock().unwrap_or_else(PoisonError::into_inner).entry(name.to_owned()).or_default().clone()
     }
 
+    /// What may be said about the instance of that name: nothing that was sent to its Harbor as a secret, on one line.
+    pub fn secrets(&self, name: &str) -> Secrets {
+        self.known(name).map(|connection| connection.client.secrets().clone()).unwrap_or_default()
+    }
+
+    fn puller(
+        &self,
+        endpoint: &Endpoint,
+        token_path: Option<&str>,
+        client: &Client,
+        observer: Option<Arc<dyn Observer>>,
+    ) -> Result<Puller, registry::Error> {
+        let endpoint = registry::Endpoint {
+            ca_bundle: endpoint.ca_bundle.clone(),
+            credentials: endpoint.credentials.clone(),
+            max_concurrent_requests: endpoint.max_concurrent_requests,
+            connect_deadline: self.deadlines.connect,
+            idle_deadline: self.deadlines.idle,
+            ..registry::Endpoint::new(endpoint.url.clone())
+        };
+        let client = registry::Client::observed(&endpoint, observer)?
+            .concealing(client.secrets())
+            .with_token_path(token_path.unwrap_or(registry::TOKEN_PATH))
+            .under(&self.leadership);
+        Ok(Puller::new(client, Limits::default()).within(self.lanes.clone()))
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Known>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -198,22 +231,6 @@ fn refused(instance: &HarborInstance) -> Option<&str> {
     let ready = condition::find(&status.conditions, ConditionType::Ready).filter(|ready| ready.status == "False")?;
     let asked = [Reason::HarborUnreachable, Reason::HarborError, Reason::HarborUnauthorized, Reason::RateLimited];
     asked.iter().any(|reason| reason.to_string() == ready.reason).then_some(ready.message.as_str())
-}
-
-fn puller(
-    endpoint: &Endpoint,
-    lanes: &Lanes,
-    leadership: &Leadership,
-    observer: Option<Arc<dyn Observer>>,
-) -> Result<Puller, registry::Error> {
-    let endpoint = registry::Endpoint {
-        ca_bundle: endpoint.ca_bundle.clone(),
-        credentials: endpoint.credentials.clone(),
-        max_concurrent_requests: endpoint.max_concurrent_requests,
-        ..registry::Endpoint::new(endpoint.url.clone())
-    };
-    let client = registry::Client::observed(&endpoint, observer)?.under(leadership);
-    Ok(Puller::new(client, Limits::default()).within(lanes.clone()))
 }
 
 /// Harbor's version, as its HarborInstance knows it, else as it says itself.

@@ -11,6 +11,7 @@ pub mod directory;
 mod frame;
 pub mod instance;
 pub mod instances;
+pub mod needs;
 pub mod preview;
 pub mod proxy_project;
 pub mod reconciler;

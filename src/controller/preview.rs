@@ -19,7 +19,7 @@ use crate::{
     api::{
         ConditionType, HarborInstance, ManagementPolicy, ProxyProject, Reason, Registry, ReplicationRule, condition,
     },
-    harbor::Freshness,
+    harbor::{Freshness, Secrets},
     plan::{Action, Difference, TO_BE_CREATED},
 };
 
@@ -75,6 +75,20 @@ pub enum Verdict {
     },
 }
 
+impl Preview {
+    /// Takes out what is a secret at this Harbor.
+    fn conceal(&mut self, secrets: &Secrets) {
+        self.remarks.iter_mut().for_each(|remark| *remark = secrets.line(remark));
+        match &mut self.verdict {
+            Verdict::Idle(message) | Verdict::Refused { message, .. } => *message = secrets.line(message),
+            Verdict::Compared { difference, .. } => difference.drift.iter_mut().for_each(|drift| {
+                drift.have = secrets.line(&drift.have);
+                drift.want = secrets.line(&drift.want);
+            }),
+        }
+    }
+}
+
 impl Verdict {
     /// Whether Harbor is not as specified.
     pub fn differs(&self) -> bool {
@@ -109,6 +123,7 @@ impl Kinds {
         }
         seen.extend(each(&subjects.projects, |object| round.project(object)).await);
         seen.extend(each(&subjects.rules, |object| round.rule(object)).await);
+        seen.iter_mut().for_each(|preview| preview.conceal(&self.instances.secrets(&preview.instance)));
         seen
     }
 }
@@ -143,7 +158,7 @@ impl Round<'_> {
         if let Some(verdict) = self.idle(instance, object.spec.suspend) {
             return (preview(object, instance, verdict), None);
         }
-        let remembered = object.status.as_ref().and_then(|status| status.credentials_revision.clone());
+        let remembered = object.status.as_ref().map(registry::Remembered::of).unwrap_or_default();
         match registry::look(self.kinds, object, remembered, Purpose::Preview, self.sight().freshness).await {
             Err(failure) => (preview(object, instance, failure.into()), None),
             Ok(look) => {

@@ -15,13 +15,13 @@ use super::{
     frame::Frame,
     instances::{Connection, version},
     report::Failure,
-    sight::{Sight, is_settled},
+    sight::{Sight, disowns, is_settled},
     upstream::{Ahead, Reference},
 };
 use crate::{
     api::{
-        ConditionType, Conditions, CveAllowlist, ManagementPolicy, ProxyProject, ProxyProjectStatus, Reason, Registry,
-        RewriteRuleStatus, StorageLimit, condition,
+        ConditionType, Conditions, CveAllowlist, ManagementPolicy, OwnedObject, ProxyProject, ProxyProjectStatus,
+        Reason, Registry, RewriteRuleStatus, StorageLimit, condition,
     },
     harbor::{Error, Freshness, Seen, View, model},
     plan::{
@@ -100,6 +100,9 @@ async fn bring(
         // The project that served is gone, and another one has its name.
         status.rewrite = None;
     }
+    if disowns(&look.plan) || look.id.is_none() {
+        status.owned = None;
+    }
     let plan = look.plan?;
     let difference = plan.difference(object(project));
     if project.spec.management_policy == ManagementPolicy::ObserveOnly {
@@ -121,6 +124,7 @@ async fn bring(
         notes.push(Note::done(Reason::Reconciled, difference.done()));
     }
     status.id = created;
+    OwnedObject::remember(&mut status.owned, created, sight.now);
     status.rewrite = Some(look.rule);
     Ok(())
 }
@@ -176,7 +180,8 @@ pub(super) async fn look(
     };
     let rule = rule(project, &registry, connection)?;
     let id = have.as_ref().map(|project| project.project_id);
-    let mut observed = plan::Observed { project: have, ..plan::Observed::default() };
+    let owned = project.status.as_ref().and_then(|status| status.owned.clone());
+    let mut observed = plan::Observed { project: have, owned, ..plan::Observed::default() };
     if desired.needs_version() {
         observed.version = version(kinds.directory.as_ref(), &spec.harbor_ref.name, &connection.client).await?;
     }
@@ -185,7 +190,9 @@ pub(super) async fn look(
     }
     let mut plan = plan::plan(&desired, &observed);
     if let Some(id) = id
-        && (trusted != Some(id) || plan.as_ref().is_ok_and(|plan| !plan.is_done()))
+        && (trusted != Some(id)
+            || plan.as_ref().is_ok_and(|plan| !plan.is_done())
+            || connection.view.labels_are_due(id, sight.freshness))
     {
         let label = connection.client.project_labels(id).await?.into_iter().find(|label| label.name == plan::LABEL);
         let found = label.as_ref().and_then(|label| Marker::split(&label.description).1);

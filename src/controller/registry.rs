@@ -7,12 +7,12 @@ use super::{
     frame::{self, Frame},
     instances::{Connection, Unusable, read_secret, version},
     report::Failure,
-    sight::{Sight, is_settled},
+    sight::{Sight, disowns, is_settled},
 };
 use crate::{
-    api::{ManagementPolicy, Reason, Registry, RegistryStatus, UpstreamPulls},
+    api::{ManagementPolicy, OwnedObject, Reason, Registry, RegistryStatus, UpstreamPulls},
     harbor::{Client, Credentials, Error, Freshness, Seen, model},
-    plan::{Plan, Refusal, marker::Marker, registry as plan},
+    plan::{Plan, Refusal, hosts, marker::Marker, registry as plan},
 };
 
 /// Brings a Registry's object in Harbor to what its spec says.
@@ -43,7 +43,7 @@ pub async fn finalize(kinds: &Kinds, registry: &Registry, now: Timestamp) -> Fin
         }
         Err(failure) => failure.into_words(),
     };
-    frame::blocked(registry, now, words)
+    frame::blocked(kinds, registry, now, words)
 }
 
 /// Keeps in the status what warming may not forget, and tells when the registry limits our rate.
@@ -65,16 +65,19 @@ async fn bring(
     status: &mut RegistryStatus,
     notes: &mut Vec<Note>,
 ) -> Result<(), Failure> {
+    let remembered = Remembered::of(status);
     status.url = Some(registry.url().into_owned());
     let writes = registry.spec.management_policy == ManagementPolicy::Full;
     let purpose = if writes { Purpose::Write } else { Purpose::Observe };
-    let remembered = status.credentials_revision.clone();
     let mut look = look(kinds, registry, remembered.clone(), purpose, sight.freshness).await?;
     if sight.is_too_old(look.at) && !is_settled(&look.plan, status.id) {
         look = self::look(kinds, registry, remembered, purpose, sight.closer().freshness).await?;
     }
     let client = &look.connection.client;
     status.id = look.id;
+    if disowns(&look.plan) || look.id.is_none() {
+        status.owned = None;
+    }
     let plan = look.plan?;
     let difference = plan.difference(object(registry));
     if !writes {
@@ -94,7 +97,24 @@ async fn bring(
         notes.push(Note::done(Reason::Reconciled, difference.done()));
     }
     status.credentials_revision = look.desired.credentials_revision;
+    OwnedObject::remember(&mut status.owned, status.id, sight.now);
     Ok(())
+}
+
+/// What status knows of the registry, and Harbor does not show.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Remembered {
+    /// The revision of the credentials that Harbor was last given.
+    credentials_revision: Option<String>,
+    /// The registry that was ours, and its URL.
+    owned: Option<(OwnedObject, String)>,
+}
+
+impl Remembered {
+    pub(super) fn of(status: &RegistryStatus) -> Self {
+        let owned = status.owned.clone().zip(status.url.clone());
+        Self { credentials_revision: status.credentials_revision.clone(), owned }
+    }
 }
 
 /// What a look is for. Harbor never shows the secret of the credentials, so only what it was last given can be compared.
@@ -127,16 +147,17 @@ pub(super) fn object(registry: &Registry) -> String {
     format!("registry {}", registry.harbor_name())
 }
 
-/// Compares; nothing is written. `remembered` is the revision of the credentials that Harbor was last given.
+/// Compares; nothing is written.
 pub(super) async fn look(
     kinds: &Kinds,
     registry: &Registry,
-    remembered: Option<String>,
+    Remembered { credentials_revision: remembered, owned }: Remembered,
     purpose: Purpose,
     freshness: Freshness,
 ) -> Result<Look, Failure> {
     kinds.yield_to_older(registry)?;
     let connection = kinds.connect(&registry.spec.harbor_ref).await?;
+    check_host(kinds, registry)?;
     let specification = match dereference(kinds, registry).await {
         Err(Unusable { reason: Reason::SecretNotFound, .. }) if purpose == Purpose::Preview => None,
         specification => Some(specification?),
@@ -161,8 +182,18 @@ pub(super) async fn look(
     };
     let found = have.as_ref().and_then(|have| Marker::split(&have.description).1);
     let other = kinds.other(registry, found.as_ref());
-    let plan = plan::plan(&desired, &plan::Observed { registry: have, credentials_revision, version, other });
+    let plan = plan::plan(&desired, &plan::Observed { registry: have, credentials_revision, version, other, owned });
     Ok(Look { connection, desired, id, at, plan, remarks })
+}
+
+/// Whether Harbor may be sent to this host. What is only observed is sent nowhere.
+fn check_host(kinds: &Kinds, registry: &Registry) -> Result<(), Refusal> {
+    let harbor = &registry.spec.harbor_ref.name;
+    let Some(instance) = kinds.directory.instance(harbor) else { return Ok(()) };
+    if registry.spec.management_policy == ManagementPolicy::ObserveOnly {
+        return Ok(());
+    }
+    hosts::check(&registry.url(), &instance.spec.allowed_registry_hosts, harbor)
 }
 
 async fn dereference(kinds: &Kinds, registry: &Registry) -> Result<plan::Desired, Unusable> {

@@ -12,11 +12,11 @@ use super::{
     frame::{self, Frame},
     instances::Connection,
     report::Failure,
-    sight::{FRESH, Sight},
+    sight::{FRESH, Sight, disowns},
     upstream::{Ahead, Reference},
 };
 use crate::{
-    api::{ManagementPolicy, Reason, ReplicationRule, ReplicationRuleStatus},
+    api::{ManagementPolicy, OwnedObject, Reason, ReplicationRule, ReplicationRuleStatus},
     harbor::{Error, Freshness, Seen, View, model},
     plan::{
         Plan, Refusal,
@@ -67,12 +67,12 @@ pub async fn finalize(kinds: &Kinds, rule: &ReplicationRule, now: Timestamp) -> 
                 "waiting for {executions} execution(s) of replication policy {} to stop in Harbor",
                 rule.harbor_name()
             );
-            match frame::blocked(rule, now, (Reason::Progressing, message)) {
+            match frame::blocked(kinds, rule, now, (Reason::Progressing, message)) {
                 Finalized::Blocked(outcome) => Finalized::Blocked(Outcome { requeue: STOP_CHECK, ..outcome }),
                 done @ Finalized::Done(_) => done,
             }
         }
-        Err(failure) => frame::blocked(rule, now, failure.into_words()),
+        Err(failure) => frame::blocked(kinds, rule, now, failure.into_words()),
     }
 }
 
@@ -91,6 +91,9 @@ async fn bring(
     }
     let Look { observed, plan, .. } = look;
     status.id = observed.marked.as_ref().map(|policy| policy.id);
+    if disowns(&plan) || observed.policy().is_none() {
+        status.owned = None;
+    }
     let plan = plan?;
     let difference = plan.difference(object(rule));
     let writes = rule.spec.management_policy == ManagementPolicy::Full;
@@ -103,6 +106,7 @@ async fn bring(
         }
         let Some(now_there) = now_there else { return Ok(()) };
         status.id = Some(now_there.0);
+        OwnedObject::remember(&mut status.owned, status.id, now);
         now_there
     } else {
         status.drift = difference.lines();
@@ -154,6 +158,7 @@ pub(super) async fn look(
     let marker = kinds.installation.marker(rule);
     let desired = plan::Desired { name: rule.harbor_name(), spec: &rule.spec, registry_id, marker };
     let (mut observed, at) = observe(view, desired.name, &desired.marker, remembered, sight.freshness).await?;
+    observed.owned = rule.status.as_ref().and_then(|status| status.owned.clone());
     observed.other = kinds.other(rule, observed.named.as_ref().and_then(plan::marker_of).as_ref());
     let plan = plan::plan(&desired, &observed, sight.now);
     Ok(Look { observed, at, plan })

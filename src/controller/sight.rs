@@ -9,6 +9,7 @@ use std::{
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use crate::{
+    api::Reason,
     harbor::Freshness,
     plan::{Action, Plan, Refusal},
 };
@@ -46,6 +47,11 @@ pub(super) fn is_settled<Step>(plan: &Result<Plan<Step>, Refusal>, remembered: O
         Ok(Action::Create) => remembered.is_none(),
         _ => false,
     }
+}
+
+/// Whether by such a plan the object in Harbor is another's.
+pub(super) fn disowns<Step>(plan: &Result<Plan<Step>, Refusal>) -> bool {
+    matches!(plan, Err(refusal) if matches!(refusal.reason, Reason::NameConflict | Reason::AdoptionRequired))
 }
 
 /// The beat at which all resources of one Harbor with the same interval are looked at: the first of them reads the lists, and

@@ -6,7 +6,7 @@ use k8s_openapi::jiff::SignedDuration;
 
 use super::{Kinds, instances::Unusable, report::Failure, sight::Sight};
 use crate::{
-    api::{ConditionType, HarborRef, ManagementPolicy, Reason, Registry, condition},
+    api::{ConditionType, HarborRef, ManagementPolicy, OwnedObject, Reason, Registry, condition},
     harbor::{Error, Freshness, View, model},
     plan::{Refusal, marker::Marker},
 };
@@ -91,9 +91,16 @@ impl Reference<'_> {
     }
 
     fn may_use(&self, registry: &Registry, found: &model::Registry) -> bool {
+        let marker = Marker::split(&found.description).1;
         registry.spec.management_policy == ManagementPolicy::ObserveOnly
-            || Marker::split(&found.description).1 == Some(self.kinds.installation.marker(registry))
+            || marker == Some(self.kinds.installation.marker(registry))
+            // A person removed the marker, and it is about to be restored.
+            || marker.is_none() && owned(registry).is_some_and(|owned| owned.is(found.id, found.creation_time))
     }
+}
+
+fn owned(registry: &Registry) -> Option<&OwnedObject> {
+    registry.status.as_ref()?.owned.as_ref()
 }
 
 fn not_ready(registry: &Registry) -> String {

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use reqwest::{Method, StatusCode, header};
+use reqwest::{Method, header};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::Semaphore;
@@ -13,20 +13,17 @@ use tracing::Instrument;
 use url::Url;
 
 use super::{
-    Error,
+    Error, Secrets,
+    answer::{Answer, Body, Request, decode, refusal},
     observer::{self, Api, Observer},
+    transport,
 };
 use crate::leadership::Leadership;
 
-/// Harbor's own limit; anything above is 422.
-const PAGE_SIZE: usize = 100;
-/// Pages of one list that are read at most: 100,000 objects.
-const MAX_PAGES: usize = 1000;
 /// An answer that is longer is not read to its end.
-const MAX_BODY: usize = 16 << 20;
-/// Harbor probes an upstream within POST and PUT of a registry, and a dead one takes its time.
-const DEADLINE: Duration = Duration::from_secs(30);
-const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+const MAX_BODY: usize = 8 << 20;
+/// Of an answer that is an error no more is read.
+const MAX_ERROR_BODY: usize = 16 << 10;
 /// How long a Harbor is left alone that says 429 and not for how long; and how long at most.
 const REST: Duration = Duration::from_secs(60);
 const LONGEST_REST: Duration = Duration::from_secs(600);
@@ -53,6 +50,28 @@ pub struct Endpoint {
     pub max_concurrent_requests: u16,
 }
 
+/// How long one Harbor may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deadlines {
+    /// For a connection to be made.
+    pub connect: Duration,
+    /// For a request, from its first byte to the last of its answer. Harbor probes an upstream within POST and PUT of a
+    /// registry, and a dead one takes its time.
+    pub request: Duration,
+    /// For all pages of a list.
+    pub list: Duration,
+    /// For an answer of `/v2` to begin, and then for each further piece of it.
+    pub idle: Duration,
+}
+
+impl Default for Deadlines {
+    /// 5 s, 30 s, 5 min and 60 s.
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self { connect: seconds(5), request: seconds(30), list: seconds(300), idle: seconds(60) }
+    }
+}
+
 /// A client of one Harbor. Clones share the connection pool and the bound on concurrent requests.
 #[derive(Debug, Clone)]
 pub struct Client {
@@ -65,6 +84,8 @@ struct Inner {
     base: Url,
     http: reqwest::Client,
     credentials: Option<Credentials>,
+    secrets: Secrets,
+    deadlines: Deadlines,
     slots: Semaphore,
     /// Until when Harbor wants to be left alone.
     rest: Mutex<Option<Instant>>,
@@ -85,35 +106,35 @@ impl Client {
     /// # Errors
     /// Those of [`Client::new`].
     pub fn observed(endpoint: &Endpoint, observer: Option<Arc<dyn Observer>>) -> Result<Self, Error> {
-        let unusable = |detail: String| Error::Endpoint(detail);
-        let mut base =
-            Url::parse(&endpoint.url).map_err(|error| unusable(format!("url `{}`: {error}", endpoint.url)))?;
-        if !matches!(base.scheme(), "http" | "https") || base.host_str().is_none() {
-            return Err(unusable(format!("url `{}` must be http:// or https:// and a host", endpoint.url)));
-        }
+        Self::within(endpoint, Deadlines::default(), observer)
+    }
+
+    /// The same with other deadlines.
+    ///
+    /// # Errors
+    /// Those of [`Client::new`].
+    pub fn within(
+        endpoint: &Endpoint,
+        deadlines: Deadlines,
+        observer: Option<Arc<dyn Observer>>,
+    ) -> Result<Self, Error> {
+        let mut base = transport::base(&endpoint.url).map_err(Error::Endpoint)?;
         base.set_path("/api/v2.0/");
-        // Harbor answers Basic auth that comes with its own session cookie by 403, so none is ever kept: no cookie store.
-        let mut http = reqwest::Client::builder()
-            .user_agent(concat!("harbor-pilot/", env!("CARGO_PKG_VERSION")))
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(CONNECT_DEADLINE)
-            .timeout(DEADLINE);
-        if let Some(pem) = &endpoint.ca_bundle {
-            let certificates = reqwest::Certificate::from_pem_bundle(pem.as_bytes())
-                .map_err(|error| unusable(format!("caBundle is not PEM: {error}")))?;
-            // Text without PEM in it is a bundle of nothing, and would be found out by a handshake that fails.
-            if certificates.is_empty() {
-                return Err(unusable("caBundle has no PEM certificate in it".to_owned()));
-            }
-            http = http.tls_certs_merge(certificates);
+        let http = transport::builder(endpoint.ca_bundle.as_deref()).map_err(Error::Endpoint)?;
+        let http = http.connect_timeout(deadlines.connect).timeout(deadlines.request).build();
+        let http = http.map_err(|error| Error::Endpoint(error.to_string()))?;
+        let secrets = Secrets::default();
+        if let Some(own) = &endpoint.credentials {
+            secrets.learn(&own.username, &own.password);
         }
-        let http = http.build().map_err(|error| unusable(error.to_string()))?;
         let slots = Semaphore::new(usize::from(endpoint.max_concurrent_requests.max(1)));
         Ok(Self {
             inner: Arc::new(Inner {
                 base,
                 http,
                 credentials: endpoint.credentials.clone(),
+                secrets,
+                deadlines,
                 slots,
                 rest: Mutex::default(),
                 observer,
@@ -133,9 +154,18 @@ impl Client {
         self.inner.credentials.as_ref().is_some_and(|credentials| !credentials.username.starts_with("robot$"))
     }
 
+    /// What no text about this Harbor may hold.
+    pub fn secrets(&self) -> &Secrets {
+        &self.inner.secrets
+    }
+
+    pub(super) fn deadlines(&self) -> Deadlines {
+        self.inner.deadlines
+    }
+
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str, query: &[(&str, &str)]) -> Result<T, Error> {
         let request = Request { method: Method::GET, path, query };
-        decode(&request, &self.send(&request, None::<&()>).await?.body)
+        self.decode(&request, &self.send(&request, None::<&()>).await?.body)
     }
 
     /// GET, with `None` for 404.
@@ -147,45 +177,15 @@ impl Client {
         }
     }
 
-    /// All pages of a list.
-    pub(super) async fn list<T: DeserializeOwned>(&self, path: &str, query: &[(&str, &str)]) -> Result<Vec<T>, Error> {
-        let page_size = PAGE_SIZE.to_string();
-        let mut all = Vec::new();
-        for page in 1..=MAX_PAGES {
-            let page = page.to_string();
-            let mut paged = query.to_vec();
-            paged.extend([("page", page.as_str()), ("page_size", page_size.as_str())]);
-            let request = Request { method: Method::GET, path, query: &paged };
-            let answer = self.send(&request, None::<&()>).await?;
-            // An empty list is `null` at some end points.
-            let items = decode::<Option<Vec<T>>>(&request, &answer.body)?.unwrap_or_default();
-            let last = items.len() < PAGE_SIZE;
-            all.extend(items);
-            if last || answer.total.is_some_and(|total| all.len() >= total) {
-                break;
-            }
-        }
-        Ok(all)
-    }
-
-    /// The first `limit` (1 to 100) of a list.
-    pub(super) async fn first<T: DeserializeOwned>(
-        &self,
-        path: &str,
-        query: &[(&str, &str)],
-        limit: usize,
-    ) -> Result<Vec<T>, Error> {
-        let page_size = limit.clamp(1, PAGE_SIZE).to_string();
-        let mut paged = query.to_vec();
-        paged.push(("page_size", page_size.as_str()));
-        Ok(self.get::<Option<Vec<T>>>(path, &paged).await?.unwrap_or_default())
-    }
-
     /// GET of plain text.
     pub(super) async fn text(&self, path: &str) -> Result<String, Error> {
         let request = Request { method: Method::GET, path, query: &[] };
         let body = self.send(&request, None::<&()>).await?.body;
-        Ok(String::from_utf8_lossy(&body).into_owned())
+        Ok(self.inner.secrets.redact(&String::from_utf8_lossy(&body)))
+    }
+
+    pub(super) fn decode<T: DeserializeOwned>(&self, request: &Request<'_>, body: &[u8]) -> Result<T, Error> {
+        decode(request, body, &self.inner.secrets)
     }
 
     /// POST of a new object; returns the id at the end of `Location`.
@@ -212,7 +212,8 @@ impl Client {
         }
     }
 
-    async fn send(&self, request: &Request<'_>, body: Option<&impl Serialize>) -> Result<Answer, Error> {
+    pub(super) async fn send(&self, request: &Request<'_>, body: Option<&impl Serialize>) -> Result<Answer, Error> {
+        let deadline = self.inner.deadlines.request * 2;
         let work = async {
             // The semaphore is never closed, so the only way on is with a permit.
             let _slot = self.inner.slots.acquire().await.ok();
@@ -229,9 +230,9 @@ impl Client {
             result
         };
         // Waiting for a slot counts: a caller wants to know in time, whatever the reason.
-        match tokio::time::timeout(DEADLINE * 2, work).await {
+        match tokio::time::timeout(deadline, work).await {
             Ok(result) => result,
-            Err(_) => Err(Error::Timeout { operation: request.to_string(), seconds: DEADLINE.as_secs() * 2 }),
+            Err(_) => Err(Error::Timeout { operation: request.to_string(), seconds: deadline.as_secs() }),
         }
     }
 
@@ -267,112 +268,70 @@ impl Client {
         if let Some(body) = body {
             http = http.json(body);
         }
-        let response = self.leadership.guard(http.send()).await.map_err(|error| self.transport(request, &error))?;
+        let response = self.leadership.guard(http.send()).await.map_err(|error| self.transport(request, error))?;
         let status = response.status();
         let header = |name| response.headers().get(name).and_then(|value: &header::HeaderValue| value.to_str().ok());
         let location = header(header::LOCATION).map(str::to_owned);
         let total = header(header::HeaderName::from_static("x-total-count")).and_then(|total| total.parse().ok());
-        let retry_after = header(header::RETRY_AFTER).and_then(|seconds| seconds.parse().ok());
-        let body = self.read(request, response).await?;
+        let retry_after = header(header::RETRY_AFTER).and_then(|seconds| seconds.parse::<u64>().ok());
+        let retry_after = retry_after.map(|seconds| seconds.min(LONGEST_REST.as_secs()));
         if status.is_success() {
+            let body = self.read(request, response).await?;
             return Ok(Answer { body, location, total });
         }
-        Err(refusal(request, status, retry_after, &body))
+        let body = self.read_error(response).await;
+        Err(refusal(request, status, retry_after, &body, &self.inner.secrets))
     }
 
     async fn read(&self, request: &Request<'_>, mut response: reqwest::Response) -> Result<Vec<u8>, Error> {
+        let too_large = || request.too_large(format!("longer than {} MiB", MAX_BODY >> 20));
+        if response.content_length().is_some_and(|length| length > MAX_BODY as u64) {
+            return Err(too_large());
+        }
         let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| self.transport(request, &error))? {
+        while let Some(chunk) = response.chunk().await.map_err(|error| self.transport(request, error))? {
             if body.len() + chunk.len() > MAX_BODY {
-                return Err(request.malformed(&format!("longer than {MAX_BODY} bytes")));
+                return Err(too_large());
             }
             body.extend_from_slice(&chunk);
         }
         Ok(body)
     }
 
-    fn transport(&self, request: &Request<'_>, error: &reqwest::Error) -> Error {
-        if error.is_timeout() && !error.is_connect() {
-            return Error::Timeout { operation: request.to_string(), seconds: DEADLINE.as_secs() };
+    /// The beginning of what an error says; how it ends does not change what it is.
+    async fn read_error(&self, mut response: reqwest::Response) -> Body {
+        let mut body = Body::default();
+        loop {
+            match response.chunk().await {
+                Ok(Some(chunk)) => {
+                    let room = MAX_ERROR_BODY - body.bytes.len();
+                    body.bytes.extend(chunk.iter().take(room));
+                    if chunk.len() > room {
+                        return Body { cut: true, ..body };
+                    }
+                }
+                Ok(None) => return body,
+                Err(_) => return Body { cut: true, ..body },
+            }
         }
+    }
+
+    fn transport(&self, request: &Request<'_>, error: reqwest::Error) -> Error {
+        if error.is_timeout() && !error.is_connect() {
+            return Error::Timeout { operation: request.to_string(), seconds: self.inner.deadlines.request.as_secs() };
+        }
+        let broke_off = error.is_body() || error.is_decode();
+        let error = error.without_url();
         let mut detail = error.to_string();
-        let mut source = std::error::Error::source(error);
+        let mut source = std::error::Error::source(&error);
         while let Some(cause) = source {
             detail = cause.to_string();
             source = cause.source();
         }
+        let detail = self.inner.secrets.message(detail.as_bytes(), false, &[]);
+        if broke_off {
+            return request.malformed(&format!("it broke off: {detail}"));
+        }
         Error::Unreachable { url: self.inner.base.origin().ascii_serialization(), detail }
-    }
-}
-
-struct Request<'a> {
-    method: Method,
-    path: &'a str,
-    query: &'a [(&'a str, &'a str)],
-}
-
-impl std::fmt::Display for Request<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} /{}", self.method, self.path)
-    }
-}
-
-impl Request<'_> {
-    fn span(&self) -> tracing::Span {
-        tracing::debug_span!(
-            "harbor request",
-            otel.kind = "client",
-            http.request.method = %self.method,
-            url.path = self.path,
-            http.response.status_code = tracing::field::Empty,
-            otel.status_code = tracing::field::Empty,
-            error.type = tracing::field::Empty,
-        )
-    }
-
-    fn malformed(&self, detail: &str) -> Error {
-        Error::Malformed { operation: self.to_string(), detail: detail.to_owned() }
-    }
-}
-
-struct Answer {
-    body: Vec<u8>,
-    location: Option<String>,
-    total: Option<usize>,
-}
-
-fn decode<T: DeserializeOwned>(request: &Request<'_>, body: &[u8]) -> Result<T, Error> {
-    serde_json::from_slice(body).map_err(|error| request.malformed(&error.to_string()))
-}
-
-fn refusal(request: &Request<'_>, status: StatusCode, retry_after: Option<u64>, body: &[u8]) -> Error {
-    let operation = request.to_string();
-    let message = message_of(body);
-    match status {
-        StatusCode::UNAUTHORIZED => Error::Unauthorized { operation },
-        StatusCode::FORBIDDEN => Error::Forbidden { operation, message },
-        StatusCode::NOT_FOUND => Error::NotFound { operation, message },
-        StatusCode::CONFLICT => Error::Conflict { message },
-        StatusCode::PRECONDITION_FAILED => Error::Precondition { message },
-        StatusCode::TOO_MANY_REQUESTS => Error::RateLimited { retry_after },
-        _ if status.is_client_error() => Error::Refused { operation, status: status.as_u16(), message },
-        _ if status.is_server_error() => Error::Server { operation, status: status.as_u16(), message },
-        _ => Error::Malformed { operation, detail: format!("status {status}") },
-    }
-}
-
-/// Harbor's `{"errors":[{"code","message"}]}`, or the beginning of whatever it is.
-fn message_of(body: &[u8]) -> String {
-    #[derive(serde::Deserialize)]
-    struct Envelope {
-        errors: Vec<Entry>,
-    }
-    #[derive(serde::Deserialize)]
-    struct Entry {
-        message: String,
-    }
-    match serde_json::from_slice::<Envelope>(body) {
-        Ok(envelope) => envelope.errors.into_iter().map(|entry| entry.message).collect::<Vec<_>>().join("; "),
-        Err(_) => String::from_utf8_lossy(body).chars().take(200).collect(),
     }
 }

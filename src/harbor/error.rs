@@ -94,6 +94,16 @@ pub enum Error {
         /// What was wrong.
         detail: String,
     },
+    /// An answer, or a list, that is longer than those of a Harbor.
+    #[error(
+        "the answer to {operation} is too large: {detail}; check that nothing between here and Harbor repeats or pads answers, and delete from Harbor what nobody needs"
+    )]
+    TooLarge {
+        /// Method and path.
+        operation: String,
+        /// How much was read, and what the limit is.
+        detail: String,
+    },
 }
 
 /// What to do about an error.
@@ -115,6 +125,7 @@ impl Error {
             | Self::Timeout { .. }
             | Self::Server { .. }
             | Self::Malformed { .. }
+            | Self::TooLarge { .. }
             | Self::Conflict { .. }
             | Self::RateLimited { .. } => Class::Retry,
             Self::Unauthorized { .. } | Self::Forbidden { .. } | Self::NotFound { .. } | Self::Precondition { .. } => {
@@ -135,7 +146,7 @@ impl Error {
             Self::Precondition { .. } => Reason::InUse,
             Self::RateLimited { .. } => Reason::RateLimited,
             Self::Refused { .. } | Self::NotFound { .. } => Reason::HarborRefused,
-            Self::Server { .. } | Self::Malformed { .. } => Reason::HarborError,
+            Self::Server { .. } | Self::Malformed { .. } | Self::TooLarge { .. } => Reason::HarborError,
         }
     }
 

@@ -82,6 +82,9 @@ pub struct Registry {
     /// `healthy` or `unhealthy`, from Harbor's own check every 5 minutes.
     #[serde(default)]
     pub status: String,
+    /// When it was made.
+    #[serde(default)]
+    pub creation_time: Option<jiff::Timestamp>,
 }
 
 impl Registry {

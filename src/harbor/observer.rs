@@ -49,7 +49,7 @@ impl Answer {
             Err(Error::Precondition { .. }) => Self::Status(412),
             Err(Error::RateLimited { .. }) => Self::Status(429),
             Err(Error::Refused { status, .. } | Error::Server { status, .. }) => Self::Status(*status),
-            Err(Error::Malformed { .. }) => Self::Malformed,
+            Err(Error::Malformed { .. } | Error::TooLarge { .. }) => Self::Malformed,
         })
     }
 }

@@ -36,6 +36,9 @@ impl Client {
     /// # Errors
     /// See [`Error`]; [`Error::is_unhealthy_registry`] when the probe fails for whatever reason.
     pub async fn create_registry(&self, registry: &model::NewRegistry) -> Result<i64, Error> {
+        if let Some(credential) = &registry.credential {
+            self.secrets().learn(&credential.access_key, &credential.access_secret.clone().into());
+        }
         self.create("registries", registry).await
     }
 
@@ -44,6 +47,9 @@ impl Client {
     /// # Errors
     /// See [`Error`].
     pub async fn update_registry(&self, id: i64, update: &model::RegistryUpdate) -> Result<(), Error> {
+        if let Some(secret) = &update.access_secret {
+            self.secrets().learn(update.access_key.as_deref().unwrap_or_default(), &secret.clone().into());
+        }
         self.put(&format!("registries/{id}"), update).await
     }
 

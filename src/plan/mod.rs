@@ -6,6 +6,7 @@
 
 pub mod after_scan;
 pub mod cron;
+pub mod hosts;
 pub mod marker;
 pub mod project;
 pub mod registry;
@@ -73,8 +74,15 @@ impl fmt::Display for Drift {
     }
 }
 
-fn shown(value: &str) -> &str {
-    if value.is_empty() { "nothing" } else { value }
+/// A person reads no more of one value, and status has room for no more.
+const LONGEST: usize = 200;
+
+fn shown(value: &str) -> std::borrow::Cow<'_, str> {
+    match value.char_indices().nth(LONGEST) {
+        _ if value.is_empty() => "nothing".into(),
+        Some((end, _)) => format!("{}…", value.get(..end).unwrap_or_default()).into(),
+        None => value.into(),
+    }
 }
 
 /// Why nothing may be written.

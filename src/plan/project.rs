@@ -8,7 +8,7 @@ use super::{
     retention, version,
 };
 use crate::{
-    api::{Adoption, Reason, StorageLimit},
+    api::{Adoption, OwnedObject, Reason, StorageLimit},
     harbor::model,
 };
 
@@ -62,6 +62,8 @@ pub struct Observed {
     pub retention: Option<model::RetentionPolicy>,
     /// What has become of the resource that the marker names, if that is another one of ours.
     pub other: Other,
+    /// The project that was ours when it was last looked at, from status.
+    pub owned: Option<OwnedObject>,
 }
 
 /// What is known of a project's marker. Labels can only be listed one project at a time, so they are read when it matters.
@@ -113,12 +115,16 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Result<Plan<Step>, Refusa
         let found = label.as_ref().and_then(|label| Marker::split(&label.description).1);
         // An empty project without a marker on the registry that is ours is a creation of ours that was cut short.
         let unfinished = label.is_none() && have.repo_count == 0 && have.registry_id == Some(desired.registry_id);
-        let adoption = if unfinished { Adoption::IfExists } else { desired.adoption };
+        // Its id, name and registry are those of ours: somebody removed the marker.
+        let restored = found.is_none()
+            && observed.owned.as_ref().is_some_and(|owned| owned.is(have.project_id, have.creation_time))
+            && have.registry_id == Some(desired.registry_id);
+        let adoption = if unfinished || restored { Adoption::IfExists } else { desired.adoption };
         let object = format!("project {}", have.name);
         marker::may_write(&desired.marker, found.as_ref(), observed.other, adoption, &object)?;
         let is_ours = found.as_ref() == Some(&desired.marker);
         if !is_ours {
-            adopts = found.is_some() || desired.adoption == Adoption::IfExists;
+            adopts = !restored && (found.is_some() || desired.adoption == Adoption::IfExists);
             drift.push(Drift {
                 field: format!("label {LABEL}"),
                 have: label.as_ref().map(|label| label.description.clone()).unwrap_or_default(),

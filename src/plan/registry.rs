@@ -6,7 +6,7 @@ use super::{
     version,
 };
 use crate::{
-    api::{Adoption, Reason},
+    api::{Adoption, OwnedObject, Reason},
     harbor::{Credentials, model},
 };
 use secrecy::ExposeSecret;
@@ -47,6 +47,21 @@ pub struct Observed {
     pub version: Option<String>,
     /// What has become of the resource that the marker names, if that is another one of ours.
     pub other: Other,
+    /// The registry that was ours when it was last looked at, and its URL then, from status.
+    pub owned: Option<(OwnedObject, String)>,
+}
+
+impl Observed {
+    /// Whether the registry is ours without saying so: it has no marker, and its id and URL are those of ours.
+    fn lost_its_marker(&self, desired: &Desired) -> bool {
+        let Some((have, (owned, url))) = self.registry.as_ref().zip(self.owned.as_ref()) else { return false };
+        let urls = [normalised(&desired.url), normalised(url)];
+        Marker::split(&have.description).1.is_none()
+            && owned.is(have.id, have.creation_time)
+            && have.name == desired.name
+            // Docker Hub's adapter shows one address, whatever it was given.
+            && (desired.type_ == "docker-hub" || urls.contains(&have.url))
+    }
 }
 
 /// A request to Harbor.
@@ -72,7 +87,9 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Result<Plan<Step>, Refusa
     };
     let (text, found) = Marker::split(&have.description);
     let object = format!("registry {}", have.name);
-    marker::may_write(&desired.marker, found.as_ref(), observed.other, desired.adoption, &object)?;
+    let restored = observed.lost_its_marker(desired);
+    let adoption = if restored { Adoption::IfExists } else { desired.adoption };
+    marker::may_write(&desired.marker, found.as_ref(), observed.other, adoption, &object)?;
     if have.type_ != desired.type_ {
         return Err(Refusal {
             reason: Reason::Immutable,
@@ -133,7 +150,7 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Result<Plan<Step>, Refusa
         if update == model::RegistryUpdate::default() { Vec::new() } else { vec![Step::Update(have.id, update)] };
     let action = match steps.is_empty() {
         true => Action::Nothing,
-        false if found.as_ref() == Some(&desired.marker) => Action::Change,
+        false if restored || found.as_ref() == Some(&desired.marker) => Action::Change,
         false => Action::Adopt,
     };
     Ok(Plan { action, steps, drift })
@@ -153,6 +170,7 @@ pub fn stored(new: &model::NewRegistry, id: i64) -> model::Registry {
         ca_certificate: new.ca_certificate.clone().unwrap_or_default(),
         // It was probed.
         status: "healthy".to_owned(),
+        creation_time: None,
     }
 }
 

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     api::{
-        Reason, ReplicationRuleSpec,
+        OwnedObject, Reason, ReplicationRuleSpec,
         replication_rule::{Filters, ResourceType, Trigger, TriggerType},
     },
     harbor::model::{
@@ -47,6 +47,8 @@ pub struct Observed {
     pub named: Option<ReplicationPolicy>,
     /// What has become of the resource that the marker names, if that is another one of ours.
     pub other: Other,
+    /// The policy that was ours when it was last looked at, from status.
+    pub owned: Option<OwnedObject>,
 }
 
 impl Observed {
@@ -64,7 +66,7 @@ impl Observed {
         let marked = policies().filter(is_ours).min_by_key(|policy| rank(policy)).cloned();
         let id = marked.as_ref().map(|policy| policy.id);
         let named = policies().find(|policy| policy.content.name == name && Some(policy.id) != id).cloned();
-        Self { marked, named, other: Other::default() }
+        Self { marked, named, ..Self::default() }
     }
 
     /// The policy that the rule is about, ours or not.
@@ -108,8 +110,14 @@ pub fn plan(desired: &Desired<'_>, observed: &Observed, now: Timestamp) -> Resul
         check(&want, now)?;
         return Ok(Plan { action: Action::Create, steps: vec![Step::Create(want)], drift: Vec::new() });
     };
-    if observed.marked.is_none() {
-        let found = marker_of(have);
+    let found = marker_of(have);
+    // Its id, its name and the registry at its other end are those of ours: somebody removed the marker.
+    let ends = [have.content.src_registry.id, have.content.dest_registry.id];
+    let restored = observed.marked.is_none()
+        && found.is_none()
+        && observed.owned.as_ref().is_some_and(|owned| owned.is(have.id, have.creation_time))
+        && ends.contains(&desired.registry_id);
+    if observed.marked.is_none() && !restored {
         let object = format!("replication policy {name}");
         marker::may_write(&desired.marker, found.as_ref(), observed.other, desired.spec.adoption, &object)?;
     }
@@ -119,8 +127,8 @@ pub fn plan(desired: &Desired<'_>, observed: &Observed, now: Timestamp) -> Resul
     let steps = if drift.is_empty() { Vec::new() } else { vec![Step::Update(have.id, want)] };
     let action = match (&observed.marked, steps.is_empty()) {
         (_, true) => Action::Nothing,
-        (None, false) => Action::Adopt,
-        (Some(_), false) => Action::Change,
+        (None, false) if !restored => Action::Adopt,
+        (_, false) => Action::Change,
     };
     Ok(Plan { action, steps, drift })
 }

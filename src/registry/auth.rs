@@ -1,7 +1,8 @@
 //! The token flow: challenge, token for one repository, and a cache of tokens until shortly before their end.
 //!
 //! Whatever realm a challenge names, credentials are sent to the endpoint that they were configured for: Harbor's token
-//! service lies behind the same address as its registry, so of the realm only the path is taken.
+//! service lies behind the same address as its registry, so of the realm only the path counts. And they are sent to one path
+//! there: that of Harbor's token service, or another that was configured. A challenge that names any other path is refused.
 
 use std::{
     collections::HashMap,
@@ -14,6 +15,8 @@ use secrecy::SecretString;
 use serde::Deserialize;
 use url::Url;
 
+/// Where Harbor's token service is.
+pub const TOKEN_PATH: &str = "/service/token";
 /// Tokens that are kept, one for each repository; the one that ends first makes room.
 const MAX_TOKENS: usize = 1024;
 /// What a token lasts when its issuer does not say (distribution's token specification).
@@ -30,7 +33,7 @@ pub(super) enum Challenge {
     Basic,
     /// A token for each repository.
     Bearer {
-        /// Path of the token service at the registry's own address.
+        /// Path of the token service that the challenge names, in the form in which it would be asked for.
         path: String,
         /// What the token service calls the registry.
         service: Option<String>,
@@ -121,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_realm_only_the_path_counts() {
+    fn challenge_takes_of_a_realm_the_path_and_nothing_else() {
         let bearer = |path: &str, service: Option<&str>| {
             Some(Challenge::Bearer { path: path.to_owned(), service: service.map(str::to_owned) })
         };
@@ -129,13 +132,15 @@ mod tests {
         let foreign = r#"Basic realm="x", Bearer realm="http://169.254.169.254/latest?x=y""#;
         assert_eq!(challenge(&[harbor]), bearer("/service/token", Some("harbor-registry")));
         assert_eq!(challenge(&[foreign]), bearer("/latest", None));
+        let dotted = r#"Bearer realm="https://harbor/service/token/../../api/v2.0/users""#;
+        assert_eq!(challenge(&[dotted]), bearer("/api/v2.0/users", None));
         assert_eq!(challenge(&[r#"Basic realm="harbor""#]), Some(Challenge::Basic));
         assert_eq!(challenge(&[""]), None);
         assert_eq!(challenge(&["Bearer service=x"]), None);
     }
 
     #[test]
-    fn a_token_is_used_for_nine_tenths_of_its_life_and_no_longer() {
+    fn token_is_used_for_nine_tenths_of_its_life_and_no_longer() {
         let answer: TokenAnswer = serde_json::from_str(r#"{"token":"t","access_token":"","expires_in":1800}"#).unwrap();
         let (token, life) = answer.token().unwrap();
         assert_eq!((token.expose_secret(), life), ("t", Duration::from_secs(1620)));

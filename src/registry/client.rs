@@ -10,19 +10,19 @@ use std::{
 
 use reqwest::{Method, Response, StatusCode, header};
 use secrecy::{ExposeSecret, SecretString};
-use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
+use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
 use tracing::Instrument;
 use url::Url;
 
 use super::{
-    auth::{Challenge, TokenAnswer, Tokens},
+    auth::{Challenge, TOKEN_PATH, TokenAnswer, Tokens},
     digest::Digest,
     error::Error,
     manifest::{self, Descriptor, Manifest},
     refusal,
 };
 use crate::{
-    harbor::{self, Credentials, Observer},
+    harbor::{self, Credentials, Observer, Secrets, transport},
     leadership::Leadership,
 };
 
@@ -88,6 +88,8 @@ pub enum Blob {
 pub struct Client {
     inner: Arc<Inner>,
     leadership: Leadership,
+    secrets: Secrets,
+    token_path: Arc<str>,
 }
 
 #[derive(Debug)]
@@ -96,7 +98,8 @@ struct Inner {
     http: reqwest::Client,
     credentials: Option<Credentials>,
     idle_deadline: Duration,
-    challenge: OnceCell<Challenge>,
+    /// How the registry wants to be asked, once that is known.
+    challenge: Mutex<Option<Challenge>>,
     tokens: Tokens,
     slots: Semaphore,
     observer: Option<Arc<dyn Observer>>,
@@ -106,6 +109,9 @@ struct Inner {
 struct Answer<'a> {
     response: Response,
     operation: String,
+    /// The token that was sent.
+    token: Option<SecretString>,
+    secrets: &'a Secrets,
     _slot: SemaphorePermit<'a>,
 }
 
@@ -123,40 +129,45 @@ impl Client {
     /// # Errors
     /// Those of [`Client::new`].
     pub fn observed(endpoint: &Endpoint, observer: Option<Arc<dyn Observer>>) -> Result<Self, Error> {
-        let base = Url::parse(&endpoint.url).map_err(|error| Error::Endpoint(format!("the URL: {error}")))?;
-        if !matches!(base.scheme(), "http" | "https") || base.host_str().is_none() || !base.username().is_empty() {
-            return Err(Error::Endpoint("the URL must be http:// or https:// and a host".to_owned()));
-        }
-        // Harbor answers 403 to credentials that come with its own session cookie, so none is ever kept.
+        let base = transport::base(&endpoint.url).map_err(Error::Endpoint)?;
         // HTTP/1.1 alone: hanging up ends the transfer of one blob and disturbs no other.
-        let mut http = reqwest::Client::builder()
-            .http1_only()
-            .user_agent(concat!("harbor-pilot/", env!("CARGO_PKG_VERSION")))
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(endpoint.connect_deadline)
-            .read_timeout(endpoint.idle_deadline);
-        if let Some(pem) = &endpoint.ca_bundle {
-            let certificates = reqwest::Certificate::from_pem_bundle(pem.as_bytes())
-                .map_err(|error| Error::Endpoint(format!("the CA is not PEM: {error}")))?;
-            if certificates.is_empty() {
-                return Err(Error::Endpoint("the CA has no PEM certificate in it".to_owned()));
-            }
-            http = http.tls_certs_merge(certificates);
-        }
+        let http = transport::builder(endpoint.ca_bundle.as_deref()).map_err(Error::Endpoint)?;
+        let http = http.http1_only().connect_timeout(endpoint.connect_deadline).read_timeout(endpoint.idle_deadline);
         let http = http.build().map_err(|error| Error::Endpoint(error.to_string()))?;
+        let secrets = Secrets::default();
+        if let Some(own) = &endpoint.credentials {
+            secrets.learn(&own.username, &own.password);
+        }
         Ok(Self {
             inner: Arc::new(Inner {
                 base,
                 http,
                 credentials: endpoint.credentials.clone(),
                 idle_deadline: endpoint.idle_deadline,
-                challenge: OnceCell::new(),
+                challenge: Mutex::default(),
                 tokens: Tokens::default(),
                 slots: Semaphore::new(usize::from(endpoint.max_concurrent_requests.max(1))),
                 observer,
             }),
             leadership: Leadership::always(),
+            secrets,
+            token_path: TOKEN_PATH.into(),
         })
+    }
+
+    /// The same client, whose errors hold none of these secrets either.
+    #[must_use]
+    pub fn concealing(self, secrets: &Secrets) -> Self {
+        if let Some(own) = &self.inner.credentials {
+            secrets.learn(&own.username, &own.password);
+        }
+        Self { secrets: secrets.clone(), ..self }
+    }
+
+    /// The same client at a registry whose token service has another path than Harbor's own.
+    #[must_use]
+    pub fn with_token_path(self, path: &str) -> Self {
+        Self { token_path: path.into(), ..self }
     }
 
     /// The same client, which sends and reads nothing while `leadership` does not hold.
@@ -205,8 +216,10 @@ impl Client {
             Ok(expected) => return Err(Error::DigestMismatch { expected, actual: Digest::of(&body) }),
             Err(_) => Digest::of(&body),
         };
-        let manifest =
-            Manifest::parse(kind.as_deref(), &body).map_err(|detail| Error::Malformed { operation, detail })?;
+        let manifest = Manifest::parse(kind.as_deref(), &body).map_err(|detail| Error::Malformed {
+            operation,
+            detail: self.secrets.message(detail.as_bytes(), false, &[]),
+        })?;
         Ok(Fetched { digest, manifest })
     }
 
@@ -285,10 +298,15 @@ impl Client {
             None => self.fetch_token(repository).await?,
         };
         let answer = self.send(method, &path, token.as_ref()).await?;
-        if answer.response.status() != StatusCode::UNAUTHORIZED || fresh {
+        // A registry that wanted no token may have been a page that stood in its place for a while.
+        let is_settled = fresh && token.is_some();
+        if answer.response.status() != StatusCode::UNAUTHORIZED || is_settled {
             return Ok(answer);
         }
         drop(answer);
+        if token.is_none() {
+            *self.inner.challenge.lock().await = None;
+        }
         let token = self.fetch_token(repository).await?;
         self.send(method, &path, token.as_ref()).await
     }
@@ -296,26 +314,25 @@ impl Client {
     async fn send(&self, method: &Method, path: &str, token: Option<&SecretString>) -> Result<Answer<'_>, Error> {
         let mut request = self.inner.http.request(method.clone(), self.url(path));
         request = request.header(header::ACCEPT, manifest::ACCEPT);
-        request = match (token, &self.inner.credentials, self.inner.challenge.get()) {
+        let challenge = self.inner.challenge.lock().await.clone();
+        request = match (token, &self.inner.credentials, challenge) {
             (Some(token), ..) => request.bearer_auth(token.expose_secret()),
             (None, Some(own), Some(Challenge::Basic)) => {
                 request.basic_auth(&own.username, Some(own.password.expose_secret()))
             }
             _ => request,
         };
-        self.execute(request, format!("{method} {path}")).await
+        let answer = self.execute(request, format!("{method} {path}")).await?;
+        Ok(Answer { token: token.cloned(), ..answer })
     }
 
     /// A token for pulling from `repository`; `None` where the registry wants none.
     async fn fetch_token(&self, repository: &str) -> Result<Option<SecretString>, Error> {
-        let Challenge::Bearer { path, service } = self.inner.challenge.get_or_try_init(|| self.challenge()).await?
-        else {
-            return Ok(None);
-        };
+        let Challenge::Bearer { path, service } = self.challenge().await? else { return Ok(None) };
         let scope = format!("repository:{repository}:pull");
-        let mut request = self.inner.http.get(self.url(path)).query(&[("scope", scope.as_str())]);
+        let mut request = self.inner.http.get(self.url(&path)).query(&[("scope", scope.as_str())]);
         if let Some(service) = service {
-            request = request.query(&[("service", service)]);
+            request = request.query(&[("service", service.as_str())]);
         }
         if let Some(own) = &self.inner.credentials {
             request = request.basic_auth(&own.username, Some(own.password.expose_secret()));
@@ -333,15 +350,39 @@ impl Client {
         Ok(Some(token))
     }
 
-    async fn challenge(&self) -> Result<Challenge, Error> {
-        let answer = self.execute(self.inner.http.get(self.url("/v2/")), "GET /v2/".to_owned()).await?;
-        if answer.response.status() != StatusCode::UNAUTHORIZED {
-            return answer.successful().await.map(|_| Challenge::Open);
+    /// Credentials go to the token service and nowhere else.
+    fn check_token_path(&self, path: &str) -> Result<(), Error> {
+        if *path == *self.token_path {
+            return Ok(());
         }
-        Challenge::read(answer.response.headers()).ok_or_else(|| Error::Malformed {
-            operation: answer.operation.clone(),
-            detail: "401 without a challenge that can be read: is this a registry?".to_owned(),
-        })
+        let shown = self.secrets.message(path.as_bytes(), false, &[]);
+        let detail = format!(
+            "its challenge names {shown} as the token service, and credentials are sent to {} alone; if a proxy before Harbor \
+             has a token service of its own, set spec.tokenPath of the HarborInstance",
+            self.token_path
+        );
+        Err(Error::Malformed { operation: "GET /v2/".to_owned(), detail })
+    }
+
+    async fn challenge(&self) -> Result<Challenge, Error> {
+        let mut known = self.inner.challenge.lock().await;
+        if let Some(challenge) = &*known {
+            return Ok(challenge.clone());
+        }
+        let answer = self.execute(self.inner.http.get(self.url("/v2/")), "GET /v2/".to_owned()).await?;
+        let challenge = if answer.response.status() == StatusCode::UNAUTHORIZED {
+            Challenge::read(answer.response.headers()).ok_or_else(|| Error::Malformed {
+                operation: answer.operation.clone(),
+                detail: "401 without a challenge that can be read: is this a registry?".to_owned(),
+            })?
+        } else {
+            answer.successful().await.map(|_| Challenge::Open)?
+        };
+        if let Challenge::Bearer { path, .. } = &challenge {
+            self.check_token_path(path)?;
+        }
+        *known = Some(challenge.clone());
+        Ok(challenge)
     }
 
     async fn execute(&self, request: reqwest::RequestBuilder, operation: String) -> Result<Answer<'_>, Error> {
@@ -369,7 +410,7 @@ impl Client {
             observer.answered(harbor::Api::Registry, true, answer, begin.elapsed());
         }
         match sent {
-            Ok(response) => Ok(Answer { response, operation, _slot: slot }),
+            Ok(response) => Ok(Answer { response, operation, token: None, secrets: &self.secrets, _slot: slot }),
             Err(error) => Err(self.broken(&operation, error)),
         }
     }
@@ -406,7 +447,7 @@ impl Client {
     }
 
     fn broken(&self, operation: &str, error: reqwest::Error) -> Error {
-        refusal::broken(operation, error, self.inner.idle_deadline)
+        refusal::broken(operation, error, self.inner.idle_deadline, &self.secrets)
     }
 
     fn url(&self, path: &str) -> Url {
@@ -438,7 +479,8 @@ impl<'a> Answer<'a> {
         if self.response.status().is_success() {
             return Ok(self);
         }
-        Err(refusal::read(&self.operation, self.response).await)
+        let token = self.token.as_ref().map(ExposeSecret::expose_secret);
+        Err(refusal::read(&self.operation, self.response, self.secrets, token).await)
     }
 }
 

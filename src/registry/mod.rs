@@ -13,6 +13,7 @@ pub mod error;
 pub mod manifest;
 mod refusal;
 
+pub use auth::TOKEN_PATH;
 pub use client::{Blob, Client, Endpoint, Fetched};
 pub use digest::Digest;
 pub use error::{Class, Error};

@@ -7,26 +7,34 @@ use reqwest::{Response, StatusCode, header};
 use serde::Deserialize;
 
 use super::error::Error;
+use crate::harbor::Secrets;
 
 /// Of an error's body no more is read.
 const MAX_BODY: usize = 16 << 10;
-/// A message is cut here, in characters.
-const MAX_MESSAGE: usize = 300;
+/// An error's body is read for no longer: what has come by then tells enough.
+const BODY_DEADLINE: Duration = Duration::from_secs(3);
 /// Nobody is waited for longer, whatever `Retry-After` says.
 const MAX_WAIT: Duration = Duration::from_secs(6 * 3600);
 
 /// The error that an answer stands for.
-pub(super) async fn read(operation: &str, response: Response) -> Error {
+pub(super) async fn read(operation: &str, response: Response, secrets: &Secrets, token: Option<&str>) -> Error {
     let status = response.status();
     let retry_after = response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
     let retry_after = retry_after.and_then(|text| wait(text, Timestamp::now()));
     let no_challenge = response.headers().get(header::WWW_AUTHENTICATE).is_some_and(|value| value.is_empty());
     let text = body(response).await;
-    classify(operation, status, retry_after, no_challenge, &text)
+    classify(
+        operation,
+        status,
+        retry_after,
+        no_challenge,
+        &|text: &str| secrets.message(text.as_bytes(), true, token.as_slice()),
+        &text,
+    )
 }
 
 /// The error of a request that got no answer, or half of one.
-pub(super) fn broken(operation: &str, error: reqwest::Error, deadline: Duration) -> Error {
+pub(super) fn broken(operation: &str, error: reqwest::Error, deadline: Duration, secrets: &Secrets) -> Error {
     let operation = operation.to_owned();
     if error.is_timeout() && !error.is_connect() {
         return Error::Timeout { operation, deadline };
@@ -39,7 +47,7 @@ pub(super) fn broken(operation: &str, error: reqwest::Error, deadline: Duration)
         detail = format!("{detail}: {inner}");
         cause = inner.source();
     }
-    Error::Unreachable { operation, detail }
+    Error::Unreachable { operation, detail: secrets.message(detail.as_bytes(), false, &[]) }
 }
 
 fn classify(
@@ -47,9 +55,10 @@ fn classify(
     status: StatusCode,
     retry_after: Option<Duration>,
     no_challenge: bool,
+    conceal: &dyn Fn(&str) -> String,
     body: &str,
 ) -> Error {
-    let (code, message) = said(body, status);
+    let (code, message) = said(body, status, conceal);
     let operation = operation.to_owned();
     if status == StatusCode::TOO_MANY_REQUESTS || code.replace('_', "").starts_with("TOOMANYREQUEST") {
         return Error::RateLimited { retry_after, message };
@@ -70,8 +79,8 @@ fn classify(
     }
 }
 
-/// Code and message of the first error in the body, as distribution and Harbor write them.
-fn said(body: &str, status: StatusCode) -> (String, String) {
+/// Code and message of the first error in the body, as distribution and Harbor write them; the message without secrets.
+fn said(body: &str, status: StatusCode, conceal: &dyn Fn(&str) -> String) -> (String, String) {
     #[derive(Deserialize)]
     struct Envelope {
         errors: Vec<Entry>,
@@ -88,10 +97,10 @@ fn said(body: &str, status: StatusCode) -> (String, String) {
         Some(entry) => (entry.code, entry.message),
         None => (String::new(), body.to_owned()),
     };
-    let message: String = message.chars().filter(|c| !c.is_control()).take(MAX_MESSAGE).collect();
-    let message = message.trim();
-    let message = if message.is_empty() { status.canonical_reason().unwrap_or("no message") } else { message };
-    (code, message.to_owned())
+    let message = conceal(&message);
+    let message =
+        if message.is_empty() { status.canonical_reason().unwrap_or("no message").to_owned() } else { message };
+    (code, message)
 }
 
 /// `Retry-After`: seconds, or a date.
@@ -105,13 +114,16 @@ fn wait(text: &str, now: Timestamp) -> Option<Duration> {
 
 async fn body(mut response: Response) -> String {
     let mut body = Vec::new();
-    while let Ok(Some(piece)) = response.chunk().await {
-        let room = MAX_BODY - body.len();
-        body.extend(piece.iter().take(room));
-        if piece.len() >= room {
-            break;
+    let reading = async {
+        while let Ok(Some(piece)) = response.chunk().await {
+            let room = MAX_BODY - body.len();
+            body.extend(piece.iter().take(room));
+            if piece.len() >= room {
+                break;
+            }
         }
-    }
+    };
+    tokio::time::timeout(BODY_DEADLINE, reading).await.ok();
     String::from_utf8_lossy(&body).into_owned()
 }
 
@@ -120,7 +132,8 @@ mod tests {
     use super::*;
 
     fn of(status: u16, no_challenge: bool, body: &str) -> Error {
-        classify("GET /v2/x", StatusCode::from_u16(status).unwrap(), None, no_challenge, body)
+        let conceal = |text: &str| Secrets::default().message(text.as_bytes(), false, &[]);
+        classify("GET /v2/x", StatusCode::from_u16(status).unwrap(), None, no_challenge, &conceal, body)
     }
 
     #[test]
@@ -134,7 +147,7 @@ mod tests {
             r#"{"errors":[{"code":"PROJECTPOLICYVIOLATION","message":"current image with 3 vulnerabilities"}]}"#;
         assert!(matches!(of(412, false, policy), Error::PolicyBlocked { message } if message.contains("3 vuln")));
         assert!(
-            matches!(of(502, false, "<html>bad\u{7}</html>"), Error::Server { message, .. } if message == "<html>bad</html>")
+            matches!(of(502, false, "<html>bad\u{7}</html>"), Error::Server { message, .. } if message == "<html>bad </html>")
         );
         let hidden = r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"You have reached your pull rate limit"}]}"#;
         assert!(matches!(of(500, false, hidden), Error::RateLimited { .. }));

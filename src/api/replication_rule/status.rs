@@ -5,6 +5,8 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::api::common::OwnedObject;
+
 /// What is known of a replication policy in Harbor.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
@@ -22,6 +24,10 @@ pub struct ReplicationRuleStatus {
     /// Harbor's id of the policy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<i64>,
+    /// The policy in Harbor while it is this resource's own: it was created, adopted, or found with our marker. A marker that a person
+    /// removes is restored where this agrees.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owned: Option<OwnedObject>,
     /// Fields in which Harbor differs from the spec, while they are not being changed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub drift: Vec<String>,

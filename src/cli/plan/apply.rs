@@ -7,15 +7,19 @@ use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp}
 
 use super::{report::Entry, subjects};
 use crate::{
-    api::{ConditionType, ProxyProject, Registry, ReplicationRule, condition},
+    api::{ConditionType, ProxyProject, Reason, Registry, ReplicationRule, condition},
     controller::{Kinds, Preview, Reconciler, Verdict, preview::AT_ONCE},
+    plan::Action,
     standalone::{Kept, World},
 };
 
+/// Reasons of the notes that tell of a request which Harbor accepted. Others tell what is waited for.
+const ACCEPTED: [Reason; 2] = [Reason::Reconciled, Reason::ExecutionStarted];
+
 /// What one reconcile came to.
 struct Reconciled {
-    /// What was done.
-    done: Vec<String>,
+    /// What Harbor accepted.
+    accepted: Vec<String>,
     /// Why not all could be done.
     failure: Option<Verdict>,
 }
@@ -35,13 +39,15 @@ pub(super) async fn apply(world: &World, kinds: &Kinds, planned: Vec<Preview>) -
     let entry = |before: Preview| {
         let key = (before.kind.clone(), before.name.clone());
         let now = after.remove(&key);
-        let (done, failure) = match results.remove(&key) {
-            Some(result) => (result.done, result.failure),
+        let (accepted, failure) = match results.remove(&key) {
+            Some(result) => (result.accepted, result.failure),
             None => (Vec::new(), None),
         };
+        let (done, unverified) =
+            if is_done(&before.verdict, now.as_ref()) { (accepted, Vec::new()) } else { (Vec::new(), accepted) };
         // What was refused was not tried, whatever has become possible meanwhile.
         let left = if before.verdict.is_refused() { None } else { failure.or(now) };
-        Entry { before, done, left }
+        Entry { before, done, unverified, left }
     };
     planned.into_iter().map(entry).collect()
 }
@@ -67,9 +73,10 @@ impl Hand<'_> {
                 let failure = ready
                     .filter(|ready| ready.status == "False")
                     .map(|ready| Verdict::Refused { reason: ready.reason.clone(), message: ready.message.clone() });
-                let done = outcome.notes.into_iter().filter(|note| !note.warning).map(|note| note.message).collect();
+                let notes = outcome.notes.into_iter().filter(|note| !note.warning && is_accepted(&note.reason));
+                let accepted = notes.map(|note| note.message).collect();
                 self.world.set_status::<K>(&preview.name, outcome.status);
-                Some(((preview.kind.clone(), preview.name.clone()), Reconciled { done, failure }))
+                Some(((preview.kind.clone(), preview.name.clone()), Reconciled { accepted, failure }))
             })
             .buffered(AT_ONCE)
             .collect()
@@ -78,10 +85,72 @@ impl Hand<'_> {
     }
 }
 
+fn is_accepted(reason: &str) -> bool {
+    ACCEPTED.iter().any(|accepted| accepted.to_string() == reason)
+}
+
+/// Whether the look afterwards shows what was accepted: Harbor is as specified, or has the object that it did not have before.
+fn is_done(before: &Verdict, now: Option<&Verdict>) -> bool {
+    let creates = |verdict: &Verdict| match verdict {
+        Verdict::Compared { difference, .. } => difference.action == Action::Create,
+        Verdict::Idle(_) | Verdict::Refused { .. } => false,
+    };
+    match now {
+        Some(Verdict::Refused { .. }) | None => false,
+        Some(now) => !now.differs() || creates(before) && !creates(now),
+    }
+}
+
 /// A Registry is looked at even where nothing differs: the secret that Harbor has cannot be compared, and is sent.
 fn is_to_do(preview: &Preview) -> bool {
     match preview.verdict {
         Verdict::Compared { writes: true, .. } => preview.verdict.differs() || preview.kind == "Registry",
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{Difference, Drift};
+
+    fn compared(action: Action) -> Verdict {
+        let drift = Drift { field: "url".to_owned(), have: "a".to_owned(), want: "b".to_owned() };
+        let drift = if matches!(action, Action::Change | Action::Adopt) { vec![drift] } else { Vec::new() };
+        Verdict::Compared { difference: Difference { action, object: "registry a".to_owned(), drift }, writes: true }
+    }
+
+    #[test]
+    fn is_done_believes_the_look_afterwards_and_no_answer_of_harbor() {
+        let refused = || Verdict::Refused { reason: "HarborUnreachable".to_owned(), message: "away".to_owned() };
+        let table = [
+            (Action::Create, Some(compared(Action::Nothing)), true),
+            (Action::Create, Some(compared(Action::Change)), true),
+            (Action::Create, Some(compared(Action::Create)), false),
+            (Action::Create, Some(refused()), false),
+            (Action::Create, None, false),
+            (Action::Change, Some(compared(Action::Nothing)), true),
+            (Action::Change, Some(compared(Action::Change)), false),
+            (Action::Change, Some(compared(Action::Create)), false),
+            (Action::Change, Some(Verdict::Idle("suspended".to_owned())), true),
+            (Action::Adopt, Some(compared(Action::Adopt)), false),
+            (Action::Nothing, Some(compared(Action::Nothing)), true),
+        ];
+        for (before, now, done) in table {
+            assert_eq!(is_done(&compared(before), now.as_ref()), done, "{before:?} {now:?}");
+        }
+    }
+
+    #[test]
+    fn is_accepted_takes_what_is_waited_for_as_nothing_done() {
+        for (reason, accepted) in [
+            (Reason::Reconciled, true),
+            (Reason::ExecutionStarted, true),
+            (Reason::RegistryNotReady, false),
+            (Reason::InstanceNotReady, false),
+            (Reason::Healthy, false),
+        ] {
+            assert_eq!(is_accepted(&reason.to_string()), accepted, "{reason}");
+        }
     }
 }

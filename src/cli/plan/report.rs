@@ -27,8 +27,10 @@ pub(super) struct Report {
 pub(super) struct Entry {
     /// What was to be done.
     pub(super) before: Preview,
-    /// What was done.
+    /// What was done, as the look afterwards shows.
     pub(super) done: Vec<String>,
+    /// What Harbor accepted, and the look afterwards does not show.
+    pub(super) unverified: Vec<String>,
     /// What is to be done now, where it was tried.
     pub(super) left: Option<Verdict>,
 }
@@ -36,7 +38,7 @@ pub(super) struct Entry {
 impl Entry {
     /// A plan that is not carried out.
     pub(super) fn planned(before: Preview) -> Self {
-        Self { before, done: Vec::new(), left: None }
+        Self { before, done: Vec::new(), unverified: Vec::new(), left: None }
     }
 
     /// How it stands at the end.
@@ -110,6 +112,9 @@ struct Line<'a> {
     remarks: &'a [String],
     #[serde(skip_serializing_if = "Option::is_none")]
     done: Option<&'a [String]>,
+    /// What Harbor accepted, and does not show.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    unverified: &'a [String],
     #[serde(skip_serializing_if = "Option::is_none")]
     left: Option<Shown<'a>>,
 }
@@ -156,6 +161,9 @@ impl Report {
             for done in &entry.done {
                 writeln!(text, "  done     {}", printable(done)).ok();
             }
+            for sent in &entry.unverified {
+                writeln!(text, "  sent     {} (Harbor accepted it, and does not show it)", printable(sent)).ok();
+            }
             if let Some(left) = entry.left.as_ref().filter(|left| Word::of(left) != Word::Nothing) {
                 describe(&mut text, "afterwards", left);
             }
@@ -190,6 +198,7 @@ fn line_of(entry: &Entry, applied: bool) -> Line<'_> {
         planned: shown(verdict),
         remarks,
         done: applied.then_some(entry.done.as_slice()),
+        unverified: &entry.unverified,
         left: applied.then(|| shown(entry.verdict())),
     }
 }

@@ -29,7 +29,7 @@ pub async fn finalize(kinds: &Kinds, project: &ProxyProject, now: Timestamp) -> 
     let name = project.harbor_name();
     let words = match remove(kinds, project, now).await {
         Ok(Removal::Done(notes)) => return Finalized::Done(notes),
-        Ok(Removal::Purging(left)) => return purging(project, now, left),
+        Ok(Removal::Purging(left)) => return purging(kinds, project, now, left),
         Ok(Removal::Kept(why)) => (Reason::NotEmpty, format!("project {name} in Harbor {why}")),
         Err(Failure::Harbor(Error::Precondition { message })) => (
             Reason::NotEmpty,
@@ -39,7 +39,7 @@ pub async fn finalize(kinds: &Kinds, project: &ProxyProject, now: Timestamp) -> 
         ),
         Err(failure) => failure.into_words(),
     };
-    frame::blocked(project, now, words)
+    frame::blocked(kinds, project, now, words)
 }
 
 enum Removal {
@@ -114,10 +114,10 @@ async fn is_cut_short(
 }
 
 /// A purge that takes more than one look is told of once, and how far it has come stands in status.
-fn purging(project: &ProxyProject, now: Timestamp, left: usize) -> Finalized<ProxyProjectStatus> {
+fn purging(kinds: &Kinds, project: &ProxyProject, now: Timestamp, left: usize) -> Finalized<ProxyProjectStatus> {
     let name = project.harbor_name();
     let message = format!("deleting the repositories of project {name} in Harbor: {left} are left");
-    match frame::blocked(project, now, (Reason::Progressing, message)) {
+    match frame::blocked(kinds, project, now, (Reason::Progressing, message)) {
         Finalized::Blocked(mut outcome) => {
             let before = project.status.as_ref().map_or(&[][..], |status| status.conditions.as_slice());
             let told = condition::find(before, ConditionType::DeletionBlocked);

@@ -4,6 +4,7 @@
 //! an object says so (`wrote_…`), and the next who asks for it asks Harbor; who made one says how it is (`made_…`).
 
 mod executions;
+mod labels;
 mod listed;
 mod retentions;
 mod shared;
@@ -18,6 +19,7 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use self::{
     executions::Executions,
+    labels::Labels,
     listed::{Listed, Listing},
     retentions::Retentions,
     shared::Shared,
@@ -67,6 +69,7 @@ pub struct View {
     quotas: Listed<Quota>,
     policies: Listed<ReplicationPolicy>,
     retentions: Retentions,
+    labels: Labels,
     executions: Executions,
     unhealthy: Shared<Unhealthy>,
 }
@@ -88,6 +91,7 @@ impl View {
             quotas: Listed::default(),
             policies: Listed::default(),
             retentions: Retentions::default(),
+            labels: Labels::default(),
             executions: Executions::default(),
             unhealthy: Shared::default(),
         }
@@ -101,6 +105,7 @@ impl View {
         self.quotas.clear();
         self.policies.clear();
         self.retentions.clear();
+        self.labels.clear();
         self.executions.clear();
         *self.unhealthy.lock() = Unhealthy::default();
     }
@@ -136,6 +141,12 @@ impl View {
     /// See [`Error`].
     pub async fn retention(&self, id: i64, freshness: Freshness) -> Result<Arc<RetentionPolicy>, Error> {
         self.retentions.get(&self.source, id, freshness).await
+    }
+
+    /// Whether the labels of a project are to be read, though nothing else is to be done for it. Harbor lists them one project
+    /// at a time: they are read in turn.
+    pub fn labels_are_due(&self, project_id: i64, freshness: Freshness) -> bool {
+        self.labels.are_due(project_id, freshness)
     }
 
     /// The replication policy of that id.

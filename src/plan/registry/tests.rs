@@ -150,6 +150,7 @@ impl Stored {
                     insecure: new.insecure,
                     ca_certificate: new.ca_certificate.clone().unwrap_or_default(),
                     status: "healthy".to_owned(),
+                    creation_time: None,
                 });
             }
             Step::Update(_, update) => {

@@ -93,7 +93,7 @@ impl Core {
             (_, ["replication", kind @ ("policies" | "executions"), ..]) => {
                 let resource = if *kind == "policies" { "replication-policy" } else { "replication" };
                 let action = match (method, *kind) {
-                    ("GET", _) if segments.len() == 2 => "list",
+                    ("GET", _) if segments.len() == 2 || segments.last() == Some(&"tasks") => "list",
                     ("GET", _) => "read",
                     ("POST", _) | ("PUT", "executions") => "create",
                     ("PUT", _) => "update",
@@ -109,14 +109,14 @@ impl Core {
             (_, ["quotas", id]) => self.update_quota(ask, id),
             ("POST", ["retentions"]) => self.signed_in(ask).and_then(|()| self.create_retention(ask)),
             (_, ["retentions", "metadatas"]) => Ok(json_reply(&super::retention::templates())),
-            ("GET", ["retentions", id]) => self.signed_in(ask).and_then(|()| self.get_retention(id)),
+            ("GET", ["retentions", id]) => self.signed_in(ask).and_then(|()| self.get_retention(ask, id)),
             ("PUT", ["retentions", id]) => self.signed_in(ask).and_then(|()| self.update_retention(ask, id)),
-            (_, ["retentions", id]) => self.signed_in(ask).and_then(|()| self.delete_retention(id)),
+            (_, ["retentions", id]) => self.signed_in(ask).and_then(|()| self.delete_retention(ask, id)),
             ("GET", ["labels"]) => self.signed_in(ask).and_then(|()| self.list_labels(ask)),
             ("POST", ["labels"]) => self.signed_in(ask).and_then(|()| self.create_label(ask)),
-            ("GET", ["labels", id]) => self.signed_in(ask).and_then(|()| self.get_label(id)),
+            ("GET", ["labels", id]) => self.signed_in(ask).and_then(|()| self.get_label(ask, id)),
             ("PUT", ["labels", id]) => self.signed_in(ask).and_then(|()| self.update_label(ask, id)),
-            (_, ["labels", id]) => self.signed_in(ask).and_then(|()| self.delete_label(id)),
+            (_, ["labels", id]) => self.signed_in(ask).and_then(|()| self.delete_label(ask, id)),
             ("GET", ["robots"]) => self.list_robots(ask),
             ("POST", ["robots"]) => self.create_robot(ask),
             ("GET", ["robots", id]) => self.get_robot(ask, id),

@@ -31,7 +31,7 @@ impl Core {
     }
 
     pub(crate) fn get_repository(&self, ask: &Ask, project: &str, name: &str) -> Outcome {
-        let name = self.full_name(ask, project, name, "read")?.1;
+        let name = self.full_name_for(ask, (project, name), "repository", "read")?.1;
         match self.state.lock().repositories.get(&name) {
             Some(repository) => Ok(json_reply(&repository_document(&name, repository))),
             None => Err(Fault::not_found(format!("repository {name} not found"))),
@@ -39,7 +39,7 @@ impl Core {
     }
 
     pub(crate) fn delete_repository(self: &Arc<Self>, ask: &Ask, project: &str, name: &str) -> Outcome {
-        let name = self.full_name(ask, project, name, "delete")?.1;
+        let name = self.full_name_for(ask, (project, name), "repository", "delete")?.1;
         let state = self.state.lock();
         state.may_lose_all(&name, None)?;
         let Some(repository) = state.repositories.get(&name).cloned() else {
@@ -227,7 +227,17 @@ impl Core {
         name: &str,
         action: &str,
     ) -> Result<(Project, String), Fault> {
-        let project = self.project_by_name(ask, project, "artifact", action)?;
+        self.full_name_for(ask, (project, name), "artifact", action)
+    }
+
+    fn full_name_for(
+        &self,
+        ask: &Ask,
+        (project, name): (&str, &str),
+        resource: &str,
+        action: &str,
+    ) -> Result<(Project, String), Fault> {
+        let project = self.project_by_name(ask, project, resource, action)?;
         let name = percent_encoding::percent_decode_str(name).decode_utf8_lossy().into_owned();
         let full = format!("{}/{name}", project.name);
         Ok((project, full))

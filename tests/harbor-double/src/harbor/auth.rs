@@ -62,6 +62,16 @@ impl Who {
         }
     }
 
+    /// Lets it through where it may do this in the project of that id.
+    pub(crate) fn check_in(&self, state: &State, project: i64, resource: &str, action: &str) -> Result<(), Fault> {
+        let allowed = match self {
+            Self::Admin(_) => true,
+            Self::Robot(_) => state.projects.get(&project).is_some_and(|found| self.may_in(found, resource, action)),
+            Self::Anonymous | Self::Token(_) => false,
+        };
+        if allowed { Ok(()) } else { Err(self.project_refusal()) }
+    }
+
     /// Whether it may pull, push or delete in a repository (full name).
     pub(crate) fn may_on_repository(&self, project: &Project, repository: &str, action: &str) -> bool {
         if let Self::Token(claims) = self {
@@ -97,7 +107,12 @@ impl Robot {
             let access = permission["access"].as_array();
             permission["kind"] == kind
                 && here
-                && access.into_iter().flatten().any(|each| each["resource"] == resource && each["action"] == action)
+                && access.into_iter().flatten().any(|each| {
+                    // Over all projects a right on projects is the same right on all that is in them.
+                    let of_all = kind == "project" && permission["namespace"] == "*" && each["resource"] == "project";
+                    let implied = of_all && matches!(action, "read" | "update" | "delete");
+                    (each["resource"] == resource || implied) && each["action"] == action
+                })
         })
     }
 

@@ -5,7 +5,6 @@ use serde_json::{Value, json};
 
 use super::{
     Core,
-    auth::Who,
     http::{Ask, Fault, Kind, NEVER, Outcome, Schema, created, empty, id, json_reply, now, object},
     page::{page, text_of},
     projects::MAX_QUOTA,
@@ -34,6 +33,9 @@ impl Core {
         let project = ask.param("project_id").unwrap_or("0");
         let name = ask.param("name");
         let state = self.state.lock();
+        if scope == "p" {
+            ask.who.check_in(&state, project.parse().unwrap_or_default(), "label", "list")?;
+        }
         let items: Vec<Value> = state
             .labels
             .values()
@@ -46,10 +48,14 @@ impl Core {
         page(ask, &items)
     }
 
-    pub(crate) fn get_label(&self, text: &str) -> Outcome {
+    pub(crate) fn get_label(&self, ask: &Ask, text: &str) -> Outcome {
         let id = id(text)?;
-        match self.state.lock().labels.get(&id) {
-            Some(label) => Ok(json_reply(&Value::Object(label.fields.clone()))),
+        let state = self.state.lock();
+        match state.labels.get(&id) {
+            Some(label) => {
+                may_label(ask, &state, label, "read")?;
+                Ok(json_reply(&Value::Object(label.fields.clone())))
+            }
             None => Err(Fault::not_found(format!("label {id} not found"))),
         }
     }
@@ -58,6 +64,7 @@ impl Core {
         let body = object(ask, LABEL)?;
         let mut state = self.state.lock();
         let mut label = Label { id: state.next("label"), fields: kept(&body) };
+        may_label(ask, &state, &label, "create")?;
         check_label(&label, &state)?;
         let time = now();
         label.fields.extend([
@@ -78,6 +85,7 @@ impl Core {
         let Some(stored) = state.labels.get(&id).cloned() else {
             return Err(Fault::not_found(format!("label {id} not found")));
         };
+        may_label(ask, &state, &stored, "update")?;
         let mut label = Label { id, fields: kept(&body) };
         for fixed in ["scope", "project_id", "id", "creation_time"] {
             label.fields.remove(fixed);
@@ -91,9 +99,13 @@ impl Core {
         Ok(empty(StatusCode::OK))
     }
 
-    pub(crate) fn delete_label(&self, text: &str) -> Outcome {
+    pub(crate) fn delete_label(&self, ask: &Ask, text: &str) -> Outcome {
         let id = id(text)?;
-        match self.state.lock().labels.remove(&id) {
+        let mut state = self.state.lock();
+        if let Some(label) = state.labels.get(&id) {
+            may_label(ask, &state, label, "delete")?;
+        }
+        match state.labels.remove(&id) {
             Some(_) => Ok(empty(StatusCode::OK)),
             None => Err(Fault::not_found(format!("label {id} not found"))),
         }
@@ -128,7 +140,7 @@ impl Core {
     pub(crate) fn update_quota(&self, ask: &Ask, text: &str) -> Outcome {
         let id = id(text)?;
         let body = object(ask, QUOTA)?;
-        if !matches!(ask.who, Who::Admin(_)) {
+        if !ask.who.may("quota", "update") {
             return Err(ask.who.refusal());
         }
         let mut state = self.state.lock();
@@ -152,6 +164,19 @@ impl Core {
         }
         Ok(empty(StatusCode::OK))
     }
+}
+
+/// Global labels take a right of the system, the others one of their project.
+fn may_label(ask: &Ask, state: &State, label: &Label, action: &str) -> Result<(), Fault> {
+    if label.fields.get("scope") == Some(&json!("g")) {
+        return if ask.who.may("label", action) { Ok(()) } else { Err(ask.who.refusal()) };
+    }
+    let project = label.fields.get("project_id").and_then(Value::as_i64).unwrap_or_default();
+    // A project that is not there is a bad request, whoever asks.
+    if !state.projects.contains_key(&project) {
+        return Ok(());
+    }
+    ask.who.check_in(state, project, "label", action)
 }
 
 /// The known fields of a body that are not empty.

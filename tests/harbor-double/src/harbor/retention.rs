@@ -53,9 +53,12 @@ pub(crate) fn templates() -> Value {
 }
 
 impl Core {
-    pub(crate) fn get_retention(&self, text: &str) -> Outcome {
+    pub(crate) fn get_retention(&self, ask: &Ask, text: &str) -> Outcome {
         let id = id(text)?;
-        let mut policy = self.state.lock().retentions.get(&id).cloned().ok_or_else(Fault::internal)?;
+        let state = self.state.lock();
+        let mut policy = state.retentions.get(&id).cloned().ok_or_else(Fault::internal)?;
+        ask.who.check_in(&state, project_of(&policy), "tag-retention", "read")?;
+        drop(state);
         if let Some(next) = policy["trigger"]["settings"]["cron"].as_str().and_then(next_daily) {
             policy["trigger"]["settings"]["next_scheduled_time"] = json!(next);
         }
@@ -81,6 +84,7 @@ impl Core {
         let Some(project) = state.projects.get(&reference) else {
             return Err(Fault::bad(format!("bad request: invalid Project id {reference}")));
         };
+        ask.who.check_in(&state, reference, "tag-retention", "create")?;
         if let Some(retention) = project.metadata.get("retention_id") {
             let message = format!("bad request: project {reference} already has retention policy {retention}");
             return Err(Fault::bad(message));
@@ -98,6 +102,9 @@ impl Core {
         let id = id(text)?;
         let mut policy = Value::Object(object(ask, BODY)?);
         let mut state = self.state.lock();
+        if let Some(stored) = state.retentions.get(&id) {
+            ask.who.check_in(&state, project_of(stored), "tag-retention", "update")?;
+        }
         let Some(stored) = state.retentions.get_mut(&id) else {
             let message = format!("resource not found: the retention policy id {id} does not match");
             return Err(Fault::not_found(message));
@@ -108,9 +115,12 @@ impl Core {
         Ok(empty(StatusCode::OK))
     }
 
-    pub(crate) fn delete_retention(&self, text: &str) -> Outcome {
+    pub(crate) fn delete_retention(&self, ask: &Ask, text: &str) -> Outcome {
         let id = id(text)?;
         let mut state = self.state.lock();
+        if let Some(policy) = state.retentions.get(&id) {
+            ask.who.check_in(&state, project_of(policy), "tag-retention", "delete")?;
+        }
         let policy = state.retentions.remove(&id).ok_or_else(Fault::internal)?;
         let project = policy["scope"]["ref"].as_i64().and_then(|project| state.projects.get_mut(&project));
         if let Some(project) = project {
@@ -118,6 +128,10 @@ impl Core {
         }
         Ok(empty(StatusCode::OK))
     }
+}
+
+fn project_of(policy: &Value) -> i64 {
+    policy["scope"]["ref"].as_i64().unwrap_or_default()
 }
 
 fn check(policy: &Value) -> Result<(), Fault> {

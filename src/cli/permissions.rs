@@ -1,0 +1,146 @@
+//! `harbor-pilot permissions`
+
+use std::{fmt::Write, process::ExitCode, sync::Arc};
+
+use anyhow::ensure;
+use clap::{Args, ValueEnum};
+use serde_json::{Value, json};
+
+use super::{input, print, resources, tell};
+use crate::{
+    controller::{
+        Subjects,
+        needs::{self, Needs},
+    },
+    harbor::rights::Level,
+    standalone::Manifests,
+    text::columns,
+};
+
+const FAILED: u8 = 1;
+
+const HELP: &str = "\
+Nothing is asked of Harbor or of a cluster. Rights of the level `project` are for all projects (*): a ProxyProject is created by
+the account, and Harbor gives robots no right on a project that is not there yet.
+
+A robot cannot be given more rights than who creates it has; create it as an administrator:
+  harbor-pilot permissions -f harbor/ -o json |
+    curl --fail -u admin -H 'Content-Type: application/json' -d @- https://harbor.example.com/api/v2.0/robots
+
+Examples:
+  harbor-pilot permissions -f harbor/
+  harbor-pilot permissions -f harbor/ -o json > robot.json";
+
+/// What the command takes.
+#[derive(Debug, Args)]
+#[command(after_help = HELP)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    input: input::Arguments,
+    /// HarborInstance whose account it is [default: the only one in the files, else `default`]
+    #[arg(long, value_name = "NAME")]
+    instance: Option<String>,
+    /// Name of the robot, without Harbor's prefix
+    #[arg(long, default_value = "harbor-pilot", value_name = "NAME")]
+    name: String,
+    /// Days until the robot expires; -1: never
+    #[arg(long, default_value_t = -1, allow_negative_numbers = true, value_name = "DAYS",
+          value_parser = clap::value_parser!(i64).range(-1..=2_147_483_646))]
+    duration: i64,
+    /// How the rights are printed
+    #[arg(short, long, value_enum, default_value = "text")]
+    output: Output,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// A table: each right, and what needs it
+    Text,
+    /// The body of a POST to /api/v2.0/robots
+    Json,
+}
+
+/// Prints the rights.
+pub(super) fn run(arguments: &Arguments) -> ExitCode {
+    let printed = permissions(arguments).and_then(|text| print(&text));
+    match printed {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tell(format_args!("{error:#}"));
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn permissions(arguments: &Arguments) -> anyhow::Result<String> {
+    ensure!(arguments.duration != 0, "--duration is a number of days from 1, or -1: Harbor takes no other");
+    let manifests = resources::read(&arguments.input)?;
+    let instance = instance(arguments, &manifests)?;
+    let needs = needs::of(&subjects(manifests), &instance);
+    ensure!(
+        !needs.is_empty(),
+        "no Registry, ProxyProject or ReplicationRule of HarborInstance {instance} is in the files"
+    );
+    Ok(match arguments.output {
+        Output::Text => table(&needs),
+        Output::Json => serde_json::to_string_pretty(&robot(&needs, &arguments.name, arguments.duration))? + "\n",
+    })
+}
+
+fn instance(arguments: &Arguments, manifests: &Manifests) -> anyhow::Result<String> {
+    let names: Vec<&str> = manifests.instances.iter().filter_map(|found| found.metadata.name.as_deref()).collect();
+    match (&arguments.instance, names.as_slice()) {
+        (Some(name), _) => Ok(name.clone()),
+        (None, [name]) => Ok((*name).to_owned()),
+        (None, []) => Ok("default".to_owned()),
+        (None, several) => anyhow::bail!("the files have {} HarborInstances: name one with --instance", several.len()),
+    }
+}
+
+fn subjects(manifests: Manifests) -> Subjects {
+    fn shared<K>(objects: Vec<K>) -> Vec<Arc<K>> {
+        objects.into_iter().map(Arc::new).collect()
+    }
+    Subjects {
+        instances: shared(manifests.instances),
+        registries: shared(manifests.registries),
+        projects: shared(manifests.projects),
+        rules: shared(manifests.rules),
+    }
+}
+
+/// The rights of each resource of Harbor in a line, with what needs them.
+fn table(needs: &Needs) -> String {
+    let mut rows: Vec<[String; 4]> = Vec::new();
+    for (right, who) in needs {
+        let level = match right.level {
+            Level::System => "system",
+            Level::Project => "project",
+        };
+        let who = match who.iter().next() {
+            Some(first) if who.len() > 1 => format!("{first} and {} more", who.len() - 1),
+            first => first.cloned().unwrap_or_default(),
+        };
+        rows.push([level.to_owned(), right.resource.to_owned(), right.action.to_owned(), who]);
+    }
+    let mut text = columns(["LEVEL", "RESOURCE", "ACTION", "NEEDED BY"], rows);
+    writeln!(text, "{} rights; -o json prints the robot account that has them and no other", needs.len()).ok();
+    text
+}
+
+/// The body that creates the robot.
+pub(super) fn robot(needs: &Needs, name: &str, duration: i64) -> Value {
+    let access = |level: Level| -> Vec<Value> {
+        let rights = needs.keys().filter(|right| right.level == level);
+        rights.map(|right| json!({"resource": right.resource, "action": right.action})).collect()
+    };
+    let levels = [("system", "/", access(Level::System)), ("project", "*", access(Level::Project))];
+    let levels = levels.into_iter().filter(|(.., access)| !access.is_empty());
+    let permissions: Vec<Value> = levels
+        .map(|(kind, namespace, access)| json!({"kind": kind, "namespace": namespace, "access": access}))
+        .collect();
+    json!({
+        "name": name, "level": "system", "duration": duration, "disable": false,
+        "description": "Harbor Pilot, with the rights that its resources need", "permissions": permissions,
+    })
+}

@@ -1,0 +1,16 @@
+//! Manifests of our own kinds, as `plan` and `permissions` read them.
+
+use std::path::Path;
+
+use super::input;
+use crate::standalone::{self, Manifests};
+
+/// The resources in the files of the command line.
+pub(super) fn read(arguments: &input::Arguments) -> anyhow::Result<Manifests> {
+    let inputs = arguments.read()?;
+    let texts = inputs.iter().map(|input| {
+        let name = input.file.as_deref().unwrap_or_else(|| Path::new(&input.name));
+        (name, input.text.as_str())
+    });
+    Ok(standalone::parse(texts)?)
+}

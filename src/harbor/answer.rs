@@ -1,0 +1,104 @@
+//! A request in words, and what an answer to it means. Whatever Harbor says goes through [`Secrets`] here, before it becomes an
+//! error.
+
+use reqwest::{Method, StatusCode};
+use serde::de::DeserializeOwned;
+
+use super::{Error, Secrets};
+
+/// What is asked.
+pub(super) struct Request<'a> {
+    pub(super) method: Method,
+    pub(super) path: &'a str,
+    pub(super) query: &'a [(&'a str, &'a str)],
+}
+
+/// An answer that is a success.
+pub(super) struct Answer {
+    pub(super) body: Vec<u8>,
+    pub(super) location: Option<String>,
+    pub(super) total: Option<usize>,
+}
+
+/// The body of an error, or the beginning of it.
+#[derive(Default)]
+pub(super) struct Body {
+    pub(super) bytes: Vec<u8>,
+    pub(super) cut: bool,
+}
+
+impl std::fmt::Display for Request<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} /{}", self.method, self.path)
+    }
+}
+
+impl Request<'_> {
+    pub(super) fn span(&self) -> tracing::Span {
+        tracing::debug_span!(
+            "harbor request",
+            otel.kind = "client",
+            http.request.method = %self.method,
+            url.path = self.path,
+            http.response.status_code = tracing::field::Empty,
+            otel.status_code = tracing::field::Empty,
+            error.type = tracing::field::Empty,
+        )
+    }
+
+    pub(super) fn malformed(&self, detail: &str) -> Error {
+        Error::Malformed { operation: self.to_string(), detail: detail.to_owned() }
+    }
+
+    pub(super) fn too_large(&self, detail: String) -> Error {
+        Error::TooLarge { operation: self.to_string(), detail }
+    }
+}
+
+/// Reads a body as JSON. The words of the parser may quote it.
+pub(super) fn decode<T: DeserializeOwned>(request: &Request<'_>, body: &[u8], secrets: &Secrets) -> Result<T, Error> {
+    let said = |error: serde_json::Error| secrets.message(error.to_string().as_bytes(), false, &[]);
+    serde_json::from_slice(body).map_err(|error| request.malformed(&said(error)))
+}
+
+/// The error that an answer without success stands for.
+pub(super) fn refusal(
+    request: &Request<'_>,
+    status: StatusCode,
+    retry_after: Option<u64>,
+    body: &Body,
+    secrets: &Secrets,
+) -> Error {
+    let operation = request.to_string();
+    let message = message_of(body, secrets);
+    match status {
+        StatusCode::UNAUTHORIZED => Error::Unauthorized { operation },
+        StatusCode::FORBIDDEN => Error::Forbidden { operation, message },
+        StatusCode::NOT_FOUND => Error::NotFound { operation, message },
+        StatusCode::CONFLICT => Error::Conflict { message },
+        StatusCode::PRECONDITION_FAILED => Error::Precondition { message },
+        StatusCode::TOO_MANY_REQUESTS => Error::RateLimited { retry_after },
+        _ if status.is_client_error() => Error::Refused { operation, status: status.as_u16(), message },
+        _ if status.is_server_error() => Error::Server { operation, status: status.as_u16(), message },
+        _ => Error::Malformed { operation, detail: format!("status {status}") },
+    }
+}
+
+/// Harbor's `{"errors":[{"code","message"}]}`, or the beginning of whatever it is.
+fn message_of(body: &Body, secrets: &Secrets) -> String {
+    #[derive(serde::Deserialize)]
+    struct Envelope {
+        errors: Vec<Entry>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Entry {
+        message: String,
+    }
+    match serde_json::from_slice::<Envelope>(&body.bytes) {
+        Ok(envelope) => {
+            let messages: Vec<String> = envelope.errors.into_iter().map(|entry| entry.message).collect();
+            secrets.message(messages.join("; ").as_bytes(), false, &[])
+        }
+        Err(_) => secrets.message(&body.bytes, body.cut, &[]),
+    }
+}

@@ -1,0 +1,80 @@
+//! Lists, page by page, and no longer than a Harbor's lists are.
+
+use std::hash::{BuildHasher, RandomState};
+
+use reqwest::Method;
+use serde::de::DeserializeOwned;
+
+use super::{Client, Error, answer::Request};
+
+/// Harbor's own limit; anything above is 422.
+const PAGE_SIZE: usize = 100;
+/// Objects of one list that are read at most.
+const MAX_ITEMS: usize = 100_000;
+/// Bytes of one list that are read at most: 35,000 projects take as much.
+const MAX_BYTES: usize = 32 << 20;
+
+impl Client {
+    /// All pages of a list. `Link` is not followed: pages have numbers.
+    pub(super) async fn list<T: DeserializeOwned>(&self, path: &str, query: &[(&str, &str)]) -> Result<Vec<T>, Error> {
+        let deadline = self.deadlines().list;
+        match tokio::time::timeout(deadline, self.pages(path, query)).await {
+            Ok(result) => result,
+            Err(_) => {
+                let operation = format!("all pages of GET /{path}");
+                Err(Error::Timeout { operation, seconds: deadline.as_secs() })
+            }
+        }
+    }
+
+    async fn pages<T: DeserializeOwned>(&self, path: &str, query: &[(&str, &str)]) -> Result<Vec<T>, Error> {
+        let page_size = PAGE_SIZE.to_string();
+        let (mut all, mut bytes, mut before) = (Vec::new(), 0, None);
+        let hasher = RandomState::new();
+        for number in 1_usize.. {
+            let page = number.to_string();
+            let mut paged = query.to_vec();
+            paged.extend([("page", page.as_str()), ("page_size", page_size.as_str())]);
+            let request = Request { method: Method::GET, path, query: &paged };
+            let answer = self.send(&request, None::<&()>).await?;
+            bytes += answer.body.len();
+            // An empty list is `null` at some end points.
+            let items = self.decode::<Option<Vec<T>>>(&request, &answer.body)?.unwrap_or_default();
+            let last = items.len() < PAGE_SIZE;
+            all.extend(items);
+            if last || answer.total.is_some_and(|total| all.len() >= total) {
+                break;
+            }
+            let same = Some(hasher.hash_one(&answer.body));
+            if before == same {
+                let detail = format!("page {number} of the list is page {} once more", number - 1);
+                return Err(request.malformed(&detail));
+            }
+            before = same;
+            if bytes > MAX_BYTES || all.len() >= MAX_ITEMS {
+                let (read, size) = (all.len(), bytes >> 20);
+                return Err(request.too_large(format!(
+                    "{read} objects in {number} pages ({size} MiB) are not all of the list, and no more than {MAX_ITEMS} \
+                     objects or {} MiB are read",
+                    MAX_BYTES >> 20
+                )));
+            }
+        }
+        Ok(all)
+    }
+
+    /// The first `limit` (1 to 100) of a list.
+    pub(super) async fn first<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+        limit: usize,
+    ) -> Result<Vec<T>, Error> {
+        let page_size = limit.clamp(1, PAGE_SIZE).to_string();
+        let mut paged = query.to_vec();
+        paged.push(("page_size", page_size.as_str()));
+        let mut found = self.get::<Option<Vec<T>>>(path, &paged).await?.unwrap_or_default();
+        found.truncate(PAGE_SIZE);
+        Ok(found)
+    }
+}

@@ -1,0 +1,141 @@
+//! A text, and what it is once one encoding is taken off: each byte knows where it came from.
+
+use std::ops::Range;
+
+/// One layer of a text.
+pub(super) struct Layer {
+    /// The text of this layer.
+    pub(super) text: String,
+    /// Where each byte of it begins and ends in the first layer. `None`: this is the first.
+    origin: Option<Vec<(usize, usize)>>,
+}
+
+impl Layer {
+    /// The text itself.
+    pub(super) fn new(text: &str) -> Self {
+        Self { text: text.to_owned(), origin: None }
+    }
+
+    /// Where a range of this layer lies in the first.
+    pub(super) fn source(&self, range: Range<usize>) -> Range<usize> {
+        let Some(origin) = &self.origin else { return range };
+        let start = origin.get(range.start).map_or(0, |(start, _)| *start);
+        let end = range.end.checked_sub(1).and_then(|last| origin.get(last)).map_or(start, |(_, end)| *end);
+        start..end
+    }
+
+    /// The next layer: URL-encoding, JSON's and HTML's escapes taken off once. `None` where there is none of these.
+    pub(super) fn decoded(&self) -> Option<Self> {
+        let bytes = self.text.as_bytes();
+        let (mut decoded, mut origin) = (Vec::with_capacity(bytes.len()), Vec::with_capacity(bytes.len()));
+        let (mut at, mut changed) = (0, false);
+        while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+            let (piece, length) = unescaped(rest);
+            changed |= length > 1;
+            let source = |index: usize| self.origin.as_ref().and_then(|origin| origin.get(index)).copied();
+            let start = source(at).map_or(at, |(start, _)| start);
+            let end = source(at + length - 1).map_or(at + length, |(_, end)| end);
+            origin.extend(std::iter::repeat_n((start, end), piece.as_bytes().len()));
+            decoded.extend_from_slice(piece.as_bytes());
+            at += length;
+        }
+        if !changed {
+            return None;
+        }
+        // What is no UTF-8 is no secret either; a byte stays a byte, so that origins fit.
+        let text = match String::from_utf8(decoded) {
+            Ok(text) => text,
+            Err(error) => {
+                let bytes = error.into_bytes();
+                let mut ascii = String::with_capacity(bytes.len());
+                for chunk in bytes.utf8_chunks() {
+                    ascii.push_str(chunk.valid());
+                    chunk.invalid().iter().for_each(|_| ascii.push('?'));
+                }
+                ascii
+            }
+        };
+        Some(Self { text, origin: Some(origin) })
+    }
+}
+
+/// A decoded piece: one character at most, or one byte of URL-encoding.
+enum Piece {
+    Byte([u8; 1]),
+    Character([u8; 4], usize),
+}
+
+impl Piece {
+    fn of(character: char) -> Self {
+        let mut buffer = [0; 4];
+        let length = character.encode_utf8(&mut buffer).len();
+        Self::Character(buffer, length)
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Byte(byte) => byte,
+            Self::Character(bytes, length) => bytes.get(..*length).unwrap_or_default(),
+        }
+    }
+}
+
+/// What the text begins with, and how many bytes it takes: more than one for what was escaped.
+fn unescaped(rest: &[u8]) -> (Piece, usize) {
+    let decoded = match rest {
+        [b'%', ..] => hex(rest.get(1..3)).and_then(|byte| u8::try_from(byte).ok()).map(|byte| (Piece::Byte([byte]), 3)),
+        [b'\\', b'u', ..] => unicode(rest),
+        [b'\\', escaped, ..] => {
+            let plain = match escaped {
+                b'"' | b'\\' | b'/' | b'\'' => Some(*escaped),
+                b'n' => Some(b'\n'),
+                b't' => Some(b'\t'),
+                b'r' => Some(b'\r'),
+                _ => None,
+            };
+            plain.map(|byte| (Piece::Byte([byte]), 2))
+        }
+        [b'&', ..] => entity(rest),
+        _ => None,
+    };
+    decoded.unwrap_or_else(|| (Piece::Byte([rest.first().copied().unwrap_or_default()]), 1))
+}
+
+fn hex(digits: Option<&[u8]>) -> Option<u32> {
+    let digits = std::str::from_utf8(digits?).ok()?;
+    if digits.bytes().all(|byte| byte.is_ascii_hexdigit()) { u32::from_str_radix(digits, 16).ok() } else { None }
+}
+
+/// `\u00e9`, and a pair of these beyond the first plane.
+fn unicode(rest: &[u8]) -> Option<(Piece, usize)> {
+    let first = hex(rest.get(2..6))?;
+    if let Some(character) = char::from_u32(first) {
+        return Some((Piece::of(character), 6));
+    }
+    let second = rest.get(6..8).filter(|mark| *mark == b"\\u").and_then(|_| hex(rest.get(8..12)))?;
+    let low = second.checked_sub(0xDC00).filter(|low| *low < 0x400)?;
+    let character = char::from_u32(0x1_0000 + ((first - 0xD800) << 10) + low)?;
+    Some((Piece::of(character), 12))
+}
+
+/// `&amp;`, `&#39;`, `&#x27;`.
+fn entity(rest: &[u8]) -> Option<(Piece, usize)> {
+    let end = rest.iter().take(10).position(|byte| *byte == b';')?;
+    let name = std::str::from_utf8(rest.get(1..end)?).ok()?;
+    let character = match name {
+        "amp" => '&',
+        "lt" => '<',
+        "gt" => '>',
+        "quot" => '"',
+        "apos" => '\'',
+        _ => {
+            let number = name.strip_prefix('#')?;
+            let number = match number.strip_prefix(['x', 'X']) {
+                Some(digits) => hex(Some(digits.as_bytes())),
+                None => number.parse().ok(),
+            };
+            char::from_u32(number?)?
+        }
+    };
+    Some((Piece::of(character), end + 1))
+}

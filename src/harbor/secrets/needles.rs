@@ -1,0 +1,178 @@
+//! What is looked for: a secret as it is, and as it is within base64 and hexadecimal digits.
+
+use std::{collections::BTreeMap, ops::Range};
+
+use aho_corasick::AhoCorasick;
+use base64::{
+    Engine as _,
+    engine::general_purpose::{STANDARD, URL_SAFE},
+};
+use secrecy::{ExposeSecret, SecretString};
+
+use super::through;
+
+/// A shorter secret is looked for within a Basic value alone: it stands in any text.
+const SHORTEST: usize = 4;
+/// A shorter one is looked for as a whole word.
+const LONG: usize = 8;
+/// Of a secret that a text ends with, so many characters are enough.
+const TELLING: usize = 4;
+/// A token or a Basic value is at least as long as this.
+const TOKEN: usize = 16;
+
+/// How a match counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Wherever it stands.
+    Anywhere,
+    /// Not within a word.
+    Word,
+}
+
+/// All that is looked for.
+pub(super) struct Needles {
+    patterns: Vec<(Vec<u8>, Kind)>,
+    /// `None` where there is nothing to look for.
+    automaton: Option<AhoCorasick>,
+}
+
+impl Needles {
+    pub(super) fn new(pairs: &[(String, SecretString)]) -> Self {
+        let mut all = BTreeMap::new();
+        for (username, secret) in pairs {
+            add(username, secret.expose_secret(), &mut all);
+        }
+        let patterns: Vec<_> = all.into_iter().collect();
+        let automaton =
+            if patterns.is_empty() { None } else { AhoCorasick::new(patterns.iter().map(|(pattern, _)| pattern)).ok() };
+        Self { patterns, automaton }
+    }
+
+    /// Where any of it stands in a text; these places may overlap.
+    pub(super) fn find(&self, text: &str) -> Vec<Range<usize>> {
+        let Some(automaton) = &self.automaton else { return Vec::new() };
+        let counts = |found: &aho_corasick::Match| {
+            let kind = self.patterns.get(found.pattern().as_usize()).map(|(_, kind)| *kind);
+            kind != Some(Kind::Word) || is_word(text, &found.range())
+        };
+        automaton.find_overlapping_iter(text).filter(counts).map(|found| found.range()).collect()
+    }
+
+    /// Whether any of it stands in a text, however that is encoded.
+    pub(super) fn are_in(&self, text: &str) -> bool {
+        let mut found = false;
+        through(text, |layer| found |= !self.find(&layer.text).is_empty());
+        found
+    }
+
+    /// Where a text that was cut ends in the beginning of something.
+    pub(super) fn begins_at_the_end_of(&self, text: &str) -> Option<usize> {
+        let begins = |(pattern, _): &(Vec<u8>, Kind)| {
+            (TELLING..pattern.len())
+                .rev()
+                .find_map(|length| text.as_bytes().ends_with(pattern.get(..length)?).then(|| text.len() - length))
+        };
+        self.patterns.iter().filter_map(begins).filter(|at| text.is_char_boundary(*at)).min()
+    }
+}
+
+fn add(username: &str, secret: &str, all: &mut BTreeMap<Vec<u8>, Kind>) {
+    let mut put = |pattern: String, kind: Kind| {
+        all.insert(pattern.into_bytes(), kind);
+    };
+    let basic = format!("{username}:{secret}");
+    put(STANDARD.encode(&basic), Kind::Anywhere);
+    put(URL_SAFE.encode(&basic), Kind::Anywhere);
+    put(STANDARD.encode(&basic).trim_end_matches('=').to_owned(), Kind::Anywhere);
+    put(URL_SAFE.encode(&basic).trim_end_matches('=').to_owned(), Kind::Anywhere);
+    if secret.len() < SHORTEST {
+        return;
+    }
+    put(secret.to_owned(), if secret.len() < LONG { Kind::Word } else { Kind::Anywhere });
+    if secret.len() < LONG {
+        return;
+    }
+    let digits: String = secret.bytes().map(|byte| format!("{byte:02x}")).collect();
+    put(digits.to_uppercase(), Kind::Anywhere);
+    put(digits, Kind::Anywhere);
+    // Whatever stands before it in the text that was encoded, base64 of it is one of three, but for the characters at its ends.
+    for before in 0..3_usize {
+        let mut bytes = vec![0; before];
+        bytes.extend_from_slice(secret.as_bytes());
+        let (start, end) = ((before * 8).div_ceil(6), bytes.len() * 8 / 6);
+        for text in [STANDARD.encode(&bytes), URL_SAFE.encode(&bytes)] {
+            put(text.get(start..end).unwrap_or_default().to_owned(), Kind::Anywhere);
+        }
+    }
+}
+
+fn is_word(text: &str, range: &Range<usize>) -> bool {
+    let before = text.get(..range.start).and_then(|text| text.chars().next_back());
+    let after = text.get(range.end..).and_then(|text| text.chars().next());
+    ![before, after].into_iter().flatten().any(char::is_alphanumeric)
+}
+
+/// Where a text has base64 whose content is of interest.
+pub(super) fn base64_runs(text: &str, is_of_interest: impl Fn(&str) -> bool) -> Vec<Range<usize>> {
+    let is_digit =
+        |character: char| character.is_ascii_alphanumeric() || matches!(character, '+' | '/' | '-' | '_' | '=');
+    let mut found = Vec::new();
+    for run in text.split(|character| !is_digit(character)).filter(|run| run.len() >= TOKEN) {
+        let start = run.as_ptr().addr() - text.as_ptr().addr();
+        let digits: String = run.trim_end_matches('=').replace('-', "+").replace('_', "/");
+        // What stands right before it may be a digit, too.
+        let holds = |skipped: usize| {
+            let whole = digits.get(skipped..).unwrap_or_default();
+            let whole = whole.get(..whole.len() / 4 * 4).unwrap_or_default();
+            STANDARD.decode(whole).is_ok_and(|decoded| is_of_interest(&String::from_utf8_lossy(&decoded)))
+        };
+        if (0..4).any(holds) {
+            found.push(start..start + run.len());
+        }
+    }
+    found
+}
+
+/// Where a text has the value of an Authorization header or a JSON Web Token, whoever they are of.
+pub(super) fn tokens(text: &str) -> Vec<Range<usize>> {
+    let lower = text.to_ascii_lowercase();
+    let mut found = Vec::new();
+    for (scheme, is_value) in [("basic ", is_basic as fn(&str) -> bool), ("bearer ", is_bearer)] {
+        for (at, _) in lower.match_indices(scheme) {
+            let start = at + scheme.len();
+            let value = token_at(text, start);
+            if is_value(value) {
+                found.push(start..start + value.len());
+            }
+        }
+    }
+    for (at, _) in text.match_indices("eyJ") {
+        let value = token_at(text, at);
+        let begins = text.get(..at).and_then(|text| text.chars().next_back()).is_none_or(|before| !is_token(before));
+        if begins && value.len() >= TOKEN && value.contains('.') {
+            found.push(at..at + value.len());
+        }
+    }
+    found
+}
+
+fn token_at(text: &str, start: usize) -> &str {
+    let rest = text.get(start..).unwrap_or_default();
+    let end = rest.find(|character: char| !is_token(character)).unwrap_or(rest.len());
+    rest.get(..end).unwrap_or_default()
+}
+
+fn is_token(character: char) -> bool {
+    character.is_ascii_alphanumeric() || matches!(character, '-' | '_' | '.' | '~' | '+' | '/' | '=')
+}
+
+/// Whether this is base64 of a user name and a password, or the beginning of it.
+fn is_basic(value: &str) -> bool {
+    let whole = value.trim_end_matches('=');
+    let whole = whole.get(..whole.len() / 4 * 4).unwrap_or_default();
+    whole.len() >= 8 && STANDARD.decode(whole).is_ok_and(|decoded| decoded.contains(&b':'))
+}
+
+fn is_bearer(value: &str) -> bool {
+    value.len() >= TOKEN && value.bytes().any(|byte| byte.is_ascii_digit())
+}

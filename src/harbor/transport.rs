@@ -1,0 +1,128 @@
+//! The way to a Harbor, the same for its API and for `/v2`: no redirect is followed, no cookie is kept, and no name leads to an
+//! address that no Harbor has.
+
+use std::net::SocketAddr;
+
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use url::Url;
+
+use crate::addresses;
+
+/// The base of a Harbor's URLs.
+///
+/// # Errors
+/// What is wrong with the URL. Nothing of it is repeated: it may hold a password.
+pub fn base(url: &str) -> Result<Url, String> {
+    let base = Url::parse(url).map_err(|error| format!("the URL cannot be read: {error}"))?;
+    if !matches!(base.scheme(), "http" | "https") || base.host_str().is_none_or(str::is_empty) {
+        return Err("the URL must be http:// or https:// and a host".to_owned());
+    }
+    if !base.username().is_empty() || base.password().is_some() {
+        return Err("the URL names a user: put user name and password into the Secret".to_owned());
+    }
+    let host = base.host_str().unwrap_or_default();
+    match addresses::literal_objection(&base, host) {
+        Some(why) if !addresses::is_written_plainly(&base, url) => {
+            Err(format!("{why}; if that is meant, write the address in its usual form"))
+        }
+        _ => Ok(base),
+    }
+}
+
+/// What builds an HTTP client for it.
+///
+/// # Errors
+/// What is wrong with the CA bundle.
+pub fn builder(ca_bundle: Option<&str>) -> Result<reqwest::ClientBuilder, String> {
+    // Harbor answers Basic auth that comes with its own session cookie by 403, so none is ever kept: no cookie store.
+    let mut http = reqwest::Client::builder()
+        .user_agent(concat!("harbor-pilot/", env!("CARGO_PKG_VERSION")))
+        .redirect(reqwest::redirect::Policy::none())
+        .dns_resolver(Guarded);
+    if let Some(pem) = ca_bundle {
+        let certificates = reqwest::Certificate::from_pem_bundle(pem.as_bytes())
+            .map_err(|error| format!("caBundle is not PEM: {error}"))?;
+        // Text without PEM in it is a bundle of nothing, and would be found out by a handshake that fails.
+        if certificates.is_empty() {
+            return Err("caBundle has no PEM certificate in it".to_owned());
+        }
+        http = http.tls_certs_merge(certificates);
+    }
+    Ok(http)
+}
+
+/// Resolves names as the system does, and drops the addresses that nothing may connect to. What is left is what is connected to:
+/// a name that is resolved again later is judged again.
+#[derive(Debug, Clone, Copy)]
+struct Guarded;
+
+impl Resolve for Guarded {
+    fn resolve(&self, name: Name) -> Resolving {
+        Box::pin(async move {
+            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
+            Ok(Box::new(allowed(name.as_str(), found)?.into_iter()) as Addrs)
+        })
+    }
+}
+
+/// Why a name is not connected to.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{name} resolves to {address}, {why}, which is never connected to by name: correct DNS, or write the address itself into the URL"
+)]
+struct Refused {
+    name: String,
+    address: std::net::IpAddr,
+    why: &'static str,
+}
+
+fn allowed(name: &str, found: impl Iterator<Item = SocketAddr>) -> Result<Vec<SocketAddr>, Refused> {
+    let (mut kept, mut refused) = (Vec::new(), None);
+    for address in found {
+        match addresses::objection(address.ip()) {
+            None => kept.push(address),
+            Some(why) => refused = Some(Refused { name: name.to_owned(), address: address.ip(), why }),
+        }
+    }
+    match refused {
+        Some(refused) if kept.is_empty() => Err(refused),
+        _ => Ok(kept),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base_refuses_what_is_no_harbor_and_repeats_no_password() {
+        for url in [
+            "ftp://harbor.test",
+            "harbor.test",
+            "http://",
+            "https://admin:hunter2@harbor.test",
+            "http://2852039166",
+            "http://0251.0376.0251.0376",
+        ] {
+            let error = base(url).unwrap_err();
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+        for url in ["https://harbor.test", "http://127.0.0.1:8080", "http://169.254.1.1", "http://[::1]:80"] {
+            assert!(base(url).is_ok(), "{url}");
+        }
+    }
+
+    #[test]
+    fn allowed_drops_addresses_that_nothing_may_connect_to() {
+        let resolve = |addresses: &[&str]| {
+            let found: Vec<SocketAddr> =
+                addresses.iter().map(|address| SocketAddr::new(address.parse().unwrap(), 0)).collect();
+            allowed("harbor.test", found.into_iter())
+        };
+        assert_eq!(resolve(&["169.254.169.254", "10.0.0.1", "fe80::1"]).unwrap().len(), 1);
+        assert!(resolve(&[]).unwrap().is_empty());
+        for address in ["169.254.169.254", "::ffff:169.254.169.254", "fd00:ec2::254"] {
+            assert!(resolve(&[address]).unwrap_err().to_string().contains("harbor.test"), "{address}");
+        }
+    }
+}

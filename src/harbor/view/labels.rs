@@ -1,0 +1,83 @@
+//! Labels of projects, which Harbor lists one project at a time: whose turn it is to be read again, a few in each round.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Mutex, MutexGuard},
+};
+
+use k8s_openapi::jiff::Timestamp;
+
+use super::Freshness;
+
+/// Projects whose labels are read again in one round.
+const TURN: usize = 10;
+
+/// When the labels of each project were read, or first wanted.
+#[derive(Debug, Default)]
+pub(super) struct Labels {
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    /// The round is that of this time: each interval is one.
+    round: Option<Timestamp>,
+    /// Whose turn it is in this round.
+    turn: BTreeSet<i64>,
+    read: HashMap<i64, Timestamp>,
+}
+
+impl Labels {
+    /// Whether it is time to read the labels of a project that nothing else is to be done for. Who asks reads them then.
+    pub(super) fn are_due(&self, project: i64, freshness: Freshness) -> bool {
+        match freshness {
+            Freshness::Asked(_) => true,
+            Freshness::Listed(since) => self.lock().take_turn(project, since),
+        }
+    }
+
+    /// Harbor may be another.
+    pub(super) fn clear(&self) {
+        *self.lock() = Known::default();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        super::lock(&self.known)
+    }
+}
+
+impl Known {
+    fn take_turn(&mut self, project: i64, since: Timestamp) -> bool {
+        if self.round.is_none_or(|round| round < since) {
+            self.round = Some(since);
+            let mut oldest: Vec<(Timestamp, i64)> = self.read.iter().map(|(id, at)| (*at, *id)).collect();
+            oldest.sort_unstable();
+            self.turn = oldest.into_iter().filter(|(at, _)| *at < since).take(TURN).map(|(_, id)| id).collect();
+        }
+        let due = self.turn.remove(&project);
+        if due {
+            self.read.insert(project, since);
+        } else {
+            self.read.entry(project).or_insert(since);
+        }
+        due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_of_all_projects_are_due_in_turn_and_a_few_at_a_time() {
+        let at = |round: i64| Timestamp::from_second(round * 300).unwrap();
+        let (mut known, mut seen) = (Known::default(), BTreeSet::new());
+        assert!((0..25).all(|project| !known.take_turn(project, at(0))), "nothing was wanted before");
+        for round in 1..=3 {
+            let due: Vec<i64> = (0..25).filter(|project| known.take_turn(*project, at(round))).collect();
+            assert!(due.len() <= TURN && (0..25).all(|project| !known.take_turn(project, at(round))), "{due:?}");
+            seen.extend(due);
+        }
+        assert_eq!(seen.len(), 25);
+    }
+}
