@@ -270,7 +270,7 @@ fn an_image_that_an_anchor_binds_to_something_else_stays_and_shows_in_the_status
 }
 
 #[test]
-fn whatever_is_wrong_writes_nothing_and_says_where() {
+fn rewrite_writes_nothing_and_says_where_something_is_wrong() {
     let desk = Desk::new();
     desk.write("good.yaml", CHART);
     desk.write("bad.yaml", "a: 1\n---\nb: [1\n");
@@ -279,10 +279,10 @@ fn whatever_is_wrong_writes_nothing_and_says_where() {
     std::fs::create_dir(desk.path("empty")).unwrap();
     for (arguments, told) in [
         (
-            &["--rules", "rules.yaml", "-f", "good.yaml", "-f", "bad.yaml"][..],
-            "bad.yaml: document 2, line 3, column 4: ",
+            &["--rules", "rules.yaml", "-f", "good.yaml", "-f", "bad.yaml", "--fail-fast"][..],
+            "bad.yaml:3:4: ",
         ),
-        (&["--rules", "rules.yaml", "-f", "good.yaml", "-f", "bad.yaml", "--in-place"], "bad.yaml: document 2"),
+        (&["--rules", "rules.yaml", "-f", "good.yaml", "-f", "bad.yaml", "--fail-fast", "--in-place"], "bad.yaml:3:4"),
         (&["--rules", "rules.yaml", "-f", "nowhere.yaml"], "nowhere.yaml: "),
         (&["--rules", "rules.yaml", "-f", "empty"], "empty: no .yaml"),
         (&["--rules", "rules.yaml", "-f", "latin.yaml"], "latin.yaml: not UTF-8 at byte 4"),

@@ -4,6 +4,8 @@ use std::ops::Range;
 
 use serde::de::IgnoredAny;
 
+use super::Error;
+
 /// A part of a text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Part {
@@ -23,32 +25,45 @@ impl Part {
 }
 
 /// Several JSON values, as JSON Lines has them, are a part each. What is not JSON throughout is one part.
-pub(super) fn parts(text: &str) -> Vec<Part> {
-    json_values(text).unwrap_or_else(|| vec![Part { bytes: 0..text.len(), lines: 0, columns: 0 }])
+///
+/// # Errors
+/// When what follows a JSON value begins like one, and is none.
+pub(super) fn parts(text: &str) -> Result<Vec<Part>, Error> {
+    let found = json_values(text)?;
+    Ok(found.unwrap_or_else(|| vec![Part { bytes: 0..text.len(), lines: 0, columns: 0 }]))
 }
 
-fn json_values(text: &str) -> Option<Vec<Part>> {
+fn json_values(text: &str) -> Result<Option<Vec<Part>>, Error> {
     let start = text.len() - text.trim_start_matches('\u{feff}').trim_start().len();
-    let values = text.get(start..).filter(|rest| rest.starts_with(['{', '[']))?;
+    let Some(values) = text.get(start..).filter(|rest| rest.starts_with(['{', '['])) else { return Ok(None) };
+    let rest = |at: usize| text.get(at..).unwrap_or_default();
     let mut stream = serde_json::Deserializer::from_str(values).into_iter::<IgnoredAny>();
     let mut parts = Vec::new();
     let (mut at, mut lines, mut line_start) = (0, 0, 0);
     let mut end = 0;
     while let Some(value) = stream.next() {
-        value.ok()?;
+        let before = rest(start + end);
+        if let Err(error) = value {
+            // The first value may be YAML in flow style; what follows one that is JSON is not.
+            let is_json = !parts.is_empty() && before.trim_start().starts_with('{');
+            let above = rest(0).get(..start).map_or(0, |above| above.matches('\n').count());
+            let text = error.to_string();
+            let detail = text.split(" at line ").next().unwrap_or_default().to_owned();
+            let (document, line, column) = (parts.len() + 1, above + error.line(), error.column().max(1));
+            return if is_json { Err(Error { document, line, column, detail }) } else { Ok(None) };
+        }
         let next = start + stream.byte_offset();
-        let between = text.get(start + end..next)?;
-        let first = next - between.trim_start().len();
-        for (newline, _) in text.get(at..first)?.match_indices('\n') {
+        let first = start + end + (before.len() - before.trim_start().len());
+        for (newline, _) in text.get(at..first).unwrap_or_default().match_indices('\n') {
             lines += 1;
             line_start = at + newline + 1;
         }
-        let columns = text.get(line_start..first)?.trim_start_matches('\u{feff}').chars().count();
+        let columns = text.get(line_start..first).unwrap_or_default().trim_start_matches('\u{feff}').chars().count();
         parts.push(Part { bytes: first..next, lines, columns });
         at = first;
         end = stream.byte_offset();
     }
-    (parts.len() > 1).then_some(parts)
+    Ok((parts.len() > 1).then_some(parts))
 }
 
 #[cfg(test)]
@@ -56,7 +71,7 @@ mod tests {
     use super::*;
 
     fn places(text: &str) -> Vec<(&str, (usize, usize))> {
-        parts(text).into_iter().map(|part| (&text[part.bytes.clone()], part.place(1, 0))).collect()
+        parts(text).unwrap().into_iter().map(|part| (&text[part.bytes.clone()], part.place(1, 0))).collect()
     }
 
     #[test]
@@ -68,7 +83,7 @@ mod tests {
 
     #[test]
     fn parts_are_the_whole_text_where_it_is_not_json_throughout() {
-        for text in ["", "{}", "{a: 1}\n{b: 2}", "{}\n---\n{}", "a: 1", "{}\n{"] {
+        for text in ["", "{}", "{a: 1}\n{b: 2}", "{}\n---\n{}", "a: 1", "{a: 1}\n{"] {
             assert_eq!(places(text), [(text, (1, 1))], "{text}");
         }
     }

@@ -58,7 +58,7 @@ impl Tree {
     /// What is no YAML, and more than [`MAX_NODES`].
     pub(super) fn parse(text: &str) -> Result<Self, Error> {
         let mut reading = Reading::default();
-        for part in super::parts::parts(text) {
+        for part in super::parts::parts(text)? {
             let options = granit_parser::options! { emit_comments: false };
             let source = text.get(part.bytes.clone()).unwrap_or_default();
             for event in Parser::new_from_str_with_options(source, options) {

@@ -120,7 +120,8 @@ impl Walk<'_> {
             return;
         }
         if scope.known.is_image(steps) {
-            let name = shape::name_before(steps).to_owned();
+            let own = parent.get("name").and_then(Value::text).filter(|_| steps.last() == Some(&Step::Key("image")));
+            let name = own.unwrap_or_else(|| shape::name_before(steps)).to_owned();
             self.take(value, parent, &name, scope, at);
         }
         let is_spec = shape::has_containers(value) && (shape::is_template_spec(steps) || scope.known.is_pod_spec(steps));

@@ -166,7 +166,8 @@ fn decide(files: &[Seen], scope: &Scope, entry: &Entry, done: &mut Consequences)
     for index in &scope.files {
         let Some(file) = files.get(*index) else { continue };
         let is_held = done.held.contains_key(&(*index, entry.name.clone()));
-        let meant = file.images.iter().filter(|image| image.name == entry.name);
+        // What stands beside it in its file is not what it builds on.
+        let meant = file.images.iter().filter(|image| image.name == entry.name && *index != scope.file);
         becomes.extend(meant.map(|image| image.new.as_deref().filter(|_| !is_held)));
         let inline = file.kustomizations.iter().any(|found| names_image(&found.inline, &entry.name));
         in_text |= inline || names_image(&file.texts, &entry.name);
@@ -189,7 +190,7 @@ fn decide(files: &[Seen], scope: &Scope, entry: &Entry, done: &mut Consequences)
         done.renamed.insert((scope.file, entry.at.0, entry.at.1), (*first).to_owned());
         return;
     };
-    for index in &scope.files {
+    for index in scope.files.iter().filter(|index| **index != scope.file) {
         let why = format!("{}:{}: the entry of `images` for {} {why}", own.name, entry.line, entry.name);
         done.held.entry((*index, entry.name.clone())).or_insert(why);
     }

@@ -175,7 +175,10 @@ impl<'w> Work<'w> {
                 tell(format_args!("{at}: {text} stays: the name that an entry of a Kustomization looks for"));
             }
             Decision::Rewritten { .. } => {
-                tell(format_args!("{at}: {text} stays: so do a label, an annotation, a selector, the mode of its rule, or its imagePullPolicy want it"));
+                tell(format_args!(
+                    "{at}: {text} stays: admission would not change it either (a label or annotation of the Pod, a selector \
+                     or the mode of the rule, imagePullPolicy)"
+                ));
             }
             _ => {}
         }
