@@ -73,10 +73,9 @@ impl Seen {
         let mut kustomizations: BTreeMap<usize, Kustomization> = BTreeMap::new();
         for (index, document) in documents.iter().enumerate() {
             let group = document.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
-            if group.starts_with("kustomize.config.k8s.io/") {
-                kustomizations.insert(index + 1, Kustomization::of(document));
-            } else if document.get("kind").is_none() {
+            if manifests.strangers().contains(&(index + 1)) {
                 seen.texts.push_str(&document.to_string());
+            } else if group.starts_with("kustomize.config.k8s.io/") || document.get("kind").is_none() {
                 kustomizations.insert(index + 1, Kustomization::of(document));
             }
         }
