@@ -13,7 +13,7 @@ use crate::{
         sources::Sources,
         templates::Admission,
     },
-    image::ImageRef,
+    image::{ImageRef, is_same_host},
     manifests::{Manifests, Template},
     rewrite::{Decision, Outcome, Rules, Subject},
     standalone,
@@ -176,7 +176,7 @@ impl<'a> Finder<'a> {
 
     /// An image that no rule speaks of may still be one of a Harbor that we know.
     fn unmanaged(&self, image: &ImageRef) -> Result<Place, Nowhere> {
-        let at = |instance: &&HarborInstance| instance.spec.effective_pull_host().eq_ignore_ascii_case(image.host());
+        let at = |instance: &&HarborInstance| is_same_host(instance.spec.effective_pull_host(), image.host());
         if let Some(instance) = self.sources.instances.iter().find(at) {
             let instance = instance.metadata.name.clone().unwrap_or_default();
             return Ok(Place { image: image.clone(), instance, project: None });
