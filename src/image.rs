@@ -58,6 +58,9 @@ pub enum ImageRefError {
     DigestFormat,
 }
 
+/// The port that runtimes use where a host names none.
+const DEFAULT_PORT: &str = ":443";
+
 impl ImageRef {
     /// Reads a reference as a container runtime does, and normalises it: `nginx` becomes `docker.io/library/nginx`.
     /// No default tag is added. Time is linear in the length of `input`; one allocation.
@@ -129,6 +132,20 @@ impl ImageRef {
     /// The normalised full form, which parses to the same value.
     pub fn as_str(&self) -> &str {
         &self.text
+    }
+
+    /// The same image, named without the port that runtimes use anyway: `quay.io:443/app` is `quay.io/app`. `None` when it
+    /// names no such port, and for Docker Hub, whose names runtimes treat in a way of their own.
+    pub fn without_default_port(&self) -> Option<Self> {
+        let host = self.host().strip_suffix(DEFAULT_PORT)?;
+        let rest = self.text.get(self.host_end..)?;
+        Self::parse(&format!("{host}{rest}")).ok().filter(|image| image.host() == host && host != DOCKER_HUB)
+    }
+
+    /// The same image without leading components of its repository; `None` when they are all of it, or others.
+    pub fn without_path(&self, path: &str) -> Option<Self> {
+        let rest = self.text.get(self.host_end..)?.strip_prefix('/')?.strip_prefix(path)?.strip_prefix('/')?;
+        Self::parse(&format!("{}/{rest}", self.host())).ok().filter(|image| image.host() == self.host())
     }
 
     /// The same repository, tag and digest below another host and path: `host/path/repository[:tag][@digest]`.
@@ -233,6 +250,18 @@ impl<'de> Deserialize<'de> for ImageRef {
 
         deserializer.deserialize_str(Reading)
     }
+}
+
+/// Whether two hosts are one: without regard to case, as in DNS, and to the port that runtimes use where none is named.
+pub fn is_same_host(one: &str, other: &str) -> bool {
+    let bare = |host: &'_ str| host.strip_suffix(DEFAULT_PORT).map_or(host.len(), str::len);
+    let (one, other) = (one.get(..bare(one)), other.get(..bare(other)));
+    one.zip(other).is_some_and(|(one, other)| one.eq_ignore_ascii_case(other))
+}
+
+/// A host without the port that runtimes use where none is named.
+pub fn without_default_port(host: &str) -> &str {
+    host.strip_suffix(DEFAULT_PORT).unwrap_or(host)
 }
 
 /// Whether `text` is a host as the grammar has it: a domain name, an IPv4 address or an IPv6 address in brackets, with

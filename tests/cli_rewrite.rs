@@ -270,7 +270,7 @@ fn an_image_that_an_anchor_binds_to_something_else_stays_and_shows_in_the_status
 }
 
 #[test]
-fn whatever_is_wrong_writes_nothing_and_says_where() {
+fn rewrite_writes_nothing_and_says_where_something_is_wrong() {
     let desk = Desk::new();
     desk.write("good.yaml", CHART);
     desk.write("bad.yaml", "a: 1\n---\nb: [1\n");
@@ -279,10 +279,10 @@ fn whatever_is_wrong_writes_nothing_and_says_where() {
     std::fs::create_dir(desk.path("empty")).unwrap();
     for (arguments, told) in [
         (
-            &["--rules", "rules.yaml", "-f", "good.yaml", "-f", "bad.yaml"][..],
-            "bad.yaml: document 2, line 3, column 4: ",
+            &["--rules", "rules.yaml", "-f", "good.yaml", "-f", "bad.yaml", "--fail-fast"][..],
+            "bad.yaml:3:4: ",
         ),
-        (&["--rules", "rules.yaml", "-f", "good.yaml", "-f", "bad.yaml", "--in-place"], "bad.yaml: document 2"),
+        (&["--rules", "rules.yaml", "-f", "good.yaml", "-f", "bad.yaml", "--fail-fast", "--in-place"], "bad.yaml:3:4"),
         (&["--rules", "rules.yaml", "-f", "nowhere.yaml"], "nowhere.yaml: "),
         (&["--rules", "rules.yaml", "-f", "empty"], "empty: no .yaml"),
         (&["--rules", "rules.yaml", "-f", "latin.yaml"], "latin.yaml: not UTF-8 at byte 4"),
@@ -305,6 +305,146 @@ fn help_lists_the_exit_codes() {
     for (command, code) in [("rewrite", "3  written, but"), ("explain", "2  an error")] {
         let help = run(Path::new("/"), &[command, "--help"], "").out;
         assert!(help.contains("Exit status:") && help.contains(code), "{help}");
+    }
+}
+
+#[test]
+fn rewrite_counts_what_is_at_harbor_and_what_stays_and_lists_texts_that_name_images() {
+    let desk = Desk::new();
+    let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec:\n  containers:\n  - name: a\n    image: nginx\n    \
+                args: [--side=docker.io/library/redis:7]\n    env: [{name: SIDE_IMAGE, value: 'busybox:1'}]\n  \
+                - {name: b, image: harbor.example.com/hub/library/nginx}\n  - {name: c, image: quay.io/a/b}\n";
+    let done = desk.rewrite(&["-f", "-"], text);
+    assert_eq!(done.code, 0, "{}", done.err);
+    assert!(
+        done.err.contains("1 of 3 images rewritten, 1 at Harbor already, 1 left as they are; 2 more texts name images"),
+        "{}",
+        done.err
+    );
+    for expected in [
+        "(standard input):8:19: Pod p: spec.containers[0].args[0]: docker.io/library/redis:7 stays",
+        "(standard input):9:38: Pod p: spec.containers[0].env[0].value: busybox:1 stays",
+    ] {
+        assert!(done.err.contains(expected), "{expected}: {}", done.err);
+    }
+    assert!(!done.err.contains("quay.io/a/b"), "no rule maps its host: {}", done.err);
+
+    let strict = desk.rewrite(&["-f", "-", "--strict"], text);
+    assert_eq!((strict.code, &strict.out), (1, &done.out));
+    let clean = desk.rewrite(&["-f", "-", "--strict"], "apiVersion: v1\nkind: Pod\nspec: {containers: [{image: nginx}]}\n");
+    assert_eq!(clean.code, 0, "{}", clean.err);
+}
+
+#[test]
+fn rewrite_does_the_other_files_where_one_cannot_be_read() {
+    let desk = Desk::new();
+    desk.write("in/bad.yaml", "a: 1\n---\nb: [1\n");
+    desk.write("in/good.yaml", CHART);
+    desk.write("in/template.yaml", "{{- if .Values.x }}\na: 1\n{{- end }}\n");
+    std::fs::write(desk.path("in/latin.yaml"), b"a: \xe9\n").unwrap();
+    let done = desk.rewrite(&["-f", "in"], "");
+    assert_eq!(done.code, 2, "{}", done.err);
+    assert!(done.out.contains(&rewritten_chart()), "{}", done.out);
+    for expected in
+        ["in/bad.yaml:3:4: ", "in/latin.yaml: not UTF-8 at byte 4", "in/template.yaml:1:", "3 files that could not be read"]
+    {
+        assert!(done.err.contains(expected), "{expected}: {}", done.err);
+    }
+    assert!(done.err.contains("line 1 has `{{`: this is an unrendered template; render it first"), "{}", done.err);
+    assert_eq!(desk.rewrite(&["-f", "in", "--in-place"], "").code, 2);
+    assert_eq!(desk.read("in/good.yaml"), rewritten_chart());
+    assert_eq!(std::fs::read_dir(desk.path("in")).unwrap().count(), 4, "nothing is left beside the files");
+}
+
+#[test]
+fn rewrite_names_what_is_not_filled_in_yet() {
+    let desk = Desk::new();
+    let pod = |image: &str| format!("apiVersion: v1\nkind: Pod\nspec: {{containers: [{{name: a, image: {image}}}]}}\n");
+    for (image, expected) in [
+        ("'{{ .Values.image }}'", "this is an unrendered template: render it first (`helm template`)"),
+        ("\"${IMAGE}\"", "this is a variable that is not substituted yet"),
+    ] {
+        let done = desk.rewrite(&["-f", "-", "--strict"], &pod(image));
+        assert_eq!((done.code, &done.out), (1, &pod(image)), "{}", done.err);
+        assert!(done.err.contains(expected) && !done.err.contains("invalid reference"), "{}", done.err);
+    }
+}
+
+#[test]
+fn rewrite_in_place_writes_all_files_or_none() {
+    use std::os::unix::fs::PermissionsExt;
+    let desk = Desk::new();
+    let pod = "apiVersion: v1\nkind: Pod\nspec: {containers: [{name: a, image: nginx}]}\n";
+    desk.write("in/a.yaml", pod);
+    desk.write("in/b.yaml", pod);
+    let mode = |name: &str, mode: u32| {
+        std::fs::set_permissions(desk.path(name), std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    mode("in/b.yaml", 0o444);
+    let refused = desk.rewrite(&["-f", "in", "--in-place"], "");
+    assert_eq!(refused.code, 2);
+    assert!(refused.err.contains("in/b.yaml: the file is read-only, so no file was written"), "{}", refused.err);
+    assert_eq!((desk.read("in/a.yaml").as_str(), desk.read("in/b.yaml").as_str()), (pod, pod));
+
+    mode("in/b.yaml", 0o640);
+    assert_eq!(desk.rewrite(&["-f", "in", "--in-place"], "").code, 0);
+    assert!(["in/a.yaml", "in/b.yaml"].iter().all(|name| desk.read(name).contains("harbor.example.com")));
+    assert_eq!(desk.path("in/b.yaml").metadata().unwrap().permissions().mode() & 0o7777, 0o640);
+}
+
+#[test]
+fn rewrite_changes_the_names_that_kustomizations_look_for_or_leaves_their_images() {
+    let desk = Desk::new();
+    desk.write("app/pod.yaml", "apiVersion: v1\nkind: Pod\nspec: {containers: [{name: a, image: 'nginx:latest'}]}\n");
+    let kustomization = |resources: &str| format!("resources: [{resources}]\nimages:\n- name: nginx   # tested\n  newTag: '1.27'\n");
+    desk.write("app/kustomization.yaml", &kustomization("pod.yaml, ../elsewhere"));
+    let held = desk.rewrite(&["-f", "app", "--in-place"], "");
+    assert_eq!(held.code, 3);
+    assert!(held.err.contains("nginx:latest stays as it is: app/kustomization.yaml:3: the entry of `images` for nginx"), "{}", held.err);
+    assert!(desk.read("app/pod.yaml").contains("'nginx:latest'"));
+
+    desk.write("app/kustomization.yaml", &kustomization("pod.yaml"));
+    let outside = desk.rewrite(&["-f", "app/pod.yaml"], "");
+    assert_eq!(outside.code, 3);
+    assert!(outside.err.contains("is not among the files: give it, too"), "{}", outside.err);
+
+    let done = desk.rewrite(&["-f", "app", "--in-place"], "");
+    assert_eq!(done.code, 0, "{}", done.err);
+    assert!(desk.read("app/kustomization.yaml").contains("- name: harbor.example.com/hub/library/nginx   # tested\n  newTag: '1.27'\n"));
+    assert!(desk.read("app/pod.yaml").contains("'harbor.example.com/hub/library/nginx:latest'"));
+}
+
+#[test]
+fn rewrite_reads_more_kinds_from_a_file_of_fields() {
+    let desk = Desk::new();
+    let thing = "apiVersion: x.example/v1\nkind: Thing\nspec: {picture: 'nginx:1'}\n";
+    desk.write("fields.yaml", "kinds:\n- {group: x.example, kinds: [Thing], images: [spec.picture]}\n");
+    let done = desk.rewrite(&["-f", "-", "--fields", "fields.yaml"], thing);
+    assert_eq!(done.out, thing.replace("nginx", "harbor.example.com/hub/library/nginx"));
+    assert_eq!(desk.rewrite(&["-f", "-"], thing).out, thing);
+    desk.write("wrong.yaml", "kinds:\n- {group: x.example, kinds: [Thing], image: [spec.picture]}\n");
+    let wrong = desk.rewrite(&["-f", "-", "--fields", "wrong.yaml"], thing);
+    assert_eq!(wrong.code, 2);
+    assert!(wrong.err.contains("wrong.yaml:2:38: unknown field"), "{}", wrong.err);
+}
+
+#[test]
+fn rewrite_refuses_a_bomb_of_aliases_within_little_memory() {
+    let desk = Desk::new();
+    let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+    for level in 1..9 {
+        bomb += &format!("a{level}: &a{level} [{}]\n", format!("*a{}, ", level - 1).repeat(10));
+    }
+    let one = format!("k: &k [{}]\n", "'long text of many bytes', ".repeat(4_000));
+    let wide = format!("{one}all: [{}]\n", "*k, ".repeat(2_500));
+    for text in [bomb, wide] {
+        desk.write("bomb.yaml", &text);
+        let limit = 256 * 1024;
+        let command = format!("ulimit -d {limit}; exec {} rewrite --rules rules.yaml -f bomb.yaml", env!("CARGO_BIN_EXE_harbor-pilot"));
+        let done = Command::new("sh").args(["-c", &command]).current_dir(desk.0.path()).output().unwrap();
+        let done = Ran::of(done);
+        assert_eq!(done.code, 2, "{}", done.err);
+        assert!(done.err.contains("bomb.yaml:") && done.err.contains("by aliases: this is refused"), "{}", done.err);
     }
 }
 

@@ -116,7 +116,8 @@ fn default_interval() -> Interval {
 #[serde(rename_all = "camelCase")]
 pub struct RewriteSpec {
     /// Hosts, or hosts and leading path, of the images to rewrite, such as `docker.io` or `ghcr.io/acme`. Default: the host
-    /// of the Registry (`docker.io` for Docker Hub).
+    /// of the Registry (`docker.io` for Docker Hub). The path is kept, except where a match names this project at another
+    /// Harbor (`harbor.old/dockerhub`, for the project `dockerhub`): that is replaced.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 255)))]
     pub matches: Vec<String>,
@@ -260,6 +261,9 @@ pub struct ProxyProjectStatus {
 pub struct RewriteRuleStatus {
     /// Hosts, or hosts and leading path, of the images that are rewritten.
     pub matches: Vec<String>,
+    /// Those of `matches` that name this project at another Harbor: host and path are replaced, the path is not kept.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub replaces: Vec<String>,
     /// Host (and port) of rewritten images.
     pub host: String,
     /// Project in Harbor.

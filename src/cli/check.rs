@@ -4,7 +4,7 @@ use clap::{Args, ValueEnum};
 use k8s_openapi::jiff::Timestamp;
 
 use self::report::{Checked, Level, Violation};
-use super::{input, print, sources, tell, templates::Admission, warn_of};
+use super::{FAILED, input, listing, print, sources, tell, templates::Admission, warn_of};
 use crate::{
     image::ImageRef,
     manifests::Template,
@@ -20,8 +20,9 @@ const REFUSED: u8 = 1;
 const EXIT_CODES: &str = "\
 Exit status:
   0  no policy refuses anything; there may be warnings
-  1  a policy with action Enforce would refuse Pods
-  2  an error: nothing was judged
+  1  a policy with action Enforce would refuse Pods; with --strict also: a text names an
+     image of a mapped host where nothing says for certain that it is one
+  2  an error: what could be read was judged all the same, unless --fail-fast was given
 
 What is judged is what `harbor-pilot rewrite` would make of the images, as admission does.
 
@@ -36,10 +37,15 @@ pub(super) struct Arguments {
     #[command(flatten)]
     input: input::Arguments,
     #[command(flatten)]
+    reading: input::Reading,
+    #[command(flatten)]
     sources: sources::Arguments,
     /// How the result is printed
     #[arg(short, long, value_enum, default_value = "text")]
     output: Output,
+    /// Makes it a finding (exit status 1) that a text names an image of a mapped host and is not judged
+    #[arg(long)]
+    strict: bool,
     /// Namespace of objects that name none [default: that of the kubeconfig, where rules come from the cluster]
     #[arg(short, long, value_name = "NAMESPACE")]
     namespace: Option<String>,
@@ -59,7 +65,7 @@ enum Output {
 
 /// Checks; see [`EXIT_CODES`].
 pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
-    let inputs = arguments.input.read()?;
+    let files = arguments.input.manifests(&arguments.reading)?;
     let sources = arguments.sources.read().await?;
     let policies = Policies::compile(sources.policies.as_ref().map_err(|error| anyhow::anyhow!("{error}"))?);
     let rules = sources.rules_in_force()?;
@@ -73,14 +79,16 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let at_harbor = |image: &ImageRef| rules.rewritten_for_anyone(image);
     let evidence = Evidence { scans: &scans, now: Timestamp::now(), at_harbor: &at_harbor };
 
-    let manifests = input::parse(&inputs)?;
-    let admission = Admission::new(&rules, &sources, arguments.namespace.as_deref(), &manifests);
+    let admission = Admission::new(&rules, &sources, arguments.namespace.as_deref(), &files.namespaces);
     let mut checked = Vec::new();
-    for (input, manifests) in inputs.iter().zip(&manifests) {
-        for template in manifests.templates() {
+    for input in &files.inputs {
+        let manifests = files.parse(input)?;
+        // Entries of Kustomizations are parts of images.
+        for template in manifests.templates().iter().filter(|template| !template.object.is_kustomization()) {
             checked.extend(check(&input.name, template, &admission, &policies, &evidence)?);
         }
     }
+    let listed = listing::tell_mentions(&files, &rules, "is not judged: nothing says for certain that this is an image")?;
     let text = match arguments.output {
         Output::Text => report::text(&checked),
         Output::Json => report::json(&checked),
@@ -89,8 +97,18 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     };
     print(&text)?;
     let refused = checked.iter().filter(|checked| checked.is_refused()).count();
-    tell(format_args!("{refused} of {} images would be refused", checked.len()));
-    Ok(if refused > 0 { REFUSED } else { ADMITTED })
+    let unread = if files.failed > 0 { format!(", {} files could not be read", files.failed) } else { String::new() };
+    tell(format_args!(
+        "{refused} of {} images would be refused; {listed} more texts name images of mapped hosts and are not judged{unread}",
+        checked.len()
+    ));
+    Ok(if files.failed > 0 {
+        FAILED
+    } else if refused > 0 || (arguments.strict && listed > 0) {
+        REFUSED
+    } else {
+        ADMITTED
+    })
 }
 
 fn check(

@@ -1,7 +1,7 @@
 //! Manifests named on the command line, the same for every command that reads them.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io::Read,
     path::{Path, PathBuf},
 };
@@ -9,12 +9,17 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use clap::Args;
 
-use crate::manifests::Manifests;
+use super::tell;
+use crate::manifests::{self, Fields, Manifests};
 
 /// More is refused, of standard input as of a file: a chart makes some 100 KiB.
-const MAX_BYTES: u64 = 64 << 20;
+const MAX_BYTES: u64 = 32 << 20;
+/// All inputs together.
+const MAX_TOTAL: u64 = 64 << 20;
 /// Directories within directories.
 const MAX_DEPTH: usize = 32;
+/// What files of kustomize are called.
+pub(super) const KUSTOMIZATIONS: [&str; 3] = ["kustomization.yaml", "kustomization.yml", "Kustomization"];
 
 /// Which manifests.
 #[derive(Debug, Args)]
@@ -40,6 +45,18 @@ pub(super) struct Optional {
     recursive: bool,
 }
 
+/// How manifests are read.
+#[derive(Debug, Clone, Default, Args)]
+#[group(skip)]
+pub(super) struct Reading {
+    /// File with kinds and the fields of theirs that name images, beside those that are known
+    #[arg(long, value_name = "FILE")]
+    pub(super) fields: Option<PathBuf>,
+    /// Ends at the first file that cannot be read, and does nothing with the others
+    #[arg(long)]
+    pub(super) fail_fast: bool,
+}
+
 /// One text.
 #[derive(Debug)]
 pub(super) struct Input {
@@ -50,54 +67,153 @@ pub(super) struct Input {
     pub(super) text: String,
 }
 
+/// Texts that are manifests. Those that are none were told of.
+#[derive(Debug)]
+pub(super) struct Files {
+    pub(super) inputs: Vec<Input>,
+    /// Labels of the Namespaces among them.
+    pub(super) namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    /// How many could not be read.
+    pub(super) failed: usize,
+    fields: Fields,
+}
+
 impl Arguments {
     /// Reads all, each file once, those of a directory in the order of their names.
     pub(super) fn read(&self) -> anyhow::Result<Vec<Input>> {
-        read(&self.filenames, self.recursive)
+        read(&self.filenames, self.recursive).into_iter().collect()
+    }
+
+    /// Reads all as manifests.
+    pub(super) fn manifests(&self, reading: &Reading) -> anyhow::Result<Files> {
+        Files::read(read(&self.filenames, self.recursive), reading)
     }
 }
 
 impl Optional {
-    /// As [`Arguments::read`].
-    pub(super) fn read(&self) -> anyhow::Result<Vec<Input>> {
-        read(&self.filenames, self.recursive)
+    /// As [`Arguments::manifests`].
+    pub(super) fn manifests(&self, reading: &Reading) -> anyhow::Result<Files> {
+        Files::read(read(&self.filenames, self.recursive), reading)
     }
 }
 
-/// Reads the texts as manifests.
-pub(super) fn parse(inputs: &[Input]) -> anyhow::Result<Vec<Manifests<'_>>> {
-    let parsed = inputs
-        .iter()
-        .map(|input| Manifests::read(&input.text).map_err(|error| anyhow::anyhow!("{}: {error}", input.name)));
-    parsed.collect()
+impl Input {
+    /// Whether its name makes it a file of kustomize, whatever it says of itself.
+    pub(super) fn is_kustomization(&self) -> bool {
+        let name = self.file.as_deref().and_then(Path::file_name).and_then(|name| name.to_str());
+        name.is_some_and(|name| KUSTOMIZATIONS.contains(&name))
+    }
 }
 
-fn read(filenames: &[PathBuf], recursive: bool) -> anyhow::Result<Vec<Input>> {
+impl Files {
+    fn read(inputs: Vec<anyhow::Result<Input>>, reading: &Reading) -> anyhow::Result<Self> {
+        let mut files = Self::of(Vec::new(), fields(reading.fields.as_deref())?);
+        for input in inputs {
+            if let Err(error) = input.and_then(|input| files.add(input)) {
+                if reading.fail_fast {
+                    return Err(error);
+                }
+                tell(format_args!("{error:#}"));
+                files.failed += 1;
+            }
+        }
+        Ok(files)
+    }
+
+    /// These texts, of which each is known to be manifests.
+    pub(super) fn of(inputs: Vec<Input>, fields: Fields) -> Self {
+        Self { inputs, namespaces: BTreeMap::new(), failed: 0, fields }
+    }
+
+    fn add(&mut self, input: Input) -> anyhow::Result<()> {
+        let manifests = self.parse(&input)?;
+        for duplicate in manifests.duplicates() {
+            let manifests::Error { line, column, detail, .. } = duplicate;
+            tell(format_args!("{}:{line}:{column}: warning: {detail}", input.name));
+        }
+        let namespaces = manifests.namespaces().clone();
+        self.namespaces.extend(namespaces);
+        self.inputs.push(input);
+        Ok(())
+    }
+
+    /// Reads a text as manifests.
+    pub(super) fn parse<'t>(&'t self, input: &'t Input) -> anyhow::Result<Manifests<'t>> {
+        let read = Manifests::read_file(&input.text, &self.fields, input.is_kustomization());
+        read.map_err(|error| {
+            let manifests::Error { line, column, detail, .. } = &error;
+            let advice = unrendered(&input.text).map(|line| {
+                format!(" (line {line} has `{{{{`: this is an unrendered template; render it first, with `helm template`)")
+            });
+            anyhow::anyhow!("{}:{line}:{column}: {detail}{}", input.name, advice.unwrap_or_default())
+        })
+    }
+}
+
+/// The table of the user, if there is one.
+fn fields(file: Option<&Path>) -> anyhow::Result<Fields> {
+    let Some(file) = file else { return Ok(Fields::default()) };
+    let name = || file.display().to_string();
+    let text = std::fs::File::open(file).map_err(Into::into).and_then(|file| bounded(file, MAX_BYTES)).with_context(name)?;
+    Fields::with(&text).map_err(|error| anyhow::anyhow!("{}:{}:{}: {}", name(), error.line, error.column, error.detail))
+}
+
+/// The first line that has what templates of charts have.
+fn unrendered(text: &str) -> Option<usize> {
+    text.lines().position(|line| line.contains("{{")).map(|index| index + 1)
+}
+
+fn read(filenames: &[PathBuf], recursive: bool) -> Vec<anyhow::Result<Input>> {
     let mut seen = BTreeSet::new();
     let mut inputs = Vec::new();
+    let mut left = MAX_TOTAL;
     for given in filenames {
-        if given.as_os_str() == "-" {
-            ensure!(seen.insert(given.clone()), "standard input can be read once only: give -f - once");
-            let text = bounded(std::io::stdin().lock()).context("standard input")?;
-            inputs.push(Input { name: "(standard input)".to_owned(), file: None, text });
-            continue;
-        }
-        let mut files = vec![given.clone()];
-        if given.is_dir() {
-            files.clear();
-            collect(given, recursive, 0, &mut files)?;
-            ensure!(!files.is_empty(), "{}: no .yaml, .yml or .json file there", given.display());
-        }
+        let files = match files_of(given, recursive) {
+            Ok(files) => files,
+            Err(error) => {
+                inputs.push(Err(error));
+                continue;
+            }
+        };
         for file in files {
             if seen.insert(file.clone()) {
-                let name = file.display().to_string();
-                let opened = std::fs::File::open(&file).with_context(|| name.clone())?;
-                let text = bounded(opened).with_context(|| name.clone())?;
-                inputs.push(Input { name, file: Some(file), text });
+                let input = read_one(file, left);
+                left = left.saturating_sub(input.as_ref().map_or(0, |input| input.text.len() as u64));
+                inputs.push(input);
+            } else if file.as_os_str() == "-" {
+                inputs.push(Err(anyhow::anyhow!("standard input can be read once only: give -f - once")));
             }
         }
     }
-    Ok(inputs)
+    inputs
+}
+
+/// A file that was not given.
+pub(super) fn beside(file: &Path) -> anyhow::Result<Input> {
+    read_one(file.to_owned(), MAX_BYTES)
+}
+
+fn files_of(given: &Path, recursive: bool) -> anyhow::Result<Vec<PathBuf>> {
+    if !given.is_dir() {
+        return Ok(vec![given.to_owned()]);
+    }
+    let mut files = Vec::new();
+    collect(given, recursive, 0, &mut files)?;
+    ensure!(!files.is_empty(), "{}: no .yaml, .yml or .json file there", given.display());
+    Ok(files)
+}
+
+fn read_one(file: PathBuf, left: u64) -> anyhow::Result<Input> {
+    ensure!(left > 0, "{}: the files have more than {MAX_TOTAL} bytes together: give fewer", file.display());
+    let limit = MAX_BYTES.min(left);
+    if file.as_os_str() == "-" {
+        let text = bounded(std::io::stdin().lock(), limit).context("standard input")?;
+        return Ok(Input { name: "(standard input)".to_owned(), file: None, text });
+    }
+    let name = file.display().to_string();
+    let opened = std::fs::File::open(&file).with_context(|| name.clone())?;
+    let text = bounded(opened, limit).with_context(|| name.clone())?;
+    Ok(Input { name, file: Some(file), text })
 }
 
 fn collect(directory: &Path, recursive: bool, depth: usize, files: &mut Vec<PathBuf>) -> anyhow::Result<()> {
@@ -112,17 +228,23 @@ fn collect(directory: &Path, recursive: bool, depth: usize, files: &mut Vec<Path
             if recursive {
                 collect(&entry, recursive, depth + 1, files)?;
             }
-        } else if entry.extension().is_some_and(|ending| ["yaml", "yml", "json"].iter().any(|known| ending == *known)) {
+        } else if is_manifest(&entry) {
             files.push(entry);
         }
     }
     Ok(())
 }
 
-fn bounded(source: impl Read) -> anyhow::Result<String> {
+fn is_manifest(file: &Path) -> bool {
+    let ending = file.extension().and_then(|ending| ending.to_str());
+    ending.is_some_and(|ending| matches!(ending, "yaml" | "yml" | "json"))
+        || file.file_name().is_some_and(|name| KUSTOMIZATIONS.iter().any(|known| name == *known))
+}
+
+fn bounded(source: impl Read, limit: u64) -> anyhow::Result<String> {
     let mut bytes = Vec::new();
-    source.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
-    ensure!(bytes.len() as u64 <= MAX_BYTES, "longer than {MAX_BYTES} bytes");
+    source.take(limit + 1).read_to_end(&mut bytes)?;
+    ensure!(bytes.len() as u64 <= limit, "longer than {limit} bytes");
     String::from_utf8(bytes).map_err(|error| {
         anyhow::anyhow!("not UTF-8 at byte {}: save it as UTF-8", error.utf8_error().valid_up_to() + 1)
     })

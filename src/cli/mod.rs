@@ -11,6 +11,7 @@ mod crds;
 mod election;
 mod explain;
 mod input;
+mod listing;
 mod logs;
 mod manual;
 mod ops;

@@ -1,42 +1,55 @@
 //! `harbor-pilot rewrite`
 
-use std::{collections::BTreeSet, fmt::Write as _, path::Path};
+mod kustomize;
+mod replace;
+mod work;
 
-use anyhow::{Context, ensure};
+use std::{
+    collections::BTreeSet,
+    fmt::Write as _,
+    path::{Path, PathBuf},
+};
+
+use anyhow::ensure;
 use clap::Args;
 use similar::TextDiff;
 
+use self::{
+    kustomize::{Consequences, Seen, consequences},
+    work::Work,
+};
 use super::{
     FAILED,
-    input::{self, Input},
-    print, sources, tell,
+    input::{self, Files, Input},
+    print, shutdown_on_signal, sources, tell,
     templates::Admission,
-};
-use crate::{
-    manifests::{Manifests, Template, Wish},
-    rewrite::{Outcome, Subject, Target},
 };
 
 const DONE: u8 = 0;
-/// With `--diff`.
-const DIFFERENT: u8 = 1;
+/// With `--diff` or `--strict`.
+const FOUND: u8 = 1;
 const UNKEPT: u8 = 3;
 
 const EXIT_CODES: &str = "\
 Exit status:
   0  done; with --diff: nothing would change
-  1  with --diff: something would change
-  2  an error: nothing was written. With --diff also what is 3 without
+  1  with --diff: something would change. With --strict: texts that name images of mapped
+     hosts were listed and stay, or an image is not filled in yet
+  2  an error: what could be read was rewritten all the same, unless --fail-fast was given
+     or writing failed; then nothing was written. With --diff also what is 3 without
   3  written, but an image or a pull secret could not be changed without changing
-     something else (an anchor, a merge key); standard error says which
+     something else (an anchor, a merge key, a Kustomization); standard error says which
 
-Images whose place is a Pod's specification are rewritten, in objects of any kind: the
-items of containers, initContainers and ephemeralContainers that have a name, and
-image volumes beside them. All else stays byte for byte.
+Rewritten is what is an image for certain: the images of containers and image volumes of
+Pods and Pod templates in objects of any kind, fields that the kind is known for
+(Argo Workflows, Tekton, Spark, operators; more by --fields), and the images of
+Kustomizations, with the names that they look for. Other texts that name an image of a
+mapped host (arguments, variables, data of ConfigMaps, values of charts) are listed on
+standard error with file, line and place. All else stays byte for byte.
 
 Examples:
   helm template web ./chart | harbor-pilot rewrite -f - --rules rules/ | kubectl apply -f -
-  harbor-pilot rewrite -f deploy/ -R --diff";
+  harbor-pilot rewrite -f deploy/ -R --diff --strict";
 
 /// What rewriting takes from the command line.
 #[derive(Debug, Args)]
@@ -45,16 +58,21 @@ pub(super) struct Arguments {
     #[command(flatten)]
     input: input::Arguments,
     #[command(flatten)]
+    reading: input::Reading,
+    #[command(flatten)]
     sources: sources::Arguments,
     /// Prints what would change as a unified diff
     #[arg(long)]
     diff: bool,
-    /// Writes the files instead of printing them
+    /// Writes the files instead of printing them: all of them, or none
     #[arg(long, conflicts_with = "diff")]
     in_place: bool,
-    /// Adds the pull secrets of the rules to specifications whose images were rewritten
+    /// Adds the pull secrets of the rules where the kinds of rewritten images take them
     #[arg(long)]
     pull_secrets: bool,
+    /// Makes it a finding (exit status 1) that a text names an image of a mapped host and stays
+    #[arg(long)]
+    strict: bool,
     /// Namespace of objects that name none [default: that of the kubeconfig, where rules come from the cluster]
     #[arg(short, long, value_name = "NAMESPACE")]
     namespace: Option<String>,
@@ -62,7 +80,8 @@ pub(super) struct Arguments {
 
 /// Rewrites; see [`EXIT_CODES`].
 pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
-    let inputs = arguments.input.read()?;
+    let files = arguments.input.manifests(&arguments.reading)?;
+    let inputs = &files.inputs;
     let from_stdin = inputs.iter().any(|input| input.file.is_none());
     ensure!(!(arguments.in_place && from_stdin), "--in-place has no file to write with -f -: leave one of them out");
     let sources = arguments.sources.read().await?;
@@ -71,145 +90,71 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
         tell("warning: there is no rule in force: no image is rewritten");
     }
 
-    let manifests = input::parse(&inputs)?;
-    let admission = Admission::new(&rules, &sources, arguments.namespace.as_deref(), &manifests);
-    let mut work = Work::new(&admission, arguments.pull_secrets);
+    let admission = Admission::new(&rules, &sources, arguments.namespace.as_deref(), &files.namespaces);
+    let mut work = Work::new(&files, &admission, arguments.pull_secrets);
+    let needs = kustomizations(&files, &work)?;
     let mut results = Vec::with_capacity(inputs.len());
-    for (input, manifests) in inputs.iter().zip(&manifests) {
-        results.push(work.rewrite(input, manifests)?);
+    for (number, input) in inputs.iter().enumerate() {
+        results.push(work.rewrite(number, input, &needs)?);
     }
-    work.summary();
+    tell(work.counts.summary(files.failed));
 
     let changed = inputs.iter().zip(&results).any(|(input, text)| input.text != *text);
-    let unkept = work.unkept > 0;
     if arguments.diff {
-        print(&diff(&inputs, &results))?;
-        return Ok(if unkept {
-            FAILED
-        } else if changed {
-            DIFFERENT
-        } else {
-            DONE
-        });
-    }
-    if arguments.in_place {
-        for (input, text) in inputs.iter().zip(&results).filter(|(input, text)| input.text != **text) {
-            if let Some(file) = &input.file {
-                replace(file, text).with_context(|| input.name.clone())?;
-            }
-        }
+        print(&diff(inputs, &results))?;
+    } else if arguments.in_place {
+        write(inputs, &results)?;
     } else {
         print(&joined(&results))?;
     }
-    Ok(if unkept { UNKEPT } else { DONE })
+    let counts = &work.counts;
+    let unkept = counts.unkept > 0;
+    Ok(if files.failed > 0 || (unkept && arguments.diff) {
+        FAILED
+    } else if unkept {
+        UNKEPT
+    } else if (arguments.diff && changed) || (arguments.strict && counts.has_findings()) {
+        FOUND
+    } else {
+        DONE
+    })
 }
 
-struct Work<'w> {
-    admission: &'w Admission<'w>,
-    pull_secrets: bool,
-    images: usize,
-    rewritten: usize,
-    secrets: usize,
-    unkept: usize,
-    /// What was said once and need not be said again.
-    said: BTreeSet<String>,
+/// What Kustomizations among the files, and beside them, need.
+fn kustomizations(files: &Files, work: &Work<'_>) -> anyhow::Result<Consequences> {
+    let outside = outside(files);
+    if outside.is_empty() && !files.inputs.iter().any(|input| input.text.contains("images") && may_have_entries(input)) {
+        return Ok(Consequences::default());
+    }
+    let mut seen = files.inputs.iter().map(|input| work.see(input)).collect::<anyhow::Result<Vec<Seen>>>()?;
+    seen.extend(outside);
+    Ok(if seen.iter().any(Seen::has_entries) { consequences(&seen) } else { Consequences::default() })
 }
 
-impl<'w> Work<'w> {
-    fn new(admission: &'w Admission<'w>, pull_secrets: bool) -> Self {
-        Self { admission, pull_secrets, images: 0, rewritten: 0, secrets: 0, unkept: 0, said: BTreeSet::new() }
-    }
+fn may_have_entries(input: &Input) -> bool {
+    input.is_kustomization() || input.text.contains("kustomize.config.k8s.io")
+}
 
-    fn rewrite(&mut self, input: &Input, manifests: &Manifests<'_>) -> anyhow::Result<String> {
-        for document in manifests.strangers() {
-            let why = "has no apiVersion and kind and stays as it is";
-            tell(format_args!("{}: warning: document {document} {why}", input.name));
-        }
-        let mut wishes = Vec::new();
-        for (index, template) in manifests.templates().iter().enumerate() {
-            self.images += template.images.len();
-            self.admission.admit(&input.name, template, |subject, outcome| {
-                self.warn_of_selectors(template, subject);
-                self.wish(&input.name, index, template, outcome, &mut wishes);
-            })?;
-        }
-        let edited = manifests.edit(&wishes).map_err(|error| anyhow::anyhow!("{}: {error}", input.name))?;
-        for unkept in &edited.unkept {
-            tell(format_args!("{}:{}: {}", input.name, unkept.line, unkept.detail));
-        }
-        self.rewritten += edited.images;
-        self.secrets += edited.pull_secrets;
-        self.unkept += edited.unkept.len();
-        Ok(edited.text)
-    }
+/// The Kustomizations beside the files that are not among them. One that cannot be read is none to `kubectl` either.
+fn outside(files: &Files) -> Vec<Seen> {
+    let given: Vec<PathBuf> = files.inputs.iter().filter_map(|input| input.file.as_deref()?.canonicalize().ok()).collect();
+    let directories: BTreeSet<&Path> = given.iter().filter_map(|file| file.parent()).collect();
+    let beside = directories.into_iter().flat_map(|directory| input::KUSTOMIZATIONS.map(|name| directory.join(name)));
+    let others = beside.filter(|path| !given.contains(path) && path.is_file());
+    let read = others.filter_map(|path| {
+        let input = input::beside(&path).ok()?;
+        let seen = Seen::of(&files.parse(&input).ok()?, |_, _| None);
+        Some(Seen { name: path.display().to_string(), path: Some(path), outside: true, ..seen })
+    });
+    read.collect()
+}
 
-    /// Wishes for what admission would make of the Pods of a template.
-    fn wish(&self, file: &str, template: usize, found: &Template, outcome: &Outcome<'_>, wishes: &mut Vec<Wish>) {
-        let at = format_args!("{file}:{}: warning: {}", found.line, found.object);
-        for warning in outcome.warnings() {
-            let warning = warning.strip_prefix("harbor-pilot: ").unwrap_or(warning);
-            tell(format_args!("{at}: {warning}"));
-        }
-        for (image, each) in found.images.iter().enumerate() {
-            if let Some(new) = outcome.image(each.list, each.index) {
-                wishes.push(Wish::Image { template, image, text: new.to_owned() });
-            }
-        }
-        if self.pull_secrets {
-            let names = outcome.pull_secrets().iter();
-            let names: Vec<_> = names.map(|name| Wish::PullSecret { template, name: name.to_string() }).collect();
-            if found.pull_secrets.is_empty() && !names.is_empty() {
-                tell(format_args!(
-                    "{at}: a Pod that names pull secrets does not get those of its ServiceAccount: if it needs them, name \
-                     them, too"
-                ));
-            }
-            wishes.extend(names);
-        }
-    }
-
-    /// What is not known is judged as if there were no labels: say so where a rule asks.
-    fn warn_of_selectors(&mut self, template: &Template, subject: &Subject<'_>) {
-        let ask = |asks: &dyn Fn(&Target) -> bool| {
-            let names =
-                self.admission.rules.targets().iter().filter(|target| asks(target)).map(|target| &**target.name());
-            names.collect::<Vec<_>>().join(", ")
-        };
-        let mut warnings = Vec::new();
-        let names = ask(&|target| !target.selectors().namespaces.is_everything());
-        if subject.namespace_labels.is_none() && !names.is_empty() {
-            let whose = match subject.namespace {
-                "" => "an object names no namespace (give --namespace)".to_owned(),
-                name => format!("the labels of namespace {name} are not known (add the Namespace to the input)"),
-            };
-            warnings.push(format!("{whose}; the namespaceSelector of {names} is judged as if it had none"));
-        }
-        let names = ask(&|target| !target.selectors().objects.is_everything());
-        if template.labels.is_none() && !names.is_empty() {
-            let object = &template.object;
-            warnings.push(format!(
-                "which labels the Pods of {object} have is not known; the objectSelector of {names} is judged as if they had none"
-            ));
-        }
-        for warning in warnings {
-            if !self.said.contains(&warning) {
-                tell(format_args!("warning: {warning}"));
-                self.said.insert(warning);
-            }
-        }
-    }
-
-    fn summary(&self) {
-        let Self { images, rewritten, secrets, unkept, .. } = self;
-        let mut text = format!("{rewritten} of {images} images rewritten");
-        if *secrets > 0 {
-            let _ = write!(text, ", pull secrets added to {secrets} Pod specifications");
-        }
-        if *unkept > 0 {
-            let _ = write!(text, ", {unkept} changes left out");
-        }
-        tell(text);
-    }
+fn write(inputs: &[Input], results: &[String]) -> anyhow::Result<()> {
+    let changed = inputs.iter().zip(results).filter(|(input, text)| input.text != **text);
+    let changed: Vec<(&Path, &str)> =
+        changed.filter_map(|(input, text)| Some((input.file.as_deref()?, text.as_str()))).collect();
+    let stop = shutdown_on_signal()?;
+    replace::replace_all(&changed, &stop)
 }
 
 /// One stream of documents.
@@ -239,19 +184,4 @@ fn diff(inputs: &[Input], results: &[String]) -> String {
         let _ = write!(out, "{}", changes.unified_diff().header(&old, &new));
     }
     out
-}
-
-/// Writes beside the file first: whatever happens, it is there, old or new.
-fn replace(file: &Path, text: &str) -> anyhow::Result<()> {
-    let file = file.canonicalize()?;
-    let mut name = file.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.new", std::process::id()));
-    let beside = file.with_file_name(name);
-    let written = std::fs::write(&beside, text)
-        .and_then(|()| std::fs::set_permissions(&beside, std::fs::metadata(&file)?.permissions()))
-        .and_then(|()| std::fs::rename(&beside, &file));
-    if written.is_err() {
-        std::fs::remove_file(&beside).ok();
-    }
-    Ok(written?)
 }

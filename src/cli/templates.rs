@@ -7,12 +7,13 @@ use k8s_openapi::api::core::v1;
 
 use super::sources::Sources;
 use crate::{
-    manifests::{Manifests, Template},
-    rewrite::{Outcome, Request, Rules, Subject, decide, pod::Pod},
+    manifests::Template,
+    image::ImageRef,
+    rewrite::{Decision, Outcome, Request, Rules, Subject, decide, pod::Pod},
     skim::{self, Unread},
 };
 
-/// Admission by rules, of Pods that nobody has made yet.
+/// Admission by rules, of Pods that do not exist yet.
 #[derive(Debug)]
 pub(super) struct Admission<'a> {
     /// The rules in force.
@@ -23,14 +24,14 @@ pub(super) struct Admission<'a> {
 }
 
 impl<'a> Admission<'a> {
-    /// Admission of Pods of the input. `namespace` is that of objects that name none; without it, it is that of the sources.
+    /// Admission of Pods of the input, which has Namespaces with labels. `namespace` is that of objects that name none; without it, it is that of the sources.
     pub(super) fn new(
         rules: &'a Rules,
         sources: &'a Sources,
         namespace: Option<&'a str>,
-        input: &'a [Manifests<'_>],
+        input: &'a BTreeMap<String, BTreeMap<String, String>>,
     ) -> Self {
-        let known = sources.namespaces.iter().chain(input.iter().flat_map(Manifests::namespaces));
+        let known = sources.namespaces.iter().chain(input);
         Self {
             rules,
             namespace: namespace.or(sources.default_namespace.as_deref()),
@@ -56,6 +57,12 @@ impl<'a> Admission<'a> {
         let subject = Subject { namespace, namespace_labels, labels: pod.labels() };
         Ok(take(&subject, &decide(Request::Create { pod: &pod }, self.rules, &subject)))
     }
+}
+
+/// Whether an image is one of a host that rules map, and not at Harbor: it is, or would be, rewritten for some Pod.
+pub(super) fn is_mapped(rules: &Rules, image: &str) -> bool {
+    ImageRef::parse(image)
+        .is_ok_and(|image| matches!(rules.find_for_anyone(&image), Decision::Rewritten { .. } | Decision::TooLong { .. }))
 }
 
 /// What is wrong with a Pod that cannot be read, in the words of one who reads all of it.

@@ -20,7 +20,7 @@ use self::{
     report::Report,
     work::{Terms, Work},
 };
-use super::{input, prewarm, print, shutdown_on_signal, sources, tell, warn_of};
+use super::{FAILED, input, prewarm, print, shutdown_on_signal, sources, tell, warn_of};
 use crate::{
     api::{HarborInstance, Interval, Platform, cached_image::Require},
     prewarm::Context as Warming,
@@ -42,7 +42,8 @@ HARBOR_USERNAME and HARBOR_PASSWORD, where they are set, stand in for the Secret
 Exit status:
   0  all images are warm
   1  some are not: standard output says which, why, and what to do; also when it was stopped, or the time was up
-  2  an error before anything was warmed (also: a wrong command line)
+  2  an error before anything was warmed (also: a wrong command line), or a file that could
+     not be read: the images of the others are warmed all the same, unless --fail-fast was given
 
 Examples:
   harbor-pilot warm nginx:1.27 redis:8                      # as Pods name them, by the cluster's rules
@@ -59,6 +60,8 @@ pub(super) struct Arguments {
     images: Vec<String>,
     #[command(flatten)]
     input: input::Optional,
+    #[command(flatten)]
+    reading: input::Reading,
     #[command(flatten)]
     sources: sources::Arguments,
     /// Harbor's address from here, in the place of the one in the HarborInstance
@@ -121,7 +124,7 @@ enum Output {
 pub(super) async fn run(arguments: Arguments) -> anyhow::Result<u8> {
     let begun = Instant::now();
     let stop = shutdown_on_signal()?;
-    let inputs = arguments.input.read()?;
+    let files = arguments.input.manifests(&arguments.reading)?;
     let sources = tokio::select! {
         sources = read_sources(&arguments) => sources?,
         () = stop.cancelled() => return Ok(stopped_early()),
@@ -131,7 +134,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<u8> {
     warn_of(rules.findings());
     let mut finder = Finder::new(&sources, &rules);
     arguments.images.iter().for_each(|image| finder.named(image));
-    finder.manifests(&inputs, arguments.namespace.as_deref())?;
+    finder.manifests(&files, arguments.namespace.as_deref())?;
     let wanted = finder.into_wanted();
     ensure!(!wanted.is_empty(), "there is no image in the manifests");
 
@@ -167,7 +170,11 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<u8> {
         Output::Json => report.json()?,
     };
     print(&text)?;
-    Ok(if report.is_good() { WARM } else { NOT_WARM })
+    Ok(match report.is_good() {
+        _ if files.failed > 0 => FAILED,
+        true => WARM,
+        false => NOT_WARM,
+    })
 }
 
 fn stopped_early() -> u8 {

@@ -6,8 +6,9 @@ use std::ops::Range;
 use granit_parser::ScalarStyle;
 
 use super::{
-    Error, Image, Manifests, Template,
+    Error, Image, Manifests, Object,
     pull_secrets::Addition,
+    workloads::SecretsPlace,
     tree::{Content, NodeId, Tree},
     value::{Data, Value, values},
 };
@@ -74,8 +75,8 @@ impl Manifests<'_> {
         for wish in met {
             self.expect(&mut expected, wish);
         }
-        for (template, addition) in &additions {
-            if let Some(spec) = self.place(&mut expected, template, &template.path) {
+        for (document, place, addition) in &additions {
+            if let Some(spec) = self.place(&mut expected, *document, &place.path) {
                 addition.expect(spec);
             }
         }
@@ -88,13 +89,13 @@ impl Manifests<'_> {
         let Wish::Image { template, image, text } = wish else { return };
         let Some(template) = self.templates().get(*template) else { return };
         let Some(image) = template.images.get(*image) else { return };
-        if let Some(value) = self.place(expected, template, &image.path) {
-            value.data = Data::Text(text.clone());
+        if let Some(value) = self.place(expected, template.document, &image.path) {
+            value.data = Data::Text(text.as_str().into());
         }
     }
 
-    fn place<'e>(&self, expected: &'e mut [Value], template: &Template, path: &[usize]) -> Option<&'e mut Value> {
-        expected.get_mut(template.document.checked_sub(1)?)?.at_mut(path)
+    fn place<'e>(&self, expected: &'e mut [Value], document: usize, path: &[usize]) -> Option<&'e mut Value> {
+        expected.get_mut(document.checked_sub(1)?)?.at_mut(path)
     }
 
     fn verify(&self, text: &str, expected: &[Value]) -> Result<(), Error> {
@@ -147,12 +148,11 @@ impl<'m, 'w> Editing<'m, 'w> {
 
     /// All images that one node holds: it changes if all that it is part of change alike; else aliases change alone.
     fn image(&mut self, target: NodeId, mut uses: Vec<Use<'m, 'w>>) {
-        let visits = |counts: &std::collections::HashMap<NodeId, usize>, id| counts.get(&id).copied().unwrap_or(0);
-        let mut left = visits(&self.of.visits.targets, target);
+        let mut left = self.of.visits.target(target);
         if !agree(uses.iter(), left) {
             let tokens: BTreeSet<NodeId> = uses.iter().map(|each| each.image.token).collect();
             for token in tokens.into_iter().filter(|token| *token != target) {
-                let all = visits(&self.of.visits.tokens, token);
+                let all = self.of.visits.token(token);
                 let here = || uses.iter().filter(|each| each.image.token == token);
                 if agree(here(), all) && self.splice_image(token, here().find_map(|each| each.wish)) {
                     left -= all;
@@ -190,7 +190,7 @@ impl<'m, 'w> Editing<'m, 'w> {
             }
             Content::Scalar { style: ScalarStyle::DoubleQuoted, .. } => (node.span.clone(), quoted(text)),
             Content::Scalar { style: ScalarStyle::Literal | ScalarStyle::Folded, text: old, .. } => {
-                let Some(at) = source.find(old.as_str()).filter(|_| source.trim() == old) else { return false };
+                let Some(at) = source.find(&**old).filter(|_| source.trim() == &**old) else { return false };
                 let start = node.span.start + at;
                 (start..start + old.len(), text.to_owned())
             }
@@ -203,50 +203,38 @@ impl<'m, 'w> Editing<'m, 'w> {
         true
     }
 
-    fn pull_secrets(&mut self, wishes: &[Wish]) -> Vec<(&'m Template, Addition)> {
-        let templates = self.of.templates();
-        let mut wished: BTreeMap<usize, BTreeMap<&str, &Wish>> = BTreeMap::new();
-        for wish in wishes {
-            if let Wish::PullSecret { template, name } = wish
-                && let Some(found) = templates.get(*template)
-                && !found.pull_secrets.contains(name)
-            {
-                wished.entry(*template).or_default().insert(name, wish);
-            }
-        }
+    fn pull_secrets(&mut self, wishes: &[Wish]) -> Vec<(usize, &'m SecretsPlace, Addition)> {
+        let places: Vec<Secrets<'m, '_>> = self.secrets(wishes);
         let mut additions = Vec::new();
-        let mut done: BTreeMap<NodeId, Vec<&str>> = BTreeMap::new();
-        for (&index, names) in &wished {
-            let Some(template) = templates.get(index) else { continue };
-            let texts: Vec<&str> = names.keys().copied().collect();
-            let sharing: Vec<usize> = (0..templates.len())
-                .filter(|other| templates.get(*other).is_some_and(|other| other.spec == template.spec))
-                .collect();
-            let alone = self.of.visits.targets.get(&template.spec) == Some(&sharing.len());
-            let alike =
-                sharing.iter().all(|other| wished.get(other).is_some_and(|other| other.keys().eq(names.keys())));
-            let addition = if alone && alike {
-                Addition::new(&self.of.tree, self.of.text, template, &texts)
+        let mut done: BTreeMap<NodeId, &[(&str, &Wish)]> = BTreeMap::new();
+        for Secrets { document, place, object, line, wished } in &places {
+            if wished.is_empty() {
+                continue;
+            }
+            let texts: Vec<&str> = wished.iter().map(|(name, _)| *name).collect();
+            let sharing = places.iter().filter(|other| other.place.node == place.node);
+            let (count, alike) = sharing.fold((0, true), |(count, alike), other| {
+                (count + 1, alike && other.wished.iter().map(|(name, _)| name).eq(&texts))
+            });
+            let addition = if self.of.visits.target(place.node) == count && alike {
+                Addition::new(&self.of.tree, self.of.text, place, &texts)
             } else {
                 Err("by an anchor its specification is also that of something else")
             };
             match addition {
                 Ok(addition) => {
-                    if done.insert(template.spec, texts).is_none() {
+                    if done.insert(place.node, wished).is_none() {
                         let at = addition.at();
                         let before = self.splices.insert(at, (at..addition.end(), addition.text().to_owned()));
                         debug_assert!(before.is_none(), "nothing else begins where a secret is added");
                     }
-                    additions.push((template, addition));
+                    additions.push((*document, *place, addition));
                 }
                 Err(why) => {
-                    let detail = |name| {
-                        format!("{}: pull secret {name} was not added: {why}; write it by hand", template.object)
-                    };
-                    let all = names.iter().map(|(name, wish)| Unkept {
+                    let all = wished.iter().map(|(name, wish)| Unkept {
                         wish: (*wish).clone(),
-                        line: template.line,
-                        detail: detail(name),
+                        line: *line,
+                        detail: format!("{object}: pull secret {name} was not added: {why}; write it by hand"),
                     });
                     self.unkept.extend(all);
                 }
@@ -254,6 +242,40 @@ impl<'m, 'w> Editing<'m, 'w> {
         }
         additions
     }
+
+    /// Every mapping that takes pull secrets, with the names that are wished for and not there.
+    fn secrets<'s>(&self, wishes: &'s [Wish]) -> Vec<Secrets<'m, 's>> {
+        let mut wished: BTreeMap<usize, BTreeMap<&'s str, &'s Wish>> = BTreeMap::new();
+        for wish in wishes {
+            if let Wish::PullSecret { template, name } = wish {
+                wished.entry(*template).or_default().insert(name, wish);
+            }
+        }
+        let mut places = Vec::new();
+        for (index, template) in self.of.templates().iter().enumerate() {
+            for place in &template.secrets {
+                let all = wished.get(&index).into_iter().flatten();
+                let new = all.filter(|(name, _)| !place.present.iter().any(|known| known == *name));
+                places.push(Secrets {
+                    document: template.document,
+                    place,
+                    object: &template.object,
+                    line: template.line,
+                    wished: new.map(|(name, wish)| (*name, *wish)).collect(),
+                });
+            }
+        }
+        places
+    }
+}
+
+/// A mapping that takes pull secrets, and what is wished for it.
+struct Secrets<'m, 's> {
+    document: usize,
+    place: &'m SecretsPlace,
+    object: &'m Object,
+    line: usize,
+    wished: Vec<(&'s str, &'s Wish)>,
 }
 
 /// Whether all uses of a node that is part of the value so often wish for the same.

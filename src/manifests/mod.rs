@@ -5,20 +5,29 @@
 //! separators stay byte for byte. What was written is read again and compared with what was meant, so a text that would
 //! say anything else is never handed out.
 //!
-//! What counts as a Pod's specification, in an object of any kind: a mapping in which `containers`, `initContainers` or
-//! `ephemeralContainers` is a list of mappings that all have a `name`. Its images are the `image` of each of these, and
-//! `image.reference` of its `volumes`. Not looked into are `metadata` and `status` of an object, text inside of text (the
-//! data of a ConfigMap), the kinds of groups that hold patterns and schemas instead of workloads ([`PATTERN_GROUPS`]), and
-//! documents that are no object of Kubernetes (without `apiVersion` and `kind`).
+//! Two kinds of places name images. [`Manifests::templates`] has those that are images for certain: the containers of Pods and
+//! of what Pods are made from, and fields that a table knows by kind ([`Fields`]). [`Manifests::mentions`] has all other texts
+//! that name an image: arguments, variables, data, values, annotations. Not rewritten, but listed, is also what stands in
+//! `metadata` and `status` of an object, in kinds of groups that hold patterns and schemas instead of workloads
+//! ([`PATTERN_GROUPS`]), and in documents that are no object of Kubernetes (without `apiVersion` and `kind`).
 
 mod edit;
+mod fields;
+mod mentions;
+mod parts;
+mod place;
 mod pull_secrets;
+mod refs;
+mod shape;
 mod tree;
 mod value;
+mod walk;
 mod workloads;
 
 pub use edit::{Edited, Unkept, Wish};
-pub use workloads::{Image, Manifests, Object, PATTERN_GROUPS, Template};
+pub use fields::Fields;
+pub use mentions::Mention;
+pub use workloads::{Image, Manifests, Object, PATTERN_GROUPS, Placeholder, Role, Template};
 
 /// Why a text cannot be read or edited.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -3,13 +3,12 @@
 use std::fmt::Write as _;
 
 use super::{
-    Template,
     edit::quoted,
+    fields::Taking,
     tree::{Content, Node, NodeId, Tree},
     value::{Data, Value},
+    workloads::SecretsPlace,
 };
-
-const FIELD: &str = "imagePullSecrets";
 
 /// A text to be put in, and what it means.
 #[derive(Debug, Clone)]
@@ -18,6 +17,7 @@ pub(super) struct Addition {
     end: usize,
     text: String,
     names: Vec<String>,
+    taking: Taking,
     place: Place,
 }
 
@@ -33,25 +33,26 @@ enum Place {
 
 impl Addition {
     /// What to put in for these names, of which none is there.
-    pub(super) fn new(tree: &Tree, text: &str, template: &Template, names: &[&str]) -> Result<Self, &'static str> {
-        let spec = tree.node(template.spec).ok_or("it is nowhere")?;
+    pub(super) fn new(tree: &Tree, text: &str, place: &SecretsPlace, names: &[&str]) -> Result<Self, &'static str> {
+        let taking = &place.taking;
+        let spec = tree.node(place.node).ok_or("it is nowhere")?;
         let Content::Mapping { flow, entries } = &spec.content else { return Err("it is no mapping") };
         let field = |(key, value): &(NodeId, NodeId)| {
-            matches!(tree.node(*key).map(|key| &key.content), Some(Content::Scalar { text, .. }) if text == FIELD)
+            matches!(tree.node(*key).map(|key| &key.content), Some(Content::Scalar { text, .. }) if **text == *taking.field)
                 .then_some(*value)
         };
-        let merges = |(key, _): &(NodeId, NodeId)| matches!(tree.node(*key).map(|key| &key.content), Some(Content::Scalar { text, .. }) if text == "<<");
-        let (at, end, new, place) = match entries.iter().find_map(field) {
-            Some(list) => in_list(tree, text, list, names)?,
+        let merges = |(key, _): &(NodeId, NodeId)| matches!(tree.node(*key).map(|key| &key.content), Some(Content::Scalar { text, .. }) if &**text == "<<");
+        let (at, end, new, place) = match entries.iter().rev().find_map(field) {
+            Some(list) => in_list(tree, text, list, taking, names)?,
             None if entries.iter().any(merges) => return Err("it has merge keys"),
-            None if *flow => (spec.span.start + 1, spec.span.start + 1, flow_field(names), Place::Field),
+            None if *flow => (spec.span.start + 1, spec.span.start + 1, flow_field(taking, names), Place::Field),
             None => {
                 let first = entries.first().and_then(|(key, _)| tree.node(*key)).ok_or("it is empty")?;
                 let at = begin_of_line(text, first)?;
-                (at, at, block_field(text, first, names), Place::Field)
+                (at, at, block_field(text, first, taking, names), Place::Field)
             }
         };
-        Ok(Self { at, end, text: new, names: names.iter().map(|name| (*name).to_owned()).collect(), place })
+        Ok(Self { at, end, text: new, names: names.iter().map(|name| (*name).to_owned()).collect(), taking: taking.clone(), place })
     }
 
     /// The first byte of what is exchanged.
@@ -72,14 +73,19 @@ impl Addition {
     /// Does to the value of the specification what the text does to its text.
     pub(super) fn expect(&self, spec: &mut Value) {
         let value = |data| Value { token: 0, target: 0, data };
-        let text = |text: &str| value(Data::Text(text.to_owned()));
-        let new = || self.names.iter().map(|name| value(Data::Map(vec![(text("name"), text(name))])));
+        let text = |text: &str| value(Data::Text(text.into()));
+        let item = |name: &String| match self.taking.names {
+            true => text(name),
+            false => value(Data::Map(vec![(text("name"), text(name))])),
+        };
+        let new = || self.names.iter().map(item);
+        let field = self.taking.field.as_str();
         let Data::Map(entries) = &mut spec.data else { return };
         if self.place == Place::Field {
-            entries.insert(0, (text(FIELD), value(Data::List(new().collect()))));
+            entries.insert(0, (text(field), value(Data::List(new().collect()))));
             return;
         }
-        let Some((_, list)) = entries.iter_mut().find(|(key, _)| key.text() == Some(FIELD)) else { return };
+        let Some((_, list)) = entries.iter_mut().find(|(key, _)| key.text() == Some(field)) else { return };
         match &mut list.data {
             Data::List(items) => {
                 items.splice(0..0, new());
@@ -93,6 +99,7 @@ fn in_list(
     tree: &Tree,
     text: &str,
     list: NodeId,
+    taking: &Taking,
     names: &[&str],
 ) -> Result<(usize, usize, String, Place), &'static str> {
     let node = tree.node(list).ok_or("it is nowhere")?;
@@ -100,7 +107,7 @@ fn in_list(
         Content::Sequence { flow: true, items } => {
             let at = node.span.start + 1;
             let comma = if items.is_empty() { "" } else { ", " };
-            Ok((at, at, format!("{}{comma}", flow_items(names)), Place::List))
+            Ok((at, at, format!("{}{comma}", flow_items(taking, names)), Place::List))
         }
         Content::Sequence { items, .. } => {
             let first = items.first().and_then(|item| tree.node(*item)).ok_or("its list cannot be read")?;
@@ -113,12 +120,12 @@ fn in_list(
             let at = line_start + indent;
             let mut new = String::new();
             for name in names {
-                let _ = write!(new, "- name: {}{}{:indent$}", scalar(name), line_end(text), "");
+                let _ = write!(new, "{}{}{:indent$}", block_item(taking, name), line_end(text), "");
             }
             Ok((at, at, new, Place::List))
         }
         Content::Scalar { is_text: false, .. } if !node.span.is_empty() => {
-            Ok((node.span.start, node.span.end, format!("[{}]", flow_items(names)), Place::Null))
+            Ok((node.span.start, node.span.end, format!("[{}]", flow_items(taking, names)), Place::Null))
         }
         Content::Alias(_) => Err("its list is an alias"),
         _ => Err("its list is empty and not written as []"),
@@ -136,22 +143,30 @@ fn begin_of_line(text: &str, key: &Node) -> Result<usize, &'static str> {
     Ok(key.span.start)
 }
 
-fn block_field(text: &str, first: &Node, names: &[&str]) -> String {
+fn block_field(text: &str, first: &Node, taking: &Taking, names: &[&str]) -> String {
     let (end, indent) = (line_end(text), first.column - 1);
-    let mut new = format!("{FIELD}:{end}");
+    let mut new = format!("{}:{end}", taking.field);
     for name in names {
-        let _ = write!(new, "{:indent$}- name: {}{end}", "", scalar(name));
+        let _ = write!(new, "{:indent$}{}{end}", "", block_item(taking, name));
     }
     let _ = write!(new, "{:indent$}", "");
     new
 }
 
-fn flow_field(names: &[&str]) -> String {
-    format!("{}: [{}], ", quoted(FIELD), flow_items(names))
+fn block_item(taking: &Taking, name: &str) -> String {
+    format!("- {}{}", if taking.names { "" } else { "name: " }, scalar(name))
 }
 
-fn flow_items(names: &[&str]) -> String {
-    let items: Vec<String> = names.iter().map(|name| format!("{{\"name\": {}}}", quoted(name))).collect();
+fn flow_field(taking: &Taking, names: &[&str]) -> String {
+    format!("{}: [{}], ", quoted(&taking.field), flow_items(taking, names))
+}
+
+fn flow_items(taking: &Taking, names: &[&str]) -> String {
+    let item = |name: &&str| match taking.names {
+        true => quoted(name),
+        false => format!("{{\"name\": {}}}", quoted(name)),
+    };
+    let items: Vec<String> = names.iter().map(item).collect();
     items.join(", ")
 }
 

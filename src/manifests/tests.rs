@@ -128,7 +128,7 @@ spec:
     let found: Vec<_> = manifests.templates().iter().map(|t| (t.document, t.line, t.object.to_string())).collect();
     assert_eq!(
         found,
-        [(1, 13, "CronJob jobs/nightly".to_owned()), (4, 31, "Pod p-".to_owned()), (5, 39, "Database db".to_owned())]
+        [(1, 13, "CronJob jobs/nightly".to_owned()), (4, 31, "Pod p-".to_owned()), (5, 40, "Database db".to_owned())]
     );
     let [job, pod, database] = manifests.templates() else { panic!() };
     assert_eq!(job.labels.as_ref().unwrap()["app"], "nightly");
@@ -150,7 +150,6 @@ fn what_only_looks_like_a_container_is_left_alone() {
         "apiVersion: v1\nkind: ConfigMap\ndata:\n  pod.yaml: |\n    spec:\n      containers:\n      - {name: a, image: nginx}\n",
         "apiVersion: kyverno.io/v1\nkind: ClusterPolicy\nspec: {pattern: {spec: {containers: [{name: '*', image: nginx}]}}}\n",
         "apiVersion: v1\nkind: Pod\nstatus: {containers: [{name: a, image: nginx}]}\n",
-        "apiVersion: v1\nkind: Pod\nspec: {containers: [{image: nginx}]}\n",
         "apiVersion: v1\nkind: Pod\nspec: {containers: [{name: a, image: 1.5}]}\n",
         "apiVersion: v1\nkind: Pod\nspec: {containers: [{name: a, image: }]}\n",
         "apiVersion: v1\nkind: Pod\nspec: {containers: {name: a, image: nginx}}\n",
@@ -219,7 +218,7 @@ fn what_is_no_yaml_is_refused_with_document_line_and_column() {
         ("a: 'x", "document 1, line 1, column 4"),
         ("a: 1\n\tb: 2\n", "tab"),
         ("a: *nobody\n", "unknown anchor"),
-        ("---\na: {b: 1, c: 2,\n  b: 3}\n", "document 1, line 3, column 3: key `b` is there twice, first in line 2"),
+        ("{\"a\": 1}\n{\"b\": }\n{\"c\": [}\n", "document 2, line 2, column 7: expected value"),
         ("a: &a [*a]\n", "more than 200 values within one another"),
         ("a: &a {<<: *a}\n", "merge keys without end"),
         ("a: {<<: 1}\n", "a merge key takes a mapping"),
@@ -460,4 +459,226 @@ proptest! {
         let with = with.edit(&[Wish::PullSecret { template: 0, name: "harbor-pull".to_owned() }]);
         prop_assert!(with.is_ok(), "{}: {text}", with.unwrap_err());
     }
+}
+
+/// The images of a text, each with its name; and what of it is rewritten is what they say.
+fn named(text: &str) -> Vec<String> {
+    let manifests = Manifests::read(text).unwrap();
+    let all = manifests.templates().iter().flat_map(|template| template.images.clone());
+    all.map(|image| format!("{}={}", image.name, image.image)).collect()
+}
+
+#[test]
+fn images_are_found_by_what_is_known_of_a_kind() {
+    for (text, expected) in [
+        (
+            "apiVersion: argoproj.io/v1alpha1\nkind: Workflow\nspec:\n  templates:\n  - {name: a, script: {image: one, source: x}}\n  \
+             - {name: b, container: {image: two}, sidecars: [{image: three}], plugin: {image: four}}\n  \
+             - {name: c, containerSet: {containers: [{name: d, image: five}]}}\n",
+            &["script=one", "container=two", "sidecars=three", "d=five"][..],
+        ),
+        (
+            "apiVersion: argoproj.io/v1alpha1\nkind: CronWorkflow\nspec: {workflowSpec: {templates: [{script: {image: one}}]}}\n",
+            &["script=one"],
+        ),
+        (
+            "apiVersion: tekton.dev/v1\nkind: Pipeline\nspec: {tasks: [{taskSpec: {stepTemplate: {image: one}, steps: [{image: two}, {name: x, image: three}], sidecars: [{image: four}]}}]}\n",
+            &["stepTemplate=one", "steps=two", "x=three", "sidecars=four"],
+        ),
+        ("apiVersion: tekton.dev/v1beta1\nkind: StepAction\nspec: {image: one, script: x}\n", &["image=one"]),
+        ("apiVersion: serving.knative.dev/v1\nkind: Service\nspec: {template: {spec: {containers: [{image: one}]}}}\n", &["=one"]),
+        (
+            "apiVersion: sparkoperator.k8s.io/v1beta2\nkind: SparkApplication\nspec: {image: one, driver: {image: two, sidecars: [{name: s, image: three, args: [a]}]}, executor: {image: four}}\n",
+            &["image=one", "driver=two", "s=three", "executor=four"],
+        ),
+        (
+            "apiVersion: monitoring.coreos.com/v1\nkind: Prometheus\nspec: {image: one, baseImage: two, containers: [{name: c}], thanos: {image: three}}\n",
+            &["image=one", "thanos=three"],
+        ),
+        ("apiVersion: postgresql.cnpg.io/v1\nkind: Cluster\nspec: {imageName: one}\n", &["imageName=one"]),
+        ("apiVersion: ps.percona.com/v1\nkind: PerconaServerMySQL\nspec: {initImage: one, mysql: {image: two}}\n", &["initImage=one", "mysql=two"]),
+        ("apiVersion: beat.k8s.elastic.co/v1\nkind: Beat\nspec: {image: one, daemonSet: {podTemplate: {spec: {containers: [{name: b, image: two}]}}}}\n", &["b=two", "image=one"]),
+        ("apiVersion: other.io/v1\nkind: Workflow\nspec: {templates: [{script: {image: one}}], image: two}\n", &[]),
+    ] {
+        assert_eq!(named(text), expected, "{text}");
+    }
+}
+
+#[test]
+fn images_are_found_by_shape_in_kinds_that_are_not_known() {
+    let thing = |spec: &str| format!("apiVersion: x.example/v1\nkind: Thing\nspec: {spec}\n");
+    for (spec, expected) in [
+        ("{extraContainers: [{image: one}]}", &["extraContainers=one"][..]),
+        ("{agents: [{name: a, image: one, env: []}, {name: b, image: two}]}", &["a=one"]),
+        ("{agent: {image: one, command: [x]}}", &["agent=one"]),
+        ("{proxyContainer: {image: one}}", &["proxyContainer=one"]),
+        ("{agent: {image: one, resources: {}}}", &[]),
+        ("{image: one}", &[]),
+        ("{image: one, imagePullPolicy: Always}", &["image=one"]),
+        ("{images: [{name: a, image: one}]}", &[]),
+        ("{podTemplates: [{name: a, spec: {containers: [{name: c, image: one}]}}]}", &["c=one"]),
+    ] {
+        assert_eq!(named(&thing(spec)), expected, "{spec}");
+    }
+}
+
+#[test]
+fn fields_of_the_user_add_to_what_is_known() {
+    let fields = Fields::with(
+        "kinds:\n- {group: x.example, kinds: [Thing], images: ['spec.parts.*.picture'], pullSecrets: [spec.secrets], ignored: [spec.notes], listed: [spec.raw]}\n",
+    )
+    .unwrap();
+    let text = "apiVersion: x.example/v1\nkind: Thing\nspec:\n  parts: [{picture: one}]\n  notes: {image: 'quay.io/a/b'}\n  \
+                raw: {containers: [{image: 'quay.io/c/d'}]}\n";
+    let manifests = Manifests::read_with(text, &fields).unwrap();
+    let [template] = manifests.templates() else { panic!() };
+    assert_eq!((template.images[0].image.as_str(), template.images[0].place.as_str()), ("one", "spec.parts[0].picture"));
+    let done = manifests.edit(&[Wish::PullSecret { template: 0, name: "hp".to_owned() }]).unwrap();
+    assert_eq!(done.text, text.replace("  parts", "  secrets:\n  - name: \"hp\"\n  parts"));
+    let mentions = manifests.mentions(&|image| image.starts_with("quay.io/"));
+    assert_eq!(mentions.iter().map(|mention| mention.image.as_str()).collect::<Vec<_>>(), ["quay.io/c/d"]);
+}
+
+#[test]
+fn pull_secrets_are_added_only_where_the_schema_of_the_kind_has_them() {
+    let first = "imagePullSecrets:\n  - name: harbor-pull\n  ";
+    for (text, expected) in [
+        (
+            "apiVersion: argoproj.io/v1alpha1\nkind: Workflow\nspec:\n  templates:\n  - container: {image: a}\n    initContainers: [{name: i, image: b}]\n",
+            Some(("  templates", format!("  {first}templates"))),
+        ),
+        (
+            "apiVersion: sparkoperator.k8s.io/v1beta2\nkind: SparkApplication\nspec:\n  image: a\n",
+            Some(("  image", "  imagePullSecrets:\n  - harbor-pull\n  image".to_owned())),
+        ),
+        (
+            "apiVersion: sparkoperator.k8s.io/v1beta2\nkind: SparkApplication\nspec:\n  image: a\n  imagePullSecrets: [x]\n",
+            Some(("[x]", "[\"harbor-pull\", x]".to_owned())),
+        ),
+        ("apiVersion: tekton.dev/v1\nkind: Task\nspec: {steps: [{image: a}], sidecars: [{image: b}]}\n", None),
+        ("apiVersion: x.example/v1\nkind: Thing\nspec:\n  containers:\n  - {name: a, image: b}\n", None),
+        ("apiVersion: serving.knative.dev/v1\nkind: Service\nspec: {template: {spec: {\n  containers: [{image: a}]}}}\n",
+            Some(("spec: {\n", "spec: {\"imagePullSecrets\": [{\"name\": \"harbor-pull\"}], \n".to_owned()))),
+    ] {
+        let done = with_secret(text);
+        assert_eq!(done.unkept, []);
+        let expected = expected.map_or(text.to_owned(), |(old, new)| text.replace(old, &new));
+        assert_eq!(done.text, expected);
+        assert_eq!(with_secret(&done.text).text, done.text, "a second time");
+    }
+}
+
+/// `line:column place image` of each text that names an image of quay.io or a short one.
+fn mentioned(text: &str) -> Vec<String> {
+    let manifests = Manifests::read(text).unwrap();
+    let is_meant = |image: &str| image.starts_with("quay.io/") || !image.split('/').next().unwrap().contains('.');
+    let all = manifests.mentions(&is_meant);
+    all.iter().map(|mention| format!("{}:{} {} {}", mention.line, mention.column, mention.place, mention.image)).collect()
+}
+
+#[test]
+fn mentions_are_texts_that_name_images_outside_of_templates() {
+    let text = r#"apiVersion: v1
+kind: Pod
+metadata:
+  annotations: {note: 'was quay.io/a/old:1', harbor-pilot.dev/original-images: '{"containers/a":"quay.io/a/x"}'}
+spec:
+  containers:
+  - name: a
+    image: quay.io/a/main:1
+    args: ["--sidecar=quay.io/a/side:1,quay.io/a/more:1", --image, "redis:7", "https://quay.io/a/page"]
+    env: [{name: RELATED_IMAGE_X, value: "quay.io/a/é:1"}, {name: DB_IMAGE, value: "postgres:16"}, {name: N, value: "x:1"}]
+---
+apiVersion: v1
+kind: ConfigMap
+data:
+  inner.yaml: |
+    spec:
+      containers:
+      - image: "nginx:1"   # quay.io/a/comment
+  folded: >-
+    see quay.io/a/one and
+    quay.io/a/two.
+---
+apiVersion: helm.toolkit.fluxcd.io/v2
+kind: HelmRelease
+spec:
+  values:
+    image: {registry: quay.io, repository: a/app, tag: 1.2}
+    imageRegistry: quay.io/
+    containers: [{name: x, image: quay.io/a/listed}]
+---
+image: {repository: quay.io/a/values, tag: "1"}
+"#;
+    assert_eq!(
+        mentioned(text),
+        [
+            "4:28 metadata.annotations.note quay.io/a/old:1",
+            "9:23 spec.containers[0].args[0] quay.io/a/side:1",
+            "9:40 spec.containers[0].args[0] quay.io/a/more:1",
+            "9:69 spec.containers[0].args[2] redis:7",
+            "10:43 spec.containers[0].env[0].value quay.io/a",
+            "10:85 spec.containers[0].env[1].value postgres:16",
+            "18:17 data[\"inner.yaml\"] nginx:1",
+            "18:30 data[\"inner.yaml\"] quay.io/a/comment",
+            "20:9 data.folded quay.io/a/one",
+            "21:5 data.folded quay.io/a/two",
+            "27:44 spec.values.image.repository quay.io/a/app:1.2",
+            "28:20 spec.values.imageRegistry quay.io",
+            "29:35 spec.values.containers[0].image quay.io/a/listed",
+            "31:21 image.repository quay.io/a/values:1",
+        ]
+    );
+}
+
+#[test]
+fn an_image_that_is_not_filled_in_yet_says_what_would_fill_it_in() {
+    let placeholder = |text: &str| {
+        let manifests = Manifests::read(text).unwrap();
+        manifests.templates()[0].images[0].placeholder
+    };
+    for (image, expected) in [
+        ("'{{ .Values.image }}'", Some(Placeholder::Template)),
+        ("{{ .Values.image }}", Some(Placeholder::Template)),
+        ("\"{{.Values.repo}}:1\"", Some(Placeholder::Template)),
+        ("${IMAGE}", Some(Placeholder::Variable)),
+        ("nginx:${TAG:-1}", Some(Placeholder::Variable)),
+        ("nginx:1", None),
+    ] {
+        assert_eq!(placeholder(&pod(&format!("  - name: a\n    image: {image}\n"))), expected, "{image}");
+    }
+    let workflow = "apiVersion: argoproj.io/v1alpha1\nkind: Workflow\nspec: {templates: [{container: {image: '{{inputs.parameters.image}}'}}]}\n";
+    assert_eq!(placeholder(workflow), Some(Placeholder::RunTime));
+}
+
+#[test]
+fn keys_that_stand_twice_count_once_the_last_time_and_are_warned_of() {
+    let text = pod("  - {name: a, image: one, image: two}\n");
+    let manifests = Manifests::read(&text).unwrap();
+    assert_eq!(images(&text), ["two"]);
+    let [warning] = manifests.duplicates() else { panic!() };
+    assert_eq!((warning.line, warning.column), (6, 27));
+    assert_eq!(edited(&text).text, text.replace("two", "harbor.example.com/hub/two"));
+}
+
+#[test]
+fn json_values_without_a_separator_are_documents() {
+    let one = r#"{"apiVersion":"v1","kind":"Pod","spec":{"containers":[{"name":"a","image":"one"}]}}"#;
+    let text = format!("{one}\n{}{one}\n", one.replace("one", "two"));
+    assert_eq!(images(&text), ["one", "two", "one"]);
+    let manifests = Manifests::read(&text).unwrap();
+    let places: Vec<_> = manifests.templates().iter().map(|template| (template.images[0].line, template.images[0].column)).collect();
+    assert_eq!(places, [(1, 75), (2, 75), (2, 75 + one.len())]);
+    assert_eq!(edited(&text).text, text.replace("\"one\"", "\"harbor.example.com/hub/one\"").replace("\"two\"", "\"harbor.example.com/hub/two\""));
+}
+
+#[test]
+fn many_values_by_few_aliases_are_refused() {
+    let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+    for level in 1..5 {
+        bomb += &format!("a{level}: &a{level} [{}]\n", format!("*a{}, ", level - 1).repeat(10));
+    }
+    assert!(Manifests::read(&bomb).unwrap_err().detail.contains("by aliases"));
+    let many = format!("a: [{}]\n", "x, ".repeat(500_000));
+    assert!(Manifests::read(&many).unwrap_err().detail.contains("split it"));
 }

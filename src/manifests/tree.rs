@@ -2,10 +2,16 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use granit_parser::{Event, Parser, ScalarStyle, Span, StructureStyle};
 
-use super::Error;
+use super::{Error, parts::Part};
+
+/// More nodes are refused: each takes some hundred bytes, and manifests are written by people and charts.
+pub(super) const MAX_NODES: usize = 400_000;
+/// Further keys that stand twice are not named.
+const MAX_WARNINGS: usize = 100;
 
 /// Index of a node in its [`Tree`].
 pub(super) type NodeId = usize;
@@ -16,6 +22,8 @@ pub(super) struct Tree {
     nodes: Vec<Node>,
     /// The root of each document.
     pub(super) documents: Vec<NodeId>,
+    /// Keys that stand twice in one mapping: the last one counts.
+    pub(super) duplicates: Vec<Error>,
 }
 
 /// One node as it stands in the text.
@@ -36,29 +44,31 @@ pub(super) struct Node {
 
 #[derive(Debug)]
 pub(super) enum Content {
-    Scalar { text: String, style: ScalarStyle, is_text: bool },
+    Scalar { text: Arc<str>, style: ScalarStyle, is_text: bool },
     Sequence { flow: bool, items: Vec<NodeId> },
     Mapping { flow: bool, entries: Vec<(NodeId, NodeId)> },
     Alias(NodeId),
 }
 
 impl Tree {
-    /// Reads a text. A byte order mark at its beginning is passed over.
+    /// Reads a text. A byte order mark at its beginning is passed over. Several JSON values without a separator are several
+    /// documents.
     ///
     /// # Errors
-    /// What is no YAML, and keys that stand twice in one mapping.
+    /// What is no YAML, and more than [`MAX_NODES`].
     pub(super) fn parse(text: &str) -> Result<Self, Error> {
-        let options = granit_parser::options! { emit_comments: false };
         let mut reading = Reading::default();
-        for event in Parser::new_from_str_with_options(text, options) {
-            let document = reading.document.max(1);
-            let (event, span) = event.map_err(|error| Error {
-                document,
-                line: error.marker().line(),
-                column: error.marker().col() + 1,
-                detail: error.info(),
-            })?;
-            reading.take(event, &span)?;
+        for part in super::parts::parts(text)? {
+            let options = granit_parser::options! { emit_comments: false };
+            let source = text.get(part.bytes.clone()).unwrap_or_default();
+            for event in Parser::new_from_str_with_options(source, options) {
+                let document = reading.document.max(1);
+                let (event, span) = event.map_err(|error| {
+                    let (line, column) = part.place(error.marker().line(), error.marker().col());
+                    Error { document, line, column, detail: error.info() }
+                })?;
+                reading.take(event, &span, &part)?;
+            }
         }
         Ok(reading.tree)
     }
@@ -98,7 +108,7 @@ struct Reading {
 }
 
 impl Reading {
-    fn take(&mut self, event: Event<'_>, span: &Span) -> Result<(), Error> {
+    fn take(&mut self, event: Event<'_>, span: &Span, part: &Part) -> Result<(), Error> {
         match event {
             Event::DocumentStart(..) => {
                 self.document += 1;
@@ -107,7 +117,7 @@ impl Reading {
             Event::Alias(anchor) => {
                 let unknown = || self.tree.error(0, "an alias without an anchor");
                 let target = *self.anchors.get(&anchor).ok_or_else(unknown)?;
-                self.add(Content::Alias(target), span, 0)?;
+                self.add(Content::Alias(target), span, part, 0)?;
             }
             Event::Scalar(text, style, anchor, tag) => {
                 let tagged = tag.as_ref().and_then(|tag| tag.core_suffix().map(str::to_owned));
@@ -116,16 +126,16 @@ impl Reading {
                     Some("null" | "bool" | "int" | "float") => false,
                     _ => style != ScalarStyle::Plain || (!span.is_empty() && !is_other_scalar(&text)),
                 };
-                self.add(Content::Scalar { text: text.into_owned(), style, is_text }, span, anchor)?;
+                self.add(Content::Scalar { text: text.into(), style, is_text }, span, part, anchor)?;
             }
             Event::SequenceStart(style, anchor, _) => {
                 let flow = style == StructureStyle::Flow;
-                let id = self.add(Content::Sequence { flow, items: Vec::new() }, span, anchor)?;
+                let id = self.add(Content::Sequence { flow, items: Vec::new() }, span, part, anchor)?;
                 self.open.push((id, None));
             }
             Event::MappingStart(style, anchor, _) => {
                 let flow = style == StructureStyle::Flow;
-                let id = self.add(Content::Mapping { flow, entries: Vec::new() }, span, anchor)?;
+                let id = self.add(Content::Mapping { flow, entries: Vec::new() }, span, part, anchor)?;
                 self.open.push((id, None));
             }
             Event::SequenceEnd => {
@@ -133,7 +143,7 @@ impl Reading {
             }
             Event::MappingEnd => {
                 if let Some((id, _)) = self.open.pop() {
-                    self.refuse_duplicates(id)?;
+                    self.note_duplicates(id);
                 }
             }
             _ => {}
@@ -141,10 +151,16 @@ impl Reading {
         Ok(())
     }
 
-    fn add(&mut self, content: Content, span: &Span, anchor: usize) -> Result<NodeId, Error> {
+    fn add(&mut self, content: Content, span: &Span, part: &Part, anchor: usize) -> Result<NodeId, Error> {
         let id = self.tree.nodes.len();
-        let (line, column, document) = (span.start.line(), span.start.col() + 1, self.document);
+        let (line, column) = part.place(span.start.line(), span.start.col());
+        let document = self.document;
+        if id >= MAX_NODES {
+            let detail = format!("more than {MAX_NODES} values in one text: split it");
+            return Err(Error { document, line, column, detail });
+        }
         let bytes = span.byte_range().unwrap_or_default();
+        let bytes = bytes.start + part.bytes.start..bytes.end + part.bytes.start;
         let has_properties = anchor != 0 || span.tag_start().is_some();
         self.tree.nodes.push(Node { span: bytes, line, column, document, has_properties, content });
         if anchor != 0 {
@@ -165,20 +181,20 @@ impl Reading {
         Ok(id)
     }
 
-    fn refuse_duplicates(&self, mapping: NodeId) -> Result<(), Error> {
-        let Some(Node { content: Content::Mapping { entries, .. }, .. }) = self.tree.node(mapping) else {
-            return Ok(());
-        };
+    fn note_duplicates(&mut self, mapping: NodeId) {
+        let Some(Node { content: Content::Mapping { entries, .. }, .. }) = self.tree.node(mapping) else { return };
         let mut seen: HashMap<&str, usize> = HashMap::with_capacity(entries.len());
+        let mut found = Vec::new();
         for (key, _) in entries {
             let node = self.tree.node(self.tree.resolve(*key));
             let Some(Node { content: Content::Scalar { text, .. }, line, .. }) = node else { continue };
             if let Some(first) = seen.insert(text, *line) {
-                let detail = format!("key `{text}` is there twice, first in line {first}: remove one of them");
-                return Err(self.tree.error(*key, detail));
+                let detail = format!("key `{text}` is there twice, first in line {first}: the last one counts, as for kubectl");
+                found.push(self.tree.error(*key, detail));
             }
         }
-        Ok(())
+        let room = MAX_WARNINGS.saturating_sub(self.tree.duplicates.len());
+        self.tree.duplicates.extend(found.into_iter().take(room));
     }
 }
 

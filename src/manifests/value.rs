@@ -1,6 +1,7 @@
 //! The value that a document has: aliases followed, merge keys applied, each part knowing where it stands.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use granit_parser::ScalarStyle;
 
@@ -9,8 +10,8 @@ use super::{
     tree::{Content, NodeId, Tree},
 };
 
-/// A text of whose values aliases and merge keys make so many more is refused.
-const MAX_REPEATED: usize = 1_000_000;
+/// A text of whose values aliases and merge keys make so many more is refused: it is small, and what it means is not.
+const MAX_REPEATED: usize = 100_000;
 /// Values within values.
 const MAX_DEPTH: usize = 200;
 
@@ -26,9 +27,9 @@ pub(super) struct Value {
 
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Data {
-    Text(String),
+    Text(Arc<str>),
     /// Null, a boolean or a number, as written.
-    Other(String),
+    Other(Arc<str>),
     List(Vec<Value>),
     Map(Vec<(Value, Value)>),
 }
@@ -43,9 +44,28 @@ impl PartialEq for Value {
 #[derive(Debug, Default)]
 pub(super) struct Visits {
     /// By the node at the place.
-    pub(super) tokens: HashMap<NodeId, usize>,
+    tokens: Vec<u32>,
     /// By the node that holds the content.
-    pub(super) targets: HashMap<NodeId, usize>,
+    targets: Vec<u32>,
+}
+
+impl Visits {
+    /// Of these values.
+    pub(super) fn of(tree: &Tree, values: &[Value]) -> Self {
+        let mut visits = Self { tokens: vec![0; tree.len()], targets: vec![0; tree.len()] };
+        values.iter().for_each(|value| value.count(&mut visits));
+        visits
+    }
+
+    /// Of a node at its place.
+    pub(super) fn token(&self, id: NodeId) -> usize {
+        self.tokens.get(id).map_or(0, |count| *count as usize)
+    }
+
+    /// Of a node that holds content.
+    pub(super) fn target(&self, id: NodeId) -> usize {
+        self.targets.get(id).map_or(0, |count| *count as usize)
+    }
 }
 
 /// The values of all documents.
@@ -75,6 +95,50 @@ impl Value {
         if let Data::Text(text) = &self.data { Some(text) } else { None }
     }
 
+    /// The text of a text or a number, as written.
+    pub(super) fn scalar_text(&self) -> Option<&str> {
+        match &self.data {
+            Data::Text(text) | Data::Other(text) => Some(text),
+            Data::List(_) | Data::Map(_) => None,
+        }
+    }
+
+    /// Whether a document says nothing.
+    pub(super) fn is_empty_document(&self) -> bool {
+        matches!(&self.data, Data::Other(_))
+    }
+
+    /// As JSON; what is a number in YAML and not in JSON stays a text.
+    pub(super) fn json(&self) -> serde_json::Value {
+        match &self.data {
+            Data::Text(text) => (&**text).into(),
+            Data::Other(text) => other(text),
+            Data::List(items) => items.iter().map(Self::json).collect(),
+            Data::Map(entries) => {
+                let named = entries.iter().filter_map(|(key, value)| Some((key.scalar_text()?.to_owned(), value.json())));
+                serde_json::Value::Object(named.collect())
+            }
+        }
+    }
+
+    /// The text of a text, a number, a boolean or null.
+    fn scalar(&self) -> Option<Arc<str>> {
+        match &self.data {
+            Data::Text(text) | Data::Other(text) => Some(Arc::clone(text)),
+            Data::List(_) | Data::Map(_) => None,
+        }
+    }
+
+    /// The entries of a mapping.
+    pub(super) fn entries(&self) -> &[(Self, Self)] {
+        if let Data::Map(entries) = &self.data { entries } else { &[] }
+    }
+
+    /// Whether it is the boolean `true`.
+    pub(super) fn is_true(&self) -> bool {
+        matches!(&self.data, Data::Other(text) if text.eq_ignore_ascii_case("true"))
+    }
+
     /// The items of a list.
     pub(super) fn items(&self) -> Option<&[Self]> {
         if let Data::List(items) = &self.data { Some(items) } else { None }
@@ -91,9 +155,11 @@ impl Value {
     }
 
     /// Counts this value and all in it.
-    pub(super) fn count(&self, visits: &mut Visits) {
-        *visits.tokens.entry(self.token).or_default() += 1;
-        *visits.targets.entry(self.target).or_default() += 1;
+    fn count(&self, visits: &mut Visits) {
+        let Visits { tokens, targets } = visits;
+        for (counts, id) in [(tokens, self.token), (targets, self.target)] {
+            counts.get_mut(id).into_iter().for_each(|count| *count += 1);
+        }
         match &self.data {
             Data::List(items) => items.iter().for_each(|item| item.count(visits)),
             Data::Map(entries) => entries.iter().for_each(|(key, value)| {
@@ -102,6 +168,16 @@ impl Value {
             }),
             Data::Text(_) | Data::Other(_) => {}
         }
+    }
+}
+
+/// Null, a boolean or a number.
+fn other(text: &str) -> serde_json::Value {
+    match text {
+        "" | "~" | "null" | "Null" | "NULL" => serde_json::Value::Null,
+        "true" | "True" | "TRUE" => true.into(),
+        "false" | "False" | "FALSE" => false.into(),
+        number => number.parse::<serde_json::Number>().map_or_else(|_| number.into(), serde_json::Value::Number),
     }
 }
 
@@ -126,32 +202,43 @@ impl Expanding<'_> {
                 Data::List(items.iter().map(|item| self.value(*item, depth + 1)).collect::<Result<_, _>>()?)
             }
             Some(Content::Mapping { .. }) => Data::Map(self.entries(target, depth)?),
-            Some(Content::Alias(_)) | None => Data::Other(String::new()),
+            Some(Content::Alias(_)) | None => Data::Other(Arc::from("")),
         };
         Ok(Value { token, target, data })
     }
 
-    /// A mapping's own entries, then those that it merges and does not have itself.
+    /// A mapping's own entries, then those that it merges and does not have itself. Of a key that stands twice the last
+    /// entry counts.
     fn entries(&mut self, mapping: NodeId, depth: usize) -> Result<Vec<(Value, Value)>, Error> {
-        let Some(Content::Mapping { entries, .. }) = self.tree.node(mapping).map(|node| &node.content) else {
+        let tree = self.tree;
+        let Some(Content::Mapping { entries, .. }) = tree.node(mapping).map(|node| &node.content) else {
             return Err(self.tree.error(mapping, "a merge key takes a mapping, or a list of mappings"));
         };
+        let last: HashMap<&str, usize> =
+            entries.iter().enumerate().filter_map(|(index, (key, _))| Some((scalar(tree, *key)?, index))).collect();
         let mut own = Vec::with_capacity(entries.len());
         let mut merged = Vec::new();
-        for (key, value) in entries {
+        for (index, (key, value)) in entries.iter().enumerate() {
             if self.is_merge(*key) {
                 merged.extend(self.sources(*value));
-            } else {
+            } else if scalar(tree, *key).is_none_or(|text| last.get(text) == Some(&index)) {
                 own.push((self.value(*key, depth + 1)?, self.value(*value, depth + 1)?));
             }
         }
+        if merged.is_empty() {
+            return Ok(own);
+        }
+        let mut known: HashSet<Arc<str>> = own.iter().filter_map(|(key, _)| key.scalar()).collect();
         for source in merged {
             self.left = self.left.saturating_sub(1);
             if depth > MAX_DEPTH || self.left == 0 {
                 return Err(self.tree.error(mapping, "merge keys without end: this is refused"));
             }
             for (key, value) in self.entries(source, depth + 1)? {
-                if !own.iter().any(|(known, _)| *known == key) {
+                let Some(text) = key.scalar() else {
+                    return Err(self.tree.error(key.token, "a key that is no text cannot be merged: write it out"));
+                };
+                if known.insert(text) {
                     own.push((key, value));
                 }
             }
@@ -161,7 +248,7 @@ impl Expanding<'_> {
 
     fn is_merge(&self, key: NodeId) -> bool {
         matches!(self.tree.node(key).map(|node| &node.content),
-            Some(Content::Scalar { text, style: ScalarStyle::Plain, .. }) if text == "<<")
+            Some(Content::Scalar { text, style: ScalarStyle::Plain, .. }) if &**text == "<<")
     }
 
     fn sources(&self, value: NodeId) -> Vec<NodeId> {
@@ -170,5 +257,12 @@ impl Expanding<'_> {
             Some(Content::Sequence { items, .. }) => items.iter().map(|item| self.tree.resolve(*item)).collect(),
             _ => vec![target],
         }
+    }
+}
+
+fn scalar(tree: &Tree, key: NodeId) -> Option<&str> {
+    match tree.node(tree.resolve(key)).map(|node| &node.content) {
+        Some(Content::Scalar { text, .. }) => Some(text),
+        _ => None,
     }
 }

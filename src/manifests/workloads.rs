@@ -1,13 +1,15 @@
-//! Where in objects of any kind Pod templates stand, and what of them matters.
+//! Objects, and the images that their Pods run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::json;
 
 use super::{
-    Error,
+    Error, Fields,
+    fields::Taking,
     tree::{NodeId, Tree},
-    value::{Data, Value, Visits, values},
+    value::{Value, Visits, values},
+    walk::{Found, Walk},
 };
 use crate::rewrite::pod::Kind;
 
@@ -25,16 +27,21 @@ pub const PATTERN_GROUPS: [&str; 8] = [
 
 const PULL_SECRETS: &str = "imagePullSecrets";
 
+static NO_FIELDS: std::sync::LazyLock<Fields> = std::sync::LazyLock::new(Fields::default);
+
 /// A text, read.
 #[derive(Debug)]
 pub struct Manifests<'t> {
     pub(super) text: &'t str,
+    pub(super) fields: &'t Fields,
     pub(super) tree: Tree,
     pub(super) values: Vec<Value>,
     pub(super) visits: Visits,
     templates: Vec<Template>,
     strangers: Vec<usize>,
     namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    /// Where the images of the templates stand: the document, counted from 1, and the indexes in it.
+    pub(super) claimed: BTreeSet<(usize, Vec<usize>)>,
 }
 
 /// The object that a template belongs to.
@@ -50,7 +57,7 @@ pub struct Object {
     pub name: String,
 }
 
-/// A Pod, or what Pods are made from.
+/// A Pod, what Pods are made from, or the images that an object of another kind names.
 #[derive(Debug, Clone)]
 pub struct Template {
     /// The document it stands in, counted from 1.
@@ -65,25 +72,43 @@ pub struct Template {
     pub annotations: Option<BTreeMap<String, String>>,
     /// Every image, in the order of [`Kind::ALL`].
     pub images: Vec<Image>,
-    /// The names in `imagePullSecrets`.
+    /// The names of the pull secrets that are there.
     pub pull_secrets: Vec<String>,
-    /// Indexes from the document to the specification.
+    /// The mappings that take pull secrets for these images, by the schema of the kind.
+    pub(super) secrets: Vec<SecretsPlace>,
+}
+
+/// A mapping that takes pull secrets.
+#[derive(Debug, Clone)]
+pub(super) struct SecretsPlace {
+    /// Indexes from the document to the mapping.
     pub(super) path: Vec<usize>,
-    /// The node that holds the specification.
-    pub(super) spec: NodeId,
+    /// The node that holds it.
+    pub(super) node: NodeId,
+    pub(super) taking: Taking,
+    /// The names that are there.
+    pub(super) present: Vec<String>,
 }
 
 /// One image of a template.
 #[derive(Debug, Clone)]
 pub struct Image {
-    /// The list it stands in.
+    /// The list it stands in; one outside of a Pod's specification counts as a container.
     pub list: Kind,
     /// Index in that list.
     pub index: usize,
-    /// Name of the container or volume.
+    /// Name of the container or volume; of one without a name the place.
     pub name: String,
     /// The image as written.
     pub image: String,
+    /// What of an image it is.
+    pub role: Role,
+    /// `imagePullPolicy` beside it.
+    pub pull_policy: Option<String>,
+    /// Whether a part of it is filled in later.
+    pub placeholder: Option<Placeholder>,
+    /// Where it stands in its document: `spec.containers[0].image`.
+    pub place: String,
     /// Counted from 1.
     pub line: usize,
     /// In characters, counted from 1.
@@ -94,34 +119,79 @@ pub struct Image {
     pub(super) target: NodeId,
 }
 
+/// What of an image a text is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// All of it.
+    Image,
+    /// `name` of an entry of `images` of a Kustomization: the image that it means.
+    KustomizeName,
+    /// `newName` of such an entry: the image without tag and digest that it puts there.
+    KustomizeNewName,
+}
+
+/// What fills in a part of an image later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placeholder {
+    /// `{{ … }}`: a template that was not rendered.
+    Template,
+    /// `${…}` or `$(…)`: a variable that was not substituted.
+    Variable,
+    /// Either, in a kind whose controller fills it in.
+    RunTime,
+}
+
 impl<'t> Manifests<'t> {
-    /// Reads a text.
+    /// Reads a text by what is known of kinds without a table of the user.
     ///
     /// # Errors
-    /// What is no YAML, keys that stand twice in one mapping, and aliases without bounds.
+    /// Those of [`Manifests::read_with`].
     pub fn read(text: &'t str) -> Result<Self, Error> {
-        let tree = Tree::parse(text)?;
-        let values = values(&tree)?;
-        let mut visits = Visits::default();
-        values.iter().for_each(|value| value.count(&mut visits));
-        let (mut templates, mut strangers, mut namespaces) = (Vec::new(), Vec::new(), BTreeMap::new());
-        for (index, value) in values.iter().enumerate() {
-            let mut finding = Finding { tree: &tree, document: index + 1, templates: &mut templates };
-            match Object::of(value) {
-                Some(object) => finding.object(value, &object, &mut Vec::new(), &mut namespaces),
-                None if matches!(&value.data, Data::Other(_)) => {}
-                None => strangers.push(index + 1),
-            }
-        }
-        Ok(Self { text, tree, values, visits, templates, strangers, namespaces })
+        Self::read_with(text, &NO_FIELDS)
     }
 
-    /// The Pod templates, in the order of the text.
+    /// As [`Manifests::read_file`], of a text that is no file of kustomize by its name.
+    ///
+    /// # Errors
+    /// Those of [`Manifests::read_file`].
+    pub fn read_with(text: &'t str, fields: &'t Fields) -> Result<Self, Error> {
+        Self::read_file(text, fields, false)
+    }
+
+    /// Reads a text. In a file of kustomize a document without `apiVersion` and `kind` is a Kustomization.
+    ///
+    /// # Errors
+    /// What is no YAML, and aliases or values without bounds.
+    pub fn read_file(text: &'t str, fields: &'t Fields, is_kustomization: bool) -> Result<Self, Error> {
+        let tree = Tree::parse(text)?;
+        let values = values(&tree)?;
+        let visits = Visits::of(&tree, &values);
+        let (mut found, mut strangers) = (Found::default(), Vec::new());
+        for (index, value) in values.iter().enumerate() {
+            let document = index + 1;
+            let object = Object::of(value).or_else(|| is_kustomization.then(|| Object::kustomization(value)).flatten());
+            if let Some(object) = object {
+                Walk { text, tree: &tree, fields, document, found: &mut found }.document(value, &object);
+            } else if !value.is_empty_document() {
+                strangers.push(document);
+            }
+        }
+        let Found { templates, namespaces, mut claimed } = found;
+        // What is filled in later is no image yet, but may name one.
+        for template in &templates {
+            for image in template.images.iter().filter(|image| image.placeholder.is_some()) {
+                claimed.remove(&(template.document, image.path.clone()));
+            }
+        }
+        Ok(Self { text, fields, tree, values, visits, templates, strangers, namespaces, claimed })
+    }
+
+    /// The Pod templates and other images, in the order of the text.
     pub fn templates(&self) -> &[Template] {
         &self.templates
     }
 
-    /// Documents that are neither empty nor objects of Kubernetes, counted from 1: nothing is looked for in them.
+    /// Documents that are neither empty nor objects of Kubernetes, counted from 1: nothing in them is changed.
     pub fn strangers(&self) -> &[usize] {
         &self.strangers
     }
@@ -130,11 +200,21 @@ impl<'t> Manifests<'t> {
     pub fn namespaces(&self) -> &BTreeMap<String, BTreeMap<String, String>> {
         &self.namespaces
     }
+
+    /// Keys that stand twice in one mapping: the last one counts, as for kubectl.
+    pub fn duplicates(&self) -> &[Error] {
+        &self.tree.duplicates
+    }
+
+    /// The documents as JSON; an empty one is null.
+    pub fn documents(&self) -> impl Iterator<Item = serde_json::Value> {
+        self.values.iter().map(Value::json)
+    }
 }
 
 impl Object {
     /// What a mapping says of itself, if it is an object.
-    fn of(value: &Value) -> Option<Self> {
+    pub(super) fn of(value: &Value) -> Option<Self> {
         let text = |key: &str| Some(value.get(key)?.text()?.to_owned());
         let metadata = |key: &str| Some(value.get("metadata")?.get(key)?.text()?.to_owned());
         let (api_version, kind) = (text("apiVersion")?, text("kind")?);
@@ -142,14 +222,29 @@ impl Object {
         Some(Self { api_version, kind, namespace: metadata("namespace"), name })
     }
 
+    /// A mapping in a file of kustomize, which need not say what it is.
+    fn kustomization(value: &Value) -> Option<Self> {
+        let (api_version, kind) = ("kustomize.config.k8s.io/v1beta1".to_owned(), "Kustomization".to_owned());
+        (!value.entries().is_empty()).then_some(Self { api_version, kind, ..Self::default() })
+    }
+
     /// Whether this is a Pod of Kubernetes.
     pub fn is_pod(&self) -> bool {
         self.api_version == "v1" && self.kind == "Pod"
     }
 
-    fn has_patterns(&self) -> bool {
-        let group = self.api_version.split_once('/').map_or("", |(group, _)| group);
-        PATTERN_GROUPS.contains(&group)
+    /// Whether this is a Kustomization, or a Component of some.
+    pub fn is_kustomization(&self) -> bool {
+        self.group() == "kustomize.config.k8s.io"
+    }
+
+    /// The part of `apiVersion` before the slash; empty for `v1`.
+    pub fn group(&self) -> &str {
+        self.api_version.split_once('/').map_or("", |(group, _)| group)
+    }
+
+    pub(super) fn has_patterns(&self) -> bool {
+        PATTERN_GROUPS.contains(&self.group())
     }
 }
 
@@ -164,21 +259,24 @@ impl std::fmt::Display for Object {
 }
 
 impl Template {
-    /// The Pod that comes of this template, as far as rewriting looks at it, as JSON. Each image keeps its list and index.
+    /// Whether the schema of the kind says where pull secrets for these images are named.
+    pub fn takes_pull_secrets(&self) -> bool {
+        !self.secrets.is_empty()
+    }
+
+    /// The Pod that comes of this template, as far as rewriting looks at it, as JSON. Each image keeps its list and index;
+    /// one that is not filled in yet has none.
     ///
     /// `namespace` is where the object says none.
     pub fn pod(&self, namespace: Option<&str>) -> String {
         let mut spec = serde_json::Map::new();
         for list in Kind::ALL {
-            let images = || self.images.iter().filter(|image| image.list == list);
+            let images = || self.images.iter().filter(|image| image.list == list && image.placeholder.is_none());
             let Some(last) = images().map(|image| image.index).max() else { continue };
             let mut items = vec![json!({}); last + 1];
             for image in images() {
                 if let Some(item) = items.get_mut(image.index) {
-                    *item = match list {
-                        Kind::Volumes => json!({"name": image.name, "image": {"reference": image.image}}),
-                        _ => json!({"name": image.name, "image": image.image}),
-                    };
+                    *item = image.item();
                 }
             }
             spec.insert(list.field().to_owned(), items.into());
@@ -198,143 +296,36 @@ impl Template {
     }
 }
 
-struct Finding<'f> {
-    tree: &'f Tree,
-    document: usize,
-    templates: &'f mut Vec<Template>,
-}
-
-impl Finding<'_> {
-    fn object(
-        &mut self,
-        value: &Value,
-        object: &Object,
-        path: &mut Vec<usize>,
-        namespaces: &mut BTreeMap<String, BTreeMap<String, String>>,
-    ) {
-        if object.has_patterns() {
-            return;
-        }
-        if object.api_version == "v1" && object.kind == "Namespace" {
-            let labels = value.get("metadata").and_then(|metadata| texts(metadata.get("labels")));
-            namespaces.insert(object.name.clone(), labels.unwrap_or_default());
-        }
-        let Data::Map(entries) = &value.data else { return };
-        for (index, (key, below)) in entries.iter().enumerate() {
-            if !matches!(key.text(), Some("metadata" | "status")) {
-                path.push(index);
-                let metadata = object.is_pod().then(|| value.get("metadata")).flatten();
-                let known = object.is_pod() && key.text() == Some("spec");
-                self.within(below, object, Parent { metadata, known }, path, namespaces);
-                path.pop();
-            }
-        }
-    }
-
-    fn within(
-        &mut self,
-        value: &Value,
-        object: &Object,
-        parent: Parent<'_>,
-        path: &mut Vec<usize>,
-        namespaces: &mut BTreeMap<String, BTreeMap<String, String>>,
-    ) {
-        if let Some(inner) = Object::of(value) {
-            return self.object(value, &inner, path, namespaces);
-        }
-        if is_pod_spec(value) {
-            let template = self.template(value, object, &parent, path);
-            self.templates.push(template);
-        }
-        let below = |key: Option<&str>| {
-            let known = key == Some("spec");
-            Parent { metadata: if known { value.get("metadata") } else { None }, known }
-        };
-        match &value.data {
-            Data::List(items) => {
-                for (index, item) in items.iter().enumerate() {
-                    path.push(index);
-                    self.within(item, object, below(None), path, namespaces);
-                    path.pop();
-                }
-            }
-            Data::Map(entries) => {
-                for (index, (key, item)) in entries.iter().enumerate() {
-                    path.push(index);
-                    self.within(item, object, below(key.text()), path, namespaces);
-                    path.pop();
-                }
-            }
-            Data::Text(_) | Data::Other(_) => {}
-        }
-    }
-
-    fn template(&self, spec: &Value, object: &Object, parent: &Parent<'_>, path: &[usize]) -> Template {
-        let place = |value: &Value| self.tree.node(value.token).map_or((1, 1), |node| (node.line, node.column));
-        let metadata = |field: &str| parent.metadata.and_then(|metadata| texts(metadata.get(field)));
-        let known = |field: &str| metadata(field).or(parent.known.then(BTreeMap::new));
-        let names = spec.get(PULL_SECRETS).and_then(Value::items).unwrap_or_default();
-        let mut images = Vec::new();
-        for list in Kind::ALL {
-            let Some((at, entries)) = spec.entry(list.field()) else { continue };
-            for (index, entry) in entries.items().unwrap_or_default().iter().enumerate() {
-                let Some((steps, image)) = image_of(list, entry) else { continue };
-                let Some(text) = image.text().filter(|text| !text.is_empty()) else { continue };
-                let (line, column) = place(image);
-                images.push(Image {
-                    list,
-                    index,
-                    name: entry.get("name").and_then(Value::text).unwrap_or_default().to_owned(),
-                    image: text.to_owned(),
-                    line,
-                    column,
-                    path: [path, &[at, index], &*steps].concat(),
-                    token: image.token,
-                    target: image.target,
-                });
-            }
-        }
-        Template {
-            document: self.document,
-            line: place(spec).0,
-            object: object.clone(),
-            labels: known("labels"),
-            annotations: known("annotations"),
-            images,
-            pull_secrets: names.iter().filter_map(|secret| Some(secret.get("name")?.text()?.to_owned())).collect(),
-            path: path.to_owned(),
-            spec: spec.target,
+impl Image {
+    fn item(&self) -> serde_json::Value {
+        let Self { name, image, pull_policy, .. } = self;
+        match (self.list, pull_policy) {
+            (Kind::Volumes, None) => json!({"name": name, "image": {"reference": image}}),
+            (Kind::Volumes, Some(policy)) => json!({"name": name, "image": {"reference": image, "pullPolicy": policy}}),
+            (_, None) => json!({"name": name, "image": image}),
+            (_, Some(policy)) => json!({"name": name, "image": image, "imagePullPolicy": policy}),
         }
     }
 }
 
-/// What stands around a value that may be a Pod's specification.
-struct Parent<'v> {
-    /// `metadata` beside it.
-    metadata: Option<&'v Value>,
-    /// Whether it is the `spec` of a Pod or of a template, so that labels that are not written are not there.
-    known: bool,
-}
-
-fn is_pod_spec(value: &Value) -> bool {
-    let lists = [Kind::Containers, Kind::InitContainers, Kind::EphemeralContainers];
-    lists.iter().any(|list| {
-        let items = value.get(list.field()).and_then(Value::items).unwrap_or_default();
-        !items.is_empty() && items.iter().all(|item| item.get("name").and_then(Value::text).is_some())
-    })
-}
-
-/// The image of an entry of a list, with the indexes that lead to it.
-fn image_of(list: Kind, entry: &Value) -> Option<(Vec<usize>, &Value)> {
-    let (first, image) = entry.entry("image")?;
-    if list != Kind::Volumes {
-        return Some((vec![first], image));
+impl Placeholder {
+    /// What a text has, in a kind that fills in its texts at run time or not.
+    pub(super) fn of(text: &str, run_time: bool) -> Option<Self> {
+        let variable = text.contains("${") || text.contains("$(") || text.starts_with('$');
+        match (text.contains("{{"), variable) {
+            (false, false) => None,
+            _ if run_time => Some(Self::RunTime),
+            (true, _) => Some(Self::Template),
+            _ => Some(Self::Variable),
+        }
     }
-    let (second, reference) = image.entry("reference")?;
-    Some((vec![first, second], reference))
-}
 
-fn texts(value: Option<&Value>) -> Option<BTreeMap<String, String>> {
-    let Data::Map(entries) = &value?.data else { return None };
-    Some(entries.iter().filter_map(|(key, value)| Some((key.text()?.to_owned(), value.text()?.to_owned()))).collect())
+    /// What it is, and what to do about it.
+    pub fn advice(self) -> &'static str {
+        match self {
+            Self::Template => "this is an unrendered template: render it first (`helm template`), and rewrite what comes out",
+            Self::Variable => "this is a variable that is not substituted yet: substitute it first (`envsubst`, `flux envsubst`)",
+            Self::RunTime => "the controller of this kind fills it in at run time; admission sees the image of the Pod",
+        }
+    }
 }

@@ -14,7 +14,7 @@ use crate::api::image_policy::{
 };
 use crate::api::proxy_project::{RewriteMode, WhenUnavailable};
 use crate::api::{ImagePolicy, RewriteRuleStatus};
-use crate::image::{DOCKER_HUB, ImageRef, LEGACY_DOCKER_HUB, is_host};
+use crate::image::{DOCKER_HUB, ImageRef, LEGACY_DOCKER_HUB, is_host, is_same_host};
 use crate::rewrite::fate::parse;
 use crate::rewrite::glob::Globs;
 use crate::rewrite::limits::steps;
@@ -329,7 +329,7 @@ impl Policy {
 
     fn allows_host(&self, host: &str) -> bool {
         let Some(allowed) = &self.allowed else { return true };
-        allowed.iter().any(|allowed| allowed.host.eq_ignore_ascii_case(host))
+        allowed.iter().any(|allowed| is_same_host(&allowed.host, host))
     }
 }
 
@@ -360,7 +360,7 @@ impl Allowed {
     }
 
     fn allows(&self, image: &ImageRef) -> bool {
-        if !self.host.eq_ignore_ascii_case(image.host()) {
+        if !is_same_host(&self.host, image.host()) {
             return false;
         }
         let Some(projects) = &self.projects else { return true };

@@ -27,6 +27,8 @@ pub struct Rule {
     pub created: i64,
     /// Hosts, or hosts and leading path, of the images to rewrite: `docker.io`, `ghcr.io/acme`, `host:5000/team/app`.
     pub matches: Vec<String>,
+    /// Those of `matches` that name this project at another Harbor: host and path are replaced, the path not kept.
+    pub replaces: Vec<String>,
     /// Harbor's `host[:port]` as it is to stand in image references.
     pub pull_host: String,
     /// The proxy-cache project in Harbor.
@@ -165,6 +167,9 @@ impl Rules {
         if matches!(host, Cow::Owned(_)) && host == DOCKER_HUB {
             return Decision::NoRule;
         }
+        if host.len() < image.host().len() {
+            return image.without_default_port().map_or(Decision::NoRule, |image| self.search(&image, speaks_of));
+        }
         if let Some(hub) = docker_hub_image(&host, image) {
             return self.search(&hub, budget, speaks_of);
         }
@@ -183,7 +188,8 @@ impl Rules {
         let Some(rule) = source.longest(repository, usable) else {
             return Decision::NoRule;
         };
-        match image.moved_under(&rule.prefix) {
+        let own = rule.replaced(&host, image);
+        match own.as_ref().unwrap_or(image).moved_under(&rule.prefix) {
             Ok(image) => Decision::Rewritten { image, rule },
             Err(_) => Decision::TooLong { rule },
         }

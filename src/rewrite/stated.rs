@@ -5,7 +5,10 @@ use std::collections::HashMap;
 use super::rules::{Finding, Rules};
 use super::serving::rule_of;
 use crate::api::{HarborInstance, ProxyProject, Registry, RegistryType, RewriteRuleStatus};
-use crate::image::DOCKER_HUB;
+use crate::image::{DOCKER_HUB, is_same_host};
+
+/// Names of Docker Hub.
+const DOCKER_HUBS: [&str; 4] = [DOCKER_HUB, "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"];
 
 /// Why a ProxyProject states no rule that could be followed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -54,6 +57,7 @@ pub fn stated(project: &ProxyProject, registry: &Registry, pull_host: &str) -> R
     };
     let name = project.harbor_name();
     let rule = RewriteRuleStatus {
+        replaces: replaces(registry, &matches, name),
         matches,
         host: pull_host.to_owned(),
         project: name.to_owned(),
@@ -98,6 +102,17 @@ pub fn assumed(
         }
     }
     (Rules::compile(rules), problems)
+}
+
+/// The matches that name this very project at another Harbor, `harbor.old/dockerhub`: their host is not the registry's, and
+/// their path is the name of the project. What the registry has is below that path, so it is not kept.
+fn replaces(registry: &Registry, matches: &[String], project: &str) -> Vec<String> {
+    let own = default_matches(registry).unwrap_or_default();
+    let is_other = |matched: &&String| {
+        let (host, path) = matched.trim_end_matches('/').split_once('/').unwrap_or((matched, ""));
+        path == project && !DOCKER_HUBS.contains(&host) && !own.iter().any(|own| is_same_host(own, host))
+    };
+    matches.iter().filter(is_other).cloned().collect()
 }
 
 /// The hosts that images of this registry are named by.
@@ -223,6 +238,46 @@ mod tests {
         }
         assert_eq!(rewritten("docker-registry", "https://reg.example:5000", "reg.example/a"), None);
         assert_eq!(rewritten("docker-registry", "https://quay.io", "quay.io.evil/a"), None);
+    }
+
+    #[test]
+    fn a_match_that_names_the_project_at_another_harbor_is_replaced_and_others_are_kept() {
+        let hub = registry("docker-hub", "https://hub.docker.com");
+        let named = |matches: &[&str]| project(json!({"matches": matches}));
+        for (matches, image, expected) in [
+            (&["docker.io", "harbor.old/p"][..], "harbor.old/p/library/nginx:1", "harbor.corp/p/library/nginx:1"),
+            (&["harbor.old/p/"], "HARBOR.old:443/p/library/nginx", "harbor.corp/p/library/nginx"),
+            (&["docker.io", "harbor.old/p"], "nginx:1", "harbor.corp/p/library/nginx:1"),
+            (&["docker.io/p"], "docker.io/p/app:1", "harbor.corp/p/p/app:1"),
+            (&["registry-1.docker.io/p"], "registry-1.docker.io/p/app:1", "harbor.corp/p/p/app:1"),
+            (&["harbor.old/other"], "harbor.old/other/app:1", "harbor.corp/p/other/app:1"),
+        ] {
+            let (rules, problems) = assumed(&[instance()], std::slice::from_ref(&hub), &[named(matches)]);
+            assert_eq!((problems, rules.findings()), (vec![], &[][..]));
+            let found = rules.rewritten_for_anyone(&ImageRef::parse(image).unwrap());
+            assert_eq!(found.map(|image| image.to_string()).as_deref(), Some(expected), "{matches:?} {image}");
+        }
+        let upstream = registry("harbor", "https://harbor.old");
+        let (rules, _) = assumed(&[instance()], &[upstream], &[named(&["harbor.old/p"])]);
+        let found = rules.rewritten_for_anyone(&ImageRef::parse("harbor.old/p/app:1").unwrap());
+        assert_eq!(found.unwrap().as_str(), "harbor.corp/p/p/app:1", "that Harbor is the upstream");
+    }
+
+    #[test]
+    fn a_host_with_its_default_port_is_the_host() {
+        let table = [
+            ("docker-registry", "https://quay.io", "quay.io:443/acme/app:1", "acme/app:1"),
+            ("docker-registry", "https://quay.io:443", "quay.io/acme/app", "acme/app"),
+            ("docker-hub", "https://hub.docker.com", "registry-1.docker.io:443/library/nginx", "library/nginx"),
+        ];
+        for (type_, url, image, path) in table {
+            assert_eq!(rewritten(type_, url, image), Some(format!("harbor.corp/p/{path}")), "{url} {image}");
+        }
+        assert_eq!(rewritten("docker-registry", "https://quay.io", "quay.io:4430/acme/app"), None);
+        assert_eq!(rewritten("docker-hub", "https://hub.docker.com", "docker.io:443/nginx"), None);
+        let (rules, _) = assumed(&[instance()], &[registry("docker-registry", "https://quay.io")], &[project(json!({}))]);
+        let at_harbor = ImageRef::parse("harbor.corp:443/p/acme/app").unwrap();
+        assert!(matches!(rules.find_for_anyone(&at_harbor), Decision::AlreadyAtHarbor { rule: Some(_) }));
     }
 
     #[test]

@@ -8,11 +8,12 @@ use serde_json::Value;
 use crate::{
     api::{CachedImage, GROUP, HarborInstance, Platform, Reason, cached_image::Require},
     cli::{
-        input::{self, Input},
+        input::{Files, Input},
+        listing,
         sources::Sources,
         templates::Admission,
     },
-    image::ImageRef,
+    image::{ImageRef, is_same_host},
     manifests::{Manifests, Template},
     rewrite::{Decision, Outcome, Rules, Subject},
     standalone,
@@ -82,11 +83,12 @@ impl<'a> Finder<'a> {
     ///
     /// # Errors
     /// When a text is none, or a template makes no Pod.
-    pub(super) fn manifests(&mut self, inputs: &[Input], namespace: Option<&str>) -> anyhow::Result<()> {
-        let manifests = input::parse(inputs)?;
-        let admission = Admission::new(self.rules, self.sources, namespace, &manifests);
-        for (input, manifests) in inputs.iter().zip(&manifests) {
-            for template in manifests.templates() {
+    pub(super) fn manifests(&mut self, files: &Files, namespace: Option<&str>) -> anyhow::Result<()> {
+        let admission = Admission::new(self.rules, self.sources, namespace, &files.namespaces);
+        for input in &files.inputs {
+            let manifests = &files.parse(input)?;
+            // Entries of Kustomizations are parts of images.
+            for template in manifests.templates().iter().filter(|template| !template.object.is_kustomization()) {
                 let found = admission.admit(&input.name, template, |subject, outcome| {
                     self.of_template(&input.name, template, subject, outcome)
                 })?;
@@ -99,6 +101,7 @@ impl<'a> Finder<'a> {
                 self.add(Wanted { named, place, usual: platforms.is_empty(), platforms, require });
             }
         }
+        listing::tell_mentions(files, self.rules, "is not warmed: nothing says for certain that this is an image")?;
         Ok(())
     }
 
@@ -173,7 +176,7 @@ impl<'a> Finder<'a> {
 
     /// An image that no rule speaks of may still be one of a Harbor that we know.
     fn unmanaged(&self, image: &ImageRef) -> Result<Place, Nowhere> {
-        let at = |instance: &&HarborInstance| instance.spec.effective_pull_host().eq_ignore_ascii_case(image.host());
+        let at = |instance: &&HarborInstance| is_same_host(instance.spec.effective_pull_host(), image.host());
         if let Some(instance) = self.sources.instances.iter().find(at) {
             let instance = instance.metadata.name.clone().unwrap_or_default();
             return Ok(Place { image: image.clone(), instance, project: None });
@@ -205,12 +208,10 @@ fn cached_images(input: &Input, manifests: &Manifests<'_>) -> anyhow::Result<Vec
     if !input.text.contains(KIND) {
         return Ok(Vec::new());
     }
-    let documents: Vec<Option<Value>> = serde_saphyr::from_multiple(&input.text)
-        .map_err(|error| anyhow::anyhow!("{}: {}", input.name, error.without_snippet()))?;
     let strangers = manifests.strangers();
-    let objects = documents.into_iter().enumerate().filter(|(index, _)| !strangers.contains(&(index + 1)));
+    let objects = manifests.documents().enumerate().filter(|(index, _)| !strangers.contains(&(index + 1)));
     let mut own = Vec::new();
-    for object in objects.filter_map(|(_, document)| document) {
+    for (_, object) in objects {
         collect(object, KIND, &mut own);
     }
     let texts: Vec<String> = own.iter().map(Value::to_string).collect();
@@ -236,7 +237,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::api::ProxyProject;
+    use crate::{api::ProxyProject, manifests::Fields};
 
     fn sources() -> Sources {
         let instance = json!({
@@ -263,7 +264,7 @@ mod tests {
         let mut finder = Finder::new(&sources, &rules);
         images.iter().for_each(|image| finder.named(image));
         let input = Input { name: "all.yaml".to_owned(), file: None, text: text.to_owned() };
-        finder.manifests(&[input], None).unwrap();
+        finder.manifests(&Files::of(vec![input], Fields::default()), None).unwrap();
         finder.into_wanted()
     }
 
@@ -337,7 +338,7 @@ spec: {containers: [{name: c, image: 'ghcr.io/acme/app:1'}]}
         let text =
             "apiVersion: harbor-pilot.dev/v1alpha1\nkind: CachedImage\nmetadata: {name: x}\nspec: {imge: nginx}\n";
         let input = Input { name: "all.yaml".to_owned(), file: None, text: text.to_owned() };
-        let error = Finder::new(&sources, &rules).manifests(&[input], None).unwrap_err();
+        let error = Finder::new(&sources, &rules).manifests(&Files::of(vec![input], Fields::default()), None).unwrap_err();
         assert!(format!("{error:#}").contains("spec.imge"), "{error:#}");
     }
 }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::{Map, Target};
-use crate::image::{DOCKER_HUB, ImageRef, LEGACY_DOCKER_HUB, is_host, is_path, reads_as_host};
+use crate::image::{DOCKER_HUB, ImageRef, LEGACY_DOCKER_HUB, is_host, is_path, reads_as_host, without_default_port};
 
 /// What is at a host.
 #[derive(Debug)]
@@ -79,8 +79,9 @@ pub(super) fn read_match(text: &str) -> Option<(Cow<'_, str>, &str)> {
     Some((if is_hub { Cow::Borrowed(DOCKER_HUB) } else { host }, path))
 }
 
-/// A host as hosts are compared.
+/// A host as hosts are compared: in lower case, without the port that it has anyway.
 pub(super) fn lower(host: &str) -> Cow<'_, str> {
+    let host = without_default_port(host);
     if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
         Cow::Owned(host.to_ascii_lowercase())
     } else {

@@ -41,7 +41,8 @@ mod tests {
             ("index.docker.io/library", "docker.io/library", "harbor.corp", true),
             ("ghcr.io", "quay.io", "harbor.corp", false),
             ("Harbor.corp/team", "quay.io", "harbor.CORP", true),
-            ("harbor.corp:443", "quay.io", "harbor.corp", false),
+            ("harbor.corp:443", "quay.io", "harbor.corp", true),
+            ("harbor.corp:8443", "quay.io", "harbor.corp", false),
             ("not a host", "not a host", "harbor.corp", false),
         ] {
             assert_eq!(meets(&[own], &[other], pull_host), expected, "{own} {other} {pull_host}");

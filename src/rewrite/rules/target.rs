@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::host::read_match;
 use super::{Finding, Rule};
 use crate::api::proxy_project::{RewriteMode, WhenUnavailable};
 use crate::image::{ImagePrefix, ImageRef};
@@ -15,6 +16,8 @@ use crate::rewrite::subject::Subject;
 pub struct Target {
     name: Arc<str>,
     pub(super) prefix: ImagePrefix,
+    /// Names of this project at other Harbors: hosts in lower case, and paths.
+    replaces: Vec<(Box<str>, Box<str>)>,
     exclude: Globs,
     selectors: Selectors,
     mode: RewriteMode,
@@ -42,6 +45,12 @@ impl Target {
         Ok(Self {
             name: rule.name.as_str().into(),
             prefix,
+            replaces: rule
+                .replaces
+                .iter()
+                .filter_map(|text| read_match(text))
+                .map(|(host, path)| (host.into(), path.into()))
+                .collect(),
             steps: selectors.steps(exclude.len()),
             exclude,
             selectors,
@@ -49,6 +58,12 @@ impl Target {
             waits: rule.unavailable && terms.when_unavailable == WhenUnavailable::Original,
             pull_secret: terms.pull_secret_name.as_deref().map(Arc::from),
         })
+    }
+
+    /// An image of this project at another Harbor, without the path that is the project there.
+    pub(super) fn replaced(&self, host: &str, image: &ImageRef) -> Option<ImageRef> {
+        let mut own = self.replaces.iter().filter(|(other, _)| **other == *host);
+        own.find_map(|(_, path)| image.without_path(path))
     }
 
     /// Whether the rule is about this image of this Pod, given that a match of it is the image's prefix.

@@ -57,7 +57,8 @@ fn the_longest_match_on_whole_components_decides() {
         ("ghcr.io/acme/tools/xy", "harbor.corp/acme/acme/tools/xy".to_owned()),
         ("ghcr.io/acmeplus/app", "-".to_owned()),
         ("ghcr.io/app", "-".to_owned()),
-        ("ghcr.io:443/acme/app", "-".to_owned()),
+        ("ghcr.io:443/acme/app", "harbor.corp/acme/acme/app".to_owned()),
+        ("ghcr.io:80/acme/app", "-".to_owned()),
         ("GHCR.io/acme/app", "harbor.corp/acme/acme/app".to_owned()),
         ("quay.io/a", "harbor.corp/quay/a".to_owned()),
         ("DOCKER.io/a", "-".to_owned()),
@@ -79,7 +80,8 @@ fn images_at_harbor_stay_and_name_the_rule_of_their_project() {
         ("harbor.corp/other/nginx", "stays "),
         ("harbor.corp/dockerhub2/nginx", "stays "),
         ("harbor.corp.evil/dockerhub/nginx", "-"),
-        ("harbor.corp:443/dockerhub/nginx", "-"),
+        ("harbor.corp:443/dockerhub/nginx", "stays hub"),
+        ("harbor.corp:80/dockerhub/nginx", "-"),
     ];
     for (image, expected) in table {
         assert_eq!(told(&rules, image), expected, "{image}");

@@ -1,0 +1,224 @@
+//! Files replaced by others, all or none.
+//!
+//! Each new text is written beside its file first. Only when all of them are on disk are they renamed over the files, and
+//! only after the last rename are the old files given up: until then each has a second name, so that a failure puts back
+//! what was renamed already. A process that is killed between two renames leaves whole files, old or new, and names beside
+//! them that end in `.harbor-pilot-new` or `.harbor-pilot-old`.
+
+use std::{
+    fs::{File, OpenOptions, Permissions},
+    io::Write,
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, bail, ensure};
+use tokio_util::sync::CancellationToken;
+
+const NEW: &str = "harbor-pilot-new";
+const OLD: &str = "harbor-pilot-old";
+const ANY_WRITE: u32 = 0o222;
+
+/// A file and its new text, written beside it.
+struct Staged {
+    /// The file itself: of a symbolic link what it leads to.
+    target: PathBuf,
+    new: PathBuf,
+    old: PathBuf,
+    renamed: bool,
+}
+
+/// Writes all files or none. Symbolic links stay, and what they lead to is written. Mode and owner stay. Other hard links
+/// of a file keep the old text.
+///
+/// # Errors
+/// When one file cannot be written, or `stop` was cancelled before the first was: then all are as they were.
+pub(super) fn replace_all(files: &[(&Path, &str)], stop: &CancellationToken) -> anyhow::Result<()> {
+    let mut staged = Vec::with_capacity(files.len());
+    let done = stage_all(files, stop, &mut staged).and_then(|()| swap_all(&mut staged));
+    let undone = if done.is_err() { put_back(&staged) } else { Ok(()) };
+    for Staged { new, old, .. } in &staged {
+        // Each is there only where something failed, or, of the old ones, until now.
+        std::fs::remove_file(new).ok();
+        if undone.is_ok() {
+            std::fs::remove_file(old).ok();
+        }
+    }
+    undone?;
+    done
+}
+
+fn stage_all(files: &[(&Path, &str)], stop: &CancellationToken, staged: &mut Vec<Staged>) -> anyhow::Result<()> {
+    let mut targets: Vec<(PathBuf, &str)> = Vec::with_capacity(files.len());
+    for (file, text) in files {
+        let target = file.canonicalize().with_context(|| file.display().to_string())?;
+        let metadata = target.metadata().with_context(|| file.display().to_string())?;
+        ensure!(metadata.is_file(), "{}: this is no regular file", file.display());
+        ensure!(
+            metadata.permissions().mode() & ANY_WRITE != 0,
+            "{}: the file is read-only, so no file was written: make it writable (chmod u+w), or leave it out",
+            file.display()
+        );
+        match targets.iter().find(|(known, _)| *known == target) {
+            Some((_, known)) if known == text => {}
+            Some(_) => bail!("{}: another name of the same file is to have another text", file.display()),
+            None => targets.push((target, text)),
+        }
+    }
+    for (target, text) in targets {
+        ensure!(!stop.is_cancelled(), "stopped before any file was written");
+        let (new, old) = (beside(&target, NEW), beside(&target, OLD));
+        staged.push(Staged { target, new, old, renamed: false });
+        if let Some(staged) = staged.last() {
+            stage(staged, text).with_context(|| staged.target.display().to_string())?;
+        }
+    }
+    ensure!(!stop.is_cancelled(), "stopped before any file was written");
+    Ok(())
+}
+
+/// Writes the new text beside the file, readable by nobody else until it has the mode and owner of the file.
+fn stage(staged: &Staged, text: &str) -> anyhow::Result<()> {
+    // Of an earlier process that was killed: this one has another name for each of its files.
+    let metadata = staged.target.metadata()?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&staged.new)?;
+    file.write_all(text.as_bytes())?;
+    let own = file.metadata()?;
+    if (own.uid(), own.gid()) != (metadata.uid(), metadata.gid()) {
+        std::os::unix::fs::fchown(&file, Some(metadata.uid()), Some(metadata.gid()))
+            .context("the file belongs to another account, which the new one cannot be given")?;
+    }
+    file.set_permissions(Permissions::from_mode(metadata.permissions().mode() & 0o7777))?;
+    file.sync_all()?;
+    Ok(std::fs::hard_link(&staged.target, &staged.old)?)
+}
+
+fn swap_all(staged: &mut [Staged]) -> anyhow::Result<()> {
+    for each in &mut *staged {
+        std::fs::rename(&each.new, &each.target).with_context(|| each.target.display().to_string())?;
+        each.renamed = true;
+    }
+    for each in &*staged {
+        // What is renamed lasts when its directory is on disk, too; file systems that cannot say so need not.
+        if let Some(directory) = each.target.parent() {
+            File::open(directory).and_then(|directory| directory.sync_all()).ok();
+        }
+    }
+    Ok(())
+}
+
+fn put_back(staged: &[Staged]) -> anyhow::Result<()> {
+    let mut failed = Vec::new();
+    for each in staged.iter().filter(|each| each.renamed) {
+        if let Err(error) = std::fs::rename(&each.old, &each.target) {
+            failed.push(format!("{} (the old text is in {}): {error}", each.target.display(), each.old.display()));
+        }
+    }
+    ensure!(failed.is_empty(), "files that could not be put back: {}", failed.join("; "));
+    Ok(())
+}
+
+/// A name of this process, in the same directory.
+fn beside(target: &Path, ending: &str) -> PathBuf {
+    let mut name = std::ffi::OsString::from(".");
+    name.push(target.file_name().unwrap_or_default());
+    name.push(format!(".{}.{ending}", std::process::id()));
+    target.with_file_name(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn directory(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let directory = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            std::fs::write(directory.path().join(name), text).unwrap();
+        }
+        directory
+    }
+
+    fn replace(directory: &tempfile::TempDir, files: &[(&str, &str)]) -> anyhow::Result<()> {
+        let paths: Vec<PathBuf> = files.iter().map(|(name, _)| directory.path().join(name)).collect();
+        let all: Vec<(&Path, &str)> = paths.iter().map(PathBuf::as_path).zip(files.iter().map(|(_, text)| *text)).collect();
+        replace_all(&all, &CancellationToken::new())
+    }
+
+    /// All that is there, by name.
+    fn content(directory: &tempfile::TempDir) -> Vec<(String, String)> {
+        let entries = std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().path());
+        let read = |path: PathBuf| {
+            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+            (name, std::fs::read_to_string(path).unwrap_or_default())
+        };
+        let mut all: Vec<_> = entries.map(read).collect();
+        all.sort();
+        all
+    }
+
+    fn pairs(files: &[(&str, &str)]) -> Vec<(String, String)> {
+        files.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect()
+    }
+
+    #[test]
+    fn replace_all_writes_each_file_and_leaves_nothing_beside_it() {
+        let here = directory(&[("a", "1"), ("b", "2")]);
+        replace(&here, &[("a", "one"), ("b", "two")]).unwrap();
+        assert_eq!(content(&here), pairs(&[("a", "one"), ("b", "two")]));
+    }
+
+    #[test]
+    fn replace_all_keeps_mode_and_link() {
+        let here = directory(&[("a", "1")]);
+        let path = here.path().join("a");
+        std::fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
+        std::os::unix::fs::symlink("a", here.path().join("link")).unwrap();
+        replace(&here, &[("link", "one")]).unwrap();
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o7777, 0o640);
+        assert!(here.path().join("link").symlink_metadata().unwrap().is_symlink());
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "one");
+    }
+
+    #[test]
+    fn replace_all_writes_none_where_one_is_read_only() {
+        let here = directory(&[("a", "1"), ("b", "2")]);
+        std::fs::set_permissions(here.path().join("b"), Permissions::from_mode(0o444)).unwrap();
+        let error = replace(&here, &[("a", "one"), ("b", "two")]).unwrap_err();
+        assert!(format!("{error:#}").contains("read-only"), "{error:#}");
+        assert_eq!(content(&here), pairs(&[("a", "1"), ("b", "2")]));
+    }
+
+    #[test]
+    fn replace_all_puts_back_what_was_renamed_when_a_later_rename_fails() {
+        let here = directory(&[("a", "1"), ("b", "2")]);
+        let mut staged = Vec::new();
+        let paths = ["a", "b"].map(|name| here.path().join(name));
+        let files: Vec<(&Path, &str)> = paths.iter().map(|path| (path.as_path(), "new")).collect();
+        stage_all(&files, &CancellationToken::new(), &mut staged).unwrap();
+        std::fs::remove_file(&staged[1].new).unwrap();
+        assert!(swap_all(&mut staged).is_err());
+        assert_eq!(std::fs::read_to_string(&paths[0]).unwrap(), "new");
+        put_back(&staged).unwrap();
+        assert_eq!(std::fs::read_to_string(&paths[0]).unwrap(), "1");
+    }
+
+    #[test]
+    fn replace_all_stages_a_text_that_is_never_more_readable_than_its_file() {
+        let here = directory(&[("a", "1")]);
+        let path = here.path().join("a");
+        std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        let mut staged = Vec::new();
+        stage_all(&[(&path, "new")], &CancellationToken::new(), &mut staged).unwrap();
+        assert_eq!(staged[0].new.metadata().unwrap().permissions().mode() & 0o7777, 0o600);
+    }
+
+    #[test]
+    fn replace_all_does_nothing_after_it_was_stopped() {
+        let here = directory(&[("a", "1")]);
+        let path = here.path().join("a");
+        let stop = CancellationToken::new();
+        stop.cancel();
+        assert!(replace_all(&[(&path, "new")], &stop).is_err());
+        assert_eq!(content(&here), pairs(&[("a", "1")]));
+    }
+}

@@ -1,0 +1,251 @@
+//! What becomes of each text.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+use super::kustomize::{Consequences, Seen, name_of};
+use crate::{
+    cli::{
+        input::{Files, Input},
+        listing, tell,
+        templates::Admission,
+    },
+    image::ImageRef,
+    manifests::{Image, Manifests, Placeholder, Role, Template, Wish},
+    rewrite::{Decision, Outcome, Subject, Target},
+};
+
+pub(super) struct Work<'w> {
+    pub(super) files: &'w Files,
+    pub(super) admission: &'w Admission<'w>,
+    pub(super) pull_secrets: bool,
+    pub(super) counts: Counts,
+    /// What was said once and need not be said again.
+    said: BTreeSet<String>,
+}
+
+/// Of all files together.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    /// Those that are images for certain.
+    images: usize,
+    rewritten: usize,
+    at_harbor: usize,
+    /// Texts that name an image of a mapped host and stay.
+    pub(super) listed: usize,
+    /// Images that are not filled in yet.
+    pub(super) unrendered: usize,
+    secrets: usize,
+    /// Images whose kind is not known to take pull secrets.
+    pub(super) secretless: usize,
+    pub(super) unkept: usize,
+}
+
+impl<'w> Work<'w> {
+    pub(super) fn new(files: &'w Files, admission: &'w Admission<'w>, pull_secrets: bool) -> Self {
+        Self { files, admission, pull_secrets, counts: Counts::default(), said: BTreeSet::new() }
+    }
+
+    /// What of a file matters to Kustomizations.
+    pub(super) fn see(&self, input: &Input) -> anyhow::Result<Seen> {
+        let manifests = self.files.parse(input)?;
+        let mut new: BTreeMap<(usize, usize), String> = BTreeMap::new();
+        for (index, template) in manifests.templates().iter().enumerate() {
+            self.admission.admit(&input.name, template, |_, outcome| {
+                for (number, image) in template.images.iter().enumerate() {
+                    let becomes = outcome.image(image.list, image.index).filter(|_| image.placeholder.is_none());
+                    becomes.into_iter().for_each(|text| drop(new.insert((index, number), text.to_owned())));
+                }
+            })?;
+        }
+        let path = input.file.as_deref().and_then(|file| file.canonicalize().ok());
+        let seen = Seen::of(&manifests, |template, image| new.get(&(template, image)).cloned());
+        Ok(Seen { name: input.name.clone(), path, ..seen })
+    }
+
+    pub(super) fn rewrite(&mut self, number: usize, input: &Input, needs: &Consequences) -> anyhow::Result<String> {
+        let manifests = self.files.parse(input)?;
+        for document in manifests.strangers() {
+            let why = "has no apiVersion and kind and stays as it is";
+            tell(format_args!("{}: warning: document {document} {why}", input.name));
+        }
+        let mut wishes = Vec::new();
+        for (index, template) in manifests.templates().iter().enumerate() {
+            self.admission.admit(&input.name, template, |subject, outcome| {
+                self.warn_of_selectors(template, subject);
+                self.wish(number, input, index, template, outcome, needs, &mut wishes);
+            })?;
+        }
+        let edited = manifests.edit(&wishes);
+        let edited = edited.map_err(|error| anyhow::anyhow!("{}:{}:{}: {}", input.name, error.line, error.column, error.detail))?;
+        for unkept in &edited.unkept {
+            tell(format_args!("{}:{}: {}", input.name, unkept.line, unkept.detail));
+        }
+        self.list(input, &manifests);
+        self.counts.rewritten += edited.images;
+        self.counts.secrets += edited.pull_secrets;
+        self.counts.unkept += edited.unkept.len();
+        Ok(edited.text)
+    }
+
+    /// Wishes for what admission would make of the Pods of a template.
+    #[expect(clippy::too_many_arguments, reason = "what is asked, and what is known")]
+    fn wish(
+        &mut self,
+        file: usize,
+        input: &Input,
+        template: usize,
+        found: &Template,
+        outcome: &Outcome<'_>,
+        needs: &Consequences,
+        wishes: &mut Vec<Wish>,
+    ) {
+        let at = format!("{}:{}: warning: {}", input.name, found.line, found.object);
+        for warning in outcome.warnings() {
+            let warning = warning.strip_prefix("harbor-pilot: ").unwrap_or(warning);
+            tell(format_args!("{at}: {warning}"));
+        }
+        let mut rewrites = false;
+        for (number, image) in found.images.iter().enumerate() {
+            self.counts.images += 1;
+            let new = match image.role {
+                Role::KustomizeName => needs.renamed.get(&(file, template, number)).map(String::as_str),
+                Role::Image | Role::KustomizeNewName => {
+                    outcome.image(image.list, image.index).filter(|_| image.placeholder.is_none())
+                }
+            };
+            let held = needs.held.get(&(file, name_of(&image.image).to_owned())).filter(|_| new.is_some());
+            match (new, held) {
+                (_, Some(why)) => {
+                    let Image { image, line, column, .. } = image;
+                    tell(format_args!("{}:{line}:{column}: {image} stays as it is: {why}", input.name));
+                    self.counts.unkept += 1;
+                }
+                (Some(new), None) => {
+                    rewrites = true;
+                    wishes.push(Wish::Image { template, image: number, text: new.to_owned() });
+                }
+                (None, None) => self.stays(input, found, image),
+            }
+        }
+        if self.pull_secrets && rewrites {
+            self.wish_for_secrets(&at, template, found, outcome, wishes);
+        }
+    }
+
+    fn wish_for_secrets(&mut self, at: &str, template: usize, found: &Template, outcome: &Outcome<'_>, wishes: &mut Vec<Wish>) {
+        let names = outcome.pull_secrets();
+        if names.is_empty() || found.object.is_kustomization() {
+            return;
+        }
+        if !found.takes_pull_secrets() {
+            let names = names.iter().map(|name| &**name).collect::<Vec<_>>().join(", ");
+            let kind = &found.object.kind;
+            tell(format_args!(
+                "{at}: pull secret {names} was not added: where {kind} takes pull secrets for these images is not known, or \
+                 not there; add it to the ServiceAccount of the Pods"
+            ));
+            self.counts.secretless += 1;
+            return;
+        }
+        if found.pull_secrets.is_empty() {
+            tell(format_args!(
+                "{at}: a Pod that names pull secrets does not get those of its ServiceAccount: if it needs them, name \
+                 them, too"
+            ));
+        }
+        wishes.extend(names.iter().map(|name| Wish::PullSecret { template, name: name.to_string() }));
+    }
+
+    /// An image that is not changed: why, where that is not plain.
+    fn stays(&mut self, input: &Input, found: &Template, image: &Image) {
+        let Image { image: text, line, column, place, placeholder, .. } = image;
+        let at = format!("{}:{line}:{column}: {}: {place}", input.name, found.object);
+        if let Some(placeholder) = placeholder {
+            if *placeholder != Placeholder::RunTime {
+                tell(format_args!("{at}: {text} stays as it is: {}", placeholder.advice()));
+                self.counts.unrendered += 1;
+            }
+            return;
+        }
+        let Ok(parsed) = ImageRef::parse(text) else { return };
+        match self.admission.rules.find_for_anyone(&parsed) {
+            Decision::AlreadyAtHarbor { .. } => self.counts.at_harbor += 1,
+            Decision::Rewritten { .. } if image.role == Role::KustomizeName => {
+                tell(format_args!("{at}: {text} stays: the name that an entry of a Kustomization looks for"));
+            }
+            Decision::Rewritten { .. } => {
+                tell(format_args!(
+                    "{at}: {text} stays: admission would not change it either (a label or annotation of the Pod, a selector \
+                     or the mode of the rule, imagePullPolicy)"
+                ));
+            }
+            _ => {}
+        }
+    }
+
+    /// Texts that name images where nothing says for certain that they are.
+    fn list(&mut self, input: &Input, manifests: &Manifests<'_>) {
+        for mention in listing::mentions(manifests, self.admission.rules) {
+            tell(listing::line(input, &mention, "stays: nothing says for certain that this is an image"));
+            self.counts.listed += 1;
+        }
+    }
+
+    /// What is not known is judged as if there were no labels: say so where a rule asks.
+    fn warn_of_selectors(&mut self, template: &Template, subject: &Subject<'_>) {
+        let ask = |asks: &dyn Fn(&Target) -> bool| {
+            let names =
+                self.admission.rules.targets().iter().filter(|target| asks(target)).map(|target| &**target.name());
+            names.collect::<Vec<_>>().join(", ")
+        };
+        let mut warnings = Vec::new();
+        let names = ask(&|target| !target.selectors().namespaces.is_everything());
+        if subject.namespace_labels.is_none() && !names.is_empty() {
+            let whose = match subject.namespace {
+                "" => "an object names no namespace (give --namespace)".to_owned(),
+                name => format!("the labels of namespace {name} are not known (add the Namespace to the input)"),
+            };
+            warnings.push(format!("{whose}; the namespaceSelector of {names} is judged as if it had none"));
+        }
+        let names = ask(&|target| !target.selectors().objects.is_everything());
+        if template.labels.is_none() && !names.is_empty() {
+            let object = &template.object;
+            warnings.push(format!(
+                "which labels the Pods of {object} have is not known; the objectSelector of {names} is judged as if they had none"
+            ));
+        }
+        for warning in warnings {
+            if !self.said.contains(&warning) {
+                tell(format_args!("warning: {warning}"));
+                self.said.insert(warning);
+            }
+        }
+    }
+}
+
+impl Counts {
+    /// Whether something stays that may have to change.
+    pub(super) fn has_findings(&self) -> bool {
+        self.listed > 0 || self.unrendered > 0 || self.secretless > 0
+    }
+
+    /// One line for all of it.
+    pub(super) fn summary(&self, failed: usize) -> String {
+        let Self { images, rewritten, at_harbor, listed, secrets, secretless, unkept, .. } = self;
+        let left = images - rewritten - at_harbor;
+        let mut text = format!("{rewritten} of {images} images rewritten, {at_harbor} at Harbor already, {left} left as they are");
+        // Writing to memory has no way to fail.
+        let mut add = |count: &usize, what: &str| {
+            if *count > 0 {
+                let _ = write!(text, ", {count} {what}");
+            }
+        };
+        add(secrets, "lists of pull secrets extended");
+        add(secretless, "without a place for pull secrets");
+        add(unkept, "changes left out");
+        add(&failed, "files that could not be read");
+        let _ = write!(text, "; {listed} more texts name images of mapped hosts and stay");
+        text
+    }
+}

@@ -1,0 +1,204 @@
+//! What is known of kinds: at which places their objects name images and take pull secrets.
+//!
+//! The table is data of one form (`kinds.yaml`); users add to it with texts of the same form.
+
+use std::sync::LazyLock;
+
+use super::{
+    Error, Object,
+    place::{Pattern, Step},
+    tree::Tree,
+    value::{Value, values},
+};
+
+const BUILTIN: &str = include_str!("kinds.yaml");
+const FIELDS: [&str; 9] =
+    ["group", "kinds", "images", "podSpecs", "pullSecrets", "pullSecretNames", "listed", "ignored", "runtimeText"];
+
+static KNOWN: LazyLock<Vec<Entry>> = LazyLock::new(|| read(BUILTIN).unwrap_or_default());
+
+/// A table of kinds.
+#[derive(Debug, Default)]
+pub struct Fields {
+    own: Vec<Entry>,
+}
+
+/// What is known of some kinds of a group.
+#[derive(Debug, Clone, Default)]
+struct Entry {
+    group: String,
+    kinds: Vec<String>,
+    images: Vec<Pattern>,
+    pod_specs: Vec<Pattern>,
+    pull_secrets: Vec<(Pattern, String)>,
+    pull_secret_names: Vec<(Pattern, String)>,
+    listed: Vec<Pattern>,
+    ignored: Vec<Pattern>,
+    runtime_text: bool,
+}
+
+/// A mapping that takes pull secrets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Taking {
+    /// The field of the mapping.
+    pub(super) field: String,
+    /// Whether its items are names, not objects with a name.
+    pub(super) names: bool,
+}
+
+/// What is known of one kind.
+#[derive(Debug, Clone)]
+pub(super) struct Known<'f>(Vec<&'f Entry>);
+
+impl Fields {
+    /// The built-in table, and a text of the user beside it.
+    ///
+    /// # Errors
+    /// What is no table, with its place.
+    pub fn with(text: &str) -> Result<Self, Error> {
+        Ok(Self { own: read(text)? })
+    }
+
+    /// What is known of the kind of an object.
+    pub(super) fn of(&self, object: &Object) -> Known<'_> {
+        Known(self.own.iter().chain(KNOWN.iter()).filter(|entry| entry.means(object)).collect())
+    }
+}
+
+impl Entry {
+    fn means(&self, object: &Object) -> bool {
+        let group = object.group();
+        let is_group = match self.group.strip_prefix('*') {
+            Some(ending) => group.ends_with(ending),
+            None => group == self.group,
+        };
+        is_group && self.kinds.iter().any(|kind| kind == "*" || *kind == object.kind)
+    }
+}
+
+impl Known<'_> {
+    /// Whether an image stands there.
+    pub(super) fn is_image(&self, steps: &[Step<'_>]) -> bool {
+        self.any(steps, |entry| &entry.images)
+    }
+
+    /// Whether the specification of a Pod stands there.
+    pub(super) fn is_pod_spec(&self, steps: &[Step<'_>]) -> bool {
+        self.any(steps, |entry| &entry.pod_specs)
+    }
+
+    /// Whether nothing below is changed.
+    pub(super) fn is_listed(&self, steps: &[Step<'_>]) -> bool {
+        self.any(steps, |entry| &entry.listed)
+    }
+
+    /// Whether nothing below is looked at.
+    pub(super) fn is_ignored(&self, steps: &[Step<'_>]) -> bool {
+        self.any(steps, |entry| &entry.ignored)
+    }
+
+    /// Whether texts of this kind have placeholders that something fills in at run time.
+    pub(super) fn has_runtime_text(&self) -> bool {
+        self.0.iter().any(|entry| entry.runtime_text)
+    }
+
+    /// How the mapping there takes pull secrets.
+    pub(super) fn taking(&self, steps: &[Step<'_>]) -> Option<Taking> {
+        let find = |list: &[(Pattern, String)], names| {
+            let found = list.iter().find(|(pattern, _)| pattern.matches(steps));
+            found.map(|(_, field)| Taking { field: field.clone(), names })
+        };
+        self.0.iter().find_map(|entry| find(&entry.pull_secrets, false).or_else(|| find(&entry.pull_secret_names, true)))
+    }
+
+    fn any(&self, steps: &[Step<'_>], patterns: impl Fn(&Entry) -> &Vec<Pattern>) -> bool {
+        self.0.iter().any(|entry| patterns(entry).iter().any(|pattern| pattern.matches(steps)))
+    }
+}
+
+fn read(text: &str) -> Result<Vec<Entry>, Error> {
+    let tree = Tree::parse(text)?;
+    let mut entries = Vec::new();
+    for value in values(&tree)? {
+        let kinds = value.get("kinds").and_then(Value::items);
+        let kinds = kinds.ok_or_else(|| tree.error(value.token, "no list `kinds`: see docs/rewrite.md for the form"))?;
+        for entry in kinds {
+            entries.push(read_entry(&tree, entry)?);
+        }
+    }
+    Ok(entries)
+}
+
+fn read_entry(tree: &Tree, value: &Value) -> Result<Entry, Error> {
+    let wrong = |at: &Value, detail: String| Err(tree.error(at.token, detail));
+    for (key, _) in value.entries() {
+        if !key.text().is_some_and(|key| FIELDS.contains(&key)) {
+            return wrong(key, format!("unknown field; known are {}", FIELDS.join(", ")));
+        }
+    }
+    let texts = |field: &str| -> Result<Vec<(&Value, &str)>, Error> {
+        let Some(list) = value.get(field) else { return Ok(Vec::new()) };
+        let items = list.items().ok_or_else(|| tree.error(list.token, format!("`{field}` takes a list of texts")))?;
+        let text = |item| Value::text(item).ok_or_else(|| tree.error(item.token, format!("`{field}` takes texts")));
+        items.iter().map(|item| Ok((item, text(item)?))).collect()
+    };
+    let patterns = |field: &str| -> Result<Vec<Pattern>, Error> {
+        let read = |(item, text): (&Value, &str)| {
+            Pattern::read(text).ok_or_else(|| tree.error(item.token, "a path is keys with dots between: spec.template.image"))
+        };
+        texts(field)?.into_iter().map(read).collect()
+    };
+    let fields_of = |field: &str| -> Result<Vec<(Pattern, String)>, Error> {
+        let split = |pattern: Pattern| {
+            let split = pattern.split_last().map(|(before, last)| (before, last.to_owned()));
+            split.ok_or_else(|| tree.error(value.token, format!("a path of `{field}` ends with the name of a field")))
+        };
+        patterns(field)?.into_iter().map(split).collect()
+    };
+    let Some(group) = value.get("group").and_then(Value::text) else {
+        return wrong(value, "an entry needs `group`: the part of apiVersion before the slash, \"\" for v1".to_owned());
+    };
+    let kinds: Vec<String> = texts("kinds")?.into_iter().map(|(_, kind)| kind.to_owned()).collect();
+    if kinds.is_empty() {
+        return wrong(value, "an entry needs `kinds`: a list of kinds, [\"*\"] for all".to_owned());
+    }
+    Ok(Entry {
+        group: group.to_owned(),
+        kinds,
+        images: patterns("images")?,
+        pod_specs: patterns("podSpecs")?,
+        pull_secrets: fields_of("pullSecrets")?,
+        pull_secret_names: fields_of("pullSecretNames")?,
+        listed: patterns("listed")?,
+        ignored: patterns("ignored")?,
+        runtime_text: value.get("runtimeText").is_some_and(Value::is_true),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_that_are_built_in_can_be_read() {
+        let entries = read(BUILTIN).unwrap();
+        assert!(entries.len() > 40, "{}", entries.len());
+    }
+
+    #[test]
+    fn fields_that_are_wrong_are_refused_with_their_place() {
+        for (text, expected) in [
+            ("a: 1", "no list `kinds`"),
+            ("kinds:\n- {group: x, kinds: [A], image: [spec.image]}", "line 2, column 26: unknown field"),
+            ("kinds:\n- {kinds: [A]}", "needs `group`"),
+            ("kinds:\n- {group: x}", "needs `kinds`"),
+            ("kinds:\n- {group: x, kinds: [A], images: spec.image}", "`images` takes a list"),
+            ("kinds:\n- {group: x, kinds: [A], images: [spec..image]}", "keys with dots"),
+            ("kinds:\n- {group: x, kinds: [A], pullSecrets: ['spec.*']}", "ends with the name of a field"),
+            ("kinds: [", "unclosed"),
+        ] {
+            let error = Fields::with(text).unwrap_err().to_string();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! The parts of a text that are read one after the other: JSON values without a separator, else the whole.
+
+use std::ops::Range;
+
+use serde::de::IgnoredAny;
+
+use super::Error;
+
+/// A part of a text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Part {
+    /// Where it stands.
+    pub(super) bytes: Range<usize>,
+    /// Lines before it.
+    lines: usize,
+    /// Characters before it in its first line.
+    columns: usize,
+}
+
+impl Part {
+    /// Line and column in the text, both counted from 1, of a line counted from 1 and a column counted from 0 in the part.
+    pub(super) fn place(&self, line: usize, column: usize) -> (usize, usize) {
+        (self.lines + line, column + 1 + if line <= 1 { self.columns } else { 0 })
+    }
+}
+
+/// Several JSON values, as JSON Lines has them, are a part each. What is not JSON throughout is one part.
+///
+/// # Errors
+/// When what follows a JSON value begins like one, and is none.
+pub(super) fn parts(text: &str) -> Result<Vec<Part>, Error> {
+    let found = json_values(text)?;
+    Ok(found.unwrap_or_else(|| vec![Part { bytes: 0..text.len(), lines: 0, columns: 0 }]))
+}
+
+fn json_values(text: &str) -> Result<Option<Vec<Part>>, Error> {
+    let start = text.len() - text.trim_start_matches('\u{feff}').trim_start().len();
+    let Some(values) = text.get(start..).filter(|rest| rest.starts_with(['{', '['])) else { return Ok(None) };
+    let rest = |at: usize| text.get(at..).unwrap_or_default();
+    let mut stream = serde_json::Deserializer::from_str(values).into_iter::<IgnoredAny>();
+    let mut parts = Vec::new();
+    let (mut at, mut lines, mut line_start) = (0, 0, 0);
+    let mut end = 0;
+    while let Some(value) = stream.next() {
+        let before = rest(start + end);
+        if let Err(error) = value {
+            // The first value may be YAML in flow style; what follows one that is JSON is not.
+            let is_json = !parts.is_empty() && before.trim_start().starts_with('{');
+            let above = rest(0).get(..start).map_or(0, |above| above.matches('\n').count());
+            let text = error.to_string();
+            let detail = text.split(" at line ").next().unwrap_or_default().to_owned();
+            let (document, line, column) = (parts.len() + 1, above + error.line(), error.column().max(1));
+            return if is_json { Err(Error { document, line, column, detail }) } else { Ok(None) };
+        }
+        let next = start + stream.byte_offset();
+        let first = start + end + (before.len() - before.trim_start().len());
+        for (newline, _) in text.get(at..first).unwrap_or_default().match_indices('\n') {
+            lines += 1;
+            line_start = at + newline + 1;
+        }
+        let columns = text.get(line_start..first).unwrap_or_default().trim_start_matches('\u{feff}').chars().count();
+        parts.push(Part { bytes: first..next, lines, columns });
+        at = first;
+        end = stream.byte_offset();
+    }
+    Ok((parts.len() > 1).then_some(parts))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn places(text: &str) -> Vec<(&str, (usize, usize))> {
+        parts(text).unwrap().into_iter().map(|part| (&text[part.bytes.clone()], part.place(1, 0))).collect()
+    }
+
+    #[test]
+    fn parts_are_the_values_of_json_lines_and_of_concatenated_json() {
+        assert_eq!(places("{\"a\":1}\n{\"b\":[\n2]}\n"), [("{\"a\":1}", (1, 1)), ("{\"b\":[\n2]}", (2, 1))]);
+        assert_eq!(places("{\"\u{e9}\":1}{} [1]"), [("{\"\u{e9}\":1}", (1, 1)), ("{}", (1, 8)), ("[1]", (1, 11))]);
+        assert_eq!(places("{}\r\n\r\n{}"), [("{}", (1, 1)), ("{}", (3, 1))]);
+    }
+
+    #[test]
+    fn parts_are_the_whole_text_where_it_is_not_json_throughout() {
+        for text in ["", "{}", "{a: 1}\n{b: 2}", "{}\n---\n{}", "a: 1", "{a: 1}\n{"] {
+            assert_eq!(places(text), [(text, (1, 1))], "{text}");
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Where in an object a value stands, and patterns of such places.
+
+use std::fmt;
+
+/// One step from a value into it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step<'v> {
+    /// By a key of a mapping.
+    Key(&'v str),
+    /// By an index of a list.
+    Item(usize),
+}
+
+/// Steps as people write them: `spec.containers[0].image`.
+#[derive(Debug)]
+pub(super) struct Place<'s, 'v>(pub(super) &'s [Step<'v>]);
+
+impl fmt::Display for Place<'_, '_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, step) in self.0.iter().enumerate() {
+            match step {
+                Step::Item(item) => write!(f, "[{item}]")?,
+                Step::Key(key) if key.is_empty() || key.contains(['.', '[', ']', ' ', '\n']) => write!(f, "[{key:?}]")?,
+                Step::Key(key) => write!(f, "{}{key}", if index == 0 { "" } else { "." })?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A pattern of places: keys with dots between them. `*` is any one key or item, `**` any number of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Pattern(Vec<Part>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Part {
+    Key(Box<str>),
+    One,
+    Any,
+}
+
+impl Pattern {
+    /// Reads one; `[*]` and `[]` behind a key are read as `.*`. `None` for a text with an empty step.
+    pub(super) fn read(text: &str) -> Option<Self> {
+        let text = text.trim().trim_start_matches("$.").trim_start_matches('.');
+        let text = text.replace("[*]", ".*").replace("[]", ".*");
+        let parts = text.split('.').map(|part| match part {
+            "" => None,
+            "*" => Some(Part::One),
+            "**" => Some(Part::Any),
+            key => Some(Part::Key(key.into())),
+        });
+        parts.collect::<Option<_>>().map(Self)
+    }
+
+    /// The pattern without its last step, and that step where it is a key.
+    pub(super) fn split_last(&self) -> Option<(Self, &str)> {
+        let (Part::Key(key), before) = self.0.split_last()? else { return None };
+        Some((Self(before.to_vec()), key))
+    }
+
+    /// Whether it means a place. Takes the product of the lengths at most.
+    pub(super) fn matches(&self, steps: &[Step<'_>]) -> bool {
+        let (mut part, mut step) = (0, 0);
+        // Where to go on when what follows the last `**` does not fit.
+        let mut retry: Option<(usize, usize)> = None;
+        loop {
+            let fits = match (self.0.get(part), steps.get(step)) {
+                (None, None) => return true,
+                (Some(Part::Any), _) => {
+                    retry = Some((part + 1, step));
+                    part += 1;
+                    continue;
+                }
+                (Some(Part::One), Some(_)) => true,
+                (Some(Part::Key(key)), Some(Step::Key(name))) => **key == **name,
+                _ => false,
+            };
+            if fits {
+                (part, step) = (part + 1, step + 1);
+            } else if let Some((again, from)) = retry.filter(|(_, from)| *from < steps.len()) {
+                retry = Some((again, from + 1));
+                (part, step) = (again, from + 1);
+            } else {
+                return false;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Steps from a text; numbers are items.
+    fn steps(text: &str) -> Vec<Step<'_>> {
+        text.split('.').map(|part| part.parse().map_or(Step::Key(part), Step::Item)).collect()
+    }
+
+    #[test]
+    fn a_pattern_matches_whole_places_only() {
+        for (pattern, place, expected) in [
+            ("spec.image", "spec.image", true),
+            ("spec.image", "spec.image.x", false),
+            ("spec.image", "spec", false),
+            ("spec.*.image", "spec.a.image", true),
+            ("spec.*.image", "spec.a.b.image", false),
+            ("spec.list[*].image", "spec.list.3.image", true),
+            ("spec.list[].image", "spec.list.3.image", true),
+            ("spec.**.image", "spec.image", true),
+            ("spec.**.image", "spec.a.0.b.image", true),
+            ("spec.**.image", "spec.image.image", true),
+            ("spec.**.image", "spec.image.tag", false),
+            ("spec.**", "spec.a.b", true),
+            ("**.steps.*.image", "spec.tasks.0.taskSpec.steps.1.image", true),
+            ("**.a.**.b.*", "x.a.y.b.z", true),
+            ("**.a.**.b.*", "x.a.y.b", false),
+        ] {
+            assert_eq!(Pattern::read(pattern).unwrap().matches(&steps(place)), expected, "{pattern} {place}");
+        }
+        assert_eq!(Pattern::read("spec..image"), None);
+        assert_eq!(Pattern::read(""), None);
+    }
+
+    #[test]
+    fn a_place_is_written_as_people_write_it() {
+        let steps = [Step::Key("data"), Step::Key("pod.yaml"), Step::Key("a"), Step::Item(2), Step::Key("b")];
+        assert_eq!(Place(&steps).to_string(), "data[\"pod.yaml\"].a[2].b");
+    }
+}

@@ -1,0 +1,244 @@
+//! Image references within any text.
+
+use std::collections::BTreeSet;
+
+/// A reference, and where in the text it begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Reference {
+    pub(super) at: usize,
+    pub(super) image: String,
+}
+
+/// Schemes in front of an image. What else has a scheme is an address of something else.
+const SCHEMES: [&str; 4] = ["oci", "docker", "docker-pullable", "docker-image"];
+/// Keys of what images begin with: `imageRegistry: quay.io/org`.
+const PREFIX_KEYS: [&str; 4] = ["registry", "hub", "repository", "mirror"];
+
+/// All references of a text for which `is_meant` says yes, each once. `called` is what the text is called: its key, or the
+/// name of its variable.
+pub(super) fn references(text: &str, called: &str, is_meant: &dyn Fn(&str) -> bool) -> Vec<Reference> {
+    let mut found = Vec::new();
+    if !text.is_ascii() && text.chars().any(|c| c == '\u{feff}') {
+        return found;
+    }
+    let mut taken = BTreeSet::new();
+    for (at, token) in tokens(text) {
+        if let Some((skipped, image)) = explicit(token, is_meant) {
+            taken.insert(at + skipped);
+            found.push(Reference { at: at + skipped, image: image.to_owned() });
+        }
+    }
+    let mut add = |at: usize, image: &str| {
+        if !image.is_empty() && taken.insert(at) {
+            found.push(Reference { at, image: image.to_owned() });
+        }
+    };
+    let (trimmed, start) = (text.trim(), text.len() - text.trim_start().len());
+    let prefix = trimmed.trim_end_matches('/');
+    if is_called_prefix(called) && !prefix.contains('/') && is_meant(&format!("{prefix}/x")) && prefix.contains(['.', ':']) {
+        add(start, prefix);
+    } else if is_called_image(called) && !trimmed.contains('/') && is_short(trimmed, called == "image") && is_meant(trimmed) {
+        add(start, trimmed);
+    } else if is_called_image(called) && is_namespaced(trimmed) && is_meant(trimmed) {
+        add(start, trimmed);
+    }
+    for (at, image) in embedded(text) {
+        if is_meant(image) {
+            add(at, image);
+        }
+    }
+    found
+}
+
+/// Runs of the characters that references and addresses have.
+fn tokens(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let of_token = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | ':' | '/' | '@' | '-');
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        loop {
+            let rest = text.get(at..)?;
+            let start = at + rest.find(of_token)?;
+            let rest = text.get(start..)?;
+            let length = rest.find(|c| !of_token(c)).unwrap_or(rest.len());
+            at = start + length;
+            let token = rest.get(..length)?;
+            if token.contains('/') {
+                return Some((start, token));
+            }
+        }
+    })
+}
+
+/// The reference with a host that a token is or ends with, and how many bytes stand before it.
+fn explicit<'t>(token: &'t str, is_meant: &dyn Fn(&str) -> bool) -> Option<(usize, &'t str)> {
+    let whole = token;
+    let mut token = token;
+    if let Some((scheme, rest)) = token.split_once("://") {
+        let scheme = scheme.rsplit(['.', ':', '@', '/']).next().unwrap_or_default();
+        if !SCHEMES.contains(&scheme) {
+            return None;
+        }
+        token = rest;
+    }
+    token = token.trim_start_matches(['.', '_', ':', '/', '@', '-']);
+    let host = token.split('/').next()?;
+    // `user@host/`, `label:host/`: what stands before the host is none of it.
+    let is_port = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let host_start = host.rfind('@').map_or(0, |at| at + 1);
+    let host = host.get(host_start..)?;
+    let host_start = host_start
+        + match host.rsplit_once(':') {
+            Some((before, port)) if is_port(port) => before.rfind(':').map_or(0, |at| at + 1),
+            Some((before, _)) => before.len() + 1,
+            None => 0,
+        };
+    token = token.get(host_start..)?;
+    let (host, _) = token.split_once('/')?;
+    if !host.contains(['.', ':']) && host != "localhost" {
+        return None;
+    }
+    let at = token.as_ptr() as usize - whole.as_ptr() as usize;
+    let mut candidate = token.trim_end_matches(['.', '_', ':', '/', '@', '-']);
+    loop {
+        if candidate.contains('/') && is_meant(candidate) {
+            return Some((at, candidate));
+        }
+        let after_host = candidate.find('/')?;
+        let cut = candidate.get(after_host..)?.rfind(['@', ':', '/'])?;
+        if cut == 0 {
+            return None;
+        }
+        candidate = candidate.get(..after_host + cut)?.trim_end_matches(['.', '_', ':', '/', '@', '-']);
+    }
+}
+
+/// What an embedded text calls an image: `image: nginx`, `"image":"nginx"`, `--image=nginx:1`.
+fn embedded(text: &str) -> Vec<(usize, &str)> {
+    let bytes = text.as_bytes();
+    let mut found = Vec::new();
+    let mut from = 0;
+    while let Some(at) = text.get(from..).and_then(|rest| find_image(rest)).map(|at| at + from) {
+        let end = at + "image".len();
+        from = end;
+        let mut rest = text.get(end..).unwrap_or_default();
+        rest = rest.trim_start_matches(['"', '\'', '\\']).trim_start_matches(' ');
+        let Some(mark) = rest.chars().next().filter(|mark| matches!(mark, ':' | '=')) else { continue };
+        let value = rest.get(1..).unwrap_or_default().trim_start_matches(' ').trim_start_matches(['"', '\'', '\\']);
+        let length = value.find(|c: char| !(c.is_ascii_alphanumeric() || "._:/@-".contains(c))).unwrap_or(value.len());
+        let (Some(token), start) = (value.get(..length), text.len() - value.len()) else { continue };
+        let before = bytes.get(..at).unwrap_or_default().iter().rev().find(|byte| **byte != b' ').copied();
+        let alone = at.checked_sub(1).and_then(|before| bytes.get(before)).is_none_or(|byte| !byte.is_ascii_alphanumeric());
+        let is_key = alone && mark == ':' && matches!(before, None | Some(b'-' | b'{' | b',' | b'"' | b'\'' | b'\n' | b'\\'));
+        // A value that goes on with something filled in later is no image yet.
+        let goes_on = value.get(length..).is_some_and(|rest| rest.starts_with(['{', '$', '*', '<', '%']));
+        if !goes_on && (is_short(token, is_key) || is_namespaced(token)) {
+            found.push((start, token));
+        }
+    }
+    found
+}
+
+fn find_image(text: &str) -> Option<usize> {
+    let bytes = text.as_bytes();
+    bytes.windows("image".len()).position(|window| window.eq_ignore_ascii_case(b"image"))
+}
+
+/// Whether a name without a host names an image: with a tag or a digest, or, where a key calls it one, without.
+fn is_short(text: &str, may_be_bare: bool) -> bool {
+    let is_word = matches!(text, "" | "true" | "false" | "null" | "none") || text.parse::<f64>().is_ok();
+    !is_word && !text.contains('/') && (may_be_bare || text.contains([':', '@']))
+}
+
+/// Whether a text is `namespace/name`, the namespace being no host.
+fn is_namespaced(text: &str) -> bool {
+    text.split_once('/').is_some_and(|(first, rest)| {
+        !first.is_empty() && !rest.is_empty() && !first.contains(['.', ':']) && !text.ends_with('/')
+    })
+}
+
+fn is_called_image(called: &str) -> bool {
+    let called = called.trim_end_matches(['s', 'S']);
+    let start = called.len().checked_sub("image".len());
+    start.and_then(|start| called.get(start..)).is_some_and(|end| end.eq_ignore_ascii_case("image"))
+        || called.get(.."RELATED_IMAGE_".len()).is_some_and(|start| start == "RELATED_IMAGE_")
+}
+
+fn is_called_prefix(called: &str) -> bool {
+    let called = called.to_ascii_lowercase();
+    PREFIX_KEYS.iter().any(|key| called.ends_with(key))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_meant(image: &str) -> bool {
+        let valid = |text: &str| {
+            let name = text.rsplit_once('@').map_or(text, |(name, _)| name);
+            let (path, tag) = name.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')).unwrap_or((name, "x"));
+            !tag.is_empty() && !path.contains(':') && path.chars().all(|c| !c.is_ascii_uppercase()) && !path.ends_with('/')
+        };
+        match image.split_once('/') {
+            Some((host, rest)) if host.contains(['.', ':']) => ["quay.io", "ghcr.io"].contains(&host) && valid(rest),
+            _ => valid(image),
+        }
+    }
+
+    fn found(text: &str, called: &str) -> Vec<String> {
+        references(text, called, &is_meant).into_iter().map(|reference| reference.image).collect()
+    }
+
+    #[test]
+    fn references_with_a_host_are_found_in_any_text() {
+        for (text, expected) in [
+            ("quay.io/a/b:1", &["quay.io/a/b:1"][..]),
+            ("--reloader=quay.io/a/b:1", &["quay.io/a/b:1"]),
+            ("a=quay.io/a/b:1,b=ghcr.io/c/d@sha256:00", &["quay.io/a/b:1", "ghcr.io/c/d@sha256:00"]),
+            ("see quay.io/a/b. Or (ghcr.io/c/d)", &["quay.io/a/b", "ghcr.io/c/d"]),
+            ("oci://ghcr.io/charts/app", &["ghcr.io/charts/app"]),
+            ("docker://quay.io/a/b:1", &["quay.io/a/b:1"]),
+            ("https://quay.io/repository/a/b", &[]),
+            ("git@ghcr.io/a/b", &["ghcr.io/a/b"]),
+            ("image:quay.io/a/b:1", &["quay.io/a/b:1"]),
+            ("mirror.corp/quay.io/a/b", &[]),
+            ("notquay.io/a/b", &[]),
+            ("quay.io/a/b:{{ .tag }}", &["quay.io/a/b"]),
+            ("quay.io/a/b:1/more", &["quay.io/a/b:1"]),
+            ("quay.io/a/*", &["quay.io/a"]),
+            ("quay.io/", &[]),
+            ("{\"spec\":{\"image\":\"quay.io/a/b:1\"}}", &["quay.io/a/b:1"]),
+            ("a\\nquay.io/a/b", &[]),
+            ("app.kubernetes.io/name", &[]),
+        ] {
+            assert_eq!(found(text, "args"), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn references_without_a_host_count_where_they_are_called_images() {
+        for (text, called, expected) in [
+            ("nginx:1.27", "args", &[][..]),
+            ("nginx:1.27", "image", &["nginx:1.27"]),
+            ("nginx", "image", &["nginx"]),
+            ("nginx:1.27", "SIDECAR_IMAGE", &["nginx:1.27"]),
+            ("nginx", "SIDECAR_IMAGE", &[]),
+            ("bitnami/redis", "RELATED_IMAGE_REDIS", &["bitnami/redis"]),
+            ("true", "image", &[]),
+            ("IfNotPresent", "imagePullPolicy", &[]),
+            ("--image=nginx:1.27", "args", &["nginx:1.27"]),
+            ("--image=fast", "args", &[]),
+            ("containers:\n- {name: a, image: \"nginx\"}\n- image: redis\n", "pod.yaml", &["nginx", "redis"]),
+            ("{\"image\":\"nginx\"}", "note", &["nginx"]),
+            ("{\\\"image\\\":\\\"nginx\\\"}", "note", &["nginx"]),
+            ("the image: nginx", "note", &[]),
+            ("image: {{ .image }}", "note", &[]),
+            ("image: app-{{ .image }}", "note", &[]),
+            ("quay.io", "imageRegistry", &["quay.io"]),
+            ("quay.io/", "registry", &["quay.io"]),
+            ("quay.io/org", "imageRegistry", &["quay.io/org"]),
+            ("quay.io", "host", &[]),
+        ] {
+            assert_eq!(found(text, called), expected, "{called}: {text}");
+        }
+    }
+}

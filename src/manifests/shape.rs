@@ -1,0 +1,76 @@
+//! What containers and Pod specifications look like, whatever the kind.
+
+use super::{
+    place::Step,
+    value::{Data, Value},
+};
+
+/// Lists of a Pod's specification that hold images.
+pub(super) const POD_LISTS: [&str; 4] = ["containers", "initContainers", "ephemeralContainers", "volumes"];
+
+/// Fields that a container has beside its image. What else has an `image` seldom has one of these.
+const OF_CONTAINERS: [&str; 15] = [
+    "args",
+    "command",
+    "env",
+    "envFrom",
+    "imagePullPolicy",
+    "lifecycle",
+    "livenessProbe",
+    "ports",
+    "readinessProbe",
+    "resources",
+    "securityContext",
+    "startupProbe",
+    "volumeDevices",
+    "volumeMounts",
+    "workingDir",
+];
+/// Those that a mapping which stands alone has to have: specifications of other things have resources and ports, too.
+const OF_CONTAINERS_ALONE: [&str; 6] = ["args", "command", "env", "envFrom", "imagePullPolicy", "volumeMounts"];
+
+/// Whether a mapping has containers, as the specification of a Pod has.
+pub(super) fn has_containers(value: &Value) -> bool {
+    POD_LISTS.iter().filter(|list| **list != "volumes").any(|list| {
+        let items = value.get(list).and_then(Value::items).unwrap_or_default();
+        !items.is_empty() && items.iter().all(|item| matches!(item.data, Data::Map(_)))
+    })
+}
+
+/// Whether the place is that of the specification in a Pod template: `template.spec`, `podTemplates[0].spec`.
+pub(super) fn is_template_spec(steps: &[Step<'_>]) -> bool {
+    let mut keys = steps.iter().rev().filter_map(|step| match step {
+        Step::Key(key) => Some(*key),
+        Step::Item(_) => None,
+    });
+    steps.last() == Some(&Step::Key("spec"))
+        && keys.next() == Some("spec")
+        && keys.next().is_some_and(|key| key.contains("emplate"))
+}
+
+/// Whether a mapping is a container with an image.
+pub(super) fn is_container(value: &Value, steps: &[Step<'_>]) -> bool {
+    if value.get("image").is_none_or(|image| matches!(image.data, Data::List(_) | Data::Other(_))) {
+        return false;
+    }
+    let has = |fields: &[&str]| fields.iter().any(|field| value.get(field).is_some());
+    match steps {
+        [.., Step::Key(list), Step::Item(_)] => ends_with(list, "containers") || has(&OF_CONTAINERS),
+        [.., Step::Key(key)] => ends_with(key, "container") || has(&OF_CONTAINERS_ALONE),
+        _ => false,
+    }
+}
+
+/// The key before the last one, which says what the last one is of; of a list its own name.
+pub(super) fn name_before<'v>(steps: &[Step<'v>]) -> &'v str {
+    let keys = steps.iter().rev().filter_map(|step| match step {
+        Step::Key(key) => Some(*key),
+        Step::Item(_) => None,
+    });
+    keys.into_iter().find(|key| !matches!(*key, "image" | "spec")).unwrap_or("image")
+}
+
+fn ends_with(key: &str, ending: &str) -> bool {
+    let start = key.len().checked_sub(ending.len());
+    start.and_then(|start| key.get(start..)).is_some_and(|end| end.eq_ignore_ascii_case(ending))
+}

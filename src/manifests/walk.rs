@@ -1,0 +1,298 @@
+//! The way through an object: every image that is certainly one, at places that its kind is known for and by shape.
+//!
+//! By shape: the items of a list whose name ends with `containers`; items of other lists, and mappings, that have an
+//! `image` and other fields of a container; and Pod templates (`template.spec` with containers).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    Fields, Image, Object, Placeholder, Role, Template,
+    fields::{Known, Taking},
+    place::{Place, Step},
+    shape,
+    tree::Tree,
+    value::{Data, Value},
+    workloads::SecretsPlace,
+};
+use crate::rewrite::pod::Kind;
+
+const PULL_SECRETS: &str = "imagePullSecrets";
+
+/// What was found in all documents.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) templates: Vec<Template>,
+    pub(super) namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    pub(super) claimed: BTreeSet<(usize, Vec<usize>)>,
+}
+
+/// The way through one document.
+pub(super) struct Walk<'w> {
+    pub(super) text: &'w str,
+    pub(super) tree: &'w Tree,
+    pub(super) fields: &'w Fields,
+    pub(super) document: usize,
+    pub(super) found: &'w mut Found,
+}
+
+/// One object on the way.
+struct Scope<'s> {
+    object: &'s Object,
+    known: Known<'s>,
+    /// Steps before the object.
+    base: usize,
+    /// Images outside of Pod specifications.
+    loose: Vec<Image>,
+    secrets: Vec<SecretsPlace>,
+}
+
+/// Where the way is.
+#[derive(Default)]
+struct At<'v> {
+    /// Indexes from the document.
+    path: Vec<usize>,
+    steps: Vec<Step<'v>>,
+}
+
+impl<'v> At<'v> {
+    fn enter(&mut self, index: usize, step: Step<'v>) {
+        self.path.push(index);
+        self.steps.push(step);
+    }
+
+    fn leave(&mut self) {
+        self.path.pop();
+        self.steps.pop();
+    }
+
+    fn within(&self, scope: &Scope<'_>) -> &[Step<'v>] {
+        self.steps.get(scope.base..).unwrap_or_default()
+    }
+}
+
+impl Walk<'_> {
+    /// Goes through a document that is an object.
+    pub(super) fn document(&mut self, value: &Value, object: &Object) {
+        self.object(value, object, &mut At::default());
+    }
+
+    fn object<'v>(&mut self, value: &'v Value, object: &Object, at: &mut At<'v>) {
+        if object.has_patterns() {
+            return;
+        }
+        if object.api_version == "v1" && object.kind == "Namespace" {
+            let labels = value.get("metadata").and_then(|metadata| texts(metadata.get("labels")));
+            self.found.namespaces.insert(object.name.clone(), labels.unwrap_or_default());
+        }
+        let known = self.fields.of(object);
+        let mut scope = Scope { object, known, base: at.steps.len(), loose: Vec::new(), secrets: Vec::new() };
+        if object.is_kustomization() {
+            self.kustomization(value, &mut scope, at);
+        } else {
+            for (index, (key, below)) in value.entries().iter().enumerate() {
+                if let Some(name) = key.text().filter(|name| !matches!(*name, "metadata" | "status")) {
+                    at.enter(index, Step::Key(name));
+                    self.within(below, value, &mut scope, at);
+                    at.leave();
+                }
+            }
+        }
+        let Scope { loose, secrets, .. } = scope;
+        let Some(first) = loose.first() else { return };
+        self.found.templates.push(Template {
+            document: self.document,
+            line: first.line,
+            object: object.clone(),
+            labels: None,
+            annotations: None,
+            pull_secrets: secrets.iter().flat_map(|place| place.present.iter().cloned()).collect(),
+            images: loose,
+            secrets,
+        });
+    }
+
+    fn within<'v>(&mut self, value: &'v Value, parent: &'v Value, scope: &mut Scope<'_>, at: &mut At<'v>) {
+        if let Some(inner) = Object::of(value) {
+            return self.object(value, &inner, at);
+        }
+        let steps = at.within(scope);
+        if scope.known.is_listed(steps) || scope.known.is_ignored(steps) {
+            return;
+        }
+        if scope.known.is_image(steps) {
+            let own = parent.get("name").and_then(Value::text).filter(|_| steps.last() == Some(&Step::Key("image")));
+            let name = own.unwrap_or_else(|| shape::name_before(steps)).to_owned();
+            self.take(value, parent, &name, scope, at);
+        }
+        let is_spec = shape::has_containers(value) && (shape::is_template_spec(steps) || scope.known.is_pod_spec(steps));
+        if is_spec {
+            let template = self.template(value, parent, scope, at);
+            self.found.templates.push(template);
+        } else if let Some(taking) = scope.known.taking(at.within(scope))
+            && matches!(value.data, Data::Map(_))
+        {
+            scope.secrets.push(secrets_place(value, &at.path, taking));
+        }
+        if !is_spec && shape::is_container(value, at.within(scope)) {
+            self.take_of(value, scope, at);
+        }
+        match &value.data {
+            Data::List(items) => {
+                for (index, item) in items.iter().enumerate() {
+                    at.enter(index, Step::Item(index));
+                    self.within(item, value, scope, at);
+                    at.leave();
+                }
+            }
+            Data::Map(entries) => {
+                for (index, (key, item)) in entries.iter().enumerate() {
+                    let Some(name) = key.text() else { continue };
+                    if is_spec && shape::POD_LISTS.contains(&name) {
+                        continue;
+                    }
+                    at.enter(index, Step::Key(name));
+                    self.within(item, value, scope, at);
+                    at.leave();
+                }
+            }
+            Data::Text(_) | Data::Other(_) => {}
+        }
+    }
+
+    /// Takes `image` of a mapping that is a container.
+    fn take_of<'v>(&mut self, container: &'v Value, scope: &mut Scope<'_>, at: &mut At<'v>) {
+        let Some((index, image)) = container.entry("image") else { return };
+        let name = container.get("name").and_then(Value::text).filter(|name| !name.is_empty());
+        let name = name.unwrap_or_else(|| shape::name_before(&at.steps)).to_owned();
+        at.enter(index, Step::Key("image"));
+        self.take(image, container, &name, scope, at);
+        at.leave();
+    }
+
+    fn take(&mut self, value: &Value, parent: &Value, name: &str, scope: &mut Scope<'_>, at: &At<'_>) {
+        let index = scope.loose.len();
+        let run_time = scope.known.has_runtime_text();
+        if let Some(image) = self.image(value, parent, Kind::Containers, index, run_time, at) {
+            scope.loose.push(Image { name: name.to_owned(), ..image });
+        }
+    }
+
+    /// An image that was not taken before.
+    fn image(&mut self, value: &Value, parent: &Value, list: Kind, index: usize, run_time: bool, at: &At<'_>) -> Option<Image> {
+        let node = self.tree.node(value.token)?;
+        let unquoted = || {
+            let source = self.text.get(node.span.start..).unwrap_or_default();
+            let braces = matches!(value.data, Data::Map(_)) && source.starts_with("{{");
+            braces.then(|| source.lines().next().unwrap_or_default())
+        };
+        let (text, placeholder) = match value.text() {
+            Some("") => return None,
+            Some(text) => (text, Placeholder::of(text, run_time)),
+            None => (unquoted()?, Some(Placeholder::Template)),
+        };
+        let (line, column) = (node.line, node.column);
+        if !self.found.claimed.insert((self.document, at.path.clone())) {
+            return None;
+        }
+        let policy = if list == Kind::Volumes { "pullPolicy" } else { "imagePullPolicy" };
+        Some(Image {
+            list,
+            index,
+            name: String::new(),
+            image: text.to_owned(),
+            role: Role::Image,
+            pull_policy: parent.get(policy).and_then(Value::text).map(str::to_owned),
+            placeholder,
+            place: Place(&at.steps).to_string(),
+            line,
+            column,
+            path: at.path.clone(),
+            token: value.token,
+            target: value.target,
+        })
+    }
+
+    fn template<'v>(&mut self, spec: &'v Value, parent: &'v Value, scope: &Scope<'_>, at: &mut At<'v>) -> Template {
+        let is_spec = at.steps.last() == Some(&Step::Key("spec"));
+        let metadata = parent.get("metadata").filter(|_| is_spec);
+        let known = |field: &str| {
+            metadata.and_then(|metadata| texts(metadata.get(field))).or(is_spec.then(BTreeMap::new))
+        };
+        let (labels, annotations) = (known("labels"), known("annotations"));
+        let run_time = scope.known.has_runtime_text();
+        let mut images = Vec::new();
+        for list in Kind::ALL {
+            let Some((outer, entries)) = spec.entry(list.field()) else { continue };
+            at.enter(outer, Step::Key(list.field()));
+            for (index, entry) in entries.items().unwrap_or_default().iter().enumerate() {
+                at.enter(index, Step::Item(index));
+                if let Some(image) = self.image_of(list, index, entry, run_time, at) {
+                    let name = entry.get("name").and_then(Value::text).unwrap_or_default();
+                    images.push(Image { name: name.to_owned(), ..image });
+                }
+                at.leave();
+            }
+            at.leave();
+        }
+        let place = secrets_place(spec, &at.path, Taking { field: PULL_SECRETS.to_owned(), names: false });
+        Template {
+            document: self.document,
+            line: self.tree.node(spec.token).map_or(1, |node| node.line),
+            object: scope.object.clone(),
+            labels,
+            annotations,
+            images,
+            pull_secrets: place.present.clone(),
+            secrets: vec![place],
+        }
+    }
+
+    /// The image of an entry of a list of a Pod's specification.
+    fn image_of<'v>(&mut self, list: Kind, index: usize, entry: &'v Value, run_time: bool, at: &mut At<'v>) -> Option<Image> {
+        let (outer, image) = entry.entry("image")?;
+        at.enter(outer, Step::Key("image"));
+        let found = if list == Kind::Volumes {
+            image.entry("reference").and_then(|(inner, reference)| {
+                at.enter(inner, Step::Key("reference"));
+                let found = self.image(reference, image, list, index, run_time, at);
+                at.leave();
+                found
+            })
+        } else {
+            self.image(image, entry, list, index, run_time, at)
+        };
+        at.leave();
+        found
+    }
+
+    /// The entries of `images` of a Kustomization.
+    fn kustomization<'v>(&mut self, value: &'v Value, scope: &mut Scope<'_>, at: &mut At<'v>) {
+        let Some((outer, images)) = value.entry("images") else { return };
+        at.enter(outer, Step::Key("images"));
+        for (index, entry) in images.items().unwrap_or_default().iter().enumerate() {
+            at.enter(index, Step::Item(index));
+            for (field, role) in [("name", Role::KustomizeName), ("newName", Role::KustomizeNewName)] {
+                let Some((inner, text)) = entry.entry(field) else { continue };
+                at.enter(inner, Step::Key(field));
+                let number = scope.loose.len();
+                if let Some(image) = self.image(text, entry, Kind::Containers, number, false, at) {
+                    scope.loose.push(Image { name: format!("images[{index}].{field}"), role, ..image });
+                }
+                at.leave();
+            }
+            at.leave();
+        }
+        at.leave();
+    }
+}
+
+fn secrets_place(value: &Value, path: &[usize], taking: Taking) -> SecretsPlace {
+    let names = value.get(&taking.field).and_then(Value::items).unwrap_or_default();
+    let name = |item: &Value| if taking.names { item.text() } else { item.get("name")?.text() }.map(str::to_owned);
+    SecretsPlace { path: path.to_owned(), node: value.target, present: names.iter().filter_map(name).collect(), taking }
+}
+
+fn texts(value: Option<&Value>) -> Option<BTreeMap<String, String>> {
+    let Data::Map(entries) = &value?.data else { return None };
+    Some(entries.iter().filter_map(|(key, value)| Some((key.text()?.to_owned(), value.text()?.to_owned()))).collect())
+}
