@@ -10,6 +10,8 @@ use super::error::Error;
 
 /// Of an error's body no more is read.
 const MAX_BODY: usize = 16 << 10;
+/// And not for longer: one that drips is read as far as it came.
+const BODY_DEADLINE: Duration = Duration::from_secs(5);
 /// A message is cut here, in characters.
 const MAX_MESSAGE: usize = 300;
 /// Nobody is waited for longer, whatever `Retry-After` says.
@@ -25,12 +27,26 @@ pub(super) async fn read(operation: &str, response: Response) -> Error {
     classify(operation, status, retry_after, no_challenge, &text)
 }
 
-/// The error of a request that got no answer, or half of one.
-pub(super) fn broken(operation: &str, error: reqwest::Error, deadline: Duration) -> Error {
+/// The error of a request to which no response came.
+pub(super) fn unanswered(operation: &str, error: reqwest::Error, deadline: Duration) -> Error {
     let operation = operation.to_owned();
     if error.is_timeout() && !error.is_connect() {
         return Error::Timeout { operation, deadline };
     }
+    Error::Unreachable { operation, detail: detail(error) }
+}
+
+/// The error of a response that began and did not come to its end.
+pub(super) fn broken_off(operation: &str, error: reqwest::Error, deadline: Duration) -> Error {
+    let operation = operation.to_owned();
+    if error.is_timeout() {
+        let detail = format!("no further byte within {} s", deadline.as_secs_f32());
+        return Error::BrokenOff { operation, detail };
+    }
+    Error::BrokenOff { operation, detail: detail(error) }
+}
+
+fn detail(error: reqwest::Error) -> String {
     // The URL of a token request is of no use to a reader, and the causes are.
     let error = error.without_url();
     let mut detail = error.to_string();
@@ -39,7 +55,7 @@ pub(super) fn broken(operation: &str, error: reqwest::Error, deadline: Duration)
         detail = format!("{detail}: {inner}");
         cause = inner.source();
     }
-    Error::Unreachable { operation, detail }
+    detail
 }
 
 fn classify(
@@ -105,13 +121,16 @@ fn wait(text: &str, now: Timestamp) -> Option<Duration> {
 
 async fn body(mut response: Response) -> String {
     let mut body = Vec::new();
-    while let Ok(Some(piece)) = response.chunk().await {
-        let room = MAX_BODY - body.len();
-        body.extend(piece.iter().take(room));
-        if piece.len() >= room {
-            break;
+    let read = async {
+        while let Ok(Some(piece)) = response.chunk().await {
+            let room = MAX_BODY - body.len();
+            body.extend(piece.iter().take(room));
+            if piece.len() >= room {
+                break;
+            }
         }
-    }
+    };
+    tokio::time::timeout(BODY_DEADLINE, read).await.ok();
     String::from_utf8_lossy(&body).into_owned()
 }
 
