@@ -29,7 +29,7 @@ pub(super) struct Arguments {
 }
 
 /// The same for a command that has something to do without manifests.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[group(skip)]
 pub(super) struct Optional {
     /// File or directory of manifests (.yaml, .yml and .json), or - for standard input; may be given several times
