@@ -16,8 +16,17 @@ fn main() -> ExitCode {
     run()
 }
 
-#[tokio::main]
-async fn run() -> ExitCode {
+fn run() -> ExitCode {
     harbor_pilot::tls::install_crypto_provider();
-    Cli::parse().run().await
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: no thread can be started: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = runtime.block_on(Cli::parse().run());
+    // A thread may still wait for a name service or for standard input, and the process does not wait for it.
+    runtime.shutdown_background();
+    code
 }

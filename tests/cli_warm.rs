@@ -5,7 +5,7 @@ mod support;
 
 use std::{
     fs,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Write},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -102,6 +102,11 @@ impl Stage {
         run(self.command(&all)).await
     }
 
+    /// Whether Harbor's API has an artifact of that tag.
+    async fn is_listed(&self, repository: &str, tag: &str) -> bool {
+        self.site.client().artifact(&self.name, repository, tag).await.unwrap().is_some()
+    }
+
     fn gets(&self) -> usize {
         self.upstream.log().iter().filter(|request| request.method == "GET" && request.path.contains("/blobs/")).count()
     }
@@ -149,6 +154,8 @@ async fn an_image_is_warmed_as_a_pod_names_it_and_a_second_time_nothing_is_fetch
     for line in ["pulled 199.", "warm after "] {
         assert!(first.err.contains(&format!("{}: {line}", stage.at_harbor("team/app:1"))), "{line}: {}", first.err);
     }
+
+    assert!(stage.is_listed("team/app", "1").await, "exit status 0, and Harbor's API does not list it");
 
     let fetched = stage.gets();
     let again = stage.warm(&[&stage.at_harbor("team/app:1"), "--quiet"]).await;
@@ -274,6 +281,121 @@ async fn what_is_required_is_waited_for_and_what_can_never_be_fails() {
     assert_eq!(by_digest.code, 1, "{by_digest:?}");
     assert!(by_digest.out.contains("IndexRewritten: "), "{}", by_digest.out);
     stage.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_image_is_listed_by_harbors_api_when_the_exit_status_is_0() {
+    let stage = Stage::set().await;
+    let two = stage.upstream.push_image("team/two", "1", &multi("two").with_attestations());
+    assert!(stage.upstream.move_tag("team/two", "stable", &two.digest));
+    stage.upstream.push_image("team/single", "1", &Image::single("linux", "amd64"));
+    let names = ["team/two:1", "team/two:stable", "team/single:1"];
+    let images = names.map(|name| stage.image(name));
+    let arguments =
+        [&["--rules", "rules.yaml", "--all-platforms", "-o", "json"][..], &images.each_ref().map(String::as_str)];
+    let done = run(stage.command(&arguments.concat())).await;
+    assert_eq!(done.code, 0, "{done:?}");
+    for name in names {
+        let (repository, tag) = name.split_once(':').unwrap();
+        assert!(stage.is_listed(repository, tag).await, "{name}");
+    }
+
+    // Known too late for a tag: what works is said, and nobody waits.
+    assert!(stage.upstream.move_tag("team/two", "late", &two.digest));
+    let late = run(stage.command(&["--rules", "rules.yaml", "--all-platforms", &stage.image("team/two:late")])).await;
+    assert_eq!(late.code, 0, "{late:?}");
+    assert!(late.out.contains("PullByDigest: ") && late.out.contains("team/two@sha256:"), "{}", late.out);
+    let required = ["--rules", "rules.yaml", "--all-platforms", "--require", "offline-by-tag", "-o", "json"];
+    let required = run(stage.command(&[&required[..], &[&stage.image("team/two:late")]].concat())).await;
+    assert_eq!((required.code, required.states()), (1, vec![("Failed".to_owned(), "PullByDigest".to_owned())]));
+    let advice = required.json()["images"][0]["advice"].as_str().unwrap().to_owned();
+    assert!(advice.contains("no longer --timeout"), "{advice}");
+    stage.end().await;
+}
+
+/// A Harbor that begins well and then sends a byte now and then, for ever.
+fn dripping(from: &'static str) -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let own = url.clone();
+    let serve = move |mut stream: std::net::TcpStream| -> std::io::Result<()> {
+        let mut lines = BufReader::new(stream.try_clone()?).lines();
+        while let Some(Ok(first)) = lines.next() {
+            while lines.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
+            let path = first.split(' ').nth(1).unwrap_or_default();
+            if path.starts_with(from) {
+                let begin = if from == "/" {
+                    "HTTP/1.1 200 OK\r\nX-Drip: "
+                } else {
+                    "HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n"
+                };
+                stream.write_all(begin.as_bytes())?;
+                loop {
+                    stream.write_all(b" ")?;
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+            }
+            let (status, head, body) = match path {
+                "/v2/" => (
+                    "401 Unauthorized",
+                    format!("WWW-Authenticate: Bearer realm=\"{own}/service/token\",service=\"x\"\r\n"),
+                    "",
+                ),
+                path if path.starts_with("/service/token") => {
+                    ("200 OK", String::new(), r#"{"token":"t","expires_in":1800}"#)
+                }
+                path if path.starts_with("/api/v2.0/systeminfo") => {
+                    ("200 OK", String::new(), r#"{"harbor_version":"v2.15.2"}"#)
+                }
+                _ => ("200 OK", String::new(), "[]"),
+            };
+            write!(
+                stream,
+                "HTTP/1.1 {status}\r\nContent-Type: application/json\r\n{head}Content-Length: {}\r\n\r\n{body}",
+                body.len()
+            )?;
+        }
+        Ok(())
+    };
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let serve = serve.clone();
+            std::thread::spawn(move || serve(stream).ok());
+        }
+    });
+    url
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_answer_and_no_input_holds_a_run_beyond_its_timeout() {
+    let run_against = async |from: &'static str| {
+        let url = dripping(from);
+        let image = format!("{}/p/app:1", url.trim_start_matches("http://"));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_harbor-pilot"));
+        command.env("HARBOR_USERNAME", "admin").env("HARBOR_PASSWORD", "x").env("KUBECONFIG", "/nonexistent");
+        command.args(["warm", "--harbor", &url, "--platform", "linux/amd64", "--timeout", "3s", &image]);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let begun = Instant::now();
+        let ran = run(command).await;
+        (from, ran, begun.elapsed())
+    };
+    // Headers, then the bodies of each kind of answer.
+    let places = ["/", "/api/v2.0/systeminfo", "/service/token", "/v2/p/app/manifests"];
+    for (from, ran, took) in futures::future::join_all(places.map(run_against)).await {
+        assert_eq!(ran.code, 1, "{from}: {ran:?}");
+        assert!(took < Duration::from_secs(15), "{from}: {took:?}");
+        assert!(format!("{}{}", ran.out, ran.err).contains("time"), "{from}: {ran:?}");
+    }
+
+    let mut command = Command::new(env!("CARGO_BIN_EXE_harbor-pilot"));
+    command.args(["warm", "--harbor", "http://127.0.0.1:9", "--timeout", "2s", "-f", "-"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let held = child.stdin.take();
+    let begun = Instant::now();
+    let ran = tokio::task::spawn_blocking(move || Ran::of(child.wait_with_output().unwrap())).await.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(15));
+    assert!(ran.code == 1 && ran.err.contains("the time was up"), "{ran:?}");
+    drop(held);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -21,7 +21,9 @@ use serde_json::{Value, json};
 
 const LISTS: [&str; 4] = ["containers", "initContainers", "ephemeralContainers", "volumes"];
 const NAMES: [&str; 5] = ["a", "b", "c", "a", ""];
-const IMAGES: [&str; 30] = [
+const IMAGES: [&str; 32] = [
+    "harbor.old/hub/library/nginx:1",
+    "docker.io:443/library/nginx:1",
     "harbor.corp/hub/library/nginx",
     "harbor.corp/hub/library/nginx:1",
     "harbor.corp/hub/library/auto",
@@ -80,6 +82,7 @@ fn rules(which: usize) -> Rules {
         project: project.to_owned(),
         terms: serde_json::from_value(terms).unwrap(),
         unavailable,
+        replaces: Vec::new(),
     };
     let hub = |unavailable, terms| rule("hub", 1, "docker.io", "hub", unavailable, terms);
     let acme = rule("acme", 2, "ghcr.io/acme", "acme", false, json!({"pullSecretName": "harbor"}));
@@ -92,6 +95,11 @@ fn rules(which: usize) -> Rules {
         4 => vec![hub(false, json!({"namespaceSelector": shop, "exclude": ["**/redis"]}))],
         5 => vec![hub(false, json!({"objectSelector": {"matchLabels": {"team": "shop"}}})), acme],
         6 => vec![rule("hub", 1, "docker.io", "before", false, json!({}))],
+        7 => {
+            let replaces = vec!["harbor.old/hub".to_owned()];
+            let matches = vec!["docker.io".to_owned(), "harbor.old/hub".to_owned()];
+            vec![Rule { matches, replaces, ..hub(false, json!({})) }]
+        }
         _ => Vec::new(),
     };
     Rules::compile(rules)
@@ -241,7 +249,7 @@ fn old(new: Value) -> impl Strategy<Value = Option<Value>> {
 }
 
 fn case() -> impl Strategy<Value = Case> {
-    let where_from = (0..8_usize, 0..3_usize, select(vec!["shop", "free", "unknown"]));
+    let where_from = (0..9_usize, 0..3_usize, select(vec!["shop", "free", "unknown"]));
     let sub_resource = select(vec!["", "", "ephemeralcontainers"]);
     let set = prop::option::weighted(0.2, (any::<Index>(), image()));
     (where_from, sub_resource, pod(), any::<bool>(), prop::bool::weighted(0.8), set)

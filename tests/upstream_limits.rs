@@ -5,7 +5,7 @@ mod support;
 
 use std::{sync::Arc, time::Duration};
 
-use harbor_double::{Failure, Image, Upstream};
+use harbor_double::{Failure, Harbor, Image, Upstream};
 use harbor_pilot::{
     api::{CachedImage, ConditionType, ProxyProject, Registry, condition},
     controller::{Kinds, Reconciler, cached_image::Images},
@@ -169,4 +169,22 @@ async fn the_limit_of_a_registry_is_kept_also_by_the_next_process_and_a_higher_o
     site.apply::<Registry>(&place.name, spec);
     assert_eq!(place.look(&images, 3..6).await, ["Verifying"; 3]);
     place.end().await;
+}
+
+#[tokio::test]
+async fn images_of_one_upstream_that_break_off_hold_up_none_of_another() {
+    // As Harbor answers cold layers up to 2.15, and after it.
+    for builder in [Harbor::builder().speed(100.0), Harbor::builder().speed(100.0).announces_blobs()] {
+        let site = Site::with(builder).await;
+        let bad = Place::new(&site, "bad", 3, None).await;
+        let good = Place::new(&site, "good", 8, None).await;
+        bad.upstream.fail_next("/blobs/", 100_000, &Failure::CutShort);
+        let images = warmer(&site, &site.kinds);
+        assert_eq!(bad.look(&images, 0..3).await, ["PullFailed"; 3]);
+        assert_eq!(good.look(&images, 0..8).await, ["Verifying"; 8]);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert_eq!(good.look(&images, 0..8).await, ["Warm"; 8]);
+        bad.end().await;
+        good.end().await;
+    }
 }

@@ -36,6 +36,7 @@ use super::{common::Interval, platform::Platform, scan::ScanStatus};
     printcolumn(name = "Severity", type_ = "string", json_path = ".status.scan.severity"),
     printcolumn(name = "Last requested", type_ = "date", json_path = ".status.lastRequestedAt"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Attestations", type_ = "integer", priority = 1, json_path = ".status.attestations.fetched"),
     printcolumn(name = "Scan", type_ = "string", priority = 1, json_path = ".status.scan.state"),
     printcolumn(name = "Requested by", type_ = "string", priority = 1, json_path = ".status.requestedBy"),
     printcolumn(name = "Next attempt", type_ = "string", priority = 1, json_path = ".status.nextAttemptAt"),
@@ -113,6 +114,10 @@ pub struct CachedImageStatus {
     /// One entry for each manifest that was wanted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub platforms: Vec<PlatformStatus>,
+    /// What describes the wanted manifests (provenance, bills of materials), counted apart from them: it runs nowhere. Absent for an
+    /// image without any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attestations: Option<AttestationStatus>,
     /// What is known of its vulnerabilities: of the wanted manifests the worst.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scan: Option<ScanStatus>,
@@ -122,6 +127,9 @@ pub struct CachedImageStatus {
     /// Attempts since the last success.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempts: Option<u32>,
+    /// Pulls in a row after which Harbor had not stored everything in time; absent after one that it stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unstored_pulls: Option<u32>,
     /// Not tried again before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_attempt_at: Option<Time>,
@@ -153,6 +161,21 @@ pub enum IndexState {
     Complete,
     /// Stored with the cached children only, so under another digest.
     Trimmed,
+    /// It lists an index, and Harbor has not stored it. The manifests of the inner index are stored.
+    Nested,
+}
+
+/// Attestations of the wanted manifests.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AttestationStatus {
+    /// Number of attestation manifests that the upstream's index lists for the wanted manifests.
+    pub found: u32,
+    /// Of these, fetched through Harbor with their blobs by the last pull, or stored before.
+    pub fetched: u32,
+    /// Why the others were not fetched. The image runs without them; Harbor leaves them out of its index after some minutes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
 }
 
 /// One manifest of the image.
@@ -169,7 +192,15 @@ pub struct PlatformStatus {
     pub bytes: u64,
     /// Whether manifest, config and every layer are stored in Harbor.
     pub stored: bool,
+    /// Foreign layers (as of Windows), which neither the upstream nor Harbor holds: Harbor never stores a manifest with one.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub foreign_layers: u32,
     /// What is known of its vulnerabilities.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scan: Option<ScanStatus>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn is_none(number: &u32) -> bool {
+    *number == 0
 }

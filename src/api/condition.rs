@@ -149,6 +149,12 @@ pub enum Reason {
     DigestStored,
     /// Harbor stores the index under another digest: it serialises indexes anew, and drops children it has not cached.
     IndexRewritten,
+    /// Harbor cached the index under another tag before, and does not tag it again: pull by digest.
+    PullByDigest,
+    /// The index lists an index, which Harbor does not store as it is: pull each platform by its digest.
+    NestedIndex,
+    /// A layer lies outside of registries, so that Harbor never stores the manifest.
+    ForeignLayer,
     /// Harbor does not let the image be pulled for the vulnerabilities that its scan found.
     VulnerabilitiesFound,
     /// Harbor does not let the image be pulled until a scan of it is done, and none is under way.

@@ -34,7 +34,7 @@ pub(super) struct Arguments {
 }
 
 /// The same for a command that has something to do without manifests.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[group(skip)]
 pub(super) struct Optional {
     /// File or directory of manifests (.yaml, .yml and .json), or - for standard input; may be given several times
@@ -143,7 +143,9 @@ impl Files {
         read.map_err(|error| {
             let manifests::Error { line, column, detail, .. } = &error;
             let advice = unrendered(&input.text).map(|line| {
-                format!(" (line {line} has `{{{{`: this is an unrendered template; render it first, with `helm template`)")
+                format!(
+                    " (line {line} has `{{{{`: this is an unrendered template; render it first, with `helm template`)"
+                )
             });
             anyhow::anyhow!("{}:{line}:{column}: {detail}{}", input.name, advice.unwrap_or_default())
         })
@@ -154,7 +156,8 @@ impl Files {
 fn fields(file: Option<&Path>) -> anyhow::Result<Fields> {
     let Some(file) = file else { return Ok(Fields::default()) };
     let name = || file.display().to_string();
-    let text = std::fs::File::open(file).map_err(Into::into).and_then(|file| bounded(file, MAX_BYTES)).with_context(name)?;
+    let text =
+        std::fs::File::open(file).map_err(Into::into).and_then(|file| bounded(file, MAX_BYTES)).with_context(name)?;
     Fields::with(&text).map_err(|error| anyhow::anyhow!("{}:{}:{}: {}", name(), error.line, error.column, error.detail))
 }
 

@@ -6,7 +6,7 @@ mod images;
 mod report;
 mod work;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, ensure};
 use clap::{Args, ValueEnum};
@@ -15,8 +15,8 @@ use tokio::time::Instant;
 
 use self::{
     board::Board,
-    harbors::{Harbors, Usual, usual_platforms},
-    images::Finder,
+    harbors::{Harbors, Places, Usual, usual_platforms},
+    images::{Finder, Wanted},
     report::Report,
     work::{Terms, Work},
 };
@@ -32,6 +32,10 @@ const NOT_WARM: u8 = 1;
 const HELP: &str = "\
 Images are pulled through Harbor as a container runtime pulls them, nothing of them is kept here, and then Harbor is asked
 until it has stored them. What Harbor has stored before is not fetched again.
+
+What is waited for, by default (--require listed): nodes can pull the image, and Harbor's API lists it under its tag, or under
+its digest where it is pinned to one. Harbor does that about 30 s after a single image, 60 s after all platforms of an index,
+and 7 minutes after some of them; --require online does not wait for it. What Harbor never lists is said at once.
 
 Where Harbor is, and who asks:
   --rules FILE|DIR   the HarborInstances, ProxyProjects and Registries there, and the Secrets that they name
@@ -74,7 +78,7 @@ pub(super) struct Arguments {
     /// Warms all platforms that an image has
     #[arg(long)]
     all_platforms: bool,
-    /// What is waited for [default: what a CachedImage says, else online]
+    /// What is waited for [default: what a CachedImage says, else listed]
     #[arg(long, value_enum, conflicts_with = "no_verify")]
     require: Option<Wait>,
     /// Ends with the pull, and does not wait until Harbor has stored everything
@@ -83,7 +87,7 @@ pub(super) struct Arguments {
     /// Images that are pulled at once
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     concurrency: u16,
-    /// For everything together
+    /// For everything together, whatever Harbor or the cluster does
     #[arg(long, default_value = "30m")]
     timeout: Interval,
     /// How the result is printed
@@ -104,6 +108,8 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Wait {
+    /// Everything is stored, and Harbor's API lists the image, or is known never to
+    Listed,
     /// Everything is stored; the upstream may be asked for the tag
     Online,
     /// And the tag is served while the upstream is down
@@ -124,11 +130,58 @@ enum Output {
 pub(super) async fn run(arguments: Arguments) -> anyhow::Result<u8> {
     let begun = Instant::now();
     let stop = shutdown_on_signal()?;
-    let files = arguments.input.manifests(&arguments.reading)?;
-    let sources = tokio::select! {
-        sources = read_sources(&arguments) => sources?,
-        () = stop.cancelled() => return Ok(stopped_early()),
+    let timeout = arguments.timeout.duration();
+    let deadline = begun + timeout;
+    let terms = Terms {
+        no_verify: arguments.no_verify,
+        require: arguments.require.and_then(Wait::require),
+        listed: arguments.require.is_none_or(|wait| wait == Wait::Listed),
+        concurrency: usize::from(arguments.concurrency),
+        deadline,
     };
+    let (quiet, output) = (arguments.quiet, arguments.output);
+    // Whatever is read or asked for before the first pull ends in time, too: a terminal, a name service, the API server, Harbor.
+    let prepared = tokio::select! {
+        prepared = prepare(arguments, timeout) => prepared?,
+        () = stop.cancelled() => return Ok(ended_early("stopped")),
+        () = tokio::time::sleep_until(deadline) => {
+            return Ok(ended_early(&format!("the time was up ({})", super::text::time(timeout))));
+        }
+    };
+    let Prepared { context, places, board, wanted, harbors, unread } = prepared;
+    let done = Work::new(context, places, board.clone(), terms, stop.clone()).run(wanted, &harbors).await;
+    board.clear();
+    let report = Report { done: done?, took: begun.elapsed() };
+    if stop.is_cancelled() && !quiet {
+        tell("stopped");
+    }
+    let text = match output {
+        Output::Text => report.text(),
+        Output::Json => report.json()?,
+    };
+    print(&text)?;
+    Ok(match report.is_good() {
+        _ if unread > 0 => FAILED,
+        true => WARM,
+        false => NOT_WARM,
+    })
+}
+
+/// What is known before the first pull.
+struct Prepared {
+    context: Warming,
+    places: Arc<Places>,
+    board: Arc<Board>,
+    wanted: Vec<Wanted>,
+    harbors: Harbors,
+    /// Files that could not be read.
+    unread: usize,
+}
+
+async fn prepare(arguments: Arguments, timeout: Duration) -> anyhow::Result<Prepared> {
+    let (input, reading) = (arguments.input.clone(), arguments.reading.clone());
+    let files = tokio::task::spawn_blocking(move || input.manifests(&reading)).await??;
+    let sources = read_sources(&arguments).await?;
     let (rules, problems) = sources.rules();
     warn_of(&problems);
     warn_of(rules.findings());
@@ -139,10 +192,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<u8> {
     ensure!(!wanted.is_empty(), "there is no image in the manifests");
 
     let budget = arguments.prewarm.pull_budget();
-    let harbors = tokio::select! {
-        harbors = Harbors::connect(&sources, &wanted, &arguments.operator_namespace, budget) => harbors?,
-        () = stop.cancelled() => return Ok(stopped_early()),
-    };
+    let harbors = Harbors::connect(&sources, &wanted, &arguments.operator_namespace, budget).await?;
     let usual = if arguments.all_platforms || !arguments.platforms.is_empty() {
         Usual::Given(arguments.platforms)
     } else {
@@ -150,44 +200,24 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<u8> {
     };
     let board = Board::new(wanted.len(), arguments.quiet);
     let places = Arc::new(harbors.surroundings(&sources, &wanted, usual, board.clone()));
-    let timeout = arguments.timeout.duration();
     let context =
         Warming { timing: arguments.prewarm.timing(), warm_deadline: timeout, ..Warming::new(places.clone()) };
-    let terms = Terms {
-        no_verify: arguments.no_verify,
-        require: arguments.require.map(Wait::require),
-        concurrency: usize::from(arguments.concurrency),
-        deadline: begun + timeout,
-    };
-    let done = Work::new(context, places, board.clone(), terms, stop.clone()).run(wanted, &harbors).await;
-    board.clear();
-    let report = Report { done: done?, took: begun.elapsed() };
-    if stop.is_cancelled() && !arguments.quiet {
-        tell("stopped");
-    }
-    let text = match arguments.output {
-        Output::Text => report.text(),
-        Output::Json => report.json()?,
-    };
-    print(&text)?;
-    Ok(match report.is_good() {
-        _ if files.failed > 0 => FAILED,
-        true => WARM,
-        false => NOT_WARM,
-    })
+    Ok(Prepared { context, places, board, wanted, harbors, unread: files.failed })
 }
 
-fn stopped_early() -> u8 {
-    tell("stopped before anything was warmed");
+fn ended_early(why: &str) -> u8 {
+    tell(format_args!("{why} before anything was warmed"));
     NOT_WARM
 }
 
 impl Wait {
-    fn require(self) -> Require {
+    /// In the place of what each image requires.
+    fn require(self) -> Option<Require> {
         match self {
-            Self::Online => Require::Online,
-            Self::OfflineByTag => Require::OfflineByTag,
-            Self::OfflineByDigest => Require::OfflineByDigest,
+            Self::Listed => None,
+            Self::Online => Some(Require::Online),
+            Self::OfflineByTag => Some(Require::OfflineByTag),
+            Self::OfflineByDigest => Some(Require::OfflineByDigest),
         }
     }
 }

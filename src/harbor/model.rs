@@ -285,6 +285,9 @@ pub struct Artifact {
     /// Media type of that manifest.
     #[serde(default)]
     pub manifest_media_type: String,
+    /// When Harbor stored it, by its own clock (RFC 3339).
+    #[serde(default)]
+    pub push_time: Option<String>,
     /// Its tags.
     #[serde(default, deserialize_with = "null_is_empty")]
     pub tags: Vec<Tag>,

@@ -20,6 +20,7 @@ use crate::{
 
 mod blocked;
 mod change;
+mod words;
 
 /// What is to be done for an image now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -14,10 +14,12 @@
 
 pub mod allowance;
 pub mod asked;
+mod causes;
 pub mod life;
 pub mod lifetime;
 pub mod limit;
 pub mod name;
+mod note;
 pub mod puller;
 pub mod queue;
 pub mod reconcile;
@@ -25,6 +27,7 @@ mod rest;
 pub mod scan;
 mod scanner;
 pub mod select;
+pub mod siblings;
 pub mod silence;
 pub mod stored;
 pub mod surroundings;
@@ -35,10 +38,12 @@ pub mod wanted;
 
 pub use allowance::Allowance;
 pub use asked::Asked;
+pub use note::Note;
 pub use puller::{Progress, Puller, Warmed};
 pub use queue::{Offer, OfferReceiver, Offers};
-pub use reconcile::{Context, Note, Outcome, reconcile};
+pub use reconcile::{Context, Outcome, reconcile};
 pub use scan::Terms as ScanTerms;
+pub use siblings::Siblings;
 pub use silence::Silence;
 pub use surroundings::{Resolved, Surroundings, Unresolved};
 pub use target::Target;

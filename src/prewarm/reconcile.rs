@@ -14,12 +14,13 @@ use k8s_openapi::jiff::Timestamp;
 use tracing::Instrument;
 
 use super::{
-    allowance::Answer,
+    causes::{SOON, answer, gone, missing, unresolved},
     life::{self, Event, Failure, Next, Setting, Step},
-    puller::{WarmError, Warmed, list},
+    note::Note,
+    puller::{WarmError, list},
     scanner::Scans,
-    select::takes,
-    surroundings::{Resolved, Surroundings, Unresolved},
+    siblings::Siblings,
+    surroundings::{Resolved, Surroundings},
     target::Target,
     timing::Timing,
     verify::{self, Depth, LookError, Question, Verdict},
@@ -27,15 +28,13 @@ use super::{
 };
 use crate::{
     api::{
-        CachedImage, CachedImageStatus, ConditionType, Interval, Platform, Reason, cached_image::PlatformStatus,
-        condition, proxy_project::PullStrategy,
+        CachedImage, CachedImageStatus, ConditionType, Interval, Platform, Reason, cached_image::IndexState, condition,
+        proxy_project::PullStrategy,
     },
     chance,
+    harbor::model::Artifact,
     registry::{self, Class},
 };
-
-/// While nobody has told a platform, or the HarborInstance is not ready: no failure of the image, so no growing pause.
-const SOON: Duration = Duration::from_secs(15);
 
 /// What does not change from image to image.
 #[derive(Clone)]
@@ -48,6 +47,8 @@ pub struct Context {
     pub warm_deadline: Duration,
     /// One look at Harbor may take that long. Default 60 s.
     pub look_deadline: Duration,
+    /// Tags that are wanted, of which Harbor is to hear before it caches what they share.
+    pub siblings: Siblings,
 }
 
 impl Context {
@@ -58,6 +59,17 @@ impl Context {
             timing: Timing::default(),
             warm_deadline: Duration::from_secs(600),
             look_deadline: Duration::from_secs(60),
+            siblings: Siblings::default(),
+        }
+    }
+}
+
+impl Context {
+    /// Notes that an image is wanted, before it is reconciled itself.
+    pub fn note_wanted(&self, resolved: &Resolved) {
+        let Ok(target) = Target::new(&resolved.image) else { return };
+        if let Some(tag) = target.tag() {
+            self.siblings.note(&repository(resolved, &target), tag);
         }
     }
 }
@@ -73,17 +85,6 @@ pub struct Outcome {
     pub notes: Vec<Note>,
 }
 
-/// Something to tell a person.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Note {
-    /// Type `Warning`, else `Normal`.
-    pub warning: bool,
-    /// The reason that Ready has now.
-    pub reason: String,
-    /// A sentence.
-    pub message: String,
-}
-
 /// Does for `cached` what is to be done at `now`.
 pub async fn reconcile(cached: &CachedImage, context: &Context, now: Timestamp) -> Outcome {
     let old = cached.status.clone().unwrap_or_default();
@@ -91,7 +92,7 @@ pub async fn reconcile(cached: &CachedImage, context: &Context, now: Timestamp) 
     let timing = Timing { refresh: own.unwrap_or(context.timing.refresh), ..context.timing };
     let run = Run { cached, context, timing, now, started: Instant::now(), unanswered: AtomicBool::new(false) };
     let next = run.step().await;
-    let notes = told(&old, &next.status).into_iter().collect();
+    let notes = Note::of_change(&old, &next.status).into_iter().collect();
     Outcome { status: next.status, requeue: next.requeue, notes }
 }
 
@@ -139,6 +140,7 @@ impl Run<'_> {
             Ok(place) => place,
             Err(why) => return self.unplaced(&why),
         };
+        self.context.note_wanted(&place.resolved);
         let step = life::step(self.cached, place.resolved.image.as_str(), self.now);
         let newcomers = match &self.cached.status {
             Some(status) if step != Step::Begin => newcomers(status, &place.platforms),
@@ -223,7 +225,11 @@ impl Run<'_> {
             Err(refused) => return self.next(place, Event::Deferred(&refused)),
         };
         let progress = self.context.surroundings.progress(self.cached);
-        let mut puller = place.resolved.puller.clone();
+        let siblings = place
+            .target
+            .tag()
+            .map(|tag| self.context.siblings.to_ask(&repository(&place.resolved, &place.target), tag, self.started));
+        let mut puller = place.resolved.puller.clone().with_siblings(siblings.unwrap_or_default());
         // What was found incomplete although it is listed is asked for blob by blob.
         let platforms = self.cached.status.as_ref().map(|status| status.platforms.as_slice()).unwrap_or_default();
         if platforms.iter().all(|child| child.stored) {
@@ -234,7 +240,6 @@ impl Run<'_> {
         let pulled = tokio::time::timeout(deadline, pull).await.unwrap_or(Err(WarmError::Deadline(deadline)));
         progress.ended(pulled.as_ref().err().map(WarmError::reason));
         leave.settle(answer(&pulled), self.later());
-        self.note(pulled.as_ref().err().map(WarmError::reason));
         match pulled {
             Ok(warmed) => {
                 let mut next = self.next(place, Event::Warmed(&warmed));
@@ -247,9 +252,29 @@ impl Run<'_> {
             }
             Err(error) => {
                 let failure = Failure::new(error.reason(), &error, error.class());
+                let failure = self.attributed(place, failure, error.may_be_harbor()).await;
                 self.next(place, Event::Failed(&failure))
             }
         }
+    }
+
+    /// Finds out whether a failure is Harbor's, where it may be, for then no other image is pulled either. Of one that is not,
+    /// an upstream or a single image is the cause, which concerns no other.
+    async fn attributed(&self, place: &Place, failure: Failure, may_be_harbor: bool) -> Failure {
+        if !may_be_harbor {
+            return failure;
+        }
+        if !place.resolved.puller.client().answers().await {
+            self.unanswered.store(true, Ordering::Relaxed);
+            let class = if failure.class == Class::Stalled { Class::Retry } else { failure.class };
+            return Failure { reason: Reason::HarborUnreachable, class, ..failure };
+        }
+        if failure.reason != Reason::HarborUnreachable {
+            return failure;
+        }
+        let message =
+            format!("{}; Harbor itself answers, so the upstream of this image is the likely cause", failure.message);
+        Failure { reason: Reason::PullFailed, message, ..failure }
     }
 
     /// Why the registry refuses a pull (412), by what it says and by what is known of the scan that it waits for.
@@ -272,7 +297,7 @@ impl Run<'_> {
 
     async fn look(&self, place: &Place, refresh: bool) -> Next {
         let deadline = self.context.look_deadline;
-        let failure = match tokio::time::timeout(deadline, self.see(place, refresh)).await {
+        let (failure, may_be_harbor) = match tokio::time::timeout(deadline, self.see(place, refresh)).await {
             Ok(Ok(Sight::Verdict(verdict))) => return self.next(place, Event::Looked(&verdict)),
             Ok(Ok(Sight::Moved(why))) => {
                 let mut next = self.next(place, Event::Begun(&why));
@@ -281,18 +306,14 @@ impl Run<'_> {
                 return next;
             }
             Ok(Ok(Sight::Gone(failure))) => return self.next(place, Event::Failed(&failure)),
-            Ok(Err(error)) => Failure::new(error.reason(), &error, error.class()),
+            Ok(Err(error)) => (Failure::new(error.reason(), &error, error.class()), error.may_be_harbor()),
             Err(_) => {
                 let message = format!("Harbor did not say within {} s what it has stored", deadline.as_secs());
-                Failure::new(Reason::HarborUnreachable, message, Class::Retry)
+                (Failure::new(Reason::HarborUnreachable, message, Class::Retry), true)
             }
         };
-        self.note(Some(failure.reason));
+        let failure = self.attributed(place, failure, may_be_harbor).await;
         self.next(place, Event::LookFailed(&failure))
-    }
-
-    fn note(&self, failed: Option<Reason>) {
-        self.unanswered.store(failed == Some(Reason::HarborUnreachable), Ordering::Relaxed);
     }
 
     async fn see(&self, place: &Place, refresh: bool) -> Result<Sight, LookError> {
@@ -303,6 +324,7 @@ impl Run<'_> {
             digest: &digest,
             tag: target.tag(),
             index_children: status.index_children,
+            nested: status.index == Some(IndexState::Nested),
             wanted: &status.platforms,
         };
         let harbor = &place.resolved.harbor;
@@ -315,8 +337,11 @@ impl Run<'_> {
             && !allowance.is_paused(self.now)
             && let Some(tag) = target.tag()
         {
-            // Without an answer for the tag, what is stored still stands.
-            let answered = place.resolved.puller.resolve(target).await;
+            // Without an answer for the tag, what is stored still stands. Harbor asks the upstream, which may hang.
+            let resolving = tokio::time::timeout(self.context.look_deadline / 3, place.resolved.puller.resolve(target));
+            let Ok(answered) = resolving.await else {
+                return self.see_stored(place, &question, &artifacts, refresh).await;
+            };
             match &answered {
                 Err(registry::Error::RateLimited { retry_after, .. }) => allowance.limited(*retry_after, self.later()),
                 Err(error @ registry::Error::NotFound { .. }) => return Ok(Sight::Gone(gone(tag, error))),
@@ -326,17 +351,29 @@ impl Run<'_> {
                 return Ok(Sight::Moved(format!("the tag {tag} moved from {digest} to {moved}")));
             }
         }
+        self.see_stored(place, &question, &artifacts, refresh).await
+    }
+
+    /// What Harbor has stored, whatever the tag leads to.
+    async fn see_stored(
+        &self,
+        place: &Place,
+        question: &Question<'_>,
+        artifacts: &[Artifact],
+        refresh: bool,
+    ) -> Result<Sight, LookError> {
+        let status = self.cached.status.as_ref();
         let scans = self.scans(place);
-        let blocked = condition::is_true(&status.conditions, ConditionType::PullBlocked);
+        let blocked = status.is_some_and(|status| condition::is_true(&status.conditions, ConditionType::PullBlocked));
         let depth = match (refresh, blocked || scans.terms.blocks) {
             (true, _) => Depth::All,
             (false, true) => Depth::Permitted,
             (false, false) => Depth::New,
         };
         let client = place.resolved.puller.client();
-        let mut verdict = verify::look(&question, target, client, &artifacts, depth).await?;
-        let warmed = status.warmed_at.as_ref().map_or(self.now, |time| time.0);
-        verdict.scans = scans.after_look(&status.platforms, &artifacts, &verdict.refused, warmed).await;
+        let mut verdict = verify::look(question, &place.target, client, artifacts, depth).await?;
+        let warmed = status.and_then(|status| status.warmed_at.as_ref()).map_or(self.now, |time| time.0);
+        verdict.scans = scans.after_look(question.wanted, artifacts, &verdict.refused, warmed).await;
         Ok(Sight::Verdict(verdict))
     }
 
@@ -382,66 +419,7 @@ impl Run<'_> {
     }
 }
 
-fn gone(tag: &str, error: &registry::Error) -> Failure {
-    let message = format!(
-        "the upstream has no tag {tag} any more, so Harbor does not serve it: name a digest, or set serveRemoved in the \
-         ProxyProject; {error}"
-    );
-    Failure::new(error.reason(), message, error.class())
-}
-
-fn unresolved(why: &Unresolved) -> Failure {
-    let (reason, class) = match why {
-        Unresolved::InvalidImage(_) => (Reason::InvalidImage, Class::Stalled),
-        Unresolved::NotProxied(_) => (Reason::NotProxied, Class::Wait(Some(SOON * 2))),
-        Unresolved::InstanceNotReady(_) => (Reason::InstanceNotReady, Class::Wait(Some(SOON))),
-    };
-    Failure::new(reason, why, class)
-}
-
-/// How the upstream took a pull. Harbor may have had some of the manifests: what it counts nobody tells, so all count.
-fn answer(pulled: &Result<Warmed, WarmError>) -> Answer {
-    match pulled {
-        Ok(warmed) => {
-            let children = u32::try_from(warmed.children.len()).unwrap_or(u32::MAX);
-            Answer::Served(children.saturating_add(u32::from(warmed.index_children.is_some())))
-        }
-        Err(WarmError::Pull(registry::Error::RateLimited { retry_after, .. })) => Answer::Limited(*retry_after),
-        Err(WarmError::Pull(registry::Error::NotFound { .. })) => Answer::Served(0),
-        Err(_) => Answer::Failed,
-    }
-}
-
-/// The wanted platforms that none of the pulled manifests is for.
-fn missing(wanted: &[Platform], pulled: &[PlatformStatus]) -> Vec<Platform> {
-    let serves = |platform: &Platform| {
-        let wanted = std::slice::from_ref(platform);
-        pulled.iter().any(|child| takes(wanted, child.platform.parse::<Platform>().ok().as_ref()))
-    };
-    wanted.iter().filter(|platform| !serves(platform)).cloned().collect()
-}
-
-/// A note when Ready has another reason than before.
-fn told(old: &CachedImageStatus, new: &CachedImageStatus) -> Option<Note> {
-    let ready = condition::find(&new.conditions, ConditionType::Ready)?;
-    if life::ready_reason(old) == Some(ready.reason.as_str()) {
-        return None;
-    }
-    // What waits for another resource comes by itself.
-    let expected = [
-        Reason::Warming,
-        Reason::Verifying,
-        Reason::Warm,
-        Reason::NotProxied,
-        Reason::InstanceNotReady,
-        Reason::PlatformsUnknown,
-        Reason::Scanning,
-        Reason::NotScanned,
-    ];
-    let warning = !expected.iter().any(|reason| format!("{reason:?}") == ready.reason);
-    let mut message = ready.message.clone();
-    if let Some(next) = new.next_attempt_at.as_ref().filter(|_| new.attempts.is_some()) {
-        message = format!("{message}; next try at {}", next.0);
-    }
-    Some(Note { warning, reason: ready.reason.clone(), message })
+/// With the address of its Harbor.
+fn repository(resolved: &Resolved, target: &Target) -> String {
+    format!("{}{}", resolved.puller.client().address(), target.path())
 }

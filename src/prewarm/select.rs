@@ -10,13 +10,16 @@ use crate::{
 pub struct Selection {
     /// In the order of the index, each digest once.
     pub chosen: Vec<Child>,
+    /// Attestations of these children, each digest once.
+    pub attestations: Vec<Child>,
     /// Wanted platforms without a child.
     pub missing: Vec<Platform>,
 }
 
 /// Chooses the children for `wanted`; for none in particular, all of them.
 ///
-/// As container runtimes do, a child without a platform is taken, and a description of another child (an attestation) is not.
+/// As container runtimes do, a child without a platform is taken, and a description of another child (an attestation) is not. It is
+/// listed apart where it describes a chosen child, or names none: Harbor stores an index minutes earlier when it has them all.
 pub fn select(index: &Index, wanted: &[Platform]) -> Selection {
     let mut seen = std::collections::HashSet::new();
     let chosen: Vec<Child> = index
@@ -28,7 +31,15 @@ pub fn select(index: &Index, wanted: &[Platform]) -> Selection {
     let has =
         |platform: &Platform| chosen.iter().any(|child| takes(std::slice::from_ref(platform), child.platform.as_ref()));
     let missing = wanted.iter().filter(|platform| !has(platform)).cloned().collect();
-    Selection { chosen, missing }
+    let is_chosen = |digest: &str| chosen.iter().any(|child| child.digest.as_str() == digest);
+    let attestations = index
+        .children
+        .iter()
+        .filter(|child| child.attestation && child.describes.as_deref().is_none_or(is_chosen))
+        .filter(|child| seen.insert(&child.digest))
+        .cloned()
+        .collect();
+    Selection { chosen, attestations, missing }
 }
 
 /// Whether a manifest of the platform `offered` is among those that `wanted` asks for.
@@ -46,6 +57,8 @@ mod tests {
             digest: Digest::of(name.as_bytes()),
             platform: platform.map(|text| text.parse().unwrap()),
             attestation,
+            describes: None,
+            index: false,
         };
         Index { children: children.iter().map(child).collect() }
     }
@@ -86,5 +99,26 @@ mod tests {
         let artifact = index(&[("a", None, false), ("a", Some("linux/amd64"), false), ("proof", None, true)]);
         let selection = select(&artifact, &platforms(&["linux/s390x"]));
         assert_eq!((selection.chosen.len(), selection.missing.len()), (1, 0));
+    }
+
+    #[test]
+    fn attestations_of_chosen_children_are_listed_apart_and_those_of_others_are_not() {
+        let mut attested = index(&[
+            ("amd64", Some("linux/amd64"), false),
+            ("arm64", Some("linux/arm64"), false),
+            ("of amd64", Some("unknown/unknown"), true),
+            ("of arm64", Some("unknown/unknown"), true),
+            ("of nobody", Some("unknown/unknown"), true),
+        ]);
+        for (described, attestation) in [(0, 2), (1, 3)] {
+            attested.children[attestation].describes = Some(attested.children[described].digest.to_string());
+        }
+        let table: [(&[&str], &[&str]); 2] =
+            [(&["linux/amd64"], &["of amd64", "of nobody"]), (&[], &["of amd64", "of arm64", "of nobody"])];
+        for (wanted, expected) in table {
+            let selection = select(&attested, &platforms(wanted));
+            let digests: Vec<_> = selection.attestations.iter().map(|child| child.digest.clone()).collect();
+            assert_eq!(digests, expected.iter().map(|name| Digest::of(name.as_bytes())).collect::<Vec<_>>());
+        }
     }
 }

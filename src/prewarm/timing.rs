@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// No bound on what Harbor stores is shorter, however fast Harbor is.
+const LEAST: Duration = Duration::from_secs(2);
+
 /// How long what takes. The defaults are those of a Harbor as it is; tests against a faster one scale them.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Timing {
@@ -11,8 +14,12 @@ pub struct Timing {
     pub look_min: Duration,
     /// Between looks at most. Default 60 s.
     pub look_max: Duration,
-    /// Harbor has stored everything by then, or the pull is repeated. Default 6 min.
+    /// Harbor has stored everything so long after the first pull, or the pull is repeated; it doubles with each. Default 60 s.
+    pub store_first: Duration,
+    /// The longest of these. Default 6 min.
     pub store_bound: Duration,
+    /// Harbor has tagged an index that it stored by then, or it will not: it tries every 10 s. Default 30 s.
+    pub tag_bound: Duration,
     /// An index that is stored under another digest by then stays so. Default 60 s.
     pub settle: Duration,
     /// What is not served offline by then counts as not served. Default 15 min.
@@ -32,7 +39,9 @@ impl Default for Timing {
             first_look: seconds(20),
             look_min: seconds(5),
             look_max: seconds(60),
+            store_first: seconds(60),
             store_bound: seconds(360),
+            tag_bound: seconds(30),
             settle: seconds(60),
             offline_bound: seconds(900),
             backoff: seconds(10),
@@ -52,11 +61,19 @@ impl Timing {
             first_look,
             look_min: stock.look_min.mul_f64(factor),
             look_max: stock.look_max.mul_f64(factor),
+            // Times in a status are whole seconds.
+            store_first: stock.store_first.mul_f64(factor).max(LEAST),
             store_bound: stock.store_bound.mul_f64(factor),
+            tag_bound: stock.tag_bound.mul_f64(factor).max(LEAST),
             settle: stock.settle.mul_f64(factor),
             offline_bound: stock.offline_bound.mul_f64(factor),
             ..stock
         }
+    }
+
+    /// How long Harbor is waited for after a pull before it is repeated, when so many pulls before it were in vain.
+    pub fn store_after(&self, pulls: u32) -> Duration {
+        self.store_first.saturating_mul(1 << pulls.min(16)).min(self.store_bound)
     }
 
     /// The same for a pull that leaves the layers to Harbor ([`PullStrategy::ManifestsOnly`]): it looks for them ten times, and
@@ -67,6 +84,7 @@ impl Timing {
     pub fn left_to_harbor(self) -> Self {
         Self {
             first_look: self.first_look * 10 + self.look_min,
+            store_first: self.store_bound * 3,
             store_bound: self.store_bound * 3,
             offline_bound: self.offline_bound * 3,
             ..self

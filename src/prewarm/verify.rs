@@ -6,6 +6,7 @@
 use std::collections::{HashMap, HashSet};
 
 use futures::{StreamExt, TryStreamExt, stream};
+use k8s_openapi::jiff::Timestamp;
 
 use super::{scan::Found, target::Target};
 use crate::{
@@ -44,6 +45,14 @@ impl LookError {
         }
     }
 
+    /// Whether Harbor itself may be the cause. Its API asks no upstream.
+    pub fn may_be_harbor(&self) -> bool {
+        match self {
+            Self::Inventory(error) => error.is_silence(),
+            Self::Registry(error) => error.may_be_harbor(),
+        }
+    }
+
     /// The reason to put into a condition.
     pub fn reason(&self) -> Reason {
         match self {
@@ -62,6 +71,8 @@ pub struct Question<'a> {
     pub tag: Option<&'a str>,
     /// Number of children of the upstream's index; `None` for an image without an index.
     pub index_children: Option<u32>,
+    /// Whether the upstream's index lists an index.
+    pub nested: bool,
     /// The wanted manifests.
     pub wanted: &'a [PlatformStatus],
 }
@@ -77,6 +88,15 @@ pub enum Finding {
     NotYet(Reason),
 }
 
+/// What Harbor's API lists for an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Its digest in Harbor, which may be another one than the upstream's.
+    pub digest: String,
+    /// When Harbor stored it, by its own clock.
+    pub since: Option<Timestamp>,
+}
+
 /// What Harbor has.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Verdict {
@@ -84,6 +104,8 @@ pub struct Verdict {
     pub stored: Vec<bool>,
     /// What became of the index; `None` for an image without one.
     pub index: Option<IndexState>,
+    /// The index or the manifest as Harbor has it, where it is stored.
+    pub artifact: Option<Listed>,
     /// Whether the tag is served while the upstream is down; `None` for an image that is pinned to a digest.
     pub by_tag: Option<Finding>,
     /// Whether the upstream's digest is served while the upstream is down.
@@ -113,16 +135,20 @@ pub fn judge(question: &Question<'_>, artifacts: &[Artifact], blobs: &HashMap<St
     let complete = !stored.is_empty() && stored.iter().all(|stored| *stored);
     let same = artifacts.iter().find(|artifact| artifact.digest == question.digest);
     let tagged = question.tag.and_then(|tag| artifacts.iter().find(|artifact| has_tag(artifact, tag)));
+    let (refused, scans) = (Vec::new(), Found::default());
     if question.index_children.is_none() {
         let tag_is_ours = tagged.is_some_and(|artifact| artifact.digest == question.digest);
         let by_digest = if complete { Finding::Yes(Reason::DigestStored) } else { Finding::NotYet(Reason::Verifying) };
-        let by_tag = question.tag.map(|_| tag_finding(complete && tag_is_ours));
-        return Verdict { stored, index: None, by_tag, by_digest, refused: Vec::new(), scans: Found::default() };
+        let by_tag = question.tag.map(|_| tag_finding(complete && tag_is_ours, Finding::NotYet(Reason::Untagged)));
+        return Verdict { stored, index: None, artifact: same.map(listing), by_tag, by_digest, refused, scans };
     }
-    let serves = |artifact: &&Artifact| serves(question, artifact);
+    let serves = |artifact: &&Artifact| serves(question, artifact, artifacts);
     let tagged = tagged.filter(serves);
-    let index = same.or(tagged).or_else(|| artifacts.iter().find(serves));
+    // An inner index has all children, too, and is not what was asked for.
+    let other = if question.nested { None } else { artifacts.iter().find(serves) };
+    let index = same.or(tagged).or(other);
     let state = match index {
+        None if question.nested => IndexState::Nested,
         None => IndexState::Absent,
         Some(index) if index.digest == question.digest => IndexState::Complete,
         Some(index) if Some(index.references.len()) >= question.index_children.map(|all| all as usize) => {
@@ -130,20 +156,30 @@ pub fn judge(question: &Question<'_>, artifacts: &[Artifact], blobs: &HashMap<St
         }
         Some(_) => IndexState::Trimmed,
     };
+    let nested = Finding::No(Reason::NestedIndex);
     let by_digest = match (same, index) {
         (Some(_), _) if complete => Finding::Yes(Reason::DigestStored),
         (None, Some(_)) => Finding::No(Reason::IndexRewritten),
+        (None, None) if question.nested => nested,
         _ => Finding::NotYet(Reason::Verifying),
     };
-    let by_tag = question.tag.map(|_| tag_finding(complete && tagged.is_some()));
-    Verdict { stored, index: Some(state), by_tag, by_digest, refused: Vec::new(), scans: Found::default() }
+    let untagged = if question.nested && index.is_none() { nested } else { Finding::NotYet(Reason::Untagged) };
+    let by_tag = question.tag.map(|_| tag_finding(complete && tagged.is_some(), untagged));
+    Verdict { stored, index: Some(state), artifact: index.map(listing), by_tag, by_digest, refused, scans }
+}
+
+fn listing(artifact: &Artifact) -> Listed {
+    let since = artifact.push_time.as_deref().and_then(|text| text.parse().ok());
+    Listed { digest: artifact.digest.clone(), since }
 }
 
 /// Whether the digest that a tag answers now is still the image of `question`: the upstream's, or, while the upstream is
 /// down, that of Harbor's own rewriting of the index.
 pub fn still_is(question: &Question<'_>, answered: &Digest, artifacts: &[Artifact]) -> bool {
     let ours = |artifact: &Artifact| {
-        artifact.digest == answered.as_str() && question.index_children.is_some() && serves(question, artifact)
+        artifact.digest == answered.as_str()
+            && question.index_children.is_some()
+            && serves(question, artifact, artifacts)
     };
     answered.as_str() == question.digest || artifacts.iter().any(ours)
 }
@@ -215,14 +251,17 @@ fn has_tag(artifact: &Artifact, tag: &str) -> bool {
     artifact.tags.iter().any(|found| found.name == tag)
 }
 
-/// Whether an artifact is an index with every wanted child.
-fn serves(question: &Question<'_>, artifact: &Artifact) -> bool {
-    let has = |digest: &str| artifact.references.iter().any(|child| child.child_digest == digest);
+/// Whether an artifact is an index with every wanted child, its own or that of an index that it lists.
+fn serves(question: &Question<'_>, artifact: &Artifact, artifacts: &[Artifact]) -> bool {
+    let lists =
+        |artifact: &Artifact, digest: &str| artifact.references.iter().any(|child| child.child_digest == digest);
+    let inner = || artifacts.iter().filter(|inner| lists(artifact, &inner.digest));
+    let has = |digest: &str| lists(artifact, digest) || inner().any(|inner| lists(inner, digest));
     !question.wanted.is_empty() && question.wanted.iter().all(|child| has(&child.digest))
 }
 
-fn tag_finding(served: bool) -> Finding {
-    if served { Finding::Yes(Reason::Tagged) } else { Finding::NotYet(Reason::Untagged) }
+fn tag_finding(served: bool, otherwise: Finding) -> Finding {
+    if served { Finding::Yes(Reason::Tagged) } else { otherwise }
 }
 
 #[cfg(test)]
@@ -264,7 +303,8 @@ mod tests {
     fn an_index_is_judged_by_what_harbor_made_of_it() {
         use IndexState::{Absent, Complete, Trimmed};
         let wanted = wanted(&["a", "b"]);
-        let question = Question { digest: "up", tag: Some("v1"), index_children: Some(3), wanted: &wanted };
+        let question =
+            Question { digest: "up", tag: Some("v1"), index_children: Some(3), nested: false, wanted: &wanted };
         let table = [
             ("nothing yet", vec![], false, Absent, NO_TAG, NOT_YET),
             ("one child", vec![artifact("a", &[], &[])], false, Absent, NO_TAG, NOT_YET),
@@ -297,7 +337,7 @@ mod tests {
     #[test]
     fn a_single_image_is_served_by_digest_once_stored_and_by_tag_once_tagged() {
         let wanted = wanted(&["up"]);
-        let question = Question { digest: "up", tag: Some("v1"), index_children: None, wanted: &wanted };
+        let question = Question { digest: "up", tag: Some("v1"), index_children: None, nested: false, wanted: &wanted };
         let table = [
             ("nothing yet", vec![], false, NO_TAG, NOT_YET),
             ("untagged", vec![artifact("up", &[], &[])], true, NO_TAG, YES_DIGEST),
@@ -316,7 +356,8 @@ mod tests {
     #[test]
     fn a_manifest_without_its_blobs_is_not_stored_and_nothing_of_it_is_offline() {
         let wanted = wanted(&["a", "b"]);
-        let question = Question { digest: "up", tag: Some("v1"), index_children: Some(2), wanted: &wanted };
+        let question =
+            Question { digest: "up", tag: Some("v1"), index_children: Some(2), nested: false, wanted: &wanted };
         let artifacts = [artifact("up", &["v1"], &["a", "b"])];
         let verdict = judge(&question, &artifacts, &all_blobs(&["a"]));
         assert_eq!(verdict.stored, [true, false]);
@@ -328,10 +369,48 @@ mod tests {
     fn harbors_own_digest_of_an_index_is_no_moved_tag() {
         let [up, own, other] = ["up", "own", "other"].map(|text| Digest::of(text.as_bytes()));
         let wanted = wanted(&["a"]);
-        let question = Question { digest: up.as_str(), tag: Some("v1"), index_children: Some(2), wanted: &wanted };
+        let question =
+            Question { digest: up.as_str(), tag: Some("v1"), index_children: Some(2), nested: false, wanted: &wanted };
         let artifacts = [artifact(own.as_str(), &["v1"], &["a"]), artifact(other.as_str(), &[], &["x"])];
         assert!(still_is(&question, &up, &artifacts) && still_is(&question, &own, &artifacts));
         assert!(!still_is(&question, &other, &artifacts));
         assert!(!still_is(&Question { index_children: None, ..question }, &own, &artifacts));
+    }
+
+    #[test]
+    fn an_index_in_an_index_is_offline_only_where_harbor_stored_the_inner_one_as_it_was() {
+        let wanted = wanted(&["a", "b"]);
+        let question =
+            Question { digest: "up", tag: Some("v1"), index_children: Some(1), nested: true, wanted: &wanted };
+        let children = || [artifact("a", &[], &[]), artifact("b", &[], &[])];
+        let rewritten = [&children()[..], &[artifact("other inner", &[], &["a", "b"])]].concat();
+        let kept =
+            [&children()[..], &[artifact("inner", &[], &["a", "b"]), artifact("own", &["v1"], &["inner"])]].concat();
+        let never = Finding::No(Reason::NestedIndex);
+        let table = [
+            ("nothing yet", vec![], IndexState::Nested, never, never),
+            ("the inner index under another digest", rewritten, IndexState::Nested, never, never),
+            ("the inner index as it was", kept, IndexState::Complete, YES_TAG, REWRITTEN),
+        ];
+        for (name, artifacts, index, by_tag, by_digest) in table {
+            let verdict = judge(&question, &artifacts, &all_blobs(&["a", "b"]));
+            assert_eq!(
+                (verdict.index, verdict.by_tag, verdict.by_digest),
+                (Some(index), Some(by_tag), by_digest),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_harbor_lists_for_an_image_is_named_with_its_own_digest_and_time() {
+        let wanted = wanted(&["a"]);
+        let question =
+            Question { digest: "up", tag: Some("v2"), index_children: Some(2), nested: false, wanted: &wanted };
+        let mut index = artifact("own", &["v1"], &["a"]);
+        index.push_time = Some("2026-01-02T03:04:05.678Z".to_owned());
+        let listed = judge(&question, &[index], &all_blobs(&["a"])).artifact.unwrap();
+        assert_eq!((listed.digest.as_str(), listed.since.unwrap().as_second()), ("own", 1_767_323_045));
+        assert_eq!(judge(&question, &[], &HashMap::new()).artifact, None);
     }
 }

@@ -17,7 +17,7 @@ use url::Url;
 use super::{
     auth::{Challenge, TOKEN_PATH, TokenAnswer, Tokens},
     digest::Digest,
-    error::Error,
+    error::{Error, is_gateway},
     manifest::{self, Descriptor, Manifest},
     refusal,
 };
@@ -28,6 +28,16 @@ use crate::{
 
 /// A token answer that is longer is not one.
 const MAX_TOKEN_ANSWER: usize = 256 << 10;
+
+/// A request that asks no upstream is answered by then, or Harbor does not answer.
+const ALIVE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// A request that waits for its status line so long gives its slot back: Harbor waits for an upstream meanwhile, and requests for others
+/// are not to wait with it.
+const HELD_UP: Duration = Duration::from_secs(5);
+
+/// Bytes a second that a blob may be as slow as, beside what a document may take.
+const SLOWEST_BLOB: u64 = 32 << 10;
 
 /// A document may take that many times as long as nothing at all may.
 const DOCUMENT_DEADLINES: u32 = 2;
@@ -112,7 +122,7 @@ struct Answer<'a> {
     /// The token that was sent.
     token: Option<SecretString>,
     secrets: &'a Secrets,
-    _slot: SemaphorePermit<'a>,
+    _slot: Option<SemaphorePermit<'a>>,
 }
 
 impl Client {
@@ -253,7 +263,21 @@ impl Client {
         if answer.is_redirect() {
             return Ok(Blob::Stored);
         }
-        let mut answer = answer.successful().await?.announcing(blob)?;
+        let answer = answer.successful().await?.announcing(blob)?;
+        let slowest = Duration::from_secs(blob.size / SLOWEST_BLOB);
+        let deadline = (self.inner.idle_deadline * DOCUMENT_DEADLINES).saturating_add(slowest);
+        let operation = answer.operation.clone();
+        let read = tokio::time::timeout(deadline, self.read_blob(answer, blob, received)).await;
+        let detail = format!("not complete within {} s", deadline.as_secs_f32());
+        read.unwrap_or(Err(Error::BrokenOff { operation, detail }))
+    }
+
+    async fn read_blob(
+        &self,
+        mut answer: Answer<'_>,
+        blob: &Descriptor,
+        received: impl Fn(u64),
+    ) -> Result<Blob, Error> {
         let (mut hasher, mut length) = (blob.digest.hasher(), 0_u64);
         while let Some(piece) = self.piece(&mut answer).await? {
             length = length.saturating_add(piece.len() as u64);
@@ -286,6 +310,16 @@ impl Client {
         // Dropping an answer that is not read to its end closes its connection.
         answer.successful().await?.announcing(blob)?;
         Ok(Blob::Touched)
+    }
+
+    /// Whether Harbor itself answers, whatever its upstreams do: `GET /v2/` asks no upstream. Any status counts but those of a
+    /// gateway that finds nothing behind it. Takes no slot: those may all be taken by requests that an upstream holds up.
+    pub async fn answers(&self) -> bool {
+        let request = self.inner.http.get(self.url("/v2/")).timeout(ALIVE_DEADLINE);
+        let begin = Instant::now();
+        let sent = self.leadership.guard(request.send()).await;
+        self.observe(&sent, begin);
+        sent.is_ok_and(|response| !is_gateway(response.status().as_u16()))
     }
 
     /// Sends a request with a token, and once more with a fresh one where a kept one is refused.
@@ -387,7 +421,7 @@ impl Client {
 
     async fn execute(&self, request: reqwest::RequestBuilder, operation: String) -> Result<Answer<'_>, Error> {
         let closed = |_| Error::Endpoint("the client is closed".to_owned());
-        let slot = self.inner.slots.acquire().await.map_err(closed)?;
+        let mut slot = Some(self.inner.slots.acquire().await.map_err(closed)?);
         let begin = Instant::now();
         let span = tracing::debug_span!(
             "registry request",
@@ -396,23 +430,34 @@ impl Client {
             http.response.status_code = tracing::field::Empty,
             otel.status_code = tracing::field::Empty,
         );
-        let sent = self.leadership.guard(request.send()).instrument(span.clone()).await;
-        let answer = match &sent {
+        let mut sending = std::pin::pin!(self.leadership.guard(request.send()).instrument(span.clone()));
+        let sent = match tokio::time::timeout(HELD_UP, &mut sending).await {
+            Ok(sent) => sent,
+            Err(_) => {
+                slot.take();
+                sending.await
+            }
+        };
+        match self.observe(&sent, begin) {
+            harbor::Answer::Status(status) => span.record("http.response.status_code", status),
+            _ => span.record("otel.status_code", "ERROR"),
+        };
+        match sent {
+            Ok(response) => Ok(Answer { response, operation, token: None, secrets: &self.secrets, _slot: slot }),
+            Err(error) => Err(refusal::unanswered(&operation, error, self.inner.idle_deadline, &self.secrets)),
+        }
+    }
+
+    fn observe(&self, sent: &Result<Response, reqwest::Error>, begin: Instant) -> harbor::Answer {
+        let answer = match sent {
             Ok(response) => harbor::Answer::Status(response.status().as_u16()),
             Err(error) if error.is_timeout() => harbor::Answer::Timeout,
             Err(_) => harbor::Answer::Unreachable,
         };
-        match answer {
-            harbor::Answer::Status(status) => span.record("http.response.status_code", status),
-            _ => span.record("otel.status_code", "ERROR"),
-        };
         if let Some(observer) = &self.inner.observer {
             observer.answered(harbor::Api::Registry, true, answer, begin.elapsed());
         }
-        match sent {
-            Ok(response) => Ok(Answer { response, operation, token: None, secrets: &self.secrets, _slot: slot }),
-            Err(error) => Err(self.broken(&operation, error)),
-        }
+        answer
     }
 
     /// A request that failed is made again.
@@ -427,7 +472,8 @@ impl Client {
     async fn body(&self, answer: Answer<'_>, limit: usize) -> Result<Vec<u8>, Error> {
         let (deadline, operation) = (self.inner.idle_deadline * DOCUMENT_DEADLINES, answer.operation.clone());
         let read = tokio::time::timeout(deadline, self.read(answer, limit)).await;
-        read.unwrap_or(Err(Error::Timeout { operation, deadline }))
+        let detail = format!("not complete within {} s", deadline.as_secs_f32());
+        read.unwrap_or(Err(Error::BrokenOff { operation, detail }))
     }
 
     async fn read(&self, mut answer: Answer<'_>, limit: usize) -> Result<Vec<u8>, Error> {
@@ -443,11 +489,8 @@ impl Client {
     }
 
     async fn piece(&self, answer: &mut Answer<'_>) -> Result<Option<bytes::Bytes>, Error> {
-        self.leadership.guard(answer.response.chunk()).await.map_err(|error| self.broken(&answer.operation, error))
-    }
-
-    fn broken(&self, operation: &str, error: reqwest::Error) -> Error {
-        refusal::broken(operation, error, self.inner.idle_deadline, &self.secrets)
+        let broken_off = |error| refusal::broken_off(&answer.operation, error, self.inner.idle_deadline, &self.secrets);
+        self.leadership.guard(answer.response.chunk()).await.map_err(broken_off)
     }
 
     fn url(&self, path: &str) -> Url {

@@ -11,7 +11,7 @@ pub enum Error {
     /// The endpoint cannot be used at all.
     #[error("the registry endpoint cannot be used: {0}; check the URL and the CA of the HarborInstance")]
     Endpoint(String),
-    /// No connection, or it broke.
+    /// No connection, or it was closed before a status line came.
     #[error("Harbor cannot be reached ({operation}): {detail}; check the URL, DNS, the network and the certificate")]
     Unreachable {
         /// Method and path.
@@ -19,7 +19,18 @@ pub enum Error {
         /// What the HTTP client said.
         detail: String,
     },
-    /// No answer, or no further byte, within the deadline.
+    /// A response began, and its body did not come to its end. Harbor passes on what the upstream does: this says nothing of
+    /// Harbor itself.
+    #[error(
+        "the response to {operation} broke off ({detail}): the upstream ended it early, or something on the way did"
+    )]
+    BrokenOff {
+        /// Method and path.
+        operation: String,
+        /// What the HTTP client said.
+        detail: String,
+    },
+    /// No status line came within the deadline.
     #[error("no answer to {operation} within {} s", deadline.as_secs_f32())]
     Timeout {
         /// Method and path.
@@ -157,9 +168,11 @@ impl Error {
     /// What to do about it.
     pub fn class(&self) -> Class {
         match self {
-            Self::Unreachable { .. } | Self::Timeout { .. } | Self::Malformed { .. } | Self::Unexpected { .. } => {
-                Class::Retry
-            }
+            Self::Unreachable { .. }
+            | Self::BrokenOff { .. }
+            | Self::Timeout { .. }
+            | Self::Malformed { .. }
+            | Self::Unexpected { .. } => Class::Retry,
             Self::Server { retry_after: None, .. } | Self::UpstreamUnavailable { .. } => Class::Retry,
             Self::Server { retry_after, .. } | Self::RateLimited { retry_after, .. } => Class::Wait(*retry_after),
             Self::Unauthorized { .. }
@@ -184,7 +197,8 @@ impl Error {
             Self::UpstreamUnavailable { .. } => Reason::UpstreamUnhealthy,
             Self::ProjectNotFound { .. } | Self::PolicyBlocked { .. } => Reason::PullRefused,
             Self::RateLimited { .. } => Reason::RateLimited,
-            Self::Timeout { .. }
+            Self::BrokenOff { .. }
+            | Self::Timeout { .. }
             | Self::Server { .. }
             | Self::Unexpected { .. }
             | Self::DigestMismatch { .. }
@@ -193,4 +207,19 @@ impl Error {
             | Self::Malformed { .. } => Reason::PullFailed,
         }
     }
+
+    /// Whether Harbor itself may be the cause: no status line came, or a gateway in front of it answered. An upstream that hangs
+    /// looks the same, so [`Client::answers`](super::Client::answers) decides.
+    pub fn may_be_harbor(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::Timeout { .. } => true,
+            Self::Server { status, .. } => is_gateway(*status),
+            _ => false,
+        }
+    }
+}
+
+/// The statuses with which a gateway says that what is behind it does not answer.
+pub(super) fn is_gateway(status: u16) -> bool {
+    matches!(status, 502..=504)
 }

@@ -24,6 +24,7 @@ pub const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
 
 const FOREIGN_LAYER: &str = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip";
 const ATTESTATION: &str = "vnd.docker.reference.type";
+const DESCRIBES: &str = "vnd.docker.reference.digest";
 
 /// What a reference leads to.
 #[derive(Debug, Clone, PartialEq)]
@@ -50,6 +51,10 @@ pub struct Child {
     pub platform: Option<Platform>,
     /// Whether it describes another child (an attestation, `unknown/unknown`) and runs nowhere.
     pub attestation: bool,
+    /// Digest of the child that an attestation describes; `None` where it names none.
+    pub describes: Option<String>,
+    /// Whether it is an index itself.
+    pub index: bool,
 }
 
 /// One image.
@@ -57,8 +62,10 @@ pub struct Child {
 pub struct Image {
     /// The image's config, or what an artifact has in its place.
     pub config: Descriptor,
-    /// The layers that a registry holds. Foreign layers, which lie elsewhere by licence, are left out.
+    /// The layers that a registry holds.
     pub layers: Vec<Descriptor>,
+    /// Foreign layers, which lie at other addresses by licence. Few registries hold them.
+    pub foreign: Vec<Descriptor>,
 }
 
 /// A blob and its size.
@@ -113,12 +120,13 @@ impl Index {
 impl Image {
     fn parse(body: &[u8]) -> Result<Self, String> {
         let image: OciImageManifest = serde_json::from_slice(body).map_err(|error| format!("not an image: {error}"))?;
-        let layers =
-            image.layers.iter().filter(|layer| !is_foreign(layer)).map(descriptor).collect::<Result<_, _>>()?;
-        Ok(Self { config: descriptor(&image.config)?, layers })
+        let (foreign, layers): (Vec<_>, Vec<_>) = image.layers.iter().partition(|layer| is_foreign(layer));
+        let layers = layers.into_iter().map(descriptor).collect::<Result<_, _>>()?;
+        let foreign = foreign.into_iter().map(descriptor).collect::<Result<_, _>>()?;
+        Ok(Self { config: descriptor(&image.config)?, layers, foreign })
     }
 
-    /// Config and layers, each blob once.
+    /// Config and layers, each blob once. Foreign layers are left out.
     pub fn blobs(&self) -> Vec<Descriptor> {
         let mut seen = std::collections::HashSet::new();
         std::iter::once(&self.config).chain(&self.layers).filter(|blob| seen.insert(&blob.digest)).cloned().collect()
@@ -172,7 +180,9 @@ fn child(entry: &ImageIndexEntry) -> Result<Child, String> {
     let platform = platform
         .filter(|_| !os.is_empty() && !architecture.is_empty())
         .map(|found| Platform::new(&os, &architecture, found.variant.as_deref()));
-    Ok(Child { digest, platform, attestation })
+    let describes = entry.annotations.as_ref().and_then(|annotations| annotations.get(DESCRIBES)).cloned();
+    let index = [OCI_IMAGE_INDEX_MEDIA_TYPE, IMAGE_MANIFEST_LIST_MEDIA_TYPE].contains(&entry.media_type.as_str());
+    Ok(Child { digest, platform, attestation, describes, index })
 }
 
 fn descriptor(raw: &OciDescriptor) -> Result<Descriptor, String> {
@@ -183,7 +193,8 @@ fn descriptor(raw: &OciDescriptor) -> Result<Descriptor, String> {
 
 fn is_foreign(layer: &OciDescriptor) -> bool {
     let kind = layer.media_type.as_str();
-    kind == FOREIGN_LAYER
+    layer.urls.as_ref().is_some_and(|urls| !urls.is_empty())
+        || kind == FOREIGN_LAYER
         || kind == IMAGE_LAYER_NONDISTRIBUTABLE_MEDIA_TYPE
         || kind == IMAGE_LAYER_NONDISTRIBUTABLE_GZIP_MEDIA_TYPE
         || kind == "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd"
@@ -201,6 +212,10 @@ mod tests {
 
     fn blob(name: &str, size: i64) -> Value {
         json!({"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "digest": digest(name), "size": size})
+    }
+
+    fn image_of(layers: &[Value]) -> Value {
+        image(layers)
     }
 
     fn image(layers: &[Value]) -> Value {
@@ -221,6 +236,11 @@ mod tests {
             panic!("an index")
         };
         assert_eq!((image.layers.len(), image.blobs().len(), image.bytes()), (3, 3, 108));
+        assert_eq!(image.foreign.iter().map(|layer| layer.size).collect::<Vec<_>>(), [1_000_000]);
+        let mut addressed = blob("elsewhere", 5);
+        addressed["urls"] = json!(["https://example.com/layer"]);
+        let Manifest::Image(image) = parse(&image_of(&[addressed])).unwrap() else { panic!("an index") };
+        assert_eq!((image.layers.len(), image.foreign.len()), (0, 1), "an address makes it foreign, whatever its type");
     }
 
     #[test]
@@ -235,7 +255,8 @@ mod tests {
             entry("none", Value::Null, Value::Null),
             entry("unknown", json!({"os": "unknown", "architecture": "unknown"}), Value::Null),
             entry("annotated", json!({"os": "linux", "architecture": "amd64"}),
-                json!({"vnd.docker.reference.type": "attestation-manifest"})),
+                json!({"vnd.docker.reference.type": "attestation-manifest", "vnd.docker.reference.digest": digest("v7")})),
+            {"mediaType": OCI_IMAGE_INDEX_MEDIA_TYPE, "digest": digest("inner"), "size": 1},
         ]});
         let parsed = Manifest::parse(Some(IMAGE_MANIFEST_LIST_MEDIA_TYPE), index.to_string().as_bytes()).unwrap();
         let Manifest::Index(index) = parsed else { panic!("an image") };
@@ -247,6 +268,9 @@ mod tests {
         let linux = |text: &str| Some(text.to_owned());
         assert_eq!(told[..3], [(linux("linux/arm/v7"), false), (linux("plan9/mips"), false), (None, false)]);
         assert!(told[3].1 && told[4].1);
+        assert_eq!(index.children[4].describes, Some(digest("v7")));
+        let inner: Vec<_> = index.children.iter().map(|child| child.index).collect();
+        assert_eq!(inner, [false, false, false, false, false, true]);
     }
 
     #[test]

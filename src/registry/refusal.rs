@@ -33,12 +33,26 @@ pub(super) async fn read(operation: &str, response: Response, secrets: &Secrets,
     )
 }
 
-/// The error of a request that got no answer, or half of one.
-pub(super) fn broken(operation: &str, error: reqwest::Error, deadline: Duration, secrets: &Secrets) -> Error {
+/// The error of a request to which no response came.
+pub(super) fn unanswered(operation: &str, error: reqwest::Error, deadline: Duration, secrets: &Secrets) -> Error {
     let operation = operation.to_owned();
     if error.is_timeout() && !error.is_connect() {
         return Error::Timeout { operation, deadline };
     }
+    Error::Unreachable { operation, detail: detail(error, secrets) }
+}
+
+/// The error of a response that began and did not come to its end.
+pub(super) fn broken_off(operation: &str, error: reqwest::Error, deadline: Duration, secrets: &Secrets) -> Error {
+    let operation = operation.to_owned();
+    if error.is_timeout() {
+        let detail = format!("no further byte within {} s", deadline.as_secs_f32());
+        return Error::BrokenOff { operation, detail };
+    }
+    Error::BrokenOff { operation, detail: detail(error, secrets) }
+}
+
+fn detail(error: reqwest::Error, secrets: &Secrets) -> String {
     // The URL of a token request is of no use to a reader, and the causes are.
     let error = error.without_url();
     let mut detail = error.to_string();
@@ -47,7 +61,7 @@ pub(super) fn broken(operation: &str, error: reqwest::Error, deadline: Duration,
         detail = format!("{detail}: {inner}");
         cause = inner.source();
     }
-    Error::Unreachable { operation, detail: secrets.message(detail.as_bytes(), false, &[]) }
+    secrets.message(detail.as_bytes(), false, &[])
 }
 
 fn classify(
@@ -114,7 +128,7 @@ fn wait(text: &str, now: Timestamp) -> Option<Duration> {
 
 async fn body(mut response: Response) -> String {
     let mut body = Vec::new();
-    let reading = async {
+    let read = async {
         while let Ok(Some(piece)) = response.chunk().await {
             let room = MAX_BODY - body.len();
             body.extend(piece.iter().take(room));
@@ -123,7 +137,7 @@ async fn body(mut response: Response) -> String {
             }
         }
     };
-    tokio::time::timeout(BODY_DEADLINE, reading).await.ok();
+    tokio::time::timeout(BODY_DEADLINE, read).await.ok();
     String::from_utf8_lossy(&body).into_owned()
 }
 

@@ -168,7 +168,9 @@ impl Rules {
             return Decision::NoRule;
         }
         if host.len() < image.host().len() {
-            return image.without_default_port().map_or(Decision::NoRule, |image| self.search(&image, speaks_of));
+            return image
+                .without_default_port()
+                .map_or(Decision::NoRule, |image| self.search(&image, budget, speaks_of));
         }
         if let Some(hub) = docker_hub_image(&host, image) {
             return self.search(&hub, budget, speaks_of);

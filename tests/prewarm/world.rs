@@ -50,6 +50,11 @@ impl World {
         Self::build(SPEED, json!({"public": "false"}), false).await
     }
 
+    /// With a double that answers cold blobs as Harbor does after 2.15.
+    pub(crate) async fn announcing_blobs() -> Self {
+        Self::of(Harbor::builder().speed(SPEED).announces_blobs(), json!({"public": "false"}), false).await
+    }
+
     /// With a double that is so many times faster than Harbor.
     pub(crate) async fn start_at(speed: f64) -> Self {
         Self::build(speed, json!({"public": "false"}), false).await
@@ -61,12 +66,15 @@ impl World {
     }
 
     async fn build(speed: f64, metadata: Value, scanner: bool) -> Self {
+        Self::of(Harbor::builder().speed(speed), metadata, scanner).await
+    }
+
+    async fn of(builder: harbor_double::HarborBuilder, metadata: Value, scanner: bool) -> Self {
         let upstream = Upstream::builder().start().await;
         let from_env = |name: &str, default: &str| std::env::var(name).unwrap_or_else(|_| default.to_owned());
         let (double, url) = match std::env::var("HARBOR_URL") {
             Ok(url) => (None, url),
             Err(_) => {
-                let builder = Harbor::builder().speed(speed);
                 let double = if scanner { builder.scanner() } else { builder }.start().await;
                 let url = double.url();
                 (Some(double), url)
@@ -215,7 +223,9 @@ impl World {
             first_look: scaled(real.first_look),
             look_min: scaled(real.look_min),
             look_max: scaled(real.look_max),
+            store_first: Duration::from_millis(1500),
             store_bound: Duration::from_secs(6),
+            tag_bound: Duration::from_millis(1500),
             settle: Duration::from_secs(1),
             offline_bound: Duration::from_secs(6),
             backoff: Duration::from_millis(200),
@@ -277,6 +287,22 @@ impl World {
 
     pub(crate) fn context_with(&self, cluster: &[&str], scans: ScanTerms) -> Context {
         self.context_of(cluster, PullStrategy::default(), scans)
+    }
+
+    /// The same through another puller.
+    pub(crate) fn context_through(&self, puller: Puller) -> Context {
+        let resolved = Resolved { puller, ..self.resolved() };
+        let around = Around { resolved, cluster: platforms(&["linux/amd64"]), scans: ScanTerms::default() };
+        Context { timing: self.timing(), ..Context::new(Arc::new(around)) }
+    }
+
+    /// The tags of a repository in Harbor, each with the digest that it has there.
+    pub(crate) async fn tags(&self, repository: &str) -> Vec<(String, String)> {
+        let artifacts = self.client.scanned_artifacts(&self.project, repository).await.unwrap();
+        let tagged = artifacts.iter().flat_map(|artifact| artifact.tags.iter().map(move |tag| (tag, artifact)));
+        let mut tags: Vec<_> = tagged.map(|(tag, artifact)| (tag.name.clone(), artifact.digest.clone())).collect();
+        tags.sort();
+        tags
     }
 
     fn context_of(&self, cluster: &[&str], strategy: PullStrategy, scans: ScanTerms) -> Context {

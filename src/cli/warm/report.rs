@@ -57,6 +57,9 @@ struct Line<'a> {
 struct Offline<'a> {
     status: &'a str,
     reason: &'a str,
+    /// Why not, and what works.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    message: &'a str,
 }
 
 #[derive(Serialize)]
@@ -98,8 +101,19 @@ impl Report {
                 writeln!(text, "  → {advice}").ok();
             }
         }
+        self.untagged(&mut text);
         writeln!(text, "\n{}", self.sentence()).ok();
         text
+    }
+
+    /// What is warm and not served by tag while the upstream is down: why, and what is served.
+    fn untagged(&self, text: &mut String) {
+        for done in self.done.iter().filter(|done| done.end == End::Warm) {
+            let found = condition::find(&done.status.conditions, ConditionType::OfflineByTag);
+            let Some(found) = found.filter(|found| found.status == "False") else { continue };
+            writeln!(text, "\n{}: {}\n  {}", found.reason, printable(&found.message), printable(&done.wanted.named))
+                .ok();
+        }
     }
 
     /// The same as one object, whose fields stay as they are: others may be added.
@@ -188,7 +202,8 @@ fn line(done: &Done) -> Line<'_> {
     let (reason, message) = if is_good(done) { ("", "") } else { why(done) };
     let offline = |kind| {
         let found = condition::find(&done.status.conditions, kind)?;
-        Some(Offline { status: &found.status, reason: &found.reason })
+        let message = if found.status == "False" { found.message.as_str() } else { "" };
+        Some(Offline { status: &found.status, reason: &found.reason, message })
     };
     Line {
         named: &done.wanted.named,
@@ -232,6 +247,10 @@ fn why(done: &Done) -> (&str, &str) {
 fn advice(done: &Done) -> Option<&'static str> {
     Some(match (done.end, done.reason.as_str()) {
         (End::Warm | End::Pulled, _) => return None,
+        (End::TimedOut, _) if condition::is_true(&done.status.conditions, ConditionType::Ready) => {
+            "nodes can pull it; Harbor lists an index about 7 minutes after some of its platforms: take --all-platforms, \
+             --require online, or a longer --timeout"
+        }
         (End::TimedOut, _) => "run it again, or with a longer --timeout: what is stored by now is not fetched again",
         (End::Interrupted, _) => "run it again: what is stored by now is not fetched again",
         (_, "HarborUnauthorized") => "check HARBOR_USERNAME and HARBOR_PASSWORD, or the Secret of the HarborInstance",
@@ -242,6 +261,8 @@ fn advice(done: &Done) -> Option<&'static str> {
             "run it again later, or give the Registry an account at the upstream (credentialsSecretRef)"
         }
         (_, "PlatformMissing") => "choose among the image's platforms with --platform, or take --all-platforms",
+        (_, "PullByDigest") => "--require online does not wait for the tag: no longer --timeout brings it",
+        (_, "NestedIndex" | "ForeignLayer") => "no second try and no longer --timeout mends it",
         (_, "HarborUnreachable") => {
             "check the url of the HarborInstance, or --harbor, from this machine; what is stored by now is not fetched again"
         }

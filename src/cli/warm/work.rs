@@ -16,7 +16,7 @@ use super::{
 use crate::{
     api::{CachedImage, CachedImageStatus, ConditionType, Reason, cached_image::Require, condition},
     cli::text::{size, time},
-    prewarm::{Context, life, reconcile},
+    prewarm::{Context, Surroundings as _, life, reconcile},
 };
 
 /// A pull is tried that often before it is given up, where trying again can help at all.
@@ -24,7 +24,7 @@ const TRIES: u32 = 3;
 /// How often lines say how it stands in all.
 const TELL: Duration = Duration::from_secs(10);
 /// What no second try mends.
-const FINAL: [Reason; 10] = [
+const FINAL: [Reason; 9] = [
     Reason::ImageNotFound,
     Reason::HarborUnauthorized,
     Reason::HarborForbidden,
@@ -34,7 +34,6 @@ const FINAL: [Reason; 10] = [
     Reason::InvalidImage,
     Reason::InvalidSpec,
     Reason::PlatformMissing,
-    Reason::NotStored,
 ];
 
 /// How far images are brought.
@@ -44,6 +43,8 @@ pub(super) struct Terms {
     pub(super) no_verify: bool,
     /// In the place of what each image requires.
     pub(super) require: Option<Require>,
+    /// Whether an image is waited for until Harbor's API lists it.
+    pub(super) listed: bool,
     /// Images that are pulled at once.
     pub(super) concurrency: usize,
     /// For all of it.
@@ -111,6 +112,10 @@ impl Work {
                 self.cached(&wanted).map(|cached| (wanted, cached, refused))
             })
             .collect::<Result<_, _>>()?;
+        // All of them before the first pull: what they share is tagged for each only then.
+        for (wanted, ..) in &images {
+            self.note_tag(wanted);
+        }
         let at_once = images.len().max(1);
         let lives = images.into_iter().map(|(wanted, cached, refused)| async move {
             let Some(refused) = refused else { return self.live(wanted, cached).await };
@@ -133,6 +138,13 @@ impl Work {
         }
     }
 
+    fn note_tag(&self, wanted: &Wanted) {
+        let resolved = wanted.place.as_ref().ok().and_then(|place| self.places.resolve(place.image.as_str()).ok());
+        if let Some(resolved) = resolved {
+            self.context.note_wanted(&resolved);
+        }
+    }
+
     fn cached(&self, wanted: &Wanted) -> serde_json::Result<CachedImage> {
         let image = wanted.place.as_ref().map(|place| place.image.to_string()).unwrap_or_default();
         let platforms = self.places.platforms(&image, wanted);
@@ -146,13 +158,14 @@ impl Work {
     async fn live(&self, wanted: Wanted, mut cached: CachedImage) -> Done {
         let begun = Instant::now();
         let image = cached.spec.image.clone();
-        let mut fetched = Fetched::default();
+        let (mut fetched, mut told) = (Fetched::default(), false);
         let end = loop {
             let Some(requeue) = self.step(&mut cached, &mut fetched).await else { break self.cut_short() };
             let status = cached.status.clone().unwrap_or_default();
-            if let Some(end) = end(&status, requeue, self.left(), self.terms.no_verify) {
+            if let Some(end) = end(&status, requeue, self.left(), &self.terms) {
                 break end;
             }
+            self.tell_waiting(&image, &status, &mut told);
             if !requeue.is_zero() && !self.pause(requeue).await {
                 break self.cut_short();
             }
@@ -204,6 +217,14 @@ impl Work {
         };
         cached.status = Some(outcome.status);
         Some(outcome.requeue)
+    }
+
+    /// Says once why an image that nodes can pull is waited for.
+    fn tell_waiting(&self, image: &str, status: &CachedImageStatus, told: &mut bool) {
+        if !*told && condition::is_true(&status.conditions, ConditionType::Ready) {
+            *told = true;
+            self.board.say(image, "nodes can pull it; waiting until Harbor's API lists it (--require online does not)");
+        }
     }
 
     /// Waits; `false` when it was cut short.
@@ -266,9 +287,9 @@ impl Drop for Pulling<'_> {
 }
 
 /// Whether that is the end, given the time until the next step and the time that is left.
-fn end(status: &CachedImageStatus, requeue: Duration, left: Duration, no_verify: bool) -> Option<End> {
+fn end(status: &CachedImageStatus, requeue: Duration, left: Duration, terms: &Terms) -> Option<End> {
     if condition::is_true(&status.conditions, ConditionType::Ready) {
-        return Some(End::Warm);
+        return (!terms.listed || is_listed(status)).then_some(End::Warm);
     }
     let reason = life::ready_reason(status).unwrap_or_default();
     // The account was known when it began. Harbor locks it for a moment whenever somebody else mistypes its password, and a
@@ -280,7 +301,14 @@ fn end(status: &CachedImageStatus, requeue: Duration, left: Duration, no_verify:
     {
         return Some(End::Failed);
     }
-    (no_verify && reason == Reason::Verifying.to_string()).then_some(End::Pulled)
+    (terms.no_verify && reason == Reason::Verifying.to_string()).then_some(End::Pulled)
+}
+
+/// Whether Harbor's API lists what is stored, under its tag or, where it is pinned, under its digest; or never will.
+fn is_listed(status: &CachedImageStatus) -> bool {
+    let find = |kind| condition::find(&status.conditions, kind);
+    let found = find(ConditionType::OfflineByTag).or_else(|| find(ConditionType::OfflineByDigest));
+    found.is_none_or(|found| found.status != "Unknown")
 }
 
 #[cfg(test)]
@@ -315,11 +343,47 @@ mod tests {
             (&failed(Reason::HarborUnauthorized, None), false, None),
             (&failed(Reason::HarborUnreachable, None), false, None),
             (&failed(Reason::InstanceNotReady, None), false, None),
+            (&failed(Reason::NotStored, Some(2)), false, None),
+            (&failed(Reason::NotStored, Some(3)), false, Some(End::Failed)),
         ];
         for (status, no_verify, expected) in table {
-            assert_eq!(end(status, second, second * 60, no_verify), expected, "{:?}", life::ready_reason(status));
+            let terms = Terms { no_verify, ..terms() };
+            assert_eq!(end(status, second, second * 60, &terms), expected, "{:?}", life::ready_reason(status));
         }
         let limited = failed(Reason::RateLimited, Some(1));
-        assert_eq!(end(&limited, second * 61, second * 60, false), Some(End::Failed), "nobody waits beyond the end");
+        assert_eq!(end(&limited, second * 61, second * 60, &terms()), Some(End::Failed), "nobody waits beyond the end");
+    }
+
+    #[test]
+    fn an_image_that_nodes_can_pull_is_waited_for_until_harbor_lists_it_or_never_will() {
+        use ConditionType::{OfflineByDigest, OfflineByTag};
+        let ready = |change: &dyn Fn(&mut Conditions)| {
+            status(None, |conditions| {
+                conditions.ready(Reason::Warm, "stored");
+                change(conditions);
+            })
+        };
+        let unknown = |kind| move |conditions: &mut Conditions| conditions.set_unknown(kind, Reason::Verifying, "");
+        let table: [(CachedImageStatus, bool, Option<End>); 6] = [
+            (ready(&unknown(OfflineByTag)), true, None),
+            (ready(&unknown(OfflineByTag)), false, Some(End::Warm)),
+            (ready(&|conditions| conditions.set(OfflineByTag, true, Reason::Tagged, "")), true, Some(End::Warm)),
+            (ready(&|conditions| conditions.set(OfflineByTag, false, Reason::PullByDigest, "")), true, Some(End::Warm)),
+            (ready(&unknown(OfflineByDigest)), true, None),
+            (
+                ready(&|conditions| conditions.set(OfflineByDigest, true, Reason::DigestStored, "")),
+                true,
+                Some(End::Warm),
+            ),
+        ];
+        let second = Duration::from_secs(1);
+        for (number, (status, listed, expected)) in table.into_iter().enumerate() {
+            let terms = Terms { listed, ..terms() };
+            assert_eq!(end(&status, second, second * 60, &terms), expected, "{number}");
+        }
+    }
+
+    fn terms() -> Terms {
+        Terms { no_verify: false, require: None, listed: false, concurrency: 1, deadline: Instant::now() }
     }
 }

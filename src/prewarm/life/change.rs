@@ -4,11 +4,16 @@ use std::time::Duration;
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 
-use super::{Failure, Setting, blocked::Block, ready_reason};
+use super::{
+    Failure, Setting,
+    blocked::Block,
+    ready_reason,
+    words::{attestations, count, explain, foreign, how, mebibytes},
+};
 use crate::{
     api::{
         CachedImageStatus, ConditionType, Conditions, Reason,
-        cached_image::{PlatformStatus, Require},
+        cached_image::{IndexState, PlatformStatus, Require},
         condition::{self, since},
     },
     prewarm::{
@@ -59,13 +64,15 @@ impl Change<'_> {
                 layers,
                 bytes,
                 stored: false,
+                foreign_layers: child.foreign,
                 scan: known.and_then(|known| known.scan.clone()),
             }
         };
         self.status.digest = Some(warmed.digest.to_string());
         self.status.index_children = warmed.index_children;
-        self.status.index = None;
+        self.status.index = warmed.nested.then_some(IndexState::Nested);
         self.status.platforms = warmed.children.iter().map(child).collect();
+        self.status.attestations = attestations(warmed);
         self.sum_scans();
         self.status.warmed_at = Some(Time(condition::whole_seconds(self.setting.now)));
         self.status.attempts = None;
@@ -80,6 +87,13 @@ impl Change<'_> {
             self.conditions.remove(ConditionType::OfflineByTag);
         } else {
             self.conditions.set_unknown(ConditionType::OfflineByTag, Reason::Verifying, waiting);
+        }
+        // What the manifests say already is not waited for.
+        if warmed.nested {
+            self.set_offline(false, Reason::NestedIndex, &explain(self.setting.image, Reason::NestedIndex, None));
+        }
+        if let Some(foreign) = foreign(&self.status.platforms) {
+            self.set_offline(false, Reason::ForeignLayer, &foreign);
         }
         if fetches.is_over() { Duration::ZERO } else { self.setting.timing.first_look }
     }
@@ -150,9 +164,13 @@ impl Change<'_> {
         if !verdict.complete() {
             return self.incomplete(verdict, age);
         }
-        let by_digest = self.offline(ConditionType::OfflineByDigest, verdict.by_digest, age);
+        self.status.unstored_pulls = None;
+        let by_digest = self.offline(ConditionType::OfflineByDigest, verdict.by_digest, verdict, age);
         let by_tag = match verdict.by_tag {
-            Some(finding) => self.offline(ConditionType::OfflineByTag, finding, age),
+            Some(finding) => {
+                let finding = self.untagged(finding, verdict, age);
+                self.offline(ConditionType::OfflineByTag, finding, verdict, age)
+            }
             None => {
                 self.conditions.remove(ConditionType::OfflineByTag);
                 Offline::Never(Reason::InvalidSpec)
@@ -164,7 +182,22 @@ impl Change<'_> {
             self.status.next_attempt_at = None;
             return self.pause_between_looks(age);
         }
+        // Clocks differ: soon after the pull it is looked at once more.
+        if by_tag == Offline::Never(Reason::PullByDigest) && age < self.setting.timing.store_bound {
+            return self.resume_after(self.setting.timing.look_max);
+        }
         self.rest(&verdict.scans)
+    }
+
+    /// An index that is stored for a while and has no tag gets none: Harbor knew it before it was asked for this tag.
+    fn untagged(&self, finding: Finding, verdict: &Verdict, age: Duration) -> Finding {
+        let bound = self.setting.timing.tag_bound;
+        let stored = verdict.artifact.as_ref().filter(|_| verdict.index.is_some()).and_then(|listed| listed.since);
+        let is_late = stored.is_some_and(|stored| since(stored, self.setting.now) >= bound && age >= bound);
+        match finding {
+            Finding::NotYet(Reason::Untagged) if is_late => Finding::No(Reason::PullByDigest),
+            other => other,
+        }
     }
 
     /// Nothing is left to do but to look at times, and at what a scan says.
@@ -220,24 +253,47 @@ impl Change<'_> {
     fn incomplete(&mut self, verdict: &Verdict, age: Duration) -> Duration {
         let stored = verdict.stored.iter().filter(|stored| **stored).count();
         let state = format!("{stored} of {} stored in Harbor", count(verdict.stored.len(), "manifest"));
-        let unknown = "not everything is stored";
-        self.conditions.set_unknown(ConditionType::OfflineByDigest, Reason::Verifying, unknown);
-        if verdict.by_tag.is_some() {
-            self.conditions.set_unknown(ConditionType::OfflineByTag, Reason::Verifying, unknown);
-        }
         let was_ready = self.status.next_attempt_at.is_some();
+        let foreign = foreign(&self.status.platforms);
+        if let Some(foreign) = &foreign {
+            self.set_offline(false, Reason::ForeignLayer, foreign);
+            let never = self.status.platforms.iter().filter(|child| child.foreign_layers > 0).count();
+            if stored + never >= verdict.stored.len() {
+                self.conditions.stalled(Reason::ForeignLayer, format!("{state}: {foreign}"));
+                return self.rest(&verdict.scans);
+            }
+        } else {
+            let unknown = "not everything is stored";
+            self.conditions.set_unknown(ConditionType::OfflineByDigest, Reason::Verifying, unknown);
+            if verdict.by_tag.is_some() {
+                self.conditions.set_unknown(ConditionType::OfflineByTag, Reason::Verifying, unknown);
+            }
+        }
         if was_ready {
             return self.begun(&format!("{state}: some was removed since; pulling it again"));
         }
-        if age >= self.setting.timing.store_bound {
-            let message = format!(
-                "{state} after {} s: check the quota of the project, and that Harbor's registry and job service run",
-                age.as_secs()
-            );
-            return self.failed(&Failure { reason: Reason::NotStored, message, class: Class::Wait(None) });
+        let pulls = self.status.unstored_pulls.unwrap_or(0);
+        if age >= self.setting.timing.store_after(pulls) {
+            return self.unstored(&state, pulls.saturating_add(1), age);
         }
         self.conditions.progressing(Reason::Verifying, state);
         self.pause_between_looks(age)
+    }
+
+    /// Harbor did not store everything in time. It may have been read-only for a moment, and forgets what it could not store: it is
+    /// pulled again, the first time at once.
+    fn unstored(&mut self, state: &str, pulls: u32, age: Duration) -> Duration {
+        self.status.unstored_pulls = Some(pulls);
+        if pulls == 1 {
+            return self.begun(&format!("{state} after {} s: pulling it again", age.as_secs()));
+        }
+        self.status.attempts = Some(pulls - 1);
+        let message = format!(
+            "{state} {} s after pull {pulls}: check the quota of the project, whether Harbor is read-only, and that its registry \
+             and job service run",
+            age.as_secs()
+        );
+        self.failed(&Failure { reason: Reason::NotStored, message, class: Class::Wait(None) })
     }
 
     pub(super) fn look_failed(&mut self, failure: &Failure) -> Duration {
@@ -258,27 +314,38 @@ impl Change<'_> {
     }
 
     /// Sets the condition of what is served offline, and says whether that is the last word.
-    fn offline(&mut self, kind: ConditionType, finding: Finding, age: Duration) -> Offline {
+    fn offline(&mut self, kind: ConditionType, finding: Finding, verdict: &Verdict, age: Duration) -> Offline {
         let timing = self.setting.timing;
+        let listed = verdict.artifact.as_ref();
         match finding {
             Finding::Yes(reason) => {
-                self.conditions.set(kind, true, reason, explain(reason));
+                self.conditions.set(kind, true, reason, explain(self.setting.image, reason, listed));
                 Offline::Served
             }
             Finding::No(reason) => {
-                self.conditions.set(kind, false, reason, explain(reason));
-                if age >= timing.settle { Offline::Never(reason) } else { Offline::Open }
+                self.conditions.set(kind, false, reason, explain(self.setting.image, reason, listed));
+                // Of an index in an index each of both takes its time.
+                let settle = if reason == Reason::NestedIndex { timing.settle * 2 } else { timing.settle };
+                if age >= settle || reason == Reason::PullByDigest { Offline::Never(reason) } else { Offline::Open }
             }
             Finding::NotYet(reason) if age >= timing.offline_bound => {
-                let message = format!("{}, {} s after the pull", explain(reason), age.as_secs());
+                let message =
+                    format!("{}, {} s after the pull", explain(self.setting.image, reason, listed), age.as_secs());
                 let reason = if reason == Reason::Verifying { Reason::NotStored } else { reason };
                 self.conditions.set(kind, false, reason, message);
                 Offline::Never(reason)
             }
             Finding::NotYet(reason) => {
-                self.conditions.set_unknown(kind, reason, explain(reason));
+                self.conditions.set_unknown(kind, reason, explain(self.setting.image, reason, listed));
                 Offline::Open
             }
+        }
+    }
+
+    fn set_offline(&mut self, served: bool, reason: Reason, message: &str) {
+        self.conditions.set(ConditionType::OfflineByDigest, served, reason, message);
+        if !self.setting.pinned {
+            self.conditions.set(ConditionType::OfflineByTag, served, reason, message);
         }
     }
 
@@ -316,51 +383,4 @@ enum Offline {
     Served,
     Open,
     Never(Reason),
-}
-
-/// How the blobs came into the cache, for people.
-fn how(warmed: &Warmed) -> String {
-    let fetches = warmed.fetches();
-    let fetched = fetches.touched.saturating_add(fetches.streamed);
-    let mut text = if fetches.left > 0 {
-        format!("{} left to Harbor, which fetches them by itself after some minutes", blobs(fetches.left))
-    } else {
-        format!("{} fetched, the others were there; Harbor stores them on its own time", blobs(fetched))
-    };
-    if fetches.fell_back > 0 {
-        text = format!("{text}; {} did not come in time and had to be read whole", blobs(fetches.fell_back));
-    }
-    let refused = warmed.children.iter().filter(|child| child.refused.is_some()).count();
-    if refused > 0 {
-        text = format!("{text}; Harbor refuses to serve {}", count(refused, "manifest"));
-    }
-    if warmed.attestations > 0 {
-        text = format!("{text}; {} left out", count(warmed.attestations as usize, "attestation"));
-    }
-    text
-}
-
-fn blobs(number: u32) -> String {
-    count(number as usize, "blob")
-}
-
-fn explain(reason: Reason) -> &'static str {
-    match reason {
-        Reason::Tagged => "Harbor serves the tag from its store",
-        Reason::Untagged => "Harbor has no tag for the stored image",
-        Reason::DigestStored => "Harbor stores the very bytes of the upstream's manifest",
-        Reason::IndexRewritten => {
-            "Harbor stores the index under another digest: it serialised it anew or left out children that are not stored"
-        }
-        _ => "Harbor has not stored it yet",
-    }
-}
-
-fn count(number: usize, noun: &str) -> String {
-    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
-}
-
-fn mebibytes(bytes: u64) -> String {
-    const MIB: u64 = 1 << 20;
-    if bytes < MIB { format!("{} KiB", bytes.div_ceil(1024)) } else { format!("{} MiB", bytes / MIB) }
 }

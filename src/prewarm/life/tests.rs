@@ -1,10 +1,13 @@
 use super::*;
 use crate::{
-    api::{CachedImageSpec, cached_image::Require},
+    api::{
+        CachedImageSpec,
+        cached_image::{IndexState, Require},
+    },
     prewarm::{
-        puller::{Fetches, WarmedChild},
+        puller::{AttestationError, Attestations, Fetches, WarmedChild},
         scan::Found,
-        verify::Finding,
+        verify::{Finding, Listed},
     },
     registry::Digest,
 };
@@ -43,15 +46,24 @@ fn warmed(fetched: u32) -> Warmed {
     let digest = Digest::of(b"child");
     let platform = Some("linux/amd64".parse().unwrap());
     let fetches = Fetches { touched: fetched, ..Fetches::default() };
-    let child = WarmedChild { platform, digest, layers: 2, bytes: 3 << 20, fetched, fetches, refused: None };
+    let child =
+        WarmedChild { platform, digest, layers: 2, bytes: 3 << 20, fetched, fetches, refused: None, foreign: 0 };
     let children = vec![child];
-    Warmed { digest: Digest::of(b"index"), index_children: Some(2), attestations: 0, children, missing: Vec::new() }
+    Warmed {
+        digest: Digest::of(b"index"),
+        index_children: Some(2),
+        attestations: Attestations::default(),
+        nested: false,
+        children,
+        missing: Vec::new(),
+    }
 }
 
 fn verdict(stored: bool, by_tag: Finding, by_digest: Finding) -> Verdict {
     Verdict {
         stored: vec![stored],
         index: None,
+        artifact: None,
         by_tag: Some(by_tag),
         by_digest,
         refused: Vec::new(),
@@ -206,14 +218,95 @@ fn jitter_spreads_the_pauses_around_their_mean() {
 }
 
 #[test]
-fn what_harbor_does_not_store_in_time_is_pulled_again() {
+fn what_harbor_does_not_store_in_time_is_pulled_again_after_a_minute_then_two_then_four() {
     let mut image = cached(Require::Online);
     live(&mut image, 0, Event::Warmed(&warmed(3)));
     let nothing = verdict(false, UNTAGGED, NOT_YET);
-    assert!(live(&mut image, 359, Event::Looked(&nothing)) <= 60);
+    assert!(live(&mut image, 59, Event::Looked(&nothing)) <= 60);
     assert_eq!(state(&image).0, "False/Verifying");
-    live(&mut image, 360, Event::Looked(&nothing));
-    assert_eq!((state(&image).0.as_str(), seen(&image, 500)), ("False/NotStored", Step::Warm));
+    assert_eq!(live(&mut image, 60, Event::Looked(&nothing)), 0, "at once");
+    assert_eq!((state(&image).0.as_str(), seen(&image, 60)), ("False/Warming", Step::Warm));
+    let mut now = 60;
+    for (pull, bound) in [(2, 120), (3, 240), (4, 360), (5, 360)] {
+        live(&mut image, now, Event::Warmed(&warmed(0)));
+        live(&mut image, now + bound - 1, Event::Looked(&nothing));
+        assert_eq!(state(&image).0, "False/Verifying", "pull {pull}");
+        now += bound;
+        now += i64::try_from(live(&mut image, now, Event::Looked(&nothing))).unwrap() + 1;
+        assert_eq!((state(&image).0.as_str(), seen(&image, now)), ("False/NotStored", Step::Warm), "pull {pull}");
+        let status = image.status.as_ref().unwrap();
+        assert_eq!((status.attempts, status.unstored_pulls), (Some(pull), Some(pull)));
+    }
+    live(&mut image, now, Event::Warmed(&warmed(0)));
+    live(&mut image, now + 20, Event::Looked(&verdict(true, TAGGED, SAME)));
+    assert_eq!((state(&image).0.as_str(), image.status.as_ref().unwrap().unstored_pulls), ("True/Warm", None));
+}
+
+/// What is stored under `own` since `second`.
+fn listed(index: IndexState, second: i64, by_tag: Finding, by_digest: Finding) -> Verdict {
+    let artifact = Listed { digest: "sha256:own".to_owned(), since: Some(at(second)) };
+    Verdict { index: Some(index), artifact: Some(artifact), ..verdict(true, by_tag, by_digest) }
+}
+
+#[test]
+fn an_index_that_was_cached_before_its_tag_was_asked_for_is_said_to_need_its_digest_half_a_minute_later() {
+    let message = |image: &CachedImage, kind| {
+        condition::find(&image.status.as_ref().unwrap().conditions, kind).unwrap().message.clone()
+    };
+    for (require, ready) in [(Require::Online, "True/Warm"), (Require::OfflineByTag, "False/PullByDigest")] {
+        let mut image = cached(require);
+        live(&mut image, 1000, Event::Warmed(&warmed(0)));
+        let found = listed(IndexState::Complete, 0, UNTAGGED, SAME);
+        live(&mut image, 1020, Event::Looked(&found));
+        assert_eq!(offline(&image, ConditionType::OfflineByTag), "Unknown/Untagged", "Harbor tags 10 s after HEAD");
+        let pause = live(&mut image, 1030, Event::Looked(&found));
+        assert_eq!((state(&image).0.as_str(), pause), (ready, 60), "once more, for clocks differ");
+        assert_eq!(offline(&image, ConditionType::OfflineByTag), "False/PullByDigest");
+        assert_eq!(offline(&image, ConditionType::OfflineByDigest), "True/DigestStored");
+        let said = message(&image, ConditionType::OfflineByTag);
+        assert!(said.contains("pull h.example/hub/library/nginx@sha256:own"), "{said}");
+    }
+    // One that Harbor has only just stored may still get its tag.
+    let mut image = cached(Require::Online);
+    live(&mut image, 0, Event::Warmed(&warmed(0)));
+    live(&mut image, 60, Event::Looked(&listed(IndexState::Complete, 45, UNTAGGED, SAME)));
+    assert_eq!(offline(&image, ConditionType::OfflineByTag), "Unknown/Untagged");
+}
+
+#[test]
+fn what_a_manifest_says_of_offline_pulls_is_said_with_the_pull() {
+    let mut nested = cached(Require::Online);
+    live(&mut nested, 0, Event::Warmed(&Warmed { nested: true, ..warmed(1) }));
+    for kind in [ConditionType::OfflineByTag, ConditionType::OfflineByDigest] {
+        assert_eq!(offline(&nested, kind), "False/NestedIndex");
+    }
+    let never = Finding::No(Reason::NestedIndex);
+    let nothing = Verdict { index: Some(IndexState::Nested), ..verdict(true, never, never) };
+    assert!(live(&mut nested, 20, Event::Looked(&nothing)) < 60, "Harbor may store both indexes");
+    assert_eq!(state(&nested).0, "True/Warm");
+    assert!(live(&mut nested, 120, Event::Looked(&nothing)) > 3000);
+
+    let mut foreign = cached(Require::Online);
+    let mut pulled = warmed(1);
+    pulled.children[0].foreign = 1;
+    live(&mut foreign, 0, Event::Warmed(&pulled));
+    assert_eq!(offline(&foreign, ConditionType::OfflineByTag), "False/ForeignLayer");
+    assert!(live(&mut foreign, 20, Event::Looked(&verdict(false, UNTAGGED, NOT_YET))) > 3000);
+    assert_eq!(state(&foreign), ("False/ForeignLayer".to_owned(), false, true));
+}
+
+#[test]
+fn attestations_are_counted_apart_from_platforms() {
+    let mut image = cached(Require::Online);
+    live(&mut image, 0, Event::Warmed(&warmed(1)));
+    assert_eq!(image.status.as_ref().unwrap().attestations, None);
+    let attestations =
+        Attestations { found: 4, fetched: 3, failed: Some(AttestationError::TooLarge), ..Attestations::default() };
+    live(&mut image, 0, Event::Warmed(&Warmed { attestations, ..warmed(1) }));
+    let status = image.status.unwrap();
+    let counted = status.attestations.unwrap();
+    assert_eq!((status.platforms.len(), counted.found, counted.fetched), (1, 4, 3));
+    assert!(counted.message.unwrap().contains("64 MiB"));
 }
 
 #[test]
@@ -305,7 +398,7 @@ fn what_is_left_to_harbor_is_looked_at_when_harbor_has_fetched_it_and_given_the_
     live(0, Event::Begun("for linux/amd64"));
     assert_eq!(live(10, Event::Warmed(&left(warmed(0)))), (205, "False/Verifying".to_owned()));
     assert_eq!(live(500, Event::Looked(&verdict(false, UNTAGGED, NOT_YET))).1, "False/Verifying");
-    assert_eq!(live(1100, Event::Looked(&verdict(false, UNTAGGED, NOT_YET))).1, "False/NotStored");
+    assert_eq!(live(1100, Event::Looked(&verdict(false, UNTAGGED, NOT_YET))).1, "False/Warming");
 }
 
 #[test]
@@ -322,7 +415,10 @@ fn how_the_blobs_came_is_told() {
         warmed.children[0].fetches = Fetches { touched: 1, streamed: 1, fell_back: 1, ..Fetches::default() }
     });
     assert!(slow.contains("2 blobs fetched") && slow.contains("1 blob did not come in time"), "{slow}");
-    assert!(message(&|warmed| warmed.attestations = 2).contains("2 attestations left out"));
+    assert!(
+        message(&|warmed| warmed.attestations = Attestations { found: 3, fetched: 2, ..Attestations::default() })
+            .contains("2 of 3 attestations fetched, too")
+    );
     let left = message(&|warmed| warmed.children[0].fetches = Fetches { left: 4, ..Fetches::default() });
     assert!(left.contains("4 blobs left to Harbor"), "{left}");
 }

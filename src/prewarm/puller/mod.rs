@@ -4,6 +4,7 @@
 //! matters: Harbor tags a cached index only when it saw the tag asked for by HEAD. How the layers come into the cache is a
 //! [`PullStrategy`]; what all pulls of the process share are [`Lanes`].
 
+mod attestations;
 mod blob;
 mod gate;
 mod lanes;
@@ -13,7 +14,9 @@ mod pull;
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
+use futures::{StreamExt, stream};
 
+pub use self::attestations::{AttestationError, Attestations};
 pub use self::lanes::{DEFAULT_BYTES, Lane, Lanes};
 use self::pull::Pull;
 use super::target::Target;
@@ -25,6 +28,10 @@ use crate::{
 
 /// An index may hold an index, and that one none.
 const MAX_DEPTH: u8 = 2;
+/// Foreign layers that are looked for at the upstream.
+const MAX_FOREIGN: usize = 16;
+/// Siblings whose tags are asked for at once.
+const SIBLINGS_AT_ONCE: usize = 4;
 
 /// Told how a pull comes along; every method may be left out.
 pub trait Progress: Send + Sync {
@@ -56,8 +63,10 @@ pub struct Warmed {
     pub digest: Digest,
     /// Number of children of the index, wanted or not; `None` when the reference leads to a manifest.
     pub index_children: Option<u32>,
-    /// How many of these describe another child (attestations), and are not fetched.
-    pub attestations: u32,
+    /// What describes the wanted manifests and runs nowhere.
+    pub attestations: Attestations,
+    /// Whether the index lists an index.
+    pub nested: bool,
     /// The manifests that were wanted.
     pub children: Vec<WarmedChild>,
     /// Wanted platforms that the index has no child for.
@@ -81,6 +90,8 @@ pub struct WarmedChild {
     pub fetches: Fetches,
     /// What Harbor says where it serves this manifest to nobody (412). Nothing but platform and digest is known then.
     pub refused: Option<String>,
+    /// Foreign layers that the upstream does not hold: Harbor never stores a manifest with one.
+    pub foreign: u32,
 }
 
 /// How blobs came into the cache.
@@ -123,7 +134,7 @@ impl Fetches {
 impl Warmed {
     /// How the blobs of all manifests came into the cache.
     pub fn fetches(&self) -> Fetches {
-        self.children.iter().fold(Fetches::default(), |sum, child| sum.plus(child.fetches))
+        self.children.iter().fold(self.attestations.fetches, |sum, child| sum.plus(child.fetches))
     }
 }
 
@@ -152,6 +163,15 @@ impl WarmError {
             Self::NoPlatform(_) => Class::Wait(None),
             Self::TooDeep => Class::Stalled,
             Self::Deadline(_) => Class::Retry,
+        }
+    }
+
+    /// Whether Harbor itself may be the cause, and not the image or its upstream.
+    pub fn may_be_harbor(&self) -> bool {
+        match self {
+            Self::Pull(error) => error.may_be_harbor(),
+            Self::Deadline(_) => true,
+            Self::NoPlatform(_) | Self::TooDeep => false,
         }
     }
 
@@ -202,6 +222,8 @@ pub struct Puller {
     lane: Lane,
     strategy: PullStrategy,
     harbor: Option<harbor::Client>,
+    /// Other tags of the repository that are wanted.
+    siblings: Vec<String>,
 }
 
 impl Puller {
@@ -209,7 +231,7 @@ impl Puller {
     /// clones, and has the default strategy.
     pub fn new(client: Client, limits: Limits) -> Self {
         let (lanes, lane) = (Lanes::default(), Lane::default());
-        Self { client, limits, lanes, lane, strategy: PullStrategy::default(), harbor: None }
+        Self { client, limits, lanes, lane, strategy: PullStrategy::default(), harbor: None, siblings: Vec::new() }
     }
 
     /// The same in lanes that others use, too.
@@ -229,6 +251,12 @@ impl Puller {
     #[must_use]
     pub fn knowing(self, harbor: harbor::Client) -> Self {
         Self { harbor: Some(harbor), ..self }
+    }
+
+    /// The same, which asks for these tags of the repository, too, before it fetches anything.
+    #[must_use]
+    pub fn with_siblings(self, siblings: Vec<String>) -> Self {
+        Self { siblings, ..self }
     }
 
     /// The client that it pulls with.
@@ -254,27 +282,45 @@ impl Puller {
     ) -> Result<Warmed, WarmError> {
         let pull = Pull::new(self, target, platforms, progress);
         let digest = self.resolve(target).await?;
+        self.announce(target).await;
         match pull.manifest(digest.as_str()).await? {
             Manifest::Image(image) => {
                 let stored = pull.stored([&digest]).await;
                 let child = pull.image(None, digest.clone(), image, &stored).await?;
                 let children = vec![child];
-                Ok(Warmed { digest, index_children: None, attestations: 0, children, missing: Vec::new() })
+                let attestations = Attestations::default();
+                Ok(Warmed { digest, index_children: None, attestations, nested: false, children, missing: Vec::new() })
             }
             Manifest::Index(index) => {
                 let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
                 let index_children = Some(count(index.children.len()));
-                let attestations = count(index.children.iter().filter(|child| child.attestation).count());
-                let (children, missing) = pull.index(index, 1).await?;
+                let pull::Family { children, missing, attestations, nested } = pull.index(index, 1).await?;
                 if children.is_empty() && !missing.is_empty() {
                     return Err(WarmError::NoPlatform(missing));
                 }
                 if let Some(message) = all_refused(&children) {
                     return Err(Error::PolicyBlocked { message }.into());
                 }
-                Ok(Warmed { digest, index_children, attestations, children, missing })
+                let attestations = pull.attestations(attestations).await;
+                Ok(Warmed { digest, index_children, attestations, nested, children, missing })
             }
         }
+    }
+
+    /// Asks for the tags of the other images of the repository that are wanted, as a runtime does before it pulls. Harbor tags an
+    /// index only for a tag that was asked for by HEAD before the index was first fetched; for a week it answers a later HEAD from
+    /// its cache, and does not tag. What one of them answers does not matter here.
+    async fn announce(&self, target: &Target) {
+        let path = target.path();
+        let asking = self.siblings.iter().cloned().map(|tag| self.ask_for(&path, tag));
+        let asked: Vec<_> = stream::iter(asking).buffer_unordered(SIBLINGS_AT_ONCE).collect().await;
+        for error in asked.into_iter().filter_map(Result::err) {
+            tracing::debug!(repository = %path, %error, "a tag that is wanted, too, could not be asked for");
+        }
+    }
+
+    async fn ask_for(&self, path: &str, tag: String) -> Result<(), Error> {
+        self.client.head(path, &tag).await.map(drop)
     }
 
     /// The digest that `target` has at this moment.
@@ -299,7 +345,9 @@ impl Puller {
     {
         let backoff =
             ExponentialBuilder::default().with_min_delay(self.limits.pause).with_max_times(self.limits.repeats);
-        let retried = request.retry(backoff.with_jitter()).when(|error: &Error| error.class() == Class::Retry);
+        // One that got no status line has taken its time: another attempt at the image comes later.
+        let again = |error: &Error| error.class() == Class::Retry && !matches!(error, Error::Timeout { .. });
+        let retried = request.retry(backoff.with_jitter()).when(again);
         retried.notify(|_, _| self.client.note_repeat()).await
     }
 }

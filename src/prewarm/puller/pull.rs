@@ -7,7 +7,10 @@ use std::{
 
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::{Fetches, MAX_DEPTH, Progress, Puller, WarmError, WarmedChild, pace::Pace};
+use super::{
+    Fetches, MAX_DEPTH, MAX_FOREIGN, Progress, Puller, WarmError, WarmedChild, attestations::MAX_ATTESTATIONS,
+    pace::Pace,
+};
 use crate::{
     api::{Platform, proxy_project::PullStrategy},
     prewarm::{select::select, stored::stored, target::Target},
@@ -24,6 +27,17 @@ pub(super) struct Pull<'a> {
     platforms: &'a [Platform],
     /// Blobs that a child has taken on; children share layers.
     taken: Mutex<HashSet<Digest>>,
+}
+
+/// What an index leads to.
+#[derive(Default)]
+pub(super) struct Family {
+    pub(super) children: Vec<WarmedChild>,
+    pub(super) missing: Vec<Platform>,
+    /// Attestations of the children, which are not fetched yet, and whether Harbor lists each.
+    pub(super) attestations: Vec<(bool, Child)>,
+    /// Whether it lists an index.
+    pub(super) nested: bool,
 }
 
 impl<'a> Pull<'a> {
@@ -57,25 +71,33 @@ impl<'a> Pull<'a> {
         })
     }
 
-    pub(super) async fn index(&self, index: Index, depth: u8) -> Result<(Vec<WarmedChild>, Vec<Platform>), WarmError> {
+    pub(super) async fn index(&self, index: Index, depth: u8) -> Result<Family, WarmError> {
         let selection = select(&index, self.platforms);
-        let stored = self.stored(selection.chosen.iter().map(|child| &child.digest)).await;
+        let listed = selection.chosen.iter().chain(selection.attestations.iter().take(MAX_ATTESTATIONS));
+        let stored = self.stored(listed.map(|child| &child.digest)).await;
         let pulls = selection.chosen.into_iter().map(|child| self.child(child, depth, &stored));
-        let children: Vec<Vec<WarmedChild>> =
+        let families: Vec<Family> =
             stream::iter(pulls).buffered(self.puller.limits.manifests_at_once.max(1)).try_collect().await?;
-        Ok((children.into_iter().flatten().collect(), selection.missing))
+        let attestations = selection.attestations.into_iter();
+        let attestations = attestations.map(|child| (stored.contains(&child.digest), child)).collect();
+        let whole = Family { attestations, ..Family::default() };
+        let whole = families.into_iter().fold(whole, Family::with);
+        Ok(Family { missing: selection.missing, ..whole })
     }
 
-    async fn child(&self, child: Child, depth: u8, stored: &HashSet<Digest>) -> Result<Vec<WarmedChild>, WarmError> {
+    async fn child(&self, child: Child, depth: u8, stored: &HashSet<Digest>) -> Result<Family, WarmError> {
         let manifest = match self.manifest(child.digest.as_str()).await {
             // One platform that nobody may pull says nothing of the others.
-            Err(Error::PolicyBlocked { message }) => return Ok(vec![refused(child, message)]),
+            Err(Error::PolicyBlocked { message }) => return Ok(Family::of(refused(child, message))),
             manifest => manifest?,
         };
         match manifest {
-            Manifest::Image(image) => Ok(vec![self.image(child.platform, child.digest, image, stored).await?]),
+            Manifest::Image(image) => Ok(Family::of(self.image(child.platform, child.digest, image, stored).await?)),
             Manifest::Index(_) if depth >= MAX_DEPTH => Err(WarmError::TooDeep),
-            Manifest::Index(index) => Ok(Box::pin(self.index(index, depth + 1)).await?.0),
+            Manifest::Index(index) => {
+                let inner = Box::pin(self.index(index, depth + 1)).await?;
+                Ok(Family { nested: true, missing: Vec::new(), ..inner })
+            }
         }
     }
 
@@ -84,16 +106,46 @@ impl<'a> Pull<'a> {
         &self,
         platform: Option<Platform>,
         digest: Digest,
-        image: Image,
+        mut image: Image,
         stored: &HashSet<Digest>,
     ) -> Result<WarmedChild, WarmError> {
-        let fetches = if stored.contains(&digest) { Fetches::default() } else { self.blobs(&image).await? };
-        let layers = u32::try_from(image.layers.len()).unwrap_or(u32::MAX);
+        let mut foreign = std::mem::take(&mut image.foreign);
+        let fetches = if stored.contains(&digest) {
+            image.layers.append(&mut foreign);
+            Fetches::default()
+        } else {
+            self.foreign(&mut image, &mut foreign).await?.plus(self.blobs(&image).await?)
+        };
+        let [layers, foreign] =
+            [image.layers.len(), foreign.len()].map(|number| u32::try_from(number).unwrap_or(u32::MAX));
         let fetched = fetches.touched.saturating_add(fetches.streamed);
-        Ok(WarmedChild { platform, digest, layers, bytes: image.bytes(), fetched, fetches, refused: None })
+        Ok(WarmedChild { platform, digest, layers, bytes: image.bytes(), fetched, fetches, refused: None, foreign })
     }
 
-    async fn blobs(&self, image: &Image) -> Result<Fetches, Error> {
+    /// Brings those `foreign` layers into Harbor that the upstream holds, and makes them layers of the image.
+    async fn foreign(&self, image: &mut Image, foreign: &mut Vec<Descriptor>) -> Result<Fetches, Error> {
+        let mut sum = Fetches::default();
+        // Where no layer is asked for, nobody finds out; of too many, nobody tries.
+        if self.puller.strategy == PullStrategy::ManifestsOnly || foreign.len() > MAX_FOREIGN {
+            return Ok(sum);
+        }
+        for blob in std::mem::take(foreign) {
+            match self.blob(blob.clone()).await {
+                Ok(fetches) => {
+                    if self.take(&blob) {
+                        self.progress.planned(1, blob.size);
+                    }
+                    sum = sum.plus(fetches);
+                    image.layers.push(blob);
+                }
+                Err(Error::NotFound { .. }) => foreign.push(blob),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(sum)
+    }
+
+    pub(super) async fn blobs(&self, image: &Image) -> Result<Fetches, Error> {
         let blobs: Vec<Descriptor> = image.blobs().into_iter().filter(|blob| self.take(blob)).collect();
         if self.puller.strategy == PullStrategy::ManifestsOnly {
             return Ok(Fetches { left: u32::try_from(blobs.len()).unwrap_or(u32::MAX), ..Fetches::default() });
@@ -113,5 +165,17 @@ impl<'a> Pull<'a> {
 fn refused(child: Child, message: String) -> WarmedChild {
     let Child { platform, digest, .. } = child;
     let (layers, bytes, fetched, fetches) = (0, 0, 0, Fetches::default());
-    WarmedChild { platform, digest, layers, bytes, fetched, fetches, refused: Some(message) }
+    WarmedChild { platform, digest, layers, bytes, fetched, fetches, refused: Some(message), foreign: 0 }
+}
+
+impl Family {
+    fn of(child: WarmedChild) -> Self {
+        Self { children: vec![child], ..Self::default() }
+    }
+
+    fn with(mut self, mut other: Self) -> Self {
+        self.children.append(&mut other.children);
+        self.attestations.append(&mut other.attestations);
+        Self { nested: self.nested || other.nested, ..self }
+    }
 }

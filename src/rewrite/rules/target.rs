@@ -51,7 +51,7 @@ impl Target {
                 .filter_map(|text| read_match(text))
                 .map(|(host, path)| (host.into(), path.into()))
                 .collect(),
-            steps: selectors.steps(exclude.len()),
+            steps: selectors.steps(exclude.len() + rule.replaces.len()),
             exclude,
             selectors,
             mode: terms.mode,

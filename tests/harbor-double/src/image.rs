@@ -11,6 +11,8 @@ pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+jso
 pub(crate) const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 pub(crate) const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 
+const FOREIGN_LAYER: &str = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip";
+
 /// The platform of a manifest, as an index names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Platform {
@@ -31,6 +33,8 @@ pub struct Image {
     docker: bool,
     canonical: bool,
     attestations: bool,
+    nested: bool,
+    foreign: Option<bool>,
     seed: String,
 }
 
@@ -59,6 +63,8 @@ impl Image {
             docker: false,
             canonical: false,
             attestations: false,
+            nested: false,
+            foreign: None,
             seed: String::new(),
         }
     }
@@ -89,6 +95,21 @@ impl Image {
     #[must_use]
     pub fn with_attestations(mut self) -> Self {
         self.attestations = true;
+        self
+    }
+
+    /// The index lists one index, and that one the platforms.
+    #[must_use]
+    pub fn nested(mut self) -> Self {
+        self.nested = true;
+        self
+    }
+
+    /// The lowest layer of each platform is a foreign one with an address of its own, as of Windows; `held`: the upstream holds
+    /// it nevertheless.
+    #[must_use]
+    pub fn foreign_layer(mut self, held: bool) -> Self {
+        self.foreign = Some(held);
         self
     }
 
@@ -166,6 +187,13 @@ pub(crate) fn build(name: &str, image: &Image) -> Built {
     }
     if image.index {
         let media_type = if image.docker { DOCKER_LIST } else { OCI_INDEX };
+        if image.nested {
+            let bytes = index_bytes(media_type, &descriptors, image.canonical);
+            let (digest, size) = (sha256(&bytes), bytes.len());
+            built.manifests.push((digest.clone(), media_type.to_owned(), bytes));
+            let inner = json!({"mediaType": media_type, "digest": digest, "size": size});
+            descriptors = vec![(media_type.to_owned(), inner)];
+        }
         let bytes = index_bytes(media_type, &descriptors, image.canonical);
         built.pushed.digest = sha256(&bytes);
         built.pushed.media_type = media_type.to_owned();
@@ -194,6 +222,14 @@ fn manifest(built: &mut Built, image: &Image, platform: &Platform, seed: &str) -
         diff_ids.push(sha256(&tar));
         layers.push(built.add(gzip(&tar)));
     }
+    let foreign = image.foreign.map(|held| {
+        let bytes = gzip(&tar("foreign", &noise(&format!("{seed}|foreign"), 100)));
+        let blob = Blob { digest: sha256(&bytes), size: bytes.len() };
+        if held {
+            built.add(bytes);
+        }
+        json!({"mediaType": FOREIGN_LAYER, "digest": blob.digest, "size": blob.size, "urls": ["http://127.0.0.1:9/layer"]})
+    });
     let mut config = json!({
         "architecture": platform.architecture, "os": platform.os, "created": "2026-01-01T00:00:00Z", "history": [],
         "config": {"Env": ["A=b"], "Cmd": ["/x"]}, "rootfs": {"type": "layers", "diff_ids": diff_ids},
@@ -206,7 +242,7 @@ fn manifest(built: &mut Built, image: &Image, platform: &Platform, seed: &str) -
         |media_type: &str, blob: &Blob| json!({"mediaType": media_type, "digest": blob.digest, "size": blob.size});
     let body = json!({
         "schemaVersion": 2, "mediaType": media_type, "config": descriptor(config_type, &config),
-        "layers": layers.iter().map(|layer| descriptor(layer_type, layer)).collect::<Vec<_>>(),
+        "layers": foreign.into_iter().chain(layers.iter().map(|layer| descriptor(layer_type, layer))).collect::<Vec<_>>(),
     });
     built.add_manifest(media_type, &body, platform.clone(), config, layers)
 }

@@ -69,6 +69,7 @@ struct Settings {
     health_interval: Option<Duration>,
     scanner: bool,
     distance: Duration,
+    announces_blobs: bool,
 }
 
 /// What the end points share.
@@ -99,6 +100,7 @@ impl Harbor {
             health_interval: None,
             scanner: false,
             distance: Duration::ZERO,
+            announces_blobs: false,
         };
         Builder { address: Ipv4Addr::LOCALHOST, port: 0, settings, tls: None }
     }
@@ -321,6 +323,14 @@ impl Builder {
     #[must_use]
     pub fn scanner(mut self) -> Self {
         self.settings.scanner = true;
+        self
+    }
+
+    /// Answers cold blobs as Harbor does after 2.15: with length and digest, and with a connection that breaks off where the upstream
+    /// ends early. The default is that of 2.15: chunked, an error document appended, and ended properly.
+    #[must_use]
+    pub fn announces_blobs(mut self) -> Self {
+        self.settings.announces_blobs = true;
         self
     }
 

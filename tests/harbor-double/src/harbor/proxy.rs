@@ -128,7 +128,7 @@ impl Core {
             }
         };
         self.fill(place, registry, digest);
-        Ok(streamed(answer).await)
+        Ok(if self.settings.announces_blobs { announced(answer, digest) } else { streamed(answer).await })
     }
 
     fn index(&self, place: &Place, digest: &str) -> Option<(String, Bytes)> {
@@ -181,6 +181,20 @@ async fn streamed(answer: reqwest::Response) -> Reply {
     if let Some(length) = length.filter(|length| *length <= BUFFERED) {
         put(&mut reply, header::CONTENT_LENGTH, &length.to_string());
     }
+    reply
+}
+
+/// A cold blob as Harbor answers it after 2.15: with length and digest. When the upstream breaks off, so does the connection.
+fn announced(answer: reqwest::Response, digest: &str) -> Reply {
+    let length = answer.content_length();
+    let pieces = answer.bytes_stream().map(|piece| piece.map_err(std::io::Error::other));
+    let sent = body::tallied(pieces, Arc::new(AtomicU64::new(0)));
+    let mut reply = text(StatusCode::OK, "application/x-gzip", sent);
+    if let Some(length) = length {
+        put(&mut reply, header::CONTENT_LENGTH, &length.to_string());
+    }
+    put(&mut reply, CONTENT_DIGEST, digest);
+    put(&mut reply, header::ETAG, digest);
     reply
 }
 

@@ -1,0 +1,64 @@
+//! What an answer means for an image: why it is not warm, and what of an upstream's rate it took. Pure.
+
+use std::time::Duration;
+
+use super::{
+    allowance::Answer,
+    life::Failure,
+    puller::{AttestationError, WarmError, Warmed},
+    select::takes,
+    surroundings::Unresolved,
+};
+use crate::{
+    api::{Platform, Reason, cached_image::PlatformStatus},
+    registry::{self, Class},
+};
+
+/// While nobody has told a platform, or the HarborInstance is not ready: no failure of the image, so no growing pause.
+pub(super) const SOON: Duration = Duration::from_secs(15);
+
+/// The upstream has the tag no more.
+pub(super) fn gone(tag: &str, error: &registry::Error) -> Failure {
+    let message = format!(
+        "the upstream has no tag {tag} any more, so Harbor does not serve it: name a digest, or set serveRemoved in the \
+         ProxyProject; {error}"
+    );
+    Failure::new(error.reason(), message, error.class())
+}
+
+pub(super) fn unresolved(why: &Unresolved) -> Failure {
+    let (reason, class) = match why {
+        Unresolved::InvalidImage(_) => (Reason::InvalidImage, Class::Stalled),
+        Unresolved::NotProxied(_) => (Reason::NotProxied, Class::Wait(Some(SOON * 2))),
+        Unresolved::InstanceNotReady(_) => (Reason::InstanceNotReady, Class::Wait(Some(SOON))),
+    };
+    Failure::new(reason, why, class)
+}
+
+/// How the upstream took a pull. Harbor may have had some of the manifests: what it counts nobody tells, so all count.
+pub(super) fn answer(pulled: &Result<Warmed, WarmError>) -> Answer {
+    match pulled {
+        Ok(warmed) => match warmed.attestations.failed {
+            Some(AttestationError::Pull(registry::Error::RateLimited { retry_after, .. })) => {
+                Answer::Limited(retry_after)
+            }
+            _ => {
+                let children = u32::try_from(warmed.children.len()).unwrap_or(u32::MAX);
+                let manifests = children.saturating_add(u32::from(warmed.index_children.is_some()));
+                Answer::Served(manifests.saturating_add(warmed.attestations.asked))
+            }
+        },
+        Err(WarmError::Pull(registry::Error::RateLimited { retry_after, .. })) => Answer::Limited(*retry_after),
+        Err(WarmError::Pull(registry::Error::NotFound { .. })) => Answer::Served(0),
+        Err(_) => Answer::Failed,
+    }
+}
+
+/// The wanted platforms that none of the pulled manifests is for.
+pub(super) fn missing(wanted: &[Platform], pulled: &[PlatformStatus]) -> Vec<Platform> {
+    let serves = |platform: &Platform| {
+        let wanted = std::slice::from_ref(platform);
+        pulled.iter().any(|child| takes(wanted, child.platform.parse::<Platform>().ok().as_ref()))
+    };
+    wanted.iter().filter(|platform| !serves(platform)).cloned().collect()
+}

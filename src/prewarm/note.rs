@@ -1,0 +1,42 @@
+//! What a person is told of a change, as an Event. Pure.
+
+use super::life;
+use crate::api::{CachedImageStatus, ConditionType, Reason, condition};
+
+/// Something to tell a person.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// Type `Warning`, else `Normal`.
+    pub warning: bool,
+    /// The reason that Ready has now.
+    pub reason: String,
+    /// A sentence.
+    pub message: String,
+}
+
+impl Note {
+    /// A note when Ready has another reason than before.
+    pub fn of_change(old: &CachedImageStatus, new: &CachedImageStatus) -> Option<Self> {
+        let ready = condition::find(&new.conditions, ConditionType::Ready)?;
+        if life::ready_reason(old) == Some(ready.reason.as_str()) {
+            return None;
+        }
+        // What waits for another resource comes by itself.
+        let expected = [
+            Reason::Warming,
+            Reason::Verifying,
+            Reason::Warm,
+            Reason::NotProxied,
+            Reason::InstanceNotReady,
+            Reason::PlatformsUnknown,
+            Reason::Scanning,
+            Reason::NotScanned,
+        ];
+        let warning = !expected.iter().any(|reason| format!("{reason:?}") == ready.reason);
+        let mut message = ready.message.clone();
+        if let Some(next) = new.next_attempt_at.as_ref().filter(|_| new.attempts.is_some()) {
+            message = format!("{message}; next try at {}", next.0);
+        }
+        Some(Note { warning, reason: ready.reason.clone(), message })
+    }
+}

@@ -1,0 +1,89 @@
+//! Which tags of a repository are wanted, so that Harbor is asked for all of them before it caches an index that they share.
+//!
+//! Harbor tags an index for each tag that was asked for by HEAD before the first GET of the index, for ten minutes. Later it
+//! answers HEAD from its cache, for a week, and does not tag.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+/// Tags of one repository that are remembered, and asked for before one of them is pulled.
+pub const MOST_TAGS: usize = 16;
+/// Repositories that are remembered: beyond that, all are forgotten, and noted again when their images are looked at.
+const MOST_REPOSITORIES: usize = 8192;
+/// A tag that was asked for is not asked for again so soon: Harbor tags for ten minutes, and waits seven for some children.
+const ASKED: Duration = Duration::from_secs(60);
+
+/// Tags of a repository, and when Harbor was last asked for each.
+type Tags = HashMap<String, Option<Instant>>;
+
+/// Tags that are wanted, by repository. Clones share them.
+#[derive(Debug, Clone, Default)]
+pub struct Siblings {
+    known: Arc<Mutex<HashMap<String, Tags>>>,
+}
+
+impl Siblings {
+    /// Notes that a tag of a repository is wanted. `repository` begins with the host of its Harbor.
+    pub fn note(&self, repository: &str, tag: &str) {
+        let mut known = self.lock();
+        if known.len() >= MOST_REPOSITORIES && !known.contains_key(repository) {
+            known.clear();
+        }
+        let tags = known.entry(repository.to_owned()).or_default();
+        if tags.len() < MOST_TAGS {
+            tags.entry(tag.to_owned()).or_default();
+        }
+    }
+
+    /// The other tags that are to be asked for before `tag` is pulled at `now`. They count as asked for from then on, and so does
+    /// `tag`.
+    pub fn to_ask(&self, repository: &str, tag: &str, now: Instant) -> Vec<String> {
+        let mut known = self.lock();
+        let Some(tags) = known.get_mut(repository) else { return Vec::new() };
+        let mut due = Vec::new();
+        for (known, asked) in tags.iter_mut() {
+            let fresh = asked.is_some_and(|asked| now.saturating_duration_since(asked) < ASKED);
+            if known == tag || !fresh {
+                *asked = Some(now);
+            }
+            if known != tag && !fresh {
+                due.push(known.clone());
+            }
+        }
+        due.sort_unstable();
+        due
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Tags>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn siblings_are_asked_for_once_a_minute_and_never_with_their_own_pull() {
+        let siblings = Siblings::default();
+        ["v1", "v1.2", "latest"].iter().for_each(|tag| siblings.note("h/p/app", tag));
+        siblings.note("h/p/other", "v1");
+        let now = Instant::now();
+        assert_eq!(siblings.to_ask("h/p/app", "v1", now), ["latest", "v1.2"]);
+        assert!(siblings.to_ask("h/p/app", "v1.2", now + Duration::from_secs(1)).is_empty());
+        assert_eq!(siblings.to_ask("h/p/app", "latest", now + Duration::from_secs(61)), ["v1", "v1.2"]);
+        assert!(siblings.to_ask("h/p/none", "v1", now).is_empty());
+    }
+
+    #[test]
+    fn siblings_are_bounded_in_tags_and_in_repositories() {
+        let siblings = Siblings::default();
+        (0..1000).for_each(|number| siblings.note("h/p/app", &number.to_string()));
+        assert_eq!(siblings.to_ask("h/p/app", "x", Instant::now()).len(), MOST_TAGS);
+        (0..3 * MOST_REPOSITORIES).for_each(|number| siblings.note(&number.to_string(), "v1"));
+        assert!(siblings.lock().len() <= MOST_REPOSITORIES);
+    }
+}
