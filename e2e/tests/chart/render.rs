@@ -210,7 +210,8 @@ async fn the_webhook_is_open_to_named_peers_alone_where_they_are_named() {
         let values = json!({"networkPolicy": {"webhookFrom": from}, "certificates": {"source": source}});
         let objects = rendered(&values).await;
         let ingress = &find(&objects, "NetworkPolicy/harbor-pilot-webhook")["spec"]["ingress"];
-        let of_port = |port: i64| ingress.as_array().unwrap().iter().filter(move |rule| rule["ports"][0]["port"] == port);
+        let of_port =
+            |port: i64| ingress.as_array().unwrap().iter().filter(move |rule| rule["ports"][0]["port"] == port);
         let rules: Vec<_> = of_port(8443).collect();
         assert_eq!(rules.len(), 1, "{ingress}");
         let from = rules[0]["from"].as_array().cloned().unwrap_or_default();
