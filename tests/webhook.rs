@@ -411,6 +411,17 @@ async fn a_body_that_does_not_come_is_given_up_before_the_api_server_gives_up() 
 }
 
 #[tokio::test]
+async fn images_of_a_namespace_that_no_namespace_can_be_called_are_not_offered() {
+    let webhook = webhook();
+    for (length, offers) in [(63, 1), (64, 0)] {
+        let mut review = create(pod(&[("app", "nginx")]));
+        review["request"]["namespace"] = json!("n".repeat(length));
+        webhook.admit(&review).await;
+        assert_eq!(webhook.offered().len(), offers, "{length}");
+    }
+}
+
+#[tokio::test]
 async fn a_sink_that_panics_does_not_harm_the_reply() {
     let webhook = webhook_with(Arc::new(|_| panic!("as tests do")), Arc::default(), Limits::default());
     let stored = webhook.stored(&create(pod(&[("app", "nginx")]))).await;

@@ -476,6 +476,40 @@ fn scanned(severity: &str) -> Scans {
 }
 
 #[tokio::test]
+async fn over_http_a_review_that_takes_too_long_is_answered_as_one_that_cannot_be_read() {
+    let metrics = Metrics::new();
+    let policies = Arc::new(ArcSwap::from_pointee(only_harbor("Enforce")));
+    let router = router(Admission {
+        rules: Arc::new(ArcSwap::from_pointee(rules(false))),
+        policies: Arc::clone(&policies),
+        scans: Arc::default(),
+        namespaces: Arc::new(ArcSwap::from_pointee(namespaces())),
+        offers: Arc::new(|_| panic!("what is not read warms nothing")),
+        metrics: metrics.admission.clone(),
+        readiness: Readiness::new(),
+        limits: Limits { review: std::time::Duration::ZERO, ..Limits::default() },
+    });
+    let ask = async |path: &str, padding: usize| {
+        let mut object = pod("harbor.corp/hub/library/nginx");
+        object["metadata"]["managedFields"] = json!(["x".repeat(padding)]);
+        let request = Request::post(path).body(Body::from(create(object).to_string())).unwrap();
+        let response = router.clone().oneshot(request).await.unwrap();
+        let body = to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        let answer = serde_json::from_slice::<Value>(&body).unwrap()["response"].take();
+        (answer["allowed"] == true, answer.to_string().contains("it took too long to judge"))
+    };
+    // Those that are answered where they come in have no time limit: their size is one.
+    assert_eq!(ask("/validate", 100).await, (true, false));
+    assert_eq!(ask("/mutate", 100_000).await, (true, true));
+    assert_eq!(ask("/validate", 100_000).await, (false, true));
+    policies.store(Arc::new(only_harbor("Warn")));
+    assert_eq!(ask("/validate", 100_000).await, (true, true));
+    let counted = metrics.encode().unwrap();
+    let line = r#"harbor_pilot_admission_requests_total{operation="Other",outcome="Expired"} 3"#;
+    assert!(counted.lines().any(|found| found == line), "{counted}");
+}
+
+#[tokio::test]
 async fn over_http_what_scans_found_is_followed_as_it_changes_and_harbor_may_be_away() {
     let ceiling = json!({"action": "Enforce", "vulnerability": {"maxSeverity": "Medium"}, "duringOutage": "Warn"});
     let scans = Arc::new(ArcSwap::from_pointee(Scans::default()));

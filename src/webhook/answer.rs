@@ -10,7 +10,7 @@ use crate::rewrite::json::push_string;
 /// `response` of an AdmissionReview. It admits, unless it says why not.
 #[derive(Debug, Default)]
 pub(super) struct Answer<'a> {
-    /// That of the request. What is much too long for one is refused after that, and not sent back.
+    /// That of the request.
     pub(super) uid: &'a str,
     /// Why the object is refused.
     pub(super) denied: Option<&'a str>,
@@ -42,10 +42,9 @@ impl Answer<'_> {
         let encoded = self.patch.as_ref().map_or(0, |patch| patch.len().div_ceil(3) * 4);
         let warnings = self.warnings.iter().take(MAX_WARNINGS).map(|warning| clipped(warning, MAX_WARNING));
         let size: usize = warnings.clone().map(|warning| warning.len() + 16).sum();
-        let uid = clipped(self.uid, MAX_WARNING);
-        let mut out = String::with_capacity(320 + uid.len() + encoded + size);
+        let mut out = String::with_capacity(320 + self.uid.len() + encoded + size);
         out.push_str(r#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","response":{"uid":"#);
-        push_string(&mut out, uid);
+        push_string(&mut out, self.uid);
         match self.denied {
             None => out.push_str(r#","allowed":true"#),
             Some(why) => {

@@ -14,6 +14,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, Version};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use k8s_openapi::jiff::Timestamp;
+use tracing::Span;
 use tracing::field::debug;
 
 pub use super::body::Limits;
@@ -31,8 +32,6 @@ use crate::telemetry::traces;
 
 const OUR_ERROR: &str = "an error of harbor-pilot itself; its log has more";
 const TOO_LONG: &str = "it took too long to judge";
-/// The API server's are UUIDs of 36. They are sent back.
-const MAX_UID: usize = 128;
 /// The longest name of a namespace (RFC 1123, a label).
 const MAX_NAMESPACE: usize = 63;
 
@@ -81,12 +80,21 @@ pub fn router(admission: Admission) -> Router {
 /// One of the two, as functions of what it is asked with.
 #[derive(Clone, Copy)]
 struct Endpoint {
-    answer: fn(&Admission, &HeaderMap, &[u8]) -> Response,
+    judge: fn(&Admission, &HeaderMap, &[u8]) -> Judged,
     unread: fn(&Admission, &[u8], &str) -> Result<Reply, NotJson>,
 }
 
-const MUTATE: Endpoint = Endpoint { answer: Admission::mutate, unread: Admission::mutate_unread };
-const VALIDATE: Endpoint = Endpoint { answer: Admission::validate, unread: Admission::validate_unread };
+const MUTATE: Endpoint = Endpoint { judge: Admission::mutate, unread: Admission::mutate_unread };
+const VALIDATE: Endpoint = Endpoint { judge: Admission::validate, unread: Admission::validate_unread };
+
+/// What came of a review, before it is counted and sent.
+struct Judged {
+    replied: Result<Reply, NotJson>,
+    /// In the place of what the reply says of itself.
+    outcome: Option<Outcome>,
+    start: Instant,
+    span: Span,
+}
 
 struct Shared {
     admission: Admission,
@@ -112,15 +120,15 @@ impl Shared {
         let connection = parts.extensions.get::<Arc<Connection>>();
         let _working = connection.map(|connection| connection.work(tokio::time::Instant::now()));
         if read.bytes().len() <= SMALL {
-            return (endpoint.answer)(&self.admission, &parts.headers, read.bytes());
+            return self.admission.conclude((endpoint.judge)(&self.admission, &parts.headers, read.bytes()));
         }
         let (budget, read) = (self.reader.review_budget(&parts), Arc::new(read));
         let job = {
             let (shared, read, headers) = (Arc::clone(&self), Arc::clone(&read), parts.headers);
-            move || (endpoint.answer)(&shared.admission, &headers, read.bytes())
+            move || (endpoint.judge)(&shared.admission, &headers, read.bytes())
         };
         match self.workers.run(budget, job).await {
-            Ok(response) => response,
+            Ok(judged) => self.admission.conclude(judged),
             Err(Expired) => self.expire(read, endpoint).await,
         }
     }
@@ -128,8 +136,9 @@ impl Shared {
     /// Answers as if the review could not be read. To find its uid takes a moment, too, in a large one.
     async fn expire(self: Arc<Self>, read: Arc<Read>, endpoint: Endpoint) -> Response {
         let answer = move || {
+            let start = Instant::now();
             let replied = (endpoint.unread)(&self.admission, read.bytes(), TOO_LONG);
-            self.admission.conclude(replied, Some(Outcome::Expired), Instant::now())
+            self.admission.conclude(Judged { replied, outcome: Some(Outcome::Expired), start, span: Span::none() })
         };
         tokio::task::spawn_blocking(answer).await.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
     }
@@ -145,8 +154,8 @@ impl Shared {
 }
 
 impl Admission {
-    fn mutate(&self, headers: &HeaderMap, body: &[u8]) -> Response {
-        self.answer(
+    fn mutate(&self, headers: &HeaderMap, body: &[u8]) -> Judged {
+        judge(
             headers,
             || review::mutate(body, &self.rules.load(), &self.namespaces.load()),
             || self.mutate_unread(body, OUR_ERROR),
@@ -157,11 +166,11 @@ impl Admission {
         review::admit_unread(body, problem)
     }
 
-    fn validate(&self, headers: &HeaderMap, body: &[u8]) -> Response {
+    fn validate(&self, headers: &HeaderMap, body: &[u8]) -> Judged {
         let policies = self.policies.load();
         let scans = policies.go_by_scans().then(|| (self.scans.load(), Timestamp::now()));
         let scans = scans.as_ref().map(|(scans, now)| (&***scans, *now));
-        self.answer(
+        judge(
             headers,
             || validate::validate(body, &self.rules.load(), &self.namespaces.load(), &policies, scans),
             || self.validate_unread(body, OUR_ERROR),
@@ -172,36 +181,13 @@ impl Admission {
         validate::unread(body, problem, &self.policies.load())
     }
 
-    fn answer(
-        &self,
-        headers: &HeaderMap,
-        answer: impl FnOnce() -> Result<Reply, NotJson>,
-        otherwise: impl FnOnce() -> Result<Reply, NotJson>,
-    ) -> Response {
-        let start = Instant::now();
-        let empty = tracing::field::Empty;
-        let span =
-            tracing::debug_span!("admission", uid = empty, namespace = empty, operation = empty, outcome = empty);
-        traces::continue_trace(&span, headers);
-        let _entered = span.enter();
-        let (replied, outcome) = guarded(answer, otherwise);
-        self.conclude(replied, outcome, start)
-    }
-
-    /// Counts and logs what came of a review. `outcome` replaces what the reply says of itself.
-    fn conclude(&self, replied: Result<Reply, NotJson>, outcome: Option<Outcome>, start: Instant) -> Response {
-        let replied = replied.map_err(|error| error.to_string());
-        let too_long = |reply: &Reply| reply.uid.len() > MAX_UID;
-        let reply = match replied {
-            Ok(reply) if too_long(&reply) => Err(format!("`request.uid` is longer than {MAX_UID} bytes")),
-            replied => replied,
-        };
-        let reply = match reply {
-            Ok(reply) => reply,
-            Err(why) => {
-                self.metrics.count(Operation::Other, Outcome::Refused, start.elapsed());
-                return (StatusCode::BAD_REQUEST, why + "\n").into_response();
-            }
+    /// Counts and logs what came of a review, and makes the answer.
+    fn conclude(&self, judged: Judged) -> Response {
+        let Judged { replied, outcome, start, span } = judged;
+        let entered = span.enter();
+        let Ok(reply) = replied else {
+            self.metrics.count(Operation::Other, Outcome::Refused, start.elapsed());
+            return (StatusCode::BAD_REQUEST, format!("{NotJson}\n")).into_response();
         };
         let (outcome, took) = (outcome.unwrap_or(reply.verdict.into()), start.elapsed());
         self.metrics.count(reply.operation.into(), outcome, took);
@@ -220,12 +206,12 @@ impl Admission {
             ),
             _ => {}
         }
-        let span = tracing::Span::current();
         if !span.is_disabled() {
             span.record("uid", uid).record("namespace", namespace);
             span.record("operation", debug(operation)).record("outcome", debug(outcome));
         }
         tracing::debug!(uid, namespace, ?operation, ?outcome, rewritten, left_alone, dry_run, ?took, "admission");
+        drop(entered);
         self.metrics.images_rewritten.inc_by(reply.rewritten as u64);
         self.metrics.pods_unrewritten.inc_by(reply.unrewritten.into());
         self.metrics.images_left_alone.inc_by(reply.left_alone as u64);
@@ -251,6 +237,19 @@ impl Admission {
         }
         ([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], Body::from(body)).into_response()
     }
+}
+
+fn judge(
+    headers: &HeaderMap,
+    answer: impl FnOnce() -> Result<Reply, NotJson>,
+    otherwise: impl FnOnce() -> Result<Reply, NotJson>,
+) -> Judged {
+    let start = Instant::now();
+    let empty = tracing::field::Empty;
+    let span = tracing::debug_span!("admission", uid = empty, namespace = empty, operation = empty, outcome = empty);
+    traces::continue_trace(&span, headers);
+    let (replied, outcome) = span.in_scope(|| guarded(answer, otherwise));
+    Judged { replied, outcome, start, span }
 }
 
 /// The answer, or, after a panic, the other one and the outcome that says so.

@@ -40,17 +40,21 @@ impl Bystanders {
         Self { attacked: begin(webhook), control: begin(&control), _control: control, end }
     }
 
-    /// Each was answered, and in time: later than that only while the other webhook was late, too.
+    /// Each was answered, and in time. Where this machine is busy with other things, a client of the webhook that nobody
+    /// attacks is slower than at its best, and the time counts by so much less.
     pub fn assert_served(self) {
         self.end.store(true, Ordering::Relaxed);
         let (attacked, control) = (self.attacked.join().unwrap(), self.control.join().unwrap());
         assert!(attacked.len() > 5, "{attacked:?}");
+        let best = control.iter().map(|asked| asked.took).min().unwrap();
         for asked in &attacked {
             assert_eq!(asked.wrong, None);
             let (from, until) = (asked.at - ANSWERED, asked.at + asked.took + ANSWERED);
             let beside = control.iter().filter(|other| other.at + other.took >= from && other.at <= until);
-            let noise = beside.map(|other| other.took).max().unwrap_or_default();
-            assert!(asked.took < ANSWERED + noise * 3, "{:?}, and {noise:?} where nobody attacks", asked.took);
+            let slowest = beside.map(|other| other.took).max().unwrap_or(best);
+            let slowdown = slowest.as_secs_f64() / best.as_secs_f64();
+            let Asked { took, .. } = asked;
+            assert!(*took < ANSWERED.mul_f64(slowdown), "{took:?} where everything takes {slowdown:.1} times its time");
         }
     }
 }

@@ -91,6 +91,18 @@ fn nothing_is_done_until_two_thirds_of_the_life_of_the_certificate_are_over() {
 }
 
 #[test]
+fn a_certificate_that_is_not_yet_valid_is_replaced() {
+    let mut look = Look::settled();
+    let authority = held(&look.authorities).authority().unwrap();
+    for (day, due) in [(0, false), (1, true)] {
+        let issued = Validity::starting(after(day), policy().leaf);
+        look.leaf = read_leaf(&leaf_data(&authority.issue(&policy().names, issued).unwrap(), &authority));
+        let step = look.step(beginning());
+        assert_eq!(matches!(step, Step::NewLeaf { .. }), due, "day {day}: {step:?}");
+    }
+}
+
+#[test]
 fn an_authority_is_replaced_before_two_thirds_of_its_life_are_over_or_a_certificate_would_outlive_it() {
     let mut look = Look::settled();
     for (day, due) in [(420, false), (487, true), (729, true), (800, true)] {
