@@ -435,7 +435,7 @@ fn permissions_asks_for_no_more_than_the_fields_need() {
     assert_eq!(more(json!({"deletionPolicy": "Delete"})), ["project:delete"]);
     assert_eq!(more(json!({"deletionPolicy": "Purge"})), ["project:delete", "repository:delete", "repository:list"]);
     assert!(
-        more(json!({"public": true, "vulnerabilities": {"prevent": true, "severity": "high", "autoScan": true}}))
+        more(json!({"public": true, "vulnerabilities": {"prevent": true, "severity": "High", "autoScan": true}}))
             .is_empty()
     );
 }
