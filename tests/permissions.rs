@@ -28,10 +28,11 @@ async fn robot(site: &Site, name: &str, namespace: &str, rights: &BTreeSet<Right
         let of_level = rights.iter().filter(|right| right.level == level);
         of_level.map(|right| json!({"resource": right.resource, "action": right.action})).collect()
     };
-    let permissions = json!([
-        {"kind": "system", "namespace": "/", "access": access(Level::System)},
-        {"kind": "project", "namespace": namespace, "access": access(Level::Project)},
-    ]);
+    // Harbor takes no level without a right.
+    let levels = [("system", "/", access(Level::System)), ("project", namespace, access(Level::Project))];
+    let levels = levels.into_iter().filter(|(.., access)| !access.is_empty());
+    let permissions: Vec<Value> =
+        levels.map(|(kind, at, access)| json!({"kind": kind, "namespace": at, "access": access})).collect();
     made(site, json!({"name": site.name(name), "level": "system", "duration": 1, "permissions": permissions})).await
 }
 
