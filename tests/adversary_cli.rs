@@ -169,6 +169,9 @@ fn lies(answer: &str) -> Answer {
     sends(format!("HTTP/1.1 {answer}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"))
 }
 
+/// Name; whether all was there before; the change; what is attacked, and how; words below Registry and ProxyProject.
+type Row = (&'static str, bool, Value, &'static str, Answer, [&'static str; 2]);
+
 #[tokio::test]
 async fn plan_apply_says_done_of_nothing_that_was_not_done() {
     let changed = json!({"Registry": {"description": "changed"}, "ProxyProject": {"proxySpeedKB": 64}});
@@ -178,7 +181,7 @@ async fn plan_apply_says_done_of_nothing_that_was_not_done() {
     let nothing = || (["nothing"; 2], "GET /nothing", lies("200 OK"));
     // What was there before; what is attacked, and how; words below Registry and ProxyProject.
     let created = "201 Created\r\nlocation: /api/v2.0/registries/77";
-    let table: Vec<(&str, bool, Value, &'static str, Answer, [&str; 2])> = vec![
+    let table: Vec<Row> = vec![
         ("all is well", false, json!({}), nothing().1, nothing().2, ["done", "done"]),
         ("a creation that is a lie", false, json!({}), "POST /api/v2.0/registries", lies(created), ["sent", ""]),
         ("a refused creation", false, json!({}), "POST /api/v2.0/registries", lies("403 x"), ["", ""]),
