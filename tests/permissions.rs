@@ -28,10 +28,11 @@ async fn robot(site: &Site, name: &str, namespace: &str, rights: &BTreeSet<Right
         let of_level = rights.iter().filter(|right| right.level == level);
         of_level.map(|right| json!({"resource": right.resource, "action": right.action})).collect()
     };
-    let permissions = json!([
-        {"kind": "system", "namespace": "/", "access": access(Level::System)},
-        {"kind": "project", "namespace": namespace, "access": access(Level::Project)},
-    ]);
+    // Harbor takes no level without a right.
+    let levels = [("system", "/", access(Level::System)), ("project", namespace, access(Level::Project))];
+    let levels = levels.into_iter().filter(|(.., access)| !access.is_empty());
+    let permissions: Vec<Value> =
+        levels.map(|(kind, at, access)| json!({"kind": kind, "namespace": at, "access": access})).collect();
     made(site, json!({"name": site.name(name), "level": "system", "duration": 1, "permissions": permissions})).await
 }
 
@@ -435,7 +436,7 @@ fn permissions_asks_for_no_more_than_the_fields_need() {
     assert_eq!(more(json!({"deletionPolicy": "Delete"})), ["project:delete"]);
     assert_eq!(more(json!({"deletionPolicy": "Purge"})), ["project:delete", "repository:delete", "repository:list"]);
     assert!(
-        more(json!({"public": true, "vulnerabilities": {"prevent": true, "severity": "high", "autoScan": true}}))
+        more(json!({"public": true, "vulnerabilities": {"prevent": true, "severity": "High", "autoScan": true}}))
             .is_empty()
     );
 }

@@ -82,8 +82,8 @@ impl Preview {
         match &mut self.verdict {
             Verdict::Idle(message) | Verdict::Refused { message, .. } => *message = secrets.line(message),
             Verdict::Compared { difference, .. } => difference.drift.iter_mut().for_each(|drift| {
-                drift.have = secrets.line(&drift.have);
-                drift.want = secrets.line(&drift.want);
+                drift.have = secrets.line(beginning(&drift.have));
+                drift.want = secrets.line(beginning(&drift.want));
             }),
         }
     }
@@ -225,6 +225,13 @@ impl Round<'_> {
         };
         self.ahead.insert(preview.name.clone(), upcoming);
     }
+}
+
+/// Nobody reads more of one value, in bytes.
+const LONGEST: usize = 8 << 10;
+
+fn beginning(text: &str) -> &str {
+    text.get(..text.floor_char_boundary(LONGEST)).unwrap_or_default()
 }
 
 fn preview<K: Managed>(object: &K, instance: &str, verdict: Verdict) -> Preview {

@@ -22,6 +22,8 @@ use crate::leadership::Leadership;
 
 /// An answer that is longer is not read to its end.
 const MAX_BODY: usize = 8 << 20;
+/// By so much a body grows that is longer than most.
+const GROWTH: usize = 512 << 10;
 /// Of an answer that is an error no more is read.
 const MAX_ERROR_BODY: usize = 16 << 10;
 /// How long a Harbor is left alone that says 429 and not for how long; and how long at most.
@@ -292,6 +294,10 @@ impl Client {
         while let Some(chunk) = response.chunk().await.map_err(|error| self.transport(request, error))? {
             if body.len() + chunk.len() > MAX_BODY {
                 return Err(too_large());
+            }
+            if body.capacity() - body.len() < chunk.len() {
+                // Not twice as much: a body may be as large as it is allowed to be.
+                body.reserve_exact(chunk.len().max(body.len().min(GROWTH)));
             }
             body.extend_from_slice(&chunk);
         }

@@ -24,6 +24,10 @@ const MOST: usize = 512;
 const DEPTH: usize = 3;
 /// A message is cut here, in characters.
 const LONGEST: usize = 300;
+/// Of a text that becomes a message no more is looked at, in bytes.
+const BEGINNING: usize = 16 << 10;
+/// A longer text is looked through piece by piece, in bytes: each layer takes twenty times as much.
+const PIECE: usize = 64 << 10;
 
 /// The secrets of one endpoint: its account, and what was sent to it. Clones are the same.
 #[derive(Clone, Default)]
@@ -62,7 +66,18 @@ impl Secrets {
 
     /// The text without the secrets, and without tokens and Basic values, whoever they are of.
     pub fn redact(&self, text: &str) -> String {
-        self.cover(text, &[], false)
+        let mut result = String::with_capacity(text.len());
+        let mut rest = text;
+        while rest.len() > PIECE {
+            // Best after a line.
+            let end = rest.get(..rest.floor_char_boundary(PIECE)).unwrap_or_default();
+            let end = end.rfind('\n').map_or(end.len(), |at| at + 1);
+            let (piece, other) = rest.split_at(end);
+            result.push_str(&self.cover(piece, &[], false));
+            rest = other;
+        }
+        result.push_str(&self.cover(rest, &[], false));
+        result
     }
 
     /// [`Secrets::redact`], on one line.
@@ -73,7 +88,9 @@ impl Secrets {
     /// What an answer says, for a message: without secrets (`more` of them beside those that are remembered), on one line, and
     /// of a length that can be read. `cut`: the text goes on where it ends here.
     pub fn message(&self, text: &[u8], cut: bool, more: &[&str]) -> String {
-        let line = flat(&self.cover(&String::from_utf8_lossy(text), more, cut));
+        let beginning = text.get(..BEGINNING).unwrap_or(text);
+        let cut = cut || beginning.len() < text.len();
+        let line = flat(&self.cover(&String::from_utf8_lossy(beginning), more, cut));
         match line.char_indices().nth(LONGEST) {
             Some((end, _)) => format!("{}…", line.get(..end).unwrap_or_default().trim()),
             None => line.trim().to_owned(),

@@ -311,6 +311,16 @@ pub fn all(elsewhere: &str) -> Vec<Attack> {
         ),
         attack("a redirect of a manifest", "/manifests/", Pull, &["PullFailed"], redirect("http://169.254.169.254/")),
     ];
+    let long = json!({"harbor_version": "x%41".repeat(1 << 20)}).to_string();
+    all.push(Attack {
+        memory: 32 * MIB,
+        ..attack("a version without end", INFO, Instance, &["Healthy"], document(&long))
+    });
+    let long = json!([{"id": 1, "name": "up", "description": "x%41".repeat(1 << 20)}]).to_string();
+    all.push(Attack {
+        memory: 32 * MIB,
+        ..attack("a description without end", LIST, Registry, &["AdoptionRequired"], document(&long))
+    });
     for status in ["400 x", "403 x", "404 x", "409 x", "412 x", "418 x", "500 x", "502 x"] {
         for as_json in [false, true] {
             for (on, shows) in [

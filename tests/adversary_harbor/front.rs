@@ -77,7 +77,7 @@ impl Front {
 /// One request, head and body.
 async fn read(stream: &mut TcpStream) -> Option<Asked> {
     let mut whole = Vec::new();
-    let mut buffer = [0; 16 << 10];
+    let mut buffer = vec![0; 16 << 10];
     loop {
         let count = stream.read(&mut buffer).await.ok().filter(|count| *count > 0)?;
         whole.extend_from_slice(&buffer[..count]);

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod attacks;
+mod canary;
 mod front;
 
 use std::{
@@ -29,12 +30,9 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
 use attacks::{Attack, Shows};
+use canary::{PASSWORD, ROBOT, UPSTREAM_PASSWORD, assert_no_secret, make_robot};
 use front::Front;
 
-/// Of the account, and of the upstream.
-const PASSWORD: &str = r#"C4nary/p@ss"w<rd+é"#;
-const UPSTREAM_PASSWORD: &str = "upstr3am&canary=Ü/x";
-const ROBOT: &str = "robot$adversary";
 /// An attack is over after this long, with all that is tried again.
 const LONGEST: Duration = Duration::from_secs(20);
 const AT_ONCE: usize = 6;
@@ -91,11 +89,7 @@ impl Stage {
     /// A Harbor that has nothing, resources that know nothing, and the attack.
     async fn begin(&self, attack: &Attack) {
         self.harbor.wipe();
-        let robot = json!({"name": "adversary", "level": "system", "duration": -1, "permissions": all_rights()});
-        let (status, made) = self.harbor.by_hand("POST", "/robots", Some(robot)).await;
-        assert_eq!(status, 201, "{made}");
-        let secret = json!({"secret": PASSWORD});
-        self.harbor.by_hand("PATCH", &format!("/robots/{}", made["id"]), Some(secret)).await;
+        make_robot(&self.harbor).await;
         self.world.set_status::<HarborInstance>("harbor", HarborInstanceStatus::default());
         self.world.set_status::<Registry>("up", RegistryStatus::default());
         self.world.set_status::<ProxyProject>("up", ProxyProjectStatus::default());
@@ -146,25 +140,6 @@ impl Stage {
     }
 }
 
-fn all_rights() -> Value {
-    let access = |pairs: &[(&str, &[&str])]| -> Value {
-        pairs
-            .iter()
-            .flat_map(|(resource, actions)| {
-                actions.iter().map(move |action| json!({"resource": resource, "action": action}))
-            })
-            .collect()
-    };
-    let crud: &[&str] = &["list", "read", "create", "update", "delete"];
-    json!([
-        {"kind": "system", "namespace": "/", "access": access(&[("registry", crud), ("project", crud), ("quota", crud)])},
-        {"kind": "project", "namespace": "*", "access": access(&[
-            ("project", crud), ("label", crud), ("metadata", crud), ("repository", &["list", "read", "pull"]), ("artifact", crud),
-            ("tag-retention", crud),
-        ])},
-    ])
-}
-
 fn account(username: &str, password: &str, revision: &str) -> SecretValue {
     let values = [("username", username), ("password", password)];
     SecretValue {
@@ -192,45 +167,6 @@ impl Write for Logs {
 
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
-    }
-}
-
-/// A secret in the forms in which it would be recognised.
-fn forms(user: &str, secret: &str) -> Vec<String> {
-    let percent: String = secret.bytes().map(|byte| format!("%{byte:02X}")).collect();
-    let kept = |byte: u8| match char::from(byte) {
-        character if byte.is_ascii_alphanumeric() || "-_.~".contains(character) => character.to_string(),
-        _ => format!("%{byte:02X}"),
-    };
-    let quoted = serde_json::to_string(secret).unwrap().trim_matches('"').to_owned();
-    let twice = serde_json::to_string(&quoted).unwrap().trim_matches('"').to_owned();
-    let basic = STANDARD.encode(format!("{user}:{secret}"));
-    let mut forms = vec![
-        secret.to_owned(),
-        percent.to_uppercase(),
-        secret.bytes().map(kept).collect(),
-        quoted,
-        twice,
-        STANDARD.encode(secret),
-        basic[..20].to_owned(),
-        secret.bytes().map(|byte| format!("{byte:02x}")).collect(),
-    ];
-    for before in 0..3 {
-        let text = STANDARD.encode([&b"xyz"[..before], secret.as_bytes()].concat());
-        forms.push(text[4..text.len() - 4].to_owned());
-    }
-    forms
-}
-
-fn assert_no_secret(whose: &str, text: &str) {
-    for (user, secret) in [(ROBOT, PASSWORD), ("puller", UPSTREAM_PASSWORD)] {
-        for form in forms(user, secret) {
-            if let Some(at) = text.find(&form) {
-                let around: String =
-                    text[..at + form.len()].chars().rev().take(300).collect::<Vec<_>>().into_iter().rev().collect();
-                panic!("{whose}: {form} in …{around}");
-            }
-        }
     }
 }
 

@@ -96,6 +96,9 @@ impl Follower<'_> {
         notes: &mut Vec<Note>,
     ) -> Result<(), Error> {
         let mut next = shown(newest);
+        // Words of others, in a success as well.
+        let secrets = self.connection.client.secrets();
+        next.message = next.message.map(|message| secrets.line(&message));
         let known = status.last_execution.as_ref();
         if let Some(known) = known.filter(|known| known.id == next.id && known.status == next.status) {
             next.failures.clone_from(&known.failures);
@@ -104,8 +107,8 @@ impl Follower<'_> {
             for (task, log) in failures.of(newest.id, FAILURES).await? {
                 awaits_scan &= !after_scan::refused(log, newest.id).is_empty();
                 let reason = replication_failure(log).unwrap_or_else(|| "its log names no error".to_owned());
-                let resource = task.source_repository().to_owned();
-                next.failures.push(TaskFailure { resource, reason: clipped(&reason) });
+                let resource = secrets.line(&clipped(task.source_repository()));
+                next.failures.push(TaskFailure { resource, reason: secrets.line(&clipped(&reason)) });
             }
             // What vulnerability prevention refused is told of image by image, once that is settled.
             if !awaits_scan {

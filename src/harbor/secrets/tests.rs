@@ -122,6 +122,16 @@ fn message_is_one_short_line_and_ends_in_no_half_of_a_secret() {
 }
 
 #[test]
+fn redact_looks_through_a_long_text_whole() {
+    let secrets = secrets("admin", "Harbor12345");
+    let line = format!("{} password=Harbor12345\n", "é".repeat(1000));
+    let said = secrets.redact(&line.repeat(200));
+    assert!(!said.contains("Harbor") && said.matches(REDACTED).count() == 200, "{}", said.len());
+    let said = secrets.redact(&"é".repeat(100_000));
+    assert_eq!(said.chars().count(), 100_000);
+}
+
+#[test]
 fn learn_keeps_the_newest_and_a_bounded_number() {
     let secrets = Secrets::default();
     (0..MOST + 10).for_each(|number| secrets.learn("", &SecretString::from(format!("secret-number-{number}"))));
