@@ -278,10 +278,7 @@ fn rewrite_writes_nothing_and_says_where_something_is_wrong() {
     std::fs::write(desk.path("latin.yaml"), b"a: \xe9\n").unwrap();
     std::fs::create_dir(desk.path("empty")).unwrap();
     for (arguments, told) in [
-        (
-            &["--rules", "rules.yaml", "-f", "good.yaml", "-f", "bad.yaml", "--fail-fast"][..],
-            "bad.yaml:3:4: ",
-        ),
+        (&["--rules", "rules.yaml", "-f", "good.yaml", "-f", "bad.yaml", "--fail-fast"][..], "bad.yaml:3:4: "),
         (&["--rules", "rules.yaml", "-f", "good.yaml", "-f", "bad.yaml", "--fail-fast", "--in-place"], "bad.yaml:3:4"),
         (&["--rules", "rules.yaml", "-f", "nowhere.yaml"], "nowhere.yaml: "),
         (&["--rules", "rules.yaml", "-f", "empty"], "empty: no .yaml"),
@@ -331,7 +328,8 @@ fn rewrite_counts_what_is_at_harbor_and_what_stays_and_lists_texts_that_name_ima
 
     let strict = desk.rewrite(&["-f", "-", "--strict"], text);
     assert_eq!((strict.code, &strict.out), (1, &done.out));
-    let clean = desk.rewrite(&["-f", "-", "--strict"], "apiVersion: v1\nkind: Pod\nspec: {containers: [{image: nginx}]}\n");
+    let clean =
+        desk.rewrite(&["-f", "-", "--strict"], "apiVersion: v1\nkind: Pod\nspec: {containers: [{image: nginx}]}\n");
     assert_eq!(clean.code, 0, "{}", clean.err);
 }
 
@@ -345,9 +343,12 @@ fn rewrite_does_the_other_files_where_one_cannot_be_read() {
     let done = desk.rewrite(&["-f", "in"], "");
     assert_eq!(done.code, 2, "{}", done.err);
     assert!(done.out.contains(&rewritten_chart()), "{}", done.out);
-    for expected in
-        ["in/bad.yaml:3:4: ", "in/latin.yaml: not UTF-8 at byte 4", "in/template.yaml:1:", "3 files that could not be read"]
-    {
+    for expected in [
+        "in/bad.yaml:3:4: ",
+        "in/latin.yaml: not UTF-8 at byte 4",
+        "in/template.yaml:1:",
+        "3 files that could not be read",
+    ] {
         assert!(done.err.contains(expected), "{expected}: {}", done.err);
     }
     assert!(done.err.contains("line 1 has `{{`: this is an unrendered template; render it first"), "{}", done.err);
@@ -396,11 +397,16 @@ fn rewrite_in_place_writes_all_files_or_none() {
 fn rewrite_changes_the_names_that_kustomizations_look_for_or_leaves_their_images() {
     let desk = Desk::new();
     desk.write("app/pod.yaml", "apiVersion: v1\nkind: Pod\nspec: {containers: [{name: a, image: 'nginx:latest'}]}\n");
-    let kustomization = |resources: &str| format!("resources: [{resources}]\nimages:\n- name: nginx   # tested\n  newTag: '1.27'\n");
+    let kustomization =
+        |resources: &str| format!("resources: [{resources}]\nimages:\n- name: nginx   # tested\n  newTag: '1.27'\n");
     desk.write("app/kustomization.yaml", &kustomization("pod.yaml, ../elsewhere"));
     let held = desk.rewrite(&["-f", "app", "--in-place"], "");
     assert_eq!(held.code, 3);
-    assert!(held.err.contains("nginx:latest stays as it is: app/kustomization.yaml:3: the entry of `images` for nginx"), "{}", held.err);
+    assert!(
+        held.err.contains("nginx:latest stays as it is: app/kustomization.yaml:3: the entry of `images` for nginx"),
+        "{}",
+        held.err
+    );
     assert!(desk.read("app/pod.yaml").contains("'nginx:latest'"));
 
     desk.write("app/kustomization.yaml", &kustomization("pod.yaml"));
@@ -410,7 +416,10 @@ fn rewrite_changes_the_names_that_kustomizations_look_for_or_leaves_their_images
 
     let done = desk.rewrite(&["-f", "app", "--in-place"], "");
     assert_eq!(done.code, 0, "{}", done.err);
-    assert!(desk.read("app/kustomization.yaml").contains("- name: harbor.example.com/hub/library/nginx   # tested\n  newTag: '1.27'\n"));
+    assert!(
+        desk.read("app/kustomization.yaml")
+            .contains("- name: harbor.example.com/hub/library/nginx   # tested\n  newTag: '1.27'\n")
+    );
     assert!(desk.read("app/pod.yaml").contains("'harbor.example.com/hub/library/nginx:latest'"));
 }
 
@@ -440,7 +449,10 @@ fn rewrite_refuses_a_bomb_of_aliases_within_little_memory() {
     for text in [bomb, wide] {
         desk.write("bomb.yaml", &text);
         let limit = 256 * 1024;
-        let command = format!("ulimit -d {limit}; exec {} rewrite --rules rules.yaml -f bomb.yaml", env!("CARGO_BIN_EXE_harbor-pilot"));
+        let command = format!(
+            "ulimit -d {limit}; exec {} rewrite --rules rules.yaml -f bomb.yaml",
+            env!("CARGO_BIN_EXE_harbor-pilot")
+        );
         let done = Command::new("sh").args(["-c", &command]).current_dir(desk.0.path()).output().unwrap();
         let done = Ran::of(done);
         assert_eq!(done.code, 2, "{}", done.err);

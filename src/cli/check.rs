@@ -87,7 +87,8 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
             checked.extend(check(&input.name, template, &admission, &policies, &evidence)?);
         }
     }
-    let listed = listing::tell_mentions(&files, &rules, "is not judged: nothing says for certain that this is an image")?;
+    let listed =
+        listing::tell_mentions(&files, &rules, "is not judged: nothing says for certain that this is an image")?;
     let text = match arguments.output {
         Output::Text => report::text(&checked),
         Output::Json => report::json(&checked),

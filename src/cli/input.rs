@@ -145,7 +145,9 @@ impl Files {
         read.map_err(|error| {
             let manifests::Error { line, column, detail, .. } = &error;
             let advice = unrendered(&input.text).map(|line| {
-                format!(" (line {line} has `{{{{`: this is an unrendered template; render it first, with `helm template`)")
+                format!(
+                    " (line {line} has `{{{{`: this is an unrendered template; render it first, with `helm template`)"
+                )
             });
             anyhow::anyhow!("{}:{line}:{column}: {detail}{}", input.name, advice.unwrap_or_default())
         })
@@ -162,7 +164,8 @@ fn warn_of_duplicates(input: &Input, manifests: &Manifests<'_>) {
 fn fields(file: Option<&Path>) -> anyhow::Result<Fields> {
     let Some(file) = file else { return Ok(Fields::default()) };
     let name = || file.display().to_string();
-    let text = std::fs::File::open(file).map_err(Into::into).and_then(|file| bounded(file, MAX_BYTES)).with_context(name)?;
+    let text =
+        std::fs::File::open(file).map_err(Into::into).and_then(|file| bounded(file, MAX_BYTES)).with_context(name)?;
     Fields::with(&text).map_err(|error| anyhow::anyhow!("{}:{}:{}: {}", name(), error.line, error.column, error.detail))
 }
 

@@ -123,7 +123,8 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
 /// What Kustomizations among the files, and beside them, need.
 fn kustomizations(files: &Files, work: &Work<'_>) -> anyhow::Result<Consequences> {
     let outside = outside(files);
-    if outside.is_empty() && !files.inputs.iter().any(|input| input.text.contains("images") && may_have_entries(input)) {
+    if outside.is_empty() && !files.inputs.iter().any(|input| input.text.contains("images") && may_have_entries(input))
+    {
         return Ok(Consequences::default());
     }
     let mut seen = files.inputs.iter().map(|input| work.see(input)).collect::<anyhow::Result<Vec<Seen>>>()?;
@@ -137,7 +138,8 @@ fn may_have_entries(input: &Input) -> bool {
 
 /// The Kustomizations beside the files that are not among them. One that cannot be read is none to `kubectl` either.
 fn outside(files: &Files) -> Vec<Seen> {
-    let given: Vec<PathBuf> = files.inputs.iter().filter_map(|input| input.file.as_deref()?.canonicalize().ok()).collect();
+    let given: Vec<PathBuf> =
+        files.inputs.iter().filter_map(|input| input.file.as_deref()?.canonicalize().ok()).collect();
     let directories: BTreeSet<&Path> = given.iter().filter_map(|file| file.parent()).collect();
     let beside = directories.into_iter().flat_map(|directory| input::KUSTOMIZATIONS.map(|name| directory.join(name)));
     let others = beside.filter(|path| !given.contains(path) && path.is_file());

@@ -7,8 +7,8 @@ use k8s_openapi::api::core::v1;
 
 use super::sources::Sources;
 use crate::{
-    manifests::Template,
     image::ImageRef,
+    manifests::Template,
     rewrite::{Decision, Outcome, Request, Rules, Subject, decide, pod::Pod},
     skim::{self, Unread},
 };
@@ -61,8 +61,9 @@ impl<'a> Admission<'a> {
 
 /// Whether an image is one of a host that rules map, and not at Harbor: it is, or would be, rewritten for some Pod.
 pub(super) fn is_mapped(rules: &Rules, image: &str) -> bool {
-    ImageRef::parse(image)
-        .is_ok_and(|image| matches!(rules.find_for_anyone(&image), Decision::Rewritten { .. } | Decision::TooLong { .. }))
+    ImageRef::parse(image).is_ok_and(|image| {
+        matches!(rules.find_for_anyone(&image), Decision::Rewritten { .. } | Decision::TooLong { .. })
+    })
 }
 
 /// What is wrong with a Pod that cannot be read, in the words of one who reads all of it.

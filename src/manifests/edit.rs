@@ -8,9 +8,9 @@ use granit_parser::ScalarStyle;
 use super::{
     Error, Image, Manifests, Object,
     pull_secrets::Addition,
-    workloads::SecretsPlace,
     tree::{Content, NodeId, Tree},
     value::{Data, Value, values},
+    workloads::SecretsPlace,
 };
 
 /// What is to change.

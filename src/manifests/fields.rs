@@ -108,7 +108,9 @@ impl Known<'_> {
             let found = list.iter().find(|(pattern, _)| pattern.matches(steps));
             found.map(|(_, field)| Taking { field: field.clone(), names })
         };
-        self.0.iter().find_map(|entry| find(&entry.pull_secrets, false).or_else(|| find(&entry.pull_secret_names, true)))
+        self.0
+            .iter()
+            .find_map(|entry| find(&entry.pull_secrets, false).or_else(|| find(&entry.pull_secret_names, true)))
     }
 
     fn any(&self, steps: &[Step<'_>], patterns: impl Fn(&Entry) -> &Vec<Pattern>) -> bool {
@@ -121,7 +123,8 @@ fn read(text: &str) -> Result<Vec<Entry>, Error> {
     let mut entries = Vec::new();
     for value in values(&tree)? {
         let kinds = value.get("kinds").and_then(Value::items);
-        let kinds = kinds.ok_or_else(|| tree.error(value.token, "no list `kinds`: see docs/rewrite.md for the form"))?;
+        let kinds =
+            kinds.ok_or_else(|| tree.error(value.token, "no list `kinds`: see docs/rewrite.md for the form"))?;
         for entry in kinds {
             entries.push(read_entry(&tree, entry)?);
         }
@@ -144,7 +147,8 @@ fn read_entry(tree: &Tree, value: &Value) -> Result<Entry, Error> {
     };
     let patterns = |field: &str| -> Result<Vec<Pattern>, Error> {
         let read = |(item, text): (&Value, &str)| {
-            Pattern::read(text).ok_or_else(|| tree.error(item.token, "a path is keys with dots between: spec.template.image"))
+            Pattern::read(text)
+                .ok_or_else(|| tree.error(item.token, "a path is keys with dots between: spec.template.image"))
         };
         texts(field)?.into_iter().map(read).collect()
     };

@@ -31,7 +31,8 @@ impl Manifests<'_> {
     /// Texts outside of [`Manifests::templates`] that name images, in the order of the text. `is_meant` says which images
     /// matter; it is asked for each candidate.
     pub fn mentions(&self, is_meant: &dyn Fn(&str) -> bool) -> Vec<Mention> {
-        let mut reading = Reading { of: self, is_meant, document: 0, path: Vec::new(), steps: Vec::new(), found: Vec::new() };
+        let mut reading =
+            Reading { of: self, is_meant, document: 0, path: Vec::new(), steps: Vec::new(), found: Vec::new() };
         for (index, value) in self.values.iter().enumerate() {
             reading.document = index + 1;
             reading.value(value, Around::default());
@@ -119,9 +120,11 @@ impl<'m> Reading<'m, '_> {
         if (tag.is_none() && digest.is_none() && text("registry").is_none()) || repository.contains("://") {
             return None;
         }
-        let registry = text("registry").map(|registry| format!("{}/", registry.trim_end_matches('/'))).unwrap_or_default();
+        let registry =
+            text("registry").map(|registry| format!("{}/", registry.trim_end_matches('/'))).unwrap_or_default();
         let tag = tag.filter(|tag| !tag.contains(['{', '$'])).map(|tag| format!(":{tag}")).unwrap_or_default();
-        let digest = digest.filter(|digest| digest.contains(':')).map(|digest| format!("@{digest}")).unwrap_or_default();
+        let digest =
+            digest.filter(|digest| digest.contains(':')).map(|digest| format!("@{digest}")).unwrap_or_default();
         Some((place, format!("{registry}{repository}{tag}{digest}"))).filter(|(_, image)| (self.is_meant)(image))
     }
 

@@ -52,7 +52,14 @@ impl Addition {
                 (at, at, block_field(text, first, taking, names), Place::Field)
             }
         };
-        Ok(Self { at, end, text: new, names: names.iter().map(|name| (*name).to_owned()).collect(), taking: taking.clone(), place })
+        Ok(Self {
+            at,
+            end,
+            text: new,
+            names: names.iter().map(|name| (*name).to_owned()).collect(),
+            taking: taking.clone(),
+            place,
+        })
     }
 
     /// The first byte of what is exchanged.

@@ -35,11 +35,16 @@ pub(super) fn references(text: &str, called: &str, is_meant: &dyn Fn(&str) -> bo
     };
     let (trimmed, start) = (text.trim(), text.len() - text.trim_start().len());
     let prefix = trimmed.trim_end_matches('/');
-    if is_called_prefix(called) && !prefix.contains('/') && is_meant(&format!("{prefix}/x")) && prefix.contains(['.', ':']) {
+    if is_called_prefix(called)
+        && !prefix.contains('/')
+        && is_meant(&format!("{prefix}/x"))
+        && prefix.contains(['.', ':'])
+    {
         add(start, prefix);
-    } else if is_called_image(called) && !trimmed.contains('/') && is_short(trimmed, called == "image") && is_meant(trimmed) {
-        add(start, trimmed);
-    } else if is_called_image(called) && is_namespaced(trimmed) && is_meant(trimmed) {
+    } else if is_called_image(called)
+        && (is_short(trimmed, called == "image") || is_namespaced(trimmed))
+        && is_meant(trimmed)
+    {
         add(start, trimmed);
     }
     for (at, image) in embedded(text) {
@@ -117,7 +122,7 @@ fn embedded(text: &str) -> Vec<(usize, &str)> {
     let bytes = text.as_bytes();
     let mut found = Vec::new();
     let mut from = 0;
-    while let Some(at) = text.get(from..).and_then(|rest| find_image(rest)).map(|at| at + from) {
+    while let Some(at) = text.get(from..).and_then(find_image).map(|at| at + from) {
         let end = at + "image".len();
         from = end;
         let mut rest = text.get(end..).unwrap_or_default();
@@ -127,8 +132,10 @@ fn embedded(text: &str) -> Vec<(usize, &str)> {
         let length = value.find(|c: char| !(c.is_ascii_alphanumeric() || "._:/@-".contains(c))).unwrap_or(value.len());
         let (Some(token), start) = (value.get(..length), text.len() - value.len()) else { continue };
         let before = bytes.get(..at).unwrap_or_default().iter().rev().find(|byte| **byte != b' ').copied();
-        let alone = at.checked_sub(1).and_then(|before| bytes.get(before)).is_none_or(|byte| !byte.is_ascii_alphanumeric());
-        let is_key = alone && mark == ':' && matches!(before, None | Some(b'-' | b'{' | b',' | b'"' | b'\'' | b'\n' | b'\\'));
+        let alone =
+            at.checked_sub(1).and_then(|before| bytes.get(before)).is_none_or(|byte| !byte.is_ascii_alphanumeric());
+        let is_key =
+            alone && mark == ':' && matches!(before, None | Some(b'-' | b'{' | b',' | b'"' | b'\'' | b'\n' | b'\\'));
         // A value that goes on with something filled in later is no image yet.
         let goes_on = value.get(length..).is_some_and(|rest| rest.starts_with(['{', '$', '*', '<', '%']));
         if !goes_on && (is_short(token, is_key) || is_namespaced(token)) {
@@ -176,7 +183,10 @@ mod tests {
         let valid = |text: &str| {
             let name = text.rsplit_once('@').map_or(text, |(name, _)| name);
             let (path, tag) = name.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')).unwrap_or((name, "x"));
-            !tag.is_empty() && !path.contains(':') && path.chars().all(|c| !c.is_ascii_uppercase()) && !path.ends_with('/')
+            !tag.is_empty()
+                && !path.contains(':')
+                && path.chars().all(|c| !c.is_ascii_uppercase())
+                && !path.ends_with('/')
         };
         match image.split_once('/') {
             Some((host, rest)) if host.contains(['.', ':']) => ["quay.io", "ghcr.io"].contains(&host) && valid(rest),

@@ -486,7 +486,10 @@ fn images_are_found_by_what_is_known_of_a_kind() {
             &["stepTemplate=one", "steps=two", "x=three", "sidecars=four"],
         ),
         ("apiVersion: tekton.dev/v1beta1\nkind: StepAction\nspec: {image: one, script: x}\n", &["image=one"]),
-        ("apiVersion: serving.knative.dev/v1\nkind: Service\nspec: {template: {spec: {containers: [{image: one}]}}}\n", &["=one"]),
+        (
+            "apiVersion: serving.knative.dev/v1\nkind: Service\nspec: {template: {spec: {containers: [{image: one}]}}}\n",
+            &["=one"],
+        ),
         (
             "apiVersion: sparkoperator.k8s.io/v1beta2\nkind: SparkApplication\nspec: {image: one, driver: {image: two, sidecars: [{name: s, image: three, args: [a]}]}, executor: {image: four}}\n",
             &["image=one", "driver=two", "s=three", "executor=four"],
@@ -496,8 +499,14 @@ fn images_are_found_by_what_is_known_of_a_kind() {
             &["image=one", "thanos=three"],
         ),
         ("apiVersion: postgresql.cnpg.io/v1\nkind: Cluster\nspec: {imageName: one}\n", &["imageName=one"]),
-        ("apiVersion: ps.percona.com/v1\nkind: PerconaServerMySQL\nspec: {initImage: one, mysql: {image: two}}\n", &["initImage=one", "mysql=two"]),
-        ("apiVersion: beat.k8s.elastic.co/v1\nkind: Beat\nspec: {image: one, daemonSet: {podTemplate: {spec: {containers: [{name: b, image: two}]}}}}\n", &["b=two", "image=one"]),
+        (
+            "apiVersion: ps.percona.com/v1\nkind: PerconaServerMySQL\nspec: {initImage: one, mysql: {image: two}}\n",
+            &["initImage=one", "mysql=two"],
+        ),
+        (
+            "apiVersion: beat.k8s.elastic.co/v1\nkind: Beat\nspec: {image: one, daemonSet: {podTemplate: {spec: {containers: [{name: b, image: two}]}}}}\n",
+            &["b=two", "image=one"],
+        ),
         ("apiVersion: other.io/v1\nkind: Workflow\nspec: {templates: [{script: {image: one}}], image: two}\n", &[]),
     ] {
         assert_eq!(named(text), expected, "{text}");
@@ -532,7 +541,10 @@ fn fields_of_the_user_add_to_what_is_known() {
                 raw: {containers: [{image: 'quay.io/c/d'}]}\n";
     let manifests = Manifests::read_with(text, &fields).unwrap();
     let [template] = manifests.templates() else { panic!() };
-    assert_eq!((template.images[0].image.as_str(), template.images[0].place.as_str()), ("one", "spec.parts[0].picture"));
+    assert_eq!(
+        (template.images[0].image.as_str(), template.images[0].place.as_str()),
+        ("one", "spec.parts[0].picture")
+    );
     let done = manifests.edit(&[Wish::PullSecret { template: 0, name: "hp".to_owned() }]).unwrap();
     assert_eq!(done.text, text.replace("  parts", "  secrets:\n  - name: \"hp\"\n  parts"));
     let mentions = manifests.mentions(&|image| image.starts_with("quay.io/"));
@@ -557,8 +569,10 @@ fn pull_secrets_are_added_only_where_the_schema_of_the_kind_has_them() {
         ),
         ("apiVersion: tekton.dev/v1\nkind: Task\nspec: {steps: [{image: a}], sidecars: [{image: b}]}\n", None),
         ("apiVersion: x.example/v1\nkind: Thing\nspec:\n  containers:\n  - {name: a, image: b}\n", None),
-        ("apiVersion: serving.knative.dev/v1\nkind: Service\nspec: {template: {spec: {\n  containers: [{image: a}]}}}\n",
-            Some(("spec: {\n", "spec: {\"imagePullSecrets\": [{\"name\": \"harbor-pull\"}], \n".to_owned()))),
+        (
+            "apiVersion: serving.knative.dev/v1\nkind: Service\nspec: {template: {spec: {\n  containers: [{image: a}]}}}\n",
+            Some(("spec: {\n", "spec: {\"imagePullSecrets\": [{\"name\": \"harbor-pull\"}], \n".to_owned())),
+        ),
     ] {
         let done = with_secret(text);
         assert_eq!(done.unkept, []);
@@ -573,7 +587,9 @@ fn mentioned(text: &str) -> Vec<String> {
     let manifests = Manifests::read(text).unwrap();
     let is_meant = |image: &str| image.starts_with("quay.io/") || !image.split('/').next().unwrap().contains('.');
     let all = manifests.mentions(&is_meant);
-    all.iter().map(|mention| format!("{}:{} {} {}", mention.line, mention.column, mention.place, mention.image)).collect()
+    all.iter()
+        .map(|mention| format!("{}:{} {} {}", mention.line, mention.column, mention.place, mention.image))
+        .collect()
 }
 
 #[test]
@@ -667,9 +683,13 @@ fn json_values_without_a_separator_are_documents() {
     let text = format!("{one}\n{}{one}\n", one.replace("one", "two"));
     assert_eq!(images(&text), ["one", "two", "one"]);
     let manifests = Manifests::read(&text).unwrap();
-    let places: Vec<_> = manifests.templates().iter().map(|template| (template.images[0].line, template.images[0].column)).collect();
+    let places: Vec<_> =
+        manifests.templates().iter().map(|template| (template.images[0].line, template.images[0].column)).collect();
     assert_eq!(places, [(1, 75), (2, 75), (2, 75 + one.len())]);
-    assert_eq!(edited(&text).text, text.replace("\"one\"", "\"harbor.example.com/hub/one\"").replace("\"two\"", "\"harbor.example.com/hub/two\""));
+    assert_eq!(
+        edited(&text).text,
+        text.replace("\"one\"", "\"harbor.example.com/hub/one\"").replace("\"two\"", "\"harbor.example.com/hub/two\"")
+    );
 }
 
 #[test]

@@ -189,7 +189,8 @@ impl Reading {
             let node = self.tree.node(self.tree.resolve(*key));
             let Some(Node { content: Content::Scalar { text, .. }, line, .. }) = node else { continue };
             if let Some(first) = seen.insert(text, *line) {
-                let detail = format!("key `{text}` is there twice, first in line {first}: the last one counts, as for kubectl");
+                let detail =
+                    format!("key `{text}` is there twice, first in line {first}: the last one counts, as for kubectl");
                 found.push(self.tree.error(*key, detail));
             }
         }

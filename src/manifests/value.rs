@@ -115,7 +115,8 @@ impl Value {
             Data::Other(text) => other(text),
             Data::List(items) => items.iter().map(Self::json).collect(),
             Data::Map(entries) => {
-                let named = entries.iter().filter_map(|(key, value)| Some((key.scalar_text()?.to_owned(), value.json())));
+                let named =
+                    entries.iter().filter_map(|(key, value)| Some((key.scalar_text()?.to_owned(), value.json())));
                 serde_json::Value::Object(named.collect())
             }
         }

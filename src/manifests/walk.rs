@@ -124,7 +124,8 @@ impl Walk<'_> {
             let name = own.unwrap_or_else(|| shape::name_before(steps)).to_owned();
             self.take(value, parent, &name, scope, at);
         }
-        let is_spec = shape::has_containers(value) && (shape::is_template_spec(steps) || scope.known.is_pod_spec(steps));
+        let is_spec =
+            shape::has_containers(value) && (shape::is_template_spec(steps) || scope.known.is_pod_spec(steps));
         if is_spec {
             let template = self.template(value, parent, scope, at);
             self.found.templates.push(template);
@@ -178,7 +179,15 @@ impl Walk<'_> {
     }
 
     /// An image that was not taken before.
-    fn image(&mut self, value: &Value, parent: &Value, list: Kind, index: usize, run_time: bool, at: &At<'_>) -> Option<Image> {
+    fn image(
+        &mut self,
+        value: &Value,
+        parent: &Value,
+        list: Kind,
+        index: usize,
+        run_time: bool,
+        at: &At<'_>,
+    ) -> Option<Image> {
         let node = self.tree.node(value.token)?;
         let unquoted = || {
             let source = self.text.get(node.span.start..).unwrap_or_default();
@@ -215,9 +224,8 @@ impl Walk<'_> {
     fn template<'v>(&mut self, spec: &'v Value, parent: &'v Value, scope: &Scope<'_>, at: &mut At<'v>) -> Template {
         let is_spec = at.steps.last() == Some(&Step::Key("spec"));
         let metadata = parent.get("metadata").filter(|_| is_spec);
-        let known = |field: &str| {
-            metadata.and_then(|metadata| texts(metadata.get(field))).or(is_spec.then(BTreeMap::new))
-        };
+        let known =
+            |field: &str| metadata.and_then(|metadata| texts(metadata.get(field))).or(is_spec.then(BTreeMap::new));
         let (labels, annotations) = (known("labels"), known("annotations"));
         let run_time = scope.known.has_runtime_text();
         let mut images = Vec::new();
@@ -248,7 +256,14 @@ impl Walk<'_> {
     }
 
     /// The image of an entry of a list of a Pod's specification.
-    fn image_of<'v>(&mut self, list: Kind, index: usize, entry: &'v Value, run_time: bool, at: &mut At<'v>) -> Option<Image> {
+    fn image_of<'v>(
+        &mut self,
+        list: Kind,
+        index: usize,
+        entry: &'v Value,
+        run_time: bool,
+        at: &mut At<'v>,
+    ) -> Option<Image> {
         let (outer, image) = entry.entry("image")?;
         at.enter(outer, Step::Key("image"));
         let found = if list == Kind::Volumes {

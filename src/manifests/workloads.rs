@@ -323,8 +323,12 @@ impl Placeholder {
     /// What it is, and what to do about it.
     pub fn advice(self) -> &'static str {
         match self {
-            Self::Template => "this is an unrendered template: render it first (`helm template`), and rewrite what comes out",
-            Self::Variable => "this is a variable that is not substituted yet: substitute it first (`envsubst`, `flux envsubst`)",
+            Self::Template => {
+                "this is an unrendered template: render it first (`helm template`), and rewrite what comes out"
+            }
+            Self::Variable => {
+                "this is a variable that is not substituted yet: substitute it first (`envsubst`, `flux envsubst`)"
+            }
             Self::RunTime => "the controller of this kind fills it in at run time; admission sees the image of the Pod",
         }
     }

@@ -295,7 +295,8 @@ mod tests {
 
     #[test]
     fn parse_reads_json_lines_and_keys_that_stand_twice_as_kubectl_does() {
-        let namespace = |name: &str| format!(r#"{{"apiVersion":"v1","kind":"Namespace","metadata":{{"name":"{name}"}}}}"#);
+        let namespace =
+            |name: &str| format!(r#"{{"apiVersion":"v1","kind":"Namespace","metadata":{{"name":"{name}"}}}}"#);
         let lines = read_one(&format!("{}\n{}\n", namespace("a"), namespace("b"))).unwrap();
         assert_eq!(lines.namespaces.keys().collect::<Vec<_>>(), ["a", "b"]);
         let twice = read_one("apiVersion: v1\nkind: Namespace\nmetadata: {name: a, name: b}\n").unwrap();

@@ -78,7 +78,8 @@ fn rules() -> String {
          spec: {{url: 'https://{HARBOR}', credentialsSecretRef: {{name: harbor}}}}\n"
     );
     for (host, project) in HOSTS {
-        let (type_, url) = if host == "docker.io" { ("docker-hub", "hub.docker.com") } else { ("docker-registry", host) };
+        let (type_, url) =
+            if host == "docker.io" { ("docker-hub", "hub.docker.com") } else { ("docker-registry", host) };
         text += &format!(
             "---\napiVersion: harbor-pilot.dev/v1alpha1\nkind: Registry\nmetadata: {{name: {project}}}\n\
              spec: {{type: {type_}, url: 'https://{url}'}}\n---\napiVersion: harbor-pilot.dev/v1alpha1\nkind: ProxyProject\n\

@@ -38,7 +38,10 @@ const CASES: [Case; 9] = [
     },
     Case {
         name: "a name without a tag",
-        files: &[("a/kustomization.yaml", "resources: [deploy.yaml]\nimages:\n- {name: nginx, newName: quay.io/acme/nginx}\n")],
+        files: &[(
+            "a/kustomization.yaml",
+            "resources: [deploy.yaml]\nimages:\n- {name: nginx, newName: quay.io/acme/nginx}\n",
+        )],
         build: "a",
         code: 0,
     },
@@ -56,7 +59,10 @@ const CASES: [Case; 9] = [
         name: "overlays on overlays",
         files: &[
             ("a/kustomization.yaml", "resources: [deploy.yaml]\nimages:\n- {name: nginx, newName: web, newTag: '1'}\n"),
-            ("b/kustomization.yaml", "resources: [../a]\nimages:\n- {name: web, newTag: '2'}\n- {name: ghcr.io/acme/init, newTag: '3'}\n"),
+            (
+                "b/kustomization.yaml",
+                "resources: [../a]\nimages:\n- {name: web, newTag: '2'}\n- {name: ghcr.io/acme/init, newTag: '3'}\n",
+            ),
             ("c/Kustomization", "resources: [../b]\nimages:\n- {name: web, newName: quay.io/acme/web}\n"),
         ],
         build: "c",
@@ -77,7 +83,10 @@ const CASES: [Case; 9] = [
     Case {
         name: "a patch in a file",
         files: &[
-            ("a/kustomization.yaml", "resources: [deploy.yaml]\npatches: [{path: patch.yaml}]\nimages:\n- {name: httpd, newTag: '5'}\n"),
+            (
+                "a/kustomization.yaml",
+                "resources: [deploy.yaml]\npatches: [{path: patch.yaml}]\nimages:\n- {name: httpd, newTag: '5'}\n",
+            ),
             (
                 "a/patch.yaml",
                 "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\nspec: {template: {spec: {containers: [{name: web, image: httpd}]}}}\n",
@@ -98,9 +107,10 @@ const CASES: [Case; 9] = [
     },
     Case {
         name: "a resource that is made",
-        files: &[
-            ("a/kustomization.yaml", "resources: [deploy.yaml]\ngenerators: []\nimages:\n- {name: nginx, newTag: '7'}\n"),
-        ],
+        files: &[(
+            "a/kustomization.yaml",
+            "resources: [deploy.yaml]\ngenerators: []\nimages:\n- {name: nginx, newTag: '7'}\n",
+        )],
         build: "a",
         code: 3,
     },

@@ -18,10 +18,13 @@ use super::desk::{Desk, HARBOR, HOSTS, files};
 
 /// Modules with the directories of their manifests. Directories with charts are left out: these are no manifests yet.
 const PROJECTS: [(&str, &[&str]); 13] = [
-    ("github.com/argoproj/argo-workflows/v3", &["examples", "manifests"]),
+    ("github.com/argoproj/argo-workflows/v3", &["examples", "manifests/base", "manifests/quick-start"]),
     ("github.com/argoproj/argo-rollouts", &["manifests", "docs"]),
     ("github.com/tektoncd/pipeline", &["examples", "config"]),
-    ("github.com/prometheus-operator/prometheus-operator", &["example", "bundle.yaml"]),
+    (
+        "github.com/prometheus-operator/prometheus-operator",
+        &["bundle.yaml", "example/rbac", "example/thanos", "example/user-guides"],
+    ),
     ("github.com/cloudnative-pg/cloudnative-pg", &["docs", "config"]),
     ("knative.dev/serving", &["config", "third_party", "test"]),
     ("sigs.k8s.io/jobset", &["config", "site", "examples"]),
@@ -67,7 +70,8 @@ async fn rewrite_changes_or_lists_each_image_of_the_manifests_of_other_projects(
 /// Where the module is, by the pinned version and sum.
 fn module_directory(module: &str) -> PathBuf {
     let pinned = include_str!("modules.sum").lines().map(|line| line.split(' ').collect::<Vec<_>>());
-    let pinned = pinned.into_iter().find(|fields| fields[0] == module).unwrap_or_else(|| panic!("{module} is not pinned"));
+    let pinned =
+        pinned.into_iter().find(|fields| fields[0] == module).unwrap_or_else(|| panic!("{module} is not pinned"));
     let elsewhere = tempfile::tempdir().unwrap();
     let output = Command::new("go")
         .args(["mod", "download", "-json", &format!("{module}@{}", pinned[1])])

@@ -143,7 +143,12 @@ impl Kustomization {
 pub(super) fn consequences(files: &[Seen]) -> Consequences {
     let by_path: BTreeMap<&Path, usize> =
         files.iter().enumerate().filter_map(|(index, file)| Some((file.path.as_deref()?, index))).collect();
-    let scopes: Vec<Scope> = files.iter().enumerate().filter(|(_, file)| !file.kustomizations.is_empty()).map(|(index, _)| scope(files, &by_path, index)).collect();
+    let scopes: Vec<Scope> = files
+        .iter()
+        .enumerate()
+        .filter(|(_, file)| !file.kustomizations.is_empty())
+        .map(|(index, _)| scope(files, &by_path, index))
+        .collect();
     let mut done = Consequences::default();
     // Each round holds an image more at least, or is the last one.
     loop {
@@ -317,7 +322,10 @@ mod tests {
     #[test]
     fn an_entry_is_renamed_with_the_images_that_it_means() {
         let images = "images: [{name: nginx, newTag: '1'}, {name: other, newTag: '2'}]";
-        let files = [file("/a/pod.yaml", &pod("nginx:latest")), file("/a/kustomization.yaml", &kustomization(&format!("resources: [pod.yaml], {images}")))];
+        let files = [
+            file("/a/pod.yaml", &pod("nginx:latest")),
+            file("/a/kustomization.yaml", &kustomization(&format!("resources: [pod.yaml], {images}"))),
+        ];
         let done = consequences(&files);
         assert_eq!(renamed(&done), ["harbor.test/hub/nginx"]);
         assert!(done.held.is_empty(), "{done:?}");
@@ -327,7 +335,10 @@ mod tests {
     fn an_entry_means_what_the_kustomizations_below_put_there() {
         let files = [
             file("/base/pod.yaml", &pod("nginx")),
-            file("/base/kustomization.yaml", &kustomization("resources: [pod.yaml], images: [{name: nginx, newName: web}]")),
+            file(
+                "/base/kustomization.yaml",
+                &kustomization("resources: [pod.yaml], images: [{name: nginx, newName: web}]"),
+            ),
             file("/prod/kustomization.yml", &kustomization("resources: [../base], images: [{name: web, newTag: '2'}]")),
         ];
         assert_eq!(renamed(&consequences(&files)), ["harbor.test/hub/nginx", "harbor.test/hub/web"]);
@@ -335,7 +346,8 @@ mod tests {
 
     #[test]
     fn a_component_means_what_those_have_that_use_it() {
-        let component = "{apiVersion: kustomize.config.k8s.io/v1alpha1, kind: Component, images: [{name: nginx, newTag: '1'}]}";
+        let component =
+            "{apiVersion: kustomize.config.k8s.io/v1alpha1, kind: Component, images: [{name: nginx, newTag: '1'}]}";
         let files = [
             file("/app/pod.yaml", &pod("nginx")),
             file("/app/kustomization.yaml", &kustomization("resources: [pod.yaml], components: [../c]")),
@@ -368,7 +380,10 @@ mod tests {
     #[test]
     fn an_image_that_one_overlay_holds_is_held_for_all() {
         let overlay = |path: &str, more: &str| {
-            file(path, &kustomization(&format!("resources: [../base/pod.yaml{more}], images: [{{name: nginx, newTag: '1'}}]")))
+            file(
+                path,
+                &kustomization(&format!("resources: [../base/pod.yaml{more}], images: [{{name: nginx, newTag: '1'}}]")),
+            )
         };
         let files = [
             file("/base/pod.yaml", &pod("nginx")),
@@ -382,7 +397,13 @@ mod tests {
 
     #[test]
     fn a_kustomization_that_was_not_given_holds_what_it_means() {
-        let outside = Seen { outside: true, ..file("/a/kustomization.yaml", &kustomization("resources: [pod.yaml], images: [{name: nginx, newTag: '1'}]")) };
+        let outside = Seen {
+            outside: true,
+            ..file(
+                "/a/kustomization.yaml",
+                &kustomization("resources: [pod.yaml], images: [{name: nginx, newTag: '1'}]"),
+            )
+        };
         let done = consequences(&[file("/a/pod.yaml", &pod("nginx")), outside]);
         assert!(done.held[&(0, "nginx".to_owned())].contains("is not among the files"), "{done:?}");
     }

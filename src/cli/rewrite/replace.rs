@@ -140,7 +140,8 @@ mod tests {
 
     fn replace(directory: &tempfile::TempDir, files: &[(&str, &str)]) -> anyhow::Result<()> {
         let paths: Vec<PathBuf> = files.iter().map(|(name, _)| directory.path().join(name)).collect();
-        let all: Vec<(&Path, &str)> = paths.iter().map(PathBuf::as_path).zip(files.iter().map(|(_, text)| *text)).collect();
+        let all: Vec<(&Path, &str)> =
+            paths.iter().map(PathBuf::as_path).zip(files.iter().map(|(_, text)| *text)).collect();
         replace_all(&all, &CancellationToken::new())
     }
 

@@ -77,7 +77,8 @@ impl<'w> Work<'w> {
             })?;
         }
         let edited = manifests.edit(&wishes);
-        let edited = edited.map_err(|error| anyhow::anyhow!("{}:{}:{}: {}", input.name, error.line, error.column, error.detail))?;
+        let edited = edited
+            .map_err(|error| anyhow::anyhow!("{}:{}:{}: {}", input.name, error.line, error.column, error.detail))?;
         for unkept in &edited.unkept {
             tell(format_args!("{}:{}: {}", input.name, unkept.line, unkept.detail));
         }
@@ -133,7 +134,14 @@ impl<'w> Work<'w> {
         }
     }
 
-    fn wish_for_secrets(&mut self, at: &str, template: usize, found: &Template, outcome: &Outcome<'_>, wishes: &mut Vec<Wish>) {
+    fn wish_for_secrets(
+        &mut self,
+        at: &str,
+        template: usize,
+        found: &Template,
+        outcome: &Outcome<'_>,
+        wishes: &mut Vec<Wish>,
+    ) {
         let names = outcome.pull_secrets();
         if names.is_empty() || found.object.is_kustomization() {
             return;
@@ -234,7 +242,8 @@ impl Counts {
     pub(super) fn summary(&self, failed: usize) -> String {
         let Self { images, rewritten, at_harbor, listed, secrets, secretless, unkept, .. } = self;
         let left = images - rewritten - at_harbor;
-        let mut text = format!("{rewritten} of {images} images rewritten, {at_harbor} at Harbor already, {left} left as they are");
+        let mut text =
+            format!("{rewritten} of {images} images rewritten, {at_harbor} at Harbor already, {left} left as they are");
         // Writing to memory has no way to fail.
         let mut add = |count: &usize, what: &str| {
             if *count > 0 {

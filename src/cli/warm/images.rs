@@ -338,7 +338,8 @@ spec: {containers: [{name: c, image: 'ghcr.io/acme/app:1'}]}
         let text =
             "apiVersion: harbor-pilot.dev/v1alpha1\nkind: CachedImage\nmetadata: {name: x}\nspec: {imge: nginx}\n";
         let input = Input { name: "all.yaml".to_owned(), file: None, text: text.to_owned() };
-        let error = Finder::new(&sources, &rules).manifests(&Files::of(vec![input], Fields::default()), None).unwrap_err();
+        let error =
+            Finder::new(&sources, &rules).manifests(&Files::of(vec![input], Fields::default()), None).unwrap_err();
         assert!(format!("{error:#}").contains("spec.imge"), "{error:#}");
     }
 }
