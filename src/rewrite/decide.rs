@@ -188,10 +188,11 @@ impl<'p> Outcome<'p> {
         };
         match rules.find(&image, subject) {
             Decision::Rewritten { image, rule } => {
+                // A Pod that a backup brings from another Harbor keeps what its user wrote.
+                record.add(slot, made_from(sent, &slot, rules, image.as_str()).unwrap_or(slot.image));
                 let wanted = Wanted { image, proxy_project: Arc::clone(rule.name()) };
                 self.edits.images.push(Change { slot, to: To::Harbor(wanted) });
                 self.need(rule);
-                record.add(slot, slot.image);
             }
             Decision::Mapped { image, rule } => {
                 self.at_harbor.push(Wanted { image, proxy_project: Arc::clone(rule.name()) });
@@ -332,9 +333,14 @@ fn is_same(pod: &Pod<'_>, old: &Pod<'_>, kinds: &[Kind]) -> bool {
 
 /// What a sent record says of an image, if the rules make this very image from it.
 fn believed<'s>(sent: &'s Record, slot: &Slot<'_>, rules: &Rules) -> Option<&'s str> {
+    made_from(sent, slot, rules, slot.image)
+}
+
+/// What a sent record says of a place, if the rules make `made` from it.
+fn made_from<'s>(sent: &'s Record, slot: &Slot<'_>, rules: &Rules, made: &str) -> Option<&'s str> {
     let original = sent.original(slot)?;
-    let made = rules.find_for_anyone(&ImageRef::parse(original).ok()?);
-    matches!(made, Decision::Rewritten { image, .. } if image.as_str() == slot.image).then_some(original)
+    let found = rules.find_for_anyone(&ImageRef::parse(original).ok()?);
+    matches!(found, Decision::Rewritten { image, .. } if image.as_str() == made).then_some(original)
 }
 
 /// A name as it may stand in a warning, which travels in an HTTP header: short, and without control characters.

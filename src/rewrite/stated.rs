@@ -275,7 +275,8 @@ mod tests {
         }
         assert_eq!(rewritten("docker-registry", "https://quay.io", "quay.io:4430/acme/app"), None);
         assert_eq!(rewritten("docker-hub", "https://hub.docker.com", "docker.io:443/nginx"), None);
-        let (rules, _) = assumed(&[instance()], &[registry("docker-registry", "https://quay.io")], &[project(json!({}))]);
+        let (rules, _) =
+            assumed(&[instance()], &[registry("docker-registry", "https://quay.io")], &[project(json!({}))]);
         let at_harbor = ImageRef::parse("harbor.corp:443/p/acme/app").unwrap();
         assert!(matches!(rules.find_for_anyone(&at_harbor), Decision::AlreadyAtHarbor { rule: Some(_) }));
     }
