@@ -81,7 +81,12 @@ pub(super) struct Files {
 impl Arguments {
     /// Reads all, each file once, those of a directory in the order of their names.
     pub(super) fn read(&self) -> anyhow::Result<Vec<Input>> {
-        read(&self.filenames, self.recursive).into_iter().collect()
+        let inputs: Vec<Input> = read(&self.filenames, self.recursive).into_iter().collect::<anyhow::Result<_>>()?;
+        for input in &inputs {
+            // What cannot be read is for the one who asked.
+            Manifests::read(&input.text).iter().for_each(|manifests| warn_of_duplicates(input, manifests));
+        }
+        Ok(inputs)
     }
 
     /// Reads all as manifests.
@@ -127,10 +132,7 @@ impl Files {
 
     fn add(&mut self, input: Input) -> anyhow::Result<()> {
         let manifests = self.parse(&input)?;
-        for duplicate in manifests.duplicates() {
-            let manifests::Error { line, column, detail, .. } = duplicate;
-            tell(format_args!("{}:{line}:{column}: warning: {detail}", input.name));
-        }
+        warn_of_duplicates(&input, &manifests);
         let namespaces = manifests.namespaces().clone();
         self.namespaces.extend(namespaces);
         self.inputs.push(input);
@@ -149,6 +151,12 @@ impl Files {
             });
             anyhow::anyhow!("{}:{line}:{column}: {detail}{}", input.name, advice.unwrap_or_default())
         })
+    }
+}
+
+fn warn_of_duplicates(input: &Input, manifests: &Manifests<'_>) {
+    for manifests::Error { line, column, detail, .. } in manifests.duplicates() {
+        tell(format_args!("{}:{line}:{column}: warning: {detail}", input.name));
     }
 }
 

@@ -42,12 +42,9 @@ pub(super) fn references(text: &str, called: &str, is_meant: &dyn Fn(&str) -> bo
     {
         add(start, prefix);
     } else if is_called_image(called)
-        && !trimmed.contains('/')
-        && is_short(trimmed, called == "image")
+        && (is_short(trimmed, called == "image") || is_namespaced(trimmed))
         && is_meant(trimmed)
     {
-        add(start, trimmed);
-    } else if is_called_image(called) && is_namespaced(trimmed) && is_meant(trimmed) {
         add(start, trimmed);
     }
     for (at, image) in embedded(text) {
@@ -125,7 +122,7 @@ fn embedded(text: &str) -> Vec<(usize, &str)> {
     let bytes = text.as_bytes();
     let mut found = Vec::new();
     let mut from = 0;
-    while let Some(at) = text.get(from..).and_then(|rest| find_image(rest)).map(|at| at + from) {
+    while let Some(at) = text.get(from..).and_then(find_image).map(|at| at + from) {
         let end = at + "image".len();
         from = end;
         let mut rest = text.get(end..).unwrap_or_default();

@@ -121,7 +121,12 @@ fn outcome<'p>(request: Request<'p>, rules: &Rules, subject: &Subject<'_>, budge
         } else {
             match outcome.take(slot, reader.fate(&slot)) {
                 Noted::Nothing => {}
-                Noted::Rewritten => record.add(slot, slot.image),
+                Noted::Rewritten => {
+                    // A Pod that a backup brings from another Harbor keeps what its user wrote.
+                    let made = outcome.edits.images.last().map(|change| change.to.text());
+                    let original = made.and_then(|made| made_from(&sent, &slot, rules, made, budget));
+                    record.add(slot, original.unwrap_or(slot.image));
+                }
                 Noted::AtHarbor => believed(&slot).into_iter().for_each(|original| record.add(slot, original)),
             }
         }
@@ -344,9 +349,14 @@ fn is_same(pod: &Pod<'_>, old: &Pod<'_>, kinds: &[Kind]) -> bool {
 
 /// What a sent record says of an image, if the rules make this very image from it.
 fn believed<'s>(sent: &'s Record, slot: &Slot<'_>, rules: &Rules, budget: &Budget) -> Option<&'s str> {
+    made_from(sent, slot, rules, slot.image, budget)
+}
+
+/// What a sent record says of a place, if the rules make `made` from it.
+fn made_from<'s>(sent: &'s Record, slot: &Slot<'_>, rules: &Rules, made: &str, budget: &Budget) -> Option<&'s str> {
     let original = sent.original(slot)?;
-    let made = rules.find_for_anyone_within(&parse(original).ok()?, budget);
-    matches!(made, Decision::Rewritten { image, .. } if image.as_str() == slot.image).then_some(original)
+    let found = rules.find_for_anyone_within(&parse(original).ok()?, budget);
+    matches!(found, Decision::Rewritten { image, .. } if image.as_str() == made).then_some(original)
 }
 
 /// A name as it may stand in a warning, which travels in an HTTP header: short, and without control characters.

@@ -12,6 +12,7 @@ use k8s_openapi::{
 use kube::{CustomResourceExt, Resource};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use serde_saphyr::options::DuplicateKeyPolicy;
 use sha2::{Digest, Sha256};
 
 use crate::{
@@ -94,11 +95,7 @@ pub fn parse<'t>(texts: impl IntoIterator<Item = (&'t Path, &'t str)>) -> Result
     for (file, text) in texts {
         fingerprint.update(file.as_os_str().as_encoded_bytes());
         fingerprint.update(text);
-        let documents: Vec<Option<Value>> = serde_saphyr::from_multiple(text).map_err(|error| Problem {
-            file: file.to_owned(),
-            document: None,
-            detail: error.without_snippet().to_string(),
-        })?;
+        let documents = documents(text).map_err(|detail| Problem { file: file.to_owned(), document: None, detail })?;
         for (index, document) in documents.into_iter().enumerate() {
             let Some(document) = document else { continue };
             reader.add(document).map_err(|detail| Problem {
@@ -109,6 +106,19 @@ pub fn parse<'t>(texts: impl IntoIterator<Item = (&'t Path, &'t str)>) -> Result
         }
     }
     Ok(Manifests { fingerprint: fingerprint.finalize().to_vec(), ..reader.manifests })
+}
+
+/// The documents of a text, as kubectl reads them: of keys that stand twice the last one counts, and JSON values need no
+/// separator.
+fn documents(text: &str) -> Result<Vec<Option<Value>>, String> {
+    let json = text.trim_start_matches('\u{feff}').trim_start();
+    if json.starts_with('{')
+        && let Ok(values) = serde_json::Deserializer::from_str(json).into_iter().collect::<Result<_, _>>()
+    {
+        return Ok(values);
+    }
+    let options = serde_saphyr::options! { duplicate_keys: DuplicateKeyPolicy::LastWins };
+    serde_saphyr::from_multiple_with_options(text, options).map_err(|error| error.without_snippet().to_string())
 }
 
 fn is_manifest(path: &Path) -> bool {
@@ -281,6 +291,16 @@ mod tests {
         .unwrap();
         assert_eq!((manifests.instances.len(), manifests.registries.len()), (1, 0));
         assert!(manifests.secrets["harbor"].credentials().is_ok());
+    }
+
+    #[test]
+    fn parse_reads_json_lines_and_keys_that_stand_twice_as_kubectl_does() {
+        let namespace =
+            |name: &str| format!(r#"{{"apiVersion":"v1","kind":"Namespace","metadata":{{"name":"{name}"}}}}"#);
+        let lines = read_one(&format!("{}\n{}\n", namespace("a"), namespace("b"))).unwrap();
+        assert_eq!(lines.namespaces.keys().collect::<Vec<_>>(), ["a", "b"]);
+        let twice = read_one("apiVersion: v1\nkind: Namespace\nmetadata: {name: a, name: b}\n").unwrap();
+        assert_eq!(twice.namespaces.keys().collect::<Vec<_>>(), ["b"]);
     }
 
     #[test]

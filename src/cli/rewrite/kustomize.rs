@@ -128,10 +128,13 @@ impl Kustomization {
                 found.inline.push_str(&text("patch").unwrap_or_default());
             }
         }
-        found.inline.push_str(&document.get("replacements").map(Value::to_string).unwrap_or_default());
-        const MAKING: [&str; 5] =
-            ["helmCharts", "helmChartInflationGenerator", "generators", "transformers", "replacements"];
+        const MAKING: [&str; 4] = ["helmCharts", "helmChartInflationGenerator", "generators", "transformers"];
         found.makes = MAKING.into_iter().find(|field| document.get(*field).is_some());
+        // They copy fields: most of them names, some of them images.
+        let replacements = document.get("replacements").map(Value::to_string).unwrap_or_default();
+        if replacements.contains("image") || replacements.contains("\"path\"") {
+            found.makes.get_or_insert("replacements");
+        }
         found
     }
 }

@@ -66,6 +66,28 @@ fn admit_as(
 }
 
 #[test]
+fn a_pod_of_another_harbor_is_rewritten_once_and_keeps_its_record() {
+    let rules = Rules::compile([Rule {
+        name: "hub".to_owned(),
+        matches: vec!["docker.io".to_owned(), "harbor.old/hub".to_owned()],
+        replaces: vec!["harbor.old/hub".to_owned()],
+        pull_host: "harbor.corp".to_owned(),
+        project: "hub".to_owned(),
+        ..Rule::default()
+    }]);
+    let restored = |original: &str| {
+        let record = json!({"containers/web": original}).to_string();
+        let told = admit(&rules, &pod(json!({KEY: record}), &[("web", "harbor.old/hub/library/nginx:1")]), None);
+        let annotations = &told.pod["metadata"]["annotations"];
+        let record: Value = serde_json::from_str(annotations[KEY].as_str().unwrap()).unwrap();
+        (told.pod["spec"]["containers"][0]["image"].clone(), record["containers/web"].clone())
+    };
+    assert_eq!(restored("nginx:1"), (json!("harbor.corp/hub/library/nginx:1"), json!("nginx:1")));
+    let forged = restored("redis:1");
+    assert_eq!(forged, (json!("harbor.corp/hub/library/nginx:1"), json!("harbor.old/hub/library/nginx:1")));
+}
+
+#[test]
 fn a_new_pod_gets_all_its_images_from_harbor_and_a_record_of_the_originals() {
     let sent = json!({
         "metadata": {"name": "p", "labels": {"a/b": "c"}},
