@@ -1,6 +1,6 @@
 //! The binary: memory, crypto provider, command line, run.
 
-use std::process::ExitCode;
+use std::{io::Write as _, process::ExitCode};
 
 use clap::Parser;
 use harbor_pilot::cli::Cli;
@@ -21,7 +21,7 @@ fn run() -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("error: no thread can be started: {error}");
+            writeln!(std::io::stderr(), "error: no thread can be started: {error}").ok();
             return ExitCode::FAILURE;
         }
     };

@@ -259,3 +259,32 @@ async fn a_layer_that_is_gone_although_its_manifest_is_listed_is_fetched_again()
     world.live(&mut cached, &context, |cached| is_ready(cached) && double.has_blob(&repository, layer)).await;
     world.end().await;
 }
+
+#[tokio::test]
+async fn an_index_with_a_thousand_attestations_is_warmed_and_none_of_them_is_asked_for() {
+    let world = World::start().await;
+    let config = world.push_blob("app/attested", "application/vnd.oci.image.config.v1+json", b"{}").await;
+    let layer = world.push_blob("app/attested", "application/vnd.oci.image.layer.v1.tar+gzip", &[1; 1000]).await;
+    let manifest = json!({"schemaVersion": 2, "mediaType": OCI, "config": config, "layers": [layer]});
+    let mut child = world.push_manifest("app/attested", "child", OCI, &manifest).await;
+    child["platform"] = json!({"os": "linux", "architecture": "amd64"});
+    let attestation = |number: usize| {
+        json!({
+            "mediaType": OCI, "digest": sha256(number.to_string().as_bytes()), "size": 500,
+            "platform": {"os": "unknown", "architecture": "unknown"},
+            "annotations": {"vnd.docker.reference.type": "attestation-manifest", "vnd.docker.reference.digest": child["digest"]},
+        })
+    };
+    let children: Vec<Value> = std::iter::once(child.clone()).chain((0..1000).map(attestation)).collect();
+    let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": children});
+    world.push_manifest("app/attested", "v1", INDEX, &index).await;
+    world.upstream.clear_log();
+    let warmed = world.puller().warm(&world.target("app/attested:v1"), &[], &()).await.unwrap();
+    let attestations = &warmed.attestations;
+    assert_eq!((warmed.children.len(), attestations.found, attestations.fetched), (1, 1000, 0));
+    assert!(attestations.failed.as_ref().unwrap().to_string().contains("more than 128"));
+    // HEAD and GET of the tag, of the index and of the child, each asked of the upstream by Harbor.
+    let asked = world.upstream.log().iter().filter(|request| request.path.contains("/manifests/")).count();
+    assert!(asked <= 8, "{asked}");
+    world.end().await;
+}

@@ -25,7 +25,12 @@ async fn pulled(world: &World, name: &str, context: &Context) -> (String, Outcom
 
 #[tokio::test]
 async fn reconcile_goes_on_with_good_images_after_others_broke_off() {
-    for world in [World::start().await, World::announcing_blobs().await] {
+    // A real Harbor breaks off as its version does.
+    let mut worlds = vec![World::start().await];
+    if std::env::var("HARBOR_URL").is_err() {
+        worlds.push(World::announcing_blobs().await);
+    }
+    for world in worlds {
         for number in 0..3 {
             let image = Image::single("linux", "amd64").layers([200_000, 300_000]);
             let pushed = world.upstream.push_image(&format!("bad/app{number}"), "v1", &image);
@@ -40,13 +45,15 @@ async fn reconcile_goes_on_with_good_images_after_others_broke_off() {
             let (ready, _) = pulled(&world, &format!("bad/app{number}:v1"), &context).await;
             assert_eq!(ready, "False/PullFailed");
         }
-        for number in 0..8 {
-            let (ready, outcome) = pulled(&world, &format!("good/app{number}:v1"), &context).await;
+        let good = (0..8).map(async |number| {
+            let name = format!("good/app{number}:v1");
+            let (ready, outcome) = pulled(&world, &name, &context).await;
             assert_eq!(ready, "False/Verifying", "{outcome:#?}");
-            let mut image = world.cached(&format!("good/app{number}:v1"));
+            let mut image = world.cached(&name);
             image.status = Some(outcome.status);
             world.live(&mut image, &context, is_ready).await;
-        }
+        });
+        futures::future::join_all(good).await;
         world.end().await;
     }
 }

@@ -248,3 +248,42 @@ async fn no_secret_stands_in_what_is_printed() {
         assert!(!printed.contains(secret), "{secret} in {printed}");
     }
 }
+
+/// Answers as a registry without anything in it, and never for the repository `hangs`.
+async fn hanging() -> String {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut request = [0; 4096];
+                let read = stream.read(&mut request).await.unwrap();
+                let request = String::from_utf8_lossy(&request[..read]);
+                if request.contains("/hangs/") {
+                    tokio::time::sleep(Duration::from_secs(60)).await;
+                }
+                let status = if request.starts_with("GET /v2/ ") { "200 OK" } else { "404 Not Found" };
+                let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+                stream.write_all(answer.as_bytes()).await.ok();
+            });
+        }
+    });
+    url
+}
+
+#[tokio::test]
+async fn a_request_that_an_upstream_holds_up_gives_its_slot_to_others() {
+    let endpoint = Endpoint { max_concurrent_requests: 1, ..Endpoint::new(hanging().await) };
+    let client = Client::new(&endpoint).unwrap();
+    let held = tokio::spawn({
+        let client = client.clone();
+        async move { client.head("p/hangs", "v1").await }
+    });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(client.answers().await, "it takes no slot");
+    let other = tokio::time::timeout(Duration::from_secs(20), client.head("p/other", "v1")).await;
+    assert!(matches!(other, Ok(Err(Error::NotFound { .. }))), "{other:?}");
+    assert!(!held.is_finished());
+    held.abort();
+}

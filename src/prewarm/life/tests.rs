@@ -264,7 +264,7 @@ fn an_index_that_was_cached_before_its_tag_was_asked_for_is_said_to_need_its_dig
         assert_eq!(offline(&image, ConditionType::OfflineByTag), "False/PullByDigest");
         assert_eq!(offline(&image, ConditionType::OfflineByDigest), "True/DigestStored");
         let said = message(&image, ConditionType::OfflineByTag);
-        assert!(said.contains("pull h.example/hub/library/nginx@sha256:own"), "{said}");
+        assert!(said.contains("pull by digest: h.example/hub/library/nginx@sha256:own"), "{said}");
     }
     // One that Harbor has only just stored may still get its tag.
     let mut image = cached(Require::Online);

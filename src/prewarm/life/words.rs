@@ -48,7 +48,8 @@ pub(super) fn attestations(warmed: &Warmed) -> Option<AttestationStatus> {
 pub(super) fn foreign(platforms: &[PlatformStatus]) -> Option<String> {
     let foreign: Vec<&str> =
         platforms.iter().filter(|child| child.foreign_layers > 0).map(|child| child.platform.as_str()).collect();
-    let first = foreign.first()?;
+    // An image without an index does not say which it is for.
+    let first = foreign.first().map(|platform| if *platform == "unknown" { "the image" } else { *platform })?;
     let more = if foreign.len() > 1 { format!(" and {} more", foreign.len() - 1) } else { String::new() };
     Some(format!(
         "{first}{more} has foreign layers, which the upstream does not hold, so Harbor never stores the manifest: nodes pull it only \
@@ -73,7 +74,7 @@ pub(super) fn explain(image: &str, reason: Reason, listed: Option<&Listed>) -> S
         Some((name, tag)) if !tag.contains('/') => name,
         _ => image,
     };
-    let pull = listed.map(|listed| format!("; while the upstream is down pull {name}@{}", listed.digest));
+    let pull = listed.map(|listed| format!("; while the upstream is down pull by digest: {name}@{}", listed.digest));
     let pull = pull.unwrap_or_default();
     match reason {
         Reason::Tagged => "Harbor serves the tag from its store".to_owned(),
@@ -82,10 +83,11 @@ pub(super) fn explain(image: &str, reason: Reason, listed: Option<&Listed>) -> S
         Reason::IndexRewritten => format!(
             "Harbor stores the index under another digest: it serialised it anew or left out children that are not stored{pull}"
         ),
-        Reason::PullByDigest => format!(
-            "Harbor had cached this index before it was asked for this tag, and tags it no more for up to a week{pull}: by \
-             digest, not by tag"
-        ),
+        Reason::PullByDigest => {
+            format!(
+                "Harbor had cached this index before it was asked for this tag, and does not tag it for up to a week{pull}"
+            )
+        }
         Reason::NestedIndex => {
             "the index lists an index, which Harbor stores under another digest, so that it does not store \
              the outer one; while the upstream is down pull each platform by its digest (status.platforms)"
