@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use tower::ServiceExt;
 
 use super::connection::{Connection, Order, Unwritten};
-use super::places::{Full, Places, Room};
+use super::places::{Places, Room};
 use crate::telemetry::metrics::ConnectionMetrics;
 use crate::telemetry::probes::Readiness;
 
@@ -126,13 +126,10 @@ impl Hub {
     }
 
     fn promote(&self, connection: &Arc<Connection>) {
-        match self.served.admit(Arc::clone(connection), 1) {
-            Ok((place, evicted)) => {
-                self.metrics.evicted.inc_by(evicted as u64);
-                connection.take(place);
-            }
-            // It keeps the place that it has.
-            Err(Full) => {}
+        // Else it keeps the place that it has.
+        if let Ok((place, evicted)) = self.served.admit(Arc::clone(connection), 1) {
+            self.metrics.evicted.inc_by(evicted as u64);
+            connection.take(place);
         }
     }
 
