@@ -1,7 +1,8 @@
-//! What warming may ask of one upstream: so many manifests in a period, and nothing while the upstream limits our rate.
+//! What warming may ask of one upstream: so many manifests in a period, nothing while the upstream limits our rate, and one image
+//! at a time while it does not answer.
 //!
-//! [`Account`] is pure. [`Allowance`] shares one between all images of an upstream, so that one answer of 429 is heard by all of
-//! them, and the pause ends with one image that tries, not with all.
+//! [`Account`] is pure. [`Allowance`] shares one between all images of an upstream, so that one answer of 429, or none, counts for
+//! all of them, and the pause ends with one image that tries, not with all. Images of other upstreams keep their workers.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -11,7 +12,7 @@ use std::{
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 
 use super::rest::{Held, Rest};
-use crate::api::{PullLimit, UpstreamPulls, condition::whole_seconds};
+use crate::api::{PullLimit, Reason, UpstreamPulls, condition::whole_seconds};
 
 /// See [`Account::pause`].
 const PAUSE: Duration = Duration::from_secs(60);
@@ -32,6 +33,9 @@ pub struct Account {
     period: Option<(Timestamp, u32)>,
     /// The pause, and the image that tries whether it is over.
     rest: Rest,
+    /// After the upstream did not answer: one image at a time, so that its images do not occupy the workers of others. Not
+    /// remembered over a restart.
+    silence: Rest,
     /// Refusals in a row: not none while there is a pause.
     refusals: u32,
 }
@@ -48,6 +52,12 @@ pub enum Refused {
     /// Another image tries whether the upstream serves again.
     #[error("the upstream limited the rate of pulls; another image tries whether it serves again")]
     Trial {
+        /// When to ask again.
+        until: Timestamp,
+    },
+    /// The upstream did not answer.
+    #[error("the upstream did not answer; another image tries whether it does now")]
+    Silent {
         /// When to ask again.
         until: Timestamp,
     },
@@ -69,7 +79,17 @@ impl Refused {
     /// When to ask again.
     pub fn until(&self) -> Timestamp {
         match self {
-            Self::Paused { until } | Self::Trial { until } | Self::UsedUp { until, .. } => *until,
+            Self::Paused { until } | Self::Trial { until } | Self::Silent { until } | Self::UsedUp { until, .. } => {
+                *until
+            }
+        }
+    }
+
+    /// The reason to put into a condition.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Paused { .. } | Self::Trial { .. } | Self::UsedUp { .. } => Reason::RateLimited,
+            Self::Silent { .. } => Reason::UpstreamUnhealthy,
         }
     }
 }
@@ -81,13 +101,17 @@ pub enum Answer {
     Served(u32),
     /// It limits our rate (429), and says perhaps for how long.
     Limited(Option<Duration>),
-    /// Something else went wrong.
+    /// It did not answer, and Harbor itself does.
+    Silent,
+    /// It answered, and not with what was asked for.
+    Wrong,
+    /// Something else went wrong; what the upstream did is not known.
     Failed,
 }
 
 impl Default for Account {
     fn default() -> Self {
-        Self { limit: None, pause: PAUSE, period: None, rest: Rest::default(), refusals: 0 }
+        Self { limit: None, pause: PAUSE, period: None, rest: Rest::default(), silence: Rest::default(), refusals: 0 }
     }
 }
 
@@ -137,6 +161,7 @@ impl Account {
             Held::Until(until) => Refused::Paused { until },
             Held::Trial => Refused::Trial { until: after(now, TRIAL) },
         })?;
+        self.silence.check(now).map_err(|_| Refused::Silent { until: after(now, TRIAL) })?;
         if let Some(limit) = &self.limit {
             let period = limit.per.duration();
             let (since, used) = self.period.filter(|(since, _)| after(*since, period) > now).unwrap_or((now, 0));
@@ -148,12 +173,18 @@ impl Account {
             self.period = Some((since, next));
         }
         self.rest.ask();
+        self.silence.ask();
         Ok(())
     }
 
     /// Says how it went, after [`Account::ask`] for `asked` manifests.
     pub fn settle(&mut self, asked: u32, answer: Answer, now: Timestamp) {
-        self.rest.ask_over();
+        self.ask_over();
+        match answer {
+            Answer::Silent => return self.silence.extend(now),
+            Answer::Failed => return,
+            Answer::Served(_) | Answer::Limited(_) | Answer::Wrong => self.silence.serves(),
+        }
         match answer {
             Answer::Served(served) => {
                 self.refusals = 0;
@@ -163,8 +194,14 @@ impl Account {
                 }
             }
             Answer::Limited(named) => self.limited(named, now),
-            Answer::Failed => {}
+            Answer::Silent | Answer::Wrong | Answer::Failed => {}
         }
+    }
+
+    /// The one that asked is through, whatever became of it.
+    fn ask_over(&mut self) {
+        self.rest.ask_over();
+        self.silence.ask_over();
     }
 
     /// The upstream refused something that nobody asked for leave for.
@@ -270,7 +307,7 @@ impl Leave {
 impl Drop for Leave {
     fn drop(&mut self) {
         if !self.settled {
-            self.allowance.account().rest.ask_over();
+            self.allowance.account().ask_over();
         }
     }
 }
@@ -319,6 +356,25 @@ mod tests {
         assert!(account.ask(1, at(4)).is_err(), "what failed may have been counted by the upstream");
         account.ask(9, at(100)).unwrap();
         assert!(account.ask(1, at(101)).is_err());
+    }
+
+    #[test]
+    fn account_lets_one_image_at_a_time_try_an_upstream_that_did_not_answer() {
+        let mut account = Account::default();
+        for _ in 0..4 {
+            account.ask(1, at(0)).unwrap();
+        }
+        (0..4).for_each(|_| account.settle(1, Answer::Silent, at(60)));
+        account.ask(1, at(61)).unwrap();
+        assert_eq!(account.ask(1, at(62)).unwrap_err(), Refused::Silent { until: at(77) }, "another image tries");
+        account.settle(1, Answer::Silent, at(121));
+        account.ask(1, at(122)).unwrap();
+        account.settle(1, Answer::Failed, at(123));
+        account.ask(1, at(124)).unwrap();
+        assert!(account.ask(1, at(125)).is_err(), "what failed elsewhere says nothing of the upstream");
+        account.settle(1, Answer::Wrong, at(126));
+        assert!((0..4).all(|_| account.ask(1, at(127)).is_ok()), "it answers, though not as it should");
+        assert_eq!(account.to_remember(), None);
     }
 
     #[test]

@@ -35,8 +35,8 @@ pub(super) fn unresolved(why: &Unresolved) -> Failure {
     Failure::new(reason, why, class)
 }
 
-/// How the upstream took a pull. Harbor may have had some of the manifests: what it counts nobody tells, so all count.
-pub(super) fn answer(pulled: &Result<Warmed, WarmError>) -> Answer {
+/// How the upstream took a pull; `harbor_answers` once that was asked. Harbor may have had some of the manifests: what it counts nobody tells, so all count.
+pub(super) fn answer(pulled: &Result<Warmed, WarmError>, harbor_answers: bool) -> Answer {
     match pulled {
         Ok(warmed) => match warmed.attestations.failed {
             Some(AttestationError::Pull(registry::Error::RateLimited { retry_after, .. })) => {
@@ -50,7 +50,11 @@ pub(super) fn answer(pulled: &Result<Warmed, WarmError>) -> Answer {
         },
         Err(WarmError::Pull(registry::Error::RateLimited { retry_after, .. })) => Answer::Limited(*retry_after),
         Err(WarmError::Pull(registry::Error::NotFound { .. })) => Answer::Served(0),
-        Err(_) => Answer::Failed,
+        // No status line came, and Harbor waits for nothing but the upstream.
+        Err(WarmError::Pull(registry::Error::Timeout { .. })) if harbor_answers => Answer::Silent,
+        Err(WarmError::Deadline(_)) => Answer::Failed,
+        Err(error) if error.may_be_harbor() => Answer::Failed,
+        Err(_) => Answer::Wrong,
     }
 }
 

@@ -111,7 +111,8 @@ pub fn step(cached: &CachedImage, image: &str, now: Timestamp) -> Step {
         return Step::Begin;
     }
     // Whether the upstream may be asked is known without asking it: a limit may have been raised.
-    let deferred = ready_reason(status) == Some("RateLimited") && status.attempts == Some(0);
+    let is_deferred = [Some("RateLimited"), Some("UpstreamUnhealthy")].contains(&ready_reason(status));
+    let deferred = is_deferred && status.attempts == Some(0);
     if deferred {
         return Step::Warm;
     }

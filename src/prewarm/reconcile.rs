@@ -239,7 +239,14 @@ impl Run<'_> {
         let pull = puller.warm(&place.target, &place.platforms, progress.as_ref()).instrument(span);
         let pulled = tokio::time::timeout(deadline, pull).await.unwrap_or(Err(WarmError::Deadline(deadline)));
         progress.ended(pulled.as_ref().err().map(WarmError::reason));
-        leave.settle(answer(&pulled), self.later());
+        let failure = match &pulled {
+            Err(error) => {
+                let failure = Failure::new(error.reason(), error, error.class());
+                Some(self.attributed(place, failure, error.may_be_harbor()).await)
+            }
+            Ok(_) => None,
+        };
+        leave.settle(answer(&pulled, !self.unanswered.load(Ordering::Relaxed)), self.later());
         match pulled {
             Ok(warmed) => {
                 let mut next = self.next(place, Event::Warmed(&warmed));
@@ -251,8 +258,7 @@ impl Run<'_> {
                 self.next(place, Event::Failed(&why.unwrap_or_else(|_| life::refused(&message, None))))
             }
             Err(error) => {
-                let failure = Failure::new(error.reason(), &error, error.class());
-                let failure = self.attributed(place, failure, error.may_be_harbor()).await;
+                let failure = failure.unwrap_or_else(|| Failure::new(error.reason(), &error, error.class()));
                 self.next(place, Event::Failed(&failure))
             }
         }

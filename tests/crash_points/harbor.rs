@@ -96,7 +96,7 @@ pub fn difference(wanted: &impl Serialize, found: &impl Serialize) -> String {
 
 /// The same without what another life would have otherwise.
 pub fn without_ids(value: Value) -> Value {
-    const GONE: [&str; 15] = [
+    const GONE: [&str; 16] = [
         "id",
         "project_id",
         "registry_id",
@@ -110,6 +110,7 @@ pub fn without_ids(value: Value) -> Value {
         "startTime",
         "endTime",
         "lastTransitionTime",
+        "since",
         "consideredExecution",
         "next_scheduled_time",
     ];

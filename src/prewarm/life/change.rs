@@ -122,11 +122,13 @@ impl Change<'_> {
     pub(super) fn deferred(&mut self, refused: &Refused) -> Duration {
         let spread = Duration::from_secs(30).mul_f64(self.setting.jitter.clamp(0.0, 1.0));
         let pause = since(self.setting.now, refused.until()) + spread;
-        let known = ready_reason(&self.status) == Some("RateLimited") && self.status.next_attempt_at.is_some();
+        let reason = refused.reason();
+        let is_said = ready_reason(&self.status) == Some(format!("{reason:?}").as_str());
+        let known = is_said && self.status.next_attempt_at.is_some();
         if !known {
             self.place();
             self.status.attempts.get_or_insert(0);
-            self.conditions.progressing(Reason::RateLimited, refused.to_string());
+            self.conditions.progressing(reason, refused.to_string());
             self.resume_after(pause);
         }
         pause.min(LIMIT_LOOK)
