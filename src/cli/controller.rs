@@ -91,6 +91,35 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
 
 fn namespace_selector(text: &str) -> Result<AdmittedNamespaces, String> {
     let example = r#"write a label selector as JSON, such as {"matchLabels": {"images": "harbor"}}"#;
-    let selector = serde_json::from_str(text).map_err(|error| format!("{error}; {example}"))?;
+    let refuse = |why: String| format!("{why}; {example}");
+    let value: serde_json::Value = serde_json::from_str(text).map_err(|_| refuse("this is no JSON".to_owned()))?;
+    let fields = value.as_object().ok_or_else(|| refuse("this is no JSON object".to_owned()))?;
+    // A misspelt field would select every namespace.
+    if let Some(unknown) = fields.keys().find(|field| !["matchLabels", "matchExpressions"].contains(&field.as_str())) {
+        return Err(refuse(format!("a label selector has no field {unknown:?}")));
+    }
+    let selector = serde_json::from_value(value).map_err(|error| refuse(error.to_string()))?;
     AdmittedNamespaces::new(&selector).map_err(|error| format!("{error}; {example}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn namespace_selector_refuses_what_would_select_every_namespace_by_mistake() {
+        assert!(namespace_selector(r#"{"matchLabels": {"images": "harbor"}}"#).is_ok());
+        assert!(namespace_selector("{}").is_ok(), "every namespace, by intention");
+        let refused = [
+            ("foo", "this is no JSON;"),
+            ("[]", "this is no JSON object;"),
+            (r#"{"matchlabels": {"images": "harbor"}}"#, "a label selector has no field \"matchlabels\";"),
+            (r#"{"matchExpressions": [{"key": "a", "operator": "Gt", "values": ["1"]}]}"#, "operator \"Gt\" of key"),
+            (r#"{"matchLabels": ["a"]}"#, "invalid type"),
+        ];
+        for (text, why) in refused {
+            let error = namespace_selector(text).unwrap_err();
+            assert!(error.starts_with(why) && error.contains("such as {"), "{text}: {error}");
+        }
+    }
 }

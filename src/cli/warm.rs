@@ -35,7 +35,7 @@ until it has stored them. What Harbor has stored before is not fetched again.
 
 What is waited for, by default (--require listed): nodes can pull the image, and Harbor's API lists it under its tag, or under
 its digest where it is pinned to one. Harbor does that about 30 s after a single image, 60 s after all platforms of an index,
-and 7 minutes after some of them; --require online does not wait for it. What Harbor never lists is said at once.
+and 7 minutes after some of them; --require online does not wait for it. An image that Harbor will never list is reported at once.
 
 Where Harbor is, and who asks:
   --rules FILE|DIR   the HarborInstances, ProxyProjects and Registries there, and the Secrets that they name
@@ -108,7 +108,7 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Wait {
-    /// Everything is stored, and Harbor's API lists the image, or is known never to
+    /// Everything is stored, and Harbor's API lists the image, or it is known that it never will
     Listed,
     /// Everything is stored; the upstream may be asked for the tag
     Online,
@@ -196,7 +196,7 @@ async fn prepare(arguments: Arguments, timeout: Duration) -> anyhow::Result<Prep
     let usual = if arguments.all_platforms || !arguments.platforms.is_empty() {
         Usual::Given(arguments.platforms)
     } else {
-        Usual::Project(usual_platforms(sources.cluster.as_ref()).await)
+        Usual::Project(usual_platforms(sources.cluster.as_ref(), arguments.quiet).await)
     };
     let board = Board::new(wanted.len(), arguments.quiet);
     let places = Arc::new(harbors.surroundings(&sources, &wanted, usual, board.clone()));

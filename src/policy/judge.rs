@@ -159,6 +159,7 @@ impl Messages {
 fn told(judged: &Judged<'_>, policy: &Policy, problem: Problem) -> String {
     let (noun, name, sent) = (judged.noun, Quoted(judged.name, MAX_NAME), Quoted(judged.sent, MAX_IMAGE));
     let policy_name = Printable(&policy.name, MAX_NAME);
+    let is_placeholder = matches!(judged.note, Note::Placeholder(_));
     let what = match problem {
         Problem::Unreadable => format!("is no image reference (policy {policy_name}); write host/project/name:tag"),
         Problem::NotAllowed => format!(
@@ -166,6 +167,9 @@ fn told(judged: &Judged<'_>, policy: &Policy, problem: Problem) -> String {
             policy.allows,
             Advice(judged.note, judged.unavailable)
         ),
+        Problem::Latest if is_placeholder => {
+            format!("has no fixed tag (policy {policy_name} forbids latest){}", Advice(judged.note, false))
+        }
         Problem::Latest => {
             format!("has no fixed tag (policy {policy_name} forbids latest); name a version or a digest")
         }
@@ -177,6 +181,9 @@ fn told(judged: &Judged<'_>, policy: &Policy, problem: Problem) -> String {
         Problem::Unscanned(why, _) => format!(
             "has no verdict of a scan (policy {policy_name} asks for one): {why}; try again when Harbor has scanned it"
         ),
+        Problem::NoDigest if is_placeholder => {
+            format!("has no digest (policy {policy_name} requires one){}", Advice(judged.note, false))
+        }
         Problem::NoDigest => format!("has no digest (policy {policy_name} requires one); append @sha256:..."),
     };
     if judged.image == judged.sent {
@@ -208,7 +215,7 @@ impl fmt::Display for Advice<'_> {
                 f.write_str("; its pull policy is Never, so that no rule rewrites it: ask for an exemption")
             }
             Self(Note::Kept, _) => f.write_str(
-                "; the Pod keeps it from being rewritten: remove its label exempt or annotation keep-images",
+                "; the Pod keeps it from being rewritten: remove its label harbor-pilot.dev/exempt, or its name from the annotation harbor-pilot.dev/keep-images",
             ),
         }
     }

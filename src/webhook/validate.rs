@@ -205,6 +205,6 @@ fn refuse(about: About<'_>, problem: &str, policies: &Policies) -> Reply {
     if !policies.enforces() {
         return about.malformed(problem);
     }
-    let why = format!("no policy could be asked, and one with action Enforce is in force: {problem}");
+    let why = format!("refused without judging, because a policy with action Enforce exists: {problem}");
     about.reply(&Answer { uid: about.uid, denied: Some(&why), ..Answer::default() }, Verdict::Denied)
 }

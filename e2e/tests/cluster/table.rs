@@ -74,7 +74,7 @@ fn rows() -> Vec<Row> {
         Row("plain", image("all.example/acme/deeper"), &[(APP, "H/table-all/acme/deeper")]),
         Row("plain", image("all.example:5000/team/app"), &[(APP, "H/table-all/team/app")]),
         Row("plain", image("all.example:5000/app"), &[(APP, "all.example:5000/app")]),
-        Row("plain", image("all.example:443/app"), &[(APP, "all.example:443/app")]),
+        Row("plain", image("all.example:443/app"), &[(APP, "H/table-all/app")]),
         Row("plain", image("all.example.evil/app"), &[(APP, "all.example.evil/app")]),
         Row("plain", image("evil/all.example/app"), &[(APP, "H/dockerhub/evil/all.example/app")]),
         Row("plain", image("other.example/app"), &[(APP, "other.example/app")]),

@@ -167,7 +167,7 @@ impl Surroundings for Places {
 }
 
 /// The platforms of the cluster's nodes, else that of this machine, with a word on which.
-pub(super) async fn usual_platforms(cluster: Option<&Client>) -> Vec<Platform> {
+pub(super) async fn usual_platforms(cluster: Option<&Client>, quiet: bool) -> Vec<Platform> {
     let own = Platform::new("linux", std::env::consts::ARCH, None);
     let why = match cluster {
         None => None,
@@ -177,8 +177,10 @@ pub(super) async fn usual_platforms(cluster: Option<&Client>) -> Vec<Platform> {
             Err(error) => Some(format!("the nodes' platforms are not known ({error})")),
         },
     };
-    let why = why.map(|why| format!("{why}: ")).unwrap_or_default();
-    tell(format_args!("{why}warming for {own}, as this machine is; --platform or --all-platforms says otherwise"));
+    if !quiet {
+        let why = why.map(|why| format!("{why}: ")).unwrap_or_default();
+        tell(format_args!("{why}warming for {own}, as this machine is; --platform or --all-platforms says otherwise"));
+    }
     vec![own]
 }
 

@@ -245,9 +245,13 @@ fn why(done: &Done) -> (&str, &str) {
 
 /// What to do, where the message does not say it.
 fn advice(done: &Done) -> Option<&'static str> {
+    let is_ready = condition::is_true(&done.status.conditions, ConditionType::Ready);
     Some(match (done.end, done.reason.as_str()) {
         (End::Warm | End::Pulled, _) => return None,
-        (End::TimedOut, _) if condition::is_true(&done.status.conditions, ConditionType::Ready) => {
+        (End::TimedOut, _) if is_ready && done.status.index_children.is_none() => {
+            "nodes can pull it; Harbor lists it about 30 s after the pull: take a longer --timeout, or --require online"
+        }
+        (End::TimedOut, _) if is_ready => {
             "nodes can pull it; Harbor lists an index about 7 minutes after some of its platforms: take --all-platforms, \
              --require online, or a longer --timeout"
         }
