@@ -264,6 +264,9 @@ pub struct RewriteRuleStatus {
     /// Those of `matches` that name this project at another Harbor: host and path are replaced, the path is not kept.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub replaces: Vec<String>,
+    /// Whether the upstream is Docker Hub: Harbor then serves a repository of one component from `library/`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub docker_hub: bool,
     /// Host (and port) of rewritten images.
     pub host: String,
     /// Project in Harbor.
