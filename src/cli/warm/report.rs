@@ -264,6 +264,10 @@ fn advice(done: &Done) -> Option<&'static str> {
         (_, "HarborUnreachable") => {
             "check the url of the HarborInstance, or --harbor, from this machine; what is stored by now is not fetched again"
         }
+        // The message says which path Harbor named.
+        (_, "PullFailed") if done.message.contains("set spec.tokenPath") => {
+            "correct spec.tokenPath of the HarborInstance"
+        }
         (_, "HarborError" | "PullFailed") => "run it again: what is stored by now is not fetched again",
         _ => return None,
     })
