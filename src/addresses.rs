@@ -59,7 +59,8 @@ pub fn literal_objection(url: &Url, as_written: &str) -> Option<String> {
         Host::Ipv6(address) => IpAddr::V6(address),
     };
     let why = objection(address)?;
-    Some(format!("{as_written} is {address}, {why}"))
+    let plain = as_written.trim_start_matches('[').trim_end_matches(']') == address.to_string();
+    Some(if plain { format!("{address} is {why}") } else { format!("{as_written} is {address}, {why}") })
 }
 
 /// Whether a URL names its address in the usual form: who writes `169.254.169.254` means it.

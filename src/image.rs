@@ -4,6 +4,7 @@
 //! registered, for that is how container runtimes read an image. Where that library is odd, so are we: a reading of
 //! ours that differs from the runtime's would send a Pod to another image.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
@@ -206,6 +207,12 @@ impl ImagePrefix {
     }
 }
 
+impl fmt::Display for ImagePrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
 impl fmt::Display for ImageRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
@@ -257,6 +264,16 @@ pub fn is_same_host(one: &str, other: &str) -> bool {
     let bare = |host: &'_ str| host.strip_suffix(DEFAULT_PORT).map_or(host.len(), str::len);
     let (one, other) = (one.get(..bare(one)), other.get(..bare(other)));
     one.zip(other).is_some_and(|(one, other)| one.eq_ignore_ascii_case(other))
+}
+
+/// A host as hosts are compared: in lower case, without the port that runtimes use where none is named.
+pub fn canonical_host(host: &str) -> Cow<'_, str> {
+    let host = without_default_port(host);
+    if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        Cow::Owned(host.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(host)
+    }
 }
 
 /// A host without the port that runtimes use where none is named.

@@ -3,9 +3,9 @@
 
 mod support;
 
-use harbor_double::Upstream;
+use harbor_double::{Harbor, Upstream};
 use harbor_pilot::{
-    api::{ConditionType, HarborInstance, ProxyProject, Registry},
+    api::{ConditionType, HarborInstance, ProxyProject, Registry, ReplicationRule},
     controller::Finalized,
     harbor::model,
 };
@@ -84,6 +84,51 @@ async fn a_registry_and_its_project_are_created_once_and_carry_a_rule() {
     let stored = site.client().project_named(&name).await.unwrap().unwrap();
     assert_eq!(stored.metadata["public"], "true");
     site.clean(&[&name]).await;
+}
+
+#[tokio::test]
+async fn a_registry_whose_host_is_no_longer_allowed_stops_its_dependants_and_its_secret_is_never_shown() {
+    let (site, upstream) = (Site::doubled(Harbor::builder()).await, Upstream::builder().start().await);
+    let name = site.name("hub");
+    proxy(&site, &upstream, &name).await;
+    let rule = json!({"source": {"registryRef": {"name": &name}}, "destination": {"namespace": "x"}});
+    let allow = |hosts: serde_json::Value| {
+        let before = site.world.get::<HarborInstance>("default").unwrap();
+        let mut spec = serde_json::to_value(&before.spec).unwrap();
+        spec["allowedRegistryHosts"] = hosts;
+        site.apply::<HarborInstance>("default", spec);
+    };
+    allow(json!(["ghcr.io"]));
+    site.secret("up", "somebody", "UpstreamCanary/7+zz");
+    site.apply::<Registry>(
+        &name,
+        json!({"type": "docker-registry", "url": upstream.url(), "credentialsSecretRef": {"name": "up"}}),
+    );
+    site.apply::<ProxyProject>(&name, json!({"registryRef": {"name": &name}, "public": false}));
+    site.apply::<ProxyProject>("fresh", json!({"registryRef": {"name": &name}}));
+    site.apply::<ReplicationRule>("copy", rule);
+    site.writes();
+    assert_eq!(site.reconcile::<Registry>(&name).await.ready(), "False HostNotAllowed");
+    let (changed, fresh, copy) = (
+        site.reconcile::<ProxyProject>(&name).await,
+        site.reconcile::<ProxyProject>("fresh").await,
+        site.reconcile::<ReplicationRule>("copy").await,
+    );
+    for (ready, message) in
+        [(changed.ready(), changed.message()), (fresh.ready(), fresh.message()), (copy.ready(), copy.message())]
+    {
+        assert_eq!(ready, "False RegistryNotReady", "{message}");
+        assert!(message.contains("(HostNotAllowed: ") && message.contains("allowedRegistryHosts"), "{message}");
+    }
+    assert_eq!(site.writes(), Some(0));
+    let secrets = site.kinds.instances.secrets("default");
+    assert_eq!(secrets.redact("its key is UpstreamCanary/7+zz"), "its key is [redacted]");
+    allow(json!(["https://ghcr.io"]));
+    assert!(site.reconcile::<ProxyProject>("fresh").await.message().contains("(InvalidSpec: "));
+    allow(json!([]));
+    site.apply::<Registry>(&name, json!({"type": "docker-registry", "url": upstream.url()}));
+    assert_eq!(site.reconcile::<Registry>(&name).await.ready(), "True Reconciled");
+    assert_eq!(site.reconcile::<ProxyProject>("fresh").await.ready(), "True Reconciled");
 }
 
 #[tokio::test]

@@ -83,6 +83,7 @@ fn rules(which: usize) -> Rules {
         terms: serde_json::from_value(terms).unwrap(),
         unavailable,
         replaces: Vec::new(),
+        docker_hub: false,
     };
     let hub = |unavailable, terms| rule("hub", 1, "docker.io", "hub", unavailable, terms);
     let acme = rule("acme", 2, "ghcr.io/acme", "acme", false, json!({"pullSecretName": "harbor"}));

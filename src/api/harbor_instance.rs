@@ -57,6 +57,8 @@ pub struct HarborInstanceSpec {
     /// tenants cannot. Absent or empty: all hosts, but for link-local and metadata addresses, which have to be named here.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256), inner(length(min = 1, max = 255)))]
+    #[x_kube(validation = Rule::new("self.all(host, host.matches('^[^/@{} ]+$'))")
+        .message("allowedRegistryHosts are hosts such as ghcr.io, *.corp.example or 10.0.0.5:5000: no scheme, path or CIDR"))]
     pub allowed_registry_hosts: Vec<String>,
     /// How many requests this operator has under way at Harbor at once, from 1 to 64. Default 4.
     #[serde(default = "default_concurrency")]

@@ -241,8 +241,8 @@ pub struct ProxyProjectStatus {
     /// Harbor's id of the project.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<i64>,
-    /// The project in Harbor while it is this resource's own: it was created, adopted, or found with our marker. A marker that a person
-    /// removes is restored where this agrees.
+    /// Present while the object in Harbor belongs to this resource: it was created, adopted, or found with our marker. A marker that
+    /// a person removes is restored while this is the same object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owned: Option<OwnedObject>,
     /// The rule that the webhook follows: present from the moment Harbor first had what the spec says, until the project is
@@ -264,6 +264,9 @@ pub struct RewriteRuleStatus {
     /// Those of `matches` that name this project at another Harbor: host and path are replaced, the path is not kept.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub replaces: Vec<String>,
+    /// Whether the upstream is Docker Hub: Harbor then serves a repository of one component from `library/`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub docker_hub: bool,
     /// Host (and port) of rewritten images.
     pub host: String,
     /// Project in Harbor.

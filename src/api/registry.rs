@@ -138,8 +138,8 @@ pub struct RegistryStatus {
     /// Harbor's id of the registry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<i64>,
-    /// The registry in Harbor while it is this resource's own: it was created, adopted, or found with our marker. A marker that a person
-    /// removes is restored where this agrees.
+    /// Present while the object in Harbor belongs to this resource: it was created, adopted, or found with our marker. A marker that
+    /// a person removes is restored while this is the same object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owned: Option<OwnedObject>,
     /// Which revision of the credentials Harbor was last given: the Secret's resourceVersion, never its content.

@@ -76,7 +76,7 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
 
     let records: Vec<Record> = sources.images.iter().filter_map(Record::of).collect();
     let scans = Scans::compile(&records);
-    let at_harbor = |image: &ImageRef| rules.rewritten_for_anyone(image);
+    let at_harbor = |image: &ImageRef| rules.canonical_for_anyone(image);
     let evidence = Evidence { scans: &scans, now: Timestamp::now(), at_harbor: &at_harbor };
 
     let admission = Admission::new(&rules, &sources, arguments.namespace.as_deref(), &files.namespaces);

@@ -29,7 +29,12 @@ A robot cannot be given more rights than who creates it has; create it as an adm
 
 Examples:
   harbor-pilot permissions -f harbor/
-  harbor-pilot permissions -f harbor/ -o json > robot.json";
+  harbor-pilot permissions -f harbor/ -o json > robot.json
+
+Exit status:
+  0  the rights are printed
+  1  the manifests cannot be read, or nothing in them needs rights
+  2  the command line is wrong";
 
 /// What the command takes.
 #[derive(Debug, Args)]

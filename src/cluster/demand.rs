@@ -111,7 +111,7 @@ fn wanted(rules: &Rules, image: &str, subject: &Subject<'_>) -> Option<Wanted> {
     let image = ImageRef::parse(image).ok()?;
     match rules.find(&image, subject) {
         Decision::AlreadyAtHarbor { rule: Some(rule) } => {
-            Some(Wanted { image, proxy_project: Arc::clone(rule.name()) })
+            Some(Wanted { image: rule.canonical(&image), proxy_project: Arc::clone(rule.name()) })
         }
         Decision::Mapped { image, rule } => Some(Wanted { image, proxy_project: Arc::clone(rule.name()) }),
         _ => None,
@@ -219,6 +219,7 @@ mod tests {
         let (demand, _offered) = demand(&[]);
         let table = [
             (NGINX, vec![NGINX]),
+            ("HARBOR.corp:443/hub/library/nginx:1", vec![NGINX]),
             ("nginx:1", vec![]),
             ("ecr.example/app:1", vec!["harbor.corp/ecr/app:1"]),
             ("off.example/app:1", vec![]),

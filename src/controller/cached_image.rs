@@ -84,7 +84,7 @@ impl Places {
     fn locate(&self, image: &ImageRef) -> Option<(ImageRef, String)> {
         match self.rules.load().find_for_anyone(image) {
             Decision::Rewritten { image, rule } => Some((image, rule.name().to_string())),
-            Decision::AlreadyAtHarbor { rule: Some(rule) } => Some((image.clone(), rule.name().to_string())),
+            Decision::AlreadyAtHarbor { rule: Some(rule) } => Some((rule.canonical(image), rule.name().to_string())),
             _ => None,
         }
     }

@@ -7,7 +7,7 @@ use secrecy::SecretString;
 
 use crate::{
     api::{HarborInstance, Platform, ProxyProject, Registry, ReplicationRule},
-    harbor::Credentials,
+    harbor::{Credentials, Secrets},
 };
 
 /// Reads of other resources. All but secrets answer from memory.
@@ -56,5 +56,14 @@ impl SecretValue {
         };
         let username = secrecy::ExposeSecret::expose_secret(value("username")?).trim().to_owned();
         Ok(Credentials { username, password: value("password")?.clone() })
+    }
+
+    /// Makes the values known to what redacts messages, all but the user name.
+    pub fn teach(&self, secrets: &Secrets) {
+        let value = |key: &str| self.values.get(key);
+        let username = value("username").map(|value| secrecy::ExposeSecret::expose_secret(value).trim().to_owned());
+        let username = username.unwrap_or_default();
+        let hidden = self.values.iter().filter(|(key, _)| key.as_str() != "username");
+        hidden.for_each(|(_, secret)| secrets.learn(&username, secret));
     }
 }

@@ -212,7 +212,7 @@ impl Round<'_> {
         }
         self.away.contains(instance).then(|| Verdict::Refused {
             reason: Reason::InstanceNotReady.to_string(),
-            message: format!("HarborInstance {instance} is of no use, as is said there"),
+            message: format!("HarborInstance {instance} is not usable; see its own line"),
         })
     }
 

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     api::{ManagementPolicy, OwnedObject, Reason, Registry, RegistryStatus, UpstreamPulls},
-    harbor::{Client, Credentials, Error, Freshness, Seen, model},
+    harbor::{Client, Credentials, Error, Freshness, Secrets, Seen, model},
     plan::{Plan, Refusal, hosts, marker::Marker, registry as plan},
 };
 
@@ -157,8 +157,9 @@ pub(super) async fn look(
 ) -> Result<Look, Failure> {
     kinds.yield_to_older(registry)?;
     let connection = kinds.connect(&registry.spec.harbor_ref).await?;
+    let specification = dereference(kinds, registry, connection.client.secrets()).await;
     check_host(kinds, registry)?;
-    let specification = match dereference(kinds, registry).await {
+    let specification = match specification {
         Err(Unusable { reason: Reason::SecretNotFound, .. }) if purpose == Purpose::Preview => None,
         specification => Some(specification?),
     };
@@ -187,7 +188,7 @@ pub(super) async fn look(
 }
 
 /// Whether Harbor may be sent to this host. What is only observed is sent nowhere.
-fn check_host(kinds: &Kinds, registry: &Registry) -> Result<(), Refusal> {
+pub(super) fn check_host(kinds: &Kinds, registry: &Registry) -> Result<(), Refusal> {
     let harbor = &registry.spec.harbor_ref.name;
     let Some(instance) = kinds.directory.instance(harbor) else { return Ok(()) };
     if registry.spec.management_policy == ManagementPolicy::ObserveOnly {
@@ -196,11 +197,13 @@ fn check_host(kinds: &Kinds, registry: &Registry) -> Result<(), Refusal> {
     hosts::check(&registry.url(), &instance.spec.allowed_registry_hosts, harbor)
 }
 
-async fn dereference(kinds: &Kinds, registry: &Registry) -> Result<plan::Desired, Unusable> {
+/// What the Registry says, with its Secret. Harbor may show a secret before we send it, so that `secrets` learns it here.
+async fn dereference(kinds: &Kinds, registry: &Registry, secrets: &Secrets) -> Result<plan::Desired, Unusable> {
     let (credentials, revision) = match &registry.spec.credentials_secret_ref {
         None => (None, None),
         Some(reference) => {
             let secret = read_secret(kinds.directory.as_ref(), &reference.name).await?;
+            secret.teach(secrets);
             let credentials = secret.credentials().map_err(|detail| Unusable {
                 reason: Reason::SecretInvalid,
                 message: format!("Secret {}: {detail}", reference.name),

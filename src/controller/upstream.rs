@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::jiff::SignedDuration;
 
-use super::{Kinds, instances::Unusable, report::Failure, sight::Sight};
+use super::{Kinds, instances::Unusable, registry::check_host, report::Failure, sight::Sight};
 use crate::{
     api::{ConditionType, HarborRef, ManagementPolicy, OwnedObject, Reason, Registry, condition},
     harbor::{Error, Freshness, View, model},
@@ -59,22 +59,18 @@ impl Reference<'_> {
                 ),
             }));
         }
-        if let Some(Upcoming::Ours(id)) = self.ahead.get(name) {
-            return Ok((registry, *id));
+        // Harbor may have it from before it was refused.
+        if let Err(Refusal { reason, message }) = check_host(self.kinds, &registry) {
+            return Err(waiting(format!("{name}, which is refused ({reason}: {message})")));
+        }
+        match self.ahead.get(name) {
+            Some(Upcoming::Ours(id)) => return Ok((registry, *id)),
+            Some(Upcoming::Refused(why)) => return Err(waiting(format!("{name}, which is refused ({why})"))),
+            None => {}
         }
         match self.usable(&registry).await? {
             Some(id) => Ok((registry, id)),
-            None => {
-                let why = match self.ahead.get(name) {
-                    Some(Upcoming::Refused(why)) => format!(" ({why})"),
-                    _ => not_ready(&registry),
-                };
-                Err(Failure::Unusable(Unusable {
-                    reason: Reason::RegistryNotReady,
-                    message: format!("waiting for Registry {name}, which Harbor has not accepted yet{why}"),
-                    stalled: false,
-                }))
-            }
+            None => Err(waiting(format!("{name}, which Harbor has not accepted yet{}", not_ready(&registry)))),
         }
     }
 
@@ -97,6 +93,14 @@ impl Reference<'_> {
             // A person removed the marker, and it is about to be restored.
             || marker.is_none() && owned(registry).is_some_and(|owned| owned.is(found.id, found.creation_time))
     }
+}
+
+fn waiting(what: String) -> Failure {
+    Failure::Unusable(Unusable {
+        reason: Reason::RegistryNotReady,
+        message: format!("waiting for Registry {what}"),
+        stalled: false,
+    })
 }
 
 fn owned(registry: &Registry) -> Option<&OwnedObject> {

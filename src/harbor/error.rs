@@ -33,7 +33,9 @@ pub enum Error {
         operation: String,
     },
     /// 403.
-    #[error("Harbor forbids {operation} to this account (403): {message}")]
+    #[error(
+        "Harbor forbids {operation} to this account (403): {message}; `harbor-pilot permissions` prints the rights"
+    )]
     Forbidden {
         /// Method and path.
         operation: String,

@@ -2,7 +2,8 @@
 //! Event, a log line and a page.
 //!
 //! In: the secrets of one endpoint, and a text that came from the network. Out: the text without them, whether they stand there
-//! plain, in base64 (also within the value of a Basic header), in hexadecimal digits, URL-encoded, or escaped for JSON or HTML.
+//! plain, in base64 (also within the value of a Basic header), in hexadecimal digits, URL-encoded,
+//! quoted-printable, escaped for JSON, HTML or a shell, or broken by ends of lines and invisible characters.
 
 mod layers;
 mod needles;
@@ -13,7 +14,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use self::{
     layers::Layer,
-    needles::{Needles, base64_runs, tokens},
+    needles::{Needles, base64_runs, hex_runs, tokens},
 };
 
 /// Stands in the place of a secret.
@@ -101,11 +102,16 @@ impl Secrets {
         let needles = self.needles();
         let mut covered = Vec::new();
         through(text, |layer| {
-            let found = needles.find(&layer.text).into_iter().chain(tokens(&layer.text));
+            let found = needles.find(&layer.text).into_iter().chain(if layer.is_squeezed {
+                Vec::new()
+            } else {
+                tokens(&layer.text)
+            });
             let plain = more.iter().filter(|secret| !secret.is_empty());
             let plain = plain.flat_map(|secret| layer.text.match_indices(*secret));
             let found = found.chain(plain.map(|(at, secret)| at..at + secret.len()));
             let found = found.chain(base64_runs(&layer.text, |decoded| needles.are_in(decoded)));
+            let found = found.chain(hex_runs(&layer.text, |decoded| needles.are_in(decoded)));
             covered.extend(found.map(|range| layer.source(range)));
         });
         if cut && let Some(at) = needles.begins_at_the_end_of(text) {
@@ -139,11 +145,17 @@ impl Secrets {
     }
 }
 
-/// Looks at a text, and at what it is without each encoding.
+/// Looks at a text, and at what it is without each encoding, and each time also without what a reader does not see: a secret
+/// may be broken by the end of a line.
 fn through(text: &str, mut look: impl FnMut(&Layer)) {
     let mut layer = Layer::new(text);
-    for _ in 0..=DEPTH {
+    for depth in 0..=DEPTH {
         look(&layer);
+        let unquoted = if depth == 0 { layer.unquoted() } else { None };
+        unquoted.iter().for_each(&mut look);
+        for squeezed in [Some(&layer), unquoted.as_ref()].into_iter().flatten().filter_map(Layer::squeezed) {
+            look(&squeezed);
+        }
         let Some(next) = layer.decoded() else { return };
         layer = next;
     }

@@ -33,7 +33,7 @@ pub fn check(url: &str, allowed: &[String], harbor: &str) -> Result<(), Refusal>
         Err(Refusal { reason: Reason::HostNotAllowed, message })
     };
     match addresses::literal_objection(&parsed, host) {
-        Some(why) => refused(format!("Harbor is not sent to {why}")),
+        Some(why) => refused(why),
         None if hosts.is_empty() || hosts.contains(&parsed) => Ok(()),
         None => refused(format!("{host} is not among the hosts that Registries may name")),
     }
@@ -72,6 +72,13 @@ mod tests {
             assert_eq!(verdict(url, &["*"]), Err(Reason::HostNotAllowed), "{url}");
         }
         assert_eq!(verdict("http://169.254.169.254", &["169.254.169.254"]), Ok(()));
+    }
+
+    #[test]
+    fn check_says_what_is_wrong_with_an_address() {
+        let said = |url: &str| check(url, &[], "default").unwrap_err().message;
+        let expected = "169.254.169.254 is a link-local address, where cloud providers serve credentials; ";
+        assert!(said("http://169.254.169.254/v2").starts_with(expected), "{}", said("http://169.254.169.254/v2"));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::{collections::HashMap, fmt, sync::Arc};
 use k8s_openapi::jiff::Timestamp;
 
 use crate::api::{CachedImage, FoundSeverity, ScanState, ScanStatus};
-use crate::image::ImageRef;
+use crate::image::{ImageRef, canonical_host};
 
 /// What is known of all images: immutable, swapped whole. With what is kept of it beside, an image of three platforms
 /// takes about a kilobyte.
@@ -19,7 +19,7 @@ pub struct Scans {
 /// What is kept of one CachedImage.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Record {
-    /// The image at Harbor with its tag, unless it is pinned to a digest.
+    /// The image at Harbor with its tag, see [`tagged`], unless it is pinned to a digest.
     tag: Option<Box<str>>,
     /// Of the upstream's index or manifest; `None` while the tag is known to have moved.
     digest: Option<DigestKey>,
@@ -89,7 +89,9 @@ impl Scans {
         for record in records {
             if let Some(tag) = &record.tag {
                 let of_tag = if record.digest.is_some() { Arc::clone(&record.manifests) } else { Arc::default() };
-                scans.tags.insert(tag.clone(), of_tag);
+                // Two records may be of one image, and one of them may know less.
+                let known = scans.tags.entry(tag.clone()).or_default();
+                *known = if known.is_empty() { of_tag } else { known.iter().chain(of_tag.iter()).copied().collect() };
             }
             if let Some(digest) = record.digest.filter(|digest| !record.digests.contains(digest)) {
                 let known = scans.indexes.entry(digest).or_default();
@@ -127,7 +129,6 @@ impl Scans {
                     (None, None) => return Err(Unknown::NoRecord),
                 }
             }
-            None if image.tag().is_some() => self.tags.get(image.as_str()).ok_or(Unknown::NoRecord)?,
             None => self.tags.get(tagged(image).as_str()).ok_or(Unknown::NoRecord)?,
         };
         let fresh = || manifests.iter().filter_map(|one| one.verdict).filter(|verdict| verdict.scanned_at >= oldest);
@@ -191,9 +192,9 @@ fn oldest(manifests: &[Manifest]) -> Option<Timestamp> {
     manifests.iter().map(Manifest::scanned).min().flatten()
 }
 
-/// The image by its tag, as runtimes read it.
+/// The image by its tag, as runtimes read it: one text for all spellings of its host.
 fn tagged(image: &ImageRef) -> String {
-    format!("{}/{}:{}", image.host(), image.repository(), image.tag().unwrap_or("latest"))
+    format!("{}/{}:{}", canonical_host(image.host()), image.repository(), image.tag().unwrap_or("latest"))
 }
 
 fn key(digest: &str) -> Option<DigestKey> {

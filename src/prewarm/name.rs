@@ -1,6 +1,9 @@
 //! The name of the CachedImage of an image: the same for every Pod that wants it.
 
-use crate::{image::ImageRef, registry::Digest};
+use crate::{
+    image::{ImageRef, canonical_host},
+    registry::Digest,
+};
 
 /// Of the readable part no more is kept, in bytes.
 const SLUG: usize = 60;
@@ -8,7 +11,8 @@ const SLUG: usize = 60;
 const HASH: usize = 16;
 
 /// The name for `image`: a DNS-1123 label of at most 77 bytes (`metadata.name` allows 253), made of repository and tag for
-/// people, and a hash of the whole reference for uniqueness. It never changes for one reference.
+/// people, and a hash of the whole reference for uniqueness. It never changes for one reference, and is one for all spellings of
+/// its host.
 pub fn cached_image_name(image: &ImageRef) -> String {
     let readable = format!("{}-{}", image.repository(), image.tag().unwrap_or_default());
     let mut slug = String::with_capacity(SLUG);
@@ -23,7 +27,8 @@ pub fn cached_image_name(image: &ImageRef) -> String {
             break;
         }
     }
-    let digest = Digest::of(image.as_str().as_bytes());
+    let rest = image.as_str().get(image.host().len()..).unwrap_or_default();
+    let digest = Digest::of(format!("{}{rest}", canonical_host(image.host())).as_bytes());
     let hash: String = digest.as_str().chars().skip("sha256:".len()).take(HASH).collect();
     match slug.trim_end_matches('-') {
         "" => hash,
@@ -61,7 +66,7 @@ mod tests {
             "h.example/p/a:V1".to_owned(),
             "h.example/p/a:v1".to_owned(),
             "i.example/p/a:1".to_owned(),
-            "h.example:443/p/a:1".to_owned(),
+            "h.example:444/p/a:1".to_owned(),
             digest("a"),
             digest("b"),
             format!("h.example/p/{}:1", "a".repeat(200)),
@@ -69,6 +74,13 @@ mod tests {
         ];
         let names: HashSet<_> = near.iter().map(|image| name(image)).collect();
         assert_eq!(names.len(), near.len());
+    }
+
+    #[test]
+    fn spellings_of_one_host_have_one_name() {
+        for image in ["H.Example/p/a:1", "h.example:443/p/a:1", "H.EXAMPLE:443/p/a:1"] {
+            assert_eq!(name(image), name("h.example/p/a:1"), "{image}");
+        }
     }
 
     #[test]

@@ -233,6 +233,7 @@ impl<'p> Outcome<'p> {
             }
             Decision::AlreadyAtHarbor { rule } => {
                 if let Some(rule) = rule {
+                    let image = rule.canonical(&image);
                     self.at_harbor.push(Wanted { image, proxy_project: Arc::clone(rule.name()) });
                 }
                 return Noted::AtHarbor;

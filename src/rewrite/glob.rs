@@ -45,9 +45,12 @@ impl Globs {
         self.0.len()
     }
 
-    /// The first pattern that matches host and repository, or the whole reference with tag and digest.
+    /// The first pattern that matches host and repository, or the whole reference. Runtimes ignore the tag of an image that
+    /// has a digest, so that only a pattern with `@` matches more than its host and repository: `app:v1*` means no digest.
     pub fn matching(&self, image: &ImageRef) -> Option<&str> {
-        let matches = |glob: &&GlobMatcher| glob.is_match(image.name()) || glob.is_match(image.as_str());
+        let pinned = image.digest().is_some();
+        let whole = |glob: &GlobMatcher| !pinned || glob.glob().glob().contains('@');
+        let matches = |glob: &&GlobMatcher| glob.is_match(image.name()) || whole(glob) && glob.is_match(image.as_str());
         self.0.iter().find(matches).map(|glob| glob.glob().glob())
     }
 }
@@ -84,6 +87,22 @@ mod tests {
         ];
         for (pattern, image, expected) in table {
             assert_eq!(matching(pattern, image), expected, "{pattern} {image}");
+        }
+    }
+
+    #[test]
+    fn globs_match_no_digest_by_its_tag() {
+        let image = format!("ghcr.io/acme/app:v1@sha256:{}", "0".repeat(64));
+        let table = [
+            ("ghcr.io/acme/app:v1*", false),
+            ("ghcr.io/acme/*:*", false),
+            ("ghcr.io/acme/app", true),
+            ("ghcr.io/**", true),
+            ("ghcr.io/acme/app:v1@sha256:0*", true),
+            ("ghcr.io/acme/app*@sha256:1*", false),
+        ];
+        for (pattern, expected) in table {
+            assert_eq!(matching(pattern, &image), expected, "{pattern}");
         }
     }
 

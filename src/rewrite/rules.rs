@@ -8,11 +8,11 @@ mod target;
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use self::host::{Host, Source, docker_hub_image, lower, read_match};
+use self::host::{Host, Source, docker_hub_image, read_match};
 use super::limits::Budget;
 use super::subject::Subject;
 use crate::api::proxy_project::{RewriteMode, RewriteTerms};
-use crate::image::{DOCKER_HUB, ImageRef};
+use crate::image::{DOCKER_HUB, ImageRef, canonical_host as lower};
 
 pub use self::finding::Finding;
 pub(super) use self::reach::Reach;
@@ -29,6 +29,8 @@ pub struct Rule {
     pub matches: Vec<String>,
     /// Those of `matches` that name this project at another Harbor: host and path are replaced, the path not kept.
     pub replaces: Vec<String>,
+    /// Whether the upstream is Docker Hub: Harbor serves a repository of one component from `library/`.
+    pub docker_hub: bool,
     /// Harbor's `host[:port]` as it is to stand in image references.
     pub pull_host: String,
     /// The proxy-cache project in Harbor.
@@ -144,6 +146,21 @@ impl Rules {
         self.search(image, budget, |target, image| target.exclude().matching(image).is_none())
     }
 
+    /// The canonical reference of an image at Harbor, whoever runs it and however the reference is spelled: what a rule makes
+    /// of it, and [`Target::canonical`] of one that names a managed project. `None` for any other image.
+    pub fn canonical_for_anyone(&self, image: &ImageRef) -> Option<ImageRef> {
+        self.canonical_for_anyone_within(image, &Budget::unlimited())
+    }
+
+    /// The same within a budget. Once that is exhausted it is no image.
+    pub fn canonical_for_anyone_within(&self, image: &ImageRef, budget: &Budget) -> Option<ImageRef> {
+        match self.find_for_anyone_within(image, budget) {
+            Decision::Rewritten { image, .. } => Some(image),
+            Decision::AlreadyAtHarbor { rule: Some(rule) } => Some(rule.canonical(image)),
+            _ => None,
+        }
+    }
+
     /// What an image becomes at Harbor, whoever runs it; `None` for one that is there already, or that no rule rewrites.
     pub fn rewritten_for_anyone(&self, image: &ImageRef) -> Option<ImageRef> {
         self.rewritten_for_anyone_within(image, &Budget::unlimited())
@@ -192,6 +209,7 @@ impl Rules {
         };
         let own = rule.replaced(&host, image);
         match own.as_ref().unwrap_or(image).moved_under(&rule.prefix) {
+            Ok(image) if own.is_some() => Decision::Rewritten { image: rule.canonical(&image), rule },
             Ok(image) => Decision::Rewritten { image, rule },
             Err(_) => Decision::TooLong { rule },
         }

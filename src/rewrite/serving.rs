@@ -49,12 +49,13 @@ pub fn unavailable<'a>(instances: impl IntoIterator<Item = &'a HarborInstance>, 
 
 /// A rule as the compiler takes it.
 pub(super) fn rule_of(project: &ProxyProject, rule: &RewriteRuleStatus, unavailable: bool) -> Rule {
-    let RewriteRuleStatus { matches, replaces, host, project: harbor_project, terms, .. } = rule.clone();
+    let RewriteRuleStatus { matches, replaces, docker_hub, host, project: harbor_project, terms, .. } = rule.clone();
     Rule {
         name: project.metadata.name.clone().unwrap_or_default(),
         created: project.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
         matches,
         replaces,
+        docker_hub,
         pull_host: host,
         project: harbor_project,
         terms,

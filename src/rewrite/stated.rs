@@ -59,6 +59,7 @@ pub fn stated(project: &ProxyProject, registry: &Registry, pull_host: &str) -> R
     let rule = RewriteRuleStatus {
         replaces: replaces(registry, &matches, name),
         matches,
+        docker_hub: registry.spec.type_ == RegistryType::DockerHub,
         host: pull_host.to_owned(),
         project: name.to_owned(),
         target: format!("{pull_host}/{name}"),

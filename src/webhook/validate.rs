@@ -149,7 +149,7 @@ impl Judge<'_> {
         let images: Vec<_> = new.map(|slot| (slot, reader.fate(&slot))).collect();
         budget.check()?;
         let unrewritten = images.iter().any(|(_, fate)| rewritten(fate).is_some());
-        let at_harbor = |image: &ImageRef| self.rules.rewritten_for_anyone_within(image, &budget);
+        let at_harbor = |image: &ImageRef| self.rules.canonical_for_anyone_within(image, &budget);
         let evidence = self.scans.map(|(scans, now)| Evidence { scans, now, at_harbor: &at_harbor });
         let judged = images.iter().filter_map(|(slot, fate)| judged(slot, fate, judged_as));
         let judgement = self.policies.judge_within(&subject, judged, evidence.as_ref(), &budget)?;

@@ -158,7 +158,7 @@ impl<'a> Finder<'a> {
     fn place(&self, image: &ImageRef, decision: Decision<'_>) -> Result<Place, Nowhere> {
         let (at_harbor, rule) = match decision {
             Decision::Rewritten { image, rule } | Decision::Mapped { image, rule } => (image, rule),
-            Decision::AlreadyAtHarbor { rule: Some(rule) } => (image.clone(), rule),
+            Decision::AlreadyAtHarbor { rule: Some(rule) } => (rule.canonical(image), rule),
             Decision::TooLong { rule } => {
                 let message =
                     format!("at Harbor, under {}, its repository would have more than 255 characters", rule.name());

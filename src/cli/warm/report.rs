@@ -258,9 +258,7 @@ fn advice(done: &Done) -> Option<&'static str> {
         (End::TimedOut, _) => "run it again, or with a longer --timeout: what is stored by now is not fetched again",
         (End::Interrupted, _) => "run it again: what is stored by now is not fetched again",
         (_, "HarborUnauthorized") => "check HARBOR_USERNAME and HARBOR_PASSWORD, or the Secret of the HarborInstance",
-        (_, "HarborForbidden") => {
-            "the account needs, of the project: repository (list, read, pull), artifact (list, read) and tag (list)"
-        }
+        (_, "HarborForbidden") => "the account needs, of the project: repository (pull) and artifact (list, read)",
         (_, "RateLimited") => {
             "run it again later, or give the Registry an account at the upstream (credentialsSecretRef)"
         }
@@ -269,6 +267,10 @@ fn advice(done: &Done) -> Option<&'static str> {
         (_, "NestedIndex" | "ForeignLayer") => "no second try and no longer --timeout mends it",
         (_, "HarborUnreachable") => {
             "check the url of the HarborInstance, or --harbor, from this machine; what is stored by now is not fetched again"
+        }
+        // The message says which path Harbor named.
+        (_, "PullFailed") if done.message.contains("set spec.tokenPath") => {
+            "correct spec.tokenPath of the HarborInstance"
         }
         (_, "HarborError" | "PullFailed") => "run it again: what is stored by now is not fetched again",
         _ => return None,

@@ -8,12 +8,14 @@ pub(super) struct Layer {
     pub(super) text: String,
     /// Where each byte of it begins and ends in the first layer. `None`: this is the first.
     origin: Option<Vec<(usize, usize)>>,
+    /// Whether words stand together that are apart in the text.
+    pub(super) is_squeezed: bool,
 }
 
 impl Layer {
     /// The text itself.
     pub(super) fn new(text: &str) -> Self {
-        Self { text: text.to_owned(), origin: None }
+        Self { text: text.to_owned(), origin: None, is_squeezed: false }
     }
 
     /// Where a range of this layer lies in the first.
@@ -26,6 +28,37 @@ impl Layer {
 
     /// The next layer: URL-encoding, JSON's and HTML's escapes taken off once. `None` where there is none of these.
     pub(super) fn decoded(&self) -> Option<Self> {
+        self.taken_off(unescaped)
+    }
+
+    /// The layer without quoted-printable: apart from the other encodings, because `password=ABC` looks like it.
+    pub(super) fn unquoted(&self) -> Option<Self> {
+        self.taken_off(unquoted)
+    }
+
+    /// The layer without what a reader does not see: whitespace, control characters, sequences that color a terminal.
+    pub(super) fn squeezed(&self) -> Option<Self> {
+        let (mut text, mut origin) = (String::with_capacity(self.text.len()), Vec::new());
+        let mut rest = self.text.as_str();
+        while let Some(character) = rest.chars().next() {
+            let at = self.text.len() - rest.len();
+            let length = control_sequence(rest).unwrap_or(character.len_utf8());
+            if length == character.len_utf8() && !is_unseen(character) {
+                text.push(character);
+                origin.extend((at..at + length).map(|index| self.place(index)));
+            }
+            rest = rest.get(length..).unwrap_or_default();
+        }
+        (text.len() < self.text.len()).then_some(Self { text, origin: Some(origin), is_squeezed: true })
+    }
+
+    /// Where a byte lies in the first layer.
+    fn place(&self, index: usize) -> (usize, usize) {
+        let known = self.origin.as_ref().map(|origin| origin.get(index).copied().unwrap_or_default());
+        known.unwrap_or((index, index + 1))
+    }
+
+    fn taken_off(&self, unescaped: impl Fn(&[u8]) -> (Piece, usize)) -> Option<Self> {
         let bytes = self.text.as_bytes();
         let (mut decoded, mut origin) = (Vec::with_capacity(bytes.len()), Vec::with_capacity(bytes.len()));
         let (mut at, mut changed) = (0, false);
@@ -55,7 +88,7 @@ impl Layer {
                 ascii
             }
         };
-        Some(Self { text, origin: Some(origin) })
+        Some(Self { text, origin: Some(origin), is_squeezed: false })
     }
 }
 
@@ -80,11 +113,37 @@ impl Piece {
     }
 }
 
+/// Whether a reader does not see a character.
+pub(super) fn is_unseen(character: char) -> bool {
+    character.is_whitespace()
+        || super::moves(character)
+        || matches!(character, '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{180e}' | '\u{fe00}'..='\u{fe0f}')
+}
+
+/// The length of a control sequence of a terminal that the text begins with: `ESC [ 0 m`.
+fn control_sequence(text: &str) -> Option<usize> {
+    let inner = text.strip_prefix("\u{1b}[").or_else(|| text.strip_prefix('\u{9b}'))?;
+    let end = inner.bytes().take(32).position(|byte| !(0x20..=0x3f).contains(&byte))?;
+    inner.as_bytes().get(end).filter(|byte| (0x40..=0x7e).contains(*byte))?;
+    Some(text.len() - inner.len() + end + 1)
+}
+
+/// The same for quoted-printable.
+fn unquoted(rest: &[u8]) -> (Piece, usize) {
+    let decoded = match rest {
+        [b'=', ..] => byte(hex(rest.get(1..3)), 3),
+        _ => None,
+    };
+    decoded.unwrap_or_else(|| (Piece::Byte([rest.first().copied().unwrap_or_default()]), 1))
+}
+
 /// What the text begins with, and how many bytes it takes: more than one for what was escaped.
 fn unescaped(rest: &[u8]) -> (Piece, usize) {
     let decoded = match rest {
-        [b'%', ..] => hex(rest.get(1..3)).and_then(|byte| u8::try_from(byte).ok()).map(|byte| (Piece::Byte([byte]), 3)),
+        [b'%', ..] => byte(hex(rest.get(1..3)), 3),
         [b'\\', b'u', ..] => unicode(rest),
+        [b'\\', b'x' | b'X', ..] => byte(hex(rest.get(2..4)), 4),
+        [b'\\', b'0'..=b'3', ..] => byte(octal(rest.get(1..4)), 4),
         [b'\\', escaped, ..] => {
             let plain = match escaped {
                 b'"' | b'\\' | b'/' | b'\'' => Some(*escaped),
@@ -101,13 +160,27 @@ fn unescaped(rest: &[u8]) -> (Piece, usize) {
     decoded.unwrap_or_else(|| (Piece::Byte([rest.first().copied().unwrap_or_default()]), 1))
 }
 
+/// A byte of that value, which took so many bytes.
+fn byte(value: Option<u32>, length: usize) -> Option<(Piece, usize)> {
+    u8::try_from(value?).ok().map(|byte| (Piece::Byte([byte]), length))
+}
+
+fn octal(digits: Option<&[u8]>) -> Option<u32> {
+    let digits = std::str::from_utf8(digits?).ok()?;
+    if digits.bytes().all(|byte| matches!(byte, b'0'..=b'7')) { u32::from_str_radix(digits, 8).ok() } else { None }
+}
+
 fn hex(digits: Option<&[u8]>) -> Option<u32> {
     let digits = std::str::from_utf8(digits?).ok()?;
     if digits.bytes().all(|byte| byte.is_ascii_hexdigit()) { u32::from_str_radix(digits, 16).ok() } else { None }
 }
 
-/// `\u00e9`, and a pair of these beyond the first plane.
+/// `\u00e9`, `\u{e9}`, and a pair of these beyond the first plane.
 fn unicode(rest: &[u8]) -> Option<(Piece, usize)> {
+    if rest.get(2) == Some(&b'{') {
+        let end = rest.iter().take(10).position(|byte| *byte == b'}')?;
+        return Some((Piece::of(char::from_u32(hex(rest.get(3..end))?)?), end + 1));
+    }
     let first = hex(rest.get(2..6))?;
     if let Some(character) = char::from_u32(first) {
         return Some((Piece::of(character), 6));

@@ -9,7 +9,7 @@ use base64::{
 };
 use secrecy::{ExposeSecret, SecretString};
 
-use super::through;
+use super::{layers::is_unseen, through};
 
 /// A shorter secret is looked for within a Basic value alone: it stands in any text.
 const SHORTEST: usize = 4;
@@ -88,6 +88,10 @@ fn add(username: &str, secret: &str, all: &mut BTreeMap<Vec<u8>, Kind>) {
     if secret.len() < SHORTEST {
         return;
     }
+    let visible: String = secret.chars().filter(|character| !is_unseen(*character)).collect();
+    if visible.len() >= LONG {
+        put(visible, Kind::Anywhere);
+    }
     put(secret.to_owned(), if secret.len() < LONG { Kind::Word } else { Kind::Anywhere });
     if secret.len() < LONG {
         return;
@@ -114,12 +118,11 @@ fn is_word(text: &str, range: &Range<usize>) -> bool {
 
 /// Where a text has base64 whose content is of interest.
 pub(super) fn base64_runs(text: &str, is_of_interest: impl Fn(&str) -> bool) -> Vec<Range<usize>> {
-    let is_digit =
-        |character: char| character.is_ascii_alphanumeric() || matches!(character, '+' | '/' | '-' | '_' | '=');
+    let is_digit = |character: char| character.is_ascii_alphanumeric() || matches!(character, '+' | '/' | '-' | '_');
     let mut found = Vec::new();
     for run in text.split(|character| !is_digit(character)).filter(|run| run.len() >= TOKEN) {
         let start = run.as_ptr().addr() - text.as_ptr().addr();
-        let digits: String = run.trim_end_matches('=').replace('-', "+").replace('_', "/");
+        let digits: String = run.replace('-', "+").replace('_', "/");
         // What stands right before it may be a digit, too.
         let holds = |skipped: usize| {
             let whole = digits.get(skipped..).unwrap_or_default();
@@ -127,6 +130,29 @@ pub(super) fn base64_runs(text: &str, is_of_interest: impl Fn(&str) -> bool) -> 
             STANDARD.decode(whole).is_ok_and(|decoded| is_of_interest(&String::from_utf8_lossy(&decoded)))
         };
         if (0..4).any(holds) {
+            let rest = text.get(start + run.len()..).unwrap_or_default();
+            let padding = rest.len() - rest.trim_start_matches('=').len();
+            found.push(start..start + run.len() + padding);
+        }
+    }
+    found
+}
+
+/// Where a text has hexadecimal digits, with `:` or `-` between them or not, whose content is of interest.
+pub(super) fn hex_runs(text: &str, is_of_interest: impl Fn(&str) -> bool) -> Vec<Range<usize>> {
+    let is_digit = |character: char| character.is_ascii_hexdigit() || matches!(character, ':' | '-');
+    let mut found = Vec::new();
+    for run in text.split(|character| !is_digit(character)).filter(|run| run.len() >= TOKEN) {
+        let start = run.as_ptr().addr() - text.as_ptr().addr();
+        let digits: Vec<u8> =
+            run.chars().filter_map(|digit| digit.to_digit(16)).filter_map(|digit| u8::try_from(digit).ok()).collect();
+        // What stands right before it may be a digit, too.
+        let holds = |skipped: usize| {
+            let pairs = digits.get(skipped..).unwrap_or_default().chunks_exact(2);
+            let bytes: Vec<u8> = pairs.map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit)).collect();
+            is_of_interest(&String::from_utf8_lossy(&bytes))
+        };
+        if (0..2).any(holds) {
             found.push(start..start + run.len());
         }
     }
@@ -147,9 +173,12 @@ pub(super) fn tokens(text: &str) -> Vec<Range<usize>> {
         }
     }
     for (at, _) in text.match_indices("eyJ") {
+        // First, since a long text may hold many within one token.
+        if !text.get(..at).and_then(|text| text.chars().next_back()).is_none_or(|before| !is_token(before)) {
+            continue;
+        }
         let value = token_at(text, at);
-        let begins = text.get(..at).and_then(|text| text.chars().next_back()).is_none_or(|before| !is_token(before));
-        if begins && value.len() >= TOKEN && value.contains('.') {
+        if value.len() >= TOKEN && value.contains('.') {
             found.push(at..at + value.len());
         }
     }

@@ -63,6 +63,60 @@ fn redact_finds_a_secret_however_it_is_encoded() {
     }
 }
 
+/// A secret in the middle of which something stands that a reader does not see, and encodings byte by byte.
+#[test]
+fn redact_finds_a_secret_that_is_broken_or_encoded_byte_by_byte() {
+    let (user, password) = ("robot$hp", "c4naryS3cret/pass+word&123");
+    let basic = STANDARD.encode(format!("{user}:{password}"));
+    let broken = |text: &str, by: &str| format!("{}{by}{}", &text[..10], &text[10..]);
+    let bytes = |text: &str, form: fn(u8) -> String| text.bytes().map(form).collect::<String>();
+    let wrapped = |text: &str| {
+        let encoded = STANDARD.encode(text);
+        encoded
+            .as_bytes()
+            .chunks(76)
+            .map(|line| String::from_utf8_lossy(line).into_owned())
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
+    let colons = |text: &str| text.bytes().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":");
+    let between =
+        ["\n", "\r\n ", "\u{200b}", "\0", "\u{ad}", "\u{1b}[0m", "\u{1b}[1;31m", "\u{feff}", "\\n", "\\u200b"];
+    let mut table: Vec<String> = between.iter().flat_map(|by| [broken(password, by), broken(&basic, by)]).collect();
+    table.extend([
+        wrapped(&format!("Authorization: Basic {basic}")),
+        bytes(password, |byte| format!("\\x{byte:02x}")),
+        bytes(password, |byte| format!("\\{byte:03o}")),
+        bytes(password, |byte| format!("\\u{{{byte:x}}}")),
+        bytes(password, |byte| format!("={byte:02X}")),
+        colons(password),
+        colons(&basic),
+        bytes(&basic, |byte| format!("{byte:02X}")),
+    ]);
+    let secrets = secrets(user, password);
+    for text in table {
+        let said = secrets.redact(&format!("you sent: <{text}> end"));
+        assert_eq!(said, format!("you sent: <{REDACTED}> end"), "{text:?}");
+        // Words that stand before base64 in several lines may go with it.
+        let message = secrets.message(format!("sent {text}").as_bytes(), false, &[]);
+        assert!(message == format!("sent {REDACTED}") || message == REDACTED, "{text:?}: {message}");
+    }
+}
+
+#[test]
+fn redact_of_hostile_text_costs_time_in_proportion_to_its_length() {
+    let secrets = secrets("robot", "c4naryS3cret/pass+word&123");
+    let took = |text: &str| {
+        let begun = std::time::Instant::now();
+        secrets.redact(text);
+        begun.elapsed().as_secs_f64()
+    };
+    for piece in ["a", "ab ", "\u{1b}[0", "%25", "\\x41", "=41", "41:", "eyJ", "basic a"] {
+        let (short, long) = (took(&piece.repeat(4000)), took(&piece.repeat(16_000)));
+        assert!(long < (short + 0.01) * 40.0, "{piece:?}: {short} s, then {long} s");
+    }
+}
+
 #[test]
 fn redact_leaves_texts_alone_that_hold_no_secret() {
     let secrets = secrets("admin", "Harbor12345");

@@ -79,6 +79,47 @@ fn told(judgement: &Judgement) -> &'static str {
 }
 
 #[test]
+fn a_verdict_is_found_for_every_spelling_of_the_image() {
+    let scans = compiled(&[cached("library/bad:1", Some('a'), &[('a', scan("Critical", 1))])]);
+    let hub = crate::rewrite::Rule {
+        name: "hub".to_owned(),
+        matches: vec!["docker.io".to_owned()],
+        docker_hub: true,
+        pull_host: "harbor.corp".to_owned(),
+        project: "hub".to_owned(),
+        ..Default::default()
+    };
+    let rules = crate::rewrite::Rules::compile([hub]);
+    let at_harbor = |image: &ImageRef| rules.canonical_for_anyone(image);
+    let evidence = Evidence { scans: &scans, now: at(NOW), at_harbor: &at_harbor };
+    let policies = policy("Enforce", "High", "Warn");
+    for image in [
+        "bad:1",
+        "harbor.corp/hub/library/bad:1",
+        "HARBOR.corp/hub/library/bad:1",
+        "harbor.corp:443/hub/library/bad:1",
+        "harbor.corp/hub/bad:1",
+        "Harbor.Corp:443/hub/bad:1",
+    ] {
+        let judged =
+            Judged { noun: "container", name: "app", sent: image, image, unavailable: false, note: Note::None };
+        let judgement = policies.judge(&Subject::default(), [judged], Some(&evidence));
+        assert_eq!(told(&judgement), "denied", "{image}");
+    }
+}
+
+#[test]
+fn a_record_that_knows_less_of_an_image_hides_no_verdict() {
+    let bad = cached("bad:1", Some('a'), &[('a', scan("Critical", 1))]);
+    let cold = cached("bad:1", None, &[]);
+    for records in [[bad.clone(), cold.clone()], [cold, bad]] {
+        let judgement =
+            judge(&policy("Enforce", "High", "Warn"), &compiled(&records), "HARBOR.corp:443/hub/bad:1", false);
+        assert_eq!(told(&judgement), "denied");
+    }
+}
+
+#[test]
 fn a_verdict_is_held_against_the_ceiling() {
     let words = ["None", "Unknown", "Negligible", "Low", "Medium", "High", "Critical", "Apocalyptic"];
     // How many of these words each ceiling admits.

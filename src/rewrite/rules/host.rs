@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::{Map, Target};
-use crate::image::{DOCKER_HUB, ImageRef, LEGACY_DOCKER_HUB, is_host, is_path, reads_as_host, without_default_port};
+use crate::image::{DOCKER_HUB, ImageRef, LEGACY_DOCKER_HUB, canonical_host, is_host, is_path, reads_as_host};
 
 /// What is at a host.
 #[derive(Debug)]
@@ -74,19 +74,9 @@ pub(super) fn read_match(text: &str) -> Option<(Cow<'_, str>, &str)> {
     if !is_host(host) || !reads_as_host(host) || !(path.is_empty() || is_path(path)) {
         return None;
     }
-    let host = lower(host);
+    let host = canonical_host(host);
     let is_hub = &*host == LEGACY_DOCKER_HUB || is_docker_hub_alias(&host);
     Some((if is_hub { Cow::Borrowed(DOCKER_HUB) } else { host }, path))
-}
-
-/// A host as hosts are compared: in lower case, without the port that it has anyway.
-pub(super) fn lower(host: &str) -> Cow<'_, str> {
-    let host = without_default_port(host);
-    if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        Cow::Owned(host.to_ascii_lowercase())
-    } else {
-        Cow::Borrowed(host)
-    }
 }
 
 /// Whether Docker Hub answers there, too, beside [`LEGACY_DOCKER_HUB`]: the parser of images knows that one already.

@@ -2,7 +2,8 @@
 
 use std::borrow::Cow;
 
-use super::host::{lower, read_match};
+use super::host::read_match;
+use crate::image::canonical_host as lower;
 
 /// What the matches of one rule speak of.
 pub(in crate::rewrite) struct Reach<'a>(Vec<(Cow<'a, str>, &'a str)>);

@@ -18,6 +18,8 @@ pub struct Target {
     pub(super) prefix: ImagePrefix,
     /// Names of this project at other Harbors: hosts in lower case, and paths.
     replaces: Vec<(Box<str>, Box<str>)>,
+    /// Harbor serves a repository of one component from `library/`.
+    docker_hub: bool,
     exclude: Globs,
     selectors: Selectors,
     mode: RewriteMode,
@@ -52,6 +54,7 @@ impl Target {
                 .map(|(host, path)| (host.into(), path.into()))
                 .collect(),
             steps: selectors.steps(exclude.len() + rule.replaces.len()),
+            docker_hub: rule.docker_hub,
             exclude,
             selectors,
             mode: terms.mode,
@@ -64,6 +67,20 @@ impl Target {
     pub(super) fn replaced(&self, host: &str, image: &ImageRef) -> Option<ImageRef> {
         let mut own = self.replaces.iter().filter(|(other, _)| **other == *host);
         own.find_map(|(_, path)| image.without_path(path))
+    }
+
+    /// The canonical reference of an image that names this project of Harbor: the host as the rule writes it, and for Docker
+    /// Hub the `library/` that Harbor adds (it answers `project/nginx` with a redirect to `project/library/nginx`).
+    pub fn canonical(&self, image: &ImageRef) -> ImageRef {
+        let below = image.repository().strip_prefix(self.project()).and_then(|rest| rest.strip_prefix('/'));
+        let Some(below) = below else { return image.clone() };
+        let library = if self.docker_hub && !below.contains('/') { "library/" } else { "" };
+        if library.is_empty() && image.host() == self.pull_host() {
+            return image.clone();
+        }
+        let rest = image.as_str().get(image.name().len() - below.len()..).unwrap_or_default();
+        // One that this makes too long is no image that Harbor could serve.
+        ImageRef::parse(&format!("{}/{library}{rest}", self.prefix)).unwrap_or_else(|_| image.clone())
     }
 
     /// Whether the rule is about this image of this Pod, given that a match of it is the image's prefix.

@@ -34,6 +34,39 @@ pub(super) fn told(rules: &Rules, image: &str) -> String {
 }
 
 #[test]
+fn canonical_for_anyone_is_one_reference_for_all_spellings_of_an_image_at_harbor() {
+    let hub = Rule {
+        docker_hub: true,
+        replaces: vec!["harbor.old/hub".to_owned()],
+        ..rule("hub", 1, &["docker.io", "harbor.old/hub"], "hub")
+    };
+    let rules = Rules::compile([hub, rule("quay", 2, &["quay.io"], "quay")]);
+    let canonical =
+        |image: &str| rules.canonical_for_anyone(&ImageRef::parse(image).unwrap()).map(|image| image.to_string());
+    let digest = format!("@sha256:{}", "0".repeat(64));
+    let table = [
+        ("bad:1", "harbor.corp/hub/library/bad:1"),
+        ("harbor.corp/hub/library/bad:1", "harbor.corp/hub/library/bad:1"),
+        ("HARBOR.corp/hub/library/bad:1", "harbor.corp/hub/library/bad:1"),
+        ("harbor.corp:443/hub/library/bad:1", "harbor.corp/hub/library/bad:1"),
+        ("Harbor.Corp:443/hub/bad:1", "harbor.corp/hub/library/bad:1"),
+        ("harbor.corp/hub/bad:1", "harbor.corp/hub/library/bad:1"),
+        ("harbor.old/hub/bad:1", "harbor.corp/hub/library/bad:1"),
+        ("harbor.corp/hub/a/bad", "harbor.corp/hub/a/bad"),
+        ("harbor.corp/quay/bad:1", "harbor.corp/quay/bad:1"),
+        ("HARBOR.corp:443/quay/bad:1", "harbor.corp/quay/bad:1"),
+    ];
+    for (image, expected) in table {
+        assert_eq!(canonical(image).as_deref(), Some(expected), "{image}");
+        let pinned = format!("{image}{digest}");
+        assert_eq!(canonical(&pinned), Some(format!("{expected}{digest}")), "{pinned}");
+    }
+    for image in ["harbor.corp/other/bad:1", "harbor.corp:444/hub/bad:1", "ghcr.io/bad:1"] {
+        assert_eq!(canonical(image), None, "{image}");
+    }
+}
+
+#[test]
 fn the_longest_match_on_whole_components_decides() {
     let rules = Rules::compile([
         rule("hub", 5, &["docker.io"], "hub"),
