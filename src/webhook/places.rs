@@ -61,9 +61,14 @@ struct Taken<T> {
     occupants: HashMap<u64, (Arc<T>, usize)>,
 }
 
-/// There is no room, and nobody to evict for it.
+/// There is no room, and no occupant to evict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Full;
+pub(super) enum Full {
+    /// For this peer, which holds its share. Others may still find room.
+    Peer,
+    /// For any peer.
+    All,
+}
 
 /// A place; given back when dropped.
 pub(super) struct Place<T: Occupant> {
@@ -83,13 +88,14 @@ impl<T: Occupant> Places<T> {
         let mut taken = self.lock();
         let mut evicted = 0;
         while taken.of(peer) + size > self.room.peer {
-            taken.evict(|of, _| of == peer).ok_or(Full)?;
+            taken.evict(|of, _| of == peer).ok_or(Full::Peer)?;
             evicted += 1;
         }
         while taken.sum + size > self.room.total {
             let mine = taken.of(peer) + size;
-            // Whoever holds less than the newcomer is not evicted for it.
-            taken.evict(|of, holds| of == peer || holds >= mine).ok_or(Full)?;
+            // A peer that holds less than this one loses nothing.
+            let evicted_one = taken.evict(|of, holds| of == peer || holds >= mine);
+            evicted_one.ok_or_else(|| if taken.has_evictable() { Full::Peer } else { Full::All })?;
             evicted += 1;
         }
         let id = taken.next;
@@ -123,7 +129,7 @@ impl<T: Occupant> Places<T> {
                 timeout(RETRY, freed).await.ok();
             }
         };
-        timeout(patience, admitted).await.map_err(|_| Full)
+        timeout(patience, admitted).await.map_err(|_| Full::All)
     }
 
     /// Does something with each occupant.
@@ -155,6 +161,10 @@ impl<T: Occupant> Taken<T> {
         Some(())
     }
 
+    fn has_evictable(&self) -> bool {
+        self.occupants.values().any(|(occupant, _)| occupant.idle_since().is_some())
+    }
+
     fn remove(&mut self, id: u64) -> Option<Arc<T>> {
         let (occupant, size) = self.occupants.remove(&id)?;
         self.sum -= size;
@@ -183,7 +193,7 @@ struct Waits<'a>(&'a AtomicUsize);
 impl<'a> Waits<'a> {
     fn begin(waiting: &'a AtomicUsize, most: usize) -> Result<Self, Full> {
         let waits = Self(waiting);
-        if waiting.fetch_add(1, Ordering::Relaxed) < most { Ok(waits) } else { Err(Full) }
+        if waiting.fetch_add(1, Ordering::Relaxed) < most { Ok(waits) } else { Err(Full::All) }
     }
 }
 
@@ -242,38 +252,45 @@ mod tests {
     /// Who is evicted when each guest of a row (peer, idle seconds) comes in turn, and whether the last is let in.
     #[test]
     fn a_newcomer_takes_the_place_of_the_idlest_of_the_heaviest_peer() {
-        type Row<'a> = (&'a str, Room, &'a [(u8, Option<u64>)], &'a [usize], bool);
-        let rows: [Row<'_>; 7] = [
-            ("room is left", Room { total: 3, peer: 3 }, &[(1, Some(9)), (1, Some(8))], &[], true),
+        type Row<'a> = (&'a str, Room, &'a [(u8, Option<u64>)], &'a [usize], Result<(), Full>);
+        let rows: [Row<'_>; 8] = [
+            ("room is left", Room { total: 3, peer: 3 }, &[(1, Some(9)), (1, Some(8))], &[], Ok(())),
             (
                 "the idlest of the same peer",
                 Room { total: 9, peer: 2 },
                 &[(1, Some(3)), (1, Some(7)), (1, Some(0))],
                 &[1],
-                true,
+                Ok(()),
             ),
             (
                 "of the heaviest, not the idlest of all",
                 Room { total: 3, peer: 3 },
                 &[(1, Some(9)), (2, Some(1)), (2, Some(2)), (3, Some(0))],
                 &[2],
-                true,
+                Ok(()),
             ),
-            ("busy ones stay", Room { total: 2, peer: 2 }, &[(1, None), (1, Some(1)), (2, Some(0))], &[1], true),
-            ("all are busy", Room { total: 2, peer: 2 }, &[(1, None), (1, None), (2, Some(0))], &[], false),
+            ("busy ones stay", Room { total: 2, peer: 2 }, &[(1, None), (1, Some(1)), (2, Some(0))], &[1], Ok(())),
+            ("all are busy", Room { total: 2, peer: 2 }, &[(1, None), (1, None), (2, Some(0))], &[], Err(Full::All)),
             (
                 "no light peer pays for a heavy one",
                 Room { total: 3, peer: 3 },
                 &[(1, Some(9)), (2, None), (2, None), (2, Some(0))],
                 &[],
-                false,
+                Err(Full::Peer),
             ),
             (
                 "its own peer is at its limit and busy",
                 Room { total: 9, peer: 1 },
                 &[(1, None), (2, Some(5)), (1, Some(0))],
                 &[],
-                false,
+                Err(Full::Peer),
+            ),
+            (
+                "as before, where no connection at all can be evicted",
+                Room { total: 9, peer: 1 },
+                &[(1, None), (2, None), (1, Some(0))],
+                &[],
+                Err(Full::Peer),
             ),
         ];
         for (what, room, row, expected, admitted) in rows {
@@ -281,7 +298,7 @@ mod tests {
             let guests: Vec<_> = row.iter().map(|(peer, idle)| guest(*peer, *idle)).collect();
             let held: Vec<_> = guests.iter().map(|guest| places.admit(Arc::clone(guest), 1)).collect();
             assert_eq!(evicted(&guests), expected, "{what}");
-            assert_eq!(held.last().unwrap().is_ok(), admitted, "{what}");
+            assert_eq!(held.last().unwrap().as_ref().map(drop).map_err(|full| *full), admitted, "{what}");
         }
     }
 
