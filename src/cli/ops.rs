@@ -43,8 +43,8 @@ impl Bound {
         let readiness = Readiness::new();
         readiness.set(true);
         let router = router(readiness.clone(), metrics, page, begun);
-        let options = ServeOptions { connections: 64, ..ServeOptions::default() };
-        webhook::serve(self.0, None, router, readiness, options, std::future::pending()).await?;
+        let options = ServeOptions::default().of_ops();
+        webhook::serve(self.0, None, router, readiness.with_own_room(), options, std::future::pending()).await?;
         Ok(())
     }
 }

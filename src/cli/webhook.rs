@@ -86,7 +86,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         result = async {
             tokio::try_join!(
                 webhook::serve(listener, Some(tls), router, readiness.clone(), options, end()),
-                webhook::serve(ops_listener, None, ops, readiness.clone(), serve.options(), end()),
+                webhook::serve(ops_listener, None, ops, readiness.with_own_room(), serve.options().of_ops(), end()),
             )
         } => { result?; }
         ended = follow => return ended,

@@ -15,15 +15,17 @@ use super::exposition::Exposed;
 
 /// Whether the process wants requests: ready once somebody says so, and never again once it drains.
 #[derive(Debug, Clone, Default)]
-pub struct Readiness(Arc<Flags>);
+pub struct Readiness {
+    flags: Arc<Flags>,
+    /// Milliseconds from `Flags::began` until which it is taken for full.
+    full_until: Arc<AtomicU64>,
+}
 
 #[derive(Debug)]
 struct Flags {
     ready: AtomicBool,
     draining: AtomicBool,
     began: Instant,
-    /// Milliseconds from `began` until which it is taken for full.
-    full_until: AtomicU64,
 }
 
 /// So long after a client was refused there is no room.
@@ -32,7 +34,7 @@ const FULL: Duration = Duration::from_secs(5);
 impl Default for Flags {
     fn default() -> Self {
         let (ready, draining) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { ready, draining, began: Instant::now(), full_until: AtomicU64::new(0) }
+        Self { ready, draining, began: Instant::now() }
     }
 }
 
@@ -42,34 +44,40 @@ impl Readiness {
         Self::default()
     }
 
+    /// For a second server of the process: ready and draining as this one, but with room of its own. Clients that the ops
+    /// port refuses do not make the process unready.
+    pub fn with_own_room(&self) -> Self {
+        Self { flags: Arc::clone(&self.flags), full_until: Arc::default() }
+    }
+
     /// Says whether what requests need is there.
     pub fn set(&self, ready: bool) {
-        self.0.ready.store(ready, Ordering::Release);
+        self.flags.ready.store(ready, Ordering::Release);
     }
 
     /// Not ready any more, for good: the process is about to end.
     pub fn drain(&self) {
-        self.0.draining.store(true, Ordering::Release);
+        self.flags.draining.store(true, Ordering::Release);
     }
 
     /// A client was refused, for there is no room: others go elsewhere for a while.
     pub fn refuse(&self) {
-        self.0.full_until.store(self.0.millis() + FULL.as_millis() as u64, Ordering::Release);
+        self.full_until.store(self.flags.millis() + FULL.as_millis() as u64, Ordering::Release);
     }
 
     /// Whether there was no room for a client a moment ago.
     pub fn is_full(&self) -> bool {
-        self.0.millis() < self.0.full_until.load(Ordering::Acquire)
+        self.flags.millis() < self.full_until.load(Ordering::Acquire)
     }
 
     /// Whether requests are wanted.
     pub fn is_ready(&self) -> bool {
-        self.0.ready.load(Ordering::Acquire) && !self.is_draining() && !self.is_full()
+        self.flags.ready.load(Ordering::Acquire) && !self.is_draining() && !self.is_full()
     }
 
     /// Whether the process is about to end.
     pub fn is_draining(&self) -> bool {
-        self.0.draining.load(Ordering::Acquire)
+        self.flags.draining.load(Ordering::Acquire)
     }
 }
 
@@ -108,5 +116,22 @@ async fn show_metrics<E: Exposed + ?Sized>(State(metrics): State<Arc<E>>) -> Res
             ([(CONTENT_TYPE, content_type)], text).into_response()
         }
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readiness_with_its_own_room_shares_everything_but_the_room() {
+        let admission = Readiness::new();
+        let ops = admission.with_own_room();
+        admission.set(true);
+        ops.refuse();
+        assert!(ops.is_full());
+        assert!(admission.is_ready(), "the ops port is full, admission is not");
+        ops.drain();
+        assert!(admission.is_draining() && !admission.is_ready());
     }
 }

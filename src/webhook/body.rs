@@ -20,14 +20,16 @@ use super::places::{Occupant, Peer, Place, Places, Room};
 use crate::api::Interval;
 
 /// Bodies up to this size, which are nearly all, are answered at once where they come in.
-pub(super) const SMALL: usize = 64 * KIB;
+pub(super) const SMALL: usize = 16 * KIB;
 /// What a request holds beside its body while that arrives: headers, and a task.
 const OVERHEAD: usize = 16 * KIB;
 /// Small bodies that do not come at once, all together.
 const SLOW: usize = 16 * KIB * KIB;
-/// Large bodies that wait for memory. Each may have sent what the window of its stream allows.
-const WAITING: usize = 8;
-/// From then on a large body that still arrives makes room for others.
+/// Large bodies that wait for memory: of all peers, and of one. Each may have sent what the window of its stream allows.
+const WAITING: Room = Room { total: 64, peer: 16 };
+/// What is reserved for a large body of unknown length at first. It doubles as bytes come.
+const FIRST: usize = 64 * KIB;
+/// From then on a large body that still arrives makes room for others. For a peer that holds less it does so at once.
 const PATIENCE: Duration = Duration::from_millis(500);
 const KIB: usize = 1024;
 
@@ -37,11 +39,11 @@ pub struct Limits {
     /// The largest body, in bytes. A review holds an object twice, and the API server takes requests of 3 MiB; default
     /// 8 MiB. More is answered 413, which the API server takes for a failed webhook: the `failurePolicy` decides.
     pub body: usize,
-    /// Memory of all bodies above 64 KiB that are being read or answered, in bytes. Default 32 MiB.
+    /// Memory of all bodies above 16 KiB that are being read or answered, in bytes. Default 32 MiB.
     pub memory: usize,
     /// How long a body may take to arrive, and to get its share of the memory. Default 5 s.
     pub time: Duration,
-    /// How long the review of a body above 64 KiB may take; then it is answered as one that cannot be read. Half of the
+    /// How long the review of a body above 16 KiB may take; then it is answered as one that cannot be read. Half of the
     /// time that the API server waits, if that is less. Default 1 s.
     pub review: Duration,
 }
@@ -97,7 +99,7 @@ impl BodyReader {
         Self {
             limits,
             slow: Places::new(Room { total: SLOW, peer: SLOW }),
-            large: Places::new(Room { total: memory, peer: memory }),
+            large: Places::new(Room { total: memory, peer: (memory / 2).max(limits.body) }),
         }
     }
 
@@ -133,20 +135,29 @@ impl BodyReader {
         }
     }
 
-    /// As much as could come is set aside: a share is never asked for twice, so none waits for another.
+    /// An announced length is reserved at once, and an unknown one as bytes come. A body that cannot grow is refused: one
+    /// that holds memory never waits for more.
     async fn read_large(&self, head: &Parts, mut reading: Reading) -> Result<Read, BodyError> {
         let patience = self.patience(head);
-        let (arrival, size) = (Arrival::begin(head, PATIENCE), reading.announced.unwrap_or(self.limits.body));
-        let place = self.large.admit_within(Arc::clone(&arrival), size, WAITING, patience);
+        let (arrival, most) = (Arrival::begin(head, PATIENCE), reading.announced.unwrap_or(self.limits.body));
+        let mut reserved = reading.announced.unwrap_or(FIRST.max(reading.len())).min(most);
+        let place = self.large.admit_within(Arc::clone(&arrival), reserved, WAITING, patience);
         let place = place.await.map_err(|_| BodyError::NoRoom)?;
         let left = patience.saturating_sub(arrival.since.elapsed());
-        match arrival.within(left, reading.up_to(size)).await? {
-            Progress::Complete => {
-                arrival.complete.store(true, Ordering::Relaxed);
-                Ok(reading.read(Some(place)))
+        let growing = async {
+            while let Progress::Exceeds = reading.up_to(reserved).await? {
+                if reading.len() > most {
+                    return Err(BodyError::TooLarge);
+                }
+                let larger = (reserved * 2).max(reading.len()).min(most);
+                place.grow(larger - reserved).map_err(|_| BodyError::NoRoom)?;
+                reserved = larger;
             }
-            Progress::Exceeds => Err(BodyError::TooLarge),
-        }
+            Ok(())
+        };
+        arrival.within(left, growing).await?;
+        arrival.complete.store(true, Ordering::Relaxed);
+        Ok(reading.read(Some(place)))
     }
 
     /// How long the review of a large body may take.
@@ -159,6 +170,12 @@ impl BodyReader {
         // An eighth is for the way there and back.
         asked(head).map_or(self.limits.time, |asked| self.limits.time.min(asked * 7 / 8))
     }
+}
+
+/// Which client sends a request.
+pub(super) fn peer(head: &Parts) -> Peer {
+    let address = head.extensions.get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip());
+    Peer::of(address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)))
 }
 
 /// How long the API server waits, which it says in the query: `?timeout=10s`.
@@ -184,10 +201,14 @@ enum Progress {
 }
 
 impl Reading {
+    fn len(&self) -> usize {
+        self.bytes.len() + self.more.len()
+    }
+
     /// Reads on to the end, unless there is more than `most`; what came is kept, whatever becomes of this future.
     async fn up_to(&mut self, most: usize) -> Result<Progress, BodyError> {
         loop {
-            if self.bytes.len() + self.more.len() > most {
+            if self.len() > most {
                 return Ok(Progress::Exceeds);
             }
             let frame = poll_fn(|cx| std::pin::Pin::new(&mut self.body).poll_frame(cx)).await;
@@ -225,8 +246,7 @@ pub(super) struct Arrival {
 
 impl Arrival {
     fn begin(head: &Parts, settled: Duration) -> Arc<Self> {
-        let peer = head.extensions.get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip());
-        let peer = Peer::of(peer.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)));
+        let peer = peer(head);
         let (complete, evicted) = (AtomicBool::new(false), Notify::new());
         Arc::new(Self { peer, since: Instant::now(), settled, complete, evicted })
     }
@@ -253,6 +273,10 @@ impl Occupant for Arrival {
     fn idle_since(&self) -> Option<Instant> {
         let settled = self.since.elapsed() >= self.settled;
         (settled && !self.complete.load(Ordering::Relaxed)).then_some(self.since)
+    }
+
+    fn yields_since(&self) -> Option<Instant> {
+        (!self.complete.load(Ordering::Relaxed)).then_some(self.since)
     }
 
     fn evict(&self) {

@@ -31,6 +31,8 @@ pub(super) enum Order {
 pub(super) struct Connection {
     address: SocketAddr,
     began: Instant,
+    /// An answer that waits longer than this, and at the most than twice this, makes the connection evictable.
+    tick: Duration,
     http2: AtomicBool,
     /// Microseconds from `began` to the last request that was read to its end; 0 before the first.
     asked: AtomicU64,
@@ -60,15 +62,20 @@ struct Held {
     moved: AtomicU64,
     /// How many there are of each of the last intervals: a stalled one is found without a list of all.
     intervals: [AtomicUsize; INTERVALS],
+    /// The same of much shorter intervals.
+    ticks: [AtomicUsize; TICKS],
 }
 
 const INTERVALS: usize = 4;
+const TICKS: usize = 8;
 
 impl Connection {
-    pub(super) fn new(address: SocketAddr) -> Self {
+    /// `patience` is how long an answer may wait to be written before the connection counts as idle.
+    pub(super) fn new(address: SocketAddr, patience: Duration) -> Self {
         Self {
             address,
             began: Instant::now(),
+            tick: patience,
             http2: AtomicBool::new(false),
             asked: AtomicU64::new(0),
             begun: AtomicUsize::new(0),
@@ -144,7 +151,22 @@ impl Connection {
         held.intervals.get(index).inspect(|count| {
             count.fetch_add(1, Ordering::Relaxed);
         });
-        Unwritten { connection: Arc::clone(self), bytes, index }
+        let tick = self.interval(self.tick, now) % TICKS;
+        held.ticks.get(tick).inspect(|count| {
+            count.fetch_add(1, Ordering::Relaxed);
+        });
+        Unwritten { connection: Arc::clone(self), bytes, index, tick }
+    }
+
+    /// Whether an answer waits to be written for so long that others may take the place.
+    fn is_stuck(&self, now: Instant) -> bool {
+        if self.tick.is_zero() {
+            return true;
+        }
+        let current = self.interval(self.tick, now);
+        let recent = [current % TICKS, current.wrapping_sub(1) % TICKS];
+        let mut old = self.answers.ticks.iter().enumerate().filter(|(tick, _)| !recent.contains(tick));
+        old.any(|(_, count)| count.load(Ordering::Relaxed) > 0)
     }
 
     /// Whether an answer waits to be written for longer than `interval`, and at the most for twice as long.
@@ -204,7 +226,8 @@ impl Occupant for Connection {
 
     /// Pings do not count: only requests do.
     fn idle_since(&self) -> Option<Instant> {
-        let busy = self.working.load(Ordering::Relaxed) > 0 || self.answers.bytes.load(Ordering::Relaxed) > 0;
+        let writes = self.answers.bytes.load(Ordering::Relaxed) > 0 && !self.is_stuck(Instant::now());
+        let busy = self.working.load(Ordering::Relaxed) > 0 || writes;
         (!busy).then(|| self.began + Duration::from_micros(self.asked.load(Ordering::Relaxed)))
     }
 
@@ -239,6 +262,7 @@ pub(super) struct Unwritten {
     connection: Arc<Connection>,
     bytes: usize,
     index: usize,
+    tick: usize,
 }
 
 impl Drop for Unwritten {
@@ -246,9 +270,9 @@ impl Drop for Unwritten {
         let held = &self.connection.answers;
         held.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
         held.moved.store(self.connection.micros(Instant::now()), Ordering::Relaxed);
-        held.intervals.get(self.index).inspect(|count| {
+        for count in [held.intervals.get(self.index), held.ticks.get(self.tick)].into_iter().flatten() {
             count.fetch_sub(1, Ordering::Relaxed);
-        });
+        }
     }
 }
 
@@ -259,7 +283,7 @@ mod tests {
     const LIMIT: Duration = Duration::from_secs(5);
 
     fn connection() -> Arc<Connection> {
-        Arc::new(Connection::new(([127, 0, 0, 1], 1).into()))
+        Arc::new(Connection::new(([127, 0, 0, 1], 1).into(), LIMIT))
     }
 
     #[test]
@@ -283,7 +307,7 @@ mod tests {
         let connection = connection();
         assert!(connection.is_new());
         assert_eq!(connection.idle_since(), Some(connection.began));
-        let asked = connection.began + LIMIT;
+        let asked = connection.began + Duration::from_millis(1);
         let working = connection.work(asked);
         assert!(!connection.is_new());
         assert_eq!(connection.idle_since(), None);
@@ -294,6 +318,22 @@ mod tests {
         drop(answer);
         assert_eq!(connection.idle_since(), Some(asked));
         assert_eq!(connection.burden(asked + LIMIT), 0);
+    }
+
+    #[test]
+    fn a_connection_that_does_not_take_an_answer_is_idle_after_a_while_whatever_else_it_takes() {
+        let connection = connection();
+        let tick = connection.tick;
+        let stuck = connection.hold(10, LIMIT, connection.began);
+        let mut idle = Vec::new();
+        for ticks in 0..TICKS as u32 {
+            let now = connection.began + tick * ticks;
+            drop(connection.hold(10, LIMIT, now));
+            idle.push(connection.is_stuck(now));
+        }
+        assert_eq!(idle, [false, false, true, true, true, true, true, true]);
+        drop(stuck);
+        assert!(!connection.is_stuck(connection.began + LIMIT));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use tracing::Span;
 use tracing::field::debug;
 
 pub use super::body::Limits;
-use super::body::{BodyError, BodyReader, Read, SMALL};
+use super::body::{BodyError, BodyReader, Read, SMALL, peer};
 use super::connection::Connection;
 use super::review::{self, NotJson, Reply};
 use super::validate;
@@ -122,12 +122,12 @@ impl Shared {
         if read.bytes().len() <= SMALL {
             return self.admission.conclude((endpoint.judge)(&self.admission, &parts.headers, read.bytes()));
         }
-        let (budget, read) = (self.reader.review_budget(&parts), Arc::new(read));
+        let (budget, peer, read) = (self.reader.review_budget(&parts), peer(&parts), Arc::new(read));
         let job = {
             let (shared, read, headers) = (Arc::clone(&self), Arc::clone(&read), parts.headers);
             move || (endpoint.judge)(&shared.admission, &headers, read.bytes())
         };
-        match self.workers.run(budget, job).await {
+        match self.workers.run(peer, budget, job).await {
             Ok(judged) => self.admission.conclude(judged),
             Err(Expired) => self.expire(read, endpoint).await,
         }

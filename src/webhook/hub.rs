@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use tower::ServiceExt;
 
 use super::connection::{Connection, Order, Unwritten};
-use super::places::{Places, Room};
+use super::places::{Full, Places, Room};
 use crate::telemetry::metrics::ConnectionMetrics;
 use crate::telemetry::probes::Readiness;
 
@@ -35,6 +35,8 @@ pub(super) struct Limits {
     pub(super) peer: usize,
     /// How long an answer may take to be written.
     pub(super) write: Duration,
+    /// How long an answer may wait to be written before its connection makes room for others.
+    pub(super) stuck: Duration,
 }
 
 /// The connections.
@@ -65,11 +67,17 @@ impl Hub {
 
     /// Lets a connection in; `None` when all places are taken by such as must not be evicted.
     pub(super) fn welcome(self: &Arc<Self>, address: SocketAddr) -> Option<Guest> {
-        let connection = Arc::new(Connection::new(address));
-        let Ok((place, evicted)) = self.new.admit(Arc::clone(&connection), 1) else {
-            self.metrics.refused.inc();
-            self.readiness.refuse();
-            return None;
+        let connection = Arc::new(Connection::new(address, self.limits.stuck));
+        let (place, evicted) = match self.new.admit(Arc::clone(&connection), 1) {
+            Ok(admitted) => admitted,
+            Err(full) => {
+                self.metrics.refused.inc();
+                // A peer that is over its own limit says nothing about the room for others.
+                if full == Full::All {
+                    self.readiness.refuse();
+                }
+                return None;
+            }
         };
         self.metrics.evicted.inc_by(evicted as u64);
         self.metrics.open.inc();

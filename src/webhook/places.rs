@@ -3,10 +3,10 @@
 //! A plain semaphore lets one peer hold all permits. Here a peer that holds much pays for it itself, and a peer that holds
 //! little is always let in.
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +19,10 @@ pub(super) trait Occupant: Send + Sync + 'static {
     fn peer(&self) -> Peer;
     /// Since when it is idle; `None` while it must not be evicted.
     fn idle_since(&self) -> Option<Instant>;
+    /// The same for a newcomer whose peer holds less than this one's.
+    fn yields_since(&self) -> Option<Instant> {
+        self.idle_since()
+    }
     /// Its place is another's now: it ends itself soon.
     fn evict(&self);
 }
@@ -50,7 +54,7 @@ pub(super) struct Room {
 pub(super) struct Places<T> {
     room: Room,
     taken: Mutex<Taken<T>>,
-    waiting: AtomicUsize,
+    waiting: Mutex<Waiting>,
     freed: Notify,
 }
 
@@ -61,9 +65,21 @@ struct Taken<T> {
     occupants: HashMap<u64, (Arc<T>, usize)>,
 }
 
-/// There is no room, and nobody to evict for it.
+/// How many wait, of each peer and of all.
+#[derive(Default)]
+struct Waiting {
+    sum: usize,
+    peers: HashMap<Peer, usize>,
+}
+
+/// There is no room, and no occupant to evict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Full;
+pub(super) enum Full {
+    /// For this peer, which holds its share. Others may still find room.
+    Peer,
+    /// For any peer.
+    All,
+}
 
 /// A place; given back when dropped.
 pub(super) struct Place<T: Occupant> {
@@ -74,24 +90,14 @@ pub(super) struct Place<T: Occupant> {
 impl<T: Occupant> Places<T> {
     pub(super) fn new(room: Room) -> Arc<Self> {
         let taken = Taken { next: 0, sum: 0, peers: HashMap::new(), occupants: HashMap::new() };
-        Arc::new(Self { room, taken: Mutex::new(taken), waiting: AtomicUsize::new(0), freed: Notify::new() })
+        Arc::new(Self { room, taken: Mutex::new(taken), waiting: Mutex::default(), freed: Notify::new() })
     }
 
     /// A place for a newcomer, and how many were evicted for it.
     pub(super) fn admit(self: &Arc<Self>, newcomer: Arc<T>, size: usize) -> Result<(Place<T>, usize), Full> {
         let peer = newcomer.peer();
         let mut taken = self.lock();
-        let mut evicted = 0;
-        while taken.of(peer) + size > self.room.peer {
-            taken.evict(|of, _| of == peer).ok_or(Full)?;
-            evicted += 1;
-        }
-        while taken.sum + size > self.room.total {
-            let mine = taken.of(peer) + size;
-            // Whoever holds less than the newcomer is not evicted for it.
-            taken.evict(|of, holds| of == peer || holds >= mine).ok_or(Full)?;
-            evicted += 1;
-        }
+        let evicted = taken.make_room(self.room, peer, size, None)?;
         let id = taken.next;
         taken.next += 1;
         taken.sum += size;
@@ -101,18 +107,18 @@ impl<T: Occupant> Places<T> {
         Ok((Place { places: Arc::clone(self), id }, evicted))
     }
 
-    /// As [`Places::admit`], waiting for room, unless `most` wait already.
+    /// As [`Places::admit`], waiting for room, unless as many wait already as `most` allows.
     pub(super) async fn admit_within(
         self: &Arc<Self>,
         newcomer: Arc<T>,
         size: usize,
-        most: usize,
+        most: Room,
         patience: Duration,
     ) -> Result<Place<T>, Full> {
         if let Ok((place, _)) = self.admit(Arc::clone(&newcomer), size) {
             return Ok(place);
         }
-        let _waits = Waits::begin(&self.waiting, most)?;
+        let _waits = Waits::begin(&self.waiting, newcomer.peer(), most)?;
         let admitted = async {
             loop {
                 let freed = self.freed.notified();
@@ -123,7 +129,7 @@ impl<T: Occupant> Places<T> {
                 timeout(RETRY, freed).await.ok();
             }
         };
-        timeout(patience, admitted).await.map_err(|_| Full)
+        timeout(patience, admitted).await.map_err(|_| Full::All)
     }
 
     /// Does something with each occupant.
@@ -132,7 +138,7 @@ impl<T: Occupant> Places<T> {
     }
 
     fn lock(&self) -> MutexGuard<'_, Taken<T>> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.taken)
     }
 }
 
@@ -143,16 +149,43 @@ impl<T: Occupant> Taken<T> {
         self.peers.get(&peer).copied().unwrap_or_default()
     }
 
-    /// Evicts the idlest occupant of the heaviest peer that `may` allows, given what that peer holds.
-    fn evict(&mut self, may: impl Fn(Peer, usize) -> bool) -> Option<()> {
-        let candidates = self.occupants.iter().filter_map(|(id, (occupant, _))| {
-            let (peer, since) = (occupant.peer(), occupant.idle_since()?);
+    /// Evicts until there is room for `size` more of a peer, and returns how many that took. `but` is not evicted.
+    fn make_room(&mut self, room: Room, peer: Peer, size: usize, but: Option<u64>) -> Result<usize, Full> {
+        let mut evicted = 0;
+        while self.of(peer) + size > room.peer {
+            self.evict(but, |of, _, occupant| if of == peer { occupant.idle_since() } else { None })
+                .ok_or(Full::Peer)?;
+            evicted += 1;
+        }
+        while self.sum + size > room.total {
+            let mine = self.of(peer) + size;
+            // A peer that holds less than this one loses nothing.
+            let evicted_one = self.evict(but, |of, holds, occupant| match holds.cmp(&mine) {
+                Ordering::Greater if of != peer => occupant.yields_since(),
+                Ordering::Less if of != peer => None,
+                _ => occupant.idle_since(),
+            });
+            evicted_one.ok_or_else(|| if self.has_evictable() { Full::Peer } else { Full::All })?;
+            evicted += 1;
+        }
+        Ok(evicted)
+    }
+
+    /// Evicts the idlest occupant of the heaviest peer that `since` allows, given what that peer holds.
+    fn evict(&mut self, but: Option<u64>, since: impl Fn(Peer, usize, &T) -> Option<Instant>) -> Option<()> {
+        let others = self.occupants.iter().filter(|(id, _)| Some(**id) != but);
+        let candidates = others.filter_map(|(id, (occupant, _))| {
+            let peer = occupant.peer();
             let holds = self.of(peer);
-            may(peer, holds).then_some((holds, std::cmp::Reverse(since), *id))
+            since(peer, holds, occupant).map(|since| (holds, std::cmp::Reverse(since), *id))
         });
         let (_, _, id) = candidates.max()?;
         self.remove(id)?.evict();
         Some(())
+    }
+
+    fn has_evictable(&self) -> bool {
+        self.occupants.values().any(|(occupant, _)| occupant.idle_since().is_some())
     }
 
     fn remove(&mut self, id: u64) -> Option<Arc<T>> {
@@ -169,28 +202,63 @@ impl<T: Occupant> Taken<T> {
     }
 }
 
+impl<T: Occupant> Place<T> {
+    /// Takes more for the same occupant, without waiting: it holds what others may wait for.
+    pub(super) fn grow(&self, more: usize) -> Result<(), Full> {
+        let mut taken = self.places.lock();
+        let peer = taken.occupants.get(&self.id).map(|(occupant, _)| occupant.peer()).ok_or(Full::Peer)?;
+        taken.make_room(self.places.room, peer, more, Some(self.id))?;
+        taken.sum += more;
+        *taken.peers.entry(peer).or_default() += more;
+        if let Some((_, size)) = taken.occupants.get_mut(&self.id) {
+            *size += more;
+        }
+        Ok(())
+    }
+}
+
 impl<T: Occupant> Drop for Place<T> {
     fn drop(&mut self) {
         let removed = self.places.lock().remove(self.id);
-        if removed.is_some() && self.places.waiting.load(Ordering::Relaxed) > 0 {
+        if removed.is_some() && lock(&self.places.waiting).sum > 0 {
             self.places.freed.notify_waiters();
         }
     }
 }
 
-struct Waits<'a>(&'a AtomicUsize);
+struct Waits<'a>(&'a Mutex<Waiting>, Peer);
 
 impl<'a> Waits<'a> {
-    fn begin(waiting: &'a AtomicUsize, most: usize) -> Result<Self, Full> {
-        let waits = Self(waiting);
-        if waiting.fetch_add(1, Ordering::Relaxed) < most { Ok(waits) } else { Err(Full) }
+    fn begin(all: &'a Mutex<Waiting>, peer: Peer, most: Room) -> Result<Self, Full> {
+        let mut waiting = lock(all);
+        if waiting.sum >= most.total {
+            return Err(Full::All);
+        }
+        let of_peer = waiting.peers.entry(peer).or_default();
+        if *of_peer >= most.peer {
+            return Err(Full::Peer);
+        }
+        *of_peer += 1;
+        waiting.sum += 1;
+        Ok(Self(all, peer))
     }
 }
 
 impl Drop for Waits<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        let mut waiting = lock(self.0);
+        waiting.sum -= 1;
+        if let Some(of_peer) = waiting.peers.get_mut(&self.1) {
+            *of_peer -= 1;
+            if *of_peer == 0 {
+                waiting.peers.remove(&self.1);
+            }
+        }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<T> fmt::Debug for Places<T> {
@@ -206,122 +274,4 @@ impl<T: Occupant> fmt::Debug for Place<T> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::AtomicBool;
-
-    use super::*;
-
-    struct Guest {
-        peer: Peer,
-        since: Option<Instant>,
-        evicted: AtomicBool,
-    }
-
-    impl Occupant for Guest {
-        fn peer(&self) -> Peer {
-            self.peer
-        }
-        fn idle_since(&self) -> Option<Instant> {
-            self.since
-        }
-        fn evict(&self) {
-            self.evicted.store(true, Ordering::Relaxed);
-        }
-    }
-
-    fn guest(peer: u8, idle_for: Option<u64>) -> Arc<Guest> {
-        let since = idle_for.map(|seconds| Instant::now() + Duration::from_secs(1000 - seconds));
-        Arc::new(Guest { peer: Peer::of([10, 0, 0, peer].into()), since, evicted: AtomicBool::new(false) })
-    }
-
-    fn evicted(guests: &[Arc<Guest>]) -> Vec<usize> {
-        let evicted = |guest: &&Arc<Guest>| guest.evicted.load(Ordering::Relaxed);
-        guests.iter().enumerate().filter(|(_, guest)| evicted(guest)).map(|(index, _)| index).collect()
-    }
-
-    /// Who is evicted when each guest of a row (peer, idle seconds) comes in turn, and whether the last is let in.
-    #[test]
-    fn a_newcomer_takes_the_place_of_the_idlest_of_the_heaviest_peer() {
-        type Row<'a> = (&'a str, Room, &'a [(u8, Option<u64>)], &'a [usize], bool);
-        let rows: [Row<'_>; 7] = [
-            ("room is left", Room { total: 3, peer: 3 }, &[(1, Some(9)), (1, Some(8))], &[], true),
-            (
-                "the idlest of the same peer",
-                Room { total: 9, peer: 2 },
-                &[(1, Some(3)), (1, Some(7)), (1, Some(0))],
-                &[1],
-                true,
-            ),
-            (
-                "of the heaviest, not the idlest of all",
-                Room { total: 3, peer: 3 },
-                &[(1, Some(9)), (2, Some(1)), (2, Some(2)), (3, Some(0))],
-                &[2],
-                true,
-            ),
-            ("busy ones stay", Room { total: 2, peer: 2 }, &[(1, None), (1, Some(1)), (2, Some(0))], &[1], true),
-            ("all are busy", Room { total: 2, peer: 2 }, &[(1, None), (1, None), (2, Some(0))], &[], false),
-            (
-                "no light peer pays for a heavy one",
-                Room { total: 3, peer: 3 },
-                &[(1, Some(9)), (2, None), (2, None), (2, Some(0))],
-                &[],
-                false,
-            ),
-            (
-                "its own peer is at its limit and busy",
-                Room { total: 9, peer: 1 },
-                &[(1, None), (2, Some(5)), (1, Some(0))],
-                &[],
-                false,
-            ),
-        ];
-        for (what, room, row, expected, admitted) in rows {
-            let places = Places::new(room);
-            let guests: Vec<_> = row.iter().map(|(peer, idle)| guest(*peer, *idle)).collect();
-            let held: Vec<_> = guests.iter().map(|guest| places.admit(Arc::clone(guest), 1)).collect();
-            assert_eq!(evicted(&guests), expected, "{what}");
-            assert_eq!(held.last().unwrap().is_ok(), admitted, "{what}");
-        }
-    }
-
-    #[test]
-    fn what_is_dropped_is_free_again_also_after_an_eviction() {
-        let places = Places::new(Room { total: 10, peer: 10 });
-        let (first, _) = places.admit(guest(1, Some(1)), 6).unwrap();
-        let (second, evicted) = places.admit(guest(2, Some(1)), 6).unwrap();
-        assert_eq!(evicted, 1);
-        drop(first);
-        assert_eq!(places.lock().sum, 6);
-        drop(second);
-        let taken = places.lock();
-        assert_eq!((taken.sum, taken.peers.len(), taken.occupants.len()), (0, 0, 0));
-    }
-
-    #[tokio::test]
-    async fn a_few_wait_for_room_and_the_rest_are_refused_at_once() {
-        let places = Places::new(Room { total: 1, peer: 1 });
-        let (held, _) = places.admit(guest(1, None), 1).unwrap();
-        let patience = Duration::from_secs(20);
-        let waiting = tokio::spawn({
-            let places = Arc::clone(&places);
-            async move { places.admit_within(guest(2, None), 1, 1, patience).await.is_ok() }
-        });
-        while places.waiting.load(Ordering::Relaxed) == 0 {
-            tokio::task::yield_now().await;
-        }
-        assert!(places.admit_within(guest(3, None), 1, 1, patience).await.is_err());
-        drop(held);
-        assert!(waiting.await.unwrap());
-        assert!(places.admit_within(guest(3, None), 2, 1, Duration::from_millis(20)).await.is_err());
-    }
-
-    #[test]
-    fn peers_are_told_apart_by_address_and_by_the_64_bits_of_their_network() {
-        let of = |text: &str| Peer::of(text.parse().unwrap());
-        assert_eq!(of("10.0.0.1"), of("::ffff:10.0.0.1"));
-        assert_ne!(of("10.0.0.1"), of("10.0.0.2"));
-        assert_eq!(of("2001:db8:1:2::1"), of("2001:db8:1:2:ffff::9"));
-        assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));
-    }
-}
+mod tests;

@@ -45,12 +45,28 @@ pub struct ServeOptions {
     /// How long an answer may take to be written. A connection that holds one for longer, and at the most for twice as
     /// long, is closed. Default 5 s.
     pub write: Duration,
+    /// When room is needed: how long an answer may wait to be written before its connection may be evicted. Default 250 ms.
+    pub stuck: Duration,
     /// How long to serve on once the end is near, unready, until nobody sends requests here any more. Default 10 s.
     pub linger: Duration,
     /// After that: how long requests that run may take. Default 10 s.
     pub drain: Duration,
     /// Counts connections. Default: counters that nobody looks at.
     pub metrics: ConnectionMetrics,
+}
+
+impl ServeOptions {
+    /// For the ops port: small, and any connection makes room for a probe as soon as its request is answered.
+    #[must_use]
+    pub fn of_ops(self) -> Self {
+        Self {
+            connections: 64,
+            connections_of_peer: 16,
+            stuck: Duration::ZERO,
+            metrics: ConnectionMetrics::default(),
+            ..self
+        }
+    }
 }
 
 impl Default for ServeOptions {
@@ -63,6 +79,7 @@ impl Default for ServeOptions {
             head: Duration::from_secs(30),
             ping: Duration::from_secs(20),
             write: Duration::from_secs(5),
+            stuck: Duration::from_millis(250),
             linger: Duration::from_secs(10),
             drain: Duration::from_secs(10),
             metrics: ConnectionMetrics::default(),
@@ -114,7 +131,8 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let limits = Limits { connections: options.connections, peer: options.connections_of_peer, write: options.write };
+    let ServeOptions { connections, connections_of_peer: peer, write, stuck, .. } = options;
+    let limits = Limits { connections, peer, write, stuck };
     let hub = Hub::new(limits, readiness.clone(), options.metrics.clone());
     let server = Arc::new(Server { http: builder(&options), tls: tls.map(TlsAcceptor::from), router, options });
     let mut serving = Serving { listener, hub: Arc::clone(&hub), server, tasks: JoinSet::new() };

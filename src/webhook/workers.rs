@@ -1,17 +1,23 @@
 //! A few threads for reviews that take long, so that the threads that serve connections never wait for one.
+//!
+//! Peers take turns, so that one that sends many such reviews delays its own.
 
+use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use super::places::Peer;
+
 /// Each runs one review at a time, so that this also bounds the memory of what is read out of reviews.
 const THREADS: usize = 2;
-/// Reviews that wait. The memory for bodies bounds them, too.
-const QUEUE: usize = 256;
+/// Reviews that wait, of all peers. The memory for bodies bounds them, too.
+const QUEUE: usize = 512;
+/// Reviews of one peer that wait: an API server has 200 mutating requests at one time by default.
+const QUEUE_OF_PEER: usize = 256;
 /// What waits for the network goes first.
 #[cfg(target_os = "linux")]
 const NICE: i32 = 5;
@@ -19,8 +25,11 @@ const NICE: i32 = 5;
 type Job = Box<dyn FnOnce() + Send>;
 
 /// The threads; started with the first review that needs one.
-#[derive(Debug, Default)]
-pub(super) struct Workers(OnceLock<Option<SyncSender<Job>>>);
+#[derive(Default)]
+pub(super) struct Workers {
+    queue: Arc<Queue>,
+    started: OnceLock<bool>,
+}
 
 /// The result was not there in time. What makes it may still run, or never will.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,42 +39,129 @@ impl Workers {
     /// Runs `job` on one of the threads, and waits for at most `budget`, of which the queue takes its part.
     pub(super) async fn run<T: Send + 'static>(
         &self,
+        peer: Peer,
         budget: Duration,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Expired> {
-        let queue = self.0.get_or_init(start).as_ref().ok_or(Expired)?;
+        if budget.is_zero() || !self.started.get_or_init(|| start(&self.queue)) {
+            return Err(Expired);
+        }
         let (sender, result) = oneshot::channel();
         let job = Box::new(move || {
-            // Nobody waits for it any more.
+            // The request may have ended by now.
             if !sender.is_closed() {
                 sender.send(job()).ok();
             }
         });
-        queue.try_send(job).map_err(|_| Expired)?;
+        self.queue.push(peer, job)?;
         timeout(budget, result).await.map_err(|_| Expired)?.map_err(|_| Expired)
     }
 }
 
-/// `None` where no thread can be started.
-fn start() -> Option<SyncSender<Job>> {
-    let (sender, jobs) = sync_channel::<Job>(QUEUE);
-    let jobs = Arc::new(Mutex::new(jobs));
-    let started = (0..THREADS).filter(|index| {
-        let jobs = Arc::clone(&jobs);
-        let thread = std::thread::Builder::new().name(format!("review-{index}"));
-        thread.spawn(move || work(&jobs)).inspect_err(|error| tracing::error!(%error, "no thread for reviews")).is_ok()
-    });
-    (started.count() > 0).then_some(sender)
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.queue.lock().ended = true;
+        self.queue.arrived.notify_all();
+    }
 }
 
-/// Until the other end of the queue is gone.
-fn work(jobs: &Mutex<Receiver<Job>>) {
+#[derive(Default)]
+struct Queue {
+    waiting: Mutex<Waiting>,
+    arrived: Condvar,
+}
+
+impl Queue {
+    fn push(&self, peer: Peer, job: Job) -> Result<(), Expired> {
+        // Dropped after the lock is released: what it holds may be large.
+        let _dropped = self.lock().push(peer, job)?;
+        self.arrived.notify_one();
+        Ok(())
+    }
+
+    /// `None` once there is no more work.
+    fn next(&self) -> Option<Job> {
+        let mut waiting = self.lock();
+        loop {
+            if let Some(job) = waiting.pop() {
+                return Some(job);
+            }
+            if waiting.ended {
+                return None;
+            }
+            waiting = self.arrived.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Jobs by peer. Each peer with jobs is in `turns` once.
+#[derive(Default)]
+struct Waiting {
+    jobs: HashMap<Peer, VecDeque<Job>>,
+    turns: VecDeque<Peer>,
+    count: usize,
+    ended: bool,
+}
+
+impl Waiting {
+    /// When the queue is full, the newest job of the peer with the most makes room for one of a peer with fewer, and is
+    /// returned.
+    fn push(&mut self, peer: Peer, job: Job) -> Result<Option<Job>, Expired> {
+        let of_peer = self.jobs.get(&peer).map_or(0, VecDeque::len);
+        if of_peer >= QUEUE_OF_PEER {
+            return Err(Expired);
+        }
+        let mut dropped = None;
+        if self.count >= QUEUE {
+            let heaviest = self.jobs.values_mut().max_by_key(|jobs| jobs.len()).ok_or(Expired)?;
+            if heaviest.len() <= of_peer + 1 {
+                return Err(Expired);
+            }
+            dropped = heaviest.pop_back();
+            self.count -= 1;
+        }
+        let jobs = self.jobs.entry(peer).or_default();
+        if jobs.is_empty() {
+            self.turns.push_back(peer);
+        }
+        jobs.push_back(job);
+        self.count += 1;
+        Ok(dropped)
+    }
+
+    fn pop(&mut self) -> Option<Job> {
+        let peer = self.turns.pop_front()?;
+        let jobs = self.jobs.get_mut(&peer)?;
+        let job = jobs.pop_front();
+        if jobs.is_empty() {
+            self.jobs.remove(&peer);
+        } else {
+            self.turns.push_back(peer);
+        }
+        self.count -= usize::from(job.is_some());
+        job
+    }
+}
+
+/// Whether at least one thread could be started.
+fn start(queue: &Arc<Queue>) -> bool {
+    let started = (0..THREADS).filter(|index| {
+        let queue = Arc::clone(queue);
+        let thread = std::thread::Builder::new().name(format!("review-{index}"));
+        thread.spawn(move || work(&queue)).inspect_err(|error| tracing::error!(%error, "no thread for reviews")).is_ok()
+    });
+    started.count() > 0
+}
+
+fn work(queue: &Queue) {
     #[cfg(target_os = "linux")]
     rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE).ok();
-    loop {
-        let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(job) = job else { return };
-        // The one who waits sees that the result will not come.
+    while let Some(job) = queue.next() {
+        // The request that waits sees that the result will not come.
         catch_unwind(AssertUnwindSafe(job)).ok();
     }
 }
@@ -76,36 +172,70 @@ mod tests {
 
     const SOON: Duration = Duration::from_secs(20);
 
+    fn peer(last: u8) -> Peer {
+        Peer::of([10, 0, 0, last].into())
+    }
+
     #[tokio::test]
     async fn a_job_that_takes_too_long_is_not_waited_for_and_the_others_are_run() {
         let workers = Workers::default();
         let (release, released) = std::sync::mpsc::channel::<()>();
-        let blocked = workers.run(Duration::from_millis(50), move || released.recv().ok()).await;
+        let blocked = workers.run(peer(1), Duration::from_millis(50), move || released.recv().ok()).await;
         assert_eq!(blocked, Err(Expired));
-        assert_eq!(workers.run(SOON, || 7).await, Ok(7));
-        let panics: Result<(), Expired> = workers.run(SOON, || panic!("as tests do")).await;
+        assert_eq!(workers.run(peer(1), SOON, || 7).await, Ok(7));
+        let panics: Result<(), Expired> = workers.run(peer(1), SOON, || panic!("as tests do")).await;
         assert_eq!(panics, Err(Expired));
-        assert_eq!(workers.run(SOON, || 8).await, Ok(8));
+        assert_eq!(workers.run(peer(1), SOON, || 8).await, Ok(8));
+        assert_eq!(workers.run(peer(1), Duration::ZERO, || 9).await, Err(Expired), "without time");
         release.send(()).unwrap();
     }
 
     #[tokio::test]
-    async fn a_job_that_nobody_waits_for_any_more_is_not_run() {
+    async fn a_job_that_no_request_waits_for_is_not_run() {
         let workers = Workers::default();
         let (release, released) = std::sync::mpsc::channel::<()>();
         let released = Arc::new(Mutex::new(released));
         for _ in 0..THREADS {
             let released = Arc::clone(&released);
             let wait = move || released.lock().unwrap().recv().unwrap();
-            assert_eq!(workers.run(Duration::from_millis(20), wait).await, Err(Expired));
+            assert_eq!(workers.run(peer(1), Duration::from_millis(20), wait).await, Err(Expired));
         }
         let ran = Arc::new(OnceLock::new());
         let late = Arc::clone(&ran);
-        assert!(workers.run(Duration::from_millis(20), move || late.set(()).unwrap()).await.is_err());
+        assert!(workers.run(peer(1), Duration::from_millis(20), move || late.set(()).unwrap()).await.is_err());
         for _ in 0..THREADS {
             release.send(()).unwrap();
         }
-        workers.run(SOON, || ()).await.unwrap();
+        workers.run(peer(1), SOON, || ()).await.unwrap();
         assert!(ran.get().is_none());
+    }
+
+    /// Pushes jobs that write who they are of, and returns what is written when all are run.
+    fn run_all(pushed: impl IntoIterator<Item = u8>) -> (Vec<u8>, usize) {
+        let (mut waiting, mut refused) = (Waiting::default(), 0);
+        let (sender, ran) = std::sync::mpsc::channel();
+        for of in pushed {
+            let sender = sender.clone();
+            refused += usize::from(waiting.push(peer(of), Box::new(move || sender.send(of).unwrap())).is_err());
+        }
+        while let Some(job) = waiting.pop() {
+            job();
+        }
+        assert_eq!((waiting.count, waiting.jobs.len(), waiting.turns.len()), (0, 0, 0));
+        (ran.try_iter().collect(), refused)
+    }
+
+    #[test]
+    fn peers_take_turns_whatever_one_of_them_has_sent_before() {
+        assert_eq!(run_all([1, 1, 1, 1, 2, 3, 2]), (vec![1, 2, 3, 1, 2, 1, 1], 0));
+    }
+
+    #[test]
+    fn a_peer_that_queues_too_much_loses_its_own_jobs_and_others_lose_none() {
+        let flood = std::iter::repeat_n(1, QUEUE).chain(std::iter::repeat_n(2, QUEUE));
+        let (ran, refused) = run_all(flood.chain([3, 4]));
+        assert_eq!(refused, 2 * (QUEUE - QUEUE_OF_PEER));
+        assert_eq!(ran.len(), QUEUE);
+        assert_eq!(ran.get(..4), Some(&[1, 2, 3, 4][..]), "a light peer is next in turn");
     }
 }
