@@ -43,7 +43,7 @@ pub(super) struct Arguments {
     /// How the result is printed
     #[arg(short, long, value_enum, default_value = "text")]
     output: Output,
-    /// Makes it a finding (exit status 1) that a text names an image of a mapped host and is not judged
+    /// Exits with 1 if a text names an image of a mapped host and is not judged
     #[arg(long)]
     strict: bool,
     /// Namespace of objects that name none [default: that of the kubeconfig, where rules come from the cluster]
