@@ -98,7 +98,11 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     };
     print(&text)?;
     let refused = checked.iter().filter(|checked| checked.is_refused()).count();
-    let unread = if files.failed > 0 { format!(", {} files could not be read", files.failed) } else { String::new() };
+    let unread = match files.failed {
+        0 => String::new(),
+        1 => ", 1 file could not be read".to_owned(),
+        count => format!(", {count} files could not be read"),
+    };
     tell(format_args!(
         "{refused} of {} images would be refused; {listed} more texts name images of mapped hosts and are not judged{unread}",
         checked.len()
