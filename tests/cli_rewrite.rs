@@ -508,3 +508,84 @@ fn an_explanation_can_be_read_by_programs() {
     assert_eq!((refused.code, refused.out.as_str()), (2, ""));
     assert!(refused.err.contains("must be lowercase"), "{}", refused.err);
 }
+
+fn pod_json(name: &str) -> String {
+    format!(
+        r#"{{"apiVersion":"v1","kind":"Pod","metadata":{{"name":"{name}"}},"spec":{{"containers":[{{"name":"a","image":"{name}"}}]}}}}"#
+    )
+}
+
+#[test]
+fn rewrite_joins_files_so_that_each_document_has_a_separator() {
+    let desk = Desk::new();
+    desk.write("a.json", &format!("{}\n{}\n", pod_json("one"), pod_json("two")));
+    desk.write("b.yaml", &format!("# head\n%YAML 1.2\n---\n{}\n", pod_json("three")));
+    let done = desk.rewrite(&["-f", "a.json", "-f", "b.yaml", "-f", "./a.json"], "");
+    assert_eq!(done.code, 0, "{}", done.err);
+    let documents: Vec<&str> = done.out.split("---\n").filter(|document| document.contains("apiVersion")).collect();
+    assert_eq!(documents.len(), 3, "each once: {}", done.out);
+    assert!(documents.iter().all(|document| document.matches("apiVersion").count() == 1), "{}", done.out);
+    assert!(!done.out.contains('%'), "{}", done.out);
+
+    desk.write("c.yaml", "%TAG ! x:\n---\na: 1\n");
+    let refused = desk.rewrite(&["-f", "a.json", "-f", "c.yaml"], "");
+    assert!(refused.code == 2 && refused.err.contains("%TAG"), "{}", refused.err);
+}
+
+#[test]
+fn rewrite_leaves_out_links_to_directories_above_and_what_is_no_regular_file() {
+    let desk = Desk::new();
+    desk.write("in/a.yaml", &pod_json("one"));
+    std::os::unix::fs::symlink(".", desk.path("in/self")).unwrap();
+    let made = Command::new("mkfifo").arg(desk.path("in/b.yaml")).status().unwrap();
+    assert!(made.success());
+    let done = desk.rewrite(&["-f", "in", "-R"], "");
+    assert_eq!((done.code, done.out.matches("library/one").count()), (0, 1), "{}", done.err);
+    assert!(done.err.contains("in/b.yaml: skipped: this is no regular file"), "{}", done.err);
+    assert!(done.err.contains("in/self: skipped: a symbolic link"), "{}", done.err);
+}
+
+#[test]
+fn rewrite_names_each_invalid_reference_with_its_place_and_counts_those_of_mapped_hosts() {
+    let desk = Desk::new();
+    let containers: String = (0..12).map(|n| format!("  - name: c{n}\n    image: ghcr.io//acme/{n}\n")).collect();
+    let text = format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: p}}\nspec:\n  containers:\n{containers}");
+    let done = desk.rewrite(&["-f", "-", "--strict"], &text);
+    for n in 0..12 {
+        let line = format!(":{}:12: Pod p: spec.containers[{n}].image: ghcr.io//acme/{n} stays", 7 + 2 * n);
+        assert_eq!(done.err.matches(&line).count(), 1, "{line}: {}", done.err);
+    }
+    assert!(!done.err.contains("warning: Pod p: the image"), "{}", done.err);
+    assert!(done.code == 1 && done.err.contains("12 invalid references of mapped hosts"), "{}", done.err);
+}
+
+#[test]
+fn rewrite_leaves_the_id_of_a_local_image() {
+    let desk = Desk::new();
+    let text = pod_json(&format!("sha256:{}", "0a".repeat(32)));
+    let done = desk.rewrite(&["-f", "-"], &text);
+    assert_eq!(done.out, text);
+    assert!(done.err.contains("the ID of a local image"), "{}", done.err);
+}
+
+#[test]
+fn rewrite_prints_names_without_control_characters() {
+    let desk = Desk::new();
+    let done = desk.rewrite(
+        &["-f", "-"],
+        r#"{apiVersion: v1, kind: Pod, metadata: {name: "a\e[31m\nb"}, spec: {containers: [{name: a, image: "A"}]}}"#,
+    );
+    assert!(done.err.contains(r"Pod a\u{1b}[31m\nb"), "{}", done.err);
+    assert!(!done.err.contains('\u{1b}'), "{}", done.err);
+}
+
+#[test]
+fn rewrite_knows_a_resource_of_a_kustomization_behind_a_symbolic_link() {
+    let desk = Desk::new();
+    desk.write("in/real.txt", &pod_json("nginx"));
+    std::os::unix::fs::symlink("real.txt", desk.path("in/link.yaml")).unwrap();
+    desk.write("in/kustomization.yaml", "resources: [link.yaml]\nimages: [{name: nginx, newTag: '1'}]\n");
+    let done = desk.rewrite(&["-f", "in"], "");
+    assert_eq!(done.code, 0, "{}", done.err);
+    assert!(done.out.contains("name: harbor.example.com/hub/library/nginx, newTag"), "{}", done.out);
+}

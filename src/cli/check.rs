@@ -43,7 +43,7 @@ pub(super) struct Arguments {
     /// How the result is printed
     #[arg(short, long, value_enum, default_value = "text")]
     output: Output,
-    /// Makes it a finding (exit status 1) that a text names an image of a mapped host and is not judged
+    /// Exits with 1 if a text names an image of a mapped host and is not judged
     #[arg(long)]
     strict: bool,
     /// Namespace of objects that name none [default: that of the kubeconfig, where rules come from the cluster]
@@ -98,7 +98,11 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     };
     print(&text)?;
     let refused = checked.iter().filter(|checked| checked.is_refused()).count();
-    let unread = if files.failed > 0 { format!(", {} files could not be read", files.failed) } else { String::new() };
+    let unread = match files.failed {
+        0 => String::new(),
+        1 => ", 1 file could not be read".to_owned(),
+        count => format!(", {count} files could not be read"),
+    };
     tell(format_args!(
         "{refused} of {} images would be refused; {listed} more texts name images of mapped hosts and are not judged{unread}",
         checked.len()

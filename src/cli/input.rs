@@ -187,7 +187,7 @@ fn read(filenames: &[PathBuf], recursive: bool) -> Vec<anyhow::Result<Input>> {
             }
         };
         for file in files {
-            if seen.insert(file.clone()) {
+            if seen.insert(file.canonicalize().unwrap_or_else(|_| file.clone())) {
                 let input = read_one(file, left);
                 left = left.saturating_sub(input.as_ref().map_or(0, |input| input.text.len() as u64));
                 inputs.push(input);
@@ -209,7 +209,7 @@ fn files_of(given: &Path, recursive: bool) -> anyhow::Result<Vec<PathBuf>> {
         return Ok(vec![given.to_owned()]);
     }
     let mut files = Vec::new();
-    collect(given, recursive, 0, &mut files)?;
+    collect(given, recursive, &mut Vec::new(), &mut files)?;
     ensure!(!files.is_empty(), "{}: no .yaml, .yml or .json file there", given.display());
     Ok(files)
 }
@@ -227,22 +227,40 @@ fn read_one(file: PathBuf, left: u64) -> anyhow::Result<Input> {
     Ok(Input { name, file: Some(file), text })
 }
 
-fn collect(directory: &Path, recursive: bool, depth: usize, files: &mut Vec<PathBuf>) -> anyhow::Result<()> {
-    if depth > MAX_DEPTH {
+/// `above` are the directories that lead there.
+fn collect(
+    directory: &Path,
+    recursive: bool,
+    above: &mut Vec<PathBuf>,
+    files: &mut Vec<PathBuf>,
+) -> anyhow::Result<()> {
+    let own = directory.canonicalize().with_context(|| directory.display().to_string())?;
+    if above.contains(&own) {
+        tell(format_args!("{}: skipped: a symbolic link to a directory above it", directory.display()));
+        return Ok(());
+    }
+    if above.len() > MAX_DEPTH {
         bail!("{}: more than {MAX_DEPTH} directories within one another", directory.display());
     }
     let listing = std::fs::read_dir(directory).with_context(|| directory.display().to_string())?;
     let mut entries = listing.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>()?;
     entries.sort();
+    above.push(own);
     for entry in entries {
         if entry.is_dir() {
             if recursive {
-                collect(&entry, recursive, depth + 1, files)?;
+                collect(&entry, recursive, above, files)?;
             }
         } else if is_manifest(&entry) {
-            files.push(entry);
+            // Reading a pipe or a device may never end. A link that leads nowhere is an error later.
+            if entry.metadata().is_ok_and(|metadata| !metadata.is_file()) {
+                tell(format_args!("{}: skipped: this is no regular file", entry.display()));
+            } else {
+                files.push(entry);
+            }
         }
     }
+    above.pop();
     Ok(())
 }
 

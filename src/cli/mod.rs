@@ -134,12 +134,29 @@ fn warn_of(findings: &[impl std::fmt::Display]) {
 /// Writes a line to standard error; when even that is closed there is nobody left to tell.
 fn tell(message: impl std::fmt::Display) {
     use std::io::Write;
-    writeln!(std::io::stderr(), "harbor-pilot: {message}").ok();
+    writeln!(std::io::stderr(), "harbor-pilot: {}", escaped(&message.to_string())).ok();
+}
+
+/// A text without characters that move the cursor, end the line or change the direction of writing.
+fn escaped(text: &str) -> String {
+    let is_control = |c: char| {
+        c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_control(c) { out.extend(c.escape_default()) } else { out.push(c) }
+    }
+    out
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn escaped_leaves_no_control_characters() {
+        assert_eq!(escaped("a\u{1b}[31m\nb\u{202e}\u{e9}"), "a\\u{1b}[31m\\nb\\u{202e}\u{e9}");
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

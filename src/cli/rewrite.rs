@@ -24,6 +24,7 @@ use super::{
     print, shutdown_on_signal, sources, tell,
     templates::Admission,
 };
+use crate::manifests::separated;
 
 const DONE: u8 = 0;
 /// With `--diff` or `--strict`.
@@ -36,7 +37,8 @@ Exit status:
   1  with --diff: something would change. With --strict: texts that name images of mapped
      hosts were listed and stay, or an image is not filled in yet
   2  an error: what could be read was rewritten all the same, unless --fail-fast was given
-     or writing failed; then nothing was written. With --diff also what is 3 without
+     or writing failed; then nothing was written. With --diff, cases that are 3 otherwise
+     are 2.
   3  written, but an image or a pull secret could not be changed without changing
      something else (an anchor, a merge key, a Kustomization); standard error says which
 
@@ -70,7 +72,7 @@ pub(super) struct Arguments {
     /// Adds the pull secrets of the rules where the kinds of rewritten images take them
     #[arg(long)]
     pull_secrets: bool,
-    /// Makes it a finding (exit status 1) that a text names an image of a mapped host and stays
+    /// Exits with 1 if a text names an image of a mapped host and is not rewritten
     #[arg(long)]
     strict: bool,
     /// Namespace of objects that name none [default: that of the kubeconfig, where rules come from the cluster]
@@ -105,7 +107,7 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     } else if arguments.in_place {
         write(inputs, &results)?;
     } else {
-        print(&joined(&results))?;
+        print(&joined(inputs, &results)?)?;
     }
     let counts = &work.counts;
     let unkept = counts.unkept > 0;
@@ -123,8 +125,7 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
 /// What Kustomizations among the files, and beside them, need.
 fn kustomizations(files: &Files, work: &Work<'_>) -> anyhow::Result<Consequences> {
     let outside = outside(files);
-    if outside.is_empty() && !files.inputs.iter().any(|input| input.text.contains("images") && may_have_entries(input))
-    {
+    if outside.is_empty() && !files.inputs.iter().any(|input| input.text.contains("image") && may_have_entries(input)) {
         return Ok(Consequences::default());
     }
     let mut seen = files.inputs.iter().map(|input| work.see(input)).collect::<anyhow::Result<Vec<Seen>>>()?;
@@ -136,7 +137,7 @@ fn may_have_entries(input: &Input) -> bool {
     input.is_kustomization() || input.text.contains("kustomize.config.k8s.io")
 }
 
-/// The Kustomizations beside the files that are not among them. One that cannot be read is none to `kubectl` either.
+/// The Kustomizations beside the files that are not among them.
 fn outside(files: &Files) -> Vec<Seen> {
     let given: Vec<PathBuf> =
         files.inputs.iter().filter_map(|input| input.file.as_deref()?.canonicalize().ok()).collect();
@@ -145,7 +146,10 @@ fn outside(files: &Files) -> Vec<Seen> {
     let others = beside.filter(|path| !given.contains(path) && path.is_file());
     let read = others.filter_map(|path| {
         let input = input::beside(&path).ok()?;
-        let seen = Seen::of(&files.parse(&input).ok()?, |_, _| None);
+        let seen = match files.parse(&input) {
+            Ok(manifests) => Seen::of(&manifests, |_, _| None),
+            Err(_) => Seen { unreadable: true, ..Seen::default() },
+        };
         Some(Seen { name: path.display().to_string(), path: Some(path), outside: true, ..seen })
     });
     read.collect()
@@ -153,29 +157,48 @@ fn outside(files: &Files) -> Vec<Seen> {
 
 fn write(inputs: &[Input], results: &[String]) -> anyhow::Result<()> {
     let changed = inputs.iter().zip(results).filter(|(input, text)| input.text != **text);
-    let changed: Vec<(&Path, &str)> =
-        changed.filter_map(|(input, text)| Some((input.file.as_deref()?, text.as_str()))).collect();
+    let changed: Vec<replace::Change<'_>> = changed
+        .filter_map(|(input, new)| Some(replace::Change { file: input.file.as_deref()?, old: &input.text, new }))
+        .collect();
     let stop = shutdown_on_signal()?;
     replace::replace_all(&changed, &stop)
 }
 
-/// One stream of documents.
-fn joined(texts: &[String]) -> String {
+/// One stream of documents. kubectl reads a stream of several files as YAML: JSON values need separators there.
+fn joined(inputs: &[Input], texts: &[String]) -> anyhow::Result<String> {
     let [only] = texts else {
         let mut out = String::new();
-        for text in texts {
-            let text = text.trim_start_matches('\u{feff}');
+        for (input, text) in inputs.iter().zip(texts) {
+            let text = separated(without_directives(input, text.trim_start_matches('\u{feff}'))?.as_str())?;
             if !text.starts_with("---") {
                 out.push_str("---\n");
             }
-            out.push_str(text);
+            out.push_str(&text);
             if !text.ends_with('\n') && !text.is_empty() {
                 out.push('\n');
             }
         }
-        return out;
+        return Ok(out);
     };
-    only.clone()
+    Ok(only.clone())
+}
+
+/// A text without `%YAML` at its beginning, which may stand at the beginning of a stream only.
+fn without_directives(input: &Input, text: &str) -> anyhow::Result<String> {
+    let of_head = |line: &str| line.trim().is_empty() || line.starts_with(['#', '%']);
+    let length: usize = text.split_inclusive('\n').take_while(|line| of_head(line)).map(str::len).sum();
+    let (head, rest) = text.split_at_checked(length).unwrap_or((text, ""));
+    let mut kept = String::new();
+    for line in head.split_inclusive('\n') {
+        ensure!(
+            !line.starts_with('%') || line.starts_with("%YAML"),
+            "{}: a file with the directive {} cannot be printed with other files: give it alone, or use --in-place",
+            input.name,
+            line.trim_end()
+        );
+        kept.push_str(if line.starts_with('%') { "" } else { line });
+    }
+    Ok(kept + rest)
 }
 
 fn diff(inputs: &[Input], results: &[String]) -> String {

@@ -12,6 +12,9 @@ use super::{
 };
 use crate::rewrite::ORIGINAL_IMAGES;
 
+/// A text with escapes is not searched more often for what it does not have.
+const MAX_MISSED: usize = 16;
+
 /// A text that names an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mention {
@@ -91,14 +94,14 @@ impl<'m> Reading<'m, '_> {
     }
 
     fn entries(&mut self, value: &'m Value, entries: &'m [(Value, Value)], around: &Around<'_>) {
-        let composed = self.composed(value);
-        if let Some((place, image)) = &composed
-            && (self.is_meant)(image)
-        {
-            self.note(place, "repository", image.clone(), around);
+        let composed: Vec<Composed<'_>> = self.composed(value, around);
+        for Composed { at, key, image, .. } in &composed {
+            self.note(at, key, image.clone(), around);
         }
-        let skipped: &[&str] = if composed.is_some() { &["registry", "repository"] } else { &[] };
-        let variable = value.get("name").and_then(Value::text).unwrap_or_default();
+        let skipped: Vec<&str> = composed.iter().flat_map(|found| &found.parts).map(|part| &**part).collect();
+        let text = |key: &str| value.get(key).and_then(Value::text).unwrap_or_default();
+        let is_patch = value.get("op").is_some() && (text("path").ends_with("/image") || is_volume(text("path")));
+        let variable = if is_patch { "image" } else { text("name") };
         for (index, (key, below)) in entries.iter().enumerate() {
             let name = key.text().unwrap_or_default();
             if name == ORIGINAL_IMAGES || skipped.contains(&name) {
@@ -106,26 +109,57 @@ impl<'m> Reading<'m, '_> {
             }
             self.enter(index, Step::Key(name));
             self.scan(key, name, around, false);
-            let called = if name == "value" { variable } else { name };
+            let called = match name {
+                "value" => variable,
+                "newName" if refs::is_called_image(around.called) => "image",
+                _ => name,
+            };
             self.value(below, Around { called, ..around.clone() });
             self.leave();
         }
     }
 
-    /// The image that `repository` makes with `registry`, `tag` and `digest` beside it, as most charts have it.
-    fn composed(&self, value: &'m Value) -> Option<(&'m Value, String)> {
-        let text = |key: &str| value.get(key).and_then(Value::scalar_text).filter(|text| !text.is_empty());
-        let (place, repository) = (value.get("repository")?, text("repository")?);
-        let (tag, digest) = (text("tag"), text("digest"));
-        if (tag.is_none() && digest.is_none() && text("registry").is_none()) || repository.contains("://") {
-            return None;
+    /// The images that fields beside one another make, as charts have them: `repository` with `registry`, `tag` and `digest`;
+    /// the same with `image` before each; `name` instead, where the mapping is called an image or is an entry of `images`
+    /// as kustomize has them.
+    fn composed(&self, value: &'m Value, around: &Around<'_>) -> Vec<Composed<'m>> {
+        let is_image = refs::is_called_image(around.called);
+        let mut found = Vec::new();
+        for (index, (key, below)) in value.entries().iter().enumerate() {
+            let Some(key) = key.text() else { continue };
+            let Some(repository) = below.scalar_text().filter(|text| !text.is_empty() && !text.contains("://")) else {
+                continue;
+            };
+            let prefix = key.strip_suffix("epository").and_then(|rest| rest.strip_suffix(['r', 'R']));
+            let is_name = prefix.is_none() && is_image && key == "name" && value.get("repository").is_none();
+            let named = |name: &str| match prefix {
+                Some(prefix) if !prefix.is_empty() => format!("{prefix}{}", capital(name)),
+                _ => name.to_owned(),
+            };
+            let [registry, tag, digest] = ["registry", "tag", "digest"].map(named);
+            let beside = [&*registry, &*tag, &*digest, "pullPolicy", "newTag", "newName"];
+            let has_part = beside.iter().any(|name| value.get(name).is_some());
+            let is_composed = prefix.is_some() && (has_part || is_image) || is_name && has_part;
+            if !is_composed || self.is_claimed(index) {
+                continue;
+            }
+            let text = |key: &str| value.get(key).and_then(Value::scalar_text).filter(|text| !text.is_empty());
+            let host = text(&registry).map(|text| format!("{}/", text.trim_end_matches('/'))).unwrap_or_default();
+            let tagged = text(&tag).filter(|tag| !tag.contains(['{', '$'])).map(|tag| format!(":{tag}"));
+            let pinned = text(&digest).filter(|digest| digest.contains(':')).map(|digest| format!("@{digest}"));
+            let image = format!("{host}{repository}{}{}", tagged.unwrap_or_default(), pinned.unwrap_or_default());
+            if (self.is_meant)(&image) {
+                found.push(Composed { at: below, key, image, parts: vec![key.to_owned(), registry] });
+            }
         }
-        let registry =
-            text("registry").map(|registry| format!("{}/", registry.trim_end_matches('/'))).unwrap_or_default();
-        let tag = tag.filter(|tag| !tag.contains(['{', '$'])).map(|tag| format!(":{tag}")).unwrap_or_default();
-        let digest =
-            digest.filter(|digest| digest.contains(':')).map(|digest| format!("@{digest}")).unwrap_or_default();
-        Some((place, format!("{registry}{repository}{tag}{digest}"))).filter(|(_, image)| (self.is_meant)(image))
+        found
+    }
+
+    /// Whether the entry of this index, of the mapping where the way is, is an image for certain.
+    fn is_claimed(&self, index: usize) -> bool {
+        let mut path = self.path.clone();
+        path.push(index);
+        self.of.claimed.contains(&(self.document, path))
     }
 
     fn text(&mut self, value: &'m Value, text: &'m str, around: &Around<'_>) {
@@ -139,38 +173,29 @@ impl<'m> Reading<'m, '_> {
         let called = if may_be_short { around.called } else { "" };
         let mut found = refs::references(text, called, self.is_meant);
         found.sort_by_key(|reference| reference.at);
-        let mut from = 0;
+        let mut cursor = self.cursor(value);
         for Reference { at, image } in found {
             let raw = text.get(at..).filter(|rest| rest.starts_with(&*image)).map_or("", |_| &*image);
-            let (line, column, next) = self.position(value, raw, from);
-            from = next;
+            let (line, column) = cursor.find(raw);
             let place = Place(&self.steps).to_string();
             self.found.push(Mention { object: around.object.cloned(), place, image, line, column });
         }
     }
 
     fn note(&mut self, value: &Value, key: &'m str, image: String, around: &Around<'_>) {
-        let (line, column, _) = self.position(value, "", 0);
+        let (line, column) = self.cursor(value).find("");
         self.steps.push(Step::Key(key));
         let place = Place(&self.steps).to_string();
         self.steps.pop();
         self.found.push(Mention { object: around.object.cloned(), place, image, line, column });
     }
 
-    /// Where a part of a text stands in its source, searched from a byte of that on, and where to search the next one.
-    fn position(&self, value: &Value, part: &str, from: usize) -> (usize, usize, usize) {
-        // An alias has nothing of the text: its anchor has.
-        let Some(node) = self.of.tree.node(value.target) else { return (1, 1, 0) };
-        let source = self.of.text.get(node.span.clone()).unwrap_or_default();
-        let found = source.get(from..).filter(|_| !part.is_empty()).and_then(|rest| rest.find(part));
-        let Some(at) = found.map(|at| at + from) else { return (node.line, node.column, from) };
-        let before = source.get(..at).unwrap_or_default();
-        let lines = before.matches('\n').count();
-        let column = match before.rsplit_once('\n') {
-            Some((_, rest)) => rest.chars().count() + 1,
-            None => node.column + before.chars().count(),
-        };
-        (node.line + lines, column, at + part.len())
+    /// Where the source of a value begins. An alias has nothing of the text: its anchor has.
+    fn cursor(&self, value: &Value) -> Cursor<'m> {
+        let node = self.of.tree.node(value.target);
+        let source = node.and_then(|node| self.of.text.get(node.span.clone())).unwrap_or_default();
+        let start = node.map_or((1, 1), |node| (node.line, node.column));
+        Cursor { source, start, at: start, missed: 0 }
     }
 
     fn enter(&mut self, index: usize, step: Step<'m>) {
@@ -182,4 +207,63 @@ impl<'m> Reading<'m, '_> {
         self.path.pop();
         self.steps.pop();
     }
+}
+
+/// An image that several fields make.
+struct Composed<'m> {
+    at: &'m Value,
+    key: &'m str,
+    image: String,
+    /// Fields that need not be looked at any more.
+    parts: Vec<String>,
+}
+
+/// A place in the source of a value, which goes forward only.
+struct Cursor<'s> {
+    /// What follows the place.
+    source: &'s str,
+    /// Line and column where the value begins.
+    start: (usize, usize),
+    /// Line and column of the place.
+    at: (usize, usize),
+    /// Searches that found nothing, and went through the whole rest.
+    missed: usize,
+}
+
+impl Cursor<'_> {
+    /// Line and column of the next part of the source with this text, or of the value where there is none.
+    fn find(&mut self, part: &str) -> (usize, usize) {
+        if part.is_empty() || self.missed >= MAX_MISSED {
+            return self.start;
+        }
+        let Some(at) = self.source.find(part) else {
+            self.missed += 1;
+            return self.start;
+        };
+        let found = self.advance(at);
+        self.advance(part.len());
+        found
+    }
+
+    fn advance(&mut self, bytes: usize) -> (usize, usize) {
+        let (passed, rest) = self.source.split_at_checked(bytes).unwrap_or_default();
+        let (line, column) = self.at;
+        self.at = match passed.rsplit_once('\n') {
+            Some((above, last)) => (line + above.matches('\n').count() + 1, last.chars().count() + 1),
+            None => (line, column + passed.chars().count()),
+        };
+        self.source = rest;
+        self.at
+    }
+}
+
+/// Whether a path of a JSON Patch is that of an image volume.
+fn is_volume(path: &str) -> bool {
+    path.ends_with("/image/reference")
+}
+
+/// With a capital at the beginning.
+fn capital(name: &str) -> String {
+    let mut chars = name.chars();
+    chars.next().map(|first| first.to_ascii_uppercase()).into_iter().chain(chars).collect()
 }

@@ -27,6 +27,7 @@ mod workloads;
 pub use edit::{Edited, Unkept, Wish};
 pub use fields::Fields;
 pub use mentions::Mention;
+pub use parts::separated;
 pub use workloads::{Image, Manifests, Object, PATTERN_GROUPS, Placeholder, Role, Template};
 
 /// Why a text cannot be read or edited.

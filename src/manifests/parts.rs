@@ -33,6 +33,19 @@ pub(super) fn parts(text: &str) -> Result<Vec<Part>, Error> {
     Ok(found.unwrap_or_else(|| vec![Part { bytes: 0..text.len(), lines: 0, columns: 0 }]))
 }
 
+/// The text with `---` between JSON values that have no separator, so that other documents can follow.
+///
+/// # Errors
+/// Those of [`parts`].
+pub fn separated(text: &str) -> Result<String, Error> {
+    let parts = parts(text)?;
+    let [_] = parts.as_slice() else {
+        let values: Vec<&str> = parts.iter().filter_map(|part| text.get(part.bytes.clone())).collect();
+        return Ok(format!("{}\n", values.join("\n---\n")));
+    };
+    Ok(text.to_owned())
+}
+
 fn json_values(text: &str) -> Result<Option<Vec<Part>>, Error> {
     let start = text.len() - text.trim_start_matches('\u{feff}').trim_start().len();
     let Some(values) = text.get(start..).filter(|rest| rest.starts_with(['{', '['])) else { return Ok(None) };
@@ -79,6 +92,18 @@ mod tests {
         assert_eq!(places("{\"a\":1}\n{\"b\":[\n2]}\n"), [("{\"a\":1}", (1, 1)), ("{\"b\":[\n2]}", (2, 1))]);
         assert_eq!(places("{\"\u{e9}\":1}{} [1]"), [("{\"\u{e9}\":1}", (1, 1)), ("{}", (1, 8)), ("[1]", (1, 11))]);
         assert_eq!(places("{}\r\n\r\n{}"), [("{}", (1, 1)), ("{}", (3, 1))]);
+    }
+
+    #[test]
+    fn separated_puts_a_separator_between_json_values_alone() {
+        for (text, expected) in [
+            ("{\"a\":1}\n{\"b\":2}", "{\"a\":1}\n---\n{\"b\":2}\n"),
+            ("{}{} {}\n\n", "{}\n---\n{}\n---\n{}\n"),
+            ("{}\n", "{}\n"),
+            ("a: 1\n---\nb: 2", "a: 1\n---\nb: 2"),
+        ] {
+            assert_eq!(separated(text).unwrap(), expected, "{text}");
+        }
     }
 
     #[test]

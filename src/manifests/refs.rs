@@ -11,6 +11,8 @@ pub(super) struct Reference {
 
 /// Schemes in front of an image. What else has a scheme is an address of something else.
 const SCHEMES: [&str; 4] = ["oci", "docker", "docker-pullable", "docker-image"];
+/// Longer runs of characters are cut: host, repository, tag and digest of an image have less.
+const MAX_TOKEN: usize = 512;
 /// Keys of what images begin with: `imageRegistry: quay.io/org`.
 const PREFIX_KEYS: [&str; 4] = ["registry", "hub", "repository", "mirror"];
 
@@ -18,9 +20,6 @@ const PREFIX_KEYS: [&str; 4] = ["registry", "hub", "repository", "mirror"];
 /// name of its variable.
 pub(super) fn references(text: &str, called: &str, is_meant: &dyn Fn(&str) -> bool) -> Vec<Reference> {
     let mut found = Vec::new();
-    if !text.is_ascii() && text.chars().any(|c| c == '\u{feff}') {
-        return found;
-    }
     let mut taken = BTreeSet::new();
     for (at, token) in tokens(text) {
         if let Some((skipped, image)) = explicit(token, is_meant) {
@@ -103,6 +102,7 @@ fn explicit<'t>(token: &'t str, is_meant: &dyn Fn(&str) -> bool) -> Option<(usiz
         return None;
     }
     let at = token.as_ptr() as usize - whole.as_ptr() as usize;
+    let token = token.get(..token.len().min(MAX_TOKEN))?;
     let mut candidate = token.trim_end_matches(['.', '_', ':', '/', '@', '-']);
     loop {
         if candidate.contains('/') && is_meant(candidate) {
@@ -126,16 +126,23 @@ fn embedded(text: &str) -> Vec<(usize, &str)> {
         let end = at + "image".len();
         from = end;
         let mut rest = text.get(end..).unwrap_or_default();
+        let before_name = text.get(..at).unwrap_or_default();
         rest = rest.trim_start_matches(['"', '\'', '\\']).trim_start_matches(' ');
+        let patched = before_name.ends_with('/').then(|| patch_value(rest)).flatten();
+        rest = patched.unwrap_or(rest);
         let Some(mark) = rest.chars().next().filter(|mark| matches!(mark, ':' | '=')) else { continue };
         let value = rest.get(1..).unwrap_or_default().trim_start_matches(' ').trim_start_matches(['"', '\'', '\\']);
-        let length = value.find(|c: char| !(c.is_ascii_alphanumeric() || "._:/@-".contains(c))).unwrap_or(value.len());
+        let of_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"._:/@-".contains(byte);
+        let length = value.bytes().take(MAX_TOKEN + 1).take_while(of_token).count();
+        if length > MAX_TOKEN {
+            continue;
+        }
         let (Some(token), start) = (value.get(..length), text.len() - value.len()) else { continue };
-        let before = bytes.get(..at).unwrap_or_default().iter().rev().find(|byte| **byte != b' ').copied();
+        let before = before_name.trim_end_matches([' ', '\u{feff}']).bytes().next_back();
         let alone =
             at.checked_sub(1).and_then(|before| bytes.get(before)).is_none_or(|byte| !byte.is_ascii_alphanumeric());
-        let is_key =
-            alone && mark == ':' && matches!(before, None | Some(b'-' | b'{' | b',' | b'"' | b'\'' | b'\n' | b'\\'));
+        let is_key = patched.is_some()
+            || alone && mark == ':' && matches!(before, None | Some(b'-' | b'{' | b',' | b'"' | b'\'' | b'\n' | b'\\'));
         // A value that goes on with something filled in later is no image yet.
         let goes_on = value.get(length..).is_some_and(|rest| rest.starts_with(['{', '$', '*', '<', '%']));
         if !goes_on && (is_short(token, is_key) || is_namespaced(token)) {
@@ -143,6 +150,13 @@ fn embedded(text: &str) -> Vec<(usize, &str)> {
         }
     }
     found
+}
+
+/// What follows `value` in an operation of a JSON Patch, behind its path: `path: /spec/image`, `value: nginx`.
+fn patch_value(text: &str) -> Option<&str> {
+    let rest = text.strip_prefix("/reference").unwrap_or(text);
+    let rest = rest.trim_start_matches(['"', '\'', '\\', ' ', ',', '\r', '\n']).strip_prefix("value")?;
+    Some(rest.trim_start_matches(['"', '\'', '\\']).trim_start_matches(' '))
 }
 
 fn find_image(text: &str) -> Option<usize> {
@@ -163,10 +177,16 @@ fn is_namespaced(text: &str) -> bool {
     })
 }
 
-fn is_called_image(called: &str) -> bool {
+/// Whether what has this name is an image: `image`, `sidecarImage`, `SIDECAR_IMAGE`, `imageName`.
+pub(super) fn is_called_image(called: &str) -> bool {
     let called = called.trim_end_matches(['s', 'S']);
-    let start = called.len().checked_sub("image".len());
-    start.and_then(|start| called.get(start..)).is_some_and(|end| end.eq_ignore_ascii_case("image"))
+    let ends_with = |ending: &str| {
+        let start = called.len().checked_sub(ending.len());
+        start.and_then(|start| called.get(start..)).is_some_and(|end| end.eq_ignore_ascii_case(ending))
+    };
+    ends_with("image")
+        || ends_with("imageName")
+        || ends_with("image_name")
         || called.get(.."RELATED_IMAGE_".len()).is_some_and(|start| start == "RELATED_IMAGE_")
 }
 
@@ -215,6 +235,8 @@ mod tests {
             ("quay.io/a/b:{{ .tag }}", &["quay.io/a/b"]),
             ("quay.io/a/b:1/more", &["quay.io/a/b:1"]),
             ("quay.io/a/*", &["quay.io/a"]),
+            ("\u{feff}quay.io/a/b", &["quay.io/a/b"]),
+            ("x \u{feff} quay.io/a/b:1", &["quay.io/a/b:1"]),
             ("quay.io/", &[]),
             ("{\"spec\":{\"image\":\"quay.io/a/b:1\"}}", &["quay.io/a/b:1"]),
             ("a\\nquay.io/a/b", &[]),
@@ -241,6 +263,12 @@ mod tests {
             ("{\"image\":\"nginx\"}", "note", &["nginx"]),
             ("{\\\"image\\\":\\\"nginx\\\"}", "note", &["nginx"]),
             ("the image: nginx", "note", &[]),
+            ("\u{feff}image: nginx\n", "note", &["nginx"]),
+            ("nginx:1.27", "imageName", &["nginx:1.27"]),
+            ("- path: /spec/image\n  value: nginx\n", "patch", &["nginx"]),
+            ("[{\"op\":\"add\",\"path\":\"/spec/image\",\"value\":\"nginx\"}]", "patch", &["nginx"]),
+            ("- path: /spec/volumes/0/image/reference\n  value: a/b\n", "patch", &["a/b"]),
+            ("- path: /spec/paused\n  value: nginx\n", "patch", &[]),
             ("image: {{ .image }}", "note", &[]),
             ("image: app-{{ .image }}", "note", &[]),
             ("quay.io", "imageRegistry", &["quay.io"]),
@@ -250,5 +278,24 @@ mod tests {
         ] {
             assert_eq!(found(text, called), expected, "{called}: {text}");
         }
+    }
+
+    /// How often `is_meant` is asked, and about how many bytes.
+    fn asked(text: &str) -> (usize, usize) {
+        let asked = std::cell::Cell::new((0, 0));
+        references(text, "note", &|image| {
+            asked.set((asked.get().0 + 1, asked.get().1 + image.len()));
+            false
+        });
+        asked.get()
+    }
+
+    #[test]
+    fn references_ask_little_about_a_long_token() {
+        for text in [format!("quay.io{}", "/a".repeat(20_000)), "image:".repeat(20_000)] {
+            let (count, bytes) = asked(&text);
+            assert!(count <= MAX_TOKEN && bytes <= MAX_TOKEN * MAX_TOKEN, "{count} {bytes}");
+        }
+        assert_eq!(found(&format!("quay.io/a/b:1{}", "/x".repeat(2_000)), "note"), ["quay.io/a/b:1"]);
     }
 }

@@ -1,6 +1,7 @@
 //! What containers and Pod specifications look like, whatever the kind.
 
 use super::{
+    Object,
     place::Step,
     value::{Data, Value},
 };
@@ -46,6 +47,13 @@ pub(super) fn is_template_spec(steps: &[Step<'_>]) -> bool {
     steps.last() == Some(&Step::Key("spec"))
         && keys.next() == Some("spec")
         && keys.next().is_some_and(|key| key.contains("emplate"))
+}
+
+/// Whether a mapping is a reference of OpenShift to an image of a registry: `from: {kind: DockerImage, name: nginx}`.
+pub(super) fn is_docker_image(value: &Value, object: &Object, steps: &[Step<'_>]) -> bool {
+    object.group().ends_with("openshift.io")
+        && steps.last().is_some_and(|step| matches!(step, Step::Key("from" | "_from")))
+        && value.get("kind").and_then(Value::text) == Some("DockerImage")
 }
 
 /// Whether a mapping is a container with an image.

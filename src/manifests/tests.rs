@@ -702,3 +702,145 @@ fn many_values_by_few_aliases_are_refused() {
     let many = format!("a: [{}]\n", "x, ".repeat(500_000));
     assert!(Manifests::read(&many).unwrap_err().detail.contains("split it"));
 }
+
+/// The mentions of a text, where every image is meant.
+fn all_mentions(text: &str) -> Vec<(String, String)> {
+    let manifests = Manifests::read(text).unwrap();
+    let found = manifests.mentions(&is_any_image).into_iter().map(|mention| (mention.place, mention.image));
+    // A version looks like an image of a host.
+    found.filter(|(place, _)| place != "apiVersion").collect()
+}
+
+fn is_any_image(image: &str) -> bool {
+    crate::image::ImageRef::parse(image).is_ok()
+}
+
+#[test]
+fn mentions_have_the_images_that_values_of_charts_make() {
+    let release = |values: &str| {
+        format!("{{apiVersion: helm.toolkit.fluxcd.io/v2, kind: HelmRelease, spec: {{values: {{{values}}}}}}}")
+    };
+    for (values, place, image) in [
+        ("web: {repository: nginx, tag: ''}", "web.repository", "nginx"),
+        ("image: {repository: acme/web}", "image.repository", "acme/web"),
+        ("image: {repository: acme/web, tag: '1'}", "image.repository", "acme/web:1"),
+        ("imageRepository: nginx, imageTag: '1.27'", "imageRepository", "nginx:1.27"),
+        ("imageRegistry: quay.io, imageRepository: a/b", "imageRepository", "quay.io/a/b"),
+        ("image: {name: acme/web, tag: '1'}", "image.name", "acme/web:1"),
+        ("imageName: 'nginx:1.27'", "imageName", "nginx:1.27"),
+    ] {
+        let expected = (format!("spec.values.{place}"), image.to_owned());
+        assert_eq!(all_mentions(&release(values)), [expected], "{values}");
+    }
+    for values in ["image: {name: web}", "web: {repository: web}", "repository: 'https://example.com/charts', tag: x"] {
+        assert_eq!(all_mentions(&release(values)), [], "{values}");
+    }
+}
+
+#[test]
+fn mentions_have_the_images_of_a_kustomization_of_flux() {
+    let text = "{apiVersion: kustomize.toolkit.fluxcd.io/v1, kind: Kustomization, spec: {images: [\
+                {name: nginx, newTag: '1'}, {name: acme/web, newName: acme/site}]}}";
+    let images: Vec<String> = all_mentions(text).into_iter().map(|(_, image)| image).collect();
+    assert_eq!(images, ["nginx", "acme/web", "acme/site"]);
+}
+
+#[test]
+fn mentions_have_the_values_of_json_patches_at_paths_of_images() {
+    for (text, place) in [
+        ("- {op: replace, path: /spec/containers/0/image, value: 'nginx'}", "[0].value"),
+        ("- {op: add, path: /spec/volumes/0/image/reference, value: acme/data}", "[0].value"),
+        (
+            "{apiVersion: kustomize.config.k8s.io/v1beta1, kind: Kustomization, patches: [{patch: \
+             '[{\"op\": \"add\", \"path\": \"/spec/image\", \"value\": \"nginx\"}]'}]}",
+            "patches[0].patch",
+        ),
+    ] {
+        let found: Vec<String> = all_mentions(text).into_iter().map(|(place, _)| place).collect();
+        assert_eq!(found, [place], "{text}");
+    }
+    assert_eq!(all_mentions("- {op: replace, path: /spec/replicas, value: nginx}"), []);
+}
+
+#[test]
+fn mentions_are_found_behind_a_byte_order_mark_in_a_text() {
+    let map = |data: &str| format!("apiVersion: v1\nkind: ConfigMap\ndata:\n  {data}");
+    for data in ["a: \"\\uFEFFimage: nginx\"", "a: |\n    \u{feff}kind: Pod\n    image: nginx\n"] {
+        assert_eq!(all_mentions(&map(data)), [("data.a".to_owned(), "nginx".to_owned())], "{data}");
+    }
+}
+
+#[test]
+fn mentions_have_their_own_line_and_column_each() {
+    let text =
+        "apiVersion: v1\nkind: ConfigMap\ndata:\n  a: |\n    \u{e9} quay.io/a/b quay.io/a/b\n\n    quay.io/a/b\n";
+    let manifests = Manifests::read(text).unwrap();
+    let places: Vec<_> =
+        manifests.mentions(&is_any_image).iter().map(|mention| (mention.line, mention.column)).collect();
+    assert_eq!(places, [(5, 7), (5, 19), (7, 5)]);
+}
+
+/// Seconds of this thread's processor.
+fn processor_seconds(work: impl FnOnce()) -> f64 {
+    let now = || {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+    };
+    let before = now();
+    work();
+    now() - before
+}
+
+#[test]
+fn mentions_take_time_in_proportion_to_the_text() {
+    for line in ["    image: quay.io/a/b:1\n", "    image: quay.io/a/b:1"] {
+        let seconds = |count: usize| {
+            let text = format!("apiVersion: v1\nkind: ConfigMap\ndata:\n  a: |\n    x{}\n", line.repeat(count));
+            let manifests = Manifests::read(&text).unwrap();
+            let mentions = || assert!(manifests.mentions(&is_any_image).len() >= count);
+            (0..3).map(|_| processor_seconds(mentions)).fold(f64::MAX, f64::min)
+        };
+        let (few, many) = (seconds(1_000), seconds(8_000));
+        assert!(many < few * 24.0, "{line}: {few} {many}");
+    }
+}
+
+#[test]
+fn docker_images_of_openshift_are_images() {
+    let text = r#"
+apiVersion: image.openshift.io/v1
+kind: ImageStream
+spec: {tags: [{name: "1", from: {kind: DockerImage, name: acme/web}}, {name: "2", from: {kind: ImageStreamTag, name: "web:1"}}]}
+---
+apiVersion: build.openshift.io/v1
+kind: BuildConfig
+spec: {strategy: {sourceStrategy: {from: {kind: DockerImage, name: "golang:1"}}}}
+---
+apiVersion: example.com/v1
+kind: Other
+spec: {from: {kind: DockerImage, name: none}}
+"#;
+    assert_eq!(images(text), ["acme/web", "golang:1"]);
+    assert!(edited(text).text.contains("name: \"harbor.example.com/hub/golang:1\""));
+}
+
+#[test]
+fn line_breaks_that_only_kubectl_knows_are_refused_outside_of_quotes() {
+    for (code, character) in [("0085", '\u{85}'), ("2028", '\u{2028}'), ("2029", '\u{2029}')] {
+        let hidden = format!("a: 1\n---\nb: c # x{character}image: quay.io/a/b\n");
+        let error = Manifests::read(&hidden).unwrap_err();
+        assert_eq!((error.document, error.line, error.column), (2, 3, 9), "{error}");
+        assert!(error.detail.contains(&format!("U+{code}")), "{error}");
+        assert!(Manifests::read(&format!("a: |\n  x{character}y\n")).is_err());
+        assert!(Manifests::read(&format!("# {character}\n{{\"a\": \"x\"}}")).is_err());
+        for fine in [format!("a: \"x{character}y\" # z\n"), format!("a: 'x{character}'\nb: 1")] {
+            assert!(Manifests::read(&fine).is_ok(), "{fine:?}");
+        }
+    }
+}
+
+#[test]
+fn a_quoted_text_that_goes_on_without_indentation_is_an_error_with_advice() {
+    let error = Manifests::read("a:\n  b: \"one\ntwo\"\n").unwrap_err();
+    assert!(error.detail.contains("indent its further lines"), "{error}");
+}

@@ -65,12 +65,44 @@ impl Tree {
                 let document = reading.document.max(1);
                 let (event, span) = event.map_err(|error| {
                     let (line, column) = part.place(error.marker().line(), error.marker().col());
-                    Error { document, line, column, detail: error.info() }
+                    Error { document, line, column, detail: with_advice(error.info()) }
                 })?;
                 reading.take(event, &span, &part)?;
             }
         }
+        reading.tree.refuse_other_line_breaks(text)?;
         Ok(reading.tree)
+    }
+
+    /// kubectl ends a line, and with it a comment, at three characters that end none in YAML 1.2. Within quotes it makes no
+    /// difference.
+    fn refuse_other_line_breaks(&self, text: &str) -> Result<(), Error> {
+        const BREAKS: [char; 3] = ['\u{85}', '\u{2028}', '\u{2029}'];
+        if text.is_ascii() {
+            return Ok(());
+        }
+        let is_quoted = |node: &&Node| match &node.content {
+            Content::Scalar { style, .. } => matches!(style, ScalarStyle::SingleQuoted | ScalarStyle::DoubleQuoted),
+            _ => false,
+        };
+        let mut quoted = self.nodes.iter().filter(is_quoted).map(|node| &node.span).peekable();
+        for (at, found) in text.match_indices(BREAKS) {
+            while quoted.next_if(|span| span.end <= at).is_some() {}
+            if quoted.peek().is_some_and(|span| span.start < at) {
+                continue;
+            }
+            let before = text.get(..at).unwrap_or_default();
+            let document = self.nodes.iter().rev().find(|node| node.span.start < at).map_or(1, |node| node.document);
+            let line = before.matches('\n').count() + 1;
+            let column = before.rsplit('\n').next().map_or(0, |line| line.chars().count()) + 1;
+            let code = found.chars().next().map_or(0, u32::from);
+            let detail = format!(
+                "the character U+{code:04X} ends a line for kubectl, and not in YAML 1.2: delete it, or write it as an escape \
+                 in double quotes"
+            );
+            return Err(Error { document, line, column, detail });
+        }
+        Ok(())
     }
 
     /// A node; `None` for an index of another tree alone.
@@ -197,6 +229,14 @@ impl Reading {
         let room = MAX_WARNINGS.saturating_sub(self.tree.duplicates.len());
         self.tree.duplicates.extend(found.into_iter().take(room));
     }
+}
+
+/// What is wrong, and what to do about it where that is not plain.
+fn with_advice(detail: String) -> String {
+    if detail.contains("indentation in multiline quoted scalar") {
+        return format!("{detail}: indent its further lines deeper than its key (kubectl reads it without, too)");
+    }
+    detail
 }
 
 /// Whether a plain scalar is null, a boolean or a number, in the core schema of YAML 1.2.

@@ -134,6 +134,13 @@ impl Walk<'_> {
         {
             scope.secrets.push(secrets_place(value, &at.path, taking));
         }
+        if shape::is_docker_image(value, scope.object, at.within(scope))
+            && let Some((index, name)) = value.entry("name")
+        {
+            at.enter(index, Step::Key("name"));
+            self.take(name, value, "from", scope, at);
+            at.leave();
+        }
         if !is_spec && shape::is_container(value, at.within(scope)) {
             self.take_of(value, scope, at);
         }

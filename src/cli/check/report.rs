@@ -61,7 +61,8 @@ pub(super) fn text(checked: &[Checked]) -> String {
         let Checked { file, line, column, object, .. } = image;
         let (level, message) = (violation.level.name(), &violation.message);
         // Writing to memory has no way to fail.
-        let _ = writeln!(out, "{file}:{line}:{column}: {level}: {object}: {message}");
+        let line = format!("{file}:{line}:{column}: {level}: {object}: {message}");
+        let _ = writeln!(out, "{}", crate::cli::escaped(&line));
     }
     out
 }

@@ -23,6 +23,8 @@ pub(super) struct Seen {
     pub(super) texts: String,
     /// Whether it is only looked at: the command was not given it.
     pub(super) outside: bool,
+    /// Whether it is a Kustomization that cannot be read here: `kubectl` may read it.
+    pub(super) unreadable: bool,
 }
 
 /// An image of a file, or a `newName` of a Kustomization.
@@ -32,6 +34,10 @@ pub(super) struct SeenImage {
     pub(super) name: String,
     /// What the name is to become.
     pub(super) new: Option<String>,
+    /// Template and image of the file that hold it.
+    at: (usize, usize),
+    /// Whether an entry of a Kustomization puts it there.
+    is_new_name: bool,
 }
 
 /// A Kustomization or Component.
@@ -39,6 +45,8 @@ pub(super) struct SeenImage {
 pub(super) struct Kustomization {
     is_component: bool,
     entries: Vec<Entry>,
+    /// Names in `imageTags`, which `images` were once.
+    legacy: Vec<String>,
     /// Files and directories that it builds on.
     builds_on: Vec<String>,
     components: Vec<String>,
@@ -91,7 +99,9 @@ impl Seen {
                     }
                     Role::Image | Role::KustomizeNewName => {
                         let new = new(template, number).map(|new| name_of(&new).to_owned());
-                        seen.images.push(SeenImage { name: name_of(text).to_owned(), new });
+                        let is_new_name = *role == Role::KustomizeNewName;
+                        let name = name_of(text).to_owned();
+                        seen.images.push(SeenImage { name, new, at: (template, number), is_new_name });
                     }
                 }
             }
@@ -102,20 +112,21 @@ impl Seen {
 
     /// Whether there is anything here to decide.
     pub(super) fn has_entries(&self) -> bool {
-        self.kustomizations.iter().any(|kustomization| !kustomization.entries.is_empty())
+        let has_some = |found: &Kustomization| !found.entries.is_empty() || !found.legacy.is_empty();
+        self.unreadable || self.kustomizations.iter().any(has_some)
     }
 }
 
 impl Kustomization {
     fn of(document: &Value) -> Self {
-        let texts = |field: &str| -> Vec<String> {
-            let items = document.get(field).and_then(Value::as_array).into_iter().flatten();
-            items.filter_map(Value::as_str).map(str::to_owned).collect()
-        };
+        let items = |field: &str| document.get(field).and_then(Value::as_array).into_iter().flatten();
+        let texts =
+            |field: &str| -> Vec<String> { items(field).filter_map(Value::as_str).map(str::to_owned).collect() };
         let mut found = Self {
             is_component: document.get("kind").and_then(Value::as_str) == Some("Component"),
             builds_on: [texts("resources"), texts("bases")].concat(),
             components: texts("components"),
+            legacy: items("imageTags").filter_map(|item| Some(item.get("name")?.as_str()?.to_owned())).collect(),
             ..Self::default()
         };
         for text in texts("patchesStrategicMerge") {
@@ -150,6 +161,8 @@ pub(super) fn consequences(files: &[Seen]) -> Consequences {
         .map(|(index, _)| scope(files, &by_path, index))
         .collect();
     let mut done = Consequences::default();
+    files.iter().filter(|file| file.unreadable).for_each(|file| hold_below(files, file, &mut done));
+    scopes.iter().for_each(|scope| hold_unclear(files, scope, &mut done));
     // Each round holds an image more at least, or is the last one.
     loop {
         let before = done.held.len();
@@ -167,6 +180,46 @@ pub(super) fn consequences(files: &[Seen]) -> Consequences {
     }
 }
 
+/// Holds all images beside and below a Kustomization that cannot be read: its entries may mean them.
+fn hold_below(files: &[Seen], unreadable: &Seen, done: &mut Consequences) {
+    let Some(directory) = unreadable.path.as_deref().and_then(Path::parent) else { return };
+    for (index, file) in files.iter().enumerate() {
+        if file.path.as_deref().is_some_and(|path| path.starts_with(directory)) {
+            for image in &file.images {
+                let why = format!("{} cannot be read, and may have an entry for it", unreadable.name);
+                done.held.insert((index, image.name.clone()), why);
+            }
+        }
+    }
+}
+
+/// Holds what entries mean that are not rewritten: those of `imageTags`, and those with a regular expression or a tag as name.
+fn hold_unclear(files: &[Seen], scope: &Scope, done: &mut Consequences) {
+    let Some(own) = files.get(scope.file) else { return };
+    let in_scope = || scope.files.iter().filter_map(|index| Some((*index, files.get(*index)?)));
+    let images = || in_scope().flat_map(|(index, file)| file.images.iter().map(move |image| (index, &image.name)));
+    for found in &own.kustomizations {
+        for (index, name) in images().filter(|(_, name)| found.legacy.contains(name)) {
+            let why = format!("{}: `imageTags` has it, which is not rewritten: rename the field to `images`", own.name);
+            done.held.entry((index, name.clone())).or_insert(why);
+        }
+        for Entry { name: entry, line, .. } in found.entries.iter().filter(|entry| !is_plain(&entry.name)) {
+            // Of a name with a tag it is known what it means.
+            let is_tagged = is_plain(name_of(entry));
+            for (index, name) in images().filter(|(_, name)| !is_tagged || *name == name_of(entry)) {
+                let what = "the entry of `images` for";
+                let why = format!("{}:{line}: {what} {entry} has no plain name, and may mean it", own.name);
+                done.held.entry((index, name.clone())).or_insert(why);
+            }
+        }
+    }
+}
+
+/// Whether a name of an entry means itself alone: kustomize takes it as a regular expression.
+fn is_plain(name: &str) -> bool {
+    name_of(name) == name && crate::image::ImageRef::parse(name).is_ok()
+}
+
 fn decide(files: &[Seen], scope: &Scope, entry: &Entry, done: &mut Consequences) {
     let Some(own) = files.get(scope.file) else { return };
     let mut becomes: BTreeSet<Option<&str>> = BTreeSet::new();
@@ -174,15 +227,18 @@ fn decide(files: &[Seen], scope: &Scope, entry: &Entry, done: &mut Consequences)
     for index in &scope.files {
         let Some(file) = files.get(*index) else { continue };
         let is_held = done.held.contains_key(&(*index, entry.name.clone()));
-        // What stands beside it in its file is not what it builds on.
-        let meant = file.images.iter().filter(|image| image.name == entry.name && *index != scope.file);
+        // Of its own file it means what entries before it put there.
+        let is_before = |image: &&SeenImage| image.is_new_name && image.at < entry.at;
+        let in_scope = file.images.iter().filter(|image| *index != scope.file || is_before(image));
+        let meant = in_scope.filter(|image| image.name == entry.name);
         becomes.extend(meant.map(|image| image.new.as_deref().filter(|_| !is_held)));
         let inline = file.kustomizations.iter().any(|found| names_image(&found.inline, &entry.name));
         in_text |= inline || names_image(&file.texts, &entry.name);
     }
     let mut new = becomes.iter().flatten();
     let (first, another) = (new.next(), new.next());
-    let Some(first) = first else { return };
+    let Some(first) = first else { return hold_newcomers(files, scope, entry, done) };
+    let taken = others_named(files, scope, entry, first, done);
     let why = if own.outside {
         Some("is not among the files: give it, too, so that both change together".to_owned())
     } else if let Some(missing) = &scope.missing {
@@ -191,6 +247,8 @@ fn decide(files: &[Seen], scope: &Scope, entry: &Entry, done: &mut Consequences)
         Some("has a patch or another text with this image, which is not rewritten".to_owned())
     } else if another.is_some() || becomes.contains(&None) {
         Some("means more images of this name, which do not all become the same".to_owned())
+    } else if let Some((_, name)) = taken.first() {
+        Some(format!("would mean {name}, too: both have the name {first} at Harbor; write the images out alike"))
     } else {
         None
     };
@@ -198,10 +256,35 @@ fn decide(files: &[Seen], scope: &Scope, entry: &Entry, done: &mut Consequences)
         done.renamed.insert((scope.file, entry.at.0, entry.at.1), (*first).to_owned());
         return;
     };
-    for index in scope.files.iter().filter(|index| **index != scope.file) {
+    for index in &scope.files {
         let why = format!("{}:{}: the entry of `images` for {} {why}", own.name, entry.line, entry.name);
         done.held.entry((*index, entry.name.clone())).or_insert(why);
     }
+}
+
+/// An entry that keeps its name must not mean images that get this name now.
+fn hold_newcomers(files: &[Seen], scope: &Scope, entry: &Entry, done: &mut Consequences) {
+    let name = files.get(scope.file).map_or("", |file| &file.name);
+    for found in others_named(files, scope, entry, &entry.name, done) {
+        let why = format!("{name}:{}: the entry of `images` for {} would mean it, too", entry.line, entry.name);
+        done.held.entry(found).or_insert(why);
+    }
+}
+
+/// Images in scope, by file and name, that the entry does not mean and that have, or get, this name.
+fn others_named(files: &[Seen], scope: &Scope, entry: &Entry, name: &str, done: &Consequences) -> Vec<(usize, String)> {
+    let mut found = Vec::new();
+    for index in &scope.files {
+        for image in files.get(*index).iter().flat_map(|file| &file.images) {
+            let is_later = *index == scope.file && !(image.is_new_name && image.at < entry.at);
+            let key = (*index, image.name.clone());
+            let new = image.new.as_deref().filter(|_| !done.held.contains_key(&key)).unwrap_or(&image.name);
+            if image.name != entry.name && new == name && !is_later {
+                found.push(key);
+            }
+        }
+    }
+    found
 }
 
 /// What the entries of a Kustomization mean.
@@ -257,7 +340,9 @@ fn extend(files: &[Seen], by_path: &BTreeMap<&Path, usize>, index: usize, scope:
 
 /// The file of the input that a Kustomization names, or the Kustomization of the directory that it names.
 fn find(file: &Seen, by_path: &BTreeMap<&Path, usize>, text: &str) -> Option<usize> {
-    let path = normal(&file.path.as_deref()?.parent()?.join(text));
+    let path = file.path.as_deref()?.parent()?.join(text);
+    // The files are known by what symbolic links lead to.
+    let path = path.canonicalize().unwrap_or_else(|_| normal(&path));
     let in_directory = super::super::input::KUSTOMIZATIONS.iter().map(|name| path.join(name));
     std::iter::once(path.clone()).chain(in_directory).find_map(|path| by_path.get(path.as_path()).copied())
 }
@@ -406,5 +491,85 @@ mod tests {
         };
         let done = consequences(&[file("/a/pod.yaml", &pod("nginx")), outside]);
         assert!(done.held[&(0, "nginx".to_owned())].contains("is not among the files"), "{done:?}");
+    }
+
+    /// As [`file`], where images of Docker Hub have one name at Harbor.
+    fn hub_file(path: &str, text: &str) -> Seen {
+        let manifests = Manifests::read(text).unwrap();
+        let new = |template: usize, image: usize| {
+            let image = &manifests.templates()[template].images[image];
+            let name = image.image.trim_start_matches("docker.io/");
+            (!name.starts_with("harbor.test/")).then(|| format!("harbor.test/hub/{name}"))
+        };
+        Seen { name: path.to_owned(), path: Some(path.into()), ..Seen::of(&manifests, new) }
+    }
+
+    fn two_images(first: &str, second: &str, entries: &str) -> Consequences {
+        consequences(&[
+            hub_file("/a/one.yaml", &pod(first)),
+            hub_file("/a/two.yaml", &pod(second)),
+            hub_file(
+                "/a/kustomization.yaml",
+                &kustomization(&format!("resources: [one.yaml, two.yaml], images: [{entries}]")),
+            ),
+        ])
+    }
+
+    #[test]
+    fn an_image_stays_where_its_entry_would_mean_another_one_of_the_same_name_at_harbor() {
+        for second in ["docker.io/web:2", "harbor.test/hub/web:2"] {
+            let done = two_images("web:1", second, "{name: web, newTag: '3'}");
+            assert!(done.renamed.is_empty(), "{second}: {done:?}");
+            assert!(done.held[&(0, "web".to_owned())].contains("would mean"), "{done:?}");
+        }
+        let done =
+            two_images("web:1", "docker.io/web:2", "{name: web, newTag: '3'}, {name: docker.io/web, newTag: '4'}");
+        assert_eq!((renamed(&done), done.held.len()), (vec!["harbor.test/hub/web"], 3), "{done:?}");
+        assert!(!done.held.contains_key(&(1, "docker.io/web".to_owned())), "{done:?}");
+    }
+
+    #[test]
+    fn an_image_stays_where_an_entry_that_stays_would_mean_it() {
+        let done = two_images("web:1", "harbor.test/hub/web:2", "{name: harbor.test/hub/web, newTag: '3'}");
+        assert!(done.renamed.is_empty(), "{done:?}");
+        assert!(done.held[&(0, "web".to_owned())].contains("would mean it, too"), "{done:?}");
+    }
+
+    #[test]
+    fn an_entry_means_what_an_entry_before_it_puts_there() {
+        let done = two_images("web", "other", "{name: web, newName: site}, {name: site, newTag: '2'}");
+        assert_eq!(renamed(&done), ["harbor.test/hub/web", "harbor.test/hub/site"]);
+        let done = two_images("web", "other", "{name: site, newTag: '2'}, {name: web, newName: site}");
+        assert_eq!(renamed(&done), ["harbor.test/hub/web"], "{done:?}");
+    }
+
+    #[test]
+    fn images_stay_that_an_entry_without_a_plain_name_or_of_image_tags_may_mean() {
+        for (more, held) in [
+            ("images: [{name: 'we.', newTag: '1'}]", vec![0, 1, 2]),
+            ("images: [{name: '.*web', newTag: '1'}]", vec![0, 1, 2]),
+            ("images: [{name: 'web:1', newTag: '2'}]", vec![0]),
+            ("imageTags: [{name: web, newTag: '2'}]", vec![0]),
+        ] {
+            let own = kustomization(&format!("resources: [one.yaml, two.yaml], {more}"));
+            let files = [
+                hub_file("/a/one.yaml", &pod("web:1")),
+                hub_file("/a/two.yaml", &pod("other:1")),
+                hub_file("/a/kustomization.yaml", &own),
+            ];
+            let done = consequences(&files);
+            let files: Vec<usize> = done.held.keys().map(|(file, _)| *file).filter(|file| *file < 2).collect();
+            let expected: Vec<usize> = held.into_iter().filter(|file| *file < 2).collect();
+            assert_eq!(files, expected, "{more}: {done:?}");
+        }
+    }
+
+    #[test]
+    fn images_beside_a_kustomization_that_cannot_be_read_stay() {
+        let unreadable =
+            Seen { path: Some("/a/kustomization.yaml".into()), unreadable: true, outside: true, ..Seen::default() };
+        let files = [hub_file("/a/one.yaml", &pod("web:1")), hub_file("/b/two.yaml", &pod("web:1")), unreadable];
+        let held: Vec<usize> = consequences(&files).held.keys().map(|(file, _)| *file).collect();
+        assert_eq!(held, [0]);
     }
 }

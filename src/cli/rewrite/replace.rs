@@ -19,6 +19,14 @@ const NEW: &str = "harbor-pilot-new";
 const OLD: &str = "harbor-pilot-old";
 const ANY_WRITE: u32 = 0o222;
 
+/// What a file is to become.
+pub(super) struct Change<'c> {
+    pub(super) file: &'c Path,
+    /// The text that was read.
+    pub(super) old: &'c str,
+    pub(super) new: &'c str,
+}
+
 /// A file and its new text, written beside it.
 struct Staged {
     /// The file itself: of a symbolic link what it leads to.
@@ -32,8 +40,8 @@ struct Staged {
 /// of a file keep the old text.
 ///
 /// # Errors
-/// When one file cannot be written, or `stop` was cancelled before the first was: then all are as they were.
-pub(super) fn replace_all(files: &[(&Path, &str)], stop: &CancellationToken) -> anyhow::Result<()> {
+/// When one file cannot be written or has another text than was read, or `stop` was cancelled before the first was: then all are as they were.
+pub(super) fn replace_all(files: &[Change<'_>], stop: &CancellationToken) -> anyhow::Result<()> {
     let mut staged = Vec::with_capacity(files.len());
     let done = stage_all(files, stop, &mut staged).and_then(|()| swap_all(&mut staged));
     let undone = if done.is_err() { put_back(&staged) } else { Ok(()) };
@@ -48,9 +56,9 @@ pub(super) fn replace_all(files: &[(&Path, &str)], stop: &CancellationToken) -> 
     done
 }
 
-fn stage_all(files: &[(&Path, &str)], stop: &CancellationToken, staged: &mut Vec<Staged>) -> anyhow::Result<()> {
-    let mut targets: Vec<(PathBuf, &str)> = Vec::with_capacity(files.len());
-    for (file, text) in files {
+fn stage_all(files: &[Change<'_>], stop: &CancellationToken, staged: &mut Vec<Staged>) -> anyhow::Result<()> {
+    let mut targets: Vec<(PathBuf, &Change<'_>)> = Vec::with_capacity(files.len());
+    for change @ Change { file, new, .. } in files {
         let target = file.canonicalize().with_context(|| file.display().to_string())?;
         let metadata = target.metadata().with_context(|| file.display().to_string())?;
         ensure!(metadata.is_file(), "{}: this is no regular file", file.display());
@@ -60,18 +68,27 @@ fn stage_all(files: &[(&Path, &str)], stop: &CancellationToken, staged: &mut Vec
             file.display()
         );
         match targets.iter().find(|(known, _)| *known == target) {
-            Some((_, known)) if known == text => {}
+            Some((_, known)) if known.new == *new => {}
             Some(_) => bail!("{}: another name of the same file is to have another text", file.display()),
-            None => targets.push((target, text)),
+            None => targets.push((target, change)),
         }
     }
-    for (target, text) in targets {
+    for (target, change) in &targets {
+        let target = target.clone();
         ensure!(!stop.is_cancelled(), "stopped before any file was written");
         let (new, old) = (beside(&target, NEW), beside(&target, OLD));
         staged.push(Staged { target, new, old, renamed: false });
         if let Some(staged) = staged.last() {
-            stage(staged, text).with_context(|| staged.target.display().to_string())?;
+            stage(staged, change.new).with_context(|| staged.target.display().to_string())?;
         }
+    }
+    for (target, Change { file, old, .. }) in &targets {
+        let now = std::fs::read(target).with_context(|| file.display().to_string())?;
+        ensure!(
+            now == old.as_bytes(),
+            "{}: the file was changed after it was read, so no file was written: run the command again",
+            file.display()
+        );
     }
     ensure!(!stop.is_cancelled(), "stopped before any file was written");
     Ok(())
@@ -140,8 +157,9 @@ mod tests {
 
     fn replace(directory: &tempfile::TempDir, files: &[(&str, &str)]) -> anyhow::Result<()> {
         let paths: Vec<PathBuf> = files.iter().map(|(name, _)| directory.path().join(name)).collect();
-        let all: Vec<(&Path, &str)> =
-            paths.iter().map(PathBuf::as_path).zip(files.iter().map(|(_, text)| *text)).collect();
+        let old: Vec<String> = paths.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect();
+        let all = paths.iter().zip(&old).zip(files);
+        let all: Vec<_> = all.map(|((file, old), (_, new))| Change { file, old, new }).collect();
         replace_all(&all, &CancellationToken::new())
     }
 
@@ -194,7 +212,7 @@ mod tests {
         let here = directory(&[("a", "1"), ("b", "2")]);
         let mut staged = Vec::new();
         let paths = ["a", "b"].map(|name| here.path().join(name));
-        let files: Vec<(&Path, &str)> = paths.iter().map(|path| (path.as_path(), "new")).collect();
+        let files: Vec<_> = paths.iter().zip(["1", "2"]).map(|(file, old)| Change { file, old, new: "new" }).collect();
         stage_all(&files, &CancellationToken::new(), &mut staged).unwrap();
         std::fs::remove_file(&staged[1].new).unwrap();
         assert!(swap_all(&mut staged).is_err());
@@ -209,8 +227,18 @@ mod tests {
         let path = here.path().join("a");
         std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
         let mut staged = Vec::new();
-        stage_all(&[(&path, "new")], &CancellationToken::new(), &mut staged).unwrap();
+        stage_all(&[Change { file: &path, old: "1", new: "new" }], &CancellationToken::new(), &mut staged).unwrap();
         assert_eq!(staged[0].new.metadata().unwrap().permissions().mode() & 0o7777, 0o600);
+    }
+
+    #[test]
+    fn replace_all_writes_none_where_one_has_another_text_than_was_read() {
+        let here = directory(&[("a", "1"), ("b", "edited")]);
+        let paths = ["a", "b"].map(|name| here.path().join(name));
+        let files: Vec<_> = paths.iter().zip(["1", "2"]).map(|(file, old)| Change { file, old, new: "new" }).collect();
+        let error = replace_all(&files, &CancellationToken::new()).unwrap_err();
+        assert!(error.to_string().contains("was changed after it was read"), "{error:#}");
+        assert_eq!(content(&here), pairs(&[("a", "1"), ("b", "edited")]));
     }
 
     #[test]
@@ -219,7 +247,7 @@ mod tests {
         let path = here.path().join("a");
         let stop = CancellationToken::new();
         stop.cancel();
-        assert!(replace_all(&[(&path, "new")], &stop).is_err());
+        assert!(replace_all(&[Change { file: &path, old: "1", new: "new" }], &stop).is_err());
         assert_eq!(content(&here), pairs(&[("a", "1")]));
     }
 }

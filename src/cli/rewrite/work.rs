@@ -8,11 +8,11 @@ use crate::{
     cli::{
         input::{Files, Input},
         listing, tell,
-        templates::Admission,
+        templates::{Admission, is_mapped},
     },
     image::ImageRef,
     manifests::{Image, Manifests, Placeholder, Role, Template, Wish},
-    rewrite::{Decision, Outcome, Subject, Target},
+    rewrite::{Decision, Outcome, Rules, Subject, Target},
 };
 
 pub(super) struct Work<'w> {
@@ -35,6 +35,8 @@ pub(super) struct Counts {
     pub(super) listed: usize,
     /// Images that are not filled in yet.
     pub(super) unrendered: usize,
+    /// Images of a mapped host that are no valid references.
+    pub(super) invalid: usize,
     secrets: usize,
     /// Images whose kind is not known to take pull secrets.
     pub(super) secretless: usize,
@@ -54,6 +56,7 @@ impl<'w> Work<'w> {
             self.admission.admit(&input.name, template, |_, outcome| {
                 for (number, image) in template.images.iter().enumerate() {
                     let becomes = outcome.image(image.list, image.index).filter(|_| image.placeholder.is_none());
+                    let becomes = becomes.filter(|_| !is_image_id(&image.image));
                     becomes.into_iter().for_each(|text| drop(new.insert((index, number), text.to_owned())));
                 }
             })?;
@@ -102,13 +105,22 @@ impl<'w> Work<'w> {
         wishes: &mut Vec<Wish>,
     ) {
         let at = format!("{}:{}: warning: {}", input.name, found.line, found.object);
-        for warning in outcome.warnings() {
+        // Images that are no valid references have a line of their own each.
+        let parsed = found.images.iter().filter(|image| image.placeholder.is_none());
+        let invalid = parsed.filter_map(|image| Some(ImageRef::parse(&image.image).err()?.to_string()));
+        let invalid: BTreeSet<String> = invalid.collect();
+        let is_said = |warning: &&String| invalid.iter().any(|error| warning.ends_with(error));
+        for warning in outcome.warnings().iter().filter(|warning| !is_said(warning)) {
             let warning = warning.strip_prefix("harbor-pilot: ").unwrap_or(warning);
             tell(format_args!("{at}: {warning}"));
         }
         let mut rewrites = false;
         for (number, image) in found.images.iter().enumerate() {
             self.counts.images += 1;
+            if is_image_id(&image.image) {
+                self.stay_with(input, found, image, "the ID of a local image, which no registry has");
+                continue;
+            }
             let new = match image.role {
                 Role::KustomizeName => needs.renamed.get(&(file, template, number)).map(String::as_str),
                 Role::Image | Role::KustomizeNewName => {
@@ -176,7 +188,13 @@ impl<'w> Work<'w> {
             }
             return;
         }
-        let Ok(parsed) = ImageRef::parse(text) else { return };
+        let parsed = match ImageRef::parse(text) {
+            Ok(parsed) => parsed,
+            Err(error) => {
+                self.counts.invalid += usize::from(would_be_mapped(self.admission.rules, text));
+                return self.stay_with(input, found, image, &error.to_string());
+            }
+        };
         match self.admission.rules.find_for_anyone(&parsed) {
             Decision::AlreadyAtHarbor { .. } => self.counts.at_harbor += 1,
             Decision::Rewritten { .. } if image.role == Role::KustomizeName => {
@@ -190,6 +208,11 @@ impl<'w> Work<'w> {
             }
             _ => {}
         }
+    }
+
+    fn stay_with(&self, input: &Input, found: &Template, image: &Image, why: &str) {
+        let Image { image, line, column, place, .. } = image;
+        tell(format_args!("{}:{line}:{column}: {}: {place}: {image} stays as it is: {why}", input.name, found.object));
     }
 
     /// Texts that name images where nothing says for certain that they are.
@@ -235,26 +258,47 @@ impl<'w> Work<'w> {
 impl Counts {
     /// Whether something stays that may have to change.
     pub(super) fn has_findings(&self) -> bool {
-        self.listed > 0 || self.unrendered > 0 || self.secretless > 0
+        self.listed > 0 || self.unrendered > 0 || self.invalid > 0 || self.secretless > 0
     }
 
     /// One line for all of it.
     pub(super) fn summary(&self, failed: usize) -> String {
-        let Self { images, rewritten, at_harbor, listed, secrets, secretless, unkept, .. } = self;
+        let Self { images, rewritten, at_harbor, listed, invalid, secrets, secretless, unkept, .. } = self;
         let left = images - rewritten - at_harbor;
         let mut text =
             format!("{rewritten} of {images} images rewritten, {at_harbor} at Harbor already, {left} left as they are");
         // Writing to memory has no way to fail.
-        let mut add = |count: &usize, what: &str| {
+        let mut add = |count: &usize, one: &str, more: &str| {
             if *count > 0 {
-                let _ = write!(text, ", {count} {what}");
+                let _ = write!(text, ", {count} {}", if *count == 1 { one } else { more });
             }
         };
-        add(secrets, "lists of pull secrets extended");
-        add(secretless, "without a place for pull secrets");
-        add(unkept, "changes left out");
-        add(&failed, "files that could not be read");
-        let _ = write!(text, "; {listed} more texts name images of mapped hosts and stay");
+        add(secrets, "list of pull secrets extended", "lists of pull secrets extended");
+        add(secretless, "without a place for pull secrets", "without a place for pull secrets");
+        add(invalid, "invalid reference of a mapped host", "invalid references of mapped hosts");
+        add(unkept, "change left out", "changes left out");
+        add(&failed, "file that could not be read", "files that could not be read");
+        let _ = match listed {
+            1 => write!(text, "; 1 more text names an image of a mapped host and stays"),
+            _ => write!(text, "; {listed} more texts name images of mapped hosts and stay"),
+        };
+        if *listed > 0 {
+            text.push_str(": change them by hand, or name their fields with --fields");
+        }
         text
     }
+}
+
+/// Whether rules map the host of a text that is no valid reference, or what is left of it without its mistakes.
+fn would_be_mapped(rules: &Rules, text: &str) -> bool {
+    let (host, path) = text.split_once('/').unwrap_or(("docker.io", text));
+    let path = path.split(['@', ':']).next().unwrap_or_default().to_ascii_lowercase();
+    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+    [parts.join("/").as_str(), "library/any"].iter().any(|path| is_mapped(rules, &format!("{host}/{path}")))
+}
+
+/// Whether a text is the ID of an image, as container runtimes have it: `sha256:` and 64 hexadecimal digits.
+fn is_image_id(text: &str) -> bool {
+    let is_hex = |id: &str| id.len() == 64 && id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    text.strip_prefix("sha256:").is_some_and(is_hex)
 }
