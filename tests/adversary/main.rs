@@ -3,11 +3,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod bodies;
 mod bystander;
 mod client;
 mod end;
 mod process;
 mod reviews;
+mod room;
 mod wire;
 
 use std::net::Ipv4Addr;
