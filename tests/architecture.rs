@@ -18,7 +18,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("registry", &["api", "harbor", "leadership"]),
     ("skim", &[]),
     ("rewrite", &["api", "image", "skim"]),
-    ("manifests", &["rewrite"]),
+    ("manifests", &["image", "rewrite"]),
     ("policy", &["api", "image", "rewrite"]),
     ("in_force", &["api", "policy", "rewrite"]),
     ("plan", &["addresses", "api", "harbor"]),

@@ -20,7 +20,7 @@ pub enum Wish {
     Image {
         /// Index in [`Manifests::templates`].
         template: usize,
-        /// Index in [`Template::images`].
+        /// Index in [`Template::images`](super::Template::images).
         image: usize,
         /// The image to be there instead.
         text: String,

@@ -36,7 +36,7 @@ pub(super) fn parts(text: &str) -> Result<Vec<Part>, Error> {
 /// The text with `---` between JSON values that have no separator, so that other documents can follow.
 ///
 /// # Errors
-/// Those of [`parts`].
+/// When the text cannot be split into documents.
 pub fn separated(text: &str) -> Result<String, Error> {
     let parts = parts(text)?;
     let [_] = parts.as_slice() else {

@@ -174,7 +174,7 @@ pub(super) fn tokens(text: &str) -> Vec<Range<usize>> {
     }
     for (at, _) in text.match_indices("eyJ") {
         // First, since a long text may hold many within one token.
-        if !text.get(..at).and_then(|text| text.chars().next_back()).is_none_or(|before| !is_token(before)) {
+        if text.get(..at).and_then(|text| text.chars().next_back()).is_some_and(is_token) {
             continue;
         }
         let value = token_at(text, at);
