@@ -121,6 +121,12 @@ fn outcome<'p>(request: Request<'p>, rules: &Rules, subject: &Subject<'_>, budge
         } else {
             match outcome.take(slot, reader.fate(&slot)) {
                 Noted::Nothing => {}
+                Noted::Foreign => {
+                    let original = sent.original(&slot).filter(|original| may_be_made_from(slot.image, original));
+                    if old.is_none() && original.is_some() {
+                        outcome.drop_record(&slot);
+                    }
+                }
                 Noted::Rewritten => {
                     // A Pod that a backup brings from another Harbor keeps what its user wrote.
                     let made = outcome.edits.images.last().map(|change| change.to.text());
@@ -149,6 +155,8 @@ enum Noted {
     Nothing,
     Rewritten,
     AtHarbor,
+    /// No rule is about it.
+    Foreign,
 }
 
 impl<'p> Outcome<'p> {
@@ -241,9 +249,20 @@ impl<'p> Outcome<'p> {
             Decision::TooLong { rule } => {
                 self.leave(&slot, &format_args!("under {rule} {}", ImageRefError::TooLong));
             }
-            Decision::NoRule => {}
+            Decision::NoRule => return Noted::Foreign,
         }
         Noted::Nothing
+    }
+
+    /// A Pod that a backup brings from another Harbor has a record, and no rule knows that Harbor.
+    fn drop_record(&mut self, slot: &Slot<'_>) {
+        if self.warnings.len() < MAX_WARNINGS {
+            let (noun, name) = (slot.kind.noun(), Printable(slot.name));
+            self.warnings.push(format!(
+                "harbor-pilot: the record of the original image of {noun} \"{name}\" is dropped: no rule maps the image that it \
+                 has; if that is at another Harbor, add its HOST/PROJECT to rewrite.matches of a ProxyProject"
+            ));
+        }
     }
 
     fn leave(&mut self, slot: &Slot<'_>, why: &dyn fmt::Display) {

@@ -88,6 +88,20 @@ fn a_pod_of_another_harbor_is_rewritten_once_and_keeps_its_record() {
 }
 
 #[test]
+fn decide_says_that_it_drops_the_record_of_a_pod_from_a_harbor_that_no_rule_names() {
+    let restored = |original: &str| {
+        let record = json!({"containers/web": original}).to_string();
+        admit(&rules_to("hub"), &pod(json!({KEY: record}), &[("web", "harbor.old/hub/library/nginx:1")]), None)
+    };
+    let told = restored("nginx:1");
+    let [warning] = told.warnings.as_slice() else { panic!("{:?}", told.warnings) };
+    assert!(warning.contains("\"web\" is dropped") && warning.contains("rewrite.matches"), "{warning}");
+    assert!(warning.len() < 256, "an API server cuts it: {warning}");
+    assert_eq!(told.pod["metadata"]["annotations"].get(KEY), None);
+    assert_eq!(restored("redis:1").warnings, Vec::<String>::new(), "it was not made from that");
+}
+
+#[test]
 fn a_new_pod_gets_all_its_images_from_harbor_and_a_record_of_the_originals() {
     let sent = json!({
         "metadata": {"name": "p", "labels": {"a/b": "c"}},
