@@ -181,7 +181,9 @@ fn listed(err: &str) -> BTreeMap<String, usize> {
         };
         let has_host = HOSTS.iter().any(|(host, _)| image.strip_prefix(host).is_some_and(|rest| rest.starts_with('/')));
         let is_field = place == "image" || place.ends_with(".image");
-        let counts = has_host || (is_field && !image.contains(['{', '$', '(']));
+        // The independent count has no templates, and no fields with what is no reference (`ko://…`).
+        let is_reference = !image.contains(['{', '$', '(']) && !text.contains("invalid reference format");
+        let counts = has_host || (is_field && is_reference);
         *found.entry(file).or_default() += usize::from(counts);
     }
     found
