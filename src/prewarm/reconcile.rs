@@ -239,14 +239,9 @@ impl Run<'_> {
         let pull = puller.warm(&place.target, &place.platforms, progress.as_ref()).instrument(span);
         let pulled = tokio::time::timeout(deadline, pull).await.unwrap_or(Err(WarmError::Deadline(deadline)));
         progress.ended(pulled.as_ref().err().map(WarmError::reason));
-        let failure = match &pulled {
-            Err(error) => {
-                let failure = Failure::new(error.reason(), error, error.class());
-                Some(self.attributed(place, failure, error.may_be_harbor()).await)
-            }
-            Ok(_) => None,
-        };
-        leave.settle(answer(&pulled, !self.unanswered.load(Ordering::Relaxed)), self.later());
+        let may_be_harbor = pulled.as_ref().is_err_and(|error| error.may_be_harbor());
+        let harbor_answers = self.harbor_answers(place, may_be_harbor).await;
+        leave.settle(answer(&pulled, harbor_answers), self.later());
         match pulled {
             Ok(warmed) => {
                 let mut next = self.next(place, Event::Warmed(&warmed));
@@ -258,29 +253,19 @@ impl Run<'_> {
                 self.next(place, Event::Failed(&why.unwrap_or_else(|_| life::refused(&message, None))))
             }
             Err(error) => {
-                let failure = failure.unwrap_or_else(|| Failure::new(error.reason(), &error, error.class()));
+                let failure = Failure::new(error.reason(), &error, error.class());
+                let failure = if may_be_harbor { attributed(failure, harbor_answers) } else { failure };
                 self.next(place, Event::Failed(&failure))
             }
         }
     }
 
-    /// Finds out whether a failure is Harbor's, where it may be, for then no other image is pulled either. Of one that is not,
-    /// an upstream or a single image is the cause, which concerns no other.
-    async fn attributed(&self, place: &Place, failure: Failure, may_be_harbor: bool) -> Failure {
-        if !may_be_harbor {
-            return failure;
-        }
-        if !place.resolved.puller.client().answers().await {
-            self.unanswered.store(true, Ordering::Relaxed);
-            let class = if failure.class == Class::Stalled { Class::Retry } else { failure.class };
-            return Failure { reason: Reason::HarborUnreachable, class, ..failure };
-        }
-        if failure.reason != Reason::HarborUnreachable {
-            return failure;
-        }
-        let message =
-            format!("{}; Harbor itself answers, so the upstream of this image is the likely cause", failure.message);
-        Failure { reason: Reason::PullFailed, message, ..failure }
+    /// Whether Harbor itself answers. It is asked only where a failure may be Harbor's; where it does not answer, no other image
+    /// is pulled either.
+    async fn harbor_answers(&self, place: &Place, may_be_harbor: bool) -> bool {
+        let answers = !may_be_harbor || place.resolved.puller.client().answers().await;
+        self.unanswered.store(!answers, Ordering::Relaxed);
+        answers
     }
 
     /// Why the registry refuses a pull (412), by what it says and by what is known of the scan that it waits for.
@@ -318,7 +303,8 @@ impl Run<'_> {
                 (Failure::new(Reason::HarborUnreachable, message, Class::Retry), true)
             }
         };
-        let failure = self.attributed(place, failure, may_be_harbor).await;
+        let harbor_answers = self.harbor_answers(place, may_be_harbor).await;
+        let failure = if may_be_harbor { attributed(failure, harbor_answers) } else { failure };
         self.next(place, Event::LookFailed(&failure))
     }
 
@@ -423,6 +409,20 @@ impl Run<'_> {
     fn later(&self) -> Timestamp {
         self.now.checked_add(self.started.elapsed()).unwrap_or(self.now)
     }
+}
+
+/// The cause of a failure that may be Harbor's: Harbor where it does not answer. Where it does, an upstream or a single image is the cause, which concerns no other.
+fn attributed(failure: Failure, harbor_answers: bool) -> Failure {
+    if !harbor_answers {
+        let class = if failure.class == Class::Stalled { Class::Retry } else { failure.class };
+        return Failure { reason: Reason::HarborUnreachable, class, ..failure };
+    }
+    if failure.reason != Reason::HarborUnreachable {
+        return failure;
+    }
+    let message =
+        format!("{}; Harbor itself answers, so the upstream of this image is the likely cause", failure.message);
+    Failure { reason: Reason::PullFailed, message, ..failure }
 }
 
 /// With the address of its Harbor.
