@@ -200,14 +200,14 @@ async fn look(browser: &std::path::PathBuf, ops: &str, wanted: &[&str]) {
 
 #[tokio::test]
 async fn prometheus_reads_the_alerts_and_every_expression_of_the_dashboard() {
-    let dashboard: Value = serde_json::from_str(&tree("config/monitoring/dashboard.json")).unwrap();
+    let dashboard: Value = serde_json::from_str(&tree("charts/harbor-pilot/files/monitoring/dashboard.json")).unwrap();
     let panels = dashboard["panels"].as_array().unwrap();
     let targets = panels.iter().flat_map(|panel| panel["targets"].as_array().cloned().unwrap_or_default());
     // Grafana's own words, as it fills them in.
     let filled = |text: &str| text.replace("$__rate_interval", "1m").replace("$namespace", ".*");
     let expressions: Vec<String> = targets.map(|target| filled(target["expr"].as_str().unwrap())).collect();
     assert!(expressions.len() > 30, "{expressions:?}");
-    let alerts = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/monitoring/alerts.yaml");
+    let alerts = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/harbor-pilot/files/monitoring/alerts.yaml");
     let mut command = tokio::process::Command::new(Tool::Prometheus.path_async().await.unwrap());
     command.arg(&alerts).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn().unwrap();
