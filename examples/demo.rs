@@ -1,4 +1,4 @@
-//! The whole product in under a minute, without a cluster: `cargo run --release --example demo`.
+//! The whole product in under a minute, without a cluster: `cargo run --example demo`.
 //!
 //! In this one process: a double of Harbor with two upstream registries, and a standalone pilot that reads manifests such as
 //! those of `examples/manifests`. Registries and proxy projects are reconciled, three Pods are admitted over TLS, and what

@@ -2,14 +2,15 @@
 # Makes the image of Harbor Pilot without a container engine: a static binary, the public certificate authorities, a user,
 # and a bill of materials (CycloneDX). The same sources give the same digest.
 #
-#   image/build.sh --output DIR [--push REFERENCE] [--platform linux/amd64,linux/arm64] [--profile release]
+#   image/build.sh --output DIR [--push REFERENCE] [--platform linux/amd64,linux/arm64] [--profile dist]
 #
-# DIR gets `oci` (an OCI layout: an index with one image for each platform), `harbor-pilot-ARCH.cdx.json` and `digest`.
+# DIR gets `oci` (an OCI layout: an index with one image for each platform), the binaries `harbor-pilot-linux-ARCH`,
+# `harbor-pilot-ARCH.cdx.json` and `digest`.
 # Needs cargo, cargo-cyclonedx, a C compiler for musl (image/README.md), and crane or Go.
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)
-output='' reference='' platforms=linux/amd64 profile=release
+output='' reference='' platforms=linux/amd64 profile=dist
 while [ $# -gt 0 ]; do
   case $1 in
     --output) output=$2 ;;
@@ -92,6 +93,7 @@ build() {
   rm harbor-pilot_bin.cdx.json
 
   mkdir -p "$work/$arch/usr/share/sbom"
+  cp "$binary" "$output/harbor-pilot-linux-$arch"
   cp "$binary" "$work/$arch/harbor-pilot"
   chmod 755 "$work/$arch/harbor-pilot"
   cp "$output/harbor-pilot-$arch.cdx.json" "$work/$arch/usr/share/sbom/harbor-pilot.cdx.json"

@@ -6,13 +6,13 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use tokio::process::Command;
 
-use crate::process::{directory, note};
+use crate::process::directory;
 
-/// Set to 1, a test that needs a browser fails where there is none.
+/// Where this environment variable is set, a test that needs a browser fails if there is none; elsewhere it is ignored.
 pub const REQUIRED: &str = "HARBOR_PILOT_REQUIRE_BROWSER";
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -47,19 +47,17 @@ pub struct Page {
     pub requests: Vec<String>,
 }
 
-/// Chromium, if it is installed; says so where it is not.
-///
-/// # Errors
-/// When there is none, and [`REQUIRED`] says that there has to be.
-pub fn find() -> Result<Option<PathBuf>> {
+/// Chromium, if it is installed.
+#[must_use]
+pub fn find() -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
-    let found =
-        env::split_paths(&path).flat_map(|folder| NAMES.map(|name| folder.join(name))).find(|file| file.is_file());
-    if found.is_none() {
-        ensure!(env::var(REQUIRED).as_deref() != Ok("1"), "no Chromium in PATH: apt-get install chromium");
-        note("no Chromium in PATH, so pages are not looked at: apt-get install chromium");
-    }
-    Ok(found)
+    env::split_paths(&path).flat_map(|folder| NAMES.map(|name| folder.join(name))).find(|file| file.is_file())
+}
+
+/// What a test that needs a browser lacks here.
+#[must_use]
+pub fn missing() -> Vec<String> {
+    if find().is_some() { Vec::new() } else { vec!["no Chromium in PATH (apt-get install chromium)".to_owned()] }
 }
 
 /// Opens a page.

@@ -23,6 +23,7 @@ pub mod helm;
 pub mod image_fields;
 pub mod kubectl;
 pub mod load;
+pub mod needs;
 pub mod node;
 pub mod other_webhook;
 pub mod pilot;

@@ -53,6 +53,8 @@ pub enum Tool {
     Prometheus,
     /// What installs the chart.
     Helm,
+    /// What checks the workflows of GitHub Actions.
+    Actionlint,
 }
 
 impl Tool {
@@ -111,6 +113,7 @@ impl Tool {
             Self::Health => ("health", ".", "health"),
             Self::Prometheus => ("prometheus", ".", "prometheus"),
             Self::Helm => ("helm", "helm.sh/helm/v3/cmd/helm", "helm"),
+            Self::Actionlint => ("actionlint", "github.com/rhysd/actionlint/cmd/actionlint", "actionlint"),
         };
         Recipe { module, package, name }
     }
@@ -124,7 +127,13 @@ impl Tool {
             | Self::KubeScheduler
             | Self::Kubelet
             | Self::KubeProxy => kubernetes_stamp(source)?,
-            Self::Crane | Self::Etcd | Self::Helm | Self::Reference | Self::Health | Self::Prometheus => String::new(),
+            Self::Actionlint
+            | Self::Crane
+            | Self::Etcd
+            | Self::Helm
+            | Self::Reference
+            | Self::Health
+            | Self::Prometheus => String::new(),
         };
         flags.push(format!("-ldflags=-s -w{stamp}"));
         Ok(flags)

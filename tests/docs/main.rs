@@ -1,11 +1,13 @@
 //! What the documents say is so.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod checklists;
 mod links;
 mod manifests;
 mod metrics;
 mod reasons;
 mod reference;
+mod releases;
 
 use std::{
     fs,

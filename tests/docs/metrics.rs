@@ -26,7 +26,9 @@ fn named(text: &str) -> BTreeSet<String> {
 fn dashboard_and_alerts_name_metrics_that_there_are() {
     let documented = documented();
     assert!(documented.len() > 40, "{documented:?}");
-    for file in ["config/monitoring/alerts.yaml", "config/monitoring/dashboard.json"] {
+    for file in
+        ["charts/harbor-pilot/files/monitoring/alerts.yaml", "charts/harbor-pilot/files/monitoring/dashboard.json"]
+    {
         let named = named(&read(&at(file)));
         assert!(named.len() > 10, "{file}: {named:?}");
         let unknown: Vec<_> = named.difference(&documented).collect();
@@ -36,7 +38,7 @@ fn dashboard_and_alerts_name_metrics_that_there_are() {
 
 #[test]
 fn each_alert_sends_to_a_runbook_of_its_own_and_each_runbook_belongs_to_an_alert() {
-    let alerts = read(&at("config/monitoring/alerts.yaml"));
+    let alerts = read(&at("charts/harbor-pilot/files/monitoring/alerts.yaml"));
     let after = |line: &str, key: &str| line.trim().trim_start_matches("- ").strip_prefix(key).map(str::to_owned);
     let names: Vec<String> = alerts.lines().filter_map(|line| after(line, "alert: ")).collect();
     let links: Vec<String> = alerts.lines().filter_map(|line| after(line, "runbook_url: ")).collect();

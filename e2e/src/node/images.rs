@@ -106,11 +106,9 @@ pub(super) async fn push_pause(registry: &Registry) -> Result<()> {
     crane(&["mutate", &own, "--tag", &own, "--set-platform", "linux/amd64", "--entrypoint", entry]).await.map(drop)
 }
 
-/// Whether the machine can make the product's image. `false` comes with a message that says what is missing.
-///
-/// # Errors
-/// When it cannot, and `HARBOR_PILOT_REQUIRE_NODE` is set.
-pub fn possible() -> Result<bool> {
+/// What a test that builds the product's image lacks here.
+#[must_use]
+pub fn missing() -> Vec<String> {
     let runs = |program: &str, arguments: &[&str]| {
         Command::new(program).args(arguments).output().is_ok_and(|output| output.status.success())
     };
@@ -125,7 +123,7 @@ pub fn possible() -> Result<bool> {
     if !library.is_ok_and(|library| library.is_dir()) {
         missing.push(format!("Rust has no {TARGET} (rustup target add {TARGET})"));
     }
-    super::isolation::verdict("no image", &missing)
+    missing
 }
 
 /// Makes the product's image with the script, in the profile of tests, into `output`. One at a time: cargo locks, and the bill of

@@ -16,8 +16,8 @@ use crate::process::{Process, Watchdog, directory, note};
 /// Set inside: the directory of everything that belongs to the node.
 const INSIDE: &str = "HARBOR_PILOT_NODE_DIRECTORY";
 
-/// Set where a machine that cannot have a node is an error, and no reason to skip.
-const REQUIRED: &str = "HARBOR_PILOT_REQUIRE_NODE";
+/// Where this environment variable is set, a test that needs a node fails if the machine cannot have one; elsewhere it is ignored.
+pub const REQUIRED: &str = "HARBOR_PILOT_REQUIRE_NODE";
 
 /// What the node needs of the machine, and the package of Debian that has it.
 const PROGRAMS: [(&str, &str); 8] = [
@@ -72,30 +72,6 @@ impl Place {
     pub fn here() -> Self {
         env::var_os(INSIDE).map_or(Self::Outside, |directory| Self::Inside(directory.into()))
     }
-}
-
-/// Whether the machine can have a node. `false` comes with a message that says what is missing.
-///
-/// # Errors
-/// When it cannot, and `HARBOR_PILOT_REQUIRE_NODE` is set.
-pub fn possible() -> Result<bool> {
-    verdict("no node", &missing())
-}
-
-/// Whether nothing is missing; else says what.
-///
-/// # Errors
-/// When something is, and `HARBOR_PILOT_REQUIRE_NODE` is set.
-pub(super) fn verdict(what: &str, missing: &[String]) -> Result<bool> {
-    if missing.is_empty() {
-        return Ok(true);
-    }
-    let message = format!("{what} on this machine: {}", missing.join("; "));
-    if env::var_os(REQUIRED).is_some_and(|value| !value.is_empty()) {
-        bail!("{message}, and {REQUIRED} is set");
-    }
-    note(&format!("SKIPPED: {message}"));
-    Ok(false)
 }
 
 /// Runs the test `name` of this binary again, inside, and waits for it. `prepare` gets the node's directory first, on the machine:
@@ -173,7 +149,9 @@ pub(super) fn plugins() -> Result<&'static Path> {
     found.context("no network plugins")
 }
 
-fn missing() -> Vec<String> {
+/// What a test that needs a node lacks here.
+#[must_use]
+pub fn missing() -> Vec<String> {
     let mut missing = Vec::new();
     if !rustix::process::geteuid().is_root() {
         missing.push("root is needed".to_owned());

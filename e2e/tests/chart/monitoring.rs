@@ -1,18 +1,18 @@
 //! What Prometheus and Grafana get.
 
-use harbor_pilot_e2e::helm::{chart, root};
+use harbor_pilot_e2e::helm::chart;
 use serde_json::Value;
 
-use super::support::{case, find, holds, read, rendered};
+use super::support::{case, find, read, rendered};
 
-#[test]
-fn the_chart_has_the_alerts_and_the_dashboard_of_this_tree() {
-    for file in ["alerts.yaml", "dashboard.json"] {
-        let source = root().join("config/monitoring").join(file);
-        if source.exists() {
-            holds(&chart().join("files/monitoring").join(file), &read(&source));
-        }
-    }
+#[tokio::test]
+async fn the_chart_installs_its_alerts_and_its_dashboard_as_they_are() {
+    let objects = rendered(&case("everything")).await;
+    let file = |name: &str| read(&chart().join("files/monitoring").join(name));
+    let alerts: Value = serde_saphyr::from_str(&file("alerts.yaml")).unwrap();
+    assert_eq!(find(&objects, "PrometheusRule/harbor-pilot")["spec"], alerts);
+    let dashboard = &find(&objects, "ConfigMap/harbor-pilot-dashboard")["data"]["harbor-pilot.json"];
+    assert_eq!(dashboard.as_str().unwrap().trim(), file("dashboard.json").trim());
 }
 
 #[tokio::test]

@@ -11,10 +11,12 @@ mod world;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use harbor_pilot_e2e::needs::trial;
 use harbor_pilot_e2e::node::images::{self, build_product};
 use harbor_pilot_e2e::node::isolation::{self, Place};
 use harbor_pilot_e2e::tools::Tool;
 
+use libtest_mimic::Arguments;
 use world::World;
 
 /// What runs inside, where nothing can be fetched.
@@ -30,14 +32,33 @@ const TOOLS: [Tool; 9] = [
     Tool::Helm,
 ];
 
-#[test]
-fn the_chart_on_a_node_runs_pods_from_harbors_cache_and_is_never_in_the_way() {
-    let name = "the_chart_on_a_node_runs_pods_from_harbors_cache_and_is_never_in_the_way";
+const STORY: &str = "the_chart_on_a_node_runs_pods_from_harbors_cache_and_is_never_in_the_way";
+const IMAGE: &str = "image::the_image_is_the_same_twice_runs_as_nobody_and_lists_what_is_linked";
+
+fn main() {
+    // Inside, the machine has been checked.
+    let (node, tools) = match Place::here() {
+        Place::Inside(_) => (Vec::new(), Vec::new()),
+        Place::Outside => (isolation::missing(), images::missing()),
+    };
+    let trials = vec![
+        trial(
+            IMAGE,
+            isolation::REQUIRED,
+            tools.clone(),
+            image::the_image_is_the_same_twice_runs_as_nobody_and_lists_what_is_linked,
+        ),
+        trial(STORY, isolation::REQUIRED, [node, tools].concat(), the_chart_on_a_node_runs_pods_from_harbors_cache),
+    ];
+    libtest_mimic::run(&Arguments::from_args(), trials).exit()
+}
+
+fn the_chart_on_a_node_runs_pods_from_harbors_cache() {
     match Place::here() {
         Place::Inside(directory) => {
             tokio::runtime::Runtime::new().unwrap().block_on(story(&directory));
         }
-        Place::Outside if isolation::possible().unwrap() && images::possible().unwrap() => {
+        Place::Outside => {
             let prepare = |directory: &Path| {
                 for tool in TOOLS {
                     tool.path()?;
@@ -45,9 +66,8 @@ fn the_chart_on_a_node_runs_pods_from_harbors_cache_and_is_never_in_the_way() {
                 build_product(&directory.join("product"))
             };
             // The whole of 100,000 admissions takes its time.
-            isolation::enter(name, Duration::from_secs(600) + rollout::wanted_time(), prepare).unwrap();
+            isolation::enter(STORY, Duration::from_secs(600) + rollout::wanted_time(), prepare).unwrap();
         }
-        Place::Outside => {}
     }
 }
 
