@@ -30,6 +30,8 @@ pub(super) struct Seen {
     pub(super) outside: bool,
     /// Whether it is a Kustomization that cannot be read here: `kubectl` may read it.
     pub(super) unreadable: bool,
+    /// Of one that cannot be read: what it may build on. `None`: anything.
+    pub(super) may_build_on: Option<Vec<String>>,
 }
 
 /// An image of a file, or a `newName` of a Kustomization.
@@ -88,7 +90,8 @@ pub(super) fn consequences(files: &[Seen]) -> Consequences {
         .map(|(index, _)| Scope::of(files, &by_path, index))
         .collect();
     let mut done = Consequences::default();
-    files.iter().filter(|file| file.unreadable).for_each(|file| hold::below(files, file, &mut done));
+    let unreadable = files.iter().enumerate().filter(|(_, file)| file.unreadable);
+    unreadable.for_each(|(index, _)| hold::reachable(files, &Scope::of(files, &by_path, index), &mut done));
     scopes.iter().for_each(|scope| hold::unclear(files, scope, &mut done));
     // Each round holds an image more at least, or is the last one.
     loop {

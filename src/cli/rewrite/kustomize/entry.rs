@@ -27,7 +27,7 @@ pub(super) fn decide(files: &[Seen], scope: &Scope, entry: &Entry, done: &mut Co
     let why = if own.outside {
         Some("is not among the files: give it, too, so that both change together".to_owned())
     } else if let Some(missing) = &scope.missing {
-        Some(format!("builds on {missing}, which is not among the files, and may have it, too"))
+        Some(format!("builds on {missing}, which is not among the files that can be read, and may have it, too"))
     } else if in_text {
         Some("has a patch or another text with this image, which is not rewritten".to_owned())
     } else if another.is_some() || becomes.contains(&None) {

@@ -4,13 +4,16 @@ use std::path::Path;
 
 use super::{Consequences, Entry, Seen, name_of, scope::Scope};
 
-/// Holds all images beside and below a Kustomization that cannot be read: its entries may mean them.
-pub(super) fn below(files: &[Seen], unreadable: &Seen, done: &mut Consequences) {
+/// Holds all images that a Kustomization which cannot be read may build on, and those beside and below it: its entries may
+/// mean them.
+pub(super) fn reachable(files: &[Seen], scope: &Scope, done: &mut Consequences) {
+    let Some(unreadable) = files.get(scope.file) else { return };
     let Some(directory) = unreadable.path.as_deref().and_then(Path::parent) else { return };
     for (index, file) in files.iter().enumerate() {
-        if file.path.as_deref().is_some_and(|path| path.starts_with(directory)) {
+        let is_below = file.path.as_deref().is_some_and(|path| path.starts_with(directory));
+        if is_below || scope.is_open || scope.files.contains(&index) {
             for image in &file.images {
-                let why = format!("{} cannot be read, and may have an entry for it", unreadable.name);
+                let why = format!("{} cannot be read, and may have an entry for it: mend it first", unreadable.name);
                 done.held.insert((index, image.name.clone()), why);
             }
         }

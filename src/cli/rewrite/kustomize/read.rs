@@ -1,13 +1,30 @@
 //! What of a file matters to Kustomizations.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
 use super::{Entry, Kustomization, Seen, SeenImage, name_of};
 use crate::manifests::{Image, Manifests, Role};
 
+/// A Kustomization with more words that cannot be read may build on anything.
+const MAX_WORDS: usize = 4_096;
+
 impl Seen {
+    /// A Kustomization that cannot be read: what its words name it may build on, and anything where its text has parts that
+    /// become words later.
+    pub(in crate::cli::rewrite) fn unreadable(text: Option<&str>) -> Self {
+        let literal = text.filter(|text| !text.contains("{{") && !text.contains(['\\', '$', '&', '*']));
+        let words = literal.map(|text| {
+            let words =
+                text.split(|c: char| c.is_whitespace() || "\"'[]{},".contains(c)).filter(|word| !word.is_empty());
+            let lines = text.lines().map(|line| line.trim().trim_start_matches("- ").trim_matches(['"', '\'', ' ']));
+            words.chain(lines).map(str::to_owned).collect::<BTreeSet<String>>()
+        });
+        let may_build_on = words.filter(|words| words.len() <= MAX_WORDS).map(|words| words.into_iter().collect());
+        Self { unreadable: true, may_build_on, ..Self::default() }
+    }
+
     /// Takes from a file what its Kustomizations are. `new` is what an image is to become.
     pub(in crate::cli::rewrite) fn of(manifests: &Manifests<'_>, new: impl Fn(usize, usize) -> Option<String>) -> Self {
         let documents: Vec<Value> = manifests.documents().collect();

@@ -178,11 +178,47 @@ fn images_stay_that_an_entry_without_a_plain_name_or_of_image_tags_may_mean() {
     }
 }
 
+/// A Kustomization that cannot be read, in `/a`.
+fn unreadable(text: Option<&str>) -> Seen {
+    let path = Some("/a/kustomization.yaml".into());
+    Seen { name: "a".to_owned(), path, ..Seen::unreadable(text) }
+}
+
 #[test]
-fn images_beside_a_kustomization_that_cannot_be_read_stay() {
-    let unreadable =
-        Seen { path: Some("/a/kustomization.yaml".into()), unreadable: true, outside: true, ..Seen::default() };
-    let files = [hub_file("/a/one.yaml", &pod("web:1")), hub_file("/b/two.yaml", &pod("web:1")), unreadable];
-    let held: Vec<usize> = consequences(&files).held.keys().map(|(file, _)| *file).collect();
-    assert_eq!(held, [0]);
+fn images_that_a_kustomization_which_cannot_be_read_may_mean_stay() {
+    for (text, expected) in [
+        (Some("resources: [one.yaml\n"), &[0][..]),
+        (Some("resources: [one.yaml, ../b/two.yaml\n"), &[0, 1]),
+        (Some("resources:\n- ../b/two.yaml\n- \"x"), &[0, 1]),
+        (Some("resources: [../b\n"), &[0, 1, 2]),
+        (Some("resources: [{{ .base }}\n"), &[0, 1, 2, 3]),
+        (None, &[0, 1, 2, 3]),
+    ] {
+        let files = [
+            hub_file("/a/one.yaml", &pod("web:1")),
+            hub_file("/b/two.yaml", &pod("web:1")),
+            hub_file("/c/three.yaml", &pod("web:1")),
+            hub_file("/d/four.yaml", &pod("web:1")),
+            hub_file("/b/kustomization.yaml", &kustomization("resources: [two.yaml, ../c/three.yaml]")),
+            unreadable(text),
+        ];
+        let held: Vec<usize> = consequences(&files).held.keys().map(|(file, _)| *file).collect();
+        assert_eq!(held, expected, "{text:?}");
+    }
+}
+
+#[test]
+fn an_entry_keeps_its_name_where_a_base_cannot_be_read() {
+    let files = [
+        hub_file("/b/one.yaml", &pod("web:1")),
+        unreadable(Some("resources: [../c/two.yaml\n")),
+        hub_file("/c/two.yaml", &pod("web:1")),
+        hub_file(
+            "/b/kustomization.yaml",
+            &kustomization("resources: [one.yaml, ../a], images: [{name: web, newTag: '2'}]"),
+        ),
+    ];
+    let done = consequences(&files);
+    assert!(done.renamed.is_empty(), "{done:?}");
+    assert!([0, 2].iter().all(|file| done.held.contains_key(&(*file, "web".to_owned()))), "{done:?}");
 }
