@@ -17,7 +17,7 @@ spec:
 fn every_command_lists_what_it_does_not_read_with_file_line_and_place() {
     let desk = Desk::new();
     desk.write("app.yaml", MIXED);
-    let text = "app.yaml:6:42: Pod p: spec.containers[0].args[0]: docker.io/library/redis:7 ";
+    let text = "app.yaml:6:43: Pod p: spec.containers[0].args[0]: docker.io/library/redis:7 ";
     let commands: [(&[&str], &str, &[&str]); 3] = [
         (&["rewrite", "--rules", "rules.yaml", "-f", "app.yaml"], "stays", &["ghcr.io//acme/b stays as it is"]),
         (
