@@ -4,6 +4,11 @@
 #[path = "support/ran.rs"]
 mod ran;
 
+#[path = "cli_rewrite/listed.rs"]
+mod listed;
+#[path = "cli_rewrite/stopped.rs"]
+mod stopped;
+
 use std::{
     io::Write,
     path::{Path, PathBuf},
@@ -153,6 +158,13 @@ fn run(directory: &Path, arguments: &[&str], input: &str) -> Ran {
     drop(stdin);
     let done = child.wait_with_output().unwrap();
     Ran::of(done)
+}
+
+/// With an account at Harbor.
+fn run_with_account(desk: &Desk, arguments: &[&str]) -> Ran {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_harbor-pilot"));
+    command.args(arguments).current_dir(desk.0.path());
+    Ran::of(command.env("HARBOR_USERNAME", "admin").env("HARBOR_PASSWORD", "x").output().unwrap())
 }
 
 /// The chart as it has to come out.

@@ -21,7 +21,8 @@ const EXIT_CODES: &str = "\
 Exit status:
   0  no policy refuses anything; there may be warnings
   1  a policy with action Enforce would refuse Pods; with --strict also: a text names an
-     image of a mapped host where nothing says for certain that it is one
+     image of a mapped host where nothing says for certain that it is one, or an image of
+     a mapped host is not filled in yet or no valid reference
   2  an error: what could be read was judged all the same, unless --fail-fast was given
 
 What is judged is what `harbor-pilot rewrite` would make of the images, as admission does.
@@ -43,7 +44,7 @@ pub(super) struct Arguments {
     /// How the result is printed
     #[arg(short, long, value_enum, default_value = "text")]
     output: Output,
-    /// Exits with 1 if a text names an image of a mapped host and is not judged
+    /// Exits with 1 if a text names an image of a mapped host and is not judged, or is no valid reference
     #[arg(long)]
     strict: bool,
     /// Namespace of objects that name none [default: that of the kubeconfig, where rules come from the cluster]
@@ -80,11 +81,17 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let evidence = Evidence { scans: &scans, now: Timestamp::now(), at_harbor: &at_harbor };
 
     let admission = Admission::new(&rules, &sources, arguments.namespace.as_deref(), &files.namespaces);
-    let mut checked = Vec::new();
+    let (mut checked, mut defects) = (Vec::new(), 0);
     for input in &files.inputs {
         let manifests = files.parse(input)?;
         // Entries of Kustomizations are parts of images.
         for template in manifests.templates().iter().filter(|template| !template.object.is_kustomization()) {
+            for image in &template.images {
+                if let Some(why) = listing::defect(&rules, image) {
+                    tell(listing::image_line(input, template, image, &format!("is judged as it is written: {why}")));
+                    defects += 1;
+                }
+            }
             checked.extend(check(&input.name, template, &admission, &policies, &evidence)?);
         }
     }
@@ -98,18 +105,21 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     };
     print(&text)?;
     let refused = checked.iter().filter(|checked| checked.is_refused()).count();
-    let unread = match files.failed {
+    let some = |count: usize, one: &str, several: &str| match count {
         0 => String::new(),
-        1 => ", 1 file could not be read".to_owned(),
-        count => format!(", {count} files could not be read"),
+        1 => format!(", 1 {one}"),
+        _ => format!(", {count} {several}"),
     };
     tell(format_args!(
-        "{refused} of {} images would be refused; {listed} more texts name images of mapped hosts and are not judged{unread}",
-        checked.len()
+        "{refused} of {} images would be refused{}; {}{}",
+        checked.len(),
+        some(defects, "is not filled in or no valid reference", "are not filled in or no valid references"),
+        listing::counted(listed, "is not judged", "are not judged"),
+        some(files.failed, "file could not be read", "files could not be read"),
     ));
     Ok(if files.failed > 0 {
         FAILED
-    } else if refused > 0 || (arguments.strict && listed > 0) {
+    } else if refused > 0 || (arguments.strict && listed + defects > 0) {
         REFUSED
     } else {
         ADMITTED

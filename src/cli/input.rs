@@ -75,13 +75,24 @@ pub(super) struct Files {
     pub(super) namespaces: BTreeMap<String, BTreeMap<String, String>>,
     /// How many could not be read.
     pub(super) failed: usize,
+    /// Files of kustomize among those that could not be read.
+    pub(super) unread: Vec<Unread>,
     fields: Fields,
+}
+
+/// A file of kustomize that cannot be read as one.
+#[derive(Debug)]
+pub(super) struct Unread {
+    pub(super) file: PathBuf,
+    /// What it has, where that is text.
+    pub(super) text: Option<String>,
 }
 
 impl Arguments {
     /// Reads all, each file once, those of a directory in the order of their names.
     pub(super) fn read(&self) -> anyhow::Result<Vec<Input>> {
-        let inputs: Vec<Input> = read(&self.filenames, self.recursive).into_iter().collect::<anyhow::Result<_>>()?;
+        let inputs: Vec<Input> =
+            read(&self.filenames, self.recursive).into_iter().map(|(_, input)| input).collect::<anyhow::Result<_>>()?;
         for input in &inputs {
             // What cannot be read is for the one who asked.
             Manifests::read(&input.text).iter().for_each(|manifests| warn_of_duplicates(input, manifests));
@@ -105,21 +116,27 @@ impl Optional {
 impl Input {
     /// Whether its name makes it a file of kustomize, whatever it says of itself.
     pub(super) fn is_kustomization(&self) -> bool {
-        let name = self.file.as_deref().and_then(Path::file_name).and_then(|name| name.to_str());
-        name.is_some_and(|name| KUSTOMIZATIONS.contains(&name))
+        self.file.as_deref().is_some_and(is_kustomization)
     }
 }
 
 impl Files {
-    fn read(inputs: Vec<anyhow::Result<Input>>, reading: &Reading) -> anyhow::Result<Self> {
+    fn read(inputs: Vec<(PathBuf, anyhow::Result<Input>)>, reading: &Reading) -> anyhow::Result<Self> {
         let mut files = Self::of(Vec::new(), fields(reading.fields.as_deref())?);
-        for input in inputs {
-            if let Err(error) = input.and_then(|input| files.add(input)) {
+        for (file, input) in inputs {
+            let added = match input {
+                Ok(input) => files.add(input),
+                Err(error) => Err((error, None)),
+            };
+            if let Err((error, text)) = added {
                 if reading.fail_fast {
                     return Err(error);
                 }
                 tell(format_args!("{error:#}"));
                 files.failed += 1;
+                if is_kustomization(&file) {
+                    files.unread.push(Unread { file, text });
+                }
             }
         }
         Ok(files)
@@ -127,14 +144,19 @@ impl Files {
 
     /// These texts, of which each is known to be manifests.
     pub(super) fn of(inputs: Vec<Input>, fields: Fields) -> Self {
-        Self { inputs, namespaces: BTreeMap::new(), failed: 0, fields }
+        Self { inputs, namespaces: BTreeMap::new(), failed: 0, unread: Vec::new(), fields }
     }
 
-    fn add(&mut self, input: Input) -> anyhow::Result<()> {
-        let manifests = self.parse(&input)?;
-        warn_of_duplicates(&input, &manifests);
-        let namespaces = manifests.namespaces().clone();
-        self.namespaces.extend(namespaces);
+    /// Takes a text, or says why not, and hands the text back.
+    fn add(&mut self, input: Input) -> Result<(), (anyhow::Error, Option<String>)> {
+        let read = self.parse(&input).map(|manifests| {
+            warn_of_duplicates(&input, &manifests);
+            manifests.namespaces().clone()
+        });
+        match read {
+            Ok(namespaces) => self.namespaces.extend(namespaces),
+            Err(error) => return Err((error, Some(input.text))),
+        }
         self.inputs.push(input);
         Ok(())
     }
@@ -152,6 +174,10 @@ impl Files {
             anyhow::anyhow!("{}:{line}:{column}: {detail}{}", input.name, advice.unwrap_or_default())
         })
     }
+}
+
+fn is_kustomization(file: &Path) -> bool {
+    file.file_name().and_then(|name| name.to_str()).is_some_and(|name| KUSTOMIZATIONS.contains(&name))
 }
 
 fn warn_of_duplicates(input: &Input, manifests: &Manifests<'_>) {
@@ -174,7 +200,7 @@ fn unrendered(text: &str) -> Option<usize> {
     text.lines().position(|line| line.contains("{{")).map(|index| index + 1)
 }
 
-fn read(filenames: &[PathBuf], recursive: bool) -> Vec<anyhow::Result<Input>> {
+fn read(filenames: &[PathBuf], recursive: bool) -> Vec<(PathBuf, anyhow::Result<Input>)> {
     let mut seen = BTreeSet::new();
     let mut inputs = Vec::new();
     let mut left = MAX_TOTAL;
@@ -182,17 +208,18 @@ fn read(filenames: &[PathBuf], recursive: bool) -> Vec<anyhow::Result<Input>> {
         let files = match files_of(given, recursive) {
             Ok(files) => files,
             Err(error) => {
-                inputs.push(Err(error));
+                inputs.push((given.clone(), Err(error)));
                 continue;
             }
         };
         for file in files {
             if seen.insert(file.canonicalize().unwrap_or_else(|_| file.clone())) {
-                let input = read_one(file, left);
+                let input = read_one(file.clone(), left);
                 left = left.saturating_sub(input.as_ref().map_or(0, |input| input.text.len() as u64));
-                inputs.push(input);
+                inputs.push((file, input));
             } else if file.as_os_str() == "-" {
-                inputs.push(Err(anyhow::anyhow!("standard input can be read once only: give -f - once")));
+                let error = anyhow::anyhow!("standard input can be read once only: give -f - once");
+                inputs.push((file, Err(error)));
             }
         }
     }
@@ -266,8 +293,7 @@ fn collect(
 
 fn is_manifest(file: &Path) -> bool {
     let ending = file.extension().and_then(|ending| ending.to_str());
-    ending.is_some_and(|ending| matches!(ending, "yaml" | "yml" | "json"))
-        || file.file_name().is_some_and(|name| KUSTOMIZATIONS.iter().any(|known| name == *known))
+    ending.is_some_and(|ending| matches!(ending, "yaml" | "yml" | "json")) || is_kustomization(file)
 }
 
 fn bounded(source: impl Read, limit: u64) -> anyhow::Result<String> {

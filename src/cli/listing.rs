@@ -6,7 +6,8 @@ use super::{
     templates::is_mapped,
 };
 use crate::{
-    manifests::{Manifests, Mention},
+    image::ImageRef,
+    manifests::{Image, Manifests, Mention, Placeholder, Role, Template},
     rewrite::Rules,
 };
 
@@ -23,9 +24,38 @@ pub(super) fn tell_mentions(files: &Files, rules: &Rules, what_happens: &str) ->
     Ok(count)
 }
 
+/// As [`tell_mentions`], with the images that are images for certain: of a command that reads none.
+pub(super) fn tell_images(files: &Files, rules: &Rules, what_happens: &str) -> anyhow::Result<usize> {
+    let mut count = 0;
+    for input in &files.inputs {
+        let manifests = files.parse(input)?;
+        for template in manifests.templates() {
+            let images = template.images.iter().filter(|image| image.placeholder.is_none());
+            let mapped = |image: &&Image| image.role != Role::KustomizeName && is_mapped(rules, &image.image);
+            for image in images.filter(mapped) {
+                tell(image_line(input, template, image, what_happens));
+                count += 1;
+            }
+        }
+    }
+    Ok(count + tell_mentions(files, rules, what_happens)?)
+}
+
 /// Texts of one file that name an image of a mapped host where nothing says for certain that it is one.
 pub(super) fn mentions(manifests: &Manifests<'_>, rules: &Rules) -> Vec<Mention> {
     manifests.mentions(&|image| is_mapped(rules, image))
+}
+
+/// Why an image of a mapped host is none yet, or none at all: it is not filled in, or no valid reference.
+pub(super) fn defect(rules: &Rules, image: &Image) -> Option<String> {
+    match image.placeholder {
+        Some(Placeholder::RunTime) => None,
+        Some(placeholder) => Some(placeholder.advice().to_owned()),
+        None => {
+            let error = ImageRef::parse(&image.image).err()?;
+            would_be_mapped(rules, &image.image).then(|| error.to_string())
+        }
+    }
 }
 
 /// `FILE:LINE:COLUMN: Kind name: place: image what happens`.
@@ -33,4 +63,26 @@ pub(super) fn line(input: &Input, mention: &Mention, what_happens: &str) -> Stri
     let Mention { object, place, image, line, column } = mention;
     let object = object.as_ref().map(|object| format!("{object}: ")).unwrap_or_default();
     format!("{}:{line}:{column}: {object}{place}: {image} {what_happens}", input.name)
+}
+
+/// The same of an image for certain.
+pub(super) fn image_line(input: &Input, template: &Template, image: &Image, what_happens: &str) -> String {
+    let Image { image, line, column, place, .. } = image;
+    format!("{}:{line}:{column}: {}: {place}: {image} {what_happens}", input.name, template.object)
+}
+
+/// How many texts were listed: `1 more text names …`. What happens to one, and to several: `stays`, `stay`.
+pub(super) fn counted(count: usize, one: &str, several: &str) -> String {
+    match count {
+        1 => format!("1 more text names an image of a mapped host and {one}"),
+        _ => format!("{count} more texts name images of mapped hosts and {several}"),
+    }
+}
+
+/// Whether rules map the host of a text that is no valid reference, or what is left of it without its mistakes.
+pub(super) fn would_be_mapped(rules: &Rules, text: &str) -> bool {
+    let (host, path) = text.split_once('/').unwrap_or(("docker.io", text));
+    let path = path.split(['@', ':']).next().unwrap_or_default().to_ascii_lowercase();
+    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+    [parts.join("/").as_str(), "library/any"].iter().any(|path| is_mapped(rules, &format!("{host}/{path}")))
 }

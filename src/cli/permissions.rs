@@ -79,7 +79,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
 
 fn permissions(arguments: &Arguments) -> anyhow::Result<String> {
     ensure!(arguments.duration != 0, "--duration is a number of days from 1, or -1: Harbor takes no other");
-    let manifests = resources::read(&arguments.input)?;
+    let (manifests, _) = resources::read(&arguments.input)?;
     let instance = instance(arguments, &manifests)?;
     let needs = needs::of(&subjects(manifests), &instance);
     ensure!(

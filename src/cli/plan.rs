@@ -13,11 +13,14 @@ use serde_json::json;
 use self::report::{Entry, Report};
 use super::{
     account::{self, PASSWORD, USERNAME},
-    input, print, resources, tell,
+    input::{self, Files, Input},
+    listing, print, resources, tell,
 };
 use crate::{
     api::HarborInstance,
     controller::{Installation, Instances, Kinds, Subjects},
+    manifests::Fields,
+    rewrite,
     standalone::{Manifests, World},
 };
 
@@ -119,7 +122,7 @@ fn subjects(world: &World) -> Subjects {
 }
 
 fn manifests(arguments: &Arguments) -> anyhow::Result<Manifests> {
-    let mut manifests = resources::read(&arguments.input)?;
+    let (mut manifests, inputs) = resources::read(&arguments.input)?;
     let resources =
         [manifests.instances.len(), manifests.registries.len(), manifests.projects.len(), manifests.rules.len()];
     ensure!(
@@ -130,7 +133,19 @@ fn manifests(arguments: &Arguments) -> anyhow::Result<Manifests> {
         override_url(&mut manifests, url)?;
     }
     stand_in_credentials(&mut manifests)?;
+    list_images(inputs, &manifests);
     Ok(manifests)
+}
+
+/// Tells of images in the files that the plan says nothing of: it is one of kinds of harbor-pilot.dev.
+fn list_images(inputs: Vec<Input>, manifests: &Manifests) {
+    let (rules, _) = rewrite::assumed(&manifests.instances, &manifests.registries, &manifests.projects);
+    let files = Files::of(inputs, Fields::default());
+    match listing::tell_images(&files, &rules, "is not part of the plan: see rewrite, check and warm -f") {
+        Ok(0) => {}
+        Ok(count) => tell(listing::counted(count, "is not part of the plan", "are not part of the plan")),
+        Err(error) => tell(format_args!("warning: not searched for images: {error:#}")),
+    }
 }
 
 fn override_url(manifests: &mut Manifests, url: &str) -> anyhow::Result<()> {

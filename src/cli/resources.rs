@@ -2,15 +2,16 @@
 
 use std::path::Path;
 
-use super::input;
+use super::input::{self, Input};
 use crate::standalone::{self, Manifests};
 
-/// The resources in the files of the command line.
-pub(super) fn read(arguments: &input::Arguments) -> anyhow::Result<Manifests> {
+/// The resources in the files of the command line, and the files.
+pub(super) fn read(arguments: &input::Arguments) -> anyhow::Result<(Manifests, Vec<Input>)> {
     let inputs = arguments.read()?;
     let texts = inputs.iter().map(|input| {
         let name = input.file.as_deref().unwrap_or_else(|| Path::new(&input.name));
         (name, input.text.as_str())
     });
-    Ok(standalone::parse(texts)?)
+    let manifests = standalone::parse(texts)?;
+    Ok((manifests, inputs))
 }

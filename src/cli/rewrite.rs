@@ -137,22 +137,34 @@ fn may_have_entries(input: &Input) -> bool {
     input.is_kustomization() || input.text.contains("kustomize.config.k8s.io")
 }
 
-/// The Kustomizations beside the files that are not among them.
+/// The Kustomizations beside the files that are not among them, and those that cannot be read.
 fn outside(files: &Files) -> Vec<Seen> {
     let given: Vec<PathBuf> =
         files.inputs.iter().filter_map(|input| input.file.as_deref()?.canonicalize().ok()).collect();
     let directories: BTreeSet<&Path> = given.iter().filter_map(|file| file.parent()).collect();
     let beside = directories.into_iter().flat_map(|directory| input::KUSTOMIZATIONS.map(|name| directory.join(name)));
-    let others = beside.filter(|path| !given.contains(path) && path.is_file());
-    let read = others.filter_map(|path| {
-        let input = input::beside(&path).ok()?;
-        let seen = match files.parse(&input) {
-            Ok(manifests) => Seen::of(&manifests, |_, _| None),
-            Err(_) => Seen { unreadable: true, ..Seen::default() },
-        };
-        Some(Seen { name: path.display().to_string(), path: Some(path), outside: true, ..seen })
+    // Those of the input that cannot be read: what they may build on stays.
+    let unread = files.unread.iter().map(|unread| {
+        let path = unread.file.canonicalize().unwrap_or_else(|_| unread.file.clone());
+        let seen = Seen::unreadable(unread.text.as_deref());
+        Seen { name: unread.file.display().to_string(), path: Some(path), ..seen }
     });
-    read.collect()
+    let unread: Vec<Seen> = unread.collect();
+    let is_unread = |path: &PathBuf| unread.iter().any(|seen| seen.path.as_ref() == Some(path));
+    let others = beside.filter(|path| !given.contains(path) && path.is_file() && !is_unread(path));
+    let read = others.map(|path| {
+        let seen = match input::beside(&path) {
+            Ok(input) => match files.parse(&input) {
+                Ok(manifests) => Seen::of(&manifests, |_, _| None),
+                Err(_) => Seen::unreadable(Some(&input.text)),
+            },
+            Err(_) => Seen::unreadable(None),
+        };
+        Seen { name: path.display().to_string(), path: Some(path), outside: true, ..seen }
+    });
+    let mut all: Vec<Seen> = read.collect();
+    all.extend(unread);
+    all
 }
 
 fn write(inputs: &[Input], results: &[String]) -> anyhow::Result<()> {
@@ -161,7 +173,17 @@ fn write(inputs: &[Input], results: &[String]) -> anyhow::Result<()> {
         .filter_map(|(input, new)| Some(replace::Change { file: input.file.as_deref()?, old: &input.text, new }))
         .collect();
     let stop = shutdown_on_signal()?;
-    replace::replace_all(&changed, &stop)
+    replace::replace_all(&changed, &stop)?;
+    let left = replace::leftovers(inputs.iter().filter_map(|input| input.file.as_deref()));
+    if let Some(first) = left.first() {
+        tell(format_args!(
+            "warning: {} of a run that was killed: all files are whole; remove what ends in .harbor-pilot-new or \
+             .harbor-pilot-old when no other run is at work ({}, …)",
+            if left.len() == 1 { "1 file is left".to_owned() } else { format!("{} files are left", left.len()) },
+            first.display()
+        ));
+    }
+    Ok(())
 }
 
 /// One stream of documents. kubectl reads a stream of several files as YAML: JSON values need separators there.

@@ -45,7 +45,8 @@ HARBOR_USERNAME and HARBOR_PASSWORD, where they are set, stand in for the Secret
 
 Exit status:
   0  all images are warm
-  1  some are not: standard output says which, why, and what to do; also when it was stopped, or the time was up
+  1  some are not: standard output says which, why, and what to do; also when it was stopped, or the time was up. With
+     --strict also: a text of the manifests names an image of a mapped host and was not warmed
   2  an error before anything was warmed (also: a wrong command line), or a file that could
      not be read: the images of the others are warmed all the same, unless --fail-fast was given
 
@@ -93,6 +94,9 @@ pub(super) struct Arguments {
     /// How the result is printed
     #[arg(short, long, value_enum, default_value = "text")]
     output: Output,
+    /// Exits with 1 if a text of the manifests names an image of a mapped host and is not warmed
+    #[arg(long)]
+    strict: bool,
     /// Says nothing while it goes on
     #[arg(short, long)]
     quiet: bool,
@@ -139,7 +143,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<u8> {
         concurrency: usize::from(arguments.concurrency),
         deadline,
     };
-    let (quiet, output) = (arguments.quiet, arguments.output);
+    let (quiet, strict, output) = (arguments.quiet, arguments.strict, arguments.output);
     // Whatever is read or asked for before the first pull ends in time, too: a terminal, a name service, the API server, Harbor.
     let prepared = tokio::select! {
         prepared = prepare(arguments, timeout) => prepared?,
@@ -148,7 +152,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<u8> {
             return Ok(ended_early(&format!("the time was up ({})", super::text::time(timeout))));
         }
     };
-    let Prepared { context, places, board, wanted, harbors, unread } = prepared;
+    let Prepared { context, places, board, wanted, harbors, listed, unread } = prepared;
     let done = Work::new(context, places, board.clone(), terms, stop.clone()).run(wanted, &harbors).await;
     board.clear();
     let report = Report { done: done?, took: begun.elapsed() };
@@ -162,6 +166,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<u8> {
     print(&text)?;
     Ok(match report.is_good() {
         _ if unread > 0 => FAILED,
+        true if strict && listed > 0 => NOT_WARM,
         true => WARM,
         false => NOT_WARM,
     })
@@ -174,6 +179,8 @@ struct Prepared {
     board: Arc<Board>,
     wanted: Vec<Wanted>,
     harbors: Harbors,
+    /// Texts that name images of mapped hosts and are not warmed.
+    listed: usize,
     /// Files that could not be read.
     unread: usize,
 }
@@ -187,7 +194,10 @@ async fn prepare(arguments: Arguments, timeout: Duration) -> anyhow::Result<Prep
     warn_of(rules.findings());
     let mut finder = Finder::new(&sources, &rules);
     arguments.images.iter().for_each(|image| finder.named(image));
-    finder.manifests(&files, arguments.namespace.as_deref())?;
+    let listed = finder.manifests(&files, arguments.namespace.as_deref())?;
+    if listed > 0 {
+        tell(super::listing::counted(listed, "is not warmed", "are not warmed"));
+    }
     let wanted = finder.into_wanted();
     ensure!(!wanted.is_empty(), "there is no image in the manifests");
 
@@ -202,7 +212,7 @@ async fn prepare(arguments: Arguments, timeout: Duration) -> anyhow::Result<Prep
     let places = Arc::new(harbors.surroundings(&sources, &wanted, usual, board.clone()));
     let context =
         Warming { timing: arguments.prewarm.timing(), warm_deadline: timeout, ..Warming::new(places.clone()) };
-    Ok(Prepared { context, places, board, wanted, harbors, unread: files.failed })
+    Ok(Prepared { context, places, board, wanted, harbors, listed, unread: files.failed })
 }
 
 fn ended_early(why: &str) -> u8 {

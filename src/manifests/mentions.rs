@@ -66,7 +66,9 @@ struct Around<'m> {
 
 impl<'m> Reading<'m, '_> {
     fn value(&mut self, value: &'m Value, around: Around<'_>) {
-        let inner = Object::of(value);
+        let within = self.steps.get(around.base..).unwrap_or_default();
+        let item = || Object::of_item(value, around.object?, within);
+        let inner = Object::of(value).or_else(item);
         let known = inner.as_ref().map(|object| self.of.fields.of(object));
         let around = match &inner {
             Some(object) => Around { object: Some(object), known: known.as_ref(), base: self.steps.len(), called: "" },

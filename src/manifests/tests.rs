@@ -825,6 +825,47 @@ spec: {from: {kind: DockerImage, name: none}}
 }
 
 #[test]
+fn items_of_typed_lists_are_objects_of_their_kind() {
+    let pod = "metadata: {name: p, namespace: shop, labels: {a: b}}, spec: {containers: [{name: c, image: nginx, args: ['--x=quay.io/a/b']}]}";
+    let text = format!("apiVersion: v1\nkind: PodList\nitems:\n- {{{pod}}}\n");
+    let manifests = Manifests::read(&text).unwrap();
+    let template = &manifests.templates()[0];
+    assert_eq!((template.object.kind.as_str(), template.object.to_string().as_str()), ("Pod", "Pod shop/p"));
+    assert_eq!(template.labels.as_ref().unwrap()["a"], "b");
+    assert!(template.takes_pull_secrets());
+    assert_eq!(manifests.mentions(&is_any_image)[0].object.as_ref().unwrap().kind, "Pod");
+
+    let deployment = "metadata: {name: d}, spec: {template: {spec: {containers: [{name: c, image: redis}]}}}";
+    for list in ["DeploymentList", "List"] {
+        let own = if list == "List" { "apiVersion: apps/v1, kind: Deployment, " } else { "" };
+        let text = format!("apiVersion: apps/v1\nkind: {list}\nitems:\n- {{{own}{deployment}}}\n");
+        let manifests = Manifests::read(&text).unwrap();
+        assert_eq!(manifests.templates()[0].object.to_string(), "Deployment d", "{list}");
+        assert_eq!(images(&text), ["redis"], "{list}");
+    }
+}
+
+#[test]
+fn objects_of_an_openshift_template_and_repositories_of_image_streams_are_read() {
+    let text = r#"
+apiVersion: template.openshift.io/v1
+kind: Template
+objects:
+- apiVersion: apps.openshift.io/v1
+  kind: DeploymentConfig
+  spec:
+    template: {spec: {containers: [{name: a, image: "${IMAGE}"}, {name: b, image: redis}]}}
+    triggers: [{type: ImageChange, imageChangeParams: {from: {kind: ImageStreamTag, name: "web:1"}}}]
+- {apiVersion: image.openshift.io/v1, kind: ImageStream, spec: {dockerImageRepository: acme/web}}
+parameters: [{name: IMAGE, value: "nginx:1"}]
+"#;
+    assert_eq!(images(text), ["${IMAGE}", "redis", "acme/web"]);
+    let manifests = Manifests::read(text).unwrap();
+    let mentions: Vec<String> = manifests.mentions(&is_any_image).into_iter().map(|found| found.image).collect();
+    assert!(mentions.contains(&"nginx:1".to_owned()), "{mentions:?}");
+}
+
+#[test]
 fn line_breaks_that_only_kubectl_knows_are_refused_outside_of_quotes() {
     for (code, character) in [("0085", '\u{85}'), ("2028", '\u{2028}'), ("2029", '\u{2029}')] {
         let hidden = format!("a: 1\n---\nb: c # x{character}image: quay.io/a/b\n");

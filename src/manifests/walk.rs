@@ -112,7 +112,8 @@ impl Walk<'_> {
     }
 
     fn within<'v>(&mut self, value: &'v Value, parent: &'v Value, scope: &mut Scope<'_>, at: &mut At<'v>) {
-        if let Some(inner) = Object::of(value) {
+        let item = || Object::of_item(value, scope.object, at.within(scope));
+        if let Some(inner) = Object::of(value).or_else(item) {
             return self.object(value, &inner, at);
         }
         let steps = at.within(scope);

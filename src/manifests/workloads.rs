@@ -7,6 +7,7 @@ use serde_json::json;
 use super::{
     Error, Fields,
     fields::Taking,
+    place::Step,
     tree::{NodeId, Tree},
     value::{Value, Visits, values},
     walk::{Found, Walk},
@@ -220,6 +221,20 @@ impl Object {
         let (api_version, kind) = (text("apiVersion")?, text("kind")?);
         let name = metadata("name").or_else(|| metadata("generateName")).unwrap_or_default();
         Some(Self { api_version, kind, namespace: metadata("namespace"), name })
+    }
+
+    /// What an item of a typed list is, such as a PodList, where the item does not say it: the API server leaves that out.
+    pub(super) fn of_item(value: &Value, list: &Self, steps: &[Step<'_>]) -> Option<Self> {
+        let kind = list.kind.strip_suffix("List").filter(|kind| !kind.is_empty())?;
+        let is_item = matches!(steps, [Step::Key("items"), Step::Item(_)]) && !value.entries().is_empty();
+        let says = |key: &str| value.get(key).is_some();
+        if !is_item || says("kind") || says("apiVersion") {
+            return None;
+        }
+        let metadata = |key: &str| Some(value.get("metadata")?.get(key)?.text()?.to_owned());
+        let name = metadata("name").or_else(|| metadata("generateName")).unwrap_or_default();
+        let (api_version, namespace) = (list.api_version.clone(), metadata("namespace"));
+        Some(Self { api_version, kind: kind.to_owned(), namespace, name })
     }
 
     /// A mapping in a file of kustomize, which need not say what it is.

@@ -117,7 +117,8 @@ fn documents(text: &str) -> Result<Vec<Option<Value>>, String> {
     {
         return Ok(values);
     }
-    let options = serde_saphyr::options! { duplicate_keys: DuplicateKeyPolicy::LastWins };
+    // Comments are not kept: a licence or a commented-out block of any length is fine.
+    let options = serde_saphyr::options! { duplicate_keys: DuplicateKeyPolicy::LastWins, emit_comments: false };
     serde_saphyr::from_multiple_with_options(text, options).map_err(|error| error.without_snippet().to_string())
 }
 
@@ -301,6 +302,17 @@ mod tests {
         assert_eq!(lines.namespaces.keys().collect::<Vec<_>>(), ["a", "b"]);
         let twice = read_one("apiVersion: v1\nkind: Namespace\nmetadata: {name: a, name: b}\n").unwrap();
         assert_eq!(twice.namespaces.keys().collect::<Vec<_>>(), ["b"]);
+    }
+
+    #[test]
+    fn parse_reads_past_thousands_of_comment_lines() {
+        let comments = |indent: &str| format!("{indent}# image: nginx\n").repeat(5_000);
+        let text = format!(
+            "{0}apiVersion: v1\n{0}kind: Namespace\nmetadata:\n{1}  name: a\n  labels:\n{1}    team: shop\n{0}",
+            comments(""),
+            comments("  ")
+        );
+        assert_eq!(read_one(&text).unwrap().namespaces["a"]["team"], "shop");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! them that end in `.harbor-pilot-new` or `.harbor-pilot-old`.
 
 use std::{
+    collections::BTreeSet,
     fs::{File, OpenOptions, Permissions},
     io::Write,
     os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
@@ -56,6 +57,15 @@ pub(super) fn replace_all(files: &[Change<'_>], stop: &CancellationToken) -> any
     done
 }
 
+/// Names beside these files that a run left which was killed.
+pub(super) fn leftovers<'f>(files: impl Iterator<Item = &'f Path>) -> Vec<PathBuf> {
+    let targets = files.filter_map(|file| file.canonicalize().ok());
+    let directories: BTreeSet<PathBuf> = targets.filter_map(|file| Some(file.parent()?.to_owned())).collect();
+    let entries = directories.iter().filter_map(|directory| std::fs::read_dir(directory).ok()).flatten();
+    let is_ours = |path: &PathBuf| path.extension().is_some_and(|ending| ending == NEW || ending == OLD);
+    entries.filter_map(|entry| Some(entry.ok()?.path())).filter(is_ours).collect()
+}
+
 fn stage_all(files: &[Change<'_>], stop: &CancellationToken, staged: &mut Vec<Staged>) -> anyhow::Result<()> {
     let mut targets: Vec<(PathBuf, &Change<'_>)> = Vec::with_capacity(files.len());
     for change @ Change { file, new, .. } in files {
@@ -73,10 +83,12 @@ fn stage_all(files: &[Change<'_>], stop: &CancellationToken, staged: &mut Vec<St
             None => targets.push((target, change)),
         }
     }
+    // In a container every process has the same id: a name by chance is not that of a process which was killed.
+    let run = crate::chance::number();
     for (target, change) in &targets {
         let target = target.clone();
         ensure!(!stop.is_cancelled(), "stopped before any file was written");
-        let (new, old) = (beside(&target, NEW), beside(&target, OLD));
+        let (new, old) = (beside(&target, run, NEW), beside(&target, run, OLD));
         staged.push(Staged { target, new, old, renamed: false });
         if let Some(staged) = staged.last() {
             stage(staged, change.new).with_context(|| staged.target.display().to_string())?;
@@ -96,7 +108,6 @@ fn stage_all(files: &[Change<'_>], stop: &CancellationToken, staged: &mut Vec<St
 
 /// Writes the new text beside the file, readable by nobody else until it has the mode and owner of the file.
 fn stage(staged: &Staged, text: &str) -> anyhow::Result<()> {
-    // Of an earlier process that was killed: this one has another name for each of its files.
     let metadata = staged.target.metadata()?;
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&staged.new)?;
     file.write_all(text.as_bytes())?;
@@ -135,11 +146,11 @@ fn put_back(staged: &[Staged]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A name of this process, in the same directory.
-fn beside(target: &Path, ending: &str) -> PathBuf {
+/// A name of this run, in the same directory.
+fn beside(target: &Path, run: u64, ending: &str) -> PathBuf {
     let mut name = std::ffi::OsString::from(".");
     name.push(target.file_name().unwrap_or_default());
-    name.push(format!(".{}.{ending}", std::process::id()));
+    name.push(format!(".{run:016x}.{ending}"));
     target.with_file_name(name)
 }
 

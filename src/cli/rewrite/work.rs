@@ -8,11 +8,11 @@ use crate::{
     cli::{
         input::{Files, Input},
         listing, tell,
-        templates::{Admission, is_mapped},
+        templates::Admission,
     },
     image::ImageRef,
     manifests::{Image, Manifests, Placeholder, Role, Template, Wish},
-    rewrite::{Decision, Outcome, Rules, Subject, Target},
+    rewrite::{Decision, Outcome, Subject, Target},
 };
 
 pub(super) struct Work<'w> {
@@ -191,7 +191,7 @@ impl<'w> Work<'w> {
         let parsed = match ImageRef::parse(text) {
             Ok(parsed) => parsed,
             Err(error) => {
-                self.counts.invalid += usize::from(would_be_mapped(self.admission.rules, text));
+                self.counts.invalid += usize::from(listing::would_be_mapped(self.admission.rules, text));
                 return self.stay_with(input, found, image, &error.to_string());
             }
         };
@@ -211,8 +211,7 @@ impl<'w> Work<'w> {
     }
 
     fn stay_with(&self, input: &Input, found: &Template, image: &Image, why: &str) {
-        let Image { image, line, column, place, .. } = image;
-        tell(format_args!("{}:{line}:{column}: {}: {place}: {image} stays as it is: {why}", input.name, found.object));
+        tell(listing::image_line(input, found, image, &format!("stays as it is: {why}")));
     }
 
     /// Texts that name images where nothing says for certain that they are.
@@ -278,23 +277,12 @@ impl Counts {
         add(invalid, "invalid reference of a mapped host", "invalid references of mapped hosts");
         add(unkept, "change left out", "changes left out");
         add(&failed, "file that could not be read", "files that could not be read");
-        let _ = match listed {
-            1 => write!(text, "; 1 more text names an image of a mapped host and stays"),
-            _ => write!(text, "; {listed} more texts name images of mapped hosts and stay"),
-        };
+        let _ = write!(text, "; {}", listing::counted(*listed, "stays", "stay"));
         if *listed > 0 {
             text.push_str(": change them by hand, or name their fields with --fields");
         }
         text
     }
-}
-
-/// Whether rules map the host of a text that is no valid reference, or what is left of it without its mistakes.
-fn would_be_mapped(rules: &Rules, text: &str) -> bool {
-    let (host, path) = text.split_once('/').unwrap_or(("docker.io", text));
-    let path = path.split(['@', ':']).next().unwrap_or_default().to_ascii_lowercase();
-    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
-    [parts.join("/").as_str(), "library/any"].iter().any(|path| is_mapped(rules, &format!("{host}/{path}")))
 }
 
 /// Whether a text is the ID of an image, as container runtimes have it: `sha256:` and 64 hexadecimal digits.

@@ -79,11 +79,12 @@ impl<'a> Finder<'a> {
         self.add(Wanted::usual(image.to_owned(), place));
     }
 
-    /// The images of manifests: of Pods and what Pods are made from, as admission would map them, and of CachedImages.
+    /// The images of manifests: of Pods and what Pods are made from, as admission would map them, and of CachedImages. Hands
+    /// over how many other texts name images of mapped hosts.
     ///
     /// # Errors
     /// When a text is none, or a template makes no Pod.
-    pub(super) fn manifests(&mut self, files: &Files, namespace: Option<&str>) -> anyhow::Result<()> {
+    pub(super) fn manifests(&mut self, files: &Files, namespace: Option<&str>) -> anyhow::Result<usize> {
         let admission = Admission::new(self.rules, self.sources, namespace, &files.namespaces);
         for input in &files.inputs {
             let manifests = &files.parse(input)?;
@@ -101,8 +102,7 @@ impl<'a> Finder<'a> {
                 self.add(Wanted { named, place, usual: platforms.is_empty(), platforms, require });
             }
         }
-        listing::tell_mentions(files, self.rules, "is not warmed: nothing says for certain that this is an image")?;
-        Ok(())
+        listing::tell_mentions(files, self.rules, "is not warmed: nothing says for certain that this is an image")
     }
 
     /// What was found, in the order in which it was named.

@@ -1,0 +1,224 @@
+use super::*;
+use crate::manifests::{Manifests, Role};
+
+fn file(path: &str, text: &str) -> Seen {
+    let manifests = Manifests::read(text).unwrap();
+    let new = |template: usize, image: usize| {
+        let image = &manifests.templates()[template].images[image];
+        (image.role != Role::KustomizeName).then(|| format!("harbor.test/hub/{}", image.image))
+    };
+    Seen { name: path.to_owned(), path: Some(path.into()), ..Seen::of(&manifests, new) }
+}
+
+fn pod(image: &str) -> String {
+    format!("{{apiVersion: v1, kind: Pod, spec: {{containers: [{{name: a, image: '{image}'}}]}}}}")
+}
+
+fn kustomization(more: &str) -> String {
+    format!("{{apiVersion: kustomize.config.k8s.io/v1beta1, kind: Kustomization, {more}}}")
+}
+
+fn renamed(done: &Consequences) -> Vec<&str> {
+    done.renamed.values().map(String::as_str).collect()
+}
+
+#[test]
+fn an_entry_is_renamed_with_the_images_that_it_means() {
+    let images = "images: [{name: nginx, newTag: '1'}, {name: other, newTag: '2'}]";
+    let files = [
+        file("/a/pod.yaml", &pod("nginx:latest")),
+        file("/a/kustomization.yaml", &kustomization(&format!("resources: [pod.yaml], {images}"))),
+    ];
+    let done = consequences(&files);
+    assert_eq!(renamed(&done), ["harbor.test/hub/nginx"]);
+    assert!(done.held.is_empty(), "{done:?}");
+}
+
+#[test]
+fn an_entry_means_what_the_kustomizations_below_put_there() {
+    let files = [
+        file("/base/pod.yaml", &pod("nginx")),
+        file(
+            "/base/kustomization.yaml",
+            &kustomization("resources: [pod.yaml], images: [{name: nginx, newName: web}]"),
+        ),
+        file("/prod/kustomization.yml", &kustomization("resources: [../base], images: [{name: web, newTag: '2'}]")),
+    ];
+    assert_eq!(renamed(&consequences(&files)), ["harbor.test/hub/nginx", "harbor.test/hub/web"]);
+}
+
+#[test]
+fn a_component_means_what_those_have_that_use_it() {
+    let component =
+        "{apiVersion: kustomize.config.k8s.io/v1alpha1, kind: Component, images: [{name: nginx, newTag: '1'}]}";
+    let files = [
+        file("/app/pod.yaml", &pod("nginx")),
+        file("/app/kustomization.yaml", &kustomization("resources: [pod.yaml], components: [../c]")),
+        file("/c/kustomization.yaml", component),
+    ];
+    assert_eq!(renamed(&consequences(&files)), ["harbor.test/hub/nginx"]);
+    let done = consequences(&files[1..]);
+    assert!(done.renamed.is_empty() && done.held.is_empty(), "nothing of it changes: {done:?}");
+}
+
+#[test]
+fn images_stay_where_an_entry_would_not_mean_all_of_them_any_more() {
+    for (more, why) in [
+        ("resources: [pod.yaml, ../elsewhere]", "builds on ../elsewhere"),
+        ("resources: [pod.yaml, 'https://example.com/x.yaml']", "builds on https://example.com/x.yaml"),
+        ("resources: [pod.yaml], helmCharts: [{name: x}]", "`helmCharts`"),
+        ("resources: [pod.yaml], patches: [{patch: '[{op: add, path: /x, value: \"nginx:2\"}]'}]", "has a patch"),
+    ] {
+        let images = "images: [{name: nginx, newTag: '1'}]";
+        let files = [
+            file("/a/pod.yaml", &pod("nginx:latest")),
+            file("/a/kustomization.yaml", &kustomization(&format!("{more}, {images}"))),
+        ];
+        let done = consequences(&files);
+        assert!(done.renamed.is_empty(), "{more}");
+        assert!(done.held[&(0, "nginx".to_owned())].contains(why), "{done:?}");
+    }
+}
+
+#[test]
+fn an_image_that_one_overlay_holds_is_held_for_all() {
+    let overlay = |path: &str, more: &str| {
+        file(
+            path,
+            &kustomization(&format!("resources: [../base/pod.yaml{more}], images: [{{name: nginx, newTag: '1'}}]")),
+        )
+    };
+    let files = [
+        file("/base/pod.yaml", &pod("nginx")),
+        overlay("/one/kustomization.yaml", ""),
+        overlay("/two/kustomization.yaml", ", missing.yaml"),
+    ];
+    let done = consequences(&files);
+    assert!(done.renamed.is_empty(), "{done:?}");
+    assert!(done.held.contains_key(&(0, "nginx".to_owned())));
+}
+
+#[test]
+fn a_kustomization_that_was_not_given_holds_what_it_means() {
+    let outside = Seen {
+        outside: true,
+        ..file("/a/kustomization.yaml", &kustomization("resources: [pod.yaml], images: [{name: nginx, newTag: '1'}]"))
+    };
+    let done = consequences(&[file("/a/pod.yaml", &pod("nginx")), outside]);
+    assert!(done.held[&(0, "nginx".to_owned())].contains("is not among the files"), "{done:?}");
+}
+
+/// As [`file`], where images of Docker Hub have one name at Harbor.
+fn hub_file(path: &str, text: &str) -> Seen {
+    let manifests = Manifests::read(text).unwrap();
+    let new = |template: usize, image: usize| {
+        let image = &manifests.templates()[template].images[image];
+        let name = image.image.trim_start_matches("docker.io/");
+        (!name.starts_with("harbor.test/")).then(|| format!("harbor.test/hub/{name}"))
+    };
+    Seen { name: path.to_owned(), path: Some(path.into()), ..Seen::of(&manifests, new) }
+}
+
+fn two_images(first: &str, second: &str, entries: &str) -> Consequences {
+    consequences(&[
+        hub_file("/a/one.yaml", &pod(first)),
+        hub_file("/a/two.yaml", &pod(second)),
+        hub_file(
+            "/a/kustomization.yaml",
+            &kustomization(&format!("resources: [one.yaml, two.yaml], images: [{entries}]")),
+        ),
+    ])
+}
+
+#[test]
+fn an_image_stays_where_its_entry_would_mean_another_one_of_the_same_name_at_harbor() {
+    for second in ["docker.io/web:2", "harbor.test/hub/web:2"] {
+        let done = two_images("web:1", second, "{name: web, newTag: '3'}");
+        assert!(done.renamed.is_empty(), "{second}: {done:?}");
+        assert!(done.held[&(0, "web".to_owned())].contains("would mean"), "{done:?}");
+    }
+    let done = two_images("web:1", "docker.io/web:2", "{name: web, newTag: '3'}, {name: docker.io/web, newTag: '4'}");
+    assert_eq!((renamed(&done), done.held.len()), (vec!["harbor.test/hub/web"], 3), "{done:?}");
+    assert!(!done.held.contains_key(&(1, "docker.io/web".to_owned())), "{done:?}");
+}
+
+#[test]
+fn an_image_stays_where_an_entry_that_stays_would_mean_it() {
+    let done = two_images("web:1", "harbor.test/hub/web:2", "{name: harbor.test/hub/web, newTag: '3'}");
+    assert!(done.renamed.is_empty(), "{done:?}");
+    assert!(done.held[&(0, "web".to_owned())].contains("would mean it, too"), "{done:?}");
+}
+
+#[test]
+fn an_entry_means_what_an_entry_before_it_puts_there() {
+    let done = two_images("web", "other", "{name: web, newName: site}, {name: site, newTag: '2'}");
+    assert_eq!(renamed(&done), ["harbor.test/hub/web", "harbor.test/hub/site"]);
+    let done = two_images("web", "other", "{name: site, newTag: '2'}, {name: web, newName: site}");
+    assert_eq!(renamed(&done), ["harbor.test/hub/web"], "{done:?}");
+}
+
+#[test]
+fn images_stay_that_an_entry_without_a_plain_name_or_of_image_tags_may_mean() {
+    for (more, held) in [
+        ("images: [{name: 'we.', newTag: '1'}]", vec![0, 1, 2]),
+        ("images: [{name: '.*web', newTag: '1'}]", vec![0, 1, 2]),
+        ("images: [{name: 'web:1', newTag: '2'}]", vec![0]),
+        ("imageTags: [{name: web, newTag: '2'}]", vec![0]),
+    ] {
+        let own = kustomization(&format!("resources: [one.yaml, two.yaml], {more}"));
+        let files = [
+            hub_file("/a/one.yaml", &pod("web:1")),
+            hub_file("/a/two.yaml", &pod("other:1")),
+            hub_file("/a/kustomization.yaml", &own),
+        ];
+        let done = consequences(&files);
+        let files: Vec<usize> = done.held.keys().map(|(file, _)| *file).filter(|file| *file < 2).collect();
+        let expected: Vec<usize> = held.into_iter().filter(|file| *file < 2).collect();
+        assert_eq!(files, expected, "{more}: {done:?}");
+    }
+}
+
+/// A Kustomization that cannot be read, in `/a`.
+fn unreadable(text: Option<&str>) -> Seen {
+    let path = Some("/a/kustomization.yaml".into());
+    Seen { name: "a".to_owned(), path, ..Seen::unreadable(text) }
+}
+
+#[test]
+fn images_that_a_kustomization_which_cannot_be_read_may_mean_stay() {
+    for (text, expected) in [
+        (Some("resources: [one.yaml\n"), &[0][..]),
+        (Some("resources: [one.yaml, ../b/two.yaml\n"), &[0, 1]),
+        (Some("resources:\n- ../b/two.yaml\n- \"x"), &[0, 1]),
+        (Some("resources: [../b\n"), &[0, 1, 2]),
+        (Some("resources: [{{ .base }}\n"), &[0, 1, 2, 3]),
+        (None, &[0, 1, 2, 3]),
+    ] {
+        let files = [
+            hub_file("/a/one.yaml", &pod("web:1")),
+            hub_file("/b/two.yaml", &pod("web:1")),
+            hub_file("/c/three.yaml", &pod("web:1")),
+            hub_file("/d/four.yaml", &pod("web:1")),
+            hub_file("/b/kustomization.yaml", &kustomization("resources: [two.yaml, ../c/three.yaml]")),
+            unreadable(text),
+        ];
+        let held: Vec<usize> = consequences(&files).held.keys().map(|(file, _)| *file).collect();
+        assert_eq!(held, expected, "{text:?}");
+    }
+}
+
+#[test]
+fn an_entry_keeps_its_name_where_a_base_cannot_be_read() {
+    let files = [
+        hub_file("/b/one.yaml", &pod("web:1")),
+        unreadable(Some("resources: [../c/two.yaml\n")),
+        hub_file("/c/two.yaml", &pod("web:1")),
+        hub_file(
+            "/b/kustomization.yaml",
+            &kustomization("resources: [one.yaml, ../a], images: [{name: web, newTag: '2'}]"),
+        ),
+    ];
+    let done = consequences(&files);
+    assert!(done.renamed.is_empty(), "{done:?}");
+    assert!([0, 2].iter().all(|file| done.held.contains_key(&(*file, "web".to_owned()))), "{done:?}");
+}
