@@ -224,3 +224,90 @@ fn review_of_more_than_the_limits_costs_less_than_one_within_them() {
     assert!(answer["response"]["warnings"][0].as_str().unwrap().ends_with("more than 16384 containers"), "{answer}");
     assert!(took < within * 4, "{took:?} beside {within:?}");
 }
+
+/// Setups that spend all steps of a review, by what they spend them on.
+fn exhausting() -> Vec<(&'static str, Setup)> {
+    let with_policies = |spec: &dyn Fn(usize) -> Value, object: Value| {
+        let given: Vec<ImagePolicy> = (0..4_000).map(|index| policy(index, spec(index))).collect();
+        Setup { policies: Policies::compile(&given), ..setup(object, Value::Null) }
+    };
+    let at_harbor = || pod(json!({"containers": containers(16_000, |index| format!("harbor.corp/p0/x:{index}"))}));
+    let long = || {
+        let path = "a".repeat(240);
+        pod(json!({"containers": containers(8_000, |index| format!("harbor.corp/{path}/x:{index}"))}))
+    };
+    let mut labelled = at_harbor();
+    let labels: serde_json::Map<String, Value> = (0..4_000).map(|key| (format!("label-{key}"), json!(""))).collect();
+    labelled["metadata"]["labels"] = labels.into();
+    let selecting = json!({"objectSelector": {"matchLabels": {"team": "none"}}});
+    let rules = Rules::compile((0..4_000).map(|index| rule(index, "docker.io", selecting.clone())));
+    let hub = pod(json!({"containers": containers(16_000, |index| format!("acme/app-{index}"))}));
+    vec![
+        ("policies", with_policies(&|_| json!({"allowed": [{"host": "harbor.corp"}]}), at_harbor())),
+        ("globs", with_policies(&|_| json!({"allowed": [{"host": "harbor.corp", "projects": ["*a*b*c*d"]}]}), long())),
+        (
+            "selectors of policies",
+            with_policies(
+                &|index| {
+                    let values: Vec<String> = (0..40).map(|value| format!("v{value}")).collect();
+                    let expression = json!({"key": format!("label-{index}"), "operator": "NotIn", "values": values});
+                    json!({"objectSelector": {"matchExpressions": [expression]}, "forbidLatest": true})
+                },
+                labelled,
+            ),
+        ),
+        ("rules", Setup { rules, ..setup(hub, Value::Null) }),
+    ]
+}
+
+/// Setups of 3 MiB, the most that an API server takes, under a few rules and policies.
+fn largest() -> Vec<(&'static str, Setup)> {
+    const SIZE: usize = 3 * 1024 * 1024;
+    let containers = |bytes: usize| {
+        let one =
+            json!({"name": "c00000", "image": "acme/app-00000:1", "env": [{"name": "A", "value": "x".repeat(bytes)}]});
+        let length = one.to_string().len() + 1;
+        let element = |index: usize| {
+            let env = json!([{"name": "A", "value": "x".repeat(bytes)}]);
+            json!({"name": format!("c{index:05}"), "image": format!("acme/app-{index:05}:1"), "env": env})
+        };
+        pod(json!({"containers": (0..(SIZE / length).min(MAX_CONTAINERS)).map(element).collect::<Value>()}))
+    };
+    let many = containers(90);
+    let mut moved = many.clone();
+    moved["spec"]["containers"].as_array_mut().unwrap().reverse();
+    let mut named = containers(60);
+    named["metadata"]["annotations"][KEEP_IMAGES] = json!("x,".repeat(MAX_ANNOTATIONS / 2 - 100));
+    vec![
+        ("new containers", setup(many.clone(), Value::Null)),
+        ("new containers, names to keep", setup(named, Value::Null)),
+        ("an update in another order", setup(moved, many.clone())),
+        ("an update of nothing", setup(many.clone(), many)),
+        ("a text", created(json!({"containers": [{"name": "a", "image": "nginx", "args": ["x".repeat(SIZE)]}]}))),
+    ]
+}
+
+/// The figures of `rewrite::limits` and of docs/security.md.
+#[test]
+#[ignore = "a measurement: cargo test --release --test review_cost -- --ignored --nocapture"]
+fn measure_the_processor_time_of_the_heaviest_reviews() {
+    let namespaces = Namespaces::default();
+    let best = |act: &dyn Fn()| {
+        let once = || {
+            let start = processor_time();
+            act();
+            processor_time() - start
+        };
+        (0..7).map(|_| once()).min().unwrap()
+    };
+    for (what, setup) in exhausting().into_iter().chain(largest()) {
+        let body = setup.review.to_string().into_bytes();
+        let mutate = best(&|| drop(black_box(mutate(&body, &setup.rules, &namespaces).unwrap())));
+        let validating = |policies: &Policies| {
+            best(&|| drop(black_box(validate(&body, &setup.rules, &namespaces, policies, None).unwrap())))
+        };
+        let (all, none) = (validating(&setup.policies), validating(&Policies::default()));
+        let kib = body.len() / 1024;
+        println!("{what}: {kib} KiB, mutate {mutate:?}, validate {all:?}, {none:?} without policies");
+    }
+}

@@ -215,6 +215,61 @@ fn validate_gives_up_a_pod_beyond_the_limits_as_one_that_cannot_be_read() {
     assert_eq!((&refused["allowed"], &refused["uid"]), (&json!(false), &json!("")));
 }
 
+/// Pods beyond a limit, with images that no policy allows.
+fn beyond_the_limits() -> [Value; 4] {
+    let mut pods = [(); 4].map(|()| pod("ghcr.io/acme/tool"));
+    let images = |count: usize| vec![json!({"name": "x", "image": "ghcr.io/acme/tool"}); count];
+    pods[0]["spec"]["initContainers"] = images(20_000).into();
+    let volume = json!({"name": "x", "image": {"reference": "ghcr.io/acme/tool"}});
+    pods[1]["spec"]["volumes"] = vec![volume; 20_000].into();
+    let labels: serde_json::Map<String, Value> = (0..5_000).map(|key| (format!("l{key}"), json!(""))).collect();
+    pods[2]["metadata"]["labels"] = labels.into();
+    pods[3]["spec"]["ephemeralContainers"] = images(20_000).into();
+    pods
+}
+
+#[test]
+fn validate_admits_an_update_of_a_pod_beyond_the_limits_that_leaves_its_images() {
+    for old in beyond_the_limits() {
+        let mut old = old;
+        old["metadata"]["finalizers"] = json!(["batch.kubernetes.io/job-tracking"]);
+        let mut new = old.clone();
+        new["metadata"]["finalizers"] = json!([]);
+        for sub_resource in ["", "ephemeralcontainers"] {
+            let mut update = review("UPDATE", new.clone(), old.clone());
+            update["request"]["subResource"] = json!(sub_resource);
+            let (response, verdict) = answered(&update, &rules(false), &only_harbor("Enforce"));
+            assert_eq!((&response["allowed"], verdict), (&json!(true), Verdict::Skipped), "{response}");
+        }
+        assert!(!allows(&create(new), &only_harbor("Enforce")), "a new Pod has no images before");
+    }
+}
+
+#[test]
+fn validate_refuses_an_update_of_a_pod_beyond_the_limits_that_changes_a_list_of_images() {
+    let policies = only_harbor("Enforce");
+    for (index, old) in beyond_the_limits().into_iter().enumerate() {
+        let last =
+            ["/spec/initContainers/19999/image", "/spec/volumes/19999/image/reference", "/spec/containers/0/image"]
+                .into_iter()
+                .chain(["/spec/ephemeralContainers/19999/image"])
+                .nth(index)
+                .unwrap();
+        let mut new = old.clone();
+        *new.pointer_mut(last).unwrap() = json!("evil.example/x");
+        // What a tenant writes excuses nothing.
+        new["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        new["metadata"]["annotations"] = json!({ORIGINAL_IMAGES: "{}", KEEP_IMAGES: "web"});
+        assert!(!allows(&review("UPDATE", new.clone(), old.clone()), &policies), "{last}");
+        let mut added = old.clone();
+        added["spec"]["ephemeralContainers"] = json!([{"name": "y", "image": "evil.example/x"}]);
+        assert!(!allows(&review("UPDATE", added, old), &policies), "{last}");
+    }
+    let within = pod("harbor.corp/hub/x");
+    let grown = beyond_the_limits()[0].clone();
+    assert!(!allows(&review("UPDATE", grown, within), &policies));
+}
+
 #[test]
 fn a_denial_says_what_is_wrong_and_how_to_mend_it() {
     let (response, verdict) = answered(&create(pod("ghcr.io/acme/tool:1")), &rules(false), &only_harbor("Enforce"));

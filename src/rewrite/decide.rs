@@ -319,6 +319,12 @@ impl<'p> Request<'p> {
         pod.excess().or_else(|| old.and_then(Pod::excess))
     }
 
+    /// Whether this is a change of a Pod that changes no list that holds images. It brings none, whatever the limits.
+    pub fn leaves_images(self) -> bool {
+        let (pod, old, _) = self.parts();
+        old.is_some_and(|old| pod.has_the_lists_of(old))
+    }
+
     fn parts(self) -> (&'p Pod<'p>, Option<&'p Pod<'p>>, &'static [Kind]) {
         match self {
             Self::Create { pod } => (pod, None, &Kind::ALL),

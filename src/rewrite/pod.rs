@@ -72,6 +72,17 @@ pub struct Spec<'a> {
     pub image_pull_secrets: Option<Vec<PullSecret<'a>>>,
     /// The limit that a list exceeded. Its other elements were not kept.
     pub cut: Option<&'static str>,
+    /// The lists that hold images, as they were read; `None` of a Pod that was not read.
+    pub texts: Option<Texts<'a>>,
+}
+
+/// The JSON of each list that holds images, all of it, whatever is kept of the list.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Texts<'a> {
+    containers: Option<&'a [u8]>,
+    init_containers: Option<&'a [u8]>,
+    ephemeral_containers: Option<&'a [u8]>,
+    volumes: Option<&'a [u8]>,
 }
 
 /// A LocalObjectReference to a Secret.
@@ -189,6 +200,13 @@ impl<'a> Pod<'a> {
         spec.cut.or((containers > MAX_CONTAINERS).then_some(TOO_MANY_CONTAINERS))
     }
 
+    /// Whether all lists that hold images are the same, byte for byte, beyond the limits, too. The API server writes both
+    /// objects of a review in the same way, so that lists differ only where one was changed.
+    pub fn has_the_lists_of(&self, other: &Self) -> bool {
+        let texts = |pod: &Self| pod.spec.as_ref().and_then(|spec| spec.texts);
+        texts(self).is_some() && texts(self) == texts(other)
+    }
+
     /// The annotations, if there are any.
     pub fn annotations(&self) -> Option<&Annotations<'a>> {
         self.metadata.as_ref()?.annotations.as_ref()
@@ -288,11 +306,24 @@ impl<'a> Fields<'a> for Metadata<'a> {
 
 impl<'a> Fields<'a> for Spec<'a> {
     fn field(&mut self, name: &[u8], skim: &mut Skim<'a>) -> Result<(), Unread> {
+        let texts = self.texts.get_or_insert_default();
         let (is_cut, limit) = match name {
-            b"containers" => (skim.list(&mut self.containers, MAX_CONTAINERS)?, TOO_MANY_CONTAINERS),
-            b"initContainers" => (skim.list(&mut self.init_containers, MAX_CONTAINERS)?, TOO_MANY_CONTAINERS),
-            b"ephemeralContainers" => (skim.list(&mut self.ephemeral_containers, MAX_CONTAINERS)?, TOO_MANY_CONTAINERS),
-            b"volumes" => (skim.list(&mut self.volumes, MAX_VOLUMES)?, "the Pod has more than 16384 volumes"),
+            b"containers" => {
+                let is_cut = take_list(skim, &mut self.containers, MAX_CONTAINERS, &mut texts.containers)?;
+                (is_cut, TOO_MANY_CONTAINERS)
+            }
+            b"initContainers" => {
+                let is_cut = take_list(skim, &mut self.init_containers, MAX_CONTAINERS, &mut texts.init_containers)?;
+                (is_cut, TOO_MANY_CONTAINERS)
+            }
+            b"ephemeralContainers" => {
+                let (list, text) = (&mut self.ephemeral_containers, &mut texts.ephemeral_containers);
+                (take_list(skim, list, MAX_CONTAINERS, text)?, TOO_MANY_CONTAINERS)
+            }
+            b"volumes" => {
+                let is_cut = take_list(skim, &mut self.volumes, MAX_VOLUMES, &mut texts.volumes)?;
+                (is_cut, "the Pod has more than 16384 volumes")
+            }
             b"imagePullSecrets" => {
                 let is_cut = skim.list(&mut self.image_pull_secrets, MAX_PULL_SECRETS)?;
                 (is_cut, "the Pod has more than 4096 image pull secrets")
@@ -304,6 +335,18 @@ impl<'a> Fields<'a> for Spec<'a> {
         }
         Ok(())
     }
+}
+
+/// Takes a list and its text, and says whether the list has more than `most` elements.
+fn take_list<'a, T: Read<'a>>(
+    skim: &mut Skim<'a>,
+    list: &mut Option<Vec<T>>,
+    most: usize,
+    text: &mut Option<&'a [u8]>,
+) -> Result<bool, Unread> {
+    let (is_cut, taken) = skim.with_text(|skim| skim.list(list, most))?;
+    *text = Some(taken);
+    Ok(is_cut)
 }
 
 impl<'a> Fields<'a> for Container<'a> {

@@ -183,6 +183,17 @@ impl<'a> Skim<'a> {
         Ok(more)
     }
 
+    /// Takes what `take` takes, and returns the text of it, too.
+    ///
+    /// # Errors
+    /// Those of `take`.
+    pub fn with_text<T>(&mut self, take: impl FnOnce(&mut Self) -> Result<T, Unread>) -> Result<(T, &'a [u8]), Unread> {
+        self.peek();
+        let start = self.at;
+        let taken = take(self)?;
+        Ok((taken, self.text.get(start..self.at).ok_or(Unread)?))
+    }
+
     #[inline(always)]
     fn take_list<T: Read<'a>>(&mut self, elements: &mut Vec<T>, most: usize) -> Result<bool, Unread> {
         self.take(b'[')?;

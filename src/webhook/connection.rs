@@ -231,6 +231,12 @@ impl Occupant for Connection {
         (!busy).then(|| self.began + Duration::from_micros(self.asked.load(Ordering::Relaxed)))
     }
 
+    /// An answer that is being written keeps no place from a peer that holds less: the connection has a moment to write it.
+    fn yields_since(&self) -> Option<Instant> {
+        let works = self.working.load(Ordering::Relaxed) > 0;
+        (!works).then(|| self.began + Duration::from_micros(self.asked.load(Ordering::Relaxed)))
+    }
+
     fn evict(&self) {
         self.order(Order::Leave);
     }
@@ -278,6 +284,7 @@ impl Drop for Unwritten {
 
 #[cfg(test)]
 mod tests {
+    use super::super::places::{Places, Room};
     use super::*;
 
     const LIMIT: Duration = Duration::from_secs(5);
@@ -334,6 +341,32 @@ mod tests {
         assert_eq!(idle, [false, false, true, true, true, true, true, true]);
         drop(stuck);
         assert!(!connection.is_stuck(connection.began + LIMIT));
+    }
+
+    #[test]
+    fn a_connection_with_an_answer_to_write_makes_room_at_once_for_a_peer_that_holds_less() {
+        let room = Room { total: 8, peer: 4 };
+        let places = Places::new(room);
+        let of = |peer: u8| Arc::new(Connection::new(([10, 0, 0, peer], 1).into(), LIMIT));
+        let mut held = Vec::new();
+        for index in 0..8 {
+            let stuck = of(index % 2);
+            drop(stuck.work(Instant::now()));
+            let answer = stuck.hold(10, LIMIT, Instant::now());
+            let (place, evicted) = places.admit(Arc::clone(&stuck), 1).unwrap();
+            assert_eq!(evicted, 0);
+            held.push((stuck, answer, place));
+        }
+        assert!(places.admit(of(1), 1).is_err(), "a peer at its own limit");
+        let newcomer = of(2);
+        let (_place, evicted) = places.admit(Arc::clone(&newcomer), 1).unwrap();
+        let left = held.iter().filter(|(stuck, ..)| stuck.current() == Order::Leave).count();
+        assert_eq!((evicted, left), (1, 1));
+        // One whose request is being judged keeps its place.
+        let all = held.iter().map(|(stuck, ..)| stuck).chain([&newcomer]);
+        let working: Vec<_> = all.map(|connection| connection.work(Instant::now())).collect();
+        assert!(places.admit(of(3), 1).is_err());
+        drop(working);
     }
 
     #[test]

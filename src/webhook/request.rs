@@ -193,7 +193,9 @@ impl<O> AdmissionRequest<'_, O> {
 }
 
 impl<'a> AdmissionRequest<'a, Pod<'a>> {
-    /// What is asked of which Pod; `None` when the request does not concern us, an error when something is missing.
+    /// What is asked of which Pod; `None` when the request does not concern us, an error when something is missing or the
+    /// Pod is beyond the limits. A change of such a Pod that leaves its images as they are does not concern us: its
+    /// controller must be able to let go of it.
     pub(super) fn ask(&self) -> Option<Result<Request<'_>, &'static str>> {
         if !self.is_pod() {
             return None;
@@ -215,7 +217,11 @@ impl<'a> AdmissionRequest<'a, Pod<'a>> {
             (false, false, Some(old)) => Request::Update { pod, old },
             (false, true, Some(old)) => Request::EphemeralContainers { pod, old },
         };
-        Some(ask.excess().map_or(Ok(ask), Err))
+        match ask.excess() {
+            Some(_) if ask.leaves_images() => None,
+            Some(excess) => Some(Err(excess)),
+            None => Some(Ok(ask)),
+        }
     }
 }
 
