@@ -115,6 +115,8 @@ fn outcome<'p>(request: Request<'p>, rules: &Rules, subject: &Subject<'_>, budge
             && original == Some(slot.image)
             && !slot.is_never_pulled
             && placeholder(slot.image).is_none()
+            // Else it was made a moment ago, and the API server asks a second time.
+            && believed(&slot).is_none()
         {
             outcome.edits.images.push(Change { slot, to: To::Earlier(earlier) });
             record.add(slot, slot.image);
