@@ -1,10 +1,10 @@
-{{/* Labels that Pods are selected by. Takes the component. They never change: a Deployment's selector cannot. */}}
+{{/* Labels that select Pods. Takes the component. They never change, because a Deployment's selector cannot change. */}}
 {{- define "harbor-pilot.selector" -}}
 app.kubernetes.io/name: harbor-pilot
 app.kubernetes.io/component: {{ . }}
 {{- end }}
 
-{{/* Labels of every object. Takes (list $ component); an empty component is for what belongs to both. */}}
+{{/* Labels of every object. Takes (list $ component); the component is empty for objects of both. */}}
 {{- define "harbor-pilot.labels" -}}
 {{- $ := index . 0 -}}
 {{- $component := index . 1 -}}
@@ -32,7 +32,7 @@ helm.sh/chart: {{ printf "%s-%s" $.Chart.Name $.Chart.Version | replace "+" "_" 
 {{- end -}}
 {{- end }}
 
-{{/* The Secret that the webhook serves from. */}}
+{{/* The Secret with the serving certificate. */}}
 {{- define "harbor-pilot.certificateSecret" -}}
 {{- if eq .Values.certificates.source "provided" -}}
 {{- required "certificates.provided.secretName: with certificates.source=provided, name the Secret with tls.crt and tls.key" .Values.certificates.provided.secretName -}}
@@ -41,7 +41,7 @@ harbor-pilot-webhook-tls
 {{- end -}}
 {{- end }}
 
-{{/* What a Pod of either process has before its containers. Takes (list $ component). */}}
+{{/* The start of the Pod spec of both processes. Takes (list $ component). */}}
 {{- define "harbor-pilot.podSpec" -}}
 {{- $ := index . 0 -}}
 {{- $component := index . 1 -}}
@@ -84,7 +84,7 @@ affinity:
 {{- end }}
 {{- end }}
 
-{{/* What the container of either process has, beside its name, arguments, ports and mounts. Takes (list $ component). */}}
+{{/* The common parts of the container of both processes. Takes (list $ component). */}}
 {{- define "harbor-pilot.container" -}}
 {{- $ := index . 0 -}}
 {{- $values := index $.Values (index . 1) -}}
@@ -104,7 +104,7 @@ env:
   - name: HARBOR_PILOT_LOG
     value: {{ $.Values.logs.level | quote }}
   {{- if eq (index . 1) "webhook" }}
-  # Memory is taken as it is needed, and given back at once.
+  # Memory is allocated when it is needed, and returned at once.
   - name: MIMALLOC_ARENA_EAGER_COMMIT
     value: "0"
   - name: MIMALLOC_PURGE_DELAY
@@ -124,7 +124,7 @@ securityContext:
     drop: [ALL]
 resources:
   {{- toYaml $values.resources | nindent 2 }}
-{{- /* Neither depends on Harbor or on the API server: a restart would cure nothing. */}}
+{{- /* Neither depends on Harbor or on the API server: a restart would not help. */}}
 startupProbe:
   httpGet:
     path: /healthz
