@@ -80,6 +80,16 @@ fn the_exit_status_says_whether_pods_would_be_refused() {
 }
 
 #[test]
+fn check_strict_says_by_its_status_that_a_text_names_an_image_of_a_mapped_host() {
+    let args = "        args: [--sidecar=docker.io/library/busybox:1]\n";
+    let manifest = deployment("nginx:1").replace("image: 'nginx:1'}", "image: 'nginx:1',") + args + "      }\n";
+    for (more, code) in [(&[][..], 0), (&["--strict"][..], 1)] {
+        let output = check(&manifest, more);
+        assert_eq!(output.status.code(), Some(code), "{more:?}: {output:?}");
+    }
+}
+
+#[test]
 fn each_violation_is_told_with_its_line() {
     let output = check(&deployment("ghcr.io/acme/tool"), &[]);
     let lines: Vec<&str> = stdout(&output).lines().collect();

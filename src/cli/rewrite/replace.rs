@@ -43,8 +43,16 @@ struct Staged {
 /// # Errors
 /// When one file cannot be written or has another text than was read, or `stop` was cancelled before the first was: then all are as they were.
 pub(super) fn replace_all(files: &[Change<'_>], stop: &CancellationToken) -> anyhow::Result<()> {
+    replace_by(files, stop, swap_all)
+}
+
+fn replace_by(
+    files: &[Change<'_>],
+    stop: &CancellationToken,
+    swap: impl FnOnce(&mut [Staged]) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let mut staged = Vec::with_capacity(files.len());
-    let done = stage_all(files, stop, &mut staged).and_then(|()| swap_all(&mut staged));
+    let done = stage_all(files, stop, &mut staged).and_then(|()| swap(&mut staged));
     let undone = if done.is_err() { put_back(&staged) } else { Ok(()) };
     for Staged { new, old, .. } in &staged {
         // Each is there only where something failed, or, of the old ones, until now.
@@ -109,7 +117,7 @@ fn stage_all(files: &[Change<'_>], stop: &CancellationToken, staged: &mut Vec<St
 /// Writes the new text beside the file, readable by nobody else until it has the mode and owner of the file.
 fn stage(staged: &Staged, text: &str) -> anyhow::Result<()> {
     let metadata = staged.target.metadata()?;
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&staged.new)?;
+    let mut file = create(&staged.new)?;
     file.write_all(text.as_bytes())?;
     let own = file.metadata()?;
     if (own.uid(), own.gid()) != (metadata.uid(), metadata.gid()) {
@@ -119,6 +127,11 @@ fn stage(staged: &Staged, text: &str) -> anyhow::Result<()> {
     file.set_permissions(Permissions::from_mode(metadata.permissions().mode() & 0o7777))?;
     file.sync_all()?;
     Ok(std::fs::hard_link(&staged.target, &staged.old)?)
+}
+
+/// A new file that no other account can read.
+fn create(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
 fn swap_all(staged: &mut [Staged]) -> anyhow::Result<()> {
@@ -221,25 +234,36 @@ mod tests {
     #[test]
     fn replace_all_puts_back_what_was_renamed_when_a_later_rename_fails() {
         let here = directory(&[("a", "1"), ("b", "2")]);
-        let mut staged = Vec::new();
         let paths = ["a", "b"].map(|name| here.path().join(name));
         let files: Vec<_> = paths.iter().zip(["1", "2"]).map(|(file, old)| Change { file, old, new: "new" }).collect();
-        stage_all(&files, &CancellationToken::new(), &mut staged).unwrap();
-        std::fs::remove_file(&staged[1].new).unwrap();
-        assert!(swap_all(&mut staged).is_err());
-        assert_eq!(std::fs::read_to_string(&paths[0]).unwrap(), "new");
-        put_back(&staged).unwrap();
-        assert_eq!(std::fs::read_to_string(&paths[0]).unwrap(), "1");
+        let swap = |staged: &mut [Staged]| {
+            std::fs::remove_file(&staged[1].new)?;
+            let failed = swap_all(staged);
+            assert_eq!(std::fs::read_to_string(&paths[0])?, "new");
+            failed
+        };
+        assert!(replace_by(&files, &CancellationToken::new(), swap).is_err());
+        assert_eq!(content(&here), pairs(&[("a", "1"), ("b", "2")]));
     }
 
     #[test]
-    fn replace_all_stages_a_text_that_is_never_more_readable_than_its_file() {
+    fn replace_all_creates_files_that_no_other_account_can_read() {
+        let here = directory(&[]);
+        let file = create(&here.path().join("new")).unwrap();
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o077, 0);
+    }
+
+    #[test]
+    fn replace_all_keeps_the_owner_or_writes_nothing() {
         let here = directory(&[("a", "1")]);
         let path = here.path().join("a");
-        std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
-        let mut staged = Vec::new();
-        stage_all(&[Change { file: &path, old: "1", new: "new" }], &CancellationToken::new(), &mut staged).unwrap();
-        assert_eq!(staged[0].new.metadata().unwrap().permissions().mode() & 0o7777, 0o600);
+        // Only root can give a file away.
+        if std::os::unix::fs::chown(&path, Some(12_345), Some(12_346)).is_err() {
+            return;
+        }
+        replace(&here, &[("a", "one")]).unwrap();
+        let metadata = path.metadata().unwrap();
+        assert_eq!((metadata.uid(), metadata.gid()), (12_345, 12_346));
     }
 
     #[test]
