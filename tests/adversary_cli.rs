@@ -15,12 +15,17 @@ mod support;
 use std::{
     fs,
     process::{Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use canary::{PASSWORD, ROBOT, UPSTREAM_PASSWORD, assert_no_secret, make_robot};
-use front::{Answer, Front, answers, sends};
+use front::{Answer, Front, answers, repeats, sends};
 use harbor_double::{Harbor, Upstream};
+use harbor_pilot::{
+    api::{HarborInstance, Registry},
+    controller::Reconciler,
+};
+use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 use support::ran::Ran;
 use tempfile::TempDir;
@@ -226,5 +231,126 @@ async fn plan_apply_says_done_of_nothing_that_was_not_done() {
         }
         let good = words == ["done", "done"] || what == "what is suspended";
         assert_eq!(ran.code == 0, good, "{what}: {ran:?}");
+    }
+}
+
+/// Answers that go on for ever, a byte now and then.
+fn drips() -> Answer {
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 99999\r\n\r\n";
+    repeats(head, b" ", usize::MAX, Duration::from_millis(100))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn timeout_ends_every_command_that_asks_a_harbor_or_an_api_server_that_drips() {
+    let site = Site::start().await;
+    site.front.attack("", &drips());
+    let kubeconfig = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "a", "users": [],
+        "clusters": [{"name": "a", "cluster": {"server": site.front.url}}],
+        "contexts": [{"name": "a", "context": {"cluster": "a", "user": ""}}],
+    });
+    let away = tempfile::tempdir().unwrap();
+    let (config, pod) = (away.path().join("config"), away.path().join("pod.yaml"));
+    fs::write(&config, kubeconfig.to_string()).unwrap();
+    fs::write(&pod, "apiVersion: v1\nkind: Pod\nspec: {containers: [{name: a, image: nginx}]}\n").unwrap();
+    let pod = pod.to_str().unwrap();
+    // And the exit status for an error.
+    let table: [(&[&str], i32); 7] = [
+        (&["plan", "-f", "."], 1),
+        (&["plan", "-f", ".", "--apply"], 1),
+        (&["status"], 1),
+        (&["release"], 1),
+        (&["check", "-f", pod], 2),
+        (&["rewrite", "-f", pod], 2),
+        (&["explain", "nginx"], 2),
+    ];
+    let runs = table.map(|(arguments, code)| {
+        let mut command = site.command();
+        command.args(arguments).args(["--timeout", "3s"]).env("KUBECONFIG", &config).stdin(Stdio::null());
+        async move {
+            let begun = Instant::now();
+            let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+            (arguments, code, Ran::of(output), begun.elapsed())
+        }
+    });
+    for (arguments, code, ran, took) in futures::future::join_all(runs).await {
+        assert_eq!(ran.code, code, "{arguments:?}: {ran:?}");
+        assert!(ran.err.contains("no result within 3s (--timeout)"), "{arguments:?}: {ran:?}");
+        assert!(took < Duration::from_secs(20), "{arguments:?}: {took:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn plan_refuses_what_depends_on_a_registry_whose_host_is_not_allowed() {
+    let site = Site::start().await;
+    let rule = json!({"source": {"registryRef": {"name": "up"}}, "trigger": {"type": "Manual"}});
+    site.write("rule", &resource("ReplicationRule", "up", &rule));
+    let allow = |hosts: Value| {
+        let spec =
+            json!({"url": site.front.url, "credentialsSecretRef": {"name": "harbor"}, "allowedRegistryHosts": hosts});
+        site.write("instance", &resource("HarborInstance", "default", &spec));
+    };
+    let writes = || {
+        let seen = site.front.seen();
+        seen.iter()
+            .filter(|asked| ["POST", "PUT", "DELETE", "PATCH"].iter().any(|m| asked.text().starts_with(m)))
+            .count()
+    };
+    let reasons = |ran: &Ran| {
+        let lines = ran.json()["resources"].as_array().unwrap().clone();
+        ["Registry", "ProxyProject", "ReplicationRule"].map(|kind| {
+            let line = lines.iter().find(|line| line["kind"] == kind).unwrap();
+            line["reason"].as_str().unwrap_or("-").to_owned()
+        })
+    };
+    let refused = ["HostNotAllowed", "RegistryNotReady", "RegistryNotReady"];
+    // Before Harbor has the Registry, and when it has it from an earlier time.
+    for there in [false, true] {
+        if there {
+            allow(json!([]));
+            let ran = site.plan(&["--apply"]).await;
+            assert_eq!(ran.code, 0, "{ran:?}");
+        }
+        allow(json!(["ghcr.io"]));
+        site.front.attack("GET /nothing", &sends(""));
+        for more in [&["-o", "json"][..], &["-o", "json", "--apply"]] {
+            let ran = site.plan(more).await;
+            assert_eq!((ran.code, reasons(&ran)), (1, refused.map(str::to_owned)), "{there}: {ran:?}");
+            let project = ran.json()["resources"].to_string();
+            assert!(project.contains("is refused (HostNotAllowed"), "{there}: {project}");
+        }
+        assert_eq!(writes(), 0, "{there}");
+    }
+}
+
+#[tokio::test]
+async fn an_instance_shows_no_secret_of_a_registry_that_was_not_reconciled_yet() {
+    let site = support::Site::doubled(Harbor::builder().speed(100.0)).await;
+    let front = Front::start(site.url.clone()).await;
+    site.secret("up", "puller", UPSTREAM_PASSWORD);
+    let registry =
+        json!({"type": "docker-registry", "url": "http://127.0.0.1:9", "credentialsSecretRef": {"name": "up"}});
+    site.apply::<Registry>("up", registry);
+    let instance = json!({"url": front.url, "credentialsSecretRef": {"name": "harbor"}});
+    site.apply::<HarborInstance>("default", instance);
+    let version = || json!({"harbor_version": format!("v2.15.2 {UPSTREAM_PASSWORD}")}).to_string().into_bytes();
+    let component = || {
+        let component = json!({"name": format!("core {UPSTREAM_PASSWORD}"), "status": "unhealthy"});
+        json!({"status": "unhealthy", "components": [component]}).to_string().into_bytes()
+    };
+    let table: [(&'static str, Answer); 3] = [
+        ("/systeminfo", answers("200 OK", move |_| version())),
+        ("/health", answers("200 OK", move |_| component())),
+        ("/systeminfo", answers("500 x", |_| UPSTREAM_PASSWORD.as_bytes().to_vec())),
+    ];
+    for (on, answer) in table {
+        front.attack(on, &answer);
+        // A process that has just been started.
+        let kinds = site.restarted();
+        let object = site.world.get::<HarborInstance>("default").unwrap();
+        let outcome = Reconciler::<HarborInstance>::reconcile(kinds.as_ref(), object.as_ref(), Timestamp::now()).await;
+        let shown = format!("{} {:?}", serde_json::to_string(&outcome.status).unwrap(), outcome.notes);
+        assert_no_secret(on, &shown);
+        assert!(shown.contains("[redacted]"), "{on}: {shown}");
     }
 }

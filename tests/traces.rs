@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
+use axum::http::HeaderMap;
 use axum::routing::post;
 use harbor_pilot::tls::issue::{Authority, Validity};
 use jiff::{SignedDuration, Timestamp};
@@ -26,11 +27,16 @@ struct Webhook {
     process: Child,
     client: reqwest::Client,
     url: String,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Webhook {
     async fn start(collector: &str) -> Self {
+        Self::with(collector, &[], Stdio::null()).await
+    }
+
+    /// The same with variables, and standard error elsewhere.
+    async fn with(collector: &str, variables: &[(&str, &str)], stderr: Stdio) -> Self {
         harbor_pilot::tls::install_crypto_provider();
         let directory = tempfile::tempdir().unwrap();
         let validity = Validity::starting(Timestamp::now(), SignedDuration::from_hours(24));
@@ -48,9 +54,11 @@ impl Webhook {
             .arg(rules)
             .arg("--tls-dir")
             .arg(directory.path())
-            .stderr(Stdio::null())
+            .envs(variables.iter().copied())
+            .stderr(stderr)
             .spawn()
             .unwrap();
+        std::fs::write(directory.path().join("ca.crt"), &authority.issued().certificate_pem).unwrap();
         let root = reqwest::Certificate::from_pem(authority.issued().certificate_pem.as_bytes()).unwrap();
         let client = reqwest::Client::builder().no_proxy().tls_certs_only([root]).timeout(SOON).build().unwrap();
         let ready = format!("http://{ops}/readyz");
@@ -59,7 +67,7 @@ impl Webhook {
             assert!(Instant::now() < end, "the webhook is not ready");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        Self { process, client, url: format!("https://{address}/mutate"), _directory: directory }
+        Self { process, client, url: format!("https://{address}/mutate"), directory }
     }
 
     /// How long an admission took.
@@ -179,4 +187,51 @@ async fn a_collector_that_hangs_or_is_away_slows_no_admission_and_no_end() {
     }
     let took = last.unwrap().end().await;
     assert!(took < Duration::from_secs(20), "the end took {took:?}");
+}
+
+#[tokio::test]
+async fn headers_for_the_collector_are_in_no_line_however_much_is_logged() {
+    const CANARY: &str = "c4nary-of-the-collector";
+    // It is asked over TLS, and logs what it is asked for.
+    let seen = tempfile::NamedTempFile::new().unwrap();
+    let trace = [("HARBOR_PILOT_LOG", "trace"), ("RUST_LOG", "trace")];
+    let other = Webhook::with("http://127.0.0.1:9", &trace, seen.reopen().unwrap().into()).await;
+    let secure = other.url.trim_end_matches("/mutate").to_owned();
+    let plain = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", plain.local_addr().unwrap());
+    let received: Arc<Mutex<Vec<String>>> = Arc::default();
+    let take = async |State(received): State<Arc<Mutex<Vec<String>>>>, headers: HeaderMap| {
+        received.lock().unwrap().push(format!("{headers:?}"));
+    };
+    let router = Router::new().route("/v1/traces", post(take)).with_state(received.clone());
+    tokio::spawn(async move { axum::serve(plain, router).await });
+    let root = other.directory.path().join("ca.crt");
+    let (basic, key) = (format!("authorization=Basic%20{CANARY}"), format!("x-key={CANARY}"));
+    for collector in [address, secure] {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let headers = format!("{basic},{key}");
+        let variables = [
+            ("OTEL_EXPORTER_OTLP_HEADERS", headers.as_str()),
+            ("SSL_CERT_FILE", root.to_str().unwrap()),
+            trace[0],
+            trace[1],
+        ];
+        let webhook = Webhook::with(&collector, &variables, log.reopen().unwrap().into()).await;
+        webhook.admit("uid-1").await;
+        let end = Instant::now() + SOON;
+        let text = || std::fs::read_to_string(log.path()).unwrap();
+        while !text().contains("put; add idle connection") {
+            assert!(Instant::now() < end, "{collector}: nothing was exported: {}", text());
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        webhook.end().await;
+        let text = text();
+        assert!(text.contains("TRACE"), "{collector}: it logs all");
+        let line = text.lines().find(|line| line.contains(CANARY));
+        assert_eq!(line, None, "{collector}");
+    }
+    let received = received.lock().unwrap();
+    assert!(received.iter().any(|headers| headers.contains(CANARY)), "{received:?}");
+    let seen = std::fs::read_to_string(seen.path()).unwrap();
+    assert!(seen.contains("TRACE") && !seen.contains(CANARY), "the receiver logs no header");
 }

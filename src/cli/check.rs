@@ -4,7 +4,7 @@ use clap::{Args, ValueEnum};
 use k8s_openapi::jiff::Timestamp;
 
 use self::report::{Checked, Level, Violation};
-use super::{FAILED, input, listing, print, sources, tell, templates::Admission, warn_of};
+use super::{FAILED, deadline, input, listing, print, sources, tell, templates::Admission, warn_of};
 use crate::{
     image::ImageRef,
     manifests::Template,
@@ -41,6 +41,8 @@ pub(super) struct Arguments {
     reading: input::Reading,
     #[command(flatten)]
     sources: sources::Arguments,
+    #[command(flatten)]
+    deadline: deadline::Arguments,
     /// How the result is printed
     #[arg(short, long, value_enum, default_value = "text")]
     output: Output,
@@ -67,7 +69,7 @@ enum Output {
 /// Checks; see [`EXIT_CODES`].
 pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let files = arguments.input.manifests(&arguments.reading)?;
-    let sources = arguments.sources.read().await?;
+    let sources = arguments.deadline.bound(arguments.sources.read()).await?;
     let policies = Policies::compile(sources.policies.as_ref().map_err(|error| anyhow::anyhow!("{error}"))?);
     let rules = sources.rules_in_force()?;
     warn_of(policies.findings());

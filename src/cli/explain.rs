@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use super::{print, sources};
+use super::{deadline, print, sources};
 use crate::{
     image::ImageRef,
     rewrite::{
@@ -36,6 +36,8 @@ pub(super) struct Arguments {
     image: String,
     #[command(flatten)]
     sources: sources::Arguments,
+    #[command(flatten)]
+    deadline: deadline::Arguments,
     /// Namespace of the Pod [default: that of the kubeconfig, where rules come from the cluster]
     #[arg(short, long, value_name = "NAMESPACE")]
     namespace: Option<String>,
@@ -82,7 +84,7 @@ struct Explanation {
 /// Explains; see [`EXIT_CODES`].
 pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let image = ImageRef::parse(&arguments.image).with_context(|| format!("image {:?}", arguments.image))?;
-    let sources = arguments.sources.read().await?;
+    let sources = arguments.deadline.bound(arguments.sources.read()).await?;
     let namespace = arguments.namespace.as_deref().or(sources.default_namespace.as_deref()).unwrap_or_default();
     let given: BTreeMap<String, String> = arguments.namespace_labels.iter().cloned().collect();
     let namespace_labels = if given.is_empty() { sources.namespaces.get(namespace) } else { Some(&given) };

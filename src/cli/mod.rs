@@ -8,6 +8,7 @@ mod check;
 mod clients;
 mod controller;
 mod crds;
+mod deadline;
 mod election;
 mod explain;
 mod input;

@@ -13,6 +13,7 @@ use serde_json::json;
 use self::report::{Entry, Report};
 use super::{
     account::{self, PASSWORD, USERNAME},
+    deadline,
     input::{self, Files, Input},
     listing, print, resources, tell,
 };
@@ -64,6 +65,8 @@ pub(super) struct Arguments {
     /// unless its controller was given another
     #[arg(long, env = "HARBOR_PILOT_INSTALLATION", default_value = "standalone")]
     installation_id: String,
+    #[command(flatten)]
+    deadline: deadline::Arguments,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -76,7 +79,7 @@ enum Output {
 
 /// Plans; see [`EXIT_CODES`].
 pub(super) async fn run(arguments: Arguments) -> ExitCode {
-    match plan(arguments).await {
+    match arguments.deadline.bound(plan(&arguments)).await {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             tell(format_args!("{error:#}"));
@@ -85,8 +88,8 @@ pub(super) async fn run(arguments: Arguments) -> ExitCode {
     }
 }
 
-async fn plan(arguments: Arguments) -> anyhow::Result<u8> {
-    let manifests = manifests(&arguments)?;
+async fn plan(arguments: &Arguments) -> anyhow::Result<u8> {
+    let manifests = manifests(arguments)?;
     let world = Arc::new(World::new(Vec::new()));
     world.apply(&manifests, Timestamp::now());
     let kinds = Kinds {
@@ -100,7 +103,7 @@ async fn plan(arguments: Arguments) -> anyhow::Result<u8> {
     } else {
         planned.into_iter().map(Entry::planned).collect()
     };
-    let report = Report { installation: arguments.installation_id, applied: arguments.apply, entries };
+    let report = Report { installation: arguments.installation_id.clone(), applied: arguments.apply, entries };
     let text = match arguments.output {
         Output::Text => report.text(),
         Output::Json => report.json()?,

@@ -5,7 +5,7 @@ use std::{fmt::Write, process::ExitCode};
 use anyhow::{Context, ensure};
 use clap::Args;
 
-use super::{print, tell};
+use super::{deadline, print, tell};
 use crate::cluster::release::{self, Held, Which};
 
 const NOTHING_LEFT: u8 = 0;
@@ -43,11 +43,13 @@ pub(super) struct Arguments {
     /// Releases; without it nothing is changed
     #[arg(long)]
     apply: bool,
+    #[command(flatten)]
+    deadline: deadline::Arguments,
 }
 
 /// Releases; see [`HELP`].
 pub(super) async fn run(arguments: Arguments) -> ExitCode {
-    match release(&arguments).await {
+    match arguments.deadline.bound(release(&arguments)).await {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             tell(format_args!("{error:#}"));

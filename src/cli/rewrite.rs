@@ -19,7 +19,7 @@ use self::{
     work::Work,
 };
 use super::{
-    FAILED,
+    FAILED, deadline,
     input::{self, Files, Input},
     print, shutdown_on_signal, sources, tell,
     templates::Admission,
@@ -63,6 +63,8 @@ pub(super) struct Arguments {
     reading: input::Reading,
     #[command(flatten)]
     sources: sources::Arguments,
+    #[command(flatten)]
+    deadline: deadline::Arguments,
     /// Prints what would change as a unified diff
     #[arg(long)]
     diff: bool,
@@ -86,7 +88,7 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let inputs = &files.inputs;
     let from_stdin = inputs.iter().any(|input| input.file.is_none());
     ensure!(!(arguments.in_place && from_stdin), "--in-place has no file to write with -f -: leave one of them out");
-    let sources = arguments.sources.read().await?;
+    let sources = arguments.deadline.bound(arguments.sources.read()).await?;
     let rules = sources.rules_in_force()?;
     if rules.is_empty() {
         tell("warning: there is no rule in force: no image is rewritten");

@@ -10,7 +10,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::{Api, Client, Resource, api::ListParams, core::DeserializeGuard};
 use serde::de::DeserializeOwned;
 
-use super::{print, tell};
+use super::{deadline, print, tell};
 use crate::{
     cluster::{Error, bounded, turn},
     survey::Survey,
@@ -49,6 +49,8 @@ pub(super) struct Arguments {
     /// How it is printed
     #[arg(short, long, value_enum, default_value = "text")]
     output: Output,
+    #[command(flatten)]
+    deadline: deadline::Arguments,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -61,7 +63,7 @@ enum Output {
 
 /// Shows; see [`HELP`].
 pub(super) async fn run(arguments: Arguments) -> ExitCode {
-    match status(&arguments).await {
+    match arguments.deadline.bound(status(&arguments)).await {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             tell(format_args!("{error:#}"));

@@ -3,9 +3,11 @@
 //! All resources of an instance share the client, so that its bound on concurrent requests holds for all of them together.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
 };
+
+use futures::{StreamExt, stream};
 
 use super::{allowances::Allowances, directory::Directory};
 use crate::{
@@ -18,6 +20,9 @@ use crate::{
     },
     registry,
 };
+
+/// Secrets that are read at once.
+const SECRETS_AT_ONCE: usize = 8;
 
 /// Clients by the name of the instance.
 #[derive(Debug, Default)]
@@ -154,6 +159,8 @@ impl Instances {
         let puller = self
             .puller(&endpoint, instance.spec.token_path.as_deref(), &client, observer)
             .map_err(|error| Unusable { reason: error.reason(), message: error.to_string(), stalled: true })?;
+        // Harbor has the secrets of Registries from an earlier time, and may show one in its first answer.
+        teach_upstreams(directory, name, client.secrets()).await;
         let view = Arc::new(View::new(client.clone()));
         let pull_host = instance.spec.effective_pull_host().to_owned();
         let connection = Connection { client, view, puller, pull_host };
@@ -212,6 +219,24 @@ impl Instances {
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Known>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Makes the secrets of all Registries of an instance known to what redacts messages. A Secret that cannot be read is reported at
+/// its Registry.
+async fn teach_upstreams(directory: &dyn Directory, instance: &str, secrets: &Secrets) {
+    let registries = directory.registries();
+    let own = registries.iter().filter(|registry| registry.spec.harbor_ref.name == instance);
+    let names: BTreeSet<&str> = own
+        .filter_map(|registry| registry.spec.credentials_secret_ref.as_ref())
+        .map(|reference| reference.name.as_str())
+        .collect();
+    stream::iter(names)
+        .for_each_concurrent(SECRETS_AT_ONCE, async |name| {
+            if let Ok(Some(secret)) = directory.secret(name).await {
+                secret.teach(secrets);
+            }
+        })
+        .await;
 }
 
 /// Why a Harbor is not to be asked now, as far as its instance knows.

@@ -29,7 +29,8 @@ fn all_rights() -> Value {
     };
     let crud: &[&str] = &["list", "read", "create", "update", "delete"];
     json!([
-        {"kind": "system", "namespace": "/", "access": access(&[("registry", crud), ("project", crud), ("quota", crud)])},
+        {"kind": "system", "namespace": "/", "access": access(&[("registry", crud), ("project", crud), ("quota", crud),
+            ("replication-policy", crud), ("replication", crud)])},
         {"kind": "project", "namespace": "*", "access": access(&[
             ("project", crud), ("label", crud), ("metadata", crud), ("repository", &["list", "read", "pull", "delete"]), ("artifact", crud),
             ("tag-retention", crud),

@@ -28,6 +28,8 @@ fn with(mut spec: Value, more: Value) -> Value {
 async fn a_manifest_that_harbor_or_a_container_runtime_would_misread_is_refused_with_a_reason() {
     let cluster = shared().await.unwrap();
     let harbor = || instance("https://harbor.example.com");
+    let token = |path: &str| with(harbor(), json!({"tokenPath": path}));
+    let hosts = |list: &[&str]| with(harbor(), json!({"allowedRegistryHosts": list}));
     let project = || json!({"registryRef": {"name": "x"}});
     let ghcr = || typed("github-ghcr", "https://ghcr.io");
     let pull = || json!({"source": {"registryRef": {"name": "x"}}});
@@ -45,6 +47,21 @@ async fn a_manifest_that_harbor_or_a_container_runtime_would_misread_is_refused_
         ("HarborInstance", "x", with(harbor(), json!({"maxConcurrentRequests": 0})), "maxConcurrentRequests"),
         ("HarborInstance", "x", with(harbor(), json!({"interval": "ten minutes"})), "interval"),
         ("HarborInstance", "x", json!({"url": "https://harbor.example.com"}), "credentialsSecretRef"),
+        ("HarborInstance", "x", token("service/token"), "tokenPath must be a path"),
+        ("HarborInstance", "x", token("//evil.example.com/token"), "tokenPath must be a path"),
+        ("HarborInstance", "x", token("/service/../api/v2.0/users"), "tokenPath must be a path"),
+        ("HarborInstance", "x", token("/service/token?account=x"), "tokenPath must be a path"),
+        ("HarborInstance", "x", token("/"), "spec.tokenPath"),
+        ("HarborInstance", "x", token(&format!("/{}", "a".repeat(128))), "spec.tokenPath"),
+        ("HarborInstance", "x", hosts(&["https://ghcr.io"]), "allowedRegistryHosts are hosts"),
+        ("HarborInstance", "x", hosts(&["ghcr.io", "ghcr.io/app"]), "allowedRegistryHosts are hosts"),
+        ("HarborInstance", "x", hosts(&["10.0.0.0/8"]), "allowedRegistryHosts are hosts"),
+        ("HarborInstance", "x", hosts(&["user@ghcr.io"]), "allowedRegistryHosts are hosts"),
+        ("HarborInstance", "x", hosts(&["{a,b}.example"]), "allowedRegistryHosts are hosts"),
+        ("HarborInstance", "x", hosts(&["ghcr.io "]), "allowedRegistryHosts are hosts"),
+        ("HarborInstance", "x", hosts(&[""]), "spec.allowedRegistryHosts"),
+        ("HarborInstance", "x", hosts(&[&"a".repeat(256)]), "spec.allowedRegistryHosts"),
+        ("HarborInstance", "x", hosts(&["ghcr.io"; 257]), "spec.allowedRegistryHosts"),
         ("Registry", "x", typed("docker-registry", "ftp://example.com"), "url must begin with http://"),
         ("Registry", "x", typed("docker-registry", "https://u:p@example.com"), "no query, fragment or user"),
         ("Registry", "x", typed("aws-ecr", "https://ecr.eu-central-1.amazonaws.com"), "an aws-ecr url must be"),
@@ -124,6 +141,9 @@ async fn a_manifest_that_harbor_or_a_container_runtime_would_misread_is_refused_
     let good = [
         ("HarborInstance", "x", with(harbor(), json!({"pullHost": "harbor:8443", "interval": "1h30m"}))),
         ("HarborInstance", "x", instance("http://10.0.0.1:8080/")),
+        ("HarborInstance", "x", token("/auth/v1.2/token~_-")),
+        ("HarborInstance", "x", hosts(&[])),
+        ("HarborInstance", "x", hosts(&["ghcr.io", "*.corp.example", "10.0.0.5:5000", "[2001:db8::1]:443"])),
         ("Registry", "x", keyed(typed("aws-ecr", "https://123456789012.dkr.ecr.eu-central-1.amazonaws.com"))),
         ("Registry", "x", keyed(typed("aws-ecr", "https://api.ecr.us-east-1.amazonaws.com"))),
         ("Registry", &"x".repeat(65), with(ghcr(), json!({"name": "short"}))),

@@ -1,0 +1,52 @@
+//! One bound on all that a command waits for.
+
+use anyhow::bail;
+use clap::Args;
+
+use crate::api::Interval;
+
+/// How long a command may take.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub(super) struct Arguments {
+    /// For everything together, whatever Harbor or the API server does; then the command ends with an error
+    #[arg(long, default_value = "10m", value_name = "TIME")]
+    timeout: Interval,
+}
+
+impl Arguments {
+    /// Awaits the work of a command. Requests have deadlines of their own: this is for the sum of them.
+    ///
+    /// # Errors
+    /// Those of the work, and that there was no result in time.
+    pub(super) async fn bound<T>(&self, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+        match tokio::time::timeout(self.timeout.duration(), work).await {
+            Ok(result) => result,
+            Err(_) => bail!(
+                "no result within {} (--timeout): changes that were made stay; run the command again",
+                self.timeout
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn bound_ends_many_waits_that_are_short_enough_each() {
+        let within = |text: &str| Arguments { timeout: text.parse().unwrap() };
+        let work = async |times: u32| {
+            for _ in 0..times {
+                tokio::time::sleep(Duration::from_secs(29)).await;
+            }
+            anyhow::Ok(times)
+        };
+        assert_eq!(within("1m").bound(work(2)).await.unwrap(), 2);
+        let error = within("1m").bound(work(3)).await.unwrap_err().to_string();
+        assert!(error.contains("1m") && error.contains("--timeout"), "{error}");
+    }
+}
