@@ -395,6 +395,33 @@ async fn large_bodies_share_a_budget_and_small_ones_are_never_held_up_by_it() {
     assert_eq!(webhook.post(large).await.0, StatusCode::BAD_REQUEST, "the budget was not given back");
 }
 
+/// Posts a body of this length, of which nothing comes.
+async fn post_nothing_of(webhook: &Webhook, length: usize) -> StatusCode {
+    let never = Body::from_stream(futures::stream::pending::<Result<Vec<u8>, std::io::Error>>());
+    let request = Request::post("/mutate").header("content-length", length).body(never).unwrap();
+    webhook.router.clone().oneshot(request).await.unwrap().status()
+}
+
+#[tokio::test]
+async fn large_bodies_beyond_the_memory_for_all_are_turned_away() {
+    let time = std::time::Duration::from_millis(300);
+    let limits = Limits { body: 1 << 20, memory: 4 << 20, time, ..Limits::default() };
+    let webhook = webhook_with(Arc::new(|_| {}), Arc::default(), limits);
+    let answers = futures::future::join_all((0..8).map(|_| post_nothing_of(&webhook, 1 << 20))).await;
+    let admitted = answers.iter().filter(|status| **status == StatusCode::REQUEST_TIMEOUT).count();
+    let turned_away = answers.iter().filter(|status| **status == StatusCode::SERVICE_UNAVAILABLE).count();
+    assert!(admitted <= 4 && admitted + turned_away == 8, "{answers:?}");
+}
+
+#[tokio::test]
+async fn small_bodies_that_do_not_come_make_room_for_later_ones() {
+    let time = std::time::Duration::from_secs(2);
+    let webhook = webhook_with(Arc::new(|_| {}), Arc::default(), Limits { time, ..Limits::default() });
+    let answers = futures::future::join_all((0..1_500).map(|_| post_nothing_of(&webhook, 100))).await;
+    let turned_away = answers.iter().filter(|status| **status == StatusCode::SERVICE_UNAVAILABLE).count();
+    assert!(turned_away > 400, "{turned_away} of {}", answers.len());
+}
+
 #[tokio::test]
 async fn a_body_that_does_not_come_is_given_up_before_the_api_server_gives_up() {
     let webhook = webhook();

@@ -238,3 +238,30 @@ impl Drop for Part {
         self.hub.unwritten.fetch_sub(self.bytes.len(), Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use hyper::body::Body as _;
+
+    use super::*;
+
+    #[test]
+    fn answers_beyond_their_memory_close_the_connection_that_holds_the_most() {
+        let (write, stuck) = (Duration::from_secs(5), Duration::from_millis(250));
+        let limits = Limits { connections: 8, peer: 8, write, stuck };
+        let hub = Hub::new(limits, Readiness::new(), ConnectionMetrics::default());
+        let [heavy, light] = [1, 2].map(|port| hub.welcome(([127, 0, 0, 1], port).into()).unwrap());
+        let answer = |guest: &Guest, bytes: usize| {
+            let (hub, connection) = (Arc::clone(&hub), Arc::clone(guest.connection()));
+            let mut answer = Answered { body: Body::from(vec![0; bytes]), hub, connection };
+            Pin::new(&mut answer).poll_frame(&mut Context::from_waker(Waker::noop()))
+        };
+        let _unwritten = [answer(&heavy, ANSWERS - 1024), answer(&light, 1024)];
+        assert_eq!(heavy.connection().current(), Order::Serve);
+        let _beyond = answer(&light, 1);
+        let orders = [heavy, light].map(|guest| guest.connection().current());
+        assert_eq!(orders, [Order::Close, Order::Serve]);
+    }
+}
