@@ -86,6 +86,7 @@ impl Site {
             reload: Duration::from_millis(50),
             timing: Timing::paced(Duration::from_secs_f64(20.0 / SPEED)),
             pull_budget: DEFAULT_BYTES,
+            caps: harbor_pilot::prewarm::quota::Caps::default(),
             watcher: None,
             serve: ServeOptions { linger: Duration::ZERO, ..ServeOptions::default() },
         };

@@ -194,6 +194,12 @@ pub fn shortest_max_age<'p>(policies: impl IntoIterator<Item = &'p ImagePolicy>)
     going.filter_map(|policy| Some(policy.spec.vulnerability?.max_age.duration())).min()
 }
 
+/// The worst severity that all policies admit; `None` where none uses scans.
+pub fn lowest_ceiling<'p>(policies: impl IntoIterator<Item = &'p ImagePolicy>) -> Option<FoundSeverity> {
+    let active = policies.into_iter().filter(|policy| policy.metadata.deletion_timestamp.is_none());
+    active.filter_map(|policy| Some(policy.spec.vulnerability?.max_severity.ceiling())).min()
+}
+
 /// What is known of a policy.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]

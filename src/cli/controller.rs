@@ -24,10 +24,8 @@ pub(super) struct Arguments {
     /// Images that are warmed at once
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
     warm_concurrency: u16,
-    /// Images that are remembered because Pods or workloads named them, apart from those that are in use; of more than these the
-    /// oldest are forgotten
-    #[arg(long, default_value_t = 5000)]
-    max_cached_images: usize,
+    #[command(flatten)]
+    caps: super::caps::Arguments,
     /// The namespaceSelector of the webhook configuration, as JSON: workloads of namespaces that it does not select are not warmed
     /// [default: all but kube-system and the operator's own]
     #[arg(long, value_name = "SELECTOR", value_parser = namespace_selector)]
@@ -63,7 +61,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         installation: arguments.installation_id,
         concurrency: arguments.concurrency,
         warm_concurrency: arguments.warm_concurrency,
-        max_cached_images: arguments.max_cached_images,
+        caps: arguments.caps.caps(),
         pull_budget: arguments.prewarm.pull_budget(),
         timing: arguments.prewarm.timing(),
         meters: meters.clone(),

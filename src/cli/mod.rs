@@ -3,6 +3,7 @@
 //! In: arguments and environment. Out: values that the rest of the library takes; nothing below this reads either.
 
 mod account;
+mod caps;
 mod certificates;
 mod check;
 mod clients;

@@ -39,6 +39,8 @@ pub(super) struct Arguments {
     #[command(flatten)]
     prewarm: super::prewarm::Arguments,
     #[command(flatten)]
+    caps: super::caps::Arguments,
+    #[command(flatten)]
     logs: super::logs::Arguments,
 }
 
@@ -60,6 +62,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         reload: RELOAD,
         timing: arguments.prewarm.timing(),
         pull_budget: arguments.prewarm.pull_budget(),
+        caps: arguments.caps.caps(),
         watcher: None,
         serve: options(),
     };

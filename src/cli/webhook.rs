@@ -115,7 +115,7 @@ async fn follow_cluster(
     let manual = in_force.manual.clone();
     let store = async move {
         let wanted = move |offer: &queue::Offer| !manual.load().contains(&offer.proxy_project);
-        sink::store(writer, offered, Source::Admission, &stored, wanted).await;
+        sink::store(writer, offered, Source::Admission, &stored, wanted, None).await;
     };
     let both = async {
         tokio::select! {

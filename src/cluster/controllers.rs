@@ -1,6 +1,10 @@
 //! Wires watches, drivers and reconcilers of all kinds into one run.
 
-use std::{future::ready, sync::Arc, time::Duration};
+use std::{
+    future::ready,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use futures::{
     FutureExt, StreamExt,
@@ -27,12 +31,15 @@ use super::{
     driver::Driver,
     events::Events,
     expiry::Keeper,
+    gate::{self, Entry},
     meters::{Meters, Seen},
     nodes::Platforms,
+    quota::{self, Quota},
     rules,
     scans::ScanDemand,
     secrets::Secrets,
     sink, sources,
+    told::Told,
     triggers::{self, Triggers},
 };
 use crate::{
@@ -43,7 +50,7 @@ use crate::{
     },
     in_force::InForce,
     leadership::Leadership,
-    prewarm::{Timing, lifetime::Source, queue},
+    prewarm::{Timing, lifetime::Source, limit::Limit, queue, quota::Caps},
     telemetry::controller::ControllerMetrics,
 };
 
@@ -60,8 +67,8 @@ pub struct Settings {
     pub concurrency: u16,
     /// Images that are warmed at once.
     pub warm_concurrency: u16,
-    /// CachedImages of ours that are kept, apart from those that are in use.
-    pub max_cached_images: usize,
+    /// How many CachedImages of ours there may be.
+    pub caps: Caps,
     /// Bytes of layers that Harbor is brought to fetch at once, in all pulls together.
     pub pull_budget: u64,
     /// How long warming waits for what Harbor does on its own.
@@ -78,6 +85,13 @@ const NODES_DEADLINE: Duration = Duration::from_secs(15);
 
 /// An image that has a CachedImage is not offered again; this is for the time until the watch shows it.
 const OFFERED_AGAIN: Duration = Duration::from_secs(10);
+
+/// Images that wait to get a CachedImage: about 5 MiB at most. One that finds no room is found again by a later list.
+const WAITING: usize = 4096;
+
+/// How fast the images of one namespace get their CachedImages: faster than they are warmed, and slow enough to leave the API server
+/// to others.
+const PACE: Limit = Limit { burst: 100, per_second: 10.0 };
 
 /// Runs all controllers until `shutdown`. Nothing is sent to a Harbor while `leadership` does not hold.
 ///
@@ -101,7 +115,7 @@ pub async fn run(
     let (registries, registry_changes) = changes::controller::<Registry>(&client, busy.clone(), &meters.watches);
     let (projects, project_changes) = changes::controller::<ProxyProject>(&client, busy.clone(), &meters.watches);
     let (replications, rule_changes) = changes::controller::<ReplicationRule>(&client, busy, &meters.watches);
-    let warming = Config::default().concurrency(settings.warm_concurrency);
+    let warming = Config::default().concurrency(settings.warm_concurrency.saturating_add(1 + gate::SPARE));
     let (images, image_changes) = changes::controller::<CachedImage>(&client, warming, &meters.watches);
 
     let platforms = Platforms::default();
@@ -128,7 +142,12 @@ pub async fn run(
     };
     let warmer = Images::new(directory.clone(), connections.clone(), rules, settings.timing, Some(watcher));
     let warmer = Arc::new(warmer);
-    let (offers, offered) = queue::queue(queue::Bounds { remembered_for: OFFERED_AGAIN, ..queue::Bounds::default() });
+    let (offers, offered) = queue::queue(queue::Bounds {
+        waiting: WAITING,
+        remembered_for: OFFERED_AGAIN,
+        pace: Some(PACE),
+        ..queue::Bounds::default()
+    });
     meters.seen.store(Some(Arc::new(Seen {
         directory: directory.clone(),
         leadership,
@@ -146,12 +165,23 @@ pub async fn run(
         offers,
         due,
         admitted: settings.admitted_namespaces,
+        told: Told::default(),
+        missed: AtomicBool::new(false),
+    });
+    let quota = Arc::new(Quota {
+        client: client.clone(),
+        images: images.store(),
+        directory: directory.clone(),
+        asked: warmer.asked().clone(),
+        caps: settings.caps,
+        metrics: meters.controller.clone(),
+        state: quota::State::default(),
     });
     let keeper = Keeper {
         client: client.clone(),
         demand: demand.clone(),
         directory: directory.clone(),
-        most: settings.max_cached_images,
+        quota: quota.clone(),
         changed: Arc::new(Notify::new()),
         metrics: meters.controller.clone(),
     };
@@ -170,7 +200,9 @@ pub async fn run(
     let registries = triggers.of_registries(registries).reconcile_on(pulls);
     let projects = triggers.of_projects(projects);
     let replications = triggers.of_rules(replications);
-    let images = images.reconcile_all_on(triggers::whenever(wake_images.clone())).reconcile_on(when_due);
+    let (gate, invited) = gate::gate(settings.warm_concurrency);
+    let images = images.reconcile_all_on(triggers::whenever(wake_images.clone()));
+    let images = images.reconcile_on(when_due).reconcile_on(invited);
 
     let (loaded, when_loaded) = watch::channel(false);
     let (woken, projects_changed) = (wake_images.clone(), keeper.changed.clone());
@@ -213,7 +245,7 @@ pub async fn run(
                 run_kind(registries, drive(), kinds.clone()),
                 run_kind(projects, drive(), kinds.clone()),
                 run_kind(replications, drive(), kinds),
-                run_kind(images, drive(), warmer),
+                run_gated(images, drive(), warmer, move |image| gate.enter(image)),
             );
         } => {}
         () = platforms.watch(client.clone(), &meters.watches, || wake_images.notify_one()) => {}
@@ -224,7 +256,7 @@ pub async fn run(
         () = follow_sources => {}
         () = sink::store(client.clone(), offered, Source::Cluster, &meters.offers, |offer| {
             !manual.load().contains(&offer.proxy_project)
-        }) => {}
+        }, Some(&quota)) => {}
     }
     if !shutdown.is_cancelled() {
         tracing::error!("a watch ended by itself");
@@ -241,21 +273,37 @@ struct Drive {
     metrics: ControllerMetrics,
 }
 
-async fn run_kind<K, R>(controller: Controller<K>, drive: Drive, reconciler: Arc<R>)
-where
+/// Runs a controller whose reconciles all begin at once.
+async fn run_kind<K: Managed, R: Reconciler<K>>(controller: Controller<K>, drive: Drive, reconciler: Arc<R>) {
+    run_gated(controller, drive, reconciler, |_| Entry::Free).await;
+}
+
+/// Runs a controller whose reconciles `enter` one after the other.
+async fn run_gated<K, R>(
+    controller: Controller<K>,
+    drive: Drive,
+    reconciler: Arc<R>,
+    enter: impl Fn(&K) -> Entry + Send + Sync + 'static,
+) where
     K: Managed,
     R: Reconciler<K>,
 {
+    let enter = Arc::new(enter);
     let Drive { client, events, known, shutdown, metrics } = drive;
     let driver = Arc::new(Driver::new(Api::<K>::all(client), events, reconciler, metrics));
     controller
         .graceful_shutdown_on(async move { shutdown.cancelled().await })
         .run(
             move |object, driver: Arc<Driver<K, Arc<R>>>| {
-                let known = known.clone();
+                let (known, enter) = (known.clone(), enter.clone());
                 async move {
                     known.await;
+                    let entry = enter(&object);
+                    if matches!(entry, Entry::Later) {
+                        return Ok(Action::requeue(gate::WAIT));
+                    }
                     let requeue = driver.step(object).await?;
+                    drop(entry);
                     Ok::<_, Error>(requeue.map_or_else(Action::await_change, Action::requeue))
                 }
             },

@@ -3,7 +3,14 @@
 //! In: Pods that are there, and the templates of workloads whose Pods are still to come. Out: notes in
 //! [`Asked`], and offers. Nothing of a Pod is kept.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
 
 use futures::{Stream, stream};
 use k8s_openapi::{
@@ -17,7 +24,7 @@ use kube::{
 };
 use tokio::sync::mpsc;
 
-use super::{admitted_namespaces::AdmittedNamespaces, templates};
+use super::{admitted_namespaces::AdmittedNamespaces, templates, told::Told};
 use crate::{
     api::CachedImage,
     image::ImageRef,
@@ -25,9 +32,9 @@ use crate::{
     prewarm::{
         Asked, lifetime,
         name::cached_image_name,
-        queue::{Offer, Offers},
+        queue::{Fate, Offer, Offers, Order},
     },
-    rewrite::{Decision, Namespaces, Request, Rules, Subject, Wanted, decide},
+    rewrite::{Decision, Namespaces, Request, Rules, Subject, Wanted, decide, limits::MAX_WARMED},
 };
 
 /// CachedImages that wait to be looked at because what is written of who asked is old. Of more, the next request tells.
@@ -53,6 +60,10 @@ pub(super) struct Demand {
     pub(super) due: mpsc::Sender<String>,
     /// Workloads elsewhere need nothing of Harbor: admission does not rewrite their Pods.
     pub(super) admitted: AdmittedNamespaces,
+    /// Pods and workloads with too many images.
+    pub(super) told: Told,
+    /// Whether an image was not enqueued.
+    pub(super) missed: AtomicBool,
 }
 
 impl Demand {
@@ -62,7 +73,8 @@ impl Demand {
         let labels = templates::labels(&pod.metadata);
         let (rules, namespaces) = (self.in_force.rules.load(), self.in_force.namespaces.load());
         let subject = Subject { namespace, namespace_labels: namespaces.labels(namespace), labels: &labels };
-        pod.spec.iter().flat_map(images).filter_map(|image| wanted(&rules, image, &subject)).collect()
+        let images = pod.spec.iter().flat_map(images);
+        self.first(&pod.metadata, images.filter_map(|image| wanted(&rules, image, &subject)))
     }
 
     /// The images that Pods of a template will need, mapped as admission will map them.
@@ -72,7 +84,21 @@ impl Demand {
         if !self.admitted.contains(namespace, namespaces.labels(namespace)) {
             return Vec::new();
         }
-        predicted(&rules, &namespaces, namespace, template)
+        self.first(owner, predicted(&rules, &namespaces, namespace, template).into_iter())
+    }
+
+    /// The first [`MAX_WARMED`] images of one Pod or workload, each once.
+    fn first(&self, owner: &ObjectMeta, all: impl Iterator<Item = Wanted>) -> Vec<Wanted> {
+        let mut known = HashSet::new();
+        let mut distinct = all.filter(|wanted| known.insert(wanted.image.clone()));
+        let first = distinct.by_ref().take(MAX_WARMED).collect();
+        if distinct.next().is_some() {
+            let (namespace, name) = (owner.namespace.as_deref().unwrap_or_default(), owner.name.as_deref());
+            if self.told.is_due(namespace, Instant::now()) {
+                tracing::warn!(namespace, name, most = MAX_WARMED, "too many images: only the first are warmed");
+            }
+        }
+        first
     }
 
     /// Notes that something in a namespace needs these images.
@@ -87,16 +113,24 @@ impl Demand {
         }
     }
 
-    /// Offers those that have no CachedImage yet, and waits for room.
-    pub(super) async fn offer(&self, namespace: &str, wanted: &[Wanted]) {
+    /// Enqueues those that have no CachedImage yet. Never waits: one that finds no room is missed, see [`Self::take_missed`].
+    pub(super) fn enqueue(&self, order: Order, namespace: &str, wanted: &[Wanted]) {
         for Wanted { image, proxy_project } in wanted {
             let known = self.images.get(&ObjectRef::new(&cached_image_name(image))).is_some();
             if !known && !self.in_force.manual.load().contains(&**proxy_project) {
                 let (image, proxy_project, namespace) =
                     (image.clone(), proxy_project.to_string(), namespace.to_owned());
-                self.offers.offer_patiently(Offer { image, proxy_project, namespace }).await;
+                let fate = self.offers.offer_in(order, Offer { image, proxy_project, namespace });
+                if matches!(fate, Fate::Dropped | Fate::Limited) {
+                    self.missed.store(true, Ordering::Relaxed);
+                }
             }
         }
+    }
+
+    /// Whether an image was not enqueued since this was asked last.
+    pub(super) fn take_missed(&self) -> bool {
+        self.missed.swap(false, Ordering::Relaxed)
     }
 }
 
@@ -166,7 +200,8 @@ mod tests {
         }
         let (offers, receiver) = queue(Bounds::default());
         let admitted = AdmittedNamespaces::all_but_system("harbor-pilot").unwrap();
-        (Demand { in_force, asked: Arc::default(), images, offers, due: due().0, admitted }, receiver)
+        let (told, missed) = (Told::default(), AtomicBool::new(false));
+        (Demand { in_force, asked: Arc::default(), images, offers, due: due().0, admitted, told, missed }, receiver)
     }
 
     fn project(name: &str, matched: &str, terms: Value, spec: Value) -> Arc<ProxyProject> {
@@ -287,6 +322,36 @@ mod tests {
         }
     }
 
+    #[test]
+    fn demand_takes_the_first_images_of_one_workload_and_each_once() {
+        let (demand, _offered) = demand(&[]);
+        for (count, expected) in [(1, 1), (MAX_WARMED, MAX_WARMED), (3 * MAX_WARMED, MAX_WARMED)] {
+            let containers: Vec<_> = (0..count * 2)
+                .map(|number| json!({"name": "a", "image": format!("ecr.example/app:{}", number % count)}))
+                .collect();
+            let template = serde_json::from_value(json!({"spec": {"containers": containers}})).unwrap();
+            let owner = serde_json::from_value(json!({"namespace": "shop", "name": "many"})).unwrap();
+            assert_eq!(demand.of_template(&owner, &template).len(), expected);
+            let pod = json!({"metadata": {"namespace": "shop"}, "spec": {"containers": containers}});
+            assert_eq!(demand.of_pod(&serde_json::from_value(pod).unwrap()).len(), expected);
+        }
+    }
+
+    #[test]
+    fn demand_misses_what_finds_no_room_and_says_so_once() {
+        let (mut demand, _offered) = demand(&[]);
+        let (offers, _receiver) = queue(Bounds { waiting: 2, ..Bounds::default() });
+        demand.offers = offers;
+        let wanted = |number: usize| {
+            let image = ImageRef::parse(&format!("harbor.corp/hub/app:{number}")).unwrap();
+            Wanted { image, proxy_project: "hub".into() }
+        };
+        demand.enqueue(Order::Turn, "shop", &[wanted(1), wanted(2)]);
+        assert!(!demand.take_missed());
+        demand.enqueue(Order::Turn, "shop", &[wanted(3)]);
+        assert!(demand.take_missed() && !demand.take_missed());
+    }
+
     #[tokio::test]
     async fn what_has_a_cached_image_is_noted_and_only_what_has_none_is_offered_and_nothing_by_hand() {
         let (demand, mut offered) = demand(&[NGINX]);
@@ -295,7 +360,7 @@ mod tests {
         let pod = json!({"metadata": {"namespace": "shop"}, "spec": {"containers": containers}});
         let wanted = demand.of_pod(&serde_json::from_value(pod).unwrap());
         demand.note("shop", &wanted);
-        demand.offer("shop", &wanted).await;
+        demand.enqueue(Order::Turn, "shop", &wanted);
         for image in images {
             assert_eq!(demand.asked.last(image).unwrap().namespaces[0].as_ref(), "shop", "{image}");
         }

@@ -7,7 +7,7 @@ use kube::runtime::reflector::{ObjectRef, Store};
 
 use super::{nodes::Platforms, scans::ScanDemand, secrets::Secrets};
 use crate::{
-    api::{HarborInstance, Platform, ProxyProject, Registry, ReplicationRule},
+    api::{FoundSeverity, HarborInstance, Platform, ProxyProject, Registry, ReplicationRule},
     controller::{Directory, SecretValue},
 };
 
@@ -74,6 +74,10 @@ impl Directory for ClusterDirectory {
 
     fn scan_max_age(&self) -> Option<Duration> {
         self.scans.max_age()
+    }
+
+    fn scan_ceiling(&self) -> Option<FoundSeverity> {
+        self.scans.ceiling()
     }
 
     fn secret<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<SecretValue>, String>> {

@@ -1,5 +1,6 @@
-//! Deletes CachedImages of ours that nothing has asked for in time, and the oldest where there are too many.
+//! Deletes CachedImages of ours that nothing has asked for in time, and those beyond the caps.
 //!
+//! It also lists everything that names images again when an image was missed, so that none is lost for good.
 //! Nothing goes before everything that names images was listed since, whole; and each goes only as it was then.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
@@ -13,7 +14,7 @@ use kube::{
 };
 use tokio::{
     sync::Notify,
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, MissedTickBehavior, sleep, sleep_until},
 };
 
 use super::{
@@ -21,13 +22,17 @@ use super::{
     changes::{Change, Changes},
     demand::Demand,
     directory::ClusterDirectory,
+    quota::Quota,
     sources::survey,
 };
 use crate::{
     api::{CachedImage, Interval, RewriteRuleStatus, condition::since},
     controller::cached_image::lifetime_of,
     image::ImageRef,
-    prewarm::lifetime::{self, Cause, EXPIRE_AFTER, Record, choose, is_any_due},
+    prewarm::{
+        lifetime::{self, Cause, EXPIRE_AFTER, Record, choose, is_any_due},
+        queue::Order,
+    },
     rewrite::Wanted,
     telemetry::controller::{ControllerMetrics, Expired},
 };
@@ -36,6 +41,13 @@ use crate::{
 const LOOKS: u32 = 24;
 const OFTEN: Duration = Duration::from_secs(1);
 const SELDOM: Duration = Duration::from_secs(600);
+/// Checks whether images were missed or found no room.
+const CHECK: Duration = Duration::from_secs(2);
+/// Sweeps because of images beyond the caps are not closer together.
+const URGENT: Duration = Duration::from_secs(30);
+/// Images that were missed are listed again after this time; after more and more time while they find no room.
+const RESYNC: Duration = Duration::from_secs(10);
+const LONGEST_RESYNC: Duration = Duration::from_secs(600);
 /// Rules that change within this time are looked at together.
 const TOGETHER: Duration = Duration::from_secs(5);
 /// Whoever asked so short a while before its CachedImage went may have relied on it.
@@ -46,8 +58,7 @@ pub(super) struct Keeper {
     pub(super) client: Client,
     pub(super) demand: Arc<Demand>,
     pub(super) directory: Arc<ClusterDirectory>,
-    /// CachedImages of ours at most.
-    pub(super) most: usize,
+    pub(super) quota: Arc<Quota>,
     /// Told when ProxyProjects changed.
     pub(super) changed: Arc<Notify>,
     pub(super) metrics: ControllerMetrics,
@@ -62,11 +73,29 @@ impl Keeper {
     async fn watch_over(&self) {
         let mut rules = self.rules();
         let mut next = Instant::now() + self.pause();
+        let mut resync = Resync::default();
+        let mut check = tokio::time::interval(CHECK);
+        check.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = sleep_until(next) => {
-                    self.sweep().await;
+                    if self.sweep().await {
+                        resync.due_at(Instant::now());
+                    }
                     next = Instant::now() + self.pause();
+                }
+                _ = check.tick() => {
+                    if self.quota.refused() > 0 || self.records().len() > self.quota.caps.total {
+                        next = next.min(Instant::now() + URGENT);
+                    }
+                    // Both: each is asked for what it missed.
+                    let missed = self.demand.take_missed() | self.quota.take_missed();
+                    if resync.is_due(missed, Instant::now())
+                        && let Err(error) = survey(&self.client, &self.demand, &HashSet::new()).await
+                    {
+                        tracing::warn!(%error, "images that were missed are listed again later");
+                        self.quota.miss();
+                    }
                 }
                 () = self.changed.notified() => {
                     sleep(TOGETHER).await;
@@ -89,20 +118,25 @@ impl Keeper {
         }
     }
 
-    /// Looks once whether something is to go.
-    async fn sweep(&self) {
+    /// Deletes once what is to go. Answers whether images that found no room may find some now.
+    async fn sweep(&self) -> bool {
+        let caps = &self.quota.caps;
+        let wanted = self.quota.take_refused();
         let records = self.records();
-        if !is_any_due(&records, self.most, Timestamp::now()) {
-            return;
+        if !is_any_due(&records, caps, wanted, Timestamp::now()) {
+            return false;
         }
         let images = records.iter().map(|record| record.image.clone()).collect();
         let in_use = match survey(&self.client, &self.demand, &images).await {
             Ok(in_use) => in_use,
-            Err(error) => return tracing::warn!(%error, "nothing expires until it is known what is in use"),
+            Err(error) => {
+                tracing::warn!(%error, "nothing expires until it is known what is in use");
+                return false;
+            }
         };
         // What was asked for meanwhile is younger now.
         let records = self.records();
-        let chosen = choose(&records, &in_use, self.most, Timestamp::now());
+        let chosen = choose(&records, &in_use, caps, wanted, Timestamp::now());
         let (mut unused, mut too_many) = (0, 0);
         for (record, cause) in chosen {
             if self.delete(record, cause).await {
@@ -115,10 +149,8 @@ impl Keeper {
         self.metrics.count_expired(Expired::Unused, unused);
         self.metrics.count_expired(Expired::TooMany, too_many);
         let left = records.len().saturating_sub(unused + too_many);
-        tracing::info!(unused, too_many, in_use = in_use.len(), left, most = self.most, "expired CachedImages");
-        if left > self.most {
-            tracing::warn!(left, most = self.most, "more images are in use than CachedImages are meant to be kept");
-        }
+        tracing::info!(unused, too_many, in_use = in_use.len(), left, most = caps.total, "expired CachedImages");
+        wanted > 0 && too_many > 0
     }
 
     async fn delete(&self, record: &Record, cause: Cause) -> bool {
@@ -158,7 +190,7 @@ impl Keeper {
             let project = image.status.as_ref().and_then(|status| status.proxy_project.as_deref());
             if let (true, Some(project), Ok(parsed)) = (age < JUST_NOW, project, ImageRef::parse(&image.spec.image)) {
                 let namespace = request.namespaces.first().map(AsRef::as_ref).unwrap_or_default();
-                self.demand.offer(namespace, &[Wanted { image: parsed, proxy_project: project.into() }]).await;
+                self.demand.enqueue(Order::Turn, namespace, &[Wanted { image: parsed, proxy_project: project.into() }]);
             }
         }
     }
@@ -190,5 +222,61 @@ impl Keeper {
             .collect();
         rules.sort_by(|one, other| one.0.cmp(&other.0));
         rules
+    }
+}
+
+/// When everything that names images is listed again because images were missed.
+#[derive(Debug, Default)]
+struct Resync {
+    due: Option<Instant>,
+    last: Option<Instant>,
+    pause: Duration,
+}
+
+impl Resync {
+    /// Whether it is due now. The pause doubles while images are missed again after each, and is short again after one that found
+    /// room for all.
+    fn is_due(&mut self, missed: bool, now: Instant) -> bool {
+        if missed && self.due.is_none() {
+            let relapsed = self.last.is_some_and(|last| now.saturating_duration_since(last) <= self.pause);
+            self.pause = if relapsed { (self.pause * 2).min(LONGEST_RESYNC) } else { RESYNC };
+            self.due = Some(now + self.pause);
+        }
+        let due = self.due.is_some_and(|due| due <= now);
+        if due {
+            self.due = None;
+            self.last = Some(now);
+        }
+        due
+    }
+
+    /// It is due at this time at the latest.
+    fn due_at(&mut self, at: Instant) {
+        self.due = Some(self.due.map_or(at, |due| due.min(at)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resync_follows_what_was_missed_more_and_more_seldom_and_soon_again_after_a_rest() {
+        let start = Instant::now();
+        let run = |missed_until: u64, end: u64| {
+            let mut resync = Resync::default();
+            (0..end)
+                .filter(|second| resync.is_due(*second < missed_until, start + Duration::from_secs(*second)))
+                .collect()
+        };
+        let once: Vec<u64> = run(1, 1000);
+        assert_eq!(once, [10]);
+        let often: Vec<u64> = run(u64::MAX, 3600);
+        assert_eq!(often[..4], [10, 31, 72, 153]);
+        assert!(often.len() < 15, "{often:?}");
+        let mut resync = Resync::default();
+        assert!(!resync.is_due(false, start));
+        resync.due_at(start);
+        assert!(resync.is_due(false, start));
     }
 }

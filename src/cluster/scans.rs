@@ -11,7 +11,10 @@ use super::{
     watch::watch,
 };
 use crate::{
-    api::{CachedImage, ImagePolicy, image_policy::shortest_max_age},
+    api::{
+        CachedImage, FoundSeverity, ImagePolicy,
+        image_policy::{lowest_ceiling, shortest_max_age},
+    },
     in_force::InForce,
     policy::{Record, Scans},
     telemetry::watches::Watches,
@@ -25,6 +28,7 @@ const TOGETHER: Duration = Duration::from_millis(500);
 #[derive(Debug, Clone, Default)]
 pub struct ScanDemand {
     max_age: Arc<ArcSwap<Option<Duration>>>,
+    ceiling: Arc<ArcSwap<Option<FoundSeverity>>>,
 }
 
 impl ScanDemand {
@@ -33,10 +37,16 @@ impl ScanDemand {
         **self.max_age.load()
     }
 
+    /// The worst severity that all of them admit; `None` where none uses scans.
+    pub fn ceiling(&self) -> Option<FoundSeverity> {
+        **self.ceiling.load()
+    }
+
     /// Follows ImagePolicies until dropped.
     pub(super) async fn follow(&self, client: Client, watches: &Watches) {
         let policies = watch(Api::<ImagePolicy>::all(client), watcher::Config::default(), "ImagePolicy", watches);
         follow(policies, "ImagePolicies", Arc::new, |policies| {
+            self.ceiling.store(Arc::new(lowest_ceiling(policies.values().map(AsRef::as_ref))));
             self.max_age.store(Arc::new(shortest_max_age(policies.values().map(AsRef::as_ref))));
         })
         .await;

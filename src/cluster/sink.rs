@@ -2,7 +2,7 @@
 
 use kube::{Api, Client, api::PostParams};
 
-use super::{FIELD_MANAGER, bounded};
+use super::{FIELD_MANAGER, bounded, quota::Quota};
 use crate::{
     api::CachedImage,
     controller::cached_image::offered,
@@ -10,13 +10,14 @@ use crate::{
     telemetry::offers::{OfferMetrics, Stored},
 };
 
-/// Writes offers as CachedImages until every sender is gone. One that exists already is left as it is.
+/// Writes offers as CachedImages until every sender is gone, as far as a `quota` has room. One that exists already is not changed.
 pub async fn store(
     client: Client,
     mut offers: OfferReceiver,
     source: Source,
     metrics: &OfferMetrics,
     wanted: impl Fn(&Offer) -> bool,
+    quota: Option<&Quota>,
 ) {
     let api: Api<CachedImage> = Api::all(client);
     let parameters = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
@@ -26,16 +27,29 @@ pub async fn store(
             offers.forget(&offer.image);
             continue;
         }
+        if let Some(quota) = quota
+            && let Err(why) = quota.make_room(&offer).await
+        {
+            offers.forget(&offer.image);
+            metrics.count(why);
+            continue;
+        }
         let image = offered(&offer, source);
         match bounded("creating a CachedImage", api.create(&parameters, &image)).await {
             Ok(_) => {
                 metrics.count(Stored::Created);
+                if let Some(quota) = quota {
+                    quota.created(&offer);
+                }
                 tracing::info!(image = %offer.image, namespace = offer.namespace, "to be warmed");
             }
             Err(error) if error.is_conflict() => metrics.count(Stored::Known),
             Err(error) => {
-                // The next Pod, or the controller's own look at the Pods, offers it again.
+                // The next Pod, or the controller's next list of the Pods, enqueues it again.
                 offers.forget(&offer.image);
+                if let Some(quota) = quota {
+                    quota.miss();
+                }
                 metrics.count(Stored::Failed);
                 tracing::warn!(%error, image = %offer.image, "offer lost for now");
             }

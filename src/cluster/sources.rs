@@ -26,7 +26,7 @@ use super::{
     turn,
     watch::watch,
 };
-use crate::{rewrite::Wanted, telemetry::watches::Watches};
+use crate::{prewarm::queue::Order, rewrite::Wanted, telemetry::watches::Watches};
 
 /// Objects of one page: half of a watch's, so that whoever reads an audit log tells them apart.
 const PAGE: u32 = 250;
@@ -75,6 +75,11 @@ trait Source:
     /// The images that it needs, at Harbor.
     fn wanted(&self, demand: &Demand) -> Vec<Wanted>;
 
+    /// When these are warmed: last where it makes no Pods now.
+    fn order(&self) -> Order {
+        Order::Turn
+    }
+
     /// The images as they stand in it, if something runs with them as they are.
     fn named(&self) -> HashSet<String> {
         HashSet::new()
@@ -96,7 +101,7 @@ impl Source for Pod {
 }
 
 macro_rules! workload {
-    ($kind:ty, $template:expr) => {
+    ($kind:ty, $template:expr, $rests:expr) => {
         impl Source for $kind {
             const KIND: &'static str = <Self as k8s_openapi::Resource>::KIND;
 
@@ -104,15 +109,26 @@ macro_rules! workload {
                 let template: fn(&$kind) -> Option<&PodTemplateSpec> = $template;
                 template(self).map(|template| demand.of_template(&self.metadata, template)).unwrap_or_default()
             }
+
+            fn order(&self) -> Order {
+                let rests: fn(&$kind) -> Option<bool> = $rests;
+                if rests(self) == Some(true) { Order::Last } else { Order::Turn }
+            }
         }
     };
 }
 
-workload!(Deployment, |deployment| Some(&deployment.spec.as_ref()?.template));
-workload!(StatefulSet, |set| Some(&set.spec.as_ref()?.template));
-workload!(DaemonSet, |set| Some(&set.spec.as_ref()?.template));
-workload!(Job, |job| if is_over(job) || is_of_cron_job(job) { None } else { Some(&job.spec.as_ref()?.template) });
-workload!(CronJob, |job| Some(&job.spec.job_template.spec.as_ref()?.template));
+workload!(Deployment, |deployment| Some(&deployment.spec.as_ref()?.template), |deployment| {
+    Some(deployment.spec.as_ref()?.replicas? == 0)
+});
+workload!(StatefulSet, |set| Some(&set.spec.as_ref()?.template), |set| Some(set.spec.as_ref()?.replicas? == 0));
+workload!(DaemonSet, |set| Some(&set.spec.as_ref()?.template), |_| None);
+workload!(
+    Job,
+    |job| if is_over(job) || is_of_cron_job(job) { None } else { Some(&job.spec.as_ref()?.template) },
+    |job| job.spec.as_ref()?.suspend
+);
+workload!(CronJob, |job| Some(&job.spec.job_template.spec.as_ref()?.template), |job| job.spec.suspend);
 
 fn is_over(job: &Job) -> bool {
     let conditions = job.status.iter().flat_map(|status| status.conditions.iter().flatten());
@@ -140,7 +156,7 @@ async fn follow<K: Source>(client: &Client, demand: &Demand, watches: &Watches) 
     loop {
         match events.try_next().await {
             Ok(Some(watcher::Event::Apply(object) | watcher::Event::InitApply(object))) => {
-                drop(take(&object, demand).await);
+                drop(take(&object, demand));
             }
             // It was there until now.
             Ok(Some(watcher::Event::Delete(object))) => demand.note(namespace(&object), &object.wanted(demand)),
@@ -163,7 +179,7 @@ async fn list<K: Source>(
     loop {
         let page = bounded("listing what names images", api.list(&parameters)).await?;
         for object in &page.items {
-            let wanted = take(object, demand).await;
+            let wanted = take(object, demand);
             let at_harbor = wanted.iter().map(|wanted| wanted.image.to_string());
             in_use.extend(at_harbor.chain(object.named()).filter(|image| among.contains(image)));
         }
@@ -173,13 +189,41 @@ async fn list<K: Source>(
     }
 }
 
-async fn take<K: Source>(object: &K, demand: &Demand) -> Vec<Wanted> {
+fn take<K: Source>(object: &K, demand: &Demand) -> Vec<Wanted> {
     let wanted = object.wanted(demand);
     demand.note(namespace(object), &wanted);
-    demand.offer(namespace(object), &wanted).await;
+    demand.enqueue(object.order(), namespace(object), &wanted);
     wanted
 }
 
 fn namespace<K: Source>(object: &K) -> &str {
     object.meta().namespace.as_deref().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn order<K: Source>(spec: Value) -> Order {
+        let template = json!({"spec": {"containers": []}});
+        let mut object = json!({"spec": {"selector": {}, "serviceName": "a", "schedule": "* * * * *", "template": template,
+            "jobTemplate": {"spec": {"template": template}}}});
+        object["spec"].as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+        serde_json::from_value::<K>(object).unwrap().order()
+    }
+
+    #[test]
+    fn order_of_a_workload_without_pods_is_last() {
+        for (spec, deployment, cron_job) in [
+            (json!({}), Order::Turn, Order::Turn),
+            (json!({"replicas": 0, "suspend": false}), Order::Last, Order::Turn),
+            (json!({"replicas": 1, "suspend": true}), Order::Turn, Order::Last),
+        ] {
+            assert_eq!([order::<Deployment>(spec.clone()), order::<StatefulSet>(spec.clone())], [deployment; 2]);
+            assert_eq!([order::<Job>(spec.clone()), order::<CronJob>(spec.clone())], [cron_job; 2]);
+            assert_eq!(order::<DaemonSet>(spec), Order::Turn);
+        }
+    }
 }

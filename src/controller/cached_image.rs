@@ -8,10 +8,11 @@ use kube::Resource;
 
 use super::{Directory, Instances, Note, Outcome, Reconciler, instances::away};
 use crate::{
-    api::{CachedImage, CachedImageStatus, Interval, Platform},
+    api::{CachedImage, CachedImageStatus, ConditionType, FoundSeverity, Interval, Platform, condition},
     image::ImageRef,
     prewarm::{
         self, Asked, Context, Progress, Resolved, ScanTerms, Surroundings, Timing, Unresolved,
+        asked::Request,
         lifetime::{self, EXPIRE_AFTER, Record, Source, coarse, stamp},
     },
     rewrite::{Decision, Rules},
@@ -153,10 +154,37 @@ pub fn lifetime_of(image: &CachedImage, directory: &dyn Directory, asked: &Asked
     let written = written.or(image.metadata.creation_timestamp.as_ref().map(|created| created.0))?;
     let project = status.and_then(|status| status.proxy_project.as_deref()).unwrap_or_default();
     let lifetime = expire_after(directory, project);
-    let remembered = asked.last(at_harbor).map(|request| request.at);
-    let last = lifetime::last_asked(written, remembered, asked.begun(), lifetime);
+    let remembered = asked.last(at_harbor);
+    let at = remembered.as_ref().map(|request| request.at);
+    let last = lifetime::last_asked(written, at, asked.begun(), lifetime);
     let expires = last.checked_add(lifetime).ok()?;
-    Some(Record { name: image.metadata.name.clone()?, image: at_harbor.to_owned(), last, expires })
+    Some(Record {
+        name: image.metadata.name.clone()?,
+        image: at_harbor.to_owned(),
+        namespaces: namespaces_of(image, remembered.as_ref()),
+        last,
+        expires,
+        ready: status.is_some_and(|status| condition::is_true(&status.conditions, ConditionType::Ready)),
+        refused: is_refused(image, directory.scan_ceiling()),
+    })
+}
+
+/// The namespace that asked first, and the newest that did.
+fn namespaces_of(image: &CachedImage, remembered: Option<&Request>) -> Vec<Arc<str>> {
+    let first = image.metadata.annotations.as_ref().and_then(|annotations| annotations.get(lifetime::REQUESTED_BY));
+    let written = image.status.iter().flat_map(|status| &status.requested_by);
+    let mut namespaces: Vec<Arc<str>> = first.into_iter().chain(written).map(|name| name.as_str().into()).collect();
+    namespaces.extend(remembered.into_iter().flat_map(|request| request.namespaces.iter().cloned()));
+    namespaces.sort();
+    namespaces.dedup();
+    namespaces
+}
+
+/// Whether scans found that an ImagePolicy refuses the image.
+fn is_refused(image: &CachedImage, ceiling: Option<FoundSeverity>) -> bool {
+    let Some((ceiling, status)) = ceiling.zip(image.status.as_ref()) else { return false };
+    let scans = status.platforms.iter().filter_map(|child| child.scan.as_ref()).chain(&status.scan);
+    scans.into_iter().filter_map(|scan| scan.severity.as_deref()).any(|word| FoundSeverity::of(word) > ceiling)
 }
 
 /// A CachedImage for an image that a Pod asked for.

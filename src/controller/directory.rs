@@ -6,7 +6,7 @@ use futures::future::BoxFuture;
 use secrecy::SecretString;
 
 use crate::{
-    api::{HarborInstance, Platform, ProxyProject, Registry, ReplicationRule},
+    api::{FoundSeverity, HarborInstance, Platform, ProxyProject, Registry, ReplicationRule},
     harbor::{Credentials, Secrets},
 };
 
@@ -28,6 +28,8 @@ pub trait Directory: Send + Sync + 'static {
     fn replication_rules(&self) -> Vec<Arc<ReplicationRule>>;
     /// After what time the ImagePolicies that go by scans want no verdict any more: the shortest; `None` without such a policy.
     fn scan_max_age(&self) -> Option<Duration>;
+    /// The worst severity that all of them admit; `None` without such a policy.
+    fn scan_ceiling(&self) -> Option<FoundSeverity>;
     /// The platforms of the nodes that run Pods, without duplicates; empty while none is known.
     fn node_platforms(&self) -> Vec<Platform>;
     /// The Secret of that name in the operator's own namespace. The error says why it could not be read.

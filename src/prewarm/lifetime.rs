@@ -4,12 +4,16 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
+    sync::Arc,
     time::Duration,
 };
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 
-use super::asked::{REQUESTERS, Request};
+use super::{
+    asked::{REQUESTERS, Request},
+    quota::{Caps, Holding, Worth},
+};
 use crate::api::{
     CachedImage, CachedImageStatus,
     condition::{since, whole_seconds},
@@ -26,6 +30,8 @@ const COARSE: u32 = 4;
 /// What was asked for within this time, or a quarter of its lifetime, is not deleted for being one too many: its Pod may not be
 /// listed yet.
 const GRACE: Duration = Duration::from_secs(60);
+/// The part of all CachedImages that may be unused ones that scans refused.
+const REFUSED: usize = 5;
 
 /// Where a CachedImage came from: the value of [`SOURCE`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,10 +123,24 @@ pub struct Record {
     pub name: String,
     /// The image at Harbor.
     pub image: String,
+    /// The namespaces that asked for it: the first one, and the newest.
+    pub namespaces: Vec<Arc<str>>,
     /// When it was asked for last.
     pub last: Timestamp,
     /// When its time is over.
     pub expires: Timestamp,
+    /// It is warm.
+    pub ready: bool,
+    /// Scans found that a policy refuses it.
+    pub refused: bool,
+}
+
+impl Record {
+    /// As one of the images of its namespace.
+    pub fn holding(self) -> Holding {
+        let worth = Worth { refused: self.refused, ready: self.ready, last: self.last };
+        Holding { name: self.name, namespaces: self.namespaces, worth }
+    }
 }
 
 /// Why a CachedImage goes.
@@ -128,29 +148,45 @@ pub struct Record {
 pub enum Cause {
     /// Nothing asked for it.
     Unused,
-    /// There are too many, and it was not asked for the longest.
+    /// There are too many.
     TooMany,
 }
 
-/// Whether any of the records would have to go if none of them was in use.
-pub fn is_any_due(records: &[Record], most: usize, now: Timestamp) -> bool {
-    records.len() > most || records.iter().any(|record| record.expires <= now)
+/// Whether any of the records would have to go if none of them was in use. `wanted` images found no room.
+pub fn is_any_due(records: &[Record], caps: &Caps, wanted: usize, now: Timestamp) -> bool {
+    let room = evict::room(caps.total, wanted);
+    records.len() > caps.total.saturating_sub(room)
+        || records.iter().any(|record| record.expires <= now)
+        || evict::is_any_namespace_over(records, caps, wanted)
 }
 
-/// Those that go: what nothing has asked for in time, and the oldest of those beyond `most`. None whose image is `in_use`.
+/// Those that go: what nothing has asked for in time, and those beyond the caps. `wanted` images found no room: so many that are
+/// not in use go, a tenth of all at most.
+///
+/// Beyond a cap the namespaces with the most images lose first, and those with no more than their share lose nothing. Images that
+/// are not in use go before those that are. An image that scans refused is kept although nothing asks for it, so that it stays
+/// refused; a fifth of all may be such images.
 pub fn choose<'r>(
     records: &'r [Record],
     in_use: &HashSet<String>,
-    most: usize,
+    caps: &Caps,
+    wanted: usize,
     now: Timestamp,
 ) -> Vec<(&'r Record, Cause)> {
-    let idle = || records.iter().filter(|record| !in_use.contains(&record.image));
-    let (unused, mut others): (Vec<_>, Vec<_>) = idle().partition(|record| record.expires <= now);
-    let too_many = records.len().saturating_sub(unused.len()).saturating_sub(most);
-    others.retain(|record| since(record.last, now) >= GRACE.min(coarse(since(record.last, record.expires))));
-    others.sort_by(|one, other| (one.last, &one.name).cmp(&(other.last, &other.name)));
-    let unused = unused.into_iter().map(|record| (record, Cause::Unused));
-    unused.chain(others.into_iter().take(too_many).map(|record| (record, Cause::TooMany))).collect()
+    let over = |record: &&Record| !in_use.contains(&record.image) && record.expires <= now;
+    let (unused, mut rest): (Vec<_>, Vec<_>) = records.iter().partition(over);
+    let (mut refused, unused): (Vec<_>, Vec<_>) = unused.into_iter().partition(|record| record.refused);
+    refused.sort_by(|one, other| (other.last, &other.name).cmp(&(one.last, &one.name)));
+    let forgotten = refused.split_off(refused.len().min(caps.total / REFUSED));
+    rest.extend(refused);
+    let chosen = unused.into_iter().chain(forgotten).map(|record| (record, Cause::Unused));
+    let too_many = evict::beyond(&rest, in_use, caps, wanted, |record| is_settled(record, now));
+    chosen.chain(too_many.into_iter().map(|record| (record, Cause::TooMany))).collect()
+}
+
+/// Whether it was asked for long enough ago, so that whatever uses it is listed.
+fn is_settled(record: &Record, now: Timestamp) -> bool {
+    since(record.last, now) >= GRACE.min(coarse(since(record.last, record.expires)))
 }
 
 /// Puts the namespaces of a request before those that are known.
@@ -164,6 +200,8 @@ fn merge(known: &mut Vec<String>, request: &Request) {
     }
     known.truncate(REQUESTERS);
 }
+
+mod evict;
 
 #[cfg(test)]
 mod tests;

@@ -15,6 +15,7 @@
 pub mod allowance;
 pub mod asked;
 mod causes;
+pub mod fair;
 pub mod life;
 pub mod lifetime;
 pub mod limit;
@@ -22,6 +23,7 @@ pub mod name;
 mod note;
 pub mod puller;
 pub mod queue;
+pub mod quota;
 pub mod reconcile;
 mod rest;
 pub mod scan;
@@ -33,6 +35,7 @@ pub mod stored;
 pub mod surroundings;
 pub mod target;
 mod timing;
+pub mod turns;
 pub mod verify;
 pub mod wanted;
 

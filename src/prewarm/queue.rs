@@ -1,18 +1,26 @@
-//! The bounded hand-over from admission to prewarming: offered, never awaited.
+//! The bounded hand-over from admission and watches to prewarming: images are enqueued, and no caller waits.
+//!
+//! Namespaces are served in turn, each at its own pace, so that one that floods the queue delays only itself.
 
 use std::{
     collections::HashSet,
     sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
-use tokio::sync::mpsc;
+use tokio::sync::Notify;
 
-use super::limit::{Buckets, Limit};
+use super::{
+    fair::{Fair, Pushed},
+    limit::{Buckets, Limit},
+};
 use crate::image::ImageRef;
+
+/// While all namespaces that wait have used up their pace, the queue checks again after this time.
+const PACE: Duration = Duration::from_millis(100);
 
 /// One image that a Pod is about to need from Harbor.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,8 +42,17 @@ pub enum Fate {
     Duplicate,
     /// Its namespace has brought too many new images. The image may be offered again.
     Limited,
-    /// The queue was full, or nobody takes any more. The image may be offered again.
+    /// The queue was full, or its receiver has ended. The image may be offered again.
     Dropped,
+}
+
+/// When an image is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// In the turn of its namespace.
+    Turn,
+    /// After all those that are taken in turn.
+    Last,
 }
 
 /// How many offers met which fate since the start.
@@ -54,7 +71,7 @@ pub struct Counts {
 /// Bounds of a queue.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Bounds {
-    /// Offers that wait at once.
+    /// Offers that wait at once, of each [`Order`]. When there are more, the namespace with the most loses its newest.
     pub waiting: usize,
     /// Images that are remembered, in each of two generations.
     pub remembered: usize,
@@ -62,75 +79,82 @@ pub struct Bounds {
     pub remembered_for: Duration,
     /// New images that each namespace may bring; `None`: any number.
     pub of_namespace: Option<Limit>,
+    /// How fast the images of each namespace are taken; `None`: as fast as they can be. A namespace that exceeds it waits.
+    pub pace: Option<Limit>,
 }
 
 impl Default for Bounds {
-    /// 1,024 waiting, twice 4,096 remembered for ten to twenty minutes: about 2 MiB. No limit for a namespace.
+    /// 1,024 waiting, twice 4,096 remembered for ten to twenty minutes: about 2 MiB. No limit for a namespace, and no pace.
     fn default() -> Self {
-        Self { waiting: 1024, remembered: 4096, remembered_for: Duration::from_secs(600), of_namespace: None }
+        Self {
+            waiting: 1024,
+            remembered: 4096,
+            remembered_for: Duration::from_secs(600),
+            of_namespace: None,
+            pace: None,
+        }
     }
 }
 
 /// The sending side. Clones share the queue and its memory.
 #[derive(Debug, Clone)]
 pub struct Offers {
-    sender: mpsc::Sender<Offer>,
     shared: Arc<Shared>,
+    _open: Arc<Open>,
 }
 
 /// The receiving side.
 #[derive(Debug)]
 pub struct OfferReceiver {
-    receiver: mpsc::Receiver<Offer>,
     shared: Arc<Shared>,
 }
 
 /// A queue of offers.
 pub fn queue(bounds: Bounds) -> (Offers, OfferReceiver) {
-    let (sender, receiver) = mpsc::channel(bounds.waiting.max(1));
     let shared = Arc::new(Shared {
-        memory: Mutex::new(Memory {
-            bounds,
-            recent: HashSet::new(),
-            older: HashSet::new(),
-            turned: Instant::now(),
-            buckets: bounds.of_namespace.map(Buckets::new),
+        state: Mutex::new(State {
+            turn: Fair::new(bounds.waiting),
+            last: Fair::new(bounds.waiting),
+            waiting: HashSet::new(),
+            paces: bounds.pace.map(Buckets::new),
+            memory: Memory {
+                bounds,
+                recent: HashSet::new(),
+                older: HashSet::new(),
+                turned: Instant::now(),
+                buckets: bounds.of_namespace.map(Buckets::new),
+            },
         }),
+        changed: Notify::new(),
+        ended: AtomicBool::new(false),
+        closed: AtomicBool::new(false),
         queued: AtomicU64::new(0),
         duplicate: AtomicU64::new(0),
         limited: AtomicU64::new(0),
         dropped: AtomicU64::new(0),
     });
-    (Offers { sender, shared: Arc::clone(&shared) }, OfferReceiver { receiver, shared })
+    let open = Arc::new(Open(Arc::clone(&shared)));
+    (Offers { shared: Arc::clone(&shared), _open: open }, OfferReceiver { shared })
 }
 
 impl Offers {
-    /// Offers an image. Returns at once, whatever the state of the queue.
+    /// Enqueues an image. Returns at once, whatever the state of the queue.
     pub fn offer(&self, offer: Offer) -> Fate {
-        let fate = self.decide(offer, Instant::now());
-        self.shared.count(fate);
-        fate
+        self.offer_in(Order::Turn, offer)
     }
 
-    /// Offers an image, and waits for room: for whoever has the time, and will not see the Pod again.
-    pub async fn offer_patiently(&self, offer: Offer) -> Fate {
-        let fate = match self.sender.reserve().await {
-            Ok(room) => self.decide_with(offer, Instant::now(), |offer| {
-                room.send(offer);
-                true
-            }),
-            Err(_) => Fate::Dropped,
-        };
-        self.shared.count(fate);
-        fate
+    /// Enqueues an image in this order. Returns at once, whatever the state of the queue.
+    pub fn offer_in(&self, order: Order, offer: Offer) -> Fate {
+        self.decide(order, offer, Instant::now())
     }
 
     /// Offers that wait to be taken.
     pub fn waiting(&self) -> usize {
-        self.sender.max_capacity().saturating_sub(self.sender.capacity())
+        let state = self.shared.lock();
+        state.turn.len() + state.last.len()
     }
 
-    /// What became of all offers so far.
+    /// What became of all offers so far. One that waited and lost its room to another namespace counts as dropped, too.
     pub fn counts(&self) -> Counts {
         Counts {
             queued: self.shared.queued.load(Ordering::Relaxed),
@@ -140,46 +164,72 @@ impl Offers {
         }
     }
 
-    fn decide(&self, offer: Offer, now: Instant) -> Fate {
-        self.decide_with(offer, now, |offer| self.sender.try_send(offer).is_ok())
-    }
-
-    fn decide_with(&self, offer: Offer, now: Instant, send: impl FnOnce(Offer) -> bool) -> Fate {
-        let Ok(mut memory) = self.shared.memory.lock() else { return Fate::Dropped };
-        if memory.knows(&offer.image, now) {
-            return Fate::Duplicate;
-        }
-        if memory.buckets.as_mut().is_some_and(|buckets| !buckets.take(&offer.namespace, now)) {
-            return Fate::Limited;
-        }
-        let image = offer.image.clone();
-        // What is dropped is not remembered, so that the next Pod offers it anew.
-        if !send(offer) {
+    fn decide(&self, order: Order, offer: Offer, now: Instant) -> Fate {
+        if self.shared.closed.load(Ordering::Relaxed) {
+            self.shared.count(Fate::Dropped);
             return Fate::Dropped;
         }
-        memory.remember(image, now);
-        Fate::Queued
+        let (fate, displaced) = self.shared.lock().push(order, offer, now);
+        self.shared.count(fate);
+        if displaced {
+            self.shared.count(Fate::Dropped);
+        }
+        if fate == Fate::Queued {
+            self.shared.changed.notify_one();
+        }
+        fate
     }
 }
 
 impl OfferReceiver {
     /// The next offer; `None` once every sender is gone and the queue is empty.
     pub async fn next(&mut self) -> Option<Offer> {
-        self.receiver.recv().await
+        loop {
+            // In this order: what was enqueued before the last sender went is found.
+            let ended = self.shared.ended.load(Ordering::Acquire);
+            let (offer, waits) = self.shared.lock().take(Instant::now());
+            match (offer, waits) {
+                (Some(offer), _) => return Some(offer),
+                (None, false) if ended => return None,
+                (None, false) => self.shared.changed.notified().await,
+                (None, true) => drop(tokio::time::timeout(PACE, self.shared.changed.notified()).await),
+            }
+        }
     }
 
     /// Forgets an image that could not be passed on, so that the next offer of it counts.
     pub fn forget(&self, image: &ImageRef) {
-        if let Ok(mut memory) = self.shared.memory.lock() {
-            memory.recent.remove(image);
-            memory.older.remove(image);
-        }
+        let mut state = self.shared.lock();
+        state.memory.recent.remove(image);
+        state.memory.older.remove(image);
+    }
+}
+
+impl Drop for OfferReceiver {
+    fn drop(&mut self) {
+        self.shared.closed.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Says to the receiver that the last sender is gone.
+#[derive(Debug)]
+struct Open(Arc<Shared>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.ended.store(true, Ordering::Release);
+        self.0.changed.notify_one();
     }
 }
 
 #[derive(Debug)]
 struct Shared {
-    memory: Mutex<Memory>,
+    state: Mutex<State>,
+    changed: Notify,
+    /// The last sender is gone.
+    ended: AtomicBool,
+    /// The receiver is gone.
+    closed: AtomicBool,
     queued: AtomicU64,
     duplicate: AtomicU64,
     limited: AtomicU64,
@@ -187,6 +237,10 @@ struct Shared {
 }
 
 impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn count(&self, fate: Fate) {
         let count = match fate {
             Fate::Queued => &self.queued,
@@ -195,6 +249,57 @@ impl Shared {
             Fate::Dropped => &self.dropped,
         };
         count.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// What waits, and what is remembered.
+#[derive(Debug)]
+struct State {
+    turn: Fair<Offer>,
+    last: Fair<Offer>,
+    /// The images of both.
+    waiting: HashSet<ImageRef>,
+    paces: Option<Buckets>,
+    memory: Memory,
+}
+
+impl State {
+    /// Also whether another offer lost its room.
+    fn push(&mut self, order: Order, offer: Offer, now: Instant) -> (Fate, bool) {
+        if self.waiting.contains(&offer.image) || self.memory.knows(&offer.image, now) {
+            return (Fate::Duplicate, false);
+        }
+        if self.memory.buckets.as_mut().is_some_and(|buckets| !buckets.take(&offer.namespace, now)) {
+            return (Fate::Limited, false);
+        }
+        let (image, namespace) = (offer.image.clone(), offer.namespace.clone());
+        let queue = match order {
+            Order::Turn => &mut self.turn,
+            Order::Last => &mut self.last,
+        };
+        // A dropped image is not remembered, so that the next Pod offers it again.
+        let displaced = match queue.push(&namespace, offer) {
+            Pushed::Queued => None,
+            Pushed::Displaced(displaced) => Some(displaced),
+            Pushed::Full(_) => return (Fate::Dropped, false),
+        };
+        self.waiting.insert(image);
+        if let Some(displaced) = &displaced {
+            self.waiting.remove(&displaced.image);
+        }
+        (Fate::Queued, displaced.is_some())
+    }
+
+    /// The next offer, and whether any waits for the pace of its namespace.
+    fn take(&mut self, now: Instant) -> (Option<Offer>, bool) {
+        let Self { turn, last, waiting, paces, memory } = self;
+        let mut may = |namespace: &str| paces.as_mut().is_none_or(|paces| paces.take(namespace, now));
+        let offer = turn.take(&mut may).or_else(|| last.take(&mut may));
+        if let Some(offer) = &offer {
+            waiting.remove(&offer.image);
+            memory.remember(offer.image.clone(), now);
+        }
+        (offer, !waiting.is_empty())
     }
 }
 
@@ -244,7 +349,7 @@ mod tests {
     }
 
     fn bounds(waiting: usize, remembered: usize) -> Bounds {
-        Bounds { waiting, remembered, remembered_for: Duration::from_secs(60), of_namespace: None }
+        Bounds { waiting, remembered, remembered_for: Duration::from_secs(60), ..Bounds::default() }
     }
 
     #[tokio::test]
@@ -259,10 +364,10 @@ mod tests {
 
     #[test]
     fn a_full_queue_drops_and_counts_and_takes_the_image_later() {
-        let (offers, mut receiver) = queue(bounds(2, 16));
+        let (offers, receiver) = queue(bounds(2, 16));
         let fates: Vec<_> = ["a", "b", "c", "c"].iter().map(|name| offers.offer(offer(name))).collect();
         assert_eq!(fates, [Fate::Queued, Fate::Queued, Fate::Dropped, Fate::Dropped]);
-        receiver.receiver.try_recv().unwrap();
+        receiver.shared.lock().take(Instant::now()).0.unwrap();
         assert_eq!(offers.offer(offer("c")), Fate::Queued);
         drop(receiver);
         assert_eq!(offers.offer(offer("d")), Fate::Dropped);
@@ -272,28 +377,35 @@ mod tests {
     fn an_image_counts_again_after_its_time_or_when_it_could_not_be_passed_on() {
         let (offers, receiver) = queue(bounds(16, 16));
         let start = Instant::now();
-        let at = |seconds| offers.decide(offer("nginx"), start + Duration::from_secs(seconds));
-        assert_eq!([at(1), at(59), at(100)], [Fate::Queued, Fate::Duplicate, Fate::Duplicate]);
-        assert_eq!(at(200), Fate::Queued);
+        let at = |seconds| offers.decide(Order::Turn, offer("nginx"), start + Duration::from_secs(seconds));
+        let take_at = |seconds| receiver.shared.lock().take(start + Duration::from_secs(seconds)).0;
+        assert_eq!([at(1), at(59)], [Fate::Queued, Fate::Duplicate]);
+        assert!(take_at(59).is_some());
+        assert_eq!(at(100), Fate::Duplicate);
+        assert_eq!([at(200), at(1000)], [Fate::Queued, Fate::Duplicate], "it waits");
+        assert!(take_at(200).is_some());
         receiver.forget(&offer("nginx").image);
         assert_eq!(at(201), Fate::Queued);
     }
 
     #[test]
     fn memory_is_bounded_whatever_is_offered() {
-        let (offers, _receiver) = queue(bounds(10_000, 100));
+        let (offers, receiver) = queue(bounds(1000, 100));
         for number in 0..5000 {
-            assert_eq!(offers.offer(offer(&format!("app:{number}"))), Fate::Queued);
+            offers.offer(offer(&format!("app:{number}")));
+            if number % 2 == 0 {
+                receiver.shared.lock().take(Instant::now());
+            }
         }
-        let memory = offers.shared.memory.lock().unwrap();
-        assert!(memory.recent.len() + memory.older.len() <= 200);
+        let state = receiver.shared.lock();
+        assert_eq!((state.turn.len(), state.waiting.len()), (1000, 1000));
+        assert!(state.memory.recent.len() + state.memory.older.len() <= 200);
     }
 
     #[test]
     fn one_namespace_brings_so_many_new_images_and_no_more_and_takes_nothing_from_others() {
         let limit = Limit { burst: 5, per_second: 0.001 };
         let (offers, _receiver) = queue(Bounds { of_namespace: Some(limit), ..Bounds::default() });
-        let of = |namespace: &str, image: &str| Offer { namespace: namespace.to_owned(), ..offer(image) };
         for number in 0..50 {
             offers.offer(of("greedy", &format!("app:{number}")));
         }
@@ -323,20 +435,62 @@ mod tests {
         assert_eq!(offers.offer(offer("app:1000")), Fate::Queued, "there is room again");
     }
 
+    fn of(namespace: &str, image: &str) -> Offer {
+        Offer { namespace: namespace.to_owned(), ..offer(image) }
+    }
+
     #[tokio::test]
-    async fn whoever_has_the_time_waits_for_room_and_loses_nothing() {
-        let (offers, mut receiver) = queue(bounds(2, 4096));
-        let patient = tokio::spawn(async move {
-            for number in 0..100 {
-                offers.offer_patiently(offer(&format!("app:{}", number % 50))).await;
-            }
-            offers.counts()
-        });
-        let mut taken = 0;
-        while receiver.next().await.is_some() {
-            taken += 1;
+    async fn queue_lets_a_namespace_that_floods_it_delay_no_other() {
+        let pace = Limit { burst: 5, per_second: 0.001 };
+        let (offers, mut receiver) = queue(Bounds { pace: Some(pace), ..bounds(100, 4096) });
+        for number in 0..3000 {
+            offers.offer(of(["one", "two"][number % 2], &format!("nope:{number}")));
         }
-        assert_eq!(patient.await.unwrap(), Counts { queued: 50, duplicate: 50, dropped: 0, limited: 0 });
-        assert_eq!(taken, 50);
+        assert_eq!(offers.offer(of("shop", "nginx:1")), Fate::Queued, "a small namespace always has room");
+        let mut taken = Vec::new();
+        for _ in 0..11 {
+            taken.push(receiver.next().await.unwrap().namespace);
+        }
+        assert!(taken[..3].contains(&"shop".to_owned()), "{taken:?}");
+        let more = tokio::time::timeout(PACE * 3, receiver.next()).await;
+        assert!(more.is_err(), "the pace of both namespaces is used up");
+        offers.offer(of("bank", "nginx:2"));
+        assert_eq!(receiver.next().await.unwrap().namespace, "bank");
+        assert!(offers.waiting() <= 100);
+    }
+
+    #[tokio::test]
+    async fn queue_loses_nothing_that_waits_for_the_pace_of_its_namespace() {
+        let pace = Limit { burst: 1, per_second: 100.0 };
+        let (offers, mut receiver) = queue(Bounds { pace: Some(pace), ..bounds(100, 4096) });
+        for number in 0..20 {
+            offers.offer(offer(&format!("app:{number}")));
+        }
+        drop(offers);
+        let mut taken = HashSet::new();
+        while let Some(offer) = receiver.next().await {
+            assert!(taken.insert(offer.image));
+        }
+        assert_eq!(taken.len(), 20);
+    }
+
+    #[tokio::test]
+    async fn queue_takes_images_of_order_last_after_all_others() {
+        let (offers, mut receiver) = queue(bounds(100, 4096));
+        for number in 0..10 {
+            offers.offer_in(Order::Last, of("flood", &format!("nope:{number}")));
+        }
+        offers.offer_in(Order::Last, of("shop", "last:1"));
+        offers.offer(of("flood", "app:1"));
+        offers.offer(of("shop", "app:2"));
+        drop(offers);
+        let mut taken = Vec::new();
+        while let Some(offer) = receiver.next().await {
+            taken.push(offer.image.to_string());
+        }
+        assert_eq!(taken.len(), 13);
+        for (image, position) in [("app:1", 0), ("app:2", 1), ("last:1", 3)] {
+            assert!(taken[position].ends_with(image), "{taken:?}");
+        }
     }
 }

@@ -8,6 +8,8 @@ use std::cell::Cell;
 /// Containers of a Pod, those of all three lists together. A Pod with more does not fit into etcd, whose objects have at
 /// most 1.5 MiB: with its defaults a container has about 100 bytes.
 pub const MAX_CONTAINERS: usize = 16_384;
+/// Images of one Pod or workload that are warmed: the first ones. One with more is not meant to run.
+pub const MAX_WARMED: usize = 1_000;
 /// Volumes of a Pod, for the same reason.
 pub const MAX_VOLUMES: usize = 16_384;
 /// Labels of a Pod. Kubernetes has no limit; people use less than a hundred.

@@ -1,7 +1,8 @@
 //! Looks at every resource when it is due: the part that watches and work queues play in a cluster.
 
 use std::{
-    collections::{HashMap, HashSet},
+    cmp::Reverse,
+    collections::{BTreeMap, BinaryHeap, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -14,6 +15,7 @@ use super::world::{Kept, World};
 use crate::{
     api::{CachedImage, HarborInstance, ProxyProject, Registry, ReplicationRule},
     controller::{Finalized, Kinds, Reconciler, cached_image::Images},
+    prewarm::lifetime::REQUESTED_BY,
 };
 
 /// Reconciles under way at once, apart from images.
@@ -71,7 +73,7 @@ impl Engine {
         let mut running: FuturesUnordered<BoxFuture<'static, Done>> = FuturesUnordered::new();
         loop {
             self.enlist(&mut due, &busy);
-            for key in ready(&due, &busy) {
+            for key in ready(&due, &busy, |name| self.namespace_of(name)) {
                 due.remove(&key);
                 busy.insert(key.clone(), Touched(false));
                 running.push(self.look(key));
@@ -113,6 +115,13 @@ impl Engine {
         for key in keys.into_iter().filter(|key| !busy.contains_key(key)) {
             due.entry(key).or_insert(now);
         }
+    }
+
+    /// The namespace that asked first for an image.
+    fn namespace_of(&self, name: &str) -> String {
+        let image = self.world.get::<CachedImage>(name);
+        let annotations = image.as_ref().and_then(|image| image.metadata.annotations.as_ref());
+        annotations.and_then(|annotations| annotations.get(REQUESTED_BY)).cloned().unwrap_or_default()
     }
 
     fn names<K: Kept>(&self) -> impl Iterator<Item = String> + use<K> {
@@ -166,20 +175,50 @@ fn next(due: &HashMap<Key, Instant>, busy: &HashMap<Key, Touched>) -> Option<Ins
     due.iter().filter(|(key, _)| may_run(key)).map(|(_, at)| *at).min()
 }
 
-/// Those that are due, as many as may run.
-fn ready(due: &HashMap<Key, Instant>, busy: &HashMap<Key, Touched>) -> Vec<Key> {
-    let (mut images, mut others) = free(busy);
+/// Those that are due, as many as may run. The images are those of the namespaces with the fewest under way, and of these the ones
+/// that are due the longest.
+fn ready(due: &HashMap<Key, Instant>, busy: &HashMap<Key, Touched>, namespace_of: impl Fn(&str) -> String) -> Vec<Key> {
+    let (slots, others) = free(busy);
     let now = Instant::now();
-    let mut keys: Vec<Key> = due.iter().filter(|(_, at)| **at <= now).map(|(key, _)| key.clone()).collect();
-    // Instances before registries before projects before images: what the later ones need is there.
-    keys.sort();
-    keys.retain(|key| {
-        let slots = if key.is_image() { &mut images } else { &mut others };
-        let free = *slots > 0;
-        *slots = slots.saturating_sub(1);
-        free
-    });
-    keys
+    let is_due = |(key, at): (&Key, &Instant)| (*at <= now).then(|| (*at, key.clone()));
+    let (images, mut keys): (Vec<_>, Vec<_>) = due.iter().filter_map(is_due).partition(|(_, key)| key.is_image());
+    // Instances before registries before projects: what the later ones need is there.
+    keys.sort_by(|(_, one), (_, other)| one.cmp(other));
+    keys.truncate(others);
+    let mut ready: Vec<Key> = keys.into_iter().map(|(_, key)| key).collect();
+    if slots == 0 || images.is_empty() {
+        return ready;
+    }
+    let owner = |key: &Key| if let Key::Image(name) = key { namespace_of(name) } else { String::new() };
+    let mut lanes: BTreeMap<String, Lane> = BTreeMap::new();
+    for (at, key) in images {
+        lanes.entry(owner(&key)).or_default().due.push(Reverse((at, key)));
+    }
+    for key in busy.keys().filter(|key| key.is_image()) {
+        if let Some(lane) = lanes.get_mut(&owner(key)) {
+            lane.busy += 1;
+        }
+    }
+    for _ in 0..slots {
+        let next = lanes.values_mut().filter(|lane| !lane.due.is_empty()).min_by_key(|lane| lane.rank());
+        let Some(lane) = next else { break };
+        lane.busy += 1;
+        ready.extend(lane.due.pop().map(|Reverse((_, key))| key));
+    }
+    ready
+}
+
+/// The images of one namespace.
+#[derive(Default)]
+struct Lane {
+    busy: usize,
+    due: BinaryHeap<Reverse<(Instant, Key)>>,
+}
+
+impl Lane {
+    fn rank(&self) -> (usize, Option<Instant>) {
+        (self.busy, self.due.peek().map(|Reverse((at, _))| *at))
+    }
 }
 
 async fn look<K: Kept, R: Reconciler<K>>(world: &World, reconciler: &R, name: &str) -> (bool, Option<Duration>) {
@@ -215,11 +254,25 @@ mod tests {
     fn images_beyond_their_slots_wait_for_one_another_and_not_for_the_clock() {
         let now = Instant::now();
         let due: HashMap<Key, Instant> = (0..10).map(|number| (image(number), now)).collect();
-        let first = ready(&due, &HashMap::new());
+        let first = ready(&due, &HashMap::new(), |_| String::new());
         assert_eq!(first.len(), IMAGES_AT_ONCE);
         let busy: HashMap<Key, Touched> = first.into_iter().map(|key| (key, Touched(false))).collect();
-        assert!(ready(&due, &busy).is_empty());
+        assert!(ready(&due, &busy, |_| String::new()).is_empty());
         assert_eq!(next(&due, &busy), None, "a moment that has passed would spin");
+    }
+
+    #[test]
+    fn ready_takes_the_image_of_a_namespace_that_has_none_under_way_before_those_of_a_flood() {
+        let start = Instant::now();
+        let mut due: HashMap<Key, Instant> = (0..1000).map(|number| (image(number), start)).collect();
+        let shop = Key::Image("zz-shop".to_owned());
+        due.insert(shop.clone(), Instant::now());
+        let namespace_of = |name: &str| if name == "zz-shop" { "shop" } else { "flood" }.to_owned();
+        let first = ready(&due, &HashMap::new(), namespace_of);
+        assert!(first.len() == IMAGES_AT_ONCE && first.contains(&shop), "{first:?}");
+        let busy: HashMap<Key, Touched> =
+            (0..IMAGES_AT_ONCE - 1).map(|number| (image(number), Touched(false))).collect();
+        assert_eq!(ready(&due, &busy, namespace_of), [shop]);
     }
 
     #[test]

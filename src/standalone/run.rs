@@ -5,7 +5,7 @@ use std::{
     net::{SocketAddr, TcpListener},
     path::PathBuf,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
@@ -24,9 +24,12 @@ use crate::{
     in_force::{InForce, LOOK},
     leadership::Leadership,
     prewarm::{
-        Asked, OfferReceiver, Offers, Timing,
+        Asked, Offer, OfferReceiver, Offers, Timing,
         lifetime::{Record, Source, choose},
+        limit::Limit,
+        name::cached_image_name,
         queue,
+        quota::{Caps, Ledger, Room, Worth},
     },
     rewrite::{self, Rules},
     telemetry::{metrics::Metrics, probes::Readiness},
@@ -34,8 +37,8 @@ use crate::{
     webhook::{self, Admission, Limits, ServeError, ServeOptions},
 };
 
-/// CachedImages that are kept because Pods asked for them.
-const MOST_IMAGES: usize = 5000;
+/// How fast the images of one namespace are taken. What Pods ask for waits; no watch would find it again.
+const PACE: Limit = Limit { burst: 100, per_second: 10.0 };
 /// How often it is looked whether some are to go.
 const SWEEP: Duration = Duration::from_secs(60);
 
@@ -57,6 +60,8 @@ pub struct Settings {
     pub timing: Timing,
     /// Bytes of layers that Harbor is brought to fetch at once, in all pulls together.
     pub pull_budget: u64,
+    /// How many CachedImages there may be because Pods asked for them.
+    pub caps: Caps,
     /// Who watches the pulls.
     pub watcher: Option<Watcher>,
     /// Bounds of the server.
@@ -136,7 +141,7 @@ impl Standalone {
                 Box::new(move || recompile(&world, &in_force))
             },
         };
-        let (offers, offered) = queue::queue(queue::Bounds::default());
+        let (offers, offered) = queue::queue(queue::Bounds { pace: Some(PACE), ..queue::Bounds::default() });
         let metrics = Metrics::new();
         let readiness = Readiness::new();
         readiness.set(true);
@@ -151,6 +156,7 @@ impl Standalone {
             readiness: readiness.clone(),
             limits: Limits::default(),
         });
+        let caps = settings.caps;
         let background = {
             let (world, wake, directory) = (world.clone(), wake, settings.directory);
             async move {
@@ -158,7 +164,7 @@ impl Standalone {
                     engine.run(),
                     follow_outages(world.clone(), in_force.clone()),
                     follow_files(directory, settings.reload, manifests, in_force, world.clone(), wake.clone()),
-                    keep_offers(offered, world, asked, wake),
+                    keep_offers(offered, world, asked, wake, caps),
                 );
             }
         };
@@ -241,8 +247,10 @@ async fn follow_files(
     }
 }
 
-/// Makes offers CachedImages, and lets those go that no Pod has asked for in time.
-async fn keep_offers(mut offers: OfferReceiver, world: Arc<World>, asked: Arc<Asked>, wake: Arc<Notify>) {
+/// Makes offers CachedImages as far as there is room, and deletes those that no Pod has asked for in time.
+async fn keep_offers(mut offers: OfferReceiver, world: Arc<World>, asked: Arc<Asked>, wake: Arc<Notify>, caps: Caps) {
+    let mut ledger = Ledger::default();
+    let mut refused = 0_usize;
     let mut sweeps = tokio::time::interval(SWEEP);
     loop {
         tokio::select! {
@@ -250,14 +258,22 @@ async fn keep_offers(mut offers: OfferReceiver, world: Arc<World>, asked: Arc<As
                 let Some(offer) = offer else { return };
                 let now = Timestamp::now();
                 asked.note(offer.image.as_str(), &offer.namespace, now);
-                let wanted = wants_offers(world.as_ref(), &offer.proxy_project);
-                if wanted && world.add(offered(&offer, Source::Admission), now) {
+                if !wants_offers(world.as_ref(), &offer.proxy_project) || is_known(&world, &offer) {
+                    continue;
+                }
+                if !make_room(&world, &asked, &mut ledger, &offer, &caps) {
+                    if refused == 0 {
+                        tracing::warn!(namespace = offer.namespace, "no room for more CachedImages of this namespace");
+                    }
+                    refused = refused.saturating_add(1);
+                    offers.forget(&offer.image);
+                } else if world.add(offered(&offer, Source::Admission), now) {
                     tracing::info!(image = %offer.image, namespace = offer.namespace, "to be warmed");
                     wake.notify_one();
                 }
             }
             _ = sweeps.tick() => {
-                for image in expire(&world, &asked, Timestamp::now()) {
+                for image in expire(&world, &asked, &caps, std::mem::take(&mut refused), Timestamp::now()) {
                     offers.forget(&image);
                 }
             }
@@ -265,11 +281,36 @@ async fn keep_offers(mut offers: OfferReceiver, world: Arc<World>, asked: Arc<As
     }
 }
 
-/// Takes away what no Pod has asked for in time, and the oldest of too many. Answers which images.
-fn expire(world: &World, asked: &Asked, now: Timestamp) -> Vec<ImageRef> {
-    let images = world.all::<CachedImage>();
-    let records: Vec<Record> = images.iter().filter_map(|image| lifetime_of(image, world, asked)).collect();
-    let gone = choose(&records, &HashSet::new(), MOST_IMAGES, now).into_iter().map(|(record, cause)| {
+fn is_known(world: &World, offer: &Offer) -> bool {
+    world.get::<CachedImage>(&cached_image_name(&offer.image)).is_some()
+}
+
+/// Makes room for an image, and notes it as created; false when there is none.
+fn make_room(world: &World, asked: &Asked, ledger: &mut Ledger, offer: &Offer, caps: &Caps) -> bool {
+    let now = Instant::now();
+    ledger.refresh(|| records(world, asked).into_iter().map(Record::holding).collect(), now);
+    match ledger.holdings().room(&offer.namespace, caps) {
+        Room::Free => {}
+        Room::InPlaceOf(name) => {
+            tracing::info!(name, "evicted: another namespace has fewer images");
+            world.remove::<CachedImage>(&name);
+            ledger.deleted(name, now);
+        }
+        Room::None(_) => return false,
+    }
+    let worth = Worth { refused: false, ready: false, last: Timestamp::now() };
+    ledger.created(&offer.namespace, cached_image_name(&offer.image), worth, now);
+    true
+}
+
+fn records(world: &World, asked: &Asked) -> Vec<Record> {
+    world.all::<CachedImage>().iter().filter_map(|image| lifetime_of(image, world, asked)).collect()
+}
+
+/// Deletes what no Pod has asked for in time, and those beyond the caps. Answers which images.
+fn expire(world: &World, asked: &Asked, caps: &Caps, wanted: usize, now: Timestamp) -> Vec<ImageRef> {
+    let records = records(world, asked);
+    let gone = choose(&records, &HashSet::new(), caps, wanted, now).into_iter().map(|(record, cause)| {
         tracing::info!(name = record.name, image = record.image, last = %record.last, ?cause, "expired");
         world.remove::<CachedImage>(&record.name);
         ImageRef::parse(&record.image).ok()
@@ -282,7 +323,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::prewarm::Offer;
 
     #[test]
     fn an_image_that_no_pod_asks_for_goes_after_its_time_and_one_of_a_manifest_stays() {
@@ -300,11 +340,30 @@ mod tests {
         assert!(world.add(CachedImage::new("mine", spec), at(0)));
         asked.begin(at(0));
         asked.note("h.example/hub/again:1", "shop", at(20));
-        assert!(expire(&world, &asked, at(23)).is_empty());
-        let gone = expire(&world, &asked, at(25));
+        let expire = |now| expire(&world, &asked, &Caps::default(), 0, now);
+        assert!(expire(at(23)).is_empty());
+        let gone = expire(at(25));
         assert_eq!(gone.iter().map(ImageRef::as_str).collect::<Vec<_>>(), ["h.example/hub/once:1"]);
         assert_eq!(world.all::<CachedImage>().len(), 2);
-        assert_eq!(expire(&world, &asked, at(10_000)).len(), 1);
+        assert_eq!(expire(at(10_000)).len(), 1);
         assert!(world.get::<CachedImage>("mine").is_some());
+    }
+
+    #[test]
+    fn make_room_holds_the_caps_and_evicts_from_the_namespace_with_the_most() {
+        let (world, asked, mut ledger) = (World::new(Vec::new()), Asked::default(), Ledger::default());
+        let caps = Caps { total: 30, of_namespace: 20 };
+        let mut ask = |namespace: &str, number: usize| {
+            let image = ImageRef::parse(&format!("h.example/hub/{namespace}:{number}")).unwrap();
+            let offer = Offer { image, proxy_project: "hub".to_owned(), namespace: namespace.to_owned() };
+            let room = make_room(&world, &asked, &mut ledger, &offer, &caps);
+            assert!(!room || world.add(offered(&offer, Source::Admission), Timestamp::now()));
+            assert!(world.all::<CachedImage>().len() <= caps.total);
+            room
+        };
+        let mut flood = |namespace: &str| (0..100).filter(|number| ask(namespace, *number)).count();
+        assert_eq!((flood("flood"), flood("other")), (20, 15));
+        let small = (0..5).all(|number| ask("shop", number));
+        assert!(small && world.all::<CachedImage>().len() == caps.total);
     }
 }

@@ -13,8 +13,9 @@ use serde_json::Value;
 use super::Manifests;
 use crate::{
     api::{
-        CachedImage, HarborInstance, Platform, ProxyProject, Registry, ReplicationRule, condition::whole_seconds,
-        image_policy::shortest_max_age,
+        CachedImage, FoundSeverity, HarborInstance, Platform, ProxyProject, Registry, ReplicationRule,
+        condition::whole_seconds,
+        image_policy::{lowest_ceiling, shortest_max_age},
     },
     controller::{Directory, Managed, SecretValue},
 };
@@ -38,6 +39,7 @@ pub struct State {
     images: Shelf<CachedImage>,
     secrets: BTreeMap<String, SecretValue>,
     scan_max_age: Option<Duration>,
+    scan_ceiling: Option<FoundSeverity>,
     /// CachedImages that the files hold; the others came from admission and outlive a reload.
     declared: BTreeSet<String>,
 }
@@ -82,6 +84,7 @@ impl World {
         let mut state = self.write();
         state.secrets.clone_from(&manifests.secrets);
         state.scan_max_age = shortest_max_age(&manifests.policies);
+        state.scan_ceiling = lowest_ceiling(&manifests.policies);
         replace(&mut state.instances, &manifests.instances, now, |_| true);
         replace(&mut state.registries, &manifests.registries, now, |_| true);
         replace(&mut state.projects, &manifests.projects, now, |_| true);
@@ -171,6 +174,10 @@ impl Directory for World {
 
     fn scan_max_age(&self) -> Option<Duration> {
         self.read().scan_max_age
+    }
+
+    fn scan_ceiling(&self) -> Option<FoundSeverity> {
+        self.read().scan_ceiling
     }
 
     fn node_platforms(&self) -> Vec<Platform> {

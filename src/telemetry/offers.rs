@@ -20,6 +20,10 @@ pub enum Stored {
     Known,
     /// The API server did not take it. It is offered again by the next Pod, or by the controller's look at Pods.
     Failed,
+    /// Its namespace has as many CachedImages as it may.
+    NamespaceFull,
+    /// There are as many CachedImages as there may be, and no other namespace has more than its own.
+    Full,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -32,7 +36,7 @@ impl OfferMetrics {
     pub fn register(registry: &mut Registry) -> Self {
         let all = Self::default();
         registry.register("offers_stored", "Offers written as CachedImages", all.stored.clone());
-        for outcome in [Stored::Created, Stored::Known, Stored::Failed] {
+        for outcome in [Stored::Created, Stored::Known, Stored::Failed, Stored::NamespaceFull, Stored::Full] {
             all.stored.get_or_create_owned(&Labels { outcome });
         }
         all

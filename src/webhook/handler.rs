@@ -25,7 +25,7 @@ use super::validate;
 use super::workers::{Expired, Workers};
 use crate::policy::{Policies, Scans};
 use crate::prewarm::queue::{Fate, Offer, Offers};
-use crate::rewrite::{Namespaces, Rules};
+use crate::rewrite::{Namespaces, Rules, limits::MAX_WARMED};
 use crate::telemetry::metrics::{AdmissionMetrics, DropReason, Operation, Outcome};
 use crate::telemetry::probes::{Readiness, probes};
 use crate::telemetry::traces;
@@ -224,6 +224,7 @@ impl Admission {
             // No namespace has such a name, and each offer keeps it.
             wanted.clear();
         }
+        wanted.truncate(MAX_WARMED);
         self.metrics.offers.inc_by(wanted.len() as u64);
         // A sink that fails is no reason to fail the reply.
         let offering = catch_unwind(AssertUnwindSafe(|| {

@@ -10,6 +10,7 @@ mod command_line;
 mod crashes;
 mod examples;
 mod fields;
+mod flood;
 mod forged_namespaces;
 mod health;
 mod image_fields;

@@ -115,36 +115,127 @@ fn a_restart_lets_an_image_live_a_quarter_longer_at_most_and_never_shorter() {
 }
 
 fn record(name: &str, last: i64) -> Record {
-    Record { name: name.to_owned(), image: name.to_owned(), last: at(last), expires: at(last + DAY) }
+    Record {
+        name: name.to_owned(),
+        image: name.to_owned(),
+        namespaces: Vec::new(),
+        last: at(last),
+        expires: at(last + DAY),
+        ready: true,
+        refused: false,
+    }
+}
+
+fn caps(total: usize) -> Caps {
+    Caps { total, of_namespace: usize::MAX }
+}
+
+/// Those that go, with the cause.
+fn chosen(records: &[Record], in_use: &[&str], caps: &Caps, wanted: usize, now: i64) -> Vec<String> {
+    let in_use: HashSet<String> = in_use.iter().map(ToString::to_string).collect();
+    let chosen = choose(records, &in_use, caps, wanted, at(now));
+    assert!(chosen.is_empty() || is_any_due(records, caps, wanted, at(now)), "{chosen:?}");
+    chosen.iter().map(|(record, cause)| format!("{} {cause:?}", record.name)).collect()
 }
 
 #[test]
-fn what_is_unused_goes_and_of_too_many_the_oldest_and_nothing_that_is_in_use() {
+fn choose_takes_what_is_unused_and_of_too_many_the_oldest_and_what_is_in_use_last() {
     let records: Vec<Record> = (0..6).map(|number| record(&number.to_string(), i64::from(number) * 100)).collect();
     let late = DAY + 150;
     let table = [
-        ("young", vec![], 10, 1000, vec![]),
-        ("two are unused", vec![], 10, late, vec!["0 Unused", "1 Unused"]),
-        ("one of them runs", vec!["0"], 10, late, vec!["1 Unused"]),
-        ("two too many", vec![], 4, 1000, vec!["0 TooMany", "1 TooMany"]),
-        ("the oldest runs", vec!["0"], 4, 1000, vec!["1 TooMany", "2 TooMany"]),
-        ("all run", vec!["0", "1", "2", "3", "4", "5"], 1, late, vec![]),
+        ("young", vec![], 10, 0, 1000, vec![]),
+        ("two are unused", vec![], 10, 0, late, vec!["0 Unused", "1 Unused"]),
+        ("one of them runs", vec!["0"], 10, 0, late, vec!["1 Unused"]),
+        ("two too many", vec![], 4, 0, 1000, vec!["0 TooMany", "1 TooMany"]),
+        ("the oldest runs", vec!["0"], 4, 0, 1000, vec!["1 TooMany", "2 TooMany"]),
+        ("all run", vec!["0", "1", "2", "3", "4", "5"], 4, 0, late, vec!["0 TooMany", "1 TooMany"]),
+        ("one wants room", vec!["0"], 6, 1, 1000, vec!["1 TooMany"]),
+        ("many want room", vec![], 6, 100, 1000, vec!["0 TooMany"]),
+        ("all run, and one wants room", vec!["0", "1", "2", "3", "4", "5"], 6, 1, 1000, vec![]),
     ];
-    for (what, in_use, most, now, expected) in table {
-        let in_use: HashSet<String> = in_use.iter().map(ToString::to_string).collect();
-        let chosen = choose(&records, &in_use, most, at(now));
-        let chosen: Vec<_> = chosen.iter().map(|(record, cause)| format!("{} {cause:?}", record.name)).collect();
-        assert_eq!(chosen, expected, "{what}");
-        assert!(chosen.is_empty() || is_any_due(&records, most, at(now)), "{what}");
+    for (what, in_use, total, wanted, now, expected) in table {
+        assert_eq!(chosen(&records, &in_use, &caps(total), wanted, now), expected, "{what}");
     }
 }
 
 #[test]
 fn what_was_asked_for_just_now_is_not_one_too_many() {
     let records = [record("new", 0), record("newer", 30)];
-    assert!(choose(&records, &HashSet::new(), 0, at(59)).is_empty());
-    assert_eq!(choose(&records, &HashSet::new(), 0, at(61)).len(), 1);
+    let none = Caps { total: 0, of_namespace: 0 };
+    assert!(choose(&records, &HashSet::new(), &none, 0, at(59)).is_empty());
+    assert_eq!(choose(&records, &HashSet::new(), &none, 0, at(61)).len(), 1);
     let short = [Record { expires: at(40), ..record("short", 0) }];
-    assert!(choose(&short, &HashSet::new(), 0, at(9)).is_empty());
-    assert_eq!(choose(&short, &HashSet::new(), 0, at(10)).len(), 1);
+    assert!(choose(&short, &HashSet::new(), &none, 0, at(9)).is_empty());
+    assert_eq!(choose(&short, &HashSet::new(), &none, 0, at(10)).len(), 1);
+}
+
+/// So many images of each namespace; those named `used-` are in use.
+fn of_namespaces(counts: &[(&str, usize)]) -> (Vec<Record>, Vec<String>) {
+    let mut records = Vec::new();
+    for (namespace, count) in counts {
+        records.extend((0..*count).map(|number| Record {
+            namespaces: vec![namespace.trim_start_matches("used-").into()],
+            ..record(&format!("{namespace}-{number:03}"), i64::try_from(number).unwrap())
+        }));
+    }
+    let in_use = records.iter().filter(|record| record.name.starts_with("used-"));
+    let in_use = in_use.map(|record| record.image.clone()).collect();
+    (records, in_use)
+}
+
+#[test]
+fn choose_takes_from_the_namespaces_with_the_most_images_and_nothing_from_those_with_their_share() {
+    let table = [
+        (
+            "in use by a flood, idle by a small one",
+            vec![("used-flood", 30), ("shop", 5)],
+            (20, 100),
+            vec![("used-flood", 15)],
+        ),
+        (
+            "idle ones of a large namespace first",
+            vec![("used-flood", 12), ("ci", 18)],
+            (20, 100),
+            vec![("ci", 8), ("used-flood", 2)],
+        ),
+        ("a namespace over its cap", vec![("used-flood", 30), ("shop", 5)], (100, 10), vec![("used-flood", 20)]),
+        ("idle before used of one namespace", vec![("used-flood", 8), ("flood", 8)], (100, 10), vec![("flood", 6)]),
+        (
+            "two floods level",
+            vec![("used-a", 30), ("used-b", 20), ("used-shop", 2)],
+            (22, 100),
+            vec![("used-a", 20), ("used-b", 10)],
+        ),
+        ("all small", vec![("used-a", 5), ("used-b", 5)], (10, 5), vec![]),
+    ];
+    for (what, counts, (total, of_namespace), expected) in table {
+        let (records, in_use) = of_namespaces(&counts);
+        let in_use: Vec<&str> = in_use.iter().map(String::as_str).collect();
+        let gone = chosen(&records, &in_use, &Caps { total, of_namespace }, 0, 10_000);
+        let mut by_kind: BTreeMap<&str, usize> = BTreeMap::new();
+        for name in &gone {
+            *by_kind.entry(name.rsplit_once('-').unwrap().0).or_default() += 1;
+        }
+        assert_eq!(by_kind.into_iter().collect::<Vec<_>>(), expected, "{what}");
+    }
+}
+
+#[test]
+fn choose_lets_room_for_a_namespace_at_its_cap_only_by_what_it_does_not_use() {
+    let (records, in_use) = of_namespaces(&[("used-shop", 15), ("shop", 5), ("bank", 5)]);
+    let in_use: Vec<&str> = in_use.iter().map(String::as_str).collect();
+    let caps = Caps { total: 100, of_namespace: 20 };
+    assert!(chosen(&records, &in_use, &caps, 0, 10_000).is_empty());
+    assert_eq!(chosen(&records, &in_use, &caps, 50, 10_000), ["shop-000 TooMany", "shop-001 TooMany"]);
+}
+
+#[test]
+fn choose_keeps_what_scans_refused_although_nothing_asks_for_it_and_bounds_it() {
+    let refused = |name: &str, last| Record { refused: true, ..record(name, last) };
+    let records = [refused("bad", 0), record("good", 0), refused("worse", 5), refused("worst", 9)];
+    let late = 30 * DAY;
+    assert_eq!(chosen(&records, &[], &caps(15), 0, late), ["good Unused"]);
+    assert_eq!(chosen(&records, &[], &caps(10), 0, late), ["good Unused", "bad Unused"]);
+    let young = [refused("bad", 0), record("one", 100), record("two", 200)];
+    assert_eq!(chosen(&young, &[], &caps(2), 0, 1000), ["one TooMany"], "it goes last");
 }

@@ -1,0 +1,113 @@
+//! Which CachedImages go when there are too many.
+//!
+//! Pure.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
+
+use super::Record;
+use crate::prewarm::quota::{Caps, owners};
+
+/// The part of a cap that is freed at once, at most.
+const ROOM: usize = 10;
+
+/// The records of a namespace that may go, the first to go last.
+#[derive(Default)]
+struct Lot<'r> {
+    left: usize,
+    idle: Vec<&'r Record>,
+    used: Vec<&'r Record>,
+}
+
+/// How much room is made below a cap for images that found none.
+pub(super) fn room(cap: usize, wanted: usize) -> usize {
+    wanted.min((cap / ROOM).max(1)).min(cap)
+}
+
+/// Whether a namespace has more images than it may, or found no room for more.
+pub(super) fn is_any_namespace_over(records: &[Record], caps: &Caps, wanted: usize) -> bool {
+    let target = caps.of_namespace.saturating_sub(room(caps.of_namespace, wanted));
+    if records.len() <= target {
+        return false;
+    }
+    let mut counts: BTreeMap<Arc<str>, usize> = BTreeMap::new();
+    for owner in owners(records.iter().map(|record| record.namespaces.as_slice())) {
+        *counts.entry(owner).or_default() += 1;
+    }
+    counts.values().any(|count| *count > target)
+}
+
+/// Those beyond the caps, and the `wanted` ones below that are not in use.
+pub(super) fn beyond<'r>(
+    records: &[&'r Record],
+    in_use: &HashSet<String>,
+    caps: &Caps,
+    wanted: usize,
+    settled: impl Fn(&Record) -> bool,
+) -> Vec<&'r Record> {
+    let mut lots = lots(records, in_use, settled);
+    let mut gone = Vec::new();
+    let target = caps.of_namespace.saturating_sub(room(caps.of_namespace, wanted));
+    for lot in lots.values_mut() {
+        while lot.left > target {
+            let Some(record) = lot.pop(lot.left > caps.of_namespace) else { break };
+            gone.push(record);
+        }
+    }
+    let mut left: usize = lots.values().map(|lot| lot.left).sum();
+    let target = caps.total.saturating_sub(room(caps.total, wanted));
+    let share = target / lots.len().max(1);
+    while left > target {
+        let Some(record) = pop_of_largest(&mut lots, share, left > caps.total) else { break };
+        gone.push(record);
+        left -= 1;
+    }
+    gone
+}
+
+fn lots<'r>(
+    records: &[&'r Record],
+    in_use: &HashSet<String>,
+    settled: impl Fn(&Record) -> bool,
+) -> BTreeMap<Arc<str>, Lot<'r>> {
+    let mut lots: BTreeMap<Arc<str>, Lot<'r>> = BTreeMap::new();
+    let owners = owners(records.iter().map(|record| record.namespaces.as_slice()));
+    for (record, owner) in records.iter().zip(owners) {
+        let lot = lots.entry(owner).or_default();
+        lot.left += 1;
+        if in_use.contains(&record.image) {
+            lot.used.push(record);
+        } else if settled(record) {
+            lot.idle.push(record);
+        }
+    }
+    for lot in lots.values_mut() {
+        lot.idle
+            .sort_by(|one, other| (other.refused, other.last, &other.name).cmp(&(one.refused, one.last, &one.name)));
+        lot.used.sort_by(|one, other| {
+            (other.refused, other.ready, other.last, &other.name).cmp(&(one.refused, one.ready, one.last, &one.name))
+        });
+    }
+    lots
+}
+
+impl<'r> Lot<'r> {
+    /// The next to go; one that is in use only where it `must`.
+    fn pop(&mut self, must: bool) -> Option<&'r Record> {
+        let record = self.idle.pop().or_else(|| if must { self.used.pop() } else { None })?;
+        self.left -= 1;
+        Some(record)
+    }
+}
+
+/// The next to go of the largest namespace that has more than its share: one that is not in use, else, where it `must`, one that
+/// is.
+fn pop_of_largest<'r>(lots: &mut BTreeMap<Arc<str>, Lot<'r>>, share: usize, must: bool) -> Option<&'r Record> {
+    let mut largest = |used: bool| {
+        let has = |lot: &&mut Lot<'_>| lot.left > share && !(if used { &lot.used } else { &lot.idle }).is_empty();
+        lots.values_mut().filter(has).max_by_key(|lot| lot.left)?.pop(used)
+    };
+    largest(false).or_else(|| if must { largest(true) } else { None })
+}
