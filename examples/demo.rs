@@ -68,6 +68,7 @@ async fn main() -> Result<()> {
             reload: Duration::from_secs(2),
             timing: Timing::paced(Duration::from_secs_f64(20.0 / SPEED)),
             pull_budget: DEFAULT_BYTES,
+            caps: harbor_pilot::prewarm::quota::Caps::default(),
             watcher: Some(bars.clone().watcher()),
             serve: ServeOptions { linger: Duration::ZERO, ..ServeOptions::default() },
         },

@@ -124,7 +124,9 @@ mod tests {
     #[test]
     fn fair_passes_over_a_namespace_that_may_not_be_served_and_keeps_its_items() {
         let mut fair = Fair::new(100);
-        (0..3).for_each(|item| drop(fair.push("flood", item)));
+        for item in 0..3 {
+            fair.push("flood", item);
+        }
         fair.push("shop", 100);
         assert_eq!(fair.take(|namespace| namespace != "flood"), Some(100));
         assert_eq!(fair.take(|namespace| namespace != "flood"), None);
@@ -134,7 +136,9 @@ mod tests {
     #[test]
     fn fair_takes_room_from_the_namespace_with_the_most_and_never_from_a_smaller_one() {
         let mut fair = Fair::new(4);
-        (0..4).for_each(|item| drop(fair.push("flood", item)));
+        for item in 0..4 {
+            fair.push("flood", item);
+        }
         assert_eq!(fair.push("flood", 4), Pushed::Full(4));
         assert_eq!(fair.push("shop", 100), Pushed::Displaced(3));
         assert_eq!(fair.push("shop", 101), Pushed::Displaced(2));

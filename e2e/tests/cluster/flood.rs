@@ -48,7 +48,7 @@ async fn a_flood_of_two_namespaces_delays_no_small_one_and_exceeds_no_cap() {
 
     let namespace = cluster.plane.namespace("small").await.unwrap();
     let small = at_harbor("small:v1");
-    cluster.apply(&deployment("small", &namespace, &[small.clone()])).await.unwrap();
+    cluster.apply(&deployment("small", &namespace, std::slice::from_ref(&small))).await.unwrap();
     let end = Instant::now() + SECONDS;
     loop {
         let found = cluster.cached("flood").await.unwrap();
