@@ -188,6 +188,9 @@ impl<'w> Work<'w> {
             }
             return;
         }
+        if let Some(whose) = crate::rewrite::placeholder(text) {
+            return self.stay_with(input, found, image, &format!("a placeholder, which {whose} replaces"));
+        }
         let parsed = match ImageRef::parse(text) {
             Ok(parsed) => parsed,
             Err(error) => {
@@ -216,8 +219,9 @@ impl<'w> Work<'w> {
 
     /// Texts that name images where nothing says for certain that they are.
     fn list(&mut self, input: &Input, manifests: &Manifests<'_>) {
-        for mention in listing::mentions(manifests, self.admission.rules) {
-            tell(listing::line(input, &mention, "stays: nothing says for certain that this is an image"));
+        let is_said = listing::is_defect(manifests);
+        for mention in listing::mentions(manifests, self.admission.rules).iter().filter(|mention| !is_said(mention)) {
+            tell(listing::line(input, mention, "stays: nothing says for certain that this is an image"));
             self.counts.listed += 1;
         }
     }
