@@ -11,6 +11,7 @@ mod crds;
 mod election;
 mod explain;
 mod input;
+mod kustomization;
 mod listing;
 mod logs;
 mod manual;
