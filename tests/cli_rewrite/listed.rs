@@ -190,3 +190,15 @@ fn rewrite_holds_what_patches_test_and_replacements_change_in_files_that_were_no
         }
     }
 }
+
+#[test]
+fn an_entry_keeps_its_name_where_an_anchor_keeps_its_image() {
+    let desk = Desk::new();
+    let own = "resources: [pod.yaml]\nimages: [{name: nginx, newTag: '2'}]\n";
+    let pod = "{apiVersion: v1, kind: Pod, metadata: {name: p}, spec: {containers: [{name: a, image: &i nginx, args: [*i]}]}}\n";
+    desk.write("k/pod.yaml", pod);
+    desk.write("k/kustomization.yaml", own);
+    let done = desk.rewrite(&["-f", "k", "--in-place"], "");
+    assert_eq!(done.code, 3, "{}", done.err);
+    assert_eq!((desk.read("k/pod.yaml").as_str(), desk.read("k/kustomization.yaml").as_str()), (pod, own));
+}

@@ -61,6 +61,20 @@ impl<'w> Work<'w> {
                 }
             })?;
         }
+        // An entry must not follow an image that cannot change, such as one that an anchor binds.
+        let edit = |(&(template, image), text): (&(usize, usize), &String)| Wish::Image {
+            template,
+            image,
+            text: text.clone(),
+        };
+        match manifests.edit(&new.iter().map(edit).collect::<Vec<_>>()) {
+            Ok(edited) => edited.unkept.iter().for_each(|unkept| {
+                if let Wish::Image { template, image, .. } = unkept.wish {
+                    new.remove(&(template, image));
+                }
+            }),
+            Err(_) => new.clear(),
+        }
         let path = input.file.as_deref().and_then(|file| file.canonicalize().ok());
         let seen = Seen::of(&manifests, |template, image| new.get(&(template, image)).cloned());
         Ok(Seen { name: input.name.clone(), path, ..seen })
