@@ -136,11 +136,14 @@ impl ImageRef {
     }
 
     /// The same image, named without the port that runtimes use anyway: `quay.io:443/app` is `quay.io/app`. `None` when it
-    /// names no such port, and for Docker Hub, whose names runtimes treat in a way of their own.
+    /// names no such port, and when the name without it means another repository: runtimes read `docker.io:443/nginx` as
+    /// `nginx` of that host, and `docker.io/nginx` as `library/nginx`.
     pub fn without_default_port(&self) -> Option<Self> {
         let host = self.host().strip_suffix(DEFAULT_PORT)?;
         let rest = self.text.get(self.host_end..)?;
-        Self::parse(&format!("{host}{rest}")).ok().filter(|image| image.host() == host && host != DOCKER_HUB)
+        let is_same_host = |other: &str| other == host || other == DOCKER_HUB && host == LEGACY_DOCKER_HUB;
+        let image = Self::parse(&format!("{host}{rest}")).ok()?;
+        (is_same_host(image.host()) && image.repository() == self.repository()).then_some(image)
     }
 
     /// The same image without leading components of its repository; `None` when they are all of it, or others.

@@ -7,7 +7,7 @@ use self::report::{Checked, Level, Violation};
 use super::{FAILED, deadline, input, listing, print, sources, tell, templates::Admission, warn_of};
 use crate::{
     image::ImageRef,
-    manifests::Template,
+    manifests::{Image, Placeholder, Template},
     policy::{Evidence, Judged, Judgement, Note, Policies, Record, Scans},
     rewrite::placeholder,
 };
@@ -90,15 +90,19 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
         for template in manifests.templates().iter().filter(|template| !template.object.is_kustomization()) {
             for image in &template.images {
                 if let Some(why) = listing::defect(&rules, image) {
-                    tell(listing::image_line(input, template, image, &format!("is judged as it is written: {why}")));
+                    let what_happens = match image.placeholder {
+                        Some(_) => format!("cannot be judged: {why}"),
+                        None => format!("is judged as it is written: {why}"),
+                    };
+                    tell(listing::image_line(input, template, image, &what_happens));
                     defects += 1;
                 }
             }
             checked.extend(check(&input.name, template, &admission, &policies, &evidence)?);
         }
     }
-    let listed =
-        listing::tell_mentions(&files, &rules, "is not judged: nothing says for certain that this is an image")?;
+    let what_happens = "is not judged: nothing says for certain that this is an image";
+    let listed = listing::tell_mentions(&files, &rules, what_happens, true)?;
     let text = match arguments.output {
         Output::Text => report::text(&checked),
         Output::Json => report::json(&checked),
@@ -136,8 +140,10 @@ fn check(
     evidence: &Evidence<'_>,
 ) -> anyhow::Result<Vec<Checked>> {
     admission.admit(file, template, |subject, outcome| {
-        // What a webhook puts in the place of a placeholder is judged in the Pod.
-        let images = template.images.iter().filter(|image| placeholder(&image.image).is_none());
+        // The image that a webhook, or the controller of the kind, puts there is judged in the Pod.
+        let is_later =
+            |image: &Image| placeholder(&image.image).is_some() || image.placeholder == Some(Placeholder::RunTime);
+        let images = template.images.iter().filter(|image| !is_later(image));
         let checked = images.map(|image| {
             let judged = Judged {
                 noun: image.list.noun(),
@@ -153,16 +159,20 @@ fn check(
                 column: image.column,
                 object: template.object.to_string(),
                 place: format!("{} {}", image.list.noun(), image.name),
-                violations: violations(&policies.judge(subject, [judged], Some(evidence))),
+                violations: violations(image, &policies.judge(subject, [judged], Some(evidence))),
             }
         });
         checked.collect()
     })
 }
 
-fn violations(judgement: &Judgement) -> Vec<Violation> {
+/// What policies say of an image. Of one that is not filled in yet there is one reason: nothing else of it is known.
+fn violations(image: &Image, judgement: &Judgement) -> Vec<Violation> {
     let levels =
         [(Level::Error, judgement.denials()), (Level::Warning, judgement.warnings()), (Level::Note, judgement.notes())];
     let all = levels.into_iter().flat_map(|(level, texts)| texts.into_iter().map(move |text| (level, text)));
-    all.map(|(level, message)| Violation { level, message }).collect()
+    let all = all.map(|(level, message)| Violation { level, message });
+    let Some(placeholder) = image.placeholder else { return all.collect() };
+    let message = format!("{} {:?}: image {:?}: {}", image.list.noun(), image.name, image.image, placeholder.advice());
+    all.take(1).map(|first| Violation { message: message.clone(), ..first }).collect()
 }

@@ -101,9 +101,6 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
             if namespace.is_empty() { "of the namespace".to_owned() } else { format!("of namespace {namespace}") };
         warnings.push(format!("the labels {whose} are not known; give --namespace-labels"));
     }
-    if let Some(whose) = placeholder(&arguments.image) {
-        warnings.push(format!("{} is a placeholder for {whose}: in a Pod it stays as it is", arguments.image));
-    }
     let found = rules.find(&image, &subject);
     let rule = match &found {
         Decision::Rewritten { rule, .. }
@@ -116,7 +113,7 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let name = rule.map(|rule| rule.name().to_string());
     let unavailable = sources.unavailable();
     let away = name.as_ref().is_some_and(|name| unavailable.contains(name));
-    let (decision, result, mut summary) = match &found {
+    let (mut decision, mut result, mut summary) = match &found {
         Decision::Rewritten { image, .. } => ("Rewritten", Some(image), format!("{image} is what the Pod gets")),
         Decision::Mapped { image, .. } => (
             "Mapped",
@@ -136,7 +133,13 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
         ),
         Decision::NoRule => ("NoRule", None, "it stays as it is: no rule speaks of it".to_owned()),
     };
-    if away {
+    let mut candidates = reasons::candidates(&sources, &image, &subject, &found);
+    let whose = placeholder(&arguments.image);
+    if let Some(whose) = whose {
+        candidates.iter_mut().for_each(Candidate::leave_to_injector);
+        (decision, result) = ("Placeholder", None);
+        summary = format!("it stays as it is: a placeholder, which {whose} replaces");
+    } else if away {
         summary.push_str("; Harbor is unavailable now, and spec.rewrite.whenUnavailable decides while it is");
     }
     let explanation = Explanation {
@@ -145,8 +148,8 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
         decision,
         result: result.map(ToString::to_string),
         summary,
-        rules: reasons::candidates(&sources, &image, &subject, &found),
-        rule: name,
+        rules: candidates,
+        rule: name.filter(|_| whose.is_none()),
         warnings,
     };
     let text = match arguments.output {

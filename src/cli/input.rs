@@ -1,7 +1,7 @@
 //! Manifests named on the command line, the same for every command that reads them.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     io::Read,
     path::{Path, PathBuf},
 };
@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use clap::Args;
 
-use super::tell;
+use super::{kustomization, tell};
 use crate::manifests::{self, Fields, Manifests};
 
 /// More is refused, of standard input as of a file: a chart makes some 100 KiB.
@@ -212,10 +212,16 @@ fn read(filenames: &[PathBuf], recursive: bool) -> Vec<(PathBuf, anyhow::Result<
                 continue;
             }
         };
-        for file in files {
+        let mut files: VecDeque<PathBuf> = files.into();
+        while let Some(file) = files.pop_front() {
             if seen.insert(file.canonicalize().unwrap_or_else(|_| file.clone())) {
                 let input = read_one(file.clone(), left);
                 left = left.saturating_sub(input.as_ref().map_or(0, |input| input.text.len() as u64));
+                if let Some(input) = input.as_ref().ok().filter(|input| input.is_kustomization() && given.is_dir()) {
+                    kustomization::unlisted(&input.text, &file, given, recursive)
+                        .into_iter()
+                        .for_each(|file| files.push_front(file));
+                }
                 inputs.push((file, input));
             } else if file.as_os_str() == "-" {
                 let error = anyhow::anyhow!("standard input can be read once only: give -f - once");
@@ -291,7 +297,7 @@ fn collect(
     Ok(())
 }
 
-fn is_manifest(file: &Path) -> bool {
+pub(super) fn is_manifest(file: &Path) -> bool {
     let ending = file.extension().and_then(|ending| ending.to_str());
     ending.is_some_and(|ending| matches!(ending, "yaml" | "yml" | "json")) || is_kustomization(file)
 }

@@ -1,5 +1,7 @@
 //! Texts that name images of mapped hosts and stay as they are, the same for every command that reads manifests.
 
+use std::collections::BTreeSet;
+
 use super::{
     input::{Files, Input},
     tell,
@@ -12,16 +14,33 @@ use crate::{
 };
 
 /// Texts of all files that name an image of a mapped host where nothing says for certain that it is one; each is told with
-/// its line. Hands over how many there are.
-pub(super) fn tell_mentions(files: &Files, rules: &Rules, what_happens: &str) -> anyhow::Result<usize> {
+/// its line, without those that [`defect`] speaks of where the command names these. Hands over how many there are.
+pub(super) fn tell_mentions(
+    files: &Files,
+    rules: &Rules,
+    what_happens: &str,
+    without_defects: bool,
+) -> anyhow::Result<usize> {
     let mut count = 0;
     for input in &files.inputs {
-        for mention in mentions(&files.parse(input)?, rules) {
-            tell(line(input, &mention, what_happens));
+        let manifests = files.parse(input)?;
+        let is_said = is_defect(&manifests);
+        let mentions = mentions(&manifests, rules);
+        for mention in mentions.iter().filter(|mention| !(without_defects && is_said(mention))) {
+            tell(line(input, mention, what_happens));
             count += 1;
         }
     }
     Ok(count)
+}
+
+/// Whether a text that names an image is a part of an image for certain that is not filled in yet: a command that names
+/// these images names it once.
+pub(super) fn is_defect(manifests: &Manifests<'_>) -> impl Fn(&Mention) -> bool {
+    let images = manifests.templates().iter().flat_map(|template| &template.images);
+    let unfilled = images.filter(|image| !matches!(image.placeholder, None | Some(Placeholder::RunTime)));
+    let places: BTreeSet<(usize, String)> = unfilled.map(|image| (image.line, image.place.clone())).collect();
+    move |mention| places.contains(&(mention.line, mention.place.clone()))
 }
 
 /// As [`tell_mentions`], with the images that are images for certain: of a command that reads none.
@@ -38,7 +57,7 @@ pub(super) fn tell_images(files: &Files, rules: &Rules, what_happens: &str) -> a
             }
         }
     }
-    Ok(count + tell_mentions(files, rules, what_happens)?)
+    Ok(count + tell_mentions(files, rules, what_happens, false)?)
 }
 
 /// Texts of one file that name an image of a mapped host where nothing says for certain that it is one.

@@ -13,6 +13,7 @@ mod deadline;
 mod election;
 mod explain;
 mod input;
+mod kustomization;
 mod listing;
 mod logs;
 mod manual;

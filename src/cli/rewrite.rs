@@ -97,23 +97,30 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let admission = Admission::new(&rules, &sources, arguments.namespace.as_deref(), &files.namespaces);
     let mut work = Work::new(&files, &admission, arguments.pull_secrets);
     let needs = kustomizations(&files, &work)?;
-    let mut results = Vec::with_capacity(inputs.len());
+    let (mut results, mut failed) = (Vec::with_capacity(inputs.len()), files.failed);
     for (number, input) in inputs.iter().enumerate() {
-        results.push(work.rewrite(number, input, &needs)?);
+        match work.rewrite(number, input, &needs) {
+            Ok(text) => results.push((input, text)),
+            Err(error) if arguments.reading.fail_fast => return Err(error),
+            Err(error) => {
+                tell(format_args!("{error:#}"));
+                failed += 1;
+            }
+        }
     }
-    tell(work.counts.summary(files.failed));
+    tell(work.counts.summary(failed));
 
-    let changed = inputs.iter().zip(&results).any(|(input, text)| input.text != *text);
+    let changed = results.iter().any(|(input, text)| input.text != *text);
     if arguments.diff {
-        print(&diff(inputs, &results))?;
+        print(&diff(&results))?;
     } else if arguments.in_place {
-        write(inputs, &results)?;
+        write(&results)?;
     } else {
-        print(&joined(inputs, &results)?)?;
+        print(&joined(&results)?)?;
     }
     let counts = &work.counts;
     let unkept = counts.unkept > 0;
-    Ok(if files.failed > 0 || (unkept && arguments.diff) {
+    Ok(if failed > 0 || (unkept && arguments.diff) {
         FAILED
     } else if unkept {
         UNKEPT
@@ -127,15 +134,40 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
 /// What Kustomizations among the files, and beside them, need.
 fn kustomizations(files: &Files, work: &Work<'_>) -> anyhow::Result<Consequences> {
     let outside = outside(files);
-    if outside.is_empty() && !files.inputs.iter().any(|input| input.text.contains("image") && may_have_entries(input)) {
+    if outside.is_empty() && !files.inputs.iter().any(may_be_kustomization) {
         return Ok(Consequences::default());
     }
     let mut seen = files.inputs.iter().map(|input| work.see(input)).collect::<anyhow::Result<Vec<Seen>>>()?;
     seen.extend(outside);
-    Ok(if seen.iter().any(Seen::has_entries) { consequences(&seen) } else { Consequences::default() })
+    let parts = parts(files, &seen);
+    seen.extend(parts);
+    Ok(if seen.iter().any(Seen::is_kustomization) { consequences(&seen) } else { Consequences::default() })
 }
 
-fn may_have_entries(input: &Input) -> bool {
+/// Files that are not given, and that Kustomizations name as parts of them: patches, `replacements` and `configurations`.
+fn parts(files: &Files, seen: &[Seen]) -> Vec<Seen> {
+    let known: BTreeSet<&Path> = seen.iter().filter_map(|seen| seen.path.as_deref()).collect();
+    let named = seen.iter().flat_map(|seen| {
+        let directory = seen.path.as_deref().and_then(Path::parent);
+        directory.into_iter().flat_map(|directory| seen.parts().map(|part| directory.join(part)))
+    });
+    let paths: BTreeSet<PathBuf> =
+        named.filter_map(|path| path.canonicalize().ok()).filter(|path| path.is_file()).collect();
+    paths
+        .into_iter()
+        .filter(|path| !known.contains(path.as_path()))
+        .filter_map(|path| read_beside(files, path))
+        .collect()
+}
+
+/// A file that was not given; `None` where it cannot be read.
+fn read_beside(files: &Files, path: PathBuf) -> Option<Seen> {
+    let input = input::beside(&path).ok()?;
+    let seen = Seen::of(&files.parse(&input).ok()?, |_, _| None);
+    Some(Seen { name: path.display().to_string(), path: Some(path), outside: true, ..seen })
+}
+
+fn may_be_kustomization(input: &Input) -> bool {
     input.is_kustomization() || input.text.contains("kustomize.config.k8s.io")
 }
 
@@ -169,14 +201,14 @@ fn outside(files: &Files) -> Vec<Seen> {
     all
 }
 
-fn write(inputs: &[Input], results: &[String]) -> anyhow::Result<()> {
-    let changed = inputs.iter().zip(results).filter(|(input, text)| input.text != **text);
+fn write(results: &[(&Input, String)]) -> anyhow::Result<()> {
+    let changed = results.iter().filter(|(input, text)| input.text != *text);
     let changed: Vec<replace::Change<'_>> = changed
         .filter_map(|(input, new)| Some(replace::Change { file: input.file.as_deref()?, old: &input.text, new }))
         .collect();
     let stop = shutdown_on_signal()?;
     replace::replace_all(&changed, &stop)?;
-    let left = replace::leftovers(inputs.iter().filter_map(|input| input.file.as_deref()));
+    let left = replace::leftovers(results.iter().filter_map(|(input, _)| input.file.as_deref()));
     if let Some(first) = left.first() {
         tell(format_args!(
             "warning: {} of a run that was killed: all files are whole; remove what ends in .harbor-pilot-new or \
@@ -189,10 +221,10 @@ fn write(inputs: &[Input], results: &[String]) -> anyhow::Result<()> {
 }
 
 /// One stream of documents. kubectl reads a stream of several files as YAML: JSON values need separators there.
-fn joined(inputs: &[Input], texts: &[String]) -> anyhow::Result<String> {
-    let [only] = texts else {
+fn joined(results: &[(&Input, String)]) -> anyhow::Result<String> {
+    let [(_, only)] = results else {
         let mut out = String::new();
-        for (input, text) in inputs.iter().zip(texts) {
+        for (input, text) in results {
             let text = separated(without_directives(input, text.trim_start_matches('\u{feff}'))?.as_str())?;
             if !text.starts_with("---") {
                 out.push_str("---\n");
@@ -225,9 +257,9 @@ fn without_directives(input: &Input, text: &str) -> anyhow::Result<String> {
     Ok(kept + rest)
 }
 
-fn diff(inputs: &[Input], results: &[String]) -> String {
+fn diff(results: &[(&Input, String)]) -> String {
     let mut out = String::new();
-    for (input, text) in inputs.iter().zip(results).filter(|(input, text)| input.text != **text) {
+    for (input, text) in results.iter().filter(|(input, text)| input.text != *text) {
         let changes = TextDiff::from_lines(&input.text, text);
         let (old, new) = (input.name.clone(), format!("{} (rewritten)", input.name));
         let _ = write!(out, "{}", changes.unified_diff().header(&old, &new));

@@ -68,7 +68,9 @@ impl Manifests<'_> {
         let mut editing = Editing { of: self, splices: BTreeMap::new(), met: Vec::new(), unkept: Vec::new() };
         editing.images(wishes);
         let images = editing.met.len();
-        let additions = editing.pull_secrets(wishes);
+        let mut additions = editing.pull_secrets(wishes);
+        // A new field shifts the indexes of all that its mapping holds: the inner places change first.
+        additions.sort_by_key(|(_, place, _)| std::cmp::Reverse(place.path.len()));
         let Editing { splices, met, unkept, .. } = editing;
 
         let mut expected = self.values.clone();

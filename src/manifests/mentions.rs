@@ -105,7 +105,7 @@ impl<'m> Reading<'m, '_> {
         let is_patch = value.get("op").is_some() && (text("path").ends_with("/image") || is_volume(text("path")));
         let variable = if is_patch { "image" } else { text("name") };
         for (index, (key, below)) in entries.iter().enumerate() {
-            let name = key.text().unwrap_or_default();
+            let name = key.scalar_text().unwrap_or_default();
             if name == ORIGINAL_IMAGES || skipped.contains(&name) {
                 continue;
             }
@@ -123,9 +123,11 @@ impl<'m> Reading<'m, '_> {
 
     /// The images that fields beside one another make, as charts have them: `repository` with `registry`, `tag` and `digest`;
     /// the same with `image` before each; `name` instead, where the mapping is called an image or is an entry of `images`
-    /// as kustomize has them.
+    /// as kustomize has them; `image` or `name` behind `registry` and `repository`, as operators have them.
     fn composed(&self, value: &'m Value, around: &Around<'_>) -> Vec<Composed<'m>> {
         let is_image = refs::is_called_image(around.called);
+        let text = |key: &str| value.get(key).and_then(Value::scalar_text).filter(|text| !text.is_empty());
+        let operand = self.operand(value, around);
         let mut found = Vec::new();
         for (index, (key, below)) in value.entries().iter().enumerate() {
             let Some(key) = key.text() else { continue };
@@ -142,19 +144,47 @@ impl<'m> Reading<'m, '_> {
             let beside = [&*registry, &*tag, &*digest, "pullPolicy", "newTag", "newName"];
             let has_part = beside.iter().any(|name| value.get(name).is_some());
             let is_composed = prefix.is_some() && (has_part || is_image) || is_name && has_part;
-            if !is_composed || self.is_claimed(index) {
+            let is_operand = operand == Some(key);
+            if !(is_composed && operand.is_none() || is_operand) || self.is_claimed(index) {
                 continue;
             }
-            let text = |key: &str| value.get(key).and_then(Value::scalar_text).filter(|text| !text.is_empty());
-            let host = text(&registry).map(|text| format!("{}/", text.trim_end_matches('/'))).unwrap_or_default();
-            let tagged = text(&tag).filter(|tag| !tag.contains(['{', '$'])).map(|tag| format!(":{tag}"));
-            let pinned = text(&digest).filter(|digest| digest.contains(':')).map(|digest| format!("@{digest}"));
+            let mut parts = vec![key.to_owned(), registry.clone()];
+            let mut host = String::new();
+            let mut before = |key: &str| {
+                let part = text(key).map(|text| text.trim_end_matches('/'));
+                part.into_iter().for_each(|part| host = format!("{host}{part}/"));
+                parts.push(key.to_owned());
+            };
+            before(&registry);
+            if is_operand {
+                ["hub", "repository"].into_iter().for_each(before);
+            }
+            let version = || text("version").filter(|_| is_operand);
+            let last = text(&tag).or_else(version).filter(|tag| !tag.contains(['{', '$']));
+            let (pin, last) = (last.filter(|last| last.contains(':')), last.filter(|last| !last.contains(':')));
+            let pin = text(&digest).filter(|digest| digest.contains(':')).or(pin);
+            let (tagged, pinned) = (last.map(|tag| format!(":{tag}")), pin.map(|digest| format!("@{digest}")));
             let image = format!("{host}{repository}{}{}", tagged.unwrap_or_default(), pinned.unwrap_or_default());
             if (self.is_meant)(&image) {
-                found.push(Composed { at: below, key, image, parts: vec![key.to_owned(), registry] });
+                found.push(Composed { at: below, key, image, parts });
             }
         }
         found
+    }
+
+    /// The key of the last part of a name that `registry`, `hub` and `repository` beside it begin: `image`, or `name` where a
+    /// `repository` is an organisation and not a whole name.
+    fn operand(&self, value: &Value, around: &Around<'_>) -> Option<&'static str> {
+        let text = |key: &str| value.get(key).and_then(Value::text).filter(|text| !text.is_empty());
+        let is_last = |text: &str| !text.contains(['/', '{', '$']);
+        if text("image").is_some_and(is_last) {
+            return ["registry", "hub", "repository"].iter().any(|key| text(key).is_some()).then_some("image");
+        }
+        let name = text("name").filter(|name| is_last(name))?;
+        let of_k8ssandra = around.object.is_some_and(|object| object.group().ends_with("k8ssandra.io"));
+        let is_organisation = |repository: &&str| is_last(repository) && *repository != name;
+        text("repository").filter(is_organisation).filter(|_| of_k8ssandra || text("registry").is_some())?;
+        Some("name")
     }
 
     /// Whether the entry of this index, of the mapping where the way is, is an image for certain.

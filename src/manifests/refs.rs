@@ -10,7 +10,7 @@ pub(super) struct Reference {
 }
 
 /// Schemes in front of an image. What else has a scheme is an address of something else.
-const SCHEMES: [&str; 4] = ["oci", "docker", "docker-pullable", "docker-image"];
+const SCHEMES: [&str; 5] = ["oci", "docker", "docker-pullable", "docker-image", "registry"];
 /// Longer runs of characters are cut: host, repository, tag and digest of an image have less.
 const MAX_TOKEN: usize = 512;
 /// Keys of what images begin with: `imageRegistry: quay.io/org`.
@@ -227,6 +227,8 @@ mod tests {
             ("see quay.io/a/b. Or (ghcr.io/c/d)", &["quay.io/a/b", "ghcr.io/c/d"]),
             ("oci://ghcr.io/charts/app", &["ghcr.io/charts/app"]),
             ("docker://quay.io/a/b:1", &["quay.io/a/b:1"]),
+            ("registry://ghcr.io/a/policy:1", &["ghcr.io/a/policy:1"]),
+            ("myregistry://ghcr.io/a/policy:1", &[]),
             ("https://quay.io/repository/a/b", &[]),
             ("git@ghcr.io/a/b", &["ghcr.io/a/b"]),
             ("image:quay.io/a/b:1", &["quay.io/a/b:1"]),

@@ -5,6 +5,7 @@ use super::{
     place::Step,
     value::{Data, Value},
 };
+use crate::image::reads_as_host;
 
 /// Lists of a Pod's specification that hold images.
 pub(super) const POD_LISTS: [&str; 4] = ["containers", "initContainers", "ephemeralContainers", "volumes"];
@@ -29,6 +30,11 @@ const OF_CONTAINERS: [&str; 15] = [
 ];
 /// Those that a mapping which stands alone has to have: specifications of other things have resources and ports, too.
 const OF_CONTAINERS_ALONE: [&str; 6] = ["args", "command", "env", "envFrom", "imagePullPolicy", "volumeMounts"];
+
+/// Fields beside an `image` that complete it: such an `image` is a part of a name, which a controller puts together.
+const COMPLETING: [&str; 6] = ["hub", "imageRegistry", "imageRepository", "registry", "repository", "version"];
+/// Those that complete an `image` without a host: what stands elsewhere may complete it, too.
+const COMPLETING_SHORT: [&str; 3] = ["tag", "imageTag", "digest"];
 
 /// Whether a mapping has containers, as the specification of a Pod has.
 pub(super) fn has_containers(value: &Value) -> bool {
@@ -58,7 +64,9 @@ pub(super) fn is_docker_image(value: &Value, object: &Object, steps: &[Step<'_>]
 
 /// Whether a mapping is a container with an image.
 pub(super) fn is_container(value: &Value, steps: &[Step<'_>]) -> bool {
-    if value.get("image").is_none_or(|image| matches!(image.data, Data::List(_) | Data::Other(_))) {
+    if value.get("image").is_none_or(|image| matches!(image.data, Data::List(_) | Data::Other(_)))
+        || is_completed(value)
+    {
         return false;
     }
     let has = |fields: &[&str]| fields.iter().any(|field| value.get(field).is_some());
@@ -67,6 +75,14 @@ pub(super) fn is_container(value: &Value, steps: &[Step<'_>]) -> bool {
         [.., Step::Key(key)] => ends_with(key, "container") || has(&OF_CONTAINERS_ALONE),
         _ => false,
     }
+}
+
+/// Whether `image` of a mapping is only a part of an image: `{repository: quay.io/org, image: app, version: "1"}`.
+fn is_completed(value: &Value) -> bool {
+    let has = |fields: &[&str]| fields.iter().any(|field| value.get(field).is_some());
+    let image = value.get("image").and_then(Value::text).unwrap_or_default();
+    let has_host = image.split_once('/').is_some_and(|(first, _)| reads_as_host(first));
+    has(&COMPLETING) || !has_host && has(&COMPLETING_SHORT)
 }
 
 /// The key before the last one, which says what the last one is of; of a list its own name.

@@ -526,9 +526,89 @@ fn images_are_found_by_shape_in_kinds_that_are_not_known() {
         ("{image: one, imagePullPolicy: Always}", &["image=one"]),
         ("{images: [{name: a, image: one}]}", &[]),
         ("{podTemplates: [{name: a, spec: {containers: [{name: c, image: one}]}}]}", &["c=one"]),
+        ("{agent: {image: quay.io/a/b, tag: v1, env: []}}", &["agent=quay.io/a/b"]),
     ] {
         assert_eq!(named(&thing(spec)), expected, "{spec}");
     }
+}
+
+#[test]
+fn an_image_that_other_fields_complete_is_listed_as_the_image_that_they_make() {
+    let of = |kind: &str, spec: &str| format!("{{apiVersion: {kind}, metadata: {{name: x}}, spec: {spec}}}");
+    let thing = |spec: &str| of("x.example/v1, kind: Thing", spec);
+    let istio = |kind: &str, spec: &str| of(&format!("{kind}, kind: Thing"), &format!("{{values: {spec}}}"));
+    let operator = "install.istio.io/v1alpha1, kind: IstioOperator";
+    for (text, expected) in [
+        (
+            thing("{driver: {repository: quay.io/org, image: driver, version: '535', imagePullPolicy: Always}}"),
+            "spec.driver.image quay.io/org/driver:535",
+        ),
+        (
+            thing("{driver: {repository: quay.io/org, image: driver, version: 'sha256:00', args: []}}"),
+            "spec.driver.image quay.io/org/driver@sha256:00",
+        ),
+        (
+            thing("{agent: {image: agent, registry: quay.io/org, imagePullPolicy: Always}}"),
+            "spec.agent.image quay.io/org/agent",
+        ),
+        (
+            thing("{proxies: [{image: proxy, hub: quay.io/org, tag: 1.2, env: []}]}"),
+            "spec.proxies[0].image quay.io/org/proxy:1.2",
+        ),
+        (thing("{mainContainer: {image: quay.io/a/b, version: '1'}}"), "spec.mainContainer.image quay.io/a/b"),
+        (thing("{agent: {image: agent, tag: v1, env: []}}"), "spec.agent.image agent"),
+        (of(operator, "{values: {pilot: {image: pilot, env: {A: b}}}}"), "spec.values.pilot.image pilot"),
+        (
+            istio("sailoperator.io/v1", "{ztunnel: {image: ztunnel, env: {A: b}, imagePullPolicy: Always}}"),
+            "spec.values.ztunnel.image ztunnel",
+        ),
+        (
+            of(
+                "k8ssandra.io/v1alpha1, kind: K8ssandraCluster",
+                "{medusa: {containerImage: {repository: org, name: medusa, tag: 1}}}",
+            ),
+            "spec.medusa.containerImage.name org/medusa:1",
+        ),
+        (
+            thing("{reaper: {image: {registry: quay.io, repository: org, name: reaper, tag: '2'}}}"),
+            "spec.reaper.image.name quay.io/org/reaper:2",
+        ),
+    ] {
+        assert_eq!(images(&text), [""; 0], "{text}");
+        let found = mentioned(&text);
+        let found: Vec<&str> = found.iter().filter_map(|line| Some(line.split_once(' ')?.1)).collect();
+        assert_eq!(found, [expected], "{text}");
+    }
+}
+
+#[test]
+fn images_are_read_in_sidecars_of_spark_and_extensions_of_opentelemetry() {
+    let spark = "{driver: {sidecars: [{name: a, image: one}]}, executor: {sidecars: [{image: two}]}}";
+    for (kind, spec, expected) in [
+        ("sparkoperator.k8s.io/v1beta2, kind: SparkApplication", spark.to_owned(), &["one", "two"][..]),
+        (
+            "sparkoperator.k8s.io/v1beta2, kind: ScheduledSparkApplication",
+            format!("{{template: {spark}}}"),
+            &["one", "two"],
+        ),
+        (
+            "opentelemetry.io/v1alpha1, kind: Instrumentation",
+            "{java: {image: one, extensions: [{image: two, dir: /x}]}}".to_owned(),
+            &["one", "two"],
+        ),
+    ] {
+        assert_eq!(images(&format!("{{apiVersion: {kind}, spec: {spec}}}")), expected, "{kind}");
+    }
+}
+
+#[test]
+fn a_blank_image_is_none_and_a_key_that_is_no_text_has_its_name() {
+    let blank = "{apiVersion: apps.openshift.io/v1, kind: DeploymentConfig, spec: {template: {spec: {containers: [{name: a, image: ' '}]}}}}";
+    assert_eq!(images(blank), [""; 0]);
+    assert_eq!(
+        mentioned("{apiVersion: v1, kind: ConfigMap, data: {8080: quay.io/a/b, true: quay.io/c/d}}"),
+        ["1:48 data.8080 quay.io/a/b", "1:67 data.true quay.io/c/d",]
+    );
 }
 
 #[test]
@@ -570,6 +650,23 @@ fn pull_secrets_are_added_only_where_the_schema_of_the_kind_has_them() {
         ("apiVersion: tekton.dev/v1\nkind: Task\nspec: {steps: [{image: a}], sidecars: [{image: b}]}\n", None),
         ("apiVersion: x.example/v1\nkind: Thing\nspec:\n  containers:\n  - {name: a, image: b}\n", None),
         (
+            "apiVersion: pxc.percona.com/v1\nkind: PerconaXtraDBCluster\nspec:\n  tls: {enabled: true}\n  pmm: {image: b}\n  pxc:\n    image: a\n",
+            Some(("    image", "    imagePullSecrets:\n    - name: harbor-pull\n    image".to_owned())),
+        ),
+        (
+            "apiVersion: ps.percona.com/v1\nkind: PerconaServerMySQL\nspec:\n  unsafeFlags: {proxy: true}\n  proxy:\n    router:\n      image: a\n",
+            Some(("      image", "      imagePullSecrets:\n      - name: harbor-pull\n      image".to_owned())),
+        ),
+        (
+            "apiVersion: psmdb.percona.com/v1\nkind: PerconaServerMongoDB\nspec:\n  image: a\n  sharding: {mongos: {size: 1}}\n  secrets: {users: x}\n",
+            Some(("  image", "  imagePullSecrets:\n  - name: harbor-pull\n  image".to_owned())),
+        ),
+        (
+            "apiVersion: databases.spotahome.com/v1\nkind: RedisFailover\nspec:\n  auth: {secretPath: x}\n  redis:\n    image: a\n",
+            Some(("    image", "    imagePullSecrets:\n    - name: harbor-pull\n    image".to_owned())),
+        ),
+        ("apiVersion: psmdb.percona.com/v1\nkind: PerconaServerMongoDBBackup\nspec: {image: a}\n", None),
+        (
             "apiVersion: serving.knative.dev/v1\nkind: Service\nspec: {template: {spec: {\n  containers: [{image: a}]}}}\n",
             Some(("spec: {\n", "spec: {\"imagePullSecrets\": [{\"name\": \"harbor-pull\"}], \n".to_owned())),
         ),
@@ -579,6 +676,28 @@ fn pull_secrets_are_added_only_where_the_schema_of_the_kind_has_them() {
         let expected = expected.map_or(text.to_owned(), |(old, new)| text.replace(old, &new));
         assert_eq!(done.text, expected);
         assert_eq!(with_secret(&done.text).text, done.text, "a second time");
+    }
+}
+
+#[test]
+fn pull_secrets_are_added_to_mappings_within_one_another() {
+    let fields = Fields::with(
+        "kinds:\n- {group: x.example, kinds: [Thing], images: ['spec.**.image'], pullSecrets: [spec.secrets, spec.a.secrets, spec.a.b.secrets, spec.c.secrets]}\n",
+    )
+    .unwrap();
+    for text in [
+        "apiVersion: x.example/v1\nkind: Thing\nspec: {a: {b: {image: one}}, c: {image: two}}\n",
+        "apiVersion: x.example/v1\nkind: Thing\nspec:\n  a:\n    b:\n      image: one\n  c:\n    image: two\n",
+    ] {
+        let manifests = Manifests::read_with(text, &fields).unwrap();
+        let wishes: Vec<Wish> = (0..manifests.templates().len())
+            .map(|template| Wish::PullSecret { template, name: "hp".to_owned() })
+            .collect();
+        let done = manifests.edit(&wishes).unwrap();
+        assert_eq!(done.text.matches("secrets").count(), done.pull_secrets, "{}", done.text);
+        assert!(done.pull_secrets >= 4 && done.unkept.is_empty(), "{done:?}");
+        let again = Manifests::read_with(&done.text, &fields).unwrap();
+        assert_eq!(again.edit(&wishes).unwrap().text, done.text, "a second time");
     }
 }
 

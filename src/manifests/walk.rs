@@ -90,7 +90,7 @@ impl Walk<'_> {
             self.kustomization(value, &mut scope, at);
         } else {
             for (index, (key, below)) in value.entries().iter().enumerate() {
-                if let Some(name) = key.text().filter(|name| !matches!(*name, "metadata" | "status")) {
+                if let Some(name) = key.scalar_text().filter(|name| !matches!(*name, "metadata" | "status")) {
                     at.enter(index, Step::Key(name));
                     self.within(below, value, &mut scope, at);
                     at.leave();
@@ -155,7 +155,7 @@ impl Walk<'_> {
             }
             Data::Map(entries) => {
                 for (index, (key, item)) in entries.iter().enumerate() {
-                    let Some(name) = key.text() else { continue };
+                    let Some(name) = key.scalar_text() else { continue };
                     if is_spec && shape::POD_LISTS.contains(&name) {
                         continue;
                     }
@@ -203,7 +203,8 @@ impl Walk<'_> {
             braces.then(|| source.lines().next().unwrap_or_default())
         };
         let (text, placeholder) = match value.text() {
-            Some("") => return None,
+            // OpenShift: a trigger fills in a blank one.
+            Some(text) if text.trim().is_empty() => return None,
             Some(text) => (text, Placeholder::of(text, run_time)),
             None => (unquoted()?, Some(Placeholder::Template)),
         };

@@ -270,12 +270,16 @@ mod tests {
             ("docker-registry", "https://quay.io", "quay.io:443/acme/app:1", "acme/app:1"),
             ("docker-registry", "https://quay.io:443", "quay.io/acme/app", "acme/app"),
             ("docker-hub", "https://hub.docker.com", "registry-1.docker.io:443/library/nginx", "library/nginx"),
+            ("docker-hub", "https://hub.docker.com", "docker.io:443/library/nginx:1", "library/nginx:1"),
+            ("docker-hub", "https://hub.docker.com", "index.docker.io:443/acme/app", "acme/app"),
         ];
         for (type_, url, image, path) in table {
             assert_eq!(rewritten(type_, url, image), Some(format!("harbor.corp/p/{path}")), "{url} {image}");
         }
         assert_eq!(rewritten("docker-registry", "https://quay.io", "quay.io:4430/acme/app"), None);
-        assert_eq!(rewritten("docker-hub", "https://hub.docker.com", "docker.io:443/nginx"), None);
+        for other in ["docker.io:443/nginx", "index.docker.io:443/nginx", "docker.io:4430/library/nginx"] {
+            assert_eq!(rewritten("docker-hub", "https://hub.docker.com", other), None, "{other}: another repository");
+        }
         let (rules, _) =
             assumed(&[instance()], &[registry("docker-registry", "https://quay.io")], &[project(json!({}))]);
         let at_harbor = ImageRef::parse("harbor.corp:443/p/acme/app").unwrap();

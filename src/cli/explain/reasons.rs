@@ -34,6 +34,8 @@ pub(super) enum Verdict {
     Younger,
     /// It fits, and another fits longer.
     ShorterMatch,
+    /// It would decide, and the image is a placeholder, about which no rule is asked.
+    Placeholder,
     /// It would fit, and a glob excludes the image.
     Excluded,
     /// It would fit, and its selector does not mean the namespace.
@@ -48,6 +50,16 @@ pub(super) enum Verdict {
     HostDiffers,
     /// The image is at Harbor, where no rule applies.
     AtHarbor,
+}
+
+impl Candidate {
+    /// Of a placeholder, which an injector replaces: no rule decides on it.
+    pub(super) fn leave_to_injector(&mut self) {
+        if self.verdict.decides() {
+            self.verdict = Verdict::Placeholder;
+            self.why = self.why.replace(", decides", ", but does not decide on a placeholder");
+        }
+    }
 }
 
 impl Verdict {

@@ -4,6 +4,7 @@
 mod entry;
 mod hold;
 mod read;
+mod replacement;
 mod scope;
 #[cfg(test)]
 mod tests;
@@ -13,7 +14,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use serde_json::Value;
+
 use self::scope::Scope;
+use crate::cli::kustomization::Named;
 
 /// A file, as far as it matters here.
 #[derive(Debug, Default)]
@@ -26,6 +30,8 @@ pub(super) struct Seen {
     pub(super) kustomizations: Vec<Kustomization>,
     /// Texts that are no objects, such as patches by JSON Patch.
     pub(super) texts: String,
+    /// All documents.
+    pub(super) documents: Vec<Value>,
     /// Whether it is only looked at: the command was not given it.
     pub(super) outside: bool,
     /// Whether it is a Kustomization that cannot be read here: `kubectl` may read it.
@@ -45,6 +51,11 @@ pub(super) struct SeenImage {
     at: (usize, usize),
     /// Whether an entry of a Kustomization puts it there.
     is_new_name: bool,
+    /// Kind and name of the object.
+    kind: String,
+    object: String,
+    /// Where it stands in its document.
+    place: String,
 }
 
 /// A Kustomization or Component.
@@ -56,9 +67,12 @@ pub(super) struct Kustomization {
     legacy: Vec<String>,
     /// Files and directories that it builds on.
     builds_on: Vec<String>,
-    components: Vec<String>,
-    /// Patches within it.
+    named: Named,
+    /// Patches within it, as text and read.
     inline: String,
+    patches: Vec<Value>,
+    /// `replacements` within it.
+    replacements: Vec<Value>,
     /// A field that makes objects of something that is no manifest.
     makes: Option<&'static str>,
 }
@@ -92,7 +106,11 @@ pub(super) fn consequences(files: &[Seen]) -> Consequences {
     let mut done = Consequences::default();
     let unreadable = files.iter().enumerate().filter(|(_, file)| file.unreadable);
     unreadable.for_each(|(index, _)| hold::reachable(files, &Scope::of(files, &by_path, index), &mut done));
-    scopes.iter().for_each(|scope| hold::unclear(files, scope, &mut done));
+    for scope in &scopes {
+        hold::unclear(files, scope, &mut done);
+        hold::tested(files, scope, &mut done);
+        replacement::hold(files, &by_path, scope, &mut done);
+    }
     // Each round holds an image more at least, or is the last one.
     loop {
         let before = done.held.len();
@@ -101,7 +119,7 @@ pub(super) fn consequences(files: &[Seen]) -> Consequences {
             let file = files.get(scope.file);
             let entries = file.iter().flat_map(|file| &file.kustomizations).flat_map(|found| &found.entries);
             for entry in entries {
-                entry::decide(files, scope, entry, &mut done);
+                entry::decide(files, &by_path, scope, entry, &mut done);
             }
         }
         if done.held.len() == before {

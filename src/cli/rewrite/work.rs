@@ -61,6 +61,20 @@ impl<'w> Work<'w> {
                 }
             })?;
         }
+        // An entry must not follow an image that cannot change, such as one that an anchor binds.
+        let edit = |(&(template, image), text): (&(usize, usize), &String)| Wish::Image {
+            template,
+            image,
+            text: text.clone(),
+        };
+        match manifests.edit(&new.iter().map(edit).collect::<Vec<_>>()) {
+            Ok(edited) => edited.unkept.iter().for_each(|unkept| {
+                if let Wish::Image { template, image, .. } = unkept.wish {
+                    new.remove(&(template, image));
+                }
+            }),
+            Err(_) => new.clear(),
+        }
         let path = input.file.as_deref().and_then(|file| file.canonicalize().ok());
         let seen = Seen::of(&manifests, |template, image| new.get(&(template, image)).cloned());
         Ok(Seen { name: input.name.clone(), path, ..seen })
@@ -188,6 +202,9 @@ impl<'w> Work<'w> {
             }
             return;
         }
+        if let Some(whose) = crate::rewrite::placeholder(text) {
+            return self.stay_with(input, found, image, &format!("a placeholder, which {whose} replaces"));
+        }
         let parsed = match ImageRef::parse(text) {
             Ok(parsed) => parsed,
             Err(error) => {
@@ -216,8 +233,9 @@ impl<'w> Work<'w> {
 
     /// Texts that name images where nothing says for certain that they are.
     fn list(&mut self, input: &Input, manifests: &Manifests<'_>) {
-        for mention in listing::mentions(manifests, self.admission.rules) {
-            tell(listing::line(input, &mention, "stays: nothing says for certain that this is an image"));
+        let is_said = listing::is_defect(manifests);
+        for mention in listing::mentions(manifests, self.admission.rules).iter().filter(|mention| !is_said(mention)) {
+            tell(listing::line(input, mention, "stays: nothing says for certain that this is an image"));
             self.counts.listed += 1;
         }
     }

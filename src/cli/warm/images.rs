@@ -102,7 +102,8 @@ impl<'a> Finder<'a> {
                 self.add(Wanted { named, place, usual: platforms.is_empty(), platforms, require });
             }
         }
-        listing::tell_mentions(files, self.rules, "is not warmed: nothing says for certain that this is an image")
+        let what_happens = "is not warmed: nothing says for certain that this is an image";
+        listing::tell_mentions(files, self.rules, what_happens, false)
     }
 
     /// What was found, in the order in which it was named.

@@ -1,11 +1,25 @@
 //! Whether the name of an entry of `images` changes with the images that it means.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
-use super::{Consequences, Entry, Seen, SeenImage, scope::Scope};
+use serde_json::Value;
+
+use super::{
+    Consequences, Entry, Seen, SeenImage, name_of,
+    scope::{self, Scope},
+};
 
 /// Renames an entry, or holds the images that it means.
-pub(super) fn decide(files: &[Seen], scope: &Scope, entry: &Entry, done: &mut Consequences) {
+pub(super) fn decide(
+    files: &[Seen],
+    by_path: &BTreeMap<&Path, usize>,
+    scope: &Scope,
+    entry: &Entry,
+    done: &mut Consequences,
+) {
     let Some(own) = files.get(scope.file) else { return };
     let mut becomes: BTreeSet<Option<&str>> = BTreeSet::new();
     let mut in_text = false;
@@ -30,6 +44,8 @@ pub(super) fn decide(files: &[Seen], scope: &Scope, entry: &Entry, done: &mut Co
         Some(format!("builds on {missing}, which is not among the files that can be read, and may have it, too"))
     } else if in_text {
         Some("has a patch or another text with this image, which is not rewritten".to_owned())
+    } else if let Some(what) = configured(files, by_path, scope, &entry.name) {
+        Some(what)
     } else if another.is_some() || becomes.contains(&None) {
         Some("means more images of this name, which do not all become the same".to_owned())
     } else if let Some((_, name)) = taken.first() {
@@ -44,6 +60,54 @@ pub(super) fn decide(files: &[Seen], scope: &Scope, entry: &Entry, done: &mut Co
     for index in &scope.files {
         let why = format!("{}:{}: the entry of `images` for {} {why}", own.name, entry.line, entry.name);
         done.held.entry((*index, entry.name.clone())).or_insert(why);
+    }
+}
+
+/// Why the name cannot change: a file of `configurations` makes entries mean another field, which has it and is not rewritten.
+fn configured(files: &[Seen], by_path: &BTreeMap<&Path, usize>, scope: &Scope, name: &str) -> Option<String> {
+    let own = files.get(scope.file)?;
+    for text in own.kustomizations.iter().flat_map(|found| &found.named.configurations) {
+        let Some(file) = scope::find(own, by_path, text).and_then(|index| files.get(index)) else {
+            return Some(format!("has `configurations` of {text}, which cannot be read, and may mean more fields"));
+        };
+        let fields = file.documents.iter().filter_map(|document| document.get("images")?.as_array()).flatten();
+        for field in fields {
+            let path = field.get("path").and_then(Value::as_str).unwrap_or_default();
+            let kind = field.get("kind").and_then(Value::as_str);
+            if scope.files.iter().filter_map(|index| files.get(*index)).any(|file| is_at(file, kind, path, name)) {
+                let what = kind.unwrap_or("objects");
+                return Some(format!("means {path} of {what}, too ({text}), which is not rewritten"));
+            }
+        }
+    }
+    None
+}
+
+/// Whether an object of a kind names an image at a path of `configurations`, which is not an image for certain.
+fn is_at(file: &Seen, kind: Option<&str>, path: &str, name: &str) -> bool {
+    let is_kind = |object: &&Value| kind.is_none_or(|kind| object.get("kind").and_then(Value::as_str) == Some(kind));
+    let items = |document: &Value| document.get("items").and_then(Value::as_array).cloned().unwrap_or_default();
+    let listed: Vec<Value> = file.documents.iter().flat_map(items).collect();
+    let keys: Vec<&str> = path.trim_matches('/').split('/').map(|key| key.trim_end_matches("[]")).collect();
+    let is_there = |image: &&SeenImage| {
+        let steps = image.place.split(['.', '[']).filter(|step| !step.ends_with(']'));
+        steps.collect::<Vec<_>>().ends_with(&keys)
+    };
+    let is_known = |object: &Value| {
+        let kind = object.get("kind").and_then(Value::as_str);
+        let of_kind = file.images.iter().filter(|image| kind == Some(image.kind.as_str()) && image.name == name);
+        of_kind.filter(is_there).any(|image| image.new.is_some())
+    };
+    let objects = file.documents.iter().chain(&listed).filter(is_kind);
+    objects.into_iter().any(|object| !is_known(object) && holds(object, &keys, name))
+}
+
+fn holds(value: &Value, keys: &[&str], name: &str) -> bool {
+    match (value, keys.split_first()) {
+        (Value::Array(items), _) => items.iter().any(|item| holds(item, keys, name)),
+        (Value::String(text), None) => name_of(text) == name,
+        (value, Some((key, rest))) => value.get(key).is_some_and(|below| holds(below, rest, name)),
+        _ => false,
     }
 }
 

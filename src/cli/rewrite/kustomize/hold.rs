@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use serde_json::Value;
+
 use super::{Consequences, Entry, Seen, name_of, scope::Scope};
 
 /// Holds all images that a Kustomization which cannot be read may build on, and those beside and below it: its entries may
@@ -45,4 +47,34 @@ pub(super) fn unclear(files: &[Seen], scope: &Scope, done: &mut Consequences) {
 /// Whether a name of an entry means itself alone: kustomize takes it as a regular expression.
 fn is_plain(name: &str) -> bool {
     name_of(name) == name && crate::image::ImageRef::parse(name).is_ok()
+}
+
+/// Holds images that a JSON Patch tests: `op: test` fails where the image has another name.
+pub(super) fn tested(files: &[Seen], scope: &Scope, done: &mut Consequences) {
+    let mut tested: Vec<(&str, &str)> = Vec::new();
+    for file in scope.files.iter().filter_map(|index| files.get(*index)) {
+        let patches = file.documents.iter().chain(file.kustomizations.iter().flat_map(|found| &found.patches));
+        let operations = patches.filter_map(Value::as_array).flatten();
+        for test in operations.filter(|operation| operation.get("op").and_then(Value::as_str) == Some("test")) {
+            texts(test.get("value"), &mut |text| tested.push((&file.name, name_of(text))));
+        }
+    }
+    for index in &scope.files {
+        for image in files.get(*index).iter().flat_map(|file| &file.images) {
+            if let Some((file, _)) = tested.iter().find(|(_, name)| *name == image.name) {
+                let why = format!("{file}: a JSON Patch with `op: test` expects it, which is not rewritten");
+                done.held.entry((*index, image.name.clone())).or_insert(why);
+            }
+        }
+    }
+}
+
+/// All texts of a value.
+fn texts<'v>(value: Option<&'v Value>, take: &mut impl FnMut(&'v str)) {
+    match value {
+        Some(Value::String(text)) => take(text),
+        Some(Value::Array(items)) => items.iter().for_each(|item| texts(Some(item), take)),
+        Some(Value::Object(fields)) => fields.values().for_each(|field| texts(Some(field), take)),
+        _ => {}
+    }
 }

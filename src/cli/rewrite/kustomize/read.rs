@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use super::{Entry, Kustomization, Seen, SeenImage, name_of};
-use crate::manifests::{Image, Manifests, Role};
+use crate::{
+    cli::kustomization::Named,
+    manifests::{Image, Manifests, Role},
+};
 
 /// A Kustomization with more words that cannot be read may build on anything.
 const MAX_WORDS: usize = 4_096;
@@ -51,44 +54,52 @@ impl Seen {
                     Role::Image | Role::KustomizeNewName => {
                         let new = new(template, number).map(|new| name_of(&new).to_owned());
                         let is_new_name = *role == Role::KustomizeNewName;
-                        let name = name_of(text).to_owned();
-                        seen.images.push(SeenImage { name, new, at: (template, number), is_new_name });
+                        seen.images.push(SeenImage {
+                            name: name_of(text).to_owned(),
+                            new,
+                            at: (template, number),
+                            is_new_name,
+                            kind: found.object.kind.clone(),
+                            object: found.object.name.clone(),
+                            place: image.place.clone(),
+                        });
                     }
                 }
             }
         }
         seen.kustomizations = kustomizations.into_values().collect();
+        seen.documents = documents;
         seen
     }
 
     /// Whether there is anything here to decide.
-    pub(in crate::cli::rewrite) fn has_entries(&self) -> bool {
-        let has_some = |found: &Kustomization| !found.entries.is_empty() || !found.legacy.is_empty();
-        self.unreadable || self.kustomizations.iter().any(has_some)
+    pub(in crate::cli::rewrite) fn is_kustomization(&self) -> bool {
+        self.unreadable || !self.kustomizations.is_empty()
+    }
+
+    /// Files that its Kustomizations name as parts of them.
+    pub(in crate::cli::rewrite) fn parts(&self) -> impl Iterator<Item = &String> {
+        self.kustomizations.iter().flat_map(|found| found.named.parts())
     }
 }
 
 impl Kustomization {
     fn of(document: &Value) -> Self {
         let items = |field: &str| document.get(field).and_then(Value::as_array).into_iter().flatten();
-        let texts =
-            |field: &str| -> Vec<String> { items(field).filter_map(Value::as_str).map(str::to_owned).collect() };
         let mut found = Self {
             is_component: document.get("kind").and_then(Value::as_str) == Some("Component"),
-            builds_on: [texts("resources"), texts("bases")].concat(),
-            components: texts("components"),
+            named: Named::of(document),
             legacy: items("imageTags").filter_map(|item| Some(item.get("name")?.as_str()?.to_owned())).collect(),
+            replacements: items("replacements").filter(|item| item.get("path").is_none()).cloned().collect(),
             ..Self::default()
         };
-        for text in texts("patchesStrategicMerge") {
-            if text.contains('\n') { found.inline.push_str(&text) } else { found.builds_on.push(text) }
-        }
-        for field in ["patches", "patchesJson6902"] {
-            for patch in document.get(field).and_then(Value::as_array).into_iter().flatten() {
-                let text = |key: &str| patch.get(key).and_then(Value::as_str).map(str::to_owned);
-                found.builds_on.extend(text("path"));
-                found.inline.push_str(&text("patch").unwrap_or_default());
-            }
+        found.builds_on = [found.named.resources.clone(), found.named.patches.clone()].concat();
+        let merged = items("patchesStrategicMerge").filter_map(Value::as_str).filter(|text| text.contains('\n'));
+        let patches = items("patches").chain(items("patchesJson6902"));
+        let patches = patches.filter_map(|patch| patch.get("patch").and_then(Value::as_str));
+        for text in merged.chain(patches) {
+            found.inline.push_str(text);
+            found.patches.extend(Manifests::read(text).iter().flat_map(Manifests::documents));
         }
         const MAKING: [&str; 4] = ["helmCharts", "helmChartInflationGenerator", "generators", "transformers"];
         found.makes = MAKING.into_iter().find(|field| document.get(*field).is_some());

@@ -40,7 +40,7 @@ impl Scope {
 
 fn uses(files: &[Seen], by_path: &BTreeMap<&Path, usize>, user: usize, component: usize) -> bool {
     let Some(file) = files.get(user) else { return false };
-    let all = file.kustomizations.iter().flat_map(|found| &found.components);
+    let all = file.kustomizations.iter().flat_map(|found| &found.named.components);
     all.into_iter().any(|text| find(file, by_path, text) == Some(component))
 }
 
@@ -64,7 +64,7 @@ fn extend(files: &[Seen], by_path: &BTreeMap<&Path, usize>, index: usize, scope:
         if let Some(makes) = found.makes {
             scope.missing.get_or_insert_with(|| format!("what its `{makes}` make"));
         }
-        for text in found.builds_on.iter().chain(&found.components) {
+        for text in found.builds_on.iter().chain(&found.named.components) {
             match find(file, by_path, text) {
                 Some(other) => extend(files, by_path, other, scope),
                 None => {
@@ -76,7 +76,7 @@ fn extend(files: &[Seen], by_path: &BTreeMap<&Path, usize>, index: usize, scope:
 }
 
 /// The file of the input that a Kustomization names, or the Kustomization of the directory that it names.
-fn find(file: &Seen, by_path: &BTreeMap<&Path, usize>, text: &str) -> Option<usize> {
+pub(super) fn find(file: &Seen, by_path: &BTreeMap<&Path, usize>, text: &str) -> Option<usize> {
     let path = resolved(file, text)?;
     let in_directory = crate::cli::input::KUSTOMIZATIONS.iter().map(|name| path.join(name));
     std::iter::once(path.clone()).chain(in_directory).find_map(|path| by_path.get(path.as_path()).copied())

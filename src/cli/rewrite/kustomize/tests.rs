@@ -222,3 +222,110 @@ fn an_entry_keeps_its_name_where_a_base_cannot_be_read() {
     assert!(done.renamed.is_empty(), "{done:?}");
     assert!([0, 2].iter().all(|file| done.held.contains_key(&(*file, "web".to_owned()))), "{done:?}");
 }
+
+/// A Deployment with a container of each image, named as it is without tag.
+fn deployment(images: &[&str]) -> String {
+    let containers: Vec<String> =
+        images.iter().map(|image| format!("{{name: {}, image: '{image}'}}", name_of(image))).collect();
+    format!(
+        "{{apiVersion: apps/v1, kind: Deployment, metadata: {{name: web}}, spec: {{template: {{spec: {{containers: [{}]}}}}}}}}",
+        containers.join(", ")
+    )
+}
+
+const SOURCE: &str = "source: {kind: ConfigMap, name: c, fieldPath: data.tag}";
+const IMAGE: &str = "spec.template.spec.containers.[name=one].image";
+
+/// Names that stay.
+fn held(files: &[Seen]) -> Vec<String> {
+    consequences(files).held.into_keys().map(|(_, name)| name).collect()
+}
+
+#[test]
+fn images_stay_that_replacements_read_or_write_in_part() {
+    let target = |more: &str| format!("targets: [{{select: {{kind: Deployment}}, fieldPaths: ['{IMAGE}']{more}}}]");
+    let source = |more: &str, path: &str| {
+        format!(
+            "source: {{kind: Deployment, name: web, fieldPath: '{IMAGE}'{more}}}, \
+             targets: [{{select: {{kind: Job}}, fieldPaths: ['{path}']}}]"
+        )
+    };
+    let partial = ", options: {delimiter: ':', index: 1}";
+    let both = &["one", "two"][..];
+    for (replacement, expected) in [
+        (format!("{SOURCE}, {}", target(partial)), both),
+        (format!("{SOURCE}, {}", target(partial)).replace("[name=one]", "*"), both),
+        (format!("{SOURCE}, {}", target(partial)).replace("[name=one]", "0"), both),
+        (format!("{SOURCE}, {}", target(partial)).replace("kind: Deployment", "name: pre-web"), both),
+        (format!("{SOURCE}, {}", target(partial)).replace("kind: Deployment", "kind: Job"), &[]),
+        (format!("{SOURCE}, {}", target(partial)).replace("kind: Deployment", "name: other"), &[]),
+        (format!("{SOURCE}, {}", target(partial)).replace(".image", ".name"), &[]),
+        (format!("{SOURCE}, {}", target("")), &[]),
+        (source(partial, "spec.a"), both),
+        (source("", "spec.template.spec.containers.0.env.0.value"), both),
+        (source("", "spec.template.spec.containers.0.image"), &[]),
+    ] {
+        let app = || file("/a/deploy.yaml", &deployment(&["one:1", "two:2"]));
+        let inline = format!("resources: [deploy.yaml], replacements: [{{{replacement}}}]");
+        assert_eq!(held(&[app(), file("/a/kustomization.yaml", &kustomization(&inline))]), expected, "{replacement}");
+
+        let own =
+            || file("/a/kustomization.yaml", &kustomization("resources: [deploy.yaml], replacements: [{path: r}]"));
+        for text in [format!("{{{replacement}}}"), format!("[{{{replacement}}}]")] {
+            assert_eq!(held(&[app(), own(), file("/a/r", &text)]), expected, "{text}");
+        }
+        assert_eq!(held(&[app(), own()]), both, "a file that cannot be read may mean all");
+        let overlay = kustomization(&inline.replace("deploy.yaml", "../a"));
+        let files = [
+            app(),
+            file("/a/kustomization.yaml", &kustomization("resources: [deploy.yaml]")),
+            file("/b/kustomization.yaml", &overlay),
+        ];
+        assert_eq!(held(&files), expected, "in an overlay: {replacement}");
+    }
+}
+
+#[test]
+fn an_image_that_a_json_patch_tests_stays() {
+    let test =
+        "[{op: test, path: /spec/template/spec/containers/0/image, value: 'one:1'}, {op: remove, path: /spec/x}]";
+    let whole = "[{op: test, path: /spec/template/spec/containers/0, value: {name: one, image: 'one:1'}}]";
+    let other = "[{op: test, path: /spec/replicas, value: 1}]";
+    for (patch, expected) in [(test, &["one"][..]), (whole, &["one"]), (other, &[])] {
+        let app = || file("/a/deploy.yaml", &deployment(&["one:1", "two:2"]));
+        for patches in ["patches: [{patch: PATCH}]", "patchesJson6902: [{patch: PATCH}]"] {
+            let text = format!("resources: [deploy.yaml], {}", patches.replace("PATCH", &format!("{patch:?}")));
+            assert_eq!(held(&[app(), file("/a/kustomization.yaml", &kustomization(&text))]), expected, "{text}");
+        }
+        let own = file("/a/kustomization.yaml", &kustomization("resources: [deploy.yaml], patches: [{path: p.yaml}]"));
+        assert_eq!(held(&[app(), own, file("/a/p.yaml", patch)]), expected, "{patch}");
+    }
+}
+
+#[test]
+fn an_entry_keeps_its_name_where_configurations_make_it_mean_a_field_that_is_not_rewritten() {
+    let app = |image: &str| {
+        format!("{{apiVersion: x.example/v1, kind: MyApp, spec: {{image: '{image}', parts: [{{image: 'one:7'}}]}}}}")
+    };
+    let images = "resources: [deploy.yaml, app.yaml], images: [{name: one, newTag: '2'}], configurations: [conf.yaml]";
+    for (image, fields, stays) in [
+        ("one:1", "images: [{path: spec/image, kind: MyApp}]", true),
+        ("other:1", "images: [{path: spec/image, kind: MyApp}]", false),
+        ("one:1", "images: [{path: spec/image, kind: Other}]", false),
+        ("one:1", "images: [{path: spec/image}]", true),
+        ("other:1", "images: [{path: 'spec/parts[]/image', kind: MyApp}]", true),
+        ("one:1", "images: [{path: 'spec/template/spec/containers[]/image', kind: Deployment}]", false),
+        ("one:1", "namePrefix: [{path: spec/image, kind: MyApp}]", false),
+    ] {
+        let mut files = vec![
+            file("/a/deploy.yaml", &deployment(&["one:1"])),
+            file("/a/app.yaml", &app(image)),
+            file("/a/kustomization.yaml", &kustomization(images)),
+            file("/a/conf.yaml", fields),
+        ];
+        assert_eq!(held(&files).is_empty(), !stays, "{image} {fields}");
+        assert_eq!(renamed(&consequences(&files)).is_empty(), stays, "{image} {fields}");
+        files.pop();
+        assert!(!held(&files).is_empty(), "a file that cannot be read may mean more fields");
+    }
+}
