@@ -186,6 +186,50 @@ async fn http2_is_offered_and_serves_many_requests_on_one_connection() {
     tokio::time::timeout(SOON, futures::future::join_all((0..100).map(one))).await.unwrap();
 }
 
+/// An API server passes on what its clients send: `baggage` of 8,192 bytes, and a `tracestate` of 32 entries.
+#[tokio::test]
+async fn headers_that_a_tenant_can_make_an_api_server_send_are_taken() {
+    let server = start(ServeOptions::default());
+    let entries: Vec<_> = (0..32).map(|entry| format!("k{entry:02}{}={}", "a".repeat(253), "v".repeat(256))).collect();
+    let headers = [("tracestate", entries.join(",")), ("baggage", format!("a={}", "b".repeat(8_190)))];
+    assert_eq!(headers.iter().map(|(_, value)| value.len()).sum::<usize>(), 16_447 + 8_192);
+    let mut request = server.client().post(server.url("/mutate?timeout=10s")).json(&review("1"));
+    for (name, value) in &headers {
+        request = request.header(*name, value);
+    }
+    assert_admits(&request.send().await.unwrap().json().await.unwrap(), "1");
+
+    let stream = server.tls(&["h2"], &[&version::TLS13]).await;
+    let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let mut request = Request::post("https://localhost/mutate");
+    for (name, value) in &headers {
+        request = request.header(*name, value);
+    }
+    let (answer, mut body) = sender.ready().await.unwrap().send_request(request.body(()).unwrap(), false).unwrap();
+    body.send_data(review("2").to_string().into(), true).unwrap();
+    let answer = answer.await.unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
+    let mut body = answer.into_body();
+    assert_admits(&serde_json::from_slice(&body.data().await.unwrap().unwrap()).unwrap(), "2");
+}
+
+#[tokio::test]
+async fn a_burst_of_connections_waits_to_be_accepted() {
+    let readiness = Readiness::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    // It is listening, and accepts nothing until it is polled again.
+    let mut serving =
+        Box::pin(serve(listener, None, Router::new(), readiness, ServeOptions::default(), std::future::pending()));
+    assert!(futures::poll!(serving.as_mut()).is_pending());
+    let burst = tokio::task::spawn_blocking(move || {
+        (0..600).map(|_| TcpStream::connect_timeout(&address, Duration::from_millis(500))).collect::<Vec<_>>()
+    });
+    let burst = burst.await.unwrap();
+    assert!(burst.iter().all(Result::is_ok), "{} of 600", burst.iter().filter(|one| one.is_ok()).count());
+}
+
 #[tokio::test]
 async fn tls_1_3_is_preferred_and_1_2_with_a_safe_suite_is_the_least() {
     let server = start(ServeOptions::default());

@@ -565,6 +565,142 @@ async fn over_http_a_review_that_takes_too_long_is_answered_as_one_that_cannot_b
     assert!(counted.lines().any(|found| found == line), "{counted}");
 }
 
+/// Bodies that are not read to their end: too large, too slow, and without room for them.
+fn unread_bodies(review: &str) -> Vec<(&'static str, Option<usize>, Body)> {
+    let broken_off = |text: &str| {
+        let first = futures::stream::iter([Ok::<_, std::io::Error>(text.as_bytes().to_vec())]);
+        Body::from_stream(futures::StreamExt::chain(first, futures::stream::pending()))
+    };
+    let large = format!("{review}{}", " ".repeat(2 << 20));
+    let pieces: Vec<_> = large.as_bytes().chunks(16_384).map(|piece| Ok::<_, std::io::Error>(piece.to_vec())).collect();
+    vec![
+        ("of a length that is too large", Some(36 << 20), broken_off(review)),
+        ("of no length that becomes too large", None, Body::from_stream(futures::stream::iter(pieces))),
+        ("small and slow", Some(10_000), broken_off(review)),
+        ("medium and slow", Some(100_000), broken_off(review)),
+        ("large and slow", Some(900_000), broken_off(review)),
+    ]
+}
+
+#[tokio::test]
+async fn over_http_a_review_that_is_not_read_to_its_end_is_answered_as_one_that_cannot_be_read() {
+    let metrics = Metrics::new();
+    let policies = Arc::new(ArcSwap::from_pointee(only_harbor("Enforce")));
+    let router = router(Admission {
+        rules: Arc::new(ArcSwap::from_pointee(rules(false))),
+        policies: Arc::clone(&policies),
+        scans: Arc::default(),
+        namespaces: Arc::new(ArcSwap::from_pointee(namespaces())),
+        offers: Arc::new(|_| panic!("what is not read warms nothing")),
+        metrics: metrics.admission.clone(),
+        readiness: Readiness::new(),
+        limits: Limits { body: 1 << 20, memory: 1 << 20, ..Limits::default() },
+    });
+    let ask = async |path: &str, length: Option<usize>, body: Body| {
+        let mut request = Request::post(format!("{path}?timeout=1s"));
+        if let Some(length) = length {
+            request = request.header("content-length", length);
+        }
+        let response = router.clone().oneshot(request.body(body).unwrap());
+        let response = tokio::time::timeout(std::time::Duration::from_millis(990), response).await.unwrap().unwrap();
+        let (status, body) = (response.status().as_u16(), to_bytes(response.into_body(), usize::MAX).await.unwrap());
+        (status, serde_json::from_slice::<Value>(&body).unwrap_or_default()["response"].take())
+    };
+    // As an API server writes it: what it is about comes before the object.
+    let about = |uid: &str, group: &str, kind: &str| {
+        let kind = json!({"group": group, "version": "v1", "kind": kind});
+        format!(
+            r#"{{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1","request":{{"uid":"{uid}","kind":{kind},"namespace":"shop","operation":"UPDATE","object":{{"spec":{{"a":""#
+        )
+    };
+    for (action, allowed) in [("Enforce", false), ("Warn", true)] {
+        policies.store(Arc::new(only_harbor(action)));
+        for (what, length, body) in unread_bodies(&about("u-1", "", "Pod")) {
+            let (status, answer) = ask("/validate", length, body).await;
+            assert_eq!(
+                (status, &answer["uid"], &answer["allowed"]),
+                (200, &json!("u-1"), &json!(allowed)),
+                "{what}: {answer}"
+            );
+            assert!(answer.to_string().contains("body"), "{what}: {answer}");
+        }
+    }
+    policies.store(Arc::new(only_harbor("Enforce")));
+    for (what, length, body) in unread_bodies(&about("u-2", "", "Pod")) {
+        let (status, answer) = ask("/mutate", length, body).await;
+        assert_eq!(
+            (status, &answer["uid"], &answer["allowed"]),
+            (200, &json!("u-2"), &json!(true)),
+            "{what}: {answer}"
+        );
+        assert!(answer["warnings"][0].as_str().unwrap().contains("admitted as it is"), "{what}: {answer}");
+    }
+    for (what, length, body) in unread_bodies(&about("u-3", "apps", "Deployment")) {
+        let (status, answer) = ask("/validate", length, body).await;
+        assert_eq!((status, &answer["allowed"]), (200, &json!(true)), "{what}: its Pods are judged: {answer}");
+    }
+    // Without a uid no answer in kind can be given.
+    for (what, length, body) in unread_bodies(r#"{"request":{"object":{"a":""#) {
+        let (status, _) = ask("/validate", length, body).await;
+        assert!([408, 413].contains(&status), "{what}: {status}");
+    }
+    let counted = metrics.encode().unwrap();
+    for line in [r#"{operation="Update",outcome="Unread"} 20"#, r#"{operation="Other",outcome="Refused"} 5"#] {
+        let line = format!("harbor_pilot_admission_requests_total{line}");
+        assert!(counted.lines().any(|found| found == line), "{line}: {counted}");
+    }
+}
+
+#[tokio::test]
+async fn over_http_a_review_for_which_there_is_no_room_is_refused_while_a_policy_enforces() {
+    let router = router(Admission {
+        rules: Arc::new(ArcSwap::from_pointee(rules(false))),
+        policies: Arc::new(ArcSwap::from_pointee(only_harbor("Enforce"))),
+        scans: Arc::default(),
+        namespaces: Arc::new(ArcSwap::from_pointee(namespaces())),
+        offers: Arc::new(|_| ()),
+        metrics: Metrics::new().admission,
+        readiness: Readiness::new(),
+        limits: Limits { body: 1 << 20, memory: 2 << 20, ..Limits::default() },
+    });
+    let mut object = pod("ghcr.io/acme/tool:v1");
+    let mut ask = |path: &str, padding: usize, ends: bool| {
+        object["metadata"]["managedFields"] = json!(["x".repeat(padding)]);
+        let mut review = create(object.clone());
+        review["request"].as_object_mut().unwrap().remove("uid");
+        // The uid comes first, as an API server writes it.
+        let review = review.to_string();
+        let review = review.replace(r#""request":{"#, r#""request":{"uid":"u-1","#);
+        let request = Request::post(path).header("content-length", review.len());
+        let piece =
+            futures::stream::iter([Ok::<_, std::io::Error>(review[..review.len() - usize::from(!ends)].to_owned())]);
+        let body = if ends {
+            Body::from(review)
+        } else {
+            Body::from_stream(futures::StreamExt::chain(piece, futures::stream::pending()))
+        };
+        router.clone().oneshot(request.body(body).unwrap())
+    };
+    let mut waiting = Vec::new();
+    for _ in 0..400 {
+        waiting.push(tokio::spawn(ask("/validate?timeout=2s", 900_000, false)));
+    }
+    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    // A smaller one has its own memory.
+    let answer = ask("/validate?timeout=2s", 60_000, true).await.unwrap();
+    let answer: Value = serde_json::from_slice(&to_bytes(answer.into_body(), usize::MAX).await.unwrap()).unwrap();
+    assert!(answer.to_string().contains("is not from an allowed registry"), "{answer}");
+    let mut no_room = 0;
+    for waits in waiting {
+        let answer = waits.await.unwrap().unwrap();
+        assert_eq!(answer.status().as_u16(), 200);
+        let answer: Value = serde_json::from_slice(&to_bytes(answer.into_body(), usize::MAX).await.unwrap()).unwrap();
+        assert_eq!(answer["response"]["allowed"], false, "{answer}");
+        no_room += usize::from(answer.to_string().contains("no room"));
+    }
+    assert!(no_room > 100, "{no_room}");
+}
+
 #[tokio::test]
 async fn over_http_what_scans_found_is_followed_as_it_changes_and_harbor_may_be_away() {
     let ceiling = json!({"action": "Enforce", "vulnerability": {"maxSeverity": "Medium"}, "duringOutage": "Warn"});

@@ -52,6 +52,8 @@ pub struct ConnectionMetrics {
     pub refused: Counter,
     /// Those that were closed because they did not read their answers.
     pub stalled: Counter,
+    /// Those that were closed because they sent frames of HTTP/2 without requests.
+    pub flooding: Counter,
 }
 
 /// Label `reason` of offers that were not taken.
@@ -94,12 +96,14 @@ pub enum Outcome {
     Denied,
     /// Could not be read, admitted with a warning.
     Malformed,
-    /// No answer in kind: not JSON, too large, too slow, or no room.
+    /// No answer in kind: the body is not JSON, or not even the uid of its review is known.
     Refused,
     /// An error of ours, answered as one that could not be read.
     Panicked,
     /// It took too long, and was answered as one that could not be read.
     Expired,
+    /// It was too large, came too slowly, or found no room, and was answered as one that could not be read.
+    Unread,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -189,12 +193,17 @@ impl AdmissionMetrics {
 impl ConnectionMetrics {
     fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
-        let Self { open, handshakes_failed, evicted, refused, stalled } = &metrics;
+        let Self { open, handshakes_failed, evicted, refused, stalled, flooding } = &metrics;
         registry.register("connections", "Connections that are open", open.clone());
         registry.register("handshakes_failed", "Connections that came to no TLS", handshakes_failed.clone());
         registry.register("connections_evicted", "Idle connections that made room for another", evicted.clone());
         registry.register("connections_refused", "Connections for which there was no room", refused.clone());
         registry.register("connections_stalled", "Connections closed that did not read their answers", stalled.clone());
+        registry.register(
+            "connections_flooding",
+            "Connections closed that sent frames without requests",
+            flooding.clone(),
+        );
         metrics
     }
 }
@@ -208,7 +217,7 @@ impl Operation {
 }
 
 impl Outcome {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Patched,
         Self::Unchanged,
         Self::Skipped,
@@ -217,6 +226,7 @@ impl Outcome {
         Self::Refused,
         Self::Panicked,
         Self::Expired,
+        Self::Unread,
     ];
 }
 

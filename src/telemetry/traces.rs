@@ -10,14 +10,16 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use http::HeaderMap;
-use opentelemetry::KeyValue;
 use opentelemetry::propagation::TextMapPropagator;
-use opentelemetry::trace::TracerProvider;
+use opentelemetry::trace::{Link, SpanKind, TraceContextExt, TraceId, TracerProvider};
+use opentelemetry::{Context, KeyValue};
 use opentelemetry_http::{Bytes, HeaderExtractor, HttpClient, HttpError, Request, Response};
 use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
-use opentelemetry_sdk::trace::{BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracerProvider};
+use opentelemetry_sdk::trace::{
+    BatchConfigBuilder, BatchSpanProcessor, Sampler, SamplingResult, SdkTracerProvider, ShouldSample,
+};
 use tokio::runtime::Handle;
 use tracing::{Span, Subscriber};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
@@ -109,7 +111,7 @@ impl Traces {
         }
         let provider = SdkTracerProvider::builder()
             .with_span_processor(BatchSpanProcessor::builder(exporter).with_batch_config(batches).build())
-            .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(settings.ratio))))
+            .with_sampler(Bounded::new(settings.ratio))
             .with_resource(resource.build())
             .build();
         Ok(Self { provider })
@@ -130,6 +132,40 @@ impl Traces {
         let layer = tracing_opentelemetry::layer().with_tracer(tracer).with_location(false).with_threads(false);
         let layer = layer.with_target(false).with_tracked_inactivity(false);
         layer.with_filter(filter_fn(|metadata| metadata.is_span() && metadata.target().starts_with("harbor_pilot")))
+    }
+}
+
+/// Keeps the ratio of traces, also of those that a caller names and wants to be kept: an API server passes on the
+/// `traceparent` of its own clients. What the caller does not keep is not kept.
+#[derive(Debug, Clone)]
+struct Bounded {
+    ratio: Sampler,
+    by_parent: Sampler,
+}
+
+impl Bounded {
+    fn new(ratio: f64) -> Self {
+        let ratio = Sampler::TraceIdRatioBased(ratio);
+        Self { by_parent: Sampler::ParentBased(Box::new(ratio.clone())), ratio }
+    }
+}
+
+impl ShouldSample for Bounded {
+    fn should_sample(
+        &self,
+        parent: Option<&Context>,
+        trace: TraceId,
+        name: &str,
+        kind: &SpanKind,
+        attributes: &[KeyValue],
+        links: &[Link],
+    ) -> SamplingResult {
+        let remote = parent.is_some_and(|parent| {
+            let parent = parent.span().span_context().clone();
+            parent.is_valid() && parent.is_remote() && parent.is_sampled()
+        });
+        let sampler = if remote { &self.ratio } else { &self.by_parent };
+        sampler.should_sample(parent, trace, name, kind, attributes, links)
     }
 }
 
@@ -224,6 +260,28 @@ fn shown(url: Url) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bounded_keeps_no_more_of_traces_that_a_caller_names_than_of_others() {
+        use opentelemetry::trace::{SpanContext, SpanId, TraceFlags, TraceState};
+        use opentelemetry_sdk::trace::SamplingDecision;
+        let kept = |ratio: f64, trace: u128, flags: TraceFlags| {
+            let (trace, span) = (TraceId::from_bytes(trace.to_be_bytes()), SpanId::from_bytes([1; 8]));
+            let caller = SpanContext::new(trace, span, flags, true, TraceState::default());
+            let caller = Context::new().with_remote_span_context(caller);
+            let result = Bounded::new(ratio).should_sample(Some(&caller), trace, "a", &SpanKind::Internal, &[], &[]);
+            result.decision == SamplingDecision::RecordAndSample
+        };
+        let (low, high) = (1, u128::from(u64::MAX));
+        for (ratio, flags, expected) in [
+            (0.0, TraceFlags::SAMPLED, [false, false]),
+            (0.1, TraceFlags::SAMPLED, [true, false]),
+            (1.0, TraceFlags::SAMPLED, [true, true]),
+            (1.0, TraceFlags::NOT_SAMPLED, [false, false]),
+        ] {
+            assert_eq!([low, high].map(|trace| kept(ratio, trace, flags)), expected, "{ratio} {flags:?}");
+        }
+    }
 
     #[test]
     fn the_path_of_traces_is_added_where_it_is_missing() {

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
 use axum::extract::ConnectInfo;
-use axum::http::StatusCode;
 use axum::http::header::CONTENT_LENGTH;
 use axum::http::request::Parts;
+use axum::http::{StatusCode, Version};
 use bytes::{Bytes, BytesMut};
 use futures::future::poll_fn;
 use futures::{FutureExt, future};
@@ -25,8 +25,16 @@ pub(super) const SMALL: usize = 16 * KIB;
 const OVERHEAD: usize = 16 * KIB;
 /// Small bodies that do not come at once, all together.
 const SLOW: usize = 16 * KIB * KIB;
-/// Large bodies that wait for memory: of all peers, and of one. Each may have sent what the window of its stream allows.
-const WAITING: Room = Room { total: 64, peer: 16 };
+/// Bodies up to this size have memory of their own, so that no number of larger ones keeps them waiting.
+const MEDIUM: usize = 128 * KIB;
+/// Bodies that wait for memory: of all peers, and of one, which may be the API server of all tenants. Each may have sent
+/// what the window of its stream allows, which is 64 KiB.
+const MEDIUM_WAITING: Room = Room { total: 96, peer: 80 };
+const LARGE_WAITING: Room = Room { total: 192, peer: 160 };
+/// What is needed of a body that is not read to its end: the uid of the review, and what it is about.
+const BEGINNING: usize = 4 * KIB;
+/// What is thrown away of such a body over HTTP/1. Else the connection would be reset, and the answer lost with it.
+const DRAIN: usize = 64 * KIB * KIB;
 /// What is reserved for a large body of unknown length at first. It doubles as bytes come.
 const FIRST: usize = 64 * KIB;
 /// From then on a large body that still arrives makes room for others. For a peer that holds less it does so at once.
@@ -36,10 +44,12 @@ const KIB: usize = 1024;
 /// How much is read, and how long answers may take.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// The largest body, in bytes. A review holds an object twice, and the API server takes requests of 3 MiB; default
-    /// 8 MiB. More is answered 413, which the API server takes for a failed webhook: the `failurePolicy` decides.
+    /// The largest body, in bytes. Default 8 MiB. The API server takes requests of 3 MiB, a review holds an object twice,
+    /// and a tenant may choose characters that take six bytes in a review: larger ones are answered as reviews that cannot
+    /// be read.
     pub body: usize,
-    /// Memory of all bodies above 16 KiB that are being read or answered, in bytes. Default 32 MiB.
+    /// Memory of all bodies above 16 KiB that are being read or answered, in bytes; a quarter of it is for those up to
+    /// 128 KiB alone. Default 32 MiB.
     pub memory: usize,
     /// How long a body may take to arrive, and to get its share of the memory. Default 5 s.
     pub time: Duration,
@@ -64,6 +74,7 @@ impl Default for Limits {
 pub(super) struct BodyReader {
     limits: Limits,
     slow: Arc<Places<Arrival>>,
+    medium: Arc<Places<Arrival>>,
     large: Arc<Places<Arrival>>,
 }
 
@@ -72,6 +83,15 @@ pub(super) struct BodyReader {
 pub(super) struct Read {
     bytes: Bytes,
     _place: Option<Place<Arrival>>,
+}
+
+/// A body that was not read to its end.
+#[derive(Debug)]
+pub(super) struct Unread {
+    pub(super) error: BodyError,
+    /// The first bytes of it, if they came.
+    pub(super) beginning: Vec<u8>,
+    body: Body,
 }
 
 /// Why a body was not read.
@@ -95,53 +115,85 @@ impl Read {
 
 impl BodyReader {
     pub(super) fn new(limits: Limits) -> Self {
-        let memory = limits.memory.max(limits.body);
+        let medium = limits.memory / 4;
+        let large = (limits.memory - medium).max(limits.body);
+        // One peer may be all that there is. A part is kept for others, nevertheless.
+        let of_peer = (large - large / 6).max(limits.body);
         Self {
             limits,
             slow: Places::new(Room { total: SLOW, peer: SLOW }),
-            large: Places::new(Room { total: memory, peer: (memory / 2).max(limits.body) }),
+            medium: Places::new(Room { total: medium, peer: medium - medium / 6 }),
+            large: Places::new(Room { total: large, peer: of_peer }),
         }
     }
 
     /// Reads the whole body. Gives up before the caller does, if the caller says when that is.
-    pub(super) async fn read(&self, head: &Parts, body: Body) -> Result<Read, BodyError> {
+    pub(super) async fn read(&self, head: &Parts, body: Body) -> Result<Read, Unread> {
+        let since = Instant::now();
         let announced = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-        if announced.is_some_and(|size| size > self.limits.body) {
+        let mut reading = Reading { body, announced, bytes: Bytes::new(), more: BytesMut::new() };
+        match self.read_all(head, &mut reading).await {
+            Ok(place) => Ok(reading.read(place)),
+            Err(error) => {
+                if error != BodyError::Broken && reading.len() < BEGINNING {
+                    let left = self.patience(head).saturating_sub(since.elapsed());
+                    self.read_beginning(head, &mut reading, left).await;
+                }
+                Err(reading.unread(error))
+            }
+        }
+    }
+
+    /// Reads the whole body, and returns the memory that it takes if that counts.
+    async fn read_all(&self, head: &Parts, reading: &mut Reading) -> Result<Option<Place<Arrival>>, BodyError> {
+        if reading.announced.is_some_and(|size| size > self.limits.body) {
             return Err(BodyError::TooLarge);
         }
-        let mut reading = Reading { body, announced, bytes: Bytes::new(), more: BytesMut::new() };
-        if announced.is_none_or(|size| size <= SMALL) {
+        if reading.announced.is_none_or(|size| size <= SMALL) {
             // Nearly always: a body comes with its head, and then needs neither a clock nor a place.
             match reading.up_to(SMALL).now_or_never() {
-                Some(Ok(Progress::Complete)) => return Ok(reading.read(None)),
+                Some(Ok(Progress::Complete)) => return Ok(None),
                 Some(Ok(Progress::Exceeds)) => {}
                 Some(Err(error)) => return Err(error),
                 None => return self.read_slow(head, reading).await,
             }
         }
-        self.read_large(head, reading).await
+        self.read_large(head, reading).await.map(Some)
     }
 
-    async fn read_slow(&self, head: &Parts, mut reading: Reading) -> Result<Read, BodyError> {
+    /// Reads at least the beginning, if it comes in time.
+    async fn read_beginning(&self, head: &Parts, reading: &mut Reading, patience: Duration) {
+        if reading.up_to(BEGINNING).now_or_never().is_some() {
+            return;
+        }
+        let arrival = Arrival::begin(head, Duration::ZERO);
+        if let Ok(_place) = self.slow.admit(Arc::clone(&arrival), BEGINNING + OVERHEAD) {
+            arrival.within(patience, reading.up_to(BEGINNING)).await.ok();
+        }
+    }
+
+    async fn read_slow(&self, head: &Parts, reading: &mut Reading) -> Result<Option<Place<Arrival>>, BodyError> {
         let patience = self.patience(head);
         let (arrival, size) = (Arrival::begin(head, Duration::ZERO), reading.announced.unwrap_or(SMALL) + OVERHEAD);
         let (place, _) = self.slow.admit(Arc::clone(&arrival), size).map_err(|_| BodyError::NoRoom)?;
         match arrival.within(patience, reading.up_to(SMALL)).await? {
-            Progress::Complete => Ok(reading.read(None)),
+            Progress::Complete => Ok(None),
             Progress::Exceeds => {
                 drop(place);
-                self.read_large(head, reading).await
+                self.read_large(head, reading).await.map(Some)
             }
         }
     }
 
     /// An announced length is reserved at once, and an unknown one as bytes come. A body that cannot grow is refused: one
     /// that holds memory never waits for more.
-    async fn read_large(&self, head: &Parts, mut reading: Reading) -> Result<Read, BodyError> {
+    async fn read_large(&self, head: &Parts, reading: &mut Reading) -> Result<Place<Arrival>, BodyError> {
         let patience = self.patience(head);
         let (arrival, most) = (Arrival::begin(head, PATIENCE), reading.announced.unwrap_or(self.limits.body));
         let mut reserved = reading.announced.unwrap_or(FIRST.max(reading.len())).min(most);
-        let place = self.large.admit_within(Arc::clone(&arrival), reserved, WAITING, patience);
+        let is_medium = reading.announced.is_some_and(|size| size <= MEDIUM);
+        let (places, waiting) = if is_medium { (&self.medium, MEDIUM_WAITING) } else { (&self.large, LARGE_WAITING) };
+        let place = places.admit_within(Arc::clone(&arrival), reserved, waiting, patience);
         let place = place.await.map_err(|_| BodyError::NoRoom)?;
         let left = patience.saturating_sub(arrival.since.elapsed());
         let growing = async {
@@ -157,19 +209,28 @@ impl BodyReader {
         };
         arrival.within(left, growing).await?;
         arrival.complete.store(true, Ordering::Relaxed);
-        Ok(reading.read(Some(place)))
+        Ok(place)
     }
 
-    /// How long the review of a large body may take.
-    pub(super) fn review_budget(&self, head: &Parts) -> Duration {
-        asked(head).map_or(self.limits.review, |asked| self.limits.review.min(asked / 2))
+    /// How long the review of a large body may take, which has begun to come at `since`: an answer after the API server's
+    /// own deadline is none.
+    pub(super) fn review_budget(&self, head: &Parts, since: Instant) -> Duration {
+        let Some(asked) = asked(head) else { return self.limits.review };
+        // An eighth is for the way there and back.
+        let left = (asked * 7 / 8).saturating_sub(since.elapsed());
+        self.limits.review.min(asked / 2).min(left)
     }
 
     /// How long to wait for a body.
-    fn patience(&self, head: &Parts) -> Duration {
-        // An eighth is for the way there and back.
-        asked(head).map_or(self.limits.time, |asked| self.limits.time.min(asked * 7 / 8))
+    pub(super) fn patience(&self, head: &Parts) -> Duration {
+        // The rest is for the review, and for the way there and back.
+        asked(head).map_or(self.limits.time, |asked| self.limits.time.min(asked * 3 / 4))
     }
+}
+
+/// The beginning of a body.
+pub(super) fn first(bytes: &[u8]) -> &[u8] {
+    bytes.get(..BEGINNING).unwrap_or(bytes)
 }
 
 /// Which client sends a request.
@@ -230,6 +291,32 @@ impl Reading {
     fn read(self, place: Option<Place<Arrival>>) -> Read {
         let bytes = if self.more.is_empty() { self.bytes } else { self.more.freeze() };
         Read { bytes, _place: place }
+    }
+
+    fn unread(self, error: BodyError) -> Unread {
+        let all = if self.more.is_empty() { &self.bytes[..] } else { &self.more[..] };
+        Unread { error, beginning: first(all).to_vec(), body: self.body }
+    }
+}
+
+impl Unread {
+    /// Throws away what still comes of the body where the connection could not end well otherwise. HTTP/2 needs none of
+    /// it: the stream ends alone.
+    pub(super) fn drain(self, version: Version, time: Duration) {
+        if version > Version::HTTP_11 || self.error == BodyError::Broken {
+            return;
+        }
+        let mut body = self.body;
+        let all = async move {
+            let mut bytes = 0;
+            while let Some(Ok(frame)) = poll_fn(|cx| std::pin::Pin::new(&mut body).poll_frame(cx)).await {
+                bytes += frame.data_ref().map_or(0, Bytes::len);
+                if bytes > DRAIN {
+                    break;
+                }
+            }
+        };
+        tokio::spawn(timeout(time, all));
     }
 }
 

@@ -38,6 +38,8 @@ pub(super) struct Connection {
     asked: AtomicU64,
     /// Requests whose head has come.
     begun: AtomicUsize,
+    /// Microseconds from `began` to the first part of headers that have no end yet; 0 if there are none.
+    headers: AtomicU64,
     working: AtomicUsize,
     answers: Held,
     order: AtomicU8,
@@ -79,6 +81,7 @@ impl Connection {
             http2: AtomicBool::new(false),
             asked: AtomicU64::new(0),
             begun: AtomicUsize::new(0),
+            headers: AtomicU64::new(0),
             working: AtomicUsize::new(0),
             answers: Held::default(),
             order: AtomicU8::new(Order::Serve as u8),
@@ -132,6 +135,17 @@ impl Connection {
     /// Whether it has not brought the beginning of a request yet.
     pub(super) fn is_mute(&self) -> bool {
         self.is_new() && self.begun.load(Ordering::Relaxed) == 0
+    }
+
+    /// The client has sent a part of the headers of a request at this moment; `None` once it has sent the rest.
+    pub(super) fn begin_headers(&self, now: Option<Instant>) {
+        self.headers.store(now.map_or(0, |now| self.micros(now).max(1)), Ordering::Relaxed);
+    }
+
+    /// Since when headers have begun that have no end yet.
+    pub(super) fn headers_since(&self) -> Option<Instant> {
+        let micros = self.headers.load(Ordering::Relaxed);
+        (micros > 0).then(|| self.began + Duration::from_micros(micros))
     }
 
     /// A request was read to its end. While the result lives the connection is not idle.

@@ -10,6 +10,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::{CONNECTION, CONTENT_TYPE};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Version};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
@@ -17,10 +18,12 @@ use k8s_openapi::jiff::Timestamp;
 use tracing::Span;
 use tracing::field::debug;
 
+use super::beginning::Beginning;
 pub use super::body::Limits;
-use super::body::{BodyError, BodyReader, Read, SMALL, peer};
+use super::body::{BodyError, BodyReader, Read, SMALL, Unread, first, peer};
 use super::connection::Connection;
 use super::review::{self, NotJson, Reply};
+use super::seldom::Seldom;
 use super::validate;
 use super::workers::{Expired, Workers};
 use crate::policy::{Policies, Scans};
@@ -32,6 +35,8 @@ use crate::telemetry::traces;
 
 const OUR_ERROR: &str = "an error of harbor-pilot itself; its log has more";
 const TOO_LONG: &str = "it took too long to judge";
+/// Reviews that were not read are logged once in this time.
+const LOG_EVERY: Duration = Duration::from_secs(10);
 /// The longest name of a namespace (RFC 1123, a label).
 const MAX_NAMESPACE: usize = 63;
 
@@ -73,7 +78,7 @@ pub struct Admission {
 pub fn router(admission: Admission) -> Router {
     let probes = probes(admission.readiness.clone());
     let reader = BodyReader::new(admission.limits);
-    let state = Arc::new(Shared { admission, reader, workers: Workers::default() });
+    let state = Arc::new(Shared { admission, reader, workers: Workers::default(), unread: Seldom::new(LOG_EVERY) });
     Router::new().route("/mutate", post(mutate)).route("/validate", post(validate)).with_state(state).merge(probes)
 }
 
@@ -82,10 +87,13 @@ pub fn router(admission: Admission) -> Router {
 struct Endpoint {
     judge: fn(&Admission, &HeaderMap, &[u8]) -> Judged,
     unread: fn(&Admission, &[u8], &str) -> Result<Reply, NotJson>,
+    begun: fn(&Admission, &Beginning, &str) -> Reply,
 }
 
-const MUTATE: Endpoint = Endpoint { judge: Admission::mutate, unread: Admission::mutate_unread };
-const VALIDATE: Endpoint = Endpoint { judge: Admission::validate, unread: Admission::validate_unread };
+const MUTATE: Endpoint =
+    Endpoint { judge: Admission::mutate, unread: Admission::mutate_unread, begun: Admission::mutate_begun };
+const VALIDATE: Endpoint =
+    Endpoint { judge: Admission::validate, unread: Admission::validate_unread, begun: Admission::validate_begun };
 
 /// What came of a review, before it is counted and sent.
 struct Judged {
@@ -100,6 +108,7 @@ struct Shared {
     admission: Admission,
     reader: BodyReader,
     workers: Workers,
+    unread: Seldom,
 }
 
 async fn mutate(State(shared): State<Arc<Shared>>, request: Request) -> Response {
@@ -112,17 +121,17 @@ async fn validate(State(shared): State<Arc<Shared>>, request: Request) -> Respon
 
 impl Shared {
     async fn answer(self: Arc<Self>, request: Request, endpoint: Endpoint) -> Response {
-        let (parts, body) = request.into_parts();
+        let ((parts, body), since) = (request.into_parts(), tokio::time::Instant::now());
         let read = match self.reader.read(&parts, body).await {
             Ok(read) => read,
-            Err(error) => return self.refuse(error, parts.version),
+            Err(unread) => return self.answer_unread(unread, &parts, endpoint),
         };
         let connection = parts.extensions.get::<Arc<Connection>>();
         let _working = connection.map(|connection| connection.work(tokio::time::Instant::now()));
         if read.bytes().len() <= SMALL {
             return self.admission.conclude((endpoint.judge)(&self.admission, &parts.headers, read.bytes()));
         }
-        let (budget, peer, read) = (self.reader.review_budget(&parts), peer(&parts), Arc::new(read));
+        let (budget, peer, read) = (self.reader.review_budget(&parts, since), peer(&parts), Arc::new(read));
         let job = {
             let (shared, read, headers) = (Arc::clone(&self), Arc::clone(&read), parts.headers);
             move || (endpoint.judge)(&shared.admission, &headers, read.bytes())
@@ -133,20 +142,41 @@ impl Shared {
         }
     }
 
-    /// Answers as if the review could not be read. To find its uid takes a moment, too, in a large one.
+    /// Answers as if the review could not be read. To find its uid takes a moment, too, in a large one that does not begin
+    /// with it.
     async fn expire(self: Arc<Self>, read: Arc<Read>, endpoint: Endpoint) -> Response {
-        let answer = move || {
-            let start = Instant::now();
-            let replied = (endpoint.unread)(&self.admission, read.bytes(), TOO_LONG);
-            self.admission.conclude(Judged { replied, outcome: Some(Outcome::Expired), start, span: Span::none() })
-        };
+        let start = Instant::now();
+        let judged = move |replied| Judged { replied, outcome: Some(Outcome::Expired), start, span: Span::none() };
+        if let Some(beginning) = Beginning::read(first(read.bytes())) {
+            return self.admission.conclude(judged(Ok((endpoint.begun)(&self.admission, &beginning, TOO_LONG))));
+        }
+        let answer =
+            move || self.admission.conclude(judged((endpoint.unread)(&self.admission, read.bytes(), TOO_LONG)));
         tokio::task::spawn_blocking(answer).await.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
     }
 
-    fn refuse(&self, error: BodyError, version: Version) -> Response {
-        self.admission.metrics.count(Operation::Other, Outcome::Refused, Duration::ZERO);
-        let mut response = (error.status(), format!("{error}\n")).into_response();
-        if error == BodyError::TooLarge && version <= Version::HTTP_11 {
+    /// Answers as if the review could not be read, as soon as its uid is known. An error of HTTP would be a failed webhook
+    /// to the API server, and its `failurePolicy` would admit what a tenant has made too large to be judged.
+    fn answer_unread(&self, unread: Unread, parts: &Parts, endpoint: Endpoint) -> Response {
+        let (error, start) = (unread.error, Instant::now());
+        let beginning = Beginning::read(&unread.beginning).filter(|_| error != BodyError::Broken);
+        unread.drain(parts.version, self.reader.patience(parts));
+        let mut response = match beginning {
+            Some(beginning) => {
+                let about = beginning.about();
+                self.unread.log(start, |times| {
+                    let (uid, namespace) = (about.uid, about.namespace);
+                    tracing::warn!(uid, namespace, %error, times, "an admission review was answered as one that cannot be read");
+                });
+                let replied = Ok((endpoint.begun)(&self.admission, &beginning, &error.to_string()));
+                self.admission.conclude(Judged { replied, outcome: Some(Outcome::Unread), start, span: Span::none() })
+            }
+            None => {
+                self.admission.metrics.count(Operation::Other, Outcome::Refused, Duration::ZERO);
+                (error.status(), format!("{error}\n")).into_response()
+            }
+        };
+        if error == BodyError::TooLarge && parts.version <= Version::HTTP_11 {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response
@@ -166,6 +196,10 @@ impl Admission {
         review::admit_unread(body, problem)
     }
 
+    fn mutate_begun(&self, beginning: &Beginning, problem: &str) -> Reply {
+        review::admit_begun(beginning, problem)
+    }
+
     fn validate(&self, headers: &HeaderMap, body: &[u8]) -> Judged {
         let policies = self.policies.load();
         let scans = policies.go_by_scans().then(|| (self.scans.load(), Timestamp::now()));
@@ -179,6 +213,10 @@ impl Admission {
 
     fn validate_unread(&self, body: &[u8], problem: &str) -> Result<Reply, NotJson> {
         validate::unread(body, problem, &self.policies.load())
+    }
+
+    fn validate_begun(&self, beginning: &Beginning, problem: &str) -> Reply {
+        validate::begun(beginning, problem, &self.policies.load())
     }
 
     /// Counts and logs what came of a review, and makes the answer.

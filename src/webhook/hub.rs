@@ -19,12 +19,18 @@ use tokio::time::Instant;
 use tower::ServiceExt;
 
 use super::connection::{Connection, Order, Unwritten};
+use super::head;
 use super::places::{Full, Places, Room};
 use crate::telemetry::metrics::ConnectionMetrics;
 use crate::telemetry::probes::Readiness;
 
 /// Answers that are not written yet, in bytes, before the connection that holds the most is closed.
 const ANSWERS: usize = 24 * 1024 * 1024;
+/// Connections whose client has sent a part of the headers of a request, before the one that began first is closed. The
+/// headers that are read of one take up to 200 KiB.
+const OPEN_HEADERS: usize = 128;
+/// How long the headers of a request of HTTP/2 may take once they have begun.
+const HEADERS_WITHIN: Duration = Duration::from_secs(2);
 
 /// Bounds of all connections.
 #[derive(Debug, Clone, Copy)]
@@ -47,6 +53,7 @@ pub(super) struct Hub {
     new: Arc<Places<Connection>>,
     served: Arc<Places<Connection>>,
     unwritten: AtomicUsize,
+    open_headers: AtomicUsize,
     limits: Limits,
     readiness: Readiness,
     metrics: ConnectionMetrics,
@@ -59,6 +66,7 @@ impl Hub {
             new: Places::new(Room { total: connections.div_ceil(2), peer: peer.div_ceil(2) }),
             served: Places::new(Room { total: connections, peer }),
             unwritten: AtomicUsize::new(0),
+            open_headers: AtomicUsize::new(0),
             limits,
             readiness,
             metrics,
@@ -96,12 +104,14 @@ impl Hub {
         }
     }
 
-    /// Closes connections that do not read their answers.
+    /// Closes connections that do not read their answers, or do not end the headers of a request.
     pub(super) fn close_stalled(&self) {
         let (write, now) = (self.limits.write, Instant::now());
         for places in [&self.new, &self.served] {
             places.each(|connection| {
-                if connection.current() < Order::Close && connection.is_stalled(write, now) {
+                let headers = connection.headers_since();
+                let late = headers.is_some_and(|since| now.saturating_duration_since(since) > HEADERS_WITHIN);
+                if connection.current() < Order::Close && (late || connection.is_stalled(write, now)) {
                     self.metrics.stalled.inc();
                     connection.order(Order::Close);
                 }
@@ -109,8 +119,28 @@ impl Hub {
         }
     }
 
-    /// Answers a request of a connection.
-    pub(super) async fn answer(
+    /// Answers a request of a connection. What is not needed of its head is dropped at once, not only when the future is
+    /// polled first.
+    pub(super) fn answer(
+        self: Arc<Self>,
+        connection: Arc<Connection>,
+        router: Router,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Result<Response<Answered>, Infallible>> + use<> {
+        let request = head::reduce(request);
+        async move {
+            match request {
+                Ok(request) => self.route(connection, router, request).await,
+                Err(status) => {
+                    let mut response = Response::new(Answered { body: Body::empty(), hub: self, connection });
+                    *response.status_mut() = status;
+                    Ok(response)
+                }
+            }
+        }
+    }
+
+    async fn route(
         self: Arc<Self>,
         connection: Arc<Connection>,
         router: Router,
@@ -138,6 +168,24 @@ impl Hub {
         if let Ok((place, evicted)) = self.served.admit(Arc::clone(connection), 1) {
             self.metrics.evicted.inc_by(evicted as u64);
             connection.take(place);
+        }
+    }
+
+    /// Closes the connection whose client began the headers of a request first.
+    fn close_oldest_headers(&self) {
+        let mut oldest = None::<(Instant, Arc<Connection>)>;
+        for places in [&self.new, &self.served] {
+            places.each(|connection| {
+                let Some(since) = connection.headers_since() else { return };
+                let older = oldest.as_ref().is_none_or(|(first, _)| since < *first);
+                if older && connection.current() < Order::Close {
+                    oldest = Some((since, Arc::clone(connection)));
+                }
+            });
+        }
+        if let Some((_, connection)) = oldest {
+            self.metrics.stalled.inc();
+            connection.order(Order::Close);
         }
     }
 
@@ -174,6 +222,45 @@ impl Guest {
 
     pub(super) fn connection(&self) -> &Arc<Connection> {
         &self.connection
+    }
+
+    /// To count the headers that it has begun and not ended.
+    pub(super) fn headers(&self) -> OpenHeaders {
+        OpenHeaders { hub: Arc::clone(&self.hub), connection: Arc::clone(&self.connection), open: false }
+    }
+}
+
+/// Whether the client of a connection has sent a part of the headers of a request.
+#[derive(Debug)]
+pub(super) struct OpenHeaders {
+    hub: Arc<Hub>,
+    connection: Arc<Connection>,
+    open: bool,
+}
+
+impl OpenHeaders {
+    pub(super) fn set(&mut self, open: bool, now: Instant) {
+        if self.open == open {
+            return;
+        }
+        self.open = open;
+        self.connection.begin_headers(open.then_some(now));
+        if !open {
+            self.hub.open_headers.fetch_sub(1, Ordering::Relaxed);
+        } else if self.hub.open_headers.fetch_add(1, Ordering::Relaxed) >= OPEN_HEADERS {
+            self.hub.close_oldest_headers();
+        }
+    }
+
+    /// The connection is closed because of frames without requests.
+    pub(super) fn flooded(&self) {
+        self.hub.metrics.flooding.inc();
+    }
+}
+
+impl Drop for OpenHeaders {
+    fn drop(&mut self) {
+        self.set(false, Instant::now());
     }
 }
 

@@ -5,12 +5,16 @@
 //! it, `body` bounds what is read, and [`server`] puts TLS, limits and an orderly end around that.
 
 mod answer;
+mod beginning;
 mod body;
 mod connection;
+mod frames;
+mod head;
 mod hub;
 mod known_namespaces;
 mod places;
 mod request;
+mod seldom;
 mod silence;
 mod workers;
 mod workload;

@@ -11,7 +11,7 @@ use crate::skim::{self, Fields, Read, Skim, Unread};
 const API_VERSION: &str = "admission.k8s.io/v1";
 const KIND: &str = "AdmissionReview";
 /// Bytes of `request.uid`, which is sent back. The API server's are UUIDs, of 36 bytes.
-const MAX_UID: usize = 128;
+pub(super) const MAX_UID: usize = 128;
 
 /// `request.operation`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -72,7 +72,7 @@ struct Resource<'a> {
 }
 
 /// What can still be read where the rest is not as it should be.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct Rest {
     /// `request.uid`; empty if there is none.
     pub(super) uid: String,

@@ -3,6 +3,7 @@
 //! Fails open: whatever the request is, as long as it is JSON, the answer admits, and says in a warning what was wrong.
 
 use super::answer::Answer;
+use super::beginning::Beginning;
 use super::request::{self, About, Rest};
 pub use super::request::{NotJson, Operation};
 use crate::rewrite::pod::Pod;
@@ -78,6 +79,12 @@ pub fn admit_unread(body: &[u8], problem: &str) -> Result<Reply, NotJson> {
     let rest = Rest::read(body)?;
     let about = About { uid: &rest.uid, ..About::default() };
     Ok(if rest.is_no_pod() { about.skipped() } else { about.malformed(problem) })
+}
+
+/// The same for a review of which only the beginning was read.
+pub(super) fn admit_begun(beginning: &Beginning, problem: &str) -> Reply {
+    let about = beginning.about();
+    if beginning.rest().is_no_pod() { about.skipped() } else { about.malformed(problem) }
 }
 
 impl About<'_> {

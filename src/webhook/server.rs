@@ -34,7 +34,10 @@ pub struct ServeOptions {
     pub connections: usize,
     /// The same for one peer: an address, or a /64 of IPv6. Default 256.
     pub connections_of_peer: usize,
-    /// Requests at one time on one HTTP/2 connection. Default 250.
+    /// Whether HTTP/2 is served beside HTTP/1. Default yes.
+    pub http2: bool,
+    /// Requests at one time on one HTTP/2 connection. Default 100, which is what Go's client assumes at first; it opens
+    /// another connection for more. Some frames cost work for each of them.
     pub streams: u32,
     /// From accepting to the end of the TLS handshake. Default 5 s.
     pub handshake: Duration,
@@ -56,12 +59,13 @@ pub struct ServeOptions {
 }
 
 impl ServeOptions {
-    /// For the ops port: small, and any connection makes room for a probe as soon as its request is answered.
+    /// For the ops port: small, HTTP/1 only, and any connection makes room for a probe as soon as its request is answered.
     #[must_use]
     pub fn of_ops(self) -> Self {
         Self {
             connections: 64,
             connections_of_peer: 16,
+            http2: false,
             stuck: Duration::ZERO,
             metrics: ConnectionMetrics::default(),
             ..self
@@ -74,7 +78,8 @@ impl Default for ServeOptions {
         Self {
             connections: 512,
             connections_of_peer: 256,
-            streams: 250,
+            http2: true,
+            streams: 100,
             handshake: Duration::from_secs(5),
             head: Duration::from_secs(30),
             ping: Duration::from_secs(20),
@@ -97,13 +102,17 @@ pub enum ServeError {
 
 const KIB: usize = 1024;
 /// What is read ahead of a request of HTTP/1, and the most that its head may have.
-const HTTP1_BUFFER: usize = 32 * KIB;
+const HTTP1_BUFFER: usize = 48 * KIB;
 /// What a stream of HTTP/2 may send ahead. Nearly all reviews fit.
 const STREAM_WINDOW: u32 = 64 * 1024;
-/// What all streams of a connection may: requests that wait for memory must not stop the others.
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
-/// The most that the headers of a request of HTTP/2 may have.
-const HEADERS: u32 = 8 * 1024;
+/// What all streams of a connection may: requests that wait for memory must not stop the others. Bodies are taken out as
+/// they come, but for those that wait, and `body` bounds these.
+const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
+/// The most that the headers of a request of HTTP/2 may have. An API server adds what its own clients send as `baggage`
+/// (8,192 bytes) and `tracestate` (16,447), and takes the webhook for failed where that does not fit.
+const HEADERS: u32 = 48 * 1024;
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 1024;
 /// How often it is looked whether connections take their answers.
 const SWEEP: Duration = Duration::from_millis(500);
 /// How long a connection that is evicted may take to end: for a request that is on its way.
@@ -129,6 +138,8 @@ pub async fn serve(
     options: ServeOptions,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), ServeError> {
+    // It listens already, with the default of the standard library, which is 128.
+    socket2::SockRef::from(&listener).listen(BACKLOG)?;
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let ServeOptions { connections, connections_of_peer: peer, write, stuck, .. } = options;
@@ -239,7 +250,7 @@ impl Server {
         });
         // Longer than both, so that pings keep a connection that they find alive.
         let silence = self.options.head + self.options.ping;
-        let io = TokioIo::new(Watched::new(stream, silence));
+        let io = TokioIo::new(Watched::new(stream, silence, guest));
         let mut http = pin!(self.http.serve_connection(io, service));
         let (mut finishing, mut farewell) = (false, None::<Pin<Box<Sleep>>>);
         poll_fn(|cx: &mut Context<'_>| {
@@ -275,5 +286,5 @@ fn builder(options: &ServeOptions) -> Builder<TokioExecutor> {
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(HEADERS);
-    http
+    if options.http2 { http } else { http.http1_only() }
 }

@@ -7,6 +7,7 @@ mod bodies;
 mod bystander;
 mod client;
 mod end;
+mod frames;
 mod process;
 mod reviews;
 mod room;

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::client::SendRequest;
-use http::Request;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::client::Target;
@@ -30,22 +31,16 @@ async fn stuck(webhook: &Webhook, peers: usize, each: usize) -> Vec<SendRequest<
     held
 }
 
-/// The same at the ops port.
-async fn stuck_at_ops(webhook: &Webhook, peers: usize, each: usize) -> io::Result<Vec<SendRequest<Bytes>>> {
+/// Connections to the ops port with more answers than they take.
+async fn stuck_at_ops(webhook: &Webhook, peers: usize, each: usize) -> io::Result<Vec<TcpStream>> {
+    let requests = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(500);
     let mut held = Vec::new();
     for index in 0..peers * each {
         let mut target = Target::of(webhook, attacker(index % peers));
         target.address = webhook.ops_address();
-        let stream = target.tcp().await?;
-        let handshake = h2::client::Builder::new().initial_window_size(0).handshake::<_, Bytes>(stream);
-        let Ok(Ok((sender, connection))) = timeout(WAIT, handshake).await else { continue };
-        tokio::spawn(async move { connection.await.unwrap_or_default() });
-        let Ok(mut ready) = sender.clone().ready().await else { continue };
-        let request = Request::get("http://localhost/metrics").body(()).unwrap();
-        if let Ok((answer, _)) = ready.send_request(request, true) {
-            timeout(WAIT, answer).await.ok();
-        }
-        held.push(sender);
+        let mut stream = target.tcp().await?;
+        timeout(WAIT, stream.write_all(&requests)).await.ok();
+        held.push(stream);
     }
     Ok(held)
 }
@@ -97,4 +92,17 @@ async fn a_flood_of_the_ops_port_turns_away_no_probe_and_leaves_the_process_read
         assert!(get(webhook.ops_address(), "/metrics").1.contains("harbor_pilot_admission_connections"));
     }
     assert_answered(&webhook).await;
+}
+
+#[tokio::test]
+async fn the_ops_port_serves_no_http2() {
+    let webhook = Webhook::start(&[]);
+    let mut target = Target::of(&webhook, Ipv4Addr::LOCALHOST);
+    target.address = webhook.ops_address();
+    let mut stream = target.tcp().await.unwrap();
+    stream.write_all(&[wire::PREFACE, &wire::frame(4, 0, 0, &[])].concat()).await.unwrap();
+    let mut answer = Vec::new();
+    timeout(ANSWERED, stream.read_to_end(&mut answer)).await.unwrap().ok();
+    assert!(answer.is_empty() || answer.starts_with(b"HTTP/1"), "{answer:?}");
+    assert_eq!(webhook.ops("/healthz").0, 200);
 }

@@ -69,7 +69,9 @@ pub fn attacks() -> Vec<(&'static str, Attack)> {
         ("handshakes that are not ended", attack(mute)),
         ("bytes that are no TLS", attack(no_tls)),
         ("HTTP/2: answers that are not read", attack(zero_window)),
-        ("HTTP/2: slow bodies in 250 streams", attack(many_streams)),
+        ("HTTP/2: slow bodies in 100 streams", attack(many_streams)),
+        ("HTTP/2: 40 KiB of headers in each of 2,000 streams", attack(large_heads)),
+        ("HTTP/2: 200 blocks of headers without end", attack(open_heads)),
         ("HTTP/2: resets", attack(resets)),
         (
             "HTTP/2: headers without end",
@@ -215,7 +217,7 @@ async fn many_streams(target: Target) -> io::Result<()> {
     let mut held = Vec::new();
     for _ in 0..8 {
         let (mut sender, _) = http2(&target, 65_535).await?;
-        for _ in 0..250 {
+        for _ in 0..100 {
             let request = Request::post("https://localhost/mutate").header("content-length", "60000");
             sender = sender.ready().await.map_err(io::Error::other)?;
             let (_, mut body) = sender.send_request(request.body(()).unwrap(), false).map_err(io::Error::other)?;
@@ -224,6 +226,39 @@ async fn many_streams(target: Target) -> io::Result<()> {
         }
     }
     sleep(Duration::from_secs(2)).await;
+    Ok(())
+}
+
+/// Headers as an API server passes them on, and a body that does not come.
+async fn large_heads(target: Target) -> io::Result<()> {
+    let mut held = Vec::new();
+    for _ in 0..20 {
+        let (mut sender, _) = http2(&target, 65_535).await?;
+        for _ in 0..100 {
+            let mut request = Request::post("https://localhost/mutate").header("content-length", "60000");
+            for _ in 0..38 {
+                // HPACK sends it once.
+                request = request.header("baggage", "b".repeat(1_024));
+            }
+            sender = sender.ready().await.map_err(io::Error::other)?;
+            held.push(sender.send_request(request.body(()).unwrap(), false).map_err(io::Error::other)?);
+        }
+    }
+    sleep(Duration::from_secs(1)).await;
+    Ok(())
+}
+
+/// As many short headers as are taken, and no end of them.
+async fn open_heads(target: Target) -> io::Result<()> {
+    let first = [&post_to("/mutate")[..], &[0, 1, b'a', 0].repeat(1_300)].concat();
+    let begun = [PREFACE.to_vec(), frame(4, 0, 0, &[]), frame(1, 0, 1, &first)].concat();
+    let mut held = Vec::new();
+    for _ in 0..200 {
+        let Ok(mut stream) = target.tls("h2").await else { continue };
+        stream.write_all(&begun).await.ok();
+        held.push(stream);
+    }
+    sleep(Duration::from_secs(1)).await;
     Ok(())
 }
 
@@ -239,23 +274,29 @@ async fn resets(target: Target) -> io::Result<()> {
 }
 
 /// A frame of HTTP/2 (RFC 9113, section 4.1).
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = (payload.len() as u32).to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
+/// What a client of HTTP/2 begins with.
+pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// The headers of a POST.
+pub fn post_to(path: &str) -> Vec<u8> {
+    // `:method POST` and `:scheme https` of the static table of HPACK, and a literal `:path`.
+    [&[0x83, 0x87, 0x04, path.len() as u8][..], path.as_bytes(), &[0x01, 9], b"localhost"].concat()
+}
+
 /// The head of a POST, with a body to come.
 fn open_stream() -> Vec<u8> {
-    // `:method POST`, `:scheme https` and `:path /` of the static table of HPACK, and a literal `:path`.
-    let path = b"/mutate";
-    let block = [&[0x83, 0x87, 0x04, path.len() as u8][..], path, &[0x01, 9], b"localhost"].concat();
-    frame(1, 4, 1, &block)
+    frame(1, 4, 1, &post_to("/mutate"))
 }
 
 /// Begins HTTP/2, and then sends a frame again and again, reading nothing of what comes back.
 async fn frames(target: Target, first: Vec<Vec<u8>>, again: Vec<u8>, times: usize) -> io::Result<()> {
     let mut stream = target.tls("h2").await?;
-    let preface = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), frame(4, 0, 0, &[]), first.concat()].concat();
+    let preface = [PREFACE.to_vec(), frame(4, 0, 0, &[]), first.concat()].concat();
     stream.write_all(&preface).await?;
     let batch = again.repeat(times.min(500));
     let sending = async {

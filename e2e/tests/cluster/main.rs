@@ -13,6 +13,7 @@ mod fields;
 mod flood;
 mod forged_namespaces;
 mod health;
+mod hostile_requests;
 mod image_fields;
 mod injector;
 mod instance;

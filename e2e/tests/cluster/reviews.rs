@@ -81,7 +81,7 @@ async fn malformed_reviews_get_a_proper_answer_and_block_no_pod() {
             assert_eq!(response["uid"], "u-1", "{what}");
         }
     }
-    // More than an API server sends is refused before it is read, so that the connection may end first.
+    // Without a uid at the beginning no review that is too large can be answered in kind.
     let too_large = client.post(&url).body(vec![b' '; 9 * 1024 * 1024]).send().await;
     assert!(too_large.is_err() || too_large.unwrap().status() == 413);
 
