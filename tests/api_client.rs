@@ -11,9 +11,12 @@ use std::{
 
 use axum::{
     Router,
+    body::Body,
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
+use bytes::Bytes;
+use futures::{StreamExt, stream};
 use harbor_pilot::harbor::{Client, Endpoint, Error};
 
 /// A server that answers everything alike, and counts.
@@ -96,4 +99,26 @@ async fn list_of_many_pages_is_read_whole() {
     })
     .await;
     assert_eq!(client.registries().await.unwrap().len(), 30_000);
+}
+
+#[tokio::test]
+async fn an_answer_beyond_its_bound_is_not_read_on() {
+    let taken = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&taken);
+    let (client, _) = server(move |_| {
+        let taken = Arc::clone(&counted);
+        // 128 MiB, as far as a client takes them.
+        let pieces = stream::repeat(Bytes::from_static(&[b' '; 64 << 10])).take(2048).map(move |piece| {
+            taken.fetch_add(piece.len(), Ordering::SeqCst);
+            Ok::<_, std::io::Error>(piece)
+        });
+        Body::from_stream(pieces).into_response()
+    })
+    .await;
+    let error = client.registries().await.unwrap_err();
+    assert!(matches!(error, Error::TooLarge { .. }) && error.to_string().contains("8 MiB"), "{error}");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    // What is on its way counts, too.
+    let taken = taken.load(Ordering::SeqCst);
+    assert!((8 << 20..32 << 20).contains(&taken), "{taken} bytes");
 }

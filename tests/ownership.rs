@@ -4,7 +4,7 @@
 
 mod support;
 
-use harbor_double::{Harbor, Upstream};
+use harbor_double::{Harbor, Image, Upstream};
 use harbor_pilot::{
     api::{ProxyProject, ProxyProjectStatus, Registry, RegistryStatus, ReplicationRule, ReplicationRuleStatus},
     controller::{Finalized, Kinds, Note, Reconciler},
@@ -560,6 +560,34 @@ async fn ownership_label_that_a_person_removed_is_restored_in_turn_and_before_a_
     );
     assert_eq!(site.client().project_labels(ids[1]).await.unwrap().len(), 1);
     trio.end().await;
+}
+
+#[tokio::test]
+async fn ownership_of_a_project_with_repositories_is_restored_where_status_remembers_it_and_nowhere_else() {
+    let (site, upstream) = (Site::doubled(Harbor::builder().speed(100.0)).await, upstream().await);
+    let trio = Trio::new(&site, &upstream, "stocked");
+    trio.apply(&json!({}));
+    trio.assert_ready().await;
+    let project = trio.ids().await[1];
+    // An empty project without a label is taken for a creation that was cut short.
+    let image = Image::single("linux", "amd64").layers([64]);
+    site.double.as_ref().unwrap().store_image("stocked/team/app", "v1", &image);
+    let label = async || site.client().project_labels(project).await.unwrap().into_iter().next();
+    let unmark = async || {
+        let path = format!("/labels/{}", label().await.unwrap().id);
+        assert_eq!(site.by_hand("DELETE", &path, None).await.0, 200);
+    };
+    unmark().await;
+    site.annotate::<ProxyProject>("stocked", "harbor-pilot.dev/reconcile-now", "1");
+    let seen = site.reconcile::<ProxyProject>("stocked").await;
+    assert_eq!(seen.ready(), "True Reconciled", "{}", seen.message());
+    assert!(label().await.is_some_and(|label| label.description.contains("ProxyProject/stocked")));
+
+    unmark().await;
+    site.world.set_status::<ProxyProject>("stocked", ProxyProjectStatus::default());
+    let seen = site.reconcile::<ProxyProject>("stocked").await;
+    assert_eq!(seen.ready(), "False AdoptionRequired", "{}", seen.message());
+    assert_eq!(label().await, None);
 }
 
 #[tokio::test]

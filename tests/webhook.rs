@@ -361,6 +361,22 @@ async fn a_malformed_review_is_admitted_with_a_warning() {
 }
 
 #[tokio::test]
+async fn a_uid_beyond_its_bound_is_not_sent_back() {
+    let mut review = create(pod(&[("app", "nginx")]));
+    review["request"]["uid"] = json!("\u{1}".repeat(100_000));
+    let mut unreadable = review.clone();
+    unreadable["request"]["object"] = json!("text");
+    for review in [review, unreadable] {
+        let (status, answer) = webhook().post(review.to_string()).await;
+        assert_eq!(status, StatusCode::OK);
+        assert!(answer.len() < 2048, "{} bytes", answer.len());
+        let answer: Value = serde_json::from_slice(&answer).unwrap();
+        assert_eq!((&answer["response"]["uid"], &answer["response"]["allowed"]), (&json!(""), &json!(true)));
+        assert!(answer["response"]["warnings"][0].is_string(), "{answer}");
+    }
+}
+
+#[tokio::test]
 async fn a_review_of_4_mib_is_answered_like_any_other_and_one_beyond_the_limit_is_refused() {
     let webhook = webhook();
     let mut object = pod(&[("app", "nginx")]);

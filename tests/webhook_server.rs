@@ -448,6 +448,44 @@ async fn the_end_is_announced_and_fails_no_request() {
     assert!(client.get(&readyz).send().await.is_err(), "nobody listens any more");
 }
 
+/// What comes until `text`, or until the connection ends.
+async fn read_until(stream: &mut TlsStream<tokio::net::TcpStream>, text: &str) -> String {
+    let mut read = Vec::new();
+    while !String::from_utf8_lossy(&read).contains(text) {
+        let byte = tokio::time::timeout(SOON, tokio::io::AsyncReadExt::read_u8(stream)).await.expect("it hangs");
+        let Ok(byte) = byte else { break };
+        read.push(byte);
+    }
+    String::from_utf8_lossy(&read).to_lowercase()
+}
+
+#[tokio::test]
+async fn idle_http1_connections_are_served_after_half_of_the_linger_time_and_then_close() {
+    let linger = Duration::from_secs(6);
+    let server = start(ServeOptions { linger, ..ServeOptions::default() });
+    let request = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let mut idle = Vec::new();
+    for _ in 0..2 {
+        let mut stream = server.tls(&["http/1.1"], &[&version::TLS13]).await;
+        tokio::io::AsyncWriteExt::write_all(&mut stream, request).await.unwrap();
+        let head = read_until(&mut stream, "\r\n\r\n").await;
+        assert!(head.contains("200 ok") && !head.contains("connection: close"), "{head}");
+        idle.push(stream);
+    }
+    let start = Instant::now();
+    server.stop.send(()).unwrap();
+    for (stream, moment) in idle.iter_mut().zip([linger / 6, linger * 3 / 5]) {
+        tokio::time::sleep(moment.saturating_sub(start.elapsed())).await;
+        // Fails on a connection that the server has closed.
+        tokio::io::AsyncWriteExt::write_all(stream, request).await.expect("it was closed");
+        let head = read_until(stream, "\r\n\r\n").await;
+        assert!(head.contains("503") && head.contains("connection: close"), "after {moment:?}: {head:?}");
+        read_until(stream, "nothing like this").await;
+        assert!(start.elapsed() < linger, "the answer closes the connection, and not the end of the server");
+    }
+    tokio::time::timeout(SOON, server.ended).await.unwrap().unwrap();
+}
+
 #[tokio::test]
 async fn http2_connections_are_asked_to_end_while_whoever_connects_anew_is_still_served() {
     let linger = Duration::from_secs(4);

@@ -59,7 +59,7 @@ struct Guarded;
 impl Resolve for Guarded {
     fn resolve(&self, name: Name) -> Resolving {
         Box::pin(async move {
-            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
+            let found = look_up(name.as_str()).await?;
             Ok(Box::new(allowed(name.as_str(), found)?.into_iter()) as Addrs)
         })
     }
@@ -90,9 +90,55 @@ fn allowed(name: &str, found: impl Iterator<Item = SocketAddr>) -> Result<Vec<So
     }
 }
 
+/// The addresses that the system's resolver returns.
+#[cfg(not(test))]
+async fn look_up(name: &str) -> std::io::Result<impl Iterator<Item = SocketAddr>> {
+    tokio::net::lookup_host((name, 0)).await
+}
+
+#[cfg(test)]
+use tests::look_up;
+
 #[cfg(test)]
 mod tests {
+    use std::io;
+
+    use tokio::net::TcpListener;
+
     use super::*;
+    use crate::harbor::{Client, Endpoint};
+
+    /// Resolves `127-0-0-1.0-0-0-0.addresses.localhost` to the addresses in the name, and no other name.
+    pub(super) async fn look_up(name: &str) -> io::Result<impl Iterator<Item = SocketAddr>> {
+        let list = name.strip_suffix(".addresses.localhost").ok_or(io::ErrorKind::NotFound)?;
+        let read = |address: &str| SocketAddr::new(address.replace('-', ".").parse().unwrap(), 0);
+        Ok(list.split('.').map(read).collect::<Vec<_>>().into_iter())
+    }
+
+    #[tokio::test]
+    async fn builder_makes_clients_that_connect_to_no_refused_address_of_a_name() {
+        // On Linux a connection to 0.0.0.0 reaches this listener.
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let ask = async |addresses: &str| {
+            let url = format!("http://{addresses}.addresses.localhost:{port}");
+            let endpoint = Endpoint { url, ca_bundle: None, credentials: None, max_concurrent_requests: 1 };
+            Client::new(&endpoint).unwrap().registries().await
+        };
+        tokio::select! {
+            result = ask("0-0-0-0") => {
+                let error = result.unwrap_err().to_string();
+                assert!(error.contains("resolves to 0.0.0.0, an address that no server has"), "{error}");
+            }
+            _ = listener.accept() => panic!("a refused address was connected to"),
+        }
+        for addresses in ["127-0-0-1", "169-254-169-254.127-0-0-1"] {
+            tokio::select! {
+                result = ask(addresses) => panic!("{addresses}: {:?}", result.err()),
+                accepted = listener.accept() => assert!(accepted.is_ok(), "{addresses}"),
+            }
+        }
+    }
 
     #[test]
     fn base_refuses_what_is_no_harbor_and_repeats_no_password() {

@@ -66,3 +66,27 @@ pub(super) fn missing(wanted: &[Platform], pulled: &[PlatformStatus]) -> Vec<Pla
     };
     wanted.iter().filter(|platform| !serves(platform)).cloned().collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answer_lays_a_response_that_broke_off_to_the_upstream_and_no_response_to_neither() {
+        let (operation, detail) = ("GET /v2/x".to_owned(), "said".to_owned());
+        let timeout = registry::Error::Timeout { operation: operation.clone(), deadline: SOON };
+        let unreachable = registry::Error::Unreachable { operation: operation.clone(), detail: detail.clone() };
+        let broken_off = registry::Error::BrokenOff { operation, detail };
+        let table = [
+            (broken_off.clone(), true, Answer::Wrong),
+            (broken_off, false, Answer::Wrong),
+            (timeout.clone(), true, Answer::Silent),
+            (timeout, false, Answer::Failed),
+            (unreachable, false, Answer::Failed),
+        ];
+        for (error, harbor_answers, expected) in table {
+            let pulled = Err(WarmError::Pull(error));
+            assert_eq!(answer(&pulled, harbor_answers), expected, "{pulled:?}, Harbor answers: {harbor_answers}");
+        }
+    }
+}

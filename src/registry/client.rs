@@ -470,3 +470,6 @@ impl<'a> Answer<'a> {
 fn size_mismatch(blob: &Descriptor, actual: u64) -> Error {
     Error::SizeMismatch { digest: blob.digest.clone(), expected: blob.size, actual }
 }
+
+#[cfg(test)]
+mod tests;

@@ -223,3 +223,34 @@ impl Error {
 pub(super) fn is_gateway(status: u16) -> bool {
     matches!(status, 502..=504)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What decides whether the circuit breaker of a Harbor opens.
+    #[test]
+    fn may_be_harbor_holds_only_where_no_response_began_or_a_gateway_answered() {
+        let (operation, message) = ("GET /v2/x".to_owned(), "said".to_owned());
+        let server = |status| Error::Server {
+            operation: operation.clone(),
+            status,
+            retry_after: None,
+            message: message.clone(),
+        };
+        let unreachable = Error::Unreachable { operation: operation.clone(), detail: "refused".to_owned() };
+        let timeout = Error::Timeout { operation: operation.clone(), deadline: Duration::from_secs(1) };
+        for error in [unreachable, timeout, server(502), server(503), server(504)] {
+            assert!(error.may_be_harbor(), "{error}");
+        }
+        let broken_off = Error::BrokenOff { operation: operation.clone(), detail: "end of file".to_owned() };
+        assert_eq!((broken_off.reason(), broken_off.class()), (Reason::PullFailed, Class::Retry));
+        let size = Error::SizeMismatch { digest: Digest::of(b"x"), expected: 2, actual: 1 };
+        let limited = Error::RateLimited { retry_after: None, message: message.clone() };
+        let unavailable = Error::UpstreamUnavailable { message: message.clone() };
+        for error in [broken_off, size, limited, unavailable, server(500)] {
+            assert!(!error.may_be_harbor(), "{error}");
+            assert_ne!(error.reason(), Reason::HarborUnreachable, "{error}");
+        }
+    }
+}

@@ -278,3 +278,23 @@ impl Named<'_> {
         self.group.as_deref().unwrap_or_default().is_empty() && self.kind.as_deref() == Some(kind)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn uid_beyond_its_bound_counts_as_none_wherever_it_is_read() {
+        for (length, kept) in [(36, true), (MAX_UID, true), (MAX_UID + 1, false), (1 << 20, false)] {
+            let uid = "u".repeat(length);
+            let body = json!({"apiVersion": API_VERSION, "kind": KIND, "request": {"uid": uid}}).to_string();
+            let expected = if kept { uid.len() } else { 0 };
+            assert_eq!(Rest::read(body.as_bytes()).unwrap().uid.len(), expected, "{length}");
+            let review = read::<Pod<'_>>(body.as_bytes()).unwrap();
+            assert_eq!(review.request().is_ok(), kept, "{length}");
+            assert_eq!(review.request.as_ref().unwrap().about().uid.len(), expected, "{length}");
+        }
+    }
+}

@@ -160,6 +160,34 @@ async fn silence_and_dripping_end_at_the_deadline() {
 }
 
 #[tokio::test]
+async fn a_blob_and_a_manifest_that_drip_below_every_read_timeout_end_at_their_deadline() {
+    let fake = Fake::start(None).await;
+    let blob = descriptor(&[0; 1000]);
+    // A byte each 20 ms: 20 s for all.
+    let drip = || {
+        Body::from_stream(stream::repeat(()).take(1000).then(async |()| {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            Ok::<_, std::io::Error>(Bytes::from_static(&[0]))
+        }))
+    };
+    fake.answer(&blob_path(&blob), move || drip().into_response());
+    fake.answer("/v2/p/app/manifests/v1", move || ([(header::CONTENT_TYPE, MANIFEST)], drip()).into_response());
+    let client = Client::new(&Endpoint { idle_deadline: Duration::from_secs(1), ..fake.endpoint() }).unwrap();
+    let received = AtomicU64::new(0);
+    let both = futures::future::join(
+        client.stream_blob("p/app", &blob, |bytes| {
+            received.fetch_add(bytes, Ordering::Relaxed);
+        }),
+        client.manifest("p/app", "v1"),
+    );
+    let (blob, manifest) = tokio::time::timeout(Duration::from_secs(10), both).await.expect("a drip has no deadline");
+    for error in [blob.unwrap_err(), manifest.unwrap_err()] {
+        assert!(matches!(&error, Error::BrokenOff { detail, .. } if detail == "not complete within 2 s"), "{error}");
+    }
+    assert!(received.into_inner() > 2, "it did not drip");
+}
+
+#[tokio::test]
 async fn retry_after_is_told_and_nothing_is_asked_again_before() {
     let fake = Fake::start(None).await;
     let refusal = || {

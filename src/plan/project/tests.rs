@@ -246,6 +246,32 @@ fn a_creation_that_was_cut_short_is_taken_up_and_a_stranger_is_not() {
 }
 
 #[test]
+fn plan_restores_the_label_of_a_project_with_images_that_status_remembers_and_of_no_other() {
+    let owned = |id: i64| serde_json::from_value(json!({"id": id, "since": "2026-11-21T08:00:00Z"})).unwrap();
+    let made = |time: &str| model::Project { creation_time: Some(time.parse().unwrap()), ..stored() };
+    let before = made("2026-11-21T07:59:59Z");
+    let table = [
+        ("remembered", Some(owned(9)), before.clone(), true),
+        ("not remembered", None, before.clone(), false),
+        ("another id", Some(owned(8)), before.clone(), false),
+        ("made later", Some(owned(9)), made("2026-11-21T08:02:00Z"), false),
+        ("made at no known time", Some(owned(9)), stored(), false),
+        ("another registry", Some(owned(9)), model::Project { registry_id: Some(4), ..before }, false),
+    ];
+    for (what, owned, project, restored) in table {
+        let identity = Identity::Read { label: None };
+        let plan = plan(&desired(), &Observed { project: Some(project), identity, owned, ..Observed::default() });
+        if restored {
+            let plan = plan.unwrap();
+            assert!(matches!(plan.steps.as_slice(), [Step::Mark(Some(9), _)]), "{what}: {plan:?}");
+            assert_eq!(plan.action, Action::Change, "{what}");
+        } else {
+            assert_eq!(plan.unwrap_err().reason, Reason::AdoptionRequired, "{what}");
+        }
+    }
+}
+
+#[test]
 fn a_project_on_another_registry_is_refused_since_harbor_would_ignore_the_change() {
     let other = model::Project { registry_id: Some(4), ..stored() };
     let refusal =
