@@ -22,7 +22,7 @@ fn run() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => {
             writeln!(std::io::stderr(), "error: no thread can be started: {error}").ok();
-            return ExitCode::FAILURE;
+            return ExitCode::from(2);
         }
     };
     let code = runtime.block_on(Cli::parse().run());

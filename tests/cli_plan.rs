@@ -156,9 +156,9 @@ async fn an_empty_harbor_is_planned_for_without_a_write_and_has_nothing_to_do_on
     site.writes();
 
     let planned = files.plan(&["-o", "json"]).await;
-    assert_eq!((planned.code, planned.actions()), (2, expected(["nothing", "create", "create", "create"])));
+    assert_eq!((planned.code, planned.actions()), (1, expected(["nothing", "create", "create", "create"])));
     let planned = files.plan(&[]).await;
-    assert_eq!(planned.code, 2, "{planned:?}");
+    assert_eq!(planned.code, 1, "{planned:?}");
     for line in [
         format!("create   Registry {name}: registry {name}\n"),
         format!("create   ProxyProject {name}: proxy project {name}\n"),
@@ -238,7 +238,7 @@ async fn each_field_that_differs_is_shown_in_the_words_of_the_controller() {
     site.writes();
 
     let planned = files.plan(&["-o", "json"]).await;
-    assert_eq!((planned.code, planned.actions()), (2, expected(["nothing", "change", "change", "change"])));
+    assert_eq!((planned.code, planned.actions()), (1, expected(["nothing", "change", "change", "change"])));
     let fields = |kind| {
         let changes = planned.changes(kind);
         changes.iter().map(|change| change.split(':').next().unwrap().to_owned()).collect::<Vec<_>>()
@@ -312,7 +312,7 @@ async fn what_belongs_to_a_stranger_is_refused_with_what_depends_on_it_and_adopt
     site.writes();
     for apply in [&["-o", "json"][..], &["-o", "json", "--apply"]] {
         let planned = files.plan(apply).await;
-        assert_eq!((planned.code, planned.actions()), (1, expected(["nothing", "refused", "refused", "refused"])));
+        assert_eq!((planned.code, planned.actions()), (2, expected(["nothing", "refused", "refused", "refused"])));
         let lines = planned.json()["resources"].clone();
         assert_eq!(
             (&lines[1]["reason"], &lines[2]["reason"]),
@@ -323,7 +323,7 @@ async fn what_belongs_to_a_stranger_is_refused_with_what_depends_on_it_and_adopt
 
     files.declare(&name, &Specs::of(&name, &upstream).with(&json!({"adoption": "IfExists"})));
     let planned = files.plan(&["-o", "json"]).await;
-    assert_eq!((planned.code, planned.actions()), (2, expected(["nothing", "adopt", "create", "create"])));
+    assert_eq!((planned.code, planned.actions()), (1, expected(["nothing", "adopt", "create", "create"])));
     let marker = format!("[harbor-pilot {}/Registry/{name}]", site.kinds.installation.0);
     assert_eq!(planned.changes("Registry"), [format!("description: by hand instead of the upstream {marker}")]);
     assert_eq!(files.writes(), 0);
@@ -334,7 +334,7 @@ async fn what_belongs_to_a_stranger_is_refused_with_what_depends_on_it_and_adopt
     // Another installation with the same files.
     let other = files.command(&["-f", ".", "-o", "json", "--installation-id", "other"]);
     let other = run(other).await;
-    assert_eq!((other.code, &other.json()["resources"][1]["reason"]), (1, &json!("NameConflict")));
+    assert_eq!((other.code, &other.json()["resources"][1]["reason"]), (2, &json!("NameConflict")));
     assert_eq!(site.client().registry_named(&name).await.unwrap().unwrap().id, id);
     site.clean(&[&name]).await;
 }
@@ -361,7 +361,7 @@ async fn a_project_without_a_marker_is_adopted_only_where_that_is_asked_for() {
         ),
     );
     let planned = files.plan(&["-o", "json"]).await;
-    assert_eq!((planned.code, planned.actions()), (2, expected(["nothing", "nothing", "adopt", "-"])[..3].to_vec()));
+    assert_eq!((planned.code, planned.actions()), (1, expected(["nothing", "nothing", "adopt", "-"])[..3].to_vec()));
     let marker = format!("[harbor-pilot {}/ProxyProject/{name}]", site.kinds.installation.0);
     assert_eq!(planned.changes("ProxyProject"), [format!("label harbor-pilot: nothing instead of {marker}")]);
     assert_eq!(files.writes(), 0);
@@ -381,7 +381,7 @@ async fn what_is_only_observed_is_a_difference_and_is_not_written_even_when_appl
     files.declare(&name, &Specs::of(&name, &upstream).with(&json!({"managementPolicy": "ObserveOnly"})));
     for more in [&["-o", "json"][..], &["-o", "json", "--apply"]] {
         let planned = files.plan(more).await;
-        assert_eq!((planned.code, planned.actions()), (2, expected(["nothing", "observe", "observe", "observe"])));
+        assert_eq!((planned.code, planned.actions()), (1, expected(["nothing", "observe", "observe", "observe"])));
     }
     assert_eq!(files.writes(), 0);
     files.declare(&name, &Specs::of(&name, &upstream).with(&json!({"suspend": true})));
@@ -407,13 +407,13 @@ async fn a_secret_is_sent_when_it_is_applied_and_never_printed() {
 
     // Without the Secret a plan compares the rest, and nothing is applied.
     let planned = files.plan(&[]).await;
-    assert!(planned.code == 2 && planned.out.contains("credentials were not compared"), "{planned:?}");
+    assert!(planned.code == 1 && planned.out.contains("credentials were not compared"), "{planned:?}");
     let applied = files.plan(&["--apply"]).await;
-    assert!(applied.code == 1 && applied.out.contains("SecretNotFound"), "{applied:?}");
+    assert!(applied.code == 2 && applied.out.contains("SecretNotFound"), "{applied:?}");
 
     files.write("15-secret.yaml", &secret("wr0ng-s3cret"));
     let applied = files.plan(&["--apply", "-o", "json"]).await;
-    assert_eq!(applied.code, 1, "{applied:?}");
+    assert_eq!(applied.code, 2, "{applied:?}");
     assert_eq!(applied.json()["resources"][1]["left"]["reason"], "CredentialsRejected", "{applied:?}");
     files.write("15-secret.yaml", &secret("s3cret-of-upstream"));
     let mut all = vec![applied, files.plan(&["--apply"]).await];
@@ -442,7 +442,7 @@ async fn of_two_resources_for_one_object_the_second_is_refused() {
     files.write("20.yaml", &format!("{}{}", resource("Registry", "one", &spec), resource("Registry", "two", &spec)));
     let planned = files.plan(&["-o", "json"]).await;
     let lines = planned.json()["resources"].clone();
-    assert_eq!((planned.code, &lines[1]["action"], &lines[2]["reason"]), (1, &json!("create"), &json!("NameConflict")));
+    assert_eq!((planned.code, &lines[1]["action"], &lines[2]["reason"]), (2, &json!("create"), &json!("NameConflict")));
     assert!(lines[2]["message"].as_str().unwrap().contains("Registry one is older"), "{lines}");
     site.clean(&[&name]).await;
 }
@@ -454,7 +454,7 @@ async fn a_harbor_that_does_not_answer_is_said_once_and_nothing_else_is_asked() 
     files.declare(&name, &Specs::of(&name, &upstream));
     for apply in [&["--harbor", "http://127.0.0.1:9"][..], &["--harbor", "http://127.0.0.1:9", "--apply"]] {
         let planned = files.plan(apply).await;
-        assert_eq!(planned.code, 1, "{planned:?}");
+        assert_eq!(planned.code, 2, "{planned:?}");
         assert!(planned.out.contains("refused  HarborInstance default: HarborUnreachable"), "{}", planned.out);
         assert_eq!(planned.out.matches("InstanceNotReady").count(), 3, "{}", planned.out);
     }
@@ -468,7 +468,7 @@ async fn an_address_and_an_account_from_outside_need_no_instance_in_the_files() 
     let (url, directory) = (site.url.as_str(), files.directory.path());
     fs::remove_file(directory.join("10-harbor.yaml")).unwrap();
     let without = files.plan(&["--harbor", url]).await;
-    assert!(without.code == 1 && without.err.contains("HARBOR_USERNAME"), "{without:?}");
+    assert!(without.code == 2 && without.err.contains("HARBOR_USERNAME"), "{without:?}");
 
     let mut command = files.command(&["-f", "-", "--harbor", url, "-o", "json"]);
     command.env("HARBOR_USERNAME", &site.username).env("HARBOR_PASSWORD", &site.password);
@@ -479,17 +479,17 @@ async fn an_address_and_an_account_from_outside_need_no_instance_in_the_files() 
         Ran::of(child.wait_with_output().unwrap())
     });
     let ran = ran.await.unwrap();
-    assert_eq!((ran.code, ran.actions()), (2, expected(["nothing", "create", "create", "create"])));
+    assert_eq!((ran.code, ran.actions()), (1, expected(["nothing", "create", "create", "create"])));
 
     // The account is meant for one Harbor.
     let other = resource("HarborInstance", "other", &json!({"url": url, "credentialsSecretRef": {"name": "nowhere"}}));
     files.write("10-harbor.yaml", &(files.harbor() + &other));
     let several = files.plan(&["--harbor", url]).await;
-    assert!(several.code == 1 && several.err.contains("several HarborInstances"), "{several:?}");
+    assert!(several.code == 2 && several.err.contains("several HarborInstances"), "{several:?}");
     let mut several = files.command(&["-f", "."]);
     several.env("HARBOR_USERNAME", &site.username).env("HARBOR_PASSWORD", &site.password);
     let several = run(several).await;
-    assert!(several.code == 1 && several.err.contains("several HarborInstances"), "{several:?}");
+    assert!(several.code == 2 && several.err.contains("several HarborInstances"), "{several:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -510,16 +510,16 @@ async fn a_wrong_file_is_named_and_nothing_is_planned() {
     ] {
         files.write("20.yaml", &text);
         let ran = files.plan(&[]).await;
-        assert_eq!((ran.code, ran.out.as_str()), (1, ""), "{ran:?}");
+        assert_eq!((ran.code, ran.out.as_str()), (2, ""), "{ran:?}");
         assert!(ran.err.contains("20.yaml") && ran.err.contains(expected) && !ran.err.contains("918273645"), "{ran:?}");
     }
     files.write("20.yaml", "");
     let harbor = files.directory.path().join("10-harbor.yaml");
     fs::write(harbor, "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\n").unwrap();
     let ran = files.plan(&[]).await;
-    assert!(ran.code == 1 && ran.err.contains("there is no HarborInstance"), "{ran:?}");
+    assert!(ran.code == 2 && ran.err.contains("there is no HarborInstance"), "{ran:?}");
     let ran = files.plan(&["-f", "nowhere"]).await;
-    assert!(ran.code == 1 && ran.err.contains("nowhere"), "{ran:?}");
+    assert!(ran.code == 2 && ran.err.contains("nowhere"), "{ran:?}");
 }
 
 /// What the documentation shows is what is printed: the double in the place of the Harbor that it speaks of.
@@ -566,8 +566,8 @@ async fn the_documentation_shows_what_is_printed() {
         begun.split("```").next().unwrap().to_owned()
     };
     let text = plan(&["-f", "."]).await;
-    assert_eq!((block("text"), text.code), (text.out, 1));
+    assert_eq!((block("text"), text.code), (text.out, 2));
     let shown: Value = serde_json::from_str(&block("json")).unwrap();
     let printed = plan(&["-f", "10-harbor.yaml", "-f", "20-dockerhub.yaml", "-o", "json"]).await;
-    assert_eq!((shown, printed.code), (printed.json(), 2), "{}", printed.out);
+    assert_eq!((shown, printed.code), (printed.json(), 1), "{}", printed.out);
 }

@@ -227,7 +227,7 @@ async fn keys_that_ecr_rejects_are_named_and_no_pod_is_sent_to_a_project_that_ca
         harbor.url()
     );
     let ran = run(&["plan", "-f", "-", "-f", &rules[0], "-f", &rules[1], "--apply"], instance).await;
-    assert_eq!(ran.code, 1, "{ran:?}");
+    assert_eq!(ran.code, 2, "{ran:?}");
     assert!(ran.out.contains("UpstreamUnhealthy") || ran.out.contains("CredentialsRejected"), "{ran:?}");
     assert_eq!(harbor.by_hand("GET", "/projects/ecr", None).await.0, 404, "{ran:?}");
 }

@@ -4,7 +4,7 @@ use clap::{Args, ValueEnum};
 use k8s_openapi::jiff::Timestamp;
 
 use self::report::{Checked, Level, Violation};
-use super::{FAILED, deadline, input, listing, print, sources, tell, templates::Admission, warn_of};
+use super::{deadline, exit, input, listing, print, sources, tell, templates::Admission, warn_of};
 use crate::{
     image::ImageRef,
     manifests::{Image, Placeholder, Template},
@@ -14,8 +14,6 @@ use crate::{
 
 mod report;
 
-const ADMITTED: u8 = 0;
-const REFUSED: u8 = 1;
 
 const EXIT_CODES: &str = "\
 Exit status:
@@ -124,11 +122,11 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
         some(files.failed, "file could not be read", "files could not be read"),
     ));
     Ok(if files.failed > 0 {
-        FAILED
+        exit::FAILED
     } else if refused > 0 || (arguments.strict && listed + defects > 0) {
-        REFUSED
+        exit::FOUND
     } else {
-        ADMITTED
+        exit::DONE
     })
 }
 

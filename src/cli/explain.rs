@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use super::{deadline, print, sources};
+use super::{deadline, exit, print, sources};
 use crate::{
     image::ImageRef,
     rewrite::{
@@ -18,7 +18,6 @@ use crate::{
 };
 use reasons::Candidate;
 
-const EXPLAINED: u8 = 0;
 
 const EXIT_CODES: &str = "\
 Exit status:
@@ -157,7 +156,7 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
         Format::Text => explanation.text(),
     };
     print(&text)?;
-    Ok(EXPLAINED)
+    Ok(exit::DONE)
 }
 
 impl Explanation {

@@ -11,6 +11,7 @@ mod controller;
 mod crds;
 mod deadline;
 mod election;
+mod exit;
 mod explain;
 mod input;
 mod kustomization;
@@ -40,9 +41,6 @@ use self::signals::shutdown_on_signal;
 use crate::text;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-
-/// Exit status of commands that judge, when they could not: clap has it for a wrong command line.
-const FAILED: u8 = 2;
 
 /// Brings the images of a cluster's Pods from Harbor, keeps Harbor's proxy caches warm, and Harbor itself as Git says.
 #[derive(Debug, Parser)]
@@ -85,41 +83,27 @@ enum Command {
 }
 
 impl Cli {
-    /// Runs the command. Exit status 0 when it did what it should, 1 when not; clap's 2 is for the command line itself.
-    /// Commands that judge have exit statuses of their own, which their help lists.
+    /// Runs the command. Exit status 0: nothing was found; 1: findings or differences; more: an error. The help of each
+    /// command lists what it finds.
     pub async fn run(self) -> ExitCode {
-        let result = match self.command {
-            Command::Webhook(arguments) => webhook::run(arguments).await,
-            Command::Controller(arguments) => controller::run(arguments).await,
-            Command::Standalone(arguments) => standalone::run(arguments).await,
-            Command::Rewrite(arguments) => return judged(rewrite::run(&arguments).await),
-            Command::Check(arguments) => return judged(check::run(&arguments).await),
-            Command::Explain(arguments) => return judged(explain::run(&arguments).await),
-            Command::Plan(arguments) => return plan::run(arguments).await,
-            Command::Permissions(arguments) => return permissions::run(&arguments),
-            Command::Warm(arguments) => return judged(Box::pin(warm::run(arguments)).await),
-            Command::Status(arguments) => return Box::pin(status::run(arguments)).await,
-            Command::Release(arguments) => return release::run(arguments).await,
-            Command::Crds => crds::run(),
-            Command::Completions(arguments) => manual::completions(&arguments),
-            Command::Man(arguments) => manual::man(&arguments),
-        };
-        match result {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                tell(format_args!("{error:#}"));
-                ExitCode::FAILURE
-            }
-        }
+        let done = |()| exit::DONE;
+        exit::status(match self.command {
+            Command::Webhook(arguments) => webhook::run(arguments).await.map(done),
+            Command::Controller(arguments) => controller::run(arguments).await.map(done),
+            Command::Standalone(arguments) => standalone::run(arguments).await.map(done),
+            Command::Rewrite(arguments) => rewrite::run(&arguments).await,
+            Command::Check(arguments) => check::run(&arguments).await,
+            Command::Explain(arguments) => explain::run(&arguments).await,
+            Command::Plan(arguments) => plan::run(&arguments).await,
+            Command::Permissions(arguments) => permissions::run(&arguments).map(done),
+            Command::Warm(arguments) => Box::pin(warm::run(arguments)).await,
+            Command::Status(arguments) => Box::pin(status::run(&arguments)).await,
+            Command::Release(arguments) => release::run(&arguments).await,
+            Command::Crds => crds::run().map(done),
+            Command::Completions(arguments) => manual::completions(&arguments).map(done),
+            Command::Man(arguments) => manual::man(&arguments).map(done),
+        })
     }
-}
-
-/// The exit status of a command that judges: its own, or [`FAILED`].
-fn judged(result: anyhow::Result<u8>) -> ExitCode {
-    ExitCode::from(result.unwrap_or_else(|error| {
-        tell(format_args!("{error:#}"));
-        FAILED
-    }))
 }
 
 /// Writes a result to standard output.

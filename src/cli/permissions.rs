@@ -1,6 +1,6 @@
 //! `harbor-pilot permissions`
 
-use std::{fmt::Write, process::ExitCode, sync::Arc};
+use std::{fmt::Write, sync::Arc};
 
 use anyhow::ensure;
 use clap::{Args, ValueEnum};
@@ -17,7 +17,6 @@ use crate::{
     text::columns,
 };
 
-const FAILED: u8 = 1;
 
 const HELP: &str = "\
 Nothing is asked of Harbor or of a cluster. Rights of the level `project` are for all projects (*): a ProxyProject is created by
@@ -66,15 +65,8 @@ enum Output {
 }
 
 /// Prints the rights.
-pub(super) fn run(arguments: &Arguments) -> ExitCode {
-    let printed = permissions(arguments).and_then(|text| print(&text));
-    match printed {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tell(format_args!("{error:#}"));
-            ExitCode::from(FAILED)
-        }
-    }
+pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    permissions(arguments).and_then(|text| print(&text))
 }
 
 fn permissions(arguments: &Arguments) -> anyhow::Result<String> {

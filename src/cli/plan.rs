@@ -3,7 +3,7 @@
 mod apply;
 mod report;
 
-use std::{process::ExitCode, sync::Arc};
+use std::sync::Arc;
 
 use anyhow::{Context, bail, ensure};
 use clap::{Args, ValueEnum};
@@ -13,7 +13,7 @@ use serde_json::json;
 use self::report::{Entry, Report};
 use super::{
     account::{self, PASSWORD, USERNAME},
-    deadline,
+    deadline, exit,
     input::{self, Files, Input},
     listing, print, resources, tell,
 };
@@ -25,18 +25,14 @@ use crate::{
     standalone::{Manifests, World},
 };
 
-const AS_SPECIFIED: u8 = 0;
-const FAILED: u8 = 1;
-const DIFFERS: u8 = 2;
-
 /// What a Secret cannot be called.
 const FROM_ENVIRONMENT: &str = "HARBOR_USERNAME, HARBOR_PASSWORD";
 
 const EXIT_CODES: &str = "\
 Exit status:
   0  nothing to do: Harbor is as specified
-  1  something was refused, or could not be read or reached
-  2  Harbor differs from the files (also: a wrong command line)
+  1  Harbor differs from the files
+  2  an error: something was refused, or could not be read or reached
 With --apply: what is the case afterwards.
 
 HARBOR_USERNAME and HARBOR_PASSWORD, where they are set, stand in for the Secret of the HarborInstance.
@@ -78,14 +74,8 @@ enum Output {
 }
 
 /// Plans; see [`EXIT_CODES`].
-pub(super) async fn run(arguments: Arguments) -> ExitCode {
-    match arguments.deadline.bound(plan(&arguments)).await {
-        Ok(code) => ExitCode::from(code),
-        Err(error) => {
-            tell(format_args!("{error:#}"));
-            ExitCode::from(FAILED)
-        }
-    }
+pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
+    arguments.deadline.bound(plan(arguments)).await
 }
 
 async fn plan(arguments: &Arguments) -> anyhow::Result<u8> {
@@ -111,11 +101,11 @@ async fn plan(arguments: &Arguments) -> anyhow::Result<u8> {
     print(&text)?;
     let verdicts = || report.entries.iter().map(Entry::verdict);
     Ok(if verdicts().any(|verdict| verdict.is_refused()) {
-        FAILED
+        exit::FAILED
     } else if verdicts().any(|verdict| verdict.differs()) {
-        DIFFERS
+        exit::FOUND
     } else {
-        AS_SPECIFIED
+        exit::DONE
     })
 }
 

@@ -1,16 +1,12 @@
 //! `harbor-pilot release`
 
-use std::{fmt::Write, process::ExitCode};
+use std::fmt::Write;
 
 use anyhow::{Context, ensure};
 use clap::Args;
 
-use super::{deadline, print, tell};
+use super::{deadline, exit, print};
 use crate::cluster::release::{self, Held, Which};
-
-const NOTHING_LEFT: u8 = 0;
-const FAILED: u8 = 1;
-const TO_RELEASE: u8 = 2;
 
 /// Stands before what belongs to the line above.
 const DETAIL: &str = "           ";
@@ -21,8 +17,8 @@ runs this command is not needed: set spec.deletionPolicy: Retain, and it lets th
 
 Exit status:
   0  nothing to release, or all was released
-  1  something could not be read or released
-  2  something would be released, and --apply was not given (also: a wrong command line)
+  1  something would be released, and --apply was not given
+  2  an error: something could not be read or released
 
 Examples:
   harbor-pilot release                             # what waits to be deleted, and would be released
@@ -48,14 +44,8 @@ pub(super) struct Arguments {
 }
 
 /// Releases; see [`HELP`].
-pub(super) async fn run(arguments: Arguments) -> ExitCode {
-    match arguments.deadline.bound(release(&arguments)).await {
-        Ok(code) => ExitCode::from(code),
-        Err(error) => {
-            tell(format_args!("{error:#}"));
-            ExitCode::from(FAILED)
-        }
-    }
+pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
+    arguments.deadline.bound(release(arguments)).await
 }
 
 async fn release(arguments: &Arguments) -> anyhow::Result<u8> {
@@ -85,9 +75,9 @@ async fn release(arguments: &Arguments) -> anyhow::Result<u8> {
     conclude(&mut text, arguments, chosen.len(), undeleted.len(), failures)?;
     print(&text)?;
     Ok(match (failures, chosen.len(), arguments.apply) {
-        (0, 0, _) | (0, _, true) => NOTHING_LEFT,
-        (0, _, false) => TO_RELEASE,
-        _ => FAILED,
+        (0, 0, _) | (0, _, true) => exit::DONE,
+        (0, _, false) => exit::FOUND,
+        _ => exit::FAILED,
     })
 }
 

@@ -19,17 +19,13 @@ use self::{
     work::Work,
 };
 use super::{
-    FAILED, deadline,
+    deadline, exit,
     input::{self, Files, Input},
     print, shutdown_on_signal, sources, tell,
     templates::Admission,
 };
 use crate::manifests::separated;
 
-const DONE: u8 = 0;
-/// With `--diff` or `--strict`.
-const FOUND: u8 = 1;
-const UNKEPT: u8 = 3;
 
 const EXIT_CODES: &str = "\
 Exit status:
@@ -121,13 +117,13 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let counts = &work.counts;
     let unkept = counts.unkept > 0;
     Ok(if failed > 0 || (unkept && arguments.diff) {
-        FAILED
+        exit::FAILED
     } else if unkept {
-        UNKEPT
+        exit::INCOMPLETE
     } else if (arguments.diff && changed) || (arguments.strict && counts.has_findings()) {
-        FOUND
+        exit::FOUND
     } else {
-        DONE
+        exit::DONE
     })
 }
 

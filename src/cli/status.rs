@@ -2,23 +2,17 @@
 
 mod report;
 
-use std::process::ExitCode;
-
 use anyhow::{Context, ensure};
 use clap::{Args, ValueEnum};
 use k8s_openapi::jiff::Timestamp;
 use kube::{Api, Client, Resource, api::ListParams, core::DeserializeGuard};
 use serde::de::DeserializeOwned;
 
-use super::{deadline, print, tell};
+use super::{deadline, exit, print};
 use crate::{
     cluster::{Error, bounded, turn},
     survey::Survey,
 };
-
-const READY: u8 = 0;
-const FAILED: u8 = 1;
-const NOT_READY: u8 = 2;
 
 /// Resources that one request lists.
 const PAGE: u32 = 500;
@@ -31,8 +25,8 @@ the controller has seen last. What you may not read is said, and the rest is sho
 
 Exit status:
   0  everything is Ready
-  1  something could not be read
-  2  something is not Ready (also: a wrong command line)
+  1  something is not Ready
+  2  an error: something could not be read
 
 Examples:
   harbor-pilot status
@@ -62,14 +56,8 @@ enum Output {
 }
 
 /// Shows; see [`HELP`].
-pub(super) async fn run(arguments: Arguments) -> ExitCode {
-    match arguments.deadline.bound(status(&arguments)).await {
-        Ok(code) => ExitCode::from(code),
-        Err(error) => {
-            tell(format_args!("{error:#}"));
-            ExitCode::from(FAILED)
-        }
-    }
+pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
+    arguments.deadline.bound(status(arguments)).await
 }
 
 async fn status(arguments: &Arguments) -> anyhow::Result<u8> {
@@ -109,9 +97,9 @@ async fn status(arguments: &Arguments) -> anyhow::Result<u8> {
     };
     print(&text)?;
     Ok(match (report.unreadable.is_empty(), report.ready) {
-        (false, _) => FAILED,
-        (true, false) => NOT_READY,
-        (true, true) => READY,
+        (false, _) => exit::FAILED,
+        (true, false) => exit::FOUND,
+        (true, true) => exit::DONE,
     })
 }
 

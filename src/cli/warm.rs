@@ -20,14 +20,12 @@ use self::{
     report::Report,
     work::{Terms, Work},
 };
-use super::{FAILED, input, prewarm, print, shutdown_on_signal, sources, tell, warn_of};
+use super::{exit, input, prewarm, print, shutdown_on_signal, sources, tell, warn_of};
 use crate::{
     api::{HarborInstance, Interval, Platform, cached_image::Require},
     prewarm::Context as Warming,
 };
 
-const WARM: u8 = 0;
-const NOT_WARM: u8 = 1;
 
 const HELP: &str = "\
 Images are pulled through Harbor as a container runtime pulls them, nothing of them is kept here, and then Harbor is asked
@@ -165,10 +163,10 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<u8> {
     };
     print(&text)?;
     Ok(match report.is_good() {
-        _ if unread > 0 => FAILED,
-        true if strict && listed > 0 => NOT_WARM,
-        true => WARM,
-        false => NOT_WARM,
+        _ if unread > 0 => exit::FAILED,
+        true if strict && listed > 0 => exit::FOUND,
+        true => exit::DONE,
+        false => exit::FOUND,
     })
 }
 
@@ -217,7 +215,7 @@ async fn prepare(arguments: Arguments, timeout: Duration) -> anyhow::Result<Prep
 
 fn ended_early(why: &str) -> u8 {
     tell(format_args!("{why} before anything was warmed"));
-    NOT_WARM
+    exit::FOUND
 }
 
 impl Wait {

@@ -78,7 +78,7 @@ async fn a_leader_that_is_killed_halted_cut_off_or_asked_to_end_is_followed_and_
     writes_to_harbor(&site, &third).await;
     second.go_on().unwrap();
     let status = second.wait(SOON).await.unwrap();
-    assert_eq!(status.code(), Some(1), "{}", second.logs());
+    assert_eq!(status.code(), Some(2), "{}", second.logs());
     assert!(second.logs().contains("lost the Lease"), "{}", second.logs());
 
     let mut fourth = b.start(&site).await;
@@ -87,7 +87,7 @@ async fn a_leader_that_is_killed_halted_cut_off_or_asked_to_end_is_followed_and_
     let cut_off = Instant::now();
     let status = third.wait(LEASE).await.unwrap();
     let ended = cut_off.elapsed();
-    assert_eq!(status.code(), Some(1), "{}", third.logs());
+    assert_eq!(status.code(), Some(2), "{}", third.logs());
     assert!(third.logs().contains("it could not be renewed in time"), "{}", third.logs());
     assert!(!fourth.logs().contains(" leading"), "it ends before another leads: {}", fourth.logs());
     fourth.wait_for_line(" leading", TAKEN_OVER).await.unwrap();

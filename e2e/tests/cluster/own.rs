@@ -286,7 +286,7 @@ async fn kinds_are_deleted_after_the_operator_is_gone(cluster: &mut Cluster) {
         (output.status.code(), text(output.stdout), text(output.stderr))
     };
     let dry = release(&[]).await;
-    assert_eq!(dry.0, Some(2), "{dry:?}");
+    assert_eq!(dry.0, Some(1), "{dry:?}");
     for told in [
         "release  ReplicationRule released: replication policy released would stay in the Harbor of HarborInstance default",
         "release  Registry held: registry held would stay",

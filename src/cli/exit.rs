@@ -1,0 +1,24 @@
+//! Exit statuses: one scheme for all commands, that of `kubectl diff`.
+//!
+//! 0 is nothing found, 1 is findings or differences, and more is an error.
+
+use std::process::ExitCode;
+
+use super::tell;
+
+/// The command did what it should, and found nothing: no difference, nothing refused, everything is Ready.
+pub(super) const DONE: u8 = 0;
+/// The command did what it should, and found something. Its help says what.
+pub(super) const FOUND: u8 = 1;
+/// The command could not do what it should. clap has the same status for a wrong command line.
+pub(super) const FAILED: u8 = 2;
+/// `rewrite` wrote everything but single images.
+pub(super) const INCOMPLETE: u8 = 3;
+
+/// The exit status of a command. An error is printed to standard error.
+pub(super) fn status(result: anyhow::Result<u8>) -> ExitCode {
+    ExitCode::from(result.unwrap_or_else(|error| {
+        tell(format_args!("{error:#}"));
+        FAILED
+    }))
+}
