@@ -14,7 +14,6 @@ use crate::{
 
 mod report;
 
-
 const EXIT_CODES: &str = "\
 Exit status:
   0  no policy refuses anything; there may be warnings

@@ -18,7 +18,6 @@ use crate::{
 };
 use reasons::Candidate;
 
-
 const EXIT_CODES: &str = "\
 Exit status:
   0  explained, whatever the rules say

@@ -6,7 +6,7 @@ use anyhow::ensure;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
-use super::{input, print, resources, tell};
+use super::{input, print, resources};
 use crate::{
     controller::{
         Subjects,
@@ -16,7 +16,6 @@ use crate::{
     standalone::Manifests,
     text::columns,
 };
-
 
 const HELP: &str = "\
 Nothing is asked of Harbor or of a cluster. Rights of the level `project` are for all projects (*): a ProxyProject is created by

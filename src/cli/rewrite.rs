@@ -26,7 +26,6 @@ use super::{
 };
 use crate::manifests::separated;
 
-
 const EXIT_CODES: &str = "\
 Exit status:
   0  done; with --diff: nothing would change

@@ -26,7 +26,6 @@ use crate::{
     prewarm::Context as Warming,
 };
 
-
 const HELP: &str = "\
 Images are pulled through Harbor as a container runtime pulls them, nothing of them is kept here, and then Harbor is asked
 until it has stored them. What Harbor has stored before is not fetched again.
