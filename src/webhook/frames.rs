@@ -1,7 +1,7 @@
-//! Counts the frames of HTTP/2 in what a client sends, before they are handled: pure.
+//! Counts the HTTP/2 frames that a client sends, before they are handled. Pure.
 //!
 //! A frame of 9 bytes may cost the server work for each stream of the connection. Clients need few such frames for each
-//! request, so the number of frames without a request is bounded.
+//! request, so this limits the number of frames without a request.
 
 use std::time::Duration;
 
@@ -14,18 +14,18 @@ const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const CONTINUATION: u8 = 9;
 const END_HEADERS: u8 = 4;
-/// A DATA frame with less is one that the client could have saved, or the last one of a body.
+/// The smallest full DATA frame, in bytes. A smaller one is the last of a body, or the client could have avoided it.
 const FULL_DATA: usize = 256;
-/// Large frames that bring no body cost as much as one more for each of these bytes.
+/// A large frame without a body counts as one more frame for each of these bytes.
 const UNIT: usize = 1024;
 
-/// Frames that a connection may send at first without a request.
+/// Frames that a new connection may send without a request.
 const AT_FIRST: usize = 256;
-/// The most that it may save up.
+/// The largest budget of frames.
 const MOST: usize = 512;
-/// Each request allows for so many more: WINDOW_UPDATE, RST_STREAM, small DATA.
+/// Frames that each request adds to the budget: WINDOW_UPDATE, RST_STREAM, small DATA.
 const PER_REQUEST: usize = 8;
-/// Go's client sends up to two WINDOW_UPDATE for each 4 KiB that it reads.
+/// Written bytes that add one frame to the budget. Go's client sends up to two WINDOW_UPDATE for each 4 KiB that it reads.
 const WRITTEN_PER_FRAME: usize = 1024;
 const PER_SECOND: usize = 32;
 
@@ -34,11 +34,11 @@ const PER_SECOND: usize = 32;
 #[error("the client sends frames without requests")]
 pub(super) struct TooMany;
 
-/// The frames of one connection.
+/// The frame budget of one connection.
 #[derive(Debug)]
 pub(super) struct Frames {
     state: State,
-    /// A block of headers has begun and not ended.
+    /// Whether a block of headers is incomplete.
     in_headers: bool,
     left: usize,
     refilled: Instant,
@@ -47,12 +47,12 @@ pub(super) struct Frames {
 
 #[derive(Debug, Clone, Copy)]
 enum State {
-    /// So many bytes are those of the preface.
+    /// The number of bytes that matched the connection preface.
     Preface(usize),
-    /// Frames are not counted.
+    /// HTTP/1: frames are not counted.
     Http1,
     Head([u8; HEAD], usize),
-    /// So many bytes are left of a frame, which ends a block of headers or not.
+    /// The bytes left of a frame, and whether it ends a block of headers.
     Payload(usize, bool),
 }
 
@@ -61,12 +61,12 @@ impl Frames {
         Self { state: State::Preface(0), in_headers: false, left: AT_FIRST, refilled: now, written: 0 }
     }
 
-    /// Whether the beginning of a request's headers is held that has no end yet.
+    /// Whether the beginning of incomplete headers is held.
     pub(super) fn in_headers(&self) -> bool {
         self.in_headers
     }
 
-    /// Counts what the client has sent.
+    /// Counts the bytes that the client sent.
     pub(super) fn read(&mut self, mut bytes: &[u8], now: Instant) -> Result<(), TooMany> {
         while !bytes.is_empty() {
             match self.state {
@@ -101,7 +101,7 @@ impl Frames {
         Ok(())
     }
 
-    /// Counts what the client has taken.
+    /// Counts the bytes that the client received.
     pub(super) fn wrote(&mut self, bytes: usize) {
         self.written += bytes;
         self.allow(self.written / WRITTEN_PER_FRAME);
