@@ -218,7 +218,7 @@ impl BodyReader {
         let Some(asked) = asked(head) else { return self.limits.review };
         // An eighth is for the network in both directions.
         let left = (asked * 7 / 8).saturating_sub(since.elapsed());
-        self.limits.review.min(asked / 2).min(left)
+        self.limits.review.min(asked * 3 / 4).min(left)
     }
 
     /// Returns how long to wait for a body.
@@ -239,11 +239,14 @@ pub(super) fn peer(head: &Parts) -> Peer {
     Peer::of(address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)))
 }
 
-/// Returns the API server's timeout, which is in the query: `?timeout=10s`.
+/// Returns the time that the API server certainly waits, from the timeout in the query: `?timeout=10s`.
+///
+/// The API server rounds what is left of its deadline up to whole seconds, so up to a second of it may be over. An answer after
+/// the deadline is none, and `failurePolicy: Ignore` then admits the Pod.
 fn asked(head: &Parts) -> Option<Duration> {
     let mut parameters = head.uri.query().unwrap_or_default().split('&');
     let asked = parameters.find_map(|parameter| parameter.strip_prefix("timeout=")?.parse::<Interval>().ok());
-    asked.map(|asked| asked.duration())
+    asked.map(|asked| asked.duration()).map(|asked| asked.saturating_sub(Duration::from_secs(1)).max(asked / 4))
 }
 
 /// A body while it is read.

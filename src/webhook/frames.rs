@@ -12,6 +12,7 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const HEAD: usize = 9;
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const SETTINGS: u8 = 4;
 const CONTINUATION: u8 = 9;
 const END_HEADERS: u8 = 4;
 /// The smallest full DATA frame, in bytes. A smaller one is the last of a body, or the client could have avoided it.
@@ -28,6 +29,10 @@ const PER_REQUEST: usize = 8;
 /// Written bytes that add one frame to the budget. Go's client sends up to two WINDOW_UPDATE for each 4 KiB that it reads.
 const WRITTEN_PER_FRAME: usize = 1024;
 const PER_SECOND: usize = 32;
+/// SETTINGS frames of a new connection. Each costs work for each stream, and clients need one, and one for each of ours.
+const SETTINGS_AT_FIRST: usize = 16;
+/// SETTINGS frames that each second adds. Requests add none.
+const SETTINGS_PER_SECOND: usize = 1;
 
 /// The client has sent more frames than its requests need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -41,6 +46,7 @@ pub(super) struct Frames {
     /// Whether a block of headers is incomplete.
     in_headers: bool,
     left: usize,
+    settings: usize,
     refilled: Instant,
     written: usize,
 }
@@ -58,7 +64,14 @@ enum State {
 
 impl Frames {
     pub(super) fn new(now: Instant) -> Self {
-        Self { state: State::Preface(0), in_headers: false, left: AT_FIRST, refilled: now, written: 0 }
+        Self {
+            state: State::Preface(0),
+            in_headers: false,
+            left: AT_FIRST,
+            settings: SETTINGS_AT_FIRST,
+            refilled: now,
+            written: 0,
+        }
     }
 
     /// Whether the beginning of incomplete headers is held.
@@ -115,7 +128,16 @@ impl Frames {
         self.in_headers |= kind == HEADERS;
         match kind {
             HEADERS => self.allow(PER_REQUEST),
-            DATA if length >= FULL_DATA => {}
+            // The limits on the headers of a request bound the bytes of these. A charge would let a tenant with large headers
+            // close the API server's connection.
+            DATA | CONTINUATION if length >= FULL_DATA => {}
+            SETTINGS => {
+                if self.settings == 0 {
+                    self.refill(now);
+                }
+                self.settings = self.settings.checked_sub(1).ok_or(TooMany)?;
+                self.charge(1, now)?;
+            }
             _ => self.charge(1 + length / UNIT, now)?,
         }
         self.pass(length, ends);
@@ -137,12 +159,19 @@ impl Frames {
 
     fn charge(&mut self, cost: usize, now: Instant) -> Result<(), TooMany> {
         if self.left < cost {
-            let seconds = now.saturating_duration_since(self.refilled).as_secs();
-            self.refilled += Duration::from_secs(seconds);
-            self.allow(usize::try_from(seconds).unwrap_or(MOST).saturating_mul(PER_SECOND));
+            self.refill(now);
         }
         self.left = self.left.checked_sub(cost).ok_or(TooMany)?;
         Ok(())
+    }
+
+    fn refill(&mut self, now: Instant) {
+        let seconds = now.saturating_duration_since(self.refilled).as_secs();
+        self.refilled += Duration::from_secs(seconds);
+        let seconds = usize::try_from(seconds).unwrap_or(MOST);
+        self.allow(seconds.saturating_mul(PER_SECOND));
+        let settings = self.settings.saturating_add(seconds.saturating_mul(SETTINGS_PER_SECOND));
+        self.settings = settings.min(SETTINGS_AT_FIRST);
     }
 }
 
@@ -178,6 +207,29 @@ mod tests {
             let refused = (0..10_000).find(|_| frames.read(&unit, now).is_err());
             assert!(refused.is_some_and(|count| count <= AT_FIRST), "{name}: {refused:?}");
         }
+    }
+
+    #[test]
+    fn frames_of_settings_are_bounded_whatever_requests_come_with_them() {
+        let (mut frames, mut now) = begun();
+        let unit = [frame(1, 5, 40), frame(4, 0, 6)].concat();
+        let refused = (0..10_000).find(|_| frames.read(&unit, now).is_err());
+        assert_eq!(refused, Some(SETTINGS_AT_FIRST));
+        let (mut frames, _) = begun();
+        for _ in 0..1000 {
+            now += Duration::from_secs(1);
+            frames.read(&unit, now).unwrap();
+        }
+    }
+
+    #[test]
+    fn frames_of_large_headers_are_those_of_requests() {
+        let (mut frames, now) = begun();
+        for _ in 0..10_000 {
+            frames.read(&[frame(1, 0, 16_384), frame(9, 4, 10_000), frame(0, 1, 20_000)].concat(), now).unwrap();
+        }
+        let refused = (0..10_000).find(|_| frames.read(&frame(9, 0, 1), now).is_err());
+        assert!(refused.is_some_and(|count| count <= MOST), "small ones are bounded: {refused:?}");
     }
 
     #[test]
