@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the image of Harbor Pilot without a container engine: a static binary, the public certificate authorities, a user,
+# Builds the image of Harbor Pilot without a container engine: a static binary, the public CA certificates, a user,
 # and a bill of materials (CycloneDX). The same sources give the same digest.
 #
 #   image/build.sh --output DIR [--push REFERENCE] [--platform linux/amd64,linux/arm64] [--profile dist]
@@ -75,8 +75,8 @@ build() {
   local arch=$1 target=$2 compiler=$3 flags=$4 linker=$5
   local prefix=${target//-/_}
   local binary=${CARGO_TARGET_DIR:-$root/target}/$target/${profile/#dev/debug}/harbor-pilot
-  # A time that changes with each commit would have every C library built anew.
-  # The compiler of Debian's musl is for C alone: what it links wants a loader, which the image has not.
+  # A time that changes with each commit would rebuild every C library.
+  # The compiler of Debian's musl is for C only: its binaries need a loader, which the image does not have.
   env -u SOURCE_DATE_EPOCH "CC_$prefix=$compiler" "CFLAGS_$prefix=$flags" \
     RUSTFLAGS="--remap-path-prefix=$root=/harbor-pilot --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo" \
     cargo rustc --quiet --locked -p harbor-pilot --bin harbor-pilot --target "$target" --profile "$profile" \
@@ -86,7 +86,7 @@ build() {
     return 1
   fi
 
-  # Where the sources lie on this machine is nobody's business, and differs from the next.
+  # The path of the sources is private to this machine, and differs between machines.
   cargo cyclonedx --quiet --manifest-path Cargo.toml --format json --spec-version 1.5 --target "$target" \
     --describe binaries --no-build-deps
   sed "s|path+file://$root#|path+file:///harbor-pilot#|" harbor-pilot_bin.cdx.json >"$output/harbor-pilot-$arch.cdx.json"
@@ -110,7 +110,7 @@ build() {
     --label "org.opencontainers.image.created=$created" >/dev/null
 }
 
-# Debian has no musl-gcc for arm64, but all that it is made of.
+# Debian has no musl-gcc for arm64, but all its parts.
 CC_AMD64=${CC_AMD64:-musl-gcc}
 if [ -z "${CC_ARM64:-}" ]; then
   CC_ARM64=aarch64-linux-gnu-gcc

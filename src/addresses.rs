@@ -1,13 +1,14 @@
-//! Addresses that no Harbor and no registry has, and that cloud providers serve credentials at; and lists of hosts.
+//! Addresses that no Harbor and no registry has, such as those where cloud providers serve credentials; and lists of
+//! hosts.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use url::{Host, Url};
 
-/// What is wrong with an address, in a word. `None`: nothing.
+/// Why an address must not be used, in a word; `None` when it may.
 ///
-/// IPv4 within IPv6 (mapped, compatible, NAT64, 6to4) counts as what it leads to.
+/// IPv4 inside IPv6 (mapped, compatible, NAT64, 6to4) counts as the IPv4 address it leads to.
 pub fn objection(address: IpAddr) -> Option<&'static str> {
     match address {
         IpAddr::V4(address) => objection_v4(address),
@@ -42,7 +43,7 @@ fn objection_v6(address: Ipv6Addr) -> Option<&'static str> {
 fn within(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let v4 = |high: u16, low: u16| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low));
     match address.segments() {
-        // ::1 and :: are addresses of their own.
+        // ::1 and :: are not embedded IPv4 addresses.
         [0, 0, 0, 0, 0, 0, 0, 0 | 1] => None,
         [0, 0, 0, 0, 0, 0 | 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => Some(v4(high, low)),
         [0x2002, high, low, ..] => Some(v4(high, low)),
@@ -50,8 +51,8 @@ fn within(address: Ipv6Addr) -> Option<Ipv4Addr> {
     }
 }
 
-/// What is wrong with the host of a URL that is written as an address: it is one that nothing may connect to, or it is written
-/// so that a reader takes it for something else (`2852039166`, `0251.0376.0251.0376`). Names are judged when they are resolved.
+/// Why the host of a URL must not be used, if it is written as an address: nothing may connect to it, or its spelling
+/// hides the address from a reader (`2852039166`, `0251.0376.0251.0376`). Names are checked when they are resolved.
 pub fn literal_objection(url: &Url, as_written: &str) -> Option<String> {
     let address = match url.host()? {
         Host::Domain(_) => return None,
@@ -63,12 +64,12 @@ pub fn literal_objection(url: &Url, as_written: &str) -> Option<String> {
     Some(if plain { format!("{address} is {why}") } else { format!("{as_written} is {address}, {why}") })
 }
 
-/// Whether a URL names its address in the usual form: who writes `169.254.169.254` means it.
+/// Whether a URL writes its address in the usual form: an author of `169.254.169.254` intends that address.
 pub fn is_written_plainly(url: &Url, as_written: &str) -> bool {
     url.host_str().is_some_and(|host| as_written.to_ascii_lowercase().contains(host))
 }
 
-/// Hosts that an administrator allows: names and addresses with `*` and `?`, each with or without a port.
+/// The hosts that an administrator allows: names and addresses with `*` and `?`, each with or without a port.
 #[derive(Debug, Clone, Default)]
 pub struct Hosts {
     set: GlobSet,
@@ -76,10 +77,10 @@ pub struct Hosts {
 }
 
 impl Hosts {
-    /// Reads a list. An empty one allows all.
+    /// Parses a list. An empty list allows all hosts.
     ///
     /// # Errors
-    /// The entry that cannot be read, and why.
+    /// The entry that cannot be parsed, and why.
     pub fn new(list: &[String]) -> Result<Self, String> {
         let mut set = GlobSetBuilder::new();
         for entry in list {
@@ -94,12 +95,12 @@ impl Hosts {
         Ok(Self { set, count: list.len() })
     }
 
-    /// Whether nothing is said.
+    /// Whether the list is empty.
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }
 
-    /// Whether the host of a URL is among them.
+    /// Whether the list contains the host of a URL; `false` for an empty list.
     pub fn contains(&self, url: &Url) -> bool {
         let Some(host) = url.host_str() else { return false };
         let host = host.trim_start_matches('[').trim_end_matches([']', '.']).to_ascii_lowercase();

@@ -1,14 +1,14 @@
-//! Numbers that nobody can foresee: for what is not to come all at once, and for names that are nobody else's. Not for secrets.
+//! Unpredictable numbers, for jitter and unique names. Not for secrets.
 
 use std::hash::{BuildHasher, RandomState};
 
-/// Any number.
+/// A random number.
 pub fn number() -> u64 {
-    // Each state has keys of its own.
+    // Each `RandomState` has its own keys.
     RandomState::new().hash_one(0_u8)
 }
 
-/// From 0 to 1, so that those that failed together do not come back together.
+/// A random number from 0 to 1, so that tasks that failed together do not retry together.
 pub fn fraction() -> f64 {
     (number() >> 11) as f64 / (1_u64 << 53) as f64
 }

@@ -1,8 +1,8 @@
 //! Image references: the one parser of this product.
 //!
-//! The grammar is that of `ParseNormalizedNamed` in github.com/distribution/reference with sha256, sha384 and sha512
-//! registered, for that is how container runtimes read an image. Where that library is odd, so are we: a reading of
-//! ours that differs from the runtime's would send a Pod to another image.
+//! The grammar is that of `ParseNormalizedNamed` in github.com/distribution/reference, with sha256, sha384 and sha512
+//! registered, because container runtimes read images this way. This parser copies the odd cases of that library too: if it
+//! read a reference differently from the runtime, a Pod would get another image.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,7 +11,7 @@ use std::str::FromStr;
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// The host of Docker Hub, which short names mean.
+/// The host of Docker Hub, which applies to short names.
 pub const DOCKER_HUB: &str = "docker.io";
 /// A host of Docker Hub that container runtimes read as [`DOCKER_HUB`].
 pub const LEGACY_DOCKER_HUB: &str = "index.docker.io";
@@ -23,48 +23,48 @@ const MIN_DIGEST_HEX: usize = 32;
 
 /// A valid image reference in its normalised full form: `host/repository[:tag][@digest]`.
 ///
-/// Equality, order and hash are those of that text. Cloning costs one allocation.
+/// Equality, order and hash use that text. A clone costs one allocation.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ImageRef {
     text: Box<str>,
-    /// 0 when there is no host, see [`ImageRef::host`].
+    /// 0 when the reference has no host, see [`ImageRef::host`].
     host_end: usize,
     repository_end: usize,
     tag_end: usize,
 }
 
-/// Why a text is no image reference.
+/// The reason why a text is not an image reference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ImageRefError {
-    /// 64 lower-case hexadecimal digits: container runtimes would take it for the id of a local image.
+    /// The text is 64 lower-case hexadecimal digits: container runtimes take it for the ID of a local image.
     #[error("cannot specify 64-byte hexadecimal strings: put a registry host or a namespace in front")]
     Identifier,
-    /// Lower-casing the name would make it valid.
+    /// The name has upper-case letters; in lower case it is valid.
     #[error("repository name must be lowercase")]
     Uppercase,
-    /// Anything else that the grammar refuses.
+    /// The text does not match the grammar for another reason.
     #[error("invalid reference format: expected [host[:port]/]name[:tag][@digest]")]
     Format,
     /// The repository, without its host, is longer than 255 bytes.
     #[error("repository name must not be more than 255 characters")]
     TooLong,
-    /// The digest is well formed, but not sha256, sha384 or sha512.
+    /// The digest is well formed, but its algorithm is not sha256, sha384 or sha512.
     #[error("unsupported digest algorithm: use sha256, sha384 or sha512")]
     DigestAlgorithm,
-    /// The digest has not the number of digits of its algorithm.
+    /// The number of digits does not match the algorithm.
     #[error("invalid digest length: the digest was cut or padded")]
     DigestLength,
-    /// The digest has characters that it may not have, such as upper-case ones.
+    /// The digest has characters that are not allowed, such as upper-case letters.
     #[error("invalid digest format: use lower-case hexadecimal digits")]
     DigestFormat,
 }
 
-/// The port that runtimes use where a host names none.
+/// The port that runtimes use when the host has none.
 const DEFAULT_PORT: &str = ":443";
 
 impl ImageRef {
-    /// Reads a reference as a container runtime does, and normalises it: `nginx` becomes `docker.io/library/nginx`.
-    /// No default tag is added. Time is linear in the length of `input`; one allocation.
+    /// Parses a reference as a container runtime does, and normalises it: `nginx` becomes `docker.io/library/nginx`. Adds no
+    /// default tag. Takes time linear in the length of `input`, and one allocation.
     pub fn parse(input: &str) -> Result<Self, ImageRefError> {
         if input.len() == 64 && input.bytes().all(is_lower_hex) {
             return Err(ImageRefError::Identifier);
@@ -100,43 +100,44 @@ impl ImageRef {
         })
     }
 
-    /// The registry: `host[:port]`, an IPv6 address in brackets, in the case in which it was written; `docker.io` for
-    /// short names.
+    /// Returns the registry: `host[:port]`, with an IPv6 address in brackets, in its original case; `docker.io` for short
+    /// names.
     ///
-    /// Empty in one odd case that the reference library has, too: a first component with a dot and an underscore, as
-    /// in `my_host.example/app`, is no valid host, and the whole is taken for a repository.
+    /// Empty in one odd case of the reference library: a first component with a dot and an underscore, as in
+    /// `my_host.example/app`, is not a valid host, so the whole text is the repository.
     pub fn host(&self) -> &str {
         self.text.get(..self.host_end).unwrap_or_default()
     }
 
-    /// The repository without its host, at most 255 bytes: `library/nginx`.
+    /// Returns the repository without its host, at most 255 bytes: `library/nginx`.
     pub fn repository(&self) -> &str {
         let start = if self.host_end == 0 { 0 } else { self.host_end + 1 };
         self.text.get(start..self.repository_end).unwrap_or_default()
     }
 
-    /// Host and repository, without tag and digest: `docker.io/library/nginx`.
+    /// Returns host and repository, without tag and digest: `docker.io/library/nginx`.
     pub fn name(&self) -> &str {
         self.text.get(..self.repository_end).unwrap_or_default()
     }
 
-    /// The tag, if one is written: 1 to 128 characters.
+    /// Returns the tag, if the reference has one: 1 to 128 characters.
     pub fn tag(&self) -> Option<&str> {
         self.text.get(self.repository_end + 1..self.tag_end)
     }
 
-    /// The digest, if one is written: `sha256:` and 64 lower-case hexadecimal digits, or the like with sha384, sha512.
+    /// Returns the digest, if the reference has one: `sha256:` and 64 lower-case hexadecimal digits, or the same form for
+    /// sha384 and sha512.
     pub fn digest(&self) -> Option<&str> {
         self.text.get(self.tag_end + 1..)
     }
 
-    /// The normalised full form, which parses to the same value.
+    /// Returns the normalised full form, which parses to the same value.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// The same image, named without the port that runtimes use anyway: `quay.io:443/app` is `quay.io/app`. `None` when it
-    /// names no such port, and when the name without it means another repository: runtimes read `docker.io:443/nginx` as
+    /// Returns the same image without the default port: `quay.io:443/app` becomes `quay.io/app`. `None` when the reference
+    /// has no default port, and when the name without it is another repository: runtimes read `docker.io:443/nginx` as
     /// `nginx` of that host, and `docker.io/nginx` as `library/nginx`.
     pub fn without_default_port(&self) -> Option<Self> {
         let host = self.host().strip_suffix(DEFAULT_PORT)?;
@@ -146,14 +147,15 @@ impl ImageRef {
         (is_same_host(image.host()) && image.repository() == self.repository()).then_some(image)
     }
 
-    /// The same image without leading components of its repository; `None` when they are all of it, or others.
+    /// Returns the same image without `path` at the start of its repository; `None` when the repository starts differently or
+    /// has no other component.
     pub fn without_path(&self, path: &str) -> Option<Self> {
         let rest = self.text.get(self.host_end..)?.strip_prefix('/')?.strip_prefix(path)?.strip_prefix('/')?;
         Self::parse(&format!("{}/{rest}", self.host())).ok().filter(|image| image.host() == self.host())
     }
 
-    /// The same repository, tag and digest below another host and path: `host/path/repository[:tag][@digest]`.
-    /// The only error is [`ImageRefError::TooLong`]. One allocation.
+    /// Returns the same repository, tag and digest under another host and path: `host/path/repository[:tag][@digest]`. The
+    /// only error is [`ImageRefError::TooLong`]. One allocation.
     pub fn moved_under(&self, prefix: &ImagePrefix) -> Result<Self, ImageRefError> {
         let repository = self.repository();
         if prefix.path().len() + 1 + repository.len() > MAX_REPOSITORY {
@@ -175,7 +177,7 @@ impl ImageRef {
     }
 }
 
-/// A valid host and path that repositories can be put under: `harbor.example/dockerhub`.
+/// A valid host and path for repositories: `harbor.example/dockerhub`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ImagePrefix {
     text: Box<str>,
@@ -183,9 +185,9 @@ pub struct ImagePrefix {
 }
 
 impl ImagePrefix {
-    /// Checks that any reference made of the two is read back with this very `host` and `path`: the host has a dot, a
-    /// port or an upper-case letter, or is `localhost`, and is not the old name of Docker Hub; the path has one or more
-    /// components of a repository name.
+    /// Checks that every reference built from the two parses back to this `host` and `path`. The host needs a dot, a port or
+    /// an upper-case letter, or is `localhost`, and is not the legacy name of Docker Hub. The path has one or more components
+    /// of a repository name.
     pub fn new(host: &str, path: &str) -> Result<Self, ImageRefError> {
         if !is_host(host) || !reads_as_host(host) || host == LEGACY_DOCKER_HUB {
             return Err(ImageRefError::Format);
@@ -199,12 +201,12 @@ impl ImagePrefix {
         Ok(Self { text: format!("{host}/{path}").into_boxed_str(), host_end: host.len() })
     }
 
-    /// The host, with its port if it has one.
+    /// Returns the host, with its port if it has one.
     pub fn host(&self) -> &str {
         self.text.get(..self.host_end).unwrap_or_default()
     }
 
-    /// The path, without slashes at its ends.
+    /// Returns the path, without leading and trailing slashes.
     pub fn path(&self) -> &str {
         self.text.get(self.host_end + 1..).unwrap_or_default()
     }
@@ -262,14 +264,14 @@ impl<'de> Deserialize<'de> for ImageRef {
     }
 }
 
-/// Whether two hosts are one: without regard to case, as in DNS, and to the port that runtimes use where none is named.
+/// Compares two hosts: ignores case, as in DNS, and the default port.
 pub fn is_same_host(one: &str, other: &str) -> bool {
     let bare = |host: &'_ str| host.strip_suffix(DEFAULT_PORT).map_or(host.len(), str::len);
     let (one, other) = (one.get(..bare(one)), other.get(..bare(other)));
     one.zip(other).is_some_and(|(one, other)| one.eq_ignore_ascii_case(other))
 }
 
-/// A host as hosts are compared: in lower case, without the port that runtimes use where none is named.
+/// Returns a host in the form for comparison: in lower case, without the default port.
 pub fn canonical_host(host: &str) -> Cow<'_, str> {
     let host = without_default_port(host);
     if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
@@ -279,13 +281,13 @@ pub fn canonical_host(host: &str) -> Cow<'_, str> {
     }
 }
 
-/// A host without the port that runtimes use where none is named.
+/// Returns a host without the default port.
 pub fn without_default_port(host: &str) -> &str {
     host.strip_suffix(DEFAULT_PORT).unwrap_or(host)
 }
 
-/// Whether `text` is a host as the grammar has it: a domain name, an IPv4 address or an IPv6 address in brackets, with
-/// or without a port.
+/// Checks whether `text` is a host of the grammar: a domain name, an IPv4 address or an IPv6 address in brackets, with or
+/// without a port.
 pub fn is_host(text: &str) -> bool {
     if let Some(inner) = text.strip_prefix('[') {
         let Some((address, port)) = inner.split_once(']') else {
@@ -301,12 +303,12 @@ pub fn is_host(text: &str) -> bool {
     name.split('.').all(is_host_component) && port.is_none_or(is_port)
 }
 
-/// Whether `text` is one or more components of a repository name, joined by slashes: runs of lower-case letters and digits
-/// with separators between them.
+/// Checks whether `text` is one or more components of a repository name, joined by slashes. A component is runs of lower-case
+/// letters and digits with separators between them.
 pub fn is_path(text: &str) -> bool {
     let mut separator = None;
     let mut length = 0_usize;
-    // The start of a component counts as behind a separator: what follows must be a letter or a digit.
+    // The start of a component counts as a separator: a letter or a digit must follow.
     let mut in_word = false;
     for byte in text.bytes() {
         match byte {
@@ -335,14 +337,14 @@ pub fn is_path(text: &str) -> bool {
     in_word
 }
 
-/// Whether the first component of a reference is taken for a host, and not for a namespace of Docker Hub.
+/// Checks whether runtimes read the first component of a reference as a host, and not as a namespace of Docker Hub.
 pub fn reads_as_host(first: &str) -> bool {
     first == "localhost" || first.bytes().any(|b| b == b'.' || b == b':') || has_uppercase(first)
 }
 
 struct Split<'a> {
     host: &'a str,
-    /// Whether `library/` is to be put before `rest`.
+    /// Whether the normalised form has `library/` before `rest`.
     official: bool,
     rest: &'a str,
 }
@@ -360,7 +362,7 @@ fn split_host(input: &str) -> Split<'_> {
 }
 
 struct Parts<'a> {
-    /// Empty when it is no host, but a component of the repository.
+    /// Empty when the first component is part of the repository and not a host.
     host: &'a str,
     path: &'a str,
     tag: Option<&'a str>,
@@ -386,7 +388,7 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// The library tries once more with the whole in lower case, and says so if that would do.
+/// The library parses the text again in lower case, and reports when that is valid.
 fn refusal(split: &Split<'_>) -> ImageRefError {
     let (host, rest) = (lowered(split.host), lowered(split.rest));
     let changed = host != split.host || rest != split.rest;
@@ -394,7 +396,7 @@ fn refusal(split: &Split<'_>) -> ImageRefError {
 }
 
 fn lowered(text: &str) -> String {
-    // One character for one, as Go's ToLower: U+0130 becomes `i`.
+    // Maps each character to one character, as Go's ToLower does: U+0130 becomes `i`.
     text.chars().filter_map(|c| c.to_lowercase().next()).collect()
 }
 
@@ -423,7 +425,7 @@ fn is_tag(text: &str) -> bool {
         && text.bytes().all(|b| word(b) || b == b'.' || b == b'-')
 }
 
-/// The wider form that the reference grammar has for digests; [`check_digest`] then judges by algorithm.
+/// Checks the wider form that the reference grammar allows for digests; [`check_digest`] then checks by algorithm.
 fn has_form_of_digest(text: &str) -> bool {
     let Some((algorithm, hex)) = text.split_once(':') else {
         return false;

@@ -1,7 +1,7 @@
-//! What admission goes by: rules, policies and the labels of namespaces, each swapped whole when it changes.
+//! The active rules, policies and namespace labels of admission; each is replaced as a whole when it changes.
 //!
-//! In: ProxyProjects, HarborInstances and ImagePolicies, from wherever they are kept. Out: what webhooks and warming read,
-//! and a line in the log when a rule or a policy is odd, or a Harbor has gone away or come back.
+//! In: ProxyProjects, HarborInstances and ImagePolicies, from any store. Out: the state that webhooks and warming read,
+//! and a log line when a rule or a policy is invalid or shadowed, or when a Harbor became unavailable or recovered.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -23,28 +23,28 @@ use crate::{
     rewrite::{self, Namespaces, Rules},
 };
 
-/// How often it is asked whether a Harbor that does not answer has been away long enough to count as unavailable.
+/// Interval of the check whether a Harbor was unreachable long enough to count as unavailable.
 pub const LOOK: Duration = Duration::from_secs(5);
 
-/// What admission goes by. Clones share it.
+/// The active state of admission. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct InForce {
-    /// The rules in force.
+    /// The active rules.
     pub rules: Arc<ArcSwap<Rules>>,
-    /// The policies in force.
+    /// The active policies.
     pub policies: Arc<ArcSwap<Policies>>,
-    /// What scans found of images; nothing while no policy goes by them.
+    /// Scan results of images; empty while no policy uses them.
     pub scans: Arc<ArcSwap<Scans>>,
     /// Labels of namespaces.
     pub namespaces: Arc<ArcSwap<Namespaces>>,
-    /// ProxyProjects whose images are not warmed because Pods ask for them (`prewarm.mode: Manual`).
+    /// ProxyProjects whose images are not warmed when Pods request them (`prewarm.mode: Manual`).
     pub manual: Arc<ArcSwap<HashSet<String>>>,
     basis: Arc<Mutex<Basis>>,
-    /// When the rules were compiled last, in seconds since 1970; 0 before.
+    /// When the rules were last compiled, in seconds since 1970; 0 before.
     compiled: Arc<AtomicI64>,
 }
 
-/// What the rules in force were compiled from.
+/// The input of the active rules.
 #[derive(Debug, Default)]
 struct Basis {
     projects: Vec<Arc<ProxyProject>>,
@@ -52,15 +52,15 @@ struct Basis {
 }
 
 impl InForce {
-    /// Compiles the rules of projects, some of whose HarborInstances are `unavailable`, and puts them in force. Nothing is
-    /// done when both are those of the last time: projects are compared by where they are kept, not by what they say.
+    /// Compiles the rules of the projects, with the HarborInstances in `unavailable`, and activates them. Does nothing
+    /// when both are the same as the last time: projects are compared by pointer, not by content.
     pub fn recompile(&self, projects: &[Arc<ProxyProject>], unavailable: BTreeSet<String>) {
         let mut basis = self.basis.lock().unwrap_or_else(PoisonError::into_inner);
         if basis.is(projects, &unavailable) {
             return;
         }
         let rules = rewrite::serving(projects.iter().map(AsRef::as_ref), |instance| unavailable.contains(instance));
-        // Each status of each ProxyProject compiles anew: what was said once need not be said again.
+        // Each status change of a ProxyProject recompiles the rules: findings are logged only once.
         warn_of_new("rule", rules.findings(), self.rules.load().findings());
         self.rules.store(Arc::new(rules));
         self.compiled.store(Timestamp::now().as_second(), Ordering::Relaxed);
@@ -75,19 +75,19 @@ impl InForce {
         *basis = Basis { projects: projects.to_vec(), unavailable };
     }
 
-    /// When the rules in force were compiled, in seconds since 1970; 0 where there have never been any.
+    /// When the active rules were compiled, in seconds since 1970; 0 before the first time.
     pub fn compiled_at(&self) -> i64 {
         self.compiled.load(Ordering::Relaxed)
     }
 
-    /// Compiles policies and puts them in force.
+    /// Compiles the policies and activates them.
     pub fn enforce<'p>(&self, policies: impl IntoIterator<Item = &'p ImagePolicy>) {
         let policies = Policies::compile(policies);
         warn_of_new("policy", policies.findings(), self.policies.load().findings());
         self.policies.store(Arc::new(policies));
     }
 
-    /// Keeps what scans found of these images, if a policy goes by that.
+    /// Keeps the scan results of these images, if a policy uses scans.
     pub fn remember_scans<'i>(&self, images: impl IntoIterator<Item = &'i CachedImage>) {
         let records: Vec<Record> = if self.policies.load().go_by_scans() {
             images.into_iter().filter_map(Record::of).collect()
@@ -100,7 +100,7 @@ impl InForce {
     }
 }
 
-/// Logs the findings about a rule or a policy (`what`) that are not among those of `before`.
+/// Logs the findings about a rule or a policy (`what`) that are not in `before`.
 pub fn warn_of_new<F: Display + PartialEq>(what: &str, findings: &[F], before: &[F]) {
     for finding in findings.iter().filter(|finding| !before.contains(finding)) {
         tracing::warn!(%finding, "{what}");
@@ -135,15 +135,15 @@ mod tests {
         instances.iter().map(|name| (*name).to_owned()).collect()
     }
 
-    /// Whether the rules in force are others afterwards.
+    /// Whether the active rules differ afterwards.
     fn recompiled(in_force: &InForce, projects: &[Arc<ProxyProject>], away: BTreeSet<String>) -> bool {
         let before = in_force.rules.load_full();
-        // Whoever comes by a line of the log first decides for the process whether anybody listens.
+        // The first thread to reach a log line decides for the whole process whether it has a subscriber.
         logged(|| in_force.recompile(projects, away));
         !Arc::ptr_eq(&before, &in_force.rules.load_full())
     }
 
-    /// What is logged meanwhile.
+    /// The lines that are logged meanwhile.
     fn logged(work: impl FnOnce()) -> Vec<String> {
         #[derive(Clone, Default)]
         struct Log(Arc<Mutex<Vec<u8>>>);
@@ -193,7 +193,7 @@ mod tests {
             (away(&[]), vec![]),
         ];
         for (step, (unavailable, expected)) in table.into_iter().enumerate() {
-            // Each time with another project: statuses change while a Harbor is away.
+            // Each time with another project: statuses change while a Harbor is unreachable.
             let projects = [project("hub")];
             assert_eq!(logged(|| in_force.recompile(&projects, unavailable)), expected, "step {step}");
         }

@@ -1,8 +1,8 @@
-//! Whether this process may write: asked right before each request that changes something, without waiting for anybody.
+//! Whether this process may write: checked right before each request that changes something, without blocking.
 //!
-//! What remains: a process that is halted between the question and the sending of the bytes, or bytes that are under way in the
-//! network for longer than the time between the end of one leader and the beginning of the next. Harbor knows no fencing, so
-//! nothing on this side can take such a request back. At the API server most writes name the version that they change.
+//! Remaining risk: a process that is paused between the check and the send, or bytes that stay in the network longer than
+//! the time between the end of one leader and the start of the next. Harbor has no fencing, so this side cannot recall
+//! such a request. At the API server, most writes name the version that they change.
 
 use std::{
     future::poll_fn,
@@ -15,54 +15,54 @@ use std::{
     time::Duration,
 };
 
-/// How long after the end of the lead a process that still lives is ended the hard way.
+/// How long after the end of the lead a process that is still alive is killed.
 const BACKSTOP: Duration = Duration::from_millis(500);
 
-/// Nobody leads yet, or any more.
+/// This process does not lead yet, or no longer.
 const NONE: u64 = 0;
 
-/// The right to write, until a moment that is moved on with each renewal. Clones share it.
+/// The right to write, until a time that each renewal extends. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Leadership(Option<Arc<AtomicU64>>);
 
 impl Leadership {
-    /// Where there is no election: always.
+    /// Leadership without an election: always held.
     pub fn always() -> Self {
         Self(None)
     }
 
-    /// Not yet: until [`Leadership::extend`].
+    /// Leadership with an election: not held before [`Leadership::extend`].
     pub fn elected() -> Self {
         Self(Some(Arc::new(AtomicU64::new(NONE))))
     }
 
-    /// Whether this process leads at this very moment.
+    /// Whether this process leads now.
     pub fn holds(&self) -> bool {
         self.0.as_ref().is_none_or(|until| uptime() < Duration::from_nanos(until.load(Ordering::Acquire)))
     }
 
-    /// Leads until then, by [`uptime`].
+    /// Extends the lead until then, on the clock of [`uptime`].
     pub fn extend(&self, until: Duration) {
         self.set(u64::try_from(until.as_nanos()).unwrap_or(u64::MAX));
     }
 
-    /// Leads no more, and is about to end in good order.
+    /// Ends the lead, before a clean shutdown.
     pub fn end(&self) {
         self.set(NONE);
     }
 
-    /// Goes on with `work` while this process leads. Once it does not, nothing more happens and nothing is ever answered: the
-    /// process is about to end, and nobody is to take what it met then for a fault of Harbor or of the API server.
+    /// Runs `work` while this process leads. After the loss of the lead it stops and never completes: the process is about
+    /// to exit, and errors from that time must not count as faults of Harbor or of the API server.
     pub async fn guard<F: Future>(&self, work: F) -> F::Output {
         let mut work = pin!(work);
         poll_fn(|cx| if self.holds() { work.as_mut().poll(cx) } else { Poll::Pending }).await
     }
 
-    /// Calls `end` from a thread of its own half a second after the lead has run out and was not ended in good order, for a
-    /// process whose other threads are held up.
+    /// Calls `end` from a separate thread half a second after the lead expired without a clean end, in case all other
+    /// threads are blocked.
     ///
     /// # Errors
-    /// When no thread can be started.
+    /// When the thread cannot be started.
     pub fn backstop(&self, end: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
         let Some(until) = self.0.clone() else { return Ok(()) };
         let watch = move || {
@@ -72,7 +72,7 @@ impl Leadership {
                     return;
                 }
                 match (Duration::from_nanos(until) + BACKSTOP).checked_sub(uptime()) {
-                    // A thread sleeps longer than it meant to where the machine was asleep.
+                    // When the machine was asleep, a thread sleeps longer than requested.
                     Some(left) if !left.is_zero() => std::thread::sleep(left.min(Duration::from_secs(1))),
                     _ => break,
                 }
@@ -89,7 +89,8 @@ impl Leadership {
     }
 }
 
-/// Time since the machine was started. It runs on while the machine sleeps, where the system has such a clock, and nobody sets it.
+/// Time since the machine started. The clock continues while the machine sleeps, where the system has such a clock, and
+/// cannot be set.
 pub fn uptime() -> Duration {
     #[cfg(target_os = "linux")]
     let clock = rustix::time::ClockId::Boottime;
@@ -139,7 +140,7 @@ mod tests {
         given_up.extend(uptime() + Duration::from_millis(200));
         given_up.backstop(move || ended.send("given up").unwrap()).unwrap();
         given_up.end();
-        // The thread has gone, and its end of the channel with it.
+        // The thread has ended, and with it its end of the channel.
         assert_eq!(end.recv_timeout(Duration::from_secs(20)), Err(mpsc::RecvTimeoutError::Disconnected));
     }
 }

@@ -1,4 +1,4 @@
-//! Harbor Pilot: images of a cluster's Pods come from Harbor, Harbor's proxy caches are warm, and Harbor is what Git says.
+//! Harbor Pilot: the Pods of a cluster pull their images from Harbor, Harbor's proxy caches are warm, and Harbor matches Git.
 //!
 //! ```text
 //!                    AdmissionReview                         HarborInstance, Registry,          Nodes, Pods
@@ -9,36 +9,37 @@
 //!                          ▼                                           │
 //!      image ◀── rewrite: (Pod, Rules) → patch ◀── Rules ──┐           ▼
 //!                          │                               │        plan: (desired, observed) → steps, drift
-//!                 reply ◀──┴──▶ offers                     │           │
+//!                 reply ◀──┴──▶ prewarm requests           │           │
 //!                                 │                        │           ▼
 //!                                 ▼                        └── status.rewrite ◀── apply ──▶ harbor
 //!                    prewarm::queue → CachedImage → prewarm::reconcile ──pull──▶ registry (/v2)
 //!                                                          └──verify──▶ harbor, registry
 //! ```
 //!
-//! Dependencies point one way, and `image`, `api`, `skim`, `rewrite`, `policy` and `plan` are pure: `tests/architecture.rs` holds both.
+//! Dependencies point one way. `image`, `api`, `skim`, `rewrite`, `policy` and `plan` are pure. `tests/architecture.rs`
+//! checks both.
 //!
 //! | module | in | out |
 //! |---|---|---|
 //! | [`image`] | text | [`image::ImageRef`], read as container runtimes read it |
 //! | [`api`] | YAML, JSON | the kinds, their conditions and reasons |
-//! | [`skim`] | JSON | the few fields that somebody wants of it, borrowed |
-//! | [`rewrite`] | a Pod and the rules in force | a minimal patch, and what should be warm |
-//! | [`manifests`] | YAML or JSON of any kinds | Pod templates in it; the same text with other images |
+//! | [`skim`] | JSON | the few fields that a caller needs, borrowed |
+//! | [`rewrite`] | a Pod and the active rules | a minimal patch, and the images to prewarm |
+//! | [`manifests`] | YAML or JSON of any kinds | its Pod templates; the same text with other images |
 //! | [`policy`] | images that Pods would run, and ImagePolicies | refusals, warnings, entries of the audit log |
-//! | [`in_force`] | ProxyProjects, HarborInstances, ImagePolicies | the rules and policies that admission reads, swapped whole |
-//! | [`plan`] | what is wanted and what Harbor has | steps, drift, or a refusal |
-//! | [`harbor`] | typed requests | what Harbor has, or an error that says what to do |
+//! | [`in_force`] | ProxyProjects, HarborInstances, ImagePolicies | the rules and policies for admission, swapped whole |
+//! | [`plan`] | the desired and the observed state of Harbor | steps, drift, or a refusal |
+//! | [`harbor`] | typed requests | the state of Harbor, or an error with its fix |
 //! | [`registry`] | a repository and a reference | checked manifests, streamed blobs |
-//! | [`prewarm`] | offers and CachedImages | warmth, verified |
-//! | [`controller`] | a resource and its directory | the next status, Events, when to look again |
+//! | [`prewarm`] | prewarm requests and CachedImages | verified warm images |
+//! | [`controller`] | a resource and its directory | the next status, Events, when to reconcile again |
 //! | [`cluster`] | the API server | watches, status, finalizers, Events |
 //! | [`standalone`] | a directory of manifests | the same without a cluster |
-//! | [`chance`] | – | numbers that nobody can foresee |
-//! | [`lease`] | what the API server says of the Lease, and the time | who leads |
-//! | [`leadership`] | a moment, with each renewal | whether this process may write |
+//! | [`chance`] | – | random numbers that are not predictable |
+//! | [`lease`] | the Lease of the API server, and the time | the leader |
+//! | [`leadership`] | the time of each renewal | whether this process may write |
 //! | [`webhook`] | HTTPS | AdmissionReview replies |
-//! | `survey`, `status_page` | resources, troubles | how everything is, as a table and as a page |
+//! | `survey`, `status_page` | resources, troubles | the state of the cluster, as a table and as a page |
 //! | [`tls`], [`telemetry`], [`cli`] | files, arguments | certificates, logs, metrics, traces, the commands |
 
 pub mod addresses;

@@ -1,10 +1,10 @@
-//! What tools print: columns, sizes and ages, and texts of others that may do nothing to a terminal.
+//! Text that the commands print: columns, sizes, ages, and escaped text from outside.
 
 use std::time::Duration;
 
 use comfy_table::{Table, presets::NOTHING};
 
-/// A text that may have been written by anybody: it moves no cursor, begins no line and turns no direction.
+/// Escapes text from any source: the result cannot move the cursor, start a line or change the text direction.
 pub(crate) fn printable(text: &str) -> String {
     let moves = |character: char| {
         character.is_control()
@@ -13,7 +13,8 @@ pub(crate) fn printable(text: &str) -> String {
     text.chars().map(|character| if moves(character) { ' ' } else { character }).collect()
 }
 
-/// Columns as kubectl prints them: no lines, three spaces between, nothing cut. Each cell is made [`printable`].
+/// Formats columns as kubectl does: no borders, three spaces between columns, nothing truncated. Makes each cell
+/// [`printable`].
 pub(crate) fn columns<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
     let mut table = Table::new();
     table.load_style(NOTHING).set_header(header);
@@ -26,7 +27,7 @@ pub(crate) fn columns<const N: usize>(header: [&str; N], rows: impl IntoIterator
     table.trim_fmt() + "\n"
 }
 
-/// Bytes for people: `812 B`, `3.4 MiB`.
+/// Formats bytes: `812 B`, `3.4 MiB`.
 pub(crate) fn size(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
     if bytes < 1024 {
@@ -44,7 +45,7 @@ pub(crate) fn size(bytes: u64) -> String {
     format!("{value:.1} {unit}")
 }
 
-/// A time for people, one figure at least: `4.2 s`, `48 s`, `3m`, `5h`, `12d`.
+/// Formats a duration with at least one digit: `4.2 s`, `48 s`, `3m`, `5h`, `12d`.
 pub(crate) fn time(duration: Duration) -> String {
     match duration.as_secs() {
         0..10 => format!("{:.1} s", duration.as_secs_f64()),
@@ -55,7 +56,7 @@ pub(crate) fn time(duration: Duration) -> String {
     }
 }
 
-/// An image for a column: of a digest its first figures.
+/// Formats an image for a column: a digest is cut to its first digits.
 pub(crate) fn short_image(image: &str) -> String {
     match image.split_once("@sha256:") {
         Some((name, digest)) => format!("{name}@sha256:{}…", digest.get(..8).unwrap_or(digest)),
@@ -63,7 +64,7 @@ pub(crate) fn short_image(image: &str) -> String {
     }
 }
 
-/// A number with its noun.
+/// Formats a number with its noun.
 pub(crate) fn count(number: usize, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }

@@ -3,7 +3,7 @@ local function health(status, message)
   return { status = status, message = message or "" }
 end
 
--- A policy is in force as soon as it is applied; nobody writes it a status.
+-- A policy is active as soon as it is applied, and has no status.
 if obj.kind == "ImagePolicy" then
   return health("Healthy")
 end

@@ -1,4 +1,5 @@
-//! The namespaces that the webhook configuration selects, so that the controller warms nothing for the others.
+//! Selects the namespaces whose Pods the webhook configuration sends to admission. The controller warms images for these
+//! only.
 
 use std::collections::BTreeMap;
 
@@ -14,15 +15,16 @@ use crate::rewrite::{
 pub struct AdmittedNamespaces(Selector);
 
 impl AdmittedNamespaces {
-    /// Those that the `namespaceSelector` of the webhook configuration selects.
+    /// Selects namespaces by the `namespaceSelector` of the webhook configuration.
     ///
     /// # Errors
-    /// [`SelectorError`] when the API server would refuse the selector as well.
+    /// [`SelectorError`] when the API server would also refuse the selector.
     pub fn new(selector: &LabelSelector) -> Result<Self, SelectorError> {
         Selector::compile(Some(selector)).map(Self)
     }
 
-    /// Without a selector: all but `kube-system` and the operator's own namespace, as `config/webhook` has it.
+    /// Selects all namespaces except `kube-system` and the operator's own, as `config/webhook` does. For a configuration
+    /// without a selector.
     pub fn all_but_system(own: &str) -> Result<Self, SelectorError> {
         let values = vec!["kube-system".to_owned(), own.to_owned()];
         let (key, operator) = (NAMESPACE_NAME.to_owned(), "NotIn".to_owned());
@@ -30,7 +32,7 @@ impl AdmittedNamespaces {
         Self::new(&LabelSelector { match_expressions: Some(vec![requirement]), match_labels: None })
     }
 
-    /// Whether Pods of this namespace reach admission. `labels` are those of the namespace, if they are known.
+    /// Whether Pods of this namespace reach admission. `labels` are the namespace's labels, if known.
     pub(super) fn contains(&self, namespace: &str, labels: Option<&BTreeMap<String, String>>) -> bool {
         let subject = Subject { namespace, namespace_labels: labels, labels: &[] };
         self.0.matches(|key| subject.namespace_label(key))

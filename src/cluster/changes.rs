@@ -1,7 +1,7 @@
-//! One watch a kind, for its own controller and for all who follow it.
+//! One watch per kind, shared by its controller and all followers.
 //!
-//! In: the watch of a kind. Out: its controller, and for others each object that changed. Whoever cannot keep up is told to look
-//! at everything.
+//! In: the watch of a kind. Out: its controller, and for followers each object that changed. A follower that falls behind
+//! receives `Change::Any` and has to reconcile everything.
 
 use std::sync::Arc;
 
@@ -23,25 +23,25 @@ use tokio::sync::{
 use super::{backoff, watch::watch};
 use crate::{controller::Managed, telemetry::watches::Watches};
 
-/// Changes that may wait for one who follows.
+/// Maximum number of changes that wait for one follower.
 const BACKLOG: usize = 1024;
 
-/// What followers are told of a kind.
+/// A change of a kind, as followers receive it.
 #[derive(Debug, Clone)]
 pub(super) enum Change<T> {
-    /// This one was created, changed or deleted.
+    /// This object was created, changed or deleted.
     One(T),
-    /// All were listed, or more changed than could be told: anything may be different.
+    /// All objects were listed, or more changed than the backlog holds: any object may differ.
     Any,
 }
 
-/// The changes of a kind, to be followed.
+/// The changes of a kind, for followers.
 pub(super) struct Changes<K> {
     sender: broadcast::Sender<Change<Arc<K>>>,
     listed: watch::Sender<bool>,
 }
 
-/// The one watch of a kind, as its controller. Nothing is watched until that runs.
+/// The only watch of a kind, and its controller. The watch starts when the controller runs.
 pub(super) fn controller<K: Managed>(
     client: &Client,
     config: Config,
@@ -52,32 +52,33 @@ pub(super) fn controller<K: Managed>(
     let listed = watch::Sender::new(false);
     let (told, done) = (sender.clone(), listed.clone());
     let events = watch(Api::<K>::all(client.clone()), watcher::Config::default(), K::KIND, watches);
-    // Who owns which field takes more memory than the fields, and nobody here asks.
+    // managedFields take more memory than the other fields, and no code here reads them.
     let events = events.modify(|object| object.managed_fields_mut().clear()).reflect(writer);
-    // By now the store has it, so that followers find there what they are told of.
+    // The store already has the change at this point, so followers find the object there.
     let events = events.inspect_ok(move |event| {
         tell(&told, event);
         if matches!(event, Event::InitDone) {
             done.send_replace(true);
         }
     });
-    // The controller hears of deletions, too: otherwise it keeps each look at what is gone until the look is due.
+    // The controller receives deletions, too: otherwise it keeps the scheduled reconcile of a deleted object until that is
+    // due.
     let controller = Controller::for_stream(events.touched_objects(), store).with_config(config);
     (controller.trigger_backoff(backoff()), Changes { sender, listed })
 }
 
 impl<K: Managed> Changes<K> {
-    /// Comes when all were listed once. Any number may wait for it; of those who wait for the store itself only the last to look is
-    /// woken, and its controller is one of them.
+    /// Completes when all objects were listed once. Any number of callers may wait. When several wait for the store
+    /// itself, only the last to poll is woken, and the store's controller is one of them.
     pub(super) fn listed(&self) -> impl Future<Output = ()> + Send + 'static {
         let mut listed = self.listed.subscribe();
         async move {
-            // An error says that the watch has ended, and with it everything.
+            // An error means that the watch has ended, and the process stops.
             listed.wait_for(|listed| *listed).await.ok();
         }
     }
 
-    /// From now on.
+    /// Streams the changes from now on.
     pub(super) fn follow(&self) -> impl Stream<Item = Change<Arc<K>>> + Send + 'static {
         stream::unfold(self.sender.subscribe(), |mut changes| async move {
             match changes.recv().await {
@@ -88,7 +89,7 @@ impl<K: Managed> Changes<K> {
         })
     }
 
-    /// What is to be looked at because something of this kind changed: those that `concerned` names, or all of `store`.
+    /// The objects to reconcile when an object of this kind changes: those that `concerned` returns, or all of `store`.
     pub(super) fn concern<L: Managed>(
         &self,
         store: &Store<L>,
@@ -110,7 +111,7 @@ fn tell<K: Clone>(sender: &broadcast::Sender<Change<Arc<K>>>, event: &Event<K>) 
         Event::InitDone => Change::Any,
         Event::Init | Event::InitApply(_) => return,
     };
-    // With nobody there nobody misses it.
+    // Sending fails only without a follower, and then no one misses the change.
     sender.send(change).ok();
 }
 
@@ -169,7 +170,7 @@ mod tests {
         assert_eq!(next(), ["one", "two", "two", "two"], "one was lost, and two came");
     }
 
-    /// An API server with one Registry, which is deleted once it was looked at.
+    /// An API server with one Registry, which is deleted after it was reconciled.
     async fn soon_without_it(
         request: http::Request<Body>,
         looked_at: Arc<Notify>,

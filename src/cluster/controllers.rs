@@ -1,4 +1,4 @@
-//! Wires watches, drivers and reconcilers of all kinds into one run.
+//! Connects watches, drivers and reconcilers of all kinds into one run.
 
 use std::{
     future::ready,
@@ -54,46 +54,47 @@ use crate::{
     telemetry::controller::ControllerMetrics,
 };
 
-/// What the controller is told from outside.
+/// Settings of the controller.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The operator's own namespace, in which the Secrets lie.
+    /// The operator's own namespace, which holds the Secrets.
     pub namespace: String,
-    /// The namespaces whose Pods reach admission: workloads of others are not warmed.
+    /// The namespaces whose Pods reach admission. The controller does not warm images for workloads of others.
     pub admitted_namespaces: AdmittedNamespaces,
-    /// What markers in Harbor name this installation by; `None`: the uid of the `kube-system` namespace.
+    /// Installation name in the markers in Harbor; `None` uses the uid of the `kube-system` namespace.
     pub installation: Option<String>,
-    /// Resources of one kind that are reconciled at once.
+    /// Maximum number of concurrent reconciles per kind.
     pub concurrency: u16,
-    /// Images that are warmed at once.
+    /// Maximum number of images warmed concurrently.
     pub warm_concurrency: u16,
-    /// How many CachedImages of ours there may be.
+    /// Maximum numbers of CachedImages that the controller creates.
     pub caps: Caps,
-    /// Bytes of layers that Harbor is brought to fetch at once, in all pulls together.
+    /// Maximum number of layer bytes that all pulls together make Harbor fetch at once.
     pub pull_budget: u64,
-    /// How long warming waits for what Harbor does on its own.
+    /// How long warming waits for work that Harbor does on its own.
     pub timing: Timing,
-    /// What is counted.
+    /// The metrics.
     pub meters: Meters,
 }
 
-/// Tried again after this long when the API server did not take a write.
+/// Retry interval after the API server did not accept a write.
 const API_RETRY: Duration = Duration::from_secs(5);
 
-/// Images that name their platforms need no nodes, so that nothing waits for these for ever.
+/// How long to wait for the first list of nodes. Images that name their platforms need no nodes, so the wait is bounded.
 const NODES_DEADLINE: Duration = Duration::from_secs(15);
 
-/// An image that has a CachedImage is not offered again; this is for the time until the watch shows it.
+/// How long the queue ignores an image that it already enqueued: the time until the watch shows the new CachedImage.
 const OFFERED_AGAIN: Duration = Duration::from_secs(10);
 
-/// Images that wait to get a CachedImage: about 5 MiB at most. One that finds no room is found again by a later list.
+/// Maximum number of images that wait for a CachedImage: about 5 MiB at most. A later list finds an image that did not
+/// fit.
 const WAITING: usize = 4096;
 
-/// How fast the images of one namespace get their CachedImages: faster than they are warmed, and slow enough to leave the API server
-/// to others.
+/// Rate limit for new CachedImages per namespace: faster than images are warmed, and slow enough to leave the API server
+/// capacity for others.
 const PACE: Limit = Limit { burst: 100, per_second: 10.0 };
 
-/// Runs all controllers until `shutdown`. Nothing is sent to a Harbor while `leadership` does not hold.
+/// Runs all controllers until `shutdown`. Sends nothing to any Harbor while `leadership` does not hold.
 ///
 /// # Errors
 /// When the installation cannot be identified.
@@ -211,7 +212,7 @@ pub async fn run(
         woken.notify_one();
         projects_changed.notify_one();
     });
-    // What refers to what is not there yet would be told so, although it is only not listed yet.
+    // Reconciles wait for the first lists: before these, a reference to an existing object would be reported as missing.
     let listed = future::join_all([
         instance_changes.listed().boxed(),
         registry_changes.listed().boxed(),
@@ -232,7 +233,7 @@ pub async fn run(
         labelled.send_replace(true);
     });
     let follow_sources = async {
-        // Without rules no image is known to lie in a managed project, and a Pod is looked at once.
+        // A Pod is mapped only once, and without rules no image is known to belong to a managed project.
         tokio::join!(comes_true(when_loaded), comes_true(when_labelled));
         image_changes.listed().await;
         tokio::join!(sources::follow_all(&client, &demand, &meters.watches), keeper.run(&image_changes));
@@ -264,7 +265,7 @@ pub async fn run(
     Ok(())
 }
 
-/// What the controllers of all kinds share.
+/// Shared parts of the controllers of all kinds.
 struct Drive {
     client: Client,
     events: Arc<Events>,
@@ -273,12 +274,12 @@ struct Drive {
     metrics: ControllerMetrics,
 }
 
-/// Runs a controller whose reconciles all begin at once.
+/// Runs a controller whose reconciles all start immediately.
 async fn run_kind<K: Managed, R: Reconciler<K>>(controller: Controller<K>, drive: Drive, reconciler: Arc<R>) {
     run_gated(controller, drive, reconciler, |_| Entry::Free).await;
 }
 
-/// Runs a controller whose reconciles `enter` one after the other.
+/// Runs a controller whose reconciles pass through `enter` first.
 async fn run_gated<K, R>(
     controller: Controller<K>,
     drive: Drive,
@@ -324,7 +325,7 @@ async fn run_gated<K, R>(
         .await;
 }
 
-/// Comes when everything that a resource may refer to has been listed once.
+/// Completes when every kind that a resource may refer to has been listed once.
 async fn known(listed: future::JoinAll<BoxFuture<'static, ()>>, platforms: Platforms) {
     let nodes = tokio::time::timeout(NODES_DEADLINE, platforms.listed());
     drop(tokio::join!(listed, nodes));

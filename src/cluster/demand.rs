@@ -1,7 +1,7 @@
-//! What Pods and workloads need of Harbor: noted for the CachedImage of each image, and offered where there is none.
+//! The images that Pods and workloads need from Harbor: recorded for existing CachedImages, enqueued for new ones.
 //!
-//! In: Pods that are there, and the templates of workloads whose Pods are still to come. Out: notes in
-//! [`Asked`], and offers. Nothing of a Pod is kept.
+//! In: existing Pods, and the templates of workloads whose Pods do not exist yet. Out: records in [`Asked`], and prewarm
+//! requests. Keeps nothing of a Pod.
 
 use std::{
     collections::HashSet,
@@ -37,10 +37,11 @@ use crate::{
     rewrite::{Decision, Namespaces, Request, Rules, Subject, Wanted, decide, limits::MAX_WARMED},
 };
 
-/// CachedImages that wait to be looked at because what is written of who asked is old. Of more, the next request tells.
+/// Maximum number of CachedImages that wait for a reconcile because their recorded requests are outdated. Beyond it, the
+/// next request enqueues them.
 const DUE: usize = 256;
 
-/// Where [`Demand`] tells which CachedImages are to be looked at, and these.
+/// A channel: [`Demand`] sends the CachedImages to reconcile, and the stream yields them.
 pub(super) fn due() -> (mpsc::Sender<String>, impl Stream<Item = ObjectRef<CachedImage>> + Send + 'static) {
     let (sender, receiver) = mpsc::channel(DUE);
     let names = stream::unfold(receiver, async |mut receiver: mpsc::Receiver<String>| {
@@ -50,24 +51,24 @@ pub(super) fn due() -> (mpsc::Sender<String>, impl Stream<Item = ObjectRef<Cache
     (sender, names)
 }
 
-/// Notes who needs which image, and offers those that have no CachedImage.
+/// Records who needs which image, and enqueues images without a CachedImage.
 pub(super) struct Demand {
     pub(super) in_force: InForce,
     pub(super) asked: Arc<Asked>,
     pub(super) images: Store<CachedImage>,
     pub(super) offers: Offers,
-    /// CachedImages that are to be looked at now, by name.
+    /// Names of CachedImages to reconcile now.
     pub(super) due: mpsc::Sender<String>,
-    /// Workloads elsewhere need nothing of Harbor: admission does not rewrite their Pods.
+    /// Namespaces whose workloads count: admission does not rewrite Pods of others.
     pub(super) admitted: AdmittedNamespaces,
-    /// Pods and workloads with too many images.
+    /// Limits warnings about Pods and workloads with too many images.
     pub(super) told: Told,
-    /// Whether an image was not enqueued.
+    /// Whether an image could not be enqueued.
     pub(super) missed: AtomicBool,
 }
 
 impl Demand {
-    /// The images of a Pod that the kubelet pulls through Harbor, or that are warmed beside it (`rewrite.mode: Disabled`).
+    /// The images of a Pod that the kubelet pulls through Harbor, or that are only warmed (`rewrite.mode: Disabled`).
     pub(super) fn of_pod(&self, pod: &Pod) -> Vec<Wanted> {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         let labels = templates::labels(&pod.metadata);
@@ -87,7 +88,7 @@ impl Demand {
         self.first(owner, predicted(&rules, &namespaces, namespace, template).into_iter())
     }
 
-    /// The first [`MAX_WARMED`] images of one Pod or workload, each once.
+    /// The first [`MAX_WARMED`] distinct images of one Pod or workload.
     fn first(&self, owner: &ObjectMeta, all: impl Iterator<Item = Wanted>) -> Vec<Wanted> {
         let mut known = HashSet::new();
         let mut distinct = all.filter(|wanted| known.insert(wanted.image.clone()));
@@ -101,7 +102,7 @@ impl Demand {
         first
     }
 
-    /// Notes that something in a namespace needs these images.
+    /// Records that an object in the namespace needs these images.
     pub(super) fn note(&self, namespace: &str, wanted: &[Wanted]) {
         let now = Timestamp::now();
         for Wanted { image, .. } in wanted {
@@ -113,7 +114,8 @@ impl Demand {
         }
     }
 
-    /// Enqueues those that have no CachedImage yet. Never waits: one that finds no room is missed, see [`Self::take_missed`].
+    /// Enqueues the images that have no CachedImage yet. Never waits: an image that does not fit counts as missed, see
+    /// [`Self::take_missed`].
     pub(super) fn enqueue(&self, order: Order, namespace: &str, wanted: &[Wanted]) {
         for Wanted { image, proxy_project } in wanted {
             let known = self.images.get(&ObjectRef::new(&cached_image_name(image))).is_some();
@@ -128,19 +130,19 @@ impl Demand {
         }
     }
 
-    /// Whether an image was not enqueued since this was asked last.
+    /// Whether an image could not be enqueued since the last call.
     pub(super) fn take_missed(&self) -> bool {
         self.missed.swap(false, Ordering::Relaxed)
     }
 }
 
-/// The images of a Pod as they stand there, in full.
+/// The images of a Pod as its spec names them, normalized to full references.
 pub(super) fn named(pod: &Pod) -> HashSet<String> {
     let named = pod.spec.iter().flat_map(images).filter_map(|image| ImageRef::parse(image).ok());
     named.map(|image| image.to_string()).collect()
 }
 
-/// An image of a Pod that is there. One that a rule would rewrite and that was not is none: its node asks the upstream.
+/// An image of an existing Pod. `None` when a rule would rewrite it but did not: the node pulls it from the upstream.
 fn wanted(rules: &Rules, image: &str, subject: &Subject<'_>) -> Option<Wanted> {
     let image = ImageRef::parse(image).ok()?;
     match rules.find(&image, subject) {
@@ -178,8 +180,8 @@ mod tests {
         prewarm::queue::{Bounds, OfferReceiver, queue},
     };
 
-    /// Projects `hub` (docker.io, for namespaces of team shop), `ecr` (mapped only), `off` (suspended) and `byhand` (Manual), and
-    /// a namespace of team shop.
+    /// Projects `hub` (docker.io, for namespaces of team shop), `ecr` (mapped only), `off` (suspended) and `byhand`
+    /// (Manual), and a namespace of team shop.
     fn demand(known: &[&str]) -> (Demand, OfferReceiver) {
         let shop = json!({"namespaceSelector": {"matchLabels": {"team": "shop"}}});
         let projects = [

@@ -1,4 +1,4 @@
-//! The directory of a cluster: reflectors of our kinds, and Secrets read one at a time by name.
+//! The directory of a cluster: reflector stores of our kinds, and Secrets read one by one by name.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -11,7 +11,7 @@ use crate::{
     controller::{Directory, SecretValue},
 };
 
-/// Answers from the watches; asks the API server for Secrets alone, in the operator's own namespace.
+/// Answers from the watches. Sends requests to the API server only for Secrets in the operator's own namespace.
 pub struct ClusterDirectory {
     /// HarborInstances.
     pub instances: Store<HarborInstance>,
@@ -23,14 +23,14 @@ pub struct ClusterDirectory {
     pub rules: Store<ReplicationRule>,
     /// Platforms of the nodes.
     pub platforms: Platforms,
-    /// What ImagePolicies want of scans.
+    /// Which scan results ImagePolicies require.
     pub scans: ScanDemand,
     /// Secrets of the operator's own namespace.
     pub secrets: Arc<Secrets>,
 }
 
 impl ClusterDirectory {
-    /// The Secrets that resources name.
+    /// The Secrets that resources refer to.
     pub(super) fn named_secrets(&self) -> HashSet<String> {
         let (instances, registries) = (self.instances.state(), self.registries.state());
         let of_instances = instances.iter().map(|instance| &instance.spec.credentials_secret_ref);

@@ -20,7 +20,7 @@ use crate::{
     telemetry::controller::{ControllerMetrics, EventOutcome, Reconciled},
 };
 
-/// Stores outcomes of one kind.
+/// Stores the outcomes of one kind.
 pub struct Driver<K: Managed, R> {
     api: Api<K>,
     events: Arc<Events>,
@@ -30,16 +30,16 @@ pub struct Driver<K: Managed, R> {
 }
 
 impl<K: Managed, R: Reconciler<K>> Driver<K, R> {
-    /// A driver that writes with this API, publishes these Events and counts what it does under the name of its kind.
+    /// Creates a driver that writes with this API, publishes to these Events and counts under the name of its kind.
     pub fn new(api: Api<K>, events: Arc<Events>, reconciler: R, metrics: ControllerMetrics) -> Self {
         metrics.expect_kind(K::KIND);
         Self { api, events, reconciler, metrics, written: Mutex::default() }
     }
 
-    /// Reconciles the object once and stores the outcome. Returns when to look again; `None` when it is gone.
+    /// Reconciles the object once and stores the outcome. Returns when to reconcile again; `None` when the object is gone.
     ///
     /// # Errors
-    /// [`Error`] when the API server did not take what was to be stored; nothing is lost, the next look finds the same.
+    /// [`Error`] when the API server did not accept the write. Nothing is lost: the next reconcile finds the same state.
     pub async fn step(&self, object: Arc<K>) -> Result<Option<Duration>, Error> {
         let begin = Instant::now();
         let _running = self.metrics.begin_reconcile(K::KIND);
@@ -97,7 +97,7 @@ impl<K: Managed, R: Reconciler<K>> Driver<K, R> {
         self.set_finalizer(&object, wants).await
     }
 
-    /// Guarded by the resourceVersion, for the list of finalizers is not ours alone.
+    /// Carries the resourceVersion, because other controllers also change the list of finalizers.
     async fn set_finalizer(&self, object: &K, present: bool) -> Result<K, Error> {
         let mut finalizers = object.finalizers().to_vec();
         finalizers.retain(|finalizer| finalizer != FINALIZER);
@@ -110,7 +110,7 @@ impl<K: Managed, R: Reconciler<K>> Driver<K, R> {
         let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
         let request = self.api.patch(&name, &parameters, &patch);
         let patched = bounded("writing the finalizer", request).await?;
-        // The patch of a resource that was read from a stale watch must not take its newer status away from us.
+        // The object may be from a stale watch: when the answer has no status, keep the newer one that is already known.
         Ok(match object.status() {
             Some(status) if patched.status().is_none() => patched.with_status(status.clone()),
             _ => patched,
@@ -130,7 +130,7 @@ impl<K: Managed, R: Reconciler<K>> Driver<K, R> {
             let request = self.api.patch_status(&name, &parameters, &patch);
             match bounded("writing the status", request).await {
                 Ok(_) => self.remember(object, &outcome.status),
-                // It was deleted meanwhile, and needs no status.
+                // The object was deleted meanwhile and needs no status.
                 Err(error) if error.is_not_found() => return Ok(()),
                 Err(error) => return Err(error),
             }
@@ -142,7 +142,7 @@ impl<K: Managed, R: Reconciler<K>> Driver<K, R> {
     async fn publish(&self, object: &K, notes: &[Note]) {
         let reference = object.object_ref(&());
         for note in notes {
-            // An Event that is lost is not worth a failed reconcile.
+            // A lost Event does not fail the reconcile.
             let outcome = match self.events.publish(&reference, note).await {
                 Ok(()) => EventOutcome::Published,
                 Err(error) => {

@@ -1,7 +1,7 @@
-//! Events about resources (events.k8s.io/v1). The same words about the same object count up one Event; other words make
-//! another.
+//! Events about resources (events.k8s.io/v1). A repeated message about the same object increments the count of one Event;
+//! a different message creates another.
 //!
-//! kube's own recorder counts by the reason alone, so that a second note of one reason would show the words of the first.
+//! kube's own recorder counts by reason only, so a second note with the same reason would show the message of the first.
 
 use std::{
     collections::HashMap,
@@ -23,16 +23,16 @@ use serde_json::json;
 use super::{Error, FIELD_MANAGER, bounded};
 use crate::controller::Note;
 
-/// Events about cluster-scoped resources lie here, as Kubernetes' own do.
+/// Namespace of Events about cluster-scoped resources, the same that Kubernetes uses.
 const NAMESPACE: &str = "default";
 
-/// The same words after a longer silence make a new Event; the API server keeps Events for an hour.
+/// A message that was not repeated for this long creates a new Event. The API server keeps Events for an hour.
 const REMEMBERED: Duration = Duration::from_secs(600);
 
-/// Most notes that are remembered at once; beyond it all are forgotten, which costs a few Events that do not count up.
+/// Maximum number of remembered notes. Beyond it all are forgotten; the cost is a few Events that do not count up.
 const MOST: usize = 4096;
 
-/// `note` may have 1,024 bytes.
+/// Maximum length of `note`, in bytes.
 const NOTE: usize = 1024;
 
 /// Publishes Events about cluster-scoped resources.
@@ -42,15 +42,15 @@ pub struct Events {
 }
 
 impl Events {
-    /// Publishes with this client.
+    /// Creates a publisher that uses this client.
     pub fn new(client: Client) -> Self {
         Self { api: Api::namespaced(client, NAMESPACE), memory: Mutex::default() }
     }
 
-    /// Tells of an object what the note says.
+    /// Publishes the note as an Event about the object.
     ///
     /// # Errors
-    /// [`Error`] when the API server did not take it.
+    /// [`Error`] when the API server did not accept it.
     pub async fn publish(&self, about: &ObjectReference, note: &Note) -> Result<(), Error> {
         let now = Timestamp::now();
         let key = Key {
@@ -63,7 +63,7 @@ impl Events {
             let series = Patch::Merge(json!({"series": {"count": count, "lastObservedTime": MicroTime(now)}}));
             let parameters = PatchParams::default();
             match bounded("counting an Event", self.api.patch(&name, &parameters, &series)).await {
-                // Events do not live long, and anybody may delete them.
+                // The Event is gone: Events expire after a short time, and any user may delete them.
                 Err(error) if error.is_not_found() => {}
                 result => return result.map(|_| ()),
             }
@@ -94,12 +94,12 @@ struct Told {
     last: Timestamp,
 }
 
-/// What was told of late.
+/// The recently published notes.
 #[derive(Debug, Default)]
 struct Memory(HashMap<Key, Told>);
 
 impl Memory {
-    /// The Event that says this already, and how often it has been said with this time.
+    /// The Event that already has this message, and its count including this time.
     fn again(&mut self, key: &Key, now: Timestamp) -> Option<(String, i32)> {
         self.0.retain(|_, told| now.duration_since(told.last).unsigned_abs() < REMEMBERED);
         let told = self.0.get_mut(key)?;
@@ -120,7 +120,8 @@ fn event(about: &ObjectReference, note: &Note, now: Timestamp) -> Event {
     let name = about.name.as_deref().unwrap_or_default();
     Event {
         metadata: ObjectMeta {
-            // The name of an Event is a DNS subdomain, which leaves room for 253 bytes: 236 of the object's, and the moment.
+            // The name of an Event is a DNS subdomain of at most 253 bytes: 236 for the object's name, the rest for the
+            // timestamp.
             name: Some(format!("{}.{:x}", clipped(name, 236).trim_end_matches(['.', '-']), now.as_nanosecond())),
             namespace: Some(NAMESPACE.to_owned()),
             ..ObjectMeta::default()
@@ -137,7 +138,7 @@ fn event(about: &ObjectReference, note: &Note, now: Timestamp) -> Event {
     }
 }
 
-/// The longest beginning of at most so many bytes.
+/// The longest prefix of at most `bytes` bytes.
 fn clipped(text: &str, bytes: usize) -> &str {
     let mut end = text.len().min(bytes);
     while !text.is_char_boundary(end) {

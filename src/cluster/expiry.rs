@@ -1,7 +1,8 @@
-//! Deletes CachedImages of ours that nothing has asked for in time, and those beyond the caps.
+//! Deletes CachedImages that we created when no workload requested them within their lifetime, and those beyond the caps.
 //!
-//! It also lists everything that names images again when an image was missed, so that none is lost for good.
-//! Nothing goes before everything that names images was listed since, whole; and each goes only as it was then.
+//! When an image was missed, it also lists all objects that name images again, so that no image is lost permanently. It
+//! deletes nothing before a complete list of these objects, and deletes each CachedImage only in the version that was
+//! checked.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -37,35 +38,35 @@ use crate::{
     telemetry::controller::{ControllerMetrics, Expired},
 };
 
-/// Parts of the shortest lifetime: so often it is looked whether something is to go.
+/// Fraction of the shortest lifetime between two sweeps.
 const LOOKS: u32 = 24;
 const OFTEN: Duration = Duration::from_secs(1);
 const SELDOM: Duration = Duration::from_secs(600);
-/// Checks whether images were missed or found no room.
+/// Interval of the check for images that were missed or found no room.
 const CHECK: Duration = Duration::from_secs(2);
-/// Sweeps because of images beyond the caps are not closer together.
+/// Minimum interval between sweeps that images beyond the caps cause.
 const URGENT: Duration = Duration::from_secs(30);
-/// Images that were missed are listed again after this time; after more and more time while they find no room.
+/// Delay before a resync for missed images. It doubles while images still find no room.
 const RESYNC: Duration = Duration::from_secs(10);
 const LONGEST_RESYNC: Duration = Duration::from_secs(600);
-/// Rules that change within this time are looked at together.
+/// Changes of rules within this time are handled together.
 const TOGETHER: Duration = Duration::from_secs(5);
-/// Whoever asked so short a while before its CachedImage went may have relied on it.
+/// A request this recent before the deletion of its CachedImage may have relied on it.
 const JUST_NOW: Duration = Duration::from_secs(30);
 
-/// What keeps the number of CachedImages small.
+/// Limits the number of CachedImages.
 pub(super) struct Keeper {
     pub(super) client: Client,
     pub(super) demand: Arc<Demand>,
     pub(super) directory: Arc<ClusterDirectory>,
     pub(super) quota: Arc<Quota>,
-    /// Told when ProxyProjects changed.
+    /// Notified when ProxyProjects change.
     pub(super) changed: Arc<Notify>,
     pub(super) metrics: ControllerMetrics,
 }
 
 impl Keeper {
-    /// Goes on until dropped. `changes` are those of the CachedImages.
+    /// Runs until dropped. `changes` are the changes of CachedImages.
     pub(super) async fn run(&self, changes: &Changes<CachedImage>) {
         tokio::join!(self.watch_over(), self.bring_back(changes));
     }
@@ -88,7 +89,7 @@ impl Keeper {
                     if self.quota.refused() > 0 || self.records().len() > self.quota.caps.total {
                         next = next.min(Instant::now() + URGENT);
                     }
-                    // Both: each is asked for what it missed.
+                    // `|` does not short-circuit: both flags have to be taken.
                     let missed = self.demand.take_missed() | self.quota.take_missed();
                     if resync.is_due(missed, Instant::now())
                         && let Err(error) = survey(&self.client, &self.demand, &HashSet::new()).await
@@ -99,13 +100,13 @@ impl Keeper {
                 }
                 () = self.changed.notified() => {
                     sleep(TOGETHER).await;
-                    // A lifetime may be shorter now.
+                    // The shortest lifetime may have changed.
                     next = next.min(Instant::now() + self.pause());
                     let now = self.rules();
                     if now == rules {
                         continue;
                     }
-                    // What is there may need what it did not need before.
+                    // With the new rules, existing objects may need other images.
                     match survey(&self.client, &self.demand, &HashSet::new()).await {
                         Ok(_) => rules = now,
                         Err(error) => {
@@ -118,7 +119,7 @@ impl Keeper {
         }
     }
 
-    /// Deletes once what is to go. Answers whether images that found no room may find some now.
+    /// Deletes everything that is due, once. Returns whether images that found no room may find some now.
     async fn sweep(&self) -> bool {
         let caps = &self.quota.caps;
         let wanted = self.quota.take_refused();
@@ -134,7 +135,7 @@ impl Keeper {
                 return false;
             }
         };
-        // What was asked for meanwhile is younger now.
+        // Requests during the survey have renewed some images.
         let records = self.records();
         let chosen = choose(&records, &in_use, caps, wanted, Timestamp::now());
         let (mut unused, mut too_many) = (0, 0);
@@ -167,7 +168,7 @@ impl Keeper {
                 true
             }
             Err(error) => {
-                // It changed meanwhile, or somebody else deleted it.
+                // A conflict or NotFound means: it changed meanwhile, or another client deleted it.
                 if !error.is_conflict() && !error.is_not_found() {
                     tracing::warn!(%error, name = record.name, "tried again at the next look");
                 }
@@ -176,7 +177,7 @@ impl Keeper {
         }
     }
 
-    /// What was asked for while its CachedImage was on its way out is offered anew.
+    /// Enqueues an image again that was requested while its CachedImage was being deleted.
     async fn bring_back(&self, changes: &Changes<CachedImage>) {
         let mut changes = changes.follow().boxed();
         while let Some(change) = changes.next().await {
@@ -195,7 +196,7 @@ impl Keeper {
         }
     }
 
-    /// Those that may be deleted.
+    /// The CachedImages that may be deleted.
     fn records(&self) -> Vec<Record> {
         self.demand.images.state().iter().filter_map(|image| self.record(image)).collect()
     }
@@ -211,7 +212,7 @@ impl Keeper {
         (shortest / LOOKS).clamp(OFTEN, SELDOM)
     }
 
-    /// What says which images lie where.
+    /// The rules that map images to projects.
     fn rules(&self) -> Vec<(String, Option<RewriteRuleStatus>)> {
         let mut rules: Vec<_> = self
             .directory
@@ -225,7 +226,7 @@ impl Keeper {
     }
 }
 
-/// When everything that names images is listed again because images were missed.
+/// Schedules the lists of all objects that name images, after images were missed.
 #[derive(Debug, Default)]
 struct Resync {
     due: Option<Instant>,
@@ -234,8 +235,8 @@ struct Resync {
 }
 
 impl Resync {
-    /// Whether it is due now. The pause doubles while images are missed again after each, and is short again after one that found
-    /// room for all.
+    /// Whether a resync is due now. The delay doubles while each resync misses images again, and resets after one that
+    /// found room for all.
     fn is_due(&mut self, missed: bool, now: Instant) -> bool {
         if missed && self.due.is_none() {
             let relapsed = self.last.is_some_and(|last| now.saturating_duration_since(last) <= self.pause);
@@ -250,7 +251,7 @@ impl Resync {
         due
     }
 
-    /// It is due at this time at the latest.
+    /// Makes it due at this time at the latest.
     fn due_at(&mut self, at: Instant) {
         self.due = Some(self.due.map_or(at, |due| due.min(at)));
     }

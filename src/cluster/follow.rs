@@ -1,4 +1,4 @@
-//! One kind of resource, as a map that is always whole.
+//! One kind of resource, as a map that is always complete.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -10,10 +10,10 @@ use kube::{
 
 use super::backoff;
 
-/// Follows a watch until it ends. Calls `changed` with all objects by name, for the first time when the first list is
-/// complete, and after each change.
+/// Follows a watch until it ends. Calls `changed` with all objects by name: first when the initial list is complete, then
+/// after each change.
 ///
-/// While the API server is away nothing changes.
+/// Nothing changes while the API server is unreachable.
 pub(super) async fn follow<K: Resource, V>(
     events: impl Stream<Item = watcher::Result<watcher::Event<K>>>,
     what: &str,
@@ -23,7 +23,7 @@ pub(super) async fn follow<K: Resource, V>(
     follow_together(events, what, Duration::ZERO, keep, changed).await;
 }
 
-/// As [`follow`], with changes that come within `together` counted as one.
+/// As [`follow`], but merges changes that arrive within `together`.
 pub(super) async fn follow_together<K: Resource, V>(
     events: impl Stream<Item = watcher::Result<watcher::Event<K>>>,
     what: &str,
@@ -39,7 +39,7 @@ pub(super) async fn follow_together<K: Resource, V>(
         let mut untold = false;
         loop {
             match event {
-                // A list is collected aside: half of it would send images to the internet.
+                // The list is collected separately: half of it would send images to the internet.
                 Ok(Some(watcher::Event::Init)) => listing.clear(),
                 Ok(Some(watcher::Event::InitApply(object))) => {
                     listing.insert(object.name_any(), keep(object));

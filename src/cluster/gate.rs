@@ -1,7 +1,7 @@
-//! Slots for CachedImages that are warmed: given to namespaces in turn.
+//! Slots for CachedImages that are being warmed, given to namespaces in turn.
 //!
-//! The work queue of a controller has one order for all. Here an image without a slot ends its reconcile at once, waits in the lane
-//! of its namespace, and is reconciled again when it is invited.
+//! A controller's work queue has one order for all objects. Here the reconcile of an image without a slot ends
+//! immediately. The image waits in the lane of its namespace, and is reconciled again when it is invited.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -17,11 +17,11 @@ use crate::{
     prewarm::{lifetime::REQUESTED_BY, turns::Turns},
 };
 
-/// Invitations on their way: there are no more of them than slots.
+/// Capacity of the invitation channel: there are never more invitations than slots.
 const ON_THE_WAY: usize = 1024;
-/// An image that waits asks again after this time, should its invitation be lost.
+/// A waiting image tries again after this time, in case its invitation was lost.
 pub(super) const WAIT: Duration = Duration::from_secs(60);
-/// Reconciles beyond the slots: they only find that there is none.
+/// Concurrent reconciles beyond the slots: these only find that no slot is free.
 pub(super) const SPARE: u16 = 4;
 
 /// The slots.
@@ -30,23 +30,23 @@ pub(super) struct Gate {
     invited: mpsc::Sender<String>,
 }
 
-/// Whether a reconcile may begin.
+/// Whether a reconcile may start.
 pub(super) enum Entry {
-    /// It may, and needs no slot.
+    /// Start; needs no slot.
     Free,
-    /// It may, with this slot.
+    /// Start with this slot.
     Slot(#[expect(dead_code, reason = "dropping it gives it back")] Slot),
-    /// It may not yet.
+    /// Do not start yet.
     Later,
 }
 
-/// A slot. Dropping it gives it back.
+/// A slot. Dropping it frees it.
 pub(super) struct Slot {
     gate: Arc<Gate>,
     namespace: String,
 }
 
-/// A gate with so many slots, and the images that are to be reconciled because a slot is free.
+/// Creates a gate with this many slots, and a stream of the images to reconcile because a slot is free.
 pub(super) fn gate(slots: u16) -> (Arc<Gate>, impl Stream<Item = ObjectRef<CachedImage>> + Send + 'static) {
     let (invited, receiver) = mpsc::channel(ON_THE_WAY);
     let names = stream::unfold(receiver, async |mut receiver: mpsc::Receiver<String>| {
@@ -57,7 +57,7 @@ pub(super) fn gate(slots: u16) -> (Arc<Gate>, impl Stream<Item = ObjectRef<Cache
 }
 
 impl Gate {
-    /// A slot for an image, if one is free. One that is being deleted needs none.
+    /// Returns a slot for an image, if one is free. An image that is being deleted needs none.
     pub(super) fn enter(self: &Arc<Self>, image: &CachedImage) -> Entry {
         if image.metadata.deletion_timestamp.is_some() {
             return Entry::Free;
@@ -71,7 +71,7 @@ impl Gate {
 
     fn invite(&self, turns: &mut Turns) {
         while let Some(name) = turns.invite(Instant::now()) {
-            // One that is lost here asks again.
+            // An image whose invitation is lost tries again after `WAIT`.
             self.invited.try_send(name).ok();
         }
     }

@@ -1,4 +1,5 @@
-//! Leads while the Lease is held, and never longer: [`crate::lease`] decides, this asks the API server.
+//! Leads while the Lease is held, and never longer: [`crate::lease`] decides, this module sends the requests to the API
+//! server.
 
 use std::{pin::pin, time::Duration};
 
@@ -22,15 +23,15 @@ use crate::{
 /// The Lease of the controller, in the operator's own namespace.
 pub const NAME: &str = "harbor-pilot-controller";
 
-/// No longer does the end of a process wait for the Lease to be released.
+/// Maximum time that the end of a process waits for the Lease to be released.
 const RELEASE_DEADLINE: Duration = Duration::from_secs(3);
 
-/// A leader that leads no more. The process has to end, and to be started again.
+/// The process no longer leads. It has to exit and be restarted.
 #[derive(Debug, thiserror::Error)]
 #[error("lost the Lease {NAME}: {0}; ending, to be started again as one that waits for it")]
 pub struct Lost(#[from] Loss);
 
-/// A candidate for the Lease, and what it takes to ask for it.
+/// A candidate for the Lease, with its client.
 pub struct Candidate {
     api: Api<Lease>,
     election: Election,
@@ -39,30 +40,30 @@ pub struct Candidate {
     leadership: Leadership,
 }
 
-/// A client whose writes stop with the lead.
+/// Creates a client whose writes stop when the process loses the lead.
 ///
 /// # Errors
-/// When the configuration is of no use.
+/// When the configuration is not usable.
 pub fn guarded_client(config: Config, leadership: &Leadership) -> Result<Client, kube::Error> {
     let guard = layer_fn(|inner| Guarded { inner, leadership: leadership.clone() });
     Ok(ClientBuilder::try_from(config)?.with_layer(&guard).build())
 }
 
 impl Candidate {
-    /// A candidate in this namespace. `process` is the name of the Pod or the machine. The client is to be nobody else's: what
-    /// others send must not hold up a renewal.
+    /// Creates a candidate in this namespace. `process` is the name of the Pod or the machine. Do not share the client:
+    /// requests of others must not delay a renewal.
     pub fn new(client: Client, namespace: &str, process: &str, timing: Timing, leadership: Leadership) -> Self {
-        // No two processes have one identity, not even those of one Pod after another.
+        // No two processes have the same identity, not even successive processes of one Pod.
         let identity = format!("{process}_{:016x}", chance::number());
         let election = Election::new(namespace, NAME, &identity, timing);
         Self { api: Api::namespaced(client, namespace), election, identity, timing, leadership }
     }
 
-    /// Waits until it leads, does `work` while it does, and releases the Lease once the work is done. `None` when `shutdown`
-    /// came before it led. The work has to end by itself after `shutdown`; the Lease is held until then.
+    /// Waits until it leads, does `work` while it leads, and releases the Lease when the work is done. Returns `None` when
+    /// `shutdown` came before it led. The work must end by itself after `shutdown`; the Lease is held until then.
     ///
     /// # Errors
-    /// [`Lost`] when it leads no more; the work is dropped where it stands.
+    /// [`Lost`] when it no longer leads; the work is dropped at that point.
     pub async fn lead<T>(
         mut self,
         shutdown: &CancellationToken,
@@ -76,7 +77,7 @@ impl Candidate {
         let done = {
             let mut work = pin!(work);
             tokio::select! {
-                // A loss comes first, so that nothing is done any more where both are due.
+                // Check the loss first: when both branches are ready, no further work may run.
                 biased;
                 lost = self.hold() => return Err(lost),
                 done = &mut work => done,
@@ -90,7 +91,7 @@ impl Candidate {
         Ok(Some(done))
     }
 
-    /// Until it leads; `false` when it is not to any more.
+    /// Waits until it leads; `false` on shutdown.
     async fn acquire(&mut self, shutdown: &CancellationToken) -> Result<bool, Lost> {
         let mut told = String::new();
         while !shutdown.is_cancelled() {
@@ -114,7 +115,7 @@ impl Candidate {
         Ok(false)
     }
 
-    /// Renews, until it cannot.
+    /// Renews until it loses the lead.
     async fn hold(&mut self) -> Lost {
         tokio::time::sleep(self.timing.pause(chance::fraction())).await;
         loop {
@@ -130,7 +131,7 @@ impl Candidate {
         }
     }
 
-    /// Takes one step. Returns how long to wait before the next one; `None` is not at all.
+    /// Takes one step. Returns how long to wait before the next one; `None` means no wait.
     async fn take(&mut self, step: Step) -> Result<Option<Duration>, Lost> {
         let started = uptime();
         let parameters = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
@@ -169,7 +170,7 @@ impl Candidate {
             None => tracing::warn!(?deadline, lease = NAME, "the Lease: no answer in time"),
         }
         self.election.stale();
-        // Time enough has gone by where there was no answer.
+        // The request took its whole deadline without an answer: do not wait longer.
         Ok((uptime().saturating_sub(started) < deadline).then_some(pause))
     }
 
@@ -179,7 +180,7 @@ impl Candidate {
         }
     }
 
-    /// How long it still leads; a follower has all the time.
+    /// Remaining time of the lead; unlimited for a follower.
     fn left(&self) -> Duration {
         self.election.until().map_or(Duration::MAX, |until| until.saturating_sub(uptime()))
     }
@@ -189,7 +190,7 @@ impl Candidate {
             let Some(lease) = self.election.released(Timestamp::now()) else { return false };
             match self.api.replace(NAME, &PostParams::default(), &lease).await {
                 Ok(_) => return true,
-                // The last renewal was taken, although nobody waited for the answer.
+                // The last renewal was stored, although its answer never arrived.
                 Err(kube::Error::Api(status)) if status.code == 409 => match self.api.get_opt(NAME).await {
                     Ok(found) => self.election.read(found, uptime()),
                     Err(_) => return false,
@@ -200,7 +201,7 @@ impl Candidate {
     }
 }
 
-/// Sends what changes something only while this process leads.
+/// Sends requests that change something only while this process leads.
 #[derive(Clone)]
 struct Guarded<S> {
     inner: S,

@@ -1,7 +1,7 @@
-//! What the controller counts and shows of itself: requests, pulls, resources, and its status page.
+//! The metrics and the status page of the controller: requests, pulls, resources.
 //!
-//! In: what its parts do, and the stores of its watches. Out: metrics, made out at each look where they are states, and the content
-//! of the page.
+//! In: events from its parts, and the stores of its watches. Out: metrics (states are computed at each scrape), and the
+//! content of the page.
 
 use std::{
     sync::Arc,
@@ -28,19 +28,19 @@ use crate::{
     },
 };
 
-/// What the controller counts. Clones share it.
+/// The metrics of the controller. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Meters {
-    /// What it does.
+    /// Metrics of the controller's own work.
     pub controller: ControllerMetrics,
-    /// What became of offers.
+    /// Results of prewarm requests.
     pub offers: OfferMetrics,
-    /// What became of its watches.
+    /// Lists and failures of the watches.
     pub watches: Watches,
     pub(super) seen: Arc<ArcSwapOption<Seen>>,
 }
 
-/// What there is to see once the controller runs.
+/// Stores that can be shown once the controller runs.
 pub(super) struct Seen {
     pub(super) directory: Arc<ClusterDirectory>,
     pub(super) leadership: Leadership,
@@ -57,25 +57,25 @@ impl std::fmt::Debug for Seen {
 }
 
 impl Meters {
-    /// Registers everything that the controller counts.
+    /// Registers all metrics of the controller.
     pub fn register(registry: &mut Registry) -> Self {
         let (controller, offers) = (ControllerMetrics::register(registry), OfferMetrics::register(registry));
         let watches = Watches::register(registry);
         Self { controller, offers, watches, seen: Arc::default() }
     }
 
-    /// Whether this process leads. Without an election it does as soon as it runs.
+    /// Whether this process leads. Without leader election it leads as soon as it runs.
     pub(super) fn leads(&self) -> bool {
         self.seen.load().as_ref().is_some_and(|seen| seen.leadership.holds())
     }
 
-    /// Whoever counts the requests to the Harbor of an instance.
+    /// Returns the observer that counts requests to the Harbor of an instance.
     pub(super) fn observer(&self, instance: &str) -> Arc<dyn Observer> {
         self.controller.expect_instance(instance);
         Arc::new(Requests { metrics: self.controller.clone(), instance: instance.to_owned() })
     }
 
-    /// Whoever counts what a pull does.
+    /// Returns the observer that counts the progress of pulls.
     pub(super) fn pull(&self) -> Arc<dyn Progress> {
         let running = Running::new(Gauge::clone(&self.controller.pulls_running));
         Arc::new(Pull { metrics: self.controller.clone(), begin: Instant::now(), _running: running })

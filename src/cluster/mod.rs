@@ -1,8 +1,8 @@
-//! The Kubernetes side: what lives in the API server, and what is written back to it.
+//! The Kubernetes side: reads resources from the API server, and writes results back.
 //!
-//! In: watches of our kinds, of Nodes and Namespaces, of Pods and workloads, and of the Secrets that resources name. Out: the
-//! [`Directory`](crate::controller::Directory) that reconcilers read, the rewrite rules that the webhook follows, and, for each
-//! reconcile, status, finalizer and Events.
+//! In: watches of our kinds, of Nodes and Namespaces, of Pods and workloads, and of the Secrets that resources refer to.
+//! Out: the [`Directory`](crate::controller::Directory) that reconcilers read, the rewrite rules that the webhook follows,
+//! and, for each reconcile, status, finalizer and Events.
 
 pub mod admitted_namespaces;
 pub mod certificates;
@@ -39,41 +39,41 @@ use backon::ExponentialBuilder;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
 use kube::{api::ListParams, runtime::watcher};
 
-/// Field manager of everything that we apply.
+/// Field manager of all resources that we apply.
 pub const FIELD_MANAGER: &str = "harbor-pilot";
 
-/// No request to the API server takes longer.
+/// Timeout of every request to the API server.
 pub const DEADLINE: Duration = Duration::from_secs(15);
 
-/// How long a watch that failed waits before it tries again: a second at first, eight at most. An API server that is back refuses
-/// it up to three times (the port, the storage that begins, the state that is too old to resume from), and in half a minute
-/// everything is to be known again.
+/// Backoff of a failed watch: one second at first, at most eight. A restarted API server refuses a watch up to three times
+/// (port not open, storage not ready, resourceVersion too old to resume from), and within half a minute everything has to
+/// be known again.
 fn backoff() -> watcher::ExponentialBackoff {
     let builder = ExponentialBuilder::default().with_min_delay(Duration::from_millis(800));
     builder.with_max_delay(Duration::from_secs(4)).with_jitter().without_max_times().into()
 }
 
-/// What can go wrong with the API server.
+/// Errors of requests to the API server.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The request failed.
     #[error("{operation}: {source}")]
     Api {
-        /// What was being done.
+        /// The operation that failed.
         operation: &'static str,
-        /// What the client said.
+        /// The error of the client.
         #[source]
         source: Box<kube::Error>,
     },
     /// No answer in time.
     #[error("{operation}: the API server did not answer within {} s", DEADLINE.as_secs())]
     Timeout {
-        /// What was being done.
+        /// The operation that timed out.
         operation: &'static str,
     },
 }
 
-/// Awaits a request to the API server, bounded.
+/// Awaits a request to the API server with a timeout.
 ///
 /// # Errors
 /// [`Error`] with the name of the operation.
@@ -88,24 +88,24 @@ pub async fn bounded<T>(
     }
 }
 
-/// Turns to the next page of a list; `false` after the last one.
+/// Moves to the next page of a list; `false` after the last one.
 pub fn turn(parameters: &mut ListParams, page: ListMeta) -> bool {
     parameters.continue_token = page.continue_.filter(|token| !token.is_empty());
     parameters.continue_token.is_some()
 }
 
 impl Error {
-    /// Whether the object is not there.
+    /// Whether the object does not exist.
     pub fn is_not_found(&self) -> bool {
         self.code() == Some(404)
     }
 
-    /// Whether somebody else was faster.
+    /// Whether another client changed the object first.
     pub fn is_conflict(&self) -> bool {
         self.code() == Some(409)
     }
 
-    /// Whether the API server answered, and refused.
+    /// Whether the API server answered and refused the request.
     pub fn is_answer(&self) -> bool {
         self.code().is_some()
     }

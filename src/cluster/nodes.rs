@@ -1,4 +1,4 @@
-//! The platforms that the cluster runs, from the labels of its nodes.
+//! The platforms of the cluster, from the labels of its nodes.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -32,19 +32,19 @@ impl Default for Platforms {
 }
 
 impl Platforms {
-    /// What is known now; empty until the first node was seen.
+    /// The platforms known now; empty until the first node was seen.
     pub fn current(&self) -> Vec<Platform> {
         self.current.load().to_vec()
     }
 
-    /// Waits until all nodes have been seen once.
+    /// Waits until all nodes have been listed once.
     pub async fn listed(&self) {
-        // The sender is ours, so that it cannot be gone.
+        // `self` owns the sender, so the channel cannot be closed.
         self.listed.subscribe().wait_for(|listed| *listed).await.ok();
     }
 
-    /// Follows the nodes until dropped. Reads their metadata alone. Calls `came` when there is a platform that was not there
-    /// before; one that goes is nobody's business.
+    /// Follows the nodes until dropped. Reads metadata only. Calls `came` when a new platform appears; a platform that
+    /// disappears needs no action.
     pub async fn watch(&self, client: Client, watches: &Watches, came: impl Fn()) {
         let nodes: Api<PartialObjectMeta<Node>> = Api::all(client);
         let events = watch(nodes, watcher::Config::default(), "Node", watches);
@@ -53,7 +53,7 @@ impl Platforms {
         let mut listing: HashMap<String, Platform> = HashMap::new();
         loop {
             match events.try_next().await {
-                // A list is collected aside: with half of it images would be warmed for half of the platforms.
+                // The list is collected separately: with half of it, images would be warmed for half of the platforms.
                 Ok(Some(watcher::Event::Init)) => listing.clear(),
                 Ok(Some(watcher::Event::InitApply(node))) => note(&mut listing, &node),
                 Ok(Some(watcher::Event::InitDone)) => {

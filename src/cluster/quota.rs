@@ -1,4 +1,4 @@
-//! The caps of CachedImages, before one is created: another one may have to go first.
+//! The caps of CachedImages, checked before one is created. At a cap, another CachedImage may have to be deleted first.
 
 use std::{
     sync::{
@@ -31,7 +31,7 @@ use crate::{
     },
 };
 
-/// Who may have one more CachedImage.
+/// Decides whether one more CachedImage may be created.
 pub struct Quota {
     pub(super) client: Client,
     pub(super) images: Store<CachedImage>,
@@ -42,7 +42,7 @@ pub struct Quota {
     pub(super) state: State,
 }
 
-/// What is counted.
+/// The counts of CachedImages.
 #[derive(Default)]
 pub struct State {
     ledger: Mutex<Ledger>,
@@ -55,7 +55,7 @@ impl Quota {
     /// Makes room for an image.
     ///
     /// # Errors
-    /// Why there is none. The image is missed until everything that names images is listed again.
+    /// Why there is no room. The image counts as missed until all objects that name images are listed again.
     pub(super) async fn make_room(&self, offer: &Offer) -> Result<(), Stored> {
         match self.room(&offer.namespace) {
             Room::Free => Ok(()),
@@ -78,28 +78,28 @@ impl Quota {
         }
     }
 
-    /// Notes that the CachedImage of an image was created.
+    /// Records that the CachedImage of an image was created.
     pub(super) fn created(&self, offer: &Offer) {
         let worth = Worth { refused: false, ready: false, last: Timestamp::now() };
         self.ledger().created(&offer.namespace, cached_image_name(&offer.image), worth, Instant::now());
     }
 
-    /// Notes that the image of a Pod or a workload was not enqueued, or not stored.
+    /// Records that the image of a Pod or a workload was not enqueued, or not stored.
     pub(super) fn miss(&self) {
         self.state.missed.store(true, Ordering::Relaxed);
     }
 
-    /// Whether images were missed since this was asked last.
+    /// Whether images were missed since the last call.
     pub(super) fn take_missed(&self) -> bool {
         self.state.missed.swap(false, Ordering::Relaxed)
     }
 
-    /// How many images found no room since they were taken last.
+    /// How many images found no room since the last [`Self::take_refused`].
     pub(super) fn refused(&self) -> usize {
         self.state.refused.load(Ordering::Relaxed)
     }
 
-    /// The same, and they count from zero again.
+    /// As [`Self::refused`], and resets the count to zero.
     pub(super) fn take_refused(&self) -> usize {
         self.state.refused.swap(0, Ordering::Relaxed)
     }
@@ -132,7 +132,7 @@ impl Quota {
                 false
             }
         };
-        // One that cannot be deleted is not chosen again for a while.
+        // Recorded also when the deletion fails: the CachedImage is not chosen again for a while.
         self.ledger().deleted(name.to_owned(), Instant::now());
         deleted
     }

@@ -1,7 +1,7 @@
-//! The way out for resources whose deletion waits for a controller or a Harbor that is gone: our finalizer is taken off.
+//! Recovery for resources whose deletion waits for a controller or a Harbor that no longer exists: removes our finalizer.
 //!
-//! In: the resources that carry it. Out: the same without it. Nothing is asked of Harbor. Resources are read as they are, so
-//! that one of another version of the product is no obstacle.
+//! In: the resources with the finalizer. Out: the same without it. Sends nothing to Harbor. Reads resources as untyped
+//! objects, so that it also works with those of other product versions.
 
 use std::collections::BTreeMap;
 
@@ -15,41 +15,41 @@ use serde_json::{Value, json};
 use super::{Error, FIELD_MANAGER, bounded, turn};
 use crate::api::{ConditionType, FINALIZER, HarborInstance, ProxyProject, Registry, ReplicationRule};
 
-/// Resources that one request lists.
+/// Resources per page of a list.
 const PAGE: u32 = 500;
 
-/// Times that somebody else may be faster at one resource.
+/// Maximum number of attempts when other clients change the resource.
 const TRIES: usize = 5;
 
-/// A resource that carries our finalizer.
+/// A resource with our finalizer.
 #[derive(Debug, Clone)]
 pub struct Held {
     /// Its kind.
     pub kind: String,
     /// Its name.
     pub name: String,
-    /// What it stands for in Harbor, with its name there: `replication policy nightly`.
+    /// Its object in Harbor, with the name there: `replication policy nightly`.
     pub object: String,
-    /// Which Harbor, by its address where that is still known.
+    /// Its Harbor, by address where still known.
     pub harbor: String,
-    /// Since when it is being deleted; `None`: it is not.
+    /// Time of its deletion; `None` when it is not being deleted.
     pub since: Option<Timestamp>,
-    /// Why it is still there, as the controller said last.
+    /// Why the deletion is blocked, as the controller last reported.
     pub blocked: Option<String>,
     resource: ApiResource,
 }
 
-/// Which resources are meant.
+/// Selects resources.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Which {
-    /// Those that are being deleted.
+    /// Resources that are being deleted.
     Deleted,
-    /// All. A controller that runs puts the finalizer back.
+    /// All resources. A running controller adds the finalizer again.
     All,
 }
 
-/// All resources that carry our finalizer, in the order in which Harbor could delete their objects. A kind that the API server does
-/// not have, has none.
+/// Lists all resources with our finalizer, in the order in which Harbor could delete their objects. A kind that the API
+/// server does not serve has none.
 ///
 /// # Errors
 /// [`Error`] of the API server.
@@ -66,8 +66,8 @@ pub async fn held(client: &Client) -> Result<Vec<Held>, Error> {
     Ok(held)
 }
 
-/// Takes our finalizer off a resource, and no other. Answers whether it did: not where the resource is gone or has changed so
-/// that it is none of `which` any more.
+/// Removes our finalizer from a resource, and no other. Returns whether it did: `false` when the resource is gone, or has
+/// changed and no longer matches `which`.
 ///
 /// # Errors
 /// [`Error`] of the API server.
@@ -83,7 +83,7 @@ pub async fn release(client: &Client, held: &Held, which: Which) -> Result<bool,
             return Ok(false);
         }
         let others: Vec<&String> = object.finalizers().iter().filter(|finalizer| *finalizer != FINALIZER).collect();
-        // Guarded by the resourceVersion, for the list of finalizers is not ours alone.
+        // Carries the resourceVersion, because other controllers also change the list of finalizers.
         let metadata = json!({"finalizers": others, "resourceVersion": object.resource_version()});
         let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
         let patch = Patch::Merge(json!({"metadata": metadata}));
@@ -97,7 +97,7 @@ pub async fn release(client: &Client, held: &Held, which: Which) -> Result<bool,
     }
 }
 
-/// The kinds that may carry the finalizer, and what Harbor calls their objects.
+/// The kinds that may have the finalizer, and Harbor's names for their objects.
 fn kinds() -> [(ApiResource, &'static str); 3] {
     [
         (ApiResource::erase::<ReplicationRule>(&()), "replication policy"),
@@ -106,7 +106,7 @@ fn kinds() -> [(ApiResource, &'static str); 3] {
     ]
 }
 
-/// The addresses of the instances, as far as they are still known: they only make words clearer.
+/// Addresses of the instances, as far as still known: used only in messages.
 async fn addresses(client: &Client) -> BTreeMap<String, String> {
     let instances = list(client, &ApiResource::erase::<HarborInstance>(&())).await.unwrap_or_default();
     let address = |instance: DynamicObject| {
@@ -128,7 +128,7 @@ async fn list(client: &Client, resource: &ApiResource) -> Result<Vec<DynamicObje
                     return Ok(objects);
                 }
             }
-            // The definition is gone, or was never there.
+            // The CRD is gone, or was never installed.
             Err(error) if error.is_not_found() => return Ok(objects),
             Err(error) => return Err(error),
         }

@@ -1,4 +1,4 @@
-//! Keeps what admission goes by as the API server has it.
+//! Keeps the active rules and policies as the API server has them.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -23,18 +23,18 @@ use crate::{
     telemetry::watches::Watches,
 };
 
-/// Changes that come within this time count as one.
+/// Changes within this time count as one.
 const TOGETHER: Duration = Duration::from_millis(50);
 
-/// Follows ProxyProjects alone until dropped, for those who ask where images are and not whose they are. Calls `changed`
-/// after each change, for the first time when the first list is complete.
+/// Follows only ProxyProjects until dropped, for callers that need the locations of images but not which namespaces use
+/// them. Calls `changed` first when the initial list is complete, then after each change.
 pub(super) fn follow_projects(
     projects: &Store<ProxyProject>,
     changes: &Changes<ProxyProject>,
     in_force: InForce,
     changed: impl Fn(),
 ) -> impl Future<Output = ()> {
-    // What changes while the first list is awaited is in it, or told afterwards.
+    // A change before the initial list completes is in that list, or arrives afterwards.
     let (projects, listed, mut changes) = (projects.clone(), changes.listed(), changes.follow().boxed());
     async move {
         listed.await;
@@ -44,21 +44,21 @@ pub(super) fn follow_projects(
             if changes.next().await.is_none() {
                 return;
             }
-            // Where thousands change at once, the rules are made anew for many of them together.
+            // When thousands of projects change at once, the rules are recompiled once for many of them.
             tokio::time::sleep(TOGETHER).await;
             while let Some(Some(_)) = changes.next().now_or_never() {}
         }
     }
 }
 
-/// Follows ProxyProjects, HarborInstances, ImagePolicies, namespaces and, while a policy goes by scans, CachedImages until dropped, and keeps `in_force` up to date.
-/// Calls `complete` once all are known, and after each change from then on.
+/// Follows ProxyProjects, HarborInstances, ImagePolicies, namespaces and, while a policy uses scans, CachedImages until
+/// dropped, and keeps `in_force` up to date. Calls `complete` first when all are known, then after each change.
 ///
-/// While the API server is away what is known stays in force.
+/// While the API server is unreachable, the known state stays active.
 pub async fn follow_all(client: Client, in_force: InForce, watches: &Watches, complete: impl Fn()) {
     let state = Mutex::new(State::default());
     let with = |change: &dyn Fn(&mut State)| {
-        // A panic while it was held would have been one of the compiler, which leaves it whole.
+        // A panic while the lock was held could only come from the rule compiler, which leaves the state intact.
         let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut state);
         state.recompile(&in_force);
@@ -103,7 +103,7 @@ pub async fn follow_all(client: Client, in_force: InForce, watches: &Watches, co
     }
 }
 
-/// Follows the labels of namespaces until dropped. Calls `changed` after each change, for the first time when all are known.
+/// Follows the labels of namespaces until dropped. Calls `changed` first when all are known, then after each change.
 pub(super) async fn follow_namespaces(client: Client, in_force: &InForce, watches: &Watches, changed: impl Fn()) {
     let namespaces: Api<PartialObjectMeta<Namespace>> = Api::all(client);
     let events = watch(namespaces, watcher::Config::default(), "Namespace", watches);
@@ -116,7 +116,7 @@ pub(super) async fn follow_namespaces(client: Client, in_force: &InForce, watche
     .await;
 }
 
-/// What was seen last; `None` before the first list.
+/// The last state seen; `None` before the first list.
 #[derive(Default)]
 struct State {
     projects: Option<Vec<Arc<ProxyProject>>>,
@@ -124,7 +124,7 @@ struct State {
     policies: bool,
     namespaces: bool,
     scans: bool,
-    /// What was said of outages.
+    /// Findings about outages that were logged.
     told: Vec<Finding>,
 }
 
@@ -135,7 +135,7 @@ impl State {
         in_force.recompile(projects, rewrite::unavailable(instances.map(AsRef::as_ref), Timestamp::now()));
     }
 
-    /// Says once of each rule and policy that together they would refuse Pods in an outage.
+    /// Logs once each rule and policy that together would refuse Pods during an outage.
     fn warn_of_outages(&mut self, in_force: &InForce) {
         let projects = self.projects.iter().flatten();
         let rules = projects.filter_map(|project| Some((project.metadata.name.as_deref()?, project.serving_rule()?)));

@@ -1,4 +1,4 @@
-//! What scans are wanted for, and what they found, as the API server has it.
+//! Which scan results ImagePolicies require, and the results that CachedImages have, as the API server has them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,11 +20,11 @@ use crate::{
     telemetry::watches::Watches,
 };
 
-/// Changes that come within this time after one count as one: ten thousand images are indexed anew in milliseconds, and a
-/// burst changes each of them several times.
+/// Changes within this time after the first count as one: indexing ten thousand images again takes milliseconds, and a
+/// burst changes each image several times.
 const TOGETHER: Duration = Duration::from_millis(500);
 
-/// What ImagePolicies want of scans. Clones share it.
+/// Which scan results ImagePolicies require. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct ScanDemand {
     max_age: Arc<ArcSwap<Option<Duration>>>,
@@ -32,12 +32,12 @@ pub struct ScanDemand {
 }
 
 impl ScanDemand {
-    /// After what time they want no verdict any more; `None` where none goes by scans.
+    /// The shortest maximum age of a scan result that a policy accepts; `None` when no policy uses scans.
     pub fn max_age(&self) -> Option<Duration> {
         **self.max_age.load()
     }
 
-    /// The worst severity that all of them admit; `None` where none uses scans.
+    /// The worst severity that all policies admit; `None` when none uses scans.
     pub fn ceiling(&self) -> Option<FoundSeverity> {
         **self.ceiling.load()
     }
@@ -53,8 +53,8 @@ impl ScanDemand {
     }
 }
 
-/// Follows CachedImages while it is `wanted`, until dropped, and keeps of each what its scans found. Calls `known` after each
-/// change, for the first time when the first list is complete.
+/// Follows CachedImages while `wanted`, until dropped, and keeps the scan results of each. Calls `known` first when the
+/// initial list is complete, then after each change.
 pub(super) async fn remember(
     client: Client,
     in_force: InForce,

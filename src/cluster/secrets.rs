@@ -1,8 +1,8 @@
-//! Watches of the Secrets that resources name, so that a rotation is acted on within seconds.
+//! Watches of the Secrets that resources refer to, so that a rotation takes effect within seconds.
 //!
-//! In: reads of Secrets by name, and which names are still in use. Out: the names of those that changed. Each watch is of one
-//! name in the operator's own namespace, so that a Role can be restricted to names, and of metadata alone. A Secret that the
-//! watch has seen in the state in which it was read is not read again.
+//! In: reads of Secrets by name, and the names still in use. Out: the names of those that changed. Each watch selects one
+//! name in the operator's own namespace, so that a Role can be restricted to names, and reads metadata only. A Secret is
+//! not read again while the watch still shows the revision that was read.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -26,48 +26,48 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::{Error, backoff, bounded, watch::watch};
 use crate::{controller::SecretValue, telemetry::watches::Watches};
 
-/// Secrets that are watched at most: each takes a connection to the API server. That another one changed is found at the
-/// interval of what names it.
+/// Maximum number of watched Secrets: each takes a connection to the API server. A change of any other Secret is found at
+/// the interval of the resource that refers to it.
 pub const MOST: usize = 256;
 
-/// A watch of what nobody names any more ends after this long at the latest.
+/// A watch of a Secret that no resource refers to ends after this long at most.
 const LOOK: Duration = Duration::from_secs(10);
 
-/// A watch that lasted for so long was one, and its end is no sign that the next will fail.
+/// A watch that lasted this long was healthy: its end does not mean that the next will fail.
 const LASTED: Duration = Duration::from_secs(60);
 
-/// Changes that may wait for a controller; of one that is further behind all resources are looked at.
+/// Maximum number of changes that wait for a controller. A controller that falls behind reconciles all its resources.
 const BACKLOG: usize = 1024;
 
-/// Different revisions that are remembered of one Secret until its watch has begun.
+/// Maximum number of different revisions remembered per Secret until its watch has started.
 const MOST_READ: usize = 8;
 
-/// Which Secret of that name it is, and which state of it; `None`: there is none.
+/// Identity and version of a Secret; `None` when it does not exist.
 type Revision = Option<String>;
 
-/// The Secrets of the operator's own namespace: read by name, and watched from then on.
+/// The Secrets of the operator's own namespace: read by name, then watched.
 pub struct Secrets {
     api: Api<Secret>,
     metadata: Api<PartialObjectMeta<Secret>>,
     known: Mutex<HashMap<String, Watched>>,
-    /// A name came that is not watched yet.
+    /// Notified when a name needs a new watch.
     wanted: Notify,
     changed: broadcast::Sender<String>,
 }
 
-/// What is known of one Secret.
+/// The known state of one Secret.
 #[derive(Debug, Default)]
 struct Watched {
-    /// What the watch has seen last; `None` before its first list.
+    /// The revision that the watch saw last; `None` before its first list.
     seen: Option<Revision>,
-    /// What was read before that.
+    /// The revisions read before the first list.
     read: Vec<Revision>,
-    /// What was read last.
+    /// The content that was read last.
     value: Option<SecretValue>,
 }
 
 impl Secrets {
-    /// Reads in this namespace. Nothing is watched until it is followed.
+    /// Creates a reader for this namespace. Watches start with `follow`.
     pub fn new(client: Client, namespace: &str) -> Self {
         Self {
             api: Api::namespaced(client.clone(), namespace),
@@ -98,7 +98,7 @@ impl Secrets {
         self.changed.subscribe()
     }
 
-    /// Watches what is read until dropped. `named` are the names that are still in use.
+    /// Watches the Secrets that were read, until dropped. `named` returns the names still in use.
     pub(super) async fn follow(&self, watches: &Watches, named: impl Fn() -> HashSet<String>) {
         let mut guards: HashMap<String, DropGuard> = HashMap::new();
         let mut running = FuturesUnordered::new();
@@ -131,7 +131,7 @@ impl Secrets {
         }
     }
 
-    /// Lists anew after each error, for what is read meanwhile is compared with that.
+    /// Lists again after each error: reads in the meantime are compared with that list.
     async fn watch(&self, name: &str, watches: &Watches) {
         let config = Config::default().fields(&format!("metadata.name={name}"));
         let (mut waits, mut told) = (backoff(), false);
@@ -164,7 +164,7 @@ impl Secrets {
         }
     }
 
-    /// Remembers that a Secret is read; answers whether its watch has seen it already.
+    /// Records that a read of a Secret starts; returns whether its watch has already seen it.
     fn begin(&self, name: &str) -> bool {
         let mut known = self.lock();
         if let Some(watched) = known.get(name) {
@@ -203,7 +203,7 @@ impl Secrets {
     fn tell(&self, name: &str, changed: bool) {
         if changed {
             tracing::info!(name, "Secret changed");
-            // Without a controller there is nobody to tell.
+            // Sending fails only without a controller.
             self.changed.send(name.to_owned()).ok();
         }
     }
@@ -218,7 +218,7 @@ impl Secrets {
 }
 
 impl Watched {
-    /// What the Secret holds, or that there is none, if that is known of the state that the watch has seen last.
+    /// The content of the Secret, or that it does not exist, if known for the revision that the watch saw last.
     fn current(&self) -> Option<Option<SecretValue>> {
         match self.seen.as_ref()? {
             None => Some(None),
@@ -226,7 +226,7 @@ impl Watched {
         }
     }
 
-    /// Whether somebody has what is no longer so: it changed between a read and the first list of the watch.
+    /// Whether a caller holds outdated content: the Secret changed between a read and the first list of the watch.
     fn was_read(&mut self, revision: Revision, was_watched: bool) -> bool {
         match &self.seen {
             None => {
@@ -235,19 +235,20 @@ impl Watched {
                 }
                 false
             }
-            // A read that began later is no older than what the watch has seen, and what follows the watch will see.
+            // A read that started after the first list is at least as new as what the watch has seen, and the watch
+            // reports later changes.
             Some(seen) => !was_watched && *seen != revision,
         }
     }
 
-    /// The watch has ended: what it has seen last may no longer be so, and is compared with what the next one sees first.
+    /// The watch has ended: its last revision may be outdated, and is compared with the first one of the next watch.
     fn lost(&mut self) {
         if let Some(seen) = self.seen.take() {
             self.read = vec![seen];
         }
     }
 
-    /// Whether this is new to those who read it.
+    /// Whether this revision is new to those that read the Secret.
     fn saw(&mut self, revision: Revision) -> bool {
         let read = std::mem::take(&mut self.read);
         let changed = match &self.seen {
@@ -267,7 +268,7 @@ fn value_of(secret: Secret) -> SecretValue {
     SecretValue { revision, values }
 }
 
-/// As [`SecretValue::revision`] has it.
+/// The revision, in the format of [`SecretValue::revision`].
 fn revision(metadata: &ObjectMeta) -> String {
     let (uid, version) = (metadata.uid.as_deref(), metadata.resource_version.as_deref());
     let uid = uid.unwrap_or_default();
@@ -289,7 +290,7 @@ mod tests {
         let mut watched = Watched::default();
         assert!(!watched.was_read(some("1"), false));
         assert!(!watched.saw(some("1")));
-        // A list after a lost watch shows the same again.
+        // The list after a lost watch shows the same revision.
         assert!(!watched.saw(some("1")));
         assert!(watched.saw(some("2")));
         assert!(!watched.was_read(some("2"), true));
@@ -335,7 +336,7 @@ mod tests {
             watched.was_read(read.clone(), false);
             assert!(watched.saw(listed.clone()), "{read:?} {listed:?}");
 
-            // The answer to the read comes after the first list.
+            // The answer to the read arrives after the first list.
             let mut watched = Watched::default();
             assert!(!watched.saw(listed.clone()));
             assert!(watched.was_read(read.clone(), false), "{read:?} {listed:?}");

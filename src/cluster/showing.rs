@@ -1,4 +1,4 @@
-//! What the status pages of the processes show.
+//! The content of the status pages.
 
 use std::{cmp::Reverse, sync::Arc};
 
@@ -17,15 +17,15 @@ use crate::{
 /// What a page shows besides resources.
 #[derive(Clone)]
 pub struct About {
-    /// When the process was started.
+    /// Start time of the process.
     pub started: Timestamp,
-    /// What is logged.
+    /// The log filter.
     pub logs: LogControl,
     /// The last warnings and errors.
     pub troubles: Troubles,
 }
 
-/// The page of the controller.
+/// Builds the status page of the controller.
 pub fn of_controller(meters: Meters, about: About) -> axum::Router {
     status_page::router(Arc::new(move || {
         let mut content = about.content("controller");
@@ -38,7 +38,7 @@ pub fn of_controller(meters: Meters, about: About) -> axum::Router {
     }))
 }
 
-/// The page of the webhook.
+/// Builds the status page of the webhook.
 pub fn of_webhook(in_force: InForce, about: About) -> axum::Router {
     status_page::router(Arc::new(move || {
         let mut content = about.content("webhook");

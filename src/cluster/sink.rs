@@ -1,4 +1,4 @@
-//! Offers become CachedImages: the durable queue is the API server.
+//! Stores prewarm requests as CachedImages: the API server is the durable queue.
 
 use kube::{Api, Client, api::PostParams};
 
@@ -10,7 +10,8 @@ use crate::{
     telemetry::offers::{OfferMetrics, Stored},
 };
 
-/// Writes offers as CachedImages until every sender is gone, as far as a `quota` has room. One that exists already is not changed.
+/// Creates a CachedImage for each prewarm request until every sender is dropped, as far as the `quota` allows. Does not
+/// change an existing CachedImage.
 pub async fn store(
     client: Client,
     mut offers: OfferReceiver,
@@ -23,7 +24,7 @@ pub async fn store(
     let parameters = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
     while let Some(offer) = offers.next().await {
         if !wanted(&offer) {
-            // It may be wanted before the queue would forget it.
+            // The image may be requested again before the queue would forget it.
             offers.forget(&offer.image);
             continue;
         }
@@ -45,7 +46,7 @@ pub async fn store(
             }
             Err(error) if error.is_conflict() => metrics.count(Stored::Known),
             Err(error) => {
-                // The next Pod, or the controller's next list of the Pods, enqueues it again.
+                // The next Pod, or the controller's next list of Pods, enqueues it again.
                 offers.forget(&offer.image);
                 if let Some(quota) = quota {
                     quota.miss();

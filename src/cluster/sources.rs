@@ -1,5 +1,5 @@
-//! The kinds that name images: Pods, and workloads before their Pods exist. Each is streamed, and listed in pages when it has to be
-//! known what is in use; none is stored.
+//! The kinds that name images: Pods, and workloads whose Pods do not exist yet. Each is streamed, and listed in pages to
+//! find which images are in use. None is stored.
 
 use std::{collections::HashSet, fmt::Debug};
 
@@ -28,10 +28,10 @@ use super::{
 };
 use crate::{prewarm::queue::Order, rewrite::Wanted, telemetry::watches::Watches};
 
-/// Objects of one page: half of a watch's, so that whoever reads an audit log tells them apart.
+/// Objects per page: half the page size of a watch, so that an audit log shows which request is which.
 const PAGE: u32 = 250;
 
-/// Follows all sources until dropped: notes and offers what they need.
+/// Follows all sources until dropped: records and enqueues the images they need.
 pub(super) async fn follow_all(client: &Client, demand: &Demand, watches: &Watches) {
     demand.asked.begin(Timestamp::now());
     tokio::join!(
@@ -44,10 +44,10 @@ pub(super) async fn follow_all(client: &Client, demand: &Demand, watches: &Watch
     );
 }
 
-/// Lists all sources once: notes and offers what they need. Answers which of the images `among` these are in use.
+/// Lists all sources once: records and enqueues the images they need. Returns which of the images `among` are in use.
 ///
 /// # Errors
-/// [`Error`] when not all could be listed: then nothing is known of what is not in use.
+/// [`Error`] when the list is incomplete: then it is unknown which images are unused.
 pub(super) async fn survey(
     client: &Client,
     demand: &Demand,
@@ -67,20 +67,20 @@ pub(super) async fn survey(
 trait Source:
     Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Send + 'static
 {
-    /// The kind, as metrics name it.
+    /// Name of the kind in metrics.
     const KIND: &'static str;
-    /// Which objects count.
+    /// Field selector of the objects that count.
     const FIELDS: Option<&'static str> = None;
 
-    /// The images that it needs, at Harbor.
+    /// The images that the object needs from Harbor.
     fn wanted(&self, demand: &Demand) -> Vec<Wanted>;
 
-    /// When these are warmed: last where it makes no Pods now.
+    /// When to warm its images: last when it creates no Pods now.
     fn order(&self) -> Order {
         Order::Turn
     }
 
-    /// The images as they stand in it, if something runs with them as they are.
+    /// The images as the object names them, if something runs with them unchanged.
     fn named(&self) -> HashSet<String> {
         HashSet::new()
     }
@@ -88,7 +88,7 @@ trait Source:
 
 impl Source for Pod {
     const KIND: &'static str = <Self as k8s_openapi::Resource>::KIND;
-    // Finished Pods need nothing.
+    // Finished Pods need no images.
     const FIELDS: Option<&'static str> = Some("status.phase!=Succeeded,status.phase!=Failed");
 
     fn wanted(&self, demand: &Demand) -> Vec<Wanted> {
@@ -137,7 +137,7 @@ fn is_over(job: &Job) -> bool {
         .any(|condition| ["Complete", "Failed"].contains(&&*condition.type_) && condition.status == "True")
 }
 
-/// Its CronJob says the same.
+/// Whether a CronJob owns the Job; the CronJob names the same images.
 fn is_of_cron_job(job: &Job) -> bool {
     job.metadata
         .owner_references
@@ -158,7 +158,7 @@ async fn follow<K: Source>(client: &Client, demand: &Demand, watches: &Watches) 
             Ok(Some(watcher::Event::Apply(object) | watcher::Event::InitApply(object))) => {
                 drop(take(&object, demand));
             }
-            // It was there until now.
+            // It needed its images until now.
             Ok(Some(watcher::Event::Delete(object))) => demand.note(namespace(&object), &object.wanted(demand)),
             Ok(Some(watcher::Event::Init | watcher::Event::InitDone)) => {}
             Ok(None) => return,

@@ -1,4 +1,4 @@
-//! States as metrics, made out at each look: how many resources are how, which instance is Ready, what is in force.
+//! State metrics, computed at each scrape: resources by state, Ready instances, active rules and policies.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -24,9 +24,9 @@ use crate::{
     tls::serve::Certificate,
 };
 
-/// Names of one metric that are told at most; what is beyond is told by `kubectl get`.
+/// Maximum number of names per metric; `kubectl get` shows the others.
 const NAMES: usize = 200;
-/// Reasons are a closed list of ours; what somebody else wrote into a status makes no more labels than this.
+/// Maximum number of reason labels. Our reasons are a closed list, but another client can write any reason into a status.
 const REASONS: usize = 64;
 
 /// States of the controller.
@@ -52,12 +52,12 @@ impl Collector for States {
     }
 }
 
-/// Rules and policies that a webhook goes by, and what waits to be written.
+/// The active rules and policies of a webhook, and its queue of prewarm requests.
 #[derive(Debug)]
 pub struct Admitting {
-    /// What is in force.
+    /// The active rules and policies.
     pub in_force: InForce,
-    /// Offers that wait; `None` where nothing is offered.
+    /// The queue of prewarm requests; `None` where there is none.
     pub offers: Option<Offers>,
 }
 
@@ -74,10 +74,10 @@ impl Collector for Admitting {
     }
 }
 
-/// The certificate that a webhook serves.
+/// The serving certificate of a webhook.
 #[derive(Debug)]
 pub struct Serving {
-    /// That of the moment is asked.
+    /// Read at each scrape, because it rotates.
     pub certificate: Arc<Certificate>,
 }
 
@@ -106,7 +106,7 @@ fn waiting(encoder: &mut DescriptorEncoder<'_>, offers: &Offers) -> Result<(), E
     gauge(encoder, "offers_waiting", "Offers that wait to be written as CachedImages", offers.waiting() as f64)
 }
 
-/// How many resources of each kind are Ready, or why not.
+/// Number of resources of each kind by Ready status and reason.
 fn resources(seen: &Seen, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
     let directory = &seen.directory;
     let mut counts = Counts::default();
@@ -214,7 +214,7 @@ fn family<'l, const N: usize>(
     lines: impl Iterator<Item = ([(&'l str, &'l str); N], f64)>,
 ) -> Result<(), Error> {
     let mut lines = lines.peekable();
-    // A family of none has no line, and no head either.
+    // A metric family without samples writes no lines, and no header either.
     if lines.peek().is_none() {
         return Ok(());
     }

@@ -1,4 +1,4 @@
-//! A Pod template as admission will see the Pods that are made from it.
+//! A Pod template, as admission will see the Pods created from it.
 
 use std::borrow::Cow;
 
@@ -12,7 +12,7 @@ use crate::rewrite::{
     pod::{Annotations, Container, ImageVolume, Labels, Metadata, Pod, PullPolicy, Spec, Text, Volume},
 };
 
-/// What of a template matters for rewriting.
+/// The parts of a template that matter for rewriting.
 pub(super) fn pod(template: &PodTemplateSpec) -> Pod<'_> {
     let annotations = template.metadata.as_ref().and_then(|metadata| metadata.annotations.as_ref());
     let keep_images = annotations.and_then(|annotations| annotations.get(KEEP_IMAGES)).map(|kept| text(kept));
@@ -30,7 +30,7 @@ pub(super) fn pod(template: &PodTemplateSpec) -> Pod<'_> {
     Pod { metadata: Some(metadata), spec }
 }
 
-/// Labels as selectors take them.
+/// The labels, in the form that selectors take.
 pub(super) fn labels(metadata: &ObjectMeta) -> Vec<(Text<'_>, Text<'_>)> {
     metadata.labels.iter().flatten().map(|(key, value)| (text(key), text(value))).collect()
 }

@@ -1,4 +1,4 @@
-//! Warnings about what a tenant does: each once in a while, whatever the tenant does.
+//! Warnings about the workloads of a tenant: each is logged once per interval, however often it occurs.
 
 use std::{
     collections::HashMap,
@@ -6,17 +6,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The same warning is logged again after this time.
+/// Interval after which the same warning is logged again.
 const AGAIN: Duration = Duration::from_secs(600);
-/// Warnings that are remembered at once. Beyond this number none is logged until older ones may be logged again.
+/// Maximum number of remembered warnings. Beyond it no new one is logged until older ones may be logged again.
 const MOST: usize = 1024;
 
-/// The warnings that were logged a short while ago.
+/// The warnings that were logged recently.
 #[derive(Debug, Default)]
 pub(super) struct Told(Mutex<HashMap<String, Instant>>);
 
 impl Told {
-    /// Whether a warning is due.
+    /// Whether a warning should be logged now.
     pub(super) fn is_due(&self, warning: &str, now: Instant) -> bool {
         let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let recent = |at: &Instant| now.saturating_duration_since(*at) < AGAIN;

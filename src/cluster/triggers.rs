@@ -1,4 +1,5 @@
-//! What makes a resource be looked at besides its own changes: those of what it refers to, and of what refers to it.
+//! Triggers of a reconcile besides changes of the resource itself: changes of objects it refers to, and of objects that
+//! refer to it.
 
 use std::sync::Arc;
 
@@ -22,7 +23,7 @@ use crate::{
     controller::Managed,
 };
 
-/// The changes of all kinds that others follow, and the directory of what there is.
+/// The changes of all kinds that others follow, and the directory of existing resources.
 pub(super) struct Triggers<'a> {
     pub(super) directory: &'a ClusterDirectory,
     pub(super) instances: &'a Changes<HarborInstance>,
@@ -32,7 +33,8 @@ pub(super) struct Triggers<'a> {
 }
 
 impl Triggers<'_> {
-    /// Instances follow their Secret, and their resources where those found Harbor away: the others then wait for the instance.
+    /// Reconciles instances when their Secret changes, and when one of their resources finds Harbor unreachable: the other
+    /// resources then wait for the instance.
     pub(super) fn of_instances(&self, controller: Controller<HarborInstance>) -> Controller<HarborInstance> {
         let store = &self.directory.instances;
         let own = |instance: &HarborInstance, secret: &str| instance.spec.credentials_secret_ref.name == secret;
@@ -52,8 +54,8 @@ impl Triggers<'_> {
             }))
     }
 
-    /// Registries follow their Secret and that of their instance, and their instance; one that waits to be deleted, also the
-    /// projects and rules that stand in its way.
+    /// Reconciles Registries when their Secret, their instance or its Secret changes; when its deletion is blocked, also
+    /// when the projects and rules that block it change.
     pub(super) fn of_registries(&self, controller: Controller<Registry>) -> Controller<Registry> {
         let store = &self.directory.registries;
         let account = account(self.directory);
@@ -75,7 +77,7 @@ impl Triggers<'_> {
             .reconcile_on(self.rules.concern(store, move |rule| may_be_free(&of_rules, rule.registry_name())))
     }
 
-    /// Rules follow their instance and its Secret, and their registry.
+    /// Reconciles rules when their instance, its Secret or their registry changes.
     pub(super) fn of_rules(&self, controller: Controller<ReplicationRule>) -> Controller<ReplicationRule> {
         let store = &self.directory.rules;
         let account = account(self.directory);
@@ -86,7 +88,7 @@ impl Triggers<'_> {
             .reconcile_on(self.users(store, ReplicationRule::registry_name))
     }
 
-    /// Projects follow their instance and its Secret, their registry, and one another where they have the same match.
+    /// Reconciles projects when their instance, its Secret, their registry or another project with the same match changes.
     pub(super) fn of_projects(&self, controller: Controller<ProxyProject>) -> Controller<ProxyProject> {
         let store = &self.directory.projects;
         let account = account(self.directory);
@@ -103,7 +105,7 @@ impl Triggers<'_> {
             .reconcile_on(self.projects.concern(store, of_neighbour))
     }
 
-    /// All resources of an instance, when it changes.
+    /// All resources of an instance, when the instance changes.
     fn members<K: Managed>(
         &self,
         store: &Store<K>,
@@ -113,7 +115,7 @@ impl Triggers<'_> {
         self.instances.concern(store, move |instance| naming(&known, instance, |object| &harbor_of(object).name))
     }
 
-    /// All resources that refer to a Registry, when it changes.
+    /// All resources that refer to a Registry, when the Registry changes.
     fn users<K: Managed>(
         &self,
         store: &Store<K>,
@@ -124,7 +126,7 @@ impl Triggers<'_> {
     }
 }
 
-/// One item for each time that `wake` is notified.
+/// Yields one item each time `wake` is notified.
 pub(super) fn whenever(wake: Arc<Notify>) -> impl Stream<Item = ()> + Send + 'static {
     stream::unfold(wake, |wake| async move {
         wake.notified().await;
@@ -132,7 +134,7 @@ pub(super) fn whenever(wake: Arc<Notify>) -> impl Stream<Item = ()> + Send + 'st
     })
 }
 
-/// Whether a project may have a conflict now, or be rid of one, because another one changed.
+/// Whether the change of another project may have caused or resolved a conflict of this one.
 fn is_concerned(project: &ProxyProject, changed: &ProxyProject) -> bool {
     let conditions = project.status.as_ref().map_or(&[][..], |status| &status.conditions);
     let own = matches(project);
@@ -146,7 +148,7 @@ fn matches(project: &ProxyProject) -> &[String] {
     rule.map_or(&[], |rule| &rule.matches)
 }
 
-/// The instance of a resource for which Harbor did not answer.
+/// The instance of a resource whose Harbor did not answer.
 fn found_away(conditions: Option<&[Condition]>, harbor: &HarborRef) -> Vec<ObjectRef<HarborInstance>> {
     let ready = conditions.and_then(|conditions| condition::find(conditions, ConditionType::Ready));
     let away = [Reason::HarborUnreachable, Reason::HarborError].map(|reason| reason.to_string());
@@ -154,7 +156,7 @@ fn found_away(conditions: Option<&[Condition]>, harbor: &HarborRef) -> Vec<Objec
     away.iter().map(|_| ObjectRef::new(&harbor.name)).collect()
 }
 
-/// All resources of which `names` says that they name a Secret, when it changes.
+/// All resources for which `names` returns that they refer to a Secret, when that Secret changes.
 fn of_secret<K: Managed>(
     directory: &ClusterDirectory,
     store: &Store<K>,
@@ -178,8 +180,8 @@ fn of_secret<K: Managed>(
     })
 }
 
-/// Whether the account of an instance lies in a Secret. An instance that stays Ready does not change with its password; what
-/// Harbor refused the old one is looked at even so.
+/// Whether a Secret holds the account of an instance. An instance that stays Ready does not change when its password does,
+/// so resources that Harbor refused with the old password are reconciled because of the Secret.
 fn account(directory: &ClusterDirectory) -> impl Fn(&HarborRef, &str) -> bool + Send + Sync + 'static {
     let instances = directory.instances.clone();
     move |harbor, secret| {
@@ -188,7 +190,7 @@ fn account(directory: &ClusterDirectory) -> impl Fn(&HarborRef, &str) -> bool + 
     }
 }
 
-/// All resources of which `named` is the name of this object.
+/// All resources for which `named` returns the name of this object.
 fn naming<K: Managed, L: Managed>(store: &Store<K>, object: &L, named: impl Fn(&K) -> &str) -> Vec<ObjectRef<K>> {
     let name = object.name_any();
     let users = store.state().into_iter().filter(|user| named(user) == name);

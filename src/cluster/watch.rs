@@ -1,4 +1,4 @@
-//! The one place where a watch of the API server starts, so that each is counted.
+//! The only place that starts a watch of the API server, so that each is counted.
 
 use std::fmt::Debug;
 
@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 
 use crate::telemetry::watches::Watches;
 
-/// Watches a kind. Counts each list and each failure under `kind`, before any backoff hides it.
+/// Watches a kind. Counts each list and each failure under `kind`, before a backoff hides it.
 pub(super) fn watch<K>(
     api: Api<K>,
     config: watcher::Config,
@@ -39,7 +39,7 @@ mod tests {
 
     use super::*;
 
-    /// An API server that answers everything with this status.
+    /// An API server that answers every request with this status.
     fn refusing(code: u16) -> Client {
         let answer = move |_: http::Request<Body>| async move {
             let status = serde_json::json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code});

@@ -1,34 +1,34 @@
-//! What was written last of each object: a watch may show the object as it was before, for a moment.
+//! The last written state of each object: for a moment after a write, a watch may still show the previous version.
 
 use std::{
     collections::HashMap,
     time::{Duration, Instant},
 };
 
-/// No watch lags so long.
+/// Maximum lag of a watch.
 const LAG: Duration = Duration::from_secs(300);
 
-/// So few are not worth a look.
+/// Below this number of entries no sweep runs.
 const FEW: usize = 64;
 
-/// States that were written not long ago, by the names of their objects.
+/// Recently written states, by object name.
 #[derive(Debug)]
 pub(super) struct Written<S> {
     known: HashMap<String, Last<S>>,
-    /// How many there may be before what is over is looked for.
+    /// Number of entries at which the next sweep runs.
     sweep_at: usize,
 }
 
 #[derive(Debug)]
 struct Last<S> {
-    /// The version that it was written over.
+    /// The resourceVersion that the write replaced.
     over: String,
     state: S,
     at: Instant,
 }
 
 impl<S> Written<S> {
-    /// The state that was written over this version of the object; `None` once the object is another.
+    /// The state that was written over this version of the object; `None` when the object has another version.
     pub(super) fn over(&mut self, name: &str, version: Option<&str>) -> Option<&S> {
         if self.known.get(name).is_some_and(|last| Some(last.over.as_str()) != version) {
             self.known.remove(name);
@@ -36,7 +36,8 @@ impl<S> Written<S> {
         self.known.get(name).map(|last| &last.state)
     }
 
-    /// Notes what was written over a version of the object. What nobody asked for again, because the object is gone, is forgotten.
+    /// Records the state that was written over a version of the object. Old entries that were never read again, because
+    /// the object is gone, are removed.
     pub(super) fn note(&mut self, name: String, over: String, state: S, now: Instant) {
         if self.known.len() >= self.sweep_at {
             self.known.retain(|_, last| now.duration_since(last.at) < LAG);
@@ -45,7 +46,7 @@ impl<S> Written<S> {
         self.known.insert(name, Last { over, state, at: now });
     }
 
-    /// The object is on its way out.
+    /// Forgets an object that is being deleted.
     pub(super) fn forget(&mut self, name: &str) {
         self.known.remove(name);
     }

@@ -1,4 +1,4 @@
-//! What warming may ask of each upstream, by the name of its Registry.
+//! Limits of warming for each upstream, by the name of its Registry.
 
 use std::{
     collections::HashMap,
@@ -13,10 +13,11 @@ use crate::{
     prewarm::{Allowance, allowance::Account},
 };
 
-/// News that nobody has taken yet. Who misses one finds it at the Registry's next look, within half a minute.
+/// Capacity of the channel of changed names. A lost name is found at the next reconcile of its Registry, within half a
+/// minute.
 const NEWS: usize = 64;
 
-/// One allowance for each Registry.
+/// One allowance per Registry.
 #[derive(Debug)]
 pub struct Allowances {
     known: Mutex<HashMap<String, Allowance>>,
@@ -30,7 +31,7 @@ impl Default for Allowances {
 }
 
 impl Allowances {
-    /// The allowance of an upstream; at first as the Registry's status remembers it.
+    /// Returns the allowance of an upstream. It starts with what the Registry's status remembers.
     pub fn of(&self, registry: &Registry) -> Allowance {
         let name = registry.metadata.name.clone().unwrap_or_default();
         let limit = registry.spec.pull_limit;
@@ -38,14 +39,14 @@ impl Allowances {
         let allowance = known.entry(name.clone()).or_insert_with(|| {
             let pulls = registry.status.as_ref().and_then(|status| status.pulls.as_ref());
             let news = self.news.clone();
-            // Nobody may listen.
+            // There may be no receiver.
             Allowance::new(Account::remembered(limit, pulls), move || drop(news.send(name.clone())))
         });
         allowance.limit(limit);
         allowance.clone()
     }
 
-    /// The names of Registries whose status is to remember something new.
+    /// Streams the names of Registries whose status has to store something new.
     pub fn news(&self) -> impl Stream<Item = String> + Send + use<> {
         stream::unfold(self.news.subscribe(), |mut news| async move {
             loop {

@@ -1,4 +1,4 @@
-//! CachedImage: resolved to its ProxyProject, and warmed and verified step by step (see [`crate::prewarm`]).
+//! CachedImage: finds its ProxyProject, then warms and verifies the image step by step (see [`crate::prewarm`]).
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,7 +18,7 @@ use crate::{
     rewrite::{Decision, Rules},
 };
 
-/// Who watches the pulls, if anybody does.
+/// Creates the observer of a CachedImage's pulls.
 pub type Watcher = Arc<dyn Fn(&CachedImage) -> Arc<dyn Progress> + Send + Sync>;
 
 /// Reconciles CachedImages.
@@ -28,7 +28,7 @@ pub struct Images {
     asked: Arc<Asked>,
 }
 
-/// What images are resolved with.
+/// What is needed to find the ProxyProject and the Harbor of an image.
 struct Places {
     directory: Arc<dyn Directory>,
     instances: Arc<Instances>,
@@ -37,7 +37,7 @@ struct Places {
 }
 
 impl Images {
-    /// Resolves with these rules, which are those of the webhook.
+    /// Creates a reconciler that maps images with these rules, the same as the webhook's.
     pub fn new(
         directory: Arc<dyn Directory>,
         instances: Arc<Instances>,
@@ -50,7 +50,7 @@ impl Images {
         Self { context, places, asked: Arc::default() }
     }
 
-    /// Where it is noted who asks for which image.
+    /// The records of which namespaces request which images.
     pub fn asked(&self) -> &Arc<Asked> {
         &self.asked
     }
@@ -58,7 +58,7 @@ impl Images {
 
 impl Reconciler<CachedImage> for Images {
     async fn reconcile(&self, object: &CachedImage, now: Timestamp) -> Outcome<CachedImageStatus> {
-        // Resolving reads connections from memory; this is what puts them there.
+        // Locating an image reads connections from memory; this call stores the connection there.
         if let Some(instance) = self.places.instance_of(&object.spec.image) {
             self.places.instances.connect(self.places.directory.as_ref(), &instance).await.ok();
         }
@@ -137,13 +137,13 @@ impl Surroundings for Places {
     }
 }
 
-/// How long images of a ProxyProject that nobody wrote live after they were asked for.
+/// How long CachedImages of a ProxyProject that no user created live after the last request for the image.
 pub fn expire_after(directory: &dyn Directory, proxy_project: &str) -> Duration {
     let project = directory.proxy_project(proxy_project);
     project.and_then(|project| project.spec.prewarm.expire_after).map_or(EXPIRE_AFTER, Interval::duration)
 }
 
-/// What is known of the lifetime of a CachedImage; `None` for one that a user made.
+/// The known lifetime of a CachedImage; `None` for one that a user created.
 pub fn lifetime_of(image: &CachedImage, directory: &dyn Directory, asked: &Asked) -> Option<Record> {
     if !lifetime::is_ours(image.metadata.labels.as_ref()) {
         return None;
@@ -169,7 +169,7 @@ pub fn lifetime_of(image: &CachedImage, directory: &dyn Directory, asked: &Asked
     })
 }
 
-/// The namespace that asked first, and the newest that did.
+/// The namespace that requested the image first, and the latest ones that did.
 fn namespaces_of(image: &CachedImage, remembered: Option<&Request>) -> Vec<Arc<str>> {
     let first = image.metadata.annotations.as_ref().and_then(|annotations| annotations.get(lifetime::REQUESTED_BY));
     let written = image.status.iter().flat_map(|status| &status.requested_by);
@@ -180,14 +180,14 @@ fn namespaces_of(image: &CachedImage, remembered: Option<&Request>) -> Vec<Arc<s
     namespaces
 }
 
-/// Whether scans found that an ImagePolicy refuses the image.
+/// Whether scans found a severity for which an ImagePolicy refuses the image.
 fn is_refused(image: &CachedImage, ceiling: Option<FoundSeverity>) -> bool {
     let Some((ceiling, status)) = ceiling.zip(image.status.as_ref()) else { return false };
     let scans = status.platforms.iter().filter_map(|child| child.scan.as_ref()).chain(&status.scan);
     scans.into_iter().filter_map(|scan| scan.severity.as_deref()).any(|word| FoundSeverity::of(word) > ceiling)
 }
 
-/// A CachedImage for an image that a Pod asked for.
+/// A CachedImage for an image that a Pod requested.
 pub fn offered(offer: &prewarm::Offer, source: Source) -> CachedImage {
     let spec = crate::api::CachedImageSpec {
         image: offer.image.to_string(),
@@ -204,7 +204,7 @@ pub fn offered(offer: &prewarm::Offer, source: Source) -> CachedImage {
     image
 }
 
-/// Whether images of this ProxyProject are warmed because Pods ask for them.
+/// Whether images of this ProxyProject are warmed when Pods request them.
 pub fn wants_offers(directory: &dyn Directory, proxy_project: &str) -> bool {
     use crate::api::proxy_project::PrewarmMode;
     directory.proxy_project(proxy_project).is_some_and(|project| project.spec.prewarm.mode == PrewarmMode::OnAdmission)

@@ -1,4 +1,4 @@
-//! What a resource refers to, from wherever resources are kept.
+//! Access to the resources that a resource refers to, independent of where they are stored.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -10,7 +10,7 @@ use crate::{
     harbor::{Credentials, Secrets},
 };
 
-/// Reads of other resources. All but secrets answer from memory.
+/// Reads other resources. All methods except `secret` answer from memory.
 pub trait Directory: Send + Sync + 'static {
     /// The HarborInstance of that name.
     fn instance(&self, name: &str) -> Option<Arc<HarborInstance>>;
@@ -26,30 +26,33 @@ pub trait Directory: Send + Sync + 'static {
     fn replication_rule(&self, name: &str) -> Option<Arc<ReplicationRule>>;
     /// All ReplicationRules.
     fn replication_rules(&self) -> Vec<Arc<ReplicationRule>>;
-    /// After what time the ImagePolicies that go by scans want no verdict any more: the shortest; `None` without such a policy.
+    /// The shortest maximum age of a scan result among ImagePolicies that use scans; `None` without such a policy.
     fn scan_max_age(&self) -> Option<Duration>;
-    /// The worst severity that all of them admit; `None` without such a policy.
+    /// The worst severity that all such policies admit; `None` without such a policy.
     fn scan_ceiling(&self) -> Option<FoundSeverity>;
     /// The platforms of the nodes that run Pods, without duplicates; empty while none is known.
     fn node_platforms(&self) -> Vec<Platform>;
-    /// The Secret of that name in the operator's own namespace. The error says why it could not be read.
+    /// The Secret of that name in the operator's own namespace; `None` when it does not exist.
+    ///
+    /// # Errors
+    /// Why it could not be read.
     fn secret<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<SecretValue>, String>>;
 }
 
-/// A Secret's content and its revision.
+/// Content and revision of a Secret.
 #[derive(Debug, Clone)]
 pub struct SecretValue {
-    /// Changes with the content, and tells nothing of it.
+    /// Changes with the content, and reveals nothing about it.
     pub revision: String,
-    /// The values that are text.
+    /// The values that are valid text.
     pub values: BTreeMap<String, SecretString>,
 }
 
 impl SecretValue {
-    /// `username` and `password`.
+    /// Returns `username` and `password`.
     ///
     /// # Errors
-    /// Names the key that is missing.
+    /// Names the missing key.
     pub fn credentials(&self) -> Result<Credentials, String> {
         let value = |key: &str| {
             self.values.get(key).filter(|value| !secrecy::ExposeSecret::expose_secret(*value).is_empty()).ok_or_else(|| {
@@ -60,7 +63,7 @@ impl SecretValue {
         Ok(Credentials { username, password: value("password")?.clone() })
     }
 
-    /// Makes the values known to what redacts messages, all but the user name.
+    /// Adds all values except the user name to the secrets that are redacted from messages.
     pub fn teach(&self, secrets: &Secrets) {
         let value = |key: &str| self.values.get(key);
         let username = value("username").map(|value| secrecy::ExposeSecret::expose_secret(value).trim().to_owned());

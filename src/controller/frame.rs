@@ -1,4 +1,4 @@
-//! What a look at a resource begins and ends with, whatever its kind: suspension, conditions, notes, the time to look again.
+//! Start and end of every reconcile, the same for all kinds: suspension, conditions, notes, requeue time.
 
 use std::time::Duration;
 
@@ -19,21 +19,21 @@ use crate::{
 
 /// A kind whose resources each stand for one object in Harbor.
 pub(super) trait Framed: Managed<Status: Default> {
-    /// What every spec has.
+    /// The common fields of every spec.
     fn terms(&self) -> Terms<'_>;
 
-    /// What every status has.
+    /// The common fields of every status.
     fn common(status: &mut Self::Status) -> Common<'_>;
 }
 
-/// What every spec has.
+/// The common fields of every spec.
 pub(super) struct Terms<'a> {
     harbor: &'a HarborRef,
     suspended: bool,
     interval: Duration,
 }
 
-/// What every status has.
+/// The common fields of every status.
 pub(super) struct Common<'a> {
     observed_generation: &'a mut Option<i64>,
     last_reconcile_token: &'a mut Option<String>,
@@ -68,24 +68,24 @@ framed!(Registry, RegistryStatus);
 framed!(ProxyProject, ProxyProjectStatus);
 framed!(ReplicationRule, ReplicationRuleStatus);
 
-/// One look at one resource, while it lasts.
+/// One reconcile of one resource, in progress.
 pub(super) struct Frame<'a, K: Framed> {
     kinds: &'a Kinds,
     object: &'a K,
     before: Vec<Condition>,
     beat: Beat,
-    /// How to look.
+    /// Time of the reconcile, and how recent its reads must be.
     pub(super) sight: Sight,
     /// The next status, without its conditions.
     pub(super) status: K::Status,
     /// The next conditions.
     pub(super) conditions: Conditions,
-    /// What to tell.
+    /// Notes to publish.
     pub(super) notes: Vec<Note>,
 }
 
 impl<'a, K: Framed> Frame<'a, K> {
-    /// Begins. A suspended resource is done with this.
+    /// Starts a reconcile. A suspended resource needs nothing more.
     pub(super) fn open(kinds: &'a Kinds, object: &'a K, now: Timestamp) -> Self {
         let generation = object.meta().generation;
         let terms = object.terms();
@@ -105,12 +105,12 @@ impl<'a, K: Framed> Frame<'a, K> {
         Self { kinds, object, before, beat, sight, status, conditions, notes: Vec::new() }
     }
 
-    /// Whether there is nothing to do.
+    /// Whether the resource is suspended.
     pub(super) fn is_suspended(&self) -> bool {
         self.object.terms().suspended
     }
 
-    /// Says what came of it; with success, in these words.
+    /// Sets the conditions from the result; on success with this message.
     pub(super) fn settle(&mut self, result: Result<String, Failure>) {
         match result {
             Ok(message) => self.conditions.compared(K::common(&mut self.status).drift, message),
@@ -118,10 +118,11 @@ impl<'a, K: Framed> Frame<'a, K> {
         }
     }
 
-    /// Ends.
+    /// Ends the reconcile.
     pub(super) fn close(mut self) -> Outcome<K::Status> {
         let suspended = self.is_suspended();
-        // Also an answer that is a success holds words of others: names, descriptions, what an execution says.
+        // Messages of successes are redacted, too: they contain text from Harbor, such as names, descriptions and results
+        // of executions.
         let secrets = self.kinds.instances.secrets(&self.object.terms().harbor.name);
         let mut conditions = self.conditions.into_list();
         conditions.iter_mut().for_each(|condition| condition.message = secrets.line(&condition.message));
@@ -135,7 +136,7 @@ impl<'a, K: Framed> Frame<'a, K> {
     }
 }
 
-/// A deletion that something stands in the way of.
+/// The result of a deletion that is blocked.
 pub(super) fn blocked<K: Framed>(
     kinds: &Kinds,
     object: &K,

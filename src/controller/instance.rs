@@ -1,4 +1,4 @@
-//! HarborInstance: does Harbor answer, with which version, and is it well?
+//! HarborInstance: checks whether Harbor answers, its version and its health.
 
 use k8s_openapi::jiff::Timestamp;
 
@@ -11,10 +11,10 @@ use crate::{
     harbor::{Client, Error, Secrets},
 };
 
-/// Harbor has ten components.
+/// Maximum number of components; Harbor has ten.
 const MOST_COMPONENTS: usize = 32;
 
-/// Looks at a HarborInstance once.
+/// Reconciles a HarborInstance once.
 pub async fn reconcile(
     directory: &dyn Directory,
     instances: &Instances,
@@ -42,7 +42,7 @@ pub async fn reconcile(
                 Ok(seen) => {
                     let seen = seen.without(connection.client.secrets());
                     if asked_for || !condition::is_true(&before, ConditionType::Ready) {
-                        // Harbor may have been restored, or built anew.
+                        // Harbor may have been restored or reinstalled.
                         connection.view.clear();
                     }
                     if status.version.as_ref().is_some_and(|version| *version != seen.version) {
@@ -68,7 +68,7 @@ struct Seen {
 }
 
 impl Seen {
-    /// The words of others, as they may be told.
+    /// The same, with secrets redacted from text that Harbor sent.
     fn without(self, secrets: &Secrets) -> Self {
         let said = |text: String| secrets.message(text.as_bytes(), false, &[]);
         let unhealthy = self.unhealthy.into_iter().take(MOST_COMPONENTS).map(said);
@@ -93,7 +93,7 @@ impl Seen {
 
 async fn look(client: &Client) -> Result<Seen, Error> {
     let info = client.system_info().await?;
-    // Harbor answers a wrong password here as it answers nobody: 200, without the version.
+    // With a wrong password Harbor answers here as without one: 200, without the version.
     let Some(version) = info.harbor_version else {
         return Err(Error::Unauthorized { operation: "GET /systeminfo".to_owned() });
     };

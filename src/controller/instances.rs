@@ -1,6 +1,6 @@
-//! One client for each HarborInstance, made anew when its spec or its Secret changes.
+//! One client per HarborInstance, rebuilt when its spec or its Secret changes.
 //!
-//! All resources of an instance share the client, so that its bound on concurrent requests holds for all of them together.
+//! All resources of an instance share the client, so its limit on concurrent requests holds for all of them together.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -21,7 +21,7 @@ use crate::{
     registry,
 };
 
-/// Secrets that are read at once.
+/// Maximum number of Secrets read concurrently.
 const SECRETS_AT_ONCE: usize = 8;
 
 /// Clients by the name of the instance.
@@ -29,7 +29,7 @@ const SECRETS_AT_ONCE: usize = 8;
 pub struct Instances {
     known: Mutex<HashMap<String, Known>>,
     silences: Mutex<HashMap<String, Silence>>,
-    /// What may be asked of their upstreams.
+    /// Limits of warming for the upstreams of the instances.
     pub allowances: Allowances,
     lanes: Lanes,
     observers: Option<Observers>,
@@ -37,7 +37,7 @@ pub struct Instances {
     deadlines: Deadlines,
 }
 
-/// Who is told of the requests to the Harbor of an instance.
+/// Creates the observer of requests to the Harbor of an instance.
 #[derive(Clone)]
 pub struct Observers(Arc<ObserverOf>);
 
@@ -56,50 +56,50 @@ struct Known {
     connection: Connection,
 }
 
-/// A usable instance.
+/// A connection to a usable instance.
 #[derive(Debug, Clone)]
 pub struct Connection {
-    /// For Harbor's API.
+    /// Client of Harbor's API.
     pub client: Client,
-    /// What Harbor has, read for all resources of the instance together.
+    /// Objects that Harbor has, read once for all resources of the instance.
     pub view: Arc<View>,
-    /// For `/v2`.
+    /// Client of `/v2`.
     pub puller: Puller,
-    /// The host of image references.
+    /// The host in image references.
     pub pull_host: String,
 }
 
 /// Why an instance cannot be used now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unusable {
-    /// For the condition.
+    /// Reason of the condition.
     pub reason: Reason,
-    /// What a person can do.
+    /// What a user can do.
     pub message: String,
-    /// Whether nothing changes until a person acts.
+    /// Whether nothing changes until a user acts.
     pub stalled: bool,
 }
 
 impl Instances {
-    /// Instances whose pulls have at most so many bytes of blobs under way at once, and that are asked for nothing while
-    /// `leadership` does not hold.
+    /// Creates instances whose pulls fetch at most `bytes_at_once` bytes of blobs concurrently, and that send nothing
+    /// while `leadership` does not hold.
     pub fn new(bytes_at_once: u64, leadership: Leadership) -> Self {
         Self { lanes: Lanes::new(bytes_at_once), leadership, ..Self::default() }
     }
 
-    /// The same with other deadlines.
+    /// Replaces the deadlines.
     #[must_use]
     pub fn with_deadlines(self, deadlines: Deadlines) -> Self {
         Self { deadlines, ..self }
     }
 
-    /// The same, with somebody who is told of each request to the Harbor of an instance.
+    /// Adds an observer of each request to the Harbor of an instance.
     #[must_use]
     pub fn observed(self, by: impl Fn(&str) -> Arc<dyn Observer> + Send + Sync + 'static) -> Self {
         Self { observers: Some(Observers(Arc::new(by))), ..self }
     }
 
-    /// Bytes of blobs that pulls have under way, as their manifests declare them.
+    /// Bytes of blobs that running pulls fetch, as declared in their manifests.
     pub fn bytes_under_way(&self) -> u64 {
         self.lanes.bytes_under_way()
     }
@@ -107,7 +107,8 @@ impl Instances {
     /// The connection to the instance of that name.
     ///
     /// # Errors
-    /// [`Unusable`] when there is no such instance, it is suspended or cannot be talked to now, or its Secret or spec is of no use.
+    /// [`Unusable`] when the instance does not exist, is suspended, is unreachable now, or its Secret or spec is not
+    /// usable.
     pub async fn connect(&self, directory: &dyn Directory, name: &str) -> Result<Connection, Unusable> {
         let Some(instance) = directory.instance(name) else {
             return Err(Unusable {
@@ -122,10 +123,10 @@ impl Instances {
         self.connect_to(directory, name, &instance).await
     }
 
-    /// The connection to this very instance.
+    /// The connection to this instance.
     ///
     /// # Errors
-    /// [`Unusable`] when its Secret or spec is of no use.
+    /// [`Unusable`] when its Secret or spec is not usable.
     pub async fn connect_to(
         &self,
         directory: &dyn Directory,
@@ -159,7 +160,7 @@ impl Instances {
         let puller = self
             .puller(&endpoint, instance.spec.token_path.as_deref(), &client, observer)
             .map_err(|error| Unusable { reason: error.reason(), message: error.to_string(), stalled: true })?;
-        // Harbor has the secrets of Registries from an earlier time, and may show one in its first answer.
+        // Harbor already has the secrets of Registries, and its first answer may show one.
         teach_upstreams(directory, name, client.secrets()).await;
         let view = Arc::new(View::new(client.clone()));
         let pull_host = instance.spec.effective_pull_host().to_owned();
@@ -169,27 +170,28 @@ impl Instances {
         Ok(connection)
     }
 
-    /// The bounds on pulls that hold for a project and its upstream, as their specs have them now.
+    /// The limits on pulls of a project and its upstream, from their current specs.
     pub fn lane(&self, project: &ProxyProject, upstream: Option<&Registry>) -> Lane {
         let name = project.metadata.name.as_deref().unwrap_or_default();
-        // Beyond this Harbor itself would refuse.
+        // Beyond this limit Harbor itself would refuse.
         let connections = project.spec.max_upstream_connections.and_then(|most| u16::try_from(most).ok());
         let own = project.spec.prewarm.max_concurrent_pulls.or(connections);
         let theirs = upstream.and_then(|registry| registry.spec.max_concurrent_pulls);
         self.lanes.lane((name, own), (&project.spec.registry_ref.name, theirs))
     }
 
-    /// The connection to the instance of that name as it was last made.
+    /// The last connection made to the instance of that name.
     pub fn known(&self, name: &str) -> Option<Connection> {
         self.lock().get(name).map(|known| known.connection.clone())
     }
 
-    /// Whether the Harbor of that name did not answer lately.
+    /// Whether the Harbor of that name failed to answer recently.
     pub fn silence(&self, name: &str) -> Silence {
         self.silences.lock().unwrap_or_else(PoisonError::into_inner).entry(name.to_owned()).or_default().clone()
     }
 
-    /// What may be said about the instance of that name: nothing that was sent to its Harbor as a secret, on one line.
+    /// Redacts messages about the instance of that name: removes everything that was sent to its Harbor as a secret, and
+    /// line breaks.
     pub fn secrets(&self, name: &str) -> Secrets {
         self.known(name).map(|connection| connection.client.secrets().clone()).unwrap_or_default()
     }
@@ -221,8 +223,8 @@ impl Instances {
     }
 }
 
-/// Makes the secrets of all Registries of an instance known to what redacts messages. A Secret that cannot be read is reported at
-/// its Registry.
+/// Adds the secrets of all Registries of an instance to those that are redacted from messages. A Secret that cannot be
+/// read is reported at its Registry.
 async fn teach_upstreams(directory: &dyn Directory, instance: &str, secrets: &Secrets) {
     let registries = directory.registries();
     let own = registries.iter().filter(|registry| registry.spec.harbor_ref.name == instance);
@@ -239,7 +241,7 @@ async fn teach_upstreams(directory: &dyn Directory, instance: &str, secrets: &Se
         .await;
 }
 
-/// Why a Harbor is not to be asked now, as far as its instance knows.
+/// Why no request may be sent to a Harbor now, as far as its instance knows.
 pub fn away(name: &str, instance: &HarborInstance) -> Option<String> {
     if instance.spec.suspend {
         return Some(format!("HarborInstance {name} is suspended"));
@@ -248,8 +250,8 @@ pub fn away(name: &str, instance: &HarborInstance) -> Option<String> {
     Some(format!("waiting for HarborInstance {name}, which is not ready: {why}"))
 }
 
-/// Why Harbor did not answer the instance's own look, as far as its status knows. Whoever would ask all the same makes an outage
-/// longer, and a wrong password lock the account: it is the instance that finds out when that is over.
+/// Why Harbor did not answer the instance's own reconcile, as far as its status knows. Requests in that state would
+/// prolong an outage, and with a wrong password could lock the account. Only the instance finds out when the state ends.
 fn refused(instance: &HarborInstance) -> Option<&str> {
     let status =
         instance.status.as_ref().filter(|status| status.observed_generation == instance.metadata.generation)?;
@@ -258,7 +260,7 @@ fn refused(instance: &HarborInstance) -> Option<&str> {
     asked.iter().any(|reason| reason.to_string() == ready.reason).then_some(ready.message.as_str())
 }
 
-/// Harbor's version, as its HarborInstance knows it, else as it says itself.
+/// Harbor's version: from its HarborInstance if known, else from Harbor.
 ///
 /// # Errors
 /// See [`Error`].

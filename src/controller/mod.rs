@@ -1,7 +1,8 @@
-//! Reconciles resources into Harbor: observe → plan → apply → status, one file a kind.
+//! Reconciles resources into Harbor: observe → plan → apply → status, one file per kind.
 //!
-//! In: a resource and a [`Directory`] of what it refers to. Out: an [`Outcome`], its next status with Events and the time to
-//! look again. Nothing here knows whether resources live in a cluster or in files; who calls it writes the status back.
+//! In: a resource and a [`Directory`] of the resources it refers to. Out: an [`Outcome`] with its next status, Events and
+//! the requeue time. Nothing here depends on whether resources live in a cluster or in files; the caller writes the status
+//! back.
 
 use std::time::Duration;
 
@@ -29,42 +30,42 @@ pub use reconciler::{Kinds, Managed, Reconciler};
 
 use crate::{api::Reason, plan::marker::Marker};
 
-/// Looked at again after this long, when something outside has to become right.
+/// Requeue time while an external problem has to be resolved first.
 pub const RECHECK: Duration = Duration::from_secs(30);
 
-/// What one look at a resource led to.
+/// Result of one reconcile.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome<Status> {
     /// The status to store.
     pub status: Status,
-    /// When to look again at the latest.
+    /// Maximum time until the next reconcile.
     pub requeue: Duration,
-    /// What a person may want to know.
+    /// Notes for users.
     pub notes: Vec<Note>,
 }
 
-/// What the deletion of a resource led to.
+/// Result of one deletion attempt.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Finalized<Status> {
-    /// Harbor is as it should be; the finalizer may go.
+    /// Harbor is in the desired state; the finalizer can be removed.
     Done(Vec<Note>),
-    /// Something stands in the way.
+    /// The deletion is blocked.
     Blocked(Outcome<Status>),
 }
 
-/// Something that was done, or could not be.
+/// An action that was done, or that failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Note {
-    /// Whether somebody should look at it.
+    /// Whether it needs a user's attention.
     pub warning: bool,
     /// Machine-readable: the name of a [`Reason`].
     pub reason: String,
-    /// For people; never holds a secret.
+    /// For users; never contains a secret.
     pub message: String,
 }
 
 impl Note {
-    /// Something was done.
+    /// A note about an action that was done.
     pub fn done(reason: Reason, message: impl Into<String>) -> Self {
         Self { warning: false, reason: reason.to_string(), message: message.into() }
     }
@@ -78,18 +79,18 @@ impl Note {
         }
     }
 
-    /// Something could not be done.
+    /// A note about an action that failed.
     pub fn warning(reason: Reason, message: impl Into<String>) -> Self {
         Self { warning: true, reason: reason.to_string(), message: message.into() }
     }
 }
 
-/// Who we are: what markers are made of.
+/// The identity of this installation, part of every marker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Installation(pub String);
 
 impl Installation {
-    /// The marker of what a resource makes in Harbor.
+    /// The marker of the object that a resource creates in Harbor.
     pub fn marker<K: Managed>(&self, object: &K) -> Marker {
         Marker {
             installation: self.0.clone(),

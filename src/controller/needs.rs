@@ -1,4 +1,4 @@
-//! What the account of a Harbor needs so that the controller can do what resources ask for, and nothing more.
+//! The permissions that the account of a Harbor needs for the given resources, and no others.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,10 +8,10 @@ use crate::{
     harbor::rights::{Right, operation},
 };
 
-/// A right, and the resources that need it with the field that asks for it.
+/// A permission, and the resources that need it, each with the field that requires it.
 pub type Needs = BTreeMap<Right, BTreeSet<String>>;
 
-/// The rights that the account of the HarborInstance of that name needs for these resources.
+/// The permissions that the account of the HarborInstance of that name needs for these resources.
 pub fn of(subjects: &Subjects, instance: &str) -> Needs {
     let mut needs = Needs::new();
     let registries = subjects.registries.iter().filter(|registry| registry.spec.harbor_ref.name == instance);
@@ -55,7 +55,7 @@ fn project(object: &ProxyProject, needs: &mut Needs) {
     }
     let prewarm = format!("{who} (warming)");
     add(needs, &prewarm, &["pull", "artifacts_of", "scanned_artifacts", "artifact"]);
-    // Also where a person has Harbor prevent vulnerable images.
+    // Also when a user enabled vulnerability prevention in Harbor.
     add(needs, &format!("{who} (scans before a pull)"), &["start_scan"]);
     if spec.storage_limit.is_some() {
         let who = format!("{who} (storageLimit)");

@@ -1,6 +1,6 @@
-//! What the controller would do, told before it does it: one look at each resource, in order of dependency, nothing written.
+//! Reports what the controller would do: one comparison of each resource, in order of dependency, without writing.
 //!
-//! A resource that refers to one that is yet to be created is compared as if that were there.
+//! A resource that refers to one that does not exist in Harbor yet is compared as if it existed.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -23,10 +23,10 @@ use crate::{
     plan::{Action, Difference, TO_BE_CREATED},
 };
 
-/// Resources under way at once; an instance has a bound of its own on requests.
+/// Maximum number of resources compared concurrently; an instance has its own limit on requests.
 pub const AT_ONCE: usize = 8;
 
-/// What is looked at.
+/// The resources to compare.
 #[derive(Debug, Clone, Default)]
 pub struct Subjects {
     /// HarborInstances.
@@ -39,44 +39,44 @@ pub struct Subjects {
     pub rules: Vec<Arc<ReplicationRule>>,
 }
 
-/// What a look at one resource came to.
+/// Result of the comparison of one resource.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Preview {
     /// Kind of the resource.
     pub kind: String,
     /// Name of the resource.
     pub name: String,
-    /// The HarborInstance that it is of, or is.
+    /// The HarborInstance of the resource, or the resource itself.
     pub instance: String,
-    /// What would be done.
+    /// What the controller would do.
     pub verdict: Verdict,
     /// What could not be compared, and why.
     pub remarks: Vec<String>,
 }
 
-/// What would be done.
+/// What the controller would do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// Nothing, for this reason: there is nothing to compare.
     Idle(String),
-    /// This, and it is written to Harbor unless the resource is to be observed only.
+    /// Apply the difference, unless the resource is only observed.
     Compared {
-        /// Harbor against the spec.
+        /// The difference between Harbor and the spec.
         difference: Difference,
-        /// Whether `managementPolicy` lets us write.
+        /// Whether `managementPolicy` permits writes.
         writes: bool,
     },
-    /// Nothing, until somebody acts.
+    /// Nothing, until a user acts.
     Refused {
-        /// As in the condition: the name of a [`Reason`].
+        /// Reason of the condition: the name of a [`Reason`].
         reason: String,
-        /// What can be done.
+        /// What the user can do.
         message: String,
     },
 }
 
 impl Preview {
-    /// Takes out what is a secret at this Harbor.
+    /// Redacts the secrets of this Harbor.
     fn conceal(&mut self, secrets: &Secrets) {
         self.remarks.iter_mut().for_each(|remark| *remark = secrets.line(remark));
         match &mut self.verdict {
@@ -90,12 +90,12 @@ impl Preview {
 }
 
 impl Verdict {
-    /// Whether Harbor is not as specified.
+    /// Whether Harbor differs from the spec.
     pub fn differs(&self) -> bool {
         matches!(self, Self::Compared { difference, .. } if difference.action != Action::Nothing)
     }
 
-    /// Whether somebody has to act first.
+    /// Whether a user has to act first.
     pub fn is_refused(&self) -> bool {
         matches!(self, Self::Refused { .. })
     }
@@ -109,8 +109,8 @@ impl From<Failure> for Verdict {
 }
 
 impl Kinds {
-    /// Looks at all: instances, Registries, ProxyProjects, ReplicationRules. Where an instance does not answer, what is of it
-    /// is not asked for.
+    /// Compares all: instances, Registries, ProxyProjects, ReplicationRules. Sends no requests for the resources of an
+    /// instance that does not answer.
     pub async fn preview(&self, subjects: &Subjects, now: Timestamp) -> Vec<Preview> {
         let mut round = Round { kinds: self, now, ahead: Ahead::new(), away: BTreeSet::new() };
         let instances = each(&subjects.instances, |object| round.instance(object)).await;
@@ -128,12 +128,12 @@ impl Kinds {
     }
 }
 
-/// What is known while it goes on.
+/// The state of one run.
 struct Round<'a> {
     kinds: &'a Kinds,
     now: Timestamp,
     ahead: Ahead,
-    /// Instances that are of no use.
+    /// Instances that cannot be used.
     away: BTreeSet<String>,
 }
 
@@ -201,7 +201,7 @@ impl Round<'_> {
         Ok(look.plan?.difference(replication_rule::object(object)))
     }
 
-    /// All is read by lists, and once.
+    /// Reads each list once, and uses only lists.
     fn sight(&self) -> Sight {
         Sight { now: self.now, freshness: Freshness::Listed(self.now) }
     }
@@ -216,7 +216,7 @@ impl Round<'_> {
         })
     }
 
-    /// What others that refer to a Registry will find.
+    /// Records what later resources that refer to this Registry will find.
     fn expect(&mut self, preview: &Preview, id: Option<i64>) {
         let upcoming = match &preview.verdict {
             Verdict::Compared { writes: true, .. } => Upcoming::Ours(id.unwrap_or(TO_BE_CREATED)),
@@ -227,7 +227,7 @@ impl Round<'_> {
     }
 }
 
-/// Nobody reads more of one value, in bytes.
+/// Maximum length of one value in the output, in bytes.
 const LONGEST: usize = 8 << 10;
 
 fn beginning(text: &str) -> &str {

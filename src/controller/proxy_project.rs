@@ -1,4 +1,4 @@
-//! ProxyProject: observe → plan → apply → status, and the rule that the webhook follows.
+//! ProxyProject: observe → plan → apply → status, and the rewrite rule that the webhook follows.
 
 mod apply;
 mod removal;
@@ -33,7 +33,7 @@ use crate::{
     rewrite::{Finding, conflicts, stated},
 };
 
-/// Brings a ProxyProject's object in Harbor to what its spec says.
+/// Reconciles a ProxyProject's object in Harbor with its spec.
 pub async fn reconcile(kinds: &Kinds, project: &ProxyProject, now: Timestamp) -> Outcome<ProxyProjectStatus> {
     let mut frame = Frame::open(kinds, project, now);
     if frame.is_suspended() {
@@ -41,7 +41,7 @@ pub async fn reconcile(kinds: &Kinds, project: &ProxyProject, now: Timestamp) ->
     } else {
         let mut result = bring(kinds, project, frame.sight, &mut frame.status, &mut frame.notes).await;
         if matches!(result, Err(Failure::Harbor(Error::Conflict { .. }))) {
-            // Somebody was faster than what was read.
+            // Another client changed Harbor after the read: read again and retry.
             result = bring(kinds, project, frame.sight.closer(), &mut frame.status, &mut frame.notes).await;
         }
         let rule = frame.status.rewrite.as_ref();
@@ -87,7 +87,7 @@ async fn bring(
         && view.project(name, sight.freshness).await?.item.is_none()
         && view.project(name, sight.closer().freshness).await?.item.is_none()
     {
-        // Nothing serves what the rule promises, until the project is there again.
+        // The rule has no target until the project exists again.
         status.rewrite = None;
     }
     let trusted = status.id.filter(|_| status.drift.is_empty() && !was_refused(project));
@@ -97,7 +97,7 @@ async fn bring(
         look = self::look(kinds, &connection, project, &ahead, trusted, sight.closer()).await?;
     }
     if look.plan.is_err() && status.id != look.id {
-        // The project that served is gone, and another one has its name.
+        // The project that the rule targets is gone, and another project has its name.
         status.rewrite = None;
     }
     if disowns(&look.plan) || look.id.is_none() {
@@ -115,7 +115,7 @@ async fn bring(
     let mut created = look.id;
     for step in &plan.steps {
         created = apply(&connection, name, step, created).await?;
-        // What was created is told of, even if it cannot be marked.
+        // The creation is reported even if the mark fails afterwards.
         if matches!(step, plan::Step::Create(_)) {
             notes.push(Note::done(Reason::Reconciled, difference.done()));
         }
@@ -129,31 +129,31 @@ async fn bring(
     Ok(())
 }
 
-/// Whether the project in Harbor was another's when it was last looked at.
+/// Whether the last reconcile found that the project in Harbor belongs to another owner.
 fn was_refused(project: &ProxyProject) -> bool {
     let conditions = project.status.as_ref().map_or(&[][..], |status| status.conditions.as_slice());
     let refused = [Reason::NameConflict, Reason::AdoptionRequired].map(|reason| reason.to_string());
     condition::find(conditions, ConditionType::Ready).is_some_and(|ready| refused.contains(&ready.reason))
 }
 
-/// A ProxyProject and Harbor, compared.
+/// Result of comparing a ProxyProject with Harbor.
 pub(super) struct Look {
-    /// Harbor's id, ours or not.
+    /// Harbor's id, whether or not the project is ours.
     pub(super) id: Option<i64>,
-    /// When Harbor was asked.
+    /// When Harbor was read.
     at: Timestamp,
-    /// What is to be done, or why not.
+    /// The steps to take, or why there are none.
     pub(super) plan: Result<Plan<plan::Step>, Refusal>,
-    /// What it promises once it serves.
+    /// The rewrite rule, once the project serves.
     rule: RewriteRuleStatus,
 }
 
-/// What the ProxyProject is called in Harbor.
+/// The ProxyProject's object in Harbor, for messages.
 pub(super) fn object(project: &ProxyProject) -> String {
     format!("proxy project {}", project.harbor_name())
 }
 
-/// Compares; nothing is written. Whose project it is is asked for unless it has the id `trusted` and nothing is to do.
+/// Compares without writing. Checks the owner of the project, unless it has the id `trusted` and there is nothing to do.
 pub(super) async fn look(
     kinds: &Kinds,
     connection: &Connection,
@@ -203,7 +203,7 @@ pub(super) async fn look(
     Ok(Look { id, at, plan, rule })
 }
 
-/// Reads what the list of projects does not show, as far as it is managed.
+/// Reads the managed settings that the list of projects does not contain.
 async fn look_beyond(
     view: &View,
     desired: &plan::Desired,

@@ -1,4 +1,4 @@
-//! The kinds that are reconciled, and how each of them is, seen the same from a cluster and from files.
+//! The kinds that are reconciled and their reconcilers, the same for a cluster and for files.
 
 use std::{fmt::Debug, sync::Arc};
 
@@ -27,45 +27,45 @@ pub trait Managed:
     + Sync
     + 'static
 {
-    /// Its status.
+    /// Type of its status.
     type Status: Serialize + PartialEq + Clone + Send + Sync + 'static;
 
-    /// What the API server calls it, such as `Registry`.
+    /// Kind in the Kubernetes API, such as `Registry`.
     const KIND: &'static str;
 
-    /// The status that it carries.
+    /// The status of the resource.
     fn status(&self) -> Option<&Self::Status>;
 
     /// The conditions of a status.
     fn conditions(status: &Self::Status) -> &[Condition];
 
-    /// The same resource with another status.
+    /// Copies the resource with another status.
     fn with_status(&self, status: Self::Status) -> Self;
 
-    /// Whether its deletion has to reach Harbor.
+    /// Whether its deletion has to change Harbor.
     fn wants_finalizer(&self) -> bool {
         false
     }
 }
 
-/// Reconciles one kind, without knowing where it is stored.
+/// Reconciles one kind, independent of where it is stored.
 pub trait Reconciler<K: Managed>: Send + Sync + 'static {
-    /// One look.
+    /// Reconciles the resource once.
     fn reconcile(&self, object: &K, now: Timestamp) -> impl Future<Output = Outcome<K::Status>> + Send;
 
-    /// One try at deleting what the resource made in Harbor.
+    /// Tries once to delete the object that the resource created in Harbor.
     fn finalize(&self, _object: &K, _now: Timestamp) -> impl Future<Output = Finalized<K::Status>> + Send {
         std::future::ready(Finalized::Done(Vec::new()))
     }
 }
 
-/// What the reconcilers of Harbor's own objects share.
+/// Shared parts of the reconcilers of objects in Harbor.
 pub struct Kinds {
-    /// What resources refer to.
+    /// The resources that others refer to.
     pub directory: Arc<dyn Directory>,
     /// Clients of the instances.
     pub instances: Arc<Instances>,
-    /// Who we are.
+    /// The identity of this installation.
     pub installation: Installation,
 }
 
@@ -76,7 +76,7 @@ impl Kinds {
     }
 }
 
-/// Whether the object in Harbor goes with its resource.
+/// Whether the object in Harbor is deleted with its resource.
 fn goes_too(deletion: DeletionPolicy, management: ManagementPolicy) -> bool {
     deletion != DeletionPolicy::Retain && management == ManagementPolicy::Full
 }

@@ -15,7 +15,7 @@ use crate::{
     plan::{Plan, Refusal, hosts, marker::Marker, registry as plan},
 };
 
-/// Brings a Registry's object in Harbor to what its spec says.
+/// Reconciles a Registry's object in Harbor with its spec.
 pub async fn reconcile(kinds: &Kinds, registry: &Registry, now: Timestamp) -> Outcome<RegistryStatus> {
     let mut frame = Frame::open(kinds, registry, now);
     if frame.is_suspended() {
@@ -23,13 +23,13 @@ pub async fn reconcile(kinds: &Kinds, registry: &Registry, now: Timestamp) -> Ou
     }
     let mut result = bring(kinds, registry, frame.sight, &mut frame.status, &mut frame.notes).await;
     if matches!(result, Err(Failure::Harbor(Error::Conflict { .. }))) {
-        // Somebody was faster than what was read.
+        // Another client changed Harbor after the read: read again and retry.
         result = bring(kinds, registry, frame.sight.closer(), &mut frame.status, &mut frame.notes).await;
     }
     remember_pulls(kinds, registry, &mut frame.status, &mut frame.notes);
     frame.settle(result.map(|()| "Harbor has this registry as specified".to_owned()));
     let mut outcome = frame.close();
-    // Harbor sees the return of an upstream only after minutes, and we before that.
+    // Harbor notices only after minutes that an upstream recovered; we check sooner.
     outcome.requeue = outcome.requeue.min(RECHECK);
     outcome
 }
@@ -46,7 +46,7 @@ pub async fn finalize(kinds: &Kinds, registry: &Registry, now: Timestamp) -> Fin
     frame::blocked(kinds, registry, now, words)
 }
 
-/// Keeps in the status what warming may not forget, and tells when the registry limits our rate.
+/// Stores in the status what warming has to remember, and adds a note when the registry rate-limits us.
 fn remember_pulls(kinds: &Kinds, registry: &Registry, status: &mut RegistryStatus, notes: &mut Vec<Note>) {
     let pulls = kinds.instances.allowances.of(registry).to_remember();
     let pause = |pulls: &Option<UpstreamPulls>| pulls.as_ref().and_then(|pulls| pulls.paused_until.clone());
@@ -101,10 +101,10 @@ async fn bring(
     Ok(())
 }
 
-/// What status knows of the registry, and Harbor does not show.
+/// State of the registry that is in the status and not readable from Harbor.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Remembered {
-    /// The revision of the credentials that Harbor was last given.
+    /// Revision of the credentials that were last sent to Harbor.
     credentials_revision: Option<String>,
     /// The registry that was ours, and its URL.
     owned: Option<(OwnedObject, String)>,
@@ -117,37 +117,38 @@ impl Remembered {
     }
 }
 
-/// What a look is for. Harbor never shows the secret of the credentials, so only what it was last given can be compared.
+/// Purpose of a comparison. Harbor never shows the secret of the credentials, so only the revision that was last sent can
+/// be compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
-    /// A secret is sent unless it is known to be there.
+    /// Sends the secret unless Harbor is known to have it.
     Write,
-    /// A secret is taken as right unless it is known to be another.
+    /// Assumes that Harbor has the right secret unless it is known to have another.
     Observe,
-    /// As [`Purpose::Observe`]; and a Secret that is not at hand is taken to say what Harbor has.
+    /// As [`Purpose::Observe`]; in addition, assumes that Harbor has the content of a Secret that is not available here.
     Preview,
 }
 
-/// A Registry and Harbor, compared.
+/// Result of comparing a Registry with Harbor.
 pub(super) struct Look {
     pub(super) connection: Connection,
     pub(super) desired: plan::Desired,
-    /// Harbor's id, ours or not.
+    /// Harbor's id, whether or not the registry is ours.
     pub(super) id: Option<i64>,
-    /// When Harbor was asked.
+    /// When Harbor was read.
     at: Timestamp,
-    /// What is to be done, or why not.
+    /// The steps to take, or why there are none.
     pub(super) plan: Result<Plan<plan::Step>, Refusal>,
     /// What could not be compared.
     pub(super) remarks: Vec<String>,
 }
 
-/// What the Registry is called in Harbor.
+/// The Registry's object in Harbor, for messages.
 pub(super) fn object(registry: &Registry) -> String {
     format!("registry {}", registry.harbor_name())
 }
 
-/// Compares; nothing is written.
+/// Compares without writing.
 pub(super) async fn look(
     kinds: &Kinds,
     registry: &Registry,
@@ -187,7 +188,7 @@ pub(super) async fn look(
     Ok(Look { connection, desired, id, at, plan, remarks })
 }
 
-/// Whether Harbor may be sent to this host. What is only observed is sent nowhere.
+/// Checks whether Harbor may connect to this host. A Registry that is only observed makes Harbor connect to no host.
 pub(super) fn check_host(kinds: &Kinds, registry: &Registry) -> Result<(), Refusal> {
     let harbor = &registry.spec.harbor_ref.name;
     let Some(instance) = kinds.directory.instance(harbor) else { return Ok(()) };
@@ -197,7 +198,8 @@ pub(super) fn check_host(kinds: &Kinds, registry: &Registry) -> Result<(), Refus
     hosts::check(&registry.url(), &instance.spec.allowed_registry_hosts, harbor)
 }
 
-/// What the Registry says, with its Secret. Harbor may show a secret before we send it, so that `secrets` learns it here.
+/// The desired state of the Registry, with its Secret. Adds the secret to `secrets` first, because Harbor may show it
+/// before we send it.
 async fn dereference(kinds: &Kinds, registry: &Registry, secrets: &Secrets) -> Result<plan::Desired, Unusable> {
     let (credentials, revision) = match &registry.spec.credentials_secret_ref {
         None => (None, None),
@@ -251,7 +253,8 @@ async fn apply(Connection { client, view, .. }: &Connection, name: &str, step: &
     }
 }
 
-/// Harbor has one answer for every upstream it cannot use. Without our credentials it may say more.
+/// Finds out why Harbor cannot use the upstream. Harbor gives the same answer for every cause; without our credentials it
+/// may say more.
 async fn diagnose(client: &Client, desired: &plan::Desired) -> (Reason, String) {
     let anonymous =
         model::RegistryPing { type_: desired.type_.to_owned(), url: desired.url.clone(), insecure: desired.insecure };
@@ -291,7 +294,7 @@ async fn remove(kinds: &Kinds, registry: &Registry) -> Result<Vec<Note>, Failure
     Ok(vec![Note::done(Reason::Reconciled, format!("deleted registry {name} in Harbor"))])
 }
 
-/// Who uses the registry, by name.
+/// The names of resources that use the registry.
 async fn in_the_way(kinds: &Kinds, registry: &Registry) -> Option<String> {
     let name = registry.metadata.name.as_deref()?;
     let connection = kinds.connect(&registry.spec.harbor_ref).await.ok()?;

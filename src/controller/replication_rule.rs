@@ -26,22 +26,22 @@ use crate::{
     },
 };
 
-/// What was written to status first is carried out after this long.
+/// Requeue time for a step that is first written to the status and then carried out.
 const AT_ONCE: Duration = Duration::from_secs(1);
-/// Harbor starts a scheduled execution a moment after its time.
+/// Delay after a scheduled time: Harbor starts the execution a moment later.
 const AFTER_SCHEDULE: Duration = Duration::from_secs(5);
-/// What stops late is waited for this long; then it is up to Harbor to say whether it can delete the policy.
+/// Maximum wait for executions to stop; after it, Harbor decides whether it can delete the policy.
 const STOPPING: Duration = Duration::from_secs(60);
-/// How often an execution that was told to stop is asked for.
+/// Interval of checks on an execution that is being stopped.
 const STOP_CHECK: Duration = Duration::from_secs(3);
 
-/// Brings a ReplicationRule's policy in Harbor to what its spec says, runs it when that is asked for, and tells of its runs.
+/// Reconciles a ReplicationRule's policy in Harbor with its spec, runs it on request, and reports its executions.
 pub async fn reconcile(kinds: &Kinds, rule: &ReplicationRule, now: Timestamp) -> Outcome<ReplicationRuleStatus> {
     let mut frame = Frame::open(kinds, rule, now);
     if !frame.is_suspended() {
         let mut result = bring(kinds, rule, frame.sight, &mut frame.status, &mut frame.notes).await;
         if matches!(result, Err(Failure::Harbor(Error::Conflict { .. }))) {
-            // Somebody was faster than what was read.
+            // Another client changed Harbor after the read: read again and retry.
             result = bring(kinds, rule, frame.sight.closer(), &mut frame.status, &mut frame.notes).await;
         }
         let held_back = match frame.status.held_back.len() {
@@ -58,7 +58,7 @@ pub async fn reconcile(kinds: &Kinds, rule: &ReplicationRule, now: Timestamp) ->
     outcome
 }
 
-/// Deletes a ReplicationRule's policy in Harbor, for `deletionPolicy: Delete`. What it is running is stopped first.
+/// Deletes a ReplicationRule's policy in Harbor, for `deletionPolicy: Delete`. Stops its running executions first.
 pub async fn finalize(kinds: &Kinds, rule: &ReplicationRule, now: Timestamp) -> Finalized<ReplicationRuleStatus> {
     match remove(kinds, rule, now).await {
         Ok(Removal::Done(notes)) => Finalized::Done(notes),
@@ -118,7 +118,7 @@ async fn bring(
         (policy.id, policy.content.clone())
     };
     if remembered != Some(id) {
-        // Executions of another policy say nothing of this one.
+        // Executions of another policy say nothing about this one.
         status.last_execution = None;
         status.pending_run = None;
         status.considered_execution = None;
@@ -128,22 +128,22 @@ async fn bring(
     Follower { connection: &connection, rule, id, enabled: content.enabled, writes, now }.follow(status, notes).await
 }
 
-/// A ReplicationRule and Harbor, compared.
+/// Result of comparing a ReplicationRule with Harbor.
 pub(super) struct Look {
-    /// What Harbor has.
+    /// The state of Harbor.
     observed: Observed,
-    /// When it was asked.
+    /// When Harbor was read.
     at: Timestamp,
-    /// What is to be done, or why not.
+    /// The steps to take, or why there are none.
     pub(super) plan: Result<Plan<plan::Step>, Refusal>,
 }
 
-/// What the ReplicationRule is called in Harbor.
+/// The ReplicationRule's object in Harbor, for messages.
 pub(super) fn object(rule: &ReplicationRule) -> String {
     format!("replication policy {}", rule.harbor_name())
 }
 
-/// Compares; nothing is written.
+/// Compares without writing.
 pub(super) async fn look(
     kinds: &Kinds,
     view: &View,
@@ -164,7 +164,8 @@ pub(super) async fn look(
     Ok(Look { observed, at, plan })
 }
 
-/// The policy that status remembers; all policies where it remembers none, or where that one is not as expected.
+/// Reads the policy that the status remembers; all policies when it remembers none, or when that policy is not as
+/// expected.
 async fn observe(
     view: &View,
     name: &str,
@@ -181,7 +182,7 @@ async fn observe(
     }
     let since = match freshness {
         Freshness::Listed(since) => since,
-        // Who is asked for by a marker can only be found among all: these are listed, for all who look now.
+        // A policy can be found by its marker only in the list of all, which is read once for all rules that need it now.
         Freshness::Asked(since) => since - FRESH,
     };
     let policies = view.policies(since).await?;
@@ -206,7 +207,7 @@ async fn apply(
     }
 }
 
-/// When something is about to happen that status has to tell, or that has to be done.
+/// Time until the next event that changes the status, or that needs an action.
 fn soonest(rule: &ReplicationRule, status: &ReplicationRuleStatus, now: Timestamp) -> Duration {
     let until = |time: Timestamp| Duration::try_from(time.duration_since(now)).unwrap_or_default();
     let pending = status.pending_run.as_ref().map(|_| AT_ONCE);
@@ -223,7 +224,7 @@ fn soonest(rule: &ReplicationRule, status: &ReplicationRuleStatus, now: Timestam
 
 enum Removal {
     Done(Vec<Note>),
-    /// So many executions have been told to stop.
+    /// Number of executions that are being stopped.
     Stopping(usize),
 }
 

@@ -1,4 +1,4 @@
-//! How an attempt shows: in conditions, in notes, and in the time to look again. The same for every kind.
+//! Shows the result of a reconcile in conditions, notes and the requeue time. The same for every kind.
 
 use std::time::Duration;
 
@@ -11,21 +11,21 @@ use crate::{
     plan::Refusal,
 };
 
-/// What just failed is tried again after this long.
+/// Shortest retry interval, for a failure that just started.
 const SHORTEST: Duration = Duration::from_secs(4);
-/// What Harbor goes on refusing, for this object alone, is tried again after this long.
+/// Longest retry interval, for an object that Harbor keeps refusing.
 const LONGEST: Duration = Duration::from_secs(300);
 
-/// Why an object in Harbor is not as its resource says.
+/// Why an object in Harbor is not in the desired state.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// The way to Harbor, or something that the resource refers to, is not there.
+    /// Harbor, or an object that the resource refers to, is not available.
     Unusable(Unusable),
     /// The plan refuses.
     Refused(Refusal),
-    /// Harbor's API failed or said no.
+    /// Harbor's API failed or refused.
     Harbor(Error),
-    /// Harbor's probe of the upstream failed, and why we think so.
+    /// Harbor's probe of the upstream failed, with the likely reason.
     Upstream(Reason, String),
 }
 
@@ -48,7 +48,7 @@ impl From<Error> for Failure {
 }
 
 impl Failure {
-    /// For a condition other than Ready.
+    /// Reason and message for a condition other than Ready.
     pub(super) fn into_words(self) -> (Reason, String) {
         match self {
             Self::Unusable(unusable) => (unusable.reason, unusable.message),
@@ -60,7 +60,7 @@ impl Failure {
 }
 
 impl Conditions {
-    /// Not ready, and why.
+    /// Sets Ready to false with the reason.
     pub(super) fn failed(&mut self, failure: &Failure) {
         match failure {
             Failure::Unusable(unusable) if unusable.stalled => self.stalled(unusable.reason, unusable.message.clone()),
@@ -77,14 +77,14 @@ impl Conditions {
         }
     }
 
-    /// Not looked after, because the spec says so.
+    /// Sets Ready to false because `spec.suspend` is set.
     pub(super) fn suspended(&mut self) {
         self.set(ConditionType::Ready, false, Reason::Suspended, "spec.suspend is set");
         self.remove(ConditionType::Reconciling);
         self.remove(ConditionType::Stalled);
     }
 
-    /// Harbor is as the spec says, or it differs and the policy is to observe only.
+    /// Sets Ready when Harbor matches the spec. With drift and a policy that only observes, sets Drifted and Stalled.
     pub(super) fn compared(&mut self, drift: &[String], message: impl Into<String>) {
         if drift.is_empty() {
             self.remove(ConditionType::Drifted);
@@ -93,31 +93,32 @@ impl Conditions {
         }
         let message = drift.join("; ");
         self.set(ConditionType::Drifted, true, Reason::Drifted, message.clone());
-        // It stays so until somebody changes Harbor or the spec.
+        // The drift stays until a user changes Harbor or the spec.
         self.stalled(Reason::Drifted, message);
     }
 }
 
-/// When to look again: at the next beat, or sooner while something is about to become right by itself.
+/// When to reconcile again: at the next resync, or sooner while a problem may resolve itself.
 pub(super) fn requeue(conditions: &[Condition], suspended: bool, beat: Duration, now: Timestamp) -> Duration {
     if is_settled(conditions, suspended) { beat } else { beat.min(patience(conditions, now)) }
 }
 
-/// When to look again at an instance. All that is its waits for that one look while its Harbor is away: a Harbor that does not answer
-/// is asked each half minute, however long it has been away and whatever answers in its place, and no more often.
+/// When to reconcile an instance again. While its Harbor is unreachable, all its resources wait for this one reconcile:
+/// such a Harbor receives a request at most every half minute, however long the outage lasts and whatever answers in its
+/// place.
 pub(super) fn probe(conditions: &[Condition], suspended: bool, interval: Duration) -> Duration {
     if is_settled(conditions, suspended) { interval } else { interval.min(RECHECK) }
 }
 
-/// Whether there is nothing to wait for but the next beat. What waits for a person is not tried more often: a rejected password
+/// Whether only the next resync is to wait for. A problem that needs a user is not retried sooner: a rejected password
 /// that is tried every half minute may lock the account.
 fn is_settled(conditions: &[Condition], suspended: bool) -> bool {
     let is = |kind| condition::is_true(conditions, kind);
     suspended || is(ConditionType::Ready) || is(ConditionType::Stalled)
 }
 
-/// What comes back by itself is noticed within half a minute. What Harbor refuses for this object alone is tried soon, and the
-/// longer it goes on, the more seldom.
+/// Retry interval. A recovery is noticed within half a minute. When Harbor refuses only this object, the first retry comes
+/// soon, and the interval grows while the failure lasts.
 fn patience(conditions: &[Condition], now: Timestamp) -> Duration {
     let own = [Reason::HarborError, Reason::HarborForbidden, Reason::HarborRefused, Reason::NameConflict];
     let ready = condition::find(conditions, ConditionType::Ready);
@@ -128,7 +129,7 @@ fn patience(conditions: &[Condition], now: Timestamp) -> Duration {
     (failed_for / 4).clamp(SHORTEST, LONGEST)
 }
 
-/// Adds a note when Ready became false, or is false for another reason than before; or when other fields drifted than before.
+/// Adds a note when Ready became false or changed its reason, or when other fields drifted than before.
 pub(super) fn warn_of_change(before: &[Condition], after: &[Condition], notes: &mut Vec<Note>) {
     let ready = |conditions| condition::find(conditions, ConditionType::Ready);
     let bad = |condition: &&Condition| condition.status == "False" && condition.reason != Reason::Suspended.to_string();
@@ -136,7 +137,7 @@ pub(super) fn warn_of_change(before: &[Condition], after: &[Condition], notes: &
         && ready(before)
             .is_none_or(|old| old.status != new.status || old.reason != new.reason || drifted_further(old, new))
     {
-        // What is applied together waits for one another for a moment: nothing to be warned of.
+        // Resources that are applied together wait for one another for a moment: no reason for a warning.
         let waits =
             [Reason::InstanceNotReady, Reason::RegistryNotReady, Reason::RegistryNotFound, Reason::InstanceNotFound];
         let warning = !waits.iter().any(|reason| reason.to_string() == new.reason);
@@ -144,12 +145,13 @@ pub(super) fn warn_of_change(before: &[Condition], after: &[Condition], notes: &
     }
 }
 
-/// Only drift is told again when the words change: what else is wrong may have numbers in it that change at each look.
+/// Only drift is reported again when its message changes: other messages may contain numbers that change with each
+/// reconcile.
 fn drifted_further(old: &Condition, new: &Condition) -> bool {
     new.reason == Reason::Drifted.to_string() && old.message != new.message
 }
 
-/// Adds a warning when RewriteConflict appeared, or is about something else than before.
+/// Adds a warning when RewriteConflict appeared, or changed its subject.
 pub(super) fn warn_of_conflict(before: &[Condition], after: &[Condition], notes: &mut Vec<Note>) {
     let conflict = |conditions| condition::find(conditions, ConditionType::RewriteConflict);
     if let Some(new) = conflict(after)
@@ -159,7 +161,7 @@ pub(super) fn warn_of_conflict(before: &[Condition], after: &[Condition], notes:
     }
 }
 
-/// The conditions of a resource whose deletion is blocked, and a note unless the same was told before.
+/// Sets the conditions of a resource whose deletion is blocked, and adds a note unless the last one said the same.
 pub(super) fn blocked(
     before: &[Condition],
     generation: Option<i64>,

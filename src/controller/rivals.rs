@@ -1,4 +1,4 @@
-//! Several resources for one object in Harbor: the oldest has it, whoever was there first.
+//! Decides between several resources for one object in Harbor: the oldest resource owns it, whichever created the object.
 
 use std::sync::Arc;
 
@@ -15,17 +15,17 @@ use crate::{
 
 /// A kind whose resources each stand for one object in Harbor.
 pub(super) trait Claimant: Managed {
-    /// What it stands for.
+    /// The object that the resource stands for.
     fn claim(&self) -> Claim<'_>;
 
     /// The resource of that name.
     fn find(directory: &dyn Directory, name: &str) -> Option<Arc<Self>>;
 
-    /// All of the kind.
+    /// All resources of the kind.
     fn all(directory: &dyn Directory) -> Vec<Arc<Self>>;
 }
 
-/// What a resource stands for.
+/// The object that a resource stands for.
 #[derive(PartialEq, Eq)]
 pub(super) struct Claim<'a> {
     instance: &'a str,
@@ -57,7 +57,7 @@ claimant!(ProxyProject, proxy_project, proxy_projects);
 claimant!(ReplicationRule, replication_rule, replication_rules);
 
 impl Kinds {
-    /// Refuses to write for a resource while there is an older one for the same object.
+    /// Refuses writes for a resource while an older one stands for the same object.
     pub(super) fn yield_to_older<K: Claimant>(&self, object: &K) -> Result<(), Failure> {
         let claim = object.claim();
         if !claim.writes {
@@ -76,7 +76,7 @@ impl Kinds {
         }))
     }
 
-    /// What has become of the resource whose marker an object carries.
+    /// The state of the resource whose marker an object has.
     pub(super) fn other<K: Claimant>(&self, object: &K, marker: Option<&Marker>) -> Other {
         let ours = |marker: &&Marker| marker.installation == self.installation.0 && marker.kind == K::kind(&());
         let Some(marker) = marker.filter(ours) else { return Other::Present };
@@ -88,7 +88,7 @@ impl Kinds {
     }
 }
 
-/// What was created first is least; of two of the same second that with the first name.
+/// Sorts by creation time, then by name when two were created in the same second.
 fn age<K: Managed>(object: &K) -> (Option<&Time>, Option<&str>) {
     (object.meta().creation_timestamp.as_ref(), object.meta().name.as_deref())
 }

@@ -1,5 +1,5 @@
-//! When resources are looked at, and how closely: all of one Harbor together, once an interval, by lists; what is about to be
-//! written or refused once more, by itself.
+//! When resources are reconciled, and how recent the reads are. All resources of one Harbor are reconciled together, once
+//! an interval, from lists. Before a write or a new refusal, the object is read individually.
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
@@ -14,33 +14,34 @@ use crate::{
     plan::{Action, Plan, Refusal},
 };
 
-/// What was read so long ago is good enough to write.
+/// Maximum age of a read that a write may be based on.
 pub(super) const FRESH: SignedDuration = SignedDuration::from_secs(5);
-/// So that nobody comes a moment too early.
+/// Added to each requeue time, so that no resource is reconciled just before the next resync.
 const MARGIN: Duration = Duration::from_millis(100);
 
-/// How a resource is looked at.
+/// The time and the freshness of the reads of one reconcile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Sight {
-    /// The time of the look.
+    /// Time of the reconcile.
     pub(super) now: Timestamp,
-    /// How recent what is read has to be.
+    /// How recent reads have to be.
     pub(super) freshness: Freshness,
 }
 
 impl Sight {
-    /// The same, and each object is asked for by itself.
+    /// The same, with every object read individually now.
     pub(super) fn closer(self) -> Self {
         Self { freshness: Freshness::Asked(self.now), ..self }
     }
 
-    /// Whether what was read at this time is too old to write by.
+    /// Whether a read of this time is too old to base a write on.
     pub(super) fn is_too_old(self, at: Timestamp) -> bool {
         at < self.now - FRESH
     }
 }
 
-/// Whether by such a plan nothing is to be done; or nothing but to create what nobody remembers, of which Harbor takes only one.
+/// Whether the plan needs no fresh read: nothing to do, or only to create an object that the status does not remember.
+/// Harbor accepts only one object of a name.
 pub(super) fn is_settled<Step>(plan: &Result<Plan<Step>, Refusal>, remembered: Option<i64>) -> bool {
     match plan.as_ref().map(|plan| plan.action) {
         Ok(Action::Nothing) => true,
@@ -49,28 +50,28 @@ pub(super) fn is_settled<Step>(plan: &Result<Plan<Step>, Refusal>, remembered: O
     }
 }
 
-/// Whether by such a plan the object in Harbor is another's.
+/// Whether the plan found that the object in Harbor belongs to another owner.
 pub(super) fn disowns<Step>(plan: &Result<Plan<Step>, Refusal>) -> bool {
     matches!(plan, Err(refusal) if matches!(refusal.reason, Reason::NameConflict | Reason::AdoptionRequired))
 }
 
-/// The beat at which all resources of one Harbor with the same interval are looked at: the first of them reads the lists, and
-/// the others find them read.
+/// The resync schedule that all resources of one Harbor with the same interval share: the first of them reads the lists,
+/// and the others use the same lists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Beat {
-    /// The last one.
+    /// Time of the last resync.
     pub(super) last: Timestamp,
-    /// Until the next one.
+    /// Time until the next resync.
     pub(super) next: Duration,
 }
 
 impl Beat {
-    /// The beat of this interval. `whose` moves it, so that not all clusters come at once.
+    /// The schedule for this interval. `whose` shifts it, so that clusters do not all resync at the same time.
     pub(super) fn at(now: Timestamp, interval: Duration, whose: impl Hash) -> Self {
         let interval = i64::try_from(interval.as_secs()).unwrap_or(i64::MAX).max(1);
         let mut hasher = DefaultHasher::new();
         whose.hash(&mut hasher);
-        // Half of the hash, so that intervals that are multiples of one another beat together.
+        // Half of the hash, so that intervals that are multiples of each other resync together.
         let offset = i64::from(hasher.finish() as u32) % interval;
         let elapsed = (now.as_second() - offset).rem_euclid(interval);
         let last = Timestamp::from_second(now.as_second() - elapsed).unwrap_or(now);

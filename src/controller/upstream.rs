@@ -1,4 +1,4 @@
-//! The Registry that a resource refers to, as Harbor has it.
+//! The Registry that a resource refers to, and its object in Harbor.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -11,22 +11,22 @@ use crate::{
     plan::{Refusal, marker::Marker},
 };
 
-/// A Registry that many wait for is asked for no more often.
+/// Minimum interval of individual reads of a Registry that many resources wait for.
 const RECENT: SignedDuration = SignedDuration::from_secs(15);
 
-/// What is known of Registries, by name, before Harbor has them. Empty where everything is carried out at once.
+/// Expected state of Registries by name, before Harbor has them. Empty when all plans are carried out immediately.
 pub(super) type Ahead = BTreeMap<String, Upcoming>;
 
-/// What will become of a Registry.
+/// Expected state of a Registry.
 #[derive(Debug, Clone)]
 pub(super) enum Upcoming {
     /// It will be ours, with this id.
     Ours(i64),
-    /// It will not be there, and why.
+    /// It will not exist, for this reason.
     Refused(String),
 }
 
-/// Follows references to Registries.
+/// Resolves references to Registries.
 pub(super) struct Reference<'a> {
     pub(super) kinds: &'a Kinds,
     pub(super) view: &'a View,
@@ -35,8 +35,8 @@ pub(super) struct Reference<'a> {
 }
 
 impl Reference<'_> {
-    /// The Registry of that name, and its id, read from Harbor: an id that status remembers may name another registry by now.
-    /// `whose` names the kind that refers to it.
+    /// The Registry of that name, and its id as read from Harbor: an id in the status may belong to another registry by
+    /// now. `whose` is the kind that refers to it.
     pub(super) async fn registry(
         &self,
         name: &str,
@@ -59,7 +59,7 @@ impl Reference<'_> {
                 ),
             }));
         }
-        // Harbor may have it from before it was refused.
+        // Harbor may have the registry from before its host was refused.
         if let Err(Refusal { reason, message }) = check_host(self.kinds, &registry) {
             return Err(waiting(format!("{name}, which is refused ({reason}: {message})")));
         }
@@ -74,7 +74,8 @@ impl Reference<'_> {
         }
     }
 
-    /// Harbor's id of the Registry, if that may be used. What a list does not know yet is asked for, now and then.
+    /// Harbor's id of the Registry, if it may be used. A registry that is missing in the list is read individually at
+    /// intervals.
     async fn usable(&self, registry: &Registry) -> Result<Option<i64>, Error> {
         let recently = Freshness::Asked(self.sight.now - RECENT);
         for freshness in [self.sight.freshness, recently] {
@@ -90,7 +91,7 @@ impl Reference<'_> {
         let marker = Marker::split(&found.description).1;
         registry.spec.management_policy == ManagementPolicy::ObserveOnly
             || marker == Some(self.kinds.installation.marker(registry))
-            // A person removed the marker, and it is about to be restored.
+            // A user removed the marker, and the Registry is about to restore it.
             || marker.is_none() && owned(registry).is_some_and(|owned| owned.is(found.id, found.creation_time))
     }
 }

@@ -1,19 +1,19 @@
-//! A request in words, and what an answer to it means. Whatever Harbor says goes through [`Secrets`] here, before it becomes an
-//! error.
+//! Requests and answers as text, and the error that an answer represents. Every message of Harbor passes through [`Secrets`]
+//! here before it becomes an error.
 
 use reqwest::{Method, StatusCode};
 use serde::de::DeserializeOwned;
 
 use super::{Error, Secrets};
 
-/// What is asked.
+/// A request.
 pub(super) struct Request<'a> {
     pub(super) method: Method,
     pub(super) path: &'a str,
     pub(super) query: &'a [(&'a str, &'a str)],
 }
 
-/// An answer that is a success.
+/// A successful answer.
 pub(super) struct Answer {
     pub(super) body: Vec<u8>,
     pub(super) location: Option<String>,
@@ -55,13 +55,13 @@ impl Request<'_> {
     }
 }
 
-/// Reads a body as JSON. The words of the parser may quote it.
+/// Parses a body as JSON. Secrets are removed from the parser's message, because it may quote the body.
 pub(super) fn decode<T: DeserializeOwned>(request: &Request<'_>, body: &[u8], secrets: &Secrets) -> Result<T, Error> {
     let said = |error: serde_json::Error| secrets.message(error.to_string().as_bytes(), false, &[]);
     serde_json::from_slice(body).map_err(|error| request.malformed(&said(error)))
 }
 
-/// The error that an answer without success stands for.
+/// The error of an unsuccessful answer.
 pub(super) fn refusal(
     request: &Request<'_>,
     status: StatusCode,
@@ -84,7 +84,7 @@ pub(super) fn refusal(
     }
 }
 
-/// Harbor's `{"errors":[{"code","message"}]}`, or the beginning of whatever it is.
+/// Returns the message of Harbor's `{"errors":[{"code","message"}]}`, or the beginning of any other body.
 fn message_of(body: &Body, secrets: &Secrets) -> String {
     #[derive(serde::Deserialize)]
     struct Envelope {

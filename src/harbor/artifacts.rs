@@ -1,10 +1,10 @@
-//! Repositories of a project, and artifacts: what is stored in a repository.
+//! Repositories of a project, and the artifacts in a repository.
 
 use super::{Client, Error, model};
 
 impl Client {
-    /// GET /projects/{project}/repositories, all pages: their names, without the project's. The project is always taken as a
-    /// name here, also where it is a number.
+    /// GET /projects/{project}/repositories, all pages: returns their names, without the project's. The project is always a
+    /// name here, even if it is a number.
     ///
     /// # Errors
     /// See [`Error`].
@@ -14,7 +14,8 @@ impl Client {
         Ok(found.into_iter().filter_map(|repository| within(&repository.name)).collect())
     }
 
-    /// DELETE /projects/{project}/repositories/{repository} with all that is stored in it; one that is gone already is fine.
+    /// DELETE /projects/{project}/repositories/{repository} with everything that is stored in it. Succeeds if it is already
+    /// gone.
     ///
     /// # Errors
     /// [`Error::Precondition`] while it has an immutable tag.
@@ -22,8 +23,8 @@ impl Client {
         self.delete(&format!("projects/{project}/repositories/{}", encoded(repository))).await
     }
 
-    /// GET /projects/{project}/repositories/{repository}/artifacts, all pages: with tags and what their last scans say, the
-    /// untagged children of indexes among them (`q=base=*`). A repository that Harbor does not have (yet) has none.
+    /// GET /projects/{project}/repositories/{repository}/artifacts, all pages: with tags and the results of the last scans,
+    /// including the untagged children of indexes (`q=base=*`). Returns none for a repository that Harbor does not have (yet).
     ///
     /// # Errors
     /// See [`Error`].
@@ -32,8 +33,8 @@ impl Client {
         self.artifacts_by(project, repository, &query).await
     }
 
-    /// Those of the artifacts that have one of these digests, children of an index included: what is asked for is all that is
-    /// read, however large the repository is.
+    /// Returns the artifacts with one of these digests, children of an index included. Reads only these, however large the
+    /// repository is.
     ///
     /// # Errors
     /// See [`Error`].
@@ -43,7 +44,7 @@ impl Client {
         repository: &str,
         digests: &[&str],
     ) -> Result<Vec<model::Artifact>, Error> {
-        // Without `base` Harbor leaves the children of an index out.
+        // Without `base` Harbor omits the children of an index.
         let wanted = format!("base=*,digest={{{}}}", digests.join(" "));
         self.artifacts_by(project, repository, &[("q", wanted.as_str()), ("with_tag", "false")]).await
     }
@@ -61,11 +62,11 @@ impl Client {
         }
     }
 
-    /// POST /projects/{project}/repositories/{repository}/artifacts/{digest}/scan: asks for a scan, which begins some time
-    /// later. Until it is done a project that blocks vulnerable images serves the manifest to nobody.
+    /// POST /projects/{project}/repositories/{repository}/artifacts/{digest}/scan: requests a scan, which begins some time
+    /// later. Until it is done, a project that blocks vulnerable images refuses to serve the manifest.
     ///
     /// # Errors
-    /// [`Error::Conflict`] while one is under way, [`Error::Precondition`] without a scanner, [`Error::Refused`] (400) for an
+    /// [`Error::Conflict`] while one is running, [`Error::Precondition`] without a scanner, [`Error::Refused`] (400) for an
     /// artifact that the scanner cannot read.
     pub async fn start_scan(&self, project: &str, repository: &str, digest: &str) -> Result<(), Error> {
         let path = format!("projects/{project}/repositories/{}/artifacts/{digest}/scan", encoded(repository));
@@ -86,7 +87,7 @@ impl Client {
         self.find(&format!("projects/{project}/repositories/{repository}/artifacts/{reference}?with_tag=true")).await
     }
 
-    /// [`Client::artifact`] with what its last scan says.
+    /// Like [`Client::artifact`], with the result of its last scan.
     ///
     /// # Errors
     /// See [`Error`].
@@ -101,7 +102,7 @@ impl Client {
     }
 }
 
-/// Harbor wants the slashes of a repository's name encoded twice.
+/// Harbor requires the slashes of a repository's name to be encoded twice.
 fn encoded(repository: &str) -> String {
     repository.replace('/', "%252F")
 }

@@ -20,17 +20,17 @@ use super::{
 };
 use crate::leadership::Leadership;
 
-/// An answer that is longer is not read to its end.
+/// Maximum bytes of an answer.
 const MAX_BODY: usize = 8 << 20;
-/// By so much a body grows that is longer than most.
+/// Growth step in bytes of the buffer for a long body.
 const GROWTH: usize = 512 << 10;
-/// Of an answer that is an error no more is read.
+/// Maximum bytes that are read of an error's body.
 const MAX_ERROR_BODY: usize = 16 << 10;
-/// How long a Harbor is left alone that says 429 and not for how long; and how long at most.
+/// Backoff after a 429 without `Retry-After`, and the maximum backoff.
 const REST: Duration = Duration::from_secs(60);
 const LONGEST_REST: Duration = Duration::from_secs(600);
 
-/// A user or a robot account of Harbor.
+/// The credentials of a user or a robot account of Harbor.
 #[derive(Debug, Clone)]
 pub struct Credentials {
     /// User name, or `robot$name`.
@@ -39,26 +39,26 @@ pub struct Credentials {
     pub password: SecretString,
 }
 
-/// Where a Harbor is and how to talk to it.
+/// Address, trust and limits of a Harbor.
 #[derive(Debug, Clone)]
 pub struct Endpoint {
     /// `http://` or `https://`, host and port.
     pub url: String,
-    /// PEM certificates to trust beside the system's.
+    /// PEM certificates to trust in addition to the system's.
     pub ca_bundle: Option<String>,
-    /// Who we are; `None` is anonymous.
+    /// Credentials; `None` is anonymous.
     pub credentials: Option<Credentials>,
-    /// Requests under way at once, at least 1.
+    /// Maximum number of requests in flight, at least 1.
     pub max_concurrent_requests: u16,
 }
 
-/// How long one Harbor may take.
+/// Deadlines for one Harbor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deadlines {
-    /// For a connection to be made.
+    /// To connect.
     pub connect: Duration,
     /// For a request, from its first byte to the last of its answer. Harbor probes an upstream within POST and PUT of a
-    /// registry, and a dead one takes its time.
+    /// registry, and a dead one takes long.
     pub request: Duration,
     /// For all pages of a list.
     pub list: Duration,
@@ -89,13 +89,13 @@ struct Inner {
     secrets: Secrets,
     deadlines: Deadlines,
     slots: Semaphore,
-    /// Until when Harbor wants to be left alone.
+    /// Time until which Harbor is backed off.
     rest: Mutex<Option<Instant>>,
     observer: Option<Arc<dyn Observer>>,
 }
 
 impl Client {
-    /// A client for the endpoint. Nothing is sent.
+    /// Creates a client for the endpoint. Sends nothing.
     ///
     /// # Errors
     /// [`Error::Endpoint`] for a URL or a CA bundle that cannot be used.
@@ -103,7 +103,7 @@ impl Client {
         Self::observed(endpoint, None)
     }
 
-    /// The same, with somebody who is told of each request.
+    /// Like [`Client::new`], with an observer that is notified of each request.
     ///
     /// # Errors
     /// Those of [`Client::new`].
@@ -111,7 +111,7 @@ impl Client {
         Self::within(endpoint, Deadlines::default(), observer)
     }
 
-    /// The same with other deadlines.
+    /// Like [`Client::observed`], with other deadlines.
     ///
     /// # Errors
     /// Those of [`Client::new`].
@@ -145,18 +145,18 @@ impl Client {
         })
     }
 
-    /// The same client, which sends nothing, and waits for no answer, while `leadership` does not hold.
+    /// Returns the client, which sends nothing and waits for no answer while `leadership` is not held.
     #[must_use]
     pub fn under(self, leadership: &Leadership) -> Self {
         Self { leadership: leadership.clone(), ..self }
     }
 
-    /// Whether the account is a user: each request of a user costs Harbor about 100 ms of CPU for the password hash.
+    /// Returns whether the account is a user: each request of a user costs Harbor about 100 ms of CPU for the password hash.
     pub fn is_user_account(&self) -> bool {
         self.inner.credentials.as_ref().is_some_and(|credentials| !credentials.username.starts_with("robot$"))
     }
 
-    /// What no text about this Harbor may hold.
+    /// Returns the secrets that no text about this Harbor may contain.
     pub fn secrets(&self) -> &Secrets {
         &self.inner.secrets
     }
@@ -170,7 +170,7 @@ impl Client {
         self.decode(&request, &self.send(&request, None::<&()>).await?.body)
     }
 
-    /// GET, with `None` for 404.
+    /// Sends GET; `None` for 404.
     pub(super) async fn find<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>, Error> {
         match self.get(path, &[]).await {
             Ok(found) => Ok(Some(found)),
@@ -179,7 +179,7 @@ impl Client {
         }
     }
 
-    /// GET of plain text.
+    /// Sends GET for plain text.
     pub(super) async fn text(&self, path: &str) -> Result<String, Error> {
         let request = Request { method: Method::GET, path, query: &[] };
         let body = self.send(&request, None::<&()>).await?.body;
@@ -190,7 +190,7 @@ impl Client {
         decode(request, body, &self.inner.secrets)
     }
 
-    /// POST of a new object; returns the id at the end of `Location`.
+    /// Sends POST for a new object; returns the id at the end of `Location`.
     pub(super) async fn create(&self, path: &str, body: &impl Serialize) -> Result<i64, Error> {
         let request = Request { method: Method::POST, path, query: &[] };
         let answer = self.send(&request, Some(body)).await?;
@@ -206,7 +206,7 @@ impl Client {
         self.send(&Request { method: Method::PUT, path, query: &[] }, Some(body)).await.map(drop)
     }
 
-    /// DELETE; an object that is gone already is no error.
+    /// Sends DELETE; an object that is already gone is no error.
     pub(super) async fn delete(&self, path: &str) -> Result<(), Error> {
         match self.send(&Request { method: Method::DELETE, path, query: &[] }, None::<&()>).await {
             Ok(_) | Err(Error::NotFound { .. }) => Ok(()),
@@ -217,7 +217,7 @@ impl Client {
     pub(super) async fn send(&self, request: &Request<'_>, body: Option<&impl Serialize>) -> Result<Answer, Error> {
         let deadline = self.inner.deadlines.request * 2;
         let work = async {
-            // The semaphore is never closed, so the only way on is with a permit.
+            // The semaphore is never closed, so this always continues with a permit.
             let _slot = self.inner.slots.acquire().await.ok();
             if let Some(left) = self.rest() {
                 return Err(Error::RateLimited { retry_after: Some(left.as_secs() + 1) });
@@ -231,7 +231,7 @@ impl Client {
             }
             result
         };
-        // Waiting for a slot counts: a caller wants to know in time, whatever the reason.
+        // The wait for a slot counts: a caller needs its result in time, whatever the reason.
         match tokio::time::timeout(deadline, work).await {
             Ok(result) => result,
             Err(_) => Err(Error::Timeout { operation: request.to_string(), seconds: deadline.as_secs() }),
@@ -252,7 +252,7 @@ impl Client {
         }
     }
 
-    /// How long Harbor wants to be left alone: by all who share this client, for it counts them together.
+    /// Returns how long Harbor is backed off: for all clones of this client, because Harbor counts their requests together.
     fn rest(&self) -> Option<Duration> {
         let until = (*self.inner.rest.lock().unwrap_or_else(PoisonError::into_inner))?;
         until.checked_duration_since(Instant::now())
@@ -296,7 +296,7 @@ impl Client {
                 return Err(too_large());
             }
             if body.capacity() - body.len() < chunk.len() {
-                // Not twice as much: a body may be as large as it is allowed to be.
+                // No doubling: a body may be as large as its limit.
                 body.reserve_exact(chunk.len().max(body.len().min(GROWTH)));
             }
             body.extend_from_slice(&chunk);
@@ -304,7 +304,7 @@ impl Client {
         Ok(body)
     }
 
-    /// The beginning of what an error says; how it ends does not change what it is.
+    /// Reads the beginning of an error's body; its end does not change the error.
     async fn read_error(&self, mut response: reqwest::Response) -> Body {
         let mut body = Body::default();
         loop {

@@ -1,8 +1,8 @@
-//! What can go wrong between us and Harbor.
+//! Errors of requests to Harbor's API.
 
 use crate::api::Reason;
 
-/// A request that did not do what it should.
+/// A failed request.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// The endpoint cannot be used at all.
@@ -15,10 +15,10 @@ pub enum Error {
     Unreachable {
         /// Scheme, host and port.
         url: String,
-        /// What the HTTP client said.
+        /// Message of the HTTP client.
         detail: String,
     },
-    /// No answer within the deadline.
+    /// No answer arrived within the deadline.
     #[error("Harbor did not answer {operation} within {seconds} s")]
     Timeout {
         /// Method and path.
@@ -26,13 +26,13 @@ pub enum Error {
         /// The deadline in seconds.
         seconds: u64,
     },
-    /// 401.
+    /// HTTP status 401.
     #[error("Harbor refused the credentials (401) for {operation}; check the Secret of the HarborInstance")]
     Unauthorized {
         /// Method and path.
         operation: String,
     },
-    /// 403.
+    /// HTTP status 403.
     #[error(
         "Harbor forbids {operation} to this account (403): {message}; `harbor-pilot permissions` prints the rights"
     )]
@@ -42,7 +42,7 @@ pub enum Error {
         /// Harbor's message.
         message: String,
     },
-    /// 404.
+    /// HTTP status 404.
     #[error("Harbor has no such object ({operation}): {message}")]
     NotFound {
         /// Method and path.
@@ -50,19 +50,19 @@ pub enum Error {
         /// Harbor's message.
         message: String,
     },
-    /// 409.
+    /// HTTP status 409.
     #[error("Harbor has an object of that name already: {message}")]
     Conflict {
         /// Harbor's message.
         message: String,
     },
-    /// 412: something else stands in the way.
+    /// 412: another object or a setting blocks the request.
     #[error("{message}")]
     Precondition {
         /// Harbor's message.
         message: String,
     },
-    /// 429.
+    /// HTTP status 429.
     #[error("Harbor limits our rate; tried again after {} s", retry_after.unwrap_or(60))]
     RateLimited {
         /// `Retry-After` in seconds.
@@ -78,7 +78,7 @@ pub enum Error {
         /// Harbor's message.
         message: String,
     },
-    /// 5xx.
+    /// HTTP status 5xx.
     #[error("Harbor failed at {operation} ({status}): {message}")]
     Server {
         /// Method and path.
@@ -88,39 +88,39 @@ pub enum Error {
         /// Harbor's message.
         message: String,
     },
-    /// An answer that is not what Harbor sends: a login page, a truncated body.
+    /// An answer that Harbor does not send: a login page, a truncated body.
     #[error("the answer to {operation} is not Harbor's: {detail}; is there a proxy or a login page in between?")]
     Malformed {
         /// Method and path.
         operation: String,
-        /// What was wrong.
+        /// The fault in the answer.
         detail: String,
     },
-    /// An answer, or a list, that is longer than those of a Harbor.
+    /// An answer, or a list, that is longer than any of a Harbor.
     #[error(
         "the answer to {operation} is too large: {detail}; check that nothing between here and Harbor repeats or pads answers, and delete from Harbor what nobody needs"
     )]
     TooLarge {
         /// Method and path.
         operation: String,
-        /// How much was read, and what the limit is.
+        /// The number of read bytes or objects, and the limit.
         detail: String,
     },
 }
 
-/// What to do about an error.
+/// How to handle an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
-    /// Try again soon, with backoff.
+    /// Retry soon, with backoff.
     Retry,
-    /// Look again at the next interval, or when something else changes.
+    /// Retry at the next interval, or when something else changes.
     Wait,
-    /// A person has to change something.
+    /// A person must change something.
     Stalled,
 }
 
 impl Error {
-    /// What to do about it.
+    /// Returns how to handle the error.
     pub fn class(&self) -> Class {
         match self {
             Self::Unreachable { .. }
@@ -137,7 +137,7 @@ impl Error {
         }
     }
 
-    /// The reason to put into a condition.
+    /// Returns the reason for a condition.
     pub fn reason(&self) -> Reason {
         match self {
             Self::Endpoint(_) => Reason::InvalidSpec,
@@ -152,12 +152,12 @@ impl Error {
         }
     }
 
-    /// Whether Harbor cannot be talked to now, whatever is asked.
+    /// Returns whether Harbor is unreachable now, whatever the request.
     pub fn is_silence(&self) -> bool {
         matches!(self, Self::Unreachable { .. } | Self::Timeout { .. })
     }
 
-    /// Whether this is the one 400 with which Harbor answers for every upstream that it cannot use.
+    /// Returns whether this is the one 400 that Harbor sends for every upstream that it cannot use.
     pub fn is_unhealthy_registry(&self) -> bool {
         matches!(self, Self::Refused { status: 400, message, .. } if message.contains("registry is unhealthy"))
     }

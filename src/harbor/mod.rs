@@ -1,8 +1,8 @@
-//! A typed client of Harbor's API v2.0, as Harbor really answers it.
+//! A typed client of Harbor's API v2.0, as a real Harbor answers it.
 //!
-//! In: what `plan` decided, as typed requests. Out: what Harbor has ([`model`]), or an [`Error`] that says whether to try
-//! again, to wait, or to ask a person. Every request has a deadline, and a client bounds how many are under way at once. A [`View`]
-//! reads by lists, for all who look at the same Harbor.
+//! In: the decisions of `plan`, as typed requests. Out: the state of Harbor ([`model`]), or an [`Error`] that says whether to
+//! retry, to wait, or to ask a person. Every request has a deadline, and a client bounds its concurrent requests. A [`View`]
+//! reads lists, and shares them between all readers of the same Harbor.
 
 mod answer;
 mod artifacts;

@@ -1,7 +1,7 @@
-//! What Harbor's API takes and gives, as far as we use it.
+//! The types of Harbor's API, limited to the fields in use.
 //!
-//! Harbor leaves false and empty fields out of its answers, so everything that may be absent has a default, and a value that
-//! was read equals a value that was written.
+//! Harbor omits false and empty fields from its answers. So every field that may be absent has a default, and a value that was
+//! read equals the value that was written.
 
 mod project;
 mod replication;
@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 /// GET /systeminfo.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct SystemInfo {
-    /// Only told to an authenticated account.
+    /// Harbor sends it only to an authenticated account.
     #[serde(default)]
     pub harbor_version: Option<String>,
 }
@@ -54,41 +54,41 @@ pub struct ComponentHealth {
     pub status: String,
 }
 
-/// A registry as GET shows it. The secret reads back as `*****` and is left out here.
+/// A registry as GET returns it. Harbor returns the secret as `*****`; this type omits it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct Registry {
     /// Harbor's id.
     pub id: i64,
     /// Unique name.
     pub name: String,
-    /// The adapter.
+    /// Name of the adapter.
     #[serde(rename = "type", default)]
     pub type_: String,
-    /// As Harbor normalised it: without trailing `/`, query and user.
+    /// As Harbor normalizes it: without trailing `/`, query and user.
     #[serde(default)]
     pub url: String,
-    /// Free text; carries the marker.
+    /// Free text; contains the marker.
     #[serde(default)]
     pub description: String,
     /// The credential without its secret.
     #[serde(default)]
     pub credential: RegistryCredential,
-    /// Whether the certificate goes unchecked.
+    /// Whether the certificate is not verified.
     #[serde(default)]
     pub insecure: bool,
-    /// PEM.
+    /// PEM certificates.
     #[serde(default)]
     pub ca_certificate: String,
     /// `healthy` or `unhealthy`, from Harbor's own check every 5 minutes.
     #[serde(default)]
     pub status: String,
-    /// When it was made.
+    /// Time of creation.
     #[serde(default)]
     pub creation_time: Option<jiff::Timestamp>,
 }
 
 impl Registry {
-    /// Whether the upstream failed Harbor's last check: until its next one it proxies nothing of it.
+    /// Returns whether the upstream failed Harbor's last check: until the next check Harbor proxies nothing of it.
     pub fn is_unhealthy(&self) -> bool {
         self.status == "unhealthy"
     }
@@ -107,24 +107,24 @@ pub struct RegistryCredential {
 pub struct NewRegistry {
     /// 1 to 64 characters.
     pub name: String,
-    /// The adapter.
+    /// Name of the adapter.
     #[serde(rename = "type")]
     pub type_: String,
-    /// Where it is.
+    /// Address of the upstream.
     pub url: String,
-    /// Free text; carries the marker.
+    /// Free text; contains the marker.
     pub description: String,
     /// Absent: anonymous.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub credential: Option<NewCredential>,
-    /// Whether the certificate goes unchecked.
+    /// Whether the certificate is not verified.
     pub insecure: bool,
-    /// PEM; absent: the system's.
+    /// PEM certificates; absent: the system's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca_certificate: Option<String>,
 }
 
-/// A credential on its way to Harbor.
+/// A credential to send to Harbor.
 #[derive(Clone, PartialEq, Eq, Serialize)]
 pub struct NewCredential {
     /// Always `basic`.
@@ -142,16 +142,16 @@ impl std::fmt::Debug for NewCredential {
     }
 }
 
-/// PUT /registries/{id}: merges; what is `None` stays. A changed `url` without the secret would blank the secret.
+/// PUT /registries/{id}: merges; `None` keeps a field. A changed `url` without the secret would clear the secret.
 #[derive(Clone, Default, PartialEq, Eq, Serialize)]
 pub struct RegistryUpdate {
-    /// Where it is.
+    /// Address of the upstream.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
-    /// Free text; carries the marker.
+    /// Free text; contains the marker.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
-    /// Always `basic` where a key goes with it.
+    /// `basic` if an access key is sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub credential_type: Option<&'static str>,
     /// User name or access key; empty clears it.
@@ -160,10 +160,10 @@ pub struct RegistryUpdate {
     /// Password or secret key; empty clears it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub access_secret: Option<String>,
-    /// Whether the certificate goes unchecked.
+    /// Whether the certificate is not verified.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub insecure: Option<bool>,
-    /// PEM; empty clears it.
+    /// PEM certificates; empty clears them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca_certificate: Option<String>,
 }
@@ -182,35 +182,35 @@ impl std::fmt::Debug for RegistryUpdate {
 /// POST /registries/ping of an endpoint that is not stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RegistryPing {
-    /// The adapter.
+    /// Name of the adapter.
     #[serde(rename = "type")]
     pub type_: String,
-    /// Where it is.
+    /// Address of the upstream.
     pub url: String,
-    /// Whether the certificate goes unchecked.
+    /// Whether the certificate is not verified.
     pub insecure: bool,
 }
 
-/// A project as GET shows it.
+/// A project as GET returns it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct Project {
     /// Harbor's id.
     pub project_id: i64,
     /// Unique name.
     pub name: String,
-    /// The proxied registry; absent in a project that is none.
+    /// Id of the proxied registry; absent in other projects.
     #[serde(default)]
     pub registry_id: Option<i64>,
-    /// Strings, whatever they mean: `public`, `proxy_speed_kb`, `max_upstream_conn`, …
+    /// Strings, whatever their meaning: `public`, `proxy_speed_kb`, `max_upstream_conn`, …
     #[serde(default)]
     pub metadata: BTreeMap<String, String>,
-    /// When it was made.
+    /// Time of creation.
     #[serde(default)]
     pub creation_time: Option<jiff::Timestamp>,
     /// Number of repositories.
     #[serde(default)]
     pub repo_count: i64,
-    /// Vulnerabilities that do not count.
+    /// Vulnerabilities that are ignored.
     #[serde(default)]
     pub cve_allowlist: CveAllowlist,
 }
@@ -220,16 +220,16 @@ pub struct Project {
 pub struct NewProject {
     /// Lower-case letters, digits and single separators.
     pub project_name: String,
-    /// The registry to proxy.
+    /// Id of the registry to proxy.
     pub registry_id: i64,
     /// Strings only: a JSON boolean is 422.
     pub metadata: BTreeMap<String, String>,
-    /// Bytes, or -1; absent is Harbor's default. Only an administrator's is looked at.
+    /// Bytes, or -1; absent: Harbor's default. Harbor reads it only from an administrator.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub storage_limit: Option<i64>,
 }
 
-/// PUT /projects/{id}: the metadata is merged key by key, and hardly checked; what is left out stays.
+/// PUT /projects/{id}: merges the metadata key by key, hardly validated; an omitted field keeps its value.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct ProjectUpdate {
     /// The keys to change.
@@ -246,7 +246,7 @@ pub struct Deletable {
     /// Absent when false.
     #[serde(default)]
     pub deletable: bool,
-    /// Why not.
+    /// Why the project cannot be deleted.
     #[serde(default)]
     pub message: String,
 }
@@ -259,10 +259,10 @@ pub struct Label {
     pub id: i64,
     /// Unique in its project.
     pub name: String,
-    /// Carries the marker.
+    /// Contains the marker.
     #[serde(default)]
     pub description: String,
-    /// `p` for a project's label, `g` for a global one.
+    /// `p` for a label of a project, `g` for a global one.
     #[serde(default)]
     pub scope: String,
     /// The project, for scope `p`.
@@ -273,7 +273,7 @@ pub struct Label {
 /// A repository of a project.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct Repository {
-    /// With the project's name in front.
+    /// Name, with the project's name in front.
     pub name: String,
 }
 
@@ -285,13 +285,13 @@ pub struct Artifact {
     /// Media type of that manifest.
     #[serde(default)]
     pub manifest_media_type: String,
-    /// When Harbor stored it, by its own clock (RFC 3339).
+    /// When Harbor stored it, by Harbor's clock (RFC 3339).
     #[serde(default)]
     pub push_time: Option<String>,
     /// Its tags.
     #[serde(default, deserialize_with = "null_is_empty")]
     pub tags: Vec<Tag>,
-    /// Media type of a report → the last scan; empty without a scan, and where it was not asked for.
+    /// Media type of a report → the last scan; empty without a scan, and if it was not requested.
     #[serde(default, deserialize_with = "null_is_no_scan")]
     pub scan_overview: BTreeMap<String, ScanSummary>,
     /// The children of an index.

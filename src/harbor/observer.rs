@@ -1,14 +1,14 @@
-//! Whoever is told of each request to a Harbor.
+//! The observer of requests to a Harbor.
 
 use std::{fmt::Debug, time::Duration};
 
 use super::Error;
 
-/// Told of each request to one Harbor, whichever of its APIs it goes to. Called between requests: it must not block.
+/// Receives the result of each request to one Harbor, of both APIs. Called between requests: it must not block.
 pub trait Observer: Debug + Send + Sync {
-    /// A request was answered, or was not.
+    /// A request ended, with an answer or without one.
     fn answered(&self, api: Api, reads: bool, answer: Answer, took: Duration);
-    /// A request that failed is made again.
+    /// A failed request is retried.
     fn repeated(&self);
 }
 
@@ -21,21 +21,21 @@ pub enum Api {
     Registry,
 }
 
-/// What became of a request.
+/// The result of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
     /// An HTTP status.
     Status(u16),
-    /// 2xx, and a body that is not what it should be.
+    /// 2xx with a malformed body.
     Malformed,
-    /// None in time.
+    /// No answer in time.
     Timeout,
     /// No connection, or it broke.
     Unreachable,
 }
 
 impl Answer {
-    /// What a request came to; `None` for one that was never sent.
+    /// Returns the result of a request; `None` for one that was never sent.
     pub(super) fn of<T>(result: &Result<T, Error>) -> Option<Self> {
         Some(match result {
             Ok(_) => Self::Status(200),

@@ -1,4 +1,4 @@
-//! Lists, page by page, and no longer than a Harbor's lists are.
+//! Lists, read page by page, with a bound that no real Harbor reaches.
 
 use std::hash::{BuildHasher, RandomState};
 
@@ -7,15 +7,15 @@ use serde::de::DeserializeOwned;
 
 use super::{Client, Error, answer::Request};
 
-/// Harbor's own limit; anything above is 422.
+/// Harbor's maximum; a larger page is 422.
 const PAGE_SIZE: usize = 100;
-/// Objects of one list that are read at most.
+/// Maximum number of objects in one list.
 const MAX_ITEMS: usize = 100_000;
-/// Bytes of one list that are read at most: 35,000 projects take as much.
+/// Maximum bytes of one list: 35,000 projects take as much.
 const MAX_BYTES: usize = 32 << 20;
 
 impl Client {
-    /// All pages of a list. `Link` is not followed: pages have numbers.
+    /// Reads all pages of a list. It requests pages by number and does not follow `Link`.
     pub(super) async fn list<T: DeserializeOwned>(&self, path: &str, query: &[(&str, &str)]) -> Result<Vec<T>, Error> {
         let deadline = self.deadlines().list;
         match tokio::time::timeout(deadline, self.pages(path, query)).await {
@@ -38,7 +38,7 @@ impl Client {
             let request = Request { method: Method::GET, path, query: &paged };
             let answer = self.send(&request, None::<&()>).await?;
             bytes += answer.body.len();
-            // An empty list is `null` at some end points.
+            // An empty list is `null` at some endpoints.
             let items = self.decode::<Option<Vec<T>>>(&request, &answer.body)?.unwrap_or_default();
             let last = items.len() < PAGE_SIZE;
             all.extend(items);
@@ -63,7 +63,7 @@ impl Client {
         Ok(all)
     }
 
-    /// The first `limit` (1 to 100) of a list.
+    /// Reads the first `limit` (1 to 100) objects of a list.
     pub(super) async fn first<T: DeserializeOwned>(
         &self,
         path: &str,

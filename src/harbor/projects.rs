@@ -16,7 +16,7 @@ impl Client {
     /// # Errors
     /// See [`Error`].
     pub async fn project_named(&self, name: &str) -> Result<Option<model::Project>, Error> {
-        // A list with `q`, not GET /projects/{name}: a numeric name would be taken for an id.
+        // A list with `q`, not GET /projects/{name}: Harbor would read a numeric name as an id.
         let found: Vec<model::Project> = self.list("projects", &[("q", &format!("name={name}"))]).await?;
         Ok(found.into_iter().find(|project| project.name == name))
     }
@@ -27,7 +27,7 @@ impl Client {
     /// See [`Error`].
     pub async fn projects_of_registry(&self, registry_id: i64) -> Result<Vec<model::Project>, Error> {
         let found: Vec<model::Project> = self.list("projects", &[("q", &format!("registry_id={registry_id}"))]).await?;
-        // Harbor ignores `q` keys that it does not know, so the answer is checked.
+        // Harbor ignores unknown keys in `q`, so the answer is checked.
         Ok(found.into_iter().filter(|project| project.registry_id == Some(registry_id)).collect())
     }
 
@@ -55,7 +55,7 @@ impl Client {
         self.get(&format!("projects/{id}/_deletable"), &[]).await
     }
 
-    /// DELETE /projects/{id}; one that is gone already is fine.
+    /// DELETE /projects/{id}. Succeeds if it is already gone.
     ///
     /// # Errors
     /// [`Error::Precondition`] while it has repositories.
@@ -71,7 +71,7 @@ impl Client {
         self.list("quotas", &[("reference", "project")]).await
     }
 
-    /// GET /quotas of one project. `None` where Harbor keeps no quotas.
+    /// GET /quotas of one project. `None` if quotas are disabled in Harbor.
     ///
     /// # Errors
     /// See [`Error`].
@@ -81,10 +81,10 @@ impl Client {
         Ok(found.into_iter().find(|quota| quota.reference.id == project_id))
     }
 
-    /// PUT /quotas/{id}: how many bytes may be stored, or -1.
+    /// PUT /quotas/{id}: sets the storage limit in bytes, or -1.
     ///
     /// # Errors
-    /// [`Error::Forbidden`] for who is not an administrator of Harbor.
+    /// [`Error::Forbidden`] if the account is not an administrator of Harbor.
     pub async fn update_quota(&self, id: i64, storage: i64) -> Result<(), Error> {
         self.put(&format!("quotas/{id}"), &model::QuotaUpdate { hard: model::QuotaLimits { storage } }).await
     }
@@ -100,7 +100,7 @@ impl Client {
     /// GET /retentions/{id}.
     ///
     /// # Errors
-    /// [`Error::Server`] for a policy that is not there, too.
+    /// [`Error::Server`] also for a policy that does not exist.
     pub async fn retention(&self, id: i64) -> Result<model::RetentionPolicy, Error> {
         self.get(&format!("retentions/{id}"), &[]).await
     }
@@ -116,7 +116,7 @@ impl Client {
     /// PUT /retentions/{id}: replaces rules and schedule. A schedule that never fires hangs Harbor's job service.
     ///
     /// # Errors
-    /// [`Error::NotFound`] for a policy that is not there.
+    /// [`Error::NotFound`] for a policy that does not exist.
     pub async fn update_retention(&self, policy: &model::RetentionPolicy) -> Result<(), Error> {
         self.put(&format!("retentions/{}", policy.id), policy).await
     }
@@ -124,7 +124,7 @@ impl Client {
     /// DELETE /retentions/{id}.
     ///
     /// # Errors
-    /// [`Error::Server`] for a policy that is not there, too.
+    /// [`Error::Server`] also for a policy that does not exist.
     pub async fn delete_retention(&self, id: i64) -> Result<(), Error> {
         self.delete(&format!("retentions/{id}")).await
     }

@@ -8,7 +8,7 @@ impl Client {
     /// # Errors
     /// See [`Error`].
     pub async fn registries(&self) -> Result<Vec<model::Registry>, Error> {
-        // Unsorted, Harbor lists what was written last at the end, and pages would shift under us.
+        // Without `sort` Harbor lists the last written registry at the end, and pages would shift during the read.
         self.list("registries", &[("sort", "id")]).await
     }
 
@@ -17,7 +17,7 @@ impl Client {
     /// # Errors
     /// See [`Error`].
     pub async fn unhealthy_registries(&self) -> Result<Vec<model::Registry>, Error> {
-        // The column is called so; an unknown key would be ignored, and the list be that of all.
+        // `health` is the name of the column; Harbor would ignore an unknown key and list all registries.
         let found: Vec<model::Registry> = self.list("registries", &[("q", "health=unhealthy"), ("sort", "id")]).await?;
         Ok(found.into_iter().filter(model::Registry::is_unhealthy).collect())
     }
@@ -34,7 +34,7 @@ impl Client {
     /// POST /registries. Harbor probes the upstream first. Returns the id.
     ///
     /// # Errors
-    /// See [`Error`]; [`Error::is_unhealthy_registry`] when the probe fails for whatever reason.
+    /// See [`Error`]; [`Error::is_unhealthy_registry`] if the probe fails for any reason.
     pub async fn create_registry(&self, registry: &model::NewRegistry) -> Result<i64, Error> {
         if let Some(credential) = &registry.credential {
             self.secrets().learn(&credential.access_key, &credential.access_secret.clone().into());
@@ -42,7 +42,7 @@ impl Client {
         self.create("registries", registry).await
     }
 
-    /// PUT /registries/{id}. Harbor probes the upstream first, and takes back its verdict `unhealthy`.
+    /// PUT /registries/{id}. Harbor probes the upstream first, and clears its status `unhealthy`.
     ///
     /// # Errors
     /// See [`Error`].
@@ -53,7 +53,7 @@ impl Client {
         self.put(&format!("registries/{id}"), update).await
     }
 
-    /// DELETE /registries/{id}; one that is gone already is fine.
+    /// DELETE /registries/{id}. Succeeds if it is already gone.
     ///
     /// # Errors
     /// [`Error::Precondition`] while a proxy project or a replication policy uses it.

@@ -32,16 +32,16 @@ impl Client {
     /// POST /replication/policies. Returns the id.
     ///
     /// # Errors
-    /// [`Error::Conflict`] for a name that is taken; a cron line that never fires ends in [`Error::Timeout`], and Harbor's
-    /// job service hangs from then on.
+    /// [`Error::Conflict`] for an existing name; [`Error::Timeout`] for a cron schedule that never fires, and Harbor's job
+    /// service hangs from then on.
     pub async fn create_replication_policy(&self, policy: &model::ReplicationPolicyContent) -> Result<i64, Error> {
         self.create("replication/policies", policy).await
     }
 
-    /// PUT /replication/policies/{id}: replaces it whole.
+    /// PUT /replication/policies/{id}: replaces the whole policy.
     ///
     /// # Errors
-    /// As [`Client::create_replication_policy`].
+    /// Those of [`Client::create_replication_policy`].
     pub async fn update_replication_policy(
         &self,
         id: i64,
@@ -50,10 +50,10 @@ impl Client {
         self.put(&format!("replication/policies/{id}"), policy).await
     }
 
-    /// DELETE /replication/policies/{id}, with its executions; one that is gone already is fine.
+    /// DELETE /replication/policies/{id}, with its executions. Succeeds if it is already gone.
     ///
     /// # Errors
-    /// [`Error::Precondition`] while an execution of it is not final: stop that first.
+    /// [`Error::Precondition`] while one of its executions is not final: stop it first.
     pub async fn delete_replication_policy(&self, id: i64) -> Result<(), Error> {
         self.delete(&format!("replication/policies/{id}")).await
     }
@@ -61,7 +61,7 @@ impl Client {
     /// POST /replication/executions: runs a policy now. Returns the id of the execution.
     ///
     /// # Errors
-    /// [`Error::Precondition`] for a disabled policy, [`Error::NotFound`] for one that is gone.
+    /// [`Error::Precondition`] for a disabled policy, [`Error::NotFound`] for a deleted one.
     pub async fn start_replication(&self, policy_id: i64) -> Result<i64, Error> {
         self.create("replication/executions", &model::StartReplication { policy_id }).await
     }
@@ -78,7 +78,7 @@ impl Client {
         self.first("replication/executions", &[("policy_id", &policy_id.to_string())], limit).await
     }
 
-    /// GET /replication/executions of all policies, the newest first: what has been going on. Page `page`, from 1, of a hundred.
+    /// GET /replication/executions of all policies, the newest first. Returns page `page`, from 1, of a hundred executions.
     ///
     /// # Errors
     /// See [`Error`].
@@ -94,7 +94,7 @@ impl Client {
         self.find(&format!("replication/executions/{id}")).await
     }
 
-    /// PUT /replication/executions/{id}: stops it, some time later. One that has ended already is fine.
+    /// PUT /replication/executions/{id}: stops it, some time later. Succeeds if it has already ended.
     ///
     /// # Errors
     /// See [`Error`].

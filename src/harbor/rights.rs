@@ -1,12 +1,12 @@
-//! What each request takes from a robot account, as Harbor 2.15 checks it.
+//! The permissions that each request requires of a robot account, as Harbor 2.15 checks them.
 //!
-//! One row an operation of [`super::Client`]; a test holds that there is a row for each. Where a row has no right, any account
-//! may. On all projects (`*`) Harbor takes `project: update` for the right to update everything in every project, and the same
-//! for `read` and `delete`; the rows name the right that is checked where a project is named.
+//! One row for each operation of [`super::Client`]; a test enforces this. A row without a permission is allowed for any
+//! account. On all projects (`*`) Harbor accepts `project: update` as the permission to update everything in every project, and
+//! the same for `read` and `delete`; the rows name the permission that is checked for a named project.
 
 use serde::Serialize;
 
-/// What a right is about.
+/// The scope of a permission.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
@@ -16,12 +16,12 @@ pub enum Level {
     Project,
 }
 
-/// A right that a robot account can be given.
+/// A permission of a robot account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Right {
-    /// What it is about.
+    /// Its scope.
     pub level: Level,
-    /// As Harbor calls it, such as `tag-retention`.
+    /// Harbor's name of the resource, such as `tag-retention`.
     pub resource: &'static str,
     /// `list`, `read`, `create`, `update`, `delete`, `pull`.
     pub action: &'static str,
@@ -34,7 +34,7 @@ pub struct Operation {
     pub name: &'static str,
     /// Method and path below `/api/v2.0`, with `*` for one segment.
     pub request: &'static str,
-    /// What it takes; `None`: any account may.
+    /// The required permission; `None`: any account is allowed.
     pub right: Option<Right>,
 }
 
@@ -61,7 +61,7 @@ pub const OPERATIONS: &[Operation] = &[
     system("update_registry", "PUT registries/*", "registry", "update"),
     system("delete_registry", "DELETE registries/*", "registry", "delete"),
     system("ping_registry", "POST registries/ping", "registry", "read"),
-    // Without this Harbor lists public projects alone.
+    // Without this Harbor lists only public projects.
     system("projects", "GET projects", "project", "list"),
     system("project_named", "GET projects", "project", "list"),
     system("projects_of_registry", "GET projects", "project", "list"),
@@ -103,7 +103,7 @@ pub const OPERATIONS: &[Operation] = &[
     project("pull", "GET /v2", "repository", "pull"),
 ];
 
-/// The operation of that name.
+/// Returns the operation with this name.
 pub fn operation(name: &str) -> Option<&'static Operation> {
     OPERATIONS.iter().find(|operation| operation.name == name)
 }

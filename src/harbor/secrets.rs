@@ -1,9 +1,9 @@
-//! Texts of others without our own secrets: what a Harbor, or a proxy before it, echoes of a request becomes a condition, an
-//! Event, a log line and a page.
+//! Removes secrets from texts of the network: a Harbor, or a proxy before it, may echo parts of a request into a condition, an
+//! Event, a log line or a page.
 //!
-//! In: the secrets of one endpoint, and a text that came from the network. Out: the text without them, whether they stand there
-//! plain, in base64 (also within the value of a Basic header), in hexadecimal digits, URL-encoded,
-//! quoted-printable, escaped for JSON, HTML or a shell, or broken by ends of lines and invisible characters.
+//! In: the secrets of one endpoint, and a text from the network. Out: the text without them, whether they appear plain, in
+//! base64 (also within the value of a Basic header), in hexadecimal digits, URL-encoded, quoted-printable, escaped for JSON,
+//! HTML or a shell, or split by line breaks and invisible characters.
 
 mod layers;
 mod needles;
@@ -17,20 +17,20 @@ use self::{
     needles::{Needles, base64_runs, hex_runs, tokens},
 };
 
-/// Stands in the place of a secret.
+/// Replaces a secret.
 pub const REDACTED: &str = "[redacted]";
-/// Secrets that are remembered; of more the oldest are forgotten.
+/// Maximum number of remembered secrets; above it the oldest are forgotten.
 const MOST: usize = 512;
-/// Encodings within encodings that are looked through.
+/// Maximum depth of nested encodings that are searched.
 const DEPTH: usize = 3;
-/// A message is cut here, in characters.
+/// Maximum length of a message, in characters.
 const LONGEST: usize = 300;
-/// Of a text that becomes a message no more is looked at, in bytes.
+/// Maximum part of a text that is searched for a message, in bytes.
 const BEGINNING: usize = 16 << 10;
-/// A longer text is looked through piece by piece, in bytes: each layer takes twenty times as much.
+/// A longer text is searched in pieces of this size, in bytes: each layer takes twenty times as much memory.
 const PIECE: usize = 64 << 10;
 
-/// The secrets of one endpoint: its account, and what was sent to it. Clones are the same.
+/// The secrets of one endpoint: those of its account, and those that were sent to it. Clones share them.
 #[derive(Clone, Default)]
 pub struct Secrets(Arc<Mutex<Known>>);
 
@@ -38,7 +38,7 @@ pub struct Secrets(Arc<Mutex<Known>>);
 struct Known {
     /// User names (may be empty) and secrets.
     pairs: Vec<(String, SecretString)>,
-    /// Built when a text is looked through first.
+    /// Built at the first search.
     needles: Option<Arc<Needles>>,
 }
 
@@ -49,7 +49,7 @@ impl std::fmt::Debug for Secrets {
 }
 
 impl Secrets {
-    /// Remembers one more secret, which goes with a user name or with none.
+    /// Remembers another secret, with a user name or an empty one.
     pub fn learn(&self, username: &str, secret: &SecretString) {
         let mut known = self.lock();
         let same = |(name, value): &(String, SecretString)| {
@@ -65,12 +65,12 @@ impl Secrets {
         known.needles = None;
     }
 
-    /// The text without the secrets, and without tokens and Basic values, whoever they are of.
+    /// Returns the text without the secrets, and without any tokens and Basic values.
     pub fn redact(&self, text: &str) -> String {
         let mut result = String::with_capacity(text.len());
         let mut rest = text;
         while rest.len() > PIECE {
-            // Best after a line.
+            // Prefer the end of a line.
             let end = rest.get(..rest.floor_char_boundary(PIECE)).unwrap_or_default();
             let end = end.rfind('\n').map_or(end.len(), |at| at + 1);
             let (piece, other) = rest.split_at(end);
@@ -81,13 +81,13 @@ impl Secrets {
         result
     }
 
-    /// [`Secrets::redact`], on one line.
+    /// Like [`Secrets::redact`], on one line.
     pub fn line(&self, text: &str) -> String {
         flat(&self.redact(text))
     }
 
-    /// What an answer says, for a message: without secrets (`more` of them beside those that are remembered), on one line, and
-    /// of a length that can be read. `cut`: the text goes on where it ends here.
+    /// Formats an answer for a message: without the remembered secrets and those of `more`, on one line, and of readable
+    /// length. `cut`: the text was truncated at its end.
     pub fn message(&self, text: &[u8], cut: bool, more: &[&str]) -> String {
         let beginning = text.get(..BEGINNING).unwrap_or(text);
         let cut = cut || beginning.len() < text.len();
@@ -145,8 +145,8 @@ impl Secrets {
     }
 }
 
-/// Looks at a text, and at what it is without each encoding, and each time also without what a reader does not see: a secret
-/// may be broken by the end of a line.
+/// Calls `look` for a text, and for the text without each encoding, each time also without invisible characters: a line break
+/// may split a secret.
 fn through(text: &str, mut look: impl FnMut(&Layer)) {
     let mut layer = Layer::new(text);
     for depth in 0..=DEPTH {
@@ -165,7 +165,7 @@ fn flat(text: &str) -> String {
     text.chars().map(|character| if moves(character) { ' ' } else { character }).collect()
 }
 
-/// Whether a character begins a line, moves a cursor or turns the direction of a text.
+/// Whether a character begins a line, moves a cursor or changes the direction of a text.
 fn moves(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')

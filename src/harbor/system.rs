@@ -1,9 +1,9 @@
-//! Harbor itself: version and health.
+//! Version and health of Harbor.
 
 use super::{Client, Error, model};
 
 impl Client {
-    /// GET /systeminfo. The version is told to authenticated accounts only; wrong credentials are refused with 401.
+    /// GET /systeminfo. Harbor sends the version only to authenticated accounts; it answers 401 to wrong credentials.
     ///
     /// # Errors
     /// See [`Error`].

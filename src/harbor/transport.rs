@@ -1,5 +1,5 @@
-//! The way to a Harbor, the same for its API and for `/v2`: no redirect is followed, no cookie is kept, and no name leads to an
-//! address that no Harbor has.
+//! The HTTP transport to a Harbor, the same for its API and for `/v2`: it follows no redirect, keeps no cookie, and connects to
+//! no address that cannot be a Harbor.
 
 use std::net::SocketAddr;
 
@@ -8,10 +8,10 @@ use url::Url;
 
 use crate::addresses;
 
-/// The base of a Harbor's URLs.
+/// Parses the base of a Harbor's URLs.
 ///
 /// # Errors
-/// What is wrong with the URL. Nothing of it is repeated: it may hold a password.
+/// What is wrong with the URL. The message contains no part of the URL, which may hold a password.
 pub fn base(url: &str) -> Result<Url, String> {
     let base = Url::parse(url).map_err(|error| format!("the URL cannot be read: {error}"))?;
     if !matches!(base.scheme(), "http" | "https") || base.host_str().is_none_or(str::is_empty) {
@@ -29,12 +29,12 @@ pub fn base(url: &str) -> Result<Url, String> {
     }
 }
 
-/// What builds an HTTP client for it.
+/// Returns the builder of the HTTP client.
 ///
 /// # Errors
 /// What is wrong with the CA bundle.
 pub fn builder(ca_bundle: Option<&str>) -> Result<reqwest::ClientBuilder, String> {
-    // Harbor answers Basic auth that comes with its own session cookie by 403, so none is ever kept: no cookie store.
+    // No cookie store: Harbor answers 403 to Basic auth that is sent with its own session cookie.
     let mut http = reqwest::Client::builder()
         .user_agent(concat!("harbor-pilot/", env!("CARGO_PKG_VERSION")))
         .redirect(reqwest::redirect::Policy::none())
@@ -42,7 +42,7 @@ pub fn builder(ca_bundle: Option<&str>) -> Result<reqwest::ClientBuilder, String
     if let Some(pem) = ca_bundle {
         let certificates = reqwest::Certificate::from_pem_bundle(pem.as_bytes())
             .map_err(|error| format!("caBundle is not PEM: {error}"))?;
-        // Text without PEM in it is a bundle of nothing, and would be found out by a handshake that fails.
+        // Text without PEM is an empty bundle; without this check a failed handshake would be the first sign of it.
         if certificates.is_empty() {
             return Err("caBundle has no PEM certificate in it".to_owned());
         }
@@ -51,8 +51,8 @@ pub fn builder(ca_bundle: Option<&str>) -> Result<reqwest::ClientBuilder, String
     Ok(http)
 }
 
-/// Resolves names as the system does, and drops the addresses that nothing may connect to. What is left is what is connected to:
-/// a name that is resolved again later is judged again.
+/// Resolves names like the system, and drops forbidden addresses. The client connects to the remaining addresses only, and each
+/// later resolution is checked again.
 #[derive(Debug, Clone, Copy)]
 struct Guarded;
 
@@ -65,7 +65,7 @@ impl Resolve for Guarded {
     }
 }
 
-/// Why a name is not connected to.
+/// Why the client does not connect to a name.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "{name} resolves to {address}, {why}, which is never connected to by name: correct DNS, or write the address itself into the URL"
@@ -90,7 +90,7 @@ fn allowed(name: &str, found: impl Iterator<Item = SocketAddr>) -> Result<Vec<So
     }
 }
 
-/// The addresses that the system's resolver returns.
+/// Returns the addresses from the system's resolver.
 #[cfg(not(test))]
 async fn look_up(name: &str) -> std::io::Result<impl Iterator<Item = SocketAddr>> {
     tokio::net::lookup_host((name, 0)).await

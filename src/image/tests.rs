@@ -225,7 +225,7 @@ fn serde_uses_the_full_text_and_refuses_what_does_not_parse() {
     assert!(error.to_string().contains("must be lowercase"), "{error}");
 }
 
-/// Texts made of what the grammar cares about, so that many are valid and the others nearly so.
+/// Generates texts from the characters that matter to the grammar: many are valid, the others nearly.
 fn near_references() -> impl Strategy<Value = String> {
     let piece = prop::sample::select(vec![
         "a",

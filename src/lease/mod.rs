@@ -1,14 +1,15 @@
-//! Who leads, decided by a Lease (coordination.k8s.io/v1).
+//! Leader election with a Lease (coordination.k8s.io/v1).
 //!
-//! In: what the API server answered, and the time of two clocks: one that only ever runs forward, for all that is decided,
-//! and the wall clock, for what people read in the Lease. Out: the next step.
+//! In: the answers of the API server, and the time of two clocks: a monotonic clock for all decisions, and the wall clock
+//! for the times that people read in the Lease. Out: the next step.
 //!
-//! Of two candidates never both lead, as long as their clocks run at the same pace to within a fifth of the lease:
-//! - Every write names the version of the Lease that it is to replace, so that of two only one succeeds.
+//! Two candidates never lead at the same time, as long as their clocks run at the same pace to within a fifth of the
+//! lease:
+//! - Every write names the version of the Lease that it replaces, so that only one of two writes succeeds.
 //! - A leader counts from the moment at which it *began* to write its last renewal, for [`Timing::renew`].
-//! - Others count from the moment at which they *saw* that the Lease had changed, for the longer time that the Lease itself
-//!   states. What another's clock wrote into it decides nothing.
-//! - Whoever has lost it ends; nobody takes up again what he did as a leader before.
+//! - Others count from the moment at which they *saw* that the Lease had changed, for the longer time that the Lease
+//!   itself states. Times that another clock wrote into it decide nothing.
+//! - A process that lost the lead exits; no process continues the work that it did as a former leader.
 
 use std::time::Duration;
 
@@ -18,14 +19,14 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 
-/// The times of a Lease. Moments and times are of a clock that runs on while the machine sleeps.
+/// The times of a Lease. All times are of a clock that continues while the machine sleeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timing {
-    /// How long others wait once they have seen the Lease renewed for the last time. Default 15 s.
+    /// How long others wait after they last saw the Lease renewed. Default 15 s.
     pub lease: Duration,
-    /// How long a leader writes on after it began its last successful renewal. Default 10 s.
+    /// How long a leader may write after it began its last successful renewal. Default 10 s.
     pub renew: Duration,
-    /// How long between two tries, and a fifth more at most. Default 2 s.
+    /// Time between two tries; the jitter adds at most a fifth. Default 2 s.
     pub retry: Duration,
 }
 
@@ -35,22 +36,22 @@ impl Default for Timing {
     }
 }
 
-/// Times that leave no room for one another.
+/// Times that do not leave enough margin between one another.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadTiming {
-    /// Two candidates might lead at once.
+    /// Two candidates might lead at the same time.
     #[error("the lease must last at least a quarter longer than the renew deadline: lengthen --lease-duration")]
     Lease,
-    /// One slow answer would cost the lead.
+    /// One slow answer would lose the lead.
     #[error("the renew deadline must be at least twice the retry period, which must be at least 100 ms")]
     Renew,
 }
 
 impl Timing {
-    /// Whether the times leave room for one another.
+    /// Checks that the times leave enough margin between one another.
     ///
     /// # Errors
-    /// [`BadTiming`] says which do not.
+    /// [`BadTiming`] names the times that do not.
     pub fn check(self) -> Result<Self, BadTiming> {
         if self.lease < self.renew * 5 / 4 {
             return Err(BadTiming::Lease);
@@ -61,39 +62,39 @@ impl Timing {
         Ok(self)
     }
 
-    /// The time until the next try; `jitter` is from 0 to 1.
+    /// Time until the next try; `jitter` is from 0 to 1.
     pub fn pause(&self, jitter: f64) -> Duration {
         self.retry.mul_f64(1.0 + 0.2 * jitter.clamp(0.0, 1.0))
     }
 }
 
-/// What to do now.
+/// The next action.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Step {
-    /// Read the Lease, and tell [`Election::read`].
+    /// Read the Lease, then call [`Election::read`].
     Read,
-    /// Create it so, and tell [`Election::written`].
+    /// Create this Lease, then call [`Election::written`].
     Create(Box<Lease>),
-    /// Replace it by this, which names the version to be replaced, and tell [`Election::written`].
+    /// Replace the Lease with this one, which names the version to replace, then call [`Election::written`].
     Replace(Box<Lease>),
-    /// Somebody else leads. Look again after [`Timing::pause`], and tell [`Election::stale`] then.
+    /// Another process leads. After [`Timing::pause`], call [`Election::stale`].
     Wait,
-    /// Stop at once, for good.
+    /// Stop immediately and permanently.
     Lost(Loss),
 }
 
-/// Why a leader leads no more.
+/// Why a leader no longer leads.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Loss {
     /// It could not renew in time.
     #[error("it could not be renewed in time")]
     Late,
-    /// The Lease names another.
+    /// The Lease names another holder.
     #[error("it is held by {0}")]
     Taken(String),
 }
 
-/// One candidate, for as long as its process lives.
+/// One candidate, for the lifetime of its process.
 #[derive(Debug, Clone)]
 pub struct Election {
     name: String,
@@ -103,23 +104,23 @@ pub struct Election {
     known: Known,
     /// Whether `known` was read, or written by us, in this round.
     fresh: bool,
-    /// When the last renewal that succeeded began.
+    /// When the last successful renewal began.
     held: Option<Duration>,
 }
 
 #[derive(Debug, Clone)]
 enum Known {
-    /// It was never there.
+    /// It never existed.
     Nothing,
-    /// It was there, and is not any more since then.
+    /// It existed, and has been gone since then.
     Gone(Duration),
-    /// It is so since then.
+    /// It has had this content since then.
     Found(Box<Lease>, Duration),
 }
 
 impl Election {
-    /// A candidate for the Lease of that name. `identity` must be that of no other process, before or after: a stale
-    /// request of somebody of the same name would look like one's own.
+    /// Creates a candidate for the Lease of that name. `identity` must be unique among all processes, past and future: a
+    /// stale request of another process with the same identity would look like its own.
     pub fn new(namespace: &str, name: &str, identity: &str, timing: Timing) -> Self {
         Self {
             name: name.to_owned(),
@@ -132,7 +133,7 @@ impl Election {
         }
     }
 
-    /// What to do at this moment. `wall` is what people read in the Lease.
+    /// The next action at the time `now`. `wall` is the time that people read in the Lease.
     pub fn next(&self, now: Duration, wall: Timestamp) -> Step {
         if self.until().is_some_and(|until| now >= until) {
             return Step::Lost(Loss::Late);
@@ -142,7 +143,8 @@ impl Election {
         }
         match &self.known {
             Known::Nothing => Step::Create(self.first(wall)),
-            // Somebody has deleted it. A leader puts it back; others give that leader the time that it may take to end.
+            // Another client deleted the Lease. A leader creates it again; others first give that leader the time it may
+            // need to exit.
             Known::Gone(since) if self.held.is_some() || now >= *since + self.timing.lease => {
                 Step::Create(self.first(wall))
             }
@@ -162,7 +164,7 @@ impl Election {
         }
     }
 
-    /// The API server had this at a moment before `now`.
+    /// Records what the API server had at a moment before `now`; `None` when the Lease did not exist.
     pub fn read(&mut self, found: Option<Lease>, now: Duration) {
         self.fresh = true;
         self.known = match (found, std::mem::replace(&mut self.known, Known::Nothing)) {
@@ -173,17 +175,17 @@ impl Election {
         };
     }
 
-    /// The API server took what was begun to be written at `started`, and says so at `now`.
+    /// Records that the API server accepted a write that began at `started`; the answer arrived at `now`.
     pub fn written(&mut self, lease: Lease, started: Duration, now: Duration) {
         self.fresh = true;
         self.known = Known::Found(Box::new(lease), now);
-        // An answer that comes too late does not bring back what has ended.
+        // A late answer does not restore a lead that has ended.
         if self.until().is_none_or(|until| now < until) {
             self.held = Some(started);
         }
     }
 
-    /// What is known may have changed: time went by, or a write was refused or got no answer.
+    /// Marks the known Lease as outdated: time passed, or a write was refused or got no answer.
     pub fn stale(&mut self) {
         self.fresh = false;
     }
@@ -193,7 +195,7 @@ impl Election {
         self.held.map(|started| started + self.timing.renew)
     }
 
-    /// Who holds the Lease, as far as is known; empty for nobody.
+    /// The holder of the Lease, as far as known; empty when it has none.
     pub fn holder(&self) -> &str {
         match &self.known {
             Known::Found(lease, _) => holder(lease),
@@ -201,7 +203,8 @@ impl Election {
         }
     }
 
-    /// What lets the next one lead at once. Only for a leader that does nothing any more and never will again.
+    /// The released Lease, with which another candidate can lead at once. Only for a leader that has stopped all work
+    /// permanently.
     pub fn released(&self, wall: Timestamp) -> Option<Box<Lease>> {
         match &self.known {
             Known::Found(lease, _) if holder(lease) == self.identity => {
@@ -218,7 +221,7 @@ impl Election {
         }
     }
 
-    /// The time that the holder stated.
+    /// The duration that the holder stated.
     fn stated(&self, lease: &Lease) -> Duration {
         let seconds = lease.spec.as_ref().and_then(|spec| spec.lease_duration_seconds);
         let seconds = seconds.and_then(|seconds| u64::try_from(seconds).ok()).filter(|seconds| *seconds > 0);
@@ -242,7 +245,7 @@ impl Election {
     }
 
     fn held_from(&self, spec: LeaseSpec, wall: Timestamp) -> LeaseSpec {
-        // In whole seconds, and never less than it is.
+        // In whole seconds, rounded up.
         let seconds = self.timing.lease.as_millis().div_ceil(1000);
         LeaseSpec {
             holder_identity: Some(self.identity.clone()),
@@ -263,7 +266,7 @@ fn holder(lease: &Lease) -> &str {
     lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref()).unwrap_or_default()
 }
 
-/// With the metadata that was read, the version among it.
+/// Keeps the metadata that was read, including the version.
 fn with_spec(lease: &Lease, spec: LeaseSpec) -> Box<Lease> {
     Box::new(Lease { metadata: lease.metadata.clone(), spec: Some(spec) })
 }

@@ -1,4 +1,5 @@
-//! The Lease in a simulated world: clocks that go wrong, requests that are lost, late or doubled, processes that halt and die.
+//! The Lease in a simulated world: clocks that go wrong, requests that are lost, late or doubled, processes that halt and
+//! die.
 
 use std::{cmp::Reverse, collections::BTreeMap, collections::BTreeSet};
 
@@ -22,7 +23,7 @@ fn candidate(identity: &str) -> Election {
     Election::new("harbor-pilot", "harbor-pilot-controller", identity, Timing::default())
 }
 
-/// As the API server stores it.
+/// The Lease as the API server stores it.
 fn stored(lease: &Lease, version: u64) -> Lease {
     let mut lease = lease.clone();
     lease.metadata.resource_version = Some(version.to_string());
@@ -98,7 +99,7 @@ fn a_leader_that_cannot_renew_in_time_has_lost_whatever_comes_later() {
     let mut late = leader();
     assert!(matches!(late.next(Duration::from_millis(9999), wall()), Step::Replace(_)));
     assert_eq!(late.next(at(10), wall()), Step::Lost(Loss::Late));
-    // The answer to a renewal that was begun in time.
+    // The answer to a renewal that began in time.
     let lease = late.released(wall()).unwrap();
     late.written(stored(&lease, 9), at(9), at(11));
     assert_eq!(late.next(at(11), wall()), Step::Lost(Loss::Late));
@@ -171,7 +172,7 @@ fn without_trouble_one_leads_on_and_when_it_dies_the_next_one_leads_in_the_time_
     }
 }
 
-/// A process of the simulation. Its moments are those of its own clock.
+/// A process of the simulation. Its times are those of its own clock.
 struct Process {
     election: Election,
     pace: f64,
@@ -181,7 +182,7 @@ struct Process {
     /// It does nothing until then.
     halted: u64,
     cut_off: u64,
-    /// Requests that it still waits for the answer of.
+    /// The request whose answer it waits for.
     waiting: Option<u64>,
     started: Duration,
 }
@@ -191,7 +192,7 @@ impl Process {
         Duration::from_nanos((now as f64 * self.pace + self.origin) as u64)
     }
 
-    /// When its clock will have gone on by so much.
+    /// The time at which its clock has advanced by `time`.
     fn after(&self, now: u64, time: Duration) -> u64 {
         now + (time.as_nanos() as f64 / self.pace) as u64
     }
@@ -215,19 +216,19 @@ enum Request {
 #[derive(Debug, Clone)]
 enum Event {
     Start,
-    /// The loop of the election goes on.
+    /// The loop of the election continues.
     Turn,
-    /// A request gets to the API server.
+    /// A request arrives at the API server.
     Arrive(u64, Request),
-    /// Its answer gets back.
+    /// Its answer arrives at the process.
     Answer(u64, Result<Option<Box<Lease>>, ()>),
     GiveUp(u64),
-    /// Some work of a leader.
+    /// A leader does some work.
     Work,
     Misfortune,
 }
 
-/// All that there is: an API server with one Lease, processes, and what is to happen.
+/// The simulation: an API server with one Lease, processes, and pending events.
 struct World {
     random: u64,
     trouble: u64,
@@ -274,7 +275,7 @@ impl World {
         self.now = end;
     }
 
-    /// One event; `false` when there is none before `end`.
+    /// Runs one event; `false` when there is none before `end`.
     fn step(&mut self, end: u64) -> bool {
         let Some(entry) = self.events.last_entry() else { return false };
         let time = entry.key().0.0;
@@ -291,14 +292,14 @@ impl World {
         match event {
             Event::Start => return self.start(),
             Event::Misfortune => return self.misfortune(),
-            // What is under way gets there, whatever became of the sender.
+            // A request in transit arrives, whatever happened to its sender.
             Event::Arrive(number, request) => return self.arrive(id, number, request),
             _ => {}
         }
         let now = self.now;
         let Some(process) = self.processes.get_mut(&id) else { return };
         if process.halted > now {
-            // What waits for a process that wakes comes in any order.
+            // Events that wait for a halted process arrive in any order when it wakes.
             let wait = process.halted - now + self.below(2 * MILLIS);
             return self.plan(wait, id, event);
         }
@@ -340,7 +341,7 @@ impl World {
     }
 
     fn start(&mut self) {
-        // A process that knows of no Lease cannot tell one that was deleted from one that never was.
+        // A process that knows of no Lease cannot distinguish a deleted Lease from one that never existed.
         if self.lease.is_none() && self.deleted > 0 && self.now < self.deleted + 25 * SECOND {
             return self.plan(25 * SECOND, 0, Event::Start);
         }
@@ -362,7 +363,7 @@ impl World {
         self.plan(0, id, Event::Work);
     }
 
-    /// What the process does with a step of its election.
+    /// Carries out a step of the process's election.
     fn turn(&mut self, id: u64) {
         let now = self.now;
         let (clock, wall) = (self.processes[&id].clock(now), self.processes[&id].wall(now));
@@ -428,7 +429,8 @@ impl World {
         self.plan(wait, 0, Event::Start);
     }
 
-    /// A write of a leader: nobody else may be about to, and whoever has been followed by another is never heard of again.
+    /// A write of a leader: no other process may be about to write, and a process that another has followed never writes
+    /// again.
     fn write(&mut self, id: u64) {
         let others: Vec<u64> = self
             .processes
@@ -465,7 +467,7 @@ impl World {
             3 => process.cut_off = short,
             4 => self.die(id),
             5 => {
-                // It ends in good order: it writes nothing from here on.
+                // It shuts down cleanly: it writes nothing from here on.
                 process.until = Duration::ZERO;
                 let released = process.election.until().and_then(|_| process.election.released(wall()));
                 if let Some(lease) = released {
@@ -475,7 +477,7 @@ impl World {
                 self.die(id);
             }
             6 => {
-                // Somebody annotates it.
+                // Another client annotates the Lease.
                 if let Some(lease) = self.lease.clone() {
                     self.store(&lease);
                 }
@@ -490,12 +492,12 @@ impl World {
         }
     }
 
-    /// How long a request, or an answer, is under way.
+    /// Latency of a request or an answer.
     fn way(&mut self) -> u64 {
         if self.chance(2) { self.below(12 * SECOND) } else { MILLIS + self.below(100 * MILLIS) }
     }
 
-    /// As often as there is trouble: at the worst `weight` of 20 times.
+    /// Whether a fault happens: at most `weight` times in 20.
     fn chance(&mut self, weight: u64) -> bool {
         self.below(200) < weight * self.trouble
     }

@@ -1,4 +1,4 @@
-//! A text with some of its images exchanged, and pull secrets added.
+//! Replaces some images of a text, and adds pull secrets.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -13,19 +13,19 @@ use super::{
     workloads::SecretsPlace,
 };
 
-/// What is to change.
+/// An edit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Wish {
-    /// An image of a template.
+    /// Replaces an image of a template.
     Image {
         /// Index in [`Manifests::templates`].
         template: usize,
         /// Index in [`Template::images`](super::Template::images).
         image: usize,
-        /// The image to be there instead.
+        /// The new image.
         text: String,
     },
-    /// A name that is to be in the `imagePullSecrets` of a template.
+    /// Adds a name to the `imagePullSecrets` of a template.
     PullSecret {
         /// Index in [`Manifests::templates`].
         template: usize,
@@ -39,37 +39,37 @@ pub enum Wish {
 pub struct Edited {
     /// The new text.
     pub text: String,
-    /// How many images of how the text is read are others now.
+    /// The number of replaced images, as the text is read.
     pub images: usize,
-    /// How many templates got pull secrets.
+    /// The number of templates with new pull secrets.
     pub pull_secrets: usize,
-    /// Wishes that could not be met without changing something else.
+    /// Edits that would have changed another part of the text.
     pub unkept: Vec<Unkept>,
 }
 
-/// A wish that could not be met.
+/// An edit that was not made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unkept {
-    /// The wish.
+    /// The edit.
     pub wish: Wish,
-    /// Counted from 1.
+    /// Line, counted from 1.
     pub line: usize,
-    /// Why, and what to do about it.
+    /// The reason, and the fix.
     pub detail: String,
 }
 
 impl Manifests<'_> {
-    /// The text with these wishes met. Of what is not wished for, nothing changes: an image that shares its node with
-    /// something that is to stay is left as it is, and named in [`Edited::unkept`].
+    /// Returns the text with these edits. No other part of the text changes: an image that shares its node with a value that
+    /// must stay is not modified, and is listed in [`Edited::unkept`].
     ///
     /// # Errors
-    /// When the new text does not read as it should: then nothing of it may be used.
+    /// When the new text does not parse to the expected value. Then no part of it may be used.
     pub fn edit(&self, wishes: &[Wish]) -> Result<Edited, Error> {
         let mut editing = Editing { of: self, splices: BTreeMap::new(), met: Vec::new(), unkept: Vec::new() };
         editing.images(wishes);
         let images = editing.met.len();
         let mut additions = editing.pull_secrets(wishes);
-        // A new field shifts the indexes of all that its mapping holds: the inner places change first.
+        // A new field shifts the indexes of all values in its mapping, so inner positions change first.
         additions.sort_by_key(|(_, place, _)| std::cmp::Reverse(place.path.len()));
         let Editing { splices, met, unkept, .. } = editing;
 
@@ -114,13 +114,13 @@ impl Manifests<'_> {
 
 struct Editing<'m, 'w> {
     of: &'m Manifests<'m>,
-    /// What stands where, by first byte; nothing overlaps.
+    /// The replacements by first byte; they do not overlap.
     splices: BTreeMap<usize, (Range<usize>, String)>,
     met: Vec<&'w Wish>,
     unkept: Vec<Unkept>,
 }
 
-/// An image, and what is wished for it.
+/// An image and its edit.
 struct Use<'m, 'w> {
     image: &'m Image,
     wish: Option<(&'w Wish, &'w str)>,
@@ -148,7 +148,7 @@ impl<'m, 'w> Editing<'m, 'w> {
         }
     }
 
-    /// All images that one node holds: it changes if all that it is part of change alike; else aliases change alone.
+    /// Edits all images of one node: it changes if all its uses change alike; otherwise only its aliases change.
     fn image(&mut self, target: NodeId, mut uses: Vec<Use<'m, 'w>>) {
         let mut left = self.of.visits.target(target);
         if !agree(uses.iter(), left) {
@@ -182,7 +182,7 @@ impl<'m, 'w> Editing<'m, 'w> {
         }
     }
 
-    /// Exchanges a node for a text, in the style in which it is written.
+    /// Replaces a node with a text, in the style of the node.
     fn splice_image(&mut self, token: NodeId, wish: Option<(&Wish, &str)>) -> bool {
         let (Some(node), Some((_, text))) = (self.of.tree.node(token), wish) else { return false };
         let source = self.of.text.get(node.span.clone()).unwrap_or_default();
@@ -245,7 +245,7 @@ impl<'m, 'w> Editing<'m, 'w> {
         additions
     }
 
-    /// Every mapping that takes pull secrets, with the names that are wished for and not there.
+    /// Returns every mapping that takes pull secrets, with the new names that it does not have.
     fn secrets<'s>(&self, wishes: &'s [Wish]) -> Vec<Secrets<'m, 's>> {
         let mut wished: BTreeMap<usize, BTreeMap<&'s str, &'s Wish>> = BTreeMap::new();
         for wish in wishes {
@@ -271,7 +271,7 @@ impl<'m, 'w> Editing<'m, 'w> {
     }
 }
 
-/// A mapping that takes pull secrets, and what is wished for it.
+/// A mapping that takes pull secrets, and its new names.
 struct Secrets<'m, 's> {
     document: usize,
     place: &'m SecretsPlace,
@@ -280,7 +280,7 @@ struct Secrets<'m, 's> {
     wished: Vec<(&'s str, &'s Wish)>,
 }
 
-/// Whether all uses of a node that is part of the value so often wish for the same.
+/// Returns whether all uses of a node, which occurs this often in the value, have the same edit.
 fn agree<'u, 'w: 'u, 'm: 'u>(uses: impl Iterator<Item = &'u Use<'m, 'w>>, visits: usize) -> bool {
     let wishes: Vec<Option<&str>> = uses.map(|each| each.wish.map(|(_, text)| text)).collect();
     wishes.len() == visits
@@ -299,7 +299,7 @@ fn spliced(text: &str, splices: &BTreeMap<usize, (Range<usize>, String)>) -> Str
     out
 }
 
-/// Whether a text can stand without quotes, in block and in flow style: all images do that have no IPv6 host.
+/// Returns whether a text needs no quotes, in block and in flow style: true for all images without an IPv6 host.
 fn is_plain(text: &str) -> bool {
     text.starts_with(|first: char| first.is_ascii_alphanumeric())
         && text.ends_with(|last: char| last.is_ascii_alphanumeric() || last == '_' || last == '-' || last == '.')
@@ -307,7 +307,7 @@ fn is_plain(text: &str) -> bool {
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._:/@+-".contains(&byte))
 }
 
-/// As JSON, which is YAML, too.
+/// Returns the text as JSON, which is also YAML.
 pub(super) fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }

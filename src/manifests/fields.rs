@@ -1,6 +1,6 @@
-//! What is known of kinds: at which places their objects name images and take pull secrets.
+//! The fields of known kinds: where their objects name images and take pull secrets.
 //!
-//! The table is data of one form (`kinds.yaml`); users add to it with texts of the same form.
+//! The table is data of one format (`kinds.yaml`); users add entries in the same format.
 
 use std::sync::LazyLock;
 
@@ -23,7 +23,7 @@ pub struct Fields {
     own: Vec<Entry>,
 }
 
-/// What is known of some kinds of a group.
+/// The fields of some kinds of a group.
 #[derive(Debug, Clone, Default)]
 struct Entry {
     group: String,
@@ -42,24 +42,24 @@ struct Entry {
 pub(super) struct Taking {
     /// The field of the mapping.
     pub(super) field: String,
-    /// Whether its items are names, not objects with a name.
+    /// Whether its items are plain names, not objects with a name.
     pub(super) names: bool,
 }
 
-/// What is known of one kind.
+/// The known fields of one kind.
 #[derive(Debug, Clone)]
 pub(super) struct Known<'f>(Vec<&'f Entry>);
 
 impl Fields {
-    /// The built-in table, and a text of the user beside it.
+    /// Creates the built-in table with the entries of the user's text.
     ///
     /// # Errors
-    /// What is no table, with its place.
+    /// When the text is not a table, with the position.
     pub fn with(text: &str) -> Result<Self, Error> {
         Ok(Self { own: read(text)? })
     }
 
-    /// What is known of the kind of an object.
+    /// Returns the known fields of an object's kind.
     pub(super) fn of(&self, object: &Object) -> Known<'_> {
         Known(self.own.iter().chain(KNOWN.iter()).filter(|entry| entry.means(object)).collect())
     }
@@ -77,32 +77,32 @@ impl Entry {
 }
 
 impl Known<'_> {
-    /// Whether an image stands there.
+    /// Returns whether an image is at this place.
     pub(super) fn is_image(&self, steps: &[Step<'_>]) -> bool {
         self.any(steps, |entry| &entry.images)
     }
 
-    /// Whether the specification of a Pod stands there.
+    /// Returns whether a Pod spec is at this place.
     pub(super) fn is_pod_spec(&self, steps: &[Step<'_>]) -> bool {
         self.any(steps, |entry| &entry.pod_specs)
     }
 
-    /// Whether nothing below is changed.
+    /// Returns whether values below this place are listed and not changed.
     pub(super) fn is_listed(&self, steps: &[Step<'_>]) -> bool {
         self.any(steps, |entry| &entry.listed)
     }
 
-    /// Whether nothing below is looked at.
+    /// Returns whether values below this place are ignored.
     pub(super) fn is_ignored(&self, steps: &[Step<'_>]) -> bool {
         self.any(steps, |entry| &entry.ignored)
     }
 
-    /// Whether texts of this kind have placeholders that something fills in at run time.
+    /// Returns whether texts of this kind have placeholders that are filled in at run time.
     pub(super) fn has_runtime_text(&self) -> bool {
         self.0.iter().any(|entry| entry.runtime_text)
     }
 
-    /// How the mapping there takes pull secrets.
+    /// Returns how the mapping at this place takes pull secrets.
     pub(super) fn taking(&self, steps: &[Step<'_>]) -> Option<Taking> {
         let find = |list: &[(Pattern, String)], names| {
             let found = list.iter().find(|(pattern, _)| pattern.matches(steps));

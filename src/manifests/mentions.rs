@@ -1,7 +1,7 @@
-//! Texts that name images at places where nothing says for certain that they are: arguments, variables, data, values.
+//! Finds texts that name images outside of known image fields: arguments, variables, data, values.
 //!
-//! A name with an explicit host counts wherever it stands, also within a longer text. A short name (`nginx:1.27`) counts only
-//! where something calls it an image: a key or a variable whose name ends with `image`, or `image:` in an embedded text.
+//! A name with an explicit host counts in every field, also within a longer text. A short name (`nginx:1.27`) counts only
+//! where its name says so: a key or a variable whose name ends with `image`, or `image:` in an embedded text.
 
 use super::{
     Manifests, Object,
@@ -12,27 +12,27 @@ use super::{
 };
 use crate::rewrite::ORIGINAL_IMAGES;
 
-/// A text with escapes is not searched more often for what it does not have.
+/// The most unsuccessful searches in a text with escapes.
 const MAX_MISSED: usize = 16;
 
 /// A text that names an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mention {
-    /// The object it stands in: the innermost one that has `apiVersion` and `kind`; `None` in a document that is none.
+    /// The object of the text: the innermost one with `apiVersion` and `kind`; `None` in a document without an object.
     pub object: Option<Object>,
-    /// Where in its document: `spec.containers[0].args[1]`.
+    /// The place in its document: `spec.containers[0].args[1]`.
     pub place: String,
-    /// The image, of several texts where these make one (`repository` and `tag`).
+    /// The image; several fields may form it (`repository` and `tag`).
     pub image: String,
-    /// Counted from 1.
+    /// Line, counted from 1.
     pub line: usize,
-    /// In characters, counted from 1.
+    /// Column in characters, counted from 1.
     pub column: usize,
 }
 
 impl Manifests<'_> {
-    /// Texts outside of [`Manifests::templates`] that name images, in the order of the text. `is_meant` says which images
-    /// matter; it is asked for each candidate.
+    /// Returns the texts outside of [`Manifests::templates`] that name images, in the order of the text. `is_meant` decides
+    /// which images count; it is called for each candidate.
     pub fn mentions(&self, is_meant: &dyn Fn(&str) -> bool) -> Vec<Mention> {
         let mut reading =
             Reading { of: self, is_meant, document: 0, path: Vec::new(), steps: Vec::new(), found: Vec::new() };
@@ -53,14 +53,14 @@ struct Reading<'m, 'p> {
     found: Vec<Mention>,
 }
 
-/// What stands around a value.
+/// The context of a value.
 #[derive(Clone, Default)]
 struct Around<'m> {
     object: Option<&'m Object>,
     known: Option<&'m Known<'m>>,
     /// Steps before the object.
     base: usize,
-    /// What the value is called: its key, the name of its variable, the argument before it.
+    /// The name of the value: its key, the name of its variable, the argument before it.
     called: &'m str,
 }
 
@@ -121,9 +121,9 @@ impl<'m> Reading<'m, '_> {
         }
     }
 
-    /// The images that fields beside one another make, as charts have them: `repository` with `registry`, `tag` and `digest`;
-    /// the same with `image` before each; `name` instead, where the mapping is called an image or is an entry of `images`
-    /// as kustomize has them; `image` or `name` behind `registry` and `repository`, as operators have them.
+    /// Returns the images that adjacent fields form. In charts: `repository` with `registry`, `tag` and `digest`; the same
+    /// with the prefix `image`. In kustomize: `name` instead, where the mapping is named an image or is an entry of `images`.
+    /// In operators: `image` or `name` after `registry` and `repository`.
     fn composed(&self, value: &'m Value, around: &Around<'_>) -> Vec<Composed<'m>> {
         let is_image = refs::is_called_image(around.called);
         let text = |key: &str| value.get(key).and_then(Value::scalar_text).filter(|text| !text.is_empty());
@@ -172,7 +172,7 @@ impl<'m> Reading<'m, '_> {
         found
     }
 
-    /// The key of the last part of a name that `registry`, `hub` and `repository` beside it begin: `image`, or `name` where a
+    /// Returns the key of the last part of a name that `registry`, `hub` and `repository` begin: `image`, or `name` where a
     /// `repository` is an organisation and not a whole name.
     fn operand(&self, value: &Value, around: &Around<'_>) -> Option<&'static str> {
         let text = |key: &str| value.get(key).and_then(Value::text).filter(|text| !text.is_empty());
@@ -187,7 +187,7 @@ impl<'m> Reading<'m, '_> {
         Some("name")
     }
 
-    /// Whether the entry of this index, of the mapping where the way is, is an image for certain.
+    /// Returns whether the entry with this index, in the current mapping, is a known image field.
     fn is_claimed(&self, index: usize) -> bool {
         let mut path = self.path.clone();
         path.push(index);
@@ -222,7 +222,7 @@ impl<'m> Reading<'m, '_> {
         self.found.push(Mention { object: around.object.cloned(), place, image, line, column });
     }
 
-    /// Where the source of a value begins. An alias has nothing of the text: its anchor has.
+    /// Returns the start of a value's source. An alias has no source text: its anchor has it.
     fn cursor(&self, value: &Value) -> Cursor<'m> {
         let node = self.of.tree.node(value.target);
         let source = node.and_then(|node| self.of.text.get(node.span.clone())).unwrap_or_default();
@@ -241,29 +241,29 @@ impl<'m> Reading<'m, '_> {
     }
 }
 
-/// An image that several fields make.
+/// An image that several fields form.
 struct Composed<'m> {
     at: &'m Value,
     key: &'m str,
     image: String,
-    /// Fields that need not be looked at any more.
+    /// Fields that need no further check.
     parts: Vec<String>,
 }
 
-/// A place in the source of a value, which goes forward only.
+/// A position in the source of a value; it only moves forward.
 struct Cursor<'s> {
-    /// What follows the place.
+    /// The source after the position.
     source: &'s str,
-    /// Line and column where the value begins.
+    /// Line and column of the start of the value.
     start: (usize, usize),
-    /// Line and column of the place.
+    /// Line and column of the position.
     at: (usize, usize),
-    /// Searches that found nothing, and went through the whole rest.
+    /// The number of searches that found nothing in the whole rest.
     missed: usize,
 }
 
 impl Cursor<'_> {
-    /// Line and column of the next part of the source with this text, or of the value where there is none.
+    /// Returns line and column of the next occurrence of this text, or of the value if there is none.
     fn find(&mut self, part: &str) -> (usize, usize) {
         if part.is_empty() || self.missed >= MAX_MISSED {
             return self.start;
@@ -289,12 +289,12 @@ impl Cursor<'_> {
     }
 }
 
-/// Whether a path of a JSON Patch is that of an image volume.
+/// Returns whether a JSON Patch path is that of an image volume.
 fn is_volume(path: &str) -> bool {
     path.ends_with("/image/reference")
 }
 
-/// With a capital at the beginning.
+/// Capitalizes the first letter.
 fn capital(name: &str) -> String {
     let mut chars = name.chars();
     chars.next().map(|first| first.to_ascii_uppercase()).into_iter().chain(chars).collect()

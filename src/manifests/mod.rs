@@ -1,15 +1,14 @@
-//! Manifests as text: which images stand where, and the same text with some of them replaced.
+//! Manifests as text: finds their images, and replaces some of them in the text.
 //!
-//! In flows YAML or JSON of one or more documents; [`Manifests::read`] finds the Pod templates in it. Out flows, from
-//! [`Manifests::edit`], the text with just those scalars exchanged: comments, anchors, order, quotes, line endings and
-//! separators stay byte for byte. What was written is read again and compared with what was meant, so a text that would
-//! say anything else is never handed out.
+//! In: YAML or JSON of one or more documents; [`Manifests::read`] finds its Pod templates. Out of [`Manifests::edit`]: the
+//! text with only those scalars replaced. Comments, anchors, order, quotes, line endings and separators stay byte for byte.
+//! The new text is parsed again and compared with the expected value, so a text with another meaning is never returned.
 //!
-//! Two kinds of places name images. [`Manifests::templates`] has those that are images for certain: the containers of Pods and
-//! of what Pods are made from, and fields that a table knows by kind ([`Fields`]). [`Manifests::mentions`] has all other texts
-//! that name an image: arguments, variables, data, values, annotations. Not rewritten, but listed, is also what stands in
-//! `metadata` and `status` of an object, in kinds of groups that hold patterns and schemas instead of workloads
-//! ([`PATTERN_GROUPS`]), and in documents that are no object of Kubernetes (without `apiVersion` and `kind`).
+//! Two kinds of fields name images. [`Manifests::templates`] has the fields that are images for certain: the containers of
+//! Pods and Pod templates, and the fields of a table by kind ([`Fields`]). [`Manifests::mentions`] has all other texts that
+//! name an image: arguments, variables, data, values, annotations. It also lists, without rewriting, images in `metadata` and
+//! `status` of an object, in kinds of groups that hold patterns and schemas instead of workloads ([`PATTERN_GROUPS`]), and in
+//! documents that are not Kubernetes objects (without `apiVersion` and `kind`).
 
 mod edit;
 mod fields;
@@ -30,7 +29,7 @@ pub use mentions::Mention;
 pub use parts::separated;
 pub use workloads::{Image, Manifests, Object, PATTERN_GROUPS, Placeholder, Role, Template};
 
-/// Why a text cannot be read or edited.
+/// The error of a text that cannot be read or edited.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("document {document}, line {line}, column {column}: {detail}")]
 pub struct Error {
@@ -40,7 +39,7 @@ pub struct Error {
     pub line: usize,
     /// The column of the text in characters, counted from 1.
     pub column: usize,
-    /// What is wrong, and what to do about it.
+    /// The problem, and the fix.
     pub detail: String,
 }
 

@@ -1,4 +1,4 @@
-//! The parts of a text that are read one after the other: JSON values without a separator, else the whole.
+//! Splits a text into parts that are parsed one by one: JSON values without a separator, otherwise the whole text.
 
 use std::ops::Range;
 
@@ -9,31 +9,32 @@ use super::Error;
 /// A part of a text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Part {
-    /// Where it stands.
+    /// The bytes of the part.
     pub(super) bytes: Range<usize>,
-    /// Lines before it.
+    /// The number of lines before it.
     lines: usize,
-    /// Characters before it in its first line.
+    /// The number of characters before it in its first line.
     columns: usize,
 }
 
 impl Part {
-    /// Line and column in the text, both counted from 1, of a line counted from 1 and a column counted from 0 in the part.
+    /// Converts a position in the part (line counted from 1, column counted from 0) to line and column in the text, both
+    /// counted from 1.
     pub(super) fn place(&self, line: usize, column: usize) -> (usize, usize) {
         (self.lines + line, column + 1 + if line <= 1 { self.columns } else { 0 })
     }
 }
 
-/// Several JSON values, as JSON Lines has them, are a part each. What is not JSON throughout is one part.
+/// Splits several JSON values, as JSON Lines has them, into one part each. A text that is not all JSON is one part.
 ///
 /// # Errors
-/// When what follows a JSON value begins like one, and is none.
+/// When a text after a JSON value begins like a JSON value and is invalid.
 pub(super) fn parts(text: &str) -> Result<Vec<Part>, Error> {
     let found = json_values(text)?;
     Ok(found.unwrap_or_else(|| vec![Part { bytes: 0..text.len(), lines: 0, columns: 0 }]))
 }
 
-/// The text with `---` between JSON values that have no separator, so that other documents can follow.
+/// Returns the text with `---` between JSON values that have no separator, so that other documents can follow.
 ///
 /// # Errors
 /// When the text cannot be split into documents.
@@ -57,7 +58,7 @@ fn json_values(text: &str) -> Result<Option<Vec<Part>>, Error> {
     while let Some(value) = stream.next() {
         let before = rest(start + end);
         if let Err(error) = value {
-            // The first value may be YAML in flow style; what follows one that is JSON is not.
+            // The first value may be YAML in flow style; a text after a JSON value may not.
             let is_json = !parts.is_empty() && before.trim_start().starts_with('{');
             let above = rest(0).get(..start).map_or(0, |above| above.matches('\n').count());
             let text = error.to_string();

@@ -1,8 +1,8 @@
-//! Where in an object a value stands, and patterns of such places.
+//! Places of values in an object, and patterns of places.
 
 use std::fmt;
 
-/// One step from a value into it.
+/// One step from a value to a value inside it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step<'v> {
     /// By a key of a mapping.
@@ -11,7 +11,7 @@ pub(super) enum Step<'v> {
     Item(usize),
 }
 
-/// Steps as people write them: `spec.containers[0].image`.
+/// Formats steps for users: `spec.containers[0].image`.
 #[derive(Debug)]
 pub(super) struct Place<'s, 'v>(pub(super) &'s [Step<'v>]);
 
@@ -28,7 +28,7 @@ impl fmt::Display for Place<'_, '_> {
     }
 }
 
-/// A pattern of places: keys with dots between them. `*` is any one key or item, `**` any number of them.
+/// A pattern of places: keys with dots between them. `*` matches one key or item, `**` matches any number of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Pattern(Vec<Part>);
 
@@ -40,7 +40,7 @@ enum Part {
 }
 
 impl Pattern {
-    /// Reads one; `[*]` and `[]` behind a key are read as `.*`. `None` for a text with an empty step.
+    /// Parses a pattern; `[*]` and `[]` after a key are read as `.*`. `None` for a text with an empty step.
     pub(super) fn read(text: &str) -> Option<Self> {
         let text = text.trim().trim_start_matches("$.").trim_start_matches('.');
         let text = text.replace("[*]", ".*").replace("[]", ".*");
@@ -53,16 +53,16 @@ impl Pattern {
         parts.collect::<Option<_>>().map(Self)
     }
 
-    /// The pattern without its last step, and that step where it is a key.
+    /// Returns the pattern without its last step, and that step if it is a key.
     pub(super) fn split_last(&self) -> Option<(Self, &str)> {
         let (Part::Key(key), before) = self.0.split_last()? else { return None };
         Some((Self(before.to_vec()), key))
     }
 
-    /// Whether it means a place. Takes the product of the lengths at most.
+    /// Returns whether the pattern matches a place. Takes at most the product of the lengths.
     pub(super) fn matches(&self, steps: &[Step<'_>]) -> bool {
         let (mut part, mut step) = (0, 0);
-        // Where to go on when what follows the last `**` does not fit.
+        // Where to continue when the steps after the last `**` do not match.
         let mut retry: Option<(usize, usize)> = None;
         loop {
             let fits = match (self.0.get(part), steps.get(step)) {
@@ -92,7 +92,7 @@ impl Pattern {
 mod tests {
     use super::*;
 
-    /// Steps from a text; numbers are items.
+    /// Parses steps; numbers are items.
     fn steps(text: &str) -> Vec<Step<'_>> {
         text.split('.').map(|part| part.parse().map_or(Step::Key(part), Step::Item)).collect()
     }

@@ -1,4 +1,4 @@
-//! Names added to the `imagePullSecrets` of a specification, in the style in which it is written.
+//! Adds names to the `imagePullSecrets` of a spec, in the style of its text.
 
 use std::fmt::Write as _;
 
@@ -10,7 +10,7 @@ use super::{
     workloads::SecretsPlace,
 };
 
-/// A text to be put in, and what it means.
+/// A text to insert, and the value that it adds.
 #[derive(Debug, Clone)]
 pub(super) struct Addition {
     at: usize,
@@ -23,16 +23,16 @@ pub(super) struct Addition {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
-    /// The field is new, and comes first.
+    /// The field is new, and becomes the first one.
     Field,
-    /// The names come first in the list that is there.
+    /// The names become the first ones of the existing list.
     List,
-    /// The field is there, with nothing in it.
+    /// The field exists without a value.
     Null,
 }
 
 impl Addition {
-    /// What to put in for these names, of which none is there.
+    /// Returns the text to insert for these names; none of them is there yet.
     pub(super) fn new(tree: &Tree, text: &str, place: &SecretsPlace, names: &[&str]) -> Result<Self, &'static str> {
         let taking = &place.taking;
         let spec = tree.node(place.node).ok_or("it is nowhere")?;
@@ -62,22 +62,22 @@ impl Addition {
         })
     }
 
-    /// The first byte of what is exchanged.
+    /// Returns the first byte of the replaced text.
     pub(super) fn at(&self) -> usize {
         self.at
     }
 
-    /// The byte behind what is exchanged.
+    /// Returns the byte after the replaced text.
     pub(super) fn end(&self) -> usize {
         self.end
     }
 
-    /// What is there instead.
+    /// Returns the new text.
     pub(super) fn text(&self) -> &str {
         &self.text
     }
 
-    /// Does to the value of the specification what the text does to its text.
+    /// Applies the addition to the value of the spec, as the new text does.
     pub(super) fn expect(&self, spec: &mut Value) {
         let value = |data| Value { token: 0, target: 0, data };
         let text = |text: &str| value(Data::Text(text.into()));
@@ -139,7 +139,7 @@ fn in_list(
     }
 }
 
-/// Where the first key of a mapping in block style begins, if only its indentation, or the dashes of lists, stand before it.
+/// Returns where the first key of a block-style mapping begins, if only indentation or list dashes precede it.
 fn begin_of_line(text: &str, key: &Node) -> Result<usize, &'static str> {
     let line_start = text.get(..key.span.start).and_then(|before| before.rfind('\n')).map_or(0, |at| at + 1);
     let before = text.get(line_start..key.span.start).unwrap_or_default();
@@ -177,7 +177,7 @@ fn flow_items(taking: &Taking, names: &[&str]) -> String {
     items.join(", ")
 }
 
-/// Names of Secrets are DNS names: quotes are needed where one looks like a number or a word of YAML.
+/// Names of Secrets are DNS names: a name needs quotes if it looks like a number or a YAML keyword.
 fn scalar(name: &str) -> String {
     let plain = name.starts_with(|first: char| first.is_ascii_lowercase())
         && name.contains('-')
@@ -185,7 +185,7 @@ fn scalar(name: &str) -> String {
     if plain { name.to_owned() } else { quoted(name) }
 }
 
-/// How the lines of a text end.
+/// Returns the line ending of a text.
 fn line_end(text: &str) -> &'static str {
     match text.find('\n').and_then(|at| at.checked_sub(1)).and_then(|at| text.as_bytes().get(at)) {
         Some(b'\r') => "\r\n",

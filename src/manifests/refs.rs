@@ -1,23 +1,23 @@
-//! Image references within any text.
+//! Finds image references in any text.
 
 use std::collections::BTreeSet;
 
-/// A reference, and where in the text it begins.
+/// A reference, and its position in the text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Reference {
     pub(super) at: usize,
     pub(super) image: String,
 }
 
-/// Schemes in front of an image. What else has a scheme is an address of something else.
+/// Schemes before an image. A text with another scheme is not an image.
 const SCHEMES: [&str; 5] = ["oci", "docker", "docker-pullable", "docker-image", "registry"];
-/// Longer runs of characters are cut: host, repository, tag and digest of an image have less.
+/// Longer runs of characters are cut: host, repository, tag and digest of an image are shorter.
 const MAX_TOKEN: usize = 512;
-/// Keys of what images begin with: `imageRegistry: quay.io/org`.
+/// Keys of values that images begin with: `imageRegistry: quay.io/org`.
 const PREFIX_KEYS: [&str; 4] = ["registry", "hub", "repository", "mirror"];
 
-/// All references of a text for which `is_meant` says yes, each once. `called` is what the text is called: its key, or the
-/// name of its variable.
+/// Returns all references of a text for which `is_meant` is true, each once. `called` is the name of the text: its key, or
+/// the name of its variable.
 pub(super) fn references(text: &str, called: &str, is_meant: &dyn Fn(&str) -> bool) -> Vec<Reference> {
     let mut found = Vec::new();
     let mut taken = BTreeSet::new();
@@ -54,7 +54,7 @@ pub(super) fn references(text: &str, called: &str, is_meant: &dyn Fn(&str) -> bo
     found
 }
 
-/// Runs of the characters that references and addresses have.
+/// Returns runs of the characters that references and addresses have.
 fn tokens(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let of_token = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | ':' | '/' | '@' | '-');
     let mut at = 0;
@@ -73,7 +73,7 @@ fn tokens(text: &str) -> impl Iterator<Item = (usize, &str)> {
     })
 }
 
-/// The reference with a host that a token is or ends with, and how many bytes stand before it.
+/// Returns the reference with a host that a token is or ends with, and the number of bytes before it.
 fn explicit<'t>(token: &'t str, is_meant: &dyn Fn(&str) -> bool) -> Option<(usize, &'t str)> {
     let whole = token;
     let mut token = token;
@@ -86,7 +86,7 @@ fn explicit<'t>(token: &'t str, is_meant: &dyn Fn(&str) -> bool) -> Option<(usiz
     }
     token = token.trim_start_matches(['.', '_', ':', '/', '@', '-']);
     let host = token.split('/').next()?;
-    // `user@host/`, `label:host/`: what stands before the host is none of it.
+    // `user@host/`, `label:host/`: the text before the host is not part of the reference.
     let is_port = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let host_start = host.rfind('@').map_or(0, |at| at + 1);
     let host = host.get(host_start..)?;
@@ -117,7 +117,7 @@ fn explicit<'t>(token: &'t str, is_meant: &dyn Fn(&str) -> bool) -> Option<(usiz
     }
 }
 
-/// What an embedded text calls an image: `image: nginx`, `"image":"nginx"`, `--image=nginx:1`.
+/// Returns the values that an embedded text names an image: `image: nginx`, `"image":"nginx"`, `--image=nginx:1`.
 fn embedded(text: &str) -> Vec<(usize, &str)> {
     let bytes = text.as_bytes();
     let mut found = Vec::new();
@@ -143,7 +143,7 @@ fn embedded(text: &str) -> Vec<(usize, &str)> {
             at.checked_sub(1).and_then(|before| bytes.get(before)).is_none_or(|byte| !byte.is_ascii_alphanumeric());
         let is_key = patched.is_some()
             || alone && mark == ':' && matches!(before, None | Some(b'-' | b'{' | b',' | b'"' | b'\'' | b'\n' | b'\\'));
-        // A value that goes on with something filled in later is no image yet.
+        // A value that continues with a placeholder is not an image yet.
         let goes_on = value.get(length..).is_some_and(|rest| rest.starts_with(['{', '$', '*', '<', '%']));
         if !goes_on && (is_short(token, is_key) || is_namespaced(token)) {
             found.push((start, token));
@@ -152,7 +152,7 @@ fn embedded(text: &str) -> Vec<(usize, &str)> {
     found
 }
 
-/// What follows `value` in an operation of a JSON Patch, behind its path: `path: /spec/image`, `value: nginx`.
+/// Returns the text after `value` in a JSON Patch operation, after its path: `path: /spec/image`, `value: nginx`.
 fn patch_value(text: &str) -> Option<&str> {
     let rest = text.strip_prefix("/reference").unwrap_or(text);
     let rest = rest.trim_start_matches(['"', '\'', '\\', ' ', ',', '\r', '\n']).strip_prefix("value")?;
@@ -164,20 +164,20 @@ fn find_image(text: &str) -> Option<usize> {
     bytes.windows("image".len()).position(|window| window.eq_ignore_ascii_case(b"image"))
 }
 
-/// Whether a name without a host names an image: with a tag or a digest, or, where a key calls it one, without.
+/// Returns whether a name without a host is an image: it has a tag or a digest, or its key names it an image.
 fn is_short(text: &str, may_be_bare: bool) -> bool {
     let is_word = matches!(text, "" | "true" | "false" | "null" | "none") || text.parse::<f64>().is_ok();
     !is_word && !text.contains('/') && (may_be_bare || text.contains([':', '@']))
 }
 
-/// Whether a text is `namespace/name`, the namespace being no host.
+/// Returns whether a text is `namespace/name`, and the namespace is not a host.
 fn is_namespaced(text: &str) -> bool {
     text.split_once('/').is_some_and(|(first, rest)| {
         !first.is_empty() && !rest.is_empty() && !first.contains(['.', ':']) && !text.ends_with('/')
     })
 }
 
-/// Whether what has this name is an image: `image`, `sidecarImage`, `SIDECAR_IMAGE`, `imageName`.
+/// Returns whether the name is that of an image: `image`, `sidecarImage`, `SIDECAR_IMAGE`, `imageName`.
 pub(super) fn is_called_image(called: &str) -> bool {
     let called = called.trim_end_matches(['s', 'S']);
     let ends_with = |ending: &str| {
@@ -282,7 +282,7 @@ mod tests {
         }
     }
 
-    /// How often `is_meant` is asked, and about how many bytes.
+    /// Returns the number of calls of `is_meant`, and the bytes in all of them.
     fn asked(text: &str) -> (usize, usize) {
         let asked = std::cell::Cell::new((0, 0));
         references(text, "note", &|image| {

@@ -1,4 +1,4 @@
-//! What containers and Pod specifications look like, whatever the kind.
+//! Recognizes containers and Pod specs by their shape, in any kind.
 
 use super::{
     Object,
@@ -7,10 +7,10 @@ use super::{
 };
 use crate::image::reads_as_host;
 
-/// Lists of a Pod's specification that hold images.
+/// Lists of a Pod spec that hold images.
 pub(super) const POD_LISTS: [&str; 4] = ["containers", "initContainers", "ephemeralContainers", "volumes"];
 
-/// Fields that a container has beside its image. What else has an `image` seldom has one of these.
+/// Fields of a container beside its image. Other mappings with an `image` seldom have one of these.
 const OF_CONTAINERS: [&str; 15] = [
     "args",
     "command",
@@ -28,15 +28,15 @@ const OF_CONTAINERS: [&str; 15] = [
     "volumeMounts",
     "workingDir",
 ];
-/// Those that a mapping which stands alone has to have: specifications of other things have resources and ports, too.
+/// Fields that a container outside of a list must have: specs of other things have resources and ports, too.
 const OF_CONTAINERS_ALONE: [&str; 6] = ["args", "command", "env", "envFrom", "imagePullPolicy", "volumeMounts"];
 
-/// Fields beside an `image` that complete it: such an `image` is a part of a name, which a controller puts together.
+/// Fields that complete an `image` beside them: such an `image` is only a part of a name that a controller composes.
 const COMPLETING: [&str; 6] = ["hub", "imageRegistry", "imageRepository", "registry", "repository", "version"];
-/// Those that complete an `image` without a host: what stands elsewhere may complete it, too.
+/// Fields that complete an `image` without a host: another field may complete it, too.
 const COMPLETING_SHORT: [&str; 3] = ["tag", "imageTag", "digest"];
 
-/// Whether a mapping has containers, as the specification of a Pod has.
+/// Returns whether a mapping has containers, as a Pod spec has.
 pub(super) fn has_containers(value: &Value) -> bool {
     POD_LISTS.iter().filter(|list| **list != "volumes").any(|list| {
         let items = value.get(list).and_then(Value::items).unwrap_or_default();
@@ -44,7 +44,7 @@ pub(super) fn has_containers(value: &Value) -> bool {
     })
 }
 
-/// Whether the place is that of the specification in a Pod template: `template.spec`, `podTemplates[0].spec`.
+/// Returns whether the place is that of the spec in a Pod template: `template.spec`, `podTemplates[0].spec`.
 pub(super) fn is_template_spec(steps: &[Step<'_>]) -> bool {
     let mut keys = steps.iter().rev().filter_map(|step| match step {
         Step::Key(key) => Some(*key),
@@ -55,14 +55,14 @@ pub(super) fn is_template_spec(steps: &[Step<'_>]) -> bool {
         && keys.next().is_some_and(|key| key.contains("emplate"))
 }
 
-/// Whether a mapping is a reference of OpenShift to an image of a registry: `from: {kind: DockerImage, name: nginx}`.
+/// Returns whether a mapping is an OpenShift reference to a registry image: `from: {kind: DockerImage, name: nginx}`.
 pub(super) fn is_docker_image(value: &Value, object: &Object, steps: &[Step<'_>]) -> bool {
     object.group().ends_with("openshift.io")
         && steps.last().is_some_and(|step| matches!(step, Step::Key("from" | "_from")))
         && value.get("kind").and_then(Value::text) == Some("DockerImage")
 }
 
-/// Whether a mapping is a container with an image.
+/// Returns whether a mapping is a container with an image.
 pub(super) fn is_container(value: &Value, steps: &[Step<'_>]) -> bool {
     if value.get("image").is_none_or(|image| matches!(image.data, Data::List(_) | Data::Other(_)))
         || is_completed(value)
@@ -77,7 +77,8 @@ pub(super) fn is_container(value: &Value, steps: &[Step<'_>]) -> bool {
     }
 }
 
-/// Whether `image` of a mapping is only a part of an image: `{repository: quay.io/org, image: app, version: "1"}`.
+/// Returns whether the `image` of a mapping is only a part of an image: `{repository: quay.io/org, image: app, version:
+/// "1"}`.
 fn is_completed(value: &Value) -> bool {
     let has = |fields: &[&str]| fields.iter().any(|field| value.get(field).is_some());
     let image = value.get("image").and_then(Value::text).unwrap_or_default();
@@ -85,7 +86,7 @@ fn is_completed(value: &Value) -> bool {
     has(&COMPLETING) || !has_host && has(&COMPLETING_SHORT)
 }
 
-/// The key before the last one, which says what the last one is of; of a list its own name.
+/// Returns the key before the last one, which names the parent of the last one; for a list its own name.
 pub(super) fn name_before<'v>(steps: &[Step<'v>]) -> &'v str {
     let keys = steps.iter().rev().filter_map(|step| match step {
         Step::Key(key) => Some(*key),

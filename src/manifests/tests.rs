@@ -6,7 +6,7 @@ use crate::rewrite::pod::Kind;
 
 const HARBOR: &str = "harbor.example.com";
 
-/// Every image below Harbor, unless it is there.
+/// Moves every image to Harbor, unless it is there.
 fn at_harbor(image: &str) -> String {
     if image.starts_with(HARBOR) { image.to_owned() } else { format!("{HARBOR}/hub/{image}") }
 }
@@ -270,7 +270,7 @@ fn a_pull_secret_that_cannot_be_added_is_named() {
     assert!(done.unkept[0].detail.contains("write it by hand"), "{:?}", done.unkept);
 }
 
-/// Draws from bytes: what a byte decides, proptest can make smaller.
+/// Draws choices from bytes, so that proptest can shrink them.
 struct Draw<'b>(std::slice::Iter<'b, u8>);
 
 impl Draw<'_> {
@@ -344,7 +344,7 @@ fn flow(value: &Value, draw: &mut Draw<'_>) -> String {
     }
 }
 
-/// Lines of block style at an indentation, the first without it.
+/// Returns lines in block style at an indentation; the first line has none.
 fn block(value: &Value, indent: usize, draw: &mut Draw<'_>) -> String {
     let margin = " ".repeat(indent);
     let mut out = String::new();
@@ -375,7 +375,7 @@ fn block(value: &Value, indent: usize, draw: &mut Draw<'_>) -> String {
     out
 }
 
-/// The same object with its images at Harbor, found by a way of its own.
+/// Returns the same object with its images at Harbor, computed separately.
 fn replaced(value: &Value) -> Value {
     fn walk(value: &Value, pod: bool) -> Value {
         match value {
@@ -417,7 +417,7 @@ proptest! {
         prop_assert_eq!(read(&once.text), documents.iter().map(replaced).collect::<Vec<_>>(), "{}", text);
         prop_assert_eq!(&edited(&once.text).text, &once.text);
 
-        // Without what was put in, it is the text that it was.
+        // Without the inserted text, it equals the old text.
         let put_in = format!("{HARBOR}/hub/");
         prop_assert_eq!(once.text.matches(&put_in).count(), once.images);
         prop_assert_eq!(&once.text.replace(&put_in, ""), &text);
@@ -461,7 +461,7 @@ proptest! {
     }
 }
 
-/// The images of a text, each with its name; and what of it is rewritten is what they say.
+/// Returns the images of a text, each with its name, and checks that exactly these are rewritten.
 fn named(text: &str) -> Vec<String> {
     let manifests = Manifests::read(text).unwrap();
     let all = manifests.templates().iter().flat_map(|template| template.images.clone());
@@ -701,7 +701,7 @@ fn pull_secrets_are_added_to_mappings_within_one_another() {
     }
 }
 
-/// `line:column place image` of each text that names an image of quay.io or a short one.
+/// Returns `line:column place image` of each text that names a short image or an image of quay.io.
 fn mentioned(text: &str) -> Vec<String> {
     let manifests = Manifests::read(text).unwrap();
     let is_meant = |image: &str| image.starts_with("quay.io/") || !image.split('/').next().unwrap().contains('.');
@@ -822,11 +822,11 @@ fn many_values_by_few_aliases_are_refused() {
     assert!(Manifests::read(&many).unwrap_err().detail.contains("split it"));
 }
 
-/// The mentions of a text, where every image is meant.
+/// Returns all mentions of a text.
 fn all_mentions(text: &str) -> Vec<(String, String)> {
     let manifests = Manifests::read(text).unwrap();
     let found = manifests.mentions(&is_any_image).into_iter().map(|mention| (mention.place, mention.image));
-    // A version looks like an image of a host.
+    // A version looks like an image with a host.
     found.filter(|(place, _)| place != "apiVersion").collect()
 }
 
@@ -899,7 +899,7 @@ fn mentions_have_their_own_line_and_column_each() {
     assert_eq!(places, [(5, 7), (5, 19), (7, 5)]);
 }
 
-/// Seconds of this thread's processor.
+/// Returns the CPU seconds of this thread.
 fn processor_seconds(work: impl FnOnce()) -> f64 {
     let now = || {
         let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);

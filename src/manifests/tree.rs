@@ -1,4 +1,4 @@
-//! The nodes of a YAML text, each with its place in it.
+//! The nodes of a YAML text, each with its position.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -8,9 +8,9 @@ use granit_parser::{Event, Parser, ScalarStyle, Span, StructureStyle};
 
 use super::{Error, parts::Part};
 
-/// More nodes are refused: each takes some hundred bytes, and manifests are written by people and charts.
+/// The most nodes of a text: each takes some hundred bytes, and users and charts write smaller manifests.
 pub(super) const MAX_NODES: usize = 400_000;
-/// Further keys that stand twice are not named.
+/// The most duplicate keys that are listed.
 const MAX_WARNINGS: usize = 100;
 
 /// Index of a node in its [`Tree`].
@@ -22,22 +22,22 @@ pub(super) struct Tree {
     nodes: Vec<Node>,
     /// The root of each document.
     pub(super) documents: Vec<NodeId>,
-    /// Keys that stand twice in one mapping: the last one counts.
+    /// Duplicate keys of a mapping: the last one counts.
     pub(super) duplicates: Vec<Error>,
 }
 
-/// One node as it stands in the text.
+/// One node of the text.
 #[derive(Debug)]
 pub(super) struct Node {
-    /// Bytes of the text: of a collection in block style its beginning alone.
+    /// The bytes of the node; for a block-style collection only its beginning.
     pub(super) span: Range<usize>,
-    /// Counted from 1.
+    /// Line, counted from 1.
     pub(super) line: usize,
-    /// In characters, counted from 1.
+    /// Column in characters, counted from 1.
     pub(super) column: usize,
-    /// Counted from 1.
+    /// Document, counted from 1.
     pub(super) document: usize,
-    /// Whether an anchor or a tag stands before it.
+    /// Whether an anchor or a tag precedes the node.
     pub(super) has_properties: bool,
     pub(super) content: Content,
 }
@@ -51,11 +51,10 @@ pub(super) enum Content {
 }
 
 impl Tree {
-    /// Reads a text. A byte order mark at its beginning is passed over. Several JSON values without a separator are several
-    /// documents.
+    /// Parses a text. Skips a byte order mark at its start. Several JSON values without a separator are several documents.
     ///
     /// # Errors
-    /// What is no YAML, and more than [`MAX_NODES`].
+    /// When the text is not YAML, or has more than [`MAX_NODES`].
     pub(super) fn parse(text: &str) -> Result<Self, Error> {
         let mut reading = Reading::default();
         for part in super::parts::parts(text)? {
@@ -74,8 +73,8 @@ impl Tree {
         Ok(reading.tree)
     }
 
-    /// kubectl ends a line, and with it a comment, at three characters that end none in YAML 1.2. Within quotes it makes no
-    /// difference.
+    /// Refuses three characters that end a line, and so a comment, for kubectl, and do not end one in YAML 1.2. Inside quotes
+    /// they make no difference.
     fn refuse_other_line_breaks(&self, text: &str) -> Result<(), Error> {
         const BREAKS: [char; 3] = ['\u{85}', '\u{2028}', '\u{2029}'];
         if text.is_ascii() {
@@ -105,17 +104,17 @@ impl Tree {
         Ok(())
     }
 
-    /// A node; `None` for an index of another tree alone.
+    /// Returns a node; `None` only for an index of another tree.
     pub(super) fn node(&self, id: NodeId) -> Option<&Node> {
         self.nodes.get(id)
     }
 
-    /// How many nodes there are.
+    /// Returns the number of nodes.
     pub(super) fn len(&self) -> usize {
         self.nodes.len()
     }
 
-    /// The node that an alias stands for; other nodes themselves.
+    /// Returns the node that an alias refers to; any other node itself.
     pub(super) fn resolve(&self, id: NodeId) -> NodeId {
         match self.node(id).map(|node| &node.content) {
             Some(Content::Alias(target)) => *target,
@@ -123,7 +122,7 @@ impl Tree {
         }
     }
 
-    /// An error at the place of a node.
+    /// Returns an error at the position of a node.
     pub(super) fn error(&self, id: NodeId, detail: impl Into<String>) -> Error {
         let (document, line, column) = self.node(id).map_or((1, 1, 1), |node| (node.document, node.line, node.column));
         Error { document, line, column, detail: detail.into() }
@@ -134,7 +133,7 @@ impl Tree {
 struct Reading {
     tree: Tree,
     document: usize,
-    /// The collections that are open, with the key that waits for its value.
+    /// The open collections, each with the key that waits for its value.
     open: Vec<(NodeId, Option<NodeId>)>,
     anchors: HashMap<usize, NodeId>,
 }
@@ -231,7 +230,7 @@ impl Reading {
     }
 }
 
-/// What is wrong, and what to do about it where that is not plain.
+/// Adds the fix to a problem, where it is not obvious.
 fn with_advice(detail: String) -> String {
     if detail.contains("indentation in multiline quoted scalar") {
         return format!("{detail}: indent its further lines deeper than its key (kubectl reads it without, too)");
@@ -239,7 +238,7 @@ fn with_advice(detail: String) -> String {
     detail
 }
 
-/// Whether a plain scalar is null, a boolean or a number, in the core schema of YAML 1.2.
+/// Returns whether a plain scalar is null, a boolean or a number, in the core schema of YAML 1.2.
 fn is_other_scalar(text: &str) -> bool {
     if matches!(text, "" | "~" | "null" | "Null" | "NULL" | "true" | "True" | "TRUE" | "false" | "False" | "FALSE") {
         return true;

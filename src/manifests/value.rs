@@ -1,4 +1,4 @@
-//! The value that a document has: aliases followed, merge keys applied, each part knowing where it stands.
+//! The value of a document: aliases resolved, merge keys applied, each part with its position.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -10,15 +10,15 @@ use super::{
     tree::{Content, NodeId, Tree},
 };
 
-/// A text of whose values aliases and merge keys make so many more is refused: it is small, and what it means is not.
+/// The most repetitions of values by aliases and merge keys: a small text can otherwise expand to a huge value.
 const MAX_REPEATED: usize = 100_000;
-/// Values within values.
+/// The deepest nesting of values.
 const MAX_DEPTH: usize = 200;
 
-/// A value. Two are equal when they say the same, wherever they stand.
+/// A value. Two are equal when they have the same content, at any position.
 #[derive(Debug, Clone)]
 pub(super) struct Value {
-    /// The node that stands at this place: it may be an alias.
+    /// The node at this place; it may be an alias.
     pub(super) token: NodeId,
     /// The node that holds the content.
     pub(super) target: NodeId,
@@ -40,7 +40,7 @@ impl PartialEq for Value {
     }
 }
 
-/// How often each node is part of the value of a text.
+/// How often each node occurs in the value of a text.
 #[derive(Debug, Default)]
 pub(super) struct Visits {
     /// By the node at the place.
@@ -50,52 +50,52 @@ pub(super) struct Visits {
 }
 
 impl Visits {
-    /// Of these values.
+    /// Counts the nodes of these values.
     pub(super) fn of(tree: &Tree, values: &[Value]) -> Self {
         let mut visits = Self { tokens: vec![0; tree.len()], targets: vec![0; tree.len()] };
         values.iter().for_each(|value| value.count(&mut visits));
         visits
     }
 
-    /// Of a node at its place.
+    /// Returns the count of a node at its place.
     pub(super) fn token(&self, id: NodeId) -> usize {
         self.tokens.get(id).map_or(0, |count| *count as usize)
     }
 
-    /// Of a node that holds content.
+    /// Returns the count of a node that holds content.
     pub(super) fn target(&self, id: NodeId) -> usize {
         self.targets.get(id).map_or(0, |count| *count as usize)
     }
 }
 
-/// The values of all documents.
+/// Returns the values of all documents.
 ///
 /// # Errors
-/// Aliases or nesting without bounds.
+/// When aliases repeat too much or the nesting is too deep.
 pub(super) fn values(tree: &Tree) -> Result<Vec<Value>, Error> {
     let mut expanding = Expanding { tree, left: tree.len() + MAX_REPEATED };
     tree.documents.iter().map(|root| expanding.value(*root, 0)).collect()
 }
 
 impl Value {
-    /// The value of a key, with its index.
+    /// Returns the value of a key, with its index.
     pub(super) fn entry(&self, key: &str) -> Option<(usize, &Self)> {
         let Data::Map(entries) = &self.data else { return None };
         let found = entries.iter().enumerate().find(|(_, (name, _))| name.text() == Some(key));
         found.map(|(index, (_, value))| (index, value))
     }
 
-    /// The value of a key.
+    /// Returns the value of a key.
     pub(super) fn get(&self, key: &str) -> Option<&Self> {
         self.entry(key).map(|(_, value)| value)
     }
 
-    /// The text of a text.
+    /// Returns the string, if the value is one.
     pub(super) fn text(&self) -> Option<&str> {
         if let Data::Text(text) = &self.data { Some(text) } else { None }
     }
 
-    /// The text of a text or a number, as written.
+    /// Returns the text of a string or a number, as written.
     pub(super) fn scalar_text(&self) -> Option<&str> {
         match &self.data {
             Data::Text(text) | Data::Other(text) => Some(text),
@@ -103,12 +103,12 @@ impl Value {
         }
     }
 
-    /// Whether a document says nothing.
+    /// Returns whether a document is empty.
     pub(super) fn is_empty_document(&self) -> bool {
         matches!(&self.data, Data::Other(_))
     }
 
-    /// As JSON; what is a number in YAML and not in JSON stays a text.
+    /// Converts to JSON; a YAML number that JSON does not have becomes a string.
     pub(super) fn json(&self) -> serde_json::Value {
         match &self.data {
             Data::Text(text) => (&**text).into(),
@@ -122,7 +122,7 @@ impl Value {
         }
     }
 
-    /// The text of a text, a number, a boolean or null.
+    /// Returns the text of a string, a number, a boolean or null.
     fn scalar(&self) -> Option<Arc<str>> {
         match &self.data {
             Data::Text(text) | Data::Other(text) => Some(Arc::clone(text)),
@@ -130,22 +130,22 @@ impl Value {
         }
     }
 
-    /// The entries of a mapping.
+    /// Returns the entries of a mapping.
     pub(super) fn entries(&self) -> &[(Self, Self)] {
         if let Data::Map(entries) = &self.data { entries } else { &[] }
     }
 
-    /// Whether it is the boolean `true`.
+    /// Returns whether it is the boolean `true`.
     pub(super) fn is_true(&self) -> bool {
         matches!(&self.data, Data::Other(text) if text.eq_ignore_ascii_case("true"))
     }
 
-    /// The items of a list.
+    /// Returns the items of a list.
     pub(super) fn items(&self) -> Option<&[Self]> {
         if let Data::List(items) = &self.data { Some(items) } else { None }
     }
 
-    /// What stands at a path of indexes.
+    /// Returns the value at a path of indexes.
     pub(super) fn at_mut(&mut self, path: &[usize]) -> Option<&mut Self> {
         let Some((first, rest)) = path.split_first() else { return Some(self) };
         match &mut self.data {
@@ -155,7 +155,7 @@ impl Value {
         }
     }
 
-    /// Counts this value and all in it.
+    /// Counts this value and all values in it.
     fn count(&self, visits: &mut Visits) {
         let Visits { tokens, targets } = visits;
         for (counts, id) in [(tokens, self.token), (targets, self.target)] {
@@ -172,7 +172,7 @@ impl Value {
     }
 }
 
-/// Null, a boolean or a number.
+/// Converts null, a boolean or a number.
 fn other(text: &str) -> serde_json::Value {
     match text {
         "" | "~" | "null" | "Null" | "NULL" => serde_json::Value::Null,
@@ -208,7 +208,7 @@ impl Expanding<'_> {
         Ok(Value { token, target, data })
     }
 
-    /// A mapping's own entries, then those that it merges and does not have itself. Of a key that stands twice the last
+    /// Returns a mapping's own entries, then the merged entries that it does not have itself. Of a duplicate key the last
     /// entry counts.
     fn entries(&mut self, mapping: NodeId, depth: usize) -> Result<Vec<(Value, Value)>, Error> {
         let tree = self.tree;

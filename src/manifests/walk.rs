@@ -1,7 +1,7 @@
-//! The way through an object: every image that is certainly one, at places that its kind is known for and by shape.
+//! Walks through an object and finds every image that is certain, at the known places of its kind and by shape.
 //!
-//! By shape: the items of a list whose name ends with `containers`; items of other lists, and mappings, that have an
-//! `image` and other fields of a container; and Pod templates (`template.spec` with containers).
+//! By shape: the items of a list whose name ends with `containers`; items of other lists, and mappings, with an `image` and
+//! other fields of a container; and Pod templates (`template.spec` with containers).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,7 +18,7 @@ use crate::rewrite::pod::Kind;
 
 const PULL_SECRETS: &str = "imagePullSecrets";
 
-/// What was found in all documents.
+/// The results of all documents.
 #[derive(Debug, Default)]
 pub(super) struct Found {
     pub(super) templates: Vec<Template>,
@@ -26,7 +26,7 @@ pub(super) struct Found {
     pub(super) claimed: BTreeSet<(usize, Vec<usize>)>,
 }
 
-/// The way through one document.
+/// The walk through one document.
 pub(super) struct Walk<'w> {
     pub(super) text: &'w str,
     pub(super) tree: &'w Tree,
@@ -35,18 +35,18 @@ pub(super) struct Walk<'w> {
     pub(super) found: &'w mut Found,
 }
 
-/// One object on the way.
+/// The current object.
 struct Scope<'s> {
     object: &'s Object,
     known: Known<'s>,
-    /// Steps before the object.
+    /// The number of steps before the object.
     base: usize,
-    /// Images outside of Pod specifications.
+    /// Images outside of Pod specs.
     loose: Vec<Image>,
     secrets: Vec<SecretsPlace>,
 }
 
-/// Where the way is.
+/// The current position.
 #[derive(Default)]
 struct At<'v> {
     /// Indexes from the document.
@@ -71,7 +71,7 @@ impl<'v> At<'v> {
 }
 
 impl Walk<'_> {
-    /// Goes through a document that is an object.
+    /// Walks through a document that is an object.
     pub(super) fn document(&mut self, value: &Value, object: &Object) {
         self.object(value, object, &mut At::default());
     }
@@ -168,7 +168,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Takes `image` of a mapping that is a container.
+    /// Records the `image` of a mapping that is a container.
     fn take_of<'v>(&mut self, container: &'v Value, scope: &mut Scope<'_>, at: &mut At<'v>) {
         let Some((index, image)) = container.entry("image") else { return };
         let name = container.get("name").and_then(Value::text).filter(|name| !name.is_empty());
@@ -186,7 +186,7 @@ impl Walk<'_> {
         }
     }
 
-    /// An image that was not taken before.
+    /// Returns an image that was not recorded before.
     fn image(
         &mut self,
         value: &Value,
@@ -203,7 +203,7 @@ impl Walk<'_> {
             braces.then(|| source.lines().next().unwrap_or_default())
         };
         let (text, placeholder) = match value.text() {
-            // OpenShift: a trigger fills in a blank one.
+            // OpenShift: a trigger fills in an empty one.
             Some(text) if text.trim().is_empty() => return None,
             Some(text) => (text, Placeholder::of(text, run_time)),
             None => (unquoted()?, Some(Placeholder::Template)),
@@ -264,7 +264,7 @@ impl Walk<'_> {
         }
     }
 
-    /// The image of an entry of a list of a Pod's specification.
+    /// Returns the image of an entry of a list of a Pod spec.
     fn image_of<'v>(
         &mut self,
         list: Kind,
@@ -289,7 +289,7 @@ impl Walk<'_> {
         found
     }
 
-    /// The entries of `images` of a Kustomization.
+    /// Records the entries of `images` of a Kustomization.
     fn kustomization<'v>(&mut self, value: &'v Value, scope: &mut Scope<'_>, at: &mut At<'v>) {
         let Some((outer, images)) = value.entry("images") else { return };
         at.enter(outer, Step::Key("images"));

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::rewrite::pod::Kind;
 
-/// Groups whose objects hold patterns, schemas and rules: what looks like a container there is none.
+/// Groups whose objects hold patterns, schemas and rules: a mapping that looks like a container is not one there.
 pub const PATTERN_GROUPS: [&str; 8] = [
     "admissionregistration.k8s.io",
     "apiextensions.k8s.io",
@@ -30,7 +30,7 @@ const PULL_SECRETS: &str = "imagePullSecrets";
 
 static NO_FIELDS: std::sync::LazyLock<Fields> = std::sync::LazyLock::new(Fields::default);
 
-/// A text, read.
+/// A parsed text.
 #[derive(Debug)]
 pub struct Manifests<'t> {
     pub(super) text: &'t str,
@@ -41,39 +41,39 @@ pub struct Manifests<'t> {
     templates: Vec<Template>,
     strangers: Vec<usize>,
     namespaces: BTreeMap<String, BTreeMap<String, String>>,
-    /// Where the images of the templates stand: the document, counted from 1, and the indexes in it.
+    /// The positions of the images of the templates: the document, counted from 1, and the indexes in it.
     pub(super) claimed: BTreeSet<(usize, Vec<usize>)>,
 }
 
-/// The object that a template belongs to.
+/// The object of a template.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Object {
     /// `apiVersion`.
     pub api_version: String,
     /// `kind`.
     pub kind: String,
-    /// `metadata.namespace`, where the object says one.
+    /// `metadata.namespace`, if the object has one.
     pub namespace: Option<String>,
-    /// `metadata.name`, or `metadata.generateName`; empty where there is neither.
+    /// `metadata.name`, or `metadata.generateName`; empty if there is neither.
     pub name: String,
 }
 
-/// A Pod, what Pods are made from, or the images that an object of another kind names.
+/// A Pod, a Pod template, or the images that an object of another kind names.
 #[derive(Debug, Clone)]
 pub struct Template {
-    /// The document it stands in, counted from 1.
+    /// The document, counted from 1.
     pub document: usize,
-    /// The line in which its specification begins, counted from 1.
+    /// The first line of the spec, counted from 1.
     pub line: usize,
-    /// The object it belongs to: the innermost one that has `apiVersion` and `kind`.
+    /// The object of the template: the innermost one with `apiVersion` and `kind`.
     pub object: Object,
-    /// The labels that its Pods have; `None` where only the controller of a custom kind knows.
+    /// The labels of its Pods; `None` where only the controller of a custom kind knows them.
     pub labels: Option<BTreeMap<String, String>>,
-    /// The annotations that its Pods have; `None` as with the labels.
+    /// The annotations of its Pods; `None` as for the labels.
     pub annotations: Option<BTreeMap<String, String>>,
     /// Every image, in the order of [`Kind::ALL`].
     pub images: Vec<Image>,
-    /// The names of the pull secrets that are there.
+    /// The names of the existing pull secrets.
     pub pull_secrets: Vec<String>,
     /// The mappings that take pull secrets for these images, by the schema of the kind.
     pub(super) secrets: Vec<SecretsPlace>,
@@ -84,35 +84,35 @@ pub struct Template {
 pub(super) struct SecretsPlace {
     /// Indexes from the document to the mapping.
     pub(super) path: Vec<usize>,
-    /// The node that holds it.
+    /// The node of the mapping.
     pub(super) node: NodeId,
     pub(super) taking: Taking,
-    /// The names that are there.
+    /// The existing names.
     pub(super) present: Vec<String>,
 }
 
 /// One image of a template.
 #[derive(Debug, Clone)]
 pub struct Image {
-    /// The list it stands in; one outside of a Pod's specification counts as a container.
+    /// The list of the image; an image outside of a Pod spec counts as a container.
     pub list: Kind,
     /// Index in that list.
     pub index: usize,
-    /// Name of the container or volume; of one without a name the place.
+    /// Name of the container or volume; the place, if it has no name.
     pub name: String,
     /// The image as written.
     pub image: String,
-    /// What of an image it is.
+    /// Which part of an image the text is.
     pub role: Role,
     /// `imagePullPolicy` beside it.
     pub pull_policy: Option<String>,
-    /// Whether a part of it is filled in later.
+    /// Whether a part of the image is filled in later.
     pub placeholder: Option<Placeholder>,
-    /// Where it stands in its document: `spec.containers[0].image`.
+    /// The place in its document: `spec.containers[0].image`.
     pub place: String,
-    /// Counted from 1.
+    /// Line, counted from 1.
     pub line: usize,
-    /// In characters, counted from 1.
+    /// Column in characters, counted from 1.
     pub column: usize,
     /// Indexes from the document to the image.
     pub(super) path: Vec<usize>,
@@ -120,30 +120,30 @@ pub struct Image {
     pub(super) target: NodeId,
 }
 
-/// What of an image a text is.
+/// Which part of an image a text is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// All of it.
+    /// The whole image.
     Image,
-    /// `name` of an entry of `images` of a Kustomization: the image that it means.
+    /// `name` of an entry of `images` of a Kustomization: the image that the entry matches.
     KustomizeName,
-    /// `newName` of such an entry: the image without tag and digest that it puts there.
+    /// `newName` of such an entry: the new image without tag and digest.
     KustomizeNewName,
 }
 
-/// What fills in a part of an image later.
+/// How a part of an image is filled in later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Placeholder {
-    /// `{{ … }}`: a template that was not rendered.
+    /// `{{ … }}`: a template that is not rendered yet.
     Template,
-    /// `${…}` or `$(…)`: a variable that was not substituted.
+    /// `${…}` or `$(…)`: a variable that is not substituted yet.
     Variable,
     /// Either, in a kind whose controller fills it in.
     RunTime,
 }
 
 impl<'t> Manifests<'t> {
-    /// Reads a text by what is known of kinds without a table of the user.
+    /// Parses a text with the built-in table of kinds.
     ///
     /// # Errors
     /// Those of [`Manifests::read_with`].
@@ -151,7 +151,7 @@ impl<'t> Manifests<'t> {
         Self::read_with(text, &NO_FIELDS)
     }
 
-    /// As [`Manifests::read_file`], of a text that is no file of kustomize by its name.
+    /// Parses a text as [`Manifests::read_file`] does; the text has no file name of kustomize.
     ///
     /// # Errors
     /// Those of [`Manifests::read_file`].
@@ -159,10 +159,10 @@ impl<'t> Manifests<'t> {
         Self::read_file(text, fields, false)
     }
 
-    /// Reads a text. In a file of kustomize a document without `apiVersion` and `kind` is a Kustomization.
+    /// Parses a text. In a kustomize file, a document without `apiVersion` and `kind` is a Kustomization.
     ///
     /// # Errors
-    /// What is no YAML, and aliases or values without bounds.
+    /// When the text is not YAML, or its aliases or values exceed the limits.
     pub fn read_file(text: &'t str, fields: &'t Fields, is_kustomization: bool) -> Result<Self, Error> {
         let tree = Tree::parse(text)?;
         let values = values(&tree)?;
@@ -178,7 +178,7 @@ impl<'t> Manifests<'t> {
             }
         }
         let Found { templates, namespaces, mut claimed } = found;
-        // What is filled in later is no image yet, but may name one.
+        // A text with a placeholder is not an image yet, but may name one.
         for template in &templates {
             for image in template.images.iter().filter(|image| image.placeholder.is_some()) {
                 claimed.remove(&(template.document, image.path.clone()));
@@ -187,34 +187,34 @@ impl<'t> Manifests<'t> {
         Ok(Self { text, fields, tree, values, visits, templates, strangers, namespaces, claimed })
     }
 
-    /// The Pod templates and other images, in the order of the text.
+    /// Returns the Pod templates and other images, in the order of the text.
     pub fn templates(&self) -> &[Template] {
         &self.templates
     }
 
-    /// Documents that are neither empty nor objects of Kubernetes, counted from 1: nothing in them is changed.
+    /// Returns the documents that are neither empty nor Kubernetes objects, counted from 1: they are not changed.
     pub fn strangers(&self) -> &[usize] {
         &self.strangers
     }
 
-    /// The labels of the Namespaces that the text itself has.
+    /// Returns the labels of the Namespaces in the text.
     pub fn namespaces(&self) -> &BTreeMap<String, BTreeMap<String, String>> {
         &self.namespaces
     }
 
-    /// Keys that stand twice in one mapping: the last one counts, as for kubectl.
+    /// Returns the duplicate keys of mappings: the last one counts, as for kubectl.
     pub fn duplicates(&self) -> &[Error] {
         &self.tree.duplicates
     }
 
-    /// The documents as JSON; an empty one is null.
+    /// Returns the documents as JSON; an empty one is null.
     pub fn documents(&self) -> impl Iterator<Item = serde_json::Value> {
         self.values.iter().map(Value::json)
     }
 }
 
 impl Object {
-    /// What a mapping says of itself, if it is an object.
+    /// Returns the object of a mapping, if it is one.
     pub(super) fn of(value: &Value) -> Option<Self> {
         let text = |key: &str| Some(value.get(key)?.text()?.to_owned());
         let metadata = |key: &str| Some(value.get("metadata")?.get(key)?.text()?.to_owned());
@@ -223,7 +223,8 @@ impl Object {
         Some(Self { api_version, kind, namespace: metadata("namespace"), name })
     }
 
-    /// What an item of a typed list is, such as a PodList, where the item does not say it: the API server leaves that out.
+    /// Returns the object of an item of a typed list, such as a PodList, whose items lack `apiVersion` and `kind`: the API
+    /// server omits them.
     pub(super) fn of_item(value: &Value, list: &Self, steps: &[Step<'_>]) -> Option<Self> {
         let kind = list.kind.strip_suffix("List").filter(|kind| !kind.is_empty())?;
         let is_item = matches!(steps, [Step::Key("items"), Step::Item(_)]) && !value.entries().is_empty();
@@ -237,23 +238,23 @@ impl Object {
         Some(Self { api_version, kind: kind.to_owned(), namespace, name })
     }
 
-    /// A mapping in a file of kustomize, which need not say what it is.
+    /// Returns the object of a mapping in a kustomize file, where `apiVersion` and `kind` are optional.
     fn kustomization(value: &Value) -> Option<Self> {
         let (api_version, kind) = ("kustomize.config.k8s.io/v1beta1".to_owned(), "Kustomization".to_owned());
         (!value.entries().is_empty()).then_some(Self { api_version, kind, ..Self::default() })
     }
 
-    /// Whether this is a Pod of Kubernetes.
+    /// Returns whether this is a core/v1 Pod.
     pub fn is_pod(&self) -> bool {
         self.api_version == "v1" && self.kind == "Pod"
     }
 
-    /// Whether this is a Kustomization, or a Component of some.
+    /// Returns whether this is a Kustomization or a Component.
     pub fn is_kustomization(&self) -> bool {
         self.group() == "kustomize.config.k8s.io"
     }
 
-    /// The part of `apiVersion` before the slash; empty for `v1`.
+    /// Returns the part of `apiVersion` before the slash; empty for `v1`.
     pub fn group(&self) -> &str {
         self.api_version.split_once('/').map_or("", |(group, _)| group)
     }
@@ -274,15 +275,15 @@ impl std::fmt::Display for Object {
 }
 
 impl Template {
-    /// Whether the schema of the kind says where pull secrets for these images are named.
+    /// Returns whether the schema of the kind has a field for the pull secrets of these images.
     pub fn takes_pull_secrets(&self) -> bool {
         !self.secrets.is_empty()
     }
 
-    /// The Pod that comes of this template, as far as rewriting looks at it, as JSON. Each image keeps its list and index;
-    /// one that is not filled in yet has none.
+    /// Returns the Pod of this template as JSON, with the fields that rewriting reads. Each image keeps its list and index;
+    /// an image with a placeholder is absent.
     ///
-    /// `namespace` is where the object says none.
+    /// `namespace` is the namespace if the object has none.
     pub fn pod(&self, namespace: Option<&str>) -> String {
         let mut spec = serde_json::Map::new();
         for list in Kind::ALL {
@@ -324,7 +325,7 @@ impl Image {
 }
 
 impl Placeholder {
-    /// What a text has, in a kind that fills in its texts at run time or not.
+    /// Returns the placeholder of a text; `run_time` says whether the kind fills in its texts at run time.
     pub(super) fn of(text: &str, run_time: bool) -> Option<Self> {
         let variable = text.contains("${") || text.contains("$(") || text.starts_with('$');
         match (text.contains("{{"), variable) {
@@ -335,7 +336,7 @@ impl Placeholder {
         }
     }
 
-    /// What it is, and what to do about it.
+    /// Returns the meaning of the placeholder, and the fix.
     pub fn advice(self) -> &'static str {
         match self {
             Self::Template => {

@@ -1,8 +1,8 @@
-//! Images that a project's vulnerability prevention kept from an event-based replication: which of them are worth another try.
+//! Images that a project's vulnerability prevention blocked in an event-based replication: decides which of them to retry.
 //!
-//! Harbor replicates at the push, when the scan has not begun; its registry answers 412 PROJECTPOLICYVIOLATION, the task fails,
-//! and Harbor never tries again, however clean the image is found to be. An image is tried again once for each digest and
-//! each verdict of a scan, so that nothing here can go round in circles.
+//! Harbor replicates at the push, before the scan starts. Its registry then answers 412 PROJECTPOLICYVIOLATION, the task
+//! fails, and Harbor never retries, however clean the image is. An image is retried once for each digest and each verdict of
+//! a scan, so retries cannot loop.
 
 use std::collections::BTreeMap;
 
@@ -14,78 +14,78 @@ use crate::{
     harbor::model::{Artifact, ReplicationExecution, ScanStage, is_for_its_scan},
 };
 
-/// Images that status lists at most.
+/// The most images in status.
 pub const MOST: usize = 64;
 
-/// A digest is tried again so often at most if Harbor goes on saying that its scan is not done. (If it says that something was
-/// found, it is not tried again at all.)
+/// The most retries of a digest while Harbor reports that its scan is not done. (If the scan has findings, the digest is not
+/// retried at all.)
 const MOST_TRIES: i32 = 3;
 
 /// An image that a task could not pull because of the project's policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
-    /// `project/repository:tag`; in place of a tag may stand a digest.
+    /// `project/repository:tag`, or a digest instead of the tag.
     pub image: String,
     /// The registry's message.
     pub message: String,
-    /// The execution that the task belongs to.
+    /// The execution of the task.
     pub execution: i64,
 }
 
-/// What Harbor says of an image now.
+/// Harbor's current state of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scan {
-    /// The digest that the tag names.
+    /// The digest of the tag.
     pub digest: String,
-    /// What its last scan came to.
+    /// The result of the last scan.
     pub verdict: Verdict,
-    /// What the registry says to whoever pulls it now; `None` if it gives it, or was not asked ([`asks_registry`]).
+    /// The registry's answer to a pull now; `None` if it allows the pull, or was not asked ([`asks_registry`]).
     pub refusal: Option<String>,
 }
 
-/// What a scan came to.
+/// The result of a scan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// It has not been asked for.
+    /// No scan was requested.
     Unscanned,
-    /// It is under way, or was given up: Harbor's word for it.
+    /// The scan runs or was cancelled; Harbor's status of it.
     Unfinished(String),
-    /// It is done.
+    /// The scan is done.
     Done {
-        /// The most severe finding; `None` is a word of Harbor's.
+        /// The most severe finding; `None` is one of Harbor's values.
         severity: String,
-        /// Findings of any severity.
+        /// The number of findings of any severity.
         total: i64,
     },
 }
 
-/// What is known before the decision.
+/// The input of the decision.
 #[derive(Debug, Clone, Copy)]
 pub struct Look<'a> {
-    /// From status.
+    /// The images of status.
     pub held: &'a [HeldBack],
-    /// From executions that ended since.
+    /// The refusals of executions that ended since.
     pub refused: &'a [Refused],
-    /// Images that were looked at; `None` is an image that is gone.
+    /// The images whose state was read; `None` for an image that does not exist any longer.
     pub scans: &'a BTreeMap<String, Option<Scan>>,
-    /// All executions up to this one, but for those that run, have ended, and their refusals are in `held` or `refused`.
+    /// All executions up to this one have ended, except the running ones, and their refusals are in `held` or `refused`.
     pub considered: i64,
-    /// Executions that run.
+    /// The running executions.
     pub running: &'a [i64],
 }
 
-/// The executions whose refusals are to be read now.
+/// The executions whose refusals are read now.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Batch {
-    /// Those that failed.
+    /// The executions that failed.
     pub failed: Vec<i64>,
-    /// Up to here all are considered then.
+    /// All executions up to this one are considered afterwards.
     pub considered: i64,
-    /// Those that run.
+    /// The running executions.
     pub running: Vec<i64>,
 }
 
-/// What becomes of the images, for status. The policy is to be run again if one is [`wants_run`].
+/// Returns the images for status. The policy runs again if [`wants_run`] is true for one of them.
 pub fn decide(look: &Look<'_>) -> Vec<HeldBack> {
     let mut newest: BTreeMap<&str, &Refused> = BTreeMap::new();
     for refused in look.refused {
@@ -109,12 +109,12 @@ pub fn decide(look: &Look<'_>) -> Vec<HeldBack> {
     held
 }
 
-/// Whether an image is to be tried again by an execution that has not been started yet.
+/// Returns whether an image waits for a retry by an execution that has not started.
 pub fn wants_run(held: &HeldBack) -> bool {
     held.state == HeldBackState::Retrying && held.retried_in.is_none()
 }
 
-/// Writes down in which execution the images are tried again.
+/// Records the execution that retries the images.
 pub fn started(held: &mut [HeldBack], execution: i64) {
     for image in held.iter_mut().filter(|image| wants_run(image)) {
         image.retried_in = Some(execution);
@@ -122,9 +122,9 @@ pub fn started(held: &mut [HeldBack], execution: i64) {
     }
 }
 
-/// Which executions are to be read: those that ended after `before`, the oldest first and at most `most`, and those in which
-/// an image was tried again. One that runs for long does not hold up those after it. `executions` are the newest of the
-/// policy. Where nothing was considered before, the latest failures are enough.
+/// Returns the executions to read: those that ended after `before`, the oldest first and at most `most`, and those that
+/// retried an image. A long execution does not delay later ones. `executions` are the newest of the policy. Without a
+/// `before`, only the latest failures are read.
 pub fn batch(
     before: Option<i64>,
     held: &[HeldBack],
@@ -138,7 +138,7 @@ pub fn batch(
     let has_failed = |execution: &ReplicationExecution| execution.status == ReplicationExecution::FAILED;
     let mut all: Vec<&ReplicationExecution> = executions.iter().collect();
     all.sort_by_key(|execution| execution.id);
-    // A Harbor that was built anew counts from 1 again.
+    // A reinstalled Harbor counts from 1 again.
     let before = before.filter(|before| all.last().is_none_or(|newest| newest.id >= *before));
     let since = before.unwrap_or(0);
     let newer = all.iter().copied().filter(|execution| execution.id > since);
@@ -158,7 +158,7 @@ pub fn batch(
     Batch { failed, considered, running }
 }
 
-/// The images that a task could not pull because of the project's policy, from its log.
+/// Returns the images that a task could not pull because of the project's policy, from its log.
 pub fn refused(log: &str, execution: i64) -> Vec<Refused> {
     let mut found: Vec<Refused> = Vec::new();
     for line in log.lines().filter(|line| line.contains("PROJECTPOLICYVIOLATION")) {
@@ -175,15 +175,15 @@ pub fn refused(log: &str, execution: i64) -> Vec<Refused> {
     found
 }
 
-/// Project, repository and reference of an image of Harbor: `a/b/c:v1` is `a`, `b/c` and `v1`.
+/// Splits an image of Harbor into project, repository and reference: `a/b/c:v1` into `a`, `b/c` and `v1`.
 pub fn parts(image: &str) -> Option<(&str, &str, &str)> {
     let (project, rest) = image.split_once('/')?;
-    // In place of a tag there may be a digest, which has a colon of its own.
+    // Instead of a tag there may be a digest, which has a colon itself.
     let (repository, reference) = rest.split_once(['@', ':'])?;
     Some((project, repository, reference))
 }
 
-/// What Harbor says of an artifact.
+/// Returns Harbor's state of an artifact.
 pub fn scan_of(artifact: &Artifact) -> Scan {
     let verdict = match artifact.scan_stage() {
         ScanStage::Unscanned => Verdict::Unscanned,
@@ -193,14 +193,15 @@ pub fn scan_of(artifact: &Artifact) -> Scan {
     Scan { digest: artifact.digest.clone(), verdict, refusal: None }
 }
 
-/// Whether the registry is worth asking if it would give the image now. That costs one request, and a run of the policy one
-/// task for each repository that it copies.
+/// Returns whether to ask the registry if it would allow a pull of the image now. That costs one request; a run of the policy
+/// costs one task for each repository that it copies.
 pub fn asks_registry(held: Option<&HeldBack>, scan: &Scan) -> bool {
     let settled = |held: &HeldBack| held.state != HeldBackState::WaitingForScan && is_about(held, scan);
     matches!(scan.verdict, Verdict::Done { .. }) && !held.is_some_and(settled)
 }
 
-/// What became of a second try: the execution `retried_in` alone says that. A refusal in a later one is about a new push.
+/// Returns the result of a retry. Only the execution `retried_in` decides it; a refusal in a later execution is about a new
+/// push.
 fn judge_try(held: &HeldBack, retried_in: i64, newest: Option<&Refused>, look: &Look<'_>) -> Option<HeldBack> {
     let later = newest.filter(|refused| refused.execution > retried_in);
     let same = |scan: &Scan| held.digest.as_ref() == Some(&scan.digest);
@@ -215,13 +216,13 @@ fn judge_try(held: &HeldBack, retried_in: i64, newest: Option<&Refused>, look: &
     if retried_in > look.considered || look.running.contains(&retried_in) {
         return Some(held.clone());
     }
-    // It was not refused again, so it has been copied, or failed for a reason that is not ours.
+    // The retry was not refused, so the image was copied, or failed for another reason.
     judge_refusal(None, later?, look)
 }
 
 fn judge_refusal(held: Option<&HeldBack>, refused: &Refused, look: &Look<'_>) -> Option<HeldBack> {
     let Some(scan) = look.scans.get(&refused.image) else {
-        // Not looked at yet: the next look will.
+        // Its state was not read yet: the next reconcile reads it.
         let reason = refused.message.clone();
         return Some(HeldBack { image: refused.image.clone(), reason, ..HeldBack::default() });
     };
@@ -235,10 +236,10 @@ fn judge_refusal(held: Option<&HeldBack>, refused: &Refused, look: &Look<'_>) ->
         return Some(HeldBack { tries, ..judge(&refused.image, scan) });
     };
     let is_final = if is_for_its_scan(&refused.message) {
-        // The scan is done by now, or Harbor is of two minds about it.
+        // The scan is done now, or Harbor's answers contradict each other.
         tries >= MOST_TRIES
     } else {
-        // What was refused for what a scan found stays so, unless that was another scan.
+        // A refusal because of findings stays, unless another scan replaced them.
         held.filter(|held| held.tries > 0)
             .map_or(refused.message.contains(&format!(" {total} ")), |held| is_about(held, scan))
     };
@@ -250,7 +251,7 @@ fn judge_refusal(held: Option<&HeldBack>, refused: &Refused, look: &Look<'_>) ->
     Some(HeldBack { tries, ..image })
 }
 
-/// What becomes of an image that nothing new was heard of but, perhaps, its scan.
+/// Returns the next state of an image without new refusals; only its scan may have changed.
 fn go_on(held: &HeldBack, look: &Look<'_>) -> Option<HeldBack> {
     match look.scans.get(&held.image) {
         None => Some(held.clone()),
@@ -306,13 +307,13 @@ fn judged(image: &str, scan: &Scan, state: HeldBackState, reason: String) -> Hel
     }
 }
 
-/// Whether an image that was refused is still the same, with the same verdict, or is being scanned anew.
+/// Returns whether a refused image is unchanged, with the same verdict, or is being scanned again.
 fn stays_refused(held: &HeldBack, scan: &Scan) -> bool {
     let scanning = held.digest.as_ref() == Some(&scan.digest) && matches!(scan.verdict, Verdict::Unfinished(_));
     held.state == HeldBackState::Refused && (scanning || is_about(held, scan))
 }
 
-/// Whether what is held is what the scan judged.
+/// Returns whether the scan is of the held digest.
 fn is_about(held: &HeldBack, scan: &Scan) -> bool {
     let same = judged(&held.image, scan, held.state, String::new());
     (&held.digest, &held.severity, held.vulnerabilities) == (&same.digest, &same.severity, same.vulnerabilities)

@@ -1,10 +1,10 @@
-//! Schedules as Harbor reads them: six fields with seconds first, in UTC, in the dialect of its parser (robfig/cron v3).
+//! Harbor's schedules: six fields, seconds first, in UTC, in the dialect of its parser (robfig/cron v3).
 //!
-//! One that never fires must not reach Harbor: it is accepted, and the job service then hangs for good.
+//! A schedule that never fires must not reach Harbor: Harbor accepts it, and then its job service hangs permanently.
 
 use k8s_openapi::jiff::{Timestamp, tz::TimeZone};
 
-/// Harbor looks this many years ahead for the next run, and goes on for ever if there is none.
+/// Harbor searches this many years for the next run, and searches without an end if there is none.
 const HORIZON: i16 = 5;
 
 const MONTHS: &[&str] = &["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
@@ -14,15 +14,15 @@ const WEEKDAYS: &[&str] = &["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cron {
     text: String,
-    /// The same in numbers and `*` alone, which every dialect reads alike.
+    /// The same schedule in numbers and `*` alone, which every dialect reads in the same way.
     plain: String,
 }
 
 impl Cron {
-    /// Reads a schedule.
+    /// Parses a schedule.
     ///
     /// # Errors
-    /// Why Harbor would refuse it, and what to write instead.
+    /// Why Harbor would refuse the schedule, and what to write instead.
     pub fn parse(text: &str) -> Result<Self, String> {
         let fields: Vec<&str> = text.split(' ').collect();
         let [seconds, minutes, hours, days, months, weekdays] = *fields.as_slice() else {
@@ -54,10 +54,11 @@ impl Cron {
         Ok(Self { text: text.to_owned(), plain })
     }
 
-    /// Reads a schedule that is to be sent. Harbor takes one that never fires, and its job service hangs for good.
+    /// Parses a schedule for a request to Harbor. Harbor accepts one that never fires, and then its job service hangs
+    /// permanently.
     ///
     /// # Errors
-    /// As [`Cron::parse`]; and when it never fires.
+    /// As [`Cron::parse`], and when the schedule never fires.
     pub fn that_fires(text: &str, now: Timestamp) -> Result<Self, String> {
         let cron = Self::parse(text)?;
         match cron.next(now) {
@@ -68,12 +69,12 @@ impl Cron {
         }
     }
 
-    /// As the user wrote it.
+    /// Returns the text of the user.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// When it fires next after a moment. `None`: never, as far as Harbor looks ahead.
+    /// Returns the next time after `after`. `None`: never, within the years that Harbor searches.
     pub fn next(&self, after: Timestamp) -> Option<Timestamp> {
         let after = after.to_zoned(TimeZone::UTC);
         let bounded = format!("{} {}-{}", self.plain, after.year(), after.year().saturating_add(HORIZON));
@@ -89,8 +90,8 @@ struct Field {
 }
 
 impl Field {
-    /// The field as a list of numbers, or `*`. A list of all numbers is not the same as `*`: of day and weekday, Harbor asks
-    /// for both if one of them is `*`, else for either.
+    /// Returns the field as a list of numbers, or `*`. A list of all numbers differs from `*`: of day and weekday, Harbor
+    /// needs both to match if one of them is `*`, and otherwise either of them.
     fn in_numbers(&self, text: &str) -> Option<String> {
         let mut numbers: Vec<u8> = Vec::new();
         let mut any = false;
@@ -106,7 +107,7 @@ impl Field {
                 }
                 _ => match (range.split_once('-'), step) {
                     (Some((from, to)), _) => (self.value(from)?, self.value(to)?),
-                    // `10/20` goes on to the end of the range.
+                    // `10/20` continues to the end of the range.
                     (None, Some(_)) => (self.value(range)?, self.highest),
                     (None, None) => (self.value(range)?, self.value(range)?),
                 },
@@ -131,7 +132,7 @@ impl Field {
     }
 }
 
-/// Digits alone: `parse` would take a sign.
+/// Digits only: `parse` would accept a sign.
 fn number(text: &str) -> Option<u8> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }
@@ -155,7 +156,7 @@ mod tests {
             ("0 */15 * ? * *", "2026-11-21T08:31:00Z", "2026-11-21T08:45:00Z"),
             ("0 0 0 29 2 *", "2026-11-21T08:00:00Z", "2028-02-29T00:00:00Z"),
             ("0 0 0 1 jan ?", "2026-11-21T08:00:00Z", "2027-01-01T00:00:00Z"),
-            // Day or weekday, if neither is `*`: the 21st is a Saturday.
+            // Day or weekday matches, if neither is `*`: the 21st is a Saturday.
             ("0 0 0 13 * 1", "2026-11-21T08:00:00Z", "2026-11-23T00:00:00Z"),
             ("0 0 0 1-31 * 1", "2026-11-21T08:00:00Z", "2026-11-22T00:00:00Z"),
             ("0 0 0 * * 1", "2026-11-21T08:00:00Z", "2026-11-23T00:00:00Z"),
@@ -170,7 +171,7 @@ mod tests {
         for cron in ["0 0 2 30 2 *", "0 0 2 31 4,6,9,11 *", "0 0 2 31 FEB ?"] {
             assert_eq!(next(cron, "2026-11-21T08:00:00Z"), None, "{cron}");
         }
-        // No 29 February for eight years, and Harbor looks five ahead.
+        // There is no 29 February for eight years, and Harbor searches five.
         assert_eq!(next("0 0 2 29 2 *", "2096-03-01T00:00:00Z"), None);
     }
 

@@ -1,4 +1,4 @@
-//! Where a Registry may be: Harbor connects to it, and may reach what those who ask for it cannot.
+//! Allowed hosts of Registries: Harbor connects to them, and may reach hosts that the users of a Registry cannot.
 
 use url::Url;
 
@@ -8,16 +8,16 @@ use crate::{
     api::Reason,
 };
 
-/// Whether a Registry may have this URL, by the list of hosts of its HarborInstance `harbor`. An empty list allows all but the
-/// addresses that cloud providers serve credentials at, however they are written.
+/// Checks the URL of a Registry against the host list of its HarborInstance `harbor`. An empty list allows all hosts except
+/// the addresses where cloud providers serve credentials, in any spelling.
 ///
 /// # Errors
-/// [`Reason::HostNotAllowed`], or [`Reason::InvalidSpec`] for a list or a URL that cannot be read.
+/// [`Reason::HostNotAllowed`], or [`Reason::InvalidSpec`] for an invalid list or URL.
 pub fn check(url: &str, allowed: &[String], harbor: &str) -> Result<(), Refusal> {
     let invalid = |message: String| Refusal { reason: Reason::InvalidSpec, message };
     let hosts = Hosts::new(allowed)
         .map_err(|error| invalid(format!("spec.allowedRegistryHosts of HarborInstance {harbor}: {error}")))?;
-    // Harbor takes a URL without a scheme for http://.
+    // Harbor reads a URL without a scheme as http://.
     let with_scheme = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
     let Ok(parsed) = Url::parse(&with_scheme) else {
         return Err(invalid("spec.url cannot be read as a URL".to_owned()));
@@ -39,7 +39,7 @@ pub fn check(url: &str, allowed: &[String], harbor: &str) -> Result<(), Refusal>
     }
 }
 
-/// Whether the list names a host in full: a `*` allows no metadata address.
+/// Returns whether the list names a host in full: a `*` allows no metadata address.
 fn is_named(url: &Url, allowed: &[String]) -> bool {
     let named: Vec<String> = allowed.iter().filter(|entry| !entry.contains(['*', '?'])).cloned().collect();
     !named.is_empty() && Hosts::new(&named).is_ok_and(|hosts| hosts.contains(url))

@@ -1,4 +1,4 @@
-//! Whose object it is: a marker in Harbor's own data, which survives the loss of status, a restore and a rebuilt Harbor.
+//! The owner of an object: a marker in Harbor's own data, which survives the loss of status, a restore and a rebuilt Harbor.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ const OPEN: &str = "[harbor-pilot ";
 /// The marker of one resource of one installation, such as `[harbor-pilot 7f3c…/Registry/dockerhub]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Marker {
-    /// Identity of the installation: the uid of the cluster's `kube-system` namespace, unless it was configured.
+    /// Identity of the installation: the uid of the cluster's `kube-system` namespace, unless it is configured.
     pub installation: String,
     /// Kind of the resource.
     pub kind: String,
@@ -25,7 +25,7 @@ impl fmt::Display for Marker {
 }
 
 impl Marker {
-    /// Reads the marker at the end of a description; returns the text before it as well.
+    /// Parses the marker at the end of a description. Also returns the text before it.
     pub fn split(description: &str) -> (&str, Option<Marker>) {
         let found = || {
             let at = description.rfind(OPEN)?;
@@ -41,28 +41,29 @@ impl Marker {
         }
     }
 
-    /// The description that holds both the text and this marker.
+    /// Returns a description with the text and this marker.
     pub fn write(&self, text: &str) -> String {
         if text.is_empty() { self.to_string() } else { format!("{text} {self}") }
     }
 }
 
-/// What has become of another resource of this installation, the one whose marker an object carries.
+/// The state of another resource of this installation, whose marker an object carries.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Other {
-    /// It is there, and stands for something else, or for this with a better right.
+    /// It exists, and owns another object, or owns this object with priority.
     #[default]
     Present,
-    /// It is there, stands for the same object, and is younger than ours.
+    /// It exists, owns the same object, and is younger than ours.
     Younger,
-    /// It was deleted, and left its object in Harbor.
+    /// It was deleted, and its object stayed in Harbor.
     Gone,
 }
 
-/// May we write to an object of this name that carries `found`? `other` tells of the resource that such a marker names.
+/// Checks whether we may write to an object of this name that carries `found`. `other` is the state of the resource that such
+/// a marker names.
 ///
 /// # Errors
-/// A [`Refusal`] when it belongs to somebody else, or to nobody and `adoption` says to leave it alone.
+/// A [`Refusal`] when the object has another owner, or has no owner and `adoption` does not allow to adopt it.
 pub fn may_write(
     ours: &Marker,
     found: Option<&Marker>,

@@ -1,8 +1,8 @@
-//! What has to be done so that Harbor is as a resource says: `plan(desired, observed) → steps, drift, refusal`.
+//! Computes the steps that bring Harbor to the state of a resource: `plan(desired, observed) → steps, drift, refusal`.
 //!
-//! In: a desired value that was validated and dereferenced, and what Harbor answered ([`crate::harbor::model`]). Out: a value
-//! that the controller applies and that anyone can print. No client, clock or log here, and all that is odd about Harbor's
-//! objects is known here and nowhere else.
+//! In: a validated and dereferenced desired value, and Harbor's answers ([`crate::harbor::model`]). Out: a value that the
+//! controller applies and that any code can print. There is no client, clock or log here. All special cases of Harbor's
+//! objects are here and nowhere else.
 
 pub mod after_scan;
 pub mod cron;
@@ -22,38 +22,38 @@ pub use words::Difference;
 
 use crate::api::Reason;
 
-/// Stands for the id of an object that would be created by a step before. Harbor counts from 1, and 0 is Harbor itself. A plan
-/// that is made with it is to be told, and not to be applied.
+/// Placeholder for the ID of an object that an earlier step would create. Harbor counts from 1, and 0 is Harbor itself. A
+/// plan with this ID is for output, and must not be applied.
 pub const TO_BE_CREATED: i64 = -1;
 
-/// What to do about one object in Harbor.
+/// The plan for one object in Harbor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan<Step> {
-    /// What the steps come to.
+    /// The overall action of the steps.
     pub action: Action,
-    /// In this order.
+    /// The requests, in order.
     pub steps: Vec<Step>,
     /// Where Harbor differs from the spec, field by field. Empty when the object does not exist.
     pub drift: Vec<Drift>,
 }
 
 impl<Step> Plan<Step> {
-    /// Whether Harbor is as the spec says.
+    /// Returns whether Harbor matches the spec.
     pub fn is_done(&self) -> bool {
         self.steps.is_empty()
     }
 }
 
-/// What a plan comes to.
+/// The overall action of a plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// Harbor is as the spec says.
+    /// Harbor matches the spec.
     Nothing,
     /// Harbor has no such object.
     Create,
-    /// Harbor has an object that nobody marked; it becomes ours, and what the spec says.
+    /// Harbor has an object without a marker; the plan marks it and applies the spec.
     Adopt,
-    /// Our object differs.
+    /// Our object differs from the spec.
     Change,
 }
 
@@ -62,9 +62,9 @@ pub enum Action {
 pub struct Drift {
     /// Harbor's name of the field.
     pub field: String,
-    /// What Harbor has.
+    /// Harbor's value.
     pub have: String,
-    /// What the spec says.
+    /// The value of the spec.
     pub want: String,
 }
 
@@ -74,7 +74,7 @@ impl fmt::Display for Drift {
     }
 }
 
-/// A person reads no more of one value, and status has room for no more.
+/// The longest value, in characters: users do not read longer values, and status has no room for them.
 const LONGEST: usize = 200;
 
 fn shown(value: &str) -> std::borrow::Cow<'_, str> {
@@ -85,11 +85,11 @@ fn shown(value: &str) -> std::borrow::Cow<'_, str> {
     }
 }
 
-/// Why nothing may be written.
+/// The reason why nothing may be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// For the condition.
+    /// The reason for the condition.
     pub reason: Reason,
-    /// What a person can do.
+    /// The fix for the user.
     pub message: String,
 }

@@ -1,4 +1,4 @@
-//! Proxy-cache projects: metadata is strings, merged key by key and hardly checked; the marker is a label of the project.
+//! Proxy-cache projects: their metadata is strings, merged key by key and hardly validated; their marker is a project label.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,32 +12,32 @@ use crate::{
     harbor::model,
 };
 
-/// Name of the project label that holds the marker in its description: Harbor has no other room for it on a project.
+/// Name of the project label whose description holds the marker: Harbor has no other field for it on a project.
 pub const LABEL: &str = "harbor-pilot";
 
-/// What a ProxyProject resource asks for.
+/// The desired state of a ProxyProject resource.
 #[derive(Debug, Clone)]
 pub struct Desired {
     /// Name in Harbor.
     pub name: String,
-    /// Harbor's id of the registry to proxy.
+    /// Harbor's ID of the proxied registry.
     pub registry_id: i64,
-    /// The metadata that is managed; other keys are left alone.
+    /// The managed metadata; other keys are not modified.
     pub metadata: BTreeMap<&'static str, String>,
-    /// Bytes, or [`StorageLimit::UNLIMITED`]; `None` leaves what is there.
+    /// Bytes, or [`StorageLimit::UNLIMITED`]; `None` keeps the current limit.
     pub storage_limit: Option<i64>,
-    /// In any order; `None` leaves what is there.
+    /// In any order; `None` keeps the current list.
     pub cve_allowlist: Option<model::CveAllowlist>,
-    /// `None` leaves what is there.
+    /// `None` keeps the current policy.
     pub retention: Option<retention::Desired>,
-    /// Ours.
+    /// Our marker.
     pub marker: Marker,
-    /// What to do with an unmarked project of this name.
+    /// Whether to adopt an unmarked project of this name.
     pub adoption: Adoption,
 }
 
 impl Desired {
-    /// Whether it asks for what not every Harbor has.
+    /// Returns whether the spec uses fields that older Harbors do not have.
     pub fn needs_version(&self) -> bool {
         self.asked().next().is_some()
     }
@@ -47,34 +47,34 @@ impl Desired {
     }
 }
 
-/// What is known before the plan is made.
+/// The observed state for the plan.
 #[derive(Debug, Clone, Default)]
 pub struct Observed {
     /// The project of the desired name.
     pub project: Option<model::Project>,
     /// Its marker.
     pub identity: Identity,
-    /// Harbor's version, read when that matters. `None`: unknown.
+    /// Harbor's version, read when it matters. `None`: unknown.
     pub version: Option<String>,
-    /// Its quota, read when the limit is managed. `None`: Harbor keeps no quotas.
+    /// Its quota, read when the limit is managed. `None`: Harbor has no quotas.
     pub quota: Option<model::Quota>,
-    /// Its retention policy, read when that is managed.
+    /// Its retention policy, read when it is managed.
     pub retention: Option<model::RetentionPolicy>,
-    /// What has become of the resource that the marker names, if that is another one of ours.
+    /// The state of the resource that the marker names, if it is another one of ours.
     pub other: Other,
-    /// The project that was ours when it was last looked at, from status.
+    /// The project that was ours at the last reconcile, from status.
     pub owned: Option<OwnedObject>,
 }
 
-/// What is known of a project's marker. Labels can only be listed one project at a time, so they are read when it matters.
+/// The known marker of a project. Labels can be listed only one project at a time, so they are read only when needed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Identity {
-    /// Status remembers this very id: enough to see that nothing is to do, not enough to write.
+    /// Status has this exact ID: enough to see that there is nothing to do, not enough to write.
     #[default]
     Remembered,
     /// The labels were read.
     Read {
-        /// The label of our name, if there is one.
+        /// The label with our name, if there is one.
         label: Option<model::Label>,
     },
 }
@@ -84,25 +84,25 @@ pub enum Identity {
 pub enum Step {
     /// POST /projects.
     Create(model::NewProject),
-    /// POST /labels on the project that has this id, or on the one that was just created.
+    /// POST /labels on the project of this ID, or on the project that was just created.
     Mark(Option<i64>, String),
     /// PUT /labels/{id}.
     Remark(i64, model::Label),
-    /// PUT /projects/{id}, or of the one that was just created.
+    /// PUT /projects/{id}, or of the project that was just created.
     Update(Option<i64>, model::ProjectUpdate),
-    /// PUT /quotas/{id}: the limit in bytes.
+    /// PUT /quotas/{id} with the limit in bytes.
     Limit(i64, i64),
-    /// The retention of a project that exists.
+    /// The retention of an existing project.
     Retention(retention::Step),
-    /// That of the project that was just created: what there is to do turns out once Harbor has given it its own.
+    /// The retention of the project that was just created: its step is known only after Harbor has created its own policy.
     RetentionOfCreated(retention::Desired),
 }
 
-/// Plans the way from `observed` to `desired`. A plan with steps for an existing project is to be applied only when it was
-/// made from [`Identity::Read`].
+/// Plans the steps from `observed` to `desired`. Apply a plan with steps for an existing project only if it was computed from
+/// [`Identity::Read`].
 ///
 /// # Errors
-/// A [`Refusal`] when the project is not ours or proxies another registry, or Harbor would not take what the spec says.
+/// A [`Refusal`] when the project is not ours, proxies another registry, or Harbor would not accept the spec.
 pub fn plan(desired: &Desired, observed: &Observed) -> Result<Plan<Step>, Refusal> {
     version::check(desired.asked(), observed.version.as_deref())?;
     check_limit(desired)?;
@@ -113,9 +113,9 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Result<Plan<Step>, Refusa
     let mut adopts = false;
     if let Identity::Read { label } = &observed.identity {
         let found = label.as_ref().and_then(|label| Marker::split(&label.description).1);
-        // An empty project without a marker on the registry that is ours is a creation of ours that was cut short.
+        // An empty project without a marker on our registry is our own creation that was interrupted.
         let unfinished = label.is_none() && have.repo_count == 0 && have.registry_id == Some(desired.registry_id);
-        // Its id, name and registry are those of ours: somebody removed the marker.
+        // Its ID, name and registry are those of our project: a user removed the marker.
         let restored = found.is_none()
             && observed.owned.as_ref().is_some_and(|owned| owned.is(have.project_id, have.creation_time))
             && have.registry_id == Some(desired.registry_id);
@@ -180,7 +180,7 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Result<Plan<Step>, Refusa
     Ok(Plan { action, steps, drift })
 }
 
-/// What Harbor has once it took this, apart from the retention policy that it gives the project.
+/// Returns the state of Harbor after this request, except the retention policy that it creates for the project.
 pub fn stored(new: &model::NewProject, id: i64) -> model::Project {
     model::Project {
         project_id: id,
@@ -209,7 +209,7 @@ fn creation(desired: &Desired) -> Vec<Step> {
         let update = model::ProjectUpdate { cve_allowlist: Some(list), ..model::ProjectUpdate::default() };
         steps.push(Step::Update(None, update));
     }
-    // Harbor gives a proxy project a policy of its own, and what that is called shows only then.
+    // Harbor creates a policy for a proxy project itself, and its ID is known only then.
     steps.extend(desired.retention.clone().map(Step::RetentionOfCreated));
     steps
 }
@@ -226,7 +226,7 @@ fn create(desired: &Desired) -> Step {
     })
 }
 
-/// The list to send, if Harbor has another: in order, and each vulnerability once.
+/// Returns the list to send, if Harbor's list differs: sorted, and each vulnerability once.
 fn allowlist(desired: &Desired, have: &model::CveAllowlist, drift: &mut Vec<Drift>) -> Option<model::CveAllowlist> {
     let ordered = |list: &model::CveAllowlist| {
         let items: BTreeSet<_> = list.items.iter().cloned().collect();
@@ -246,7 +246,7 @@ fn listed(list: &model::CveAllowlist) -> String {
     format!("{}{until}", items.join(","))
 }
 
-/// PUT of a project ignores its limit, with 200: it has to be the quota's.
+/// PUT of a project ignores its limit, with 200: the limit of the quota has to change.
 fn limit(desired: &Desired, observed: &Observed, name: &str, drift: &mut Vec<Drift>) -> Result<Option<Step>, Refusal> {
     let Some(want) = desired.storage_limit else { return Ok(None) };
     let Some(quota) = &observed.quota else {

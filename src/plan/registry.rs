@@ -1,4 +1,4 @@
-//! Registries: what Harbor keeps of them, and what it does to what we send.
+//! Registries: the fields that Harbor stores, and how it changes the values that we send.
 
 use super::{
     Action, Drift, Plan, Refusal, marker,
@@ -11,55 +11,56 @@ use crate::{
 };
 use secrecy::ExposeSecret;
 
-/// What a Registry resource asks for.
+/// The desired state of a Registry resource.
 #[derive(Debug, Clone)]
 pub struct Desired {
     /// Name in Harbor.
     pub name: String,
-    /// The adapter.
+    /// The adapter of Harbor.
     pub type_: &'static str,
-    /// Where the upstream is, as the user wrote it.
+    /// The URL of the upstream, as the user wrote it.
     pub url: String,
-    /// The user's text; `None` leaves what is there.
+    /// The text of the user; `None` keeps the current description.
     pub description: Option<String>,
-    /// `None` is anonymous.
+    /// The credentials; `None` is anonymous.
     pub credentials: Option<Credentials>,
-    /// Revision of the credentials; compared with the one that Harbor was last given, since the secret reads back as `*****`.
+    /// Revision of the credentials. It is compared with the last revision sent to Harbor, because the secret reads back as
+    /// `*****`.
     pub credentials_revision: Option<String>,
-    /// PEM; `None` is the system's.
+    /// CA certificates in PEM; `None` uses those of the system.
     pub ca_certificate: Option<String>,
-    /// Whether the certificate goes unchecked.
+    /// Whether to skip the check of the upstream's certificate.
     pub insecure: bool,
-    /// Ours.
+    /// Our marker.
     pub marker: Marker,
-    /// What to do with an unmarked registry of this name.
+    /// Whether to adopt an unmarked registry of this name.
     pub adoption: Adoption,
 }
 
-/// What is known before the plan is made.
+/// The observed state for the plan.
 #[derive(Debug, Clone, Default)]
 pub struct Observed {
     /// The registry of the desired name.
     pub registry: Option<model::Registry>,
-    /// Revision of the credentials that Harbor was last given, from status.
+    /// The last revision of the credentials that was sent to Harbor, from status.
     pub credentials_revision: Option<String>,
-    /// Harbor's version, read when that matters. `None`: unknown.
+    /// Harbor's version, read when it matters. `None`: unknown.
     pub version: Option<String>,
-    /// What has become of the resource that the marker names, if that is another one of ours.
+    /// The state of the resource that the marker names, if it is another one of ours.
     pub other: Other,
-    /// The registry that was ours when it was last looked at, and its URL then, from status.
+    /// The registry that was ours at the last reconcile, and its URL then, from status.
     pub owned: Option<(OwnedObject, String)>,
 }
 
 impl Observed {
-    /// Whether the registry is ours without saying so: it has no marker, and its id and URL are those of ours.
+    /// Returns whether the registry is ours but has lost its marker: its ID and URL are those of our registry.
     fn lost_its_marker(&self, desired: &Desired) -> bool {
         let Some((have, (owned, url))) = self.registry.as_ref().zip(self.owned.as_ref()) else { return false };
         let urls = [normalised(&desired.url), normalised(url)];
         Marker::split(&have.description).1.is_none()
             && owned.is(have.id, have.creation_time)
             && have.name == desired.name
-            // Docker Hub's adapter shows one address, whatever it was given.
+            // Docker Hub's adapter shows one address, whatever URL it was sent.
             && (desired.type_ == "docker-hub" || urls.contains(&have.url))
     }
 }
@@ -73,11 +74,11 @@ pub enum Step {
     Update(i64, model::RegistryUpdate),
 }
 
-/// Plans the way from `observed` to `desired`.
+/// Plans the steps from `observed` to `desired`.
 ///
 /// # Errors
-/// A [`Refusal`] when the registry is not ours, has another type, which Harbor cannot change, or asks for what this Harbor does
-/// not have.
+/// A [`Refusal`] when the registry is not ours, has another type, which Harbor cannot change, or the spec uses fields that
+/// this Harbor does not have.
 pub fn plan(desired: &Desired, observed: &Observed) -> Result<Plan<Step>, Refusal> {
     let asked = desired.ca_certificate.iter().map(|_| &version::CA_CERTIFICATE);
     version::check(asked, observed.version.as_deref())?;
@@ -120,7 +121,7 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Result<Plan<Step>, Refusa
     if differs("insecure", bool_text(have.insecure), bool_text(desired.insecure)) {
         update.insecure = Some(desired.insecure);
     }
-    // Docker Hub's adapter has one address of its own, and shows that whatever it was given.
+    // Docker Hub's adapter has one fixed address, and shows it whatever URL it was sent.
     let moved = desired.type_ != "docker-hub" && differs("url", &have.url, &normalised(&desired.url));
     if moved {
         update.url = Some(desired.url.clone());
@@ -132,7 +133,7 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Result<Plan<Step>, Refusa
         let given = if observed.credentials_revision.is_some() { "an older revision" } else { "an unknown revision" };
         differs("access_secret", given, "the one of the Secret");
     }
-    // A new URL without the secret would blank the secret in Harbor.
+    // A new URL without the secret would delete the secret in Harbor.
     if key_differs || rotated || (moved && desired.credentials.is_some()) {
         let (key, secret) = desired.credentials.as_ref().map_or((String::new(), String::new()), |credentials| {
             (credentials.username.clone(), credentials.password.expose_secret().to_owned())
@@ -142,7 +143,7 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Result<Plan<Step>, Refusa
         update.access_secret = Some(secret);
     }
     if update == model::RegistryUpdate::default() && have.is_unhealthy() {
-        // Harbor looks at an upstream every five minutes, and until then proxies nothing. Any PUT makes it look at once.
+        // Harbor checks an upstream every five minutes, and proxies nothing until then. Any PUT triggers a check at once.
         update.description = Some(have.description.clone());
         drift.push(Drift { field: "status".to_owned(), have: "unhealthy".to_owned(), want: "healthy".to_owned() });
     }
@@ -156,7 +157,7 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Result<Plan<Step>, Refusa
     Ok(Plan { action, steps, drift })
 }
 
-/// What Harbor has once it took this.
+/// Returns the state of Harbor after this request.
 pub fn stored(new: &model::NewRegistry, id: i64) -> model::Registry {
     let access_key = new.credential.as_ref().map(|credential| credential.access_key.clone()).unwrap_or_default();
     model::Registry {
@@ -168,7 +169,7 @@ pub fn stored(new: &model::NewRegistry, id: i64) -> model::Registry {
         credential: model::RegistryCredential { access_key },
         insecure: new.insecure,
         ca_certificate: new.ca_certificate.clone().unwrap_or_default(),
-        // It was probed.
+        // Harbor checked the upstream.
         status: "healthy".to_owned(),
         creation_time: None,
     }
@@ -190,7 +191,7 @@ fn new_registry(desired: &Desired) -> model::NewRegistry {
     }
 }
 
-/// The URL as Harbor stores it: scheme in lower case, no trailing slashes.
+/// Returns the URL as Harbor stores it: scheme in lower case, no trailing slashes.
 fn normalised(url: &str) -> String {
     let url = url.trim().trim_end_matches('/');
     match url.split_once("://") {

@@ -1,5 +1,5 @@
-//! Replication policies: PUT replaces what it does not name, so what the spec does not manage is carried over from what was
-//! read; the marker stands in the description, and finds a policy whatever it is called.
+//! Replication policies. PUT resets the fields that it does not name, so unmanaged fields are copied from the observed
+//! policy. The marker is in the description, and finds a policy under any name.
 
 use std::borrow::Borrow;
 
@@ -25,35 +25,35 @@ use crate::{
 const MATCHES: &str = "matches";
 const EXCLUDES: &str = "excludes";
 
-/// What a ReplicationRule asks for.
+/// The desired state of a ReplicationRule.
 #[derive(Debug, Clone)]
 pub struct Desired<'a> {
     /// Name in Harbor.
     pub name: &'a str,
-    /// The spec, as the API server took it.
+    /// The spec, as the API server accepted it.
     pub spec: &'a ReplicationRuleSpec,
-    /// Harbor's id of the registry at the other end.
+    /// Harbor's ID of the registry at the other end.
     pub registry_id: i64,
-    /// Ours.
+    /// Our marker.
     pub marker: Marker,
 }
 
-/// What is known before the plan is made.
+/// The observed state for the plan.
 #[derive(Debug, Clone, Default)]
 pub struct Observed {
-    /// The policy that carries our marker.
+    /// The policy with our marker.
     pub marked: Option<ReplicationPolicy>,
-    /// The policy of the desired name, if that is another one.
+    /// The policy of the desired name, if it is another one.
     pub named: Option<ReplicationPolicy>,
-    /// What has become of the resource that the marker names, if that is another one of ours.
+    /// The state of the resource that the marker names, if it is another one of ours.
     pub other: Other,
-    /// The policy that was ours when it was last looked at, from status.
+    /// The policy that was ours at the last reconcile, from status.
     pub owned: Option<OwnedObject>,
 }
 
 impl Observed {
-    /// Finds both among all policies of Harbor. Of several that carry the marker, which only a person can have made, it is the
-    /// one that status remembers, or that has the name, or the oldest.
+    /// Finds both among all policies of Harbor. Several policies carry the marker only if a user copied it; then the one in
+    /// status wins, or the one with the name, or the oldest.
     pub fn among(
         policies: &[impl Borrow<ReplicationPolicy>],
         name: &str,
@@ -69,13 +69,13 @@ impl Observed {
         Self { marked, named, ..Self::default() }
     }
 
-    /// The policy that the rule is about, ours or not.
+    /// Returns the policy of the rule, ours or not.
     pub fn policy(&self) -> Option<&ReplicationPolicy> {
         self.marked.as_ref().or(self.named.as_ref())
     }
 }
 
-/// The marker that a policy carries.
+/// Returns the marker of a policy.
 pub fn marker_of(policy: &ReplicationPolicy) -> Option<Marker> {
     Marker::split(&policy.content.description).1
 }
@@ -89,11 +89,11 @@ pub enum Step {
     Update(i64, ReplicationPolicyContent),
 }
 
-/// Plans the way from `observed` to `desired`.
+/// Plans the steps from `observed` to `desired`.
 ///
 /// # Errors
-/// A [`Refusal`] when the policy is not ours, its name is taken, its schedule would hang Harbor, or what the spec says does not
-/// go with what it leaves as it is.
+/// A [`Refusal`] when the policy is not ours, its name is taken, its schedule would hang Harbor, or the spec conflicts with
+/// the fields that it does not manage.
 pub fn plan(desired: &Desired<'_>, observed: &Observed, now: Timestamp) -> Result<Plan<Step>, Refusal> {
     let name = desired.name;
     if let (Some(marked), Some(other)) = (&observed.marked, &observed.named) {
@@ -111,7 +111,7 @@ pub fn plan(desired: &Desired<'_>, observed: &Observed, now: Timestamp) -> Resul
         return Ok(Plan { action: Action::Create, steps: vec![Step::Create(want)], drift: Vec::new() });
     };
     let found = marker_of(have);
-    // Its id, its name and the registry at its other end are those of ours: somebody removed the marker.
+    // Its ID, its name and the registry at its other end are those of our policy: a user removed the marker.
     let ends = [have.content.src_registry.id, have.content.dest_registry.id];
     let restored = observed.marked.is_none()
         && found.is_none()
@@ -133,13 +133,13 @@ pub fn plan(desired: &Desired<'_>, observed: &Observed, now: Timestamp) -> Resul
     Ok(Plan { action, steps, drift })
 }
 
-/// When the policy runs next by its schedule.
+/// Returns the next scheduled run of the policy.
 pub fn next_run(content: &ReplicationPolicyContent, now: Timestamp) -> Option<Timestamp> {
     let scheduled = content.enabled && content.trigger.type_ == ReplicationTrigger::SCHEDULED;
     scheduled.then(|| Cron::parse(&content.trigger.trigger_settings.cron).ok()?.next(now))?
 }
 
-/// What the spec says, and where it says nothing, what is there.
+/// Returns the policy to send: the fields of the spec, and the observed values where the spec has none.
 fn overlay(desired: &Desired<'_>, base: &ReplicationPolicyContent) -> ReplicationPolicyContent {
     let spec = desired.spec;
     let registry = RegistryReference { id: desired.registry_id };
@@ -164,7 +164,7 @@ fn overlay(desired: &Desired<'_>, base: &ReplicationPolicyContent) -> Replicatio
         enabled: spec.enabled.unwrap_or(base.enabled),
         override_: spec.override_.unwrap_or(base.override_),
         deletion: spec.replicate_deletions.unwrap_or(base.deletion),
-        // Harbor stores any negative speed as 0, which is no limit.
+        // Harbor stores any negative speed as 0, which means no limit.
         speed: spec.speed_kb.unwrap_or(base.speed).max(0),
         copy_by_chunk: spec.copy_by_chunk.unwrap_or(base.copy_by_chunk),
         single_active_replication: spec.single_active.unwrap_or(base.single_active_replication),
@@ -216,7 +216,7 @@ fn trigger(spec: &Trigger) -> ReplicationTrigger {
     ReplicationTrigger { type_: type_.to_owned(), trigger_settings: TriggerSettings { cron } }
 }
 
-/// What must not be sent, whether the spec says it or half of it was there before.
+/// Refuses a policy that must not be sent, whether the spec or the observed policy causes the problem.
 fn check(want: &ReplicationPolicyContent, now: Timestamp) -> Result<(), Refusal> {
     let refuse = |message: String| Err(Refusal { reason: Reason::InvalidSpec, message });
     for filter in &want.filters {
@@ -249,8 +249,8 @@ fn check(want: &ReplicationPolicyContent, now: Timestamp) -> Result<(), Refusal>
     Ok(())
 }
 
-/// What begins in a glob and does not end: a brace, a bracket, an escape. Harbor accepts such a filter, and finds out when it
-/// runs. One that ends and does not begin stands for itself.
+/// Returns the first unclosed character of a glob: a brace, a bracket or an escape. Harbor accepts such a filter and fails
+/// when it runs. A closing character without an opening one matches itself.
 fn unclosed(glob: &str) -> Option<char> {
     let (mut braces, mut class, mut escaped) = (0_usize, false, false);
     for character in glob.chars() {
@@ -300,7 +300,7 @@ fn differences(have: &ReplicationPolicyContent, want: &ReplicationPolicyContent)
     differing.map(|(field, have, want)| Drift { field: field.to_owned(), have, want }).collect()
 }
 
-/// Filters as text that is the same for what means the same: in whatever order, and `matches` said or not.
+/// Returns filters as text: equal for equal meaning, in any order, with or without an explicit `matches`.
 fn described_filters(filters: &[ReplicationFilter]) -> String {
     let mut words: Vec<String> = filters
         .iter()
@@ -328,7 +328,7 @@ fn described_filters(filters: &[ReplicationFilter]) -> String {
     words.join(", ")
 }
 
-/// Harbor stores the settings of any trigger, and reads them of a scheduled one alone.
+/// Harbor stores the settings of any trigger, and uses those of a scheduled one alone.
 fn described_trigger(trigger: &ReplicationTrigger) -> String {
     if trigger.type_ == ReplicationTrigger::SCHEDULED {
         format!("{} {}", trigger.type_, trigger.trigger_settings.cron)

@@ -1,4 +1,5 @@
-//! Retention: the policy that Harbor itself made for a project is changed, never made anew; next to nothing of it is checked there.
+//! Retention: changes the policy that Harbor created for a project, and never creates a second one. Harbor validates almost
+//! nothing.
 
 use k8s_openapi::jiff::Timestamp;
 
@@ -11,12 +12,12 @@ use crate::{
     harbor::model,
 };
 
-/// What a project's retention is to be.
+/// The desired retention of a project.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Desired {
-    /// No policy: everything stays.
+    /// No policy: all artifacts stay.
     Nothing,
-    /// A policy with these rules and this schedule; the ids in it say nothing.
+    /// A policy with these rules and this schedule; its IDs have no meaning.
     Policy(model::RetentionPolicy),
 }
 
@@ -31,10 +32,10 @@ pub enum Step {
     Delete(i64),
 }
 
-/// Reads what the spec says.
+/// Reads the retention of the spec.
 ///
 /// # Errors
-/// A [`Refusal`] for what Harbor would refuse, and for a schedule that would hang it.
+/// A [`Refusal`] for values that Harbor would refuse, and for a schedule that would hang it.
 pub fn desired(spec: &Retention, now: Timestamp) -> Result<Desired, Refusal> {
     let refuse = |message: String| Refusal { reason: Reason::InvalidSpec, message };
     if spec.rules.is_empty() {
@@ -64,12 +65,12 @@ pub fn desired(spec: &Retention, now: Timestamp) -> Result<Desired, Refusal> {
     }))
 }
 
-/// The id of a project's policy.
+/// Returns the ID of a project's policy.
 pub fn id_of(project: &model::Project) -> Option<i64> {
     project.metadata.get("retention_id")?.parse().ok()
 }
 
-/// What is to be done about the policy of a project that exists. `have` is what it was read as.
+/// Returns the request for the policy of an existing project. `have` is the observed policy.
 pub fn step(
     desired: &Desired,
     project: &model::Project,
@@ -136,7 +137,7 @@ fn selector(pattern: Option<&Pattern>, matches: &str, excludes: &str) -> model::
     }
 }
 
-/// For people.
+/// Returns a policy as text for users.
 fn described(policy: &model::RetentionPolicy) -> String {
     let rules = policy.rules.iter().map(|rule| {
         let count = rule.params.get(&rule.template).map_or_else(String::new, |count| format!(" {count}"));

@@ -1,7 +1,7 @@
-//! Executions of a replication policy: at most one for each time that somebody asks, whenever we are stopped.
+//! Executions of a replication policy: at most one for each request of a user, even if the controller stops at any moment.
 //!
-//! Harbor gives an execution no name of ours. So the wish is written to status first, with the newest execution before it; a
-//! manual execution after that one is the wish fulfilled, whether we started it or a person just did.
+//! Harbor's executions cannot carry an ID of ours. So the request is first written to status, with the newest execution
+//! before it. A manual execution after that one fulfils the request, whether the controller or a user started it.
 
 use std::time::Duration;
 
@@ -9,29 +9,29 @@ use k8s_openapi::jiff::Timestamp;
 
 use crate::{api::replication_rule::PendingRun, harbor::model::ReplicationExecution};
 
-/// Harbor's status of an execution lags its tasks by up to this long.
+/// The longest time by which Harbor's status of an execution lags its tasks.
 const LAG: Duration = Duration::from_secs(30);
-/// A short execution is not asked for more often.
+/// The shortest interval for reading an execution again.
 const SHORTEST: Duration = Duration::from_secs(2);
 
-/// One that takes longer is not waited for: it may have been forgotten.
+/// The longest time to wait for an execution: Harbor may have lost a longer one.
 const PATIENCE: Duration = Duration::from_secs(900);
 
-/// What to do about a run that is wanted.
+/// The next action for a requested run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Run {
-    /// Nobody asks for one.
+    /// No run is requested.
     None,
-    /// To be written to status, and carried out at the next look.
+    /// Write this to status; the next reconcile starts the run.
     Prepare(PendingRun),
-    /// To be started now.
+    /// Start the run now.
     Start,
-    /// This execution is the one.
+    /// This execution is the requested run.
     Started(i64),
 }
 
-/// Decides about a run. `token` is what the annotation says, `done` the token that was acted on last, `scanned` whether images
-/// that were held back can be copied now. `executions` are the newest of the policy.
+/// Decides on a run. `token` is the value of the annotation, `done` the last token that was handled, `scanned` whether
+/// blocked images can be copied now. `executions` are the newest of the policy.
 pub fn run(
     token: Option<&str>,
     done: Option<&str>,
@@ -42,7 +42,7 @@ pub fn run(
     let newest = executions.iter().map(|execution| execution.id).max().unwrap_or(0);
     if let Some(pending) = pending {
         if pending.after_execution > newest {
-            // A Harbor that was built anew counts from 1 again.
+            // A reinstalled Harbor counts from 1 again.
             return Run::Prepare(PendingRun { after_execution: newest, ..pending.clone() });
         }
         let ours = executions.iter().filter(|execution| is_manual(execution) && execution.id > pending.after_execution);
@@ -55,18 +55,18 @@ pub fn run(
     Run::Prepare(PendingRun { token: token.map(str::to_owned), after_execution: newest })
 }
 
-/// Whether an execution is running, and its end worth waiting for.
+/// Returns whether an execution is running, and recent enough to wait for its end.
 pub fn is_under_way(execution: &ReplicationExecution, now: Timestamp) -> bool {
     let start = execution.start_time.unwrap_or(now);
     !execution.is_final() && now.duration_since(start).unsigned_abs() < PATIENCE
 }
 
-/// Whether the whole policy is being carried out. What is scanned meanwhile shares the next run.
+/// Returns whether an execution copies the whole policy. Images that are scanned meanwhile share the next run.
 pub fn is_busy(executions: &[ReplicationExecution], now: Timestamp) -> bool {
     executions.iter().any(|execution| is_manual(execution) && is_under_way(execution, now))
 }
 
-/// When to look at an execution again that Harbor may yet change: the longer it has taken, the later.
+/// Returns when to read an execution again that Harbor may still change: the longer it runs, the later.
 pub fn look_again(execution: &ReplicationExecution, now: Timestamp) -> Option<Duration> {
     if execution.is_settled(now) {
         return None;

@@ -1,5 +1,5 @@
-//! Which Harbor first had what a spec may ask for. An older one answers 200, or 201, and drops what it does not know: the same
-//! change would be made for ever.
+//! The first Harbor version of each optional field. An older Harbor answers 200 or 201 and drops unknown fields: the
+//! controller would repeat the same change at each reconcile.
 
 use std::fmt;
 
@@ -11,8 +11,8 @@ use crate::api::Reason;
 pub struct Version(pub u16, pub u16, pub u16);
 
 impl Version {
-    /// Reads what GET /systeminfo says, such as `v2.15.2-080b0220`. `None` for what is no release, such as `dev`: what that has
-    /// cannot be known.
+    /// Parses the version of GET /systeminfo, such as `v2.15.2-080b0220`. `None` for a version that is not a release, such as
+    /// `dev`: its fields are not known.
     pub fn parse(text: &str) -> Option<Self> {
         let release = text.trim_start_matches('v').split('-').next()?;
         let mut numbers = release.splitn(3, '.').map(str::parse::<u16>);
@@ -29,15 +29,15 @@ impl fmt::Display for Version {
 /// A field of a spec, and the first Harbor that has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Since {
-    /// Harbor's name of it.
+    /// Harbor's name of the field.
     pub key: &'static str,
-    /// Ours.
+    /// Our name of the field.
     pub field: &'static str,
     /// The first Harbor that has it.
     pub version: Version,
 }
 
-/// Metadata of projects. Keys that are not here are older than any Harbor that is still maintained.
+/// Metadata of projects. Other keys are older than any Harbor that is still maintained.
 pub const METADATA: &[Since] = &[
     Since { key: "auto_sbom_generation", field: "autoSBOM", version: Version(2, 11, 0) },
     Since { key: "proxy_speed_kb", field: "proxySpeedKB", version: Version(2, 12, 0) },
@@ -45,10 +45,10 @@ pub const METADATA: &[Since] = &[
     Since { key: "proxy_cache_local_on_not_found", field: "serveRemoved", version: Version(2, 15, 1) },
 ];
 
-/// The certificate of a registry.
+/// The CA certificate of a registry.
 pub const CA_CERTIFICATE: Since = Since { key: "ca_certificate", field: "caBundle", version: Version(2, 15, 0) };
 
-/// Checks that a Harbor of the version `have` has all that is asked for. An unknown version has everything.
+/// Checks that a Harbor of the version `have` has all requested fields. An unknown version has all fields.
 ///
 /// # Errors
 /// A [`Refusal`] that names each field and the version that has it.

@@ -1,27 +1,27 @@
-//! A plan in words: the same in status, in Events and on the command line.
+//! The text of a plan: the same in status, in Events and on the command line.
 
 use super::{Action, Drift, Plan};
 
-/// What a plan is about, without its requests, which may hold secrets.
+/// The summary of a plan without its requests, which may hold secrets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Difference {
-    /// What the plan comes to.
+    /// The overall action of the plan.
     pub action: Action,
-    /// What the object is called, such as `registry dockerhub`.
+    /// The name of the object, such as `registry dockerhub`.
     pub object: String,
     /// Where Harbor differs from the spec. Empty when the object does not exist.
     pub drift: Vec<Drift>,
 }
 
 impl<Step> Plan<Step> {
-    /// The plan without its requests.
+    /// Returns the plan without its requests.
     pub fn difference(&self, object: impl Into<String>) -> Difference {
         Difference { action: self.action, object: object.into(), drift: self.drift.clone() }
     }
 }
 
 impl Difference {
-    /// Each difference in a line; an object that does not exist is one, too.
+    /// Returns one line for each difference; a missing object is one difference.
     pub fn lines(&self) -> Vec<String> {
         if self.action == Action::Create {
             return vec!["Harbor has no such object".to_owned()];
@@ -29,7 +29,7 @@ impl Difference {
         self.drift.iter().map(ToString::to_string).collect()
     }
 
-    /// What was done, once the steps are carried out.
+    /// Returns the text for a plan that was applied.
     pub fn done(&self) -> String {
         let object = &self.object;
         let had = self.lines().join("; ");

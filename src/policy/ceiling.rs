@@ -1,4 +1,4 @@
-//! How vulnerable an image may be, and what is known of that.
+//! The limit on vulnerabilities of an image, and its evidence.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,18 +10,19 @@ use super::scans::{Scans, Unknown};
 use crate::api::image_policy::{MaxSeverity, OnUnscanned, Vulnerability};
 use crate::image::ImageRef;
 
-/// What is known of scans at a moment.
+/// The known scans at a moment.
 #[derive(Clone, Copy)]
 pub struct Evidence<'e> {
-    /// What was found.
+    /// The results of scans.
     pub scans: &'e Scans,
-    /// The moment.
+    /// The current time.
     pub now: Timestamp,
-    /// What an image is at Harbor that Pods pull from elsewhere: one that is only mapped, or left as it is in an outage.
+    /// Returns the name at Harbor of an image that Pods pull from elsewhere: an image that is only mapped, or not rewritten
+    /// during an outage.
     pub at_harbor: &'e dyn Fn(&ImageRef) -> Option<ImageRef>,
 }
 
-/// What a policy demands of scans.
+/// The requirements of a policy on scans.
 #[derive(Debug)]
 pub(super) struct Ceiling {
     max_severity: MaxSeverity,
@@ -35,7 +36,7 @@ impl Ceiling {
         Self { max_severity, on_unscanned, max_age: max_age.duration() }
     }
 
-    /// `found` is what is known, and the image by the name that it has at Harbor.
+    /// Returns the violation, if any. `found` is the evidence, and the image by its name at Harbor.
     pub(super) fn problem(&self, found: Option<(&Evidence<'_>, &ImageRef)>) -> Option<Problem> {
         let verdict = found.map_or(Err(Unknown::NoRecord), |(evidence, image)| {
             let oldest = evidence.now.checked_sub(self.max_age).unwrap_or(Timestamp::MIN);

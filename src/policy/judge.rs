@@ -1,4 +1,4 @@
-//! What policies say of the images of one Pod.
+//! The result of the policies for the images of one Pod.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,49 +7,49 @@ use super::policies::{Applying, Policy, Problem, Scope};
 use super::text::{Printable, Quoted};
 use crate::api::image_policy::{DuringOutage, OnUnscanned, PolicyAction};
 
-/// More messages of a kind are only counted: the API server cuts what is longer.
+/// The most messages of a kind; the last one counts the rest. The API server cuts longer texts.
 const MAX_MESSAGES: usize = 8;
-/// Longest message, in characters.
+/// The longest message, in characters.
 const MAX_MESSAGE: usize = 720;
 const MAX_NAME: usize = 63;
 const MAX_IMAGE: usize = 128;
-/// More policies than these are not named in the audit log.
+/// The most policies that the audit log names.
 const MAX_NAMED: usize = 16;
 
-/// An image to judge.
+/// An image to check.
 #[derive(Debug, Clone, Copy)]
 pub struct Judged<'i> {
-    /// What people call the place where it stands: `container`, `volume`.
+    /// The noun of its field: `container`, `volume`.
     pub noun: &'i str,
     /// Name of the container or volume.
     pub name: &'i str,
-    /// The image as it was sent.
+    /// The image as the request has it.
     pub sent: &'i str,
-    /// The image that is judged: of a Pod the one that it would run, of a template what rules make of it.
+    /// The image to check: of a Pod the image that it would run, of a template the image that the rules write.
     pub image: &'i str,
-    /// Whether the image was left as it is because Harbor is unavailable.
+    /// Whether the image was not rewritten because Harbor is unavailable.
     pub unavailable: bool,
-    /// Why the image is not at Harbor although it might be, for the one who reads the message.
+    /// Why the image is not at Harbor although it could be; for the message to the user.
     pub note: Note<'i>,
 }
 
-/// Why an image is not at Harbor although it might be.
+/// The reason why an image is not at Harbor although it could be.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Note<'i> {
-    /// Nothing is known of that.
+    /// No reason is known.
     #[default]
     None,
-    /// A rule makes this image of it, and `/mutate` did not.
+    /// A rule would rewrite it to this image, and `/mutate` did not act.
     Missed(&'i str),
     /// It is a placeholder for the webhook of this name, which did not act either.
     Placeholder(&'i str),
     /// Its pull policy is `Never`.
     NeverPulled,
-    /// The Pod keeps it, by an annotation or a label.
+    /// An annotation or a label of the Pod exempts it.
     Kept,
 }
 
-/// What policies say of a Pod. The default is nothing.
+/// The result of the policies for a Pod. The default is no finding.
 #[derive(Debug, Default)]
 pub struct Judgement {
     denials: Messages,
@@ -58,7 +58,7 @@ pub struct Judgement {
     violations: Vec<(Arc<str>, usize)>,
 }
 
-/// Texts, few and short.
+/// Messages, few and short.
 #[derive(Debug, Default)]
 struct Messages {
     texts: Vec<String>,
@@ -66,32 +66,32 @@ struct Messages {
 }
 
 impl Judgement {
-    /// Whether a policy refuses the Pod.
+    /// Returns whether a policy refuses the Pod.
     pub fn is_denied(&self) -> bool {
         !self.denials.texts.is_empty()
     }
 
-    /// Whether no policy has anything to say of the Pod.
+    /// Returns whether no policy has a finding.
     pub fn is_clean(&self) -> bool {
         self.violations.is_empty() && self.warnings.texts.is_empty()
     }
 
-    /// Why the Pod is refused: at most nine texts, the last one saying how many more there are. Printable ASCII.
+    /// Returns why the Pod is refused: at most nine texts; the last one counts the rest. Printable ASCII.
     pub fn denials(&self) -> Vec<String> {
         self.denials.all()
     }
 
-    /// What the user is to know, as [`Judgement::denials`] are.
+    /// Returns the warnings for the user, in the form of [`Judgement::denials`].
     pub fn warnings(&self) -> Vec<String> {
         self.warnings.all()
     }
 
-    /// What policies with the action `Audit` have against the Pod, as [`Judgement::denials`] are.
+    /// Returns the findings of policies with the action `Audit`, in the form of [`Judgement::denials`].
     pub fn notes(&self) -> Vec<String> {
         self.notes.all()
     }
 
-    /// For the audit log: the policies that are violated, and how often, whatever their action: `only-harbor=2`.
+    /// Returns the violated policies with their counts for the audit log, for any action: `only-harbor=2`.
     pub fn audit(&self) -> Option<String> {
         let named: Vec<String> =
             self.violations.iter().take(MAX_NAMED).map(|(policy, count)| format!("{policy}={count}")).collect();
@@ -105,14 +105,14 @@ impl Judgement {
 
     pub(super) fn add(&mut self, judged: &Judged<'_>, applying: &mut Applying<'_>, problem: Problem) {
         let (policy, scope) = (applying.policy, applying.scope);
-        // Nobody knows that anything is wrong with it.
+        // No vulnerability of it is known.
         let lenient = matches!(problem, Problem::Unscanned(_, OnUnscanned::Warn));
         if lenient && policy.action != PolicyAction::Audit {
             self.warnings.add(|| told(judged, policy, problem));
             return;
         }
         applying.violations += 1;
-        // What is known of its vulnerabilities holds in an outage, too.
+        // Known vulnerabilities count in an outage, too.
         let away = judged.unavailable && matches!(problem, Problem::NotAllowed | Problem::Unscanned(..));
         match policy.action {
             PolicyAction::Enforce if away && policy.during_outage == DuringOutage::Warn => {
@@ -134,7 +134,7 @@ impl Judgement {
 }
 
 impl Judgement {
-    /// Notes how often each policy is violated.
+    /// Records how often each policy is violated.
     pub(super) fn count(&mut self, applying: &[Applying<'_>]) {
         let violated = applying.iter().filter(|applying| applying.violations > 0);
         self.violations = violated.map(|applying| (Arc::clone(&applying.policy.name), applying.violations)).collect();
@@ -192,13 +192,13 @@ fn told(judged: &Judged<'_>, policy: &Policy, problem: Problem) -> String {
     format!("{noun} {name}: image {sent}, which becomes {}, {what}", Quoted(judged.image, MAX_IMAGE))
 }
 
-/// What to do about an image that is not allowed.
+/// The fix for an image that is not allowed.
 struct Advice<'n>(Note<'n>, bool);
 
 impl fmt::Display for Advice<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            // What is to be done is known: to wait.
+            // The fix is known: to wait.
             Self(_, true) => Ok(()),
             Self(Note::None, _) => f.write_str("; push it to Harbor or ask for a rule"),
             Self(Note::Missed(image), _) => write!(

@@ -1,12 +1,12 @@
-//! From the images that a Pod would run and the policies in force to what is said of them: pure, from memory.
+//! Takes the images that a Pod would run and the active policies, returns the findings. Pure, from memory.
 //!
-//! In flow [`ImagePolicy`](crate::api::ImagePolicy)s, compiled once into [`Policies`], and per admission the images, as
-//! rules have made them, with their [`Subject`](crate::rewrite::Subject). Out flows a [`Judgement`]: why the Pod is
-//! refused, what its user is warned of, and what the audit log keeps.
+//! In: [`ImagePolicy`](crate::api::ImagePolicy)s, compiled once into [`Policies`], and per admission the images after the
+//! rules, with their [`Subject`](crate::rewrite::Subject). Out: a [`Judgement`], which holds the reasons of a refusal, the
+//! warnings for the user, and the entries of the audit log.
 //!
-//! What scans said of images comes from CachedImages, compiled into [`Scans`], and is asked only by policies that go by it.
+//! Results of scans come from CachedImages, compiled into [`Scans`]. Only policies that check scans read them.
 //!
-//! Images are compared as parsed references only, never as text: what looks like an allowed registry is none.
+//! Images are compared only as parsed references, never as text: a text that resembles an allowed registry does not match.
 
 mod ceiling;
 mod judge;

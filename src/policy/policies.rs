@@ -1,4 +1,4 @@
-//! Policies, compiled.
+//! Compiled policies.
 
 use std::cell::OnceCell;
 use std::fmt;
@@ -21,36 +21,36 @@ use crate::rewrite::limits::steps;
 use crate::rewrite::selector::Selectors;
 use crate::rewrite::{Budget, Exhausted, NAMESPACE_NAME, Subject};
 
-/// Longest list of allowed registries in a message, in characters.
+/// The longest list of allowed registries in a message, in characters.
 const MAX_ALLOWED: usize = 100;
 
-/// All policies in force, in the order of their names: immutable, swapped whole when one changes.
+/// All active policies, sorted by name: immutable, swapped as a whole when one changes.
 #[derive(Debug, Default)]
 pub struct Policies {
     policies: Vec<Policy>,
     findings: Vec<Finding>,
 }
 
-/// What was wrong with a policy. A policy whose scope can be read stays in force, without the part that cannot.
+/// A problem of a policy. A policy whose scope is valid stays active, without the invalid part.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Finding {
-    /// A selector cannot be read: nobody knows whom the policy means, and it is left out.
+    /// A selector is invalid: the scope of the policy is unknown, so the policy is skipped.
     #[error("policy {policy} is not in force: {problem}")]
     NotInForce {
         /// Name of the policy.
         policy: String,
-        /// What is wrong.
+        /// The problem.
         problem: String,
     },
-    /// A registry, a project or an exemption cannot be read: it allows or exempts nothing.
+    /// A registry, a project or an exemption is invalid: it allows or exempts nothing.
     #[error("policy {policy}: {problem}; that part of it allows nothing")]
     Part {
         /// Name of the policy.
         policy: String,
-        /// What is wrong.
+        /// The problem.
         problem: String,
     },
-    /// While Harbor is away a rule leaves images as they are, and a policy refuses them.
+    /// While Harbor is unreachable, a rule does not rewrite images, and a policy refuses the originals.
     #[error(
         "policy {policy} would refuse every Pod whose images ProxyProject {rule} leaves as they are while Harbor is \
          unavailable; set duringOutage: Warn in the policy, or whenUnavailable: Rewrite in the project"
@@ -72,15 +72,15 @@ pub(super) struct Policy {
     selectors: Selectors,
     /// `None` allows any registry.
     allowed: Option<Vec<Allowed>>,
-    /// [`Policy::allowed`] as people read it.
+    /// The text of [`Policy::allowed`] for messages.
     pub(super) allows: String,
     require_digest: bool,
     forbid_latest: bool,
     vulnerability: Option<Ceiling>,
     exemptions: Vec<Exempt>,
-    /// What it costs to tell whether the policy applies to a Pod.
+    /// The steps to check whether the policy applies to a Pod.
     scope_steps: u64,
-    /// What it costs to judge one image, however it ends.
+    /// The steps to check one image, at most.
     image_steps: u64,
 }
 
@@ -89,11 +89,11 @@ pub(super) struct Policy {
 pub(super) struct Applying<'p> {
     pub(super) policy: &'p Policy,
     pub(super) scope: Scope,
-    /// How often images of the Pod violate it.
+    /// The number of images of the Pod that violate it.
     pub(super) violations: usize,
 }
 
-/// What a policy has against an image.
+/// The violation of a policy by an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Problem {
     Unreadable,
@@ -104,17 +104,17 @@ pub(super) enum Problem {
     Unscanned(Unknown, OnUnscanned),
 }
 
-/// Whether a policy is about a Pod.
+/// Whether a policy applies to a Pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scope {
     Within,
-    /// The labels of its namespace are not known, and it might be.
+    /// The labels of the namespace are not known, so the policy may apply.
     Perhaps,
     Without,
 }
 
 impl Policies {
-    /// Compiles policies, given in any order. What cannot be read is listed in [`Policies::findings`].
+    /// Compiles policies, given in any order. [`Policies::findings`] lists the invalid ones.
     pub fn compile<'p>(policies: impl IntoIterator<Item = &'p ImagePolicy>) -> Self {
         let mut given: Vec<&ImagePolicy> = policies.into_iter().collect();
         given.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
@@ -128,8 +128,8 @@ impl Policies {
         compiled
     }
 
-    /// Judges the images of one Pod, or of one template of Pods, whatever it costs: for commands. Without `evidence` nothing
-    /// is known of any scan.
+    /// Checks the images of one Pod, or of one Pod template, without a budget: for commands. Without `evidence` no scan is
+    /// known.
     pub fn judge<'i>(
         &self,
         subject: &Subject<'_>,
@@ -142,7 +142,7 @@ impl Policies {
     /// The same within a budget.
     ///
     /// # Errors
-    /// When images and policies are too many for it. Then nothing is known of the images.
+    /// When there are too many images and policies for the budget. Then the images have no result.
     pub fn judge_within<'i>(
         &self,
         subject: &Subject<'_>,
@@ -200,13 +200,13 @@ impl Policies {
         judgement
     }
 
-    /// What is wrong with the policies.
+    /// Returns the problems of the policies.
     pub fn findings(&self) -> &[Finding] {
         &self.findings
     }
 
-    /// What would go wrong in an outage, with these rules: pairs of a rule that leaves images as they are then, and a
-    /// policy that goes on refusing them. `rules` come with the names of their ProxyProjects.
+    /// Returns what an outage of Harbor would break with these rules: pairs of a rule that does not rewrite images then, and
+    /// a policy that still refuses the originals. `rules` come with the names of their ProxyProjects.
     pub fn outage_findings<'r>(
         &self,
         rules: impl IntoIterator<Item = (&'r str, &'r RewriteRuleStatus)>,
@@ -229,22 +229,22 @@ impl Policies {
         findings
     }
 
-    /// Whether some policy goes by scans: only then is evidence of any use.
+    /// Returns whether a policy checks scans. Without one, no evidence is needed.
     pub fn go_by_scans(&self) -> bool {
         self.policies.iter().any(|policy| policy.vulnerability.is_some())
     }
 
-    /// Whether some policy refuses Pods: then what cannot be read is refused, too.
+    /// Returns whether a policy refuses Pods. If so, Pods that cannot be read are refused, too.
     pub fn enforces(&self) -> bool {
         self.policies.iter().any(|policy| policy.action == PolicyAction::Enforce)
     }
 
-    /// How many policies are in force.
+    /// Returns the number of active policies.
     pub fn len(&self) -> usize {
         self.policies.len()
     }
 
-    /// Whether no policy is in force.
+    /// Returns whether no policy is active.
     pub fn is_empty(&self) -> bool {
         self.policies.is_empty()
     }
@@ -268,7 +268,7 @@ impl Policy {
         let allows = allowed.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         let globs = exemptions.iter().filter_map(|exempt| exempt.images.as_ref()).map(Globs::len).sum::<usize>()
             + allowed.iter().flat_map(|allowed| &allowed.projects).map(Vec::len).sum::<usize>();
-        // What scans found of an image is looked up, whatever the policy makes of it.
+        // Every image needs a lookup of its scan, whatever the result of the policy.
         let compared = allowed.len() + exemptions.len() + if spec.vulnerability.is_some() { 16 } else { 0 };
         Some(Self {
             name: name.into(),
@@ -277,7 +277,7 @@ impl Policy {
             scope_steps: selectors.steps(0),
             image_steps: steps(compared, 0, globs),
             selectors,
-            // That none of them can be read does not allow all.
+            // A list of only invalid entries does not allow all registries.
             allowed: (!spec.allowed.is_empty()).then_some(allowed),
             allows: super::text::Printable(if allows.is_empty() { "nothing" } else { &allows }, MAX_ALLOWED)
                 .to_string(),
@@ -294,7 +294,7 @@ impl Policy {
             return Scope::Without;
         }
         let unknown = subject.namespace_labels.is_none() && !namespaces.asks_only_for(NAMESPACE_NAME);
-        // A namespace that was just made must be no way past a policy.
+        // A new namespace must not bypass a policy.
         if unknown && self.action == PolicyAction::Enforce {
             return Scope::Perhaps;
         }
@@ -333,11 +333,11 @@ impl Policy {
     }
 }
 
-/// A registry that images may come from.
+/// A registry that a policy allows.
 #[derive(Debug)]
 struct Allowed {
     host: String,
-    /// `None` allows all of them.
+    /// `None` allows all projects.
     projects: Option<Vec<GlobMatcher>>,
 }
 
@@ -381,12 +381,12 @@ impl fmt::Display for Allowed {
     }
 }
 
-/// What a policy does not speak of.
+/// The exemptions of a policy.
 #[derive(Debug)]
 struct Exempt {
-    /// `None` means all.
+    /// `None` exempts all images.
     images: Option<Globs>,
-    /// In their order. Empty means all.
+    /// Sorted. An empty list exempts all namespaces.
     namespaces: Vec<String>,
 }
 
@@ -410,7 +410,7 @@ impl Exempt {
     }
 }
 
-/// A digest says which image it is, whatever the tag.
+/// A digest identifies the image, whatever the tag.
 fn is_latest(image: &ImageRef) -> bool {
     image.digest().is_none() && image.tag().is_none_or(|tag| tag == "latest")
 }

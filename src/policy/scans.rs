@@ -1,4 +1,4 @@
-//! What scans said of images, in memory: from CachedImages, for whoever asks by tag or by digest.
+//! Results of scans in memory, from CachedImages: lookup by tag or by digest.
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
@@ -7,8 +7,8 @@ use k8s_openapi::jiff::Timestamp;
 use crate::api::{CachedImage, FoundSeverity, ScanState, ScanStatus};
 use crate::image::{ImageRef, canonical_host};
 
-/// What is known of all images: immutable, swapped whole. With what is kept of it beside, an image of three platforms
-/// takes about a kilobyte.
+/// The known results of all images: immutable, swapped as a whole. With its records, an image of three platforms takes about
+/// a kilobyte.
 #[derive(Debug, Default)]
 pub struct Scans {
     tags: HashMap<Box<str>, Arc<[Manifest]>>,
@@ -16,27 +16,27 @@ pub struct Scans {
     manifests: HashMap<DigestKey, Manifest>,
 }
 
-/// What is kept of one CachedImage.
+/// The kept fields of one CachedImage.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Record {
-    /// The image at Harbor with its tag, see [`tagged`], unless it is pinned to a digest.
+    /// The image at Harbor with its tag, see [`tagged`], unless a digest pins it.
     tag: Option<Box<str>>,
-    /// Of the upstream's index or manifest; `None` while the tag is known to have moved.
+    /// The digest of the upstream's index or manifest; `None` while the tag is known to have moved.
     digest: Option<DigestKey>,
     manifests: Arc<[Manifest]>,
     digests: Box<[DigestKey]>,
 }
 
-/// What a scan found in a manifest, and when.
+/// The result of a scan of a manifest, and its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Verdict {
-    /// The worst.
+    /// The worst severity.
     pub severity: FoundSeverity,
-    /// Vulnerabilities of any severity.
+    /// The number of vulnerabilities of any severity.
     pub total: u32,
-    /// Those of them that a newer version of a package mends.
+    /// The number of vulnerabilities that a newer version of a package fixes.
     pub fixable: u32,
-    /// When that was.
+    /// The time of the scan.
     pub scanned_at: Timestamp,
 }
 
@@ -47,16 +47,16 @@ pub(super) struct Manifest {
     state: ScanState,
 }
 
-/// Why there is no verdict of an image.
+/// The reason why an image has no verdict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unknown {
-    /// No CachedImage speaks of it.
+    /// No CachedImage has the image.
     NoRecord,
-    /// It is being warmed, or its tag has moved since it was.
+    /// The image is being warmed, or its tag has moved since.
     NotWarm,
-    /// The scan has come so far.
+    /// The scan has not finished; its state.
     Open(ScanState),
-    /// The verdict of that time is too old.
+    /// The verdict of this time is too old.
     Stale(Timestamp),
 }
 
@@ -64,7 +64,7 @@ pub enum Unknown {
 type DigestKey = [u8; 32];
 
 impl Record {
-    /// What is kept of an image; `None` while there is nothing to know of it.
+    /// Returns the record of an image; `None` while nothing is known.
     pub fn of(image: &CachedImage) -> Option<Self> {
         let status = image.status.as_ref().filter(|_| image.metadata.deletion_timestamp.is_none())?;
         let reference = ImageRef::parse(status.image.as_deref()?).ok()?;
@@ -83,19 +83,19 @@ impl Record {
 }
 
 impl Scans {
-    /// All that is known, for lookups.
+    /// Compiles all records for lookups.
     pub fn compile<'r>(records: impl IntoIterator<Item = &'r Record>) -> Self {
         let mut scans = Self::default();
         for record in records {
             if let Some(tag) = &record.tag {
                 let of_tag = if record.digest.is_some() { Arc::clone(&record.manifests) } else { Arc::default() };
-                // Two records may be of one image, and one of them may know less.
+                // Two records may have the same image, and one of them may know less.
                 let known = scans.tags.entry(tag.clone()).or_default();
                 *known = if known.is_empty() { of_tag } else { known.iter().chain(of_tag.iter()).copied().collect() };
             }
             if let Some(digest) = record.digest.filter(|digest| !record.digests.contains(digest)) {
                 let known = scans.indexes.entry(digest).or_default();
-                // Another record may want fewer platforms of it, or have looked at it earlier.
+                // Another record may need fewer platforms of it, or have an older scan of it.
                 if oldest(&record.manifests) >= oldest(known) {
                     *known = Arc::clone(&record.manifests);
                 }
@@ -110,11 +110,11 @@ impl Scans {
         scans
     }
 
-    /// The worst of what is known of an image: of the manifest or index that it is pinned to, else of what its tag pointed to
-    /// when it was last looked at. A verdict counts unless it is from before `oldest`.
+    /// Returns the worst known verdict of an image: of the manifest or index that its digest pins, or else of the manifest
+    /// that its tag pointed to at the last resync. A verdict older than `oldest` does not count.
     ///
     /// # Errors
-    /// Why there is no verdict. One of another manifest that exceeds `ceiling` is one nevertheless.
+    /// Why there is no verdict. An old verdict of another manifest that exceeds `ceiling` still counts.
     pub fn worst(&self, image: &ImageRef, oldest: Timestamp, ceiling: FoundSeverity) -> Result<Verdict, Unknown> {
         let own;
         let manifests: &[Manifest] = match image.digest() {
@@ -146,12 +146,12 @@ impl Scans {
         }
     }
 
-    /// How many tags and digests something is known of.
+    /// Returns the number of known tags and digests.
     pub fn len(&self) -> usize {
         self.tags.len() + self.indexes.len() + self.manifests.len()
     }
 
-    /// Whether nothing is known.
+    /// Returns whether nothing is known.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -192,7 +192,7 @@ fn oldest(manifests: &[Manifest]) -> Option<Timestamp> {
     manifests.iter().map(Manifest::scanned).min().flatten()
 }
 
-/// The image by its tag, as runtimes read it: one text for all spellings of its host.
+/// Returns the image with its tag, as runtimes read it: one text for all spellings of its host.
 fn tagged(image: &ImageRef) -> String {
     format!("{}/{}:{}", canonical_host(image.host()), image.repository(), image.tag().unwrap_or("latest"))
 }

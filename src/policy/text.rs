@@ -1,8 +1,8 @@
-//! What may stand in messages: warnings travel in HTTP headers.
+//! Escapes text for messages: warnings travel in HTTP headers.
 
 use std::fmt::{self, Write};
 
-/// A text of others, as it may stand in a message: in quotes, at most so many characters, and printable ASCII alone.
+/// Text from outside for a message: in quotes, at most N characters, only printable ASCII.
 #[derive(Debug, Clone, Copy)]
 pub struct Quoted<'t>(pub &'t str, pub usize);
 

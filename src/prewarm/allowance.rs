@@ -1,8 +1,8 @@
-//! What warming may ask of one upstream: so many manifests in a period, nothing while the upstream limits our rate, and one image
-//! at a time while it does not answer.
+//! Limits what prewarming requests from one upstream: N manifests in a period, none while the upstream limits the rate, and one
+//! image at a time while it does not answer.
 //!
-//! [`Account`] is pure. [`Allowance`] shares one between all images of an upstream, so that one answer of 429, or none, counts for
-//! all of them, and the pause ends with one image that tries, not with all. Images of other upstreams keep their workers.
+//! [`Account`] is pure. [`Allowance`] shares one account between all images of an upstream. One answer of 429, or none, counts
+//! for all of them, and after the pause one image tries first, not all. Images of other upstreams keep their workers.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -16,67 +16,68 @@ use crate::api::{PullLimit, Reason, UpstreamPulls, condition::whole_seconds};
 
 /// See [`Account::pause`].
 const PAUSE: Duration = Duration::from_secs(60);
-/// The longest pause of ours.
+/// The longest pause that this module computes.
 const PAUSE_MAX: Duration = Duration::from_secs(3600);
-/// While one image tries whether the pause is over, the others ask again after this long.
+/// While one image tries whether the pause is over, the other images retry after this time.
 const TRIAL: Duration = Duration::from_secs(15);
-/// What is told of the manifests used is rounded up to such a part of the limit, so that it changes seldom.
+/// The number of used manifests in the status is rounded up to a multiple of the limit divided by this number, so that it
+/// changes seldom.
 const STEPS: u32 = 20;
 
-/// What was asked of an upstream, and what may be.
+/// Counts the requests to one upstream, and decides whether more are allowed now.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Account {
     limit: Option<PullLimit>,
-    /// The pause after a refusal that names none; it doubles.
+    /// The first pause after a 429 without `Retry-After`; it doubles with each refusal.
     pause: Duration,
-    /// Begin of the period and manifests asked for in it.
+    /// Start of the period, and the manifests requested in it.
     period: Option<(Timestamp, u32)>,
-    /// The pause, and the image that tries whether it is over.
+    /// The pause after a 429, and whether one image tries if it is over.
     rest: Rest,
-    /// After the upstream did not answer: one image at a time, so that its images do not occupy the workers of others. Not
-    /// remembered over a restart.
+    /// After the upstream did not answer: one image at a time, so that its images do not occupy the workers of others. Not kept
+    /// over a restart.
     silence: Rest,
-    /// Refusals in a row: not none while there is a pause.
+    /// Refusals in a row; at least 1 during a pause.
     refusals: u32,
 }
 
-/// Why nothing may be asked now.
+/// Why no request is allowed now.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// The upstream limits our rate.
+    /// The upstream limits the rate.
     #[error("the upstream limits the rate of pulls; nothing is asked of it before {until}")]
     Paused {
-        /// The end of the pause.
+        /// End of the pause.
         until: Timestamp,
     },
     /// Another image tries whether the upstream serves again.
     #[error("the upstream limited the rate of pulls; another image tries whether it serves again")]
     Trial {
-        /// When to ask again.
+        /// Time to retry.
         until: Timestamp,
     },
     /// The upstream did not answer.
     #[error("the upstream did not answer; another image tries whether it does now")]
     Silent {
-        /// When to ask again.
+        /// Time to retry.
         until: Timestamp,
     },
-    /// The limit of the Registry is used up.
+    /// `spec.pullLimit` of the Registry is used up.
     #[error(
         "spec.pullLimit of its Registry is used up: {used} of {limit} manifests; the next period begins at {until}"
     )]
     UsedUp {
-        /// The end of the period.
+        /// End of the period.
         until: Timestamp,
-        /// Asked for in this period.
+        /// Manifests requested in this period.
         used: u32,
-        /// Allowed in a period.
+        /// Manifests allowed in a period.
         limit: u32,
     },
 }
 
 impl Refused {
-    /// When to ask again.
+    /// Returns the time to retry.
     pub fn until(&self) -> Timestamp {
         match self {
             Self::Paused { until } | Self::Trial { until } | Self::Silent { until } | Self::UsedUp { until, .. } => {
@@ -85,7 +86,7 @@ impl Refused {
         }
     }
 
-    /// The reason to put into a condition.
+    /// Returns the reason for a condition.
     pub fn reason(&self) -> Reason {
         match self {
             Self::Paused { .. } | Self::Trial { .. } | Self::UsedUp { .. } => Reason::RateLimited,
@@ -94,18 +95,18 @@ impl Refused {
     }
 }
 
-/// How the upstream took what was asked.
+/// The result of a request to the upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
-    /// It served this many manifests.
+    /// The upstream served this many manifests.
     Served(u32),
-    /// It limits our rate (429), and says perhaps for how long.
+    /// The upstream limits the rate (429), with the time of `Retry-After` if it sent one.
     Limited(Option<Duration>),
-    /// It did not answer, and Harbor itself does.
+    /// The upstream did not answer, but Harbor did.
     Silent,
-    /// It answered, and not with what was asked for.
+    /// The upstream answered, but not with the requested content.
     Wrong,
-    /// Something else went wrong; what the upstream did is not known.
+    /// Another failure; the upstream's part in it is unknown.
     Failed,
 }
 
@@ -116,14 +117,13 @@ impl Default for Account {
 }
 
 impl Account {
-    /// The pause after a refusal that names none is a minute, then two, four, … up to an hour; this makes it another than a
-    /// minute.
+    /// Sets the first pause after a 429 without `Retry-After`. The default is one minute; it doubles up to one hour.
     #[must_use]
     pub fn with_pause(self, pause: Duration) -> Self {
         Self { pause, ..self }
     }
 
-    /// What a Registry says and its status remembers.
+    /// Restores an account from `spec.pullLimit` and the status of a Registry.
     pub fn remembered(limit: Option<PullLimit>, pulls: Option<&UpstreamPulls>) -> Self {
         let Some(pulls) = pulls else { return Self { limit, ..Self::default() } };
         let since = pulls.since.as_ref().map(|time| time.0);
@@ -136,7 +136,7 @@ impl Account {
         }
     }
 
-    /// What the Registry's status is to remember; `None` where there is nothing.
+    /// Returns what the Registry's status stores; `None` if there is nothing to store.
     pub fn to_remember(&self) -> Option<UpstreamPulls> {
         let limit = self.limit.as_ref();
         let period = limit.zip(self.period).map(|(limit, (since, used))| {
@@ -152,10 +152,10 @@ impl Account {
         Some(pulls).filter(|pulls| *pulls != UpstreamPulls::default())
     }
 
-    /// Takes `manifests` out of what may be asked.
+    /// Reserves requests for this many manifests.
     ///
     /// # Errors
-    /// [`Refused`] with the time to ask again.
+    /// [`Refused`] with the time to retry.
     pub fn ask(&mut self, manifests: u32, now: Timestamp) -> Result<(), Refused> {
         self.rest.check(now).map_err(|held| match held {
             Held::Until(until) => Refused::Paused { until },
@@ -166,7 +166,7 @@ impl Account {
             let period = limit.per.duration();
             let (since, used) = self.period.filter(|(since, _)| after(*since, period) > now).unwrap_or((now, 0));
             let next = used.saturating_add(manifests);
-            // What alone is more than the limit would never be asked.
+            // A single image with more manifests than the limit would otherwise never be allowed.
             if next > limit.manifests && used > 0 {
                 return Err(Refused::UsedUp { until: after(since, period), used, limit: limit.manifests });
             }
@@ -177,7 +177,7 @@ impl Account {
         Ok(())
     }
 
-    /// Says how it went, after [`Account::ask`] for `asked` manifests.
+    /// Records the result of the requests that [`Account::ask`] reserved as `asked` manifests.
     pub fn settle(&mut self, asked: u32, answer: Answer, now: Timestamp) {
         self.ask_over();
         match answer {
@@ -198,16 +198,16 @@ impl Account {
         }
     }
 
-    /// The one that asked is through, whatever became of it.
+    /// Ends the trial, whatever its result was.
     fn ask_over(&mut self) {
         self.rest.ask_over();
         self.silence.ask_over();
     }
 
-    /// The upstream refused something that nobody asked for leave for.
+    /// Records a 429 on a request that was not reserved with [`Account::ask`].
     pub fn limited(&mut self, named: Option<Duration>, now: Timestamp) {
         let told = self.rest.is_on(now);
-        // What was under way when the first refusal came is refused, too: it is the same one.
+        // Requests that were in flight at the first refusal are refused too; they count as one refusal.
         if !told {
             self.refusals = self.refusals.saturating_add(1);
         }
@@ -216,13 +216,13 @@ impl Account {
         self.rest.extend(self.rest.end().map_or(until, |end| end.max(until)));
     }
 
-    /// Whether the upstream is to be left alone.
+    /// Returns whether the account is paused after a 429.
     pub fn is_paused(&self, now: Timestamp) -> bool {
         self.rest.is_on(now)
     }
 }
 
-/// One account, shared. Clones share it.
+/// One account, shared by all its clones.
 #[derive(Clone, Default)]
 pub struct Allowance {
     account: Arc<Mutex<Account>>,
@@ -236,15 +236,15 @@ impl std::fmt::Debug for Allowance {
 }
 
 impl Allowance {
-    /// Shares this account; calls `told` whenever there is something new to remember.
+    /// Shares this account. Calls the callback after each change of what [`Account::to_remember`] returns.
     pub fn new(account: Account, told: impl Fn() + Send + Sync + 'static) -> Self {
         Self { account: Arc::new(Mutex::new(account)), told: Some(Arc::new(told)) }
     }
 
-    /// Leave to ask for `manifests`.
+    /// Reserves requests for this many manifests.
     ///
     /// # Errors
-    /// [`Refused`] with the time to ask again.
+    /// [`Refused`] with the time to retry.
     pub fn ask(&self, manifests: u32, now: Timestamp) -> Result<Leave, Refused> {
         self.change(|account| account.ask(manifests, now))?;
         Ok(Leave { allowance: self.clone(), manifests, settled: false })
@@ -260,7 +260,7 @@ impl Allowance {
         self.account().is_paused(now)
     }
 
-    /// Goes on with another limit from now on.
+    /// Replaces the limit from now on.
     pub fn limit(&self, limit: Option<PullLimit>) {
         self.account().limit = limit;
     }
@@ -288,7 +288,7 @@ impl Allowance {
     }
 }
 
-/// Leave to ask an upstream. What is dropped unsettled counts as asked.
+/// A reservation of requests to an upstream. If it is dropped without [`Leave::settle`], its manifests stay counted.
 #[derive(Debug)]
 pub struct Leave {
     allowance: Allowance,
@@ -297,7 +297,7 @@ pub struct Leave {
 }
 
 impl Leave {
-    /// Says how it went.
+    /// Records the result of the requests.
     pub fn settle(mut self, answer: Answer, now: Timestamp) {
         self.settled = true;
         self.allowance.change(|account| account.settle(self.manifests, answer, now));

@@ -1,8 +1,8 @@
-//! Who asked for which image since the start: noted for each Pod and workload that is seen, read when its CachedImage is
-//! reconciled.
+//! Records which namespaces requested which image since the start. Each Pod and workload that is seen is recorded; the record
+//! is read when the CachedImage is reconciled.
 //!
-//! In memory alone, so that ten thousand Pods of one image cost no write. What a restart forgets, the next list of Pods says again;
-//! and what is over by then, [`last_asked`](super::lifetime::last_asked) allows for.
+//! The record is in memory only, so ten thousand Pods of one image cost no write. After a restart the next list of Pods fills
+//! it again; [`last_asked`](super::lifetime::last_asked) allows for requests of Pods that have ended by then.
 
 use std::{
     collections::HashMap,
@@ -11,23 +11,23 @@ use std::{
 
 use k8s_openapi::jiff::Timestamp;
 
-/// Namespaces of one image, in memory and in `status.requestedBy`.
+/// Maximum number of namespaces of one image, in memory and in `status.requestedBy`.
 pub const REQUESTERS: usize = 8;
 
-/// Images that are remembered at once: more than three times as many as there are CachedImages of ours by default.
+/// Maximum number of recorded images: more than three times the default cap of managed CachedImages.
 const MOST: usize = 16_384;
 
-/// Who asked for an image last.
+/// The last requests for an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
-    /// When.
+    /// Time of the last request.
     pub at: Timestamp,
-    /// Namespaces, the newest first, at most [`REQUESTERS`].
+    /// Namespaces, newest first, at most [`REQUESTERS`].
     pub namespaces: Vec<Arc<str>>,
 }
 
-/// Who asked for which image, by its name at Harbor. Beyond its bound the half that was not asked for the longest is forgotten:
-/// nothing expires for that, because what is in use is listed before.
+/// Requests by the image's name at Harbor. Above its bound it forgets the half with the oldest requests. No image expires
+/// because of that: images in use are listed again before.
 #[derive(Debug, Default)]
 pub struct Asked {
     known: Mutex<HashMap<Box<str>, Request>>,
@@ -35,17 +35,17 @@ pub struct Asked {
 }
 
 impl Asked {
-    /// From now on every request is noted.
+    /// Starts recording: every request from `now` on is noted.
     pub fn begin(&self, now: Timestamp) {
         self.begun.get_or_init(|| now);
     }
 
-    /// Since when every request is noted.
+    /// Returns the time since which every request is recorded.
     pub fn begun(&self) -> Option<Timestamp> {
         self.begun.get().copied()
     }
 
-    /// Notes that something in a namespace needs an image.
+    /// Records that a Pod or workload of a namespace needs an image.
     pub fn note(&self, image: &str, namespace: &str, now: Timestamp) {
         let mut known = self.lock();
         if let Some(request) = known.get_mut(image) {
@@ -64,7 +64,7 @@ impl Asked {
         known.insert(image.into(), request);
     }
 
-    /// Who asked for an image last, if anybody did.
+    /// Returns the last requests for an image; `None` if there was none.
     pub fn last(&self, image: &str) -> Option<Request> {
         self.lock().get(image).cloned()
     }

@@ -1,4 +1,4 @@
-//! What an answer means for an image: why it is not warm, and what of an upstream's rate it took. Pure.
+//! Maps the result of a pull to a failure of the image, and to its cost in the upstream's rate limit. Pure.
 
 use std::time::Duration;
 
@@ -14,10 +14,11 @@ use crate::{
     registry::{self, Class},
 };
 
-/// While nobody has told a platform, or the HarborInstance is not ready: no failure of the image, so no growing pause.
+/// Pause while no platform is known or the HarborInstance is not ready. This is no failure of the image, so the pause does not
+/// grow.
 pub(super) const SOON: Duration = Duration::from_secs(15);
 
-/// The upstream has the tag no more.
+/// The failure for a tag that the upstream no longer has.
 pub(super) fn gone(tag: &str, error: &registry::Error) -> Failure {
     let message = format!(
         "the upstream has no tag {tag} any more, so Harbor does not serve it: name a digest, or set serveRemoved in the \
@@ -35,7 +36,8 @@ pub(super) fn unresolved(why: &Unresolved) -> Failure {
     Failure::new(reason, why, class)
 }
 
-/// How the upstream took a pull; `harbor_answers` once that was asked. Harbor may have had some of the manifests: what it counts nobody tells, so all count.
+/// Returns how the upstream answered a pull; `harbor_answers` says whether Harbor itself answered a check. Harbor may have
+/// served some manifests from its cache, but does not report which count upstream, so all count.
 pub(super) fn answer(pulled: &Result<Warmed, WarmError>, harbor_answers: bool) -> Answer {
     match pulled {
         Ok(warmed) => match warmed.attestations.failed {
@@ -50,7 +52,7 @@ pub(super) fn answer(pulled: &Result<Warmed, WarmError>, harbor_answers: bool) -
         },
         Err(WarmError::Pull(registry::Error::RateLimited { retry_after, .. })) => Answer::Limited(*retry_after),
         Err(WarmError::Pull(registry::Error::NotFound { .. })) => Answer::Served(0),
-        // No status line came, and Harbor waits for nothing but the upstream.
+        // No status line came although Harbor answers: Harbor waits only for the upstream.
         Err(WarmError::Pull(registry::Error::Timeout { .. })) if harbor_answers => Answer::Silent,
         Err(WarmError::Deadline(_)) => Answer::Failed,
         Err(error) if error.may_be_harbor() => Answer::Failed,
@@ -58,7 +60,7 @@ pub(super) fn answer(pulled: &Result<Warmed, WarmError>, harbor_answers: bool) -
     }
 }
 
-/// The wanted platforms that none of the pulled manifests is for.
+/// Returns the wanted platforms that have no pulled manifest.
 pub(super) fn missing(wanted: &[Platform], pulled: &[PlatformStatus]) -> Vec<Platform> {
     let serves = |platform: &Platform| {
         let wanted = std::slice::from_ref(platform);

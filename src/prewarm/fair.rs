@@ -1,46 +1,46 @@
-//! A bounded queue that is fair between namespaces: one lane for each namespace, taken from in turn.
+//! A bounded queue that is fair between namespaces: one lane for each namespace, served round-robin.
 //!
-//! Pure. When the queue is full, the namespace with the most items loses its newest one, so that a namespace that floods the
-//! queue takes no room from others.
+//! Pure. When the queue is full, the namespace with the most items loses its newest one. A namespace that floods the queue
+//! takes no room from others.
 
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
 };
 
-/// Items of namespaces, each namespace in its own order.
+/// Items by namespace, in FIFO order within each namespace.
 #[derive(Debug)]
 pub struct Fair<T> {
     lanes: HashMap<Arc<str>, VecDeque<T>>,
-    /// Namespaces with items; the next one is at the front.
+    /// Namespaces with items; the next one to serve is at the front.
     turns: VecDeque<Arc<str>>,
     len: usize,
     most: usize,
 }
 
-/// What became of an item.
+/// The result of [`Fair::push`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Pushed<T> {
-    /// It waits.
+    /// The item is queued.
     Queued,
-    /// It waits in the place of this one, which belongs to the namespace with the most items.
+    /// The item is queued and replaces this item of the namespace with the most items.
     Displaced(T),
     /// The queue is full, and no other namespace has more items.
     Full(T),
 }
 
 impl<T> Fair<T> {
-    /// An empty queue for `most` items.
+    /// Creates an empty queue for at most `most` items.
     pub fn new(most: usize) -> Self {
         Self { lanes: HashMap::new(), turns: VecDeque::new(), len: 0, most: most.max(1) }
     }
 
-    /// How many items wait.
+    /// Returns the number of queued items.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether no item waits.
+    /// Returns whether the queue is empty.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -67,7 +67,7 @@ impl<T> Fair<T> {
         displaced.map_or(Pushed::Queued, Pushed::Displaced)
     }
 
-    /// Takes the next item of the namespace that was served the longest ago, among those that `may` be served now.
+    /// Takes the next item of the namespace that was served least recently, among those for which `may` returns true.
     pub fn take(&mut self, mut may: impl FnMut(&str) -> bool) -> Option<T> {
         for _ in 0..self.turns.len() {
             let namespace = self.turns.pop_front()?;
@@ -88,7 +88,7 @@ impl<T> Fair<T> {
         None
     }
 
-    /// Takes the newest item of the namespace with the most, if another item of `namespace` would not have as many.
+    /// Takes the newest item of the largest namespace, unless `namespace` with one more item would be as large.
     fn displace(&mut self, namespace: &str) -> Option<T> {
         let own = self.lanes.get(namespace).map_or(0, VecDeque::len);
         let longest = self.lanes.iter().max_by_key(|(_, lane)| lane.len());

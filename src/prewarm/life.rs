@@ -1,7 +1,7 @@
-//! The life of a CachedImage: Pending → Warming → Verifying → Ready, with failures, backoff and what can never be.
+//! The state machine of a CachedImage: Pending → Warming → Verifying → Ready, with failures, backoff and permanent errors.
 //!
-//! Pure. [`step`] says what is to be done now; [`next`] says what the status becomes when it was done, and when to come back.
-//! The status alone carries the state, so that a restart goes on where it stood.
+//! Pure. [`step`] returns what to do now; [`next`] returns the status after it, and when to requeue. The status alone carries
+//! the state, so a restart continues where it stopped.
 
 use std::time::Duration;
 
@@ -22,87 +22,87 @@ mod blocked;
 mod change;
 mod words;
 
-/// What is to be done for an image now.
+/// The next step for an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// Nothing for that long.
+    /// Do nothing for this time.
     Idle(Duration),
-    /// Say that it is being warmed ([`Event::Begun`]).
+    /// Mark the image as warming ([`Event::Begun`]).
     Begin,
-    /// Pull it.
+    /// Pull the image.
     Warm,
-    /// Look what Harbor has stored.
+    /// Check what Harbor has stored.
     Look,
-    /// See whether the tag has moved, and look at everything again.
+    /// Check whether the tag has moved, and verify everything again.
     Refresh,
 }
 
-/// What happened.
+/// The result of a step.
 #[derive(Debug, Clone, Copy)]
 pub enum Event<'a> {
-    /// Warming begins. The string says why, for people.
+    /// Warming begins. The string gives the reason for the condition's message.
     Begun(&'a str),
-    /// The pull is done.
+    /// The pull succeeded.
     Warmed(&'a Warmed),
-    /// The pull, or what goes before it, failed.
+    /// The pull, or its preparation, failed.
     Failed(&'a Failure),
-    /// The upstream may not be asked before this time.
+    /// The upstream must not be asked before a later time.
     Deferred(&'a Refused),
-    /// Harbor is left alone for now. The string says why, for people.
+    /// Harbor is not asked for now. The string gives the reason for the condition's message.
     Away(&'a str),
-    /// Harbor was looked at.
+    /// Harbor's inventory was checked.
     Looked(&'a Verdict),
-    /// Harbor could not be looked at.
+    /// The check of Harbor's inventory failed.
     LookFailed(&'a Failure),
 }
 
-/// Why something did not come about.
+/// A failed step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// For the condition.
+    /// Reason for the condition.
     pub reason: Reason,
-    /// For people.
+    /// Message for the condition.
     pub message: String,
-    /// What to do about it.
+    /// How to handle the failure.
     pub class: Class,
 }
 
 impl Failure {
-    /// A failure of which `message` tells people.
+    /// Creates a failure with this message.
     pub fn new(reason: Reason, message: impl ToString, class: Class) -> Self {
         Self { reason, message: message.to_string(), class }
     }
 }
 
-/// What stands around an event.
+/// The inputs of [`next`] besides the event.
 #[derive(Debug, Clone, Copy)]
 pub struct Setting<'a> {
     /// The image at Harbor.
     pub image: &'a str,
-    /// The ProxyProject that it belongs to.
+    /// The ProxyProject of the image.
     pub proxy_project: &'a str,
     /// Whether the image is pinned to a digest.
     pub pinned: bool,
     /// Wanted platforms that the image has no child for.
     pub missing: &'a [Platform],
-    /// The moment.
+    /// The current time.
     pub now: Timestamp,
     /// A random number from 0 to 1.
     pub jitter: f64,
-    /// How long what takes.
+    /// Durations of waits and pauses.
     pub timing: &'a Timing,
 }
 
-/// The next status, and when to come back.
+/// The next status, and when to requeue.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Next {
-    /// The whole status.
+    /// The complete status.
     pub status: CachedImageStatus,
-    /// Come back after that time.
+    /// Requeue after this time.
     pub requeue: Duration,
 }
 
-/// What is to be done for `cached` now. `image` is the image at Harbor, as it is mapped today.
+/// Returns the step that is due for `cached` now. `image` is the image at Harbor under today's mapping.
 pub fn step(cached: &CachedImage, image: &str, now: Timestamp) -> Step {
     let Some(status) = cached.status.as_ref().filter(|status| status.image.as_deref() == Some(image)) else {
         return Step::Begin;
@@ -110,7 +110,7 @@ pub fn step(cached: &CachedImage, image: &str, now: Timestamp) -> Step {
     if status.observed_generation != cached.metadata.generation {
         return Step::Begin;
     }
-    // Whether the upstream may be asked is known without asking it: a limit may have been raised.
+    // Whether the upstream may be asked is known without a request; a limit may have been raised.
     let is_deferred = [Some("RateLimited"), Some("UpstreamUnhealthy")].contains(&ready_reason(status));
     let deferred = is_deferred && status.attempts == Some(0);
     if deferred {
@@ -132,7 +132,7 @@ pub fn step(cached: &CachedImage, image: &str, now: Timestamp) -> Step {
     }
 }
 
-/// What the status of `cached` becomes after `event`.
+/// Returns the status of `cached` after `event`.
 pub fn next(cached: &CachedImage, event: Event<'_>, setting: &Setting<'_>) -> Next {
     let mut status = cached.status.clone().unwrap_or_default();
     status.observed_generation = cached.metadata.generation;
@@ -158,7 +158,7 @@ pub fn next(cached: &CachedImage, event: Event<'_>, setting: &Setting<'_>) -> Ne
     Next { status, requeue }
 }
 
-/// The reason of Ready.
+/// Returns the reason of the Ready condition.
 pub fn ready_reason(status: &CachedImageStatus) -> Option<&str> {
     condition::find(&status.conditions, ConditionType::Ready).map(|ready| ready.reason.as_str())
 }

@@ -1,6 +1,6 @@
-//! How long a CachedImage lives: those that we made go when nothing has asked for them for a while, and when there are too many.
+//! The lifetime of a CachedImage: managed ones are deleted after a time without a request, or when there are too many.
 //!
-//! Pure. One that a user made is never deleted by us.
+//! Pure. A CachedImage that a user created is never deleted.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -19,31 +19,31 @@ use crate::api::{
     condition::{since, whole_seconds},
 };
 
-/// Label with where a CachedImage of ours came from. What has none is a user's.
+/// Label with the source of a managed CachedImage. A CachedImage without it belongs to a user.
 pub const SOURCE: &str = "harbor-pilot.dev/source";
-/// Annotation with the namespace that asked first.
+/// Annotation with the namespace of the first request.
 pub const REQUESTED_BY: &str = "harbor-pilot.dev/requested-by";
-/// How long an image lives after it was asked for, unless its project says otherwise.
+/// Default lifetime of an image after its last request; a ProxyProject may override it.
 pub const EXPIRE_AFTER: Duration = Duration::from_secs(24 * 3600);
-/// A new request is written down once it is newer than what stands in status by this part of the lifetime.
+/// A newer request is written to the status once it differs from the stored one by the lifetime divided by this number.
 const COARSE: u32 = 4;
-/// What was asked for within this time, or a quarter of its lifetime, is not deleted for being one too many: its Pod may not be
-/// listed yet.
+/// An image requested within this time, or within a quarter of its lifetime if that is shorter, is not evicted to make room: its
+/// Pod may not be listed yet.
 const GRACE: Duration = Duration::from_secs(60);
-/// The part of all CachedImages that may be unused ones that scans refused.
+/// One in this many CachedImages may be an unused image that scans refused.
 const REFUSED: usize = 5;
 
-/// Where a CachedImage came from: the value of [`SOURCE`].
+/// The source of a CachedImage: the value of [`SOURCE`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
     /// A Pod at admission.
     Admission,
-    /// A Pod or a workload that the controller saw.
+    /// A Pod or workload that the controller saw.
     Cluster,
 }
 
 impl Source {
-    /// The value of the label.
+    /// Returns the value of the label.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Admission => "admission",
@@ -52,14 +52,14 @@ impl Source {
     }
 }
 
-/// Whether we made it, so that we may delete it.
+/// Returns whether the CachedImage is managed, so that it may be deleted.
 pub fn is_ours(labels: Option<&BTreeMap<String, String>>) -> bool {
     let source = labels.and_then(|labels| labels.get(SOURCE));
     source.is_some_and(|source| [Source::Admission, Source::Cluster].iter().any(|known| known.as_str() == source))
 }
 
-/// Writes down in the next status of `cached` who asked for it, and when it expires. Coarsely: a request changes a status that
-/// would stay the same only once a quarter of its lifetime has passed.
+/// Writes the requesters and the expiry into the next status of `cached`. It is coarse: a request changes an otherwise equal
+/// status only after a quarter of the lifetime.
 pub fn stamp(
     cached: &CachedImage,
     mut status: CachedImageStatus,
@@ -90,21 +90,21 @@ pub fn stamp(
     status
 }
 
-/// How exactly it is written down when an image was asked for last; also how often one is looked at for that.
+/// The precision of the stored time of the last request; also the interval of the check for it.
 pub fn coarse(expire_after: Duration) -> Duration {
     (expire_after / COARSE).max(Duration::from_secs(1))
 }
 
-/// Whether a request now is to be written down at once: what is written is older than it may be. A restart then forgets only
-/// requests that came within [`coarse`] of those that are written.
+/// Returns whether a request now must be written at once, because the stored one is older than allowed. A restart then loses
+/// only requests within [`coarse`] of the stored ones.
 pub fn is_due(cached: &CachedImage, now: Timestamp) -> bool {
     let Some(status) = &cached.status else { return false };
     let Some((last, expires)) = status.last_requested_at.as_ref().zip(status.expires_at.as_ref()) else { return false };
     since(last.0, now) >= coarse(since(last.0, expires.0))
 }
 
-/// When an image may have been asked for last: as it is written down, or as it is remembered since `begun`. What came before, and
-/// after what is written, nobody remembers: it came by [`coarse`] later at most.
+/// Returns the latest possible time of the last request: the stored one, or the one recorded in memory since `begun`. Requests
+/// after the stored one and before `begun` are lost; they came at most [`coarse`] later.
 pub fn last_asked(
     written: Timestamp,
     remembered: Option<Timestamp>,
@@ -116,43 +116,43 @@ pub fn last_asked(
     written.max(forgotten).max(remembered.unwrap_or(written))
 }
 
-/// A CachedImage of ours that may have to go.
+/// A managed CachedImage that may be evicted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
     /// Its name.
     pub name: String,
     /// The image at Harbor.
     pub image: String,
-    /// The namespaces that asked for it: the first one, and the newest.
+    /// The namespaces that requested it: the first one, and the newest.
     pub namespaces: Vec<Arc<str>>,
-    /// When it was asked for last.
+    /// Time of the last request.
     pub last: Timestamp,
-    /// When its time is over.
+    /// Time of expiry.
     pub expires: Timestamp,
-    /// It is warm.
+    /// The image is warm.
     pub ready: bool,
     /// Scans found that a policy refuses it.
     pub refused: bool,
 }
 
 impl Record {
-    /// As one of the images of its namespace.
+    /// Converts the record to one of the images of its namespace.
     pub fn holding(self) -> Holding {
         let worth = Worth { refused: self.refused, ready: self.ready, last: self.last };
         Holding { name: self.name, namespaces: self.namespaces, worth }
     }
 }
 
-/// Why a CachedImage goes.
+/// Why a CachedImage is deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
-    /// Nothing asked for it.
+    /// It had no request during its lifetime.
     Unused,
     /// There are too many.
     TooMany,
 }
 
-/// Whether any of the records would have to go if none of them was in use. `wanted` images found no room.
+/// Returns whether any record would be deleted if none of them was in use. `wanted` is the number of images that found no room.
 pub fn is_any_due(records: &[Record], caps: &Caps, wanted: usize, now: Timestamp) -> bool {
     let room = evict::room(caps.total, wanted);
     records.len() > caps.total.saturating_sub(room)
@@ -160,12 +160,12 @@ pub fn is_any_due(records: &[Record], caps: &Caps, wanted: usize, now: Timestamp
         || evict::is_any_namespace_over(records, caps, wanted)
 }
 
-/// Those that go: what nothing has asked for in time, and those beyond the caps. `wanted` images found no room: so many that are
-/// not in use go, a tenth of all at most.
+/// Returns the records to delete: those without a request during their lifetime, and those above the caps. `wanted` is the
+/// number of images that found no room: as many unused ones are evicted, at most a tenth of all.
 ///
-/// Beyond a cap the namespaces with the most images lose first, and those with no more than their share lose nothing. Images that
-/// are not in use go before those that are. An image that scans refused is kept although nothing asks for it, so that it stays
-/// refused; a fifth of all may be such images.
+/// Above a cap the largest namespaces lose first, and namespaces within their share lose nothing. Unused images are evicted
+/// before used ones. An unused image that scans refused is kept, so that it stays refused; at most a fifth of all may be such
+/// images.
 pub fn choose<'r>(
     records: &'r [Record],
     in_use: &HashSet<String>,
@@ -184,12 +184,12 @@ pub fn choose<'r>(
     chosen.chain(too_many.into_iter().map(|record| (record, Cause::TooMany))).collect()
 }
 
-/// Whether it was asked for long enough ago, so that whatever uses it is listed.
+/// Whether the last request is old enough that its Pod or workload is listed.
 fn is_settled(record: &Record, now: Timestamp) -> bool {
     since(record.last, now) >= GRACE.min(coarse(since(record.last, record.expires)))
 }
 
-/// Puts the namespaces of a request before those that are known.
+/// Puts the namespaces of a request before the known ones.
 fn merge(known: &mut Vec<String>, request: &Request) {
     let old = std::mem::take(known);
     known.extend(request.namespaces.iter().map(ToString::to_string));

@@ -1,19 +1,19 @@
-//! How many new images the Pods of one namespace may bring: so many at once, and so many a second from then on.
+//! Limits the new images that the Pods of one namespace may bring: a burst, and a rate from then on.
 //!
-//! A Pod is offered before it is known whether it is admitted. Without a limit a tenant could spend an upstream's rate limit with
-//! Pods that are refused.
+//! A prewarm request is made before it is known whether the Pod is admitted. Without a limit a tenant could spend an upstream's
+//! rate limit with Pods that are refused.
 
 use std::{collections::HashMap, time::Instant};
 
-/// Namespaces that are remembered at once. Beyond it all begin anew.
+/// Maximum number of namespaces with a bucket. Above it, all buckets are reset.
 const MOST: usize = 4096;
 
 /// The bounds of each namespace.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Limit {
-    /// At once.
+    /// Images at once.
     pub burst: u32,
-    /// A second, from then on.
+    /// Images a second, after the burst.
     pub per_second: f64,
 }
 
@@ -24,7 +24,7 @@ impl Default for Limit {
     }
 }
 
-/// What is left for each namespace: a token bucket each.
+/// A token bucket for each namespace.
 #[derive(Debug)]
 pub(super) struct Buckets {
     limit: Limit,
@@ -42,7 +42,7 @@ impl Buckets {
         Self { limit, known: HashMap::new() }
     }
 
-    /// Takes one for a namespace; `false` when there is none left.
+    /// Takes one token of a namespace; `false` if none is left.
     pub(super) fn take(&mut self, namespace: &str, now: Instant) -> bool {
         let limit = self.limit;
         let full = f64::from(limit.burst);

@@ -1,7 +1,7 @@
-//! Prewarming: images offered at admission become CachedImages, and CachedImages become warm and verified.
+//! Prewarming: images of admitted Pods become CachedImages, and CachedImages become warm and verified.
 //!
-//! In: an [`queue::Offer`] from the webhook, or a CachedImage and the moment. Out: requests to Harbor, and the next status with
-//! the time to look again. Nothing waits inside for what Harbor does on its own later: that is another reconcile.
+//! In: an [`queue::Offer`] from the webhook, or a CachedImage and the current time. Out: requests to Harbor, and the next
+//! status with the requeue time. No step waits for Harbor's background work; a later reconcile checks it.
 //!
 //! ```text
 //! Offer → queue → name → CachedImage → reconcile ─┬─ life    what to do now, what the status becomes      PURE
@@ -10,7 +10,7 @@
 //!                                                 └─ scan    what scans say, when Harbor is asked for one        PURE
 //! ```
 //!
-//! Before a pull an [`allowance`] says whether the upstream may be asked now, and [`silence`] whether Harbor may.
+//! Before a pull, [`allowance`] decides whether the upstream may be asked now, and [`silence`] whether Harbor may.
 
 pub mod allowance;
 pub mod asked;

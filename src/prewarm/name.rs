@@ -1,18 +1,18 @@
-//! The name of the CachedImage of an image: the same for every Pod that wants it.
+//! The name of the CachedImage of an image: the same for every Pod that uses it.
 
 use crate::{
     image::{ImageRef, canonical_host},
     registry::Digest,
 };
 
-/// Of the readable part no more is kept, in bytes.
+/// Maximum length of the readable part, in bytes.
 const SLUG: usize = 60;
-/// Hexadecimal digits of SHA-256 at the end: 64 bits, so that names of two images do not meet by chance.
+/// Hexadecimal digits of SHA-256 at the end: 64 bits, so that names of two images do not collide by chance.
 const HASH: usize = 16;
 
-/// The name for `image`: a DNS-1123 label of at most 77 bytes (`metadata.name` allows 253), made of repository and tag for
-/// people, and a hash of the whole reference for uniqueness. It never changes for one reference, and is one for all spellings of
-/// its host.
+/// Returns the name for `image`: a DNS-1123 label of at most 77 bytes (`metadata.name` allows 253). It consists of repository
+/// and tag for people, and a hash of the whole reference for uniqueness. It never changes for one reference, and is the same
+/// for all spellings of its host.
 pub fn cached_image_name(image: &ImageRef) -> String {
     let readable = format!("{}-{}", image.repository(), image.tag().unwrap_or_default());
     let mut slug = String::with_capacity(SLUG);

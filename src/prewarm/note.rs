@@ -1,27 +1,27 @@
-//! What a person is told of a change, as an Event. Pure.
+//! Events for changes of a status. Pure.
 
 use super::life;
 use crate::api::{CachedImageStatus, ConditionType, Reason, condition};
 
-/// Something to tell a person.
+/// The content of an Event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Note {
     /// Type `Warning`, else `Normal`.
     pub warning: bool,
-    /// The reason that Ready has now.
+    /// The new reason of Ready.
     pub reason: String,
-    /// A sentence.
+    /// The message, one sentence.
     pub message: String,
 }
 
 impl Note {
-    /// A note when Ready has another reason than before.
+    /// Returns a note if the reason of Ready changed.
     pub fn of_change(old: &CachedImageStatus, new: &CachedImageStatus) -> Option<Self> {
         let ready = condition::find(&new.conditions, ConditionType::Ready)?;
         if life::ready_reason(old) == Some(ready.reason.as_str()) {
             return None;
         }
-        // What waits for another resource comes by itself.
+        // An image that waits for another resource recovers without a user.
         let expected = [
             Reason::Warming,
             Reason::Verifying,

@@ -1,6 +1,6 @@
-//! The bounded hand-over from admission and watches to prewarming: images are enqueued, and no caller waits.
+//! The bounded queue between admission, watches and prewarming: callers enqueue images without waiting.
 //!
-//! Namespaces are served in turn, each at its own pace, so that one that floods the queue delays only itself.
+//! Namespaces are served round-robin, each at its own rate, so one that floods the queue delays only itself.
 
 use std::{
     collections::HashSet,
@@ -19,43 +19,43 @@ use super::{
 };
 use crate::image::ImageRef;
 
-/// While all namespaces that wait have used up their pace, the queue checks again after this time.
+/// While all waiting namespaces have used up their rate, the queue checks again after this time.
 const PACE: Duration = Duration::from_millis(100);
 
-/// One image that a Pod is about to need from Harbor.
+/// A prewarm request: one image that a Pod is about to need from Harbor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Offer {
-    /// The image as the kubelet will ask for it, at Harbor's pull host.
+    /// The image as the kubelet will request it, at Harbor's pull host.
     pub image: ImageRef,
-    /// Name of the ProxyProject resource whose rule made or owns the image.
+    /// Name of the ProxyProject resource whose rule rewrote the image, or to which the image belongs.
     pub proxy_project: String,
-    /// Namespace of the Pod, kept for the record of who asked.
+    /// Namespace of the Pod, stored as the requester.
     pub namespace: String,
 }
 
-/// What became of an offer.
+/// The result of a prewarm request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
-    /// It waits to be taken.
+    /// The image is enqueued.
     Queued,
-    /// The same image was offered a short while ago.
+    /// The same image was requested recently.
     Duplicate,
-    /// Its namespace has brought too many new images. The image may be offered again.
+    /// The namespace has brought too many new images. The image may be requested again.
     Limited,
-    /// The queue was full, or its receiver has ended. The image may be offered again.
+    /// The queue was full, or its receiver has ended. The image may be requested again.
     Dropped,
 }
 
-/// When an image is taken.
+/// When an image is taken from the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
     /// In the turn of its namespace.
     Turn,
-    /// After all those that are taken in turn.
+    /// After all images of [`Order::Turn`].
     Last,
 }
 
-/// How many offers met which fate since the start.
+/// Counts of prewarm requests by result, since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     /// [`Fate::Queued`].
@@ -71,20 +71,20 @@ pub struct Counts {
 /// Bounds of a queue.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Bounds {
-    /// Offers that wait at once, of each [`Order`]. When there are more, the namespace with the most loses its newest.
+    /// Maximum number of waiting requests, of each [`Order`]. Above it, the namespace with the most loses its newest.
     pub waiting: usize,
-    /// Images that are remembered, in each of two generations.
+    /// Maximum number of remembered images, in each of two generations.
     pub remembered: usize,
-    /// How long an image is remembered at least, unless memory is full; at most twice as long.
+    /// Minimum time that an image is remembered, unless memory is full; at most twice as long.
     pub remembered_for: Duration,
     /// New images that each namespace may bring; `None`: any number.
     pub of_namespace: Option<Limit>,
-    /// How fast the images of each namespace are taken; `None`: as fast as they can be. A namespace that exceeds it waits.
+    /// Rate at which images of each namespace are taken; `None`: no limit. A namespace above the rate waits.
     pub pace: Option<Limit>,
 }
 
 impl Default for Bounds {
-    /// 1,024 waiting, twice 4,096 remembered for ten to twenty minutes: about 2 MiB. No limit for a namespace, and no pace.
+    /// 1,024 waiting, twice 4,096 remembered for ten to twenty minutes: about 2 MiB. No limit and no rate for a namespace.
     fn default() -> Self {
         Self {
             waiting: 1024,
@@ -109,7 +109,7 @@ pub struct OfferReceiver {
     shared: Arc<Shared>,
 }
 
-/// A queue of offers.
+/// Creates a queue of prewarm requests.
 pub fn queue(bounds: Bounds) -> (Offers, OfferReceiver) {
     let shared = Arc::new(Shared {
         state: Mutex::new(State {
@@ -138,23 +138,23 @@ pub fn queue(bounds: Bounds) -> (Offers, OfferReceiver) {
 }
 
 impl Offers {
-    /// Enqueues an image. Returns at once, whatever the state of the queue.
+    /// Enqueues an image. Never blocks.
     pub fn offer(&self, offer: Offer) -> Fate {
         self.offer_in(Order::Turn, offer)
     }
 
-    /// Enqueues an image in this order. Returns at once, whatever the state of the queue.
+    /// Enqueues an image in this order. Never blocks.
     pub fn offer_in(&self, order: Order, offer: Offer) -> Fate {
         self.decide(order, offer, Instant::now())
     }
 
-    /// Offers that wait to be taken.
+    /// Returns the number of waiting requests.
     pub fn waiting(&self) -> usize {
         let state = self.shared.lock();
         state.turn.len() + state.last.len()
     }
 
-    /// What became of all offers so far. One that waited and lost its room to another namespace counts as dropped, too.
+    /// Returns the counts by result. A waiting request that lost its room to another namespace also counts as dropped.
     pub fn counts(&self) -> Counts {
         Counts {
             queued: self.shared.queued.load(Ordering::Relaxed),
@@ -182,10 +182,10 @@ impl Offers {
 }
 
 impl OfferReceiver {
-    /// The next offer; `None` once every sender is gone and the queue is empty.
+    /// Waits for the next request; `None` once all senders are dropped and the queue is empty.
     pub async fn next(&mut self) -> Option<Offer> {
         loop {
-            // In this order: what was enqueued before the last sender went is found.
+            // In this order, so that a request that was enqueued before the last sender was dropped is found.
             let ended = self.shared.ended.load(Ordering::Acquire);
             let (offer, waits) = self.shared.lock().take(Instant::now());
             match (offer, waits) {
@@ -197,7 +197,7 @@ impl OfferReceiver {
         }
     }
 
-    /// Forgets an image that could not be passed on, so that the next offer of it counts.
+    /// Forgets an image that could not be processed, so that the next request for it counts.
     pub fn forget(&self, image: &ImageRef) {
         let mut state = self.shared.lock();
         state.memory.recent.remove(image);
@@ -211,7 +211,7 @@ impl Drop for OfferReceiver {
     }
 }
 
-/// Says to the receiver that the last sender is gone.
+/// Notifies the receiver that the last sender is dropped.
 #[derive(Debug)]
 struct Open(Arc<Shared>);
 
@@ -226,9 +226,9 @@ impl Drop for Open {
 struct Shared {
     state: Mutex<State>,
     changed: Notify,
-    /// The last sender is gone.
+    /// The last sender is dropped.
     ended: AtomicBool,
-    /// The receiver is gone.
+    /// The receiver is dropped.
     closed: AtomicBool,
     queued: AtomicU64,
     duplicate: AtomicU64,
@@ -252,19 +252,19 @@ impl Shared {
     }
 }
 
-/// What waits, and what is remembered.
+/// The waiting requests, and the remembered images.
 #[derive(Debug)]
 struct State {
     turn: Fair<Offer>,
     last: Fair<Offer>,
-    /// The images of both.
+    /// The images of both queues.
     waiting: HashSet<ImageRef>,
     paces: Option<Buckets>,
     memory: Memory,
 }
 
 impl State {
-    /// Also whether another offer lost its room.
+    /// Also returns whether another request lost its room.
     fn push(&mut self, order: Order, offer: Offer, now: Instant) -> (Fate, bool) {
         if self.waiting.contains(&offer.image) || self.memory.knows(&offer.image, now) {
             return (Fate::Duplicate, false);
@@ -277,7 +277,7 @@ impl State {
             Order::Turn => &mut self.turn,
             Order::Last => &mut self.last,
         };
-        // A dropped image is not remembered, so that the next Pod offers it again.
+        // A dropped image is not remembered, so that the next Pod requests it again.
         let displaced = match queue.push(&namespace, offer) {
             Pushed::Queued => None,
             Pushed::Displaced(displaced) => Some(displaced),
@@ -290,7 +290,7 @@ impl State {
         (Fate::Queued, displaced.is_some())
     }
 
-    /// The next offer, and whether any waits for the pace of its namespace.
+    /// Returns the next request, and whether any waits for the rate of its namespace.
     fn take(&mut self, now: Instant) -> (Option<Offer>, bool) {
         let Self { turn, last, waiting, paces, memory } = self;
         let mut may = |namespace: &str| paces.as_mut().is_none_or(|paces| paces.take(namespace, now));
@@ -303,7 +303,7 @@ impl State {
     }
 }
 
-/// Two generations: the older one is dropped whole, so that forgetting costs nothing per image.
+/// Two generations: the older one is dropped as a whole, so that forgetting costs nothing per image.
 #[derive(Debug)]
 struct Memory {
     bounds: Bounds,

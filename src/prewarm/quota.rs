@@ -1,7 +1,7 @@
-//! How many CachedImages there may be, and how many of them one namespace may have.
+//! Caps on the number of CachedImages: in total, and of one namespace.
 //!
-//! Pure. An image that several namespaces use belongs to the one with the fewest images, so that a namespace that names the
-//! images of others takes nothing from them.
+//! Pure. An image that several namespaces use belongs to the one with the fewest images. A namespace that names the images of
+//! others takes nothing from them.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -11,22 +11,22 @@ use std::{
 
 use k8s_openapi::jiff::Timestamp;
 
-/// CachedImages of ours by default.
+/// Default cap of managed CachedImages.
 pub const TOTAL: usize = 5000;
-/// CachedImages of one namespace by default: a fifth of all.
+/// Default cap of CachedImages of one namespace: a fifth of all.
 pub const OF_NAMESPACE: usize = 1000;
 
-/// The watch shows what we create and delete within this time.
+/// The watch shows created and deleted CachedImages within this time.
 const SHOWN: Duration = Duration::from_secs(30);
-/// The counts are rebuilt after this time; until then they follow from what we create and delete ourselves.
+/// The counts are rebuilt after this time; until then they are updated with each create and delete.
 const REBUILD: Duration = Duration::from_secs(1);
 
-/// The limits.
+/// The caps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Caps {
-    /// CachedImages of ours.
+    /// Managed CachedImages in total.
     pub total: usize,
-    /// Those of one namespace.
+    /// CachedImages of one namespace.
     pub of_namespace: usize,
 }
 
@@ -37,51 +37,51 @@ impl Default for Caps {
 }
 
 impl Caps {
-    /// What each of so many namespaces may have whatever the others have.
+    /// Returns the share that each of `namespaces` namespaces may use independent of the others.
     pub fn share(&self, namespaces: usize) -> usize {
         (self.total / namespaces.max(1)).min(self.of_namespace)
     }
 }
 
-/// A CachedImage of ours.
+/// A managed CachedImage.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holding {
     /// Its name.
     pub name: String,
     /// The namespaces that are known to use it.
     pub namespaces: Vec<Arc<str>>,
-    /// How much is lost with it.
+    /// Its worth in an eviction.
     pub worth: Worth,
 }
 
-/// How much is lost with a CachedImage; the least is evicted first.
+/// The worth of a CachedImage; the lowest is evicted first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Worth {
     /// Scans found that a policy refuses it.
     pub refused: bool,
-    /// It is warm.
+    /// The image is warm.
     pub ready: bool,
-    /// When it was asked for last.
+    /// Time of the last request.
     pub last: Timestamp,
 }
 
 /// Why there is no room for an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Full {
-    /// Its namespace has as many as it may.
+    /// The namespace is at its cap.
     Namespace,
-    /// All namespaces together have as many as they may, and no other namespace has more than this one.
+    /// All namespaces together are at the cap, and no other namespace has more images than this one.
     Total,
 }
 
 /// Whether there is room for an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Room {
-    /// There is.
+    /// There is room.
     Free,
-    /// There is once this CachedImage of the namespace with the most images is deleted.
+    /// There is room after this CachedImage of the largest namespace is deleted.
     InPlaceOf(String),
-    /// There is none.
+    /// There is no room.
     None(Full),
 }
 
@@ -93,7 +93,7 @@ pub struct Holdings {
 }
 
 impl Holdings {
-    /// Those of these CachedImages.
+    /// Counts these CachedImages.
     pub fn new(images: &[Holding]) -> Self {
         let mut holdings = Self::default();
         for (image, owner) in images.iter().zip(owners(images.iter().map(|image| image.namespaces.as_slice()))) {
@@ -102,12 +102,12 @@ impl Holdings {
         holdings
     }
 
-    /// How many a namespace has.
+    /// Returns the number of images of a namespace.
     pub fn count(&self, namespace: &str) -> usize {
         self.of.get(namespace).map_or(0, HashMap::len)
     }
 
-    /// Whether there is room for one more of a namespace.
+    /// Returns whether there is room for one more image of a namespace.
     pub fn room(&self, namespace: &str, caps: &Caps) -> Room {
         let own = self.count(namespace);
         if own >= caps.of_namespace {
@@ -141,8 +141,8 @@ impl Holdings {
     }
 }
 
-/// The namespace that each image belongs to: of those that use it the one with the fewest images, of equals the first by name.
-/// Images that no namespace is known to use belong to the namespace without a name.
+/// Returns the owner of each image: the namespace with the fewest images of those that use it, the first by name among equals.
+/// Images without a known namespace belong to the empty namespace.
 pub fn owners<'n>(images: impl Iterator<Item = &'n [Arc<str>]> + Clone) -> Vec<Arc<str>> {
     let mut counts: HashMap<&str, usize> = HashMap::new();
     for namespace in images.clone().flatten() {
@@ -156,7 +156,7 @@ pub fn owners<'n>(images: impl Iterator<Item = &'n [Arc<str>]> + Clone) -> Vec<A
     images.map(|namespaces| smallest(namespaces).unwrap_or_else(|| Arc::clone(&none))).collect()
 }
 
-/// The holdings as a watch shows them, and what we did that it does not show yet.
+/// The holdings as a watch shows them, plus the creates and deletes that it does not show yet.
 #[derive(Debug, Default)]
 pub struct Ledger {
     holdings: Holdings,
@@ -166,7 +166,7 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Rebuilds the counts from `images` when that was not done a moment ago.
+    /// Rebuilds the counts from `images` unless that was done a moment ago.
     pub fn refresh(&mut self, images: impl FnOnce() -> Vec<Holding>, now: Instant) {
         if self.built.is_some_and(|built| now.saturating_duration_since(built) < REBUILD) {
             return;
@@ -184,12 +184,12 @@ impl Ledger {
         self.holdings = Holdings::new(&images);
     }
 
-    /// The holdings now.
+    /// Returns the current holdings.
     pub fn holdings(&self) -> &Holdings {
         &self.holdings
     }
 
-    /// Notes that we created a CachedImage.
+    /// Records that this process created a CachedImage.
     pub fn created(&mut self, namespace: &str, name: String, worth: Worth, now: Instant) {
         let namespace: Arc<str> = namespace.into();
         self.deleted.remove(&name);
@@ -198,7 +198,7 @@ impl Ledger {
         self.created.insert(name, (holding, now));
     }
 
-    /// Notes that we deleted a CachedImage.
+    /// Records that this process deleted a CachedImage.
     pub fn deleted(&mut self, name: String, now: Instant) {
         self.created.remove(&name);
         self.holdings.remove(&name);

@@ -1,6 +1,6 @@
-//! One step in the life of one CachedImage: what the controller calls, and what standalone mode calls.
+//! One step of one CachedImage: the reconcile function of the controller and of standalone mode.
 //!
-//! Bounded: a pull ends at its deadline and goes on with the next attempt, and nothing waits here for Harbor to store.
+//! Bounded: a pull ends at its deadline and continues with the next attempt, and no step waits for Harbor to store.
 
 use std::{
     sync::{
@@ -36,23 +36,23 @@ use crate::{
     registry::{self, Class},
 };
 
-/// What does not change from image to image.
+/// The inputs that are the same for every image.
 #[derive(Clone)]
 pub struct Context {
-    /// The world around.
+    /// The environment of the images.
     pub surroundings: Arc<dyn Surroundings>,
-    /// How long what takes.
+    /// Durations of waits and pauses.
     pub timing: Timing,
-    /// One attempt to pull may take that long. Default 10 min.
+    /// Deadline of one attempt to pull. Default 10 min.
     pub warm_deadline: Duration,
-    /// One look at Harbor may take that long. Default 60 s.
+    /// Deadline of one check of Harbor. Default 60 s.
     pub look_deadline: Duration,
-    /// Tags that are wanted, of which Harbor is to hear before it caches what they share.
+    /// Wanted tags, which Harbor must see before it caches an index that they share.
     pub siblings: Siblings,
 }
 
 impl Context {
-    /// A context with the default bounds.
+    /// Creates a context with the default bounds.
     pub fn new(surroundings: Arc<dyn Surroundings>) -> Self {
         Self {
             surroundings,
@@ -65,7 +65,7 @@ impl Context {
 }
 
 impl Context {
-    /// Notes that an image is wanted, before it is reconciled itself.
+    /// Records that an image is wanted, before it is reconciled itself.
     pub fn note_wanted(&self, resolved: &Resolved) {
         let Ok(target) = Target::new(&resolved.image) else { return };
         if let Some(tag) = target.tag() {
@@ -74,18 +74,18 @@ impl Context {
     }
 }
 
-/// What came of a step.
+/// The result of a step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
-    /// The whole status; equal to the old one when nothing changed.
+    /// The complete status; equal to the old one when nothing changed.
     pub status: CachedImageStatus,
-    /// Come back after that time, or when the image changes.
+    /// Requeue after this time, or when the image changes.
     pub requeue: Duration,
-    /// What a person should be told, for an Event each.
+    /// Events to publish.
     pub notes: Vec<Note>,
 }
 
-/// Does for `cached` what is to be done at `now`.
+/// Executes the step that is due for `cached` at `now`.
 pub async fn reconcile(cached: &CachedImage, context: &Context, now: Timestamp) -> Outcome {
     let old = cached.status.clone().unwrap_or_default();
     let own = cached.spec.refresh_interval.map(Interval::duration);
@@ -96,7 +96,7 @@ pub async fn reconcile(cached: &CachedImage, context: &Context, now: Timestamp) 
     Outcome { status: next.status, requeue: next.requeue, notes }
 }
 
-/// One step under way.
+/// One running step.
 struct Run<'a> {
     cached: &'a CachedImage,
     context: &'a Context,
@@ -114,7 +114,7 @@ struct Place {
     platforms: Vec<Platform>,
 }
 
-/// Why one cannot, and where it would be.
+/// Why an image cannot be warmed, and where it would be at Harbor.
 struct Unplaced {
     failure: Failure,
     resolved: Option<Resolved>,
@@ -126,11 +126,11 @@ impl Unplaced {
     }
 }
 
-/// What a look found.
+/// The result of a check.
 enum Sight {
     Verdict(Verdict),
     Moved(String),
-    /// Harbor serves the tag no more, whatever it has stored.
+    /// Harbor no longer serves the tag, whatever it has stored.
     Gone(Failure),
 }
 
@@ -161,7 +161,7 @@ impl Run<'_> {
         }
     }
 
-    /// Does what needs Harbor, unless it is left alone.
+    /// Executes a step that needs Harbor, unless Harbor is backed off.
     async fn ask_harbor(&self, place: &Place, step: Step) -> Next {
         if let Some(why) = &place.resolved.away {
             return self.next(place, Event::Away(why));
@@ -199,7 +199,7 @@ impl Run<'_> {
         }
     }
 
-    /// An image that cannot be warmed keeps its status as long as that is why, until the next attempt is due.
+    /// An image that cannot be warmed keeps its status while the cause is the same, until the next attempt is due.
     fn unplaced(&self, unplaced: &Unplaced) -> Next {
         let Unplaced { failure, resolved } = unplaced;
         if let Some(status) = &self.cached.status {
@@ -230,7 +230,7 @@ impl Run<'_> {
             .tag()
             .map(|tag| self.context.siblings.to_ask(&repository(&place.resolved, &place.target), tag, self.started));
         let mut puller = place.resolved.puller.clone().with_siblings(siblings.unwrap_or_default());
-        // What was found incomplete although it is listed is asked for blob by blob.
+        // An image that is listed but was found incomplete is checked blob by blob.
         let platforms = self.cached.status.as_ref().map(|status| status.platforms.as_slice()).unwrap_or_default();
         if platforms.iter().all(|child| child.stored) {
             puller = puller.knowing(place.resolved.harbor.clone());
@@ -260,22 +260,22 @@ impl Run<'_> {
         }
     }
 
-    /// Whether Harbor itself answers. It is asked only where a failure may be Harbor's; where it does not answer, no other image
-    /// is pulled either.
+    /// Returns whether Harbor itself answers. It is asked only if Harbor may be the cause of a failure; if it does not answer,
+    /// no other image is pulled either.
     async fn harbor_answers(&self, place: &Place, may_be_harbor: bool) -> bool {
         let answers = !may_be_harbor || place.resolved.puller.client().answers().await;
         self.unanswered.store(!answers, Ordering::Relaxed);
         answers
     }
 
-    /// Why the registry refuses a pull (412), by what it says and by what is known of the scan that it waits for.
+    /// The failure of a pull that the registry refuses (412), from its message and the known status of a pending scan.
     async fn refused(&self, place: &Place) -> Failure {
         let client = place.resolved.puller.client();
         // An answer to HEAD has no message.
         let message = match client.manifest(&place.target.path(), place.target.reference()).await {
             Err(registry::Error::PolicyBlocked { message }) => message,
             Err(error) => return Failure::new(error.reason(), &error, error.class()),
-            // Its scan was done meanwhile.
+            // Its scan finished in the meantime.
             Ok(_) => {
                 let message = "Harbor refused to serve a manifest (412), and served it a moment later";
                 return Failure::new(Reason::PullFailed, message, Class::Retry);
@@ -292,7 +292,7 @@ impl Run<'_> {
             Ok(Ok(Sight::Verdict(verdict))) => return self.next(place, Event::Looked(&verdict)),
             Ok(Ok(Sight::Moved(why))) => {
                 let mut next = self.next(place, Event::Begun(&why));
-                // What is known of the old image is not known of what the tag points to.
+                // State of the old image does not apply to the new target of the tag.
                 next.status.digest = None;
                 return next;
             }
@@ -329,7 +329,7 @@ impl Run<'_> {
             && !allowance.is_paused(self.now)
             && let Some(tag) = target.tag()
         {
-            // Without an answer for the tag, what is stored still stands. Harbor asks the upstream, which may hang.
+            // Without an answer for the tag, the stored state remains valid. Harbor asks the upstream, which may hang.
             let resolving = tokio::time::timeout(self.context.look_deadline / 3, place.resolved.puller.resolve(target));
             let Ok(answered) = resolving.await else {
                 return self.see_stored(place, &question, &artifacts, refresh).await;
@@ -346,7 +346,7 @@ impl Run<'_> {
         self.see_stored(place, &question, &artifacts, refresh).await
     }
 
-    /// What Harbor has stored, whatever the tag leads to.
+    /// Checks what Harbor has stored, whatever the tag leads to.
     async fn see_stored(
         &self,
         place: &Place,
@@ -405,13 +405,14 @@ impl Run<'_> {
         Setting { image, proxy_project, pinned, missing, now, jitter: chance::fraction(), timing }
     }
 
-    /// The end of the step: a pull takes its time.
+    /// The time at the end of the step: a pull takes time.
     fn later(&self) -> Timestamp {
         self.now.checked_add(self.started.elapsed()).unwrap_or(self.now)
     }
 }
 
-/// The cause of a failure that may be Harbor's: Harbor where it does not answer. Where it does, an upstream or a single image is the cause, which concerns no other.
+/// Attributes a failure that Harbor may have caused: to Harbor if it does not answer; otherwise to the upstream or the single
+/// image, which affects no other image.
 fn attributed(failure: Failure, harbor_answers: bool) -> Failure {
     if !harbor_answers {
         let class = if failure.class == Class::Stalled { Class::Retry } else { failure.class };
@@ -425,7 +426,7 @@ fn attributed(failure: Failure, harbor_answers: bool) -> Failure {
     Failure { reason: Reason::PullFailed, message, ..failure }
 }
 
-/// With the address of its Harbor.
+/// Includes the address of its Harbor.
 fn repository(resolved: &Resolved, target: &Target) -> String {
     format!("{}{}", resolved.puller.client().address(), target.path())
 }

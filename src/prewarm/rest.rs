@@ -1,40 +1,41 @@
-//! Whoever did not answer, or refused, is left alone until a time. Then one tries, and the others wait for what it is told.
+//! Backoff with a trial: after a failure there are no requests until a given time. Then one image tries, and the others wait
+//! for its result.
 
 use k8s_openapi::jiff::Timestamp;
 
-/// Until when something is left alone, and whether one tries it. The default asks freely.
+/// A pause, and whether one image tries if it is over. The default has no pause.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Rest {
     until: Option<Timestamp>,
     tried: bool,
 }
 
-/// Why one may not ask now.
+/// Why no request is allowed now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Held {
-    /// It is left alone until then.
+    /// The pause lasts until this time.
     Until(Timestamp),
-    /// That is over, and another one tries.
+    /// The pause is over, and another image tries.
     Trial,
 }
 
 impl Rest {
-    /// One that lasts until then, or is over by then and not tried yet.
+    /// Creates a pause until this time. It may be over, but without a trial.
     pub(super) fn until(until: Timestamp) -> Self {
         Self { until: Some(until), tried: false }
     }
 
-    /// When it ends, or ended while nobody has been served since.
+    /// Returns the end of the pause; in the past while no request has succeeded since.
     pub(super) fn end(&self) -> Option<Timestamp> {
         self.until
     }
 
-    /// Whether it is to be left alone now.
+    /// Returns whether the pause lasts now.
     pub(super) fn is_on(&self, now: Timestamp) -> bool {
         self.until.is_some_and(|until| until > now)
     }
 
-    /// Whether one may ask now.
+    /// Returns whether a request is allowed now.
     pub(super) fn check(&self, now: Timestamp) -> Result<(), Held> {
         match self.until {
             Some(until) if until > now => Err(Held::Until(until)),
@@ -43,23 +44,23 @@ impl Rest {
         }
     }
 
-    /// One that may ask does. Answers whether it is the one that tries, which ends with [`Rest::ask_over`].
+    /// Starts an allowed request. Returns whether it is the trial, which ends with [`Rest::ask_over`].
     pub(super) fn ask(&mut self) -> bool {
         self.tried = self.until.is_some();
         self.tried
     }
 
-    /// The one that tries is through, whatever it was told.
+    /// Ends the trial, whatever its result was.
     pub(super) fn ask_over(&mut self) {
         self.tried = false;
     }
 
-    /// It is left alone until then.
+    /// Pauses until this time.
     pub(super) fn extend(&mut self, until: Timestamp) {
         self.until = Some(until);
     }
 
-    /// It serves.
+    /// Ends the pause after a success.
     pub(super) fn serves(&mut self) {
         self.until = None;
     }

@@ -1,7 +1,7 @@
-//! Scans of what is warm: what Harbor's list says of them, and when Harbor is asked for another one.
+//! Vulnerability scans of warm images: what Harbor's list says of them, and when to ask Harbor for another one.
 //!
-//! Pure. Harbor scans by itself where a project says so, and not everything: the children of an index may stay unscanned, and
-//! a verdict is never renewed. So it is asked, once for each pause.
+//! Pure. Harbor scans by itself only where a project says so, and not everything: the children of an index may stay unscanned,
+//! and a verdict is never renewed. So Harbor is asked for a scan, once in each pause.
 
 use std::time::Duration;
 
@@ -19,29 +19,29 @@ use crate::{
     },
 };
 
-/// What is wanted of the scans of an image. The default is to read what there is.
+/// The scan options of an image. The default only reads existing scans.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Terms {
-    /// Harbor is asked to scan what is unscanned: somebody goes by its verdict.
+    /// Harbor is asked to scan unscanned manifests, because a policy or a user needs the verdict.
     pub wanted: bool,
-    /// The project lets nobody pull what is vulnerable or unscanned.
+    /// The project blocks pulls of vulnerable or unscanned images.
     pub blocks: bool,
-    /// A verdict is of no use when it is older; it is renewed at half of that age. `None`: however old it is.
+    /// Maximum age of a verdict; it is renewed at half of that age. `None`: any age.
     pub max_age: Option<Duration>,
 }
 
-/// What is known of the scans of an image after a look.
+/// The known scans of an image after a check.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Found {
     /// For each wanted manifest, in their order; `None` for one that Harbor does not list.
     pub each: Vec<Option<ScanStatus>>,
-    /// A scan is under way, and is worth waiting for.
+    /// A scan is running, and is worth waiting for.
     pub waits: bool,
-    /// Look again after that time, for a scan to be done or to be asked for.
+    /// Check again after this time, for a scan to finish or to be requested.
     pub again: Option<Duration>,
 }
 
-/// What Harbor says of the scan of one manifest. `known` is what was known before, of the same digest.
+/// Reads what Harbor says of the scan of one manifest. `known` is the earlier status of the same digest.
 pub fn read(artifact: &Artifact, known: Option<&ScanStatus>) -> ScanStatus {
     let known = known.cloned().unwrap_or_default();
     match artifact.scan_stage() {
@@ -49,7 +49,7 @@ pub fn read(artifact: &Artifact, known: Option<&ScanStatus>) -> ScanStatus {
             let count = |number: i64| Some(u32::try_from(number).unwrap_or(0));
             // Harbor writes the year 1 for never.
             let ended = scan.end_time.filter(|time| time.as_second() > 0).map(|time| Time(whole_seconds(time)));
-            // That a newer verdict was asked for counts until there is one.
+            // A request for a newer verdict counts until that verdict exists.
             let asked = if ended == known.scanned_at { known } else { ScanStatus::default() };
             ScanStatus {
                 state: ScanState::Scanned,
@@ -65,7 +65,7 @@ pub fn read(artifact: &Artifact, known: Option<&ScanStatus>) -> ScanStatus {
             let message = format!("the scan ended as {}; the log of Harbor's scanner says why", scan.scan_status);
             ScanStatus { state: ScanState::Failed, message: Some(message), ..known }
         }
-        // Without a scanner, Harbor shows no scans of the past either.
+        // Without a scanner, Harbor does not show earlier scans either.
         ScanStage::Unscanned if known.state == ScanState::NoScanner => known,
         ScanStage::Unscanned => ScanStatus {
             state: ScanState::Unscanned,
@@ -77,12 +77,12 @@ pub fn read(artifact: &Artifact, known: Option<&ScanStatus>) -> ScanStatus {
     }
 }
 
-/// Whether Harbor is to be asked now for a scan. `refused`: it lets nobody pull the manifest.
+/// Returns whether to ask Harbor for a scan now. `refused`: Harbor refuses to serve the manifest.
 pub fn is_due(scan: &ScanStatus, terms: &Terms, refused: bool, now: Timestamp, timing: &Timing) -> bool {
     asked_in(scan, terms, refused, now, timing) == Some(Duration::ZERO)
 }
 
-/// The status after Harbor was asked for a scan.
+/// Returns the status after Harbor was asked for a scan.
 pub fn asked(scan: ScanStatus, answer: &Result<(), harbor::Error>, now: Timestamp) -> ScanStatus {
     let requests = Some(scan.requests.unwrap_or(0).saturating_add(1));
     let asked = ScanStatus { requested_at: Some(Time(whole_seconds(now))), requests, message: None, ..scan };
@@ -101,8 +101,8 @@ pub fn asked(scan: ScanStatus, answer: &Result<(), harbor::Error>, now: Timestam
     }
 }
 
-/// What the scans of an image come to. `refused` says of each manifest whether Harbor lets nobody pull it, and `age` how
-/// long ago the image was pulled.
+/// Aggregates the scans of an image. `refused` states for each manifest whether Harbor refuses to serve it, and `age` is the
+/// time since the pull.
 pub fn found(
     each: Vec<Option<ScanStatus>>,
     refused: &[bool],
@@ -116,7 +116,7 @@ pub fn found(
         let Some(scan) = scan else { continue };
         let again = if scan.state == ScanState::Scanning {
             let since = scan.requested_at.as_ref().map_or(age, |time| since(time.0, now));
-            // One that hangs is looked at as seldom as what is done.
+            // A scan that hangs is checked as seldom as a finished one.
             let worth = (terms.wanted || refused) && since < timing.offline_bound;
             found.waits |= worth;
             worth.then(|| (since / 4).clamp(timing.look_min, timing.look_max))
@@ -128,7 +128,7 @@ pub fn found(
     Found { each, ..found }
 }
 
-/// The worst of the manifests of an image: how far the scans have come at least, and the most severe finding.
+/// Aggregates the manifests of an image: the least advanced state, and the most severe finding.
 pub fn worst<'s>(manifests: impl IntoIterator<Item = (&'s str, Option<&'s ScanStatus>)>) -> Option<ScanStatus> {
     let mut worst: Option<ScanStatus> = None;
     for (digest, scan) in manifests {
@@ -154,7 +154,7 @@ pub fn worst<'s>(manifests: impl IntoIterator<Item = (&'s str, Option<&'s ScanSt
     worst
 }
 
-/// Harbor is asked for a scan after that time; `None`: not as things are.
+/// Returns the time until Harbor is asked for a scan; `None`: not without a change.
 fn asked_in(scan: &ScanStatus, terms: &Terms, refused: bool, now: Timestamp, timing: &Timing) -> Option<Duration> {
     let due = match scan.state {
         ScanState::Scanning => return None,

@@ -1,4 +1,4 @@
-//! Asks Harbor for scans where [`scan`](super::scan) says that one is due.
+//! Asks Harbor for scans when [`scan`](super::scan) says that one is due.
 
 use k8s_openapi::jiff::Timestamp;
 
@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-/// Manifests of one image that are asked for at most in one step.
+/// Maximum number of manifests of one image for which one step asks for a scan.
 const MOST: usize = 16;
 
 /// The scans of one image.
@@ -28,8 +28,8 @@ pub(super) struct Scans<'a> {
 }
 
 impl Scans<'_> {
-    /// Reads from the list what is known of each wanted manifest, and asks for scans that are due. That Harbor refuses to
-    /// scan is no failure: what it says of that is in the status.
+    /// Reads the scan status of each wanted manifest from the list, and asks for scans that are due. If Harbor refuses a scan,
+    /// that is no failure: the status shows Harbor's message.
     pub(super) async fn after_look(
         &self,
         wanted: &[PlatformStatus],
@@ -57,8 +57,8 @@ impl Scans<'_> {
         scan::found(each, &refused, &self.terms, age, self.now, self.timing)
     }
 
-    /// Asks for scans of the image that Harbor refused to serve: of what it has under this tag or digest, or, where that is
-    /// not cached, of all that is in the repository. Answers what is known of one that is not scanned then, if there is one.
+    /// Asks for scans of an image that Harbor refused to serve: of the artifact under this tag or digest, or, if that is not
+    /// cached, of everything in the repository. Returns the status of one that is still unscanned, if any.
     pub(super) async fn of_refused(&self, refusal: &str, known: &[PlatformStatus]) -> Option<ScanStatus> {
         if !is_for_its_scan(refusal) {
             return None;

@@ -1,14 +1,14 @@
-//! Which children of an index are wanted.
+//! Selects the wanted children of an index.
 
 use crate::{
     api::Platform,
     registry::{Child, Index},
 };
 
-/// The children that are wanted, and the platforms that found none.
+/// The wanted children, and the platforms without a child.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Selection {
-    /// In the order of the index, each digest once.
+    /// Selected children in the order of the index, each digest once.
     pub chosen: Vec<Child>,
     /// Attestations of these children, each digest once.
     pub attestations: Vec<Child>,
@@ -16,10 +16,11 @@ pub struct Selection {
     pub missing: Vec<Platform>,
 }
 
-/// Chooses the children for `wanted`; for none in particular, all of them.
+/// Selects the children for `wanted`; all of them if it is empty.
 ///
-/// As container runtimes do, a child without a platform is taken, and a description of another child (an attestation) is not. It is
-/// listed apart where it describes a chosen child, or names none: Harbor stores an index minutes earlier when it has them all.
+/// As in container runtimes, a child without a platform is selected, and an attestation of another child is not. An attestation
+/// is returned separately if it describes a selected child, or names none: Harbor stores an index minutes earlier when it has
+/// them all.
 pub fn select(index: &Index, wanted: &[Platform]) -> Selection {
     let mut seen = std::collections::HashSet::new();
     let chosen: Vec<Child> = index
@@ -42,7 +43,7 @@ pub fn select(index: &Index, wanted: &[Platform]) -> Selection {
     Selection { chosen, attestations, missing }
 }
 
-/// Whether a manifest of the platform `offered` is among those that `wanted` asks for.
+/// Returns whether `wanted` includes a manifest of the platform `offered`.
 pub fn takes(wanted: &[Platform], offered: Option<&Platform>) -> bool {
     wanted.is_empty() || offered.is_none_or(|offered| wanted.iter().any(|platform| platform.accepts(offered)))
 }

@@ -1,6 +1,6 @@
-//! Which tags of a repository are wanted, so that Harbor is asked for all of them before it caches an index that they share.
+//! The wanted tags of each repository, so that Harbor is asked for all of them before it caches an index that they share.
 //!
-//! Harbor tags an index for each tag that was asked for by HEAD before the first GET of the index, for ten minutes. Later it
+//! Harbor tags an index for each tag that was requested by HEAD before the first GET of the index, for ten minutes. Later it
 //! answers HEAD from its cache, for a week, and does not tag.
 
 use std::{
@@ -9,24 +9,24 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Tags of one repository that are remembered, and asked for before one of them is pulled.
+/// Maximum number of remembered tags of one repository, and of tags requested before one of them is pulled.
 pub const MOST_TAGS: usize = 16;
-/// Repositories that are remembered: beyond that, all are forgotten, and noted again when their images are looked at.
+/// Maximum number of remembered repositories: above it all are forgotten, and recorded again when their images are reconciled.
 const MOST_REPOSITORIES: usize = 8192;
-/// A tag that was asked for is not asked for again so soon: Harbor tags for ten minutes, and waits seven for some children.
+/// Minimum time between two requests for a tag: Harbor tags for ten minutes, and waits seven for some children.
 const ASKED: Duration = Duration::from_secs(60);
 
 /// Tags of a repository, and when Harbor was last asked for each.
 type Tags = HashMap<String, Option<Instant>>;
 
-/// Tags that are wanted, by repository. Clones share them.
+/// Wanted tags by repository. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct Siblings {
     known: Arc<Mutex<HashMap<String, Tags>>>,
 }
 
 impl Siblings {
-    /// Notes that a tag of a repository is wanted. `repository` begins with the host of its Harbor.
+    /// Records that a tag of a repository is wanted. `repository` begins with the host of its Harbor.
     pub fn note(&self, repository: &str, tag: &str) {
         let mut known = self.lock();
         if known.len() >= MOST_REPOSITORIES && !known.contains_key(repository) {
@@ -38,7 +38,7 @@ impl Siblings {
         }
     }
 
-    /// The other tags that are to be asked for before `tag` is pulled at `now`. They count as asked for from then on, and so does
+    /// Returns the other tags to request before `tag` is pulled at `now`. They count as requested from then on, and so does
     /// `tag`.
     pub fn to_ask(&self, repository: &str, tag: &str, now: Instant) -> Vec<String> {
         let mut known = self.lock();

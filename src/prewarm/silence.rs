@@ -1,4 +1,4 @@
-//! A Harbor that does not answer is asked by one image each half minute, whatever the number of those that wait for it.
+//! Backoff for a Harbor that does not answer: one image asks it each half minute, however many wait for it.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -9,16 +9,16 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::rest::{Held, Rest};
 
-/// After a Harbor did not answer, it is left alone for so long.
+/// Pause after a Harbor did not answer.
 pub const SILENCE: Duration = Duration::from_secs(30);
 
-/// Whether one Harbor is being left alone. Clones share it.
+/// Whether one Harbor is backed off. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Silence {
     rest: Arc<Mutex<Rest>>,
 }
 
-/// Leave to ask a Harbor. What is dropped says nothing of it.
+/// Permission to ask a Harbor. Dropping it without [`Attempt::end`] records no result.
 #[derive(Debug)]
 pub struct Attempt {
     silence: Silence,
@@ -26,10 +26,10 @@ pub struct Attempt {
 }
 
 impl Silence {
-    /// Leave to ask Harbor now.
+    /// Returns permission to ask Harbor now.
     ///
     /// # Errors
-    /// The time to look again, while it is left alone.
+    /// The time to retry, while Harbor is backed off.
     pub fn attempt(&self, now: Timestamp) -> Result<Attempt, Timestamp> {
         let mut rest = self.rest();
         rest.check(now).map_err(|held| match held {
@@ -47,7 +47,7 @@ impl Silence {
 }
 
 impl Attempt {
-    /// Whether Harbor answered, by now.
+    /// Records whether Harbor answered, as of `now`.
     pub fn end(self, answered: bool, now: Timestamp) {
         let mut rest = self.silence.rest();
         if answered { rest.serves() } else { rest.extend(after(now)) }

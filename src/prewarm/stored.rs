@@ -1,14 +1,14 @@
-//! Which manifests Harbor has stored, asked of its API.
+//! Asks Harbor's API which manifests it has stored.
 
 use std::collections::HashSet;
 
 use super::target::Target;
 use crate::{harbor, registry::Digest};
 
-/// Digests that stand in one request: its URL stays below 4 KiB.
+/// Maximum number of digests in one request: its URL stays below 4 KiB.
 const DIGESTS_AT_ONCE: usize = 40;
 
-/// Which of these manifests Harbor has stored, those of an index included.
+/// Returns which of these manifests Harbor has stored, children of an index included.
 ///
 /// # Errors
 /// See [`harbor::Error`].

@@ -1,4 +1,4 @@
-//! What an image needs of the world around it: where it is warmed, for whom, and what may be asked for it.
+//! The environment of an image: where it is warmed, for whom, and the limits of its upstream.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::{
     image::ImageRef,
 };
 
-/// What an image needs of the world around it.
+/// The environment of the images: mapping, platforms, scan options and progress.
 pub trait Surroundings: Send + Sync {
     /// Maps `spec.image` to a managed proxy project, from memory.
     ///
@@ -22,16 +22,16 @@ pub trait Surroundings: Send + Sync {
     /// [`Unresolved`] when that is not possible now.
     fn resolve(&self, image: &str) -> Result<Resolved, Unresolved>;
 
-    /// The platforms of the cluster's nodes; `None` while none is known. Empty means all platforms of an image.
+    /// Returns the platforms of the cluster's nodes; `None` while none is known. Empty means all platforms of an image.
     fn cluster_platforms(&self) -> Option<Vec<Platform>>;
 
-    /// What is wanted of the scans of images of a ProxyProject. Nothing, unless somebody goes by them.
+    /// Returns the scan options for images of a ProxyProject. The default asks for no scan.
     fn scan_terms(&self, proxy_project: &str) -> Terms {
         let _ = proxy_project;
         Terms::default()
     }
 
-    /// Who is told how the pull of an image comes along.
+    /// Returns the receiver of an image's pull progress.
     fn progress(&self, image: &CachedImage) -> Arc<dyn Progress> {
         let _ = image;
         Arc::new(())
@@ -51,24 +51,24 @@ pub struct Resolved {
     pub puller: Puller,
     /// The API of that Harbor, which lists what it stores.
     pub harbor: harbor::Client,
-    /// What may be asked of the upstream.
+    /// Limits the requests to the upstream.
     pub allowance: Allowance,
-    /// Why Harbor is not to be asked, as its HarborInstance says.
+    /// Why Harbor must not be asked, from the status of its HarborInstance.
     pub away: Option<String>,
-    /// Whether Harbor did not answer lately.
+    /// Backoff of a Harbor that did not answer.
     pub silence: Silence,
 }
 
 /// Why an image cannot be warmed now.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unresolved {
-    /// It is no image reference.
+    /// The image is not a valid reference.
     #[error("the image is not valid: {0}")]
     InvalidImage(String),
     /// No rule maps it, and it names no managed proxy project.
     #[error("no ProxyProject that serves maps {0}: create one, or wait for it to be Ready")]
     NotProxied(String),
-    /// The Harbor of its ProxyProject cannot be used yet.
+    /// The Harbor of its ProxyProject is not ready.
     #[error("HarborInstance {0} is not ready")]
     InstanceNotReady(String),
 }

@@ -1,8 +1,8 @@
-//! What is to be pulled: repository and reference at Harbor.
+//! The target of a pull: repository and reference at Harbor.
 
 use crate::{image::ImageRef, registry::Digest};
 
-/// An image at Harbor, as a container runtime asks for it: by digest where one is written, else by tag.
+/// An image at Harbor, as a container runtime requests it: by digest if it has one, else by tag.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     project: String,
@@ -22,11 +22,10 @@ enum Reference {
 pub struct NoTarget(String);
 
 impl Target {
-    /// The target that `image` names. A tag beside a digest is of no account, as for container runtimes; with neither it is
-    /// `latest`.
+    /// Returns the target of `image`. A tag next to a digest is ignored, as in container runtimes; with neither it is `latest`.
     ///
     /// # Errors
-    /// [`NoTarget`] when the repository has no project in front.
+    /// [`NoTarget`] if the repository has no project prefix.
     pub fn new(image: &ImageRef) -> Result<Self, NoTarget> {
         let refuse = || NoTarget(image.to_string());
         let (project, repository) = image.repository().split_once('/').ok_or_else(refuse)?;
@@ -37,22 +36,22 @@ impl Target {
         Ok(Self { project: project.to_owned(), repository: repository.to_owned(), reference })
     }
 
-    /// The project in Harbor.
+    /// Returns the project in Harbor.
     pub fn project(&self) -> &str {
         &self.project
     }
 
-    /// The repository within the project, as Harbor's API names it.
+    /// Returns the repository within the project, as Harbor's API names it.
     pub fn repository(&self) -> &str {
         &self.repository
     }
 
-    /// `project/repository`, as the distribution API names it.
+    /// Returns `project/repository`, as the distribution API names it.
     pub fn path(&self) -> String {
         format!("{}/{}", self.project, self.repository)
     }
 
-    /// The tag, unless the image is pinned to a digest.
+    /// Returns the tag, unless the image is pinned to a digest.
     pub fn tag(&self) -> Option<&str> {
         match &self.reference {
             Reference::Tag(tag) => Some(tag),
@@ -60,7 +59,7 @@ impl Target {
         }
     }
 
-    /// The digest that the image is pinned to.
+    /// Returns the digest that the image is pinned to.
     pub fn digest(&self) -> Option<&Digest> {
         match &self.reference {
             Reference::Tag(_) => None,
@@ -68,7 +67,7 @@ impl Target {
         }
     }
 
-    /// What stands behind `manifests/`.
+    /// Returns the reference for `manifests/`.
     pub fn reference(&self) -> &str {
         match &self.reference {
             Reference::Tag(tag) => tag,

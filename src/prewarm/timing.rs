@@ -1,34 +1,35 @@
-//! How long Harbor takes for what it does on its own, and how long we wait.
+//! Durations of Harbor's background work, and of the waits for it.
 
 use std::time::Duration;
 
-/// No bound on what Harbor stores is shorter, however fast Harbor is.
+/// Minimum of all bounds on Harbor's storing, however fast Harbor is.
 const LEAST: Duration = Duration::from_secs(2);
 
-/// How long what takes. The defaults are those of a Harbor as it is; tests against a faster one scale them.
+/// Durations of waits and pauses. The defaults fit a stock Harbor; tests against a faster one scale them.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Timing {
-    /// From the pull to the first look. Default 20 s.
+    /// From the pull to the first check. Default 20 s.
     pub first_look: Duration,
-    /// Between looks at least. Default 5 s.
+    /// Minimum time between checks. Default 5 s.
     pub look_min: Duration,
-    /// Between looks at most. Default 60 s.
+    /// Maximum time between checks. Default 60 s.
     pub look_max: Duration,
-    /// Harbor has stored everything so long after the first pull, or the pull is repeated; it doubles with each. Default 60 s.
+    /// Time after the first pull in which Harbor must store everything, else the pull is repeated; it doubles with each pull.
+    /// Default 60 s.
     pub store_first: Duration,
-    /// The longest of these. Default 6 min.
+    /// Maximum of that time. Default 6 min.
     pub store_bound: Duration,
-    /// Harbor has tagged an index that it stored by then, or it will not: it tries every 10 s. Default 30 s.
+    /// Time in which Harbor tags a stored index, or never does: it tries every 10 s. Default 30 s.
     pub tag_bound: Duration,
-    /// An index that is stored under another digest by then stays so. Default 60 s.
+    /// An index that is stored under another digest by this time stays so. Default 60 s.
     pub settle: Duration,
-    /// What is not served offline by then counts as not served. Default 15 min.
+    /// An image that is not served offline by this time counts as not served. Default 15 min.
     pub offline_bound: Duration,
-    /// The pause after the first failure; it doubles. Default 10 s.
+    /// Pause after the first failure; it doubles. Default 10 s.
     pub backoff: Duration,
-    /// The longest pause. Default 1 h.
+    /// Maximum pause. Default 1 h.
     pub backoff_max: Duration,
-    /// Between checks of an image that is Ready. Default 1 h.
+    /// Interval between checks of an image that is Ready. Default 1 h.
     pub refresh: Duration,
 }
 
@@ -52,8 +53,8 @@ impl Default for Timing {
 }
 
 impl Timing {
-    /// The timing for a Harbor that lists an image so long after it was pulled; a stock one takes 20 s. Failures of ours and
-    /// checks of what is Ready keep their own time.
+    /// Returns the timing for a Harbor that lists an image `first_look` after its pull; a stock one takes 20 s. Backoff and
+    /// checks of Ready images are not scaled.
     pub fn paced(first_look: Duration) -> Self {
         let stock = Self::default();
         let factor = first_look.as_secs_f64() / stock.first_look.as_secs_f64();
@@ -71,13 +72,13 @@ impl Timing {
         }
     }
 
-    /// How long Harbor is waited for after a pull before it is repeated, when so many pulls before it were in vain.
+    /// Returns the time after a pull until it is repeated, after `pulls` unsuccessful pulls before it.
     pub fn store_after(&self, pulls: u32) -> Duration {
         self.store_first.saturating_mul(1 << pulls.min(16)).min(self.store_bound)
     }
 
-    /// The same for a pull that leaves the layers to Harbor ([`PullStrategy::ManifestsOnly`]): it looks for them ten times, and
-    /// then fetches them one by one.
+    /// Returns the timing for a pull that leaves the layers to Harbor ([`PullStrategy::ManifestsOnly`]): Harbor checks for them
+    /// ten times, and then fetches them one by one.
     ///
     /// [`PullStrategy::ManifestsOnly`]: crate::api::proxy_project::PullStrategy::ManifestsOnly
     #[must_use]

@@ -1,7 +1,7 @@
-//! Whose image is warmed next: a slot for each image that is warmed at once, given to namespaces in turn.
+//! Slots for images that are warmed at once, given to namespaces round-robin.
 //!
-//! Pure. An image without a slot does not hold a worker: it waits here, and is invited when a slot is free. One slot more is kept
-//! for a namespace that has none, so that long pulls of one namespace block no other.
+//! Pure. An image without a slot does not occupy a worker: it waits here, and is invited when a slot is free. One additional
+//! slot is kept for a namespace that has none, so that long pulls of one namespace block no other.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -11,12 +11,12 @@ use std::{
 
 use super::fair::{Fair, Pushed};
 
-/// Images that wait at once. One beyond asks again later.
+/// Maximum number of waiting images. One above it asks again later.
 const WAITING: usize = 16_384;
-/// An invitation is kept for this time: the image may have been deleted.
+/// Validity of an invitation: the image may have been deleted.
 const INVITED: Duration = Duration::from_secs(5);
 
-/// Slots, and what waits for one.
+/// Slots, and the images that wait for one.
 #[derive(Debug)]
 pub struct Turns {
     slots: usize,
@@ -28,7 +28,7 @@ pub struct Turns {
 }
 
 impl Turns {
-    /// So many slots for all namespaces.
+    /// Creates `slots` slots for all namespaces.
     pub fn new(slots: usize) -> Self {
         Self {
             slots: slots.max(1),
@@ -40,7 +40,7 @@ impl Turns {
         }
     }
 
-    /// Takes a slot for an image of a namespace. Without one the image waits, and is invited later.
+    /// Takes a slot for an image of a namespace. If none is free, the image waits and is invited later.
     pub fn enter(&mut self, namespace: &str, name: &str, now: Instant) -> bool {
         self.invited.retain(|_, at| now.saturating_duration_since(*at) < INVITED);
         let invited = self.invited.remove(name).is_some();
@@ -53,7 +53,7 @@ impl Turns {
         true
     }
 
-    /// Gives a slot of a namespace back.
+    /// Returns a slot of a namespace.
     pub fn leave(&mut self, namespace: &str) {
         self.taken = self.taken.saturating_sub(1);
         if let Some(count) = self.running.get_mut(namespace) {
@@ -64,7 +64,7 @@ impl Turns {
         }
     }
 
-    /// The next image to invite, while a slot is free. To be called until there is none.
+    /// Returns the next image to invite, while a slot is free. Call it until it returns `None`.
     pub fn invite(&mut self, now: Instant) -> Option<String> {
         self.invited.retain(|_, at| now.saturating_duration_since(*at) < INVITED);
         let (taken, slots, running) = (self.taken + self.invited.len(), self.slots, &self.running);
@@ -76,7 +76,7 @@ impl Turns {
 
     fn may(&self, namespace: &str, invited: bool) -> bool {
         let runs = self.running.contains_key(namespace);
-        // Those that wait are first.
+        // Waiting images come first.
         let first = invited || self.waiting.is_empty() || !runs;
         first && may_run(self.taken + self.invited.len(), self.slots, runs)
     }
@@ -94,7 +94,7 @@ impl Turns {
     }
 }
 
-/// Whether one more may run: in a slot, or, where its namespace runs none, in the additional one.
+/// Whether one more may run: in a slot, or, if its namespace runs none, in the additional one.
 fn may_run(taken: usize, slots: usize, runs: bool) -> bool {
     taken < slots || (taken == slots && !runs)
 }
@@ -103,7 +103,7 @@ fn may_run(taken: usize, slots: usize, runs: bool) -> bool {
 mod tests {
     use super::*;
 
-    /// Lets each invited image enter. Answers which did, in order.
+    /// Each invited image enters. Returns those that did, in order.
     fn run(turns: &mut Turns, all: &mut Vec<(&str, String)>, now: Instant) -> Vec<String> {
         let mut entered = Vec::new();
         while let Some(name) = turns.invite(now) {

@@ -1,7 +1,7 @@
-//! What Harbor has stored of an image, and what of it is served while the upstream is down.
+//! Verifies what Harbor has stored of an image, and what it serves while the upstream is down.
 //!
-//! [`judge`] is pure; [`look`] asks Harbor what it needs. Harbor stores an image 20 s after its blobs and an index 40 s after
-//! its children, or 400 s with those that it has: looking again is the caller's.
+//! [`judge`] is pure; [`look`] asks Harbor for its inputs. Harbor stores an image 20 s after its blobs and an index 40 s after
+//! its children, or 400 s with those that it has: the caller repeats the check.
 
 use std::collections::{HashMap, HashSet};
 
@@ -18,22 +18,22 @@ use crate::{
     registry::{self, Class, Client, Digest, Error, Image, Manifest},
 };
 
-/// Blobs that are asked for at once.
+/// Blobs that are checked at once.
 const BLOBS_AT_ONCE: usize = 4;
 
-/// Harbor could not be asked.
+/// A check of Harbor failed.
 #[derive(Debug, thiserror::Error)]
 pub enum LookError {
-    /// Its API.
+    /// Harbor's API failed.
     #[error(transparent)]
     Inventory(#[from] harbor::Error),
-    /// Its registry.
+    /// Harbor's registry failed.
     #[error(transparent)]
     Registry(#[from] Error),
 }
 
 impl LookError {
-    /// What to do about it.
+    /// Returns how to handle the error.
     pub fn class(&self) -> Class {
         match self {
             Self::Inventory(error) => match error.class() {
@@ -45,7 +45,7 @@ impl LookError {
         }
     }
 
-    /// Whether Harbor itself may be the cause. Its API asks no upstream.
+    /// Returns whether Harbor itself may be the cause. Its API asks no upstream.
     pub fn may_be_harbor(&self) -> bool {
         match self {
             Self::Inventory(error) => error.is_silence(),
@@ -53,7 +53,7 @@ impl LookError {
         }
     }
 
-    /// The reason to put into a condition.
+    /// Returns the reason for a condition.
     pub fn reason(&self) -> Reason {
         match self {
             Self::Inventory(error) => error.reason(),
@@ -62,12 +62,12 @@ impl LookError {
     }
 }
 
-/// What was warmed, and is to be judged.
+/// The warmed image to verify.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Question<'a> {
     /// Digest of the upstream's index or manifest.
     pub digest: &'a str,
-    /// The tag that was asked for; `None` for an image that is pinned to a digest.
+    /// The requested tag; `None` for an image that is pinned to a digest.
     pub tag: Option<&'a str>,
     /// Number of children of the upstream's index; `None` for an image without an index.
     pub index_children: Option<u32>,
@@ -77,54 +77,54 @@ pub struct Question<'a> {
     pub wanted: &'a [PlatformStatus],
 }
 
-/// Whether something is so.
+/// The result of one check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finding {
-    /// It is.
+    /// It holds.
     Yes(Reason),
-    /// It is not, and waiting hardly helps.
+    /// It does not hold, and is unlikely to change.
     No(Reason),
-    /// It is not yet.
+    /// It does not hold yet.
     NotYet(Reason),
 }
 
 /// What Harbor's API lists for an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
-    /// Its digest in Harbor, which may be another one than the upstream's.
+    /// Its digest in Harbor, which may differ from the upstream's.
     pub digest: String,
-    /// When Harbor stored it, by its own clock.
+    /// When Harbor stored it, by Harbor's clock.
     pub since: Option<Timestamp>,
 }
 
-/// What Harbor has.
+/// The result of a verification.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Verdict {
     /// For each wanted manifest, in their order: whether it and all its blobs are stored.
     pub stored: Vec<bool>,
-    /// What became of the index; `None` for an image without one.
+    /// State of the index; `None` for an image without one.
     pub index: Option<IndexState>,
-    /// The index or the manifest as Harbor has it, where it is stored.
+    /// The index or manifest as Harbor stores it, if it is stored.
     pub artifact: Option<Listed>,
     /// Whether the tag is served while the upstream is down; `None` for an image that is pinned to a digest.
     pub by_tag: Option<Finding>,
     /// Whether the upstream's digest is served while the upstream is down.
     pub by_digest: Finding,
-    /// For each wanted manifest, in their order: what Harbor says to whoever pulls it, if it refuses (412). Empty where
-    /// nobody was asked.
+    /// For each wanted manifest, in their order: Harbor's message if it refuses a pull (412). Empty if no manifest was
+    /// requested.
     pub refused: Vec<Option<String>>,
-    /// What is known of its scans.
+    /// The known scans.
     pub scans: Found,
 }
 
 impl Verdict {
-    /// Whether every wanted manifest and blob is stored.
+    /// Returns whether every wanted manifest and blob is stored.
     pub fn complete(&self) -> bool {
         !self.stored.is_empty() && self.stored.iter().all(|stored| *stored)
     }
 }
 
-/// Judges an image by Harbor's list of the repository, and by what is known of the blobs of each wanted manifest.
+/// Verifies an image from Harbor's list of the repository, and from the known blobs of each wanted manifest.
 pub fn judge(question: &Question<'_>, artifacts: &[Artifact], blobs: &HashMap<String, bool>) -> Verdict {
     let listed = listed(artifacts);
     let stored: Vec<bool> = question
@@ -144,7 +144,7 @@ pub fn judge(question: &Question<'_>, artifacts: &[Artifact], blobs: &HashMap<St
     }
     let serves = |artifact: &&Artifact| serves(question, artifact, artifacts);
     let tagged = tagged.filter(serves);
-    // An inner index has all children, too, and is not what was asked for.
+    // An inner index has all children too, but is not the requested one.
     let other = if question.nested { None } else { artifacts.iter().find(serves) };
     let index = same.or(tagged).or(other);
     let state = match index {
@@ -173,8 +173,8 @@ fn listing(artifact: &Artifact) -> Listed {
     Listed { digest: artifact.digest.clone(), since }
 }
 
-/// Whether the digest that a tag answers now is still the image of `question`: the upstream's, or, while the upstream is
-/// down, that of Harbor's own rewriting of the index.
+/// Returns whether the digest that a tag answers now is still the image of `question`: the upstream's digest, or, while the
+/// upstream is down, that of Harbor's own rewritten index.
 pub fn still_is(question: &Question<'_>, answered: &Digest, artifacts: &[Artifact]) -> bool {
     let ours = |artifact: &Artifact| {
         artifact.digest == answered.as_str()
@@ -184,22 +184,22 @@ pub fn still_is(question: &Question<'_>, answered: &Digest, artifacts: &[Artifac
     answered.as_str() == question.digest || artifacts.iter().any(ours)
 }
 
-/// How closely Harbor is looked at.
+/// How thoroughly Harbor is checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Depth {
-    /// What is known to be stored is not asked for again.
+    /// Skips what is known to be stored.
     New,
-    /// Of what is known to be stored, the manifests are asked for: whether Harbor lets them be pulled.
+    /// Of what is known to be stored, requests the manifests only: whether Harbor allows the pull.
     Permitted,
-    /// Everything is asked for.
+    /// Checks everything.
     All,
 }
 
-/// Asks Harbor for what [`judge`] needs, as a runtime does: each wanted manifest by digest once it is listed, then its blobs;
-/// `depth` says what may be left out. A listed manifest is served by Harbor itself, so the upstream sees nothing of this.
+/// Asks Harbor for the inputs of [`judge`], as a runtime does: each wanted manifest by digest once it is listed, then its
+/// blobs; `depth` says what to skip. Harbor serves a listed manifest itself, so the upstream gets no request.
 ///
 /// # Errors
-/// [`LookError`]: nothing is known then.
+/// [`LookError`]: the state is unknown then.
 pub async fn look(
     question: &Question<'_>,
     target: &Target,
@@ -241,7 +241,7 @@ async fn blobs_stored(client: &Client, path: &str, image: &Image) -> Result<bool
     stream::iter(checks).buffer_unordered(BLOBS_AT_ONCE).try_fold(true, async |all, one| Ok(all && one)).await
 }
 
-/// Digests that are stored: Harbor lists the children of an index with the index alone.
+/// Returns the stored digests: Harbor lists the children of an index only with the index.
 fn listed(artifacts: &[Artifact]) -> HashSet<&str> {
     let children = artifacts.iter().flat_map(|artifact| &artifact.references).map(|child| child.child_digest.as_str());
     artifacts.iter().map(|artifact| artifact.digest.as_str()).chain(children).collect()

@@ -1,14 +1,14 @@
-//! Platforms that came to be wanted after an image was pulled: a node of another architecture, a longer list of the project.
+//! Platforms that became wanted after an image was pulled: a node of another architecture, a longer list of the project.
 //!
-//! Pure. What is wanted no longer starts nothing: nodes come and go, and what is stored costs nobody anything.
+//! Pure. A platform that is no longer wanted changes nothing: nodes come and go, and stored content costs nothing.
 
 use super::select::takes;
 use crate::api::{CachedImageStatus, ConditionType, Platform, condition};
 
-/// The platforms of `wanted` that the last pull was not for, of an image for which nothing else is under way. An image that
-/// was pulled for all platforms, or not yet, lacks none.
+/// Returns the platforms of `wanted` that the last pull did not cover, if the image is idle. An image that was pulled for all
+/// platforms, or not yet, lacks none.
 pub fn newcomers(status: &CachedImageStatus, wanted: &[Platform]) -> Vec<Platform> {
-    // What is being pulled or tried again takes what is wanted by then; what is being verified ends first.
+    // A running or failed pull uses the current platforms in its next attempt; a verification finishes first.
     let settled = status.next_attempt_at.is_some() || condition::is_true(&status.conditions, ConditionType::Ready);
     let pulled = &status.wanted;
     if !settled || status.attempts.is_some() || status.warmed_at.is_none() || pulled.is_empty() {

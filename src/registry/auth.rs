@@ -1,8 +1,8 @@
-//! The token flow: challenge, token for one repository, and a cache of tokens until shortly before their end.
+//! The token flow: challenge, token for one repository, and a cache of tokens until shortly before their expiry.
 //!
-//! Whatever realm a challenge names, credentials are sent to the endpoint that they were configured for: Harbor's token
-//! service lies behind the same address as its registry, so of the realm only the path counts. And they are sent to one path
-//! there: that of Harbor's token service, or another that was configured. A challenge that names any other path is refused.
+//! Credentials go only to the configured endpoint, whatever realm a challenge names: Harbor's token service has the same
+//! address as its registry, so only the path of the realm counts. At that endpoint they go to one path: that of Harbor's token
+//! service, or another configured one. A challenge that names any other path is refused.
 
 use std::{
     collections::HashMap,
@@ -15,33 +15,33 @@ use secrecy::SecretString;
 use serde::Deserialize;
 use url::Url;
 
-/// Where Harbor's token service is.
+/// Path of Harbor's token service.
 pub const TOKEN_PATH: &str = "/service/token";
-/// Tokens that are kept, one for each repository; the one that ends first makes room.
+/// Maximum number of cached tokens, one for each repository; the one that expires first is evicted.
 const MAX_TOKENS: usize = 1024;
-/// What a token lasts when its issuer does not say (distribution's token specification).
+/// Lifetime of a token in seconds if its issuer states none (distribution's token specification).
 const DEFAULT_LIFE: u64 = 60;
-/// A token is not kept for longer than this, whatever its issuer says.
+/// Maximum time in seconds that a token is cached, whatever its issuer states.
 const MAX_LIFE: u64 = 24 * 3600;
 
-/// How a registry wants to be asked.
+/// How a registry authenticates clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Challenge {
-    /// No credentials at all.
+    /// Without credentials.
     Open,
-    /// The credentials with each request.
+    /// With the credentials in each request.
     Basic,
-    /// A token for each repository.
+    /// With a token for each repository.
     Bearer {
-        /// Path of the token service that the challenge names, in the form in which it would be asked for.
+        /// Path of the token service from the challenge, normalized as in a request.
         path: String,
-        /// What the token service calls the registry.
+        /// The token service's name of the registry.
         service: Option<String>,
     },
 }
 
 impl Challenge {
-    /// Reads the challenge of a 401 answer to `GET /v2/`.
+    /// Parses the challenge of a 401 answer to `GET /v2/`.
     pub(super) fn read(headers: &HeaderMap) -> Option<Self> {
         let mut basic = None;
         for header in headers.get_all(WWW_AUTHENTICATE) {
@@ -63,7 +63,7 @@ impl Challenge {
     }
 }
 
-/// What a token service answers.
+/// The answer of a token service.
 #[derive(Deserialize)]
 pub(super) struct TokenAnswer {
     token: Option<String>,
@@ -72,29 +72,29 @@ pub(super) struct TokenAnswer {
 }
 
 impl TokenAnswer {
-    /// The token, and for how long it may be used: nine tenths of its life.
+    /// Returns the token, and how long to use it: nine tenths of its lifetime.
     pub(super) fn token(self) -> Option<(SecretString, Duration)> {
         let life = self.expires_in.unwrap_or(DEFAULT_LIFE).min(MAX_LIFE);
-        // Harbor sends both fields and leaves one of them empty.
+        // Harbor sends both fields, one of them empty.
         let token = [self.token, self.access_token].into_iter().flatten().find(|text| !text.is_empty())?;
         Some((SecretString::from(token), Duration::from_secs(life - life / 10)))
     }
 }
 
-/// Tokens by repository.
+/// A cache of tokens by repository.
 #[derive(Debug, Default)]
 pub(super) struct Tokens {
     kept: Mutex<HashMap<String, (SecretString, Instant)>>,
 }
 
 impl Tokens {
-    /// The token of a repository, if it can still be used at `now`.
+    /// Returns the token of a repository if it is still usable at `now`.
     pub(super) fn get(&self, repository: &str, now: Instant) -> Option<SecretString> {
         let kept = self.kept.lock().ok()?;
         kept.get(repository).filter(|(_, until)| *until > now).map(|(token, _)| token.clone())
     }
 
-    /// Keeps a token until `until`.
+    /// Caches a token until `until`.
     pub(super) fn put(&self, repository: &str, token: SecretString, until: Instant, now: Instant) {
         let Ok(mut kept) = self.kept.lock() else { return };
         if kept.len() >= MAX_TOKENS && !kept.contains_key(repository) {

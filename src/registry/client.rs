@@ -1,7 +1,8 @@
-//! Requests to one Harbor: bounded, with deadlines, without cookies, and never further than its own address.
+//! An HTTP client for the registry of one Harbor: bounded, with deadlines, without cookies, and only for its configured
+//! address.
 //!
-//! No redirect is followed. Harbor streams what it has not stored, and redirects only to what its object storage holds, so a
-//! redirect says that a blob is stored, and that is all we want to know.
+//! It follows no redirect. Harbor streams a blob that it has not stored, and redirects only to its object storage. So a
+//! redirect proves that a blob is stored, and nothing more is needed.
 
 mod token;
 
@@ -28,38 +29,38 @@ use crate::{
     leadership::Leadership,
 };
 
-/// A request that asks no upstream is answered by then, or Harbor does not answer.
+/// Deadline of a request that asks no upstream; without an answer by then Harbor counts as unreachable.
 const ALIVE_DEADLINE: Duration = Duration::from_secs(10);
 
-/// A request that waits for its status line so long gives its slot back: Harbor waits for an upstream meanwhile, and requests for others
-/// are not to wait with it.
+/// A request that waits this long for its status line returns its slot: Harbor waits for an upstream meanwhile, and requests
+/// for other upstreams must not wait with it.
 const HELD_UP: Duration = Duration::from_secs(5);
 
-/// Bytes a second that a blob may be as slow as, beside what a document may take.
+/// Minimum rate of a blob in bytes a second, in addition to the time for a document.
 const SLOWEST_BLOB: u64 = 32 << 10;
 
-/// A document may take that many times as long as nothing at all may.
+/// Deadline of a document, as a multiple of the idle deadline.
 const DOCUMENT_DEADLINES: u32 = 2;
 
-/// Where a registry is and how to talk to it.
+/// Address, trust and limits of a registry.
 #[derive(Debug, Clone)]
 pub struct Endpoint {
     /// `http://` or `https://`, host and port.
     pub url: String,
-    /// PEM certificates to trust beside the system's.
+    /// PEM certificates to trust in addition to the system's.
     pub ca_bundle: Option<String>,
-    /// Who we are; `None` is anonymous.
+    /// Credentials; `None` is anonymous.
     pub credentials: Option<Credentials>,
-    /// Requests under way at once, a streamed blob until its end; at least 1.
+    /// Maximum number of requests in flight, at least 1; a streamed blob counts until its end.
     pub max_concurrent_requests: u16,
-    /// For a connection to be made. Default 5 s.
+    /// Deadline to connect. Default 5 s.
     pub connect_deadline: Duration,
-    /// For the answer to begin, and then for each further piece of it. Default 60 s.
+    /// Deadline for the answer to begin, and then for each further piece of it. Default 60 s.
     pub idle_deadline: Duration,
 }
 
 impl Endpoint {
-    /// An endpoint with the default bounds: four requests at once, 5 s and 60 s.
+    /// Creates an endpoint with the default bounds: four requests at once, 5 s and 60 s.
     pub fn new(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
@@ -72,23 +73,23 @@ impl Endpoint {
     }
 }
 
-/// A manifest as it was fetched.
+/// A fetched manifest.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fetched {
-    /// Digest of its bytes, computed.
+    /// Digest computed from its bytes.
     pub digest: Digest,
-    /// What it says.
+    /// Parsed content.
     pub manifest: Manifest,
 }
 
-/// What became of the request for a blob.
+/// The result of a request for a blob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Blob {
-    /// It was read to its end, and has the right digest and size.
+    /// The blob was read to its end, and has the expected digest and size.
     Streamed,
-    /// The registry began to answer, and was not listened to any longer.
+    /// The registry began to answer, and the connection was closed.
     Touched,
-    /// The registry redirected to its storage: it is stored, and nothing was read.
+    /// The registry redirected to its storage: the blob is stored, and nothing was read.
     Stored,
 }
 
@@ -107,7 +108,7 @@ struct Inner {
     http: reqwest::Client,
     credentials: Option<Credentials>,
     idle_deadline: Duration,
-    /// How the registry wants to be asked, once that is known.
+    /// How the registry authenticates clients, once that is known.
     challenge: Mutex<Option<Challenge>>,
     tokens: Tokens,
     slots: Semaphore,
@@ -125,7 +126,7 @@ struct Answer<'a> {
 }
 
 impl Client {
-    /// A client for the endpoint. Nothing is sent.
+    /// Creates a client for the endpoint. Sends nothing.
     ///
     /// # Errors
     /// [`Error::Endpoint`] for a URL or a CA bundle that cannot be used.
@@ -133,13 +134,13 @@ impl Client {
         Self::observed(endpoint, None)
     }
 
-    /// The same, with somebody who is told of each request.
+    /// Like [`Client::new`], with an observer that is notified of each request.
     ///
     /// # Errors
     /// Those of [`Client::new`].
     pub fn observed(endpoint: &Endpoint, observer: Option<Arc<dyn Observer>>) -> Result<Self, Error> {
         let base = transport::base(&endpoint.url).map_err(Error::Endpoint)?;
-        // HTTP/1.1 alone: hanging up ends the transfer of one blob and disturbs no other.
+        // HTTP/1.1 only: closing the connection ends the transfer of one blob and disturbs no other.
         let http = transport::builder(endpoint.ca_bundle.as_deref()).map_err(Error::Endpoint)?;
         let http = http.http1_only().connect_timeout(endpoint.connect_deadline).read_timeout(endpoint.idle_deadline);
         let http = http.build().map_err(|error| Error::Endpoint(error.to_string()))?;
@@ -164,7 +165,7 @@ impl Client {
         })
     }
 
-    /// The same client, whose errors hold none of these secrets either.
+    /// Returns the client with `secrets` that its errors must not contain either.
     #[must_use]
     pub fn concealing(self, secrets: &Secrets) -> Self {
         if let Some(own) = &self.inner.credentials {
@@ -173,27 +174,27 @@ impl Client {
         Self { secrets: secrets.clone(), ..self }
     }
 
-    /// The same client at a registry whose token service has another path than Harbor's own.
+    /// Returns the client for a registry whose token service has another path than Harbor's.
     #[must_use]
     pub fn with_token_path(self, path: &str) -> Self {
         Self { token_path: path.into(), ..self }
     }
 
-    /// The same client, which sends and reads nothing while `leadership` does not hold.
+    /// Returns the client, which sends and reads nothing while `leadership` is not held.
     #[must_use]
     pub fn under(self, leadership: &Leadership) -> Self {
         Self { leadership: leadership.clone(), ..self }
     }
 
-    /// The address that all requests go to, with a `/` at its end.
+    /// Returns the address of all requests, with a `/` at its end.
     pub fn address(&self) -> &str {
         self.inner.base.as_str()
     }
 
-    /// HEAD of a manifest by tag or digest: its digest at this moment. `None` when the answer names none.
+    /// Sends HEAD for a manifest by tag or digest, and returns its current digest. `None` if the answer names none.
     ///
-    /// For a tag Harbor asks the upstream each time, and remembers that the tag was asked for: without this an index is
-    /// cached later, and untagged.
+    /// For a tag Harbor asks the upstream each time, and remembers that the tag was requested: without this an index is cached
+    /// later, and untagged.
     ///
     /// # Errors
     /// See [`Error`].
@@ -201,7 +202,7 @@ impl Client {
         let what = format!("manifests/{reference}");
         let mut answer = self.ask(&Method::HEAD, repository, &what).await?;
         if answer.response.status() == StatusCode::NOT_FOUND {
-            // Why it is not there stands in a body, which HEAD has none of.
+            // The reason is in a body, which HEAD does not have.
             drop(answer);
             answer = self.ask(&Method::GET, repository, &what).await?;
         }
@@ -210,10 +211,10 @@ impl Client {
         Ok(digest.and_then(|text| text.parse().ok()))
     }
 
-    /// GET of a manifest by tag or digest. Asked for by digest, it has that digest.
+    /// Fetches a manifest by tag or digest. One fetched by digest has that digest.
     ///
     /// # Errors
-    /// See [`Error`]; [`Error::TooLarge`] beyond 4 MiB.
+    /// See [`Error`]; [`Error::TooLarge`] above 4 MiB.
     pub async fn manifest(&self, repository: &str, reference: &str) -> Result<Fetched, Error> {
         let answer = self.ask(&Method::GET, repository, &format!("manifests/{reference}")).await?.successful().await?;
         let operation = answer.operation.clone();
@@ -232,7 +233,7 @@ impl Client {
         Ok(Fetched { digest, manifest })
     }
 
-    /// Whether the registry has stored a blob: 2xx, or the redirect to its object storage.
+    /// Returns whether the registry has stored a blob: 2xx, or a redirect to its object storage.
     ///
     /// # Errors
     /// See [`Error`].
@@ -248,10 +249,11 @@ impl Client {
         }
     }
 
-    /// Reads a blob to nowhere and checks its digest and size. `received` is told of each piece, in bytes.
+    /// Reads a blob, discards its bytes, and checks its digest and size. `received` is called with the number of bytes of each
+    /// piece.
     ///
     /// # Errors
-    /// See [`Error`]. A blob that is longer than its manifest says is given up at the first byte too many.
+    /// See [`Error`]. A blob that is longer than its manifest says is aborted at the first excess byte.
     pub async fn stream_blob(
         &self,
         repository: &str,
@@ -296,8 +298,8 @@ impl Client {
         Ok(Blob::Streamed)
     }
 
-    /// Asks for a blob and hangs up as soon as the answer begins. Harbor goes on copying a blob into its store that nobody
-    /// listens to any longer; whether it came there, [`Client::has_blob`] alone tells.
+    /// Requests a blob and closes the connection when the answer begins. Harbor continues to copy the blob into its store
+    /// without a client; only [`Client::has_blob`] reports whether it was stored.
     ///
     /// # Errors
     /// See [`Error`].
@@ -311,8 +313,8 @@ impl Client {
         Ok(Blob::Touched)
     }
 
-    /// Whether Harbor itself answers, whatever its upstreams do: `GET /v2/` asks no upstream. Any status counts but those of a
-    /// gateway that finds nothing behind it. Takes no slot: those may all be taken by requests that an upstream holds up.
+    /// Returns whether Harbor itself answers, whatever its upstreams do: `GET /v2/` asks no upstream. Any status counts, except
+    /// that of a gateway without a backend. It takes no slot: requests that an upstream delays may hold all of them.
     pub async fn answers(&self) -> bool {
         let request = self.inner.http.get(self.url("/v2/")).timeout(ALIVE_DEADLINE);
         let begin = Instant::now();
@@ -321,7 +323,7 @@ impl Client {
         sent.is_ok_and(|response| !is_gateway(response.status().as_u16()))
     }
 
-    /// Sends a request with a token, and once more with a fresh one where a kept one is refused.
+    /// Sends a request with a token, and retries once with a fresh token if a cached one is refused.
     async fn ask(&self, method: &Method, repository: &str, what: &str) -> Result<Answer<'_>, Error> {
         let path = format!("/v2/{repository}/{what}");
         let kept = self.inner.tokens.get(repository, Instant::now());
@@ -331,7 +333,7 @@ impl Client {
             None => self.fetch_token(repository).await?,
         };
         let answer = self.send(method, &path, token.as_ref()).await?;
-        // A registry that wanted no token may have been a page that stood in its place for a while.
+        // A registry that required no token may have been a page that answered in its place for a while.
         let is_settled = fresh && token.is_some();
         if answer.response.status() != StatusCode::UNAUTHORIZED || is_settled {
             return Ok(answer);
@@ -400,15 +402,14 @@ impl Client {
         answer
     }
 
-    /// A request that failed is made again.
+    /// Reports the retry of a failed request.
     pub(crate) fn note_repeat(&self) {
         if let Some(observer) = &self.inner.observer {
             observer.repeated();
         }
     }
 
-    /// Reads a document of at most `limit` bytes. One that drips is given up when it takes [`DOCUMENT_DEADLINES`] times what
-    /// silence may.
+    /// Reads a document of at most `limit` bytes. A slow body is aborted after [`DOCUMENT_DEADLINES`] times the idle deadline.
     async fn body(&self, answer: Answer<'_>, limit: usize) -> Result<Vec<u8>, Error> {
         let (deadline, operation) = (self.inner.idle_deadline * DOCUMENT_DEADLINES, answer.operation.clone());
         let read = tokio::time::timeout(deadline, self.read(answer, limit)).await;
@@ -442,7 +443,7 @@ impl Client {
 }
 
 impl<'a> Answer<'a> {
-    /// 301 is not among these: with it Harbor corrects names (`nginx` to `library/nginx`).
+    /// 301 is not among these: Harbor corrects names with it (`nginx` to `library/nginx`).
     fn is_redirect(&self) -> bool {
         matches!(
             self.response.status(),
@@ -450,7 +451,7 @@ impl<'a> Answer<'a> {
         )
     }
 
-    /// Refuses a blob whose announced length is not that of its manifest.
+    /// Refuses a blob whose announced length differs from its manifest.
     fn announcing(self, blob: &Descriptor) -> Result<Answer<'a>, Error> {
         match self.response.content_length().filter(|length| *length != blob.size) {
             Some(announced) => Err(size_mismatch(blob, announced)),

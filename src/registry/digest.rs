@@ -1,39 +1,39 @@
-//! Content digests: read from references, headers and manifests, and computed from what arrives.
+//! Content digests: parsed from references, headers and manifests, and computed from received bytes.
 
 use std::{fmt, str::FromStr};
 
 use aws_lc_rs::digest::{Context, SHA256, SHA384, SHA512};
 
-/// A digest that can be verified: `sha256`, `sha384` or `sha512`, and the hexadecimal digits that belong to it.
+/// A verifiable digest: `sha256`, `sha384` or `sha512`, and its hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest(Box<str>);
 
-/// A text is no digest, or one of an algorithm that cannot be verified.
+/// The text is no digest, or its algorithm is not supported.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a digest: expected sha256, sha384 or sha512, a colon and lower-case hexadecimal digits")]
 pub struct DigestError(String);
 
 impl Digest {
-    /// The SHA-256 digest of `bytes`.
+    /// Computes the SHA-256 digest of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
         let mut hasher = Hasher(Context::new(&SHA256));
         hasher.update(bytes);
         hasher.finish()
     }
 
-    /// `algorithm:hex`.
+    /// Returns `algorithm:hex`.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether `bytes` have this digest.
+    /// Returns whether `bytes` have this digest.
     pub fn matches(&self, bytes: &[u8]) -> bool {
         let mut hasher = self.hasher();
         hasher.update(bytes);
         hasher.finish() == *self
     }
 
-    /// A hasher of the same algorithm.
+    /// Creates a hasher of the same algorithm.
     pub fn hasher(&self) -> Hasher {
         Hasher(Context::new(match self.0.split(':').next() {
             Some("sha512") => &SHA512,
@@ -63,7 +63,8 @@ impl fmt::Display for Digest {
     }
 }
 
-/// Computes a digest piece by piece. The TLS library's: on processors without SHA instructions twice as fast as others.
+/// Computes a digest piece by piece. It uses the TLS library's implementation: twice as fast as others on processors without
+/// SHA instructions.
 #[derive(Clone)]
 pub struct Hasher(Context);
 
@@ -74,12 +75,12 @@ impl fmt::Debug for Hasher {
 }
 
 impl Hasher {
-    /// Takes the next bytes in.
+    /// Adds the next bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
     }
 
-    /// The digest of all that was taken in.
+    /// Returns the digest of all added bytes.
     pub fn finish(self) -> Digest {
         let algorithm = match self.0.algorithm() {
             other if other == &SHA512 => "sha512",
@@ -90,7 +91,7 @@ impl Hasher {
     }
 }
 
-/// Lower-case hexadecimal digits.
+/// Formats bytes as lower-case hexadecimal digits.
 pub fn hex(bytes: &[u8]) -> String {
     use fmt::Write as _;
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {

@@ -1,25 +1,25 @@
-//! What can go wrong when pulling through Harbor.
+//! Errors of pulls through Harbor.
 
 use std::time::Duration;
 
 use super::digest::Digest;
 use crate::api::Reason;
 
-/// A pull that did not do what it should.
+/// A failed pull.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// The endpoint cannot be used at all.
     #[error("the registry endpoint cannot be used: {0}; check the URL and the CA of the HarborInstance")]
     Endpoint(String),
-    /// No connection, or it was closed before a status line came.
+    /// No connection, or it was closed before a status line arrived.
     #[error("Harbor cannot be reached ({operation}): {detail}; check the URL, DNS, the network and the certificate")]
     Unreachable {
         /// Method and path.
         operation: String,
-        /// What the HTTP client said.
+        /// Message of the HTTP client.
         detail: String,
     },
-    /// A response began, and its body did not come to its end. Harbor passes on what the upstream does: this says nothing of
+    /// A response began, but its body ended early. Harbor relays what the upstream does, so this is no sign of a failure of
     /// Harbor itself.
     #[error(
         "the response to {operation} broke off ({detail}): the upstream ended it early, or something on the way did"
@@ -27,10 +27,10 @@ pub enum Error {
     BrokenOff {
         /// Method and path.
         operation: String,
-        /// What the HTTP client said.
+        /// Message of the HTTP client.
         detail: String,
     },
-    /// No status line came within the deadline.
+    /// No status line arrived within the deadline.
     #[error("no answer to {operation} within {} s", deadline.as_secs_f32())]
     Timeout {
         /// Method and path.
@@ -38,7 +38,7 @@ pub enum Error {
         /// The deadline.
         deadline: Duration,
     },
-    /// 401 with a fresh token. Harbor answers a wrong password with a token that allows nothing.
+    /// 401 with a fresh token. Harbor answers a wrong password with a token that grants nothing.
     #[error(
         "Harbor refused {operation} (401): {message}; check the credentials of the HarborInstance and the rights of the account"
     )]
@@ -48,7 +48,7 @@ pub enum Error {
         /// Harbor's message.
         message: String,
     },
-    /// 401 because the project is not there: Harbor says so to an administrator, too.
+    /// 401 because the project does not exist: Harbor answers this to an administrator too.
     #[error(
         "Harbor has no such project, or none that the account may see: {message}; check the project's name in the image, and the ProxyProject"
     )]
@@ -56,7 +56,7 @@ pub enum Error {
         /// Harbor's message.
         message: String,
     },
-    /// 403.
+    /// HTTP status 403.
     #[error("Harbor forbids {operation} (403): {message}; check the rights of the account")]
     Forbidden {
         /// Method and path.
@@ -64,7 +64,7 @@ pub enum Error {
         /// Harbor's message.
         message: String,
     },
-    /// 404. An upstream that is down looks the same, so it is not for ever.
+    /// 404: an upstream that is down looks the same, so it is not permanent.
     #[error("not found ({operation}): {message}; check the name, and that the upstream has it")]
     NotFound {
         /// Method and path.
@@ -72,7 +72,7 @@ pub enum Error {
         /// Harbor's message.
         message: String,
     },
-    /// 404 from Harbor's own store: it could not ask the upstream, or was refused there, and has not stored the image.
+    /// 404 from Harbor's own store: Harbor could not ask the upstream, or was refused there, and has not stored the image.
     #[error(
         "Harbor did not get it from the upstream (which is unreachable, refuses Harbor's credentials, or answers what Harbor \
          cannot use), and has not stored it: {message}"
@@ -81,33 +81,33 @@ pub enum Error {
         /// Harbor's message.
         message: String,
     },
-    /// 412: a policy of the project stops the pull, such as one on vulnerabilities.
+    /// 412: a policy of the project blocks the pull, for example one on vulnerabilities.
     #[error("a policy of the project stops the pull (412): {message}")]
     PolicyBlocked {
         /// Harbor's message.
         message: String,
     },
-    /// 429, of Harbor or of the upstream behind it.
+    /// 429, from Harbor or from the upstream behind it.
     #[error("the rate of pulls is limited (429): {message}")]
     RateLimited {
-        /// How long to wait, when the answer says so.
+        /// `Retry-After`, if the answer has it.
         retry_after: Option<Duration>,
         /// Harbor's message.
         message: String,
     },
-    /// 5xx, of Harbor or of the upstream behind it.
+    /// 5xx, from Harbor or from the upstream behind it.
     #[error("Harbor or the upstream failed at {operation} ({status}): {message}")]
     Server {
         /// Method and path.
         operation: String,
         /// HTTP status.
         status: u16,
-        /// How long to wait, when the answer says so.
+        /// `Retry-After`, if the answer has it.
         retry_after: Option<Duration>,
         /// Harbor's message.
         message: String,
     },
-    /// A status that a registry should not give.
+    /// A status that a registry must not send.
     #[error("unexpected answer to {operation} ({status}): {message}")]
     Unexpected {
         /// Method and path.
@@ -117,55 +117,55 @@ pub enum Error {
         /// Harbor's message.
         message: String,
     },
-    /// The bytes have another digest than was asked for.
+    /// The bytes have another digest than the requested one.
     #[error("the content of {expected} has the digest {actual}: the upstream or something on the way altered it")]
     DigestMismatch {
-        /// What was asked for.
+        /// The requested digest.
         expected: Digest,
-        /// What came.
+        /// The digest of the received bytes.
         actual: Digest,
     },
-    /// A blob is not as long as its manifest says.
+    /// The length of a blob differs from its manifest.
     #[error("{digest} has {actual} bytes and its manifest says {expected}")]
     SizeMismatch {
         /// The blob.
         digest: Digest,
         /// Bytes that the manifest states.
         expected: u64,
-        /// Bytes that came, or the first count that was too many.
+        /// Received bytes, or the first count above the expected one.
         actual: u64,
     },
-    /// More than we are willing to read.
+    /// The content exceeds the limit.
     #[error("{what} is larger than the limit of {limit}")]
     TooLarge {
-        /// What it is.
+        /// The content that is too large.
         what: String,
         /// The limit, with its unit.
         limit: String,
     },
-    /// An answer that is not what a registry sends: a login page, a truncated body, a manifest of an old schema.
+    /// An answer that no registry sends: a login page, a truncated body, a manifest of an old schema.
     #[error("the answer to {operation} cannot be used: {detail}")]
     Malformed {
         /// Method and path.
         operation: String,
-        /// What was wrong.
+        /// The fault in the answer.
         detail: String,
     },
 }
 
-/// What to do about an error.
+/// How to handle an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
-    /// Try again soon, with backoff.
+    /// Retry soon, with backoff.
     Retry,
-    /// Try again later: at the time that the answer named, or when something else changes.
+    /// Retry later: at the time that the answer named, or when something else changes.
     Wait(Option<Duration>),
-    /// A person has to change something.
+    /// A person must change something.
     Stalled,
 }
 
 impl Error {
-    /// What to do about it.
+    /// Returns how to handle the error.
     pub fn class(&self) -> Class {
         match self {
             Self::Unreachable { .. }
@@ -186,7 +186,7 @@ impl Error {
         }
     }
 
-    /// The reason to put into a condition.
+    /// Returns the reason for a condition.
     pub fn reason(&self) -> Reason {
         match self {
             Self::Endpoint(_) => Reason::InvalidSpec,
@@ -208,8 +208,8 @@ impl Error {
         }
     }
 
-    /// Whether Harbor itself may be the cause: no status line came, or a gateway in front of it answered. An upstream that hangs
-    /// looks the same, so [`Client::answers`](super::Client::answers) decides.
+    /// Returns whether Harbor itself may be the cause: no status line arrived, or a gateway in front of it answered. An
+    /// upstream that hangs looks the same, so [`Client::answers`](super::Client::answers) decides.
     pub fn may_be_harbor(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::Timeout { .. } => true,
@@ -219,7 +219,7 @@ impl Error {
     }
 }
 
-/// The statuses with which a gateway says that what is behind it does not answer.
+/// Whether a gateway sends this status when its backend does not answer.
 pub(super) fn is_gateway(status: u16) -> bool {
     matches!(status, 502..=504)
 }
@@ -228,7 +228,7 @@ pub(super) fn is_gateway(status: u16) -> bool {
 mod tests {
     use super::*;
 
-    /// What decides whether the circuit breaker of a Harbor opens.
+    /// This decides whether the circuit breaker of a Harbor opens.
     #[test]
     fn may_be_harbor_holds_only_where_no_response_began_or_a_gateway_answered() {
         let (operation, message) = ("GET /v2/x".to_owned(), "said".to_owned());

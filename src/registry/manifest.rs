@@ -1,4 +1,4 @@
-//! Manifests and indexes: read once, bounded, and checked before anything is fetched because of them.
+//! Manifests and indexes: read once, bounded, and checked before they lead to further requests.
 
 use oci_client::manifest::{
     IMAGE_LAYER_NONDISTRIBUTABLE_GZIP_MEDIA_TYPE, IMAGE_LAYER_NONDISTRIBUTABLE_MEDIA_TYPE,
@@ -10,13 +10,13 @@ use serde::Deserialize;
 use super::digest::Digest;
 use crate::api::Platform;
 
-/// A manifest that is longer is not read: the limit that registries and container runtimes have.
+/// Maximum size of a manifest in bytes: the limit of registries and container runtimes.
 pub const MAX_BYTES: usize = 4 << 20;
-/// Layers of one image that are accepted. Container runtimes stop at 127.
+/// Maximum number of layers of one image. Container runtimes stop at 127.
 pub const MAX_LAYERS: usize = 4096;
-/// Children of one index that are accepted.
+/// Maximum number of children of one index.
 pub const MAX_CHILDREN: usize = 1024;
-/// `Accept` of every request for a manifest: Harbor answers 404 for a cached manifest whose type is not among these.
+/// `Accept` header of every request for a manifest: Harbor answers 404 for a cached manifest whose type is missing here.
 pub const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
      application/vnd.docker.distribution.manifest.list.v2+json, \
      application/vnd.oci.image.manifest.v1+json, \
@@ -26,7 +26,7 @@ const FOREIGN_LAYER: &str = "application/vnd.docker.image.rootfs.foreign.diff.ta
 const ATTESTATION: &str = "vnd.docker.reference.type";
 const DESCRIBES: &str = "vnd.docker.reference.digest";
 
-/// What a reference leads to.
+/// The content that a reference leads to.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Manifest {
     /// A list of manifests, one for each platform.
@@ -38,7 +38,7 @@ pub enum Manifest {
 /// A list of manifests.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Index {
-    /// All children, attestations too.
+    /// All children, including attestations.
     pub children: Vec<Child>,
 }
 
@@ -47,24 +47,24 @@ pub struct Index {
 pub struct Child {
     /// Digest of the child's manifest.
     pub digest: Digest,
-    /// Its platform; `None` where the index tells none.
+    /// Its platform; `None` if the index states none.
     pub platform: Option<Platform>,
     /// Whether it describes another child (an attestation, `unknown/unknown`) and runs nowhere.
     pub attestation: bool,
-    /// Digest of the child that an attestation describes; `None` where it names none.
+    /// Digest of the child that an attestation describes; `None` if it names none.
     pub describes: Option<String>,
-    /// Whether it is an index itself.
+    /// Whether it is itself an index.
     pub index: bool,
 }
 
 /// One image.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Image {
-    /// The image's config, or what an artifact has in its place.
+    /// The image's config, or its counterpart in an artifact.
     pub config: Descriptor,
     /// The layers that a registry holds.
     pub layers: Vec<Descriptor>,
-    /// Foreign layers, which lie at other addresses by licence. Few registries hold them.
+    /// Foreign layers, which are hosted at other addresses because of their licence. Few registries hold them.
     pub foreign: Vec<Descriptor>,
 }
 
@@ -78,10 +78,10 @@ pub struct Descriptor {
 }
 
 impl Manifest {
-    /// Reads a manifest. `content_type` is the header of the answer, which decides where the body names no type.
+    /// Parses a manifest. `content_type` is the header of the answer, used if the body names no type.
     ///
     /// # Errors
-    /// A sentence that says what is wrong with it.
+    /// A sentence that states what is wrong.
     pub fn parse(content_type: Option<&str>, body: &[u8]) -> Result<Self, String> {
         let outline: Outline = serde_json::from_slice(body).map_err(|error| format!("not a manifest: {error}"))?;
         if outline.schema_version != 2 {
@@ -93,7 +93,7 @@ impl Manifest {
             Some(OCI_IMAGE_MEDIA_TYPE | IMAGE_MANIFEST_MEDIA_TYPE) => false,
             other => return Err(format!("media type `{}` is not supported", other.unwrap_or_default())),
         };
-        // Counted before anything is kept: a list of small entries takes many times its own size.
+        // Counted before any entry is stored: a list of small entries takes many times its own size.
         let (children, layers) = (count(&outline.manifests), count(&outline.layers));
         if children > MAX_CHILDREN {
             return Err(format!("{children} children are more than {MAX_CHILDREN}"));
@@ -101,7 +101,7 @@ impl Manifest {
         if layers > MAX_LAYERS {
             return Err(format!("{layers} layers are more than {MAX_LAYERS}"));
         }
-        // A document that is both would be one thing to us and another to the runtime.
+        // A document with both would mean one thing here and another to the runtime.
         if outline.manifests.is_some() && outline.layers.is_some() {
             return Err("it is an index and an image at once".to_owned());
         }
@@ -126,19 +126,19 @@ impl Image {
         Ok(Self { config: descriptor(&image.config)?, layers, foreign })
     }
 
-    /// Config and layers, each blob once. Foreign layers are left out.
+    /// Returns config and layers, each blob once, without foreign layers.
     pub fn blobs(&self) -> Vec<Descriptor> {
         let mut seen = std::collections::HashSet::new();
         std::iter::once(&self.config).chain(&self.layers).filter(|blob| seen.insert(&blob.digest)).cloned().collect()
     }
 
-    /// Size of config and layers in bytes, each blob once, as the manifest states it.
+    /// Returns the size of config and layers in bytes, each blob once, as the manifest states it.
     pub fn bytes(&self) -> u64 {
         self.blobs().iter().fold(0, |sum, blob| sum.saturating_add(blob.size))
     }
 }
 
-/// The fields that tell the kinds of manifest apart.
+/// The fields that distinguish the kinds of manifest.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Outline {
@@ -148,7 +148,7 @@ struct Outline {
     layers: Option<Count>,
 }
 
-/// The length of a list of which nothing is kept.
+/// The length of a list whose entries are discarded.
 struct Count(usize);
 
 impl<'de> Deserialize<'de> for Count {
@@ -157,7 +157,7 @@ impl<'de> Deserialize<'de> for Count {
     }
 }
 
-/// Takes no room, however many there are.
+/// Takes no memory, however many there are.
 struct Nothing;
 
 impl<'de> Deserialize<'de> for Nothing {

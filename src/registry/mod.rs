@@ -1,10 +1,10 @@
 //! OCI distribution, the pull side, as Harbor serves it below `/v2`.
 //!
-//! What flows in is an endpoint, a repository and a reference; what flows out are checked manifests, and the knowledge that a
-//! blob is stored or was streamed with the right digest. No byte of a blob is kept.
+//! In: an endpoint, a repository and a reference. Out: checked manifests, and whether a blob is stored or was streamed with the
+//! expected digest. No byte of a blob is kept.
 //!
-//! The manifests' types are those of `oci-client`. The requests are our own: that client reads a manifest of any size into
-//! memory, sends credentials to whatever host a token realm names, follows redirects, and loses `Retry-After`.
+//! The types of manifests are those of `oci-client`. The requests are not: that client reads a manifest of any size into
+//! memory, sends credentials to any host that a token realm names, follows redirects, and drops `Retry-After`.
 
 mod auth;
 pub mod client;

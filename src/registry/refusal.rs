@@ -1,4 +1,4 @@
-//! From an answer that is no success, or a connection that broke, to an [`Error`].
+//! Converts an unsuccessful answer, or a broken connection, to an [`Error`].
 
 use std::{error::Error as _, time::Duration};
 
@@ -9,14 +9,14 @@ use serde::Deserialize;
 use super::error::Error;
 use crate::harbor::Secrets;
 
-/// Of an error's body no more is read.
+/// Maximum bytes that are read of an error's body.
 const MAX_BODY: usize = 16 << 10;
-/// An error's body is read for no longer: what has come by then tells enough.
+/// Maximum time to read an error's body: the part that arrived by then is enough.
 const BODY_DEADLINE: Duration = Duration::from_secs(3);
-/// Nobody is waited for longer, whatever `Retry-After` says.
+/// Maximum wait, whatever `Retry-After` says.
 const MAX_WAIT: Duration = Duration::from_secs(6 * 3600);
 
-/// The error that an answer stands for.
+/// Reads an answer into the error that it represents.
 pub(super) async fn read(operation: &str, response: Response, secrets: &Secrets, token: Option<&str>) -> Error {
     let status = response.status();
     let retry_after = response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
@@ -33,7 +33,7 @@ pub(super) async fn read(operation: &str, response: Response, secrets: &Secrets,
     )
 }
 
-/// The error of a request to which no response came.
+/// The error of a request without a response.
 pub(super) fn unanswered(operation: &str, error: reqwest::Error, deadline: Duration, secrets: &Secrets) -> Error {
     let operation = operation.to_owned();
     if error.is_timeout() && !error.is_connect() {
@@ -42,7 +42,7 @@ pub(super) fn unanswered(operation: &str, error: reqwest::Error, deadline: Durat
     Error::Unreachable { operation, detail: detail(error, secrets) }
 }
 
-/// The error of a response that began and did not come to its end.
+/// The error of a response that ended early.
 pub(super) fn broken_off(operation: &str, error: reqwest::Error, deadline: Duration, secrets: &Secrets) -> Error {
     let operation = operation.to_owned();
     if error.is_timeout() {
@@ -53,7 +53,7 @@ pub(super) fn broken_off(operation: &str, error: reqwest::Error, deadline: Durat
 }
 
 fn detail(error: reqwest::Error, secrets: &Secrets) -> String {
-    // The URL of a token request is of no use to a reader, and the causes are.
+    // The causes help a reader; the URL of a token request does not.
     let error = error.without_url();
     let mut detail = error.to_string();
     let mut cause = error.source();
@@ -78,11 +78,12 @@ fn classify(
         return Error::RateLimited { retry_after, message };
     }
     match status.as_u16() {
-        // Harbor challenges for everything but a project that it does not have.
+        // Harbor sends a challenge for everything except a project that does not exist.
         401 if no_challenge => Error::ProjectNotFound { message },
         401 => Error::Unauthorized { operation, message },
         403 => Error::Forbidden { operation, message },
-        // What the upstream does not have is "resource not found"; these are what Harbor says of its own store.
+        // Harbor answers "resource not found" for content that the upstream does not have; these messages are about its own
+        // store.
         404 if message.starts_with("artifact ") || message.starts_with("repository ") => {
             Error::UpstreamUnavailable { message }
         }
@@ -93,7 +94,7 @@ fn classify(
     }
 }
 
-/// Code and message of the first error in the body, as distribution and Harbor write them; the message without secrets.
+/// Returns code and message of the first error in the body, as distribution and Harbor write them; the message without secrets.
 fn said(body: &str, status: StatusCode, conceal: &dyn Fn(&str) -> String) -> (String, String) {
     #[derive(Deserialize)]
     struct Envelope {
@@ -117,7 +118,7 @@ fn said(body: &str, status: StatusCode, conceal: &dyn Fn(&str) -> String) -> (St
     (code, message)
 }
 
-/// `Retry-After`: seconds, or a date.
+/// Parses `Retry-After`: seconds, or a date.
 fn wait(text: &str, now: Timestamp) -> Option<Duration> {
     let seconds = text.trim().parse::<u64>().ok().or_else(|| {
         let date = jiff::fmt::rfc2822::parse(text.trim()).ok()?.timestamp();

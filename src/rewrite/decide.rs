@@ -15,11 +15,11 @@ use super::rules::{Decision, Rules};
 use super::subject::Subject;
 use crate::image::{ImageRef, ImageRefError};
 
-/// More warnings than these would be cut by the API server.
+/// The most warnings. The API server would cut more.
 const MAX_WARNINGS: usize = 8;
 const MAX_NAME_IN_WARNING: usize = 63;
 
-/// What is asked of a Pod.
+/// The kind of the request for a Pod.
 #[derive(Debug, Clone, Copy)]
 pub enum Request<'p> {
     /// A new Pod.
@@ -27,18 +27,18 @@ pub enum Request<'p> {
         /// The Pod.
         pod: &'p Pod<'p>,
     },
-    /// A change of a Pod.
+    /// An update of a Pod.
     Update {
-        /// As it is to be.
+        /// The new Pod.
         pod: &'p Pod<'p>,
-        /// As it was.
+        /// The old Pod.
         old: &'p Pod<'p>,
     },
-    /// A change by way of the subresource `ephemeralcontainers`, which can change those containers alone.
+    /// An update through the subresource `ephemeralcontainers`, which can change only those containers.
     EphemeralContainers {
-        /// As it is to be.
+        /// The new Pod.
         pod: &'p Pod<'p>,
-        /// As it was.
+        /// The old Pod.
         old: &'p Pod<'p>,
     },
 }
@@ -52,29 +52,29 @@ pub struct Outcome<'p> {
     warnings: Vec<String>,
 }
 
-/// An image that Harbor ought to have warm.
+/// An image to prewarm.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
-    /// The image at Harbor, as the kubelet will ask for it.
+    /// The image at Harbor, as the kubelet pulls it.
     pub image: ImageRef,
-    /// Name of the ProxyProject whose project it lies in.
+    /// Name of the ProxyProject of the image.
     pub proxy_project: Arc<str>,
 }
 
-/// Decides on a Pod, whatever it costs: for commands and controllers. See [`decide_within`].
+/// Decides on a Pod without a budget: for commands and controllers. See [`decide_within`].
 pub fn decide<'p>(request: Request<'p>, rules: &Rules, subject: &Subject<'_>) -> Outcome<'p> {
     outcome(request, rules, subject, &Budget::unlimited())
 }
 
-/// Decides on a Pod. What cannot be read is left alone, with a warning.
+/// Decides on a Pod. An image that cannot be read is not modified, with a warning.
 ///
-/// On an update only images that differ from the old ones are looked at; one that the old Pod's record knows as the
-/// original gets the old image back, so that applying a manifest again restarts nothing. A record is text that a user can
-/// write: an entry of the old one counts only if the old image may have been made from it, and what was sent as the
-/// record only if the rules make this very image from it, as they do when the API server asks a second time.
+/// On an update, only images that differ from the old ones are checked. An image that the old Pod's record has as the
+/// original gets the old image back, so that applying a manifest again restarts nothing. A user can write the text of a
+/// record. So an entry of the old record counts only if the old image may come from it, and an entry of the sent record
+/// counts only if the rules compute this exact image from it, as they do when the API server calls a second time.
 ///
 /// # Errors
-/// When the images and the rules are too many for the budget.
+/// When there are too many images and rules for the budget.
 pub fn decide_within<'p>(
     request: Request<'p>,
     rules: &Rules,
@@ -115,7 +115,7 @@ fn outcome<'p>(request: Request<'p>, rules: &Rules, subject: &Subject<'_>, budge
             && original == Some(slot.image)
             && !slot.is_never_pulled
             && placeholder(slot.image).is_none()
-            // Else it was made a moment ago, and the API server asks a second time.
+            // Otherwise the rules wrote it a moment ago, and the API server calls a second time.
             && believed(&slot).is_none()
         {
             outcome.edits.images.push(Change { slot, to: To::Earlier(earlier) });
@@ -130,7 +130,7 @@ fn outcome<'p>(request: Request<'p>, rules: &Rules, subject: &Subject<'_>, budge
                     }
                 }
                 Noted::Rewritten => {
-                    // A Pod that a backup brings from another Harbor keeps what its user wrote.
+                    // A Pod that a backup restores from another Harbor keeps the images that its user wrote.
                     let made = outcome.edits.images.last().map(|change| change.to.text());
                     let original = made.and_then(|made| made_from(&sent, &slot, rules, made, budget));
                     record.add(slot, original.unwrap_or(slot.image));
@@ -142,7 +142,7 @@ fn outcome<'p>(request: Request<'p>, rules: &Rules, subject: &Subject<'_>, budge
     if matches!(request, Request::Create { .. }) {
         outcome.edits.pull_secrets.remove(pod.pull_secrets());
     } else {
-        // They are immutable.
+        // The pull secrets of an existing Pod are immutable.
         outcome.edits.pull_secrets.names.clear();
     }
     if !matches!(request, Request::EphemeralContainers { .. }) {
@@ -152,27 +152,27 @@ fn outcome<'p>(request: Request<'p>, rules: &Rules, subject: &Subject<'_>, budge
     outcome
 }
 
-/// What of an image belongs into the record.
+/// How the record treats an image.
 enum Noted {
     Nothing,
     Rewritten,
     AtHarbor,
-    /// No rule is about it.
+    /// No rule matches it.
     Foreign,
 }
 
 impl<'p> Outcome<'p> {
-    /// Whether there is a patch.
+    /// Returns whether there is a patch.
     pub fn changes_anything(&self) -> bool {
         !self.edits.is_empty()
     }
 
-    /// Appends the JSON Patch: an array of operations, an empty one when the Pod stays as it is.
+    /// Appends the JSON Patch: an array of operations, empty when the Pod does not change.
     pub fn write_patch(&self, out: &mut String) {
         self.edits.write(out);
     }
 
-    /// Names of the ProxyProjects whose rules changed images, each once.
+    /// Returns the names of the ProxyProjects whose rules changed images, each once.
     pub fn acted(&self) -> Vec<&str> {
         distinct(self.edits.images.iter().filter_map(|change| match &change.to {
             To::Harbor(wanted) => Some(&*wanted.proxy_project),
@@ -180,35 +180,35 @@ impl<'p> Outcome<'p> {
         }))
     }
 
-    /// The image that one place has after the patch, if it changes.
+    /// Returns the image of one position after the patch, if it changes.
     pub fn image(&self, kind: Kind, index: usize) -> Option<&str> {
-        // They are in the order in which the Pod has them.
+        // Changes are in the order of the Pod.
         let place = |change: &Change<'_>| (change.slot.kind, change.slot.index);
         let at = self.edits.images.binary_search_by_key(&(kind, index), place).ok()?;
         self.edits.images.get(at).map(|change| change.to.text())
     }
 
-    /// Names of the pull secrets that the patch adds.
+    /// Returns the names of the pull secrets that the patch adds.
     pub fn pull_secrets(&self) -> &[Arc<str>] {
         &self.edits.pull_secrets.names
     }
 
-    /// How many images the patch changes.
+    /// Returns the number of images that the patch changes.
     pub fn rewritten(&self) -> usize {
         self.edits.images.len()
     }
 
-    /// How many images were left as they are because they could not be read, or not be rewritten.
+    /// Returns the number of images that were not modified because they could not be read or rewritten.
     pub fn left_alone(&self) -> usize {
         self.left_alone
     }
 
-    /// Texts for the user, few and short.
+    /// Returns the warnings for the user, few and short.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
-    /// The images that Harbor ought to have warm: those rewritten now, and those that named a managed project.
+    /// Returns the images to prewarm: the rewritten ones, and those that already name a managed project.
     pub fn into_wanted(self) -> Vec<Wanted> {
         let mut wanted = self.at_harbor;
         wanted.extend(self.edits.images.into_iter().filter_map(|change| match change.to {
@@ -256,7 +256,7 @@ impl<'p> Outcome<'p> {
         Noted::Nothing
     }
 
-    /// A Pod that a backup brings from another Harbor has a record, and no rule knows that Harbor.
+    /// A Pod that a backup restores from another Harbor has a record, and no rule knows that Harbor.
     fn drop_record(&mut self, slot: &Slot<'_>) {
         if self.warnings.len() < MAX_WARNINGS {
             let (noun, name) = (slot.kind.noun(), Printable(slot.name));
@@ -302,12 +302,12 @@ impl<'p> Outcome<'p> {
 }
 
 impl<'p> Request<'p> {
-    /// The Pod as it is to be.
+    /// Returns the new Pod.
     pub fn pod(self) -> &'p Pod<'p> {
         self.parts().0
     }
 
-    /// The images that the Pod does not have yet, of all its lists: those that the old Pod does not have in the same place.
+    /// Returns the new images of all lists of the Pod: those that the old Pod does not have in the same position.
     pub fn new_images(self) -> Vec<Slot<'p>> {
         let (pod, old, _) = self.parts();
         let before = old.map(Before::new);
@@ -315,13 +315,13 @@ impl<'p> Request<'p> {
         Kind::ALL.iter().flat_map(|kind| pod.slots(*kind)).filter(is_new).collect()
     }
 
-    /// The limit that one of the Pods exceeds.
+    /// Returns the limit that one of the Pods exceeds.
     pub fn excess(self) -> Option<&'static str> {
         let (pod, old, _) = self.parts();
         pod.excess().or_else(|| old.and_then(Pod::excess))
     }
 
-    /// Whether this is a change of a Pod that changes no list that holds images. It brings none, whatever the limits.
+    /// Returns whether an update changes no list that holds images. Then it brings no new image, at any size.
     pub fn leaves_images(self) -> bool {
         let (pod, old, _) = self.parts();
         old.is_some_and(|old| pod.has_the_lists_of(old))
@@ -336,7 +336,7 @@ impl<'p> Request<'p> {
     }
 }
 
-/// The images of the old Pod, found by place first and by name where lists have shifted.
+/// The images of the old Pod, found by position first, and by name where lists have shifted.
 struct Before<'p> {
     pod: &'p Pod<'p>,
     by_name: OnceCell<HashMap<(Kind, &'p str), &'p str>>,
@@ -361,7 +361,7 @@ impl<'p> Before<'p> {
     }
 }
 
-/// Whether an update concerns neither images nor our annotation: the common case, answered without reading records.
+/// Returns whether an update concerns neither images nor our annotation: the common case, decided without reading records.
 fn is_same(pod: &Pod<'_>, old: &Pod<'_>, kinds: &[Kind]) -> bool {
     pod.originals() == old.originals()
         && kinds.iter().all(|kind| {
@@ -375,19 +375,19 @@ fn is_same(pod: &Pod<'_>, old: &Pod<'_>, kinds: &[Kind]) -> bool {
         })
 }
 
-/// What a sent record says of an image, if the rules make this very image from it.
+/// Returns the original of an image in the sent record, if the rules compute this exact image from it.
 fn believed<'s>(sent: &'s Record, slot: &Slot<'_>, rules: &Rules, budget: &Budget) -> Option<&'s str> {
     made_from(sent, slot, rules, slot.image, budget)
 }
 
-/// What a sent record says of a place, if the rules make `made` from it.
+/// Returns the original of a position in the sent record, if the rules compute `made` from it.
 fn made_from<'s>(sent: &'s Record, slot: &Slot<'_>, rules: &Rules, made: &str, budget: &Budget) -> Option<&'s str> {
     let original = sent.original(slot)?;
     let found = rules.find_for_anyone_within(&parse(original).ok()?, budget);
     matches!(found, Decision::Rewritten { image, .. } if image.as_str() == made).then_some(original)
 }
 
-/// A name as it may stand in a warning, which travels in an HTTP header: short, and without control characters.
+/// A name for a warning, which travels in an HTTP header: short, and without control characters.
 struct Printable<'t>(&'t str);
 
 impl fmt::Display for Printable<'_> {

@@ -1,25 +1,25 @@
-//! Ways to keep images as they are written. None of them binds a policy: they only keep the rules off.
+//! Exemptions: labels and annotations that keep images unchanged. They apply to rules only; policies ignore them.
 
 use std::collections::HashSet;
 
 use super::pod::Pod;
 use super::subject::Subject;
 
-/// Label of a Pod whose images stay as they are if it is `true`, and its namespace has [`ALLOW_EXEMPT`].
+/// Label of a Pod whose images are not modified if it is `true` and the namespace has [`ALLOW_EXEMPT`].
 pub const EXEMPT: &str = "harbor-pilot.dev/exempt";
 /// Label of a namespace whose Pods may use [`EXEMPT`], if it is `true`.
 pub const ALLOW_EXEMPT: &str = "harbor-pilot.dev/allow-exempt";
-/// Annotation of a Pod with the names of containers and volumes, separated by commas, whose images stay as they are.
+/// Annotation of a Pod with names of containers and volumes, separated by commas, whose images are not modified.
 pub const KEEP_IMAGES: &str = "harbor-pilot.dev/keep-images";
 
-/// Whether the Pod asks to be left alone.
+/// Whether the Pod asks for an exemption.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Exemption {
-    /// It does not.
+    /// The Pod does not ask.
     NotAsked,
-    /// It does, and may.
+    /// The Pod asks, and its namespace allows it.
     Granted,
-    /// It does, and its namespace does not let it.
+    /// The Pod asks, and its namespace does not allow it.
     Refused,
 }
 
@@ -38,13 +38,13 @@ impl Exemption {
 /// The names of containers and volumes whose images a Pod keeps.
 #[derive(Debug)]
 pub(super) enum KeptNames<'p> {
-    /// A short annotation, which is read again for each name.
+    /// A short annotation, which is parsed again for each name.
     Few(&'p str),
-    /// A long one. It is read once: a Pod may have thousands of containers.
+    /// A long annotation. It is parsed once, because a Pod may have thousands of containers.
     Many(HashSet<&'p str>),
 }
 
-/// Bytes of an annotation that is read again for each name.
+/// The longest annotation, in bytes, that is parsed again for each name.
 const SHORT: usize = 128;
 
 impl<'p> KeptNames<'p> {
@@ -56,7 +56,7 @@ impl<'p> KeptNames<'p> {
         }
     }
 
-    /// Whether the name is among them. An empty one never is.
+    /// Returns whether the name is in the list. An empty name never is.
     pub(super) fn contain(&self, name: &str) -> bool {
         !name.is_empty()
             && match self {

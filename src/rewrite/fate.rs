@@ -1,4 +1,4 @@
-//! What the rules make of one image of a Pod, whatever the Pod was before.
+//! The decision of the rules on one image of a Pod, without regard to the old Pod.
 
 use super::exempt::{Exemption, KeptNames};
 use super::limits::{Budget, MAX_IMAGE};
@@ -7,44 +7,44 @@ use super::rules::{Decision, Rules};
 use super::subject::Subject;
 use crate::image::{ImageRef, ImageRefError};
 
-/// Images that stand for the one that another webhook puts in their place, and who does so. They are compared as they are
-/// written: `docker.io/library/auto` is none.
+/// Placeholder images that another webhook replaces, each with the name of that webhook. They are compared as written:
+/// `docker.io/library/auto` is not a placeholder.
 ///
-/// A placeholder stays as it is, so that its webhook recognizes it. The image that takes its place is rewritten when the
-/// API server asks again (`reinvocationPolicy: IfNeeded`).
+/// A placeholder is not modified, so that its webhook recognizes it. The image that replaces it is rewritten when the API
+/// server calls again (`reinvocationPolicy: IfNeeded`).
 pub const PLACEHOLDERS: [(&str, &str); 2] =
     [("auto", "Istio's injector"), ("injector-envoy-image", "the injector of AWS App Mesh")];
 
-/// Whose placeholder an image is.
+/// Returns the webhook whose placeholder the image is.
 pub fn placeholder(image: &str) -> Option<&'static str> {
     PLACEHOLDERS.iter().find(|(placeholder, _)| *placeholder == image).map(|(_, whose)| *whose)
 }
 
-/// What becomes of an image.
+/// The decision on an image.
 #[derive(Debug)]
 pub enum Fate<'r> {
-    /// It stays as it is, and no rule is asked.
+    /// Not modified; no rule is evaluated.
     Kept(Keeper),
-    /// It stays as it is: no runtime can read it.
+    /// Not modified: no runtime can read the image.
     Unreadable(ImageRefError),
-    /// It is this one, and the rules say this.
+    /// The parsed image, and the decision of the rules.
     Decided(ImageRef, Decision<'r>),
 }
 
-/// Why no rule is asked about an image.
+/// The reason why no rule is evaluated for an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keeper {
-    /// The label of the Pod, which its namespace allows.
+    /// The Pod has the exemption label, and its namespace allows it.
     Exempt,
-    /// The annotation of the Pod that names the container or volume.
+    /// The annotation of the Pod names the container or volume.
     Named,
-    /// The pull policy `Never`: a node has the image under this very name.
+    /// The pull policy is `Never`: a node has the image under this exact name.
     NeverPulled,
-    /// It is a placeholder, for the webhook of this name.
+    /// The image is a placeholder for the webhook of this name.
     Placeholder(&'static str),
 }
 
-/// Asks the rules about the images of one Pod.
+/// Evaluates the rules for the images of one Pod.
 #[derive(Debug)]
 pub struct Reader<'r> {
     rules: &'r Rules,
@@ -55,12 +55,12 @@ pub struct Reader<'r> {
 }
 
 impl<'r> Reader<'r> {
-    /// A reader of the images of this Pod. What it costs is taken from the budget.
+    /// Creates a reader for the images of this Pod. Its work counts against the budget.
     pub fn new(pod: &'r Pod<'_>, rules: &'r Rules, subject: &'r Subject<'r>, budget: &'r Budget) -> Self {
         Self { rules, subject, budget, kept: KeptNames::of(pod), exemption: Exemption::of(subject) }
     }
 
-    /// What becomes of an image. Once the budget is exhausted this says nothing any more: check the budget at the end.
+    /// Returns the decision on an image. After the budget is exhausted the result means nothing: check the budget at the end.
     pub fn fate(&self, slot: &Slot<'_>) -> Fate<'r> {
         if let Some(keeper) = self.keeper(slot) {
             return Fate::Kept(keeper);
@@ -74,7 +74,7 @@ impl<'r> Reader<'r> {
         }
     }
 
-    /// Whether the Pod asks to be left alone.
+    /// Returns whether the Pod asks for an exemption.
     pub(super) fn exemption(&self) -> Exemption {
         self.exemption
     }
@@ -92,11 +92,11 @@ impl<'r> Reader<'r> {
     }
 }
 
-/// Reads an image, unless it is longer than any that a runtime can pull: what is done with images costs as much as they
-/// are long.
+/// Parses an image, unless it is longer than any image that a runtime can pull: the cost of all work on images grows with
+/// their length.
 ///
 /// # Errors
-/// When it is no image.
+/// When the text is not a valid image.
 pub fn parse(image: &str) -> Result<ImageRef, ImageRefError> {
     if image.len() > MAX_IMAGE {
         return Err(ImageRefError::TooLong);

@@ -4,23 +4,23 @@ use globset::{GlobBuilder, GlobMatcher};
 
 use crate::image::ImageRef;
 
-/// Patterns in the order in which they were given.
+/// Compiled patterns in their original order.
 #[derive(Debug, Clone, Default)]
 pub struct Globs(Vec<GlobMatcher>);
 
-/// What is wrong with a pattern.
+/// The problem of a pattern.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{pattern:?} is no pattern for images: {problem}")]
 pub struct GlobError {
     /// The pattern.
     pub pattern: String,
-    /// What is wrong with it.
+    /// The problem.
     pub problem: String,
 }
 
 impl Globs {
-    /// Compiles patterns: `*` and `?` stand for characters of one component, `**` for whole components, `[ab]` and
-    /// `{a,b}` for a choice. They are compared with images in their full form, so that Docker Hub's begin with
+    /// Compiles patterns. `*` and `?` match characters of one component, `**` matches whole components, `[ab]` and `{a,b}`
+    /// match a choice. Patterns apply to the full form of an image, so patterns for Docker Hub begin with
     /// `docker.io/library/` or `docker.io/`.
     pub fn compile<'p>(patterns: impl IntoIterator<Item = &'p String>) -> Result<Self, GlobError> {
         let compiled = patterns.into_iter().map(|pattern| {
@@ -35,18 +35,19 @@ impl Globs {
         compiled.collect::<Result<_, _>>().map(Self)
     }
 
-    /// Whether there is no pattern.
+    /// Returns whether there is no pattern.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// How many patterns there are.
+    /// Returns the number of patterns.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// The first pattern that matches host and repository, or the whole reference. Runtimes ignore the tag of an image that
-    /// has a digest, so that only a pattern with `@` matches more than its host and repository: `app:v1*` means no digest.
+    /// Returns the first pattern that matches host and repository, or the whole reference. Runtimes ignore the tag of an
+    /// image that has a digest, so only a pattern with `@` matches more of such an image than host and repository: `app:v1*`
+    /// matches no digest.
     pub fn matching(&self, image: &ImageRef) -> Option<&str> {
         let pinned = image.digest().is_some();
         let whole = |glob: &GlobMatcher| !pinned || glob.glob().glob().contains('@');

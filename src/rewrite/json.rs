@@ -1,4 +1,4 @@
-//! JSON text, written piece by piece into a buffer.
+//! Writes JSON text into a buffer, piece by piece.
 
 use std::fmt::Write;
 
@@ -10,7 +10,7 @@ pub fn push_string(out: &mut String, text: &str) {
     out.push('"');
 }
 
-/// Appends `text` as it stands within a JSON string: escaped where it has to be, as `serde_json` escapes.
+/// Appends `text` as the inside of a JSON string, with the escapes of `serde_json`.
 pub fn push_escaped(out: &mut String, text: &str) {
     if !needs_escapes(text) {
         return out.push_str(text);
@@ -35,12 +35,12 @@ fn push_special(out: &mut String, special: char) {
         '\n' => out.push_str("\\n"),
         '\u{c}' => out.push_str("\\f"),
         '\r' => out.push_str("\\r"),
-        // Writing to a string has no way to fail.
+        // A write to a `String` cannot fail.
         control => drop(write!(out, "\\u{:04x}", u32::from(control))),
     }
 }
 
-/// Looks at every byte, several at once, instead of stopping at the first.
+/// Checks every byte, several at once, and does not stop at the first match.
 fn needs_escapes(text: &str) -> bool {
     text.bytes().fold(false, |found, byte| found | is_special(byte))
 }

@@ -1,38 +1,39 @@
-//! What a Pod may have at most, and how much work a review may cost.
+//! Limits on the size of a Pod and on the work for a review.
 //!
-//! A tenant decides how large a Pod is. What exceeds these limits is given up before the work, and answered like a Pod
+//! A tenant decides how large a Pod is. A Pod above these limits is refused before the work starts, and answered like a Pod
 //! that cannot be read.
 
 use std::cell::Cell;
 
-/// Containers of a Pod, those of all three lists together. A Pod with more does not fit into etcd, whose objects have at
-/// most 1.5 MiB: with its defaults a container has about 100 bytes.
+/// The most containers of a Pod, in all three lists together. A Pod with more does not fit into etcd, whose objects have at
+/// most 1.5 MiB: with its defaults a container takes about 100 bytes.
 pub const MAX_CONTAINERS: usize = 16_384;
-/// Images of one Pod or workload that are warmed: the first ones. One with more is not meant to run.
+/// The most images of one Pod or workload that are prewarmed: the first ones. A Pod with more is not meant to run.
 pub const MAX_WARMED: usize = 1_000;
-/// Volumes of a Pod, for the same reason.
+/// The most volumes of a Pod, for the same reason.
 pub const MAX_VOLUMES: usize = 16_384;
-/// Labels of a Pod. Kubernetes has no limit; people use less than a hundred.
+/// The most labels of a Pod. Kubernetes has no limit; users set less than a hundred.
 pub const MAX_LABELS: usize = 4_096;
-/// Entries of `spec.imagePullSecrets`. A kubelet tries them one after the other for each image.
+/// The most entries of `spec.imagePullSecrets`. A kubelet tries them one after the other for each image.
 pub const MAX_PULL_SECRETS: usize = 4_096;
-/// Kubernetes' limit on all annotations of an object, keys and values together, in bytes. Our own ones cannot have more.
+/// The Kubernetes limit on all annotations of an object, keys and values together, in bytes. Our own annotations cannot
+/// exceed it.
 pub const MAX_ANNOTATIONS: usize = 256 * 1024;
-/// Bytes of an image. A DNS name with a port, a repository, a tag and a digest have less than 800 bytes, so that no
+/// The longest image, in bytes. A DNS name with a port, a repository, a tag and a digest have less than 800 bytes, so no
 /// runtime can pull a longer one.
 pub const MAX_IMAGE: usize = 1_024;
 
-/// Steps of one review. By what it is, a step takes 15 to 130 ns (a condition of a policy at the least, a glob or a rule with
-/// a selector at the most), so that all of them take 8 to 65 ms: far less than the timeout of the webhook, and more than 1,000
-/// images under 100 policies with an allow list need. `tests/review_cost.rs` has the measurement.
+/// The steps of one review. A step takes 15 ns (a condition of a policy) to 130 ns (a glob, or a rule with a selector), so
+/// all of them take 8 to 65 ms: far less than the timeout of the webhook, and more than 1,000 images need under 100 policies
+/// with an allow list. `tests/review_cost.rs` has the measurement.
 const REVIEW: u64 = 500_000;
-/// Steps of one glob: it is matched twice.
+/// The steps of one glob: it is matched twice.
 const GLOB: usize = 8;
 
-/// The work that is left for a review: a number of steps, so that the same review has the same answer on each machine.
+/// The remaining work of a review, in steps, so that the same review has the same answer on each machine.
 ///
-/// What grows with the size of the Pod alone is linear and needs no budget. Steps count what grows with the product of
-/// the images of a Pod and the rules or policies that an administrator wrote.
+/// Work that grows with the size of the Pod alone is linear and needs no budget. Steps count the work that grows with the
+/// product of the images of a Pod and the rules or policies that an administrator wrote.
 #[derive(Debug)]
 pub struct Budget {
     left: Cell<u64>,
@@ -44,33 +45,33 @@ pub struct Budget {
 pub struct Exhausted;
 
 impl Budget {
-    /// That of one review.
+    /// Returns the budget of one review.
     pub fn of_review() -> Self {
         Self { left: Cell::new(REVIEW) }
     }
 
-    /// One without an end, for commands and controllers.
+    /// Returns an unlimited budget, for commands and controllers.
     pub fn unlimited() -> Self {
         Self { left: Cell::new(u64::MAX) }
     }
 
-    /// Takes steps; false when there are not so many. Then there are none any more.
+    /// Takes steps. Returns false when too few are left; then the budget is empty.
     pub fn spend(&self, steps: u64) -> bool {
         let left = self.left.get().checked_sub(steps);
         self.left.set(left.unwrap_or(0));
         left.is_some_and(|left| left > 0)
     }
 
-    /// Fails once more was spent than there was.
+    /// Fails when the budget was exceeded.
     ///
     /// # Errors
-    /// When nothing is left.
+    /// When more steps were needed than the budget had.
     pub fn check(&self) -> Result<(), Exhausted> {
         if self.left.get() == 0 { Err(Exhausted) } else { Ok(()) }
     }
 }
 
-/// Steps of so many requirements, with so many values in all, and so many globs.
+/// Returns the steps for a number of requirements, their values in total, and globs.
 pub fn steps(requirements: usize, values: usize, globs: usize) -> u64 {
     let steps = requirements.saturating_add(values / 4).saturating_add(globs.saturating_mul(GLOB));
     u64::try_from(steps).unwrap_or(u64::MAX).saturating_add(1)

@@ -1,8 +1,8 @@
-//! From a Pod and the rules in force to what admission does with it: pure, from memory.
+//! Takes a Pod and the active rules, returns what admission does with the Pod. Pure, from memory.
 //!
-//! In flow [`Rule`]s, compiled once into [`Rules`], and per admission a [`pod::Pod`] read from the request (with the old
-//! one, on an update). Out flows an [`Outcome`]: a JSON Patch of image fields, pull secrets and one annotation, the images that Harbor
-//! ought to have warm, and warnings.
+//! In: [`Rule`]s, compiled once into [`Rules`], and per admission a [`pod::Pod`] from the request (with the old one, on an
+//! update). Out: an [`Outcome`], which is a JSON Patch of image fields, pull secrets and one annotation, the images to
+//! prewarm, and warnings.
 
 pub mod decide;
 mod exempt;

@@ -1,5 +1,4 @@
-//! The JSON Patch of a decision (RFC 6902): image fields, the pull secrets that they need, and our own annotation;
-//! nothing else.
+//! The JSON Patch of a decision (RFC 6902): only image fields, the pull secrets that they need, and our own annotation.
 
 use std::collections::HashSet;
 use std::fmt::Write;
@@ -13,7 +12,7 @@ use super::record::ORIGINAL_IMAGES;
 /// [`ORIGINAL_IMAGES`] as a JSON Pointer (RFC 6901).
 const ANNOTATION_POINTER: &str = "/metadata/annotations/harbor-pilot.dev~1original-images";
 
-/// What changes in a Pod.
+/// The changes of a Pod.
 #[derive(Debug, Default)]
 pub(super) struct Edits<'p> {
     pub(super) images: Vec<Change<'p>>,
@@ -21,7 +20,7 @@ pub(super) struct Edits<'p> {
     pub(super) annotation: Annotation,
 }
 
-/// Another image in one place.
+/// A new image in one position.
 #[derive(Debug)]
 pub(super) struct Change<'p> {
     pub(super) slot: Slot<'p>,
@@ -32,7 +31,7 @@ pub(super) struct Change<'p> {
 pub(super) enum To<'p> {
     /// The image at Harbor.
     Harbor(Wanted),
-    /// The image that the old Pod has in this place.
+    /// The image that the old Pod has in this position.
     Earlier(&'p str),
 }
 
@@ -40,30 +39,30 @@ pub(super) enum To<'p> {
 #[derive(Debug, Default)]
 pub(super) struct PullSecrets {
     pub(super) names: Vec<Arc<str>>,
-    /// The same as `names`, once they are many.
+    /// The same names as `names`, once there are many.
     known: HashSet<Arc<str>>,
-    /// Whether the Pod has some already.
+    /// Whether the Pod already has pull secrets.
     pub(super) beside_others: bool,
 }
 
-/// So many names are compared one by one; more are looked up.
+/// The most names that are compared one by one; a larger list uses a hash set.
 const FEW: usize = 16;
 
-/// What becomes of [`ORIGINAL_IMAGES`].
+/// The change of [`ORIGINAL_IMAGES`].
 #[derive(Debug, Default)]
 pub(super) enum Annotation {
     #[default]
     Keep,
     Remove,
     Set(String),
-    /// There are no annotations yet.
+    /// The Pod has no annotations yet.
     SetFirst(String),
-    /// There is no metadata yet.
+    /// The Pod has no metadata yet.
     SetMetadata(String),
 }
 
 impl Edits<'_> {
-    /// Whether the Pod stays as it is.
+    /// Returns whether the Pod does not change.
     pub(super) fn is_empty(&self) -> bool {
         self.images.is_empty() && self.pull_secrets.names.is_empty() && matches!(self.annotation, Annotation::Keep)
     }
@@ -82,7 +81,7 @@ impl Edits<'_> {
     }
 }
 
-// Writing to a string has no way to fail: the results of `write!` say nothing here.
+// A write to a `String` cannot fail, so the results of `write!` are ignored.
 
 impl Change<'_> {
     fn write(&self, out: &mut String) {
@@ -103,7 +102,7 @@ impl To<'_> {
     }
 }
 
-/// Each of the names once, in the order in which they first come.
+/// Returns each name once, in the order of first occurrence.
 pub(super) fn distinct<'n>(names: impl Iterator<Item = &'n str>) -> Vec<&'n str> {
     let (mut distinct, mut known) = (Vec::with_capacity(1), HashSet::new());
     for name in names {
@@ -123,7 +122,7 @@ pub(super) fn distinct<'n>(names: impl Iterator<Item = &'n str>) -> Vec<&'n str>
 }
 
 impl PullSecrets {
-    /// Adds a name, unless it is there.
+    /// Adds a name, unless the list has it.
     pub(super) fn add(&mut self, name: &Arc<str>) {
         let is_new = if self.names.len() < FEW {
             !self.names.contains(name)
@@ -138,7 +137,7 @@ impl PullSecrets {
         }
     }
 
-    /// Removes those that a Pod has.
+    /// Removes the names that the Pod already has.
     pub(super) fn remove(&mut self, has: &[PullSecret<'_>]) {
         self.beside_others = !has.is_empty();
         let mut has = has.iter().filter_map(|secret| secret.name.as_deref());
@@ -189,7 +188,7 @@ impl Annotation {
     }
 }
 
-/// A comma, unless the array has just begun.
+/// Appends a comma, unless the array is still empty.
 fn separate(out: &mut String, start: usize) {
     if out.len() > start {
         out.push(',');

@@ -1,4 +1,4 @@
-//! What of a Pod matters for rewriting, borrowed from the request: all other fields are skipped unread.
+//! The fields of a Pod that rewriting needs, borrowed from the request. All other fields are skipped unread.
 
 use std::borrow::Cow;
 use std::ops::Deref;
@@ -26,7 +26,7 @@ pub struct Pod<'a> {
 pub struct Metadata<'a> {
     /// `name`; often still absent at admission.
     pub name: Option<Text<'a>>,
-    /// `generateName`, what controllers set instead.
+    /// `generateName`, which controllers set instead of a name.
     pub generate_name: Option<Text<'a>>,
     /// `namespace`.
     pub namespace: Option<Text<'a>>,
@@ -36,7 +36,7 @@ pub struct Metadata<'a> {
     pub annotations: Option<Annotations<'a>>,
 }
 
-/// `metadata.labels` of a Pod, in the order of their keys, so that one is found by binary search.
+/// `metadata.labels` of a Pod, sorted by key for binary search.
 #[derive(Debug, Default)]
 pub struct Labels<'a> {
     sorted: Vec<(Text<'a>, Text<'a>)>,
@@ -44,14 +44,14 @@ pub struct Labels<'a> {
     is_cut: bool,
 }
 
-/// `metadata.annotations` of a Pod, without those of others.
+/// `metadata.annotations` of a Pod: the known ones, and the size of the others.
 #[derive(Debug, Default)]
 pub struct Annotations<'a> {
     /// The value of [`ORIGINAL_IMAGES`].
     pub originals: Option<Text<'a>>,
     /// The value of [`KEEP_IMAGES`].
     pub keep_images: Option<Text<'a>>,
-    /// Whether this is the mirror of a static Pod, which must stay as the kubelet wrote it.
+    /// Whether the Pod is the mirror of a static Pod, which must stay as the kubelet wrote it.
     pub mirror: bool,
     /// Bytes of all other keys and values together.
     pub other_bytes: usize,
@@ -70,13 +70,13 @@ pub struct Spec<'a> {
     pub volumes: Option<Vec<Volume<'a>>>,
     /// `imagePullSecrets`.
     pub image_pull_secrets: Option<Vec<PullSecret<'a>>>,
-    /// The limit that a list exceeded. Its other elements were not kept.
+    /// The limit that a list exceeded. The elements above the limit are dropped.
     pub cut: Option<&'static str>,
-    /// The lists that hold images, as they were read; `None` of a Pod that was not read.
+    /// The raw JSON of the lists that hold images; `None` for a Pod that was not parsed from JSON.
     pub texts: Option<Texts<'a>>,
 }
 
-/// The JSON of each list that holds images, all of it, whatever is kept of the list.
+/// The complete raw JSON of each list that holds images, including elements above the limits.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Texts<'a> {
     containers: Option<&'a [u8]>,
@@ -124,7 +124,7 @@ pub struct ImageVolume<'a> {
 /// When a kubelet pulls an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PullPolicy {
-    /// `Never`: it has to be on the node, under this very name.
+    /// `Never`: the image must be on the node, under this exact name.
     Never,
     /// `Always` or `IfNotPresent`.
     Pulls,
@@ -134,7 +134,7 @@ pub enum PullPolicy {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Text<'a>(pub Cow<'a, str>);
 
-/// Where in a Pod an image stands.
+/// The field of a Pod that holds an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// `spec.containers[].image`.
@@ -150,26 +150,26 @@ pub enum Kind {
 /// One image of a Pod.
 #[derive(Debug, Clone, Copy)]
 pub struct Slot<'p> {
-    /// The list that it stands in.
+    /// The list of the image.
     pub kind: Kind,
-    /// Its index there.
+    /// The index in that list.
     pub index: usize,
     /// Name of the container or volume; empty when absent.
     pub name: &'p str,
-    /// The image as it was sent.
+    /// The image as the request has it.
     pub image: &'p str,
     /// Whether the pull policy is `Never`.
     pub is_never_pulled: bool,
 }
 
 impl<'a> Pod<'a> {
-    /// The images of one list, without absent and empty ones.
+    /// Returns the images of one list, without absent and empty ones.
     pub fn slots(&self, kind: Kind) -> impl Iterator<Item = Slot<'_>> {
         let length = if kind == Kind::Volumes { self.volumes().len() } else { self.containers(kind).len() };
         (0..length).filter_map(move |index| self.slot(kind, index))
     }
 
-    /// The image at one place; `None` when it is absent or empty.
+    /// Returns the image of one position; `None` when it is absent or empty.
     pub fn slot(&self, kind: Kind, index: usize) -> Option<Slot<'_>> {
         let (name, image, policy) = if kind == Kind::Volumes {
             let volume = self.volumes().get(index)?;
@@ -184,7 +184,7 @@ impl<'a> Pod<'a> {
         (!image.is_empty()).then_some(Slot { kind, index, name, image, is_never_pulled })
     }
 
-    /// The limit that the Pod exceeds, if there is one. Then it is not looked at.
+    /// Returns the limit that the Pod exceeds, if any. Such a Pod is not checked further.
     pub fn excess(&self) -> Option<&'static str> {
         let labels = self.metadata.as_ref().and_then(|metadata| metadata.labels.as_ref());
         if labels.is_some_and(|labels| labels.is_cut) {
@@ -200,30 +200,30 @@ impl<'a> Pod<'a> {
         spec.cut.or((containers > MAX_CONTAINERS).then_some(TOO_MANY_CONTAINERS))
     }
 
-    /// Whether all lists that hold images are the same, byte for byte, beyond the limits, too. The API server writes both
-    /// objects of a review in the same way, so that lists differ only where one was changed.
+    /// Returns whether all lists that hold images are equal byte for byte, including elements above the limits. The API
+    /// server writes both objects of a review in the same way, so lists differ only where one was changed.
     pub fn has_the_lists_of(&self, other: &Self) -> bool {
         let texts = |pod: &Self| pod.spec.as_ref().and_then(|spec| spec.texts);
         texts(self).is_some() && texts(self) == texts(other)
     }
 
-    /// The annotations, if there are any.
+    /// Returns the annotations, if there are any.
     pub fn annotations(&self) -> Option<&Annotations<'a>> {
         self.metadata.as_ref()?.annotations.as_ref()
     }
 
-    /// The value of our own annotation.
+    /// Returns the value of our own annotation.
     pub fn originals(&self) -> Option<&str> {
         self.annotations()?.originals.as_deref()
     }
 
-    /// The labels.
+    /// Returns the labels.
     pub fn labels(&self) -> &[(Text<'a>, Text<'a>)] {
         let labels = self.metadata.as_ref().and_then(|metadata| metadata.labels.as_ref());
         labels.map_or(&[], |labels| labels)
     }
 
-    /// `spec.imagePullSecrets`.
+    /// Returns `spec.imagePullSecrets`.
     pub fn pull_secrets(&self) -> &[PullSecret<'a>] {
         self.spec.as_ref().and_then(|spec| spec.image_pull_secrets.as_deref()).unwrap_or_default()
     }
@@ -244,10 +244,10 @@ impl<'a> Pod<'a> {
 }
 
 impl Kind {
-    /// All kinds, in the order in which they are looked at.
+    /// All kinds, in the order of evaluation.
     pub const ALL: [Self; 4] = [Self::Containers, Self::InitContainers, Self::EphemeralContainers, Self::Volumes];
 
-    /// The field of `spec`, which is also how the annotation calls it.
+    /// Returns the field of `spec`; the annotation uses the same name.
     pub fn field(self) -> &'static str {
         match self {
             Self::Containers => "containers",
@@ -257,12 +257,12 @@ impl Kind {
         }
     }
 
-    /// The path from an element of the list to its image, as a JSON Pointer.
+    /// Returns the path from an element of the list to its image, as a JSON Pointer.
     pub fn image_pointer(self) -> &'static str {
         if self == Self::Volumes { "/image/reference" } else { "/image" }
     }
 
-    /// What people call one element of the list.
+    /// Returns the noun for one element of the list.
     pub fn noun(self) -> &'static str {
         match self {
             Self::Containers => "container",
@@ -337,7 +337,7 @@ impl<'a> Fields<'a> for Spec<'a> {
     }
 }
 
-/// Takes a list and its text, and says whether the list has more than `most` elements.
+/// Reads a list and its text. Returns whether the list has more than `most` elements.
 fn take_list<'a, T: Read<'a>>(
     skim: &mut Skim<'a>,
     list: &mut Option<Vec<T>>,
@@ -414,7 +414,7 @@ impl<'a> Read<'a> for Labels<'a> {
 }
 
 impl<'a> Labels<'a> {
-    /// Labels in any order. Of several with one key the last counts, as for Kubernetes.
+    /// Sorts labels. Of several with the same key the last counts, as in Kubernetes.
     pub fn new(mut labels: Vec<(Text<'a>, Text<'a>)>) -> Self {
         if !labels.is_sorted_by(|(one, _), (other, _)| **one < **other) {
             labels.reverse();
@@ -455,7 +455,7 @@ impl<'a> Fields<'a> for Annotations<'a> {
     }
 }
 
-/// The value of a label or an annotation, of which `null` is an empty one.
+/// Reads the value of a label or an annotation; `null` is an empty value.
 fn take_value<'a>(skim: &mut Skim<'a>) -> Result<Text<'a>, Unread> {
     if skim.take_null() { Ok(Text(Cow::Borrowed(""))) } else { Text::read(skim) }
 }

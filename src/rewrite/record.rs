@@ -1,4 +1,4 @@
-//! The annotation with the images as users wrote them: `{"containers/app":"nginx"}`.
+//! The annotation with the original images: `{"containers/app":"nginx"}`.
 
 use std::collections::{HashMap, HashSet};
 
@@ -7,10 +7,10 @@ use super::json::{push_escaped, push_string};
 use super::pod::{Kind, Slot};
 
 /// Key of the annotation that admission writes: original images by `containers/NAME`, `initContainers/NAME`,
-/// `ephemeralContainers/NAME` and `volumes/NAME`, of the changed ones alone.
+/// `ephemeralContainers/NAME` and `volumes/NAME`, only for changed images.
 pub const ORIGINAL_IMAGES: &str = "harbor-pilot.dev/original-images";
 
-/// A record as it was read from a Pod. What is no record at all reads as an empty one.
+/// A record from a Pod. An invalid record is read as empty.
 #[derive(Debug, Default)]
 pub(super) struct Record(HashMap<String, String>);
 
@@ -19,7 +19,7 @@ impl Record {
         Self(annotation.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default())
     }
 
-    /// The original image recorded for a container or volume.
+    /// Returns the original image of a container or volume.
     pub(super) fn original(&self, slot: &Slot<'_>) -> Option<&str> {
         if self.0.is_empty() {
             return None;
@@ -29,19 +29,19 @@ impl Record {
     }
 }
 
-/// The record that a Pod ought to have, in the order of its lists, so that the same Pod always has the same text.
+/// The record for a Pod, in the order of its lists, so that the same Pod always gets the same text.
 #[derive(Debug, Default)]
 pub(super) struct Entries<'p> {
     entries: Vec<(Slot<'p>, &'p str)>,
-    /// The places of all entries, once they are many.
+    /// The positions of all entries, once there are many.
     known: HashSet<(Kind, &'p str)>,
 }
 
-/// So many entries are compared one by one; more are looked up.
+/// The most entries that are compared one by one; a larger record uses a hash set.
 const FEW: usize = 16;
 
 impl<'p> Entries<'p> {
-    /// Adds the original of a place. Of places with one name, which Kubernetes refuses, the first has the entry.
+    /// Adds the original of a position. Of positions with the same name, which Kubernetes refuses, the first has the entry.
     pub(super) fn add(&mut self, slot: Slot<'p>, original: &'p str) {
         let place = |slot: &Slot<'p>| (slot.kind, slot.name);
         let is_new = if self.entries.len() < FEW {
@@ -57,12 +57,12 @@ impl<'p> Entries<'p> {
         }
     }
 
-    /// Whether there is nothing to record.
+    /// Returns whether the record is empty.
     pub(super) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// The value of the annotation; `None` when it would have more than so many bytes.
+    /// Returns the value of the annotation; `None` when it is longer than `room` bytes.
     pub(super) fn text(&self, room: usize) -> Option<String> {
         let mut text = String::with_capacity((self.entries.len() * 64).min(room));
         let mut before = '{';
@@ -83,9 +83,9 @@ impl<'p> Entries<'p> {
     }
 }
 
-/// Whether a rule may have made an image from an original: repository, tag and digest of the original stand at its end.
-/// The rule may be gone, and its Harbor may have another name by now. So this is no proof, but what claims that an image
-/// of another name was made is a forgery.
+/// Returns whether a rule may have computed an image from an original: the image ends with the repository, tag and digest of
+/// the original. The rule may be deleted, and its Harbor may have another name now. So a match is not a proof, but an entry
+/// for an image of another name is a forgery.
 pub(super) fn may_be_made_from(image: &str, original: &str) -> bool {
     let (Ok(image), Ok(original)) = (parse(image), parse(original)) else { return false };
     let above = image.repository().strip_suffix(original.repository());

@@ -1,4 +1,4 @@
-//! Rules, compiled: which image goes where, at a cost that does not grow with their number.
+//! Compiled rules: they decide where an image goes, at a cost that does not grow with the number of rules.
 
 mod finding;
 mod host;
@@ -18,79 +18,79 @@ pub use self::finding::Finding;
 pub(super) use self::reach::Reach;
 pub use self::target::Target;
 
-/// One rule as a ProxyProject states it.
+/// The rule of a ProxyProject.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Rule {
     /// Name of the ProxyProject.
     pub name: String,
-    /// Its creation, in seconds since 1970-01-01 UTC: of two rules with the same match the older one wins, then the name.
+    /// Creation time, in seconds since 1970-01-01 UTC: of two rules with the same match the older one wins, then the name.
     pub created: i64,
     /// Hosts, or hosts and leading path, of the images to rewrite: `docker.io`, `ghcr.io/acme`, `host:5000/team/app`.
     pub matches: Vec<String>,
-    /// Those of `matches` that name this project at another Harbor: host and path are replaced, the path not kept.
+    /// Those of `matches` that name this project at another Harbor: the rule replaces host and path, and drops the path.
     pub replaces: Vec<String>,
     /// Whether the upstream is Docker Hub: Harbor serves a repository of one component from `library/`.
     pub docker_hub: bool,
-    /// Harbor's `host[:port]` as it is to stand in image references.
+    /// Harbor's `host[:port]` in image references.
     pub pull_host: String,
     /// The proxy-cache project in Harbor.
     pub project: String,
-    /// Which of these images, for whom and when.
+    /// Which images are rewritten, for which Pods and when.
     pub terms: RewriteTerms,
     /// Whether Harbor is unavailable now.
     pub unavailable: bool,
 }
 
-/// Keys are of rules, which administrators write: no stranger can make them collide.
+/// Keys come from rules, which administrators write, so no tenant can make them collide.
 type Map<V> = HashMap<Box<str>, V, foldhash::fast::RandomState>;
 
-/// All rules in force: immutable, swapped whole when one changes.
+/// All active rules: immutable, swapped as a whole when one changes.
 #[derive(Debug, Default)]
 pub struct Rules {
     targets: Vec<Target>,
-    /// By lower-case host: one lookup says whether an image is at Harbor, or where from its rules are.
+    /// By lower-case host: one lookup finds whether an image is at Harbor, or the rules for its host.
     hosts: Map<Host>,
     findings: Vec<Finding>,
 }
 
-/// What the rules say of one image.
+/// The decision of the rules on one image.
 #[derive(Debug)]
 pub enum Decision<'r> {
-    /// The image comes from Harbor instead.
+    /// The image is pulled from Harbor instead.
     Rewritten {
-        /// The image at Harbor: the same repository, tag and digest below host and project.
+        /// The image at Harbor: the same repository, tag and digest under host and project.
         image: ImageRef,
-        /// The rule that says so.
+        /// The rule that decides.
         rule: &'r Target,
     },
-    /// The image stays as it is: the rule only says what it is at Harbor (`rewrite.mode: Disabled`).
+    /// The image is not modified: the rule only maps it to its name at Harbor (`rewrite.mode: Disabled`).
     Mapped {
         /// The image at Harbor.
         image: ImageRef,
-        /// The rule that says so.
+        /// The rule that decides.
         rule: &'r Target,
     },
-    /// A rule matches, but Harbor is unavailable, and the rule leaves images as they are then.
+    /// A rule matches, but Harbor is unavailable, and the rule does not rewrite images then.
     Unavailable {
         /// The rule that matches.
         rule: &'r Target,
     },
-    /// The image names Harbor already and stays as it is.
+    /// The image already names Harbor and is not modified.
     AlreadyAtHarbor {
-        /// The rule whose project the image lies in, if it is a managed one.
+        /// The rule for the image's project, if it is a managed project.
         rule: Option<&'r Target>,
     },
-    /// A rule matches, but the repository would be longer than a reference may be. The image stays as it is.
+    /// A rule matches, but the rewritten repository is too long for a reference. The image is not modified.
     TooLong {
         /// The rule that matches.
         rule: &'r Target,
     },
-    /// No rule speaks of the image.
+    /// No rule matches the image.
     NoRule,
 }
 
 impl Rules {
-    /// Compiles rules, given in any order. What cannot be used is left out and listed in [`Rules::findings`].
+    /// Compiles rules, given in any order. Skips invalid parts and lists them in [`Rules::findings`].
     pub fn compile(rules: impl IntoIterator<Item = Rule>) -> Self {
         let mut rules: Vec<Rule> = rules.into_iter().collect();
         rules.sort_by(|a, b| (a.created, &a.name).cmp(&(b.created, &b.name)));
@@ -114,16 +114,16 @@ impl Rules {
         compiled
     }
 
-    /// What to do with an image of a Pod: of the rules that speak of both, the one with the longest match decides, by
-    /// whole components of host and path.
+    /// Decides on an image of a Pod: of the rules that match both, the one with the longest match wins, by whole components
+    /// of host and path.
     ///
-    /// Hosts are compared without regard to case, as DNS does; only `docker.io` must stand as it is, for no runtime
-    /// knows it by another spelling.
+    /// Hosts are compared without regard to case, as DNS does; only `docker.io` must be in lower case, because no runtime
+    /// knows another spelling.
     pub fn find(&self, image: &ImageRef, subject: &Subject<'_>) -> Decision<'_> {
         self.find_within(image, subject, &Budget::unlimited())
     }
 
-    /// The same within a budget. Once that is exhausted no rule speaks of any image.
+    /// The same within a budget. After the budget is exhausted no rule matches any image.
     pub fn find_within(&self, image: &ImageRef, subject: &Subject<'_>, budget: &Budget) -> Decision<'_> {
         let speaks_of = |target: &Target, image: &ImageRef| target.speaks_of(image, subject);
         match self.search(image, budget, speaks_of) {
@@ -135,24 +135,24 @@ impl Rules {
         }
     }
 
-    /// Where an image is at Harbor, whoever asks and whatever Harbor's state: no selector and no mode plays a part, and
-    /// the decision is never [`Decision::Mapped`] or [`Decision::Unavailable`].
+    /// Returns where an image is at Harbor, for any Pod and any state of Harbor: ignores selectors and modes, and never
+    /// returns [`Decision::Mapped`] or [`Decision::Unavailable`].
     pub fn find_for_anyone(&self, image: &ImageRef) -> Decision<'_> {
         self.find_for_anyone_within(image, &Budget::unlimited())
     }
 
-    /// The same within a budget. Once that is exhausted no rule speaks of any image.
+    /// The same within a budget. After the budget is exhausted no rule matches any image.
     pub fn find_for_anyone_within(&self, image: &ImageRef, budget: &Budget) -> Decision<'_> {
         self.search(image, budget, |target, image| target.exclude().matching(image).is_none())
     }
 
-    /// The canonical reference of an image at Harbor, whoever runs it and however the reference is spelled: what a rule makes
-    /// of it, and [`Target::canonical`] of one that names a managed project. `None` for any other image.
+    /// Returns the canonical reference of an image at Harbor, for any Pod and any spelling: the result of a rule, or
+    /// [`Target::canonical`] for an image that names a managed project. `None` for any other image.
     pub fn canonical_for_anyone(&self, image: &ImageRef) -> Option<ImageRef> {
         self.canonical_for_anyone_within(image, &Budget::unlimited())
     }
 
-    /// The same within a budget. Once that is exhausted it is no image.
+    /// The same within a budget. After the budget is exhausted the result is `None`.
     pub fn canonical_for_anyone_within(&self, image: &ImageRef, budget: &Budget) -> Option<ImageRef> {
         match self.find_for_anyone_within(image, budget) {
             Decision::Rewritten { image, .. } => Some(image),
@@ -161,12 +161,12 @@ impl Rules {
         }
     }
 
-    /// What an image becomes at Harbor, whoever runs it; `None` for one that is there already, or that no rule rewrites.
+    /// Returns the rewritten image for any Pod; `None` for an image that is already at Harbor, or that no rule rewrites.
     pub fn rewritten_for_anyone(&self, image: &ImageRef) -> Option<ImageRef> {
         self.rewritten_for_anyone_within(image, &Budget::unlimited())
     }
 
-    /// The same within a budget. Once that is exhausted it is no image.
+    /// The same within a budget. After the budget is exhausted the result is `None`.
     pub fn rewritten_for_anyone_within(&self, image: &ImageRef, budget: &Budget) -> Option<ImageRef> {
         match self.find_for_anyone_within(image, budget) {
             Decision::Rewritten { image, .. } => Some(image),
@@ -215,22 +215,22 @@ impl Rules {
         }
     }
 
-    /// What is wrong with the rules: conflicts, and matches and targets that no image can have.
+    /// Returns the problems of the rules: conflicts, and matches and targets that no image can have.
     pub fn findings(&self) -> &[Finding] {
         &self.findings
     }
 
-    /// The rules in force, the older ones first.
+    /// Returns the active rules, oldest first.
     pub fn targets(&self) -> &[Target] {
         &self.targets
     }
 
-    /// How many rules are in force.
+    /// Returns the number of active rules.
     pub fn len(&self) -> usize {
         self.targets.len()
     }
 
-    /// Whether there is no rule: then every image is left alone.
+    /// Returns whether there is no rule. Then no image is modified.
     pub fn is_empty(&self) -> bool {
         self.targets.is_empty()
     }

@@ -5,33 +5,33 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelecto
 use super::limits::steps;
 use super::subject::Subject;
 
-/// Which Pods are meant, by their namespaces and by themselves. The default means all.
+/// Selects Pods by the labels of their namespaces and their own labels. The default selects all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Selectors {
-    /// Namespaces whose Pods are meant.
+    /// Selects the namespaces.
     pub namespaces: Selector,
-    /// Pods that are meant.
+    /// Selects the Pods.
     pub objects: Selector,
 }
 
-/// What is wrong with one of two selectors.
+/// The problem of one of the two selectors.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {error}")]
 pub struct SelectorsError {
     /// `namespaceSelector` or `objectSelector`.
     pub field: &'static str,
-    /// What is wrong with it.
+    /// The problem.
     pub error: SelectorError,
 }
 
-/// Which labels are meant. The default means all objects.
+/// Selects objects by labels. The default selects all objects.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Selector(Vec<Requirement>);
 
-/// What is wrong with a selector.
+/// The problem of a selector.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SelectorError {
-    /// The operator is none that Kubernetes has.
+    /// Kubernetes has no such operator.
     #[error("operator {operator:?} of key {key:?} is unknown: use In, NotIn, Exists or DoesNotExist")]
     Operator {
         /// `key` of the requirement.
@@ -39,14 +39,14 @@ pub enum SelectorError {
         /// `operator` of the requirement.
         operator: String,
     },
-    /// `In` and `NotIn` compare with something, the others with nothing.
+    /// `In` and `NotIn` need values, the other operators must have none.
     #[error("operator {operator} of key {key:?} {}", if *.missing { "needs values" } else { "takes no values" })]
     Values {
         /// `key` of the requirement.
         key: String,
         /// `operator` of the requirement.
         operator: String,
-        /// Whether values are missing, or there although they may not be.
+        /// True when values are missing; false when there are values that are not allowed.
         missing: bool,
     },
 }
@@ -69,26 +69,26 @@ impl Selectors {
         Ok(Self { namespaces: compile("namespaceSelector", namespaces)?, objects: compile("objectSelector", objects)? })
     }
 
-    /// Whether they mean all Pods.
+    /// Returns whether they select all Pods.
     pub fn is_everything(&self) -> bool {
         self.namespaces.is_everything() && self.objects.is_everything()
     }
 
-    /// How much work it is to match them with a Pod; see [`super::limits::Budget`].
+    /// Returns the steps to match them with a Pod; see [`super::limits::Budget`].
     pub fn steps(&self, globs: usize) -> u64 {
         let ((namespace_keys, namespace_values), (keys, values)) = (self.namespaces.size(), self.objects.size());
-        // A label is found by binary search: at most 12 comparisons.
+        // A binary search finds a label: at most 12 comparisons.
         steps((namespace_keys + keys).saturating_mul(2), namespace_values.saturating_add(values), globs)
     }
 
-    /// Whether they mean this Pod.
+    /// Returns whether they select this Pod.
     pub fn matches(&self, subject: &Subject<'_>) -> bool {
         self.namespaces.matches(|key| subject.namespace_label(key)) && self.objects.matches(|key| subject.label(key))
     }
 }
 
 impl Selector {
-    /// Compiles a selector; none, as an empty one, means all objects.
+    /// Compiles a selector. An absent or empty selector selects all objects.
     pub fn compile(selector: Option<&LabelSelector>) -> Result<Self, SelectorError> {
         let Some(selector) = selector else { return Ok(Self::default()) };
         let labels = selector.match_labels.iter().flatten();
@@ -100,12 +100,12 @@ impl Selector {
         Ok(Self(requirements))
     }
 
-    /// Whether it means all objects.
+    /// Returns whether it selects all objects.
     pub fn is_everything(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// How many requirements it has, and how many values they compare with.
+    /// Returns the number of requirements, and the number of their values.
     pub(super) fn size(&self) -> (usize, usize) {
         let values = self.0.iter().map(|requirement| match requirement {
             Requirement::In(_, values) | Requirement::NotIn(_, values) => values.len(),
@@ -114,13 +114,13 @@ impl Selector {
         (self.0.len(), values.sum())
     }
 
-    /// Whether it asks for no other label than this one.
+    /// Returns whether it uses no other label than this one.
     pub fn asks_only_for(&self, key: &str) -> bool {
         self.0.iter().all(|requirement| requirement.key() == key)
     }
 
-    /// Whether an object is meant whose labels `label` knows by their keys. As in Kubernetes, `NotIn` means objects
-    /// without the label, too.
+    /// Returns whether it selects an object; `label` returns the object's label of a key. As in Kubernetes, `NotIn` also
+    /// selects objects without the label.
     pub fn matches<'l>(&self, label: impl Fn(&str) -> Option<&'l str>) -> bool {
         let is_one_of =
             |key: &str, values: &[String]| label(key).map(|label| values.iter().any(|value| value == label));

@@ -1,4 +1,4 @@
-//! The rules in force: those of the ProxyProjects that Harbor is known to serve.
+//! The active rules: those of the ProxyProjects that Harbor is known to serve.
 
 use std::collections::BTreeSet;
 
@@ -9,12 +9,12 @@ use super::{Finding, Rule, Rules};
 use crate::api::condition::find;
 use crate::api::{ConditionType, HarborInstance, ProxyProject, Reason, RewriteRuleStatus};
 
-/// How long a Harbor has to be away before rules act on it: a restart of it is no outage.
+/// How long a Harbor must be unreachable before rules act on it: a restart is not an outage.
 pub const OUTAGE_AFTER: SignedDuration = SignedDuration::from_secs(60);
 
-/// Compiles the rules of the projects that serve: `status.rewrite` where it is present and the resource neither suspended
-/// nor being deleted. What the spec says and Harbor does not have yet plays no part. `unavailable` says of a HarborInstance,
-/// by its name, whether it is; see [`unavailable`].
+/// Compiles the rules of the projects that serve: `status.rewrite` where it is present and the resource is neither suspended
+/// nor being deleted. Ignores parts of the spec that Harbor does not have yet. `unavailable` returns whether the
+/// HarborInstance of a name is unavailable; see [`unavailable`].
 pub fn serving<'a>(projects: impl IntoIterator<Item = &'a ProxyProject>, unavailable: impl Fn(&str) -> bool) -> Rules {
     Rules::compile(projects.into_iter().filter_map(|project| {
         let serving = project.serving_rule()?;
@@ -22,13 +22,13 @@ pub fn serving<'a>(projects: impl IntoIterator<Item = &'a ProxyProject>, unavail
     }))
 }
 
-/// What stands between the rule of a project and the others that serve: its own findings alone.
+/// Returns the findings of one project's rule against the other serving rules.
 pub fn conflicts<'a>(
     projects: impl IntoIterator<Item = &'a ProxyProject>,
     project: &ProxyProject,
     rule: &RewriteRuleStatus,
 ) -> Vec<Finding> {
-    // Each project is asked for its neighbours: to compile all rules each time would take the square of their number.
+    // Compiles only the neighbours of each project: compiling all rules each time would take quadratic time.
     let reach = Reach::of(&rule.matches);
     let others = projects.into_iter().filter(|other| other.metadata.name != project.metadata.name);
     let others = others.filter_map(|other| Some((other, other.serving_rule()?)));
@@ -40,14 +40,14 @@ pub fn conflicts<'a>(
     compiled.findings().iter().filter(|finding| finding.rule() == name).cloned().collect()
 }
 
-/// Names of the HarborInstances that are unavailable: that have not answered, or failed, for [`OUTAGE_AFTER`]. One is
-/// available again with the first good answer.
+/// Returns the names of the unavailable HarborInstances: those that have not answered, or failed, for [`OUTAGE_AFTER`]. An
+/// instance is available again with the first good answer.
 pub fn unavailable<'a>(instances: impl IntoIterator<Item = &'a HarborInstance>, now: Timestamp) -> BTreeSet<String> {
     let away = instances.into_iter().filter(|instance| is_unavailable(instance, now));
     away.filter_map(|instance| instance.metadata.name.clone()).collect()
 }
 
-/// A rule as the compiler takes it.
+/// Returns a rule in the form that the compiler takes.
 pub(super) fn rule_of(project: &ProxyProject, rule: &RewriteRuleStatus, unavailable: bool) -> Rule {
     let RewriteRuleStatus { matches, replaces, docker_hub, host, project: harbor_project, terms, .. } = rule.clone();
     Rule {
@@ -121,7 +121,7 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// Of all findings there are, each project is told its own, although not all rules are compiled for it.
+        /// Each project gets its own part of all findings, although not all rules are compiled for it.
         #[test]
         fn each_project_is_told_of_all_its_neighbours(
             projects in proptest::collection::vec(
@@ -164,7 +164,7 @@ mod tests {
             ("False", "HarborUnreachable", 59, false),
             ("False", "HarborUnreachable", 60, true),
             ("False", "HarborError", 3600, true),
-            // It answers: that our account may not change it keeps nobody from pulling.
+            // Harbor answers: an account without write permission does not block pulls.
             ("False", "HarborUnauthorized", 3600, false),
             ("True", "Healthy", 3600, false),
             ("Unknown", "HarborUnreachable", 3600, false),

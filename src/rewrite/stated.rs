@@ -1,4 +1,4 @@
-//! The rule that a ProxyProject states, before anybody knows whether Harbor has what it says.
+//! The rule that a ProxyProject's spec states, before Harbor has the project.
 
 use std::collections::HashMap;
 
@@ -10,19 +10,19 @@ use crate::image::{DOCKER_HUB, is_same_host};
 /// Names of Docker Hub.
 const DOCKER_HUBS: [&str; 4] = [DOCKER_HUB, "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"];
 
-/// Why a ProxyProject states no rule that could be followed.
+/// The reason why a ProxyProject states no usable rule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StatedError {
-    /// Amazon's API is no registry host, and the account is part of that.
+    /// The URL of Amazon's API is not a registry host; the registry host contains the account.
     #[error("the Registry's url names no account; set spec.rewrite.matches to ACCOUNT.dkr.ecr.REGION.amazonaws.com")]
     EcrApi,
-    /// Harbor makes no proxy project on a registry of this type.
+    /// Harbor supports no proxy project on a registry of this type.
     #[error("{}", not_proxied(.0))]
     NotProxied(&'static str),
-    /// What the compiler of rules has to say.
+    /// A problem that the compiler of rules found.
     #[error("spec.rewrite: {0}")]
     Rule(Finding),
-    /// The resource that is referred to is not there.
+    /// The referenced resource does not exist.
     #[error("{project}: {kind} {name} is not among the manifests; add it")]
     Missing {
         /// Name of the ProxyProject.
@@ -42,10 +42,10 @@ fn not_proxied(adapter: &str) -> String {
     format!("Harbor cannot proxy a registry of type {adapter}, only replicate with it: {way_out}")
 }
 
-/// The rule that `project` states, given its Registry and the host that stands in image references.
+/// Returns the rule that `project` states, given its Registry and the host of image references.
 ///
 /// # Errors
-/// When no image could be matched or named by it.
+/// When the rule can match or name no image.
 pub fn stated(project: &ProxyProject, registry: &Registry, pull_host: &str) -> Result<RewriteRuleStatus, StatedError> {
     if !registry.spec.type_.is_proxied() {
         return Err(StatedError::NotProxied(registry.spec.type_.adapter()));
@@ -73,8 +73,8 @@ pub fn stated(project: &ProxyProject, registry: &Registry, pull_host: &str) -> R
     }
 }
 
-/// Compiles the rules of manifests as if Harbor served all of them: for tools that ask no Harbor. Suspended projects have
-/// none. What could not be used is returned beside them.
+/// Compiles the rules of manifests as if Harbor served all of them: for tools that send no request to Harbor. Suspended
+/// projects have no rules. Also returns the problems of skipped rules.
 pub fn assumed(
     instances: &[HarborInstance],
     registries: &[Registry],
@@ -105,8 +105,8 @@ pub fn assumed(
     (Rules::compile(rules), problems)
 }
 
-/// The matches that name this very project at another Harbor, `harbor.old/dockerhub`: their host is not the registry's, and
-/// their path is the name of the project. What the registry has is below that path, so it is not kept.
+/// Returns the matches that name this project at another Harbor, `harbor.old/dockerhub`: their host is not the registry's,
+/// and their path is the name of the project. The images of the registry are below that path, so the rule drops it.
 fn replaces(registry: &Registry, matches: &[String], project: &str) -> Vec<String> {
     let own = default_matches(registry).unwrap_or_default();
     let is_other = |matched: &&String| {
@@ -116,10 +116,10 @@ fn replaces(registry: &Registry, matches: &[String], project: &str) -> Vec<Strin
     matches.iter().filter(is_other).cloned().collect()
 }
 
-/// The hosts that images of this registry are named by.
+/// Returns the hosts that name images of this registry.
 fn default_matches(registry: &Registry) -> Result<Vec<String>, StatedError> {
     if registry.spec.type_ == RegistryType::DockerHub {
-        // The rules know its other names.
+        // The rules add its other names.
         return Ok(vec![DOCKER_HUB.to_owned()]);
     }
     let url = registry.url();
@@ -134,7 +134,7 @@ fn default_matches(registry: &Registry) -> Result<Vec<String>, StatedError> {
     Ok(matches)
 }
 
-/// What else the registry of a host is called.
+/// Returns the other names of a registry's host.
 fn other_names(scheme: &str, host: &str) -> Vec<String> {
     let default_port = if scheme == "http" { ":80" } else { ":443" };
     if let Some(bare) = host.strip_suffix(default_port) {
@@ -145,7 +145,7 @@ fn other_names(scheme: &str, host: &str) -> Vec<String> {
         "public.ecr.aws" => return vec!["ecr-public.aws.com".to_owned()],
         _ => {}
     }
-    // Each account's registry has a name for FIPS, and in most partitions one for IPv6.
+    // The registry of each account has a FIPS name, and in most partitions an IPv6 name.
     let Some((account, region)) = host.split_once(".dkr.ecr.") else { return Vec::new() };
     let mut names = vec![format!("{account}.dkr.ecr-fips.{region}")];
     if let Some(region) = region.strip_suffix(".amazonaws.com") {

@@ -1,10 +1,10 @@
-//! Whose image it is: the Pod and its namespace, as far as selectors ask.
+//! The subject of selectors: the Pod of an image and its namespace.
 
 use std::collections::{BTreeMap, HashMap};
 
 use super::pod::Text;
 
-/// The label that every namespace has, with its name: Kubernetes sets it.
+/// The label with the name of a namespace. Kubernetes sets it on every namespace.
 pub const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 
 /// The Pod and its namespace. The default is a Pod without labels in no namespace.
@@ -12,20 +12,20 @@ pub const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 pub struct Subject<'s> {
     /// Name of the namespace.
     pub namespace: &'s str,
-    /// Its labels; `None` while they are not known, as for a namespace that was just made.
+    /// Labels of the namespace; `None` while they are not known, as for a new namespace.
     pub namespace_labels: Option<&'s BTreeMap<String, String>>,
-    /// `metadata.labels` of the Pod, in the order of their keys.
+    /// `metadata.labels` of the Pod, sorted by key.
     pub labels: &'s [(Text<'s>, Text<'s>)],
 }
 
 impl<'s> Subject<'s> {
-    /// A label of the Pod.
+    /// Returns a label of the Pod.
     pub fn label(&self, key: &str) -> Option<&'s str> {
         let at = self.labels.binary_search_by(|(name, _)| (**name).cmp(key)).ok()?;
         self.labels.get(at).map(|(_, value)| &**value)
     }
 
-    /// A label of the namespace. The one with its name is known from the name.
+    /// Returns a label of the namespace. The label with its name comes from the name.
     pub fn namespace_label(&self, key: &str) -> Option<&'s str> {
         if key == NAMESPACE_NAME && !self.namespace.is_empty() {
             return Some(self.namespace);
@@ -39,12 +39,12 @@ impl<'s> Subject<'s> {
 pub struct Namespaces(HashMap<String, BTreeMap<String, String>>);
 
 impl Namespaces {
-    /// The labels of a namespace, if it is known.
+    /// Returns the labels of a namespace, if it is known.
     pub fn labels(&self, name: &str) -> Option<&BTreeMap<String, String>> {
         self.0.get(name)
     }
 
-    /// Whether a namespace of this name exists, as far as the watch has shown.
+    /// Returns whether the watch has seen a namespace of this name.
     pub fn contains(&self, name: &str) -> bool {
         self.0.contains_key(name)
     }

@@ -1,10 +1,10 @@
-//! JSON for a reader that wants a few fields out of many: what nobody asks for is jumped over, 32 bytes at a time.
+//! A JSON reader for a few fields out of many: it skips all other fields, 32 bytes at a time.
 //!
-//! In: a text. Out: values that borrow from it, of types that say which fields they want. A review is some kilobytes of
-//! which admission wants some hundred bytes, so that skipping is most of the work. What is skipped is only measured, not
-//! checked: brackets are counted whatever their kind, and `truth` passes for a literal. All that is well-formed reads as
-//! `serde_json` reads it, which the tests hold; of what is not, some is read nevertheless, and the rest is [`Unread`],
-//! without a reason: ask `serde_json` for that.
+//! In: a text. Out: values that borrow from it; their types say which fields they need. A review has some kilobytes, of which
+//! admission needs some hundred bytes, so most of the work is skipping. Skipped text is measured and not validated: brackets
+//! are counted whatever their kind, and `truth` passes as a literal. All well-formed JSON gives the same values as
+//! `serde_json`; the tests check this. Some malformed JSON is accepted; the rest is [`Unread`], without a reason: parse it
+//! with `serde_json` for the reason.
 
 mod scan;
 #[cfg(test)]
@@ -13,10 +13,10 @@ mod tests;
 use std::borrow::Cow;
 use std::str::from_utf8;
 
-/// Reads a value of which the text is all there is.
+/// Reads a text that holds exactly one value.
 ///
 /// # Errors
-/// When the text is something else, or none that a value of this type could be.
+/// When the text is malformed, has more than one value, or has a value of another type.
 pub fn read<'a, T: Read<'a>>(text: &'a [u8]) -> Result<T, Unread> {
     let mut skim = Skim { text, at: 0 };
     let value = T::read(&mut skim)?;
@@ -28,19 +28,19 @@ pub fn read<'a, T: Read<'a>>(text: &'a [u8]) -> Result<T, Unread> {
 
 /// A value that can be read.
 pub trait Read<'a>: Sized {
-    /// Takes it from where `skim` is.
+    /// Reads the value at the position of `skim`.
     ///
     /// # Errors
-    /// When something else is there.
+    /// When another value is there.
     fn read(skim: &mut Skim<'a>) -> Result<Self, Unread>;
 }
 
-/// An object of which some fields are wanted.
+/// An object with some fields to read.
 pub trait Fields<'a>: Default {
-    /// Takes the value of a field: [`Skim::field`] where it is wanted, [`Skim::skip`] where it is not.
+    /// Reads the value of a field: [`Skim::field`] for a needed field, [`Skim::skip`] for any other.
     ///
     /// # Errors
-    /// When the value is not as it should be.
+    /// When the value is invalid.
     fn field(&mut self, name: &[u8], skim: &mut Skim<'a>) -> Result<(), Unread>;
 }
 
@@ -49,7 +49,7 @@ pub trait Fields<'a>: Default {
 #[error("the text is no JSON, or has another type of value than expected")]
 pub struct Unread;
 
-/// A place in a text.
+/// A position in a text.
 #[derive(Debug)]
 pub struct Skim<'a> {
     text: &'a [u8],
@@ -57,7 +57,7 @@ pub struct Skim<'a> {
 }
 
 impl<'a> Skim<'a> {
-    /// The next byte that is no whitespace, which stays.
+    /// Returns the next byte that is not whitespace, without consuming it.
     #[inline(always)]
     fn peek(&mut self) -> Option<u8> {
         loop {
@@ -69,7 +69,7 @@ impl<'a> Skim<'a> {
         }
     }
 
-    /// Takes this very byte.
+    /// Consumes exactly this byte.
     #[inline(always)]
     fn take(&mut self, byte: u8) -> Result<(), Unread> {
         if self.peek() != Some(byte) {
@@ -79,7 +79,7 @@ impl<'a> Skim<'a> {
         Ok(())
     }
 
-    /// Takes `null`, if it is next.
+    /// Consumes `null`, if it is next.
     #[inline(always)]
     pub fn take_null(&mut self) -> bool {
         let null = self.peek() == Some(b'n') && self.text.get(self.at..).is_some_and(|text| text.starts_with(b"null"));
@@ -87,7 +87,7 @@ impl<'a> Skim<'a> {
         null
     }
 
-    /// Takes a string: what is between its quotes, and whether that has escapes.
+    /// Consumes a string. Returns the bytes between its quotes, and whether they have escapes.
     #[inline(always)]
     fn take_raw(&mut self) -> Result<(&'a [u8], bool), Unread> {
         self.take(b'"')?;
@@ -104,7 +104,7 @@ impl<'a> Skim<'a> {
         }
     }
 
-    /// Takes the name of a member.
+    /// Consumes the name of a member.
     #[inline(always)]
     fn take_name(&mut self) -> Result<Cow<'a, [u8]>, Unread> {
         let start = self.at;
@@ -117,10 +117,10 @@ impl<'a> Skim<'a> {
         }
     }
 
-    /// Takes a string, borrowed unless it has escapes.
+    /// Consumes a string, borrowed unless it has escapes.
     ///
     /// # Errors
-    /// When there is none.
+    /// When the next value is not a string.
     pub fn take_text(&mut self) -> Result<Cow<'a, str>, Unread> {
         let start = self.at;
         let (raw, escapes) = self.take_raw()?;
@@ -131,10 +131,10 @@ impl<'a> Skim<'a> {
         from_utf8(raw).map(Cow::Borrowed).map_err(|_| Unread)
     }
 
-    /// Takes a value of any kind, unread.
+    /// Skips a value of any kind.
     ///
     /// # Errors
-    /// When there is none.
+    /// When there is no value.
     #[inline(always)]
     pub fn skip(&mut self) -> Result<(), Unread> {
         match self.peek().ok_or(Unread)? {
@@ -150,10 +150,11 @@ impl<'a> Skim<'a> {
         }
     }
 
-    /// Takes the value of a wanted field, `null` for none. One that comes twice is refused: readers differ in which counts.
+    /// Reads the value of a needed field; `null` counts as absent. Refuses a field that occurs twice, because readers differ
+    /// in which one counts.
     ///
     /// # Errors
-    /// When the value is not as it should be.
+    /// When the value is invalid.
     #[inline(always)]
     pub fn field<T: Read<'a>>(&mut self, to: &mut Option<T>) -> Result<(), Unread> {
         if to.is_some() {
@@ -165,11 +166,11 @@ impl<'a> Skim<'a> {
         Ok(())
     }
 
-    /// Takes a list as [`Skim::field`] does, with at most so many elements. The rest is skipped, so that a list takes
-    /// memory for what is kept alone. Says whether there was more.
+    /// Reads a list as [`Skim::field`] does, with at most `most` elements. Skips the rest, so that the list needs memory only
+    /// for the kept elements. Returns whether there were more.
     ///
     /// # Errors
-    /// When the value is no list, or an element is not as it should be.
+    /// When the value is not a list, or an element is invalid.
     pub fn list<T: Read<'a>>(&mut self, to: &mut Option<Vec<T>>, most: usize) -> Result<bool, Unread> {
         if to.is_some() {
             return Err(Unread);
@@ -183,7 +184,7 @@ impl<'a> Skim<'a> {
         Ok(more)
     }
 
-    /// Takes what `take` takes, and returns the text of it, too.
+    /// Calls `take`, and also returns the text that it consumed.
     ///
     /// # Errors
     /// Those of `take`.
@@ -217,10 +218,10 @@ impl<'a> Skim<'a> {
         }
     }
 
-    /// Takes an object, member by member: `member` is called after each name, and takes the value.
+    /// Reads an object, member by member. Calls `member` after each name; it consumes the value.
     ///
     /// # Errors
-    /// When there is no object, and those of `member`.
+    /// When there is no object, and the errors of `member`.
     #[inline(always)]
     pub fn object(
         &mut self,

@@ -1,11 +1,11 @@
-//! Scanning, 16 and 32 bytes at a time.
+//! Scans 16 and 32 bytes at a time.
 
 use wide::u8x16;
 
 use super::{Skim, Unread};
 
 impl Skim<'_> {
-    /// The next byte that ends a string or escapes in it, and where it stands.
+    /// Returns the next byte that ends a string or begins an escape, and its position.
     #[inline(always)]
     pub(super) fn next_quote_or_backslash(&self) -> Option<(usize, u8)> {
         let mut at = self.at;
@@ -23,17 +23,17 @@ impl Skim<'_> {
         found.map(|(byte, at)| (at, *byte))
     }
 
-    /// Takes an array or object.
+    /// Skips an array or object.
     pub(super) fn skip_brackets(&mut self) -> Result<(), Unread> {
         self.skip_to_close(0)
     }
 
-    /// Takes the rest of an array or object, from a place between two of its elements.
+    /// Skips the rest of an array or object, from a position between two elements.
     pub(super) fn skip_rest(&mut self) -> Result<(), Unread> {
         self.skip_to_close(1)
     }
 
-    /// Takes all up to the bracket that closes the outermost one, of which `depth` are open already.
+    /// Skips to the bracket that closes the outermost one; `depth` brackets are already open.
     fn skip_to_close(&mut self, mut depth: usize) -> Result<(), Unread> {
         let mut quotes = Quotes::default();
         loop {
@@ -67,7 +67,7 @@ impl Skim<'_> {
     }
 }
 
-/// Where in 32 bytes the characters stand that matter: a bit for each byte, the first the lowest.
+/// The positions of the significant characters in 32 bytes: a bit for each byte, the first the lowest.
 struct Marks {
     quotes: u32,
     backslashes: u32,
@@ -94,7 +94,7 @@ impl Marks {
     }
 }
 
-/// What goes from one block to the next: whether it ends within a string, and on a backslash that escapes.
+/// The state between two blocks: whether the first ends inside a string, and whether it ends on a backslash that escapes.
 #[derive(Default)]
 struct Quotes {
     inside: u32,
@@ -102,7 +102,7 @@ struct Quotes {
 }
 
 impl Quotes {
-    /// The bytes that are within strings, their opening quote included.
+    /// Returns the bytes inside strings, including their opening quotes.
     #[inline(always)]
     fn inside(&mut self, quotes: u32, backslashes: u32) -> u32 {
         let mut inside = quotes & !self.escaped(backslashes);
@@ -114,8 +114,8 @@ impl Quotes {
         inside
     }
 
-    /// The bytes after a backslash that is not itself escaped. In a run of backslashes every other one is: an addition
-    /// carries through the runs that begin at odd places, which tells the two kinds apart.
+    /// Returns the bytes after a backslash that is not escaped itself. In a run of backslashes every other one is escaped: an
+    /// addition carries through the runs that begin at odd positions, which separates the two kinds.
     #[inline(always)]
     fn escaped(&mut self, backslashes: u32) -> u32 {
         if backslashes == 0 {
@@ -131,7 +131,7 @@ impl Quotes {
     }
 }
 
-/// All bits of the bytes that are this one.
+/// Returns a bit for each byte that equals `byte`.
 #[inline(always)]
 fn equal(block: u8x16, byte: u8) -> u8x16 {
     block.simd_eq(u8x16::splat(byte))

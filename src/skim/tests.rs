@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::*;
 
-/// What a review has: texts, lists, objects within objects, a flag, and fields that nobody asks for.
+/// The shape of a review: texts, lists, nested objects, a flag, and fields that are not read.
 #[derive(Debug, Default)]
 struct Taken<'a> {
     text: Option<Text<'a>>,
@@ -59,7 +59,7 @@ impl<'a> Read<'a> for Map {
     }
 }
 
-/// The same as `serde_json` reads it.
+/// The same fields as `serde_json` reads them.
 #[derive(Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 struct Told {
@@ -117,7 +117,7 @@ fn values() -> impl Strategy<Value = Value> {
     })
 }
 
-/// Objects that mostly have what [`Taken`] wants.
+/// Generates objects that mostly have the fields of [`Taken`].
 fn fitting() -> impl Strategy<Value = Value> {
     let object = |text, list: Vec<Value>, inner: Value, flag: bool, map, other| {
         let mut object = serde_json::json!({"other": other, "text": text, "flag": flag, "map": map});

@@ -1,4 +1,4 @@
-//! Looks at every resource when it is due: the part that watches and work queues play in a cluster.
+//! Reconciles every resource when it is due: does the work of watches and work queues in a cluster.
 
 use std::{
     cmp::Reverse,
@@ -18,14 +18,14 @@ use crate::{
     prewarm::lifetime::REQUESTED_BY,
 };
 
-/// Reconciles under way at once, apart from images.
+/// Maximum number of concurrent reconciles, images excluded.
 const AT_ONCE: usize = 8;
-/// Images under way at once.
+/// Maximum number of images reconciled concurrently.
 const IMAGES_AT_ONCE: usize = 4;
-/// Nothing sleeps longer: a resource may have come from elsewhere.
+/// Longest sleep: a resource may have been added elsewhere.
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// A resource.
+/// Identifies a resource.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Key {
     Instance(String),
@@ -41,34 +41,34 @@ impl Key {
     }
 }
 
-/// Whether a resource was touched while it was being looked at.
+/// Whether a resource was touched during its reconcile.
 #[derive(Debug, Clone, Copy, Default)]
 struct Touched(bool);
 
-/// What came of one look.
+/// Result of one reconcile.
 struct Done {
     key: Key,
     changed: bool,
-    /// `None`: the resource is gone.
+    /// `None` when the resource is gone.
     requeue: Option<Duration>,
 }
 
-/// Looks at the resources of a world.
+/// Reconciles the resources of a world.
 pub(super) struct Engine {
     pub(super) world: Arc<World>,
     pub(super) kinds: Arc<Kinds>,
     pub(super) images: Arc<Images>,
-    /// Told when resources came, went or changed.
+    /// Notified when resources were added, removed or changed.
     pub(super) wake: Arc<Notify>,
-    /// Called when ProxyProjects may have come, gone or changed.
+    /// Called when ProxyProjects may have been added, removed or changed.
     pub(super) projects_changed: Box<dyn Fn() + Send + Sync>,
 }
 
 impl Engine {
-    /// Goes on until dropped.
+    /// Runs until dropped.
     pub(super) async fn run(self) {
         let mut due: HashMap<Key, Instant> = HashMap::new();
-        // What is touched while it is being looked at is looked at once more: the look may have come too early.
+        // A resource that is touched during its reconcile is reconciled once more: the reconcile may have been too early.
         let mut busy: HashMap<Key, Touched> = HashMap::new();
         let mut running: FuturesUnordered<BoxFuture<'static, Done>> = FuturesUnordered::new();
         loop {
@@ -94,7 +94,7 @@ impl Engine {
                 }
                 () = tokio::time::sleep_until(next) => {}
                 () = self.wake.notified() => {
-                    // A project that is gone is looked at no more, and its rule has to go nevertheless.
+                    // A deleted project is not reconciled again, but its rule has to be removed.
                     (self.projects_changed)();
                     touch(&mut due, &mut busy, |_| true);
                 }
@@ -102,7 +102,7 @@ impl Engine {
         }
     }
 
-    /// New resources are due at once; those that are gone are forgotten.
+    /// Makes new resources due immediately, and forgets removed ones.
     fn enlist(&self, due: &mut HashMap<Key, Instant>, busy: &HashMap<Key, Touched>) {
         let keys: HashSet<Key> = (self.names::<HarborInstance>().map(Key::Instance))
             .chain(self.names::<Registry>().map(Key::Registry))
@@ -117,7 +117,7 @@ impl Engine {
         }
     }
 
-    /// The namespace that asked first for an image.
+    /// The namespace that requested an image first.
     fn namespace_of(&self, name: &str) -> String {
         let image = self.world.get::<CachedImage>(name);
         let annotations = image.as_ref().and_then(|image| image.metadata.annotations.as_ref());
@@ -144,7 +144,7 @@ impl Engine {
     }
 }
 
-/// What depends on a resource that changed.
+/// Selects the resources that depend on a changed one.
 fn dependents(key: &Key) -> fn(&Key) -> bool {
     match key {
         Key::Instance(_) => |key| !matches!(key, Key::Instance(_)),
@@ -155,34 +155,34 @@ fn dependents(key: &Key) -> fn(&Key) -> bool {
     }
 }
 
-/// Makes resources due at once, or again once the look at them is over.
+/// Makes resources due immediately, or again after their current reconcile.
 fn touch(due: &mut HashMap<Key, Instant>, busy: &mut HashMap<Key, Touched>, which: fn(&Key) -> bool) {
     let now = Instant::now();
     due.iter_mut().filter(|(key, _)| which(key)).for_each(|(_, at)| *at = now);
     busy.iter_mut().filter(|(key, _)| which(key)).for_each(|(_, touched)| *touched = Touched(true));
 }
 
-/// Slots that are free: for images, and for all else.
+/// Free slots: for images, and for all other kinds.
 fn free(busy: &HashMap<Key, Touched>) -> (usize, usize) {
     let images = busy.keys().filter(|key| key.is_image()).count();
     (IMAGES_AT_ONCE.saturating_sub(images), AT_ONCE.saturating_sub(busy.len() - images))
 }
 
-/// When the next resource is due that may run. What has to wait for a slot waits for the end of another.
+/// When the next resource that may run is due. Resources that wait for a slot wait for the end of a reconcile.
 fn next(due: &HashMap<Key, Instant>, busy: &HashMap<Key, Touched>) -> Option<Instant> {
     let (images, others) = free(busy);
     let may_run = |key: &Key| if key.is_image() { images > 0 } else { others > 0 };
     due.iter().filter(|(key, _)| may_run(key)).map(|(_, at)| *at).min()
 }
 
-/// Those that are due, as many as may run. The images are those of the namespaces with the fewest under way, and of these the ones
-/// that are due the longest.
+/// The resources that are due, as many as may run. Chooses images of the namespaces with the fewest running reconciles,
+/// and of these the ones that are due the longest.
 fn ready(due: &HashMap<Key, Instant>, busy: &HashMap<Key, Touched>, namespace_of: impl Fn(&str) -> String) -> Vec<Key> {
     let (slots, others) = free(busy);
     let now = Instant::now();
     let is_due = |(key, at): (&Key, &Instant)| (*at <= now).then(|| (*at, key.clone()));
     let (images, mut keys): (Vec<_>, Vec<_>) = due.iter().filter_map(is_due).partition(|(_, key)| key.is_image());
-    // Instances before registries before projects: what the later ones need is there.
+    // Instances before registries before projects, so that later resources find what they refer to.
     keys.sort_by(|(_, one), (_, other)| one.cmp(other));
     keys.truncate(others);
     let mut ready: Vec<Key> = keys.into_iter().map(|(_, key)| key).collect();

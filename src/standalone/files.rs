@@ -1,4 +1,4 @@
-//! Manifests from a directory, checked as the API server would check them.
+//! Reads manifests from a directory, and checks them as the API server would.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -20,10 +20,10 @@ use crate::{
     controller::SecretValue,
 };
 
-/// A file that is larger is refused: manifests are written by people.
+/// Maximum size of a file, in bytes: people write manifests.
 const MAX_FILE: u64 = 4 << 20;
 
-/// What a directory holds.
+/// The content of a directory.
 #[derive(Debug, Clone, Default)]
 pub struct Manifests {
     /// HarborInstances.
@@ -38,7 +38,7 @@ pub struct Manifests {
     pub images: Vec<CachedImage>,
     /// ImagePolicies.
     pub policies: Vec<ImagePolicy>,
-    /// Labels of Namespaces by name, which selectors ask for.
+    /// Labels of Namespaces by name, for selectors.
     pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
     /// Secrets by name.
     pub secrets: BTreeMap<String, SecretValue>,
@@ -46,23 +46,23 @@ pub struct Manifests {
     pub fingerprint: Vec<u8>,
 }
 
-/// What is wrong with a file, and where.
+/// An error in a file, and its location.
 #[derive(Debug, thiserror::Error)]
 #[error("{}{}: {detail}", file.display(), document.map(|number| format!(", document {number}")).unwrap_or_default())]
 pub struct Problem {
     /// The file, or the directory.
     pub file: PathBuf,
-    /// Counted from 1.
+    /// Number of the document, counted from 1.
     pub document: Option<usize>,
-    /// What to do about it.
+    /// What to do.
     pub detail: String,
 }
 
-/// Reads a file, or every `.yaml`, `.yml` and `.json` file of a directory in the order of their names. Objects of other
-/// groups are passed over.
+/// Reads a file, or every `.yaml`, `.yml` and `.json` file of a directory in the order of their names. Ignores objects of
+/// other API groups.
 ///
 /// # Errors
-/// The first [`Problem`] met. Nothing is taken from a directory in which one file is wrong.
+/// The first [`Problem`] found. If one file of a directory has an error, nothing is loaded.
 pub fn read(directory: &Path) -> Result<Manifests, Problem> {
     let problem = |file: &Path, detail: String| Problem { file: file.to_owned(), document: None, detail };
     let mut files = Vec::new();
@@ -88,7 +88,7 @@ pub fn read(directory: &Path) -> Result<Manifests, Problem> {
 /// Reads texts, each with the file that it is from.
 ///
 /// # Errors
-/// As [`read`]. No problem shows a part of the text, which may be a Secret.
+/// As [`read`]. No problem contains a part of the text, which may be a Secret.
 pub fn parse<'t>(texts: impl IntoIterator<Item = (&'t Path, &'t str)>) -> Result<Manifests, Problem> {
     let mut reader = Reader::default();
     let mut fingerprint = Sha256::new();
@@ -108,8 +108,7 @@ pub fn parse<'t>(texts: impl IntoIterator<Item = (&'t Path, &'t str)>) -> Result
     Ok(Manifests { fingerprint: fingerprint.finalize().to_vec(), ..reader.manifests })
 }
 
-/// The documents of a text, as kubectl reads them: of keys that stand twice the last one counts, and JSON values need no
-/// separator.
+/// The documents of a text, as kubectl reads them: the last of duplicate keys counts, and JSON values need no separator.
 fn documents(text: &str) -> Result<Vec<Option<Value>>, String> {
     let json = text.trim_start_matches('\u{feff}').trim_start();
     if json.starts_with('{')
@@ -117,7 +116,7 @@ fn documents(text: &str) -> Result<Vec<Option<Value>>, String> {
     {
         return Ok(values);
     }
-    // Comments are not kept: a licence or a commented-out block of any length is fine.
+    // Comments are not kept: a licence or a commented-out block of any length is accepted.
     let options = serde_saphyr::options! { duplicate_keys: DuplicateKeyPolicy::LastWins, emit_comments: false };
     serde_saphyr::from_multiple_with_options(text, options).map_err(|error| error.without_snippet().to_string())
 }
@@ -130,13 +129,13 @@ fn is_manifest(path: &Path) -> bool {
             .is_some_and(|ending| matches!(ending, "yaml" | "yml" | "json"))
 }
 
-/// What was read so far.
+/// The manifests read so far.
 #[derive(Default)]
 struct Reader {
     manifests: Manifests,
-    /// Kinds and names, none of which may come twice.
+    /// Kinds and names, to detect duplicates.
     names: HashSet<(String, String)>,
-    /// What the spec of each kind may have: made once, for that takes milliseconds.
+    /// Schema of the spec of each kind: built once, because that takes milliseconds.
     specs: HashMap<String, Option<JSONSchemaProps>>,
 }
 
@@ -231,7 +230,7 @@ fn spec_of<K: CustomResourceExt>() -> Option<JSONSchemaProps> {
     version.schema?.open_api_v3_schema?.properties?.remove("spec")
 }
 
-/// A field that the schema does not have: most likely a typing error, which the API server would report.
+/// The path of a field that the schema does not have: probably a typing error, which the API server would report.
 fn unknown_below(value: &Value, schema: &JSONSchemaProps, path: &str) -> Option<String> {
     let (Value::Object(fields), Some(known)) = (value, schema.properties.as_ref()) else { return None };
     fields.iter().find_map(|(name, value)| match known.get(name) {
@@ -240,7 +239,7 @@ fn unknown_below(value: &Value, schema: &JSONSchemaProps, path: &str) -> Option<
     })
 }
 
-/// The values of a Secret, of which no API server says the revision: it is that of the values.
+/// The value of a Secret. No API server provides a revision here, so it is computed from the values.
 pub fn secret_value(values: BTreeMap<String, String>) -> SecretValue {
     let mut revision = Sha256::new();
     for (key, value) in &values {
@@ -249,7 +248,7 @@ pub fn secret_value(values: BTreeMap<String, String>) -> SecretValue {
         revision.update(value);
         revision.update([0]);
     }
-    // Kept in this process alone, and never printed.
+    // Kept only in this process, and never printed.
     let revision = revision.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
     let values = values.into_iter().map(|(key, value)| (key, value.into())).collect();
     SecretValue { revision, values }

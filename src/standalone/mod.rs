@@ -1,7 +1,7 @@
 //! The whole product without a cluster: resources from manifests in a directory, status in memory.
 //!
-//! In: YAML and JSON files, read anew when they change. Out: the same reconciles, the same rewrite rules and the same warming
-//! as in a cluster, by the same code; only the place where resources are kept is another.
+//! In: YAML and JSON files, read again when they change. Out: the same reconciles, rewrite rules and warming as in a
+//! cluster, from the same code; only the store of the resources differs.
 
 mod engine;
 mod files;

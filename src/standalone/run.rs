@@ -1,4 +1,4 @@
-//! Starts everything and ends it in order.
+//! Starts all parts and shuts them down in order.
 
 use std::{
     collections::HashSet,
@@ -37,38 +37,38 @@ use crate::{
     webhook::{self, Admission, Limits, ServeError, ServeOptions},
 };
 
-/// How fast the images of one namespace are taken. What Pods ask for waits; no watch would find it again.
+/// Rate limit for new CachedImages per namespace. Requests beyond it wait, because no watch would find the image again.
 const PACE: Limit = Limit { burst: 100, per_second: 10.0 };
-/// How often it is looked whether some are to go.
+/// Interval of the check for expired CachedImages.
 const SWEEP: Duration = Duration::from_secs(60);
 
-/// What standalone mode is told from outside.
+/// Settings of standalone mode.
 pub struct Settings {
-    /// Where the manifests are.
+    /// Directory of the manifests.
     pub directory: PathBuf,
-    /// Where the webhook listens; port 0 takes a free one.
+    /// Address of the webhook; port 0 selects a free one.
     pub listen: SocketAddr,
-    /// What the webhook shows to its clients.
+    /// Serving certificate of the webhook.
     pub certificate: Arc<Certificate>,
-    /// Platforms to warm where neither image nor ProxyProject says.
+    /// Platforms to warm when neither the image nor its ProxyProject names any.
     pub platforms: Vec<Platform>,
-    /// What markers in Harbor name this installation by.
+    /// Installation name in the markers in Harbor.
     pub installation: String,
-    /// How often the directory is looked at for changes.
+    /// Interval of the check for changed files.
     pub reload: Duration,
-    /// How long warming waits for what Harbor does on its own.
+    /// How long warming waits for work that Harbor does on its own.
     pub timing: Timing,
-    /// Bytes of layers that Harbor is brought to fetch at once, in all pulls together.
+    /// Maximum number of layer bytes that all pulls together make Harbor fetch at once.
     pub pull_budget: u64,
-    /// How many CachedImages there may be because Pods asked for them.
+    /// Maximum numbers of CachedImages created for Pods.
     pub caps: Caps,
-    /// Who watches the pulls.
+    /// Creates observers of the pulls.
     pub watcher: Option<Watcher>,
-    /// Bounds of the server.
+    /// Limits of the server.
     pub serve: ServeOptions,
 }
 
-/// Why it could not start, or go on.
+/// Why standalone mode could not start, or stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A manifest is wrong.
@@ -85,30 +85,30 @@ pub enum StartError {
     Serve(#[from] ServeError),
 }
 
-/// A running standalone pilot.
+/// A running standalone instance.
 pub struct Standalone {
     /// Resources and their status.
     pub world: Arc<World>,
-    /// The rules in force.
+    /// The active rules.
     pub rules: Arc<ArcSwap<Rules>>,
-    /// All that admission goes by.
+    /// The active rules, policies and namespace labels.
     pub in_force: InForce,
-    /// Where the webhook listens.
+    /// Address of the webhook.
     pub address: SocketAddr,
-    /// What is counted, for others to add to before it is shown.
+    /// The metrics. Callers may add to them before they are served.
     pub metrics: Metrics,
-    /// What waits to be warmed.
+    /// The prewarm queue.
     pub offers: Offers,
-    /// Whether admission is wanted here.
+    /// Whether the webhook is ready.
     pub readiness: Readiness,
     served: tokio::task::JoinHandle<Result<(), StartError>>,
 }
 
 impl Standalone {
-    /// Reads the manifests, binds the address and starts working until `shutdown`.
+    /// Reads the manifests, binds the address and runs until `shutdown`.
     ///
     /// # Errors
-    /// [`StartError`] when a manifest is wrong or the address is taken.
+    /// [`StartError`] when a manifest is invalid or the address is in use.
     pub async fn start(settings: Settings, shutdown: CancellationToken) -> Result<Self, StartError> {
         let manifests = files::read(&settings.directory)?;
         let world = Arc::new(World::new(settings.platforms));
@@ -182,7 +182,7 @@ impl Standalone {
         Ok(Self { world, rules, in_force: shown, address, metrics, offers, readiness, served })
     }
 
-    /// Waits for the end that `shutdown` brings.
+    /// Waits until the end after `shutdown`.
     ///
     /// # Errors
     /// When the server failed.
@@ -191,14 +191,14 @@ impl Standalone {
     }
 }
 
-/// Compiles the rules anew where ProxyProjects changed, or a Harbor has become unavailable, or available again.
+/// Recompiles the rules when ProxyProjects changed, or a Harbor became unavailable or available again.
 fn recompile(world: &World, in_force: &InForce) {
     let instances = world.all::<HarborInstance>();
     let unavailable = rewrite::unavailable(instances.iter().map(AsRef::as_ref), Timestamp::now());
     in_force.recompile(&world.all::<ProxyProject>(), unavailable);
 }
 
-/// Asks for ever whether a Harbor has become unavailable, or available again, and what scans have found.
+/// Checks in an endless loop whether a Harbor became unavailable or available again, and reads new scan results.
 async fn follow_outages(world: Arc<World>, in_force: InForce) {
     loop {
         tokio::time::sleep(LOOK).await;
@@ -207,13 +207,13 @@ async fn follow_outages(world: Arc<World>, in_force: InForce) {
     }
 }
 
-/// Puts what `/validate` goes by in force.
+/// Activates the policies and namespace labels that `/validate` uses.
 fn follow_manifests(in_force: &InForce, manifests: &Manifests) {
     in_force.enforce(&manifests.policies);
     in_force.namespaces.store(Arc::new(manifests.namespaces.clone().into_iter().collect()));
 }
 
-/// Looks at the directory for ever. A directory in which a file is wrong changes nothing.
+/// Checks the directory for changes in an endless loop. A directory with an invalid file changes nothing.
 async fn follow_files(
     directory: PathBuf,
     every: Duration,
@@ -247,7 +247,8 @@ async fn follow_files(
     }
 }
 
-/// Makes offers CachedImages as far as there is room, and deletes those that no Pod has asked for in time.
+/// Turns prewarm requests into CachedImages as far as there is room, and deletes those that no Pod requested within their
+/// lifetime.
 async fn keep_offers(mut offers: OfferReceiver, world: Arc<World>, asked: Arc<Asked>, wake: Arc<Notify>, caps: Caps) {
     let mut ledger = Ledger::default();
     let mut refused = 0_usize;
@@ -285,7 +286,7 @@ fn is_known(world: &World, offer: &Offer) -> bool {
     world.get::<CachedImage>(&cached_image_name(&offer.image)).is_some()
 }
 
-/// Makes room for an image, and notes it as created; false when there is none.
+/// Makes room for an image and records it as created; `false` when there is no room.
 fn make_room(world: &World, asked: &Asked, ledger: &mut Ledger, offer: &Offer, caps: &Caps) -> bool {
     let now = Instant::now();
     ledger.refresh(|| records(world, asked).into_iter().map(Record::holding).collect(), now);
@@ -307,7 +308,8 @@ fn records(world: &World, asked: &Asked) -> Vec<Record> {
     world.all::<CachedImage>().iter().filter_map(|image| lifetime_of(image, world, asked)).collect()
 }
 
-/// Deletes what no Pod has asked for in time, and those beyond the caps. Answers which images.
+/// Deletes CachedImages that no Pod requested within their lifetime, and those beyond the caps. Returns the deleted
+/// images.
 fn expire(world: &World, asked: &Asked, caps: &Caps, wanted: usize, now: Timestamp) -> Vec<ImageRef> {
     let records = records(world, asked);
     let gone = choose(&records, &HashSet::new(), caps, wanted, now).into_iter().map(|(record, cause)| {

@@ -1,4 +1,4 @@
-//! Resources and their status in memory, in the place of an API server.
+//! Resources and their status in memory, instead of an API server.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,7 +29,7 @@ pub struct World {
     platforms: Vec<Platform>,
 }
 
-/// What the world holds.
+/// The content of the world.
 #[derive(Debug, Default)]
 pub struct State {
     instances: Shelf<HarborInstance>,
@@ -40,15 +40,15 @@ pub struct State {
     secrets: BTreeMap<String, SecretValue>,
     scan_max_age: Option<Duration>,
     scan_ceiling: Option<FoundSeverity>,
-    /// CachedImages that the files hold; the others came from admission and outlive a reload.
+    /// CachedImages from the files; the others came from admission and survive a reload.
     declared: BTreeSet<String>,
 }
 
-/// A kind that the world keeps.
+/// A kind that the world stores.
 pub trait Kept: Managed {
     /// Its objects.
     fn shelf(state: &State) -> &Shelf<Self>;
-    /// Its objects, to be changed.
+    /// Its objects, mutable.
     fn shelf_mut(state: &mut State) -> &mut Shelf<Self>;
 }
 
@@ -73,13 +73,13 @@ kept!(ReplicationRule, rules);
 kept!(CachedImage, images);
 
 impl World {
-    /// An empty world whose Pods run on these platforms.
+    /// Creates an empty world whose Pods run on these platforms.
     pub fn new(platforms: Vec<Platform>) -> Self {
         Self { state: RwLock::default(), platforms }
     }
 
-    /// Makes the resources those of the manifests. What is gone from them is deleted, what is new or changed gets a new
-    /// generation, and status stays.
+    /// Replaces the resources with those of the manifests. Deletes resources that are missing there, gives new and changed
+    /// ones a new generation, and keeps the status.
     pub fn apply(&self, manifests: &Manifests, now: Timestamp) {
         let mut state = self.write();
         state.secrets.clone_from(&manifests.secrets);
@@ -95,7 +95,7 @@ impl World {
         replace(&mut state.images, &manifests.images, now, |name| before.contains(name));
     }
 
-    /// Adds one resource unless there is one of its name. Returns whether it was added.
+    /// Adds a resource unless one with its name exists. Returns whether it was added.
     pub fn add<K: Kept>(&self, object: K, now: Timestamp) -> bool {
         let mut state = self.write();
         let name = object.meta().name.clone().unwrap_or_default();
@@ -117,7 +117,7 @@ impl World {
         K::shelf(&self.read()).values().cloned().collect()
     }
 
-    /// Stores a status, if the resource is still there. Returns whether that changed anything.
+    /// Stores a status if the resource still exists. Returns whether that changed anything.
     pub fn set_status<K: Kept>(&self, name: &str, status: K::Status) -> bool {
         let mut state = self.write();
         match K::shelf_mut(&mut state).get_mut(name) {
@@ -129,7 +129,7 @@ impl World {
         }
     }
 
-    /// Forgets a resource.
+    /// Removes a resource.
     pub fn remove<K: Kept>(&self, name: &str) {
         K::shelf_mut(&mut self.write()).remove(name);
     }
@@ -215,7 +215,7 @@ fn replace<K: Managed>(shelf: &mut Shelf<K>, wanted: &[K], now: Timestamp, may_g
                 if changed || words_of(old.as_ref()) != words_of(object) {
                     let mut new = object.clone();
                     new.meta_mut().creation_timestamp.clone_from(&old.meta().creation_timestamp);
-                    // Annotations and labels are not part of what a generation counts.
+                    // Changes of annotations and labels do not increase the generation.
                     new.meta_mut().generation = old.meta().generation.map(|generation| generation + i64::from(changed));
                     *old = Arc::new(match old.status() {
                         Some(status) => new.with_status(status.clone()),

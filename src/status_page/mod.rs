@@ -1,7 +1,7 @@
-//! The status page on the ops port: how everything is, for whoever has no `kubectl` at hand. Read-only, and of one piece: no
-//! script, nothing from elsewhere, and its style by its hash.
+//! The status page on the ops port: the state of the process for users without `kubectl`. Read-only and self-contained: no
+//! script, no external resource, and the Content-Security-Policy allows its style by hash.
 //!
-//! In: a [`Content`] for each look. Out: HTML in which everything that comes from outside is text.
+//! In: a [`Content`] for each request. Out: HTML in which all external input is escaped text.
 
 mod page;
 
@@ -21,49 +21,49 @@ use sha2::{Digest, Sha256};
 use crate::survey::Report;
 use crate::telemetry::troubles::Trouble;
 
-/// Resources that each list shows at most; what there is beyond is counted.
+/// The most resources that each list shows; the page counts the rest.
 pub(crate) const LIMIT: usize = 50;
 
 const STYLE: &str = include_str!("style.css");
 
-/// What there is to show.
+/// The data of the page.
 #[derive(Debug, Default)]
 pub(crate) struct Content {
-    /// What the process is: `controller` or `webhook`.
+    /// The component: `controller` or `webhook`.
     pub(crate) component: &'static str,
     /// Short facts, each with its name.
     pub(crate) facts: Vec<(&'static str, String)>,
-    /// Rules that admission follows; `None` for a process that follows none.
+    /// Rules that admission uses; `None` for a process without admission.
     pub(crate) rules: Option<Rules>,
-    /// Resources, as they say themselves; `None` for a process that does not know them.
+    /// The state of resources; `None` for a process that does not watch them.
     pub(crate) report: Option<Report>,
-    /// Images, those that became warm last first; of them at most [`LIMIT`].
+    /// Images, the last warmed first; at most [`LIMIT`].
     pub(crate) images: Vec<Image>,
-    /// The last warnings and errors, the newest first.
+    /// The last warnings and errors, newest first.
     pub(crate) troubles: Vec<Trouble>,
 }
 
-/// Rules in force.
+/// Active rules.
 #[derive(Debug, Default)]
 pub(crate) struct Rules {
-    /// How many there are.
+    /// The number of rules.
     pub(crate) total: usize,
-    /// At most [`LIMIT`] of them.
+    /// At most [`LIMIT`] of the rules.
     pub(crate) items: Vec<Rule>,
-    /// What is odd about them, at most [`LIMIT`].
+    /// Invalid or shadowed rules, at most [`LIMIT`].
     pub(crate) findings: Vec<String>,
 }
 
-/// A rule in force.
+/// An active rule.
 #[derive(Debug)]
 pub(crate) struct Rule {
     /// Its ProxyProject.
     pub(crate) name: String,
-    /// Host and project that it rewrites to.
+    /// The host and project that the rule rewrites to.
     pub(crate) target: String,
-    /// `Rewrite`, or another word of its mode.
+    /// The mode, such as `Rewrite`.
     pub(crate) mode: String,
-    /// Harbor is unavailable, and images stay as they are.
+    /// Whether Harbor is unavailable, so that images are not rewritten.
     pub(crate) waits: bool,
 }
 
@@ -74,17 +74,17 @@ pub(crate) struct Image {
     pub(crate) image: String,
     /// `True`, `False` or `Unknown`.
     pub(crate) ready: String,
-    /// Why.
+    /// The reason of the Ready condition.
     pub(crate) reason: String,
-    /// What Harbor has stored of it.
+    /// Bytes that Harbor stores for the image.
     pub(crate) bytes: u64,
-    /// Whether its tag, and whether its digest, can be pulled while the upstream is down.
+    /// Whether the tag, and whether the digest, can be pulled while the upstream is down.
     pub(crate) offline: (bool, bool),
-    /// When it became warm last.
+    /// The last time the image became warm.
     pub(crate) warmed: Option<Timestamp>,
 }
 
-/// `GET /`: what `content` says at that moment.
+/// Serves `GET /` with the current `content`.
 pub(crate) fn router(content: Arc<dyn Fn() -> Content + Send + Sync>) -> Router {
     Router::new().route("/", get(async move || show(&content())))
 }
@@ -101,10 +101,10 @@ fn show(content: &Content) -> Response {
     (headers, Html(html)).into_response()
 }
 
-/// Nothing may be loaded or sent, and of styles only ours is followed.
+/// The page may load and send nothing; browsers apply only its own style.
 static POLICY: LazyLock<String> = LazyLock::new(|| {
     let hash = BASE64_STANDARD.encode(Sha256::digest(STYLE));
-    // The icon is an empty `data:` address, or browsers would ask for one.
+    // The icon is an empty `data:` URL: without it, browsers request one.
     let allowed = format!("default-src 'none'; style-src 'sha256-{hash}'; img-src data:");
     allowed + "; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 });

@@ -1,4 +1,4 @@
-//! The page itself. Pure; whatever is put into it is escaped.
+//! The HTML of the page. Pure; all input is escaped.
 
 use k8s_openapi::jiff::Timestamp;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
@@ -9,7 +9,7 @@ use crate::survey::{Images, List, Report, State, Trouble};
 use crate::telemetry::troubles;
 use crate::text::{printable, short_image, size, time};
 
-/// The page at `now`.
+/// Renders the page at `now`.
 pub(super) fn html(content: &Content, style: &str, now: Timestamp) -> String {
     let Content { component, facts, rules, report, images, troubles } = content;
     html! {
@@ -18,7 +18,7 @@ pub(super) fn html(content: &Content, style: &str, now: Timestamp) -> String {
             head {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
-                // Browsers ask for an icon where none is named.
+                // Browsers request an icon when the page names none.
                 link rel="icon" href="data:,";
                 title { "Harbor Pilot: " (component) }
                 style { (PreEscaped(style)) }
@@ -236,7 +236,7 @@ fn state(state: &State) -> Markup {
 }
 
 fn mark(ready: &str, reason: &str) -> Markup {
-    // Told by a sign, too: not all see colours.
+    // A sign repeats the colour for users who do not see colours.
     let (class, sign) = match ready {
         "True" => ("state good", "✓"),
         "False" => ("state bad", "✗"),

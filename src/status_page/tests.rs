@@ -5,7 +5,7 @@ use tower::ServiceExt;
 use super::*;
 use crate::survey::Survey;
 
-/// Everything that comes from outside says it.
+/// All external input has this text.
 const EVIL: &str = "</td><script>alert(1)</script><img src=//evil.example/x onerror='alert(2)'>";
 
 fn content() -> Content {

@@ -1,4 +1,4 @@
-//! What the resources of a cluster say of themselves, gathered: resources in, a [`Report`] out. Pure.
+//! Summarises the status of a cluster's resources: takes resources, returns a [`Report`]. Pure.
 
 mod report;
 
@@ -13,14 +13,14 @@ use crate::api::{
     ReplicationRule, condition,
 };
 
-/// What is gathered. Lists hold no more than `limit` resources each, whatever there is.
+/// The collected state. Each list holds at most `limit` resources.
 pub(crate) struct Survey {
     limit: usize,
     report: Report,
 }
 
 impl Survey {
-    /// Nothing yet.
+    /// Starts an empty survey.
     pub(crate) fn new(limit: usize) -> Self {
         Self { limit, report: Report::default() }
     }
@@ -127,7 +127,7 @@ impl Survey {
         }
     }
 
-    /// A resource that is not what its definition says.
+    /// Adds a resource that does not match its CRD.
     pub(crate) fn malformed(&mut self, kind: &str, metadata: &ObjectMeta, why: String) {
         self.trouble(Trouble {
             kind: kind.to_owned(),
@@ -141,19 +141,19 @@ impl Survey {
         });
     }
 
-    /// What could not be read.
+    /// Adds a kind that could not be read.
     pub(crate) fn unreadable(&mut self, what: &str, why: String) {
         self.report.unreadable.push(Unreadable { what: what.to_owned(), why });
     }
 
-    /// All of it.
+    /// Returns the report.
     pub(crate) fn report(mut self) -> Report {
         self.newest_first();
         self.report.ready = self.report.not_ready.total == 0 && self.report.unreadable.is_empty();
         self.report
     }
 
-    /// How a resource is; where that is not well, it is listed.
+    /// Reads the state of a resource, and lists the resource if it is not Ready.
     fn state<K: Resource<DynamicType = ()>>(
         &mut self,
         object: &K,
@@ -206,7 +206,7 @@ impl Survey {
     fn trouble(&mut self, trouble: Trouble) {
         self.report.not_ready.total += usize::from(trouble.condition == "Ready");
         self.report.not_ready.items.push(trouble);
-        // Ten thousand images may have failed, and as many texts are not kept for the few that are shown.
+        // Bounds the list: with ten thousand failed images, the report needs only the few texts that it shows.
         if self.report.not_ready.items.len() >= self.limit.saturating_mul(2).max(64) {
             self.newest_first();
         }
@@ -223,7 +223,7 @@ impl Survey {
     }
 }
 
-/// In the place of a reason: nobody has given one.
+/// The reason of a resource without a status condition.
 pub(crate) const NOT_OBSERVED: &str = "NotObserved";
 
 fn name_of(metadata: &ObjectMeta) -> String {

@@ -1,15 +1,15 @@
-//! What a survey comes to.
+//! The result of a survey.
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::jiff::Timestamp;
 use serde::Serialize;
 
-/// The state of a cluster. Its fields stay as they are: others may be added.
+/// The state of a cluster. Its fields are stable; new ones may be added.
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Report {
-    /// Whether everything is Ready, and all could be read.
+    /// Whether all resources are Ready and all kinds could be read.
     pub(crate) ready: bool,
     pub(crate) instances: List<Instance>,
     pub(crate) registries: List<Registered>,
@@ -17,19 +17,20 @@ pub(crate) struct Report {
     pub(crate) replication_rules: List<Replication>,
     pub(crate) policies: List<Policy>,
     pub(crate) images: Images,
-    /// What is not Ready, newest first; `total` counts no conflicts and blocked deletions, which are listed, too.
+    /// Resources that are not Ready, newest first. The list also has conflicts and blocked deletions; `total` does not count
+    /// these.
     pub(crate) not_ready: List<Trouble>,
     pub(crate) unreadable: Vec<Unreadable>,
 }
 
-/// The first resources of a kind, and how many there are.
+/// The first resources of a kind, and the total number.
 #[derive(Debug, Serialize)]
 pub(crate) struct List<T> {
     pub(crate) total: usize,
     pub(crate) items: Vec<T>,
 }
 
-/// What all kinds tell.
+/// The fields that all kinds have.
 #[derive(Debug, Serialize)]
 pub(crate) struct State {
     pub(crate) name: String,
@@ -64,7 +65,7 @@ pub(crate) struct Registered {
 pub(crate) struct Project {
     #[serde(flatten)]
     pub(crate) state: State,
-    /// Whether its rule is followed at admission.
+    /// Whether admission uses its rule.
     pub(crate) in_force: bool,
     pub(crate) matches: Vec<String>,
     pub(crate) target: Option<String>,
@@ -107,23 +108,23 @@ pub(crate) struct Policy {
     pub(crate) forbid_latest: bool,
 }
 
-/// CachedImages, counted.
+/// Counts of CachedImages.
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Images {
     pub(crate) total: usize,
     pub(crate) ready: usize,
-    /// Nobody has looked at them yet.
+    /// Images that were not reconciled yet.
     pub(crate) pending: usize,
     pub(crate) warming: usize,
     pub(crate) verifying: usize,
     pub(crate) failed: usize,
     pub(crate) failed_by_reason: BTreeMap<String, usize>,
-    /// What Harbor has stored of them.
+    /// Bytes that Harbor stores for them.
     pub(crate) bytes: u64,
 }
 
-/// Something that is not as it should be.
+/// A problem of a resource.
 #[derive(Debug, Serialize)]
 pub(crate) struct Trouble {
     pub(crate) kind: String,
@@ -134,7 +135,7 @@ pub(crate) struct Trouble {
     pub(crate) reason: String,
     pub(crate) message: String,
     pub(crate) since: Option<Timestamp>,
-    /// Whether it stays so until a person acts.
+    /// Whether only a user can fix the problem.
     pub(crate) stalled: bool,
 }
 
@@ -152,7 +153,7 @@ impl<T> Default for List<T> {
 }
 
 impl<T> List<T> {
-    /// Counts one more, and keeps it if there is room.
+    /// Counts an item, and keeps it if the list has room.
     pub(crate) fn add(&mut self, item: T, limit: usize) {
         self.total += 1;
         if self.items.len() < limit {

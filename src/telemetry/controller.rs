@@ -1,5 +1,5 @@
-//! Metrics of the controller: what it reconciles, asks of Harbor and warms. Labels come from closed lists, but for the names of
-//! HarborInstances, of which a cluster has a few.
+//! Metrics of the controller: reconciles, requests to Harbor and prewarming. Label values come from closed lists, except the
+//! names of HarborInstances, of which a cluster has a few.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ pub struct ControllerMetrics {
     requests: Family<RequestLabels, Counter>,
     request_duration: Family<ApiLabels, Histogram, fn() -> Histogram>,
     repeats: Family<InstanceLabels, Counter>,
-    /// Pulls of images under way.
+    /// Running pulls of images.
     pub pulls_running: Gauge,
     pulls: Family<PullLabels, Counter>,
     pull_duration: Histogram,
@@ -34,13 +34,13 @@ pub struct ControllerMetrics {
 pub enum Reconciled {
     /// The resource is Ready.
     Ready,
-    /// It is not, and its status says why.
+    /// The resource is not Ready; its status has the reason.
     NotReady,
-    /// It was deleted, with what it made in Harbor.
+    /// The resource was deleted, with its objects in Harbor.
     Deleted,
-    /// Its deletion waits for something.
+    /// The deletion of the resource is blocked.
     DeletionBlocked,
-    /// The API server did not take what was to be written.
+    /// The API server did not accept a write.
     Failed,
 }
 
@@ -59,9 +59,9 @@ pub enum Answered {
     Refused,
     /// 5xx.
     Failed,
-    /// None in time.
+    /// No answer within the timeout.
     Timeout,
-    /// No connection, or it broke.
+    /// No connection, or a broken one.
     Unreachable,
 }
 
@@ -83,30 +83,30 @@ pub enum Access {
     Write,
 }
 
-/// Label `cause` of images that were let go.
+/// Label `cause` of evicted images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub enum Expired {
-    /// Nothing asked for it in time.
+    /// No Pod asked for the image within its time.
     Unused,
-    /// There were too many.
+    /// There were too many images.
     TooMany,
 }
 
 /// Label `outcome` of an Event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub enum EventOutcome {
-    /// The API server took it.
+    /// The API server accepted the Event.
     Published,
-    /// It did not, and the Event is lost.
+    /// The API server did not accept the Event, and it is lost.
     Dropped,
 }
 
 /// Label `outcome` of a blob of a pull.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub enum BlobOutcome {
-    /// It came into the cache by this pull.
+    /// This pull brought the blob into the cache.
     Fetched,
-    /// Harbor had it.
+    /// Harbor already had the blob.
     Skipped,
 }
 
@@ -161,7 +161,7 @@ struct EventLabels {
 }
 
 impl ControllerMetrics {
-    /// All at zero, in no registry: for whoever counts and shows nobody.
+    /// Creates metrics at zero, in no registry: for callers that do not export them.
     pub fn unregistered() -> Self {
         Self {
             reconciles: Family::default(),
@@ -180,7 +180,7 @@ impl ControllerMetrics {
         }
     }
 
-    /// All at zero.
+    /// Registers the metrics at zero.
     pub fn register(registry: &mut Registry) -> Self {
         let all = Self::unregistered();
         registry.register("reconciles", "Looks at resources", all.reconciles.clone());
@@ -211,7 +211,7 @@ impl ControllerMetrics {
         all
     }
 
-    /// Shows a kind from the start, all its counts at zero.
+    /// Exports a kind from the start, with all its counts at zero.
     pub fn expect_kind(&self, kind: &'static str) {
         use Reconciled::{Deleted, DeletionBlocked, Failed, NotReady, Ready};
         for outcome in [Ready, NotReady, Deleted, DeletionBlocked, Failed] {
@@ -220,18 +220,18 @@ impl ControllerMetrics {
         self.running.get_or_create_owned(&KindLabels { kind });
     }
 
-    /// A look at a resource of this kind begins; it counts as under way until what this returns is dropped.
+    /// Counts a running reconcile of this kind until the result is dropped.
     pub fn begin_reconcile(&self, kind: &'static str) -> Running {
         let gauge = self.running.get_or_create_owned(&KindLabels { kind });
         Running::new(gauge)
     }
 
-    /// Shows an instance from the start.
+    /// Exports an instance from the start.
     pub fn expect_instance(&self, instance: &str) {
         self.repeats.get_or_create_owned(&InstanceLabels { harbor: instance.to_owned() });
     }
 
-    /// Counts a look at a resource.
+    /// Counts a reconcile of a resource.
     pub fn count_reconcile(&self, kind: &'static str, outcome: Reconciled, took: Duration) {
         self.reconciles.get_or_create_owned(&ReconcileLabels { kind, outcome }).inc();
         self.reconcile_duration.get_or_create(&KindLabels { kind }).observe(took.as_secs_f64());
@@ -246,7 +246,7 @@ impl ControllerMetrics {
         self.request_duration.get_or_create(&labels).observe(took.as_secs_f64());
     }
 
-    /// Counts a request that is made again.
+    /// Counts a retry of a request.
     pub fn count_repeat(&self, instance: &str) {
         self.repeats.get_or_create(&InstanceLabels { harbor: instance.to_owned() }).inc();
     }
@@ -262,12 +262,12 @@ impl ControllerMetrics {
         self.blobs.get_or_create_owned(&BlobLabels { outcome }).inc();
     }
 
-    /// Counts bytes that came into a cache.
+    /// Counts bytes that were pulled into a cache.
     pub fn count_fetched(&self, bytes: u64) {
         self.blob_bytes.inc_by(bytes);
     }
 
-    /// Counts CachedImages that were let go.
+    /// Counts evicted CachedImages.
     pub fn count_expired(&self, cause: Expired, images: usize) {
         self.expired.get_or_create_owned(&ExpiryLabels { cause }).inc_by(images as u64);
     }
@@ -278,12 +278,12 @@ impl ControllerMetrics {
     }
 }
 
-/// Something under way: a gauge is one higher until this is dropped.
+/// A running task: a gauge is one higher until this is dropped.
 #[derive(Debug)]
 pub struct Running(Gauge);
 
 impl Running {
-    /// One more.
+    /// Increments the gauge.
     pub fn new(gauge: Gauge) -> Self {
         gauge.inc();
         Self(gauge)
@@ -296,7 +296,7 @@ impl Drop for Running {
     }
 }
 
-/// From 5 ms to 20 s.
+/// Buckets from 5 ms to 20 s.
 fn seconds() -> Histogram {
     Histogram::new(exponential_buckets(0.005, 2.0, 13))
 }

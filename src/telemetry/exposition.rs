@@ -1,4 +1,4 @@
-//! What `/metrics` shows: metrics of ours under one prefix, and those that every process has under their usual names.
+//! The content of `/metrics`: our metrics under one prefix, and the standard process metrics under their usual names.
 
 use std::fmt;
 
@@ -9,16 +9,16 @@ use prometheus_client::registry::Registry;
 
 use super::process::Process;
 
-/// Shows metrics in OpenMetrics text.
+/// Exports metrics as OpenMetrics text.
 pub trait Exposed: Send + Sync {
-    /// All of them.
+    /// Returns all metrics as text.
     ///
     /// # Errors
-    /// When one of them cannot be written.
+    /// When a metric cannot be written.
     fn encode(&self) -> Result<String, fmt::Error>;
 }
 
-/// Metrics of a process: build and process from the start, others as they are registered.
+/// Metrics of a process: build and process metrics from the start, others as they are registered.
 #[derive(Debug)]
 pub struct Exposition {
     own: Registry,
@@ -26,7 +26,7 @@ pub struct Exposition {
 }
 
 impl Exposition {
-    /// Those that every process has.
+    /// Creates the metrics that every process has.
     pub fn new() -> Self {
         let (mut own, mut usual) = (Registry::with_prefix("harbor_pilot"), Registry::default());
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
@@ -35,12 +35,12 @@ impl Exposition {
         Self { own, usual }
     }
 
-    /// For others to add theirs to, before the metrics are shared. Names get the prefix `harbor_pilot_`.
+    /// Returns the registry, to add metrics before it is shared. Names get the prefix `harbor_pilot_`.
     pub fn registry_mut(&mut self) -> &mut Registry {
         &mut self.own
     }
 
-    /// Adds metrics that are made out at each look.
+    /// Adds metrics that are computed at each scrape.
     pub fn collect(&mut self, collector: impl Collector) {
         self.own.register_collector(Box::new(collector));
     }

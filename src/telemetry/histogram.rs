@@ -1,4 +1,4 @@
-//! A histogram of durations that is observed without a lock.
+//! A histogram of durations without a lock.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,12 +8,12 @@ use prometheus_client::encoding::{EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::{MetricType, TypedMetric};
 
 const BUCKETS: usize = 16;
-/// Upper bound of the first bucket; each next one is twice as wide, the last but one 163.84 ms.
+/// Upper bound of the first bucket. Each next one is twice as wide; the last but one is 163.84 ms.
 const FIRST: Duration = Duration::from_nanos(FIRST_NANOSECONDS);
 const FIRST_NANOSECONDS: u64 = 10_000;
 
-/// Durations in buckets from 10 µs upwards. Cloning shares the counts. A reader may see an observation in the sum
-/// before it sees it in its bucket.
+/// Durations in buckets from 10 µs upwards. Clones share the counts. A scrape may see an observation in the sum before it
+/// sees it in its bucket.
 #[derive(Debug, Clone, Default)]
 pub(super) struct DurationHistogram(Arc<Counts>);
 
@@ -27,7 +27,7 @@ impl DurationHistogram {
     /// Counts one duration.
     pub(super) fn observe(&self, took: Duration) {
         let nanoseconds = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        // The bounds double, so that the index is the number of bits of what goes beyond the first one.
+        // The bounds double, so the index is the number of bits of the excess over the first bound.
         let beyond = nanoseconds.div_ceil(FIRST_NANOSECONDS).saturating_sub(1);
         let index = (u64::BITS - beyond.leading_zeros()) as usize;
         if let Some(bucket) = self.0.buckets.get(index.min(BUCKETS - 1)) {
@@ -56,7 +56,7 @@ impl TypedMetric for DurationHistogram {
     const TYPE: MetricType = MetricType::Histogram;
 }
 
-/// The last bucket has none.
+/// The last bucket has no bound.
 fn bound(index: usize) -> Option<Duration> {
     let exponent = u32::try_from(index).ok().filter(|_| index + 1 < BUCKETS)?;
     FIRST.checked_mul(2_u32.checked_pow(exponent)?)

@@ -1,7 +1,7 @@
-//! `/log` on the ops port: what is logged, and, for whoever reaches the port from the same machine, another filter.
+//! `/log` on the ops port: shows the log filter, and changes it for clients on the same machine.
 //!
-//! `kubectl port-forward` arrives from there, and needs a right in the Pod's namespace. Browsers are refused: a page from elsewhere
-//! may find a forwarded port.
+//! `kubectl port-forward` connects from the same machine, and needs a permission in the Pod's namespace. Browsers are
+//! refused, because a web page may find a forwarded port.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -17,18 +17,18 @@ use axum::routing::{get, put};
 
 use super::logs::LogControl;
 
-/// A filter that is longer is refused.
+/// The longest filter, in bytes.
 const LONGEST: usize = 4 << 10;
-/// A filter may be said for so long at most.
+/// The longest time for a temporary filter.
 const LONGEST_TIME: Duration = Duration::from_secs(24 * 3600);
 
 #[derive(Debug, serde::Deserialize)]
 struct Options {
-    /// Seconds after which what was said at the start holds again.
+    /// Seconds after which the initial filter applies again.
     seconds: Option<u64>,
 }
 
-/// `GET /log` and `PUT /log`; the latter with the filter as its body, and `?seconds=` after which it ends.
+/// Serves `GET /log` and `PUT /log`. PUT takes the filter as its body, and `?seconds=` after which it ends.
 pub fn log_level(control: LogControl) -> Router {
     let write = put(change).layer(DefaultBodyLimit::max(LONGEST)).layer(middleware::from_fn(only_from_here));
     Router::new().route("/log", get(show).merge(write)).with_state(control)

@@ -1,4 +1,4 @@
-//! Log lines on standard error, as text or JSON. What is logged can be changed while the process runs.
+//! Log lines on standard error, as text or JSON. The filter can change while the process runs.
 
 use std::io::IsTerminal;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,47 +14,47 @@ use super::troubles::Troubles;
 
 /// The environment variable with the filter, in the syntax of tracing-subscriber: `info`, `harbor_pilot=debug,warn`.
 pub const FILTER_VARIABLE: &str = "HARBOR_PILOT_LOG";
-/// What is logged where nobody says.
+/// The default filter.
 pub const DEFAULT_FILTER: &str = "info";
-/// What `--debug` logs.
+/// The filter of `--debug`.
 pub const DEBUG_FILTER: &str = "harbor_pilot=debug,info";
 
-/// How a line looks.
+/// The format of a line.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Format {
-    /// For people.
+    /// Text for users.
     #[default]
     Text,
-    /// One JSON object a line, fields at the top level.
+    /// One JSON object per line, fields at the top level.
     Json,
 }
 
-/// Why there are no logs.
+/// The reason why logging did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum LogsError {
-    /// The filter cannot be read.
+    /// The filter is invalid.
     #[error("cannot read {FILTER_VARIABLE}: {0}; write a level such as `info`, or `target=level,…`")]
     Filter(#[from] ParseError),
-    /// Somebody has set up logs already.
+    /// Logging is already set up.
     #[error("logs are set up already: {0}; do it once")]
     Twice(#[from] tracing_subscriber::util::TryInitError),
 }
 
-/// Why what is logged stays as it was.
+/// The reason why the filter did not change.
 #[derive(Debug, thiserror::Error)]
 pub enum SetError {
-    /// The filter cannot be read.
+    /// The filter is invalid.
     #[error("cannot read the filter: {0}; write a level such as `debug`, or `target=level,…`")]
     Filter(#[from] ParseError),
-    /// There is none in it.
+    /// The filter is empty.
     #[error("the filter is empty; write a level such as `info`")]
     Empty,
-    /// There are no logs to change.
+    /// Logging is not set up.
     #[error("the logs of this process cannot be changed: {0}")]
     Gone(#[from] reload::Error),
 }
 
-/// Says and changes what is logged. Clones are the same.
+/// Reads and changes the log filter. Clones share it.
 #[derive(Debug, Clone)]
 pub struct LogControl(Arc<Control>);
 
@@ -62,19 +62,19 @@ pub struct LogControl(Arc<Control>);
 struct Control {
     handle: Handle<EnvFilter, Registry>,
     current: Mutex<Current>,
-    /// What was said at the start.
+    /// The initial filter.
     first: String,
 }
 
 #[derive(Debug)]
 struct Current {
     filter: String,
-    /// How often it was changed.
+    /// The number of changes.
     changes: u64,
 }
 
-/// Sets up the logs of the process, once. `filter` is the value of [`FILTER_VARIABLE`]; absent or empty, it is `info`. What is
-/// a warning or worse is kept in `troubles`, whatever the filter says. Spans go to `traces`, if there are any.
+/// Sets up logging for the process, once. `filter` is the value of [`FILTER_VARIABLE`]; absent or empty means `info`.
+/// `troubles` keeps warnings and errors, whatever the filter. Spans go to `traces`, if present.
 pub fn init(
     filter: Option<&str>,
     format: Format,
@@ -90,7 +90,7 @@ pub fn init(
         Format::Json => lines.json().flatten_event(true).boxed(),
     };
     let registry = tracing_subscriber::registry().with(lines.with_filter(filter)).with(troubles.layer());
-    // A layer of `None` would have each call asked for that nobody wants.
+    // A layer of `None` would ask about each call that no layer needs.
     match traces {
         Some(traces) => registry.with(traces.layer()).try_init()?,
         None => registry.try_init()?,
@@ -100,15 +100,15 @@ pub fn init(
 }
 
 impl LogControl {
-    /// What is logged now.
+    /// Returns the current filter.
     pub fn filter(&self) -> String {
         self.current().filter.clone()
     }
 
-    /// Logs by another filter from now on. Answers a number for [`LogControl::fall_back`].
+    /// Sets the filter. Returns a number for [`LogControl::fall_back`].
     ///
     /// # Errors
-    /// [`SetError`]; then nothing has changed.
+    /// [`SetError`]; then the filter does not change.
     pub fn set(&self, filter: &str) -> Result<u64, SetError> {
         let filter = filter.trim();
         if filter.is_empty() {
@@ -122,10 +122,10 @@ impl LogControl {
         Ok(current.changes)
     }
 
-    /// Logs again as at the start, unless it was changed since `change`.
+    /// Restores the initial filter, unless it was changed since `change`.
     pub fn fall_back(&self, change: u64) {
         if self.current().changes == change {
-            // It could be read at the start.
+            // The filter was valid at the start.
             self.set(&self.0.first).ok();
         }
     }

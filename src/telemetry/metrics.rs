@@ -1,4 +1,4 @@
-//! Counters and histograms, with labels from closed lists only.
+//! Counters and histograms, with label values from closed lists only.
 
 use std::fmt;
 
@@ -15,53 +15,53 @@ use super::histogram::DurationHistogram;
 #[derive(Debug)]
 pub struct Metrics {
     exposition: Exposition,
-    /// Those of admission.
+    /// The metrics of admission.
     pub admission: AdmissionMetrics,
 }
 
 /// Metrics of admission. Cloning shares the counters.
 #[derive(Debug, Clone)]
 pub struct AdmissionMetrics {
-    /// One counter for each pair of labels, made beforehand: counting takes no lock.
+    /// One counter for each pair of labels, created at the start, so that counting takes no lock.
     requests: [[Counter; Outcome::ALL.len()]; Operation::ALL.len()],
     duration: DurationHistogram,
-    /// Connections to the webhook's port.
+    /// Metrics of connections to the webhook's port.
     pub connections: ConnectionMetrics,
     /// Images that patches changed.
     pub images_rewritten: Counter,
-    /// Images left as they were because they could not be read or rewritten.
+    /// Images that were not modified because they could not be read or rewritten.
     pub images_left_alone: Counter,
-    /// Pods that came to be validated with an image that a rule rewrites: `/mutate` was down, or passed by.
+    /// Pods that arrived at `/validate` with an image that a rule rewrites: `/mutate` was down or bypassed.
     pub pods_unrewritten: Counter,
-    /// Images offered for prewarming.
+    /// Prewarm requests for images.
     pub offers: Counter,
-    /// Offers that were not taken; the controller finds those images by its own watch. One counter for each label.
+    /// Dropped prewarm requests; the controller finds those images through its own watch. One counter for each label.
     offers_dropped: [Counter; DropReason::ALL.len()],
 }
 
 /// Metrics of connections. Cloning shares them.
 #[derive(Debug, Clone, Default)]
 pub struct ConnectionMetrics {
-    /// Those that are open.
+    /// Open connections.
     pub open: Gauge,
-    /// Connections that came to no TLS.
+    /// Connections without a successful TLS handshake.
     pub handshakes_failed: Counter,
-    /// Idle ones that made room for another.
+    /// Idle connections that were evicted for another.
     pub evicted: Counter,
-    /// Those that were not let in: all places were taken, and none of the others was idle.
+    /// Refused connections: all slots were taken, and no other connection was idle.
     pub refused: Counter,
-    /// Those that were closed because they did not read their answers.
+    /// Connections that were closed because they did not read their answers.
     pub stalled: Counter,
-    /// Those that were closed because they sent frames of HTTP/2 without requests.
+    /// Connections that were closed because they sent HTTP/2 frames without requests.
     pub flooding: Counter,
 }
 
-/// Label `reason` of offers that were not taken.
+/// Label `reason` of dropped prewarm requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub enum DropReason {
     /// The queue was full.
     Full,
-    /// The namespace has brought too many new images.
+    /// The namespace has sent too many new images.
     NamespaceLimit,
     /// The review names a namespace that does not exist.
     UnknownNamespace,
@@ -77,9 +77,9 @@ struct DropLabels {
 pub enum Operation {
     /// A new object.
     Create,
-    /// A change.
+    /// An update.
     Update,
-    /// Anything else.
+    /// Any other operation.
     Other,
 }
 
@@ -90,19 +90,19 @@ pub enum Outcome {
     Patched,
     /// Admitted as it was.
     Unchanged,
-    /// Nothing that concerns us, admitted.
+    /// Admitted; no decision was needed.
     Skipped,
-    /// Refused by a policy, or because it could not be read while there is a policy that refuses.
+    /// Refused by a policy, or because it could not be read while at least one policy refuses Pods.
     Denied,
     /// Could not be read, admitted with a warning.
     Malformed,
-    /// No answer in kind: the body is not JSON, or not even the uid of its review is known.
+    /// No AdmissionReview in the answer: the body is not JSON, or the uid of its review is not known.
     Refused,
-    /// An error of ours, answered as one that could not be read.
+    /// An internal error, answered as malformed.
     Panicked,
-    /// It took too long, and was answered as one that could not be read.
+    /// Took too long, answered as malformed.
     Expired,
-    /// It was too large, came too slowly, or found no room, and was answered as one that could not be read.
+    /// Was too large or too slow, or found no memory; answered as malformed.
     Unread,
 }
 
@@ -113,19 +113,19 @@ struct RequestLabels {
 }
 
 impl Metrics {
-    /// All at zero.
+    /// Creates all metrics at zero.
     pub fn new() -> Self {
         let mut exposition = Exposition::new();
         let admission = AdmissionMetrics::new(exposition.registry_mut());
         Self { exposition, admission }
     }
 
-    /// For others to add theirs to, before the metrics are shared.
+    /// Returns the exposition, to add metrics before it is shared.
     pub fn exposition_mut(&mut self) -> &mut Exposition {
         &mut self.exposition
     }
 
-    /// All of them in OpenMetrics text.
+    /// Returns all metrics as OpenMetrics text.
     pub fn encode(&self) -> Result<String, fmt::Error> {
         self.exposition.encode()
     }
@@ -144,7 +144,7 @@ impl Default for Metrics {
 }
 
 impl AdmissionMetrics {
-    /// Counts a request, and how long it took to answer once its body was there.
+    /// Counts a request, and the time to answer it after its body arrived.
     pub fn count(&self, operation: Operation, outcome: Outcome, took: std::time::Duration) {
         let counter = self.requests.get(operation as usize).and_then(|row| row.get(outcome as usize));
         counter.inspect(|counter| {
@@ -153,7 +153,7 @@ impl AdmissionMetrics {
         self.duration.observe(took);
     }
 
-    /// Counts an offer that was not taken.
+    /// Counts a dropped prewarm request.
     pub fn count_dropped(&self, reason: DropReason) {
         self.offers_dropped.get(reason as usize).inspect(|counter| {
             counter.inc();

@@ -1,6 +1,6 @@
-//! What the process says of itself: logs, metrics, traces, and whether it is alive and ready.
+//! Observability of the process: logs, metrics, traces, liveness and readiness.
 //!
-//! In flow events, spans and counts of all other parts; out flow lines on standard error, answers on the ops port, and spans to a
+//! In: events, spans and counts of all other parts. Out: lines on standard error, answers on the ops port, and spans for a
 //! collector.
 
 pub mod controller;

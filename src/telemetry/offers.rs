@@ -1,11 +1,11 @@
-//! What became of images that were offered: the same for the webhook and the controller.
+//! Results of prewarm requests: the same for the webhook and the controller.
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
-/// Counts of offers that were taken from the queue. Cloning shares them; the default shows nobody.
+/// Counts prewarm requests that were taken from the queue. Clones share the counts; the default exports nothing.
 #[derive(Debug, Clone, Default)]
 pub struct OfferMetrics {
     stored: Family<Labels, Counter>,
@@ -14,15 +14,15 @@ pub struct OfferMetrics {
 /// Label `outcome`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub enum Stored {
-    /// There is a CachedImage for it now.
+    /// A new CachedImage exists for it.
     Created,
-    /// There was one already.
+    /// A CachedImage existed already.
     Known,
-    /// The API server did not take it. It is offered again by the next Pod, or by the controller's look at Pods.
+    /// The API server did not accept it. The next Pod, or the controller's resync of Pods, requests it again.
     Failed,
-    /// Its namespace has as many CachedImages as it may.
+    /// Its namespace has its maximum of CachedImages.
     NamespaceFull,
-    /// There are as many CachedImages as there may be, and no other namespace has more than its own.
+    /// The total number of CachedImages is at its maximum, and no other namespace has more than its own.
     Full,
 }
 
@@ -32,7 +32,7 @@ struct Labels {
 }
 
 impl OfferMetrics {
-    /// Shows them in a registry, all at zero.
+    /// Registers the counts at zero.
     pub fn register(registry: &mut Registry) -> Self {
         let all = Self::default();
         registry.register("offers_stored", "Offers written as CachedImages", all.stored.clone());
@@ -42,7 +42,7 @@ impl OfferMetrics {
         all
     }
 
-    /// Counts one.
+    /// Counts one result.
     pub fn count(&self, outcome: Stored) {
         self.stored.get_or_create_owned(&Labels { outcome }).inc();
     }

@@ -1,4 +1,4 @@
-//! Liveness, readiness and metrics over plain HTTP, on a port that only the cluster sees.
+//! Liveness, readiness and metrics over plain HTTP, on a port inside the cluster.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,11 +13,11 @@ use axum::routing::get;
 
 use super::exposition::Exposed;
 
-/// Whether the process wants requests: ready once somebody says so, and never again once it drains.
+/// Whether the process accepts requests: ready once it is set, and never again once it drains.
 #[derive(Debug, Clone, Default)]
 pub struct Readiness {
     flags: Arc<Flags>,
-    /// Milliseconds from `Flags::began` until which it is taken for full.
+    /// Milliseconds from `Flags::began` until which the process counts as full.
     full_until: Arc<AtomicU64>,
 }
 
@@ -28,7 +28,7 @@ struct Flags {
     began: Instant,
 }
 
-/// So long after a client was refused there is no room.
+/// How long the process counts as full after it refused a client.
 const FULL: Duration = Duration::from_secs(5);
 
 impl Default for Flags {
@@ -39,43 +39,43 @@ impl Default for Flags {
 }
 
 impl Readiness {
-    /// Not ready yet.
+    /// Creates the state, not ready.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// For a second server of the process: ready and draining as this one, but with room of its own. Clients that the ops
-    /// port refuses do not make the process unready.
+    /// Returns the state for a second server of the process: ready and draining as this one, but with its own limit. Clients
+    /// that the ops port refuses do not make the process unready.
     pub fn with_own_room(&self) -> Self {
         Self { flags: Arc::clone(&self.flags), full_until: Arc::default() }
     }
 
-    /// Says whether what requests need is there.
+    /// Sets whether the process can answer requests.
     pub fn set(&self, ready: bool) {
         self.flags.ready.store(ready, Ordering::Release);
     }
 
-    /// Not ready any more, for good: the process is about to end.
+    /// Makes the process unready permanently: it is about to end.
     pub fn drain(&self) {
         self.flags.draining.store(true, Ordering::Release);
     }
 
-    /// A client was refused, for there is no room: others go elsewhere for a while.
+    /// Records that a client was refused because of a limit: other replicas get the requests for a while.
     pub fn refuse(&self) {
         self.full_until.store(self.flags.millis() + FULL.as_millis() as u64, Ordering::Release);
     }
 
-    /// Whether there was no room for a client a moment ago.
+    /// Returns whether a client was refused a moment ago.
     pub fn is_full(&self) -> bool {
         self.flags.millis() < self.full_until.load(Ordering::Acquire)
     }
 
-    /// Whether requests are wanted.
+    /// Returns whether the process accepts requests.
     pub fn is_ready(&self) -> bool {
         self.flags.ready.load(Ordering::Acquire) && !self.is_draining() && !self.is_full()
     }
 
-    /// Whether the process is about to end.
+    /// Returns whether the process is about to end.
     pub fn is_draining(&self) -> bool {
         self.flags.draining.load(Ordering::Acquire)
     }
@@ -87,12 +87,12 @@ impl Flags {
     }
 }
 
-/// `/healthz` and `/readyz`, as Kubernetes asks: 200 or 503.
+/// Serves `/healthz` and `/readyz` for Kubernetes: 200 or 503.
 pub fn probes(readiness: Readiness) -> Router {
     Router::new().route("/healthz", get(|| async { "ok\n" })).route("/readyz", get(ready)).with_state(readiness)
 }
 
-/// The ops port: [`probes`], and `/metrics` in OpenMetrics text.
+/// Serves the ops port: [`probes`], and `/metrics` as OpenMetrics text.
 pub fn ops<E: Exposed + ?Sized + 'static>(readiness: Readiness, metrics: Arc<E>) -> Router {
     Router::new().route("/metrics", get(show_metrics::<E>)).with_state(metrics).merge(probes(readiness))
 }

@@ -1,5 +1,5 @@
-//! What every process tells of itself, under the names that Prometheus' own clients use. Read from `/proc` at each look; where
-//! there is none, nothing is told.
+//! The standard process metrics, under the names of Prometheus' own clients. Read from `/proc` at each scrape; without
+//! `/proc` they are absent.
 
 use std::fmt::Error;
 
@@ -10,7 +10,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 
-/// This process.
+/// The metrics of this process.
 #[derive(Debug)]
 pub(super) struct Process;
 
@@ -33,12 +33,12 @@ impl Collector for Process {
     }
 }
 
-/// What was seen of the process at one moment.
+/// The values of the process at one moment.
 struct Seen {
     cpu_seconds: f64,
     resident_bytes: u64,
     open_fds: usize,
-    /// 0 is no limit.
+    /// 0 means no limit.
     max_fds: u64,
     threads: i64,
     started: f64,

@@ -1,7 +1,7 @@
-//! Spans to an OpenTelemetry collector, by OTLP over HTTP. Off unless somebody names a collector.
+//! Sends spans to an OpenTelemetry collector, by OTLP over HTTP. Off unless a collector is configured.
 //!
-//! In: spans of this crate. Out: batches from a thread of its own, over a queue that is bounded: what does not fit is dropped, and
-//! nobody waits. Events of the log are no part of it, so that what stands in spans is what their fields say.
+//! In: spans of this crate. Out: batches from a separate thread, over a bounded queue: excess spans are dropped, and no
+//! caller waits. Log events are not exported, so spans hold only their own fields.
 
 use std::fmt;
 use std::sync::Arc;
@@ -28,59 +28,59 @@ use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::registry::LookupSpan;
 use url::Url;
 
-/// Where OpenTelemetry's own tools look for the collector's address.
+/// The standard OpenTelemetry variable for the address of the collector.
 pub const ENDPOINT_VARIABLE: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
-/// Where they look for the part of traces that is kept.
+/// The standard OpenTelemetry variable for the sampling ratio.
 pub const RATIO_VARIABLE: &str = "OTEL_TRACES_SAMPLER_ARG";
 
-/// One export may take that long, and so may the last one when the process ends.
+/// The timeout of one export, and of the last export when the process ends.
 const DEADLINE: Duration = Duration::from_secs(5);
-/// Spans that wait; of more the newest are dropped.
+/// The most spans in the queue; when it is full, new spans are dropped.
 const WAITING: usize = 2048;
-/// Spans of one request.
+/// The most spans of one request.
 const BATCH: usize = 512;
-/// Spans wait so long for others at most.
+/// The longest wait of a span for a full batch.
 const EVERY: Duration = Duration::from_secs(2);
-/// An answer of the collector that is longer is cut off.
+/// The longest answer of the collector, in bytes; the rest is cut.
 const LONGEST_ANSWER: usize = 64 << 10;
 
-/// Why there are no traces.
+/// The reason why there are no traces.
 #[derive(Debug, thiserror::Error)]
 pub enum TracesError {
-    /// The address cannot be used.
+    /// The address is invalid.
     #[error(
         "cannot use the OTLP endpoint `{0}`: write http:// or https://, host and port, such as http://collector:4318"
     )]
     Endpoint(String),
-    /// No client for it.
+    /// The HTTP client could not be created.
     #[error("no client for the OTLP endpoint: {0}")]
     Client(String),
 }
 
-/// Where spans go, and how many.
+/// The target and sampling of spans.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Base address of the collector; `/v1/traces` is added where it is not there.
+    /// Base address of the collector; `/v1/traces` is added if it is absent.
     pub endpoint: String,
-    /// The part of traces that is kept, from 0 to 1.
+    /// The sampling ratio, from 0 to 1.
     pub ratio: f64,
-    /// What the process is called: `service.name`.
+    /// The name of the service: `service.name`.
     pub service: String,
-    /// Which one of its replicas it is: `service.instance.id`.
+    /// The replica: `service.instance.id`.
     pub instance: Option<String>,
 }
 
-/// Spans on their way to a collector.
+/// The export of spans to a collector.
 #[derive(Debug)]
 pub struct Traces {
     provider: SdkTracerProvider,
 }
 
 impl Traces {
-    /// Begins. To be called within a runtime, which has to live as long.
+    /// Starts the export. Call it in a runtime that lives as long as the result.
     ///
     /// # Errors
-    /// [`TracesError`] for an address that cannot be used. Nothing is sent by now: a collector that is away is no error.
+    /// [`TracesError`] for an invalid address. No span is sent yet: an unreachable collector is not an error.
     pub fn begin(settings: &Settings) -> Result<Self, TracesError> {
         let http = reqwest::Client::builder()
             .user_agent(concat!("harbor-pilot/", env!("CARGO_PKG_VERSION")))
@@ -117,13 +117,13 @@ impl Traces {
         Ok(Self { provider })
     }
 
-    /// Sends what is left. Blocks for some seconds at most.
+    /// Sends the remaining spans. Blocks for at most some seconds.
     pub fn end(&self) {
-        // What could not be sent was told already.
+        // Failed exports were already logged.
         self.provider.shutdown_with_timeout(DEADLINE).ok();
     }
 
-    /// Takes spans of this crate, whatever is logged.
+    /// Returns a layer that takes the spans of this crate, whatever the log filter.
     pub(super) fn layer<S>(&self) -> impl Layer<S> + use<S>
     where
         S: Subscriber + for<'a> LookupSpan<'a>,
@@ -135,8 +135,8 @@ impl Traces {
     }
 }
 
-/// Keeps the ratio of traces, also of those that a caller names and wants to be kept: an API server passes on the
-/// `traceparent` of its own clients. What the caller does not keep is not kept.
+/// Applies the sampling ratio also to traces that a caller has sampled: an API server passes on the `traceparent` of its own
+/// clients. A trace that the caller has not sampled is dropped.
 #[derive(Debug, Clone)]
 struct Bounded {
     ratio: Sampler,
@@ -169,22 +169,22 @@ impl ShouldSample for Bounded {
     }
 }
 
-/// Makes the span a part of the caller's trace, where its headers name one (W3C `traceparent`, as an API server sends it that traces).
-/// Before the span is entered; a span that nobody takes is left alone.
+/// Makes the span a part of the caller's trace, if its headers name one (W3C `traceparent`; an API server with tracing sends
+/// it). Call it before the span is entered. A span that no layer takes is not modified.
 pub fn continue_trace(span: &Span, headers: &HeaderMap) {
     if span.is_disabled() || !headers.contains_key("traceparent") {
         return;
     }
     let caller = TraceContextPropagator::new().extract(&HeaderExtractor(headers));
-    // Where spans go nowhere, there is nothing to be a part of.
+    // Without an export there is no trace to join.
     span.set_parent(caller).ok();
 }
 
-/// The exporter's requests, made on our runtime: its own thread has none.
+/// Sends the exporter's requests on our runtime: its own thread has none.
 struct Sender {
     http: reqwest::Client,
     runtime: Handle,
-    /// The last request failed.
+    /// Whether the last request failed.
     silent: Arc<AtomicBool>,
 }
 
@@ -197,7 +197,7 @@ impl fmt::Debug for Sender {
 #[async_trait]
 impl HttpClient for Sender {
     async fn send_bytes(&self, mut request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
-        // They may hold a token, and no log is to show it.
+        // They may hold a token, which must not appear in a log.
         request.headers_mut().values_mut().for_each(|value| value.set_sensitive(true));
         let http = self.http.clone();
         let sent = self.runtime.spawn(async move { exchange(&http, request).await }).await?;
@@ -252,7 +252,7 @@ fn address(endpoint: &str) -> Result<String, TracesError> {
     Ok(url.into())
 }
 
-/// Without a password that somebody may have put there.
+/// Returns the URL without a password.
 fn shown(url: Url) -> String {
     format!("{}://{}", url.scheme(), url.host_str().unwrap_or_default())
 }

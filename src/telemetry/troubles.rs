@@ -1,4 +1,4 @@
-//! The last warnings and errors of the process, kept for its status page.
+//! The last warnings and errors of the process, for its status page.
 
 use std::collections::VecDeque;
 use std::fmt::{self, Write};
@@ -12,35 +12,35 @@ use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::LookupSpan;
 
-/// So many are kept; of more the oldest go.
+/// The most entries; the oldest are dropped.
 pub const MOST: usize = 50;
-/// Bytes of one text.
+/// The longest text, in bytes.
 const LONGEST: usize = 500;
 
-/// The last warnings and errors. Clones are the same.
+/// The last warnings and errors. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct Troubles(Arc<Mutex<VecDeque<Trouble>>>);
 
-/// A warning or an error, as it was logged.
+/// A warning or an error from the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trouble {
-    /// When it was logged last.
+    /// The time of the last occurrence.
     pub at: Timestamp,
-    /// Whether it was an error.
+    /// Whether it is an error.
     pub is_error: bool,
-    /// The message with its fields, at most 500 bytes. Parts of it may come from anywhere.
+    /// The message with its fields, at most 500 bytes. It may contain external text.
     pub text: String,
-    /// How often the same came in a row.
+    /// The number of repetitions in a row.
     pub times: u64,
 }
 
 impl Troubles {
-    /// The newest first.
+    /// Returns the entries, newest first.
     pub fn newest(&self) -> Vec<Trouble> {
         self.lock().iter().rev().cloned().collect()
     }
 
-    /// Keeps one.
+    /// Adds an entry.
     pub fn note(&self, is_error: bool, text: String, at: Timestamp) {
         let mut kept = self.lock();
         if let Some(last) = kept.back_mut().filter(|last| last.text == text && last.is_error == is_error) {
@@ -53,7 +53,7 @@ impl Troubles {
         kept.push_back(Trouble { at, is_error, text, times: 1 });
     }
 
-    /// Takes what is logged as a warning or an error.
+    /// Returns a layer that records warnings and errors of the log.
     pub(super) fn layer<S>(&self) -> impl Layer<S> + use<S>
     where
         S: Subscriber + for<'a> LookupSpan<'a>,

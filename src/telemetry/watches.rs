@@ -1,11 +1,11 @@
-//! What became of watches of the API server, by kind.
+//! Metrics of watches of the API server, by kind.
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
-/// Counts of watches. Cloning shares them; the default shows nobody.
+/// Counts watches. Clones share the counts; the default exports nothing.
 #[derive(Debug, Clone, Default)]
 pub struct Watches {
     lists: Family<Labels, Counter>,
@@ -18,7 +18,7 @@ struct Labels {
 }
 
 impl Watches {
-    /// Shows them in a registry.
+    /// Registers the counts.
     pub fn register(registry: &mut Registry) -> Self {
         let all = Self::default();
         registry.register("watch_lists", "Lists that watches began with, or began anew with", all.lists.clone());
@@ -26,13 +26,13 @@ impl Watches {
         all
     }
 
-    /// A watch begins with a list.
+    /// Counts a list at the start of a watch.
     pub fn listed(&self, kind: &'static str) {
         self.lists.get_or_create_owned(&Labels { kind }).inc();
         self.failures.get_or_create_owned(&Labels { kind });
     }
 
-    /// A watch failed.
+    /// Counts a failed watch.
     pub fn failed(&self, kind: &'static str) {
         self.lists.get_or_create_owned(&Labels { kind });
         self.failures.get_or_create_owned(&Labels { kind }).inc();

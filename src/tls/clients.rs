@@ -1,4 +1,4 @@
-//! Who may connect: clients with a certificate of an authority in a file, which is followed for changes.
+//! Client certificates: accepts clients with a certificate of a CA in a file, and reloads the file when it changes.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,44 +18,44 @@ use rustls::{
 use super::files::{self, FilesError};
 use super::x509::X509;
 
-/// Why clients cannot be told apart by a file.
+/// The reason why the file cannot authenticate clients.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientsError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error(transparent)]
     File(#[from] FilesError),
-    /// It holds no authority.
+    /// The file holds no CA.
     #[error("cannot use the authorities of clients in {}: {why}", path.display())]
     Authorities {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The problem.
         why: String,
     },
 }
 
-/// Judges the certificates of clients: each must have one, of an authority of the file, and under an allowed name if any are.
+/// Verifies client certificates: a CA of the file must have issued each, for an allowed name if there are allowed names.
 #[derive(Debug)]
 pub struct Clients {
     verifier: ArcSwap<Arc<dyn ClientCertVerifier>>,
     names: Vec<String>,
 }
 
-/// The file with the authorities, and what of it is in use.
+/// The file with the CAs, and its loaded content.
 #[derive(Debug)]
 pub struct ClientAuthorities {
     path: PathBuf,
-    /// What was looked at last, whether it could be used or not.
+    /// The last content that was read, valid or not.
     looked_at: Vec<u8>,
     clients: Arc<Clients>,
 }
 
 impl ClientAuthorities {
-    /// Reads the file: one or more certificates of authorities, PEM. `names` are those that a certificate may be for, by its
-    /// common name or one of its DNS names; none is any.
+    /// Reads the file: one or more CA certificates, PEM. `names` are the allowed names of a client certificate: its common
+    /// name or one of its DNS names. An empty list allows any name.
     ///
     /// # Errors
-    /// When there is no authority in it.
+    /// When the file holds no CA.
     pub async fn load(path: impl Into<PathBuf>, names: Vec<String>) -> Result<Self, ClientsError> {
         let path = path.into();
         let looked_at = files::read(&path).await?;
@@ -63,15 +63,15 @@ impl ClientAuthorities {
         Ok(Self { path, looked_at, clients: Arc::new(Clients { verifier, names }) })
     }
 
-    /// Judges by the file while [`ClientAuthorities::watch`] runs.
+    /// Returns the verifier, which follows the file while [`ClientAuthorities::watch`] runs.
     pub fn clients(&self) -> Arc<Clients> {
         Arc::clone(&self.clients)
     }
 
-    /// Looks at the file once; whether it goes by something new. After an error the old authorities are in use.
+    /// Reads the file once. Returns whether new CAs are active. After an error the old CAs stay active.
     ///
     /// # Errors
-    /// When what is new cannot be used. Told once for the same bytes.
+    /// When new content cannot be used. Reported once for the same bytes.
     pub async fn poll(&mut self) -> Result<bool, ClientsError> {
         let found = files::read(&self.path).await?;
         if found == self.looked_at {
@@ -82,7 +82,7 @@ impl ClientAuthorities {
         Ok(true)
     }
 
-    /// Looks at the file again and again, for ever.
+    /// Polls the file without an end.
     pub async fn watch(mut self, every: Duration) {
         loop {
             tokio::time::sleep(every).await;
@@ -108,7 +108,7 @@ fn verifier(path: &Path, pem: &[u8]) -> Result<Arc<dyn ClientCertVerifier>, Clie
 }
 
 impl ClientCertVerifier for Clients {
-    /// No hints: a client shows what it has.
+    /// No hints: a client sends the certificate that it has.
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
     }

@@ -1,4 +1,4 @@
-//! Certificates from a directory, as a mounted Secret has them: `tls.crt` and `tls.key`.
+//! Certificates from a directory with the files of a mounted Secret: `tls.crt` and `tls.key`.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,18 +10,18 @@ use tokio::io::AsyncReadExt;
 
 use super::serve::{Certificate, CertificateError};
 
-/// The certificate, and those between it and its authority, as in a Secret of type `kubernetes.io/tls`.
+/// The certificate and its intermediate CAs, as in a Secret of type `kubernetes.io/tls`.
 pub const CERTIFICATE: &str = "tls.crt";
-/// Its private key.
+/// The private key of the certificate.
 pub const KEY: &str = "tls.key";
-/// Who issued it.
+/// The CA of the certificate.
 pub const AUTHORITY: &str = "ca.crt";
 
 const MAX_FILE: u64 = 1024 * 1024;
-/// Mounted files can hang; a poll must not.
+/// The timeout of one read: mounted files can hang, and a poll must not.
 const READ_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Why the files of a directory cannot be used.
+/// The reason why the files of a directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FilesError {
     /// A file cannot be read.
@@ -29,37 +29,37 @@ pub enum FilesError {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The error of the read.
         error: io::Error,
     },
-    /// The files are there, but no pair.
+    /// The files exist, but are not a valid pair.
     #[error("cannot use the certificate in {}: {error}", directory.display())]
     Certificate {
         /// The directory.
         directory: PathBuf,
-        /// What is wrong.
+        /// The problem.
         error: CertificateError,
     },
 }
 
-/// A directory with a certificate, and what of it is in use.
+/// A directory with a certificate, and its loaded content.
 #[derive(Debug)]
 pub struct CertificateDirectory {
     directory: PathBuf,
     in_use: Pair,
-    /// The last pair that was refused, so that it is complained about once.
+    /// The last refused pair, so that it is reported once.
     refused: Option<Pair>,
     certificate: Arc<Certificate>,
 }
 
-/// What one look at the files found.
+/// The result of one poll of the files.
 #[derive(Debug)]
 pub enum Poll {
     /// The same bytes as before.
     Same,
-    /// Another good pair, which is served from now on.
+    /// Another valid pair, which is served from now on.
     Replaced,
-    /// Something that cannot be used; the old certificate is still served. Told once for the same bytes.
+    /// The new content cannot be used; the old certificate is still served. Reported once for the same bytes.
     Kept(FilesError),
 }
 
@@ -79,13 +79,13 @@ impl CertificateDirectory {
         Ok(Self { directory, in_use, refused: None, certificate: Arc::new(certificate) })
     }
 
-    /// The certificate that follows the files while [`CertificateDirectory::watch`] runs.
+    /// Returns the certificate, which follows the files while [`CertificateDirectory::watch`] runs.
     pub fn certificate(&self) -> Arc<Certificate> {
         Arc::clone(&self.certificate)
     }
 
-    /// Looks at the files once, and serves what they hold if it is another good pair, and valid `now` where the one that is
-    /// served is. One that is not yet valid is served once it is.
+    /// Reads the files once, and serves a new valid pair. A pair outside of its validity at `now` does not replace one that
+    /// is valid; it is served once it is valid.
     pub async fn poll(&mut self, now: Timestamp) -> Poll {
         let found = match Pair::read(&self.directory).await {
             Ok(found) => found,
@@ -109,7 +109,7 @@ impl CertificateDirectory {
         }
     }
 
-    /// Looks at the files again and again, for ever. File notification does not work on all mounts; reading does.
+    /// Polls the files without an end. File notification does not work on all mounts; reads do.
     pub async fn watch(mut self, every: Duration) {
         let directory = self.directory.display().to_string();
         loop {
@@ -158,7 +158,7 @@ mod tests {
     use super::*;
     use crate::tls::issue::{Authority, Issued, Validity};
 
-    /// A certificate that is valid between these hours.
+    /// Issues a certificate that is valid between these hours.
     fn issued(from: i64, until: i64) -> Issued {
         let validity = Validity { from: hour(from), until: hour(until) };
         let authority = Authority::new("test", Validity { from: hour(0), until: hour(1000) }).unwrap();
@@ -184,7 +184,7 @@ mod tests {
         let mut files = CertificateDirectory::load(directory.path()).await.unwrap();
         assert!(matches!(files.poll(hour(1)).await, Poll::Same));
 
-        // Half of a rotation, told once.
+        // Half of a rotation, reported once.
         write(directory.path(), &second.certificate_pem, &first.key_pem);
         let Poll::Kept(error) = files.poll(hour(1)).await else { panic!("a wrong pair was taken") };
         assert!(error.to_string().contains("do not go together"), "{error}");
@@ -201,7 +201,7 @@ mod tests {
         assert!(matches!(files.poll(hour(1)).await, Poll::Kept(FilesError::Read { .. })));
     }
 
-    /// In each row: when the served and the next certificate are valid, and at which hours the next one is served.
+    /// Each row: when the served and the next certificate are valid, and the hours at which the next one is served.
     #[tokio::test]
     async fn a_certificate_that_is_not_valid_does_not_replace_one_that_is() {
         type Row = (&'static str, (i64, i64), (i64, i64), [(i64, bool); 3]);

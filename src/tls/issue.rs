@@ -1,4 +1,4 @@
-//! A certificate authority of our own, for the webhook's certificate.
+//! Our own CA for the webhook's serving certificate.
 
 use jiff::{SignedDuration, Timestamp};
 use rcgen::{
@@ -6,39 +6,39 @@ use rcgen::{
     date_time_ymd,
 };
 
-/// A common name may have so many bytes (RFC 5280, ub-common-name); who checks a server goes by the other names anyway.
+/// The longest common name in bytes (RFC 5280, ub-common-name). Clients verify the other names of a server anyway.
 const MOST_COMMON_NAME: usize = 64;
 
-/// How long before it is issued a certificate is valid, for clocks that go wrong.
+/// How long before its issue a certificate is already valid, for clocks that are wrong.
 pub const BACKDATED: SignedDuration = SignedDuration::from_hours(1);
 
-/// Why a certificate could not be issued.
+/// The reason why a certificate could not be issued.
 #[derive(Debug, thiserror::Error)]
 pub enum IssueError {
-    /// A name is neither a DNS name nor an IP address, or a key could not be read.
+    /// A name is neither a DNS name nor an IP address, or a key is invalid.
     #[error("cannot issue the certificate: {0}; check its names, and the stored key of the authority")]
     Rcgen(#[from] rcgen::Error),
     /// The certificate would never be valid.
     #[error("cannot issue a certificate that is valid until {until}, but not before {from}")]
     Validity {
-        /// Its beginning.
+        /// The start of the validity.
         from: Timestamp,
-        /// Its end.
+        /// The end of the validity.
         until: Timestamp,
     },
 }
 
-/// When a certificate is valid.
+/// The validity of a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Validity {
-    /// From this second on.
+    /// The first valid second.
     pub from: Timestamp,
-    /// Up to and with this second.
+    /// The last valid second.
     pub until: Timestamp,
 }
 
 impl Validity {
-    /// From an hour before `now`, for clocks that go wrong, until `lasting` after it.
+    /// Returns the validity from one hour before `now`, for clocks that are wrong, until `lasting` after it.
     pub fn starting(now: Timestamp, lasting: SignedDuration) -> Self {
         Self {
             from: now.checked_sub(BACKDATED).unwrap_or(now),
@@ -46,7 +46,7 @@ impl Validity {
         }
     }
 
-    /// Whether `at` lies in it.
+    /// Returns whether `at` is within the validity.
     pub fn holds(&self, at: Timestamp) -> bool {
         self.from <= at && at <= self.until
     }
@@ -55,20 +55,20 @@ impl Validity {
 /// A certificate and its private key.
 #[derive(Clone)]
 pub struct Issued {
-    /// The certificate, PEM.
+    /// The certificate in PEM.
     pub certificate_pem: String,
-    /// The private key, PKCS #8 in PEM. Secret.
+    /// The private key, PKCS #8 in PEM. This is a secret.
     pub key_pem: String,
 }
 
-/// A certificate authority: signs certificates of servers.
+/// A CA that signs serving certificates.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     issued: Issued,
 }
 
 impl Authority {
-    /// A new authority with a new key. `name` becomes its common name.
+    /// Creates a CA with a new key. `name` becomes its common name.
     pub fn new(name: &str, validity: Validity) -> Result<Self, IssueError> {
         let key = KeyPair::generate()?;
         let mut params = authority_params(name);
@@ -78,18 +78,18 @@ impl Authority {
         Ok(Self { issuer: Issuer::new(params, key), issued })
     }
 
-    /// An authority made earlier by [`Authority::new`].
+    /// Restores a CA that [`Authority::new`] created earlier.
     pub fn restore(issued: Issued) -> Result<Self, IssueError> {
         let key = KeyPair::from_pem(&issued.key_pem)?;
         Ok(Self { issuer: Issuer::from_ca_cert_pem(&issued.certificate_pem, key)?, issued })
     }
 
-    /// The authority's own certificate and key, to be stored.
+    /// Returns the CA's own certificate and key, for storage.
     pub fn issued(&self) -> &Issued {
         &self.issued
     }
 
-    /// Certifies a server under DNS names and IP addresses, with a new key.
+    /// Issues a serving certificate with a new key for DNS names and IP addresses.
     pub fn issue(&self, names: &[String], validity: Validity) -> Result<Issued, IssueError> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::new(names)?;

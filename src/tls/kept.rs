@@ -1,7 +1,8 @@
-//! What the two Secrets of the webhook's certificates hold, and what is written to them.
+//! The content of the two Secrets for the webhook's certificates.
 //!
-//! The authority's has `ca.crt` and `ca.key`, which certify from now on, and `previous.crt`: authorities that certify no
-//! more, whose keys are gone, and that are trusted until nothing needs them. The webhook's has `tls.crt`, `tls.key` and `ca.crt`.
+//! The Secret of the CA has `ca.crt` and `ca.key`, which issue certificates, and `previous.crt`: previous CAs, which issue no
+//! certificates. Their keys are deleted, and they stay trusted while a certificate needs them. The Secret of the webhook has
+//! `tls.crt`, `tls.key` and `ca.crt`.
 
 use std::collections::BTreeMap;
 
@@ -18,55 +19,55 @@ pub type Data = BTreeMap<String, Vec<u8>>;
 const CA_KEY: &str = "ca.key";
 const PREVIOUS: &str = "previous.crt";
 
-/// What became of something that is kept in a Secret.
+/// The state of an object that a Secret holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kept<T> {
-    /// There is no such Secret.
+    /// The Secret does not exist.
     Missing,
-    /// There is one, and it is somebody else's: it is left alone. With what shows that.
+    /// The Secret has another owner, and is not modified. Holds the evidence.
     NotOurs(String),
-    /// It is ours, and what is in it cannot be used. With what is wrong.
+    /// The Secret is ours, and its content cannot be used. Holds the problem.
     Damaged(String),
-    /// It is ours and whole.
+    /// The Secret is ours and valid.
     Held(T),
 }
 
-/// The authority that certifies, and those before it.
+/// The current CA, and the previous ones.
 #[derive(Clone)]
 pub struct Authorities {
-    /// Certifies from now on.
+    /// Issues certificates.
     pub current: X509,
-    /// Trusted still; the newest first.
+    /// CAs that are still trusted, newest first.
     pub previous: Vec<X509>,
     issued: Issued,
 }
 
 impl Authorities {
-    /// What the Secret holds.
+    /// Reads the content of the Secret.
     pub fn read(data: &Data) -> Kept<Self> {
         Self::parse(data).map_or_else(Kept::Damaged, Kept::Held)
     }
 
-    /// What the Secret holds once `authority` is the one that certifies.
+    /// Returns the content of the Secret with `authority` as the current CA.
     pub fn data(authority: &Authority, previous: &[X509]) -> Data {
         let Issued { certificate_pem, key_pem } = authority.issued();
         Self::write(certificate_pem, key_pem, previous)
     }
 
-    /// What the Secret holds once no others than these of the previous ones are trusted.
+    /// Returns the content of the Secret with only these previous CAs.
     pub fn keeping(&self, previous: &[X509]) -> Data {
         Self::write(&self.issued.certificate_pem, &self.issued.key_pem, previous)
     }
 
-    /// All that are trusted; the one that certifies first.
+    /// Returns all trusted CAs, the current one first.
     pub fn all(&self) -> Vec<X509> {
         std::iter::once(&self.current).chain(&self.previous).cloned().collect()
     }
 
-    /// To certify with.
+    /// Returns the CA with its key, to issue certificates.
     ///
     /// # Errors
-    /// When the stored key is of no use.
+    /// When the stored key is invalid.
     pub fn authority(&self) -> Result<Authority, super::issue::IssueError> {
         Authority::restore(self.issued.clone())
     }
@@ -108,7 +109,7 @@ impl std::fmt::Debug for Authorities {
     }
 }
 
-/// The webhook's own certificate, if its Secret is whole.
+/// Reads the serving certificate from the webhook's Secret.
 pub fn read_leaf(data: &Data) -> Kept<X509> {
     let parse = || {
         let (chain, key) = (text(data, CERTIFICATE)?, text(data, KEY)?);
@@ -119,7 +120,7 @@ pub fn read_leaf(data: &Data) -> Kept<X509> {
     parse().map_or_else(Kept::Damaged, Kept::Held)
 }
 
-/// What the webhook's Secret holds with this certificate.
+/// Returns the content of the webhook's Secret with this certificate.
 pub fn leaf_data(leaf: &Issued, authority: &Authority) -> Data {
     Data::from([
         (CERTIFICATE.to_owned(), leaf.certificate_pem.as_bytes().to_vec()),
@@ -128,7 +129,7 @@ pub fn leaf_data(leaf: &Issued, authority: &Authority) -> Data {
     ])
 }
 
-/// The authorities that can still be made out in a Secret of either kind, however damaged.
+/// Returns the CAs that are still readable in a Secret of either kind, even if other parts are damaged.
 pub fn salvage(data: &Data) -> Vec<X509> {
     let readable = [AUTHORITY, PREVIOUS].map(|key| certificates(data, key).unwrap_or_default());
     readable.into_iter().flatten().filter(X509::is_authority).collect()

@@ -1,9 +1,9 @@
-//! Certificates: issued ([`issue`]), rotated ([`rotation`]) as two Secrets hold them ([`kept`]), read from files and watched
-//! ([`files`]), and served ([`serve`]) without a restart, to anybody or to some ([`clients`]).
+//! Certificates: issued ([`issue`]), rotated ([`rotation`]) in two Secrets ([`kept`]), read from files and reloaded
+//! ([`files`]), and served ([`serve`]) without a restart, to all clients or to clients with a certificate ([`clients`]).
 //!
-//! In flow PEM files of a mounted Secret, or names to certify; out flows a rustls configuration whose certificate can be
-//! exchanged under load. On the side of the controller: in flows what is kept, trusted and shown ([`probe`], [`x509`]); out
-//! flows the next step of a rotation.
+//! In: PEM files of a mounted Secret, or names for a certificate. Out: a rustls configuration whose certificate can be
+//! replaced under load. In the controller, in: the stored, trusted and served certificates ([`probe`], [`x509`]); out: the
+//! next step of a rotation.
 
 pub mod clients;
 pub mod files;
@@ -14,8 +14,8 @@ pub mod rotation;
 pub mod serve;
 pub mod x509;
 
-/// Makes aws-lc-rs the crypto provider of the process. Calling it again changes nothing.
+/// Installs aws-lc-rs as the crypto provider of the process. A second call changes nothing.
 pub fn install_crypto_provider() {
-    // An error says that there is one already, which is what we want.
+    // An error means that a provider is already installed.
     rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
 }

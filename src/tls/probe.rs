@@ -1,4 +1,4 @@
-//! Which certificate an address shows, found by the beginning of a TLS handshake.
+//! Reads the certificate that an address serves, with the beginning of a TLS handshake.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,27 +14,27 @@ use tokio_rustls::TlsConnector;
 
 use super::x509::{X509, X509Error};
 
-/// Why no certificate was seen.
+/// The reason why no certificate was read.
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
-    /// The name is none that TLS can ask for.
+    /// The name is not valid for TLS.
     #[error("`{0}` is no name of a server")]
     Name(String),
-    /// Nobody answers, or not with TLS.
+    /// The address does not answer, or not with TLS.
     #[error("{0}; may the controller connect to it?")]
     Io(#[from] io::Error),
-    /// No answer in time.
+    /// No answer within the timeout.
     #[error("no answer within {} s; may the controller connect to it?", .0.as_secs())]
     Timeout(Duration),
-    /// What it shows is no certificate.
+    /// The served certificate is invalid.
     #[error(transparent)]
     Certificate(#[from] X509Error),
 }
 
-/// The certificate that `address` shows whoever asks for `name`. It is not judged: that is the caller's.
+/// Returns the certificate that `address` serves for `name`. Does not verify it: the caller does.
 ///
 /// # Errors
-/// When none was seen within `deadline`.
+/// When no certificate was read within `deadline`.
 pub async fn shown_by(address: SocketAddr, name: &str, deadline: Duration) -> Result<X509, ProbeError> {
     let server = ServerName::try_from(name.to_owned()).map_err(|_| ProbeError::Name(name.to_owned()))?;
     let seen = Arc::new(Seen::default());
@@ -49,7 +49,7 @@ pub async fn shown_by(address: SocketAddr, name: &str, deadline: Duration) -> Re
         TlsConnector::from(Arc::new(config)).connect(server, stream).await.map(drop)
     };
     let result = tokio::time::timeout(deadline, handshake).await;
-    // Who asks for a certificate of ours shows its own before it refuses us.
+    // A server that asks for our certificate sends its own before it refuses us.
     if let Some(certificate) = seen.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
         return Ok(X509::from_der(certificate)?);
     }
@@ -57,7 +57,7 @@ pub async fn shown_by(address: SocketAddr, name: &str, deadline: Duration) -> Re
     Err(ProbeError::Io(io::ErrorKind::UnexpectedEof.into()))
 }
 
-/// Remembers the certificate and believes it: nothing is sent to whoever it is.
+/// Records the certificate and accepts it: no data is sent to the server.
 #[derive(Debug, Default)]
 struct Seen(Mutex<Option<CertificateDer<'static>>>);
 

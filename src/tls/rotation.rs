@@ -1,14 +1,14 @@
-//! Which step brings the webhook's certificates forward, so that whatever a replica serves is trusted by every webhook
-//! configuration at every moment.
+//! Computes the next step in the rotation of the webhook's certificates, so that at every moment every webhook configuration
+//! trusts the certificate of every replica.
 //!
-//! In: what the two Secrets, the webhook configurations and the replicas have now. Out: one step, after which the caller looks
-//! again. All of it is read anew each time, so whoever leads next goes on where the last one was killed. What takes effect later
-//! elsewhere (API servers that learn of an authority, kubelets that bring a certificate) is waited for by [`Memory`], by a clock
-//! that nobody sets; a new leader waits anew.
+//! In: the current state of the two Secrets, the webhook configurations and the replicas. Out: one step, after which the
+//! caller reads the state again. The whole state is read each time, so a new leader continues where the last one was killed.
+//! Some steps take effect later in other processes (API servers that load a CA, kubelets that update a certificate).
+//! [`Memory`] waits for these with a monotonic clock; a new leader starts these waits again.
 //!
 //! ```text
-//! new authority beside the old ──▶ in every caBundle ──(settled)──▶ certificate of the new ──▶ served by every replica
-//!        (the old key is gone)                                             ──(for the overlap)──▶ old authority dropped
+//! new CA beside the old ──▶ in every caBundle ──(settled)──▶ certificate of the new CA ──▶ served by every replica
+//!        (the old key is deleted)                                     ──(for the overlap)──▶ old CA dropped
 //! ```
 
 use std::time::Duration;
@@ -19,112 +19,112 @@ use super::issue::{BACKDATED, Validity};
 use super::kept::{Authorities, Kept};
 use super::x509::X509;
 
-/// How often to look, whatever there is to wait for: what somebody took away is back after so long.
+/// The longest interval between two reads of the state: the controller restores a deleted object after at most this time.
 pub const LOOK: Duration = Duration::from_secs(5);
 
-/// What shall be.
+/// The desired certificates.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
-    /// How long a certificate of the webhook is valid. It is renewed when two thirds of that are over.
+    /// The validity of a serving certificate. It is renewed after two thirds of that time.
     pub leaf: SignedDuration,
-    /// How long an authority is valid; at least four times as long.
+    /// The validity of a CA; at least four times that of a serving certificate.
     pub authority: SignedDuration,
-    /// The names that clients know the webhook by.
+    /// The names under which clients connect to the webhook.
     pub names: Vec<String>,
 }
 
-/// What there is.
+/// The observed state.
 #[derive(Debug)]
 pub struct Seen<'a> {
-    /// Of the Secret of the authority.
+    /// The Secret of the CA.
     pub authorities: &'a Kept<Authorities>,
-    /// Of the Secret of the webhook.
+    /// The Secret of the webhook.
     pub leaf: &'a Kept<X509>,
-    /// Authorities that can be made out in either Secret, whatever else is damaged.
+    /// CAs that are readable in either Secret, even if other parts are damaged.
     pub salvaged: &'a [X509],
-    /// What each entry of the webhook configurations trusts, as far as it calls our Service.
+    /// The `caBundle` of each entry of the webhook configurations that calls our Service.
     pub bundles: &'a [Bundle],
-    /// What is served.
+    /// The replicas and their certificates.
     pub replicas: &'a Replicas,
 }
 
 /// The `caBundle` of one entry of a webhook configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bundle {
-    /// Whose it is, such as `MutatingWebhookConfiguration harbor-pilot, mutate.harbor-pilot.dev`.
+    /// The entry, such as `MutatingWebhookConfiguration harbor-pilot, mutate.harbor-pilot.dev`.
     pub entry: String,
-    /// The certificates in it; none where it is absent or cannot be read.
+    /// The certificates in it; empty if it is absent or cannot be read.
     pub trusted: Vec<X509>,
-    /// Who else keeps it, if that is known: then nothing is written.
+    /// Another manager of the bundle, if one is known. Then the controller does not write it.
     pub kept_by: Option<String>,
 }
 
-/// What the replicas of the webhook serve.
+/// The certificates that the replicas of the webhook serve.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Replicas {
-    /// It was not looked, because nothing depends on it: see [`depends_on_replicas`].
+    /// Not read, because no step depends on it: see [`depends_on_replicas`].
     NotAsked,
-    /// It cannot be known which there are, and why.
+    /// The list of replicas could not be read; the reason.
     Unknown(String),
-    /// All that there are.
+    /// All replicas.
     Known(Vec<Replica>),
 }
 
 /// One address of the webhook's Service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Replica {
-    /// Where.
+    /// The address.
     pub address: String,
-    /// Whether anybody may be sent there: it is ready, or it is ending and serves on.
+    /// Whether clients may connect to it: it is ready, or it terminates and still serves.
     pub serving: bool,
-    /// The certificate that it shows, or why none could be seen.
+    /// The certificate that it serves, or why none could be read.
     pub shows: Result<X509, String>,
 }
 
-/// What to do now.
+/// The next step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// Nothing, for now.
+    /// Nothing to do now.
     Wait,
-    /// Nothing until a person has looked at it.
+    /// Nothing to do until a user fixes this.
     Stand(String),
-    /// Make an authority that certifies from now on. The others are trusted still.
+    /// Create a CA that issues certificates from now on. The others stay trusted.
     NewAuthority {
         /// Why.
         because: String,
-        /// Those that are trusted beside it.
+        /// The CAs that stay trusted beside it.
         previous: Vec<X509>,
     },
-    /// Write these `caBundle`s, each by its place in [`Seen::bundles`].
+    /// Write these `caBundle`s, each by its index in [`Seen::bundles`].
     Publish(Vec<(usize, Vec<X509>)>),
-    /// Certify the webhook anew.
+    /// Issue a new serving certificate.
     NewLeaf {
         /// Why.
         because: String,
-        /// When the certificate is valid.
+        /// The validity of the certificate.
         validity: Validity,
     },
-    /// Trust, of the previous authorities, these alone.
+    /// Remove all previous CAs but these from the trust.
     Drop {
         /// Why.
         because: String,
-        /// Those that are kept.
+        /// The CAs to keep.
         keep: Vec<X509>,
     },
 }
 
-/// A step, and what comes after it.
+/// A step, and the wait after it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Next {
-    /// What to do now.
+    /// The step.
     pub step: Step,
-    /// What keeps the rotation from going on, if anything does.
+    /// What blocks the rotation, if anything does.
     pub waits_for: Option<String>,
-    /// How long to wait before looking again. After a step that was done: not at all.
+    /// How long to wait before the next read. After a step that was done: zero.
     pub look_again: Duration,
 }
 
-/// Since when this process has seen what takes time to have its effect elsewhere.
+/// Since when this process has seen changes that take effect later in other processes.
 #[derive(Debug, Default)]
 pub struct Memory {
     published: Steady,
@@ -135,12 +135,12 @@ pub struct Memory {
 struct Steady(Option<(Vec<X509>, Duration)>);
 
 impl Policy {
-    /// From the moment on which every `caBundle` has an authority: how long API servers may take to go by it.
+    /// Returns the wait after every `caBundle` has a CA: API servers may need this time to load it.
     fn settle(&self) -> Duration {
         self.thousandth().min(Duration::from_secs(10))
     }
 
-    /// From the moment on which every replica shows the new certificate: how long others may still turn up with the old.
+    /// Returns the wait after every replica serves the new certificate: others may still start with the old one in this time.
     fn overlap(&self) -> Duration {
         self.thousandth().min(Duration::from_secs(600))
     }
@@ -150,14 +150,14 @@ impl Policy {
     }
 }
 
-/// Whether the next step depends on what replicas serve: while anything but the current authority is trusted or in use.
+/// Returns whether the next step depends on the replicas: while a CA other than the current one is trusted or in use.
 pub fn depends_on_replicas(authorities: &Kept<Authorities>, leaf: &Kept<X509>, bundles: &[Bundle]) -> bool {
     let (Kept::Held(authorities), Kept::Held(leaf)) = (authorities, leaf) else { return true };
     let only_current = |bundle: &Bundle| bundle.trusted.iter().all(|one| *one == authorities.current);
     !authorities.previous.is_empty() || !leaf.is_issued_by(&authorities.current) || !bundles.iter().all(only_current)
 }
 
-/// The next step at `now`. `elapsed` is the time since the process started, by a clock that is never set.
+/// Returns the next step at `now`. `elapsed` is the time since the process started, from a monotonic clock.
 pub fn next(memory: &mut Memory, seen: &Seen<'_>, policy: &Policy, now: Timestamp, elapsed: Duration) -> Next {
     let authorities = match (seen.authorities, seen.leaf) {
         (Kept::NotOurs(why), _) | (_, Kept::NotOurs(why)) => return do_now(Step::Stand(why.clone())),
@@ -221,7 +221,7 @@ pub fn next(memory: &mut Memory, seen: &Seen<'_>, policy: &Policy, now: Timestam
 }
 
 impl Steady {
-    /// How long this has been so without a break; zero if it is not.
+    /// Returns how long this state has lasted without a break; zero if it is not the current state.
     fn lasts(&mut self, what: Option<&(impl AsRef<[X509]> + ?Sized)>, elapsed: Duration) -> Duration {
         let since = match (what.map(AsRef::as_ref), self.0.take()) {
             (None, _) => return Duration::ZERO,
@@ -232,10 +232,10 @@ impl Steady {
     }
 }
 
-/// Why there has to be another certificate.
+/// The reason for a new certificate.
 struct Wanted {
     because: String,
-    /// The one that there is comes from the same authority: nobody has to learn anything first.
+    /// Whether the same CA issued the current certificate: then no trust has to change first.
     trusted_already: bool,
 }
 
@@ -265,7 +265,8 @@ fn leaf_wanted(leaf: &Kept<X509>, current: &X509, policy: &Policy, now: Timestam
     None
 }
 
-/// Before two thirds of its life are over, and so early that a certificate of the webhook, and one more, still fit into it.
+/// Returns whether the CA is due: after two thirds of its validity, or earlier, so that a serving certificate and one more
+/// still fit into it.
 fn authority_due(current: &X509, policy: &Policy, now: Timestamp) -> Option<String> {
     let until = current.validity().until;
     if now >= before(until, (life(current) / 3).max(policy.leaf * 2)) {
@@ -275,19 +276,19 @@ fn authority_due(current: &X509, policy: &Policy, now: Timestamp) -> Option<Stri
         .then(|| format!("it is valid until {until}, longer than it should be"))
 }
 
-/// How long it is valid from the moment that it was issued.
+/// Returns the validity of a certificate from its issue.
 fn life(certificate: &X509) -> SignedDuration {
     let Validity { from, until } = certificate.validity();
     let whole = until.duration_since(from);
     if whole > BACKDATED { whole - BACKDATED } else { whole }
 }
 
-/// Whether somebody has made the time shorter since. Clocks that differ by minutes are no reason.
+/// Returns whether the configured validity is shorter now. A difference of minutes between clocks does not count.
 fn lasts_too_long(certificate: &X509, wanted: SignedDuration, now: Timestamp) -> bool {
     certificate.validity().until.duration_since(now) > wanted + wanted / 4
 }
 
-/// Whether nobody takes it for valid any more, by whatever clock.
+/// Returns whether the certificate has expired by any clock.
 fn is_over(certificate: &X509, now: Timestamp) -> bool {
     now.duration_since(certificate.validity().until) > BACKDATED
 }
@@ -306,7 +307,7 @@ fn new_authority(because: &str, trusted: &[X509], now: Timestamp) -> Next {
     do_now(Step::NewAuthority { because: because.to_owned(), previous })
 }
 
-/// What has to be written, by place. Unless `exact`, what somebody else put there stays while replicas may still need it.
+/// Returns the bundles to write, by index. Unless `exact`, foreign certificates stay while replicas may still need them.
 fn bundles(bundles: &[Bundle], all: &[X509], exact: bool, now: Timestamp) -> Vec<(usize, Vec<X509>)> {
     let differs = |bundle: &Bundle, wanted: &[X509]| {
         bundle.trusted.len() != wanted.len() || !wanted.iter().all(|one| bundle.trusted.contains(one))
@@ -319,7 +320,7 @@ fn bundles(bundles: &[Bundle], all: &[X509], exact: bool, now: Timestamp) -> Vec
     each.filter(|(_, bundle, wanted)| differs(bundle, wanted)).map(|(place, _, wanted)| (place, wanted)).collect()
 }
 
-/// Why the previous authorities are still needed.
+/// Returns why the previous CAs are still needed.
 fn behind(replicas: &Replicas, current: &X509) -> Option<String> {
     let replicas = match replicas {
         Replicas::NotAsked => return Some("it is not known what replicas serve".to_owned()),
@@ -329,7 +330,7 @@ fn behind(replicas: &Replicas, current: &X509) -> Option<String> {
     replicas.iter().find_map(|Replica { address, serving, shows }| match shows {
         Ok(leaf) if leaf.is_issued_by(current) => None,
         Ok(_) => Some(format!("{address} serves the old certificate")),
-        // What is neither ready nor ending serves nobody, and starts with the files of today.
+        // A replica that is neither ready nor terminating serves no client, and starts with the current files.
         Err(_) if !serving => None,
         Err(why) => Some(format!("it is not known what {address} serves: {why}")),
     })

@@ -1,4 +1,4 @@
-//! What TLS we speak, and the certificate that can be exchanged while connections come in.
+//! TLS settings of the servers, and a certificate that can be replaced while connections arrive.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,34 +17,34 @@ use super::clients::Clients;
 use super::issue::Validity;
 use super::x509::X509;
 
-/// Why certificate and key cannot be used.
+/// The reason why certificate and key cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {
-    /// A file does not hold what it should.
+    /// A file is not valid PEM.
     #[error("cannot read the {what}: {error}; it must be PEM")]
     Pem {
-        /// Which of the two.
+        /// The file: certificate or key.
         what: &'static str,
-        /// What is wrong with it.
+        /// The problem.
         error: rustls::pki_types::pem::Error,
     },
-    /// There is no certificate in the PEM.
+    /// The PEM holds no certificate.
     #[error("there is no certificate in the chain")]
     Empty,
-    /// The key is of a kind that cannot be used, or belongs to another certificate.
+    /// The key type is not supported, or the key belongs to another certificate.
     #[error("certificate and key do not go together: {0}")]
     Pair(rustls::Error),
-    /// Clients would refuse it at this time, and they do not refuse the one that is served.
+    /// The new certificate is not valid now, and the served one is.
     #[error("it is valid from {} until {}, and now it is {now}; check the clock, and who issues certificates", validity.from, validity.until)]
     NotValid {
-        /// When it is valid.
+        /// The validity of the new certificate.
         validity: Validity,
-        /// The time here.
+        /// The current time.
         now: Timestamp,
     },
 }
 
-/// The certificate that is served: read by each handshake, exchanged whole. Sessions that run keep theirs.
+/// The served certificate: read by each handshake, replaced as a whole. Existing sessions keep theirs.
 #[derive(Debug)]
 pub struct Certificate {
     served: ArcSwap<CertifiedKey>,
@@ -52,13 +52,13 @@ pub struct Certificate {
 }
 
 impl Certificate {
-    /// From a chain (the server's certificate first) and its private key, both PEM, which must go together.
+    /// Creates it from a chain (the server's certificate first) and its private key, both PEM. They must match.
     pub fn from_pem(chain: &[u8], key: &[u8]) -> Result<Self, CertificateError> {
         Ok(Self { served: ArcSwap::from_pointee(read_pair(chain, key)?), rejected: AtomicBool::new(false) })
     }
 
-    /// Serves another certificate from now on. After an error the old one is still served: one that is not valid at `now`
-    /// does not replace one that is.
+    /// Serves another certificate from now on. After an error the old one is still served: a certificate that is not valid at
+    /// `now` does not replace one that is.
     pub fn replace(&self, chain: &[u8], key: &[u8], now: Timestamp) -> Result<(), CertificateError> {
         let replaced = self.try_replace(chain, key, now);
         self.rejected.store(replaced.is_err(), Ordering::Relaxed);
@@ -78,17 +78,17 @@ impl Certificate {
         Ok(())
     }
 
-    /// When the one that is served is valid; `None` for one that cannot be read.
+    /// Returns the validity of the served certificate; `None` if it cannot be read.
     pub fn validity(&self) -> Option<Validity> {
         validity(&self.served.load())
     }
 
-    /// Whether the last one that was to be served was not taken.
+    /// Returns whether the last new certificate was rejected.
     pub fn has_rejected(&self) -> bool {
         self.rejected.load(Ordering::Relaxed)
     }
 
-    /// What was to be served is what is served.
+    /// Records that the served certificate is the desired one.
     pub(super) fn is_as_wanted(&self) {
         self.rejected.store(false, Ordering::Relaxed);
     }
@@ -104,12 +104,13 @@ impl ResolvesServerCert for Certificate {
     }
 }
 
-/// TLS 1.3, and 1.2 at the least, with the safe suites of aws-lc-rs, HTTP/2 and HTTP/1.1, no client certificates.
+/// Returns a configuration with TLS 1.3 and 1.2, the safe suites of aws-lc-rs, HTTP/2 and HTTP/1.1, without client
+/// certificates.
 pub fn server_config(certificate: Arc<Certificate>) -> Result<ServerConfig, rustls::Error> {
     configured(certificate, WebPkiClientVerifier::no_client_auth())
 }
 
-/// As [`server_config`], for clients with a certificate alone. Nobody takes up an earlier session: each client is judged anew.
+/// As [`server_config`], only for clients with a certificate. No session is resumed: each client is verified again.
 pub fn server_config_for(certificate: Arc<Certificate>, clients: Arc<Clients>) -> Result<ServerConfig, rustls::Error> {
     let mut config = configured(certificate, clients)?;
     config.session_storage = Arc::new(NoServerSessionStorage {});

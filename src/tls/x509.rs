@@ -1,4 +1,4 @@
-//! What a certificate says, and whether another one issued it.
+//! Parses certificates and verifies their issuers.
 
 use jiff::Timestamp;
 use rustls::RootCertStore;
@@ -11,19 +11,19 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::issue::Validity;
 
-/// More certificates than a bundle has.
+/// The most certificates of a bundle.
 const MOST: usize = 64;
 
-/// Why something is no certificate.
+/// The reason why data is not a certificate.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum X509Error {
-    /// It is not PEM.
+    /// The data is not PEM.
     #[error("it is not PEM: {0}")]
     Pem(String),
-    /// There is PEM, but of something else.
+    /// The PEM holds another kind of object.
     #[error("it is no X.509 certificate: {0}")]
     Der(String),
-    /// More certificates than anybody needs.
+    /// The data holds too many certificates.
     #[error("it holds more than {MOST} certificates")]
     TooMany,
 }
@@ -41,10 +41,10 @@ pub struct X509 {
 }
 
 impl X509 {
-    /// All certificates of a PEM text, in its order; none of an empty one.
+    /// Parses all certificates of a PEM text, in order; an empty text has none.
     ///
     /// # Errors
-    /// When one of them cannot be read.
+    /// When one of them is invalid.
     pub fn read_all(pem: &[u8]) -> Result<Vec<Self>, X509Error> {
         let mut found = Vec::new();
         for der in CertificateDer::pem_slice_iter(pem) {
@@ -56,10 +56,10 @@ impl X509 {
         Ok(found)
     }
 
-    /// From DER, as a TLS handshake has it.
+    /// Parses a certificate in DER, as TLS handshakes send it.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// When it is invalid.
     pub fn from_der(der: CertificateDer<'_>) -> Result<Self, X509Error> {
         let der = der.into_owned();
         let no_certificate = |error: &dyn std::fmt::Display| X509Error::Der(error.to_string());
@@ -87,43 +87,43 @@ impl X509 {
         })
     }
 
-    /// When it is valid.
+    /// Returns the validity.
     pub fn validity(&self) -> Validity {
         self.validity
     }
 
-    /// Its DNS names (RFC 5280 subjectAltName).
+    /// Returns the DNS names (RFC 5280 subjectAltName).
     pub fn names(&self) -> &[String] {
         &self.names
     }
 
-    /// Whom it is for, as text.
+    /// Returns the subject as text.
     pub fn subject(&self) -> &str {
         &self.subject
     }
 
-    /// The first common name of its subject, which Kubernetes takes for the user.
+    /// Returns the first common name of the subject. Kubernetes uses it as the user name.
     pub fn common_name(&self) -> Option<&str> {
         self.common_name.as_deref()
     }
 
-    /// The public key, as SubjectPublicKeyInfo in DER.
+    /// Returns the public key, as SubjectPublicKeyInfo in DER.
     pub fn public_key(&self) -> &[u8] {
         &self.public_key
     }
 
-    /// Whether it may issue certificates.
+    /// Returns whether it is a CA certificate.
     pub fn is_authority(&self) -> bool {
         self.is_authority
     }
 
-    /// Whether this authority issued it, whatever time it is.
+    /// Returns whether this CA issued it, at any time.
     pub fn is_issued_by(&self, authority: &Self) -> bool {
         self.chains_to(std::slice::from_ref(authority), self.validity.from)
     }
 
-    /// Whether a client that trusts these authorities takes it for a server of this name at this time. As Go does it: an
-    /// authority that is not valid then counts for nothing.
+    /// Returns whether a client that trusts these CAs accepts it for a server of this name at this time. As in Go, a CA that
+    /// is not valid at that time does not count.
     pub fn is_trusted_as(&self, name: &str, authorities: &[Self], at: Timestamp) -> bool {
         let valid: Vec<Self> = authorities.iter().filter(|authority| authority.validity.holds(at)).cloned().collect();
         let (Ok(parsed), Ok(name)) = (ParsedCertificate::try_from(&self.der), ServerName::try_from(name)) else {
@@ -132,7 +132,7 @@ impl X509 {
         self.chains_to(&valid, at) && verify_server_name(&parsed, &name).is_ok()
     }
 
-    /// The certificates as one PEM text.
+    /// Returns the certificates as one PEM text.
     pub fn to_pem<'a>(certificates: impl IntoIterator<Item = &'a Self>) -> String {
         let config = pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF);
         let encode = |one: &Self| pem::encode_config(&pem::Pem::new("CERTIFICATE", one.der.to_vec()), config);

@@ -1,4 +1,4 @@
-//! The AdmissionReview that goes back, written into one buffer.
+//! Writes the AdmissionReview of the response into one buffer.
 
 use std::fmt::Write;
 
@@ -7,37 +7,38 @@ use base64::engine::general_purpose::STANDARD;
 
 use crate::rewrite::json::push_string;
 
-/// `response` of an AdmissionReview. It admits, unless it says why not.
+/// The `response` of an AdmissionReview. It admits the object unless `denied` is set.
 #[derive(Debug, Default)]
 pub(super) struct Answer<'a> {
-    /// That of the request.
+    /// The `uid` of the request.
     pub(super) uid: &'a str,
     /// Why the object is refused.
     pub(super) denied: Option<&'a str>,
     /// A JSON Patch.
     pub(super) patch: Option<String>,
-    /// Shown to the user by kubectl.
+    /// Warnings that kubectl shows to the user.
     pub(super) warnings: &'a [String],
-    /// How many images the patch changes: kept, if any, by the API server in its audit log, under the webhook's name.
+    /// The number of images that the patch changes. The API server keeps it in its audit log, if it has one, under the
+    /// webhook's name.
     pub(super) rewritten: usize,
-    /// How many images were left alone: kept as the other one is.
+    /// The number of images that were not modified; kept in the audit log as `rewritten` is.
     pub(super) left_alone: usize,
-    /// The ProxyProjects whose rules changed images: kept as the counts are.
+    /// The ProxyProjects whose rules changed images; kept in the audit log as `rewritten` is.
     pub(super) acted: &'a [&'a str],
-    /// The policies that are violated, and how often: kept as the counts are.
+    /// The violated policies, each with its count; kept in the audit log as `rewritten` is.
     pub(super) violated: Option<&'a str>,
 }
 
-/// More rules than these are only counted.
+/// The most rules that the answer names; it counts the rest.
 const MAX_NAMED: usize = 8;
-/// The API server cuts each warning at 256 characters, and all of them at 4 KiB.
+/// The most warnings. The API server cuts each warning at 256 characters, and all together at 4 KiB.
 const MAX_WARNINGS: usize = 64;
 const MAX_WARNING: usize = 1024;
-/// What kubectl shows of a refusal.
+/// The most bytes of a refusal that kubectl shows.
 const MAX_MESSAGE: usize = 16 * 1024;
 
 impl Answer<'_> {
-    /// The whole review.
+    /// Returns the whole review as JSON.
     pub(super) fn to_json(&self) -> Vec<u8> {
         let encoded = self.patch.as_ref().map_or(0, |patch| patch.len().div_ceil(3) * 4);
         let warnings = self.warnings.iter().take(MAX_WARNINGS).map(|warning| clipped(warning, MAX_WARNING));
@@ -55,7 +56,7 @@ impl Answer<'_> {
         }
         if let Some(patch) = &self.patch {
             out.push_str(r#","patchType":"JSONPatch","patch":""#);
-            // The alphabet needs no escapes.
+            // The base64 alphabet needs no escapes.
             STANDARD.encode_string(patch, &mut out);
             out.push('"');
         }
@@ -77,7 +78,7 @@ impl Answer<'_> {
         let mut before = r#","auditAnnotations":{"#;
         let mut after = "";
         for (name, count) in counts.into_iter().filter(|(_, count)| *count > 0) {
-            // Annotations are texts, and writing to one has no way to fail.
+            // Annotation values are strings. A write to a `String` cannot fail.
             let _ = write!(out, "{before}\"{name}\":\"{count}\"");
             (before, after) = (",", "}");
         }
@@ -97,7 +98,7 @@ impl Answer<'_> {
     }
 }
 
-/// The beginning, if it is longer than `most` bytes.
+/// Returns the first `most` bytes, or the whole text if it is shorter.
 fn clipped(text: &str, most: usize) -> &str {
     text.get(..text.floor_char_boundary(most)).unwrap_or(text)
 }

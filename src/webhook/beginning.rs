@@ -1,6 +1,6 @@
-//! The beginning of an AdmissionReview of which the rest was not read: whom to answer, and what it is about.
+//! Reads the beginning of an AdmissionReview whose rest was not read: the uid to answer, and the object that it is about.
 //!
-//! An API server writes the object after all of this.
+//! An API server writes the object after these fields.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,7 +9,7 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 
 use super::request::{About, MAX_UID, Operation, Rest};
 
-/// What the first bytes of a review say.
+/// The fields in the first bytes of a review.
 #[derive(Debug)]
 pub(super) struct Beginning {
     rest: Rest,
@@ -17,14 +17,14 @@ pub(super) struct Beginning {
     operation: Operation,
 }
 
-/// Bytes of a namespace or an operation.
+/// The longest namespace or operation, in bytes.
 const LONGEST: usize = 63;
 
 impl Beginning {
-    /// Reads it; `None` if not even the uid is there, so that no answer in kind can be given.
+    /// Reads the fields; `None` without a uid, because then no AdmissionReview can answer.
     pub(super) fn read(bytes: &[u8]) -> Option<Self> {
         let mut found = Found::default();
-        // The text breaks off, which is no reason to forget what was found before.
+        // The text ends early, so this always fails; `found` keeps the fields before that.
         Review(&mut found).deserialize(&mut serde_json::Deserializer::from_slice(bytes)).ok();
         let Found { uid, kind, namespace, operation } = found;
         let uid = uid.filter(|uid| !uid.is_empty() && uid.len() <= MAX_UID)?;
@@ -53,10 +53,10 @@ struct Found {
     operation: Option<String>,
 }
 
-/// The review, whose `request` is of interest.
+/// The review; only its `request` is read.
 struct Review<'f>(&'f mut Found);
 
-/// The request.
+/// The `request` of the review.
 struct Request<'f>(&'f mut Found);
 
 /// A GroupVersionKind.

@@ -1,4 +1,4 @@
-//! Reading a request body within bounds of size, time and memory.
+//! Reads request bodies within limits of size, time and memory.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -19,42 +19,42 @@ use tokio::time::{Instant, timeout};
 use super::places::{Occupant, Peer, Place, Places, Room};
 use crate::api::Interval;
 
-/// Bodies up to this size, which are nearly all, are answered at once where they come in.
+/// The largest small body. Nearly all bodies are small; the connection's own task answers them at once.
 pub(super) const SMALL: usize = 16 * KIB;
-/// What a request holds beside its body while that arrives: headers, and a task.
+/// Memory that a request takes beside its body while the body arrives: headers and a task.
 const OVERHEAD: usize = 16 * KIB;
-/// Small bodies that do not come at once, all together.
+/// Memory for all small bodies that do not arrive at once.
 const SLOW: usize = 16 * KIB * KIB;
-/// Bodies up to this size have memory of their own, so that no number of larger ones keeps them waiting.
+/// The largest medium body. Medium bodies have their own memory, so that large bodies cannot block them.
 const MEDIUM: usize = 128 * KIB;
-/// Bodies that wait for memory: of all peers, and of one, which may be the API server of all tenants. Each may have sent
-/// what the window of its stream allows, which is 64 KiB.
+/// The most medium bodies that wait for memory: of all peers, and of one peer, which may be the API server of all tenants.
+/// Each may have sent as much as the window of its stream allows: 64 KiB.
 const MEDIUM_WAITING: Room = Room { total: 96, peer: 80 };
 const LARGE_WAITING: Room = Room { total: 192, peer: 160 };
-/// What is needed of a body that is not read to its end: the uid of the review, and what it is about.
+/// Bytes that are read of a body that is not read to its end: enough for the uid of the review and the object that it is
+/// about.
 const BEGINNING: usize = 4 * KIB;
-/// What is thrown away of such a body over HTTP/1. Else the connection would be reset, and the answer lost with it.
+/// The most bytes of such a body that are discarded over HTTP/1. Otherwise the connection would be reset and the answer lost.
 const DRAIN: usize = 64 * KIB * KIB;
-/// What is reserved for a large body of unknown length at first. It doubles as bytes come.
+/// The first reservation for a large body of unknown length. It doubles as bytes arrive.
 const FIRST: usize = 64 * KIB;
-/// From then on a large body that still arrives makes room for others. For a peer that holds less it does so at once.
+/// The age from which a large body that still arrives may be evicted. For a peer that holds less, it may be evicted at once.
 const PATIENCE: Duration = Duration::from_millis(500);
 const KIB: usize = 1024;
 
-/// How much is read, and how long answers may take.
+/// Limits of request bodies, and of the time for an answer.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// The largest body, in bytes. Default 8 MiB. The API server takes requests of 3 MiB, a review holds an object twice,
-    /// and a tenant may choose characters that take six bytes in a review: larger ones are answered as reviews that cannot
-    /// be read.
+    /// The largest body, in bytes. Default 8 MiB: the API server takes requests of 3 MiB, a review holds an object twice, and
+    /// a tenant may choose characters that take six bytes in a review. Larger reviews are answered as malformed.
     pub body: usize,
-    /// Memory of all bodies above 16 KiB that are being read or answered, in bytes; a quarter of it is for those up to
-    /// 128 KiB alone. Default 32 MiB.
+    /// Memory for all bodies above 16 KiB that are read or answered, in bytes. A quarter of it is reserved for bodies up to
+    /// 128 KiB. Default 32 MiB.
     pub memory: usize,
-    /// How long a body may take to arrive, and to get its share of the memory. Default 5 s.
+    /// The longest time for a body to arrive and to get its memory. Default 5 s.
     pub time: Duration,
-    /// How long the review of a body above 16 KiB may take; then it is answered as one that cannot be read. Half of the
-    /// time that the API server waits, if that is less. Default 1 s.
+    /// The longest time for the review of a body above 16 KiB; after that it is answered as malformed. At most half of the
+    /// API server's timeout. Default 1 s.
     pub review: Duration,
 }
 
@@ -78,7 +78,7 @@ pub(super) struct BodyReader {
     large: Arc<Places<Arrival>>,
 }
 
-/// A body that was read. A large one counts until it is dropped.
+/// A body that was read. A large one counts against the memory until it is dropped.
 #[derive(Debug)]
 pub(super) struct Read {
     bytes: Bytes,
@@ -89,12 +89,12 @@ pub(super) struct Read {
 #[derive(Debug)]
 pub(super) struct Unread {
     pub(super) error: BodyError,
-    /// The first bytes of it, if they came.
+    /// The first bytes of the body, if they arrived.
     pub(super) beginning: Vec<u8>,
     body: Body,
 }
 
-/// Why a body was not read.
+/// The reason why a body was not read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum BodyError {
     #[error("the body is too large")]
@@ -117,7 +117,7 @@ impl BodyReader {
     pub(super) fn new(limits: Limits) -> Self {
         let medium = limits.memory / 4;
         let large = (limits.memory - medium).max(limits.body);
-        // One peer may be all that there is. A part is kept for others, nevertheless.
+        // One peer may be the only one. A part is kept for others nevertheless.
         let of_peer = (large - large / 6).max(limits.body);
         Self {
             limits,
@@ -127,7 +127,7 @@ impl BodyReader {
         }
     }
 
-    /// Reads the whole body. Gives up before the caller does, if the caller says when that is.
+    /// Reads the whole body. Gives up before the caller's timeout, if the caller sends one.
     pub(super) async fn read(&self, head: &Parts, body: Body) -> Result<Read, Unread> {
         let since = Instant::now();
         let announced = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
@@ -144,13 +144,13 @@ impl BodyReader {
         }
     }
 
-    /// Reads the whole body, and returns the memory that it takes if that counts.
+    /// Reads the whole body, and returns its reservation if it needs one.
     async fn read_all(&self, head: &Parts, reading: &mut Reading) -> Result<Option<Place<Arrival>>, BodyError> {
         if reading.announced.is_some_and(|size| size > self.limits.body) {
             return Err(BodyError::TooLarge);
         }
         if reading.announced.is_none_or(|size| size <= SMALL) {
-            // Nearly always: a body comes with its head, and then needs neither a clock nor a place.
+            // The usual case: the body arrives with its head, and needs no timer and no reservation.
             match reading.up_to(SMALL).now_or_never() {
                 Some(Ok(Progress::Complete)) => return Ok(None),
                 Some(Ok(Progress::Exceeds)) => {}
@@ -161,7 +161,7 @@ impl BodyReader {
         self.read_large(head, reading).await.map(Some)
     }
 
-    /// Reads at least the beginning, if it comes in time.
+    /// Reads at least the beginning, if it arrives in time.
     async fn read_beginning(&self, head: &Parts, reading: &mut Reading, patience: Duration) {
         if reading.up_to(BEGINNING).now_or_never().is_some() {
             return;
@@ -185,8 +185,8 @@ impl BodyReader {
         }
     }
 
-    /// An announced length is reserved at once, and an unknown one as bytes come. A body that cannot grow is refused: one
-    /// that holds memory never waits for more.
+    /// Reserves an announced length at once, and an unknown length as bytes arrive. A body that cannot grow is refused: a
+    /// body that holds memory never waits for more.
     async fn read_large(&self, head: &Parts, reading: &mut Reading) -> Result<Place<Arrival>, BodyError> {
         let patience = self.patience(head);
         let (arrival, most) = (Arrival::begin(head, PATIENCE), reading.announced.unwrap_or(self.limits.body));
@@ -212,47 +212,50 @@ impl BodyReader {
         Ok(place)
     }
 
-    /// How long the review of a large body may take, which has begun to come at `since`: an answer after the API server's
-    /// own deadline is none.
+    /// Returns the time left for the review of a large body that began to arrive at `since`: an answer after the API server's
+    /// own deadline is useless.
     pub(super) fn review_budget(&self, head: &Parts, since: Instant) -> Duration {
         let Some(asked) = asked(head) else { return self.limits.review };
-        // An eighth is for the way there and back.
+        // An eighth is for the network in both directions.
         let left = (asked * 7 / 8).saturating_sub(since.elapsed());
-        self.limits.review.min(asked / 2).min(left)
+        self.limits.review.min(asked * 3 / 4).min(left)
     }
 
-    /// How long to wait for a body.
+    /// Returns how long to wait for a body.
     pub(super) fn patience(&self, head: &Parts) -> Duration {
-        // The rest is for the review, and for the way there and back.
+        // The rest is for the review and the network.
         asked(head).map_or(self.limits.time, |asked| self.limits.time.min(asked * 3 / 4))
     }
 }
 
-/// The beginning of a body.
+/// Returns the beginning of a body.
 pub(super) fn first(bytes: &[u8]) -> &[u8] {
     bytes.get(..BEGINNING).unwrap_or(bytes)
 }
 
-/// Which client sends a request.
+/// Returns the client that sent a request.
 pub(super) fn peer(head: &Parts) -> Peer {
     let address = head.extensions.get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip());
     Peer::of(address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)))
 }
 
-/// How long the API server waits, which it says in the query: `?timeout=10s`.
+/// Returns the time that the API server certainly waits, from the timeout in the query: `?timeout=10s`.
+///
+/// The API server rounds what is left of its deadline up to whole seconds, so up to a second of it may be over. An answer after
+/// the deadline is none, and `failurePolicy: Ignore` then admits the Pod.
 fn asked(head: &Parts) -> Option<Duration> {
     let mut parameters = head.uri.query().unwrap_or_default().split('&');
     let asked = parameters.find_map(|parameter| parameter.strip_prefix("timeout=")?.parse::<Interval>().ok());
-    asked.map(|asked| asked.duration())
+    asked.map(|asked| asked.duration()).map(|asked| asked.saturating_sub(Duration::from_secs(1)).max(asked / 4))
 }
 
-/// A body, and what came of it.
+/// A body while it is read.
 struct Reading {
     body: Body,
     announced: Option<usize>,
-    /// The first part, which is mostly all.
+    /// The first part, usually the whole body.
     bytes: Bytes,
-    /// All of it, if there is more. Parts are copied: each may be a piece of a much larger buffer.
+    /// The whole body, if it has more than one part. Parts are copied: each may be a piece of a much larger buffer.
     more: BytesMut,
 }
 
@@ -266,7 +269,7 @@ impl Reading {
         self.bytes.len() + self.more.len()
     }
 
-    /// Reads on to the end, unless there is more than `most`; what came is kept, whatever becomes of this future.
+    /// Reads to the end, unless the body is longer than `most`. The bytes that arrived stay when this future is dropped.
     async fn up_to(&mut self, most: usize) -> Result<Progress, BodyError> {
         loop {
             if self.len() > most {
@@ -300,8 +303,8 @@ impl Reading {
 }
 
 impl Unread {
-    /// Throws away what still comes of the body where the connection could not end well otherwise. HTTP/2 needs none of
-    /// it: the stream ends alone.
+    /// Discards the rest of the body where the connection cannot end cleanly otherwise. HTTP/2 does not need this: the stream
+    /// ends separately.
     pub(super) fn drain(self, version: Version, time: Duration) {
         if version > Version::HTTP_11 || self.error == BodyError::Broken {
             return;
@@ -320,12 +323,12 @@ impl Unread {
     }
 }
 
-/// A body that takes a share of the memory.
+/// A body that has a reservation.
 #[derive(Debug)]
 pub(super) struct Arrival {
     peer: Peer,
     since: Instant,
-    /// How old it has to be before it makes room for others.
+    /// The age from which the body may be evicted.
     settled: Duration,
     complete: AtomicBool,
     evicted: Notify,
@@ -338,7 +341,7 @@ impl Arrival {
         Arc::new(Self { peer, since: Instant::now(), settled, complete, evicted })
     }
 
-    /// Waits for something that has to come soon, and as long as there is room.
+    /// Waits for a part of the body: at most `patience`, and until the body is evicted.
     async fn within<T>(
         &self,
         patience: Duration,

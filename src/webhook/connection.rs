@@ -1,4 +1,4 @@
-//! One connection: what it is doing, what it holds in memory, and what is to become of it.
+//! One connection: its state, its memory, and the order to go on or to end.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -12,33 +12,33 @@ use tokio::time::Instant;
 
 use super::places::{Occupant, Peer, Place};
 
-/// What is to become of a connection. Later ones replace earlier ones.
+/// An order to a connection. Stricter orders replace weaker ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(super) enum Order {
-    /// It goes on.
+    /// Serves requests.
     Serve,
-    /// It finishes its requests and takes no more.
+    /// Finishes its requests and accepts no new ones.
     Finish,
-    /// As [`Order::Finish`], within moments: its place is another's.
+    /// As [`Order::Finish`], within moments: another connection has its slot.
     Leave,
-    /// It is closed as it is.
+    /// Closes at once.
     Close,
 }
 
-/// Shared by the task of a connection, the places that it is counted in, and its answers.
+/// The state of a connection, shared by its task, the limits that count it, and its answers.
 #[derive(Debug)]
 pub(super) struct Connection {
     address: SocketAddr,
     began: Instant,
-    /// An answer that waits longer than this, and at the most than twice this, makes the connection evictable.
+    /// The shortest wait of an unwritten answer, and half of the longest, after which the connection can be evicted.
     tick: Duration,
     http2: AtomicBool,
-    /// Microseconds from `began` to the last request that was read to its end; 0 before the first.
+    /// Microseconds from `began` to the last request that was read completely; 0 before the first.
     asked: AtomicU64,
-    /// Requests whose head has come.
+    /// Requests whose head has arrived.
     begun: AtomicUsize,
-    /// Microseconds from `began` to the first part of headers that have no end yet; 0 if there are none.
+    /// Microseconds from `began` to the first part of incomplete headers; 0 if there are none.
     headers: AtomicU64,
     working: AtomicUsize,
     answers: Held,
@@ -47,12 +47,12 @@ pub(super) struct Connection {
     seat: Mutex<Seat>,
 }
 
-/// Where it is counted.
+/// The limit that counts the connection.
 #[derive(Debug)]
 enum Seat {
     Standing,
     Taken(#[allow(dead_code, reason = "given back when dropped")] Place<Connection>),
-    /// It has ended; requests that it left behind take no place any more.
+    /// The connection has ended; requests that it left behind take no slot.
     Ended,
 }
 
@@ -60,11 +60,11 @@ enum Seat {
 #[derive(Debug, Default)]
 struct Held {
     bytes: AtomicUsize,
-    /// Microseconds from the beginning to the last one that was written, or the first that was not.
+    /// Microseconds from `began` to the last write, or to the first answer that waits for one.
     moved: AtomicU64,
-    /// How many there are of each of the last intervals: a stalled one is found without a list of all.
+    /// The number of answers in each of the last intervals: this finds a stalled answer without a list of all.
     intervals: [AtomicUsize; INTERVALS],
-    /// The same of much shorter intervals.
+    /// The same for much shorter intervals.
     ticks: [AtomicUsize; TICKS],
 }
 
@@ -72,7 +72,7 @@ const INTERVALS: usize = 4;
 const TICKS: usize = 8;
 
 impl Connection {
-    /// `patience` is how long an answer may wait to be written before the connection counts as idle.
+    /// Creates the state. `patience` is how long an answer may wait to be written before the connection counts as idle.
     pub(super) fn new(address: SocketAddr, patience: Duration) -> Self {
         Self {
             address,
@@ -94,7 +94,7 @@ impl Connection {
         self.address
     }
 
-    /// The client has chosen HTTP/2.
+    /// Records that the client chose HTTP/2.
     pub(super) fn speaks_http2(&self) {
         self.http2.store(true, Ordering::Relaxed);
     }
@@ -103,12 +103,12 @@ impl Connection {
         self.http2.load(Ordering::Relaxed)
     }
 
-    /// Gives it a place, in exchange for the one that it has.
+    /// Takes a slot, and frees the slot that the connection had.
     pub(super) fn take(&self, place: Place<Self>) {
         self.change(Seat::Taken(place));
     }
 
-    /// Gives its place back for good.
+    /// Frees the slot; the connection never takes another.
     pub(super) fn end(&self) {
         self.change(Seat::Ended);
     }
@@ -117,45 +117,45 @@ impl Connection {
         let mut held = self.seat.lock().unwrap_or_else(PoisonError::into_inner);
         let over = if matches!(*held, Seat::Ended) { seat } else { std::mem::replace(&mut *held, seat) };
         drop(held);
-        // Not under the lock: this locks the places.
+        // Outside of the lock: the drop locks the slots.
         drop(over);
     }
 
-    /// Whether it has not brought a whole request yet.
+    /// Whether the connection has not sent a complete request yet.
     pub(super) fn is_new(&self) -> bool {
         self.asked.load(Ordering::Relaxed) == 0
     }
 
-    /// A request has begun. It goes on while the result lives.
+    /// Counts a request as begun until the result is dropped.
     pub(super) fn begin(self: &Arc<Self>) -> Begun {
         self.begun.fetch_add(1, Ordering::Relaxed);
         Begun(Arc::clone(self))
     }
 
-    /// Whether it has not brought the beginning of a request yet.
+    /// Whether the connection has not sent the beginning of a request yet.
     pub(super) fn is_mute(&self) -> bool {
         self.is_new() && self.begun.load(Ordering::Relaxed) == 0
     }
 
-    /// The client has sent a part of the headers of a request at this moment; `None` once it has sent the rest.
+    /// Records when the client sent a part of a request's headers; `None` once the headers are complete.
     pub(super) fn begin_headers(&self, now: Option<Instant>) {
         self.headers.store(now.map_or(0, |now| self.micros(now).max(1)), Ordering::Relaxed);
     }
 
-    /// Since when headers have begun that have no end yet.
+    /// Returns the time since when headers are incomplete.
     pub(super) fn headers_since(&self) -> Option<Instant> {
         let micros = self.headers.load(Ordering::Relaxed);
         (micros > 0).then(|| self.began + Duration::from_micros(micros))
     }
 
-    /// A request was read to its end. While the result lives the connection is not idle.
+    /// Records a request that was read completely. The connection is not idle until the result is dropped.
     pub(super) fn work(self: &Arc<Self>, now: Instant) -> Working {
         self.asked.store(self.micros(now).max(1), Ordering::Relaxed);
         self.working.fetch_add(1, Ordering::Relaxed);
         Working(Arc::clone(self))
     }
 
-    /// Counts part of an answer until the result is dropped. `interval` is the time an answer may take to be written.
+    /// Counts part of an answer until the result is dropped. `interval` is the longest time to write an answer.
     pub(super) fn hold(self: &Arc<Self>, bytes: usize, interval: Duration, now: Instant) -> Unwritten {
         let index = self.interval(interval, now) % INTERVALS;
         let held = &self.answers;
@@ -172,7 +172,7 @@ impl Connection {
         Unwritten { connection: Arc::clone(self), bytes, index, tick }
     }
 
-    /// Whether an answer waits to be written for so long that others may take the place.
+    /// Whether an answer waits for a write so long that the connection may be evicted.
     fn is_stuck(&self, now: Instant) -> bool {
         if self.tick.is_zero() {
             return true;
@@ -183,27 +183,27 @@ impl Connection {
         old.any(|(_, count)| count.load(Ordering::Relaxed) > 0)
     }
 
-    /// Whether an answer waits to be written for longer than `interval`, and at the most for twice as long.
+    /// Whether an answer waits for a write longer than `interval`; true at the latest after twice that time.
     pub(super) fn is_stalled(&self, interval: Duration, now: Instant) -> bool {
         let Some(old) = self.interval(interval, now).checked_sub(2) else { return false };
         self.answers.intervals.get(old % INTERVALS).is_some_and(|count| count.load(Ordering::Relaxed) > 0)
     }
 
-    /// How much of what should be written is held, times how long nothing of it was.
+    /// Returns the unwritten bytes, multiplied by the time since the last write.
     pub(super) fn burden(&self, now: Instant) -> u128 {
         let bytes = self.answers.bytes.load(Ordering::Relaxed) as u128;
         let still = self.micros(now).saturating_sub(self.answers.moved.load(Ordering::Relaxed));
         bytes * u128::from(still.max(1))
     }
 
-    /// Orders are only made stricter.
+    /// Gives an order. A weaker order than the current one has no effect.
     pub(super) fn order(&self, order: Order) {
         if self.order.fetch_max(order as u8, Ordering::AcqRel) < order as u8 {
             self.waker.wake();
         }
     }
 
-    /// What was ordered; `cx` is woken when that changes.
+    /// Returns the current order, and wakes `cx` when it changes.
     pub(super) fn ordered(&self, cx: &Context<'_>) -> Order {
         self.waker.register(cx.waker());
         self.current()
@@ -218,7 +218,7 @@ impl Connection {
         }
     }
 
-    /// Waits until it has to go at once.
+    /// Waits for the order to close at once.
     pub(super) async fn ousted(&self) {
         poll_fn(|cx| if self.ordered(cx) >= Order::Leave { Poll::Ready(()) } else { Poll::Pending }).await;
     }
@@ -238,14 +238,14 @@ impl Occupant for Connection {
         Peer::of(self.address.ip())
     }
 
-    /// Pings do not count: only requests do.
+    /// Only requests count; pings do not.
     fn idle_since(&self) -> Option<Instant> {
         let writes = self.answers.bytes.load(Ordering::Relaxed) > 0 && !self.is_stuck(Instant::now());
         let busy = self.working.load(Ordering::Relaxed) > 0 || writes;
         (!busy).then(|| self.began + Duration::from_micros(self.asked.load(Ordering::Relaxed)))
     }
 
-    /// An answer that is being written keeps no place from a peer that holds less: the connection has a moment to write it.
+    /// A peer that holds less may evict a connection that still writes an answer: the connection has a moment to finish it.
     fn yields_since(&self) -> Option<Instant> {
         let works = self.working.load(Ordering::Relaxed) > 0;
         (!works).then(|| self.began + Duration::from_micros(self.asked.load(Ordering::Relaxed)))
@@ -276,7 +276,7 @@ impl Drop for Working {
     }
 }
 
-/// Part of an answer that is not written yet.
+/// A part of an answer that is not written yet.
 #[derive(Debug)]
 pub(super) struct Unwritten {
     connection: Arc<Connection>,
@@ -376,7 +376,7 @@ mod tests {
         let (_place, evicted) = places.admit(Arc::clone(&newcomer), 1).unwrap();
         let left = held.iter().filter(|(stuck, ..)| stuck.current() == Order::Leave).count();
         assert_eq!((evicted, left), (1, 1));
-        // One whose request is being judged keeps its place.
+        // A connection whose request is under review keeps its slot.
         let all = held.iter().map(|(stuck, ..)| stuck).chain([&newcomer]);
         let working: Vec<_> = all.map(|connection| connection.work(Instant::now())).collect();
         assert!(places.admit(of(3), 1).is_err());

@@ -1,7 +1,7 @@
-//! Counts the frames of HTTP/2 in what a client sends, before they are handled: pure.
+//! Counts the HTTP/2 frames that a client sends, before they are handled. Pure.
 //!
 //! A frame of 9 bytes may cost the server work for each stream of the connection. Clients need few such frames for each
-//! request, so the number of frames without a request is bounded.
+//! request, so this limits the number of frames without a request.
 
 use std::time::Duration;
 
@@ -12,61 +12,74 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const HEAD: usize = 9;
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const SETTINGS: u8 = 4;
 const CONTINUATION: u8 = 9;
 const END_HEADERS: u8 = 4;
-/// A DATA frame with less is one that the client could have saved, or the last one of a body.
+/// The smallest full DATA frame, in bytes. A smaller one is the last of a body, or the client could have avoided it.
 const FULL_DATA: usize = 256;
-/// Large frames that bring no body cost as much as one more for each of these bytes.
+/// A large frame without a body counts as one more frame for each of these bytes.
 const UNIT: usize = 1024;
 
-/// Frames that a connection may send at first without a request.
+/// Frames that a new connection may send without a request.
 const AT_FIRST: usize = 256;
-/// The most that it may save up.
+/// The largest budget of frames.
 const MOST: usize = 512;
-/// Each request allows for so many more: WINDOW_UPDATE, RST_STREAM, small DATA.
+/// Frames that each request adds to the budget: WINDOW_UPDATE, RST_STREAM, small DATA.
 const PER_REQUEST: usize = 8;
-/// Go's client sends up to two WINDOW_UPDATE for each 4 KiB that it reads.
+/// Written bytes that add one frame to the budget. Go's client sends up to two WINDOW_UPDATE for each 4 KiB that it reads.
 const WRITTEN_PER_FRAME: usize = 1024;
 const PER_SECOND: usize = 32;
+/// SETTINGS frames of a new connection. Each costs work for each stream, and clients need one, and one for each of ours.
+const SETTINGS_AT_FIRST: usize = 16;
+/// SETTINGS frames that each second adds. Requests add none.
+const SETTINGS_PER_SECOND: usize = 1;
 
 /// The client has sent more frames than its requests need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the client sends frames without requests")]
 pub(super) struct TooMany;
 
-/// The frames of one connection.
+/// The frame budget of one connection.
 #[derive(Debug)]
 pub(super) struct Frames {
     state: State,
-    /// A block of headers has begun and not ended.
+    /// Whether a block of headers is incomplete.
     in_headers: bool,
     left: usize,
+    settings: usize,
     refilled: Instant,
     written: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
 enum State {
-    /// So many bytes are those of the preface.
+    /// The number of bytes that matched the connection preface.
     Preface(usize),
-    /// Frames are not counted.
+    /// HTTP/1: frames are not counted.
     Http1,
     Head([u8; HEAD], usize),
-    /// So many bytes are left of a frame, which ends a block of headers or not.
+    /// The bytes left of a frame, and whether it ends a block of headers.
     Payload(usize, bool),
 }
 
 impl Frames {
     pub(super) fn new(now: Instant) -> Self {
-        Self { state: State::Preface(0), in_headers: false, left: AT_FIRST, refilled: now, written: 0 }
+        Self {
+            state: State::Preface(0),
+            in_headers: false,
+            left: AT_FIRST,
+            settings: SETTINGS_AT_FIRST,
+            refilled: now,
+            written: 0,
+        }
     }
 
-    /// Whether the beginning of a request's headers is held that has no end yet.
+    /// Whether the beginning of incomplete headers is held.
     pub(super) fn in_headers(&self) -> bool {
         self.in_headers
     }
 
-    /// Counts what the client has sent.
+    /// Counts the bytes that the client sent.
     pub(super) fn read(&mut self, mut bytes: &[u8], now: Instant) -> Result<(), TooMany> {
         while !bytes.is_empty() {
             match self.state {
@@ -101,7 +114,7 @@ impl Frames {
         Ok(())
     }
 
-    /// Counts what the client has taken.
+    /// Counts the bytes that the client received.
     pub(super) fn wrote(&mut self, bytes: usize) {
         self.written += bytes;
         self.allow(self.written / WRITTEN_PER_FRAME);
@@ -115,7 +128,16 @@ impl Frames {
         self.in_headers |= kind == HEADERS;
         match kind {
             HEADERS => self.allow(PER_REQUEST),
-            DATA if length >= FULL_DATA => {}
+            // The limits on the headers of a request bound the bytes of these. A charge would let a tenant with large headers
+            // close the API server's connection.
+            DATA | CONTINUATION if length >= FULL_DATA => {}
+            SETTINGS => {
+                if self.settings == 0 {
+                    self.refill(now);
+                }
+                self.settings = self.settings.checked_sub(1).ok_or(TooMany)?;
+                self.charge(1, now)?;
+            }
             _ => self.charge(1 + length / UNIT, now)?,
         }
         self.pass(length, ends);
@@ -137,12 +159,19 @@ impl Frames {
 
     fn charge(&mut self, cost: usize, now: Instant) -> Result<(), TooMany> {
         if self.left < cost {
-            let seconds = now.saturating_duration_since(self.refilled).as_secs();
-            self.refilled += Duration::from_secs(seconds);
-            self.allow(usize::try_from(seconds).unwrap_or(MOST).saturating_mul(PER_SECOND));
+            self.refill(now);
         }
         self.left = self.left.checked_sub(cost).ok_or(TooMany)?;
         Ok(())
+    }
+
+    fn refill(&mut self, now: Instant) {
+        let seconds = now.saturating_duration_since(self.refilled).as_secs();
+        self.refilled += Duration::from_secs(seconds);
+        let seconds = usize::try_from(seconds).unwrap_or(MOST);
+        self.allow(seconds.saturating_mul(PER_SECOND));
+        let settings = self.settings.saturating_add(seconds.saturating_mul(SETTINGS_PER_SECOND));
+        self.settings = settings.min(SETTINGS_AT_FIRST);
     }
 }
 
@@ -178,6 +207,29 @@ mod tests {
             let refused = (0..10_000).find(|_| frames.read(&unit, now).is_err());
             assert!(refused.is_some_and(|count| count <= AT_FIRST), "{name}: {refused:?}");
         }
+    }
+
+    #[test]
+    fn frames_of_settings_are_bounded_whatever_requests_come_with_them() {
+        let (mut frames, mut now) = begun();
+        let unit = [frame(1, 5, 40), frame(4, 0, 6)].concat();
+        let refused = (0..10_000).find(|_| frames.read(&unit, now).is_err());
+        assert_eq!(refused, Some(SETTINGS_AT_FIRST));
+        let (mut frames, _) = begun();
+        for _ in 0..1000 {
+            now += Duration::from_secs(1);
+            frames.read(&unit, now).unwrap();
+        }
+    }
+
+    #[test]
+    fn frames_of_large_headers_are_those_of_requests() {
+        let (mut frames, now) = begun();
+        for _ in 0..10_000 {
+            frames.read(&[frame(1, 0, 16_384), frame(9, 4, 10_000), frame(0, 1, 20_000)].concat(), now).unwrap();
+        }
+        let refused = (0..10_000).find(|_| frames.read(&frame(9, 0, 1), now).is_err());
+        assert!(refused.is_some_and(|count| count <= MOST), "small ones are bounded: {refused:?}");
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! `POST /mutate` and `POST /validate`: HTTP around [`super::review`], failing open, and [`super::validate`], failing as
-//! policies say.
+//! `POST /mutate` and `POST /validate`: HTTP around [`super::review`], which fails open, and [`super::validate`], which fails
+//! as the policies say.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -35,15 +35,15 @@ use crate::telemetry::traces;
 
 const OUR_ERROR: &str = "an error of harbor-pilot itself; its log has more";
 const TOO_LONG: &str = "it took too long to judge";
-/// Reviews that were not read are logged once in this time.
+/// The shortest time between two log lines for reviews that were not read.
 const LOG_EVERY: Duration = Duration::from_secs(10);
-/// The longest name of a namespace (RFC 1123, a label).
+/// The longest name of a namespace (RFC 1123 label), in bytes.
 const MAX_NAMESPACE: usize = 63;
 
-/// Takes offers for the prewarmer. It is called while a request is answered, and must not block.
+/// Receives prewarm requests. It is called while a request is answered, and must not block.
 pub type OfferSink = Arc<dyn Fn(Offer) + Send + Sync>;
 
-/// Offers to the prewarmer's queue, and counts what it does not take.
+/// Sends prewarm requests to the queue, and counts those that the queue refuses.
 pub fn queued(offers: Offers, metrics: &AdmissionMetrics) -> OfferSink {
     let metrics = metrics.clone();
     Arc::new(move |offer| match offers.offer(offer) {
@@ -53,28 +53,28 @@ pub fn queued(offers: Offers, metrics: &AdmissionMetrics) -> OfferSink {
     })
 }
 
-/// What admission needs.
+/// The state that admission needs.
 #[derive(Clone)]
 pub struct Admission {
-    /// The rules in force: loaded once a request, without a lock.
+    /// The active rules: loaded once per request, without a lock.
     pub rules: Arc<ArcSwap<Rules>>,
     /// Labels of the namespaces, for selectors.
     pub namespaces: Arc<ArcSwap<Namespaces>>,
-    /// The policies in force, as the rules are.
+    /// The active policies, loaded as the rules are.
     pub policies: Arc<ArcSwap<Policies>>,
-    /// What scans found; asked only while a policy goes by them.
+    /// Results of scans; read only while a policy needs them.
     pub scans: Arc<ArcSwap<Scans>>,
-    /// Where wanted images go, after the reply is made; never for a dry run.
+    /// Receives prewarm requests after the reply is computed; never for a dry run.
     pub offers: OfferSink,
-    /// What is counted.
+    /// The metrics of admission.
     pub metrics: AdmissionMetrics,
-    /// What `/readyz` answers.
+    /// The state that `/readyz` reports.
     pub readiness: Readiness,
-    /// How much is read.
+    /// The limits of request bodies.
     pub limits: Limits,
 }
 
-/// `POST /mutate`, `POST /validate`, `/healthz` and `/readyz`.
+/// Serves `POST /mutate`, `POST /validate`, `/healthz` and `/readyz`.
 pub fn router(admission: Admission) -> Router {
     let probes = probes(admission.readiness.clone());
     let reader = BodyReader::new(admission.limits);
@@ -82,7 +82,7 @@ pub fn router(admission: Admission) -> Router {
     Router::new().route("/mutate", post(mutate)).route("/validate", post(validate)).with_state(state).merge(probes)
 }
 
-/// One of the two, as functions of what it is asked with.
+/// One of the two endpoints, as functions of the request.
 #[derive(Clone, Copy)]
 struct Endpoint {
     judge: fn(&Admission, &HeaderMap, &[u8]) -> Judged,
@@ -95,10 +95,10 @@ const MUTATE: Endpoint =
 const VALIDATE: Endpoint =
     Endpoint { judge: Admission::validate, unread: Admission::validate_unread, begun: Admission::validate_begun };
 
-/// What came of a review, before it is counted and sent.
+/// The result of a review, before it is counted and sent.
 struct Judged {
     replied: Result<Reply, NotJson>,
-    /// In the place of what the reply says of itself.
+    /// Replaces the outcome of the reply.
     outcome: Option<Outcome>,
     start: Instant,
     span: Span,
@@ -142,8 +142,8 @@ impl Shared {
         }
     }
 
-    /// Answers as if the review could not be read. To find its uid takes a moment, too, in a large one that does not begin
-    /// with it.
+    /// Answers as if the review could not be read. In a large review that does not begin with its uid, the search for it
+    /// takes time, too.
     async fn expire(self: Arc<Self>, read: Arc<Read>, endpoint: Endpoint) -> Response {
         let start = Instant::now();
         let judged = move |replied| Judged { replied, outcome: Some(Outcome::Expired), start, span: Span::none() };
@@ -155,8 +155,8 @@ impl Shared {
         tokio::task::spawn_blocking(answer).await.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
     }
 
-    /// Answers as if the review could not be read, as soon as its uid is known. An error of HTTP would be a failed webhook
-    /// to the API server, and its `failurePolicy` would admit what a tenant has made too large to be judged.
+    /// Answers as if the review could not be read, as soon as its uid is known. The API server would take an HTTP error for a
+    /// failed webhook, and its `failurePolicy` would admit an object that a tenant has made too large to review.
     fn answer_unread(&self, unread: Unread, parts: &Parts, endpoint: Endpoint) -> Response {
         let (error, start) = (unread.error, Instant::now());
         let beginning = Beginning::read(&unread.beginning).filter(|_| error != BodyError::Broken);
@@ -219,7 +219,7 @@ impl Admission {
         validate::begun(beginning, problem, &self.policies.load())
     }
 
-    /// Counts and logs what came of a review, and makes the answer.
+    /// Counts and logs the result of a review, and builds the response.
     fn conclude(&self, judged: Judged) -> Response {
         let Judged { replied, outcome, start, span } = judged;
         let entered = span.enter();
@@ -259,12 +259,12 @@ impl Admission {
     fn respond(&self, reply: Reply) -> Response {
         let Reply { body, mut wanted, namespace, .. } = reply;
         if namespace.len() > MAX_NAMESPACE {
-            // No namespace has such a name, and each offer keeps it.
+            // No namespace has such a name, and each prewarm request would keep it.
             wanted.clear();
         }
         wanted.truncate(MAX_WARMED);
         self.metrics.offers.inc_by(wanted.len() as u64);
-        // A sink that fails is no reason to fail the reply.
+        // A panic of the sink must not fail the reply.
         let offering = catch_unwind(AssertUnwindSafe(|| {
             for wanted in wanted {
                 let proxy_project = wanted.proxy_project.to_string();
@@ -291,7 +291,7 @@ fn judge(
     Judged { replied, outcome, start, span }
 }
 
-/// The answer, or, after a panic, the other one and the outcome that says so.
+/// Returns the answer of the first function; after a panic, that of the second with [`Outcome::Panicked`].
 fn guarded(
     answer: impl FnOnce() -> Result<Reply, NotJson>,
     otherwise: impl FnOnce() -> Result<Reply, NotJson>,

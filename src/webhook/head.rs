@@ -1,22 +1,22 @@
-//! What is kept of the head of a request: little, because each one counts while its body arrives, and copied, because a
-//! header may be a piece of a much larger buffer.
+//! Reduces the head of a request. The server keeps little of it, because each head counts against memory while its body
+//! arrives, and copies that, because a header may be a piece of a much larger buffer.
 //!
-//! An API server passes on headers that its clients choose (`baggage` and `tracestate`, 24 KiB together). They have to be
-//! taken, and nothing here uses them.
+//! An API server passes on headers that its clients choose (`baggage` and `tracestate`, 24 KiB together). The server must
+//! accept them; nothing here uses them.
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, ORIGIN};
 use http::uri::PathAndQuery;
 use http::{Request, StatusCode, Uri};
 
-/// The headers that something here reads.
+/// The headers that the server reads.
 const KEPT: [HeaderName; 4] = [CONTENT_LENGTH, CONTENT_TYPE, ORIGIN, HeaderName::from_static("traceparent")];
-/// A longer value becomes an empty one: that a header is there may count, too.
+/// The longest value of a kept header. A longer value becomes empty, because the presence of a header may matter.
 const LONGEST_VALUE: usize = 512;
 const LONGEST_PATH: usize = 2048;
 const LONGEST_METHOD: usize = 16;
 
-/// The same request without what nothing reads; else the status that says what is too long.
+/// Returns the request without the parts that are not read; fails with the HTTP status for the part that is too long.
 pub(super) fn reduce<B>(request: Request<B>) -> Result<Request<B>, StatusCode> {
     let (parts, body) = request.into_parts();
     if parts.method.as_str().len() > LONGEST_METHOD {

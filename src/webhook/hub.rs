@@ -1,4 +1,4 @@
-//! All connections of a server: who is let in, who has to go, and the memory of answers that are not written yet.
+//! All connections of a server: their admission and eviction, and the memory of unwritten answers.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -24,32 +24,32 @@ use super::places::{Full, Places, Room};
 use crate::telemetry::metrics::ConnectionMetrics;
 use crate::telemetry::probes::Readiness;
 
-/// Answers that are not written yet, in bytes, before the connection that holds the most is closed.
+/// The most bytes of unwritten answers. Above that, the connection that holds the most is closed.
 const ANSWERS: usize = 24 * 1024 * 1024;
-/// Connections whose client has sent a part of the headers of a request, before the one that began first is closed. The
-/// headers that are read of one take up to 200 KiB.
+/// The most connections with incomplete request headers. Above that, the connection that began first is closed. The headers
+/// of one connection take up to 200 KiB.
 const OPEN_HEADERS: usize = 128;
-/// How long the headers of a request of HTTP/2 may take once they have begun.
+/// The longest time from the first to the last part of the headers of an HTTP/2 request.
 const HEADERS_WITHIN: Duration = Duration::from_secs(2);
 
-/// Bounds of all connections.
+/// Limits of all connections.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
-    /// Connections that have brought a request; half as many more may be about to.
+    /// The most connections that have sent a request; half as many more may be about to.
     pub(super) connections: usize,
     /// The same for one peer.
     pub(super) peer: usize,
-    /// How long an answer may take to be written.
+    /// The longest time to write an answer.
     pub(super) write: Duration,
-    /// How long an answer may wait to be written before its connection makes room for others.
+    /// How long an answer may wait to be written before its connection may be evicted.
     pub(super) stuck: Duration,
 }
 
-/// The connections.
+/// The connections of a server.
 #[derive(Debug)]
 pub(super) struct Hub {
-    /// Those in their handshake, and others that have not brought a request yet. They have places of their own, so that a
-    /// flood of them evicts nobody who is served.
+    /// Connections in their handshake, and others that have not sent a request yet. Their limit is separate, so that a flood
+    /// of them evicts no connection that is served.
     new: Arc<Places<Connection>>,
     served: Arc<Places<Connection>>,
     unwritten: AtomicUsize,
@@ -73,14 +73,14 @@ impl Hub {
         })
     }
 
-    /// Lets a connection in; `None` when all places are taken by such as must not be evicted.
+    /// Admits a connection; `None` when all slots are taken and none may be evicted.
     pub(super) fn welcome(self: &Arc<Self>, address: SocketAddr) -> Option<Guest> {
         let connection = Arc::new(Connection::new(address, self.limits.stuck));
         let (place, evicted) = match self.new.admit(Arc::clone(&connection), 1) {
             Ok(admitted) => admitted,
             Err(full) => {
                 self.metrics.refused.inc();
-                // A peer that is over its own limit says nothing about the room for others.
+                // A peer above its own limit does not mean that other peers find no room.
                 if full == Full::All {
                     self.readiness.refuse();
                 }
@@ -93,7 +93,7 @@ impl Hub {
         Some(Guest { hub: Arc::clone(self), connection })
     }
 
-    /// Orders something of all connections.
+    /// Gives an order to all connections that match.
     pub(super) fn order(&self, order: Order, which: impl Fn(&Connection) -> bool) {
         for places in [&self.new, &self.served] {
             places.each(|connection| {
@@ -104,7 +104,7 @@ impl Hub {
         }
     }
 
-    /// Closes connections that do not read their answers, or do not end the headers of a request.
+    /// Closes connections that do not read their answers, or do not complete the headers of a request.
     pub(super) fn close_stalled(&self) {
         let (write, now) = (self.limits.write, Instant::now());
         for places in [&self.new, &self.served] {
@@ -119,8 +119,7 @@ impl Hub {
         }
     }
 
-    /// Answers a request of a connection. What is not needed of its head is dropped at once, not only when the future is
-    /// polled first.
+    /// Answers a request of a connection. Drops the unneeded parts of its head at once, not when the future is first polled.
     pub(super) fn answer(
         self: Arc<Self>,
         connection: Arc<Connection>,
@@ -164,14 +163,14 @@ impl Hub {
     }
 
     fn promote(&self, connection: &Arc<Connection>) {
-        // Else it keeps the place that it has.
+        // Otherwise the connection keeps its slot.
         if let Ok((place, evicted)) = self.served.admit(Arc::clone(connection), 1) {
             self.metrics.evicted.inc_by(evicted as u64);
             connection.take(place);
         }
     }
 
-    /// Closes the connection whose client began the headers of a request first.
+    /// Closes the connection whose incomplete headers are the oldest.
     fn close_oldest_headers(&self) {
         let mut oldest = None::<(Instant, Arc<Connection>)>;
         for places in [&self.new, &self.served] {
@@ -189,7 +188,7 @@ impl Hub {
         }
     }
 
-    /// Closes the connection that holds the most of what is not written.
+    /// Closes the connection with the most unwritten bytes.
     fn close_heaviest(&self) {
         let (mut heaviest, now) = (None::<(u128, Arc<Connection>)>, Instant::now());
         for places in [&self.new, &self.served] {
@@ -208,7 +207,7 @@ impl Hub {
     }
 }
 
-/// A connection that was let in.
+/// An admitted connection.
 #[derive(Debug)]
 pub(super) struct Guest {
     hub: Arc<Hub>,
@@ -224,13 +223,13 @@ impl Guest {
         &self.connection
     }
 
-    /// To count the headers that it has begun and not ended.
+    /// Counts the incomplete headers of the connection.
     pub(super) fn headers(&self) -> OpenHeaders {
         OpenHeaders { hub: Arc::clone(&self.hub), connection: Arc::clone(&self.connection), open: false }
     }
 }
 
-/// Whether the client of a connection has sent a part of the headers of a request.
+/// Whether the client of a connection has sent a part of a request's headers.
 #[derive(Debug)]
 pub(super) struct OpenHeaders {
     hub: Arc<Hub>,
@@ -252,7 +251,7 @@ impl OpenHeaders {
         }
     }
 
-    /// The connection is closed because of frames without requests.
+    /// Records that the connection is closed because of frames without requests.
     pub(super) fn flooded(&self) {
         self.hub.metrics.flooding.inc();
     }
@@ -307,7 +306,7 @@ impl hyper::body::Body for Answered {
     }
 }
 
-/// Bytes on their way to the socket: dropped when they are written, or will never be.
+/// Bytes on their way to the socket: dropped when they are written or discarded.
 struct Part {
     bytes: Bytes,
     hub: Arc<Hub>,

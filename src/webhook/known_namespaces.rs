@@ -1,6 +1,6 @@
-//! Requests for warming are taken only from Pods of namespaces that exist.
+//! Accepts prewarm requests only from Pods of namespaces that exist.
 //!
-//! `request.namespace` is what the caller wrote. A caller that invents namespaces would otherwise get the limit of new images
+//! The caller writes `request.namespace`. Without this check, a caller that invents namespaces gets the limit of new images
 //! once for each name.
 
 use std::sync::Arc;
@@ -11,8 +11,8 @@ use super::handler::OfferSink;
 use crate::rewrite::Namespaces;
 use crate::telemetry::metrics::{AdmissionMetrics, DropReason};
 
-/// Passes on what Pods of existing namespaces need, and counts the rest as dropped. The Pods of a namespace that the watch
-/// does not show yet lose nothing: the controller finds their images by its own watch.
+/// Forwards prewarm requests of existing namespaces, and counts the rest as dropped. A Pod of a namespace that the watch does
+/// not show yet loses nothing: the controller finds its images through its own watch.
 pub fn from_known_namespaces(
     sink: OfferSink,
     namespaces: Arc<ArcSwap<Namespaces>>,

@@ -1,8 +1,7 @@
-//! Admission over HTTPS: reviews in, replies out, and offers to the prewarmer that no reply waits for.
+//! Admission over HTTPS: receives reviews, sends replies, and sends prewarm requests that no reply waits for.
 //!
-//! [`review`] turns the bytes of a review into those of the answer, from the rules alone; [`validate`] does it with what
-//! policies say of the result. [`handler`] puts HTTP around
-//! it, `body` bounds what is read, and [`server`] puts TLS, limits and an orderly end around that.
+//! [`review`] turns the bytes of a review into those of the answer, from the rules alone. [`validate`] does the same from the
+//! policies. [`handler`] adds HTTP, `body` limits what is read, and [`server`] adds TLS, limits and a graceful shutdown.
 
 mod answer;
 mod beginning;

@@ -1,7 +1,8 @@
-//! A limit that peers share: when it is full, a newcomer takes the place of the idlest of the peer that holds the most.
+//! A limit that peers share: when it is full, a newcomer takes the slot of the idlest occupant of the peer that holds the
+//! most.
 //!
-//! A plain semaphore lets one peer hold all permits. Here a peer that holds much pays for it itself, and a peer that holds
-//! little is always let in.
+//! With a plain semaphore, one peer can hold all permits. Here a peer that holds many slots evicts its own occupants, and a
+//! peer that holds few is always admitted.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -13,21 +14,21 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
-/// One that has a place.
+/// An occupant of a slot.
 pub(super) trait Occupant: Send + Sync + 'static {
-    /// Who it is counted for.
+    /// The peer that it counts for.
     fn peer(&self) -> Peer;
-    /// Since when it is idle; `None` while it must not be evicted.
+    /// Returns since when it is idle; `None` while it must not be evicted.
     fn idle_since(&self) -> Option<Instant>;
-    /// The same for a newcomer whose peer holds less than this one's.
+    /// The same for a newcomer whose peer holds less than the peer of this occupant.
     fn yields_since(&self) -> Option<Instant> {
         self.idle_since()
     }
-    /// Its place is another's now: it ends itself soon.
+    /// Asks the occupant to end soon: its slot has a new occupant.
     fn evict(&self);
 }
 
-/// A client by its address. IPv6 hosts choose among the addresses of a /64, so that counts as one.
+/// A client, identified by its address. An IPv6 host can choose any address of its /64, so a /64 counts as one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Peer(IpAddr);
 
@@ -41,16 +42,16 @@ impl Peer {
     }
 }
 
-/// How much there is to share, in units of the caller's choice.
+/// The size of a limit, in units of the caller's choice.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Room {
-    /// For all.
+    /// For all peers together.
     pub(super) total: usize,
     /// For one peer.
     pub(super) peer: usize,
 }
 
-/// The places.
+/// The slots of a limit.
 pub(super) struct Places<T> {
     room: Room,
     taken: Mutex<Taken<T>>,
@@ -65,23 +66,23 @@ struct Taken<T> {
     occupants: HashMap<u64, (Arc<T>, usize)>,
 }
 
-/// How many wait, of each peer and of all.
+/// The number of waiters, per peer and in total.
 #[derive(Default)]
 struct Waiting {
     sum: usize,
     peers: HashMap<Peer, usize>,
 }
 
-/// There is no room, and no occupant to evict.
+/// No free slot, and no occupant to evict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Full {
-    /// For this peer, which holds its share. Others may still find room.
+    /// This peer holds its share. Other peers may still find a slot.
     Peer,
-    /// For any peer.
+    /// No peer finds a slot.
     All,
 }
 
-/// A place; given back when dropped.
+/// A slot; freed when dropped.
 pub(super) struct Place<T: Occupant> {
     places: Arc<Places<T>>,
     id: u64,
@@ -93,7 +94,7 @@ impl<T: Occupant> Places<T> {
         Arc::new(Self { room, taken: Mutex::new(taken), waiting: Mutex::default(), freed: Notify::new() })
     }
 
-    /// A place for a newcomer, and how many were evicted for it.
+    /// Returns a slot for a newcomer, and the number of evicted occupants.
     pub(super) fn admit(self: &Arc<Self>, newcomer: Arc<T>, size: usize) -> Result<(Place<T>, usize), Full> {
         let peer = newcomer.peer();
         let mut taken = self.lock();
@@ -107,7 +108,7 @@ impl<T: Occupant> Places<T> {
         Ok((Place { places: Arc::clone(self), id }, evicted))
     }
 
-    /// As [`Places::admit`], waiting for room, unless as many wait already as `most` allows.
+    /// Waits for a slot as [`Places::admit`] gives one. Fails at once when as many wait as `most` allows.
     pub(super) async fn admit_within(
         self: &Arc<Self>,
         newcomer: Arc<T>,
@@ -125,14 +126,14 @@ impl<T: Occupant> Places<T> {
                 if let Ok((place, _)) = self.admit(Arc::clone(&newcomer), size) {
                     return place;
                 }
-                // Occupants also become evictable by age, of which nothing notifies.
+                // Occupants also become evictable with age, and no notification reports that.
                 timeout(RETRY, freed).await.ok();
             }
         };
         timeout(patience, admitted).await.map_err(|_| Full::All)
     }
 
-    /// Does something with each occupant.
+    /// Calls `act` with each occupant.
     pub(super) fn each(&self, mut act: impl FnMut(&Arc<T>)) {
         self.lock().occupants.values().for_each(|(occupant, _)| act(occupant));
     }
@@ -149,7 +150,7 @@ impl<T: Occupant> Taken<T> {
         self.peers.get(&peer).copied().unwrap_or_default()
     }
 
-    /// Evicts until there is room for `size` more of a peer, and returns how many that took. `but` is not evicted.
+    /// Evicts until `size` more fit for a peer, and returns the number of evicted occupants. Never evicts `but`.
     fn make_room(&mut self, room: Room, peer: Peer, size: usize, but: Option<u64>) -> Result<usize, Full> {
         let mut evicted = 0;
         while self.of(peer) + size > room.peer {
@@ -171,7 +172,8 @@ impl<T: Occupant> Taken<T> {
         Ok(evicted)
     }
 
-    /// Evicts the idlest occupant of the heaviest peer that `since` allows, given what that peer holds.
+    /// Evicts the idlest occupant of the heaviest peer. `since` takes an occupant, its peer and the amount that the peer
+    /// holds; it returns since when the occupant is idle, or `None` if it must stay.
     fn evict(&mut self, but: Option<u64>, since: impl Fn(Peer, usize, &T) -> Option<Instant>) -> Option<()> {
         let others = self.occupants.iter().filter(|(id, _)| Some(**id) != but);
         let candidates = others.filter_map(|(id, (occupant, _))| {
@@ -203,7 +205,7 @@ impl<T: Occupant> Taken<T> {
 }
 
 impl<T: Occupant> Place<T> {
-    /// Takes more for the same occupant, without waiting: it holds what others may wait for.
+    /// Takes more for the same occupant. Never waits: it holds a share that others may wait for.
     pub(super) fn grow(&self, more: usize) -> Result<(), Full> {
         let mut taken = self.places.lock();
         let peer = taken.occupants.get(&self.id).map(|(occupant, _)| occupant.peer()).ok_or(Full::Peer)?;

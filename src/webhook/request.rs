@@ -1,4 +1,4 @@
-//! The AdmissionReview that comes in, whatever object it carries: one pass over the text.
+//! Reads an AdmissionReview with any object, in one pass over the text.
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -10,7 +10,7 @@ use crate::skim::{self, Fields, Read, Skim, Unread};
 
 const API_VERSION: &str = "admission.k8s.io/v1";
 const KIND: &str = "AdmissionReview";
-/// Bytes of `request.uid`, which is sent back. The API server's are UUIDs, of 36 bytes.
+/// The longest `request.uid` in bytes; the answer repeats it. UUIDs of the API server have 36 bytes.
 pub(super) const MAX_UID: usize = 128;
 
 /// `request.operation`.
@@ -20,17 +20,17 @@ pub enum Operation {
     Create,
     /// `UPDATE`.
     Update,
-    /// `DELETE`, `CONNECT`, or none that we know.
+    /// `DELETE`, `CONNECT`, or an unknown operation.
     Other,
 }
 
-/// The request body is no JSON, so that no answer in kind can be given. The API server takes that for a failed webhook
-/// and goes by the `failurePolicy`.
+/// The request body is not JSON, so no AdmissionReview can answer. The API server takes that for a failed webhook and applies
+/// the `failurePolicy`.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the body is not JSON: send an AdmissionReview of {API_VERSION}")]
 pub struct NotJson;
 
-/// Reads a review whose objects are `O`s; `None` when the text does not look like one.
+/// Reads a review whose objects are `O`s; `None` when the text is not such a review.
 pub(super) fn read<'a, O: Read<'a> + Default>(body: &'a [u8]) -> Option<Review<'a, O>> {
     skim::read(body).ok()
 }
@@ -71,12 +71,12 @@ struct Resource<'a> {
     resource: Option<Text<'a>>,
 }
 
-/// What can still be read where the rest is not as it should be.
+/// The fields that can still be read from a malformed review.
 #[derive(Debug, Default)]
 pub(super) struct Rest {
     /// `request.uid`; empty if there is none.
     pub(super) uid: String,
-    /// Group and kind of the object, if they are told.
+    /// Group and kind of the object, if the review has them.
     pub(super) kind: Option<(String, String)>,
 }
 
@@ -95,7 +95,7 @@ struct LooseRequest<'a> {
 }
 
 impl Rest {
-    /// Reads what there is, if the body is JSON at all.
+    /// Reads the known fields, if the body is JSON.
     pub(super) fn read(body: &[u8]) -> Result<Self, NotJson> {
         let loose: Loose<'_> = match serde_json::from_slice(body) {
             Ok(loose) => loose,
@@ -113,13 +113,13 @@ impl Rest {
         })
     }
 
-    /// Whether the object is told to be something else than a Pod.
+    /// Whether the review names an object that is not a Pod.
     pub(super) fn is_no_pod(&self) -> bool {
         self.kind.as_ref().is_some_and(|(group, kind)| !(group.is_empty() && kind == "Pod"))
     }
 }
 
-/// What of a request goes into its answer.
+/// The fields of a request that its answer needs.
 #[derive(Clone, Copy)]
 pub(super) struct About<'r> {
     pub(super) uid: &'r str,
@@ -135,14 +135,14 @@ impl Default for About<'_> {
 }
 
 impl<'r> About<'r> {
-    /// Whose images those of a Pod are.
+    /// Returns the subject of a Pod's images: its namespace, the labels of the namespace, and its own labels.
     pub(super) fn subject(self, pod: &'r Pod<'_>, namespaces: &'r Namespaces) -> Subject<'r> {
         Subject { namespace: self.namespace, namespace_labels: namespaces.labels(self.namespace), labels: pod.labels() }
     }
 }
 
 impl<'a, O> Review<'a, O> {
-    /// The request; else what is known of it, and what is wrong.
+    /// Returns the request; otherwise its known fields and the problem.
     pub(super) fn request(&self) -> Result<&AdmissionRequest<'a, O>, (About<'_>, &'static str)> {
         let Some(request) = &self.request else {
             return Err((About::default(), "the review has no request"));
@@ -173,13 +173,13 @@ impl<O> AdmissionRequest<'_, O> {
         }
     }
 
-    /// Group and kind of the object; empty when they are not told.
+    /// Returns group and kind of the object; empty when the review has none.
     pub(super) fn kind(&self) -> (&str, &str) {
         let Some(Named { group, kind }) = &self.kind else { return ("", "") };
         (group.as_deref().unwrap_or_default(), kind.as_deref().unwrap_or_default())
     }
 
-    /// Whether it is about the object itself, and not about a part of it such as `status`.
+    /// Whether the request is about the object itself, and not about a subresource such as `status`.
     pub(super) fn is_whole(&self) -> bool {
         self.sub_resource.as_deref().is_none_or(str::is_empty)
     }
@@ -193,9 +193,9 @@ impl<O> AdmissionRequest<'_, O> {
 }
 
 impl<'a> AdmissionRequest<'a, Pod<'a>> {
-    /// What is asked of which Pod; `None` when the request does not concern us, an error when something is missing or the
-    /// Pod is beyond the limits. A change of such a Pod that leaves its images as they are does not concern us: its
-    /// controller must be able to let go of it.
+    /// Returns the Pod and what to do with it. `None` when the request needs no decision; an error when a field is missing or
+    /// the Pod exceeds the limits. An update that keeps the images of such a Pod needs no decision: the Pod's controller must
+    /// still be able to release it.
     pub(super) fn ask(&self) -> Option<Result<Request<'_>, &'static str>> {
         if !self.is_pod() {
             return None;

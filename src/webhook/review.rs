@@ -1,6 +1,6 @@
-//! An AdmissionReview in, an AdmissionReview out (admission.k8s.io/v1): pure, one pass over the request.
+//! Takes an AdmissionReview, returns an AdmissionReview (admission.k8s.io/v1). Pure, one pass over the request.
 //!
-//! Fails open: whatever the request is, as long as it is JSON, the answer admits, and says in a warning what was wrong.
+//! Fails open: the answer to any JSON admits the object, and a warning reports the problem.
 
 use super::answer::Answer;
 use super::beginning::Beginning;
@@ -14,7 +14,7 @@ use crate::rewrite::{Budget, Namespaces, Outcome, Rules, Wanted, decide_within};
 pub struct Reply {
     /// The AdmissionReview to send back, as JSON.
     pub body: Vec<u8>,
-    /// Images that Harbor ought to have warm. Empty for a dry run.
+    /// Images to prewarm. Empty for a dry run.
     pub wanted: Vec<Wanted>,
     /// `request.uid`; empty if there is none.
     pub uid: String,
@@ -24,32 +24,32 @@ pub struct Reply {
     pub dry_run: bool,
     /// `request.operation`.
     pub operation: Operation,
-    /// What came of it.
+    /// The result of the review.
     pub verdict: Verdict,
-    /// How many images the patch changes.
+    /// The number of images that the patch changes.
     pub rewritten: usize,
-    /// How many images were left as they are although somebody may have meant otherwise.
+    /// The number of images that were not modified although the user may expect it.
     pub left_alone: usize,
-    /// Whether a Pod came to be validated with an image that a rule rewrites.
+    /// Whether the request validates a Pod with an image that a rule would rewrite.
     pub unrewritten: bool,
 }
 
-/// What came of a review. All but [`Verdict::Denied`] admit the object.
+/// The result of a review. All but [`Verdict::Denied`] admit the object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Verdict {
-    /// With a patch.
+    /// Admitted with a patch.
     Patched,
-    /// A Pod as it ought to be.
+    /// A Pod that needs no patch.
     Unchanged,
-    /// Nothing that concerns us: no Pod, or an operation that carries no images.
+    /// No decision needed: not a Pod, or an operation without images.
     Skipped,
-    /// A Pod that a policy refuses, or that cannot be read while there is a policy that refuses.
+    /// A policy refuses the Pod, or the review cannot be read while at least one policy refuses Pods.
     Denied,
-    /// A review that could not be read; the answer warns.
+    /// The review could not be read; the answer warns.
     Malformed,
 }
 
-/// Answers a review with what the rules say.
+/// Answers a review with the result of the rules.
 pub fn mutate(body: &[u8], rules: &Rules, namespaces: &Namespaces) -> Result<Reply, NotJson> {
     let Some(review) = request::read::<Pod<'_>>(body) else {
         return admit_unread(body, "the request does not look like an AdmissionReview of a Pod");
@@ -74,14 +74,14 @@ pub fn mutate(body: &[u8], rules: &Rules, namespaces: &Namespaces) -> Result<Rep
     })
 }
 
-/// Admits what could not be read or decided on, with a warning, if the body is JSON at all.
+/// Admits an object whose review could not be read or decided, with a warning. Fails if the body is not JSON.
 pub fn admit_unread(body: &[u8], problem: &str) -> Result<Reply, NotJson> {
     let rest = Rest::read(body)?;
     let about = About { uid: &rest.uid, ..About::default() };
     Ok(if rest.is_no_pod() { about.skipped() } else { about.malformed(problem) })
 }
 
-/// The same for a review of which only the beginning was read.
+/// Admits an object of whose review only the beginning was read, with a warning.
 pub(super) fn admit_begun(beginning: &Beginning, problem: &str) -> Reply {
     let about = beginning.about();
     if beginning.rest().is_no_pod() { about.skipped() } else { about.malformed(problem) }
@@ -109,12 +109,12 @@ impl About<'_> {
         self.reply(&Answer { uid: self.uid, warnings: &warnings, ..Answer::default() }, Verdict::Malformed)
     }
 
-    /// An answer that says nothing: what is asked does not concern us.
+    /// Returns an empty answer: the request needs no decision.
     pub(super) fn skipped(self) -> Reply {
         self.reply(&Answer { uid: self.uid, ..Answer::default() }, Verdict::Skipped)
     }
 
-    /// An answer, and nothing to be warmed or counted.
+    /// Returns an answer without images to prewarm or to count.
     pub(super) fn reply(self, answer: &Answer<'_>, verdict: Verdict) -> Reply {
         Reply {
             body: answer.to_json(),

@@ -1,14 +1,14 @@
-//! Something that is logged once in a while, however often it happens.
+//! Rate limit for a log line: logs a frequent event at most once per interval.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Counts what happens between two lines of the log. It takes no lock.
+/// Counts the events between two log lines. Takes no lock.
 #[derive(Debug)]
 pub(super) struct Seldom {
     began: Instant,
     every: Duration,
-    /// Milliseconds from `began` to the moment from which the next one is logged.
+    /// Milliseconds from `began` to the earliest next log line.
     next: AtomicU64,
     times: AtomicU64,
 }
@@ -18,7 +18,7 @@ impl Seldom {
         Self { began: Instant::now(), every, next: AtomicU64::new(0), times: AtomicU64::new(0) }
     }
 
-    /// Logs, if it is time, and says how often it happened since the last line.
+    /// Logs if the interval is over, with the number of events since the last line.
     pub(super) fn log(&self, now: Instant, log: impl FnOnce(u64)) {
         self.times.fetch_add(1, Ordering::Relaxed);
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);

@@ -1,4 +1,4 @@
-//! The HTTPS server: limits of connections, memory and time, and an end that fails no request.
+//! The HTTPS server: limits of connections, memory and time, and a shutdown that fails no request.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -26,40 +26,41 @@ use super::silence::Watched;
 use crate::telemetry::metrics::ConnectionMetrics;
 use crate::telemetry::probes::Readiness;
 
-/// Bounds and times of a server.
+/// Limits and timeouts of a server.
 #[derive(Debug, Clone)]
 pub struct ServeOptions {
-    /// Connections at one time that have brought a request; half as many more may be in their handshake or about to send
-    /// one. When all places are taken, the idlest connection of the peer that has the most makes room. Default 512.
+    /// The most connections that have sent a request; half as many more may be in their handshake or about to send one. When
+    /// all slots are taken, the idlest connection of the peer that has the most is evicted. Default 512.
     pub connections: usize,
-    /// The same for one peer: an address, or a /64 of IPv6. Default 256.
+    /// The same for one peer: an IPv4 address, or a /64 of IPv6. Default 256.
     pub connections_of_peer: usize,
-    /// Whether HTTP/2 is served beside HTTP/1. Default yes.
+    /// Whether to serve HTTP/2 beside HTTP/1. Default true.
     pub http2: bool,
-    /// Requests at one time on one HTTP/2 connection. Default 100, which is what Go's client assumes at first; it opens
-    /// another connection for more. Some frames cost work for each of them.
+    /// The most concurrent requests on one HTTP/2 connection. Default 100, which Go's client assumes at first; it opens
+    /// another connection for more. Some frames cost work for each stream.
     pub streams: u32,
-    /// From accepting to the end of the TLS handshake. Default 5 s.
+    /// The timeout from the accept to the end of the TLS handshake. Default 5 s.
     pub handshake: Duration,
-    /// For the head of a request, and for an idle HTTP/1 connection. Default 30 s.
+    /// The timeout for the head of a request, and for an idle HTTP/1 connection. Default 30 s.
     pub head: Duration,
-    /// How often a silent HTTP/2 connection is asked whether it is alive, and how long the answer may take. Default 20 s.
+    /// The interval of pings on a silent HTTP/2 connection, and the timeout of each ping. Default 20 s.
     pub ping: Duration,
-    /// How long an answer may take to be written. A connection that holds one for longer, and at the most for twice as
-    /// long, is closed. Default 5 s.
+    /// The longest time to write an answer. A connection that holds an answer longer is closed, at the latest after twice
+    /// this time. Default 5 s.
     pub write: Duration,
-    /// When room is needed: how long an answer may wait to be written before its connection may be evicted. Default 250 ms.
+    /// When slots are short: how long an answer may wait for a write before its connection may be evicted. Default 250 ms.
     pub stuck: Duration,
-    /// How long to serve on once the end is near, unready, until nobody sends requests here any more. Default 10 s.
+    /// The longest time to serve, unready, after the shutdown signal, until no client sends requests. Default 10 s.
     pub linger: Duration,
-    /// After that: how long requests that run may take. Default 10 s.
+    /// After that: the longest time for running requests. Default 10 s.
     pub drain: Duration,
-    /// Counts connections. Default: counters that nobody looks at.
+    /// Counters of connections. Default: counters that are not exported.
     pub metrics: ConnectionMetrics,
 }
 
 impl ServeOptions {
-    /// For the ops port: small, HTTP/1 only, and any connection makes room for a probe as soon as its request is answered.
+    /// Returns options for the ops port: small, HTTP/1 only; any connection may be evicted for a probe as soon as its request
+    /// is answered.
     #[must_use]
     pub fn of_ops(self) -> Self {
         Self {
@@ -95,41 +96,42 @@ impl Default for ServeOptions {
 /// Why the server could not run.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The listener cannot be used.
+    /// The server cannot listen on the address.
     #[error("cannot serve on the address: {0}; is it taken?")]
     Listener(#[from] io::Error),
 }
 
 const KIB: usize = 1024;
-/// What is read ahead of a request of HTTP/1, and the most that its head may have.
+/// The most bytes that are read ahead of an HTTP/1 request, and the most that its head may have.
 const HTTP1_BUFFER: usize = 48 * KIB;
-/// What a stream of HTTP/2 may send ahead. Nearly all reviews fit.
+/// The most bytes that an HTTP/2 stream may send ahead. Nearly all reviews fit.
 const STREAM_WINDOW: u32 = 64 * 1024;
-/// What all streams of a connection may: requests that wait for memory must not stop the others. Bodies are taken out as
-/// they come, but for those that wait, and `body` bounds these.
+/// The same for all streams of a connection: requests that wait for memory must not block the others. Bodies are read as they
+/// arrive, except those that wait, and `body` limits these.
 const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
-/// The most that the headers of a request of HTTP/2 may have. An API server adds what its own clients send as `baggage`
-/// (8,192 bytes) and `tracestate` (16,447), and takes the webhook for failed where that does not fit.
+/// The most bytes of the headers of an HTTP/2 request. An API server adds `baggage` (8,192 bytes) and `tracestate` (16,447)
+/// of its own clients, and takes the webhook for failed when they do not fit.
 const HEADERS: u32 = 48 * 1024;
-/// Connections that wait to be accepted.
+/// The most connections that wait for the accept.
 const BACKLOG: i32 = 1024;
-/// How often it is looked whether connections take their answers.
+/// How often the server checks whether connections read their answers.
 const SWEEP: Duration = Duration::from_millis(500);
-/// How long a connection that is evicted may take to end: for a request that is on its way.
+/// How long an evicted connection may take to end, for a request that is on its way.
 const FAREWELL: Duration = Duration::from_millis(250);
-/// How long a connection that has brought nothing is waited for at the end.
+/// How long the shutdown waits for a connection that has sent nothing.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// After an error of the listener, such as too many open files.
+/// The pause after an error of the listener, such as too many open files.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves `router` on a bound listener until `shutdown`, and then on until it may end: unready first, serving on for
-/// [`ServeOptions::linger`], then no new connections, and the running requests within [`ServeOptions::drain`].
+/// Serves `router` on a bound listener until `shutdown`, then ends gracefully: it becomes unready and serves for
+/// [`ServeOptions::linger`], then accepts no new connections and finishes the running requests within
+/// [`ServeOptions::drain`].
 ///
-/// While it lingers, each answer of HTTP/1 says `Connection: close`. A connection of HTTP/1 that is idle is closed only at
-/// the end: earlier, that would meet requests that are on their way. In the middle of the lingering connections of HTTP/2 get
-/// a GOAWAY, which cannot lose a request; clients connect again, and so to another replica.
+/// While it lingers, each HTTP/1 answer says `Connection: close`. An idle HTTP/1 connection is closed only at the end,
+/// because an earlier close would meet requests that are on their way. In the middle of the linger time, HTTP/2 connections
+/// get a GOAWAY, which loses no request; clients connect again, and reach another replica.
 ///
-/// `tls` may be absent, for the ops port.
+/// The ops port has no `tls`.
 pub async fn serve(
     listener: TcpListener,
     tls: Option<Arc<rustls::ServerConfig>>,
@@ -138,7 +140,7 @@ pub async fn serve(
     options: ServeOptions,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), ServeError> {
-    // It listens already, with the default of the standard library, which is 128.
+    // The listener already has the backlog of the standard library, which is 128.
     socket2::SockRef::from(&listener).listen(BACKLOG)?;
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -169,13 +171,13 @@ pub async fn serve(
     Ok(())
 }
 
-/// Waits for all tasks; whether they ended in time.
+/// Waits for all tasks. Returns whether they ended in time.
 async fn all_end(tasks: &mut JoinSet<()>, time: Duration) -> bool {
     let all = async { while tasks.join_next().await.is_some() {} };
     timeout(time, all).await.is_ok()
 }
 
-/// What all connections have in common.
+/// The state that all connections share.
 struct Server {
     http: Builder<TokioExecutor>,
     tls: Option<TlsAcceptor>,
@@ -211,7 +213,7 @@ impl Serving {
         }
     }
 
-    /// Clients whose connection the kernel has accepted are served, too.
+    /// Accepts the connections that the kernel has already accepted.
     fn take_backlog(&mut self) {
         while let Some(Ok((stream, address))) = self.listener.accept().now_or_never() {
             self.accept(stream, address);
@@ -248,7 +250,7 @@ impl Server {
         let service = service_fn(|request: hyper::Request<Incoming>| {
             Arc::clone(guest.hub()).answer(Arc::clone(connection), self.router.clone(), request)
         });
-        // Longer than both, so that pings keep a connection that they find alive.
+        // Longer than both, so that pings keep a live connection.
         let silence = self.options.head + self.options.ping;
         let io = TokioIo::new(Watched::new(stream, silence, guest));
         let mut http = pin!(self.http.serve_connection(io, service));
@@ -262,7 +264,7 @@ impl Server {
                 finishing = true;
                 http.as_mut().graceful_shutdown();
             }
-            // An error is that of a peer that is gone, or does not keep to HTTP.
+            // An error means that the peer is gone or violates HTTP.
             if http.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(());
             }

@@ -1,5 +1,5 @@
-//! What a connection reads: one that is silent too long or sends too much beside requests is closed, and none keeps a
-//! thread for long.
+//! Guards the reads of a connection: closes a connection that is silent too long or sends too many frames without requests,
+//! and limits how long one connection keeps a thread.
 
 use std::io;
 use std::pin::Pin;
@@ -12,18 +12,18 @@ use tokio::time::{Instant, Sleep, sleep};
 use super::frames::Frames;
 use super::hub::{Guest, OpenHeaders};
 
-/// Bytes that are read before other connections are served.
+/// Bytes that one connection may read before other connections are served.
 const TURN: usize = 32 * 1024;
 
-/// A stream whose reads fail once nothing has come for too long. HTTP's own timeouts begin only when the version is
-/// known, which takes the peer's first bytes. After [`TURN`] bytes it lets other tasks run: HTTP handles all that it can
-/// read before it does anything else.
+/// A stream whose reads fail after a period of silence. HTTP's own timeouts start only when the version is known, which takes
+/// the peer's first bytes. After [`TURN`] bytes the stream lets other tasks run: HTTP handles all the bytes that it can read
+/// before it does anything else.
 #[derive(Debug)]
 pub(super) struct Watched<S> {
     stream: S,
     silence: Duration,
     last: Instant,
-    /// Set again only when it fires, not at each read.
+    /// Reset only when it fires, not at each read.
     alarm: Pin<Box<Sleep>>,
     frames: Frames,
     headers: OpenHeaders,
@@ -70,7 +70,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         if let Poll::Ready(read) = Pin::new(&mut this.stream).poll_read(cx, buf) {
             let counted = read.and_then(|()| this.count(buf.filled().get(before..).unwrap_or_default()));
             if counted.is_err() {
-                // A read that fails has read nothing.
+                // A failed read has read nothing.
                 buf.set_filled(before);
             }
             return Poll::Ready(counted);
@@ -163,7 +163,7 @@ mod tests {
         let (mut buffer, mut turns, mut sum) = (vec![0; 4096], Vec::new(), 0);
         while sum < 32 * TURN {
             let read = poll_fn(|cx| {
-                // As HTTP does: all that can be read in one go.
+                // Reads as HTTP does: as much as possible without a wait.
                 let mut of_turn = 0;
                 loop {
                     let mut read = ReadBuf::new(&mut buffer);
@@ -176,7 +176,7 @@ mod tests {
                 }
             });
             let read = read.await;
-            // Else tokio itself stops the reads of this task.
+            // Otherwise tokio's own task budget stops the reads of this task.
             tokio::task::yield_now().await;
             sum += read;
             turns.push(read);

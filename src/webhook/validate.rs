@@ -1,15 +1,15 @@
-//! An AdmissionReview in, and what policies say of its images out: pure, as [`super::review`] is.
+//! Takes an AdmissionReview, returns the decision of the policies on its images. Pure, as [`super::review`] is.
 //!
-//! A Pod is judged as it arrives, because that is what the kubelet pulls. In a cluster `/mutate` has acted before this is
-//! asked; where it has not, or where another webhook has set an image after it, the Pod holds an image that is not at
-//! Harbor, and policies see it. On an update the images that the old Pod has in the same places are left out. Nothing else
-//! that a tenant can write excuses an image: no annotation and no record of originals.
+//! A Pod is checked as it arrives, because the kubelet pulls these images. In a cluster, `/mutate` acts before `/validate`.
+//! If `/mutate` did not act, or another webhook set an image after it, the Pod has an image that is not at Harbor, and
+//! policies see it. On an update, images that the old Pod has in the same position are skipped. Nothing else that a tenant
+//! can write exempts an image: no annotation and no record of originals.
 //!
-//! Workloads are admitted with warnings, so that the person who applies them knows it, and not only the controller that
-//! makes their Pods. Their templates are judged as rules would rewrite their Pods.
+//! Workloads are admitted with warnings, so that the user who applies them sees the problem, and not only the controller that
+//! creates their Pods. Their templates are checked as rules would rewrite their Pods.
 //!
-//! Fails as the policies say: what cannot be read, or takes too much work, is refused while there is a policy that
-//! refuses, else admitted with a warning.
+//! Fails as the policies say: a review that cannot be read, or takes too much work, is refused while at least one policy
+//! refuses Pods, and otherwise admitted with a warning.
 
 use k8s_openapi::jiff::Timestamp;
 
@@ -23,12 +23,12 @@ use crate::policy::{Evidence, Judged, Judgement, Note, Policies, Printable, Scan
 use crate::rewrite::pod::{Pod, Slot};
 use crate::rewrite::{Budget, Decision, Exhausted, Fate, Keeper, Namespaces, Reader, Request, Rules};
 
-/// More of what is wrong with policies is in the log.
+/// The most problems of policies in a warning; the log has all.
 const MAX_FINDINGS: usize = 2;
 const MAX_FINDING: usize = 240;
 const MAX_KIND: usize = 32;
 
-/// Answers a review with what the policies say. `scans` and the moment are what policies go by that ask for scans.
+/// Answers a review with the decision of the policies. `scans` and `now` are for policies that check scans.
 ///
 /// # Errors
 /// When the body is no JSON.
@@ -59,8 +59,8 @@ pub fn validate(
     })
 }
 
-/// Refuses what could not be read or decided on while there is a policy that refuses, else admits it with a warning. A
-/// workload is admitted in any case: its Pods are judged.
+/// Refuses an object whose review could not be read or decided while at least one policy refuses Pods, and otherwise admits
+/// it with a warning. A workload is always admitted, because its Pods are checked.
 ///
 /// # Errors
 /// When the body is no JSON.
@@ -82,7 +82,7 @@ fn unread_of(about: About<'_>, rest: &Rest, problem: &str, policies: &Policies) 
     }
 }
 
-/// All that decides.
+/// The inputs of the decision.
 struct Judge<'j> {
     rules: &'j Rules,
     namespaces: &'j Namespaces,
@@ -90,7 +90,7 @@ struct Judge<'j> {
     scans: Option<(&'j Scans, Timestamp)>,
 }
 
-/// What images are judged as.
+/// The form in which images are checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum As {
     /// As they arrive.
@@ -149,7 +149,7 @@ impl Judge<'_> {
         Ok(about.reply(&answer, Verdict::Unchanged))
     }
 
-    /// Judges the images that the old object does not have, and says whether rules rewrite one of them as it arrives.
+    /// Checks the images that the old object does not have, and returns whether rules would rewrite one that arrived.
     fn judge(&self, about: About<'_>, request: Request<'_>, judged_as: As) -> Result<(Judgement, bool), Exhausted> {
         let budget = Budget::of_review();
         let subject = about.subject(request.pod(), self.namespaces);
@@ -175,7 +175,7 @@ impl Judge<'_> {
     }
 }
 
-/// The image that rules make of one.
+/// Returns the image that the rules write, if they change it.
 fn rewritten<'f>(fate: &'f Fate<'_>) -> Option<&'f str> {
     match fate {
         Fate::Decided(_, Decision::Rewritten { image, .. }) => Some(image.as_str()),
@@ -183,11 +183,11 @@ fn rewritten<'f>(fate: &'f Fate<'_>) -> Option<&'f str> {
     }
 }
 
-/// An image as policies take it; `None` for one of which nothing is known yet.
+/// Returns an image in the form that policies take; `None` for an image that is not known yet.
 fn judged<'i>(slot: &Slot<'i>, fate: &'i Fate<'_>, judged_as: As) -> Option<Judged<'i>> {
     let made = rewritten(fate);
     let (image, note) = match (judged_as, fate) {
-        // What its webhook puts in its place is judged in the Pod.
+        // The image that its webhook writes is checked in the Pod.
         (As::Rewritten, Fate::Kept(Keeper::Placeholder(_))) => return None,
         (As::Rewritten, _) if made.is_some() => (made, Note::None),
         (As::They, _) if made.is_some() => (None, made.map_or(Note::None, Note::Missed)),

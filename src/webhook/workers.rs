@@ -1,6 +1,6 @@
-//! A few threads for reviews that take long, so that the threads that serve connections never wait for one.
+//! A few threads for long reviews, so that the threads that serve connections never wait for one.
 //!
-//! Peers take turns, so that one that sends many such reviews delays its own.
+//! Peers take turns, so that a peer with many long reviews delays only its own.
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,31 +12,31 @@ use tokio::time::timeout;
 
 use super::places::Peer;
 
-/// Each runs one review at a time, so that this also bounds the memory of what is read out of reviews.
+/// Each thread runs one review at a time, so this also limits the memory of parsed reviews.
 const THREADS: usize = 2;
-/// Reviews that wait, of all peers. The memory for bodies bounds them, too.
+/// The most reviews that wait, of all peers. The memory for bodies limits them, too.
 const QUEUE: usize = 512;
-/// Reviews of one peer that wait: an API server has 200 mutating requests at one time by default.
+/// The most reviews of one peer that wait. An API server has 200 concurrent mutating requests by default.
 const QUEUE_OF_PEER: usize = 256;
-/// What waits for the network goes first.
+/// Lower priority: the threads that serve the network run first.
 #[cfg(target_os = "linux")]
 const NICE: i32 = 5;
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// The threads; started with the first review that needs one.
+/// The threads; they start with the first long review.
 #[derive(Default)]
 pub(super) struct Workers {
     queue: Arc<Queue>,
     started: OnceLock<bool>,
 }
 
-/// The result was not there in time. What makes it may still run, or never will.
+/// The result was not ready in time. The job may still run, or may never run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Expired;
 
 impl Workers {
-    /// Runs `job` on one of the threads, and waits for at most `budget`, of which the queue takes its part.
+    /// Runs `job` on one of the threads, and waits for at most `budget`, including the time in the queue.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         peer: Peer,
@@ -48,7 +48,7 @@ impl Workers {
         }
         let (sender, result) = oneshot::channel();
         let job = Box::new(move || {
-            // The request may have ended by now.
+            // The request may have ended already.
             if !sender.is_closed() {
                 sender.send(job()).ok();
             }
@@ -73,13 +73,13 @@ struct Queue {
 
 impl Queue {
     fn push(&self, peer: Peer, job: Job) -> Result<(), Expired> {
-        // Dropped after the lock is released: what it holds may be large.
+        // Dropped after the lock is released, because it may be large.
         let _dropped = self.lock().push(peer, job)?;
         self.arrived.notify_one();
         Ok(())
     }
 
-    /// `None` once there is no more work.
+    /// Returns the next job; `None` at shutdown.
     fn next(&self) -> Option<Job> {
         let mut waiting = self.lock();
         loop {
@@ -108,8 +108,8 @@ struct Waiting {
 }
 
 impl Waiting {
-    /// When the queue is full, the newest job of the peer with the most makes room for one of a peer with fewer, and is
-    /// returned.
+    /// Adds a job. When the queue is full, the newest job of the peer with the most jobs makes room for a job of a peer with
+    /// fewer, and is returned.
     fn push(&mut self, peer: Peer, job: Job) -> Result<Option<Job>, Expired> {
         let of_peer = self.jobs.get(&peer).map_or(0, VecDeque::len);
         if of_peer >= QUEUE_OF_PEER {
@@ -147,7 +147,7 @@ impl Waiting {
     }
 }
 
-/// Whether at least one thread could be started.
+/// Starts the threads. Returns whether at least one started.
 fn start(queue: &Arc<Queue>) -> bool {
     let started = (0..THREADS).filter(|index| {
         let queue = Arc::clone(queue);
@@ -161,7 +161,7 @@ fn work(queue: &Queue) {
     #[cfg(target_os = "linux")]
     rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE).ok();
     while let Some(job) = queue.next() {
-        // The request that waits sees that the result will not come.
+        // The request that waits sees that no result will arrive.
         catch_unwind(AssertUnwindSafe(job)).ok();
     }
 }
@@ -210,7 +210,7 @@ mod tests {
         assert!(ran.get().is_none());
     }
 
-    /// Pushes jobs that write who they are of, and returns what is written when all are run.
+    /// Pushes jobs that write their peer, and returns the text after all have run.
     fn run_all(pushed: impl IntoIterator<Item = u8>) -> (Vec<u8>, usize) {
         let (mut waiting, mut refused) = (Waiting::default(), 0);
         let (sender, ran) = std::sync::mpsc::channel();

@@ -1,4 +1,4 @@
-//! What of a workload matters for policies: the template of its Pods.
+//! The fields of a workload that policies need: its Pod template.
 
 use crate::rewrite::pod::Pod;
 use crate::skim::{Fields, Skim, Unread};
@@ -28,7 +28,7 @@ struct JobSpec<'a> {
 }
 
 impl<'a> Workload<'a> {
-    /// The Pods that it makes.
+    /// Returns the Pod template.
     pub(super) fn template(&self) -> Option<&Pod<'a>> {
         let spec = self.spec.as_ref();
         let of_spec = || spec?.template.as_ref();
@@ -69,7 +69,7 @@ impl<'a> Fields<'a> for JobSpec<'a> {
     }
 }
 
-/// Whether objects of this kind have a template that is looked at.
+/// Whether objects of this kind have a template that policies check.
 pub(super) fn is_workload(group: &str, kind: &str) -> bool {
     match group {
         "" => matches!(kind, "ReplicationController" | "PodTemplate"),

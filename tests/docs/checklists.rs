@@ -1,4 +1,4 @@
-//! The checklists of CONTRIBUTING.md and the pages of docs/decisions name files that exist.
+//! The checklists and tables of CONTRIBUTING.md and the pages of docs/decisions name files that exist.
 
 use super::{at, read};
 
@@ -29,7 +29,7 @@ fn missing(text: &str) -> Vec<&str> {
 #[test]
 fn checklists_name_files_that_exist() {
     let text = read(&at("CONTRIBUTING.md"));
-    for heading in ["### Add a kind", "### Add a field", "### Add a metric"] {
+    for heading in ["## Where do I find", "## Glossary", "### Add a kind", "### Add a field", "### Add a metric"] {
         let list = section(&text, heading).unwrap_or_else(|| panic!("CONTRIBUTING.md has no {heading}"));
         assert!(paths(list).len() > 3, "{heading} names {:?}", paths(list));
         assert_eq!(missing(list), Vec::<&str>::new(), "{heading}");

@@ -23,10 +23,10 @@ use crate::tls::{rotation::Bundle, x509::X509};
 const MUTATING: &str = "MutatingWebhookConfiguration";
 const VALIDATING: &str = "ValidatingWebhookConfiguration";
 
-/// With these annotations cert-manager writes the `caBundle`.
+/// Prefix of the annotations that make cert-manager write the `caBundle`.
 const INJECTED: &str = "cert-manager.io/inject-";
 
-/// Reads and writes both configurations of one name.
+/// Reads and writes the MutatingWebhookConfiguration and the ValidatingWebhookConfiguration of one name.
 pub(super) struct Configurations {
     mutating: Api<MutatingWebhookConfiguration>,
     validating: Api<ValidatingWebhookConfiguration>,
@@ -35,15 +35,15 @@ pub(super) struct Configurations {
     service: String,
 }
 
-/// What was read.
+/// The configurations as they were read.
 pub(super) struct Found {
     configurations: Vec<Configuration>,
     name: String,
-    /// Of each entry that calls our Service, in the order of the configurations.
+    /// The bundle of each entry that calls our Service, in the order of the configurations.
     pub bundles: Vec<Bundle>,
 }
 
-/// One configuration, and the places of its entries in [`Found::bundles`].
+/// One configuration, and the indexes of its entries in [`Found::bundles`].
 struct Configuration {
     kind: &'static str,
     metadata: ObjectMeta,
@@ -77,7 +77,7 @@ impl Configurations {
         Ok(found)
     }
 
-    /// Writes the bundles by their places; what else is in the configurations stays. Answers what was written.
+    /// Writes the bundles by their indexes; other parts of the configurations do not change. Returns what it wrote.
     pub(super) async fn publish(&self, found: &Found, bundles: &[(usize, Vec<X509>)]) -> Result<String, Error> {
         let wanted: HashMap<usize, &[X509]> = bundles.iter().map(|(place, bundle)| (*place, &**bundle)).collect();
         let mut written = Vec::new();
@@ -85,7 +85,7 @@ impl Configurations {
             if !configuration.entries.iter().any(|(_, place)| wanted.contains_key(place)) {
                 continue;
             }
-            // An entry that is left out would be taken for one that is no longer wanted.
+            // Server-side apply would remove our `caBundle` from entries that the patch leaves out.
             let entry = |(name, place): &(String, usize)| {
                 let present = || found.bundles.get(*place).map(|bundle| &*bundle.trusted).unwrap_or_default();
                 let bundle = wanted.get(place).copied().unwrap_or_else(present);
@@ -108,7 +108,8 @@ impl Configurations {
         Ok(format!("caBundle of {} {}: {most} trusted", written.join(" and "), self.name))
     }
 
-    /// With the version that was read, so that it neither undoes what somebody else wrote nor makes a configuration anew.
+    /// The patch carries the resourceVersion that was read: it does not overwrite changes of other clients, and does not
+    /// create a deleted configuration again.
     async fn apply<K>(&self, api: &Api<K>, patch: &Value) -> Result<(), Error>
     where
         K: Resource + Clone + DeserializeOwned + std::fmt::Debug,
@@ -134,7 +135,7 @@ impl Configurations {
         let mut ours = Vec::new();
         for (name, client) in entries.filter(|(_, client)| self.is_ours(client)) {
             ours.push((name.clone(), found.bundles.len()));
-            // What cannot be read is trusted by nobody.
+            // No client trusts a bundle that cannot be parsed.
             let trusted = client.ca_bundle.and_then(|bundle| X509::read_all(&bundle.0).ok()).unwrap_or_default();
             let entry = format!("{kind} {}, {name}", self.name);
             found.bundles.push(Bundle { entry, trusted, kept_by: kept_by.clone() });
@@ -142,7 +143,7 @@ impl Configurations {
         found.configurations.push(Configuration { kind, metadata, entries: ours });
     }
 
-    /// What is called by URL is served by somebody else.
+    /// An entry with a URL calls a server that is not our Service.
     fn is_ours(&self, client: &WebhookClientConfig) -> bool {
         let service = client.service.as_ref();
         service.is_some_and(|service| service.name == self.service && service.namespace == self.namespace)
@@ -150,7 +151,7 @@ impl Configurations {
 }
 
 impl Found {
-    /// What there is to say about configurations that are not there, or call somebody else.
+    /// A message about configurations that do not exist or do not call our Service; `None` when both are right.
     pub(super) fn missing(&self) -> Option<String> {
         let there = |kind: &str| self.configurations.iter().find(|configuration| configuration.kind == kind);
         let missing = |kind: &&str| there(kind).is_none_or(|configuration| configuration.entries.is_empty());
@@ -164,7 +165,7 @@ impl Found {
         })
     }
 
-    /// What Events are about: one of the configurations.
+    /// The object that Events refer to: one of the configurations.
     pub(super) fn about(&self) -> Option<ObjectReference> {
         let first = self.configurations.first()?;
         Some(reference(first.kind, &self.name, first.metadata.uid.clone()))

@@ -1,8 +1,9 @@
-//! The certificates of the webhook: issued, told to the API server, and rotated.
+//! The certificates of the webhook: issues them, publishes the CA to the API server, rotates them.
 //!
-//! In: the two Secrets, the webhook configurations, and what the addresses of the webhook's Service show. Out: the next step of
-//! [`rotation`], done: a Secret, or the `caBundle` of a configuration. Everything is read anew before each step, and each write
-//! is guarded by the version that was read, so that it may end anywhere and go on in another process.
+//! In: the two Secrets, the webhook configurations, and the certificates that the addresses of the webhook's Service
+//! present. Out: the next step of [`rotation`], carried out: a write of a Secret or of the `caBundle` of a configuration.
+//! Each step starts with a fresh read of everything, and each write carries the resourceVersion that was read. A process
+//! can stop at any point, and another process continues.
 
 mod configurations;
 mod replicas;
@@ -27,28 +28,28 @@ use crate::{
     },
 };
 
-/// Field manager of all that is written here, so that GitOps tools can leave it out of what they compare.
+/// Field manager of all writes of this module, so that GitOps tools can ignore these fields.
 pub const FIELD_MANAGER: &str = "harbor-pilot-certificates";
 
-/// Steps that follow each other at once. A rotation takes a few; more would be a circle.
+/// Maximum number of steps without a pause. A rotation takes a few; more would be an endless loop.
 const MOST_STEPS: usize = 16;
 
-/// What is kept, where, and for how long it is valid.
+/// Which certificates to keep, where, and for how long they are valid.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The operator's own namespace.
     pub namespace: String,
-    /// The Service of the webhook. Its Secrets are `SERVICE-ca` and `SERVICE-tls`.
+    /// The Service of the webhook. The Secrets are named `SERVICE-ca` and `SERVICE-tls`.
     pub service: String,
-    /// The name of the MutatingWebhookConfiguration and of the ValidatingWebhookConfiguration.
+    /// Name of both the MutatingWebhookConfiguration and the ValidatingWebhookConfiguration.
     pub configuration: String,
-    /// How long a certificate of the webhook is valid.
+    /// Validity of a serving certificate.
     pub certificate_lifetime: SignedDuration,
-    /// How long an authority is valid.
+    /// Validity of a CA certificate.
     pub authority_lifetime: SignedDuration,
 }
 
-/// Why a step could not be done.
+/// Why a step failed.
 #[derive(Debug, thiserror::Error)]
 enum TurnError {
     #[error(transparent)]
@@ -57,7 +58,7 @@ enum TurnError {
     Issue(#[from] IssueError),
 }
 
-/// Keeps the certificates until `shutdown`. Two of these at one time disturb each other, and break nothing.
+/// Maintains the certificates until `shutdown`. Two concurrent instances slow each other down, but break nothing.
 pub async fn run(client: Client, settings: Settings, shutdown: CancellationToken) {
     tracing::info!(service = settings.service, configuration = settings.configuration, "keeping certificates");
     let mut keeper = Keeper::new(client, &settings);
@@ -98,7 +99,7 @@ impl Keeper {
         let policy = Policy {
             leaf: *certificate_lifetime,
             authority: *authority_lifetime,
-            // The API server asks for the first; the second is for people and probes.
+            // The API server uses the first name; people and probes use the second.
             names: vec![host.clone(), format!("{host}.cluster.local")],
         };
         Self {
@@ -114,7 +115,7 @@ impl Keeper {
         }
     }
 
-    /// Does what there is to do, and says how long to wait until looking again.
+    /// Carries out all steps that are due. Returns how long to wait before the next check.
     async fn turn(&mut self) -> Duration {
         for _ in 0..MOST_STEPS {
             match self.step().await {
@@ -158,8 +159,8 @@ impl Keeper {
         Ok(look_again)
     }
 
-    /// The order matters: a write that is guarded by what was read first cannot be based on what was read later and has
-    /// become old since.
+    /// The order of the reads matters: a write that is guarded by the version read first cannot be based on a later read
+    /// that is outdated by now.
     async fn observe(&self) -> Result<Observed, TurnError> {
         let leaf = self.secrets.read_leaf().await?;
         let configurations = self.configurations.read().await?;
@@ -213,7 +214,7 @@ impl Keeper {
         Ok(note)
     }
 
-    /// Logs it, unless it was the last that was said of this. Answers whether it is news.
+    /// Logs the message unless it repeats the last one of this topic. Returns whether the message is new.
     fn say(&mut self, topic: &'static str, what: Option<&str>, warning: bool) -> bool {
         let Some(what) = what else {
             self.said.remove(topic);
@@ -231,7 +232,7 @@ impl Keeper {
         true
     }
 
-    /// In the log, and in an Event about a webhook configuration, where there is one.
+    /// Writes the note to the log, and to an Event on a webhook configuration if one exists.
     async fn tell(&self, observed: &Observed, note: Note) {
         if !note.warning {
             tracing::info!(reason = note.reason, "certificates: {}", note.message);
@@ -247,7 +248,7 @@ fn note(reason: &str, message: String, warning: bool) -> Note {
     Note { warning, reason: reason.to_owned(), message }
 }
 
-/// What an Event refers to.
+/// The object that an Event refers to.
 fn reference(kind: &str, name: &str, uid: Option<String>) -> ObjectReference {
     ObjectReference {
         api_version: Some("admissionregistration.k8s.io/v1".to_owned()),

@@ -1,4 +1,4 @@
-//! What each replica of the webhook serves: every address of its Service is asked by a TLS handshake.
+//! The certificate that each webhook replica serves: a TLS handshake with every address of the Service.
 
 use std::{
     collections::BTreeMap,
@@ -19,16 +19,16 @@ use crate::tls::{
     rotation::{Replica, Replicas},
 };
 
-/// More addresses than a webhook has replicas.
+/// Maximum number of addresses; a webhook has fewer replicas.
 const MOST: usize = 1024;
 
-/// Addresses that are asked at once.
+/// Maximum number of concurrent handshakes.
 const AT_ONCE: usize = 32;
 
-/// For a connection and its handshake, within a cluster.
+/// Timeout of one connection with its handshake, inside the cluster.
 const DEADLINE: Duration = Duration::from_secs(3);
 
-/// The port of the Service has this name, where it is not the only one.
+/// Name of the Service port, used when the Service has several.
 const PORT: &str = "https";
 
 /// The Service of the webhook.
@@ -43,7 +43,8 @@ impl Service {
         Self { api: Api::namespaced(client.clone(), namespace), name: name.to_owned(), host }
     }
 
-    /// Asks all of them. Those that are not ready, or end, may be sent requests still or soon.
+    /// Probes all addresses. Includes endpoints that are not ready or are terminating: they may still receive requests, or
+    /// soon.
     pub(super) async fn replicas(&self) -> Replicas {
         let addresses = match self.addresses().await {
             Ok(addresses) if addresses.len() > MOST => {
@@ -59,7 +60,7 @@ impl Service {
         Replicas::Known(futures::stream::iter(addresses).map(ask).buffer_unordered(AT_ONCE).collect().await)
     }
 
-    /// Each address, and whether anybody may be sent there.
+    /// Each address, and whether clients may send requests to it.
     async fn addresses(&self) -> Result<BTreeMap<SocketAddr, bool>, Error> {
         let mut found = BTreeMap::new();
         let mut parameters =
@@ -70,7 +71,7 @@ impl Service {
                 let Some(port) = slice.ports.as_deref().and_then(port) else { continue };
                 for endpoint in slice.endpoints.into_iter().flatten() {
                     let conditions = endpoint.conditions.unwrap_or_default();
-                    // That it is not known whether it is ready counts as ready.
+                    // An unknown readiness counts as ready.
                     let serving = conditions.ready != Some(false) || conditions.serving == Some(true);
                     // All addresses of one endpoint are the same replica.
                     let address = endpoint.addresses.first().and_then(|address| address.parse::<IpAddr>().ok());

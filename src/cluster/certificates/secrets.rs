@@ -14,31 +14,31 @@ use crate::tls::{
     x509::X509,
 };
 
-/// Marks what is ours to write.
+/// Label that marks the Secrets we may write.
 const MARK: (&str, &str) = ("harbor-pilot.dev/certificates", "managed");
 
 const LABELS: [(&str, &str); 3] =
     [("app.kubernetes.io/name", "harbor-pilot"), ("app.kubernetes.io/component", "webhook"), MARK];
 
-/// Reads and writes the two.
+/// Reads and writes the two Secrets.
 pub(super) struct Secrets {
     api: Api<Secret>,
     authority: String,
     leaf: String,
 }
 
-/// The Secret of the webhook as it was read.
+/// The Secret of the serving certificate as it was read.
 pub(super) struct Leaf(Option<Secret>);
 
-/// Both as they were read.
+/// Both Secrets as they were read.
 pub(super) struct Found {
     authority: Option<Secret>,
     leaf_secret: Option<Secret>,
-    /// What the Secret of the authority holds.
+    /// Content of the CA Secret.
     pub authorities: Kept<Authorities>,
-    /// What the Secret of the webhook holds.
+    /// Content of the serving certificate's Secret.
     pub leaf: Kept<X509>,
-    /// Authorities that can be made out in either.
+    /// CA certificates that are readable in either Secret.
     pub salvaged: Vec<X509>,
 }
 
@@ -75,7 +75,7 @@ impl Secrets {
         self.write(&self.leaf, "kubernetes.io/tls", found.leaf_secret.as_ref(), data).await
     }
 
-    /// Creates it, or replaces the version that was read.
+    /// Creates the Secret, or replaces the version that was read.
     async fn write(&self, name: &str, kind: &str, found: Option<&Secret>, data: Data) -> Result<(), Error> {
         let parameters = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
         let data = Some(data.into_iter().map(|(key, bytes)| (key, ByteString(bytes))).collect());

@@ -1,4 +1,4 @@
-//! The steps of a ProxyProject's plan, carried out one by one.
+//! Carries out the steps of a ProxyProject's plan one by one.
 
 use super::super::instances::Connection;
 use crate::{
@@ -20,7 +20,7 @@ pub(super) async fn apply(
         return Ok(Some(id));
     }
     let changed = change(connection, step, project).await;
-    // A label shows nowhere else.
+    // Labels are not part of the cached project.
     if !matches!(step, plan::Step::Mark(..) | plan::Step::Remark(..)) {
         view.wrote_project(name, project);
     }
@@ -30,7 +30,7 @@ pub(super) async fn apply(
 async fn change(connection: &Connection, step: &plan::Step, project: Option<i64>) -> Result<(), Error> {
     let client = &connection.client;
     match step {
-        // Has no project yet.
+        // The project does not exist yet.
         plan::Step::Create(_) => {}
         plan::Step::Mark(existing, text) => {
             if let Some(project_id) = existing.or(project) {

@@ -1,4 +1,4 @@
-//! What becomes of a ProxyProject's object in Harbor when its resource is deleted.
+//! Deletes a ProxyProject's object in Harbor when its resource is deleted.
 
 mod purge;
 
@@ -20,11 +20,11 @@ use crate::{
     plan::{marker::Marker, project as plan},
 };
 
-/// A purge that has come this far goes on after this long.
+/// Requeue time between two parts of a purge.
 const GO_ON: Duration = Duration::from_secs(2);
 
-/// Deletes a ProxyProject's object in Harbor, for `deletionPolicy: Delete`, and what is in it, for `Purge`. Harbor keeps a
-/// project that holds repositories.
+/// Deletes a ProxyProject's object in Harbor for `deletionPolicy: Delete`, and also its repositories for `Purge`. Harbor
+/// refuses to delete a project that contains repositories.
 pub async fn finalize(kinds: &Kinds, project: &ProxyProject, now: Timestamp) -> Finalized<ProxyProjectStatus> {
     let name = project.harbor_name();
     let words = match remove(kinds, project, now).await {
@@ -44,9 +44,9 @@ pub async fn finalize(kinds: &Kinds, project: &ProxyProject, now: Timestamp) -> 
 
 enum Removal {
     Done(Vec<Note>),
-    /// So many repositories are left to be deleted.
+    /// Number of repositories that are still to be deleted.
     Purging(usize),
-    /// Harbor keeps repositories, and why.
+    /// Harbor refuses to delete repositories, for this reason.
     Kept(String),
 }
 
@@ -83,7 +83,7 @@ async fn remove(kinds: &Kinds, project: &ProxyProject, now: Timestamp) -> Result
     let deleted = client.delete_project(have.project_id).await;
     connection.view.wrote_project(name, Some(have.project_id));
     match deleted {
-        // Somebody pulled an image meanwhile.
+        // A client pulled an image meanwhile.
         Err(Error::Precondition { .. }) if purges => {
             return Ok(Removal::Purging(client.repositories(name).await?.len()));
         }
@@ -92,8 +92,8 @@ async fn remove(kinds: &Kinds, project: &ProxyProject, now: Timestamp) -> Result
     Ok(Removal::Done(vec![Note::done(Reason::Reconciled, format!("deleted project {name} in Harbor"))]))
 }
 
-/// Whether it is a creation of ours that was cut short before it was marked: empty, of a registry that is ours, and made after
-/// the resource was.
+/// Whether the project is one that we created but were interrupted before we marked it: empty, of a registry that is ours,
+/// and newer than the resource.
 async fn is_cut_short(
     kinds: &Kinds,
     Connection { view, .. }: &Connection,
@@ -113,7 +113,7 @@ async fn is_cut_short(
     registry.is_ok_and(|(_, id)| have.registry_id == Some(id))
 }
 
-/// A purge that takes more than one look is told of once, and how far it has come stands in status.
+/// A purge that takes more than one reconcile is reported once; its progress is in the status.
 fn purging(kinds: &Kinds, project: &ProxyProject, now: Timestamp, left: usize) -> Finalized<ProxyProjectStatus> {
     let name = project.harbor_name();
     let message = format!("deleting the repositories of project {name} in Harbor: {left} are left");

@@ -1,4 +1,4 @@
-//! What a policy's executions came to, and the starting of new ones.
+//! Results of a policy's executions, and the start of new ones.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -25,38 +25,38 @@ use crate::{
     registry,
 };
 
-/// Executions that are looked at before a policy is deleted.
+/// Maximum number of executions checked before a policy is deleted.
 pub(super) const MOST: usize = 100;
-/// The list of executions is read by all rules together, and no more often.
+/// Maximum age of the list of executions, which all rules share.
 const RECENT: SignedDuration = SignedDuration::from_secs(2);
-/// Failures that status lists.
+/// Maximum number of failures in the status.
 const FAILURES: usize = 10;
-/// Failed tasks of one execution that are asked for refused images.
+/// Maximum number of failed tasks per execution that are checked for refused images.
 const TASKS: usize = 64;
-/// Failed executions that are asked for refused images in one look.
+/// Maximum number of failed executions per reconcile that are checked for refused images.
 const EXECUTIONS: usize = 10;
-/// Images that stay refused, and are asked for a change of their scan in one look.
+/// Maximum number of images per reconcile that stay refused and are checked for a changed scan.
 const REFUSED: usize = 8;
-/// Seconds after which the rotation goes on by one.
+/// Seconds per step of the rotation through these images.
 const TURN: i64 = 30;
-/// Bytes of a reason.
+/// Maximum length of a reason, in bytes.
 const REASON: usize = 512;
 
 /// Follows the executions of one policy.
 pub(super) struct Follower<'a> {
     pub(super) connection: &'a Connection,
     pub(super) rule: &'a ReplicationRule,
-    /// Of the policy.
+    /// Harbor's id of the policy.
     pub(super) id: i64,
-    /// Whether Harbor runs it.
+    /// Whether the policy is enabled in Harbor.
     pub(super) enabled: bool,
-    /// Whether we may.
+    /// Whether we may write.
     pub(super) writes: bool,
     pub(super) now: Timestamp,
 }
 
 impl Follower<'_> {
-    /// Looks at the executions once, and carries the policy out if that is asked for.
+    /// Reads the executions once, and runs the policy if requested.
     pub(super) async fn follow(
         &self,
         status: &mut ReplicationRuleStatus,
@@ -65,7 +65,7 @@ impl Follower<'_> {
         let after_scan = self.rule.spec.after_scan && self.writes;
         let considered = after_scan.then(|| status.considered_execution.unwrap_or(0));
         let pending = status.pending_run.as_ref().map(|pending| pending.after_execution);
-        // Whether a run was started before a crash matters to the moment.
+        // To know whether a run started before a crash, the list must be current.
         let since = if pending.is_some() { self.now } else { self.now - RECENT };
         let after = considered.into_iter().chain(pending).min();
         let executions = self.connection.view.executions(self.id, after, since).await?;
@@ -87,7 +87,7 @@ impl Follower<'_> {
         Ok(())
     }
 
-    /// What the newest execution came to. Why its tasks failed is asked for once, when it has ended.
+    /// Reports the result of the newest execution. Reads the logs of its failed tasks once, when it has ended.
     async fn tell(
         &self,
         newest: &ReplicationExecution,
@@ -96,7 +96,7 @@ impl Follower<'_> {
         notes: &mut Vec<Note>,
     ) -> Result<(), Error> {
         let mut next = shown(newest);
-        // Words of others, in a success as well.
+        // Redacted for successes, too: the text is from Harbor.
         let secrets = self.connection.client.secrets();
         next.message = next.message.map(|message| secrets.line(&message));
         let known = status.last_execution.as_ref();
@@ -110,7 +110,7 @@ impl Follower<'_> {
                 let resource = secrets.line(&clipped(task.source_repository()));
                 next.failures.push(TaskFailure { resource, reason: secrets.line(&clipped(&reason)) });
             }
-            // What vulnerability prevention refused is told of image by image, once that is settled.
+            // Images that vulnerability prevention refused are reported one by one, once their state is settled.
             if !awaits_scan {
                 notes.push(Note::warning(Reason::ExecutionFailed, failed(&next)));
             }
@@ -119,7 +119,7 @@ impl Follower<'_> {
         Ok(())
     }
 
-    /// Which images vulnerability prevention holds back.
+    /// Finds the images that vulnerability prevention blocks.
     async fn hold_back(
         &self,
         executions: &[ReplicationExecution],
@@ -166,7 +166,7 @@ impl Follower<'_> {
         if let Some(scan) = scan.as_mut().filter(|scan| after_scan::asks_registry(known, scan)) {
             let repository = format!("{project}/{repository}");
             let pulled = self.connection.puller.client().manifest(&repository, reference).await;
-            // Whatever else it may be, a run of the policy will tell.
+            // The next run of the policy reports any other result.
             if let Err(registry::Error::PolicyBlocked { message }) = pulled {
                 scan.refusal = Some(message);
             }
@@ -182,7 +182,8 @@ impl Follower<'_> {
     ) -> Result<(), Error> {
         let token = self.rule.run_token();
         if !self.enabled {
-            // Harbor would answer 412; and a run that comes whenever somebody enables the policy would be a surprise.
+            // Harbor would answer 412. A stored run that starts later, when a user enables the policy, would be a
+            // surprise.
             status.pending_run = None;
             if let Some(token) = token.filter(|token| Some(*token) != status.last_run_token.as_deref()) {
                 status.last_run_token = Some(token.to_owned());
@@ -255,8 +256,8 @@ impl Failures<'_> {
     }
 }
 
-/// The images whose scans matter in this look: all that were refused just now or wait, and of those that stay refused a few
-/// in rotation.
+/// The images whose scans are checked in this reconcile: all that were refused just now or wait, and a few of those that
+/// stay refused, in rotation.
 fn asked(held: &[HeldBack], refused: &[Refused], now: Timestamp) -> Vec<String> {
     let waiting = held.iter().filter(|held| held.state != HeldBackState::Refused).map(|held| held.image.clone());
     let mut images: Vec<String> = waiting.chain(refused.iter().map(|refused| refused.image.clone())).collect();
@@ -265,7 +266,7 @@ fn asked(held: &[HeldBack], refused: &[Refused], now: Timestamp) -> Vec<String> 
     images.extend(settled.iter().cycle().skip(turn).take(REFUSED.min(settled.len())).map(|held| held.image.clone()));
     images.sort_unstable();
     images.dedup();
-    // What is left out is held as waiting, and asked for at the next look.
+    // Images beyond the limit count as waiting, and are checked in the next reconcile.
     images.truncate(after_scan::MOST + REFUSED);
     images
 }

@@ -1,14 +1,14 @@
-//! What belongs to a project: its CVE allowlist and its quota.
+//! CVE allowlist and quota of a project.
 
 use serde::{Deserialize, Serialize};
 
-/// Vulnerabilities that do not count, as a project shows them and PUT of a project takes them. PUT replaces the list whole.
+/// Vulnerabilities that are ignored, as a project returns them and PUT of a project accepts them. PUT replaces the whole list.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CveAllowlist {
-    /// The vulnerabilities. Harbor answers 500 to one that stands there twice.
+    /// The vulnerabilities. Harbor answers 500 to a duplicate.
     #[serde(default, deserialize_with = "super::null_is_empty")]
     pub items: Vec<CveItem>,
-    /// Seconds since 1970; absent: never.
+    /// Seconds since 1970; absent: no expiry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<i64>,
 }
@@ -16,30 +16,30 @@ pub struct CveAllowlist {
 /// A vulnerability.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct CveItem {
-    /// Such as `CVE-2024-3094`; any text is taken.
+    /// Such as `CVE-2024-3094`; Harbor accepts any text.
     pub cve_id: String,
 }
 
-/// A quota as GET /quotas shows it.
+/// A quota as GET /quotas returns it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct Quota {
     /// Harbor's id.
     pub id: i64,
-    /// Whose quota it is.
+    /// The project of the quota.
     #[serde(rename = "ref")]
     pub reference: QuotaReference,
     /// The limits.
     pub hard: QuotaLimits,
 }
 
-/// Whose quota it is.
+/// The project of a quota.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct QuotaReference {
     /// Harbor's id of the project.
     pub id: i64,
 }
 
-/// The limits of a quota. Harbor knows no other resource.
+/// The limits of a quota. Harbor has no other resource.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QuotaLimits {
     /// Bytes, 1 to 2^50; -1 is no limit.

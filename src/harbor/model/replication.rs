@@ -1,11 +1,11 @@
-//! Replication policies, their executions, and the tasks of those.
+//! Replication policies, their executions, and the tasks of executions.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::null_is_empty;
 
-/// A replication policy as GET shows it: what Harbor adds, and the content that we write.
+/// A replication policy as GET returns it: Harbor's fields, and the content that this client writes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct ReplicationPolicy {
     /// Harbor's id.
@@ -13,61 +13,61 @@ pub struct ReplicationPolicy {
     /// When it was created.
     #[serde(default, deserialize_with = "zero_is_none")]
     pub creation_time: Option<Timestamp>,
-    /// What POST and PUT set. Read back, it equals what was sent, but for a negative `speed` (0 then).
+    /// The fields of POST and PUT. Read back, they equal the sent ones, except for a negative `speed` (0 then).
     #[serde(flatten)]
     pub content: ReplicationPolicyContent,
 }
 
-/// The body of POST and PUT /replication/policies. PUT replaces the whole policy, so every field is always sent, and what GET
-/// leaves out because it is false, empty or `null` reads as that.
+/// The body of POST and PUT /replication/policies. PUT replaces the whole policy, so every field is always sent. A field that
+/// GET omits is false, empty or `null`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReplicationPolicyContent {
     /// Unique; 1 to 256 characters (longer: 500).
     pub name: String,
-    /// Free text; carries the marker.
+    /// Free text; contains the marker.
     #[serde(default)]
     pub description: String,
-    /// Where to pull from; id 0 is Harbor itself. Exactly one of the two registries is not Harbor.
+    /// Source registry; id 0 is Harbor itself. Exactly one of the two registries is not Harbor.
     #[serde(default)]
     pub src_registry: RegistryReference,
-    /// Where to push to; id 0 is Harbor itself.
+    /// Destination registry; id 0 is Harbor itself.
     #[serde(default)]
     pub dest_registry: RegistryReference,
     /// Project, or project and path; empty: the source's own.
     #[serde(default)]
     pub dest_namespace: String,
-    /// Levels of the source's path that `dest_namespace` replaces. -1: all but the last, as Harbor did before it had levels.
+    /// Levels of the source's path that `dest_namespace` replaces. -1: all but the last, as in a Harbor without this field.
     #[serde(default = "replace_all")]
     pub dest_namespace_replace_count: i8,
-    /// All have to match.
+    /// Filters; all must match.
     #[serde(default, deserialize_with = "null_is_empty")]
     pub filters: Vec<ReplicationFilter>,
-    /// What starts it; absent in Harbor: manual.
+    /// The trigger; absent in Harbor: manual.
     #[serde(default)]
     pub trigger: ReplicationTrigger,
-    /// A disabled policy does not run, by hand neither (412).
+    /// Whether the policy is enabled. A disabled policy does not run, not even manually (412).
     #[serde(default)]
     pub enabled: bool,
-    /// Whether a tag that the destination has already is moved.
+    /// Whether a tag that already exists at the destination is moved.
     #[serde(rename = "override", default)]
     pub override_: bool,
-    /// Whether deletions are replicated, with an event-based trigger. (`replicate_deletion` is ignored by Harbor.)
+    /// Whether deletions are replicated, with an event-based trigger. (Harbor ignores `replicate_deletion`.)
     #[serde(default)]
     pub deletion: bool,
     /// KiB/s for each worker; 0: no limit.
     #[serde(default)]
     pub speed: i32,
-    /// Whether blobs go in chunks.
+    /// Whether blobs are copied in chunks.
     #[serde(default)]
     pub copy_by_chunk: bool,
-    /// Whether a run that begins while another is in progress fails at once, with nothing done. Harbor answers 500 to it with
-    /// an event-based trigger.
+    /// Whether a run that begins during another one fails at once, without any work. Harbor answers 500 to this option with an
+    /// event-based trigger.
     #[serde(default)]
     pub single_active_replication: bool,
 }
 
 impl Default for ReplicationPolicyContent {
-    /// A nameless, disabled, manual policy without filters, as Harbor fills in what a body does not name.
+    /// A policy without name and filters, disabled and manual: Harbor's defaults for omitted fields.
     fn default() -> Self {
         Self {
             name: String::new(),
@@ -88,7 +88,7 @@ impl Default for ReplicationPolicyContent {
     }
 }
 
-/// One end of a policy. GET shows the whole registry; its id is all that is written, and all that we compare.
+/// One end of a policy. GET returns the whole registry; only its id is written and compared.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct RegistryReference {
     /// Id of a registry; 0 is Harbor itself.
@@ -109,7 +109,7 @@ pub struct ReplicationFilter {
     pub type_: String,
     /// A pattern, or the names of labels.
     pub value: FilterValue,
-    /// `matches` or `excludes`, for tags and labels alone; empty (absent in Harbor) means `matches`.
+    /// `matches` or `excludes`, only for tags and labels; empty (absent in Harbor) means `matches`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub decoration: String,
 }
@@ -125,35 +125,35 @@ impl ReplicationFilter {
     pub const RESOURCE: &str = "resource";
 }
 
-/// What a filter compares with.
+/// The value of a filter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum FilterValue {
-    /// Of a name, tag or resource filter.
+    /// Value of a name, tag or resource filter.
     Text(String),
-    /// Of a label filter.
+    /// Value of a label filter.
     List(Vec<String>),
-    /// Written by somebody else; never sent by us.
+    /// Value that another client wrote; never sent by this one.
     Other(serde_json::Value),
 }
 
-/// What starts a policy.
+/// The trigger of a policy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReplicationTrigger {
     /// [`MANUAL`](Self::MANUAL), [`SCHEDULED`](Self::SCHEDULED) or [`EVENT_BASED`](Self::EVENT_BASED).
     #[serde(rename = "type")]
     pub type_: String,
-    /// Only for `scheduled`, though Harbor stores what it gets.
+    /// Only for `scheduled`, although Harbor stores any value.
     #[serde(default, skip_serializing_if = "TriggerSettings::is_empty")]
     pub trigger_settings: TriggerSettings,
 }
 
 impl ReplicationTrigger {
-    /// By hand.
+    /// Runs manually.
     pub const MANUAL: &str = "manual";
-    /// By a cron line.
+    /// Runs by a cron schedule.
     pub const SCHEDULED: &str = "scheduled";
-    /// By each push, and with `deletion` by each deletion.
+    /// Runs at each push, and with `deletion` at each deletion.
     pub const EVENT_BASED: &str = "event_based";
 }
 
@@ -166,7 +166,8 @@ impl Default for ReplicationTrigger {
 /// The settings of a trigger.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TriggerSettings {
-    /// Six fields, seconds `0`, minutes not `*`, in UTC. One that never fires hangs Harbor's job service: check it before.
+    /// Six fields, seconds `0`, minutes not `*`, in UTC. A schedule that never fires hangs Harbor's job service: validate it
+    /// first.
     #[serde(default)]
     pub cron: String,
 }
@@ -182,28 +183,28 @@ impl TriggerSettings {
 pub struct ReplicationExecution {
     /// Harbor's id; a later run has a higher one.
     pub id: i64,
-    /// The policy.
+    /// Id of the policy.
     pub policy_id: i64,
     /// [`IN_PROGRESS`](Self::IN_PROGRESS), [`SUCCEED`](Self::SUCCEED), [`FAILED`](Self::FAILED) or
     /// [`STOPPED`](Self::STOPPED).
     #[serde(default)]
     pub status: String,
-    /// Why it failed before it had tasks, or that there was nothing to do; empty otherwise.
+    /// Why it failed before it had tasks, or that there was nothing to do; otherwise empty.
     #[serde(default)]
     pub status_text: String,
     /// The type of trigger that started it.
     #[serde(default)]
     pub trigger: String,
-    /// When it began.
+    /// Start time.
     #[serde(default, deserialize_with = "zero_is_none")]
     pub start_time: Option<Timestamp>,
-    /// When it ended; `None` while it runs.
+    /// End time; `None` while it runs.
     #[serde(default, deserialize_with = "zero_is_none")]
     pub end_time: Option<Timestamp>,
     /// Number of tasks, one for each repository.
     #[serde(default)]
     pub total: i64,
-    /// Tasks that are done.
+    /// Tasks that succeeded.
     #[serde(default)]
     pub succeed: i64,
     /// Tasks that failed.
@@ -218,22 +219,22 @@ pub struct ReplicationExecution {
 }
 
 impl ReplicationExecution {
-    /// Not ended, or not seen to have ended.
+    /// The execution has not ended, or its end is not recorded.
     pub const IN_PROGRESS: &str = "InProgress";
-    /// All tasks are done, or there were none.
+    /// All tasks succeeded, or there were none.
     pub const SUCCEED: &str = "Succeed";
-    /// At least one task failed, or there was none to make.
+    /// At least one task failed, or no task could be created.
     pub const FAILED: &str = "Failed";
-    /// Somebody stopped it.
+    /// A user stopped the execution.
     pub const STOPPED: &str = "Stopped";
 
-    /// Whether it has ended. Harbor writes the status first, and the end a moment later.
+    /// Returns whether it has ended. Harbor writes the status first, and the end time a moment later.
     pub fn is_final(&self) -> bool {
         self.end_time.is_some() && [Self::SUCCEED, Self::FAILED, Self::STOPPED].contains(&self.status.as_str())
     }
 
-    /// Whether Harbor will change it no more. A run that fails before it has tasks is [`STOPPED`](Self::STOPPED) for a moment,
-    /// and [`FAILED`](Self::FAILED) with its reason only then.
+    /// Returns whether Harbor no longer changes it. A run that fails before it has tasks is [`STOPPED`](Self::STOPPED) for a
+    /// moment, and only then [`FAILED`](Self::FAILED) with its reason.
     pub fn is_settled(&self, now: Timestamp) -> bool {
         let may_yet_fail = self.status == Self::STOPPED && self.total == 0;
         let ended = self.end_time.unwrap_or(now).as_second();
@@ -241,12 +242,12 @@ impl ReplicationExecution {
     }
 }
 
-/// The copying of one repository within an execution. Harbor says why one failed only in its log.
+/// The copy of one repository within an execution. Harbor reports the cause of a failure only in the task's log.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct ReplicationTask {
     /// Harbor's id.
     pub id: i64,
-    /// The execution.
+    /// Id of the execution.
     pub execution_id: i64,
     /// `Pending`, `InProgress`, `Succeed`, `Failed` or `Stopped`.
     #[serde(default)]
@@ -263,16 +264,16 @@ pub struct ReplicationTask {
     /// As `src_resource`, at the destination.
     #[serde(default)]
     pub dst_resource: String,
-    /// When it began.
+    /// Start time.
     #[serde(default, deserialize_with = "zero_is_none")]
     pub start_time: Option<Timestamp>,
-    /// When it ended; `None` while it runs.
+    /// End time; `None` while it runs.
     #[serde(default, deserialize_with = "zero_is_none")]
     pub end_time: Option<Timestamp>,
 }
 
 impl ReplicationTask {
-    /// The repository at the source, without the count of items.
+    /// Returns the repository at the source, without the count of items.
     pub fn source_repository(&self) -> &str {
         self.src_resource.split_once(" [").map_or(self.src_resource.as_str(), |(name, _)| name)
     }
@@ -281,12 +282,12 @@ impl ReplicationTask {
 /// POST /replication/executions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct StartReplication {
-    /// The policy to run.
+    /// Id of the policy to run.
     pub policy_id: i64,
 }
 
-/// Why a task failed, from its log: the last `[ERROR]` that names a cause, without time and place, and with the message of a
-/// registry in place of its JSON. `None` for a log without an error.
+/// Returns why a task failed, from its log: the last `[ERROR]` that names a cause, without time and source location, and with a
+/// registry's message instead of its JSON. `None` for a log without an error.
 pub fn replication_failure(log: &str) -> Option<String> {
     let errors = log.lines().filter_map(|line| line.split_once("[ERROR] ").map(|(_, rest)| rest));
     // `[/src/…/transfer.go:140]: message`
@@ -300,17 +301,17 @@ pub fn replication_failure(log: &str) -> Option<String> {
     Some(told.map_or_else(|| message.to_owned(), |told| format!("{head}: {told}")))
 }
 
-/// How long a failing run may be seen as stopped: some 0.2 s, and the clocks may differ.
+/// How long a failing run may show as stopped: about 0.2 s, and the clocks may differ.
 const PASSING_SECONDS: i64 = 10;
 
-/// The line with which the log of each failed task ends.
+/// The last line in the log of each failed task.
 const FAILED_AS_A_WHOLE: &str = "got error during the whole transfer period";
 
 fn replace_all() -> i8 {
     -1
 }
 
-/// Harbor shows a time that never was as year 1.
+/// Harbor writes an unset time as year 1.
 fn zero_is_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
     let time = Option::<Timestamp>::deserialize(deserializer)?;
     Ok(time.filter(|time| *time > Timestamp::UNIX_EPOCH))

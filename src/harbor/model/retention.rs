@@ -1,26 +1,26 @@
-//! Retention policies: which images of a project are kept.
+//! Retention policies: which images of a project Harbor keeps.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// A retention policy. GET adds ids and priorities of rules and the next time of the schedule, which are left out here.
+/// A retention policy. GET also returns ids and priorities of rules and the next run; this type omits them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RetentionPolicy {
-    /// Harbor's id; not sent when there is none yet.
+    /// Harbor's id; not sent if the policy has none yet.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub id: i64,
-    /// `or`, whatever else Harbor takes.
+    /// Always `or`, although Harbor accepts other values.
     #[serde(default)]
     pub algorithm: String,
-    /// At most 15, no two alike.
+    /// At most 15, without duplicates.
     #[serde(default, deserialize_with = "super::null_is_empty")]
     pub rules: Vec<RetentionRule>,
-    /// When it runs.
+    /// The schedule of the policy.
     #[serde(default)]
     pub trigger: RetentionTrigger,
-    /// Whose policy it is.
+    /// The project of the policy.
     pub scope: RetentionScope,
 }
 
@@ -28,7 +28,7 @@ fn is_zero(id: &i64) -> bool {
     *id == 0
 }
 
-/// What is kept.
+/// A rule: the images to keep.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RetentionRule {
     /// Absent when false.
@@ -37,21 +37,21 @@ pub struct RetentionRule {
     /// Always `retain`.
     #[serde(default)]
     pub action: String,
-    /// `nDaysSinceLastPull`, `nDaysSinceLastPush`, `latestPulledN`, `latestPushedK` or `always`. Harbor takes any text.
+    /// `nDaysSinceLastPull`, `nDaysSinceLastPush`, `latestPulledN`, `latestPushedK` or `always`. Harbor accepts any text.
     #[serde(default)]
     pub template: String,
-    /// The number, by the name of the template. Harbor takes anything.
+    /// The number, under the name of the template. Harbor accepts any value.
     #[serde(default)]
     pub params: BTreeMap<String, Value>,
-    /// The tags.
+    /// Selectors of tags.
     #[serde(default, deserialize_with = "super::null_is_empty")]
     pub tag_selectors: Vec<RetentionSelector>,
-    /// The repositories, by `repository`.
+    /// Selectors of repositories, under the key `repository`.
     #[serde(default)]
     pub scope_selectors: BTreeMap<String, Vec<RetentionSelector>>,
 }
 
-/// Names by a glob.
+/// Selects names by a glob.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RetentionSelector {
     /// Always `doublestar`.
@@ -68,7 +68,7 @@ pub struct RetentionSelector {
     pub extras: String,
 }
 
-/// When a retention policy runs.
+/// The trigger of a retention policy.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RetentionTrigger {
     /// Always `Schedule`.
@@ -87,10 +87,10 @@ pub struct RetentionSchedule {
     pub cron: String,
 }
 
-/// Whose retention policy it is.
+/// The project of a retention policy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RetentionScope {
-    /// `project`: Harbor knows no other.
+    /// `project`: Harbor has no other.
     pub level: String,
     /// Harbor's id of the project.
     #[serde(rename = "ref")]
@@ -98,7 +98,7 @@ pub struct RetentionScope {
 }
 
 impl RetentionPolicy {
-    /// The same for a project, with the id of the policy that it has, or 0.
+    /// Returns the policy for a project, with the id of its existing policy, or 0.
     #[must_use]
     pub fn of(&self, project_id: i64, id: i64) -> Self {
         let scope = RetentionScope { level: "project".to_owned(), reference: project_id };

@@ -1,4 +1,4 @@
-//! Scans for vulnerabilities: what the list of artifacts says of them, and what the registry says to whoever pulls.
+//! Vulnerability scans: their summary in the list of artifacts, and the registry's messages to clients that pull.
 
 use std::collections::BTreeMap;
 
@@ -13,38 +13,39 @@ pub struct ScanSummary {
     /// `Pending`, `Scheduled`, `Running`, `Success`, `Error` or `Stopped`.
     #[serde(default)]
     pub scan_status: String,
-    /// The worst that was found: `None`, `Unknown`, `Negligible`, `Low`, `Medium`, `High`, `Critical`; empty until it is done.
+    /// The highest severity that was found: `None`, `Unknown`, `Negligible`, `Low`, `Medium`, `High`, `Critical`; empty until
+    /// it is done.
     #[serde(default)]
     pub severity: String,
-    /// How much was found.
+    /// Counts of vulnerabilities.
     #[serde(default)]
     pub summary: ScanCounts,
-    /// When it ended; the year 1 until then.
+    /// End time; the year 1 until then.
     #[serde(default)]
     pub end_time: Option<Timestamp>,
 }
 
-/// How much a scan found.
+/// Counts of the vulnerabilities that a scan found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct ScanCounts {
     /// Vulnerabilities of any severity.
     #[serde(default)]
     pub total: i64,
-    /// Those of them that a newer version of a package mends.
+    /// Those that a newer version of a package fixes.
     #[serde(default)]
     pub fixable: i64,
 }
 
-/// How far the last scan of an artifact has come.
+/// The stage of an artifact's last scan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ScanStage<'a> {
-    /// There is none.
+    /// There is no scan.
     Unscanned,
-    /// It is under way.
+    /// The scan is pending or running.
     UnderWay(&'a ScanSummary),
-    /// It was given up.
+    /// The scan failed or was stopped.
     Failed(&'a ScanSummary),
-    /// It is done.
+    /// The scan is done.
     Done(&'a ScanSummary),
 }
 
@@ -59,7 +60,7 @@ impl StartScan {
 }
 
 impl Artifact {
-    /// How far its last scan has come. Of an index it says nothing: Harbor calls that done when one child is.
+    /// Returns the stage of its last scan. It is not reliable for an index: Harbor reports that as done when one child is.
     pub fn scan_stage(&self) -> ScanStage<'_> {
         match self.scan_overview.values().next() {
             None => ScanStage::Unscanned,
@@ -72,12 +73,12 @@ impl Artifact {
     }
 }
 
-/// Whether the registry refuses an image (412) since its scan is not done, whatever it may find.
+/// Returns whether the registry refuses an image (412) because its scan is not done, whatever the scan will find.
 pub fn is_for_its_scan(refusal: &str) -> bool {
     refusal.contains("vulnerability scanning")
 }
 
-/// Whether the registry refuses an image (412) for what its scan found.
+/// Returns whether the registry refuses an image (412) because of the findings of its scan.
 pub fn is_for_its_findings(refusal: &str) -> bool {
     !is_for_its_scan(refusal) && refusal.contains("vulnerability severity")
 }

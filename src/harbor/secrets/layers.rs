@@ -1,4 +1,4 @@
-//! A text, and what it is once one encoding is taken off: each byte knows where it came from.
+//! A text, and its decoded forms: each byte keeps its position in the original.
 
 use std::ops::Range;
 
@@ -6,19 +6,19 @@ use std::ops::Range;
 pub(super) struct Layer {
     /// The text of this layer.
     pub(super) text: String,
-    /// Where each byte of it begins and ends in the first layer. `None`: this is the first.
+    /// Start and end of each byte in the first layer. `None`: this is the first.
     origin: Option<Vec<(usize, usize)>>,
-    /// Whether words stand together that are apart in the text.
+    /// Whether words are adjacent that are apart in the text.
     pub(super) is_squeezed: bool,
 }
 
 impl Layer {
-    /// The text itself.
+    /// Creates the first layer: the text itself.
     pub(super) fn new(text: &str) -> Self {
         Self { text: text.to_owned(), origin: None, is_squeezed: false }
     }
 
-    /// Where a range of this layer lies in the first.
+    /// Returns the position of a range of this layer in the first one.
     pub(super) fn source(&self, range: Range<usize>) -> Range<usize> {
         let Some(origin) = &self.origin else { return range };
         let start = origin.get(range.start).map_or(0, |(start, _)| *start);
@@ -26,17 +26,18 @@ impl Layer {
         start..end
     }
 
-    /// The next layer: URL-encoding, JSON's and HTML's escapes taken off once. `None` where there is none of these.
+    /// Returns the next layer: with URL-encoding, JSON and HTML escapes decoded once. `None` if there are none.
     pub(super) fn decoded(&self) -> Option<Self> {
         self.taken_off(unescaped)
     }
 
-    /// The layer without quoted-printable: apart from the other encodings, because `password=ABC` looks like it.
+    /// Returns the layer with quoted-printable decoded. It is separate from the other encodings, because `password=ABC` looks
+    /// like it.
     pub(super) fn unquoted(&self) -> Option<Self> {
         self.taken_off(unquoted)
     }
 
-    /// The layer without what a reader does not see: whitespace, control characters, sequences that color a terminal.
+    /// Returns the layer without invisible parts: whitespace, control characters, escape sequences of a terminal.
     pub(super) fn squeezed(&self) -> Option<Self> {
         let (mut text, mut origin) = (String::with_capacity(self.text.len()), Vec::new());
         let mut rest = self.text.as_str();
@@ -52,7 +53,7 @@ impl Layer {
         (text.len() < self.text.len()).then_some(Self { text, origin: Some(origin), is_squeezed: true })
     }
 
-    /// Where a byte lies in the first layer.
+    /// Returns the position of a byte in the first layer.
     fn place(&self, index: usize) -> (usize, usize) {
         let known = self.origin.as_ref().map(|origin| origin.get(index).copied().unwrap_or_default());
         known.unwrap_or((index, index + 1))
@@ -75,7 +76,7 @@ impl Layer {
         if !changed {
             return None;
         }
-        // What is no UTF-8 is no secret either; a byte stays a byte, so that origins fit.
+        // Invalid UTF-8 is no secret; a byte stays a byte, so that origins match.
         let text = match String::from_utf8(decoded) {
             Ok(text) => text,
             Err(error) => {
@@ -92,7 +93,7 @@ impl Layer {
     }
 }
 
-/// A decoded piece: one character at most, or one byte of URL-encoding.
+/// A decoded piece: at most one character, or one byte of URL-encoding.
 enum Piece {
     Byte([u8; 1]),
     Character([u8; 4], usize),
@@ -113,14 +114,14 @@ impl Piece {
     }
 }
 
-/// Whether a reader does not see a character.
+/// Returns whether a character is invisible.
 pub(super) fn is_unseen(character: char) -> bool {
     character.is_whitespace()
         || super::moves(character)
         || matches!(character, '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{180e}' | '\u{fe00}'..='\u{fe0f}')
 }
 
-/// The length of a control sequence of a terminal that the text begins with: `ESC [ 0 m`.
+/// Returns the length of a terminal's control sequence at the start of the text: `ESC [ 0 m`.
 fn control_sequence(text: &str) -> Option<usize> {
     let inner = text.strip_prefix("\u{1b}[").or_else(|| text.strip_prefix('\u{9b}'))?;
     let end = inner.bytes().take(32).position(|byte| !(0x20..=0x3f).contains(&byte))?;
@@ -128,7 +129,7 @@ fn control_sequence(text: &str) -> Option<usize> {
     Some(text.len() - inner.len() + end + 1)
 }
 
-/// The same for quoted-printable.
+/// Like [`unescaped`], for quoted-printable.
 fn unquoted(rest: &[u8]) -> (Piece, usize) {
     let decoded = match rest {
         [b'=', ..] => byte(hex(rest.get(1..3)), 3),
@@ -137,7 +138,7 @@ fn unquoted(rest: &[u8]) -> (Piece, usize) {
     decoded.unwrap_or_else(|| (Piece::Byte([rest.first().copied().unwrap_or_default()]), 1))
 }
 
-/// What the text begins with, and how many bytes it takes: more than one for what was escaped.
+/// Decodes the start of the text; returns it with the number of bytes read: more than one for an escape.
 fn unescaped(rest: &[u8]) -> (Piece, usize) {
     let decoded = match rest {
         [b'%', ..] => byte(hex(rest.get(1..3)), 3),
@@ -160,7 +161,7 @@ fn unescaped(rest: &[u8]) -> (Piece, usize) {
     decoded.unwrap_or_else(|| (Piece::Byte([rest.first().copied().unwrap_or_default()]), 1))
 }
 
-/// A byte of that value, which took so many bytes.
+/// Returns a byte with that value, which took `length` bytes.
 fn byte(value: Option<u32>, length: usize) -> Option<(Piece, usize)> {
     u8::try_from(value?).ok().map(|byte| (Piece::Byte([byte]), length))
 }
@@ -175,7 +176,7 @@ fn hex(digits: Option<&[u8]>) -> Option<u32> {
     if digits.bytes().all(|byte| byte.is_ascii_hexdigit()) { u32::from_str_radix(digits, 16).ok() } else { None }
 }
 
-/// `\u00e9`, `\u{e9}`, and a pair of these beyond the first plane.
+/// `\u00e9`, `\u{e9}`, and a surrogate pair beyond the first plane.
 fn unicode(rest: &[u8]) -> Option<(Piece, usize)> {
     if rest.get(2) == Some(&b'{') {
         let end = rest.iter().take(10).position(|byte| *byte == b'}')?;

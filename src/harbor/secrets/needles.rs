@@ -1,4 +1,4 @@
-//! What is looked for: a secret as it is, and as it is within base64 and hexadecimal digits.
+//! The search patterns: a secret as it is, and its forms in base64 and hexadecimal digits.
 
 use std::{collections::BTreeMap, ops::Range};
 
@@ -11,28 +11,28 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::{layers::is_unseen, through};
 
-/// A shorter secret is looked for within a Basic value alone: it stands in any text.
+/// A shorter secret is searched only within a Basic value: it occurs in any text.
 const SHORTEST: usize = 4;
-/// A shorter one is looked for as a whole word.
+/// A shorter secret is matched only as a whole word.
 const LONG: usize = 8;
-/// Of a secret that a text ends with, so many characters are enough.
+/// Minimum length of a secret's prefix at the end of a truncated text.
 const TELLING: usize = 4;
-/// A token or a Basic value is at least as long as this.
+/// Minimum length of a token or a Basic value.
 const TOKEN: usize = 16;
 
-/// How a match counts.
+/// Where a match counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// Wherever it stands.
+    /// At any position.
     Anywhere,
-    /// Not within a word.
+    /// Only as a whole word.
     Word,
 }
 
-/// All that is looked for.
+/// All search patterns.
 pub(super) struct Needles {
     patterns: Vec<(Vec<u8>, Kind)>,
-    /// `None` where there is nothing to look for.
+    /// `None` without patterns.
     automaton: Option<AhoCorasick>,
 }
 
@@ -48,7 +48,7 @@ impl Needles {
         Self { patterns, automaton }
     }
 
-    /// Where any of it stands in a text; these places may overlap.
+    /// Returns the matches in a text; they may overlap.
     pub(super) fn find(&self, text: &str) -> Vec<Range<usize>> {
         let Some(automaton) = &self.automaton else { return Vec::new() };
         let counts = |found: &aho_corasick::Match| {
@@ -58,14 +58,14 @@ impl Needles {
         automaton.find_overlapping_iter(text).filter(counts).map(|found| found.range()).collect()
     }
 
-    /// Whether any of it stands in a text, however that is encoded.
+    /// Returns whether a text contains a match, in any encoding.
     pub(super) fn are_in(&self, text: &str) -> bool {
         let mut found = false;
         through(text, |layer| found |= !self.find(&layer.text).is_empty());
         found
     }
 
-    /// Where a text that was cut ends in the beginning of something.
+    /// Returns where a prefix of a pattern begins at the end of a truncated text.
     pub(super) fn begins_at_the_end_of(&self, text: &str) -> Option<usize> {
         let begins = |(pattern, _): &(Vec<u8>, Kind)| {
             (TELLING..pattern.len())
@@ -99,7 +99,8 @@ fn add(username: &str, secret: &str, all: &mut BTreeMap<Vec<u8>, Kind>) {
     let digits: String = secret.bytes().map(|byte| format!("{byte:02x}")).collect();
     put(digits.to_uppercase(), Kind::Anywhere);
     put(digits, Kind::Anywhere);
-    // Whatever stands before it in the text that was encoded, base64 of it is one of three, but for the characters at its ends.
+    // Base64 of the secret has one of three forms, whatever precedes it in the encoded text, except for the characters at its
+    // ends.
     for before in 0..3_usize {
         let mut bytes = vec![0; before];
         bytes.extend_from_slice(secret.as_bytes());
@@ -116,14 +117,14 @@ fn is_word(text: &str, range: &Range<usize>) -> bool {
     ![before, after].into_iter().flatten().any(char::is_alphanumeric)
 }
 
-/// Where a text has base64 whose content is of interest.
+/// Returns the base64 runs of a text whose content is of interest.
 pub(super) fn base64_runs(text: &str, is_of_interest: impl Fn(&str) -> bool) -> Vec<Range<usize>> {
     let is_digit = |character: char| character.is_ascii_alphanumeric() || matches!(character, '+' | '/' | '-' | '_');
     let mut found = Vec::new();
     for run in text.split(|character| !is_digit(character)).filter(|run| run.len() >= TOKEN) {
         let start = run.as_ptr().addr() - text.as_ptr().addr();
         let digits: String = run.replace('-', "+").replace('_', "/");
-        // What stands right before it may be a digit, too.
+        // Characters right before the value may look like base64 digits.
         let holds = |skipped: usize| {
             let whole = digits.get(skipped..).unwrap_or_default();
             let whole = whole.get(..whole.len() / 4 * 4).unwrap_or_default();
@@ -138,7 +139,7 @@ pub(super) fn base64_runs(text: &str, is_of_interest: impl Fn(&str) -> bool) -> 
     found
 }
 
-/// Where a text has hexadecimal digits, with `:` or `-` between them or not, whose content is of interest.
+/// Returns the runs of hexadecimal digits, with or without `:` or `-` between them, whose content is of interest.
 pub(super) fn hex_runs(text: &str, is_of_interest: impl Fn(&str) -> bool) -> Vec<Range<usize>> {
     let is_digit = |character: char| character.is_ascii_hexdigit() || matches!(character, ':' | '-');
     let mut found = Vec::new();
@@ -146,7 +147,7 @@ pub(super) fn hex_runs(text: &str, is_of_interest: impl Fn(&str) -> bool) -> Vec
         let start = run.as_ptr().addr() - text.as_ptr().addr();
         let digits: Vec<u8> =
             run.chars().filter_map(|digit| digit.to_digit(16)).filter_map(|digit| u8::try_from(digit).ok()).collect();
-        // What stands right before it may be a digit, too.
+        // A character right before the value may look like a digit.
         let holds = |skipped: usize| {
             let pairs = digits.get(skipped..).unwrap_or_default().chunks_exact(2);
             let bytes: Vec<u8> = pairs.map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit)).collect();
@@ -159,7 +160,7 @@ pub(super) fn hex_runs(text: &str, is_of_interest: impl Fn(&str) -> bool) -> Vec
     found
 }
 
-/// Where a text has the value of an Authorization header or a JSON Web Token, whoever they are of.
+/// Returns the values of Authorization headers and JSON Web Tokens in a text, of any owner.
 pub(super) fn tokens(text: &str) -> Vec<Range<usize>> {
     let lower = text.to_ascii_lowercase();
     let mut found = Vec::new();
@@ -173,7 +174,7 @@ pub(super) fn tokens(text: &str) -> Vec<Range<usize>> {
         }
     }
     for (at, _) in text.match_indices("eyJ") {
-        // First, since a long text may hold many within one token.
+        // Checked first, because a long text may have many matches within one token.
         if text.get(..at).and_then(|text| text.chars().next_back()).is_some_and(is_token) {
             continue;
         }

@@ -63,7 +63,7 @@ fn redact_finds_a_secret_however_it_is_encoded() {
     }
 }
 
-/// A secret in the middle of which something stands that a reader does not see, and encodings byte by byte.
+/// Invisible characters within a secret, and encodings byte by byte.
 #[test]
 fn redact_finds_a_secret_that_is_broken_or_encoded_byte_by_byte() {
     let (user, password) = ("robot$hp", "c4naryS3cret/pass+word&123");
@@ -97,7 +97,7 @@ fn redact_finds_a_secret_that_is_broken_or_encoded_byte_by_byte() {
     for text in table {
         let said = secrets.redact(&format!("you sent: <{text}> end"));
         assert_eq!(said, format!("you sent: <{REDACTED}> end"), "{text:?}");
-        // Words that stand before base64 in several lines may go with it.
+        // Words before multi-line base64 may be removed with it.
         let message = secrets.message(format!("sent {text}").as_bytes(), false, &[]);
         assert!(message == format!("sent {REDACTED}") || message == REDACTED, "{text:?}: {message}");
     }

@@ -1,4 +1,5 @@
-//! Executions of replication policies: the newest of all policies come in one list, which is followed from look to look.
+//! Executions of replication policies: one list has the newest of all policies, and each read continues where the last one
+//! ended.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -10,14 +11,14 @@ use k8s_openapi::jiff::Timestamp;
 use super::{Source, shared::Shared};
 use crate::harbor::{Client, Error, model::ReplicationExecution};
 
-/// Pages that are read at most to find where the last look ended. What lies behind is asked for policy by policy.
+/// Maximum number of pages that are read to find where the last read ended. Older executions are requested for each policy.
 const PAGES: usize = 10;
-/// Executions of one page, and of one policy that are kept.
+/// Executions in one page, and maximum number of stored ones of one policy.
 const MOST: usize = 100;
-/// Executions of a policy that are asked for where only the newest matters.
+/// Executions that are requested of a policy if only the newest matters.
 const A_FEW: usize = 5;
 
-/// What is known of the executions of one Harbor.
+/// The known executions of one Harbor.
 #[derive(Debug, Default)]
 pub(super) struct Executions {
     known: Shared<Known>,
@@ -25,9 +26,9 @@ pub(super) struct Executions {
 
 #[derive(Debug, Default)]
 struct Known {
-    /// When the list was last asked for.
+    /// When the list was last requested.
     begun: Option<Timestamp>,
-    /// The lowest id that it showed then.
+    /// The lowest id in that list.
     lowest: i64,
     /// All executions with a higher id have been seen.
     floor: i64,
@@ -35,12 +36,12 @@ struct Known {
     top: i64,
     /// The newest of each policy, by id.
     policies: HashMap<i64, BTreeMap<i64, ReplicationExecution>>,
-    /// How many of the newest each policy was asked for.
+    /// How many of the newest were requested for each policy.
     asked: HashMap<i64, usize>,
 }
 
 impl Executions {
-    /// Executions of a policy, the newest first: the newest of all, and those that are newer than `after`.
+    /// Returns executions of a policy, the newest first: the newest of all, and those that are newer than `after`.
     pub(super) async fn of(
         &self,
         source: &Source,
@@ -57,17 +58,17 @@ impl Executions {
         Ok(self.lock().newest_first(policy))
     }
 
-    /// A policy was made just now: it has no executions that the list does not show.
+    /// Records a new policy: it has no executions that the list does not show.
     pub(super) fn born(&self, policy: i64) {
         self.lock().answered(policy, MOST, Vec::new());
     }
 
-    /// One was started just now: the list has to be read again.
+    /// Records the start of an execution: the list must be read again.
     pub(super) fn started(&self) {
         self.lock().begun = None;
     }
 
-    /// Forgets all.
+    /// Forgets everything.
     pub(super) fn clear(&self) {
         *self.lock() = Known::default();
     }
@@ -87,7 +88,7 @@ impl Executions {
     }
 }
 
-/// The newest executions down to the id `until`, or one page of them; and whether these are all that there are.
+/// Reads the newest executions down to the id `until`, or one page of them; also returns whether these are all.
 async fn newest(client: &Client, until: Option<i64>) -> Result<(Vec<ReplicationExecution>, bool), Error> {
     let mut all = Vec::new();
     for page in 1..=PAGES {
@@ -106,7 +107,7 @@ impl Known {
     fn merge(&mut self, begun: Timestamp, found: Vec<ReplicationExecution>, ended: bool) {
         let ids = || found.iter().map(|execution| execution.id);
         let (lowest, highest) = (ids().min().unwrap_or(0), ids().max().unwrap_or(0));
-        // A Harbor that counts from 1 again is another.
+        // Ids that restart at 1 belong to another Harbor.
         if highest < self.top || lowest > self.top && !ended {
             *self = Self { floor: lowest - 1, ..Self::default() };
         }
@@ -117,11 +118,11 @@ impl Known {
         found.into_iter().for_each(|execution| self.take(execution));
     }
 
-    /// How many executions of the policy have to be asked for, if the list does not tell.
+    /// Returns how many executions of the policy to request, if the list is not sufficient.
     fn must_ask(&self, policy: i64, after: Option<i64>) -> Option<usize> {
         let limit = if after.is_some() { MOST } else { A_FEW };
         let known = self.policies.get(&policy);
-        // One that runs, and has sunk below what the list showed, may have ended since.
+        // A running execution below the ids of the list may have ended since.
         let sunken = |execution: &ReplicationExecution| !execution.is_final() && execution.id < self.lowest;
         if known.is_some_and(|known| known.values().any(sunken)) {
             return Some(limit);

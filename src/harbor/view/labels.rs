@@ -1,4 +1,4 @@
-//! Labels of projects, which Harbor lists one project at a time: whose turn it is to be read again, a few in each round.
+//! Labels of projects, which Harbor lists one project at a time. They are read again in turn, a few in each round.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -12,7 +12,7 @@ use super::Freshness;
 /// Projects whose labels are read again in one round.
 const TURN: usize = 10;
 
-/// When the labels of each project were read, or first wanted.
+/// When the labels of each project were read, or first requested.
 #[derive(Debug, Default)]
 pub(super) struct Labels {
     known: Mutex<Known>,
@@ -20,15 +20,15 @@ pub(super) struct Labels {
 
 #[derive(Debug, Default)]
 struct Known {
-    /// The round is that of this time: each interval is one.
+    /// Time that identifies the round: each interval is one.
     round: Option<Timestamp>,
-    /// Whose turn it is in this round.
+    /// Projects that are read in this round.
     turn: BTreeSet<i64>,
     read: HashMap<i64, Timestamp>,
 }
 
 impl Labels {
-    /// Whether it is time to read the labels of a project that nothing else is to be done for. Who asks reads them then.
+    /// Returns whether to read the labels of a project that has no other work. The caller reads them then.
     pub(super) fn are_due(&self, project: i64, freshness: Freshness) -> bool {
         match freshness {
             Freshness::Asked(_) => true,
@@ -36,7 +36,7 @@ impl Labels {
         }
     }
 
-    /// Harbor may be another.
+    /// Forgets everything: Harbor may be another one.
     pub(super) fn clear(&self) {
         *self.lock() = Known::default();
     }

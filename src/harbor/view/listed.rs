@@ -1,4 +1,4 @@
-//! One list of Harbor's, read once for all who ask, and kept until somebody asks for a newer one.
+//! One list of Harbor, read once for all readers, and kept until a reader needs a newer one.
 
 use std::{
     collections::HashMap,
@@ -12,22 +12,22 @@ use k8s_openapi::jiff::Timestamp;
 use super::{Freshness, Seen, Source, shared::Shared};
 use crate::harbor::{Client, Error};
 
-/// What Harbor has lists of.
+/// An object type that Harbor lists.
 pub(super) trait Listing: Debug + Send + Sync + Sized + 'static {
-    /// What it is asked for by.
+    /// Key of an object.
     type Key: Clone + Debug + Eq + Hash + Send + Sync;
 
-    /// Of this one.
+    /// Returns the key of this object.
     fn key(&self) -> Self::Key;
 
-    /// All of them.
+    /// Reads all objects.
     fn all(client: &Client) -> impl Future<Output = Result<Vec<Self>, Error>> + Send;
 
-    /// One of them.
+    /// Reads one object.
     fn one(client: &Client, key: &Self::Key) -> impl Future<Output = Result<Option<Self>, Error>> + Send;
 }
 
-/// A list, and what was learnt of single items since it was read.
+/// A list, and newer reads of single items since it was read.
 #[derive(Debug)]
 pub(super) struct Listed<T: Listing> {
     known: Shared<Known<T>>,
@@ -35,24 +35,24 @@ pub(super) struct Listed<T: Listing> {
 
 #[derive(Debug)]
 struct Known<T: Listing> {
-    /// When the reading of the list began.
+    /// When the read of the list began.
     begun: Option<Timestamp>,
     items: HashMap<T::Key, Arc<T>>,
     since: HashMap<T::Key, Single<T>>,
 }
 
-/// What was learnt of one item by itself.
+/// A read of a single item.
 #[derive(Debug)]
 struct Single<T> {
     at: Timestamp,
-    /// `None`: it was written to, and how it is now nobody has asked.
+    /// `None`: the item was written, and its new state is not read yet.
     read: Option<Option<Arc<T>>>,
 }
 
-/// What is known of an item.
+/// The known state of an item.
 enum Found<T> {
     Seen(Seen<T>),
-    /// It has to be asked for by itself.
+    /// The item must be read by itself.
     Ask,
     /// The list is too old.
     TooOld,
@@ -71,7 +71,7 @@ impl<T: Listing> Default for Known<T> {
 }
 
 impl<T: Listing> Listed<T> {
-    /// One item, as fresh as is asked for.
+    /// Returns one item, as recent as `freshness` requires.
     pub(super) async fn get(&self, source: &Source, key: &T::Key, freshness: Freshness) -> Result<Seen<T>, Error> {
         let found = self.lock().find(key, freshness);
         match found {
@@ -82,12 +82,12 @@ impl<T: Listing> Listed<T> {
         let found = self.lock().find(key, freshness);
         match found {
             Found::Seen(seen) => Ok(seen),
-            // Written to while the list was read.
+            // The item was written while the list was read.
             Found::Ask | Found::TooOld => self.ask(source, key).await,
         }
     }
 
-    /// All items of a list that is as fresh as is asked for.
+    /// Returns all items of a list that began at `since` or later.
     pub(super) async fn all(&self, source: &Source, since: Timestamp) -> Result<Vec<Arc<T>>, Error> {
         self.read(source, since).await?;
         let unknown = self.lock().unknown();
@@ -97,23 +97,23 @@ impl<T: Listing> Listed<T> {
         Ok(self.lock().all())
     }
 
-    /// Takes what somebody has just read.
+    /// Stores an item that a caller has just read.
     pub(super) fn put(&self, item: T, at: Timestamp) {
         let key = item.key();
         self.lock().learn(key, Single { at, read: Some(Some(Arc::new(item))) });
     }
 
-    /// An item was written to: the next who asks for it asks Harbor.
+    /// Records a write to an item: the next reader asks Harbor.
     pub(super) fn forget(&self, key: T::Key) {
         self.lock().learn(key, Single { at: Timestamp::now(), read: None });
     }
 
-    /// Everything was.
+    /// Forgets everything.
     pub(super) fn clear(&self) {
         *self.lock() = Known::default();
     }
 
-    /// Reads the list, unless one is known that began at `since` or later.
+    /// Reads the list, unless a known one began at `since` or later.
     async fn read(&self, source: &Source, since: Timestamp) -> Result<(), Error> {
         let is_fresh = |known: &Known<T>| known.begun.is_some_and(|begun| begun >= since);
         self.known.refresh(is_fresh, source.guarded(T::all(&source.client)), Known::replace).await
@@ -149,14 +149,14 @@ impl<T: Listing> Known<T> {
         }
     }
 
-    /// What was learnt after the reading of the list began is newer than the list.
+    /// Single reads after the read of the list began are newer than the list.
     fn replace(&mut self, begun: Timestamp, items: Vec<T>) {
         self.begun = Some(begun);
         self.items = items.into_iter().map(|item| (item.key(), Arc::new(item))).collect();
         self.since.retain(|_, single| single.at >= begun);
     }
 
-    /// An answer to a question from before a write says nothing.
+    /// An answer to a request from before a write is outdated.
     fn learn(&mut self, key: T::Key, single: Single<T>) {
         if self.since.get(&key).is_none_or(|known| known.at <= single.at) {
             self.since.insert(key, single);
@@ -178,7 +178,7 @@ impl<T: Listing> Known<T> {
 mod tests {
     use super::*;
 
-    /// An item that no client reads.
+    /// An item that the tests do not read with a client.
     #[derive(Debug, PartialEq, Eq)]
     struct Item(&'static str, u32);
 
@@ -208,7 +208,7 @@ mod tests {
         known
     }
 
-    /// What is found: the number, `absent`, `ask` or `too old`.
+    /// The result: the number, `absent`, `ask` or `too old`.
     fn found(known: &Known<Item>, key: &'static str, freshness: Freshness) -> String {
         match known.find(&key, freshness) {
             Found::Seen(Seen { item: Some(item), .. }) => item.1.to_string(),
@@ -249,7 +249,7 @@ mod tests {
         assert_eq!(found(&known, "a", Freshness::Listed(at(0))), "ask");
         known.replace(at(149), vec![Item("a", 1)]);
         assert_eq!(found(&known, "a", Freshness::Listed(at(0))), "ask");
-        // An answer that was on its way when the write came.
+        // An answer that was in flight during the write.
         known.learn("a", Single { at: at(148), read: Some(None) });
         assert_eq!(found(&known, "a", Freshness::Listed(at(0))), "ask");
         assert_eq!(known.unknown(), ["a"]);

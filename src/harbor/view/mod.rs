@@ -1,7 +1,9 @@
-//! What a Harbor has, read by lists and shared by all who look: a look at a thousand resources costs pages, not resources.
+//! The state of a Harbor, read by lists and shared by all readers: a resync of a thousand resources costs pages, not one
+//! request for each resource.
 //!
-//! In: how recent an answer has to be ([`Freshness`]). Out: what Harbor has, and when that was read ([`Seen`]). Who writes to
-//! an object says so (`wrote_…`), and the next who asks for it asks Harbor; who made one says how it is (`made_…`).
+//! In: how recent an answer must be ([`Freshness`]). Out: the state of Harbor, and when it was read ([`Seen`]). A caller that
+//! writes an object reports it (`wrote_…`), and the next reader asks Harbor; a caller that creates one passes its state
+//! (`made_…`).
 
 mod executions;
 mod labels;
@@ -29,17 +31,17 @@ use super::{
     model::{Project, Quota, Registry, ReplicationExecution, ReplicationPolicy, RetentionPolicy},
 };
 
-/// After a Harbor did not answer, it is left alone for so long: a thousand resources that want to know are one request.
+/// Backoff after a Harbor did not answer: a thousand resources that need it send one request.
 const SILENCE: Duration = Duration::from_secs(20);
-/// How old the news of upstreams that Harbor calls unhealthy may be.
+/// Maximum age of the list of upstreams that Harbor calls unhealthy.
 const HEALTH: SignedDuration = SignedDuration::from_secs(25);
 
-/// How recent an answer has to be.
+/// How recent an answer must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Freshness {
     /// From a list that began at this time or later, else the list is read.
     Listed(Timestamp),
-    /// Read at this time or later, else the object is asked for by itself.
+    /// Read at this time or later, else the object is read by itself.
     Asked(Timestamp),
 }
 
@@ -51,16 +53,16 @@ impl Freshness {
     }
 }
 
-/// What Harbor answered, and when it was asked.
+/// Harbor's answer, and when it was requested.
 #[derive(Debug)]
 pub struct Seen<T> {
     /// `None`: there is no such object.
     pub item: Option<Arc<T>>,
-    /// When the question was put.
+    /// Time of the request.
     pub at: Timestamp,
 }
 
-/// What one Harbor has.
+/// A cached view of one Harbor.
 #[derive(Debug)]
 pub struct View {
     source: Source,
@@ -82,7 +84,7 @@ struct Unhealthy {
 }
 
 impl View {
-    /// A view that has seen nothing yet.
+    /// Creates an empty view.
     pub fn new(client: Client) -> Self {
         Self {
             source: Source { client, silent: Mutex::default() },
@@ -97,7 +99,7 @@ impl View {
         }
     }
 
-    /// Forgets all: Harbor was away, and may have come back as another.
+    /// Forgets everything: Harbor was unreachable, and may have been replaced by another one.
     pub fn clear(&self) {
         self.source.speaks();
         self.registries.clear();
@@ -110,7 +112,7 @@ impl View {
         *self.unhealthy.lock() = Unhealthy::default();
     }
 
-    /// The registry of that name. Its `status` is never older than half a minute, however old the rest may be.
+    /// Returns the registry with that name. Its `status` is never older than half a minute, however old the rest may be.
     ///
     /// # Errors
     /// See [`Error`].
@@ -119,7 +121,7 @@ impl View {
         self.registries.get(&self.source, &name.to_owned(), freshness).await
     }
 
-    /// The project of that name.
+    /// Returns the project with that name.
     ///
     /// # Errors
     /// See [`Error`].
@@ -127,7 +129,7 @@ impl View {
         self.projects.get(&self.source, &name.to_owned(), freshness).await
     }
 
-    /// The quota of a project. Where Harbor keeps no quotas there is none.
+    /// Returns the quota of a project; none if quotas are disabled in Harbor.
     ///
     /// # Errors
     /// See [`Error`].
@@ -135,7 +137,7 @@ impl View {
         self.quotas.get(&self.source, &project_id, freshness).await
     }
 
-    /// A retention policy. Harbor has no list of these: they are read in turn, and may be some intervals old.
+    /// Returns a retention policy. Harbor has no list of these: they are read in turn, and may be some intervals old.
     ///
     /// # Errors
     /// See [`Error`].
@@ -143,13 +145,13 @@ impl View {
         self.retentions.get(&self.source, id, freshness).await
     }
 
-    /// Whether the labels of a project are to be read, though nothing else is to be done for it. Harbor lists them one project
-    /// at a time: they are read in turn.
+    /// Returns whether to read the labels of a project although it has no other work. Harbor lists them one project at a time,
+    /// so they are read in turn.
     pub fn labels_are_due(&self, project_id: i64, freshness: Freshness) -> bool {
         self.labels.are_due(project_id, freshness)
     }
 
-    /// The replication policy of that id.
+    /// Returns the replication policy with that id.
     ///
     /// # Errors
     /// See [`Error`].
@@ -157,7 +159,7 @@ impl View {
         self.policies.get(&self.source, &id, freshness).await
     }
 
-    /// All replication policies, from a list that began at `since` or later.
+    /// Returns all replication policies, from a list that began at `since` or later.
     ///
     /// # Errors
     /// See [`Error`].
@@ -165,7 +167,7 @@ impl View {
         self.policies.all(&self.source, since).await
     }
 
-    /// Executions of a policy as they are `since`, the newest first: the newest of all, and all that are newer than `after`,
+    /// Returns executions of a policy as of `since`, the newest first: the newest of all, and all that are newer than `after`,
     /// at most a hundred.
     ///
     /// # Errors
@@ -179,29 +181,29 @@ impl View {
         self.executions.of(&self.source, policy, after, since).await
     }
 
-    /// A registry was made, and is taken to be so until the next list shows it.
+    /// Stores a registry that was created. The view returns this state until the next list has it.
     pub fn made_registry(&self, registry: Registry) {
         self.registries.put(registry, Timestamp::now());
     }
 
-    /// A project was made, and is taken to be so until the next list shows it. Its quota is not known.
+    /// Stores a project that was created. The view returns this state until the next list has it. Its quota is unknown.
     pub fn made_project(&self, project: Project) {
         self.quotas.forget(project.project_id);
         self.projects.put(project, Timestamp::now());
     }
 
-    /// A replication policy was made, and is taken to be so until the next list shows it.
+    /// Stores a replication policy that was created. The view returns this state until the next list has it.
     pub fn made_policy(&self, policy: ReplicationPolicy) {
         self.executions.born(policy.id);
         self.policies.put(policy, Timestamp::now());
     }
 
-    /// A registry was written to.
+    /// Records a write to a registry.
     pub fn wrote_registry(&self, name: &str) {
         self.registries.forget(name.to_owned());
     }
 
-    /// A project was written to, or its quota.
+    /// Records a write to a project, or to its quota.
     pub fn wrote_project(&self, name: &str, id: Option<i64>) {
         self.projects.forget(name.to_owned());
         if let Some(id) = id {
@@ -209,22 +211,22 @@ impl View {
         }
     }
 
-    /// A retention policy was written to.
+    /// Records a write to a retention policy.
     pub fn wrote_retention(&self, id: i64) {
         self.retentions.forget(id);
     }
 
-    /// A replication policy was written to.
+    /// Records a write to a replication policy.
     pub fn wrote_policy(&self, id: i64) {
         self.policies.forget(id);
     }
 
-    /// An execution was started.
+    /// Records the start of an execution.
     pub fn started_execution(&self) {
         self.executions.started();
     }
 
-    /// Harbor calls an upstream unhealthy, and proxies nothing of it, until its own next check; one request tells of all such.
+    /// Reads which upstreams Harbor calls unhealthy, in one request. Harbor proxies nothing of these until its own next check.
     async fn hear_of_unhealthy(&self) -> Result<(), Error> {
         let is_fresh =
             |known: &Unhealthy| known.asked.is_some_and(|asked| Timestamp::now().duration_since(asked).abs() < HEALTH);
@@ -239,21 +241,21 @@ impl View {
     }
 }
 
-/// Locks; what a panic left behind is as good as before.
+/// Locks; the state is valid even after a panic.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Where a view reads.
+/// The source of a view: a client with backoff.
 #[derive(Debug)]
 struct Source {
     client: Client,
-    /// Since when Harbor has not answered, and how that showed.
+    /// Since when Harbor has not answered, and the error.
     silent: Mutex<Option<(Instant, Error)>>,
 }
 
 impl Source {
-    /// Reads, unless Harbor did not answer a moment ago.
+    /// Sends a request, unless Harbor did not answer a moment ago.
     async fn guarded<T>(&self, request: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         let silent = lock(&self.silent).clone();
         if let Some((since, error)) = silent

@@ -1,4 +1,4 @@
-//! Retention policies, of which Harbor has no list: read in turn, a few at a time, the longest unread first.
+//! Retention policies, of which Harbor has no list: read again in turn, a few at a time, the oldest first.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -10,10 +10,10 @@ use k8s_openapi::jiff::Timestamp;
 use super::{Freshness, Source};
 use crate::harbor::{Error, model::RetentionPolicy};
 
-/// Policies that are read again in one round. A hundred of them are through in ten intervals.
+/// Policies that are read again in one round. A hundred of them take ten intervals.
 pub(super) const TURN: usize = 10;
 
-/// The policies that were read, each with the time of its reading.
+/// The known policies, each with the time of its read.
 #[derive(Debug, Default)]
 pub(super) struct Retentions {
     known: Mutex<Known>,
@@ -21,15 +21,15 @@ pub(super) struct Retentions {
 
 #[derive(Debug, Default)]
 struct Known {
-    /// The round is that of this time: each interval is one.
+    /// Time that identifies the round: each interval is one.
     round: Option<Timestamp>,
-    /// Whose turn it is in this round.
+    /// Policies that are read in this round.
     turn: BTreeSet<i64>,
     read: HashMap<i64, (Timestamp, Arc<RetentionPolicy>)>,
 }
 
 impl Retentions {
-    /// A policy. One that was read before is read again when it is its turn, or when it is asked for.
+    /// Returns a policy. A known one is read again in its turn, or if `freshness` requires it.
     pub(super) async fn get(
         &self,
         source: &Source,
@@ -46,12 +46,12 @@ impl Retentions {
         Ok(policy)
     }
 
-    /// A policy was written to.
+    /// Records a write to a policy.
     pub(super) fn forget(&self, id: i64) {
         self.lock().read.remove(&id);
     }
 
-    /// All were.
+    /// Forgets everything.
     pub(super) fn clear(&self) {
         *self.lock() = Known::default();
     }

@@ -1,4 +1,4 @@
-//! What many want to know and one reads.
+//! State that many need and one reads.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -6,7 +6,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use crate::harbor::Error;
 
-/// Something that is read of Harbor, by one at a time: who comes meanwhile waits for that, and reads nothing.
+/// A value that is read from Harbor by one caller at a time: other callers wait for that read, and send none.
 #[derive(Debug, Default)]
 pub(super) struct Shared<T> {
     known: Mutex<T>,
@@ -14,12 +14,12 @@ pub(super) struct Shared<T> {
 }
 
 impl<T> Shared<T> {
-    /// What is known. What a panic left behind is as good as before.
+    /// Locks the known value, which is valid even after a panic.
     pub(super) fn lock(&self) -> MutexGuard<'_, T> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads anew unless what is known is fresh, and has `take` put that into what is known, with the time at which the reading
+    /// Reads unless the known value is fresh. `take` stores the result in the known value, with the time at which the read
     /// began.
     pub(super) async fn refresh<R>(
         &self,

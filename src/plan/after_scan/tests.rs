@@ -1,4 +1,4 @@
-//! One image and several, through pushes, scans, tries and refusals.
+//! One image and several, through pushes, scans, retries and refusals.
 
 use proptest::prelude::*;
 
@@ -23,7 +23,7 @@ fn done(severity: &str, total: i64) -> Verdict {
     Verdict::Done { severity: severity.to_owned(), total }
 }
 
-/// One look at one image, `gate/app:v1`.
+/// One reconcile of one image, `gate/app:v1`.
 fn look(held: &[HeldBack], refused: &[Refused], state: Option<Scan>, considered: i64) -> Vec<HeldBack> {
     let scans = BTreeMap::from([("gate/app:v1".to_owned(), state)]);
     decide(&Look { held, refused, scans: &scans, considered, running: &[] })
@@ -51,10 +51,10 @@ fn a_vulnerable_image_is_refused_and_not_tried_again_until_something_changes() {
     let held = look(&[], &[refusal("gate/app:v1", FOUND, 5)], scan("a", done("Critical", 2)), 5);
     assert_eq!(states(&held), [HeldBackState::Refused]);
     assert_eq!((held[0].severity.as_deref(), held[0].vulnerabilities), (Some("Critical"), Some(2)));
-    // Each later run of the policy is refused it again.
+    // Each later run of the policy gets the same refusal.
     let again = [refusal("gate/app:v1", FOUND, 9)];
     assert_eq!(look(&held, &again, scan("a", done("Critical", 2)), 9), held);
-    // It is pushed again, and scanned anew.
+    // The image is pushed again, and scanned again.
     let pushed = [refusal("gate/app:v1", PENDING, 10)];
     for verdict in [pending(), done("Critical", 2)] {
         assert_eq!(look(&held, &pushed, scan("a", verdict), 10), held);
@@ -76,7 +76,7 @@ fn an_image_that_is_refused_again_after_its_scan_stays_so() {
     started(&mut retrying, 8);
     let refused = look(&retrying, &[refusal("gate/app:v1", FOUND, 8)], scan("a", done("High", 3)), 8);
     assert_eq!(states(&refused), [HeldBackState::Refused]);
-    // Whatever Harbor's words are, it comes to an end.
+    // The retries end, whatever Harbor reports.
     let mut held = retrying;
     for try_ in 9..20 {
         held = look(&held, &[refusal("gate/app:v1", PENDING, try_ - 1)], scan("a", done("None", 0)), try_ - 1);
@@ -107,7 +107,7 @@ fn a_push_while_the_image_is_tried_again_is_another_matter() {
     let scans = BTreeMap::from([("gate/app:v1".to_owned(), scan("b", pending()))]);
     let under_way = Look { held: &held, refused: &pushed, scans: &scans, considered: 7, running: &[6] };
     assert_eq!(states(&decide(&under_way)), [HeldBackState::WaitingForScan]);
-    // The same digest is pushed again after it was copied.
+    // The same digest is pushed again after the copy.
     let again = look(&held, &pushed, scan("a", done("None", 0)), 7);
     assert!(again.iter().all(wants_run), "{again:?}");
 }
@@ -234,20 +234,20 @@ fn the_log_of_a_task_names_the_images_that_were_refused() {
     assert!(refused("2026-11-21T08:25:51Z [ERROR] [/src/x.go:1]: connection refused", 4).is_empty());
 }
 
-/// What may happen to the image of one tag.
+/// An event for the image of one tag.
 #[derive(Debug, Clone)]
 enum Happening {
-    /// It is pushed, with this digest; the event-based execution finds it unscanned.
+    /// A push with this digest; the event-based execution finds it unscanned.
     Push(u8),
-    /// Its scan ends with so many findings.
+    /// The scan ends with this number of findings.
     Scanned(i64),
-    /// It is scanned anew.
+    /// The image is scanned again.
     Rescan,
-    /// Somebody runs the policy.
+    /// A user runs the policy.
     Run,
-    /// The controller looks.
+    /// The controller reconciles.
     Look,
-    /// The controller loses what it had not stored: it looks, and nothing is written down.
+    /// The controller crashes: it reconciles, and stores nothing.
     Crash,
 }
 
@@ -263,14 +263,14 @@ fn happenings() -> impl Strategy<Value = Vec<Happening>> {
     prop::collection::vec(one, 0..80)
 }
 
-/// A Harbor with one image in a project that lets only images through in which nothing was found.
+/// A Harbor with one image, in a project that allows pulls only of images without findings.
 #[derive(Debug, Default)]
 struct Gate {
     digest: String,
     verdict: Option<i64>,
     executions: Vec<(ReplicationExecution, Option<Refused>)>,
     copied: Option<String>,
-    /// Whether the registry can be asked.
+    /// Whether the registry answers.
     answers: bool,
 }
 
@@ -301,7 +301,7 @@ impl Gate {
         Some(scan)
     }
 
-    /// One look, and the run that it asks for. Returns what is held then, and whether it ran.
+    /// One reconcile, and the run that it asks for. Returns the held images, and whether the policy ran.
     fn look(&mut self, held: &[HeldBack], before: Option<i64>) -> (Vec<HeldBack>, i64, bool) {
         let all: Vec<ReplicationExecution> = self.executions.iter().map(|(execution, _)| execution.clone()).collect();
         let batch = batch(before, held, &all, 10, at(0));
@@ -352,7 +352,7 @@ proptest! {
             }
         }
         prop_assert!(tries <= verdicts, "{tries} tries for {verdicts} verdicts");
-        // It comes to rest, whatever was before.
+        // The retries end after any history.
         for _ in 0..4 {
             let (next, until, _) = gate.look(&held, considered);
             (held, considered) = (next, Some(until));

@@ -50,7 +50,7 @@ fn a_missing_project_is_created_and_then_marked() {
     assert!(matches!(plan.steps.as_slice(), [Step::Create(_), Step::Mark(None, text)] if text.contains("dockerhub")));
 }
 
-/// What Harbor has after a step, as far as projects go.
+/// The state of Harbor's projects after a step.
 fn after(step: &Step, observed: &mut Observed) {
     match step {
         Step::Create(new) => {
@@ -316,7 +316,7 @@ fn any_desired() -> impl Strategy<Value = Desired> {
     })
 }
 
-/// Harbor with what was desired before, cut short after so many steps, and as others left it since.
+/// Harbor with an earlier desired state, interrupted after some steps, and with changes by others since.
 fn any_observed() -> impl Strategy<Value = Observed> {
     let before = prop::option::of((any_desired(), 0..8_usize));
     let since = (
@@ -347,7 +347,7 @@ fn any_observed() -> impl Strategy<Value = Observed> {
 proptest! {
     #[test]
     fn a_plan_that_was_carried_out_leaves_nothing_to_do(wanted in any_desired(), mut observed in any_observed()) {
-        // What is refused sends nothing.
+        // A refusal sends no request.
         let Ok(first) = plan(&wanted, &observed) else { return Ok(()) };
         for step in &first.steps {
             after(step, &mut observed);

@@ -126,7 +126,7 @@ fn docker_hub_shows_its_own_address_whatever_it_was_given() {
     assert!(plan(&hub, &observed).unwrap().is_done());
 }
 
-/// Harbor, with the secret that it does not show.
+/// Harbor, with the secret that its API does not show.
 #[derive(Debug, Clone, Default)]
 struct Stored {
     registry: Option<model::Registry>,
@@ -169,7 +169,7 @@ impl Stored {
                 replace(&mut registry.credential.access_key, &update.access_key);
                 replace(&mut self.secret, &update.access_secret);
                 registry.insecure = update.insecure.unwrap_or(registry.insecure);
-                // Any PUT makes it look.
+                // Any PUT triggers a check.
                 registry.status = "healthy".to_owned();
             }
         }
@@ -231,7 +231,7 @@ proptest! {
             }
             remembered = before.credentials_revision.filter(|_| has_status);
         }
-        // What is refused sends nothing.
+        // A refusal sends no request.
         let Ok(first) = plan(&wanted, &observed_of(&harbor, remembered)) else { return Ok(()) };
         first.steps.iter().for_each(|step| harbor.carry_out(step));
         let second = plan(&wanted, &observed_of(&harbor, wanted.credentials_revision.clone())).unwrap();

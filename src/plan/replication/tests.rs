@@ -1,4 +1,4 @@
-//! Every oddity of Harbor's policies, and that a plan that was carried out leaves nothing to do.
+//! Every special case of Harbor's policies; and a plan that was applied leaves nothing to do.
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -34,11 +34,11 @@ fn desired(spec: &ReplicationRuleSpec) -> Desired<'_> {
     Desired { name: spec.name.as_deref().unwrap_or("nightly"), spec, registry_id: 3, marker: ours() }
 }
 
-/// What Harbor shows of a policy that it was sent.
+/// Returns a policy as Harbor shows it after it was sent.
 fn stored(id: i64, content: &ReplicationPolicyContent) -> ReplicationPolicy {
     let mut shown = serde_json::to_value(content).unwrap();
     let fields = shown.as_object_mut().unwrap();
-    // `copy_by_chunk` and `single_active_replication` are shown always.
+    // Harbor always shows `copy_by_chunk` and `single_active_replication`.
     for field in ["description", "dest_namespace", "enabled", "override", "deletion"] {
         if [json!(false), json!("")].contains(&fields[field]) {
             fields.remove(field);
@@ -335,7 +335,7 @@ proptest! {
             }
             Observed::among(&[stored(9, &content)], "nightly", &ours(), None)
         });
-        // What is refused sends nothing.
+        // A refusal sends no request.
         let Ok(first) = plan(&desired(&wanted), &observed, now()) else { return Ok(()) };
         let after = match first.steps.as_slice() {
             [] => observed.policy().unwrap().clone(),

@@ -15,7 +15,7 @@ fn project(retention_id: Option<&str>) -> model::Project {
     model::Project { project_id: 3, metadata, ..model::Project::default() }
 }
 
-/// The policy that a proxy project is born with, as GET shows it.
+/// The policy of a new proxy project, as GET shows it.
 fn born() -> model::RetentionPolicy {
     serde_json::from_value(json!({
         "algorithm": "or", "id": 1, "scope": {"level": "project", "ref": 3},

@@ -16,7 +16,7 @@ fn digest(letter: char) -> String {
     format!("sha256:{}", letter.to_string().repeat(64))
 }
 
-/// The scan of a manifest: a state, or a severity and the hours since.
+/// Returns the scan of a manifest: a state, or a severity and its age in hours.
 fn scan(severity: &str, hours: i64) -> Value {
     match severity {
         "Scanning" | "Unscanned" | "Failed" | "NoScanner" => json!({"state": severity}),
@@ -27,7 +27,7 @@ fn scan(severity: &str, hours: i64) -> Value {
     }
 }
 
-/// A CachedImage of `harbor.corp/hub/REST` with the digest `index`, and manifests of these digests.
+/// Returns a CachedImage of `harbor.corp/hub/REST` with the digest `index`, and manifests of these digests.
 fn cached(rest: &str, index: Option<char>, manifests: &[(char, Value)]) -> CachedImage {
     let platform = |(letter, scan): &(char, Value)| json!({"platform": "linux/amd64", "digest": digest(*letter), "layers": 1, "bytes": 1, "stored": true, "scan": scan});
     let platforms: Vec<Value> = manifests.iter().map(platform).collect();
@@ -68,7 +68,7 @@ fn judge(policies: &Policies, scans: &Scans, image: &str, unavailable: bool) -> 
     policies.judge(&Subject::default(), [judged], Some(&evidence))
 }
 
-/// `denied`, `warned`, `noted` or `-`.
+/// Returns `denied`, `warned`, `noted` or `-`.
 fn told(judgement: &Judgement) -> &'static str {
     match (judgement.is_denied(), judgement.warnings().is_empty(), judgement.notes().is_empty()) {
         (true, ..) => "denied",
@@ -122,7 +122,7 @@ fn a_record_that_knows_less_of_an_image_hides_no_verdict() {
 #[test]
 fn a_verdict_is_held_against_the_ceiling() {
     let words = ["None", "Unknown", "Negligible", "Low", "Medium", "High", "Critical", "Apocalyptic"];
-    // How many of these words each ceiling admits.
+    // The number of these severities that each ceiling admits.
     for (max, admits) in [("None", 1), ("Low", 4), ("Medium", 5), ("High", 6), ("Critical", 8)] {
         for (rank, word) in words.iter().enumerate() {
             let scans = compiled(&[cached("app:1", Some('a'), &[('a', scan(word, 1))])]);
@@ -178,7 +178,7 @@ fn a_verdict_belongs_to_a_digest_and_a_tag_has_that_of_what_it_pointed_to() {
         cached("single", Some('d'), &[('d', scan("Low", 1))]),
         cached("pinned@sha256:eeee", None, &[]),
         cached(&format!("pinned@{}", digest('e')), Some('e'), &[('e', scan("High", 1))]),
-        // Its tag has moved away from a bad image.
+        // Its tag has moved away from a vulnerable image.
         cached("moved:1", None, &[('f', scan("Critical", 1))]),
     ]);
     let policies = policy("Enforce", "Medium", "Warn");
@@ -188,7 +188,7 @@ fn a_verdict_belongs_to_a_digest_and_a_tag_has_that_of_what_it_pointed_to() {
         (pinned('a'), "denied"),
         (pinned('b'), "-"),
         (pinned('c'), "denied"),
-        // A tag beside a digest is of no account, and neither is the place.
+        // With a digest, the tag and the repository do not matter.
         (format!("harbor.corp/hub/other:1@{}", digest('b')), "-"),
         (format!("ghcr.io/acme/x@{}", digest('c')), "denied"),
         ("harbor.corp/hub/single".to_owned(), "-"),
@@ -198,7 +198,7 @@ fn a_verdict_belongs_to_a_digest_and_a_tag_has_that_of_what_it_pointed_to() {
         (pinned('9'), "warned"),
         ("harbor.corp/hub/moved:1".to_owned(), "warned"),
         (pinned('f'), "denied"),
-        // What is only mapped is judged by what it is at Harbor.
+        // An image that is only mapped is checked under its name at Harbor.
         ("registry.corp/multi:1".to_owned(), "denied"),
         ("registry.corp/single".to_owned(), "-"),
     ];

@@ -1,4 +1,4 @@
-//! What scans make of a status, and an image that Harbor has and lets nobody pull.
+//! The effect of scans on a status, and of images that Harbor has stored but refuses to serve.
 
 use std::time::Duration;
 
@@ -13,17 +13,17 @@ use crate::{
     registry::Class,
 };
 
-/// Manifests that a message names.
+/// Maximum number of manifests that a message names.
 const NAMED: usize = 3;
 
-/// What keeps an image from being pulled.
+/// What prevents the image from being pulled.
 pub(super) struct Block {
     reason: Reason,
     message: String,
 }
 
 impl Block {
-    /// `None` when every wanted manifest that was asked for was given.
+    /// `None` if Harbor serves every wanted manifest that was requested.
     pub(super) fn of(verdict: &Verdict, platforms: &[PlatformStatus]) -> Option<Self> {
         let mut blocked: Vec<(Reason, String)> = platforms
             .iter()
@@ -34,7 +34,7 @@ impl Block {
                 (reason, format!("{}: {}", child.platform, why(reason, refusal, child.scan.as_ref())))
             })
             .collect();
-        // What a person must see to first; the others may still come by themselves.
+        // First what needs a person; the others may still resolve without one.
         blocked.sort_by_key(|(reason, _)| !is_final(*reason));
         let reason = blocked.first()?.0;
         let more = blocked.len().saturating_sub(NAMED);
@@ -55,14 +55,14 @@ impl Change<'_> {
         self.sum_scans();
     }
 
-    /// Sums up the scans of the manifests.
+    /// Aggregates the scans of the manifests.
     pub(super) fn sum_scans(&mut self) {
         let scans = self.status.platforms.iter().map(|child| (child.digest.as_str(), child.scan.as_ref()));
         let any = self.status.platforms.iter().any(|child| child.scan.is_some());
         self.status.scan = any.then(|| worst(scans)).flatten();
     }
 
-    /// Harbor has it, and gives it to nobody.
+    /// Sets the status of an image that Harbor has stored but refuses to serve.
     pub(super) fn blocked(&mut self, block: &Block, verdict: &Verdict, age: Duration) -> Duration {
         let Block { reason, message } = block;
         self.status.attempts = None;
@@ -92,9 +92,9 @@ impl Change<'_> {
         self.rest(&verdict.scans)
     }
 
-    /// A pull that failed since Harbor gives the image to nobody says so; another failure says nothing of that.
+    /// Sets PullBlocked after a pull that failed because Harbor refuses to serve the image; removes it after another failure.
     pub(super) fn told_blocked(&mut self, failure: &Failure) {
-        // Credentials without rights are refused, too, and others may pull.
+        // Credentials without rights are refused too, but other clients may pull.
         let blocks = is_final(failure.reason) && failure.reason != Reason::PullRefused;
         if blocks || is_open(failure.reason) {
             self.conditions.set(ConditionType::PullBlocked, true, failure.reason, &failure.message);
@@ -104,14 +104,14 @@ impl Change<'_> {
     }
 }
 
-/// A pull that failed since Harbor gives a manifest to nobody, as the registry says (412). `scan` is what is known of it.
+/// The failure of a pull that the registry refuses (412), with its message `refusal`. `scan` is the known scan status.
 pub fn refused(refusal: &str, scan: Option<&ScanStatus>) -> Failure {
     let reason = reason_of(refusal, scan);
     let class = if is_final(reason) { Class::Stalled } else { Class::Wait(None) };
     Failure { reason, message: format!("Harbor refuses to serve a manifest: {refusal}. {}", advice(reason)), class }
 }
 
-/// Why Harbor refuses a manifest: what it says, and what is known of the scan by now.
+/// The reason of a 412, from the registry's message and the scan status known by now.
 fn reason_of(refusal: &str, scan: Option<&ScanStatus>) -> Reason {
     if is_for_its_findings(refusal) {
         return Reason::VulnerabilitiesFound;
@@ -127,12 +127,12 @@ fn reason_of(refusal: &str, scan: Option<&ScanStatus>) -> Reason {
     }
 }
 
-/// Whether it stays so until a person acts.
+/// Whether the refusal lasts until a person acts.
 fn is_final(reason: Reason) -> bool {
     matches!(reason, Reason::VulnerabilitiesFound | Reason::PullRefused | Reason::NoScanner)
 }
 
-/// Whether a scan may end it.
+/// Whether a scan may end the refusal.
 fn is_open(reason: Reason) -> bool {
     matches!(reason, Reason::Scanning | Reason::ScanFailed | Reason::NotScanned)
 }

@@ -1,4 +1,4 @@
-//! What an event makes of a status.
+//! Applies an event to a status.
 
 use std::time::Duration;
 
@@ -25,18 +25,18 @@ use crate::{
     registry::Class,
 };
 
-/// Whether a limit was raised is looked at so often.
+/// Interval of the check whether a limit was raised.
 const LIMIT_LOOK: Duration = Duration::from_secs(300);
 
-/// Whether Harbor is back is known without asking it.
+/// Interval of the check whether Harbor has recovered; it sends no request.
 const AWAY_LOOK: Duration = Duration::from_secs(15);
 
-/// A status on its way from one event to the next state. Each method gives the time to come back.
+/// A status under change. Each method returns the time until the requeue.
 pub(super) struct Change<'a> {
     pub(super) status: CachedImageStatus,
     pub(super) conditions: Conditions,
     pub(super) require: Require,
-    /// The platforms stand in the image's own spec.
+    /// The image's own spec names the platforms.
     pub(super) explicit: bool,
     pub(super) setting: &'a Setting<'a>,
 }
@@ -55,7 +55,7 @@ impl Change<'_> {
         let known = std::mem::take(&mut self.status.platforms);
         let child = |child: &WarmedChild| {
             let known = known.iter().find(|known| known.digest == child.digest.as_str());
-            // Of what Harbor serves to nobody is known what was known before.
+            // For a manifest that Harbor refuses to serve, keep the sizes known before.
             let sizes = known.filter(|_| child.refused.is_some()).map(|known| (known.layers, known.bytes));
             let (layers, bytes) = sizes.unwrap_or((child.layers, child.bytes));
             PlatformStatus {
@@ -88,7 +88,7 @@ impl Change<'_> {
         } else {
             self.conditions.set_unknown(ConditionType::OfflineByTag, Reason::Verifying, waiting);
         }
-        // What the manifests say already is not waited for.
+        // Without waiting: the manifests already show this.
         if warmed.nested {
             self.set_offline(false, Reason::NestedIndex, &explain(self.setting.image, Reason::NestedIndex, None));
         }
@@ -117,8 +117,8 @@ impl Change<'_> {
         self.resume_after(pause)
     }
 
-    /// Not a failure of the image, so that its pauses do not grow. Images that wait for one upstream come back spread over half
-    /// a minute, and one that is refused again stays as it is.
+    /// An upstream that must not be asked is no failure of the image, so its backoff does not grow. Images that wait for one
+    /// upstream requeue spread over half a minute; one that is refused again keeps its status.
     pub(super) fn deferred(&mut self, refused: &Refused) -> Duration {
         let spread = Duration::from_secs(30).mul_f64(self.setting.jitter.clamp(0.0, 1.0));
         let pause = since(self.setting.now, refused.until()) + spread;
@@ -134,16 +134,16 @@ impl Change<'_> {
         pause.min(LIMIT_LOOK)
     }
 
-    /// What is known of an image stays known, and what is to be done is done later.
+    /// Keeps the known state and postpones the step.
     pub(super) fn away(&mut self, why: &str) -> Duration {
         let reason = ready_reason(&self.status);
         let known = condition::is_true(&self.status.conditions, ConditionType::Ready)
-            // So said a look that failed, or this.
+            // A failed check of Harbor set this reason, or this method did.
             || [Some("InstanceNotReady"), Some("HarborUnreachable")].contains(&reason)
             || self.status.attempts.is_some_and(|attempts| attempts > 0);
         if !known {
             if reason == Some("Warming") {
-                // As for any other that is to be pulled, whatever else is said of it.
+                // As for any other image that is due for a pull, whatever the rest of the status says.
                 self.status.attempts = Some(0);
             }
             self.conditions.progressing(Reason::InstanceNotReady, why);
@@ -184,14 +184,14 @@ impl Change<'_> {
             self.status.next_attempt_at = None;
             return self.pause_between_looks(age);
         }
-        // Clocks differ: soon after the pull it is looked at once more.
+        // Clocks may differ: check once more soon after the pull.
         if by_tag == Offline::Never(Reason::PullByDigest) && age < self.setting.timing.store_bound {
             return self.resume_after(self.setting.timing.look_max);
         }
         self.rest(&verdict.scans)
     }
 
-    /// An index that is stored for a while and has no tag gets none: Harbor knew it before it was asked for this tag.
+    /// An index that has been stored for a while without a tag gets none: Harbor knew the index before this tag was requested.
     fn untagged(&self, finding: Finding, verdict: &Verdict, age: Duration) -> Finding {
         let bound = self.setting.timing.tag_bound;
         let stored = verdict.artifact.as_ref().filter(|_| verdict.index.is_some()).and_then(|listed| listed.since);
@@ -202,7 +202,7 @@ impl Change<'_> {
         }
     }
 
-    /// Nothing is left to do but to look at times, and at what a scan says.
+    /// Nothing remains but periodic checks, and the results of scans.
     pub(super) fn rest(&mut self, scans: &Found) -> Duration {
         if scans.waits {
             self.status.next_attempt_at = None;
@@ -212,7 +212,7 @@ impl Change<'_> {
         self.resume_after(scans.again.map_or(spread, |again| again.min(spread)))
     }
 
-    /// Ready, or not, with everything stored.
+    /// Sets Ready from the verification once everything is stored.
     fn judged(&mut self, by_tag: Offline, by_digest: Offline) {
         let demanded = match self.require {
             Require::Online => Offline::Served,
@@ -282,8 +282,8 @@ impl Change<'_> {
         self.pause_between_looks(age)
     }
 
-    /// Harbor did not store everything in time. It may have been read-only for a moment, and forgets what it could not store: it is
-    /// pulled again, the first time at once.
+    /// Harbor did not store everything in time. It may have been read-only for a moment, and it does not retry what it could
+    /// not store. The image is pulled again, the first time at once.
     fn unstored(&mut self, state: &str, pulls: u32, age: Duration) -> Duration {
         self.status.unstored_pulls = Some(pulls);
         if pulls == 1 {
@@ -307,7 +307,7 @@ impl Change<'_> {
         }
         let named = if let Class::Wait(Some(named)) = failure.class { named } else { Duration::ZERO };
         let pause = named.max(self.setting.timing.look_max);
-        // What was seen stays true until something else is seen.
+        // The last result stays true until another one is seen.
         if !ready {
             self.conditions.progressing(failure.reason, &failure.message);
             return pause;
@@ -315,7 +315,7 @@ impl Change<'_> {
         self.resume_after(pause)
     }
 
-    /// Sets the condition of what is served offline, and says whether that is the last word.
+    /// Sets the condition for offline service, and returns whether the result is final.
     fn offline(&mut self, kind: ConditionType, finding: Finding, verdict: &Verdict, age: Duration) -> Offline {
         let timing = self.setting.timing;
         let listed = verdict.artifact.as_ref();
@@ -326,7 +326,7 @@ impl Change<'_> {
             }
             Finding::No(reason) => {
                 self.conditions.set(kind, false, reason, explain(self.setting.image, reason, listed));
-                // Of an index in an index each of both takes its time.
+                // For a nested index, both the outer and the inner index need the time.
                 let settle = if reason == Reason::NestedIndex { timing.settle * 2 } else { timing.settle };
                 if age >= settle || reason == Reason::PullByDigest { Offline::Never(reason) } else { Offline::Open }
             }
@@ -356,7 +356,7 @@ impl Change<'_> {
         self.status.proxy_project = Some(self.setting.proxy_project.to_owned()).filter(|name| !name.is_empty());
     }
 
-    /// Nothing is done before `pause` has passed, in whole seconds, rounded up.
+    /// Schedules the next attempt after `pause`, in whole seconds, rounded up.
     fn resume_after(&mut self, pause: Duration) -> Duration {
         let seconds = i64::try_from(pause.as_secs() + u64::from(pause.subsec_nanos() > 0)).unwrap_or(i64::MAX);
         let at = self.setting.now.as_second().saturating_add(seconds);
@@ -374,7 +374,7 @@ impl Change<'_> {
         (age / 4).clamp(self.setting.timing.look_min, self.setting.timing.look_max)
     }
 
-    /// How long ago the pull was done.
+    /// Returns the time since the pull.
     fn age(&self) -> Duration {
         self.status.warmed_at.as_ref().map_or(Duration::ZERO, |time| since(time.0, self.setting.now))
     }

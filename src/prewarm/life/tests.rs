@@ -30,7 +30,7 @@ fn setting(now: Timestamp, timing: &Timing) -> Setting<'_> {
     Setting { image: IMAGE, proxy_project: "hub", pinned: false, missing: &[], now, jitter: 0.5, timing }
 }
 
-/// Lives through one event at `second`, as the controller would; gives the time to come back in seconds.
+/// Applies one event at `second`, as the controller does; returns the requeue time in seconds.
 fn live(cached: &mut CachedImage, second: i64, event: Event<'_>) -> u64 {
     let timing = Timing::default();
     let next = next(cached, event, &setting(at(second), &timing));
@@ -75,7 +75,7 @@ fn failure(reason: Reason, class: Class) -> Failure {
     Failure { reason, message: "it did not work".to_owned(), class }
 }
 
-/// Ready as `status/reason`, and whether Reconciling and Stalled are there.
+/// Ready as `status/reason`, and whether Reconciling and Stalled are set.
 fn state(cached: &CachedImage) -> (String, bool, bool) {
     let list = &cached.status.as_ref().unwrap().conditions;
     let ready = condition::find(list, ConditionType::Ready).unwrap();
@@ -242,7 +242,7 @@ fn what_harbor_does_not_store_in_time_is_pulled_again_after_a_minute_then_two_th
     assert_eq!((state(&image).0.as_str(), image.status.as_ref().unwrap().unstored_pulls), ("True/Warm", None));
 }
 
-/// What is stored under `own` since `second`.
+/// Harbor lists the image as `sha256:own` since `second`.
 fn listed(index: IndexState, second: i64, by_tag: Finding, by_digest: Finding) -> Verdict {
     let artifact = Listed { digest: "sha256:own".to_owned(), since: Some(at(second)) };
     Verdict { index: Some(index), artifact: Some(artifact), ..verdict(true, by_tag, by_digest) }
@@ -266,7 +266,7 @@ fn an_index_that_was_cached_before_its_tag_was_asked_for_is_said_to_need_its_dig
         let said = message(&image, ConditionType::OfflineByTag);
         assert!(said.contains("pull by digest: h.example/hub/library/nginx@sha256:own"), "{said}");
     }
-    // One that Harbor has only just stored may still get its tag.
+    // An index that Harbor stored only just now may still get its tag.
     let mut image = cached(Require::Online);
     live(&mut image, 0, Event::Warmed(&warmed(0)));
     live(&mut image, 60, Event::Looked(&listed(IndexState::Complete, 45, UNTAGGED, SAME)));
@@ -454,7 +454,7 @@ fn what_harbor_lets_nobody_pull_is_blocked_with_the_reason_of_its_scan() {
         let (ready, reconciling, is_stalled) = state(&image);
         assert_eq!((ready, reconciling, is_stalled), (format!("False/{reason}"), !stalled, stalled), "{reason}");
         assert_eq!(requeue, if stalled { 3600 } else { 7 }, "{reason}");
-        // Let through, it is as if it had never been blocked.
+        // Once allowed, the image looks as if it had never been blocked.
         live(&mut image, 60, Event::Looked(&verdict(true, TAGGED, SAME)));
         let conditions = &image.status.as_ref().unwrap().conditions;
         assert!(condition::find(conditions, ConditionType::PullBlocked).is_none(), "{reason}");

@@ -1,4 +1,4 @@
-//! Sentences of conditions. Pure.
+//! Messages of conditions. Pure.
 
 use crate::{
     api::{
@@ -11,7 +11,7 @@ use crate::{
     },
 };
 
-/// How the blobs came into the cache, for people.
+/// Describes how the blobs came into the cache.
 pub(super) fn how(warmed: &Warmed) -> String {
     let fetches = warmed.fetches();
     let fetched = fetches.touched.saturating_add(fetches.streamed);
@@ -44,11 +44,11 @@ pub(super) fn attestations(warmed: &Warmed) -> Option<AttestationStatus> {
     (*found > 0).then_some(AttestationStatus { found: *found, fetched: *fetched, message })
 }
 
-/// Which platforms Harbor never stores, and what that means; `None` where there is none.
+/// Names the platforms that Harbor never stores, with the consequence; `None` if there is none.
 pub(super) fn foreign(platforms: &[PlatformStatus]) -> Option<String> {
     let foreign: Vec<&str> =
         platforms.iter().filter(|child| child.foreign_layers > 0).map(|child| child.platform.as_str()).collect();
-    // An image without an index does not say which it is for.
+    // An image without an index may not state its platform.
     let first = foreign.first().map(|platform| if *platform == "unknown" { "the image" } else { *platform })?;
     let more = if foreign.len() > 1 { format!(" and {} more", foreign.len() - 1) } else { String::new() };
     Some(format!(
@@ -66,9 +66,9 @@ pub(super) fn mebibytes(bytes: u64) -> String {
     if bytes < MIB { format!("{} KiB", bytes.div_ceil(1024)) } else { format!("{} MiB", bytes / MIB) }
 }
 
-/// What a reason means for an image at Harbor, of which Harbor lists `listed`.
+/// Explains a reason for an image at Harbor; `listed` is what Harbor lists for it.
 pub(super) fn explain(image: &str, reason: Reason, listed: Option<&Listed>) -> String {
-    // Without tag and digest.
+    // Remove tag and digest.
     let (image, _) = image.split_once('@').unwrap_or((image, ""));
     let name = match image.rsplit_once(':') {
         Some((name, tag)) if !tag.contains('/') => name,

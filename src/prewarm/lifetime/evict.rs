@@ -1,4 +1,4 @@
-//! Which CachedImages go when there are too many.
+//! Chooses the CachedImages to evict when there are too many.
 //!
 //! Pure.
 
@@ -10,10 +10,10 @@ use std::{
 use super::Record;
 use crate::prewarm::quota::{Caps, owners};
 
-/// The part of a cap that is freed at once, at most.
+/// At most a cap divided by this number is freed at once.
 const ROOM: usize = 10;
 
-/// The records of a namespace that may go, the first to go last.
+/// The records of a namespace that may be evicted; the first to evict is last.
 #[derive(Default)]
 struct Lot<'r> {
     left: usize,
@@ -21,12 +21,12 @@ struct Lot<'r> {
     used: Vec<&'r Record>,
 }
 
-/// How much room is made below a cap for images that found none.
+/// Returns how much room to free below a cap for images that found none.
 pub(super) fn room(cap: usize, wanted: usize) -> usize {
     wanted.min((cap / ROOM).max(1)).min(cap)
 }
 
-/// Whether a namespace has more images than it may, or found no room for more.
+/// Returns whether a namespace has more images than its cap, or found no room for more.
 pub(super) fn is_any_namespace_over(records: &[Record], caps: &Caps, wanted: usize) -> bool {
     let target = caps.of_namespace.saturating_sub(room(caps.of_namespace, wanted));
     if records.len() <= target {
@@ -39,7 +39,7 @@ pub(super) fn is_any_namespace_over(records: &[Record], caps: &Caps, wanted: usi
     counts.values().any(|count| *count > target)
 }
 
-/// Those beyond the caps, and the `wanted` ones below that are not in use.
+/// Returns the records above the caps, and as many unused ones as `wanted` below them.
 pub(super) fn beyond<'r>(
     records: &[&'r Record],
     in_use: &HashSet<String>,
@@ -94,7 +94,7 @@ fn lots<'r>(
 }
 
 impl<'r> Lot<'r> {
-    /// The next to go; one that is in use only where it `must`.
+    /// Takes the next record to evict; a used one only if `must`.
     fn pop(&mut self, must: bool) -> Option<&'r Record> {
         let record = self.idle.pop().or_else(|| if must { self.used.pop() } else { None })?;
         self.left -= 1;
@@ -102,8 +102,7 @@ impl<'r> Lot<'r> {
     }
 }
 
-/// The next to go of the largest namespace that has more than its share: one that is not in use, else, where it `must`, one that
-/// is.
+/// Takes the next record of the largest namespace above its share: an unused one, else a used one if `must`.
 fn pop_of_largest<'r>(lots: &mut BTreeMap<Arc<str>, Lot<'r>>, share: usize, must: bool) -> Option<&'r Record> {
     let mut largest = |used: bool| {
         let has = |lot: &&mut Lot<'_>| lot.left > share && !(if used { &lot.used } else { &lot.idle }).is_empty();

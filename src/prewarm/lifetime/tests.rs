@@ -8,7 +8,7 @@ fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_700_000_000 + second).unwrap()
 }
 
-/// Made at 0 for the namespace `first`, by us or by a user.
+/// Created at 0 for the namespace `first`, managed or by a user.
 fn cached(ours: bool) -> CachedImage {
     let metadata = if ours {
         json!({"name": "a", "labels": {SOURCE: "admission"}, "annotations": {REQUESTED_BY: "first"}})
@@ -26,7 +26,7 @@ fn asked(second: i64, namespace: &str) -> Request {
     Request { at: at(second), namespaces: vec![namespace.into()] }
 }
 
-/// Last asked for, by whom, and when it expires, in seconds.
+/// Time of the last request, the namespaces, and the expiry, in seconds.
 fn told(status: &CachedImageStatus) -> (Option<i64>, String, Option<i64>) {
     let seconds = |time: &Time| time.0.as_second() - at(0).as_second();
     let last = status.last_requested_at.as_ref().map(seconds);
@@ -96,7 +96,7 @@ fn a_restart_lets_an_image_live_a_quarter_longer_at_most_and_never_shorter() {
         for asked_at in (0..30).filter(|asked_at| *asked_at < restart) {
             let mut image = cached(true);
             image.status = Some(stamped(&image, None));
-            // As the controller does: what is due is written at once, else the request is remembered.
+            // As the controller does: a request that is due is written at once, else it stays in memory.
             let request = asked(asked_at * hour, "shop");
             if is_due(&image, request.at) {
                 image.status = Some(stamped(&image, Some(&request)));
@@ -130,7 +130,7 @@ fn caps(total: usize) -> Caps {
     Caps { total, of_namespace: usize::MAX }
 }
 
-/// Those that go, with the cause.
+/// The records to delete, with the cause.
 fn chosen(records: &[Record], in_use: &[&str], caps: &Caps, wanted: usize, now: i64) -> Vec<String> {
     let in_use: HashSet<String> = in_use.iter().map(ToString::to_string).collect();
     let chosen = choose(records, &in_use, caps, wanted, at(now));
@@ -169,7 +169,7 @@ fn what_was_asked_for_just_now_is_not_one_too_many() {
     assert_eq!(choose(&short, &HashSet::new(), &none, 0, at(10)).len(), 1);
 }
 
-/// So many images of each namespace; those named `used-` are in use.
+/// N images of each namespace; those named `used-` are in use.
 fn of_namespaces(counts: &[(&str, usize)]) -> (Vec<Record>, Vec<String>) {
     let mut records = Vec::new();
     for (namespace, count) in counts {

@@ -1,5 +1,5 @@
-//! Attestations: what describes an image and runs nowhere, fetched because Harbor stores an index minutes earlier when it has all
-//! that the index lists.
+//! Attestations: manifests that describe an image and run nowhere. They are fetched because Harbor stores an index minutes
+//! earlier when it has everything that the index lists.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -8,39 +8,40 @@ use futures::{StreamExt, stream};
 use super::{Fetches, pull::Pull};
 use crate::registry::{Child, Error, Manifest};
 
-/// Attestations that are fetched for one index; of an index with more, none is.
+/// Maximum number of attestations that are fetched for one index; an index with more gets none.
 pub(super) const MAX_ATTESTATIONS: usize = 128;
-/// Bytes of attestations that are fetched for one index, by what their manifests state: a bill of materials may have megabytes.
+/// Maximum bytes of attestations that are fetched for one index, by the sizes in their manifests: a bill of materials may have
+/// megabytes.
 const MAX_ATTESTATION_BYTES: u64 = 64 << 20;
 
 /// Attestations of the wanted manifests.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Attestations {
-    /// In the index.
+    /// Attestations in the index.
     pub found: u32,
-    /// Of these, fetched with all their blobs, or stored before.
+    /// Attestations of these that were fetched with all their blobs, or were already stored.
     pub fetched: u32,
-    /// Manifests of them that were asked for.
+    /// Manifests of attestations that were requested.
     pub asked: u32,
     /// How their blobs came into the cache.
     pub fetches: Fetches,
-    /// Why the first that is missing was not fetched.
+    /// Why the first missing attestation was not fetched.
     pub failed: Option<AttestationError>,
 }
 
-/// Why attestations were not fetched. That is no failure of the image: it runs without them.
+/// Why attestations were not fetched. This is no failure of the image: it runs without them.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum AttestationError {
     /// A request failed.
     #[error(transparent)]
     Pull(#[from] Error),
-    /// More than are fetched for one index.
+    /// There are more than are fetched for one index.
     #[error("more than {MAX_ATTESTATIONS} attestations are not fetched")]
     TooMany,
-    /// Larger than is fetched for one index.
+    /// They are larger than is fetched for one index.
     #[error("attestations with more than {} MiB are not fetched", MAX_ATTESTATION_BYTES >> 20)]
     TooLarge,
-    /// An attestation is a manifest.
+    /// The index lists an index as an attestation.
     #[error("the index lists an index as an attestation")]
     NoManifest,
 }
@@ -52,7 +53,7 @@ impl PartialEq for AttestationError {
 }
 
 impl Pull<'_> {
-    /// Brings attestations into Harbor. One that fails is no failure of the image; the others are fetched.
+    /// Fetches attestations into Harbor. One that fails is no failure of the image; the others are fetched.
     pub(super) async fn attestations(&self, wanted: Vec<(bool, Child)>) -> Attestations {
         let found = u32::try_from(wanted.len()).unwrap_or(u32::MAX);
         let mut sum = Attestations { found, ..Attestations::default() };

@@ -1,4 +1,4 @@
-//! One blob: brought into Harbor, by the strategy of the pull.
+//! Fetches one blob into Harbor, by the strategy of the pull.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -11,11 +11,11 @@ use crate::{
     registry::{Blob, Descriptor, Error},
 };
 
-/// Up to that size, reading a blob costs less than waiting for it: most of it is here with the headers.
+/// Up to this size in bytes, reading a blob costs less than waiting for it: most of it arrives with the headers.
 const SMALL: u64 = 64 << 10;
 
 impl Pull<'_> {
-    /// Brings one blob into Harbor.
+    /// Fetches one blob into Harbor.
     pub(super) async fn blob(&self, blob: Descriptor) -> Result<Fetches, Error> {
         let lanes = &self.puller.lanes;
         let repository = format!("{}v2/{}", self.puller.client.address(), self.path);
@@ -46,8 +46,8 @@ impl Pull<'_> {
         Ok(Fetches { fell_back: streamed.streamed, ..streamed })
     }
 
-    /// Lets Harbor fetch the blob, and waits until it has stored it; `None` when it does not come in time. A pull that was
-    /// cut off goes on waiting where it was: Harbor does not stop for it.
+    /// Makes Harbor fetch the blob, and waits until Harbor has stored it; `None` if that takes too long. A pull that was
+    /// interrupted continues the wait: Harbor does not stop its copy.
     async fn touch(&self, blob: &Descriptor, flight: &mut Flight) -> Result<Option<Fetches>, Error> {
         let client = &self.puller.client;
         let asked = match flight.asked() {
@@ -78,10 +78,10 @@ impl Pull<'_> {
         }
     }
 
-    /// Reads the blob to nowhere.
+    /// Reads the blob and discards its bytes.
     async fn stream(&self, blob: &Descriptor, flight: &mut Flight) -> Result<Fetches, Error> {
         let client = &self.puller.client;
-        // A repeat starts at the blob's first byte; what was told before is not told again.
+        // A repeat starts at the blob's first byte; progress that was already reported is not reported again.
         let (told, read) = (AtomicU64::new(0), AtomicU64::new(0));
         let fetch = || {
             let position = AtomicU64::new(0);

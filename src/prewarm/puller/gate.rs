@@ -1,6 +1,6 @@
-//! A bound on what is under way at once, first come, first served, that can be changed while it is in use.
+//! A bound on concurrent work, first come, first served, that can change while it is in use.
 //!
-//! Not a semaphore of the runtime: that one cannot be made smaller while its permits are out.
+//! Not a semaphore of the runtime: that one cannot shrink while its permits are out.
 
 use std::{
     collections::VecDeque,
@@ -9,7 +9,7 @@ use std::{
 
 use tokio::sync::oneshot;
 
-/// Lets through as much as its bound allows. Clones are the same gate.
+/// Admits work up to its bound. Clones are the same gate.
 #[derive(Debug, Clone, Default)]
 pub struct Gate {
     inner: Arc<Mutex<Inner>>,
@@ -29,7 +29,7 @@ struct Waiting {
     admit: oneshot::Sender<Pass>,
 }
 
-/// A share of a gate, given back when it is dropped.
+/// A share of a gate; dropping it returns the share.
 #[derive(Debug)]
 pub struct Pass {
     gate: Gate,
@@ -37,13 +37,13 @@ pub struct Pass {
 }
 
 impl Gate {
-    /// A gate with this bound; `None` is no bound.
+    /// Creates a gate with this bound; `None` is no bound.
     pub fn new(bound: Option<u64>) -> Self {
         let inner = Inner { bound, ..Inner::default() };
         Self { inner: Arc::new(Mutex::new(inner)) }
     }
 
-    /// Changes the bound. Who is through stays through; whoever has room by now is let in.
+    /// Changes the bound. Admitted work stays admitted; waiting work that now has room is admitted.
     pub fn set_bound(&self, bound: Option<u64>) {
         let mut inner = self.lock();
         if inner.bound != bound {
@@ -54,7 +54,7 @@ impl Gate {
         }
     }
 
-    /// Waits for a share of that weight. What weighs more than the whole bound goes alone; nobody overtakes.
+    /// Waits for a share of that weight. Work heavier than the whole bound runs alone; no waiter overtakes another.
     pub async fn enter(&self, weight: u64) -> Pass {
         let admitted = {
             let mut inner = self.lock();
@@ -66,19 +66,19 @@ impl Gate {
             inner.waiting.push_back(Waiting { weight, admit });
             admitted
         };
-        // The sender is dropped with the gate alone, which lives as long as `self`.
+        // The sender is dropped only with the gate, which lives as long as `self`.
         match admitted.await {
             Ok(pass) => pass,
             Err(_) => Pass { gate: self.clone(), weight: 0 },
         }
     }
 
-    /// What is through at this moment.
+    /// Returns the weight that is admitted now.
     pub fn used(&self) -> u64 {
         self.lock().used
     }
 
-    /// Whether anybody else knows this gate.
+    /// Returns whether another clone of this gate exists.
     pub(super) fn is_shared(&self) -> bool {
         Arc::strong_count(&self.inner) > 1
     }
@@ -91,7 +91,7 @@ impl Gate {
         self.admit(admitted);
     }
 
-    /// Outside the lock: a pass that nobody takes any more comes back through [`Gate::give_back`].
+    /// Outside the lock: a pass whose waiter is gone returns through [`Gate::give_back`].
     fn admit(&self, admitted: Vec<Waiting>) {
         for Waiting { weight, admit } in admitted {
             drop(admit.send(Pass { gate: self.clone(), weight }));
@@ -108,7 +108,7 @@ impl Inner {
         self.used == 0 || self.bound.is_none_or(|bound| self.used.saturating_add(weight) <= bound)
     }
 
-    /// Takes those in front who have room now off the queue, and counts them as through.
+    /// Removes the waiters at the front that have room now, and counts them as admitted.
     fn admissible(&mut self) -> Vec<Waiting> {
         let mut admitted = Vec::new();
         while let Some(first) = self.waiting.pop_front() {
@@ -196,7 +196,7 @@ mod tests {
         for _ in 0..100 {
             assert!(tokio::time::timeout(Duration::ZERO, gate.enter(1)).await.is_err());
         }
-        // One that is admitted and dropped before it looks.
+        // A waiter that is admitted and dropped before it is polled.
         let mut unseen = Box::pin(gate.enter(1));
         assert!((&mut unseen).now_or_never().is_none());
         drop(first);

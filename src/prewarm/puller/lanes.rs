@@ -1,7 +1,7 @@
-//! What all pulls of the process share: bounds on what Harbor fetches at once, and the blobs that are under way.
+//! State that all pulls of the process share: bounds on what Harbor fetches at once, and the blobs in flight.
 //!
-//! A pull takes its shares in one order: the blob itself, its project, its upstream, bytes, and a request of the client last.
-//! Who holds a later one waits for none before it, so nobody waits for ever.
+//! A pull takes its shares in one order: the blob itself, its project, its upstream, bytes, and last a request of the client.
+//! The holder of a later share waits for none before it, so there is no deadlock.
 
 use std::{
     collections::HashMap,
@@ -14,14 +14,15 @@ use tokio::sync::OwnedMutexGuard;
 use super::gate::{Gate, Pass};
 use crate::registry::Digest;
 
-/// Bytes of blobs under way at once, in all pulls together.
+/// Bytes of blobs in flight at once, in all pulls together.
 pub const DEFAULT_BYTES: u64 = 1 << 30;
-/// Harbor has stored what it sent us by then, so that nobody asks for it again before. Harbor's own copy runs beside ours.
+/// By this time Harbor has stored a blob that was read to its end; no pull requests it again before. Harbor's own copy runs in
+/// parallel.
 const SETTLES: Duration = Duration::from_secs(60);
-/// Blobs that are remembered, those under way aside.
+/// Maximum number of remembered blobs, besides those in flight.
 const REMEMBERED: usize = 4096;
 
-/// Shared bounds, and what is under way. Clones are the same.
+/// Shared bounds, and the blobs in flight. Clones are the same.
 #[derive(Debug, Clone)]
 pub struct Lanes {
     inner: Arc<Inner>,
@@ -37,14 +38,14 @@ struct Inner {
 /// Repository with the address of its Harbor, and digest.
 type Key = (String, Digest);
 
-/// The bounds that hold for the images of one project. The default has none.
+/// The bounds for the images of one project. The default has none.
 #[derive(Debug, Clone, Default)]
 pub struct Lane {
     project: Gate,
     upstream: Gate,
 }
 
-/// Shares that are held while Harbor fetches something.
+/// Shares that are held while Harbor fetches a manifest or blob.
 #[derive(Debug)]
 pub(super) struct Passage {
     _project: Pass,
@@ -52,16 +53,16 @@ pub(super) struct Passage {
     _bytes: Pass,
 }
 
-/// What is known of a blob that was asked for and is not stored yet.
+/// State of a blob that was requested and is not stored yet.
 #[derive(Debug, Default)]
 pub(super) struct Track {
-    /// Since then Harbor copies it.
+    /// Time since which Harbor copies it.
     pub(super) asked: Option<Instant>,
-    /// It was read to its end.
+    /// Time at which it was read to its end.
     pub(super) read: Option<Instant>,
 }
 
-/// The right to fetch a blob: nobody else of this process does meanwhile.
+/// The exclusive right of this process to fetch a blob.
 #[derive(Debug)]
 pub(super) struct Flight {
     lanes: Lanes,
@@ -70,14 +71,14 @@ pub(super) struct Flight {
 }
 
 impl Lanes {
-    /// Lanes with so many bytes under way at once. A blob that is larger goes alone.
+    /// Creates lanes with at most `bytes` bytes in flight. A larger blob runs alone.
     pub fn new(bytes: u64) -> Self {
         let (gates, flights) = (Mutex::default(), Mutex::default());
         Self { inner: Arc::new(Inner { bytes: Gate::new(Some(bytes)), gates, flights }) }
     }
 
-    /// The lane of a project: its own bound, and that of its upstream, which other projects may share. `None` is no bound. A
-    /// bound that differs from the last one holds at once, for all.
+    /// Returns the lane of a project: its own bound, and that of its upstream, which other projects may share. `None` is no
+    /// bound. A changed bound takes effect at once, for all.
     pub fn lane(&self, project: (&str, Option<u16>), upstream: (&str, Option<u16>)) -> Lane {
         Lane {
             project: self.gate(format!("project {}", project.0), project.1),
@@ -85,7 +86,7 @@ impl Lanes {
         }
     }
 
-    /// Bytes under way at this moment, as their manifests declare them.
+    /// Returns the bytes in flight, as their manifests declare them.
     pub fn bytes_under_way(&self) -> u64 {
         self.inner.bytes.used()
     }
@@ -130,27 +131,27 @@ impl Default for Lanes {
 }
 
 impl Flight {
-    /// When Harbor was asked for the blob, if it may still be copying it.
+    /// Returns when Harbor was asked for the blob, if it may still be copying it.
     pub(super) fn asked(&self) -> Option<Instant> {
         self.track.as_ref()?.asked
     }
 
-    /// Whether the blob was read to its end just now, so that Harbor stores it any moment.
+    /// Returns whether the blob was read to its end recently, so that Harbor is about to store it.
     pub(super) fn settles(&self) -> bool {
         self.track.as_ref().is_some_and(|track| track.settles())
     }
 
-    /// Harbor copies the blob from now on.
+    /// Records that Harbor copies the blob from now on.
     pub(super) fn note_asked(&mut self, now: Instant) {
         self.note(Track { asked: Some(now), read: None });
     }
 
-    /// The blob was read to its end.
+    /// Records that the blob was read to its end.
     pub(super) fn note_read(&mut self, now: Instant) {
         self.note(Track { asked: None, read: Some(now) });
     }
 
-    /// There is nothing to remember: the blob is stored, or has to be asked for anew.
+    /// Forgets the blob: it is stored, or must be requested again.
     pub(super) fn note_over(&mut self) {
         self.note(Track::default());
     }

@@ -1,8 +1,8 @@
-//! Pulls an image through Harbor as containerd does, and keeps nothing of it.
+//! Pulls an image through Harbor as containerd does, and discards its content.
 //!
 //! HEAD of the tag, GET of the index by digest, GET of each wanted child by digest, then its config and layers. The order
-//! matters: Harbor tags a cached index only when it saw the tag asked for by HEAD. How the layers come into the cache is a
-//! [`PullStrategy`]; what all pulls of the process share are [`Lanes`].
+//! matters: Harbor tags a cached index only if the tag was requested by HEAD before. A [`PullStrategy`] defines how the layers
+//! come into the cache; all pulls of the process share [`Lanes`].
 
 mod attestations;
 mod blob;
@@ -26,48 +26,48 @@ use crate::{
     registry::{Class, Client, Descriptor, Digest, Error, Manifest},
 };
 
-/// An index may hold an index, and that one none.
+/// An index may contain an index, which must not contain another one.
 const MAX_DEPTH: u8 = 2;
-/// Foreign layers that are looked for at the upstream.
+/// Maximum number of foreign layers that are requested from the upstream.
 const MAX_FOREIGN: usize = 16;
-/// Siblings whose tags are asked for at once.
+/// Siblings whose tags are requested at once.
 const SIBLINGS_AT_ONCE: usize = 4;
 
-/// Told how a pull comes along; every method may be left out.
+/// Receives the progress of a pull. Every method is optional.
 pub trait Progress: Send + Sync {
-    /// Further blobs are to be fetched, with this many bytes in all.
+    /// More blobs will be fetched, with this many bytes in total.
     fn planned(&self, blobs: u64, bytes: u64) {
         let _ = (blobs, bytes);
     }
-    /// Bytes of a blob came into the cache: as they pass us, or all at once where none does.
+    /// Bytes of a blob came into the cache: as they are read, or all at once if they are not read.
     fn received(&self, bytes: u64) {
         let _ = bytes;
     }
-    /// A blob is done. `stored`: Harbor had it, and nothing of it was fetched.
+    /// A blob is done. `stored`: Harbor had it, and fetched nothing.
     fn done(&self, blob: &Descriptor, stored: bool) {
         let _ = (blob, stored);
     }
-    /// The pull is over. `failed`: why it did not come to its end.
+    /// The pull ended. `failed`: why it did not succeed.
     fn ended(&self, failed: Option<Reason>) {
         let _ = failed;
     }
 }
 
-/// Nobody watches.
+/// Ignores all progress.
 impl Progress for () {}
 
-/// What was pulled.
+/// The result of a pull.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Warmed {
     /// Digest of the upstream's index or manifest.
     pub digest: Digest,
-    /// Number of children of the index, wanted or not; `None` when the reference leads to a manifest.
+    /// Number of children of the index, wanted or not; `None` if the reference leads to a manifest.
     pub index_children: Option<u32>,
-    /// What describes the wanted manifests and runs nowhere.
+    /// Attestations of the wanted manifests.
     pub attestations: Attestations,
     /// Whether the index lists an index.
     pub nested: bool,
-    /// The manifests that were wanted.
+    /// The wanted manifests.
     pub children: Vec<WarmedChild>,
     /// Wanted platforms that the index has no child for.
     pub missing: Vec<Platform>,
@@ -76,7 +76,7 @@ pub struct Warmed {
 /// One manifest that was pulled with all its blobs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WarmedChild {
-    /// Its platform, where the index tells one.
+    /// Its platform, if the index states one.
     pub platform: Option<Platform>,
     /// Digest of the manifest.
     pub digest: Digest,
@@ -84,35 +84,35 @@ pub struct WarmedChild {
     pub layers: u32,
     /// Size of config and layers in bytes, as the manifest states it.
     pub bytes: u64,
-    /// Number of blobs that were fetched now; the others Harbor had.
+    /// Number of blobs that were fetched now; Harbor had the others.
     pub fetched: u32,
     /// How they were fetched, and what was not.
     pub fetches: Fetches,
-    /// What Harbor says where it serves this manifest to nobody (412). Nothing but platform and digest is known then.
+    /// Harbor's message if it refuses to serve this manifest (412). Only platform and digest are known then.
     pub refused: Option<String>,
     /// Foreign layers that the upstream does not hold: Harbor never stores a manifest with one.
     pub foreign: u32,
 }
 
-/// How blobs came into the cache.
+/// Counts how blobs came into the cache.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Fetches {
-    /// Asked for, and stored by Harbor without us reading them.
+    /// Requested, and stored by Harbor without being read here.
     pub touched: u32,
     /// Read to their end.
     pub streamed: u32,
-    /// Of the streamed: those that Harbor did not store in time when they were asked for.
+    /// Streamed blobs that Harbor was asked for first, but did not store in time.
     pub fell_back: u32,
     /// Fetched by another pull at the same time.
     pub shared: u32,
-    /// Left to Harbor, which fetches them by itself ([`PullStrategy::ManifestsOnly`]).
+    /// Left to Harbor, which fetches them in the background ([`PullStrategy::ManifestsOnly`]).
     pub left: u32,
-    /// Bytes that we read ourselves.
+    /// Bytes that were read here.
     pub read: u64,
 }
 
 impl Fetches {
-    /// Both together.
+    /// Returns the sum of both.
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
         Self {
@@ -125,14 +125,14 @@ impl Fetches {
         }
     }
 
-    /// Whether Harbor has stored everything already.
+    /// Returns whether Harbor has stored everything already.
     pub fn is_over(&self) -> bool {
         *self == Self::default()
     }
 }
 
 impl Warmed {
-    /// How the blobs of all manifests came into the cache.
+    /// Returns how the blobs of all manifests came into the cache.
     pub fn fetches(&self) -> Fetches {
         self.children.iter().fold(self.attestations.fetches, |sum, child| sum.plus(child.fetches))
     }
@@ -144,19 +144,19 @@ pub enum WarmError {
     /// A request failed.
     #[error(transparent)]
     Pull(#[from] Error),
-    /// The index has children, and none for any wanted platform.
+    /// The index has children, but none for any wanted platform.
     #[error("the image has no child for {}: set platforms, or build the image for them", list(.0))]
     NoPlatform(Vec<Platform>),
-    /// An index in an index in an index.
+    /// An index is nested too deeply (three levels).
     #[error("the image nests indexes deeper than {MAX_DEPTH}")]
     TooDeep,
-    /// It took longer than one attempt may. What is stored by now is not fetched again.
+    /// The attempt exceeded its deadline. Blobs that are stored by now are not fetched again.
     #[error("the pull was not done within {} s and goes on with the next attempt", .0.as_secs())]
     Deadline(Duration),
 }
 
 impl WarmError {
-    /// What to do about it.
+    /// Returns how to handle the error.
     pub fn class(&self) -> Class {
         match self {
             Self::Pull(error) => error.class(),
@@ -166,7 +166,7 @@ impl WarmError {
         }
     }
 
-    /// Whether Harbor itself may be the cause, and not the image or its upstream.
+    /// Returns whether Harbor itself may be the cause, and not the image or its upstream.
     pub fn may_be_harbor(&self) -> bool {
         match self {
             Self::Pull(error) => error.may_be_harbor(),
@@ -175,7 +175,7 @@ impl WarmError {
         }
     }
 
-    /// The reason to put into a condition.
+    /// Returns the reason for a condition.
     pub fn reason(&self) -> Reason {
         match self {
             Self::Pull(error) => error.reason(),
@@ -188,20 +188,20 @@ impl WarmError {
 /// Bounds of one pull.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Manifests under way at once.
+    /// Manifests in flight at once.
     pub manifests_at_once: usize,
-    /// Blobs of one manifest under way at once.
+    /// Blobs of one manifest in flight at once.
     pub blobs_at_once: usize,
-    /// How often a request that failed for a passing reason is made again within one attempt.
+    /// Maximum number of retries of a request within one attempt, for transient failures.
     pub repeats: usize,
-    /// The pause before the first repeat; it doubles.
+    /// Pause before the first retry; it doubles.
     pub pause: Duration,
-    /// How long Harbor may take to store a blob that was asked for, beside what its size takes.
+    /// Time that Harbor gets to store a requested blob, in addition to the time for its size.
     pub grace: Duration,
 }
 
 impl Default for Limits {
-    /// Two manifests, four blobs of each, two repeats after 500 ms and 1 s, 20 s of grace.
+    /// Two manifests, four blobs of each, two retries after 500 ms and 1 s, 20 s of grace.
     fn default() -> Self {
         Self {
             manifests_at_once: 2,
@@ -222,55 +222,55 @@ pub struct Puller {
     lane: Lane,
     strategy: PullStrategy,
     harbor: Option<harbor::Client>,
-    /// Other tags of the repository that are wanted.
+    /// Other wanted tags of the repository.
     siblings: Vec<String>,
 }
 
 impl Puller {
-    /// A puller over `client`, whose own bound on concurrent requests holds besides. It shares lanes with nobody but its
+    /// Creates a puller over `client`, whose own bound on concurrent requests also applies. It shares lanes only with its
     /// clones, and has the default strategy.
     pub fn new(client: Client, limits: Limits) -> Self {
         let (lanes, lane) = (Lanes::default(), Lane::default());
         Self { client, limits, lanes, lane, strategy: PullStrategy::default(), harbor: None, siblings: Vec::new() }
     }
 
-    /// The same in lanes that others use, too.
+    /// Returns the puller with lanes that it shares with others.
     #[must_use]
     pub fn within(self, lanes: Lanes) -> Self {
         Self { lanes, ..self }
     }
 
-    /// The same for a project.
+    /// Returns the puller with the lane and the strategy of a project.
     #[must_use]
     pub fn on(self, lane: Lane, strategy: PullStrategy) -> Self {
         Self { lane, strategy, ..self }
     }
 
-    /// The same, asking Harbor's API first which manifests it has stored: these have their blobs, and nothing is asked
-    /// about them one by one. Not for an image of which a blob was found missing.
+    /// Returns the puller with Harbor's API: it asks the API first which manifests Harbor has stored. These have their blobs,
+    /// so no request is sent for each blob. Do not use it for an image with a missing blob.
     #[must_use]
     pub fn knowing(self, harbor: harbor::Client) -> Self {
         Self { harbor: Some(harbor), ..self }
     }
 
-    /// The same, which asks for these tags of the repository, too, before it fetches anything.
+    /// Returns the puller with these tags of the repository, which it also requests before it fetches.
     #[must_use]
     pub fn with_siblings(self, siblings: Vec<String>) -> Self {
         Self { siblings, ..self }
     }
 
-    /// The client that it pulls with.
+    /// Returns the client of the puller.
     pub fn client(&self) -> &Client {
         &self.client
     }
 
-    /// How it brings blobs into the cache.
+    /// Returns the strategy for blobs.
     pub fn strategy(&self) -> PullStrategy {
         self.strategy
     }
 
-    /// Pulls the children of `target` for `platforms` (all of them when that is empty; an image without an index as it is),
-    /// leaving out the blobs that Harbor has stored.
+    /// Pulls the children of `target` for `platforms`; all of them if that is empty. An image without an index is pulled as it
+    /// is. Blobs that Harbor has stored are skipped.
     ///
     /// # Errors
     /// [`WarmError`]; what was pulled until then stays in Harbor.
@@ -307,9 +307,9 @@ impl Puller {
         }
     }
 
-    /// Asks for the tags of the other images of the repository that are wanted, as a runtime does before it pulls. Harbor tags an
-    /// index only for a tag that was asked for by HEAD before the index was first fetched; for a week it answers a later HEAD from
-    /// its cache, and does not tag. What one of them answers does not matter here.
+    /// Requests the wanted tags of the other images of the repository, as a runtime does before it pulls. Harbor tags an index
+    /// only for a tag that was requested by HEAD before the index was first fetched; for a week it answers a later HEAD from
+    /// its cache, and does not tag. The answers are ignored here.
     async fn announce(&self, target: &Target) {
         let path = target.path();
         let asking = self.siblings.iter().cloned().map(|tag| self.ask_for(&path, tag));
@@ -323,7 +323,7 @@ impl Puller {
         self.client.head(path, &tag).await.map(drop)
     }
 
-    /// The digest that `target` has at this moment.
+    /// Returns the current digest of `target`.
     ///
     /// # Errors
     /// See [`Error`].
@@ -345,7 +345,7 @@ impl Puller {
     {
         let backoff =
             ExponentialBuilder::default().with_min_delay(self.limits.pause).with_max_times(self.limits.repeats);
-        // One that got no status line has taken its time: another attempt at the image comes later.
+        // A request without a status line has used its time: another attempt at the image comes later.
         let again = |error: &Error| error.class() == Class::Retry && !matches!(error, Error::Timeout { .. });
         let retried = request.retry(backoff.with_jitter()).when(again);
         retried.notify(|_, _| self.client.note_repeat()).await
@@ -358,12 +358,12 @@ impl std::fmt::Debug for Puller {
     }
 }
 
-/// What Harbor says of the first, where it serves none of them.
+/// Returns Harbor's message for the first child if it serves none of them.
 fn all_refused(children: &[WarmedChild]) -> Option<String> {
     children.iter().map(|child| child.refused.clone()).reduce(|first, next| first.filter(|_| next.is_some())).flatten()
 }
 
-/// Platforms for a sentence.
+/// Joins platforms for a message.
 pub(super) fn list(platforms: &[Platform]) -> String {
     platforms.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }

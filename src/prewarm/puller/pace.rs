@@ -1,31 +1,31 @@
-//! How long Harbor is given to store a blob that was asked for, judged by how fast the others came.
+//! How long to wait for Harbor to store a requested blob, estimated from the speed of earlier blobs.
 
 use std::{
     sync::{Mutex, PoisonError},
     time::Duration,
 };
 
-/// Bytes a second that are reckoned with while no blob has come yet.
+/// Assumed bytes a second before the first blob is stored.
 const UNKNOWN: f64 = 256.0 * 1024.0;
-/// However slow the others were, and however fast: what is reckoned with stays within.
+/// Bounds of the assumed rate, in bytes a second.
 const SLOWEST: f64 = 32.0 * 1024.0;
 const FASTEST: f64 = 4.0 * 1024.0 * 1024.0;
-/// A blob may be so many times slower than the slowest before it.
+/// A blob may be this many times slower than the slowest one before it.
 const ROOM: f64 = 4.0;
-/// The time that smaller blobs take tells of answers and not of a rate.
+/// Smaller blobs, in bytes, measure latency and not a rate.
 const TELLING: u64 = 256 << 10;
-/// Nothing is waited for longer.
+/// The longest wait for one blob.
 const LONGEST: Duration = Duration::from_secs(3600);
-/// Between two looks at a blob: at least, at most, and as a share of the time that has passed.
+/// Time between two checks of a blob: minimum, maximum, and share of the elapsed time.
 const FIRST_LOOK: Duration = Duration::from_millis(40);
 const RAREST_LOOK: Duration = Duration::from_secs(5);
 const LOOK_SHARE: f64 = 0.15;
-/// No look before such a part of the time that the others took: each costs Harbor, which is busy storing.
+/// No check before this share of the expected time: each check costs Harbor, which is busy storing.
 const EXPECTED_SHARE: f64 = 0.8;
-/// What a new time counts for in the usual rate.
+/// Weight of a new sample in the usual rate.
 const NEWEST: f64 = 0.3;
 
-/// What one pull has seen of Harbor's speed.
+/// The speed of Harbor that one pull has observed.
 #[derive(Debug)]
 pub(super) struct Pace {
     grace: Duration,
@@ -36,18 +36,18 @@ pub(super) struct Pace {
 struct Seen {
     /// Bytes a second of the slowest blob.
     rate: Option<f64>,
-    /// Of the usual one.
+    /// Bytes a second, as a moving average.
     usual: Option<f64>,
     given_up: bool,
 }
 
 impl Pace {
-    /// `grace` is granted to each blob, whatever its size.
+    /// `grace` is added for each blob, whatever its size.
     pub(super) fn new(grace: Duration) -> Self {
         Self { grace, seen: Mutex::default() }
     }
 
-    /// A blob of `size` bytes was stored so long after it was asked for.
+    /// Records that a blob of `size` bytes was stored this long after its request.
     pub(super) fn note_stored(&self, size: u64, after: Duration) {
         if size >= TELLING {
             let rate = size as f64 / after.as_secs_f64().max(0.001);
@@ -57,24 +57,24 @@ impl Pace {
         }
     }
 
-    /// A blob did not come in time. Harbor stores nothing, as with a full quota, or all too slowly: the others are not waited
-    /// for either.
+    /// Records that a blob did not arrive in time. Harbor stores nothing, as with a full quota, or stores too slowly: the pull
+    /// waits for no other blob either.
     pub(super) fn give_up(&self) {
         self.seen().given_up = true;
     }
 
-    /// Whether a blob of this pull did not come in time.
+    /// Returns whether a blob of this pull did not arrive in time.
     pub(super) fn has_given_up(&self) -> bool {
         self.seen().given_up
     }
 
-    /// How long to wait for a blob of `size` bytes.
+    /// Returns how long to wait for a blob of `size` bytes.
     pub(super) fn patience(&self, size: u64) -> Duration {
         let rate = self.seen().rate.map_or(UNKNOWN, |slowest| (slowest / ROOM).clamp(SLOWEST, FASTEST));
         (self.grace + Duration::from_secs_f64(size as f64 / rate).min(LONGEST)).min(LONGEST)
     }
 
-    /// The pause before the next look at a blob of `size` bytes that was asked for so long ago.
+    /// Returns the pause before the next check of a blob of `size` bytes that was requested `waited` ago.
     pub(super) fn pause(&self, size: u64, waited: Duration) -> Duration {
         let expected = self.seen().usual.filter(|_| size >= TELLING).map(|usual| size as f64 / usual.max(SLOWEST));
         let expected = Duration::from_secs_f64(expected.unwrap_or_default() * EXPECTED_SHARE);

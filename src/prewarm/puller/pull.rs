@@ -1,4 +1,4 @@
-//! One pull under way: from the manifest down to the blobs.
+//! One running pull: from the manifest down to the blobs.
 
 use std::{
     collections::HashSet,
@@ -17,7 +17,7 @@ use crate::{
     registry::{Child, Descriptor, Digest, Error, Image, Index, Manifest},
 };
 
-/// One pull under way.
+/// One running pull.
 pub(super) struct Pull<'a> {
     pub(super) puller: &'a Puller,
     pub(super) path: String,
@@ -25,18 +25,18 @@ pub(super) struct Pull<'a> {
     pub(super) pace: Pace,
     target: &'a Target,
     platforms: &'a [Platform],
-    /// Blobs that a child has taken on; children share layers.
+    /// Blobs that a child already fetches; children share layers.
     taken: Mutex<HashSet<Digest>>,
 }
 
-/// What an index leads to.
+/// The manifests that a reference leads to.
 #[derive(Default)]
 pub(super) struct Family {
     pub(super) children: Vec<WarmedChild>,
     pub(super) missing: Vec<Platform>,
     /// Attestations of the children, which are not fetched yet, and whether Harbor lists each.
     pub(super) attestations: Vec<(bool, Child)>,
-    /// Whether it lists an index.
+    /// Whether the index lists an index.
     pub(super) nested: bool,
 }
 
@@ -57,14 +57,14 @@ impl<'a> Pull<'a> {
         Ok(self.puller.repeated(|| client.manifest(&self.path, reference)).await?.manifest)
     }
 
-    /// Which of these manifests Harbor has stored, in one request; none where nobody can be asked.
+    /// Returns which of these manifests Harbor has stored, in one request; none without an API client.
     pub(super) async fn stored<'d>(&self, wanted: impl IntoIterator<Item = &'d Digest>) -> HashSet<Digest> {
         let Some(harbor) = &self.puller.harbor else { return HashSet::new() };
         let wanted: Vec<&Digest> = wanted.into_iter().collect();
         if wanted.is_empty() {
             return HashSet::new();
         }
-        // Whoever cannot tell costs a question for each blob, and nothing else.
+        // A failure costs one request for each blob, and nothing else.
         stored(harbor, self.target, &wanted).await.unwrap_or_else(|error| {
             tracing::debug!(repository = %self.path, %error, "Harbor does not tell what it has stored");
             HashSet::new()
@@ -87,7 +87,7 @@ impl<'a> Pull<'a> {
 
     async fn child(&self, child: Child, depth: u8, stored: &HashSet<Digest>) -> Result<Family, WarmError> {
         let manifest = match self.manifest(child.digest.as_str()).await {
-            // One platform that nobody may pull says nothing of the others.
+            // One platform that Harbor refuses to serve does not affect the others.
             Err(Error::PolicyBlocked { message }) => return Ok(Family::of(refused(child, message))),
             manifest => manifest?,
         };
@@ -101,7 +101,7 @@ impl<'a> Pull<'a> {
         }
     }
 
-    /// Brings the blobs of an image into Harbor. A manifest that is `stored` has them: Harbor stores it after them.
+    /// Fetches the blobs of an image into Harbor. A manifest that is `stored` has them: Harbor stores it after them.
     pub(super) async fn image(
         &self,
         platform: Option<Platform>,
@@ -122,10 +122,10 @@ impl<'a> Pull<'a> {
         Ok(WarmedChild { platform, digest, layers, bytes: image.bytes(), fetched, fetches, refused: None, foreign })
     }
 
-    /// Brings those `foreign` layers into Harbor that the upstream holds, and makes them layers of the image.
+    /// Fetches those `foreign` layers into Harbor that the upstream holds, and makes them layers of the image.
     async fn foreign(&self, image: &mut Image, foreign: &mut Vec<Descriptor>) -> Result<Fetches, Error> {
         let mut sum = Fetches::default();
-        // Where no layer is asked for, nobody finds out; of too many, nobody tries.
+        // Without layer requests it stays unknown which ones the upstream holds; above the bound none is tried.
         if self.puller.strategy == PullStrategy::ManifestsOnly || foreign.len() > MAX_FOREIGN {
             return Ok(sum);
         }

@@ -13,7 +13,7 @@ fn holding(name: &str, namespaces: &[&str], last: i64) -> Holding {
     Holding { name: name.to_owned(), namespaces, worth: worth(last) }
 }
 
-/// So many images of each namespace, the first the oldest.
+/// N images of each namespace, the first the oldest.
 fn holdings(counts: &[(&str, usize)]) -> Vec<Holding> {
     let mut all = Vec::new();
     for (namespace, count) in counts {
@@ -63,7 +63,7 @@ fn room_is_made_by_the_image_that_is_worth_the_least() {
 #[test]
 fn owner_of_an_image_is_the_smallest_namespace_that_uses_it() {
     let mut images = holdings(&[("flood", 8)]);
-    // The flood names what the shop uses, too.
+    // The namespace `flood` also requests the images of `shop`.
     images.push(holding("nginx", &["flood", "shop"], 0));
     images.push(holding("stray", &[], 0));
     let holdings = Holdings::new(&images);
@@ -72,7 +72,7 @@ fn owner_of_an_image_is_the_smallest_namespace_that_uses_it() {
 
 #[test]
 fn room_never_exceeds_a_cap_and_gives_each_namespace_its_share_whatever_they_ask_for() {
-    // Requests in an order of their own each time: a linear congruence.
+    // Requests in a different order for each seed: a linear congruential generator.
     for seed in 0..20_u64 {
         let caps = Caps { total: 60, of_namespace: 25 };
         let names = ["flood-a", "flood-b", "flood-c", "shop", "bank"];

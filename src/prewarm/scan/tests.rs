@@ -43,7 +43,7 @@ fn a_verdict_stands_until_there_is_a_new_one() {
         (artifact("Pending", "", -1), ScanState::Scanning, Some("High"), Some(1)),
         (artifact("Error", "", 110), ScanState::Failed, Some("High"), Some(1)),
         (artifact("Stopped", "", 110), ScanState::Failed, Some("High"), Some(1)),
-        // Harbor forgets what a scanner found that is gone.
+        // Harbor forgets the results of a scanner that was removed.
         (Artifact::default(), ScanState::Unscanned, None, Some(1)),
     ];
     for (artifact, state, severity, requests) in table {

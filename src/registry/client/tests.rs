@@ -2,7 +2,7 @@ use tokio::net::TcpListener;
 
 use super::*;
 
-/// The names are those that the resolver of tests knows.
+/// The test resolver knows these names.
 #[tokio::test]
 async fn client_connects_to_no_refused_address_of_a_name() {
     // On Linux a connection to 0.0.0.0 reaches this listener.

@@ -1,4 +1,4 @@
-//! Tokens for pulling: where the registry's challenge says they are had, if credentials may be sent there.
+//! Pull tokens: requested at the token service of the registry's challenge, if credentials may be sent there.
 
 use std::time::Instant;
 
@@ -11,11 +11,11 @@ use crate::registry::{
     error::Error,
 };
 
-/// A token answer that is longer is not one.
+/// Maximum size of a token answer in bytes; a longer one is malformed.
 const MAX_TOKEN_ANSWER: usize = 256 << 10;
 
 impl Client {
-    /// A token for pulling from `repository`; `None` where the registry wants none.
+    /// Fetches a token for pulling from `repository`; `None` if the registry requires none.
     pub(super) async fn fetch_token(&self, repository: &str) -> Result<Option<SecretString>, Error> {
         let Challenge::Bearer { path, service } = self.challenge().await? else { return Ok(None) };
         let scope = format!("repository:{repository}:pull");
@@ -29,7 +29,7 @@ impl Client {
         let operation = format!("GET {path}");
         let answer = self.execute(request, operation.clone()).await?.successful().await?;
         let body = self.body(answer, MAX_TOKEN_ANSWER).await?;
-        // The body holds a token: nothing of it may stand in an error.
+        // The body holds a token: no part of it may appear in an error.
         let parsed = serde_json::from_slice::<TokenAnswer>(&body).ok().and_then(TokenAnswer::token);
         let Some((token, life)) = parsed else {
             return Err(Error::Malformed { operation, detail: "no token in it".to_owned() });
@@ -39,7 +39,7 @@ impl Client {
         Ok(Some(token))
     }
 
-    /// Credentials go to the token service and nowhere else.
+    /// Refuses every path but that of the token service: credentials go nowhere else.
     fn check_token_path(&self, path: &str) -> Result<(), Error> {
         if *path == *self.token_path {
             return Ok(());

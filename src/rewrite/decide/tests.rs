@@ -151,7 +151,7 @@ fn a_record_that_a_user_sent_is_discarded_unless_it_is_what_the_rules_do() {
         // Rewritten: replaced.
         (json!({KEY: r#"{"containers/a":"evil"}"#}), "nginx", Some(r#"{"containers/a":"nginx"}"#)),
         (json!({KEY: "{"}), "docker.io/nginx", Some(r#"{"containers/a":"docker.io/nginx"}"#)),
-        // A copy of an admitted Pod, or the API server asking again: the same as made anew.
+        // A copy of an admitted Pod, or a second call of the API server: the same result as the first time.
         (
             json!({KEY: r#"{"containers/a":"nginx","volumes/x":"y"}"#}),
             "harbor.corp/hub/library/nginx",
@@ -322,7 +322,7 @@ proptest! {
     #[test]
     fn admitting_twice_is_admitting_once(sent in some_pod(), old in prop::option::of(some_pod())) {
         let rules = rules_to("hub");
-        // The old Pod was admitted before, when the rules were others.
+        // The old Pod was admitted earlier, with other rules.
         let old = old.map(|old| admit(&rules_to("before"), &old, None).pod);
         let once = admit(&rules, &sent, old.as_ref());
         let twice = admit(&rules, &once.pod, old.as_ref());
@@ -441,7 +441,7 @@ fn decide_leaves_images_that_are_never_pulled_and_placeholders_of_other_webhooks
     assert_eq!(told.wanted, ["harbor.corp/hub/library/busybox:1.36 of hub"], "what is never pulled is not warmed");
     assert_eq!(told.warnings, [""; 0]);
 
-    // Its webhook has acted, and the API server asks again.
+    // Its webhook has acted, and the API server calls again.
     let mut injected = told.pod;
     injected["spec"]["containers"][2]["image"] = json!("istio/proxyv2:1.27");
     let told = admit(&rules_to("hub"), &injected, None);
@@ -465,7 +465,7 @@ fn decide_gives_no_image_back_for_an_original_that_it_cannot_be_made_from() {
         let told = admit(&rules_to("hub"), &pod(json!({}), &[("a", original)]), Some(&old(original)));
         assert_eq!(told.pod["spec"]["containers"][0]["image"], becomes);
     }
-    // A forged entry does not survive an update of something else.
+    // A forged entry does not survive an update of another field.
     let mut labelled = old("evil.example/x");
     labelled["metadata"]["annotations"] = json!({"mine": "x"});
     let told = admit(&rules_to("hub"), &labelled, Some(&old("evil.example/x")));

@@ -1,18 +1,18 @@
-//! What can be wrong with rules.
+//! Problems of rules.
 
 use crate::image::ImageRefError;
 
-/// What was wrong with a rule, or with two of them. The rest of the rule holds nevertheless.
+/// A problem of a rule, or of two rules. The rest of the rule still applies, unless the variant says otherwise.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Finding {
-    /// Two rules have the same match, and the older one has it.
+    /// Two rules have the same match; the older rule keeps it.
     #[error("{rule}: match {matched} belongs to the older {winner}; remove it from one of them")]
     Conflict {
         /// The rule that lost the match.
         rule: String,
         /// The match.
         matched: String,
-        /// The rule that has it.
+        /// The rule that keeps it.
         winner: String,
     },
     /// The match can never be the beginning of an image reference.
@@ -23,7 +23,7 @@ pub enum Finding {
         /// The match.
         matched: String,
     },
-    /// The match lies at a pull host, and images there are never rewritten.
+    /// The match is at a pull host, and images there are never rewritten.
     #[error("{rule}: match {matched} is at Harbor itself and never applies; remove it")]
     AtHarbor {
         /// The rule.
@@ -31,15 +31,15 @@ pub enum Finding {
         /// The match.
         matched: String,
     },
-    /// A selector or a glob cannot be read: the whole rule is left out, for without it too much would be rewritten.
+    /// A selector or a glob is invalid. The whole rule is skipped: without its scope it would rewrite too much.
     #[error("{rule}: {problem}; no image is rewritten until that is mended")]
     BadScope {
         /// The rule.
         rule: String,
-        /// What is wrong.
+        /// The problem.
         problem: String,
     },
-    /// Pull host and project make no image reference: the whole rule is left out.
+    /// Pull host and project form no image reference. The whole rule is skipped.
     #[error("{rule}: no image can be named {host}/{project}/…: {error}; the host needs a dot or a port")]
     BadTarget {
         /// The rule.
@@ -48,18 +48,18 @@ pub enum Finding {
         host: String,
         /// Its project.
         project: String,
-        /// What is wrong with them.
+        /// The problem of host and project.
         error: ImageRefError,
     },
 }
 
 impl Finding {
-    /// Whether the rule can do nothing, or not what it says, by itself; the others are about its neighbours.
+    /// Returns whether the rule by itself can do nothing, or not what it says. The other findings are about its neighbours.
     pub fn is_fatal(&self) -> bool {
         !matches!(self, Self::Conflict { .. } | Self::AtHarbor { .. })
     }
 
-    /// The rule that it is about.
+    /// Returns the rule of the finding.
     pub fn rule(&self) -> &str {
         match self {
             Self::Conflict { rule, .. }

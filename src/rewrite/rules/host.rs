@@ -1,11 +1,11 @@
-//! What is at a host: Harbor, or images to rewrite.
+//! The entry of a host: Harbor, or images to rewrite.
 
 use std::borrow::Cow;
 
 use super::{Map, Target};
 use crate::image::{DOCKER_HUB, ImageRef, LEGACY_DOCKER_HUB, canonical_host, is_host, is_path, reads_as_host};
 
-/// What is at a host.
+/// The entry of a host.
 #[derive(Debug)]
 pub(super) enum Host {
     /// Harbor: its managed projects.
@@ -14,17 +14,17 @@ pub(super) enum Host {
     Source(Source),
 }
 
-/// The matches at one host, each with the rules that have it, the older ones first.
+/// The matches at one host, each with its rules, oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Source {
     whole_host: Vec<usize>,
     paths: Map<Vec<usize>>,
-    /// Components of the longest path, so that a lookup tries no longer ones.
+    /// Components of the longest path; a lookup tries no longer one.
     depth: usize,
 }
 
 impl Source {
-    /// Adds a rule to those that have a path, and says who they are.
+    /// Adds a rule to the rules of a path, and returns them.
     pub(super) fn claim(&mut self, path: &str, index: usize) -> &[usize] {
         let holders = if path.is_empty() {
             &mut self.whole_host
@@ -38,7 +38,7 @@ impl Source {
         holders
     }
 
-    /// The first rule that is usable, from the longest path to the whole host.
+    /// Returns the first usable rule, from the longest path to the whole host.
     pub(super) fn longest<'t>(
         &self,
         repository: &str,
@@ -58,7 +58,7 @@ impl Source {
     }
 }
 
-/// An image at another name of Docker Hub, as it is at `docker.io`.
+/// Returns an image of another name of Docker Hub as an image of `docker.io`.
 pub(super) fn docker_hub_image(host: &str, image: &ImageRef) -> Option<ImageRef> {
     if !is_docker_hub_alias(host) {
         return None;
@@ -67,7 +67,7 @@ pub(super) fn docker_hub_image(host: &str, image: &ImageRef) -> Option<ImageRef>
     ImageRef::parse(&format!("{DOCKER_HUB}/{rest}")).ok()
 }
 
-/// Host in lower case and path; `None` when no image can match.
+/// Splits a match into host in lower case and path; `None` when no image can match.
 pub(super) fn read_match(text: &str) -> Option<(Cow<'_, str>, &str)> {
     let text = text.trim_end_matches('/');
     let (host, path) = text.split_once('/').unwrap_or((text, ""));
@@ -79,7 +79,7 @@ pub(super) fn read_match(text: &str) -> Option<(Cow<'_, str>, &str)> {
     Some((if is_hub { Cow::Borrowed(DOCKER_HUB) } else { host }, path))
 }
 
-/// Whether Docker Hub answers there, too, beside [`LEGACY_DOCKER_HUB`]: the parser of images knows that one already.
+/// Returns whether the host is an alias of Docker Hub, except [`LEGACY_DOCKER_HUB`], which the image parser handles.
 fn is_docker_hub_alias(host: &str) -> bool {
     matches!(host, "registry-1.docker.io" | "registry.hub.docker.com")
 }

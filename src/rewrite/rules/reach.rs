@@ -1,21 +1,21 @@
-//! Which rules have to do with one another, told without compiling them.
+//! Finds which rules can affect each other, without compiling them.
 
 use std::borrow::Cow;
 
 use super::host::read_match;
 use crate::image::canonical_host as lower;
 
-/// What the matches of one rule speak of.
+/// The images that the matches of one rule cover.
 pub(in crate::rewrite) struct Reach<'a>(Vec<(Cow<'a, str>, &'a str)>);
 
 impl<'a> Reach<'a> {
-    /// That of these matches.
+    /// Returns the reach of these matches.
     pub(in crate::rewrite) fn of(matches: &'a [String]) -> Self {
         Self(matches.iter().filter_map(|matched| read_match(matched)).collect())
     }
 
-    /// Whether a rule with these matches and this pull host has a say on any of it: it has a match in common, or its Harbor is
-    /// where a match lies.
+    /// Returns whether a rule with these matches and this pull host can affect it: it has a match in common, or its Harbor is
+    /// the host of a match.
     pub(in crate::rewrite) fn meets(&self, matches: &[String], pull_host: &str) -> bool {
         let pull_host = lower(pull_host);
         let shared = |matched: &String| read_match(matched).is_some_and(|matched| self.0.contains(&matched));

@@ -1,4 +1,4 @@
-//! One rule, compiled.
+//! One compiled rule.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,27 +11,27 @@ use crate::rewrite::glob::Globs;
 use crate::rewrite::selector::Selectors;
 use crate::rewrite::subject::Subject;
 
-/// Where a rule sends images.
+/// The target of a rule.
 #[derive(Debug)]
 pub struct Target {
     name: Arc<str>,
     pub(super) prefix: ImagePrefix,
     /// Names of this project at other Harbors: hosts in lower case, and paths.
     replaces: Vec<(Box<str>, Box<str>)>,
-    /// Harbor serves a repository of one component from `library/`.
+    /// Whether Harbor serves a repository of one component from `library/`.
     docker_hub: bool,
     exclude: Globs,
     selectors: Selectors,
     mode: RewriteMode,
-    /// Harbor is unavailable, and images stay as they are.
+    /// Whether Harbor is unavailable and the rule does not rewrite images then.
     waits: bool,
     pull_secret: Option<Arc<str>>,
-    /// What it costs to ask whether the rule speaks of an image.
+    /// The steps to check whether the rule matches an image.
     steps: u64,
 }
 
 impl Target {
-    /// Compiles a rule; its matches play no part.
+    /// Compiles a rule without its matches.
     pub(super) fn compile(rule: &Rule) -> Result<Self, Finding> {
         let prefix = ImagePrefix::new(&rule.pull_host, &rule.project).map_err(|error| Finding::BadTarget {
             rule: rule.name.clone(),
@@ -63,14 +63,14 @@ impl Target {
         })
     }
 
-    /// An image of this project at another Harbor, without the path that is the project there.
+    /// Returns an image of this project at another Harbor, without the path of the project there.
     pub(super) fn replaced(&self, host: &str, image: &ImageRef) -> Option<ImageRef> {
         let mut own = self.replaces.iter().filter(|(other, _)| **other == *host);
         own.find_map(|(_, path)| image.without_path(path))
     }
 
-    /// The canonical reference of an image that names this project of Harbor: the host as the rule writes it, and for Docker
-    /// Hub the `library/` that Harbor adds (it answers `project/nginx` with a redirect to `project/library/nginx`).
+    /// Returns the canonical reference of an image that names this project of Harbor: the host as the rule writes it, and for
+    /// Docker Hub the `library/` that Harbor adds (it redirects `project/nginx` to `project/library/nginx`).
     pub fn canonical(&self, image: &ImageRef) -> ImageRef {
         let below = image.repository().strip_prefix(self.project()).and_then(|rest| rest.strip_prefix('/'));
         let Some(below) = below else { return image.clone() };
@@ -79,62 +79,62 @@ impl Target {
             return image.clone();
         }
         let rest = image.as_str().get(image.name().len() - below.len()..).unwrap_or_default();
-        // One that this makes too long is no image that Harbor could serve.
+        // An image that becomes too long is not an image that Harbor can serve.
         ImageRef::parse(&format!("{}/{library}{rest}", self.prefix)).unwrap_or_else(|_| image.clone())
     }
 
-    /// Whether the rule is about this image of this Pod, given that a match of it is the image's prefix.
+    /// Returns whether the rule applies to this image of this Pod, given that one of its matches is a prefix of the image.
     pub fn speaks_of(&self, image: &ImageRef, subject: &Subject<'_>) -> bool {
         self.selectors.matches(subject) && self.exclude.matching(image).is_none()
     }
 
-    /// What it costs to ask whether the rule speaks of an image.
+    /// Returns the steps to check whether the rule matches an image.
     pub(super) fn steps(&self) -> u64 {
         self.steps
     }
 
-    /// Whether a younger rule with a match of this one never gets an image by it. Room is left only if there is something
-    /// that this rule does not speak of, and the younger one might.
+    /// Returns whether a younger rule with a match of this one never gets an image through it. The younger rule gets images
+    /// only if this rule excludes some that the younger one may match.
     pub(super) fn leaves_nothing_to(&self, younger: &Self) -> bool {
         self.exclude.is_empty() && (self.selectors.is_everything() || self.selectors == younger.selectors)
     }
 
-    /// Images that the rule does not speak of.
+    /// Returns the images that the rule excludes.
     pub fn exclude(&self) -> &Globs {
         &self.exclude
     }
 
-    /// Pods that the rule speaks of.
+    /// Returns the Pods that the rule selects.
     pub fn selectors(&self) -> &Selectors {
         &self.selectors
     }
 
-    /// Whether images are rewritten, or only mapped.
+    /// Returns whether images are rewritten, or only mapped.
     pub fn mode(&self) -> RewriteMode {
         self.mode
     }
 
-    /// Whether images stay as they are because Harbor is unavailable.
+    /// Returns whether images are not modified because Harbor is unavailable.
     pub fn waits(&self) -> bool {
         self.waits
     }
 
-    /// The Secret that Pods with rewritten images need.
+    /// Returns the Secret that Pods with rewritten images need.
     pub fn pull_secret(&self) -> Option<&Arc<str>> {
         self.pull_secret.as_ref()
     }
 
-    /// Name of the ProxyProject.
+    /// Returns the name of the ProxyProject.
     pub fn name(&self) -> &Arc<str> {
         &self.name
     }
 
-    /// Harbor's host.
+    /// Returns the host of Harbor.
     pub fn pull_host(&self) -> &str {
         self.prefix.host()
     }
 
-    /// The project in Harbor.
+    /// Returns the project in Harbor.
     pub fn project(&self) -> &str {
         self.prefix.path()
     }
@@ -158,7 +158,7 @@ mod tests {
         tests::{rule, scoped, told},
     };
 
-    /// The rule that rewrites an image of a Pod labelled `app=web`, in namespace `shop` labelled `team=shop`.
+    /// Returns the rule that rewrites an image of a Pod labelled `app=web`, in namespace `shop` labelled `team=shop`.
     fn chosen(rules: &Rules, image: &str) -> String {
         let namespace = [("team".to_owned(), "shop".to_owned())].into();
         let text = r#"{"metadata": {"labels": {"app": "web"}}}"#;
@@ -188,7 +188,7 @@ mod tests {
             (vec![("a", "docker.io", app("db"))], "-"),
             (vec![("a", "docker.io", exclude("docker.io/library/nginx"))], "-"),
             (vec![("a", "docker.io", exclude("docker.io/library/redis"))], "a"),
-            // The longest match first, then the older one.
+            // The longest match wins, then the older rule.
             (vec![("a", "docker.io", everything.clone()), ("b", "docker.io/library", team("bank"))], "a"),
             (vec![("a", "docker.io", everything.clone()), ("b", "docker.io/library", team("shop"))], "b"),
             (vec![("a", "docker.io", team("bank")), ("b", "docker.io", team("shop"))], "b"),

@@ -11,7 +11,7 @@ pub(super) fn rule(name: &str, created: i64, matches: &[&str], project: &str) ->
     }
 }
 
-/// The same, with what it excludes and selects.
+/// The same, with exclusions and selectors.
 pub(super) fn scoped(name: &str, created: i64, matched: &str, scope: serde_json::Value) -> Rule {
     let selector = |key: &str| scope.get(key).map(|value| serde_json::from_value(value.clone()).unwrap());
     let terms = RewriteTerms {
@@ -23,7 +23,7 @@ pub(super) fn scoped(name: &str, created: i64, matched: &str, scope: serde_json:
     Rule { terms, ..rule(name, created, &[matched], name) }
 }
 
-/// The rewritten image; `stays PROJECT` at Harbor, `-` without a rule.
+/// Returns the rewritten image; `stays PROJECT` for an image at Harbor, `-` without a rule.
 pub(super) fn told(rules: &Rules, image: &str) -> String {
     match rules.find_for_anyone(&ImageRef::parse(image).unwrap()) {
         Decision::Rewritten { image, .. } => image.to_string(),

@@ -1,5 +1,5 @@
-//! The order of steps, and a simulation: leaders that are killed, halted and off by minutes, kubelets and API servers that lag,
-//! people who delete and damage. Whatever a replica shows is trusted by every API server, at every moment.
+//! The order of steps, and a simulation: leaders that are killed, paused and wrong by minutes, kubelets and API servers that
+//! lag, users who delete and damage objects. At every moment, every API server trusts the certificate of every replica.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -28,7 +28,7 @@ fn after(days: i64) -> Timestamp {
     beginning() + SignedDuration::from_hours(24 * days)
 }
 
-/// What one look sees, to be changed by a test.
+/// The observed state of one reconcile, for tests to change.
 struct Look {
     authorities: Kept<Authorities>,
     leaf: Kept<X509>,
@@ -38,7 +38,7 @@ struct Look {
 }
 
 impl Look {
-    /// An authority and a certificate that are as they should be, in use everywhere.
+    /// A valid CA and certificate, in use everywhere.
     fn settled() -> Self {
         let authority = Authority::new("test", Validity::starting(beginning(), policy().authority)).unwrap();
         let issued = authority.issue(&policy().names, Validity::starting(beginning(), policy().leaf)).unwrap();
@@ -225,11 +225,11 @@ struct World {
     chains: HashMap<(Vec<u8>, Vec<u8>), bool>,
 }
 
-/// Goes by a clock of its own, and by what it has heard so far.
+/// Has its own clock, and its own cached state.
 struct ApiServer {
     skew: SignedDuration,
     lag: Duration,
-    /// By configuration: what each entry trusts, and whether somebody has just emptied it.
+    /// By configuration: the certificates that each entry trusts, and whether a user has just emptied it.
     trusts: Vec<(Vec<Vec<X509>>, bool)>,
     news: Vec<(Duration, usize, Vec<Vec<X509>>, bool)>,
 }
@@ -241,7 +241,7 @@ struct Pod {
     files: Vec<(Duration, Data)>,
 }
 
-/// A controller in the middle of a turn: what it has read so far.
+/// A controller in the middle of a reconcile: the state that it has read.
 #[derive(Default)]
 struct Leader {
     skew: SignedDuration,
@@ -289,7 +289,7 @@ impl World {
         self.settle();
     }
 
-    /// What is due arrives; then everything has to fit together.
+    /// Delivers the changes that are due; then all parts must match.
     fn settle(&mut self) {
         let since = self.since;
         for server in &mut self.servers {
@@ -387,7 +387,7 @@ impl Leader {
         Self { skew: SignedDuration::from_secs(skew), born: world.since, ..Self::default() }
     }
 
-    /// One request: a read, or the write that all reads led to.
+    /// One request: a read, or the write that follows from the reads.
     fn request(&mut self, world: &mut World) {
         if world.since < self.rests_until {
             return;
@@ -427,7 +427,7 @@ impl Leader {
         let now = world.now + self.skew;
         let elapsed = world.since - self.born;
         let Next { step, look_again, .. } = next(&mut self.memory, &seen, &policy(), now, elapsed);
-        // It looks more often than that; this is the harder case.
+        // The controller reads more often; this is the harder case.
         self.rests_until = world.since + if look_again == LOOK { LOOK * 8 } else { look_again };
         let same = |a: &Stored<Data>, b: &Stored<Data>| a.as_ref().map(|a| a.0) == b.as_ref().map(|b| b.0);
         match step {
@@ -457,7 +457,7 @@ impl Leader {
                     }
                 }
             }
-            // Somebody else was faster.
+            // Another process was faster.
             _ => {}
         }
     }
@@ -465,13 +465,13 @@ impl Leader {
 
 #[derive(Debug, Clone)]
 enum Happening {
-    /// The leader makes so many requests.
+    /// The leader makes this number of requests.
     Works(u8),
     Seconds(u16),
     Days(u8),
-    /// The leader dies; the next has a clock of its own.
+    /// The leader is killed; the next has another clock.
     Killed(i64),
-    /// The leader halts in what it does, another takes over, and the first goes on once more before it notices.
+    /// The leader pauses in a reconcile, another takes over, and the first continues before it notices.
     Halted(i64, u8),
     PodStarts(u8),
     PodEnds(u8),
@@ -504,7 +504,7 @@ fn happening() -> impl Strategy<Value = Happening> {
     ]
 }
 
-/// Lets the leader work undisturbed for a while.
+/// Lets the leader work without faults for a while.
 fn quietly(world: &mut World, leader: &mut Leader, seconds: u64) {
     let end = world.since + Duration::from_secs(seconds);
     while world.since < end {

@@ -5,7 +5,7 @@ use super::{Arc, Duration, Full, Instant, Occupant, Peer, Places, Room, lock};
 struct Guest {
     peer: Peer,
     since: Option<Instant>,
-    /// Makes room for a lighter peer also where it is not idle.
+    /// Whether a lighter peer may evict it although it is not idle.
     yields: bool,
     evicted: AtomicBool,
 }
@@ -41,7 +41,7 @@ fn evicted(guests: &[Arc<Guest>]) -> Vec<usize> {
     guests.iter().enumerate().filter(|(_, guest)| evicted(guest)).map(|(index, _)| index).collect()
 }
 
-/// Who is evicted when each guest of a row (peer, idle seconds) comes in turn, and whether the last is let in.
+/// Each row: the guests (peer, idle seconds) in order, which of them are evicted, and whether the last is admitted.
 #[test]
 fn a_newcomer_takes_the_place_of_the_idlest_of_the_heaviest_peer() {
     type Row<'a> = (&'a str, Room, &'a [(u8, Option<u64>)], &'a [usize], Result<(), Full>);
@@ -122,7 +122,7 @@ async fn a_few_wait_for_room_and_the_rest_are_refused_at_once() {
     assert!(places.admit_within(guest(3, None), 1, ONE, patience).await.is_err());
     drop(held);
     assert!(waiting.await.unwrap());
-    // A peer that waits already leaves the other places to others.
+    // A peer that waits already leaves the other waiting slots to others.
     let waiting = super::Waits::begin(&places.waiting, guest(1, None).peer(), Room { total: 9, peer: 1 });
     assert_eq!(waiting.as_ref().err(), None);
     let again = super::Waits::begin(&places.waiting, guest(1, None).peer(), Room { total: 9, peer: 1 });

@@ -1,4 +1,5 @@
-//! The deletion of what is in a project. Each look deletes what it finds, so it goes on wherever it was interrupted.
+//! Deletes the repositories of a project. Each reconcile deletes what it finds, so a purge continues after an
+//! interruption.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -6,24 +7,24 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::harbor::{Client, Error};
 
-/// Repositories under way at once: Harbor looks into each for immutable tags, and deletes its artifacts one by one.
+/// Maximum number of concurrent deletions: for each, Harbor checks for immutable tags and deletes artifacts one by one.
 const AT_ONCE: usize = 4;
-/// Repositories that one look deletes; then it tells how far it has come.
+/// Maximum number of repositories deleted in one reconcile; then the progress is reported.
 const MOST: usize = 100;
-/// Refusals that are told.
+/// Maximum number of refusals in a message.
 const TOLD: usize = 3;
 
-/// How far a look has come.
+/// Progress of a purge.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Purge {
-    /// Repositories that are to be deleted at the next look.
+    /// Number of repositories left for the next reconcile.
     pub(super) left: usize,
     /// Repositories that Harbor does not delete, and why.
     refused: Vec<String>,
 }
 
 impl Purge {
-    /// Deletes the repositories of the project.
+    /// Deletes the repositories of the project, up to the limit of one reconcile.
     pub(super) async fn of(client: &Client, project: &str) -> Result<Self, Error> {
         let repositories = client.repositories(project).await?;
         let gone = AtomicUsize::new(0);
@@ -54,7 +55,7 @@ impl Purge {
         Ok(purge)
     }
 
-    /// What Harbor does not delete, in words; `None` for nothing.
+    /// A message about repositories that Harbor does not delete; `None` when there are none.
     pub(super) fn refusals(&self) -> Option<String> {
         let count = self.refused.len();
         let more = match count.saturating_sub(TOLD) {
