@@ -107,7 +107,9 @@ impl<'m> Reading<'m, '_> {
         let variable = if is_patch { "image" } else { text("name") };
         for (index, (key, below)) in entries.iter().enumerate() {
             let name = key.scalar_text().unwrap_or_default();
-            if name == ORIGINAL_IMAGES || skipped.contains(&name) {
+            // An image of RBD is a block device.
+            let is_device = name == "image" && around.called == "rbd";
+            if name == ORIGINAL_IMAGES || is_device || skipped.contains(&name) {
                 continue;
             }
             self.enter(index, Step::Key(name));

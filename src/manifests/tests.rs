@@ -855,8 +855,20 @@ fn many_values_by_few_aliases_are_refused() {
         bomb += &format!("a{level}: &a{level} [{}]\n", format!("*a{}, ", level - 1).repeat(10));
     }
     assert!(Manifests::read(&bomb).unwrap_err().detail.contains("by aliases"));
-    let many = format!("a: [{}]\n", "x, ".repeat(500_000));
+    let many = format!("a: [{}]\n", "x, ".repeat(tree::MAX_NODES));
     assert!(Manifests::read(&many).unwrap_err().detail.contains("split it"));
+}
+
+#[test]
+fn a_text_of_four_thousand_deployments_is_read() {
+    let container = "{name: a, image: nginx, args: [a], env: [{name: A, value: b}], ports: [{name: http, containerPort: 80}], \
+                     resources: {limits: {cpu: 1, memory: 1Gi}, requests: {cpu: 1, memory: 1Gi}}}";
+    let one = format!(
+        "{{apiVersion: apps/v1, kind: Deployment, metadata: {{name: a, labels: {{app: a}}}}, spec: {{replicas: 1, selector: \
+         {{matchLabels: {{app: a}}}}, template: {{metadata: {{labels: {{app: a}}}}, spec: {{containers: [{container}, {container}]}}}}}}}}\n---\n"
+    );
+    let text = one.repeat(4_000);
+    assert_eq!(Manifests::read(&text).unwrap().templates().len(), 4_000);
 }
 
 /// The mentions of a text, where every image is meant.
@@ -916,6 +928,18 @@ fn mentions_have_the_values_of_json_patches_at_paths_of_images() {
         assert_eq!(found, [place], "{text}");
     }
     assert_eq!(all_mentions("- {op: replace, path: /spec/replicas, value: nginx}"), []);
+}
+
+#[test]
+fn mentions_have_no_block_devices_of_rbd() {
+    for text in [
+        "{apiVersion: v1, kind: PersistentVolume, spec: {rbd: {image: disk, pool: p}}}",
+        "{apiVersion: v1, kind: Pod, spec: {volumes: [{name: a, rbd: {image: disk, pool: p}}], containers: [{name: a}]}}",
+        "{apiVersion: storage.k8s.io/v1, kind: StorageClass, parameters: {image: disk}}",
+    ] {
+        assert_eq!(all_mentions(text), [], "{text}");
+        assert_eq!(all_mentions(&text.replace("rbd:", "web:").replace("parameters", "others")).len(), 1, "{text}");
+    }
 }
 
 #[test]

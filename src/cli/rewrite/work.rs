@@ -126,7 +126,12 @@ impl<'w> Work<'w> {
         let is_said = |warning: &&String| invalid.iter().any(|error| warning.ends_with(error));
         for warning in outcome.warnings().iter().filter(|warning| !is_said(warning)) {
             let warning = warning.strip_prefix("harbor-pilot: ").unwrap_or(warning);
-            tell(format_args!("{at}: {warning}"));
+            let line = format!("{at}: {warning}");
+            // The same warning of one object is printed once.
+            if !self.said.contains(&line) {
+                tell(&line);
+                self.said.insert(line);
+            }
         }
         let mut rewrites = false;
         for (number, image) in found.images.iter().enumerate() {
