@@ -264,6 +264,16 @@ fn pull_secrets_are_not_added_where_the_kind_is_not_known_to_take_them() {
 }
 
 #[test]
+fn rewrite_prints_a_warning_of_an_object_with_several_templates_once() {
+    let template = "template: {spec: {containers: [{name: d, image: nginx}]}}";
+    let application = format!(
+        "{{apiVersion: sparkoperator.k8s.io/v1beta2, kind: SparkApplication, spec: {{image: nginx, driver: {{{template}}}}}}}"
+    );
+    let done = Desk::new().rewrite(&["-f", "-", "--pull-secrets"], &application);
+    assert_eq!(done.err.matches("does not get those of its ServiceAccount").count(), 1, "{}", done.err);
+}
+
+#[test]
 fn selectors_are_judged_with_the_namespace_of_the_input_and_what_is_unknown_is_told() {
     let desk = Desk::new();
     let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: p, namespace: shop}\nspec: {containers: [{name: a, image: bitnami/kafka}]}\n";

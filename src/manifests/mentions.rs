@@ -8,9 +8,10 @@ use super::{
     fields::Known,
     place::{Place, Step},
     refs::{self, Reference},
+    shape,
     value::{Data, Value},
 };
-use crate::rewrite::ORIGINAL_IMAGES;
+use crate::{image::ImageRef, rewrite::ORIGINAL_IMAGES};
 
 /// The most unsuccessful searches in a text with escapes.
 const MAX_MISSED: usize = 16;
@@ -97,7 +98,7 @@ impl<'m> Reading<'m, '_> {
 
     fn entries(&mut self, value: &'m Value, entries: &'m [(Value, Value)], around: &Around<'_>) {
         let composed: Vec<Composed<'_>> = self.composed(value, around);
-        for Composed { at, key, image, .. } in &composed {
+        for Composed { at, key, image, .. } in composed.iter().filter(|found| found.is_meant) {
             self.note(at, key, image.clone(), around);
         }
         let skipped: Vec<&str> = composed.iter().flat_map(|found| &found.parts).map(|part| &**part).collect();
@@ -106,7 +107,9 @@ impl<'m> Reading<'m, '_> {
         let variable = if is_patch { "image" } else { text("name") };
         for (index, (key, below)) in entries.iter().enumerate() {
             let name = key.scalar_text().unwrap_or_default();
-            if name == ORIGINAL_IMAGES || skipped.contains(&name) {
+            // An image of RBD is a block device.
+            let is_device = name == "image" && around.called == "rbd";
+            if name == ORIGINAL_IMAGES || is_device || skipped.contains(&name) {
                 continue;
             }
             self.enter(index, Step::Key(name));
@@ -155,30 +158,43 @@ impl<'m> Reading<'m, '_> {
                 part.into_iter().for_each(|part| host = format!("{host}{part}/"));
                 parts.push(key.to_owned());
             };
-            before(&registry);
-            if is_operand {
-                ["hub", "repository"].into_iter().for_each(before);
+            if !(is_operand && shape::has_host(repository)) {
+                before(&registry);
+                if is_operand {
+                    ["hub", "repository"].into_iter().for_each(before);
+                }
             }
-            let version = || text("version").filter(|_| is_operand);
-            let last = text(&tag).or_else(version).filter(|tag| !tag.contains(['{', '$']));
+            let version = || text("version").or_else(|| text("imageTag")).filter(|_| is_operand);
+            let is_open = !(is_operand && shape::has_tag(repository));
+            let last = text(&tag).or_else(version).filter(|_| is_open).filter(|tag| !tag.contains(['{', '$']));
             let (pin, last) = (last.filter(|last| last.contains(':')), last.filter(|last| !last.contains(':')));
-            let pin = text(&digest).filter(|digest| digest.contains(':')).or(pin);
+            let pin = text(&digest).filter(|digest| is_open && digest.contains(':')).or(pin);
             let (tagged, pinned) = (last.map(|tag| format!(":{tag}")), pin.map(|digest| format!("@{digest}")));
             let image = format!("{host}{repository}{}{}", tagged.unwrap_or_default(), pinned.unwrap_or_default());
             if (self.is_meant)(&image) {
-                found.push(Composed { at: below, key, image, parts });
+                found.push(Composed { at: below, key, image, parts, is_meant: true });
+            } else if is_operand && ImageRef::parse(&image).is_ok() {
+                // Its last part alone is another image, which nothing pulls.
+                found.push(Composed { at: below, key, image, parts: vec![key.to_owned()], is_meant: false });
             }
         }
         found
     }
 
-    /// Returns the key of the last part of a name that `registry`, `hub` and `repository` begin: `image`, or `name` where a
-    /// `repository` is an organisation and not a whole name.
+    /// The key of the last part of a name that `registry`, `hub` and `repository` beside it begin, or that a tag beside it ends:
+    /// `image`, or `name` where a `repository` is an organisation and not a whole name.
     fn operand(&self, value: &Value, around: &Around<'_>) -> Option<&'static str> {
         let text = |key: &str| value.get(key).and_then(Value::text).filter(|text| !text.is_empty());
         let is_last = |text: &str| !text.contains(['/', '{', '$']);
-        if text("image").is_some_and(is_last) {
-            return ["registry", "hub", "repository"].iter().any(|key| text(key).is_some()).then_some("image");
+        if let Some(image) = text("image").filter(|image| !image.contains(['{', '$'])) {
+            let any = |keys: &[&str]| {
+                keys.iter().any(|key| value.get(key).and_then(Value::scalar_text).is_some_and(|text| !text.is_empty()))
+            };
+            let is_part = match shape::has_host(image) {
+                true => !shape::has_tag(image) && any(&["version", "tag", "imageTag", "digest"]),
+                false => any(&["registry", "hub", "repository"]),
+            };
+            return is_part.then_some("image");
         }
         let name = text("name").filter(|name| is_last(name))?;
         let of_k8ssandra = around.object.is_some_and(|object| object.group().ends_with("k8ssandra.io"));
@@ -248,6 +264,7 @@ struct Composed<'m> {
     image: String,
     /// Fields that need no further check.
     parts: Vec<String>,
+    is_meant: bool,
 }
 
 /// A position in the source of a value; it only moves forward.

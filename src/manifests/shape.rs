@@ -10,31 +10,66 @@ use crate::image::reads_as_host;
 /// Lists of a Pod spec that hold images.
 pub(super) const POD_LISTS: [&str; 4] = ["containers", "initContainers", "ephemeralContainers", "volumes"];
 
-/// Fields of a container beside its image. Other mappings with an `image` seldom have one of these.
-const OF_CONTAINERS: [&str; 15] = [
-    "args",
-    "command",
-    "env",
-    "envFrom",
-    "imagePullPolicy",
-    "lifecycle",
-    "livenessProbe",
-    "ports",
-    "readinessProbe",
-    "resources",
-    "securityContext",
-    "startupProbe",
-    "volumeDevices",
-    "volumeMounts",
-    "workingDir",
+/// Fields that a container has beside its image, each with the values that it takes there: other things have fields of these
+/// names, too, and other values in them.
+const OF_CONTAINERS: [(&str, Shape); 15] = [
+    ("args", Shape::Texts),
+    ("command", Shape::Texts),
+    ("env", Shape::Mappings),
+    ("envFrom", Shape::Mappings),
+    ("imagePullPolicy", Shape::PullPolicy),
+    ("lifecycle", Shape::Mapping),
+    ("livenessProbe", Shape::Mapping),
+    ("ports", Shape::SomeMappings),
+    ("readinessProbe", Shape::Mapping),
+    ("resources", Shape::Resources),
+    ("securityContext", Shape::Mapping),
+    ("startupProbe", Shape::Mapping),
+    ("volumeDevices", Shape::SomeMappings),
+    ("volumeMounts", Shape::Mappings),
+    ("workingDir", Shape::Text),
 ];
 /// Fields that a container outside of a list must have: specs of other things have resources and ports, too.
 const OF_CONTAINERS_ALONE: [&str; 6] = ["args", "command", "env", "envFrom", "imagePullPolicy", "volumeMounts"];
 
-/// Fields that complete an `image` beside them: such an `image` is only a part of a name that a controller composes.
-const COMPLETING: [&str; 6] = ["hub", "imageRegistry", "imageRepository", "registry", "repository", "version"];
-/// Fields that complete an `image` without a host: another field may complete it, too.
-const COMPLETING_SHORT: [&str; 3] = ["tag", "imageTag", "digest"];
+/// Values that a field of a container takes.
+#[derive(Debug, Clone, Copy)]
+enum Shape {
+    Text,
+    /// A list of texts.
+    Texts,
+    Mapping,
+    /// A list of mappings.
+    Mappings,
+    /// A list of one mapping or more.
+    SomeMappings,
+    Resources,
+    PullPolicy,
+}
+
+impl Shape {
+    fn fits(self, value: &Value) -> bool {
+        let is_mapping = |value: &Value| matches!(value.data, Data::Map(_));
+        let items = |is_meant: &dyn Fn(&Value) -> bool| value.items().is_some_and(|items| items.iter().all(is_meant));
+        match self {
+            Self::Text => value.text().is_some(),
+            Self::Texts => items(&|item| item.text().is_some()),
+            Self::Mapping => is_mapping(value),
+            Self::Mappings => items(&is_mapping),
+            Self::SomeMappings => items(&is_mapping) && value.items() != Some(&[]),
+            Self::Resources => {
+                let is_known = |key: &Value| matches!(key.text(), Some("claims" | "limits" | "requests"));
+                is_mapping(value) && value.entries().iter().all(|(key, _)| is_known(key))
+            }
+            Self::PullPolicy => matches!(value.text(), Some("Always" | "IfNotPresent" | "Never")),
+        }
+    }
+}
+
+/// Fields beside an `image` without a host that begin it: such an `image` is a part of a name, which a controller puts together.
+const BEGINNING: [&str; 5] = ["hub", "imageRegistry", "imageRepository", "registry", "repository"];
+/// Those that end an `image` without tag and digest and without a host: the field, or what stands elsewhere, completes it.
+const ENDING: [&str; 3] = ["tag", "imageTag", "digest"];
 
 /// Returns whether a mapping has containers, as a Pod spec has.
 pub(super) fn has_containers(value: &Value) -> bool {
@@ -69,10 +104,13 @@ pub(super) fn is_container(value: &Value, steps: &[Step<'_>]) -> bool {
     {
         return false;
     }
-    let has = |fields: &[&str]| fields.iter().any(|field| value.get(field).is_some());
+    let has = |field: &str, shape: Shape| value.get(field).is_some_and(|value| shape.fits(value));
+    let has_any = || OF_CONTAINERS.iter().any(|(field, shape)| has(field, *shape));
+    let is_alone = |field: &str| OF_CONTAINERS_ALONE.contains(&field);
     match steps {
-        [.., Step::Key(list), Step::Item(_)] => ends_with(list, "containers") || has(&OF_CONTAINERS),
-        [.., Step::Key(key)] => ends_with(key, "container") || has(&OF_CONTAINERS_ALONE),
+        [.., Step::Key(list), Step::Item(_)] => ends_with(list, "containers") || has_any(),
+        [.., Step::Key(key)] if ends_with(key, "container") => has("name", Shape::Text) || has_any(),
+        [.., Step::Key(_)] => OF_CONTAINERS.iter().any(|(field, shape)| is_alone(field) && has(field, *shape)),
         _ => false,
     }
 }
@@ -80,10 +118,32 @@ pub(super) fn is_container(value: &Value, steps: &[Step<'_>]) -> bool {
 /// Returns whether the `image` of a mapping is only a part of an image: `{repository: quay.io/org, image: app, version:
 /// "1"}`.
 fn is_completed(value: &Value) -> bool {
-    let has = |fields: &[&str]| fields.iter().any(|field| value.get(field).is_some());
+    let has = |field: &str| value.get(field).is_some_and(says_something);
     let image = value.get("image").and_then(Value::text).unwrap_or_default();
-    let has_host = image.split_once('/').is_some_and(|(first, _)| reads_as_host(first));
-    has(&COMPLETING) || !has_host && has(&COMPLETING_SHORT)
+    let begins = !has_host(image) && BEGINNING.into_iter().any(has);
+    // Of an `image` with a host, a controller puts a tag behind the new name as behind the old one.
+    let ends = !has_tag(image) && (has("version") || !has_host(image) && ENDING.into_iter().any(has));
+    begins || ends
+}
+
+/// Whether a value is more than nothing: null, and what is empty, completes no image.
+fn says_something(value: &Value) -> bool {
+    match &value.data {
+        Data::Text(text) => !text.trim().is_empty(),
+        Data::Other(text) => !matches!(&**text, "" | "~" | "null" | "Null" | "NULL"),
+        Data::List(items) => !items.is_empty(),
+        Data::Map(entries) => !entries.is_empty(),
+    }
+}
+
+/// Whether an image begins with a host.
+pub(super) fn has_host(image: &str) -> bool {
+    image.split_once('/').is_some_and(|(first, _)| reads_as_host(first))
+}
+
+/// Whether an image ends with a tag or a digest.
+pub(super) fn has_tag(image: &str) -> bool {
+    image.rsplit('/').next().is_some_and(|last| last.contains([':', '@']))
 }
 
 /// Returns the key before the last one, which names the parent of the last one; for a list its own name.

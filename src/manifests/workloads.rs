@@ -343,7 +343,8 @@ impl Placeholder {
                 "this is an unrendered template: render it first (`helm template`), and rewrite what comes out"
             }
             Self::Variable => {
-                "this is a variable that is not substituted yet: substitute it first (`envsubst`, `flux envsubst`)"
+                "this is a variable that is not substituted yet: substitute it first (`envsubst`, `flux envsubst`; a Template \
+                 of OpenShift: `oc process`)"
             }
             Self::RunTime => "the controller of this kind fills it in at run time; admission sees the image of the Pod",
         }

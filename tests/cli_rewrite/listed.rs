@@ -97,6 +97,7 @@ fn check_says_of_an_image_that_is_not_filled_in_what_to_do() {
             "error: Pod (without a name): container \"a\": image \"{{ .Values.image }}\": this is an unrendered template",
         ),
         ("${REPO}:1", "this is a variable that is not substituted yet"),
+        ("${REPO}:1", "a Template of OpenShift: `oc process`"),
         ("Nginx", "is no image reference"),
     ] {
         let done = desk.run(&["check", "--rules", "rules.yaml", "-f", "-"], &pod(image));

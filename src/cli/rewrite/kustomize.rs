@@ -3,6 +3,7 @@
 
 mod entry;
 mod hold;
+mod lists;
 mod read;
 mod replacement;
 mod scope;
@@ -51,6 +52,8 @@ pub(super) struct SeenImage {
     at: (usize, usize),
     /// Whether an entry of a Kustomization puts it there.
     is_new_name: bool,
+    /// The document it stands in, counted from 1.
+    document: usize,
     /// Kind and name of the object.
     kind: String,
     object: String,
@@ -71,8 +74,14 @@ pub(super) struct Kustomization {
     /// Patches within it, as text and read.
     inline: String,
     patches: Vec<Value>,
-    /// `replacements` within it.
+    /// `replacements` and `vars` within it.
     replacements: Vec<Value>,
+    vars: Vec<Value>,
+    /// What it puts before and behind the names of objects.
+    name_prefix: String,
+    name_suffix: String,
+    /// Whether `transformers` may change names, too.
+    has_transformers: bool,
     /// A field that makes objects of something that is no manifest.
     makes: Option<&'static str>,
 }

@@ -126,7 +126,7 @@ impl<'w> Work<'w> {
         let is_said = |warning: &&String| invalid.iter().any(|error| warning.ends_with(error));
         for warning in outcome.warnings().iter().filter(|warning| !is_said(warning)) {
             let warning = warning.strip_prefix("harbor-pilot: ").unwrap_or(warning);
-            tell(format_args!("{at}: {warning}"));
+            self.tell_once(format!("{at}: {warning}"));
         }
         let mut rewrites = false;
         for (number, image) in found.images.iter().enumerate() {
@@ -183,7 +183,7 @@ impl<'w> Work<'w> {
             return;
         }
         if found.pull_secrets.is_empty() {
-            tell(format_args!(
+            self.tell_once(format!(
                 "{at}: a Pod that names pull secrets does not get those of its ServiceAccount: if it needs them, name \
                  them, too"
             ));
@@ -264,10 +264,15 @@ impl<'w> Work<'w> {
             ));
         }
         for warning in warnings {
-            if !self.said.contains(&warning) {
-                tell(format_args!("warning: {warning}"));
-                self.said.insert(warning);
-            }
+            self.tell_once(format!("warning: {warning}"));
+        }
+    }
+
+    /// An object of several templates has the same warning for each.
+    fn tell_once(&mut self, line: String) {
+        if !self.said.contains(&line) {
+            tell(&line);
+            self.said.insert(line);
         }
     }
 }

@@ -8,7 +8,7 @@ use std::{
 use serde_json::Value;
 
 use super::{
-    Consequences, Entry, Seen, SeenImage, name_of,
+    Consequences, Entry, Seen, SeenImage, lists, name_of,
     scope::{self, Scope},
 };
 
@@ -46,6 +46,8 @@ pub(super) fn decide(
         Some("has a patch or another text with this image, which is not rewritten".to_owned())
     } else if let Some(what) = configured(files, by_path, scope, &entry.name) {
         Some(what)
+    } else if let Some(what) = lists::unclaimed(files, scope, &entry.name) {
+        Some(format!("means an image of {what}, too, which is not rewritten"))
     } else if another.is_some() || becomes.contains(&None) {
         Some("means more images of this name, which do not all become the same".to_owned())
     } else if let Some((_, name)) = taken.first() {

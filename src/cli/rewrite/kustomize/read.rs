@@ -59,6 +59,7 @@ impl Seen {
                             new,
                             at: (template, number),
                             is_new_name,
+                            document: found.document,
                             kind: found.object.kind.clone(),
                             object: found.object.name.clone(),
                             place: image.place.clone(),
@@ -86,10 +87,15 @@ impl Seen {
 impl Kustomization {
     fn of(document: &Value) -> Self {
         let items = |field: &str| document.get(field).and_then(Value::as_array).into_iter().flatten();
+        let text = |field: &str| document.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
         let mut found = Self {
             is_component: document.get("kind").and_then(Value::as_str) == Some("Component"),
             named: Named::of(document),
             legacy: items("imageTags").filter_map(|item| Some(item.get("name")?.as_str()?.to_owned())).collect(),
+            vars: items("vars").cloned().collect(),
+            name_prefix: text("namePrefix"),
+            name_suffix: text("nameSuffix"),
+            has_transformers: document.get("transformers").is_some(),
             replacements: items("replacements").filter(|item| item.get("path").is_none()).cloned().collect(),
             ..Self::default()
         };

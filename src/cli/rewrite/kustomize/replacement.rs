@@ -2,6 +2,7 @@
 //!
 //! A whole image that is copied to an image stays the same before and after rewriting. A part of an image (`options.delimiter`)
 //! is another part when its name changes, and an image that is copied to another text is not rewritten there: such images stay.
+//! So do images that `vars` copy: they can stand in any text.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -16,6 +17,9 @@ use super::{
 pub(super) fn hold(files: &[Seen], by_path: &BTreeMap<&Path, usize>, scope: &Scope, done: &mut Consequences) {
     let Some(own) = files.get(scope.file) else { return };
     for found in &own.kustomizations {
+        for object in &found.vars {
+            hold_of_var(files, scope, object, &own.name, done);
+        }
         for replacement in &found.replacements {
             hold_of(files, scope, replacement, &own.name, done);
         }
@@ -37,12 +41,22 @@ pub(super) fn hold(files: &[Seen], by_path: &BTreeMap<&Path, usize>, scope: &Sco
     }
 }
 
+fn hold_of_var(files: &[Seen], scope: &Scope, object: &Value, file: &str, done: &mut Consequences) {
+    let path = object.get("fieldref").and_then(|field| field.get("fieldpath")).and_then(Value::as_str);
+    let path = path.unwrap_or("metadata.name").replace(".[", "[").replace('[', ".[");
+    let (select, affixes) = (object.get("objref").unwrap_or(&Value::Null), Affixes::of(files, scope));
+    let name = object.get("name").and_then(Value::as_str).unwrap_or_default();
+    let why = format!("{file}: `vars` copies it into other texts (`$({name})`)");
+    hold_images(files, scope, &why, done, |image| selects(select, image, &affixes) && leads_to(&path, &image.place));
+}
+
 fn hold_of(files: &[Seen], scope: &Scope, replacement: &Value, file: &str, done: &mut Consequences) {
     let source = replacement.get("source").unwrap_or(&Value::Null);
+    let affixes = Affixes::of(files, scope);
     let targets = replacement.get("targets").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let is_source = |image: &SeenImage| {
         let path = source.get("fieldPath").and_then(Value::as_str).unwrap_or("metadata.name");
-        selects(source, image) && leads_to(path, &image.place)
+        selects(source, image, &affixes) && leads_to(path, &image.place)
     };
     let mut holds_source = is_partial(source);
     for target in targets {
@@ -55,8 +69,9 @@ fn hold_of(files: &[Seen], scope: &Scope, replacement: &Value, file: &str, done:
         if partial {
             let why = format!("{file}: a target of `replacements` changes a part of it");
             let select = target.get("select").unwrap_or(&Value::Null);
-            let is_target =
-                |image: &SeenImage| selects(select, image) && paths().any(|path| leads_to(path, &image.place));
+            let is_target = |image: &SeenImage| {
+                selects(select, image, &affixes) && paths().any(|path| leads_to(path, &image.place))
+            };
             hold_images(files, scope, &why, done, is_target);
         }
     }
@@ -86,14 +101,46 @@ fn is_partial(side: &Value) -> bool {
     delimiter.and_then(Value::as_str).is_some_and(|delimiter| !delimiter.is_empty())
 }
 
-/// Whether a selector may mean the object of an image. Kustomizations may put a prefix and a suffix around its name, and
-/// selectors may be regular expressions.
-fn selects(selector: &Value, image: &SeenImage) -> bool {
+/// What Kustomizations put around the names of objects.
+struct Affixes<'f> {
+    prefixes: Vec<&'f str>,
+    suffixes: Vec<&'f str>,
+    /// Whether something else may, too.
+    any: bool,
+}
+
+impl<'f> Affixes<'f> {
+    fn of(files: &'f [Seen], scope: &Scope) -> Self {
+        let all = || scope.files.iter().filter_map(|index| files.get(*index)).flat_map(|file| &file.kustomizations);
+        let is_some = |text: &&str| !text.is_empty();
+        Self {
+            prefixes: all().map(|found| found.name_prefix.as_str()).filter(is_some).collect(),
+            suffixes: all().map(|found| found.name_suffix.as_str()).filter(is_some).collect(),
+            any: all().any(|found| found.has_transformers),
+        }
+    }
+
+    /// Whether an object can have this name: its own, or one with prefixes and suffixes around.
+    fn make(&self, name: &str, own: &str) -> bool {
+        own.is_empty()
+            || name.match_indices(own).any(|(at, _)| {
+                let (before, after) =
+                    (name.get(..at).unwrap_or_default(), name.get(at + own.len()..).unwrap_or_default());
+                self.any
+                    || (before.is_empty() || self.prefixes.iter().any(|prefix| before.ends_with(prefix)))
+                        && (after.is_empty() || self.suffixes.iter().any(|suffix| after.starts_with(suffix)))
+            })
+    }
+}
+
+/// Whether a selector may mean the object of an image. Selectors may be regular expressions.
+fn selects(selector: &Value, image: &SeenImage, affixes: &Affixes<'_>) -> bool {
     let plain = |field: &str| {
         let text = selector.get(field).and_then(Value::as_str).filter(|text| !text.is_empty());
         text.filter(|text| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-'))
     };
-    plain("kind").is_none_or(|kind| kind == image.kind) && plain("name").is_none_or(|name| name.contains(&image.object))
+    plain("kind").is_none_or(|kind| kind == image.kind)
+        && plain("name").is_none_or(|name| affixes.make(name, &image.object))
 }
 
 /// Whether a path of a field leads to a place, or to a mapping or list around it. In a List the place has steps before.

@@ -256,7 +256,8 @@ fn images_stay_that_replacements_read_or_write_in_part() {
         (format!("{SOURCE}, {}", target(partial)), both),
         (format!("{SOURCE}, {}", target(partial)).replace("[name=one]", "*"), both),
         (format!("{SOURCE}, {}", target(partial)).replace("[name=one]", "0"), both),
-        (format!("{SOURCE}, {}", target(partial)).replace("kind: Deployment", "name: pre-web"), both),
+        (format!("{SOURCE}, {}", target(partial)).replace("kind: Deployment", "name: web"), both),
+        (format!("{SOURCE}, {}", target(partial)).replace("kind: Deployment", "name: pre-web"), &[]),
         (format!("{SOURCE}, {}", target(partial)).replace("kind: Deployment", "kind: Job"), &[]),
         (format!("{SOURCE}, {}", target(partial)).replace("kind: Deployment", "name: other"), &[]),
         (format!("{SOURCE}, {}", target(partial)).replace(".image", ".name"), &[]),
@@ -327,5 +328,71 @@ fn an_entry_keeps_its_name_where_configurations_make_it_mean_a_field_that_is_not
         assert_eq!(renamed(&consequences(&files)).is_empty(), stays, "{image} {fields}");
         files.pop();
         assert!(!held(&files).is_empty(), "a file that cannot be read may mean more fields");
+    }
+}
+
+#[test]
+fn replacements_know_an_object_by_the_prefixes_and_suffixes_that_kustomizations_set() {
+    let copy = "source: {kind: Deployment, name: NAME, fieldPath: 'PATH'}, targets: [{select: {kind: Job}, fieldPaths: [spec.a]}]";
+    for (name, more, expected) in [
+        ("web", "", true),
+        ("web-api", "", false),
+        ("my-web", "", false),
+        ("my-web", ", namePrefix: my-", true),
+        ("my-web", ", nameSuffix: -my", false),
+        ("my-web-1", ", namePrefix: my-", false),
+        ("my-web-1", ", namePrefix: my-, nameSuffix: '-1'", true),
+        ("my-web", ", transformers: [t.yaml]", true),
+    ] {
+        let copy = copy.replace("NAME", name).replace("PATH", IMAGE);
+        let own = kustomization(&format!("resources: [deploy.yaml], replacements: [{{{copy}}}]{more}"));
+        let files = [file("/a/deploy.yaml", &deployment(&["one:1"])), file("/a/kustomization.yaml", &own)];
+        assert_eq!(!held(&files).is_empty(), expected, "{name} {more}");
+    }
+}
+
+#[test]
+fn images_stay_that_vars_copy_into_other_texts() {
+    for (name, path, expected) in [
+        ("web", "spec.template.spec.containers[0].image", true),
+        ("web", "spec.template.spec.containers.[0].image", true),
+        ("other", "spec.template.spec.containers[0].image", false),
+        ("web", "spec.template.spec.containers[0].name", false),
+        ("web", "metadata.name", false),
+    ] {
+        let object =
+            format!("{{name: IMG, objref: {{kind: Deployment, name: {name}}}, fieldref: {{fieldpath: '{path}'}}}}");
+        let own = kustomization(&format!("resources: [deploy.yaml], vars: [{object}]"));
+        let files = [file("/a/deploy.yaml", &deployment(&["one:1"])), file("/a/kustomization.yaml", &own)];
+        assert_eq!(!held(&files).is_empty(), expected, "{name} {path}");
+    }
+}
+
+#[test]
+fn an_entry_keeps_its_name_where_it_means_a_list_of_containers_that_is_not_rewritten() {
+    let images = "resources: [deploy.yaml, other.yaml], images: [{name: one, newTag: '2'}]";
+    let foo = |spec: &str| format!("{{apiVersion: e.io/v1, kind: Foo, metadata: {{name: f}}, spec: {spec}}}");
+    let policy =
+        |kind: &str| format!("{{apiVersion: {kind}, spec: {{a: [{{containers: [{{name: '*', image: one}}]}}]}}}}");
+    for (other, stays) in [
+        (foo("{containers: [{name: a, image: one, version: '2'}]}"), true),
+        (foo("{a: [{initContainers: [{name: a, image: one, version: '2'}]}]}"), true),
+        (foo("{containers: [{name: a, image: 'one:1', version: '2'}]}"), false),
+        (foo("{containers: [{name: a, image: 'one:1'}]}"), false),
+        (foo("{containers: [{name: a, image: 'one:1'}, {name: b, image: one, version: '2'}]}"), true),
+        (foo("{containers: [{name: a, image: two, version: '2'}]}"), false),
+        (foo("{others: [{name: a, image: one, version: '2'}]}"), false),
+        (policy("kyverno.io/v1, kind: ClusterPolicy"), true),
+        (policy("apiextensions.k8s.io/v1, kind: CustomResourceDefinition"), false),
+        (format!("{{apiVersion: v1, kind: List, items: [{}]}}", policy("kyverno.io/v1, kind: ClusterPolicy")), true),
+    ] {
+        let files = [
+            file("/a/deploy.yaml", &deployment(&["one:1"])),
+            file("/a/other.yaml", &other),
+            file("/a/kustomization.yaml", &kustomization(images)),
+        ];
+        let done = consequences(&files);
+        assert_eq!(renamed(&done).is_empty(), stays, "{other}: {done:?}");
+        assert_eq!(done.held.contains_key(&(0, "one".to_owned())), stays, "{other}: {done:?}");
     }
 }
