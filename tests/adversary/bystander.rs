@@ -12,6 +12,10 @@ use super::reviews::small;
 
 /// Within this a bystander is answered.
 const ANSWERED: Duration = Duration::from_millis(500);
+/// The longest that a few may wait. Without optimization the webhook takes several times as long for what attackers send.
+const LONGEST: Duration = Duration::from_millis(if cfg!(debug_assertions) { 1500 } else { 500 });
+/// Of so many bystanders one may wait longer than [`ANSWERED`].
+const ONE_OF: usize = 20;
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// One of the webhook that is attacked, and one of another, which shows how busy this machine is with other things.
@@ -46,14 +50,17 @@ impl Bystanders {
         self.end.store(true, Ordering::Relaxed);
         let (attacked, control) = (self.attacked.join().unwrap(), self.control.join().unwrap());
         assert!(attacked.len() > 5, "{attacked:?}");
+        let mut late = Vec::new();
         for asked in &attacked {
             assert_eq!(asked.wrong, None);
             let (from, until) = (asked.at - ANSWERED, asked.at + asked.took + ANSWERED);
             let beside = control.iter().filter(|other| other.at + other.took >= from && other.at <= until);
             let slowest = beside.map(|other| other.took).max().unwrap_or_default();
             let Asked { took, .. } = asked;
-            assert!(*took < ANSWERED + 2 * slowest, "{took:?}, and {slowest:?} where nobody attacks");
+            assert!(*took < LONGEST + 2 * slowest, "{took:?}, and {slowest:?} where nobody attacks");
+            late.extend((*took >= ANSWERED + 2 * slowest).then_some(*took));
         }
+        assert!(late.len() <= 1 + attacked.len() / ONE_OF, "{} of {} were late: {late:?}", late.len(), attacked.len());
     }
 }
 
