@@ -36,6 +36,7 @@
 //! | [`cluster`] | the API server | watches, status, finalizers, Events |
 //! | [`standalone`] | a directory of manifests | the same without a cluster |
 //! | [`chance`] | – | random numbers that are not predictable |
+//! | [`fair`] | items and their owners | the next item, each owner in turn |
 //! | [`lease`] | the Lease of the API server, and the time | the leader |
 //! | [`leadership`] | the time of each renewal | whether this process may write |
 //! | [`webhook`] | HTTPS | AdmissionReview replies |
@@ -48,6 +49,7 @@ pub mod chance;
 pub mod cli;
 pub mod cluster;
 pub mod controller;
+pub mod fair;
 pub mod harbor;
 pub mod image;
 pub mod in_force;

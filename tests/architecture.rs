@@ -12,6 +12,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("api", &[]),
     ("image", &[]),
     ("chance", &[]),
+    ("fair", &[]),
     ("lease", &[]),
     ("leadership", &[]),
     ("harbor", &["addresses", "api", "leadership"]),
@@ -27,9 +28,9 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("text", &[]),
     ("survey", &["api"]),
     ("status_page", &["api", "survey", "telemetry", "text"]),
-    ("prewarm", &["api", "chance", "harbor", "image", "registry", "rewrite"]),
+    ("prewarm", &["api", "chance", "fair", "harbor", "image", "registry", "rewrite"]),
     ("controller", &["api", "harbor", "image", "leadership", "plan", "prewarm", "registry", "rewrite"]),
-    ("webhook", &["api", "image", "policy", "prewarm", "rewrite", "skim", "telemetry", "tls"]),
+    ("webhook", &["api", "fair", "image", "policy", "prewarm", "rewrite", "skim", "telemetry", "tls"]),
     (
         "cluster",
         &[
@@ -59,7 +60,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
 
 /// Modules that take values and return values.
 const PURE: &[&str] =
-    &["addresses", "api", "image", "lease", "manifests", "plan", "policy", "rewrite", "skim", "survey", "text"];
+    &["addresses", "api", "fair", "image", "lease", "manifests", "plan", "policy", "rewrite", "skim", "survey", "text"];
 
 /// What a pure module may not name: clients, clocks, environment, files, threads, logs.
 const IMPURE: &[&str] = &[

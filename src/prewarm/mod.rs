@@ -15,7 +15,6 @@
 pub mod allowance;
 pub mod asked;
 mod causes;
-pub mod fair;
 pub mod life;
 pub mod lifetime;
 pub mod limit;

@@ -13,11 +13,11 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::{
+use super::limit::{Buckets, Limit};
+use crate::{
     fair::{Fair, Pushed},
-    limit::{Buckets, Limit},
+    image::ImageRef,
 };
-use crate::image::ImageRef;
 
 /// While all waiting namespaces have used up their rate, the queue checks again after this time.
 const PACE: Duration = Duration::from_millis(100);
@@ -255,8 +255,8 @@ impl Shared {
 /// The waiting requests, and the remembered images.
 #[derive(Debug)]
 struct State {
-    turn: Fair<Offer>,
-    last: Fair<Offer>,
+    turn: Fair<Arc<str>, Offer>,
+    last: Fair<Arc<str>, Offer>,
     /// The images of both queues.
     waiting: HashSet<ImageRef>,
     paces: Option<Buckets>,
@@ -272,13 +272,13 @@ impl State {
         if self.memory.buckets.as_mut().is_some_and(|buckets| !buckets.take(&offer.namespace, now)) {
             return (Fate::Limited, false);
         }
-        let (image, namespace) = (offer.image.clone(), offer.namespace.clone());
+        let (image, namespace) = (offer.image.clone(), offer.namespace.as_str().into());
         let queue = match order {
             Order::Turn => &mut self.turn,
             Order::Last => &mut self.last,
         };
         // A dropped image is not remembered, so that the next Pod requests it again.
-        let displaced = match queue.push(&namespace, offer) {
+        let displaced = match queue.push(namespace, offer) {
             Pushed::Queued => None,
             Pushed::Displaced(displaced) => Some(displaced),
             Pushed::Full(_) => return (Fate::Dropped, false),
@@ -293,7 +293,7 @@ impl State {
     /// Returns the next request, and whether any waits for the rate of its namespace.
     fn take(&mut self, now: Instant) -> (Option<Offer>, bool) {
         let Self { turn, last, waiting, paces, memory } = self;
-        let mut may = |namespace: &str| paces.as_mut().is_none_or(|paces| paces.take(namespace, now));
+        let mut may = |namespace: &Arc<str>| paces.as_mut().is_none_or(|paces| paces.take(namespace, now));
         let offer = turn.take(&mut may).or_else(|| last.take(&mut may));
         if let Some(offer) = &offer {
             waiting.remove(&offer.image);

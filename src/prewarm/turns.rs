@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::fair::{Fair, Pushed};
+use crate::fair::{Fair, Pushed};
 
 /// Maximum number of waiting images. One above it asks again later.
 const WAITING: usize = 16_384;
@@ -22,7 +22,7 @@ pub struct Turns {
     slots: usize,
     running: HashMap<Arc<str>, usize>,
     taken: usize,
-    waiting: Fair<String>,
+    waiting: Fair<Arc<str>, String>,
     queued: HashSet<String>,
     invited: HashMap<String, Instant>,
 }
@@ -85,7 +85,7 @@ impl Turns {
         if self.queued.contains(name) {
             return;
         }
-        match self.waiting.push(namespace, name.to_owned()) {
+        match self.waiting.push(namespace.into(), name.to_owned()) {
             Pushed::Queued => {}
             Pushed::Displaced(displaced) => drop(self.queued.remove(&displaced)),
             Pushed::Full(_) => return,

@@ -2,7 +2,6 @@
 //!
 //! Peers take turns, so that a peer with many long reviews delays only its own.
 
-use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -11,6 +10,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::places::Peer;
+use crate::fair::{Fair, Pushed};
 
 /// Each thread runs one review at a time, so this also limits the memory of parsed reviews.
 const THREADS: usize = 2;
@@ -83,7 +83,7 @@ impl Queue {
     fn next(&self) -> Option<Job> {
         let mut waiting = self.lock();
         loop {
-            if let Some(job) = waiting.pop() {
+            if let Some(job) = waiting.jobs.take(|_| true) {
                 return Some(job);
             }
             if waiting.ended {
@@ -98,52 +98,29 @@ impl Queue {
     }
 }
 
-/// Jobs by peer. Each peer with jobs is in `turns` once.
-#[derive(Default)]
+/// Jobs by peer.
 struct Waiting {
-    jobs: HashMap<Peer, VecDeque<Job>>,
-    turns: VecDeque<Peer>,
-    count: usize,
+    jobs: Fair<Peer, Job>,
     ended: bool,
 }
 
+impl Default for Waiting {
+    fn default() -> Self {
+        Self { jobs: Fair::new(QUEUE), ended: false }
+    }
+}
+
 impl Waiting {
-    /// Adds a job. When the queue is full, the newest job of the peer with the most jobs makes room for a job of a peer with
-    /// fewer, and is returned.
+    /// Adds a job. Returns the job that made room for it, if the queue was full.
     fn push(&mut self, peer: Peer, job: Job) -> Result<Option<Job>, Expired> {
-        let of_peer = self.jobs.get(&peer).map_or(0, VecDeque::len);
-        if of_peer >= QUEUE_OF_PEER {
+        if self.jobs.count(&peer) >= QUEUE_OF_PEER {
             return Err(Expired);
         }
-        let mut dropped = None;
-        if self.count >= QUEUE {
-            let heaviest = self.jobs.values_mut().max_by_key(|jobs| jobs.len()).ok_or(Expired)?;
-            if heaviest.len() <= of_peer + 1 {
-                return Err(Expired);
-            }
-            dropped = heaviest.pop_back();
-            self.count -= 1;
+        match self.jobs.push(peer, job) {
+            Pushed::Queued => Ok(None),
+            Pushed::Displaced(job) => Ok(Some(job)),
+            Pushed::Full(_) => Err(Expired),
         }
-        let jobs = self.jobs.entry(peer).or_default();
-        if jobs.is_empty() {
-            self.turns.push_back(peer);
-        }
-        jobs.push_back(job);
-        self.count += 1;
-        Ok(dropped)
-    }
-
-    fn pop(&mut self) -> Option<Job> {
-        let peer = self.turns.pop_front()?;
-        let jobs = self.jobs.get_mut(&peer)?;
-        let job = jobs.pop_front();
-        if jobs.is_empty() {
-            self.jobs.remove(&peer);
-        } else {
-            self.turns.push_back(peer);
-        }
-        self.count -= usize::from(job.is_some());
-        job
     }
 }
 
@@ -218,10 +195,10 @@ mod tests {
             let sender = sender.clone();
             refused += usize::from(waiting.push(peer(of), Box::new(move || sender.send(of).unwrap())).is_err());
         }
-        while let Some(job) = waiting.pop() {
+        while let Some(job) = waiting.jobs.take(|_| true) {
             job();
         }
-        assert_eq!((waiting.count, waiting.jobs.len(), waiting.turns.len()), (0, 0, 0));
+        assert!(waiting.jobs.is_empty());
         (ran.try_iter().collect(), refused)
     }
 

@@ -1,19 +1,19 @@
-//! A bounded queue that is fair between namespaces: one lane for each namespace, served round-robin.
+//! A bounded queue that is fair between the owners of its items: one lane for each owner, served round-robin.
 //!
-//! Pure. When the queue is full, the namespace with the most items loses its newest one. A namespace that floods the queue
-//! takes no room from others.
+//! Pure. Owners are namespaces for prewarm requests, and peers for reviews. When the queue is full, the owner with the most
+//! items loses its newest one. An owner that floods the queue takes no room from others.
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::Arc,
+    hash::Hash,
 };
 
-/// Items by namespace, in FIFO order within each namespace.
+/// Items by owner, in FIFO order within each owner.
 #[derive(Debug)]
-pub struct Fair<T> {
-    lanes: HashMap<Arc<str>, VecDeque<T>>,
-    /// Namespaces with items; the next one to serve is at the front.
-    turns: VecDeque<Arc<str>>,
+pub struct Fair<K, T> {
+    lanes: HashMap<K, VecDeque<T>>,
+    /// Owners with items; the next one to serve is at the front.
+    turns: VecDeque<K>,
     len: usize,
     most: usize,
 }
@@ -23,13 +23,13 @@ pub struct Fair<T> {
 pub enum Pushed<T> {
     /// The item is queued.
     Queued,
-    /// The item is queued and replaces this item of the namespace with the most items.
+    /// The item is queued and replaces this item of the owner with the most items.
     Displaced(T),
-    /// The queue is full, and no other namespace has more items.
+    /// The queue is full, and no other owner has more items.
     Full(T),
 }
 
-impl<T> Fair<T> {
+impl<K: Eq + Hash + Clone, T> Fair<K, T> {
     /// Creates an empty queue for at most `most` items.
     pub fn new(most: usize) -> Self {
         Self { lanes: HashMap::new(), turns: VecDeque::new(), len: 0, most: most.max(1) }
@@ -40,47 +40,51 @@ impl<T> Fair<T> {
         self.len
     }
 
+    /// Returns the number of queued items of an owner.
+    pub fn count(&self, owner: &K) -> usize {
+        self.lanes.get(owner).map_or(0, VecDeque::len)
+    }
+
     /// Returns whether the queue is empty.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Adds an item of a namespace.
-    pub fn push(&mut self, namespace: &str, item: T) -> Pushed<T> {
+    /// Adds an item of an owner.
+    pub fn push(&mut self, owner: K, item: T) -> Pushed<T> {
         let displaced = if self.len < self.most {
             None
         } else {
-            match self.displace(namespace) {
+            match self.displace(&owner) {
                 Some(displaced) => Some(displaced),
                 None => return Pushed::Full(item),
             }
         };
-        match self.lanes.get_mut(namespace) {
+        match self.lanes.get_mut(&owner) {
             Some(lane) => lane.push_back(item),
             None => {
-                let namespace: Arc<str> = namespace.into();
-                self.turns.push_back(Arc::clone(&namespace));
-                self.lanes.insert(namespace, VecDeque::from([item]));
+                self.turns.push_back(owner.clone());
+                self.lanes.insert(owner, VecDeque::from([item]));
             }
         }
         self.len += 1;
         displaced.map_or(Pushed::Queued, Pushed::Displaced)
     }
 
-    /// Takes the next item of the namespace that was served least recently, among those for which `may` returns true.
-    pub fn take(&mut self, mut may: impl FnMut(&str) -> bool) -> Option<T> {
+    /// Takes the next item of the owner that was served least recently, among those for which `may` returns true.
+    pub fn take(&mut self, mut may: impl FnMut(&K) -> bool) -> Option<T> {
         for _ in 0..self.turns.len() {
-            let namespace = self.turns.pop_front()?;
-            if !may(&namespace) {
-                self.turns.push_back(namespace);
+            let owner = self.turns.pop_front()?;
+            if !may(&owner) {
+                self.turns.push_back(owner);
                 continue;
             }
-            let lane = self.lanes.get_mut(&namespace)?;
+            let lane = self.lanes.get_mut(&owner)?;
             let item = lane.pop_front();
             if lane.is_empty() {
-                self.lanes.remove(&namespace);
+                self.lanes.remove(&owner);
             } else {
-                self.turns.push_back(namespace);
+                self.turns.push_back(owner);
             }
             self.len = self.len.saturating_sub(1);
             return item;
@@ -88,13 +92,11 @@ impl<T> Fair<T> {
         None
     }
 
-    /// Takes the newest item of the largest namespace, unless `namespace` with one more item would be as large.
-    fn displace(&mut self, namespace: &str) -> Option<T> {
-        let own = self.lanes.get(namespace).map_or(0, VecDeque::len);
-        let longest = self.lanes.iter().max_by_key(|(_, lane)| lane.len());
-        let (longest, _) = longest.filter(|(_, lane)| lane.len() > own + 1)?;
-        let longest = Arc::clone(longest);
-        let item = self.lanes.get_mut(&longest)?.pop_back()?;
+    /// Takes the newest item of the owner with the most, unless `owner` with one more item would have as many.
+    fn displace(&mut self, owner: &K) -> Option<T> {
+        let own = self.count(owner);
+        let longest = self.lanes.values_mut().max_by_key(|lane| lane.len())?;
+        let item = if longest.len() > own + 1 { longest.pop_back() } else { None }?;
         self.len = self.len.saturating_sub(1);
         Some(item)
     }
@@ -104,7 +106,7 @@ impl<T> Fair<T> {
 mod tests {
     use super::*;
 
-    fn drain(fair: &mut Fair<u32>) -> Vec<u32> {
+    fn drain(fair: &mut Fair<&str, u32>) -> Vec<u32> {
         std::iter::from_fn(|| fair.take(|_| true)).collect()
     }
 
@@ -128,8 +130,8 @@ mod tests {
             fair.push("flood", item);
         }
         fair.push("shop", 100);
-        assert_eq!(fair.take(|namespace| namespace != "flood"), Some(100));
-        assert_eq!(fair.take(|namespace| namespace != "flood"), None);
+        assert_eq!(fair.take(|namespace| *namespace != "flood"), Some(100));
+        assert_eq!(fair.take(|namespace| *namespace != "flood"), None);
         assert_eq!(drain(&mut fair), [0, 1, 2]);
     }
 
@@ -150,13 +152,13 @@ mod tests {
     #[test]
     fn fair_serves_a_small_namespace_after_one_item_of_each_other_one_whatever_they_push() {
         for floods in [1_u32, 3, 10] {
-            let mut fair = Fair::new(1000);
+            let mut fair = Fair::<String, u32>::new(1000);
             for item in 0..5000 {
-                fair.push(&format!("flood-{}", item % floods), item);
+                fair.push(format!("flood-{}", item % floods), item);
             }
             assert_eq!(fair.len(), 1000);
-            assert!(!matches!(fair.push("shop", 9999), Pushed::Full(_)));
-            let before = drain(&mut fair).iter().position(|item| *item == 9999).unwrap();
+            assert!(!matches!(fair.push("shop".into(), 9999), Pushed::Full(_)));
+            let before = std::iter::from_fn(|| fair.take(|_| true)).position(|item| item == 9999).unwrap();
             assert!(before <= floods as usize, "{before} items before that of the small namespace");
         }
     }
