@@ -26,6 +26,13 @@ pub fn read<'a, T: Read<'a>>(text: &'a [u8]) -> Result<T, Unread> {
     }
 }
 
+/// Reads the fields of an object that come before the text ends, or before what cannot be read.
+pub fn read_beginning<'a, T: Fields<'a>>(text: &'a [u8]) -> T {
+    let (mut skim, mut value) = (Skim { text, at: 0 }, T::default());
+    skim.object(|name, skim| value.field(&name, skim)).ok();
+    value
+}
+
 /// A value that can be read.
 pub trait Read<'a>: Sized {
     /// Reads the value at the position of `skim`.

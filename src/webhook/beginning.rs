@@ -1,139 +1,59 @@
-//! Reads the beginning of an AdmissionReview whose rest was not read: the uid to answer, and the object that it is about.
+//! The beginning of an AdmissionReview of which the rest was not read: the uid to answer, and what the review is about.
 //!
-//! An API server writes the object after these fields.
+//! An API server writes the object after all of this.
 
-use std::borrow::Cow;
-use std::fmt;
-
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
-
-use super::request::{About, MAX_UID, Operation, Rest};
+use super::request::{About, AdmissionRequest, Rest};
+use crate::skim::{Fields, Read, Skim, Unread, read_beginning};
 
 /// The fields in the first bytes of a review.
-#[derive(Debug)]
-pub(super) struct Beginning {
-    rest: Rest,
-    namespace: String,
-    operation: Operation,
+#[derive(Default)]
+pub(super) struct Beginning<'a> {
+    request: AdmissionRequest<'a, Skipped>,
 }
 
-/// The longest namespace or operation, in bytes.
+/// The longest namespace that is used, in bytes.
 const LONGEST: usize = 63;
 
-impl Beginning {
-    /// Reads the fields; `None` without a uid, because then no AdmissionReview can answer.
-    pub(super) fn read(bytes: &[u8]) -> Option<Self> {
-        let mut found = Found::default();
-        // The text ends early, so this always fails; `found` keeps the fields before that.
-        Review(&mut found).deserialize(&mut serde_json::Deserializer::from_slice(bytes)).ok();
-        let Found { uid, kind, namespace, operation } = found;
-        let uid = uid.filter(|uid| !uid.is_empty() && uid.len() <= MAX_UID)?;
-        let operation = match operation.as_deref() {
-            Some("CREATE") => Operation::Create,
-            Some("UPDATE") => Operation::Update,
-            _ => Operation::Other,
-        };
-        Some(Self { rest: Rest { uid, kind }, namespace: namespace.unwrap_or_default(), operation })
+impl<'a> Beginning<'a> {
+    /// Reads the fields; `None` if the uid is not there, so that no answer in kind can be given.
+    pub(super) fn read(bytes: &'a [u8]) -> Option<Self> {
+        let beginning: Self = read_beginning(bytes);
+        (!beginning.about().uid.is_empty()).then_some(beginning)
     }
 
     pub(super) fn about(&self) -> About<'_> {
-        About { uid: &self.rest.uid, namespace: &self.namespace, operation: self.operation, ..About::default() }
+        let about = self.request.about();
+        About { namespace: if about.namespace.len() > LONGEST { "" } else { about.namespace }, dry_run: false, ..about }
     }
 
-    pub(super) fn rest(&self) -> &Rest {
-        &self.rest
+    pub(super) fn rest(&self) -> Rest {
+        self.request.rest()
     }
 }
 
+impl<'a> Fields<'a> for Beginning<'a> {
+    fn field(&mut self, name: &[u8], skim: &mut Skim<'a>) -> Result<(), Unread> {
+        match name {
+            // In place, so that fields stay known where the text ends within the request.
+            b"request" => skim.object(|name, skim| self.request.field(&name, skim)),
+            _ => skim.skip(),
+        }
+    }
+}
+
+/// An object that is not needed.
 #[derive(Default)]
-struct Found {
-    uid: Option<String>,
-    kind: Option<(String, String)>,
-    namespace: Option<String>,
-    operation: Option<String>,
-}
+struct Skipped;
 
-/// The review; only its `request` is read.
-struct Review<'f>(&'f mut Found);
-
-/// The `request` of the review.
-struct Request<'f>(&'f mut Found);
-
-/// A GroupVersionKind.
-#[derive(serde::Deserialize)]
-struct Kind<'a> {
-    #[serde(default, borrow)]
-    group: Cow<'a, str>,
-    #[serde(default, borrow)]
-    kind: Cow<'a, str>,
-}
-
-impl<'de> DeserializeSeed<'de> for Review<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_map(self)
+impl<'a> Read<'a> for Skipped {
+    fn read(skim: &mut Skim<'a>) -> Result<Self, Unread> {
+        skim.skip().map(|()| Self)
     }
-}
-
-impl<'de> Visitor<'de> for Review<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an AdmissionReview")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some(name) = map.next_key::<Cow<'_, str>>()? {
-            if name == "request" {
-                map.next_value_seed(Request(self.0))?;
-            } else {
-                map.next_value::<IgnoredAny>()?;
-            }
-        }
-        Ok(())
-    }
-}
-
-impl<'de> DeserializeSeed<'de> for Request<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_map(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Request<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an AdmissionRequest")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let found = self.0;
-        while let Some(name) = map.next_key::<Cow<'_, str>>()? {
-            match &*name {
-                "uid" => found.uid = Some(map.next_value()?),
-                "kind" => {
-                    let Kind { group, kind } = map.next_value()?;
-                    found.kind = Some((group.into_owned(), kind.into_owned()));
-                }
-                "namespace" => found.namespace = Some(short(map.next_value()?)),
-                "operation" => found.operation = Some(short(map.next_value()?)),
-                _ => drop(map.next_value::<IgnoredAny>()?),
-            }
-        }
-        Ok(())
-    }
-}
-
-fn short(text: Cow<'_, str>) -> String {
-    if text.len() > LONGEST { String::new() } else { text.into_owned() }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::request::{MAX_UID, Operation};
     use super::*;
 
     const REVIEW: &str = r#"{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1","request":{"uid":"u-1","kind":{"group":"","version":"v1","kind":"Pod"},"name":"p","namespace":"shop","operation":"UPDATE","userInfo":{"username":"u"},"object":{"kind":"Pod""#;
@@ -148,7 +68,7 @@ mod tests {
         for end in 0..=REVIEW.len() {
             let found = Beginning::read(&REVIEW.as_bytes()[..end]);
             assert_eq!(found.is_some(), end >= until(r#","kind":{"#), "after {end} bytes");
-            let kind = found.and_then(|found| found.rest.kind);
+            let kind = found.and_then(|found| found.rest().kind);
             assert_eq!(kind.is_some(), end >= until(r#","name""#), "after {end} bytes");
         }
     }

@@ -22,6 +22,7 @@ use super::beginning::Beginning;
 pub use super::body::Limits;
 use super::body::{BodyError, BodyReader, Read, SMALL, Unread, first, peer};
 use super::connection::Connection;
+use super::request::{About, Rest};
 use super::review::{self, NotJson, Reply};
 use super::seldom::Seldom;
 use super::validate;
@@ -86,14 +87,16 @@ pub fn router(admission: Admission) -> Router {
 #[derive(Clone, Copy)]
 struct Endpoint {
     judge: fn(&Admission, &HeaderMap, &[u8]) -> Judged,
-    unread: fn(&Admission, &[u8], &str) -> Result<Reply, NotJson>,
-    begun: fn(&Admission, &Beginning, &str) -> Reply,
+    /// Answers a review of which only these fields were read.
+    unread: fn(&Admission, About<'_>, &Rest, &str) -> Reply,
 }
 
 const MUTATE: Endpoint =
-    Endpoint { judge: Admission::mutate, unread: Admission::mutate_unread, begun: Admission::mutate_begun };
-const VALIDATE: Endpoint =
-    Endpoint { judge: Admission::validate, unread: Admission::validate_unread, begun: Admission::validate_begun };
+    Endpoint { judge: Admission::mutate, unread: |_, about, rest, problem| review::admit(about, rest, problem) };
+const VALIDATE: Endpoint = Endpoint {
+    judge: Admission::validate,
+    unread: |admission, about, rest, problem| validate::decide_unread(about, rest, problem, &admission.policies.load()),
+};
 
 /// The result of a review, before it is counted and sent.
 struct Judged {
@@ -148,18 +151,23 @@ impl Shared {
         let start = Instant::now();
         let judged = move |replied| Judged { replied, outcome: Some(Outcome::Expired), start, span: Span::none() };
         if let Some(beginning) = Beginning::read(first(read.bytes())) {
-            return self.admission.conclude(judged(Ok((endpoint.begun)(&self.admission, &beginning, TOO_LONG))));
+            let (about, rest) = (beginning.about(), beginning.rest());
+            return self.admission.conclude(judged(Ok((endpoint.unread)(&self.admission, about, &rest, TOO_LONG))));
         }
-        let answer =
-            move || self.admission.conclude(judged((endpoint.unread)(&self.admission, read.bytes(), TOO_LONG)));
+        let answer = move || {
+            let replied = Rest::read(read.bytes());
+            let replied = replied.map(|rest| (endpoint.unread)(&self.admission, rest.about(), &rest, TOO_LONG));
+            self.admission.conclude(judged(replied))
+        };
         tokio::task::spawn_blocking(answer).await.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
     }
 
     /// Answers as if the review could not be read, as soon as its uid is known. The API server would take an HTTP error for a
     /// failed webhook, and its `failurePolicy` would admit an object that a tenant has made too large to review.
-    fn answer_unread(&self, unread: Unread, parts: &Parts, endpoint: Endpoint) -> Response {
+    fn answer_unread(&self, mut unread: Unread, parts: &Parts, endpoint: Endpoint) -> Response {
         let (error, start) = (unread.error, Instant::now());
-        let beginning = Beginning::read(&unread.beginning).filter(|_| error != BodyError::Broken);
+        let bytes = std::mem::take(&mut unread.beginning);
+        let beginning = Beginning::read(&bytes).filter(|_| error != BodyError::Broken);
         unread.drain(parts.version, self.reader.patience(parts));
         let mut response = match beginning {
             Some(beginning) => {
@@ -168,7 +176,7 @@ impl Shared {
                     let (uid, namespace) = (about.uid, about.namespace);
                     tracing::warn!(uid, namespace, %error, times, "an admission review was answered as one that cannot be read");
                 });
-                let replied = Ok((endpoint.begun)(&self.admission, &beginning, &error.to_string()));
+                let replied = Ok((endpoint.unread)(&self.admission, about, &beginning.rest(), &error.to_string()));
                 self.admission.conclude(Judged { replied, outcome: Some(Outcome::Unread), start, span: Span::none() })
             }
             None => {
@@ -188,16 +196,8 @@ impl Admission {
         judge(
             headers,
             || review::mutate(body, &self.rules.load(), &self.namespaces.load()),
-            || self.mutate_unread(body, OUR_ERROR),
+            || review::admit_unread(body, OUR_ERROR),
         )
-    }
-
-    fn mutate_unread(&self, body: &[u8], problem: &str) -> Result<Reply, NotJson> {
-        review::admit_unread(body, problem)
-    }
-
-    fn mutate_begun(&self, beginning: &Beginning, problem: &str) -> Reply {
-        review::admit_begun(beginning, problem)
     }
 
     fn validate(&self, headers: &HeaderMap, body: &[u8]) -> Judged {
@@ -207,16 +207,8 @@ impl Admission {
         judge(
             headers,
             || validate::validate(body, &self.rules.load(), &self.namespaces.load(), &policies, scans),
-            || self.validate_unread(body, OUR_ERROR),
+            || validate::unread(body, OUR_ERROR, &self.policies.load()),
         )
-    }
-
-    fn validate_unread(&self, body: &[u8], problem: &str) -> Result<Reply, NotJson> {
-        validate::unread(body, problem, &self.policies.load())
-    }
-
-    fn validate_begun(&self, beginning: &Beginning, problem: &str) -> Reply {
-        validate::begun(beginning, problem, &self.policies.load())
     }
 
     /// Counts and logs the result of a review, and builds the response.

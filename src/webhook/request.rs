@@ -106,11 +106,15 @@ impl Rest {
             loose.request.and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default();
         let uid: Option<Text<'_>> = request.uid.and_then(|raw| skim::read(raw.get().as_bytes()).ok());
         let kind: Option<Named<'_>> = request.kind.and_then(|raw| skim::read(raw.get().as_bytes()).ok());
-        let owned = |text: Option<&str>| text.unwrap_or_default().to_owned();
         Ok(Self {
-            uid: owned(uid.as_deref().filter(|uid| uid.len() <= MAX_UID)),
-            kind: kind.map(|kind| (owned(kind.group.as_deref()), owned(kind.kind.as_deref()))),
+            uid: uid.as_deref().filter(|uid| uid.len() <= MAX_UID).unwrap_or_default().to_owned(),
+            kind: kind.as_ref().map(Named::to_pair),
         })
+    }
+
+    /// Returns the fields that an answer needs; only the uid is known.
+    pub(super) fn about(&self) -> About<'_> {
+        About { uid: &self.uid, ..About::default() }
     }
 
     /// Whether the review names an object that is not a Pod.
@@ -171,6 +175,11 @@ impl<O> AdmissionRequest<'_, O> {
                 _ => Operation::Other,
             },
         }
+    }
+
+    /// Returns the fields that an answer needs where the review cannot be decided.
+    pub(super) fn rest(&self) -> Rest {
+        Rest { uid: self.about().uid.to_owned(), kind: self.kind.as_ref().map(Named::to_pair) }
     }
 
     /// Returns group and kind of the object; empty when the review has none.
@@ -274,6 +283,11 @@ impl<'a> Fields<'a> for Resource<'a> {
 }
 
 impl Named<'_> {
+    fn to_pair(&self) -> (String, String) {
+        let owned = |text: &Option<Text<'_>>| text.as_deref().unwrap_or_default().to_owned();
+        (owned(&self.group), owned(&self.kind))
+    }
+
     fn is(&self, kind: &str) -> bool {
         self.group.as_deref().unwrap_or_default().is_empty() && self.kind.as_deref() == Some(kind)
     }

@@ -3,7 +3,6 @@
 //! Fails open: the answer to any JSON admits the object, and a warning reports the problem.
 
 use super::answer::Answer;
-use super::beginning::Beginning;
 use super::request::{self, About, Rest};
 pub use super::request::{NotJson, Operation};
 use crate::rewrite::pod::Pod;
@@ -77,14 +76,12 @@ pub fn mutate(body: &[u8], rules: &Rules, namespaces: &Namespaces) -> Result<Rep
 /// Admits an object whose review could not be read or decided, with a warning. Fails if the body is not JSON.
 pub fn admit_unread(body: &[u8], problem: &str) -> Result<Reply, NotJson> {
     let rest = Rest::read(body)?;
-    let about = About { uid: &rest.uid, ..About::default() };
-    Ok(if rest.is_no_pod() { about.skipped() } else { about.malformed(problem) })
+    Ok(admit(rest.about(), &rest, problem))
 }
 
-/// Admits an object of whose review only the beginning was read, with a warning.
-pub(super) fn admit_begun(beginning: &Beginning, problem: &str) -> Reply {
-    let about = beginning.about();
-    if beginning.rest().is_no_pod() { about.skipped() } else { about.malformed(problem) }
+/// Admits an object of whose review only these fields were read, with a warning.
+pub(super) fn admit(about: About<'_>, rest: &Rest, problem: &str) -> Reply {
+    if rest.is_no_pod() { about.skipped() } else { about.malformed(problem) }
 }
 
 impl About<'_> {

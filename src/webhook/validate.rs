@@ -14,7 +14,6 @@
 use k8s_openapi::jiff::Timestamp;
 
 use super::answer::Answer;
-use super::beginning::Beginning;
 use super::request::{self, About, NotJson, Operation, Rest};
 use super::review::{Reply, Verdict};
 use super::workload::{Workload, is_workload};
@@ -66,15 +65,11 @@ pub fn validate(
 /// When the body is no JSON.
 pub fn unread(body: &[u8], problem: &str, policies: &Policies) -> Result<Reply, NotJson> {
     let rest = Rest::read(body)?;
-    Ok(unread_of(About { uid: &rest.uid, ..About::default() }, &rest, problem, policies))
+    Ok(decide_unread(rest.about(), &rest, problem, policies))
 }
 
-/// The same for a review of which only the beginning was read.
-pub(super) fn begun(beginning: &Beginning, problem: &str, policies: &Policies) -> Reply {
-    unread_of(beginning.about(), beginning.rest(), problem, policies)
-}
-
-fn unread_of(about: About<'_>, rest: &Rest, problem: &str, policies: &Policies) -> Reply {
+/// The same for a review of which only these fields were read.
+pub(super) fn decide_unread(about: About<'_>, rest: &Rest, problem: &str, policies: &Policies) -> Reply {
     match &rest.kind {
         Some((group, kind)) if is_workload(group, kind) => about.malformed(problem),
         Some(_) if rest.is_no_pod() => about.skipped(),
