@@ -138,8 +138,12 @@ pub struct Record {
 impl Record {
     /// Converts the record to one of the images of its namespace.
     pub fn holding(self) -> Holding {
-        let worth = Worth { refused: self.refused, ready: self.ready, last: self.last };
-        Holding { name: self.name, namespaces: self.namespaces, worth }
+        Holding { worth: self.worth(), name: self.name, namespaces: self.namespaces }
+    }
+
+    /// Returns the worth of the image in an eviction.
+    pub(crate) fn worth(&self) -> Worth {
+        Worth { refused: self.refused, ready: self.ready, last: self.last }
     }
 }
 

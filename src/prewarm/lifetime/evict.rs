@@ -86,9 +86,7 @@ fn lots<'r>(
     for lot in lots.values_mut() {
         lot.idle
             .sort_by(|one, other| (other.refused, other.last, &other.name).cmp(&(one.refused, one.last, &one.name)));
-        lot.used.sort_by(|one, other| {
-            (other.refused, other.ready, other.last, &other.name).cmp(&(one.refused, one.ready, one.last, &one.name))
-        });
+        lot.used.sort_by(|one, other| (other.worth(), &other.name).cmp(&(one.worth(), &one.name)));
     }
     lots
 }
