@@ -32,6 +32,7 @@ use super::{
     events::Events,
     expiry::Keeper,
     gate::{self, Entry},
+    log_limit::LogLimit,
     meters::{Meters, Seen},
     nodes::Platforms,
     quota::{self, Quota},
@@ -39,7 +40,6 @@ use super::{
     scans::ScanDemand,
     secrets::Secrets,
     sink, sources,
-    told::Told,
     triggers::{self, Triggers},
 };
 use crate::{
@@ -166,7 +166,7 @@ pub async fn run(
         offers,
         due,
         admitted: settings.admitted_namespaces,
-        told: Told::default(),
+        warned: LogLimit::default(),
         missed: AtomicBool::new(false),
     });
     let quota = Arc::new(Quota {

@@ -24,7 +24,7 @@ use kube::{
 };
 use tokio::sync::mpsc;
 
-use super::{admitted_namespaces::AdmittedNamespaces, templates, told::Told};
+use super::{admitted_namespaces::AdmittedNamespaces, log_limit::LogLimit, templates};
 use crate::{
     api::CachedImage,
     image::ImageRef,
@@ -62,7 +62,7 @@ pub(super) struct Demand {
     /// Namespaces whose workloads count: admission does not rewrite Pods of others.
     pub(super) admitted: AdmittedNamespaces,
     /// Limits warnings about Pods and workloads with too many images.
-    pub(super) told: Told,
+    pub(super) warned: LogLimit,
     /// Whether an image could not be enqueued.
     pub(super) missed: AtomicBool,
 }
@@ -95,7 +95,7 @@ impl Demand {
         let first = distinct.by_ref().take(MAX_WARMED).collect();
         if distinct.next().is_some() {
             let (namespace, name) = (owner.namespace.as_deref().unwrap_or_default(), owner.name.as_deref());
-            if self.told.is_due(namespace, Instant::now()) {
+            if self.warned.is_due(namespace, Instant::now()) {
                 tracing::warn!(namespace, name, most = MAX_WARMED, "too many images: only the first are warmed");
             }
         }
@@ -202,8 +202,8 @@ mod tests {
         }
         let (offers, receiver) = queue(Bounds::default());
         let admitted = AdmittedNamespaces::all_but_system("harbor-pilot").unwrap();
-        let (told, missed) = (Told::default(), AtomicBool::new(false));
-        (Demand { in_force, asked: Arc::default(), images, offers, due: due().0, admitted, told, missed }, receiver)
+        let (warned, missed) = (LogLimit::default(), AtomicBool::new(false));
+        (Demand { in_force, asked: Arc::default(), images, offers, due: due().0, admitted, warned, missed }, receiver)
     }
 
     fn project(name: &str, matched: &str, terms: Value, spec: Value) -> Arc<ProxyProject> {

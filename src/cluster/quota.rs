@@ -15,7 +15,7 @@ use kube::{
     runtime::reflector::{ObjectRef, Store},
 };
 
-use super::{bounded, directory::ClusterDirectory, told::Told};
+use super::{bounded, directory::ClusterDirectory, log_limit::LogLimit};
 use crate::{
     api::CachedImage,
     controller::cached_image::lifetime_of,
@@ -46,7 +46,7 @@ pub struct Quota {
 #[derive(Default)]
 pub struct State {
     ledger: Mutex<Ledger>,
-    told: Told,
+    warned: LogLimit,
     refused: AtomicUsize,
     missed: AtomicBool,
 }
@@ -138,7 +138,7 @@ impl Quota {
     }
 
     fn warn(&self, namespace: &str, full: Full) {
-        if !self.state.told.is_due(namespace, Instant::now()) {
+        if !self.state.warned.is_due(namespace, Instant::now()) {
             return;
         }
         let Caps { total, of_namespace } = self.caps;

@@ -13,23 +13,23 @@ const MOST: usize = 1024;
 
 /// The warnings that were logged recently.
 #[derive(Debug, Default)]
-pub(super) struct Told(Mutex<HashMap<String, Instant>>);
+pub(super) struct LogLimit(Mutex<HashMap<String, Instant>>);
 
-impl Told {
+impl LogLimit {
     /// Whether a warning should be logged now.
     pub(super) fn is_due(&self, warning: &str, now: Instant) -> bool {
-        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut logged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let recent = |at: &Instant| now.saturating_duration_since(*at) < AGAIN;
-        if told.get(warning).is_some_and(recent) {
+        if logged.get(warning).is_some_and(recent) {
             return false;
         }
-        if told.len() >= MOST {
-            told.retain(|_, at| recent(at));
-            if told.len() >= MOST {
+        if logged.len() >= MOST {
+            logged.retain(|_, at| recent(at));
+            if logged.len() >= MOST {
                 return false;
             }
         }
-        told.insert(warning.to_owned(), now);
+        logged.insert(warning.to_owned(), now);
         true
     }
 }
@@ -39,11 +39,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn told_repeats_a_warning_after_a_while_and_is_bounded() {
-        let (told, now) = (Told::default(), Instant::now());
-        assert!(told.is_due("shop", now) && !told.is_due("shop", now) && told.is_due("bank", now));
-        let due = (0..3 * MOST).filter(|number| told.is_due(&number.to_string(), now)).count();
+    fn log_limit_repeats_a_warning_after_a_while_and_is_bounded() {
+        let (logged, now) = (LogLimit::default(), Instant::now());
+        assert!(logged.is_due("shop", now) && !logged.is_due("shop", now) && logged.is_due("bank", now));
+        let due = (0..3 * MOST).filter(|number| logged.is_due(&number.to_string(), now)).count();
         assert_eq!(due, MOST - 2);
-        assert!(told.is_due("shop", now + AGAIN) && told.is_due("new", now + AGAIN));
+        assert!(logged.is_due("shop", now + AGAIN) && logged.is_due("new", now + AGAIN));
     }
 }
