@@ -474,20 +474,25 @@ fn a_policy_that_is_not_in_force_is_told_to_whoever_it_would_concern() {
     );
 }
 
+/// What judges by these policies, in the state in which nothing is known of scans. Nothing may be prewarmed.
+fn admission(policies: Arc<ArcSwap<Policies>>) -> Admission {
+    Admission {
+        rules: Arc::new(ArcSwap::from_pointee(rules(false))),
+        policies,
+        scans: Arc::default(),
+        namespaces: Arc::new(ArcSwap::from_pointee(namespaces())),
+        offers: Arc::new(|_| panic!("a judgement warms nothing")),
+        metrics: Metrics::new().admission,
+        readiness: Readiness::new(),
+        limits: Limits::default(),
+    }
+}
+
 #[tokio::test]
 async fn over_http_policies_are_followed_as_they_change_and_denials_are_counted() {
     let policies = Arc::new(ArcSwap::from_pointee(Policies::default()));
     let metrics = Metrics::new();
-    let router = router(Admission {
-        rules: Arc::new(ArcSwap::from_pointee(rules(false))),
-        policies: Arc::clone(&policies),
-        scans: Arc::default(),
-        namespaces: Arc::new(ArcSwap::from_pointee(namespaces())),
-        offers: Arc::new(|_| panic!("a judgement warms nothing")),
-        metrics: metrics.admission.clone(),
-        readiness: Readiness::new(),
-        limits: Limits::default(),
-    });
+    let router = router(Admission { metrics: metrics.admission.clone(), ..admission(Arc::clone(&policies)) });
     let post = async |body: String| {
         let request = Request::post("/validate").body(Body::from(body)).unwrap();
         let response = router.clone().oneshot(request).await.unwrap();
@@ -536,14 +541,9 @@ async fn over_http_a_review_that_takes_too_long_is_answered_as_one_that_cannot_b
     let metrics = Metrics::new();
     let policies = Arc::new(ArcSwap::from_pointee(only_harbor("Enforce")));
     let router = router(Admission {
-        rules: Arc::new(ArcSwap::from_pointee(rules(false))),
-        policies: Arc::clone(&policies),
-        scans: Arc::default(),
-        namespaces: Arc::new(ArcSwap::from_pointee(namespaces())),
-        offers: Arc::new(|_| panic!("what is not read warms nothing")),
         metrics: metrics.admission.clone(),
-        readiness: Readiness::new(),
         limits: Limits { review: std::time::Duration::ZERO, ..Limits::default() },
+        ..admission(Arc::clone(&policies))
     });
     let ask = async |path: &str, padding: usize| {
         let mut object = pod("harbor.corp/hub/library/nginx");
@@ -587,14 +587,9 @@ async fn over_http_a_review_that_is_not_read_to_its_end_is_answered_as_one_that_
     let metrics = Metrics::new();
     let policies = Arc::new(ArcSwap::from_pointee(only_harbor("Enforce")));
     let router = router(Admission {
-        rules: Arc::new(ArcSwap::from_pointee(rules(false))),
-        policies: Arc::clone(&policies),
-        scans: Arc::default(),
-        namespaces: Arc::new(ArcSwap::from_pointee(namespaces())),
-        offers: Arc::new(|_| panic!("what is not read warms nothing")),
         metrics: metrics.admission.clone(),
-        readiness: Readiness::new(),
         limits: Limits { body: 1 << 20, memory: 1 << 20, ..Limits::default() },
+        ..admission(Arc::clone(&policies))
     });
     let ask = async |path: &str, length: Option<usize>, body: Body| {
         let mut request = Request::post(format!("{path}?timeout=1s"));
@@ -654,14 +649,9 @@ async fn over_http_a_review_that_is_not_read_to_its_end_is_answered_as_one_that_
 #[tokio::test]
 async fn over_http_a_review_for_which_there_is_no_room_is_refused_while_a_policy_enforces() {
     let router = router(Admission {
-        rules: Arc::new(ArcSwap::from_pointee(rules(false))),
-        policies: Arc::new(ArcSwap::from_pointee(only_harbor("Enforce"))),
-        scans: Arc::default(),
-        namespaces: Arc::new(ArcSwap::from_pointee(namespaces())),
         offers: Arc::new(|_| ()),
-        metrics: Metrics::new().admission,
-        readiness: Readiness::new(),
         limits: Limits { body: 1 << 20, memory: 2 << 20, ..Limits::default() },
+        ..admission(Arc::new(ArcSwap::from_pointee(only_harbor("Enforce"))))
     });
     let mut object = pod("ghcr.io/acme/tool:v1");
     let mut ask = |path: &str, padding: usize, ends: bool| {
@@ -708,13 +698,8 @@ async fn over_http_what_scans_found_is_followed_as_it_changes_and_harbor_may_be_
     let rules_now = Arc::new(ArcSwap::from_pointee(rules(false)));
     let router = router(Admission {
         rules: Arc::clone(&rules_now),
-        policies: Arc::new(ArcSwap::from_pointee(policies(&[("ceiling", ceiling)]))),
         scans: Arc::clone(&scans),
-        namespaces: Arc::new(ArcSwap::from_pointee(namespaces())),
-        offers: Arc::new(|_| panic!("a judgement warms nothing")),
-        metrics: Metrics::new().admission,
-        readiness: Readiness::new(),
-        limits: Limits::default(),
+        ..admission(Arc::new(ArcSwap::from_pointee(policies(&[("ceiling", ceiling)]))))
     });
     let post = async |object: Value| {
         let request = Request::post("/validate").body(Body::from(create(object).to_string())).unwrap();
