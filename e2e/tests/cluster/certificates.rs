@@ -180,8 +180,9 @@ impl Bed {
 
     async fn controller(&self, certificate: &str, authority: &str) -> Pilot {
         let lifetimes = ["--certificate-lifetime", certificate, "--authority-lifetime", authority];
-        let arguments =
-            [&["controller", "--namespace", NAMESPACE, "--certificates", "managed"], &lifetimes[..]].concat();
+        let fixed =
+            ["controller", "--namespace", NAMESPACE, "--certificates", "managed", "--ops-listen", "127.0.0.1:0"];
+        let arguments = [&fixed[..], &lifetimes[..]].concat();
         Pilot::spawn(&arguments, &[("KUBECONFIG", self.kubeconfig.to_str().unwrap())]).await.unwrap()
     }
 
