@@ -402,7 +402,7 @@ async fn after_their_scans_clean_images_are_copied_and_bad_ones_held_back_and_le
     assert!(seen.message().contains("1 image is held back"), "{}", seen.message());
     assert!(upstream.manifest("out/clean", "v1").is_some(), "the clean image has been copied");
     assert!(upstream.manifest("out/crit", "v1").is_none());
-    let held = &seen.0.status.held_back[0];
+    let held = &seen.0.status.blocked_images[0];
     assert_eq!((held.image.as_str(), held.digest.as_deref()), ("gate/crit:v1", Some(digest.as_str())));
     assert_eq!((held.severity.as_deref(), held.vulnerabilities), (Some("Critical"), Some(2)));
     assert!(held.reason.contains("2 vulnerabilities"), "{held:?}");
@@ -438,7 +438,7 @@ async fn without_its_status_a_rule_finds_out_again_what_is_held_back() {
     let before = executions(&site, &name).await;
     site.world.set_status::<ReplicationRule>(&name, ReplicationRuleStatus::default());
     let seen = until(&site, &name, |status| refused(status) && ended(status)).await;
-    assert_eq!(seen.0.status.held_back[0].image, "gate/crit:v1");
+    assert_eq!(seen.0.status.blocked_images[0].image, "gate/crit:v1");
     assert!(executions(&site, &name).await <= before + 1, "what was refused in the past is tried once more at most");
     assert!(upstream.manifest("out/clean", "v1").is_some());
 }
