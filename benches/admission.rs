@@ -32,7 +32,7 @@ use harbor_pilot::telemetry::probes::Readiness;
 use harbor_pilot::tls::issue::Authority;
 use harbor_pilot::tls::serve::{Certificate, server_config};
 use harbor_pilot::webhook::review::mutate;
-use harbor_pilot::webhook::{Admission, Limits, ServeOptions, router, serve};
+use harbor_pilot::webhook::{Admission, BodyLimits, ServeOptions, router, serve};
 use tokio::runtime::Runtime;
 
 use support::client::Client;
@@ -197,7 +197,7 @@ fn ours() -> Router {
         offers: Arc::new(|offer| drop(black_box(offer))),
         metrics: Metrics::new().admission,
         readiness: Readiness::new(),
-        limits: Limits::default(),
+        limits: BodyLimits::default(),
     })
 }
 

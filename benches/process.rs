@@ -115,7 +115,7 @@ impl Webhook {
             .arg("webhook")
             .envs(ALLOCATOR_OPTIONS)
             .args([Path::new("--rules"), &rules_directory, Path::new("--tls-dir"), &tls])
-            .args(["--listen", &address.to_string(), "--ops-listen", &ops.to_string()])
+            .args(["--webhook-bind-address", &address.to_string(), "--metrics-bind-address", &ops.to_string()])
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)

@@ -25,7 +25,7 @@ use harbor_pilot::{
     image::ImageRef,
     prewarm::{
         Puller, Target,
-        puller::{Lane, Limits},
+        puller::{ProjectConcurrency, PullLimits},
     },
     registry::{Client, Endpoint},
 };
@@ -232,8 +232,9 @@ async fn run(mode: &str) {
             let strategy = if mode == "touch" { PullStrategy::Touch } else { PullStrategy::Stream };
             let credentials = Credentials { username: task.username.clone(), password: task.password.clone().into() };
             let endpoint = Endpoint { credentials: Some(credentials), ..Endpoint::new(task.url.clone()) };
-            let limits = Limits { blobs_at_once: AT_ONCE, ..Limits::default() };
-            let puller = Puller::new(Client::new(&endpoint).unwrap(), limits).on(Lane::default(), strategy);
+            let limits = PullLimits { blobs_at_once: AT_ONCE, ..PullLimits::default() };
+            let puller =
+                Puller::new(Client::new(&endpoint).unwrap(), limits).on(ProjectConcurrency::default(), strategy);
             let image = ImageRef::parse(&format!("h.example/{}:v1", task.repository)).unwrap();
             let target = Target::new(&image).unwrap();
             // A token, as the bare GETs have one.

@@ -20,10 +20,10 @@ use comfy_table::{ContentArrangement, Table, presets::UTF8_FULL_CONDENSED};
 use harbor_double::{Harbor, Image, Pushed, Upstream};
 use harbor_pilot::{
     api::{CachedImage, ConditionType, HarborInstance, ProxyProject, Registry, condition},
-    controller::{Managed, cached_image::Watcher},
-    prewarm::{Progress, Timing, puller::DEFAULT_BYTES},
+    controller::{ReconciledKind, cached_image::ProgressObserver},
+    prewarm::{PrewarmTiming, PullProgress, puller::DEFAULT_BYTES},
     registry::Descriptor,
-    standalone::{Kept, Settings, Standalone},
+    standalone::{Standalone, StandaloneOptions, StoredKind},
     tls::{
         install_crypto_provider,
         issue::{Authority, Validity},
@@ -59,18 +59,18 @@ async fn main() -> Result<()> {
     let shutdown = CancellationToken::new();
     let bars = Arc::new(Bars::default());
     let pilot = Standalone::start(
-        Settings {
+        StandaloneOptions {
             directory: manifests.path().to_owned(),
             listen: ([127, 0, 0, 1], 0).into(),
             certificate: Arc::new(Certificate::from_pem(leaf.certificate_pem.as_bytes(), leaf.key_pem.as_bytes())?),
             platforms: vec!["linux/amd64".parse().map_err(anyhow::Error::msg)?],
             installation: "demo".to_owned(),
             reload: Duration::from_secs(2),
-            timing: Timing::paced(Duration::from_secs_f64(20.0 / SPEED)),
-            pull_budget: DEFAULT_BYTES,
+            timing: PrewarmTiming::paced(Duration::from_secs_f64(20.0 / SPEED)),
+            max_inflight_bytes: DEFAULT_BYTES,
             caps: harbor_pilot::prewarm::quota::Caps::default(),
             watcher: Some(bars.clone().watcher()),
-            serve: ServeOptions { linger: Duration::ZERO, ..ServeOptions::default() },
+            serve: ServeOptions { shutdown_delay: Duration::ZERO, ..ServeOptions::default() },
         },
         shutdown.clone(),
     )
@@ -197,7 +197,7 @@ async fn admit(client: &reqwest::Client, url: &str, name: &str, image: &str) -> 
 }
 
 fn resources(pilot: &Standalone) -> Table {
-    fn rows<K: Kept>(table: &mut Table, pilot: &Standalone, detail: impl Fn(&K) -> String) {
+    fn rows<K: StoredKind>(table: &mut Table, pilot: &Standalone, detail: impl Fn(&K) -> String) {
         for object in pilot.world.all::<K>() {
             let (ready, reason) = ready_of(object.as_ref());
             let name = object.meta().name.clone().unwrap_or_default();
@@ -209,7 +209,7 @@ fn resources(pilot: &Standalone) -> Table {
         instance.status.as_ref().and_then(|status| status.version.clone()).unwrap_or_default()
     });
     rows::<Registry>(&mut table, pilot, |registry| registry.url().into_owned());
-    rows::<ProxyProject>(&mut table, pilot, |project| match project.serving_rule() {
+    rows::<ProxyProject>(&mut table, pilot, |project| match project.active_rule() {
         Some(rule) => format!("{} → {}", rule.matches.join(", "), rule.target),
         None => String::new(),
     });
@@ -237,7 +237,7 @@ fn images(pilot: &Standalone) -> Table {
     table
 }
 
-fn ready_of<K: Managed>(object: &K) -> (String, String) {
+fn ready_of<K: ReconciledKind>(object: &K) -> (String, String) {
     let status = object.status().and_then(|status| serde_json::to_value(status).ok()).unwrap_or_default();
     let list: Vec<_> =
         status.get("conditions").and_then(|list| serde_json::from_value(list.clone()).ok()).unwrap_or_default();
@@ -245,7 +245,7 @@ fn ready_of<K: Managed>(object: &K) -> (String, String) {
         .map_or_else(Default::default, |ready| (ready.status.clone(), ready.reason.clone()))
 }
 
-fn all_ready<K: Kept>(pilot: &Standalone) -> bool {
+fn all_ready<K: StoredKind>(pilot: &Standalone) -> bool {
     pilot.world.all::<K>().iter().all(|object| ready_of(object.as_ref()).0 == "True")
 }
 
@@ -294,7 +294,7 @@ struct Bars {
 }
 
 impl Bars {
-    fn watcher(self: Arc<Self>) -> Watcher {
+    fn watcher(self: Arc<Self>) -> ProgressObserver {
         Arc::new(move |image| {
             let bar = self.all.add(ProgressBar::new(0));
             if let Ok(style) =
@@ -317,7 +317,7 @@ struct Bar {
     told: AtomicU64,
 }
 
-impl Progress for Bar {
+impl PullProgress for Bar {
     fn planned(&self, _blobs: u64, bytes: u64) {
         self.bar.inc_length(bytes);
     }

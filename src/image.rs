@@ -246,9 +246,9 @@ impl Serialize for ImageRef {
 
 impl<'de> Deserialize<'de> for ImageRef {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Reading;
+        struct ReferenceParser;
 
-        impl Visitor<'_> for Reading {
+        impl Visitor<'_> for ReferenceParser {
             type Value = ImageRef;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -260,7 +260,7 @@ impl<'de> Deserialize<'de> for ImageRef {
             }
         }
 
-        deserializer.deserialize_str(Reading)
+        deserializer.deserialize_str(ReferenceParser)
     }
 }
 

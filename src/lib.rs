@@ -16,14 +16,14 @@
 //!                                                          └──verify──▶ harbor, registry
 //! ```
 //!
-//! Dependencies point one way. `image`, `api`, `skim`, `rewrite`, `policy` and `plan` are pure. `tests/architecture.rs`
+//! Dependencies point one way. `image`, `api`, `json_scan`, `rewrite`, `policy` and `plan` are pure. `tests/architecture.rs`
 //! checks both.
 //!
 //! | module | in | out |
 //! |---|---|---|
 //! | [`image`] | text | [`image::ImageRef`], read as container runtimes read it |
 //! | [`api`] | YAML, JSON | the kinds, their conditions and reasons |
-//! | [`skim`] | JSON | the few fields that a caller needs, borrowed |
+//! | [`json_scan`] | JSON | the few fields that a caller needs, borrowed |
 //! | [`rewrite`] | a Pod and the active rules | a minimal patch, and the images to prewarm |
 //! | [`manifests`] | YAML or JSON of any kinds | its Pod templates; the same text with other images |
 //! | [`policy`] | images that Pods would run, and ImagePolicies | refusals, warnings, entries of the audit log |
@@ -43,16 +43,17 @@
 //! | `survey`, `status_page` | resources, troubles | the state of the cluster, as a table and as a page |
 //! | [`tls`], [`telemetry`], [`cli`] | files, arguments | certificates, logs, metrics, traces, the commands |
 
+pub mod active_config;
 pub mod addresses;
 pub mod api;
-pub mod chance;
 pub mod cli;
 pub mod cluster;
 pub mod controller;
 pub mod fair;
 pub mod harbor;
 pub mod image;
-pub mod in_force;
+pub mod jitter;
+pub mod json_scan;
 pub mod leadership;
 pub mod lease;
 pub mod manifests;
@@ -61,10 +62,9 @@ pub mod policy;
 pub mod prewarm;
 pub mod registry;
 pub mod rewrite;
-pub mod skim;
 pub mod standalone;
 mod status_page;
-mod survey;
+mod summary;
 pub mod telemetry;
 mod text;
 pub mod tls;

@@ -139,7 +139,16 @@ async fn standalone_shows_no_secret_on_its_page_in_metrics_or_logs() {
     let (ops, tls) = (format!("127.0.0.1:{port}"), tempfile::tempdir().unwrap());
     let log = tls.path().join("log");
     let mut command = site.command();
-    command.args(["standalone", "--from", ".", "--listen", "127.0.0.1:0", "--ops-listen", &ops, "--tls-dir"]);
+    command.args([
+        "standalone",
+        "--from",
+        ".",
+        "--webhook-bind-address",
+        "127.0.0.1:0",
+        "--metrics-bind-address",
+        &ops,
+        "--tls-dir",
+    ]);
     let mut child =
         command.arg(tls.path()).stderr(fs::File::create(&log).unwrap()).stdout(Stdio::null()).spawn().unwrap();
     let http = reqwest::Client::builder().no_proxy().build().unwrap();

@@ -25,9 +25,9 @@ use harbor_pilot::{
     api::proxy_project::PullStrategy::{Stream, Touch},
     prewarm::{
         Puller,
-        puller::{Lane, Limits, WarmError},
+        puller::{ProjectConcurrency, PullError, PullLimits},
     },
-    registry::{Class, Descriptor, Digest, Error},
+    registry::{Descriptor, Digest, Error, RetryClass},
 };
 use http::{StatusCode, header};
 use serde_json::json;
@@ -71,8 +71,9 @@ fn manifest_answer(body: impl Into<Body>) -> Response {
 }
 
 fn by(fake: &Fake, strategy: harbor_pilot::api::proxy_project::PullStrategy) -> Puller {
-    let limits = Limits { pause: Duration::from_millis(10), grace: Duration::from_millis(300), ..Limits::default() };
-    Puller::new(fake.client(), limits).on(Lane::default(), strategy)
+    let limits =
+        PullLimits { pause: Duration::from_millis(10), grace: Duration::from_millis(300), ..PullLimits::default() };
+    Puller::new(fake.client(), limits).on(ProjectConcurrency::default(), strategy)
 }
 
 /// An image of one blob and its config, which nobody has stored.
@@ -157,7 +158,7 @@ async fn blobs_that_are_not_what_they_should_be(fake: &Fake) {
     fake.answer(&blob_path(&blob), move || long(good, ENDLESS, &counted).into_response());
     for strategy in [Stream, Touch] {
         let error = by(fake, strategy).warm(&pinned(&digest), &[], &()).await.unwrap_err();
-        assert!(matches!(error, WarmError::Pull(Error::SizeMismatch { .. })), "{strategy:?}: {error}");
+        assert!(matches!(error, PullError::Pull(Error::SizeMismatch { .. })), "{strategy:?}: {error}");
     }
     assert!(taken.load(Ordering::Relaxed) < ENDLESS, "read on after the end");
 
@@ -166,7 +167,7 @@ async fn blobs_that_are_not_what_they_should_be(fake: &Fake) {
     });
     for strategy in [Stream, Touch] {
         let error = by(fake, strategy).warm(&pinned(&digest), &[], &()).await.unwrap_err();
-        assert!(matches!(error, WarmError::Pull(Error::DigestMismatch { .. })), "{strategy:?}: {error}");
+        assert!(matches!(error, PullError::Pull(Error::DigestMismatch { .. })), "{strategy:?}: {error}");
     }
 
     // A length that says from the start that it is wrong: nobody waits for that blob.
@@ -174,8 +175,8 @@ async fn blobs_that_are_not_what_they_should_be(fake: &Fake) {
     fake.answer(&blob_path(&blob), || Bytes::from_static(b"short, and says so").into_response());
     for strategy in [Stream, Touch] {
         let error = by(fake, strategy).warm(&pinned(&digest), &[], &()).await.unwrap_err();
-        assert!(matches!(error, WarmError::Pull(Error::SizeMismatch { actual: 18, .. })), "{strategy:?}: {error}");
-        assert_ne!(error.class(), Class::Retry);
+        assert!(matches!(error, PullError::Pull(Error::SizeMismatch { actual: 18, .. })), "{strategy:?}: {error}");
+        assert_ne!(error.class(), RetryClass::Retry);
     }
     assert_eq!(fake.asked(&blob_path(&blob)) - fake.heads(&blob), gets + 2);
 }
@@ -207,7 +208,7 @@ async fn answers_that_send_elsewhere(fake: &Fake, elsewhere: &Fake) {
             let answer = headers.clone();
             fake.answer("/v2/p/app/manifests/moved", move || (status, answer.clone()).into_response());
             let error = by(fake, Touch).warm(&target("moved"), &[], &()).await.unwrap_err();
-            assert!(matches!(error, WarmError::Pull(Error::Unexpected { .. })), "{error}");
+            assert!(matches!(error, PullError::Pull(Error::Unexpected { .. })), "{error}");
         }
         // Harbor's own token service is where Harbor is, whatever a challenge says.
         let liar = Fake::start(Some(format!("{place}?"))).await;
@@ -216,7 +217,7 @@ async fn answers_that_send_elsewhere(fake: &Fake, elsewhere: &Fake) {
         assert!(
             matches!(
                 error,
-                WarmError::Pull(Error::NotFound { .. } | Error::Malformed { .. } | Error::Unauthorized { .. })
+                PullError::Pull(Error::NotFound { .. } | Error::Malformed { .. } | Error::Unauthorized { .. })
             ),
             "{error}"
         );

@@ -321,7 +321,7 @@ async fn what_belongs_to_a_stranger_is_refused_with_what_depends_on_it_and_adopt
         assert!(lines[2]["message"].as_str().unwrap().contains("AdoptionRequired: registry"), "{lines}");
     }
 
-    files.declare(&name, &Specs::of(&name, &upstream).with(&json!({"adoption": "IfExists"})));
+    files.declare(&name, &Specs::of(&name, &upstream).with(&json!({"adoptionPolicy": "IfExists"})));
     let planned = files.plan(&["-o", "json"]).await;
     assert_eq!((planned.code, planned.actions()), (1, expected(["nothing", "adopt", "create", "create"])));
     let marker = format!("[harbor-pilot {}/Registry/{name}]", site.kinds.installation.0);
@@ -343,7 +343,7 @@ async fn what_belongs_to_a_stranger_is_refused_with_what_depends_on_it_and_adopt
 async fn a_project_without_a_marker_is_adopted_only_where_that_is_asked_for() {
     let (site, upstream) = (Site::start().await, Upstream::builder().start().await);
     let (files, name) = (Files::new(&site), site.name("adopt"));
-    let specs = || Specs::of(&name, &upstream).with(&json!({"adoption": "IfExists"}));
+    let specs = || Specs::of(&name, &upstream).with(&json!({"adoptionPolicy": "IfExists"}));
     files.write("20-registry.yaml", &resource("Registry", &name, &specs().registry));
     assert_eq!(files.plan(&["--apply"]).await.code, 0);
     let registry_id = site.client().registry_named(&name).await.unwrap().unwrap().id;
@@ -357,7 +357,7 @@ async fn a_project_without_a_marker_is_adopted_only_where_that_is_asked_for() {
         &resource(
             "ProxyProject",
             &name,
-            &json!({"registryRef": {"name": name}, "public": true, "adoption": "IfExists"}),
+            &json!({"registryRef": {"name": name}, "public": true, "adoptionPolicy": "IfExists"}),
         ),
     );
     let planned = files.plan(&["-o", "json"]).await;

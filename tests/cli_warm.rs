@@ -90,7 +90,7 @@ impl Stage {
         }
         command.env("KUBECONFIG", "/nonexistent").current_dir(self.directory.path()).arg("warm").args(arguments);
         if self.site.double.is_some() {
-            command.args(["--harbor-pace", "1s"]);
+            command.args(["--store-delay", "1s"]);
         }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
@@ -279,7 +279,7 @@ async fn what_is_required_is_waited_for_and_what_can_never_be_fails() {
     // Of an index with one child Harbor keeps another one than the upstream's.
     let by_digest = stage.warm(&[&image, "--require", "offline-by-digest"]).await;
     assert_eq!(by_digest.code, 1, "{by_digest:?}");
-    assert!(by_digest.out.contains("IndexRewritten: "), "{}", by_digest.out);
+    assert!(by_digest.out.contains("IndexDigestChanged: "), "{}", by_digest.out);
     stage.end().await;
 }
 

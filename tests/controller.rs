@@ -6,7 +6,7 @@ mod support;
 use harbor_double::{Harbor, Upstream};
 use harbor_pilot::{
     api::{ConditionType, HarborInstance, ProxyProject, Registry, ReplicationRule},
-    controller::Finalized,
+    controller::FinalizeResult,
     harbor::model,
 };
 use serde_json::json;
@@ -78,7 +78,7 @@ async fn a_registry_and_its_project_are_created_once_and_carry_a_rule() {
     proxy(&site, &upstream, &name).await;
     assert_settled(&site, &name, Some(&name)).await;
 
-    let rule = site.world.get::<ProxyProject>(&name).unwrap().serving_rule().cloned().unwrap();
+    let rule = site.world.get::<ProxyProject>(&name).unwrap().active_rule().cloned().unwrap();
     assert_eq!(rule.matches, [upstream.host()]);
     assert_eq!(rule.target, format!("{}/{name}", site.url.trim_start_matches("http://")));
     let stored = site.client().project_named(&name).await.unwrap().unwrap();
@@ -170,12 +170,12 @@ async fn a_wrong_password_from_the_start_is_named_and_its_rule_does_not_rewrite(
     let seen = site.reconcile::<ProxyProject>(&name).await;
     assert_eq!(seen.ready(), "False RegistryNotReady");
     assert!(seen.message().contains("CredentialsRejected"), "{}", seen.message());
-    assert!(site.world.get::<ProxyProject>(&name).unwrap().serving_rule().is_none());
+    assert!(site.world.get::<ProxyProject>(&name).unwrap().active_rule().is_none());
 
     site.secret(&name, "puller", "right");
     assert_eq!(site.reconcile::<Registry>(&name).await.ready(), "True Reconciled");
     assert_eq!(site.reconcile::<ProxyProject>(&name).await.ready(), "True Reconciled");
-    assert!(site.world.get::<ProxyProject>(&name).unwrap().serving_rule().is_some());
+    assert!(site.world.get::<ProxyProject>(&name).unwrap().active_rule().is_some());
     assert_settled(&site, &name, Some(&name)).await;
     site.clean(&[&name]).await;
 }
@@ -195,7 +195,7 @@ async fn a_password_that_becomes_wrong_shows_and_the_rule_goes_on() {
     site.secret(&name, "puller", "wrong");
     assert_eq!(site.reconcile::<Registry>(&name).await.ready(), "False CredentialsRejected");
     site.reconcile::<ProxyProject>(&name).await;
-    assert!(site.world.get::<ProxyProject>(&name).unwrap().serving_rule().is_some(), "a running cluster must not turn");
+    assert!(site.world.get::<ProxyProject>(&name).unwrap().active_rule().is_some(), "a running cluster must not turn");
     site.clean(&[&name]).await;
 }
 
@@ -209,15 +209,15 @@ async fn a_registry_in_use_is_kept_until_it_is_free_and_says_by_what() {
     site.apply::<ProxyProject>(&name, json!({"registryRef": {"name": name}, "deletionPolicy": "Delete"}));
 
     site.delete::<Registry>(&name);
-    let Finalized::Blocked(outcome) = site.finalize::<Registry>(&name).await else { panic!("it was deleted") };
+    let FinalizeResult::Blocked(outcome) = site.finalize::<Registry>(&name).await else { panic!("it was deleted") };
     let seen = support::Seen::<Registry>(outcome);
     let (status, reason, message) = seen.condition(ConditionType::DeletionBlocked).unwrap();
     assert_eq!((status.as_str(), reason.as_str()), ("True", "InUse"));
     assert!(message.contains(&format!("ProxyProject {name}")) && message.contains("Retain"), "{message}");
 
     site.delete::<ProxyProject>(&name);
-    assert!(matches!(site.finalize::<ProxyProject>(&name).await, Finalized::Done(_)));
-    assert!(matches!(site.finalize::<Registry>(&name).await, Finalized::Done(_)));
+    assert!(matches!(site.finalize::<ProxyProject>(&name).await, FinalizeResult::Done(_)));
+    assert!(matches!(site.finalize::<Registry>(&name).await, FinalizeResult::Done(_)));
     let client = site.client();
     assert!(client.project_named(&name).await.unwrap().is_none());
     assert!(client.registry_named(&name).await.unwrap().is_none());
@@ -269,7 +269,10 @@ async fn a_strangers_registry_is_left_alone_until_it_may_be_adopted() {
     assert_eq!(site.reconcile::<Registry>(&name).await.ready(), "False AdoptionRequired");
     assert!(site.writes().is_none_or(|writes| writes == 0));
 
-    site.apply::<Registry>(&name, json!({"type": "docker-registry", "url": upstream.url(), "adoption": "IfExists"}));
+    site.apply::<Registry>(
+        &name,
+        json!({"type": "docker-registry", "url": upstream.url(), "adoptionPolicy": "IfExists"}),
+    );
     assert_eq!(site.reconcile::<Registry>(&name).await.ready(), "True Reconciled");
     let stored = site.client().registry_named(&name).await.unwrap().unwrap();
     assert!(stored.description.starts_with("made by hand [harbor-pilot "), "{}", stored.description);
@@ -304,11 +307,11 @@ async fn an_upstream_that_is_down_is_told_apart_and_a_project_lost_in_harbor_sto
 
     assert_eq!(site.reconcile::<Registry>(&name).await.ready(), "False UpstreamUnhealthy");
     assert_eq!(site.reconcile::<ProxyProject>(&name).await.ready(), "False RegistryNotReady");
-    assert!(site.world.get::<ProxyProject>(&name).unwrap().serving_rule().is_none(), "nothing serves it");
+    assert!(site.world.get::<ProxyProject>(&name).unwrap().active_rule().is_none(), "nothing serves it");
 
     upstream.set_down(false).await;
     assert_eq!(site.reconcile::<Registry>(&name).await.ready(), "True Reconciled");
     assert_eq!(site.reconcile::<ProxyProject>(&name).await.ready(), "True Reconciled");
-    assert!(site.world.get::<ProxyProject>(&name).unwrap().serving_rule().is_some());
+    assert!(site.world.get::<ProxyProject>(&name).unwrap().active_rule().is_some());
     site.clean(&[&name]).await;
 }

@@ -7,9 +7,9 @@ mod support;
 use harbor_double::Upstream;
 use harbor_pilot::{
     api::{ConditionType, ProxyProject, Registry, ReplicationRule},
-    controller::{Kinds, Note, Reconciler},
+    controller::{EventMessage, Reconciler, Reconcilers},
     harbor::model::{self, ReplicationPolicyContent},
-    standalone::Kept,
+    standalone::StoredKind,
 };
 use serde_json::{Value, json};
 use support::{Declared, Site};
@@ -33,10 +33,14 @@ fn changed(mut spec: Value, change: &Value) -> Value {
 }
 
 /// One look: drift, notes, Ready.
-async fn look<K>(site: &Site, name: &str, drift: fn(&K::Status) -> &[String]) -> (Vec<String>, Vec<Note>, String)
+async fn look<K>(
+    site: &Site,
+    name: &str,
+    drift: fn(&K::Status) -> &[String],
+) -> (Vec<String>, Vec<EventMessage>, String)
 where
-    K: Kept,
-    Kinds: Reconciler<K>,
+    K: StoredKind,
+    Reconcilers: Reconciler<K>,
 {
     let seen = site.reconcile::<K>(name).await;
     let told = seen.condition(ConditionType::Drifted).map(|(status, _, message)| (status, message));
@@ -54,7 +58,7 @@ async fn assert_observed<K>(
     drift: fn(&K::Status) -> &[String],
 ) where
     K: Declared,
-    Kinds: Reconciler<K>,
+    Reconcilers: Reconciler<K>,
 {
     site.writes();
     for (spec, field) in specs.into_iter().zip(fields) {
@@ -64,7 +68,7 @@ async fn assert_observed<K>(
             assert_eq!((found, notes, ready.as_str()), (Vec::new(), Vec::new(), "True Reconciled"));
         } else {
             assert!(ready == "False Drifted" && found.iter().any(|line| line.starts_with(field)), "{found:?}");
-            let told = [Note { warning: true, reason: "Drifted".to_owned(), message: found.join("; ") }];
+            let told = [EventMessage { warning: true, reason: "Drifted".to_owned(), message: found.join("; ") }];
             assert_eq!(notes, told, "it appeared, or is another than before");
             let again = look::<K>(site, name, drift).await;
             assert_eq!(again, (found, Vec::new(), ready), "it stays, and is not told again");
@@ -160,7 +164,7 @@ async fn a_secret_that_was_never_ours_to_send_is_no_drift() {
     let upstream = Upstream::builder().basic_auth("puller", "right").start().await;
     let name = site.name("credentials");
     site.secret("upstream", "puller", "right");
-    let credentials = json!({"credentialsSecretRef": {"name": "upstream"}, "adoption": "IfExists"});
+    let credentials = json!({"credentialsSecretRef": {"name": "upstream"}, "adoptionPolicy": "IfExists"});
     site.apply::<Registry>(&name, registry(&upstream, &credentials));
     assert_eq!(site.reconcile::<Registry>(&name).await.ready(), "True Reconciled");
     // As it was restored from a backup that has no status.
@@ -185,13 +189,13 @@ async fn a_project_that_lacks_our_marker_drifts_at_every_look_until_it_has_it() 
     let by_hand = model::NewProject { project_name: name.clone(), registry_id, metadata, storage_limit: None };
     site.client().create_project(&by_hand).await.unwrap();
 
-    let adopt = json!({"adoption": "IfExists", "managementPolicy": "ObserveOnly"});
+    let adopt = json!({"adoptionPolicy": "IfExists", "managementPolicy": "ObserveOnly"});
     site.apply::<ProxyProject>(&name, project(&name, &adopt));
     let first = look::<ProxyProject>(&site, &name, |status| &status.drift).await;
     assert!(first.0.len() == 1 && first.0[0].starts_with("label harbor-pilot: nothing instead of"), "{first:?}");
     let second = look::<ProxyProject>(&site, &name, |status| &status.drift).await;
     assert_eq!((second.0, second.1.len()), (first.0, 0));
-    site.apply::<ProxyProject>(&name, project(&name, &json!({"adoption": "IfExists"})));
+    site.apply::<ProxyProject>(&name, project(&name, &json!({"adoptionPolicy": "IfExists"})));
     assert_eq!(site.reconcile::<ProxyProject>(&name).await.ready(), "True Reconciled");
     site.apply::<ProxyProject>(&name, project(&name, &adopt));
     assert_eq!(look::<ProxyProject>(&site, &name, |status| &status.drift).await.0, Vec::<String>::new());

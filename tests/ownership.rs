@@ -7,8 +7,8 @@ mod support;
 use harbor_double::{Harbor, Image, Upstream};
 use harbor_pilot::{
     api::{ProxyProject, ProxyProjectStatus, Registry, RegistryStatus, ReplicationRule, ReplicationRuleStatus},
-    controller::{Finalized, Kinds, Note, Reconciler},
-    standalone::Kept,
+    controller::{EventMessage, FinalizeResult, Reconciler, Reconcilers},
+    standalone::StoredKind,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use rstest::rstest;
@@ -48,7 +48,7 @@ impl<'a> Trio<'a> {
 
     /// One look at each. What Ready says, and its message.
     async fn look(&self) -> [(String, String); 3] {
-        fn ready<K: harbor_pilot::controller::Managed>(seen: &Seen<K>) -> (String, String) {
+        fn ready<K: harbor_pilot::controller::ReconciledKind>(seen: &Seen<K>) -> (String, String) {
             (seen.ready(), seen.message())
         }
         [
@@ -94,15 +94,15 @@ async fn upstream() -> Upstream {
 }
 
 /// Deletes a resource, and what it has in Harbor if that is its own.
-async fn delete<K>(site: &Site, name: &str) -> Vec<Note>
+async fn delete<K>(site: &Site, name: &str) -> Vec<EventMessage>
 where
-    K: Kept + Declared,
-    Kinds: Reconciler<K>,
+    K: StoredKind + Declared,
+    Reconcilers: Reconciler<K>,
 {
     site.delete::<K>(name);
     match site.finalize::<K>(name).await {
-        Finalized::Done(notes) => notes,
-        Finalized::Blocked(outcome) => panic!("blocked: {:?}", outcome.notes),
+        FinalizeResult::Done(notes) => notes,
+        FinalizeResult::Blocked(outcome) => panic!("blocked: {:?}", outcome.notes),
     }
 }
 
@@ -270,7 +270,7 @@ async fn what_has_our_names_and_ids_in_a_restored_harbor_and_no_marker_is_a_stra
     }
     assert_eq!(site.writes(), Some(0));
     assert_eq!(documents(&site, &paths(1)).await, theirs);
-    assert!(site.world.get::<ProxyProject>("ours").unwrap().serving_rule().is_some(), "what served is not taken away");
+    assert!(site.world.get::<ProxyProject>("ours").unwrap().active_rule().is_some(), "what served is not taken away");
 }
 
 #[tokio::test]
@@ -283,7 +283,7 @@ async fn a_second_installation_with_the_same_manifests_says_so_and_writes_nothin
     ours.assert_ready().await;
     let ids = ours.ids().await;
     site.writes();
-    theirs.apply(&json!({"adoption": "IfExists", "deletionPolicy": "Delete"}));
+    theirs.apply(&json!({"adoptionPolicy": "IfExists", "deletionPolicy": "Delete"}));
     let [registry, project, rule] = theirs.look().await;
     assert_eq!(registry.0, "False NameConflict");
     assert!(registry.1.contains(&site.kinds.installation.0), "{}", registry.1);
@@ -298,7 +298,7 @@ async fn a_second_installation_with_the_same_manifests_says_so_and_writes_nothin
     for (ready, message) in [project, rule] {
         assert_eq!(ready, "False NameConflict", "{message}");
     }
-    theirs.apply(&json!({"adoption": "IfExists", "deletionPolicy": "Delete"}));
+    theirs.apply(&json!({"adoptionPolicy": "IfExists", "deletionPolicy": "Delete"}));
     let notes = [
         delete::<ReplicationRule>(&second, &name).await,
         delete::<ProxyProject>(&second, &name).await,
@@ -321,11 +321,15 @@ async fn of_two_resources_for_one_object_the_first_has_it_and_the_other_says_so(
     trio.apply(&json!({}));
     trio.assert_ready().await;
     site.writes();
-    let registry = json!({"type": "docker-registry", "url": upstream.url(), "name": name, "adoption": "IfExists"});
+    let registry =
+        json!({"type": "docker-registry", "url": upstream.url(), "name": name, "adoptionPolicy": "IfExists"});
     site.apply::<Registry>("other", registry);
-    site.apply::<ProxyProject>("other", json!({"registryRef": {"name": name}, "name": name, "adoption": "IfExists"}));
+    site.apply::<ProxyProject>(
+        "other",
+        json!({"registryRef": {"name": name}, "name": name, "adoptionPolicy": "IfExists"}),
+    );
     let source = json!({"registryRef": {"name": name}});
-    site.apply::<ReplicationRule>("other", json!({"source": source, "name": name, "adoption": "IfExists"}));
+    site.apply::<ReplicationRule>("other", json!({"source": source, "name": name, "adoptionPolicy": "IfExists"}));
     let seen = site.reconcile::<Registry>("other").await;
     assert_eq!(seen.ready(), "False NameConflict");
     assert!(seen.message().contains(&format!("Registry {name} is older")), "{}", seen.message());
@@ -395,7 +399,7 @@ async fn what_was_made_by_hand_is_adopted_with_all_that_is_not_managed_or_left_a
     let theirs = client.registry_named(&name).await.unwrap().unwrap().id;
 
     let with = |mut spec: Value| {
-        spec["adoption"] = json!(adoption);
+        spec["adoptionPolicy"] = json!(adoption);
         spec
     };
     site.apply::<Registry>(&name, with(spec));

@@ -15,7 +15,7 @@ use harbor_pilot::{
     api::{HarborInstance, ProxyProject, Registry, ReplicationRule},
     harbor::{
         Client, Credentials, Endpoint, Error, model,
-        rights::{Level, OPERATIONS, Right},
+        permissions::{OPERATIONS, Permission, PermissionLevel},
     },
     registry,
 };
@@ -23,13 +23,14 @@ use serde_json::{Value, json};
 use support::Site;
 
 /// A robot of the site that has these rights: those on projects on one project, or on all (`*`).
-async fn robot(site: &Site, name: &str, namespace: &str, rights: &BTreeSet<Right>) -> Credentials {
+async fn robot(site: &Site, name: &str, namespace: &str, rights: &BTreeSet<Permission>) -> Credentials {
     let access = |level| -> Vec<Value> {
         let of_level = rights.iter().filter(|right| right.level == level);
         of_level.map(|right| json!({"resource": right.resource, "action": right.action})).collect()
     };
     // Harbor takes no level without a right.
-    let levels = [("system", "/", access(Level::System)), ("project", namespace, access(Level::Project))];
+    let levels =
+        [("system", "/", access(PermissionLevel::System)), ("project", namespace, access(PermissionLevel::Project))];
     let levels = levels.into_iter().filter(|(.., access)| !access.is_empty());
     let permissions: Vec<Value> =
         levels.map(|(kind, at, access)| json!({"kind": kind, "namespace": at, "access": access})).collect();
@@ -215,7 +216,7 @@ fn content(name: &str, registry: i64) -> model::ReplicationPolicyContent {
     serde_json::from_value(content).unwrap()
 }
 
-fn every_right() -> BTreeSet<Right> {
+fn every_right() -> BTreeSet<Permission> {
     OPERATIONS.iter().filter_map(|operation| operation.right).collect()
 }
 
@@ -260,7 +261,7 @@ async fn rights_of_each_operation_are_those_that_harbor_checks() {
             &site,
             "none",
             &ground.name,
-            &[Right { level: Level::System, resource: "catalog", action: "read" }].into(),
+            &[Permission { level: PermissionLevel::System, resource: "catalog", action: "read" }].into(),
         )
         .await,
     );
@@ -459,12 +460,12 @@ fn permissions_are_a_table_for_people_and_an_error_without_resources() {
 
 #[test]
 fn rights_in_the_readme_are_those_of_all_operations() {
-    let mut rows: BTreeMap<(Level, &str), BTreeSet<&str>> = BTreeMap::new();
+    let mut rows: BTreeMap<(PermissionLevel, &str), BTreeSet<&str>> = BTreeMap::new();
     for right in every_right() {
         rows.entry((right.level, right.resource)).or_default().insert(right.action);
     }
-    let line = |((level, resource), actions): (&(Level, &str), &BTreeSet<&str>)| {
-        let of = if *level == Level::System { "the system" } else { "all projects" };
+    let line = |((level, resource), actions): (&(PermissionLevel, &str), &BTreeSet<&str>)| {
+        let of = if *level == PermissionLevel::System { "the system" } else { "all projects" };
         format!("| {of} | {resource} | {} |", actions.iter().copied().collect::<Vec<_>>().join(", "))
     };
     let table = rows.iter().map(line).collect::<Vec<_>>().join("\n");

@@ -8,7 +8,7 @@ use std::time::Duration;
 use harbor_double::{Hold, Image, Upstream};
 use harbor_pilot::{
     api::{ConditionType, ProxyProject, ProxyProjectStatus, Registry},
-    controller::{Finalized, Outcome},
+    controller::{FinalizeResult, ReconcileResult},
 };
 use serde_json::{Value, json};
 use support::{Seen, Site};
@@ -72,16 +72,16 @@ impl Stage {
     }
 
     /// One look at the deletion.
-    async fn look(&self) -> Finalized<ProxyProjectStatus> {
+    async fn look(&self) -> FinalizeResult<ProxyProjectStatus> {
         let finalized = self.site.finalize::<ProxyProject>(&self.name).await;
-        if let Finalized::Blocked(outcome) = &finalized {
+        if let FinalizeResult::Blocked(outcome) = &finalized {
             self.site.world.set_status::<ProxyProject>(&self.name, outcome.status.clone());
         }
         finalized
     }
 
-    async fn blocked(&self) -> (Outcome<ProxyProjectStatus>, String, String) {
-        let Finalized::Blocked(outcome) = self.look().await else { panic!("it is gone") };
+    async fn blocked(&self) -> (ReconcileResult<ProxyProjectStatus>, String, String) {
+        let FinalizeResult::Blocked(outcome) = self.look().await else { panic!("it is gone") };
         let (_, reason, message) =
             Seen::<ProxyProject>(outcome.clone()).condition(ConditionType::DeletionBlocked).unwrap();
         (outcome, reason, message)
@@ -89,7 +89,7 @@ impl Stage {
 
     async fn assert_gone(&self) {
         let finalized = self.look().await;
-        let Finalized::Done(notes) = &finalized else { panic!("{finalized:?}") };
+        let FinalizeResult::Done(notes) = &finalized else { panic!("{finalized:?}") };
         assert!(notes.len() == 1 && notes[0].message.starts_with("deleted project"), "{notes:?}");
         assert!(self.site.client().project_named(&self.name).await.unwrap().is_none());
     }
@@ -150,7 +150,7 @@ async fn a_project_that_does_not_carry_our_marker_keeps_everything() {
         stage.site.writes();
         let finalized =
             harbor_pilot::controller::Reconciler::finalize(&stage.site.kinds, deleted.as_ref(), jiff::Timestamp::now());
-        let Finalized::Done(notes) = finalized.await else { panic!("blocked by {text:?}") };
+        let FinalizeResult::Done(notes) = finalized.await else { panic!("blocked by {text:?}") };
         assert!(notes[0].warning && notes[0].message.contains("not marked as ours"), "{notes:?}");
         assert!(stage.site.writes().is_none_or(|writes| writes == 0), "{text:?}");
         assert_eq!(stage.repositories().await, ["app"]);
@@ -187,8 +187,8 @@ async fn a_large_project_is_purged_in_several_looks_that_tell_how_far_they_have_
     let (mut left, mut notes) = (Vec::new(), 0);
     loop {
         match stage.look().await {
-            Finalized::Done(_) => break,
-            Finalized::Blocked(outcome) => {
+            FinalizeResult::Done(_) => break,
+            FinalizeResult::Blocked(outcome) => {
                 assert!(outcome.requeue <= Duration::from_secs(5));
                 notes += outcome.notes.len();
                 let told = Seen::<ProxyProject>(outcome).condition(ConditionType::DeletionBlocked).unwrap();

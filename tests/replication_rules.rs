@@ -10,9 +10,9 @@ use harbor_double::{Harbor, Image, Severity, Upstream};
 use harbor_pilot::{
     api::{
         ConditionType, Registry, ReplicationRule, ReplicationRuleStatus,
-        replication_rule::{HeldBackState, RUN_NOW},
+        replication_rule::{BlockedImageState, RUN_NOW},
     },
-    controller::Finalized,
+    controller::FinalizeResult,
     harbor::model::{ReplicationPolicy, ReplicationPolicyContent, ReplicationTrigger},
 };
 use serde_json::{Value, json};
@@ -184,7 +184,7 @@ async fn a_strangers_policy_is_left_alone_and_observing_writes_nothing() {
     site.apply::<ReplicationRule>(&name, pull(&name, json!({})));
     assert_eq!(look(&site, &name).await.ready(), "False AdoptionRequired");
     assert_eq!(status(&site, &name).id, None);
-    let observed = json!({"managementPolicy": "ObserveOnly", "adoption": "IfExists"});
+    let observed = json!({"managementPolicy": "ObserveOnly", "adoptionPolicy": "IfExists"});
     site.apply::<ReplicationRule>(&name, pull(&name, observed));
     site.annotate::<ReplicationRule>(&name, RUN_NOW, "now");
     let seen = look(&site, &name).await;
@@ -192,7 +192,7 @@ async fn a_strangers_policy_is_left_alone_and_observing_writes_nothing() {
     assert!(seen.message().contains("dest_namespace: elsewhere instead of"), "{}", seen.message());
     assert!(site.writes().is_none_or(|writes| writes == 0));
 
-    site.apply::<ReplicationRule>(&name, pull(&name, json!({"adoption": "IfExists"})));
+    site.apply::<ReplicationRule>(&name, pull(&name, json!({"adoptionPolicy": "IfExists"})));
     assert_eq!(look(&site, &name).await.ready(), "True Reconciled");
     let adopted = policy(&site, &name).await.content;
     assert!(adopted.description.starts_with("by hand [harbor-pilot ") && adopted.dest_namespace == name);
@@ -297,7 +297,7 @@ async fn a_rule_is_deleted_with_its_policy_and_stands_in_the_way_of_its_registry
     assert_eq!(made.content.trigger.type_, ReplicationTrigger::MANUAL);
 
     site.delete::<Registry>(&name);
-    let Finalized::Blocked(outcome) = site.finalize::<Registry>(&name).await else { panic!("it was deleted") };
+    let FinalizeResult::Blocked(outcome) = site.finalize::<Registry>(&name).await else { panic!("it was deleted") };
     let (_, reason, message) = Seen::<Registry>(outcome).condition(ConditionType::DeletionBlocked).unwrap();
     assert_eq!(reason, "InUse");
     assert!(message.contains(&format!("replication policy {name} in Harbor (ReplicationRule {name})")), "{message}");
@@ -307,8 +307,8 @@ async fn a_rule_is_deleted_with_its_policy_and_stands_in_the_way_of_its_registry
     let begun = Instant::now();
     loop {
         match site.finalize::<ReplicationRule>(&name).await {
-            Finalized::Done(notes) => break assert!(notes[0].message.contains("deleted"), "{notes:?}"),
-            Finalized::Blocked(outcome) => {
+            FinalizeResult::Done(notes) => break assert!(notes[0].message.contains("deleted"), "{notes:?}"),
+            FinalizeResult::Blocked(outcome) => {
                 let (_, _, message) =
                     Seen::<ReplicationRule>(outcome).condition(ConditionType::DeletionBlocked).unwrap();
                 assert!(message.contains("to stop") && begun.elapsed() < Duration::from_secs(120), "{message}");
@@ -317,7 +317,7 @@ async fn a_rule_is_deleted_with_its_policy_and_stands_in_the_way_of_its_registry
         tokio::time::sleep(Duration::from_millis(if site.double.is_some() { 20 } else { 2000 })).await;
     }
     assert!(site.client().replication_policy_named(&name).await.unwrap().is_none());
-    assert!(matches!(site.finalize::<Registry>(&name).await, Finalized::Done(_)));
+    assert!(matches!(site.finalize::<Registry>(&name).await, FinalizeResult::Done(_)));
     end(&site, &[&name]).await;
 }
 
@@ -388,19 +388,21 @@ async fn after_their_scans_clean_images_are_copied_and_bad_ones_held_back_and_le
     let (site, upstream, name) = gate().await;
     push(&site, "clean", "a", (Severity::Low, 1)).await;
     let digest = push(&site, "crit", "b", (Severity::Critical, 2)).await;
-    let seen = until(&site, &name, |status| status.held_back.len() == 2).await;
+    let seen = until(&site, &name, |status| status.blocked_images.len() == 2).await;
     let failed = seen.0.notes.iter().any(|note| note.reason == "ExecutionFailed");
     assert!(!failed, "to wait for a scan is nothing to be warned of: {:?}", seen.0.notes);
     assert!(seen.0.requeue <= Duration::from_secs(30), "events are noticed soon");
     let settled = |status: &ReplicationRuleStatus| {
-        status.held_back.len() == 1 && status.held_back[0].state == HeldBackState::Refused && ended(status)
+        status.blocked_images.len() == 1
+            && status.blocked_images[0].state == BlockedImageState::Refused
+            && ended(status)
     };
     let seen = until(&site, &name, settled).await;
     assert_eq!(seen.ready(), "True Reconciled");
     assert!(seen.message().contains("1 image is held back"), "{}", seen.message());
     assert!(upstream.manifest("out/clean", "v1").is_some(), "the clean image has been copied");
     assert!(upstream.manifest("out/crit", "v1").is_none());
-    let held = &seen.0.status.held_back[0];
+    let held = &seen.0.status.blocked_images[0];
     assert_eq!((held.image.as_str(), held.digest.as_deref()), ("gate/crit:v1", Some(digest.as_str())));
     assert_eq!((held.severity.as_deref(), held.vulnerabilities), (Some("Critical"), Some(2)));
     assert!(held.reason.contains("2 vulnerabilities"), "{held:?}");
@@ -418,7 +420,7 @@ async fn after_their_scans_clean_images_are_copied_and_bad_ones_held_back_and_le
     double.set_report(&digest, Severity::Low, 1);
     let scan = "/projects/gate/repositories/crit/artifacts/v1/scan";
     assert_eq!(double.by_hand("POST", scan, Some(json!({"scan_type": "vulnerability"}))).await.0, 202);
-    until(&site, &name, |status| status.held_back.is_empty() && ended(status)).await;
+    until(&site, &name, |status| status.blocked_images.is_empty() && ended(status)).await;
     assert!(upstream.manifest("out/crit", "v1").is_some());
     assert_eq!(executions(&site, &name).await, before + 1);
 }
@@ -429,13 +431,14 @@ async fn without_its_status_a_rule_finds_out_again_what_is_held_back() {
     push(&site, "clean", "a", (Severity::None, 0)).await;
     push(&site, "crit", "b", (Severity::Critical, 2)).await;
     let refused = |status: &ReplicationRuleStatus| {
-        !status.held_back.is_empty() && status.held_back.iter().all(|held| held.state == HeldBackState::Refused)
+        !status.blocked_images.is_empty()
+            && status.blocked_images.iter().all(|held| held.state == BlockedImageState::Refused)
     };
     until(&site, &name, |status| refused(status) && ended(status)).await;
     let before = executions(&site, &name).await;
     site.world.set_status::<ReplicationRule>(&name, ReplicationRuleStatus::default());
     let seen = until(&site, &name, |status| refused(status) && ended(status)).await;
-    assert_eq!(seen.0.status.held_back[0].image, "gate/crit:v1");
+    assert_eq!(seen.0.status.blocked_images[0].image, "gate/crit:v1");
     assert!(executions(&site, &name).await <= before + 1, "what was refused in the past is tried once more at most");
     assert!(upstream.manifest("out/clean", "v1").is_some());
 }

@@ -6,8 +6,8 @@ mod support;
 use harbor_double::{Harbor, Upstream};
 use harbor_pilot::{
     api::{ProxyProject, Registry, ReplicationRule},
-    controller::{Kinds, Reconciler},
-    standalone::Kept,
+    controller::{Reconciler, Reconcilers},
+    standalone::StoredKind,
 };
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
@@ -17,8 +17,8 @@ use support::{Declared, Site};
 /// takes over only if it is told to.
 async fn contend<K>(site: &Site, object: &str, spec: Value)
 where
-    K: Kept + Declared,
-    Kinds: Reconciler<K>,
+    K: StoredKind + Declared,
+    Reconcilers: Reconciler<K>,
 {
     let with = |extra: Value| {
         let mut spec = spec.clone();
@@ -48,7 +48,7 @@ where
     assert_eq!(seen.ready(), "False AdoptionRequired", "{kind}");
     assert!(seen.message().contains(&format!("{kind} older, which is gone")), "{}", seen.message());
     assert_eq!(site.writes(), Some(0));
-    site.apply::<K>("younger", with(json!({"name": object, "adoption": "IfExists"})));
+    site.apply::<K>("younger", with(json!({"name": object, "adoptionPolicy": "IfExists"})));
     let seen = site.reconcile::<K>("younger").await;
     assert_eq!(seen.ready(), "True Reconciled", "{kind}: {}", seen.message());
     assert_eq!(site.reconcile::<K>("younger").await.ready(), "True Reconciled");

@@ -8,8 +8,8 @@ use std::{collections::BTreeMap, time::Duration};
 use harbor_double::{Harbor, Upstream};
 use harbor_pilot::{
     api::{DeletionPolicy, HarborInstance, ProxyProject, Registry, ReplicationRule, common::RECONCILE_NOW},
-    controller::{Kinds, Reconciler},
-    standalone::Kept,
+    controller::{Reconciler, Reconcilers},
+    standalone::StoredKind,
 };
 use serde_json::json;
 use support::{Declared, Site};
@@ -24,8 +24,8 @@ const INTERVAL: Duration = Duration::from_secs(8);
 /// Looks at resources until nothing changes. Returns when the next look is due.
 async fn settle<K>(site: &Site, names: &[String]) -> Duration
 where
-    K: Kept + Declared,
-    Kinds: Reconciler<K>,
+    K: StoredKind + Declared,
+    Reconcilers: Reconciler<K>,
 {
     let mut due = Duration::MAX;
     for name in names {
@@ -45,8 +45,8 @@ where
 /// Looks once at each, and asserts that its status stays what it was.
 async fn look<K>(site: &Site, names: &[String])
 where
-    K: Kept + Declared,
-    Kinds: Reconciler<K>,
+    K: StoredKind + Declared,
+    Reconcilers: Reconciler<K>,
 {
     for name in names {
         let before = site.world.get::<K>(name).unwrap().status().cloned();

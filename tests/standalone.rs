@@ -7,8 +7,8 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use harbor_double::{Harbor, Image, Upstream};
 use harbor_pilot::{
     api::{CachedImage, ConditionType, ProxyProject, condition},
-    prewarm::{Timing, puller::DEFAULT_BYTES},
-    standalone::{Settings, Standalone, StartError},
+    prewarm::{PrewarmTiming, puller::DEFAULT_BYTES},
+    standalone::{Standalone, StandaloneOptions, StartError},
     tls::{
         issue::{Authority, Validity},
         serve::Certificate,
@@ -77,18 +77,18 @@ impl Site {
         let validity = Validity::starting(Timestamp::now(), SignedDuration::from_hours(1));
         let leaf = self.authority.issue(&["localhost".to_owned()], validity).unwrap();
         let certificate = Certificate::from_pem(leaf.certificate_pem.as_bytes(), leaf.key_pem.as_bytes()).unwrap();
-        let settings = Settings {
+        let settings = StandaloneOptions {
             directory: self.path().to_owned(),
             listen: ([127, 0, 0, 1], 0).into(),
             certificate: Arc::new(certificate),
             platforms: vec!["linux/amd64".parse().unwrap()],
             installation: "test".to_owned(),
             reload: Duration::from_millis(50),
-            timing: Timing::paced(Duration::from_secs_f64(20.0 / SPEED)),
-            pull_budget: DEFAULT_BYTES,
+            timing: PrewarmTiming::paced(Duration::from_secs_f64(20.0 / SPEED)),
+            max_inflight_bytes: DEFAULT_BYTES,
             caps: harbor_pilot::prewarm::quota::Caps::default(),
             watcher: None,
-            serve: ServeOptions { linger: Duration::ZERO, ..ServeOptions::default() },
+            serve: ServeOptions { shutdown_delay: Duration::ZERO, ..ServeOptions::default() },
         };
         Standalone::start(settings, shutdown.clone()).await
     }
@@ -129,7 +129,7 @@ async fn eventually(what: &str, done: impl Fn() -> bool) {
 }
 
 fn rule(pilot: &Standalone) -> Option<Vec<String>> {
-    Some(pilot.world.get::<ProxyProject>("up")?.serving_rule()?.matches.clone())
+    Some(pilot.world.get::<ProxyProject>("up")?.active_rule()?.matches.clone())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -171,7 +171,7 @@ async fn a_changed_file_is_taken_and_a_wrong_one_changes_nothing() {
     let expected = format!("{}/up/app", site.harbor.host());
     eventually("the new rule rewrites", || {
         let image = harbor_pilot::image::ImageRef::parse("registry.example.com/app").unwrap();
-        matches!(pilot.rules.load().find_for_anyone(&image), harbor_pilot::rewrite::Decision::Rewritten { image, .. } if image.to_string() == expected)
+        matches!(pilot.rules.load().find_for_anyone(&image), harbor_pilot::rewrite::RuleDecision::Rewritten { image, .. } if image.to_string() == expected)
     })
     .await;
     shutdown.cancel();
@@ -231,7 +231,16 @@ async fn the_command_issues_its_certificate_says_how_it_is_and_ends_when_it_is_t
     let held = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
     let [address, ops] = held.map(|listener| listener.local_addr().unwrap().to_string());
     let mut process = tokio::process::Command::new(env!("CARGO_BIN_EXE_harbor-pilot"))
-        .args(["standalone", "--listen", &address, "--ops-listen", &ops, "--linger", "1s", "--from"])
+        .args([
+            "standalone",
+            "--webhook-bind-address",
+            &address,
+            "--metrics-bind-address",
+            &ops,
+            "--shutdown-delay",
+            "1s",
+            "--from",
+        ])
         .arg(&manifests)
         .arg("--tls-dir")
         .arg(&tls)
@@ -241,7 +250,7 @@ async fn the_command_issues_its_certificate_says_how_it_is_and_ends_when_it_is_t
         .unwrap();
     let metrics = async || reqwest::get(format!("http://{ops}/metrics")).await.ok()?.text().await.ok();
     let end = tokio::time::Instant::now() + PATIENCE;
-    while !metrics().await.is_some_and(|text| text.contains("harbor_pilot_rules_in_force 1")) {
+    while !metrics().await.is_some_and(|text| text.contains("harbor_pilot_active_rules 1")) {
         assert!(tokio::time::Instant::now() < end, "{:?}", metrics().await);
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

@@ -47,8 +47,8 @@ impl Webhook {
         let [address, ops] = free_addresses();
         let rules = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/manifests");
         let process = Command::new(env!("CARGO_BIN_EXE_harbor-pilot"))
-            .args(["webhook", "--trace-ratio", "1", "--linger", "1s"])
-            .args(["--listen", &address.to_string(), "--ops-listen", &ops.to_string()])
+            .args(["webhook", "--trace-ratio", "1", "--shutdown-delay", "1s"])
+            .args(["--webhook-bind-address", &address.to_string(), "--metrics-bind-address", &ops.to_string()])
             .args(["--otlp-endpoint", collector])
             .arg("--rules")
             .arg(rules)

@@ -7,10 +7,10 @@ use std::{sync::Arc, time::Duration};
 
 use harbor_double::{Failure, Harbor, Image, Upstream};
 use harbor_pilot::{
+    active_config::ActiveConfig,
     api::{CachedImage, ConditionType, ProxyProject, Registry, condition},
-    controller::{Kinds, Reconciler, cached_image::Images},
-    in_force::InForce,
-    prewarm::Timing,
+    controller::{Reconciler, Reconcilers, cached_image::CachedImageReconciler},
+    prewarm::PrewarmTiming,
 };
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
@@ -62,7 +62,7 @@ impl<'s> Place<'s> {
     }
 
     /// Two looks at each image, as a controller would take them: one says that it begins, one pulls.
-    async fn look(&self, images: &Images, numbers: std::ops::Range<usize>) -> Vec<String> {
+    async fn look(&self, images: &CachedImageReconciler, numbers: std::ops::Range<usize>) -> Vec<String> {
         let mut ready = Vec::new();
         for number in numbers {
             let name = self.image(number);
@@ -100,11 +100,11 @@ impl<'s> Place<'s> {
 }
 
 /// What warms images in a process.
-fn warmer(site: &Site, kinds: &Kinds) -> Images {
-    let in_force = InForce::default();
+fn warmer(site: &Site, kinds: &Reconcilers) -> CachedImageReconciler {
+    let in_force = ActiveConfig::default();
     in_force.recompile(&site.world.all::<ProxyProject>(), std::collections::BTreeSet::new());
-    let timing = Timing::paced(Duration::from_millis(200));
-    Images::new(kinds.directory.clone(), kinds.instances.clone(), in_force.rules, timing, None)
+    let timing = PrewarmTiming::paced(Duration::from_millis(200));
+    CachedImageReconciler::new(kinds.directory.clone(), kinds.instances.clone(), in_force.rules, timing, None)
 }
 
 #[tokio::test]

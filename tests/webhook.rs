@@ -10,11 +10,11 @@ use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use harbor_pilot::prewarm::queue::Offer;
+use harbor_pilot::prewarm::queue::PrewarmRequest;
 use harbor_pilot::rewrite::{ORIGINAL_IMAGES, Rule, Rules};
 use harbor_pilot::telemetry::metrics::Metrics;
 use harbor_pilot::telemetry::probes::{Readiness, ops};
-use harbor_pilot::webhook::{Admission, Limits, OfferSink, router};
+use harbor_pilot::webhook::{Admission, BodyLimits, PrewarmSink, router};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
@@ -23,7 +23,7 @@ const DIGEST: &str = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef012
 struct Webhook {
     router: Router,
     rules: Arc<ArcSwap<Rules>>,
-    offers: Arc<Mutex<Vec<Offer>>>,
+    offers: Arc<Mutex<Vec<PrewarmRequest>>>,
     metrics: Arc<Metrics>,
     readiness: Readiness,
 }
@@ -42,10 +42,10 @@ fn rule(name: &str, matched: &str) -> Rule {
 fn webhook() -> Webhook {
     let offers = Arc::new(Mutex::new(Vec::new()));
     let taken = Arc::clone(&offers);
-    webhook_with(Arc::new(move |offer| taken.lock().unwrap().push(offer)), offers, Limits::default())
+    webhook_with(Arc::new(move |offer| taken.lock().unwrap().push(offer)), offers, BodyLimits::default())
 }
 
-fn webhook_with(sink: OfferSink, offers: Arc<Mutex<Vec<Offer>>>, limits: Limits) -> Webhook {
+fn webhook_with(sink: PrewarmSink, offers: Arc<Mutex<Vec<PrewarmRequest>>>, limits: BodyLimits) -> Webhook {
     let rules =
         Arc::new(ArcSwap::from_pointee(Rules::compile([rule("hub", "docker.io"), rule("acme", "ghcr.io/acme")])));
     let (metrics, readiness) = (Arc::new(Metrics::new()), Readiness::new());
@@ -385,7 +385,7 @@ async fn a_review_of_4_mib_is_answered_like_any_other_and_one_beyond_the_limit_i
     assert_eq!(stored["spec"]["containers"][0]["image"], "harbor.corp/hub/library/nginx");
     assert_eq!(stored["metadata"]["managedFields"], object["metadata"]["managedFields"]);
 
-    let (status, _) = webhook.post(vec![b' '; Limits::default().body + 1]).await;
+    let (status, _) = webhook.post(vec![b' '; BodyLimits::default().body + 1]).await;
     assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
     let deep = "[".repeat(3 * 1024 * 1024);
     assert_eq!(webhook.post(deep).await.0, StatusCode::BAD_REQUEST);
@@ -393,8 +393,12 @@ async fn a_review_of_4_mib_is_answered_like_any_other_and_one_beyond_the_limit_i
 
 #[tokio::test]
 async fn large_bodies_share_a_budget_and_small_ones_are_never_held_up_by_it() {
-    let limits =
-        Limits { body: 1 << 20, memory: 1 << 20, time: std::time::Duration::from_millis(200), ..Limits::default() };
+    let limits = BodyLimits {
+        body: 1 << 20,
+        memory: 1 << 20,
+        time: std::time::Duration::from_millis(200),
+        ..BodyLimits::default()
+    };
     let offers = Arc::new(Mutex::new(Vec::new()));
     let webhook = Arc::new(webhook_with(Arc::new(|_| {}), offers, limits));
     // A body of unknown length that never ends takes all there is, until its time is over.
@@ -421,7 +425,7 @@ async fn post_nothing_of(webhook: &Webhook, length: usize) -> StatusCode {
 #[tokio::test]
 async fn large_bodies_beyond_the_memory_for_all_are_turned_away() {
     let time = std::time::Duration::from_millis(300);
-    let limits = Limits { body: 1 << 20, memory: 4 << 20, time, ..Limits::default() };
+    let limits = BodyLimits { body: 1 << 20, memory: 4 << 20, time, ..BodyLimits::default() };
     let webhook = webhook_with(Arc::new(|_| {}), Arc::default(), limits);
     let answers = futures::future::join_all((0..8).map(|_| post_nothing_of(&webhook, 1 << 20))).await;
     let admitted = answers.iter().filter(|status| **status == StatusCode::REQUEST_TIMEOUT).count();
@@ -432,7 +436,7 @@ async fn large_bodies_beyond_the_memory_for_all_are_turned_away() {
 #[tokio::test]
 async fn small_bodies_that_do_not_come_make_room_for_later_ones() {
     let time = std::time::Duration::from_secs(2);
-    let webhook = webhook_with(Arc::new(|_| {}), Arc::default(), Limits { time, ..Limits::default() });
+    let webhook = webhook_with(Arc::new(|_| {}), Arc::default(), BodyLimits { time, ..BodyLimits::default() });
     let answers = futures::future::join_all((0..1_500).map(|_| post_nothing_of(&webhook, 100))).await;
     let turned_away = answers.iter().filter(|status| **status == StatusCode::SERVICE_UNAVAILABLE).count();
     assert!(turned_away > 400, "{turned_away} of {}", answers.len());
@@ -466,7 +470,7 @@ async fn images_of_a_namespace_that_no_namespace_can_be_called_are_not_offered()
 
 #[tokio::test]
 async fn a_sink_that_panics_does_not_harm_the_reply() {
-    let webhook = webhook_with(Arc::new(|_| panic!("as tests do")), Arc::default(), Limits::default());
+    let webhook = webhook_with(Arc::new(|_| panic!("as tests do")), Arc::default(), BodyLimits::default());
     let stored = webhook.stored(&create(pod(&[("app", "nginx")]))).await;
     assert_eq!(stored["spec"]["containers"][0]["image"], "harbor.corp/hub/library/nginx");
 }

@@ -13,12 +13,12 @@ use axum::http::{Request, StatusCode};
 use harbor_pilot::rewrite::{Rule, Rules};
 use harbor_pilot::telemetry::metrics::Metrics;
 use harbor_pilot::telemetry::probes::Readiness;
-use harbor_pilot::tls::clients::ClientAuthorities;
+use harbor_pilot::tls::client_verifier::ClientAuthorities;
 use harbor_pilot::tls::issue::{Authority, Issued, Validity};
 use harbor_pilot::tls::probe;
 use harbor_pilot::tls::serve::{Certificate, server_config, server_config_for};
 use harbor_pilot::tls::x509::X509;
-use harbor_pilot::webhook::{Admission, Limits, ServeOptions, router, serve};
+use harbor_pilot::webhook::{Admission, BodyLimits, ServeOptions, router, serve};
 use jiff::{SignedDuration, Timestamp};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -66,7 +66,7 @@ fn admission(readiness: &Readiness) -> Router {
         offers: Arc::new(|_| {}),
         metrics: Metrics::new().admission,
         readiness: readiness.clone(),
-        limits: Limits::default(),
+        limits: BodyLimits::default(),
     })
 }
 
@@ -306,7 +306,7 @@ async fn clients_need_a_certificate_of_an_authority_in_the_file_and_an_allowed_n
     assert!(!ask(None).await, "no certificate");
     assert!(!ask(Some(client(&first, "somebody"))).await, "a name that is not allowed");
     assert!(!ask(Some(client(&second, "kube-apiserver"))).await, "another authority");
-    let shown = probe::shown_by(address, "localhost", SOON).await.unwrap();
+    let shown = probe::served_by(address, "localhost", SOON).await.unwrap();
     assert_eq!(X509::to_pem([&shown]), served.certificate_pem, "what it serves anybody can see");
 
     std::fs::write(&file, "torn").unwrap();
@@ -414,14 +414,14 @@ async fn a_connection_that_does_not_read_its_answers_is_closed_and_an_idle_one_i
 
 #[tokio::test]
 async fn the_end_is_announced_and_fails_no_request() {
-    let linger = Duration::from_secs(3);
+    let shutdown_delay = Duration::from_secs(3);
     let readiness = Readiness::new();
     let slow = axum::routing::get(async || {
         tokio::time::sleep(Duration::from_millis(4500)).await;
         "done"
     });
     let router = admission(&readiness).route("/slow", slow);
-    let server = start_with(router, readiness, ServeOptions { linger, drain: SOON, ..ServeOptions::default() });
+    let server = start_with(router, readiness, ServeOptions { shutdown_delay, drain: SOON, ..ServeOptions::default() });
     let (client, mutate, slow) = (server.client(), server.url("/mutate"), server.url("/slow"));
     client.post(&mutate).json(&review("before")).send().await.unwrap();
 
@@ -436,7 +436,7 @@ async fn the_end_is_announced_and_fails_no_request() {
     let long = tokio::spawn(client.get(&slow).send());
     let mut served = 0;
     // Far from its end, for this machine may do other things, too.
-    while start.elapsed() < linger / 4 {
+    while start.elapsed() < shutdown_delay / 4 {
         let answer = client.post(&mutate).json(&review("late")).send().await.unwrap();
         assert_eq!(answer.headers()["connection"], "close");
         assert_admits(&answer.json().await.unwrap(), "late");
@@ -461,8 +461,8 @@ async fn read_until(stream: &mut TlsStream<tokio::net::TcpStream>, text: &str) -
 
 #[tokio::test]
 async fn idle_http1_connections_are_served_after_half_of_the_linger_time_and_then_close() {
-    let linger = Duration::from_secs(6);
-    let server = start(ServeOptions { linger, ..ServeOptions::default() });
+    let shutdown_delay = Duration::from_secs(6);
+    let server = start(ServeOptions { shutdown_delay, ..ServeOptions::default() });
     let request = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let mut idle = Vec::new();
     for _ in 0..2 {
@@ -474,28 +474,28 @@ async fn idle_http1_connections_are_served_after_half_of_the_linger_time_and_the
     }
     let start = Instant::now();
     server.stop.send(()).unwrap();
-    for (stream, moment) in idle.iter_mut().zip([linger / 6, linger * 3 / 5]) {
+    for (stream, moment) in idle.iter_mut().zip([shutdown_delay / 6, shutdown_delay * 3 / 5]) {
         tokio::time::sleep(moment.saturating_sub(start.elapsed())).await;
         // Fails on a connection that the server has closed.
         tokio::io::AsyncWriteExt::write_all(stream, request).await.expect("it was closed");
         let head = read_until(stream, "\r\n\r\n").await;
         assert!(head.contains("503") && head.contains("connection: close"), "after {moment:?}: {head:?}");
         read_until(stream, "nothing like this").await;
-        assert!(start.elapsed() < linger, "the answer closes the connection, and not the end of the server");
+        assert!(start.elapsed() < shutdown_delay, "the answer closes the connection, and not the end of the server");
     }
     tokio::time::timeout(SOON, server.ended).await.unwrap().unwrap();
 }
 
 #[tokio::test]
 async fn http2_connections_are_asked_to_end_while_whoever_connects_anew_is_still_served() {
-    let linger = Duration::from_secs(4);
+    let shutdown_delay = Duration::from_secs(4);
     let readiness = Readiness::new();
     let slow = axum::routing::get(async || {
         tokio::time::sleep(Duration::from_millis(1500)).await;
         "done"
     });
     let router = admission(&readiness).route("/slow", slow);
-    let server = start_with(router, readiness, ServeOptions { linger, drain: SOON, ..ServeOptions::default() });
+    let server = start_with(router, readiness, ServeOptions { shutdown_delay, drain: SOON, ..ServeOptions::default() });
     let stream = server.tls(&["h2"], &[&version::TLS13]).await;
     let (sender, connection) = h2::client::handshake(stream).await.unwrap();
     let connection = tokio::spawn(connection);
@@ -504,22 +504,22 @@ async fn http2_connections_are_asked_to_end_while_whoever_connects_anew_is_still
 
     server.stop.send(()).unwrap();
     let start = Instant::now();
-    tokio::time::sleep(linger / 4).await;
+    tokio::time::sleep(shutdown_delay / 4).await;
     // Under way while GOAWAY comes.
     let mut sender = sender.ready().await.unwrap();
     let (answer, _) = sender.send_request(request(), true).unwrap();
     assert_eq!(answer.await.unwrap().status(), StatusCode::OK);
     tokio::time::timeout(SOON, connection).await.unwrap().unwrap().unwrap();
     assert!(sender.ready().await.is_err(), "it takes no more requests");
-    assert!(start.elapsed() > linger / 2, "{:?}", start.elapsed());
+    assert!(start.elapsed() > shutdown_delay / 2, "{:?}", start.elapsed());
 
     // On a connection that is made now, as long as it lingers, or none at all.
     match client.get(&readyz).send().await {
         Ok(answer) => assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE),
-        Err(_) => assert!(start.elapsed() > linger),
+        Err(_) => assert!(start.elapsed() > shutdown_delay),
     }
     tokio::time::timeout(SOON, server.ended).await.unwrap().unwrap();
-    assert!(start.elapsed() >= linger, "{:?}", start.elapsed());
+    assert!(start.elapsed() >= shutdown_delay, "{:?}", start.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

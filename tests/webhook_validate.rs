@@ -9,13 +9,13 @@ use arc_swap::ArcSwap;
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode};
 use harbor_pilot::api::{CachedImage, ImagePolicy};
-use harbor_pilot::policy::{Policies, Record, Scans};
+use harbor_pilot::policy::{Policies, ScanIndex, ScanRecord};
 use harbor_pilot::rewrite::{KEEP_IMAGES, Namespaces, ORIGINAL_IMAGES, Rule, Rules};
 use harbor_pilot::telemetry::metrics::Metrics;
 use harbor_pilot::telemetry::probes::Readiness;
-use harbor_pilot::webhook::review::Verdict;
+use harbor_pilot::webhook::review::ReviewOutcome;
 use harbor_pilot::webhook::validate::validate;
-use harbor_pilot::webhook::{Admission, Limits, router};
+use harbor_pilot::webhook::{Admission, BodyLimits, router};
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 use tower::ServiceExt;
@@ -93,7 +93,7 @@ fn create(object: Value) -> Value {
     review("CREATE", object, Value::Null)
 }
 
-fn answered(review: &Value, rules: &Rules, policies: &Policies) -> (Value, Verdict) {
+fn answered(review: &Value, rules: &Rules, policies: &Policies) -> (Value, ReviewOutcome) {
     let reply = validate(review.to_string().as_bytes(), rules, &namespaces(), policies, None).unwrap();
     let answer: Value = serde_json::from_slice(&reply.body).unwrap();
     assert!(answer["response"]["patch"].is_null() && reply.wanted.is_empty(), "{answer}");
@@ -111,7 +111,7 @@ fn allows(review: &Value, policies: &Policies) -> bool {
 /// The message of a denial.
 fn refusal(review: &Value, rules: &Rules, policies: &Policies) -> String {
     let (response, verdict) = answered(review, rules, policies);
-    assert_eq!((&response["allowed"], verdict), (&json!(false), Verdict::Denied), "{response}");
+    assert_eq!((&response["allowed"], verdict), (&json!(false), ReviewOutcome::Denied), "{response}");
     response["status"]["message"].as_str().unwrap().to_owned()
 }
 
@@ -207,7 +207,7 @@ fn validate_gives_up_a_pod_beyond_the_limits_as_one_that_cannot_be_read() {
         let message = refusal(&create(pod.clone()), &rules(false), &only_harbor("Enforce"));
         assert!(message.starts_with("refused without judging") && message.contains(told), "{message}");
         let (admitted, verdict) = answered(&create(pod), &rules(false), &only_harbor("Warn"));
-        assert_eq!((&admitted["allowed"], verdict), (&json!(true), Verdict::Malformed));
+        assert_eq!((&admitted["allowed"], verdict), (&json!(true), ReviewOutcome::Malformed));
     }
     let mut long = create(pod("harbor.corp/hub/x"));
     long["request"]["uid"] = json!("u".repeat(1_000_000));
@@ -239,7 +239,7 @@ fn validate_admits_an_update_of_a_pod_beyond_the_limits_that_leaves_its_images()
             let mut update = review("UPDATE", new.clone(), old.clone());
             update["request"]["subResource"] = json!(sub_resource);
             let (response, verdict) = answered(&update, &rules(false), &only_harbor("Enforce"));
-            assert_eq!((&response["allowed"], verdict), (&json!(true), Verdict::Skipped), "{response}");
+            assert_eq!((&response["allowed"], verdict), (&json!(true), ReviewOutcome::Skipped), "{response}");
         }
         assert!(!allows(&create(new), &only_harbor("Enforce")), "a new Pod has no images before");
     }
@@ -278,7 +278,7 @@ fn a_denial_says_what_is_wrong_and_how_to_mend_it() {
     assert_eq!(response["status"], json!({"code": 403, "reason": "Forbidden", "message": message}));
     assert_eq!((&response["allowed"], &response["uid"]), (&json!(false), &json!("u-1")));
     assert_eq!(response["auditAnnotations"], json!({"policy-violations": "only-harbor=1"}));
-    assert_eq!(verdict, Verdict::Denied);
+    assert_eq!(verdict, ReviewOutcome::Denied);
 }
 
 #[test]
@@ -422,12 +422,12 @@ fn what_cannot_be_read_fails_as_the_policies_say() {
     no_old["request"]["oldObject"] = Value::Null;
     for review in [no_uid, no_object, not_a_list, no_old, json!({"kind": "AdmissionReview"}), json!([1])] {
         let (refused, verdict) = answered(&review, &rules(false), &only_harbor("Enforce"));
-        assert_eq!((&refused["allowed"], verdict), (&json!(false), Verdict::Denied), "{review}");
+        assert_eq!((&refused["allowed"], verdict), (&json!(false), ReviewOutcome::Denied), "{review}");
         let why = refused["status"]["message"].as_str().unwrap();
         assert!(why.starts_with("refused without judging"), "{why}");
         for lenient in [only_harbor("Warn"), Policies::default()] {
             let (admitted, verdict) = answered(&review, &rules(false), &lenient);
-            assert_eq!((&admitted["allowed"], verdict), (&json!(true), Verdict::Malformed), "{review}");
+            assert_eq!((&admitted["allowed"], verdict), (&json!(true), ReviewOutcome::Malformed), "{review}");
             assert_eq!(admitted["warnings"].as_array().unwrap().len(), 1, "{review}");
         }
     }
@@ -484,7 +484,7 @@ fn admission(policies: Arc<ArcSwap<Policies>>) -> Admission {
         offers: Arc::new(|_| panic!("a judgement warms nothing")),
         metrics: Metrics::new().admission,
         readiness: Readiness::new(),
-        limits: Limits::default(),
+        limits: BodyLimits::default(),
     }
 }
 
@@ -513,14 +513,14 @@ async fn over_http_policies_are_followed_as_they_change_and_denials_are_counted(
     let counted = metrics.encode().unwrap();
     for line in [
         r#"harbor_pilot_admission_requests_total{operation="Create",outcome="Denied"} 2"#,
-        "harbor_pilot_admission_pods_unrewritten_total 1",
+        "harbor_pilot_admission_unmutated_pods_total 1",
     ] {
         assert!(counted.lines().any(|found| found == line), "{line} is not in\n{counted}");
     }
 }
 
 /// What is known of `harbor.corp/hub/library/nginx:1`: a scan of a moment ago found this.
-fn scanned(severity: &str) -> Scans {
+fn scanned(severity: &str) -> ScanIndex {
     let digest = format!("sha256:{}", "a".repeat(64));
     let scan = json!({
         "state": "Scanned", "severity": severity, "total": 2, "fixable": 1, "scannedAt": Timestamp::now().to_string(),
@@ -533,7 +533,7 @@ fn scanned(severity: &str) -> Scans {
         "spec": {"image": image}, "status": {"image": image, "digest": digest, "platforms": [platform]},
     }))
     .unwrap();
-    Scans::compile(Record::of(&image).iter())
+    ScanIndex::compile(ScanRecord::of(&image).iter())
 }
 
 #[tokio::test]
@@ -542,7 +542,7 @@ async fn over_http_a_review_that_takes_too_long_is_answered_as_one_that_cannot_b
     let policies = Arc::new(ArcSwap::from_pointee(only_harbor("Enforce")));
     let router = router(Admission {
         metrics: metrics.admission.clone(),
-        limits: Limits { review: std::time::Duration::ZERO, ..Limits::default() },
+        limits: BodyLimits { review: std::time::Duration::ZERO, ..BodyLimits::default() },
         ..admission(Arc::clone(&policies))
     });
     let ask = async |path: &str, padding: usize| {
@@ -588,7 +588,7 @@ async fn over_http_a_review_that_is_not_read_to_its_end_is_answered_as_one_that_
     let policies = Arc::new(ArcSwap::from_pointee(only_harbor("Enforce")));
     let router = router(Admission {
         metrics: metrics.admission.clone(),
-        limits: Limits { body: 1 << 20, memory: 1 << 20, ..Limits::default() },
+        limits: BodyLimits { body: 1 << 20, memory: 1 << 20, ..BodyLimits::default() },
         ..admission(Arc::clone(&policies))
     });
     let ask = async |path: &str, length: Option<usize>, body: Body| {
@@ -650,7 +650,7 @@ async fn over_http_a_review_that_is_not_read_to_its_end_is_answered_as_one_that_
 async fn over_http_a_review_for_which_there_is_no_room_is_refused_while_a_policy_enforces() {
     let router = router(Admission {
         offers: Arc::new(|_| ()),
-        limits: Limits { body: 1 << 20, memory: 2 << 20, ..Limits::default() },
+        limits: BodyLimits { body: 1 << 20, memory: 2 << 20, ..BodyLimits::default() },
         ..admission(Arc::new(ArcSwap::from_pointee(only_harbor("Enforce"))))
     });
     let mut object = pod("ghcr.io/acme/tool:v1");
@@ -694,7 +694,7 @@ async fn over_http_a_review_for_which_there_is_no_room_is_refused_while_a_policy
 #[tokio::test]
 async fn over_http_what_scans_found_is_followed_as_it_changes_and_harbor_may_be_away() {
     let ceiling = json!({"action": "Enforce", "vulnerability": {"maxSeverity": "Medium"}, "duringOutage": "Warn"});
-    let scans = Arc::new(ArcSwap::from_pointee(Scans::default()));
+    let scans = Arc::new(ArcSwap::from_pointee(ScanIndex::default()));
     let rules_now = Arc::new(ArcSwap::from_pointee(rules(false)));
     let router = router(Admission {
         rules: Arc::clone(&rules_now),

@@ -162,7 +162,7 @@ where
 async fn start(plane: &ControlPlane, tls: &Path, port: u16, ops_port: u16) -> Pilot {
     let (tls, kubeconfig) = (tls.display().to_string(), plane.kubeconfig_path().display().to_string());
     let (listen, ops) = (format!("127.0.0.1:{port}"), format!("127.0.0.1:{ops_port}"));
-    let arguments = ["webhook", "--tls-dir", &tls, "--listen", &listen, "--ops-listen", &ops];
+    let arguments = ["webhook", "--tls-dir", &tls, "--webhook-bind-address", &listen, "--metrics-bind-address", &ops];
     let [eager_commit, purge_delay] = ALLOCATOR_OPTIONS;
     let environment = [("KUBECONFIG", kubeconfig.as_str()), eager_commit, purge_delay];
     let mut pilot = Pilot::spawn(&arguments, &environment).await.unwrap();

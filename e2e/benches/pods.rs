@@ -171,7 +171,17 @@ async fn start_ours(plane: &ControlPlane, tls: &Path, port: u16, ops_port: u16) 
     fs::write(&rules, manifests().to_string()).unwrap();
     let (rules, tls) = (rules.display().to_string(), tls.display().to_string());
     let (listen, ops) = (format!("127.0.0.1:{port}"), format!("127.0.0.1:{ops_port}"));
-    let arguments = ["webhook", "--rules", &rules, "--tls-dir", &tls, "--listen", &listen, "--ops-listen", &ops];
+    let arguments = [
+        "webhook",
+        "--rules",
+        &rules,
+        "--tls-dir",
+        &tls,
+        "--webhook-bind-address",
+        &listen,
+        "--metrics-bind-address",
+        &ops,
+    ];
     let mut pilot = Pilot::spawn(&arguments, &[]).await.unwrap();
     pilot.wait_for_line("serving admission", SOON).await.unwrap();
     pilot

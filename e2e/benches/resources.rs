@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use futures::{StreamExt, stream};
 use harbor_double::{Harbor, Upstream};
 use harbor_pilot::api::{ConditionType, HarborInstance, ProxyProject, Registry, ReplicationRule, condition};
-use harbor_pilot::controller::Managed;
+use harbor_pilot::controller::ReconciledKind;
 use harbor_pilot_e2e::cluster::{NAMESPACE, apply_crds};
 use harbor_pilot_e2e::control_plane::ControlPlane;
 use harbor_pilot_e2e::pilot::Pilot;
@@ -118,7 +118,7 @@ async fn prepare(plane: &ControlPlane, harbor: &Harbor) {
     create_one::<HarborInstance>(plane, "default", spec).await;
 }
 
-async fn create_one<K: Managed>(plane: &ControlPlane, name: &str, spec: Value) {
+async fn create_one<K: ReconciledKind>(plane: &ControlPlane, name: &str, spec: Value) {
     let api: Api<K> = Api::all(plane.client().unwrap());
     let object: K = serde_json::from_value(json!({
         "apiVersion": K::api_version(&()), "kind": K::kind(&()), "metadata": {"name": name}, "spec": spec,
@@ -127,7 +127,7 @@ async fn create_one<K: Managed>(plane: &ControlPlane, name: &str, spec: Value) {
     api.create(&PostParams::default(), &object).await.unwrap();
 }
 
-async fn create<K: Managed>(plane: &ControlPlane, count: usize, prefix: &str, spec: impl Fn(usize) -> Value) {
+async fn create<K: ReconciledKind>(plane: &ControlPlane, count: usize, prefix: &str, spec: impl Fn(usize) -> Value) {
     stream::iter(0..count)
         .for_each_concurrent(AT_ONCE, async |number| {
             create_one::<K>(plane, &format!("{prefix}-{number}"), spec(number)).await;
@@ -137,14 +137,14 @@ async fn create<K: Managed>(plane: &ControlPlane, count: usize, prefix: &str, sp
 
 async fn start(plane: &ControlPlane) -> Pilot {
     let kubeconfig = plane.kubeconfig_path().display().to_string();
-    let arguments = ["controller", "--namespace", NAMESPACE, "--ops-listen", "127.0.0.1:0"];
+    let arguments = ["controller", "--namespace", NAMESPACE, "--metrics-bind-address", "127.0.0.1:0"];
     let [eager_commit, purge_delay] = ALLOCATOR_OPTIONS;
     let environment = [("KUBECONFIG", kubeconfig.as_str()), eager_commit, purge_delay];
     Pilot::spawn(&arguments, &environment).await.unwrap()
 }
 
 /// Comes when so many resources have been seen ready.
-async fn until_ready<K: Managed>(plane: &ControlPlane, count: usize) {
+async fn until_ready<K: ReconciledKind>(plane: &ControlPlane, count: usize) {
     let api: Api<K> = Api::all(plane.client().unwrap());
     let mut changes = pin!(watcher(api, watcher::Config::default()).default_backoff().applied_objects());
     let mut ready = HashSet::new();

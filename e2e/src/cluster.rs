@@ -40,7 +40,7 @@ pub const SOON: Duration = Duration::from_secs(60);
 pub const EXAMPLES: [&str; 6] =
     ["hinst/default", "hreg/dockerhub", "hreg/ecr", "hpp/dockerhub", "hpp/ecr", "hci/nginx"];
 
-/// The double is so much faster than Harbor; `--harbor-pace` says the same to the controller.
+/// The double is so much faster than Harbor; `--store-delay` says the same to the controller.
 const SPEED: f64 = 20.0;
 
 /// What the robot account of the examples may do in Harbor.
@@ -209,8 +209,8 @@ impl Cluster {
         let [webhook_port, ops_port, controller_ops_port] = free_ports()?;
         let owned = |arguments: &[&str]| arguments.iter().map(|&argument| argument.to_owned()).collect::<Vec<_>>();
         let controller_ops = format!("127.0.0.1:{controller_ops_port}");
-        let mut arguments = owned(&["controller", "--namespace", NAMESPACE, "--harbor-pace", "1s", "--log", log]);
-        arguments.extend(owned(&["--ops-listen", &controller_ops]));
+        let mut arguments = owned(&["controller", "--namespace", NAMESPACE, "--store-delay", "1s", "--log", log]);
+        arguments.extend(owned(&["--metrics-bind-address", &controller_ops]));
         let collector = if log == "trace" { Some(Collector::start().await?) } else { None };
         if let Some(collector) = &collector {
             arguments.extend(owned(&["--otlp-endpoint", &collector.url(), "--trace-ratio", "1"]));
@@ -221,10 +221,18 @@ impl Cluster {
             pilot: None,
         };
         let listen = format!("127.0.0.1:{webhook_port}");
-        let ops_listen = format!("127.0.0.1:{ops_port}");
+        let metrics_bind_address = format!("127.0.0.1:{ops_port}");
         let tls = tls.display().to_string();
         let webhook = Process {
-            arguments: owned(&["webhook", "--tls-dir", &tls, "--listen", &listen, "--ops-listen", &ops_listen]),
+            arguments: owned(&[
+                "webhook",
+                "--tls-dir",
+                &tls,
+                "--webhook-bind-address",
+                &listen,
+                "--metrics-bind-address",
+                &metrics_bind_address,
+            ]),
             kubeconfig: account(&plane, &directory, "harbor-pilot-webhook").await?,
             pilot: None,
         };

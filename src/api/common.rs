@@ -51,7 +51,7 @@ pub fn token<'a>(metadata: &'a ObjectMeta, annotation: &str) -> Option<&'a str> 
 }
 
 /// Whether [`RECONCILE_NOW`] has another value than `last` had, which has it now. No value asks for nothing.
-pub fn is_asked_for(metadata: &ObjectMeta, last: &mut Option<String>) -> bool {
+pub fn is_requested(metadata: &ObjectMeta, last: &mut Option<String>) -> bool {
     let token = token(metadata, RECONCILE_NOW);
     let asked_for = token.is_some() && token != last.as_deref();
     *last = token.map(str::to_owned);
@@ -99,7 +99,7 @@ pub enum ManagementPolicy {
 
 /// What happens when Harbor already has an object of this name without our marker.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum Adoption {
+pub enum AdoptionPolicy {
     /// It is left alone, and the resource says `AdoptionRequired`.
     #[default]
     Never,

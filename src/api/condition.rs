@@ -110,17 +110,17 @@ pub enum Reason {
     /// An execution of a replication policy failed.
     ExecutionFailed,
     /// Vulnerability prevention keeps images from being replicated.
-    HeldBack,
+    BlockedByScan,
     /// An older project has the same match.
-    MatchTaken,
+    MatchConflict,
     /// The match lies at Harbor itself.
-    MatchAtHarbor,
+    MatchIsHarborHost,
     /// Nobody has looked at the image yet.
     Pending,
     /// Every wanted manifest and blob is stored in Harbor.
     Warm,
     /// The image is being fetched through Harbor.
-    Warming,
+    Pulling,
     /// The image was fetched; Harbor has not stored all of it yet.
     Verifying,
     /// The image does not belong to a managed proxy project.
@@ -138,9 +138,9 @@ pub enum Reason {
     /// The pull failed for a reason that may pass.
     PullFailed,
     /// Harbor refused to serve the image (policy, quota or rights).
-    PullRefused,
+    PullBlocked,
     /// Harbor did not store all of the image in time.
-    NotStored,
+    StoreTimeout,
     /// Harbor serves the tag from its store.
     Tagged,
     /// Harbor has no tag for the stored image yet.
@@ -148,7 +148,7 @@ pub enum Reason {
     /// Harbor stores the very bytes of the upstream's manifest.
     DigestStored,
     /// Harbor stores the index under another digest: it serialises indexes anew, and drops children it has not cached.
-    IndexRewritten,
+    IndexDigestChanged,
     /// Harbor cached the index under another tag before, and does not tag it again: pull by digest.
     PullByDigest,
     /// The index lists an index, which Harbor does not store as it is: pull each platform by its digest.
@@ -308,7 +308,7 @@ mod tests {
     #[test]
     fn reconciling_and_stalled_are_present_only_while_true() {
         let mut conditions = Conditions::from_status(&[], None, at(1));
-        conditions.progressing(Reason::Warming, "fetching");
+        conditions.progressing(Reason::Pulling, "fetching");
         conditions.stalled(Reason::InvalidImage, "not an image");
         let list = conditions.clone().into_list();
         assert!(is_true(&list, ConditionType::Stalled) && find(&list, ConditionType::Reconciling).is_none());

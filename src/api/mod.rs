@@ -28,7 +28,7 @@ pub mod storage_limit;
 pub mod vulnerabilities;
 
 pub use cached_image::{CachedImage, CachedImageSpec, CachedImageStatus};
-pub use common::{Adoption, DeletionPolicy, HarborRef, Interval, LocalRef, ManagementPolicy, OwnedObject};
+pub use common::{AdoptionPolicy, DeletionPolicy, HarborRef, Interval, LocalRef, ManagementPolicy, OwnedObject};
 pub use condition::{ConditionType, Conditions, Reason};
 pub use harbor_instance::{HarborInstance, HarborInstanceSpec, HarborInstanceStatus};
 pub use image_policy::{ImagePolicy, ImagePolicySpec, ImagePolicyStatus};

@@ -6,7 +6,7 @@ use schemars::{JsonSchema, Schema, transform::RecursiveTransform};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    common::{Adoption, DeletionPolicy, HarborRef, Interval, LocalRef, ManagementPolicy, OwnedObject},
+    common::{AdoptionPolicy, DeletionPolicy, HarborRef, Interval, LocalRef, ManagementPolicy, OwnedObject},
     platform::Platform,
     retention::Retention,
     storage_limit::StorageLimit,
@@ -94,7 +94,7 @@ pub struct ProxyProjectSpec {
     pub management_policy: ManagementPolicy,
     /// What to do when Harbor has a project of this name that is not ours.
     #[serde(default)]
-    pub adoption: Adoption,
+    pub adoption_policy: AdoptionPolicy,
     /// What becomes of the project in Harbor when this resource is deleted: it stays (`Retain`), it is deleted once it is
     /// empty (`Delete`), or it is deleted with all its repositories (`Purge`).
     #[serde(default)]
@@ -294,7 +294,7 @@ impl ProxyProject {
     }
 
     /// The rule that is in force: the last known good one, unless the resource is suspended or being deleted.
-    pub fn serving_rule(&self) -> Option<&RewriteRuleStatus> {
+    pub fn active_rule(&self) -> Option<&RewriteRuleStatus> {
         if self.spec.suspend || self.metadata.deletion_timestamp.is_some() {
             return None;
         }

@@ -7,7 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    common::{Adoption, DeletionPolicy, HarborRef, Interval, LocalRef, ManagementPolicy, OwnedObject},
+    common::{AdoptionPolicy, DeletionPolicy, HarborRef, Interval, LocalRef, ManagementPolicy, OwnedObject},
     pulls::{PullLimit, UpstreamPulls},
     registry_type::{PrivateEcr, RegistryType},
 };
@@ -99,7 +99,7 @@ pub struct RegistrySpec {
     pub management_policy: ManagementPolicy,
     /// What to do when Harbor has a registry of this name that is not ours.
     #[serde(default)]
-    pub adoption: Adoption,
+    pub adoption_policy: AdoptionPolicy,
     /// What becomes of the registry in Harbor when this resource is deleted: it stays (`Retain`), or it is deleted once
     /// nothing uses it (`Delete`). There is nothing in it to purge.
     #[serde(default)]

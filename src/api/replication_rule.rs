@@ -6,9 +6,9 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use status::{ExecutionStatus, HeldBack, HeldBackState, PendingRun, ReplicationRuleStatus, TaskFailure};
+pub use status::{BlockedImage, BlockedImageState, ExecutionStatus, PendingRun, ReplicationRuleStatus, TaskFailure};
 
-use super::common::{Adoption, DeletionPolicy, HarborRef, Interval, LocalRef, ManagementPolicy};
+use super::common::{AdoptionPolicy, DeletionPolicy, HarborRef, Interval, LocalRef, ManagementPolicy};
 
 /// Annotation whose value names one run: a value that was not there before starts one execution of the rule.
 pub const RUN_NOW: &str = "harbor-pilot.dev/run-now";
@@ -96,7 +96,7 @@ pub struct ReplicationRuleSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enabled: Option<bool>,
     /// Repeats what a project's vulnerability prevention refused before the scan of a pushed image was done, once it is done.
-    /// Images that stay refused are listed in `status.heldBack`.
+    /// Images that stay refused are listed in `status.blockedImages`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub after_scan: bool,
     /// Whether Harbor is changed, or only observed.
@@ -104,7 +104,7 @@ pub struct ReplicationRuleSpec {
     pub management_policy: ManagementPolicy,
     /// What to do when Harbor has a replication policy of this name that is not ours.
     #[serde(default)]
-    pub adoption: Adoption,
+    pub adoption_policy: AdoptionPolicy,
     /// What becomes of the policy in Harbor when this resource is deleted: by default it is deleted, too, for it holds no data.
     /// There is nothing in it to purge.
     #[serde(default = "default_deletion_policy")]

@@ -21,8 +21,8 @@ const LONGEST: u64 = 36_500 * DAY;
 #[group(skip)]
 pub(super) struct Arguments {
     /// Who issues the webhook's certificate and writes the caBundle of its configurations
-    #[arg(long, value_enum, default_value_t = Source::External)]
-    certificates: Source,
+    #[arg(long, value_enum, default_value_t = CertificateSource::External)]
+    certificates: CertificateSource,
     /// Service of the webhook; its certificates are kept in the Secrets SERVICE-tls and SERVICE-ca
     #[arg(long, value_name = "SERVICE", default_value = "harbor-pilot-webhook")]
     webhook_service: String,
@@ -34,12 +34,12 @@ pub(super) struct Arguments {
     certificate_lifetime: SignedDuration,
     /// How long the authority is valid, at least four times as long
     #[arg(long, value_name = "DURATION", default_value = "730d", value_parser = lifetime)]
-    authority_lifetime: SignedDuration,
+    ca_lifetime: SignedDuration,
 }
 
 /// Where the certificates come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Source {
+enum CertificateSource {
     /// This controller issues and rotates them
     Managed,
     /// Somebody else does: cert-manager, or you
@@ -48,22 +48,26 @@ enum Source {
 
 impl Arguments {
     /// What to keep; `None` if somebody else does.
-    pub(super) fn settings(self, namespace: &str) -> anyhow::Result<Option<certificates::Settings>> {
-        if self.authority_lifetime < self.certificate_lifetime * 4 {
-            bail!("--authority-lifetime must be at least four times --certificate-lifetime");
+    pub(super) fn settings(self, namespace: &str) -> anyhow::Result<Option<certificates::CertificateOptions>> {
+        if self.ca_lifetime < self.certificate_lifetime * 4 {
+            bail!("--ca-lifetime must be at least four times --certificate-lifetime");
         }
-        Ok((self.certificates == Source::Managed).then(|| certificates::Settings {
+        Ok((self.certificates == CertificateSource::Managed).then(|| certificates::CertificateOptions {
             namespace: namespace.to_owned(),
             service: self.webhook_service,
             configuration: self.webhook_configuration,
             certificate_lifetime: self.certificate_lifetime,
-            authority_lifetime: self.authority_lifetime,
+            ca_lifetime: self.ca_lifetime,
         }))
     }
 }
 
 /// Keeps the certificates until `shutdown`, if that is ours to do.
-pub(super) async fn keep(client: Client, settings: Option<certificates::Settings>, shutdown: CancellationToken) {
+pub(super) async fn keep(
+    client: Client,
+    settings: Option<certificates::CertificateOptions>,
+    shutdown: CancellationToken,
+) {
     if let Some(settings) = settings {
         Box::pin(certificates::run(client, settings, shutdown)).await;
     }

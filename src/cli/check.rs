@@ -4,11 +4,11 @@ use clap::{Args, ValueEnum};
 use k8s_openapi::jiff::Timestamp;
 
 use self::report::{Checked, Level, Violation};
-use super::{deadline, exit, input, listing, print, sources, tell, templates::Admission, warn_of};
+use super::{deadline, eprint_line, exit, input, listing, print, sources, templates::TemplateAdmission, warn_of};
 use crate::{
     image::ImageRef,
-    manifests::{Image, Placeholder, Template},
-    policy::{Evidence, Judged, Judgement, Note, Policies, Record, Scans},
+    manifests::{Placeholder, Template, TemplateImage},
+    policy::{ForeignReason, JudgedImage, Policies, PolicyResult, ScanEvidence, ScanIndex, ScanRecord},
     rewrite::placeholder,
 };
 
@@ -35,7 +35,7 @@ pub(super) struct Arguments {
     #[command(flatten)]
     input: input::Arguments,
     #[command(flatten)]
-    reading: input::Reading,
+    reading: input::ReadOptions,
     #[command(flatten)]
     sources: sources::Arguments,
     #[command(flatten)]
@@ -68,18 +68,18 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let files = arguments.input.manifests(&arguments.reading)?;
     let sources = arguments.deadline.bound(arguments.sources.read()).await?;
     let policies = Policies::compile(sources.policies.as_ref().map_err(|error| anyhow::anyhow!("{error}"))?);
-    let rules = sources.rules_in_force()?;
+    let rules = sources.active_rules()?;
     warn_of(policies.findings());
     if policies.is_empty() {
-        tell("warning: there is no policy in force: nothing is judged");
+        eprint_line("warning: there is no policy in force: nothing is judged");
     }
 
-    let records: Vec<Record> = sources.images.iter().filter_map(Record::of).collect();
-    let scans = Scans::compile(&records);
+    let records: Vec<ScanRecord> = sources.images.iter().filter_map(ScanRecord::of).collect();
+    let scans = ScanIndex::compile(&records);
     let at_harbor = |image: &ImageRef| rules.canonical_for_anyone(image);
-    let evidence = Evidence { scans: &scans, now: Timestamp::now(), at_harbor: &at_harbor };
+    let evidence = ScanEvidence { scans: &scans, now: Timestamp::now(), at_harbor: &at_harbor };
 
-    let admission = Admission::new(&rules, &sources, arguments.namespace.as_deref(), &files.namespaces);
+    let admission = TemplateAdmission::new(&rules, &sources, arguments.namespace.as_deref(), &files.namespaces);
     let (mut checked, mut defects) = (Vec::new(), 0);
     for input in &files.inputs {
         let manifests = files.parse(input)?;
@@ -91,7 +91,7 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
                         Some(_) => format!("cannot be judged: {why}"),
                         None => format!("is judged as it is written: {why}"),
                     };
-                    tell(listing::image_line(input, template, image, &what_happens));
+                    eprint_line(listing::image_line(input, template, image, &what_happens));
                     defects += 1;
                 }
             }
@@ -113,7 +113,7 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
         1 => format!(", 1 {one}"),
         _ => format!(", {count} {several}"),
     };
-    tell(format_args!(
+    eprint_line(format_args!(
         "{refused} of {} images would be refused{}; {}{}",
         checked.len(),
         some(defects, "is not filled in or no valid reference", "are not filled in or no valid references"),
@@ -132,23 +132,24 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
 fn check(
     file: &str,
     template: &Template,
-    admission: &Admission<'_>,
+    admission: &TemplateAdmission<'_>,
     policies: &Policies,
-    evidence: &Evidence<'_>,
+    evidence: &ScanEvidence<'_>,
 ) -> anyhow::Result<Vec<Checked>> {
     admission.admit(file, template, |subject, outcome| {
         // The image that a webhook, or the controller of the kind, puts there is judged in the Pod.
-        let is_later =
-            |image: &Image| placeholder(&image.image).is_some() || image.placeholder == Some(Placeholder::RunTime);
+        let is_later = |image: &TemplateImage| {
+            placeholder(&image.image).is_some() || image.placeholder == Some(Placeholder::RunTime)
+        };
         let images = template.images.iter().filter(|image| !is_later(image));
         let checked = images.map(|image| {
-            let judged = Judged {
+            let judged = JudgedImage {
                 noun: image.list.noun(),
                 name: &image.name,
                 sent: &image.image,
                 image: outcome.image(image.list, image.index).unwrap_or(&image.image),
                 unavailable: false,
-                note: Note::None,
+                note: ForeignReason::None,
             };
             Checked {
                 file: file.to_owned(),
@@ -156,7 +157,7 @@ fn check(
                 column: image.column,
                 object: template.object.to_string(),
                 place: format!("{} {}", image.list.noun(), image.name),
-                violations: violations(image, &policies.judge(subject, [judged], Some(evidence))),
+                violations: violations(image, &policies.evaluate(subject, [judged], Some(evidence))),
             }
         });
         checked.collect()
@@ -164,7 +165,7 @@ fn check(
 }
 
 /// What policies say of an image. Of one that is not filled in yet there is one reason: nothing else of it is known.
-fn violations(image: &Image, judgement: &Judgement) -> Vec<Violation> {
+fn violations(image: &TemplateImage, judgement: &PolicyResult) -> Vec<Violation> {
     let levels =
         [(Level::Error, judgement.denials()), (Level::Warning, judgement.warnings()), (Level::Note, judgement.notes())];
     let all = levels.into_iter().flat_map(|(level, texts)| texts.into_iter().map(move |text| (level, text)));

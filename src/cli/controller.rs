@@ -5,7 +5,10 @@ use std::sync::Arc;
 use clap::Args;
 
 use crate::{
-    cluster::{admitted_namespaces::AdmittedNamespaces, controllers, meters::Meters, showing, states::States},
+    cluster::{
+        admitted_namespaces::AdmittedNamespaces, collectors::ControllerCollector, instruments::Instruments,
+        page_inputs, run,
+    },
     telemetry::exposition::Exposition,
 };
 
@@ -46,8 +49,8 @@ pub(super) struct Arguments {
 pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let begun = arguments.logs.begin("controller")?;
     let mut exposition = Exposition::new();
-    let meters = Meters::register(exposition.registry_mut());
-    exposition.collect(States(meters.clone()));
+    let meters = Instruments::register(exposition.registry_mut());
+    exposition.collect(ControllerCollector(meters.clone()));
     let ops = arguments.ops.bind()?;
     let shutdown = super::signals::serve_until_signal()?;
     let certificates = arguments.certificates.settings(&arguments.namespace)?;
@@ -55,18 +58,18 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Some(selected) => selected,
         None => AdmittedNamespaces::all_but_system(&arguments.namespace)?,
     };
-    let settings = controllers::Settings {
+    let settings = run::ControllerOptions {
         namespace: arguments.namespace.clone(),
         admitted_namespaces,
         installation: arguments.installation_id,
         concurrency: arguments.concurrency,
         warm_concurrency: arguments.warm_concurrency,
         caps: arguments.caps.caps(),
-        pull_budget: arguments.prewarm.pull_budget(),
+        max_inflight_bytes: arguments.prewarm.max_inflight_bytes(),
         timing: arguments.prewarm.timing(),
         meters: meters.clone(),
     };
-    let page = showing::of_controller(meters, begun.about());
+    let page = page_inputs::of_controller(meters, begun.about());
     let ops = ops.serve(Arc::new(exposition), page, &begun);
     let election = arguments.election;
     let end = shutdown.clone();
@@ -75,7 +78,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         let certificates = super::certificates::keep(client.clone(), certificates, ended.clone());
         let controllers = async {
             let _ended = ended.drop_guard();
-            Box::pin(controllers::run(client, settings, leadership, end)).await
+            Box::pin(run::run(client, settings, leadership, end)).await
         };
         tokio::join!(controllers, certificates).0
     };

@@ -8,9 +8,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::Interval,
-    cluster::lease::{Candidate, Lost, guarded_client},
+    cluster::lease::{LeadershipLost, LeaseCandidate, guarded_client},
     leadership::Leadership,
-    lease::{Loss, Timing},
+    lease::{LeaseLoss, LeaseTiming},
 };
 
 /// How long work that runs may take to end. The kubelet gives 30 s for all of the end, unless told otherwise.
@@ -60,13 +60,13 @@ impl Arguments {
         if !self.leader_election {
             return Ok(work.await?);
         }
-        let timing = Timing {
+        let timing = LeaseTiming {
             lease: self.lease_duration.duration(),
             renew: self.lease_renew_deadline.duration(),
             retry: self.lease_retry_period.duration(),
         };
         let client = kube::Client::try_from(config)?;
-        let candidate = Candidate::new(client, namespace, &self.process_name, timing.check()?, leadership.clone());
+        let candidate = LeaseCandidate::new(client, namespace, &self.process_name, timing.check()?, leadership.clone());
         let led = candidate.lead(&shutdown, async {
             leadership.backstop(end).context("start a thread")?;
             Ok(work.await?)
@@ -77,7 +77,7 @@ impl Arguments {
 
 /// Ends a process that was halted, or is so busy that it has not ended by itself. Nobody who reads the log slowly holds it up.
 fn end() {
-    std::thread::spawn(|| super::tell(Lost::from(Loss::Late)));
+    std::thread::spawn(|| super::eprint_line(LeadershipLost::from(LeaseLoss::Late)));
     std::thread::sleep(Duration::from_millis(100));
     std::process::exit(1);
 }

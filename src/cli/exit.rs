@@ -4,7 +4,7 @@
 
 use std::process::ExitCode;
 
-use super::tell;
+use super::eprint_line;
 
 /// The command did what it should, and found nothing: no difference, nothing refused, everything is Ready.
 pub(super) const DONE: u8 = 0;
@@ -18,7 +18,7 @@ pub(super) const INCOMPLETE: u8 = 3;
 /// The exit status of a command. An error is printed to standard error.
 pub(super) fn status(result: anyhow::Result<u8>) -> ExitCode {
     ExitCode::from(result.unwrap_or_else(|error| {
-        tell(format_args!("{error:#}"));
+        eprint_line(format_args!("{error:#}"));
         FAILED
     }))
 }

@@ -12,8 +12,8 @@ use super::{deadline, exit, print, sources};
 use crate::{
     image::ImageRef,
     rewrite::{
-        Decision, Subject, placeholder,
-        pod::{Labels, Text},
+        PodScope, RuleDecision, placeholder,
+        pod::{JsonStr, Labels},
     },
 };
 use reasons::Candidate;
@@ -86,9 +86,9 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let namespace = arguments.namespace.as_deref().or(sources.default_namespace.as_deref()).unwrap_or_default();
     let given: BTreeMap<String, String> = arguments.namespace_labels.iter().cloned().collect();
     let namespace_labels = if given.is_empty() { sources.namespaces.get(namespace) } else { Some(&given) };
-    let text = |text: &String| Text(text.clone().into());
+    let text = |text: &String| JsonStr(text.clone().into());
     let labels = Labels::new(arguments.labels.iter().map(|(key, value)| (text(key), text(value))).collect());
-    let subject = Subject { namespace, namespace_labels, labels: &labels };
+    let subject = PodScope { namespace, namespace_labels, labels: &labels };
 
     let (rules, problems) = sources.rules();
     let mut warnings: Vec<String> = problems.iter().map(ToString::to_string).collect();
@@ -101,35 +101,35 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     }
     let found = rules.find(&image, &subject);
     let rule = match &found {
-        Decision::Rewritten { rule, .. }
-        | Decision::Mapped { rule, .. }
-        | Decision::Unavailable { rule }
-        | Decision::TooLong { rule } => Some(*rule),
-        Decision::AlreadyAtHarbor { rule } => *rule,
-        Decision::NoRule => None,
+        RuleDecision::Rewritten { rule, .. }
+        | RuleDecision::Mapped { rule, .. }
+        | RuleDecision::Unavailable { rule }
+        | RuleDecision::TooLong { rule } => Some(*rule),
+        RuleDecision::AlreadyAtHarbor { rule } => *rule,
+        RuleDecision::NoRule => None,
     };
     let name = rule.map(|rule| rule.name().to_string());
     let unavailable = sources.unavailable();
     let away = name.as_ref().is_some_and(|name| unavailable.contains(name));
     let (mut decision, mut result, mut summary) = match &found {
-        Decision::Rewritten { image, .. } => ("Rewritten", Some(image), format!("{image} is what the Pod gets")),
-        Decision::Mapped { image, .. } => (
+        RuleDecision::Rewritten { image, .. } => ("Rewritten", Some(image), format!("{image} is what the Pod gets")),
+        RuleDecision::Mapped { image, .. } => (
             "Mapped",
             Some(image),
             format!("the Pod keeps it; {image} is what is warmed (spec.rewrite.mode is Disabled)"),
         ),
-        Decision::Unavailable { .. } => {
+        RuleDecision::Unavailable { .. } => {
             ("Unavailable", None, "the Pod keeps it while Harbor is unavailable".to_owned())
         }
-        Decision::AlreadyAtHarbor { .. } => {
+        RuleDecision::AlreadyAtHarbor { .. } => {
             ("AlreadyAtHarbor", None, "it is at Harbor already and stays as it is".to_owned())
         }
-        Decision::TooLong { .. } => (
+        RuleDecision::TooLong { .. } => (
             "TooLong",
             None,
             "it stays as it is: at Harbor its repository would have more than 255 characters".to_owned(),
         ),
-        Decision::NoRule => ("NoRule", None, "it stays as it is: no rule speaks of it".to_owned()),
+        RuleDecision::NoRule => ("NoRule", None, "it stays as it is: no rule speaks of it".to_owned()),
     };
     let mut candidates = reasons::candidates(&sources, &image, &subject, &found);
     let whose = placeholder(&arguments.image);

@@ -9,8 +9,8 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use clap::Args;
 
-use super::{kustomization, tell};
-use crate::manifests::{self, Fields, Manifests};
+use super::{eprint_line, kustomization};
+use crate::manifests::{self, KindTable, ManifestText};
 
 /// More is refused, of standard input as of a file: a chart makes some 100 KiB.
 const MAX_BYTES: u64 = 32 << 20;
@@ -48,7 +48,7 @@ pub(super) struct Optional {
 /// How manifests are read.
 #[derive(Debug, Clone, Default, Args)]
 #[group(skip)]
-pub(super) struct Reading {
+pub(super) struct ReadOptions {
     /// File with kinds and the fields of theirs that name images, beside those that are known
     #[arg(long, value_name = "FILE")]
     pub(super) fields: Option<PathBuf>,
@@ -77,7 +77,7 @@ pub(super) struct Files {
     pub(super) failed: usize,
     /// Files of kustomize among those that could not be read.
     pub(super) unread: Vec<Unread>,
-    fields: Fields,
+    fields: KindTable,
 }
 
 /// A file of kustomize that cannot be read as one.
@@ -95,20 +95,20 @@ impl Arguments {
             read(&self.filenames, self.recursive).into_iter().map(|(_, input)| input).collect::<anyhow::Result<_>>()?;
         for input in &inputs {
             // What cannot be read is for the one who asked.
-            Manifests::read(&input.text).iter().for_each(|manifests| warn_of_duplicates(input, manifests));
+            ManifestText::read(&input.text).iter().for_each(|manifests| warn_of_duplicates(input, manifests));
         }
         Ok(inputs)
     }
 
     /// Reads all as manifests.
-    pub(super) fn manifests(&self, reading: &Reading) -> anyhow::Result<Files> {
+    pub(super) fn manifests(&self, reading: &ReadOptions) -> anyhow::Result<Files> {
         Files::read(read(&self.filenames, self.recursive), reading)
     }
 }
 
 impl Optional {
     /// As [`Arguments::manifests`].
-    pub(super) fn manifests(&self, reading: &Reading) -> anyhow::Result<Files> {
+    pub(super) fn manifests(&self, reading: &ReadOptions) -> anyhow::Result<Files> {
         Files::read(read(&self.filenames, self.recursive), reading)
     }
 }
@@ -121,7 +121,7 @@ impl Input {
 }
 
 impl Files {
-    fn read(inputs: Vec<(PathBuf, anyhow::Result<Input>)>, reading: &Reading) -> anyhow::Result<Self> {
+    fn read(inputs: Vec<(PathBuf, anyhow::Result<Input>)>, reading: &ReadOptions) -> anyhow::Result<Self> {
         let mut files = Self::of(Vec::new(), fields(reading.fields.as_deref())?);
         for (file, input) in inputs {
             let added = match input {
@@ -132,7 +132,7 @@ impl Files {
                 if reading.fail_fast {
                     return Err(error);
                 }
-                tell(format_args!("{error:#}"));
+                eprint_line(format_args!("{error:#}"));
                 files.failed += 1;
                 if is_kustomization(&file) {
                     files.unread.push(Unread { file, text });
@@ -143,7 +143,7 @@ impl Files {
     }
 
     /// These texts, of which each is known to be manifests.
-    pub(super) fn of(inputs: Vec<Input>, fields: Fields) -> Self {
+    pub(super) fn of(inputs: Vec<Input>, fields: KindTable) -> Self {
         Self { inputs, namespaces: BTreeMap::new(), failed: 0, unread: Vec::new(), fields }
     }
 
@@ -162,10 +162,10 @@ impl Files {
     }
 
     /// Reads a text as manifests.
-    pub(super) fn parse<'t>(&'t self, input: &'t Input) -> anyhow::Result<Manifests<'t>> {
-        let read = Manifests::read_file(&input.text, &self.fields, input.is_kustomization());
+    pub(super) fn parse<'t>(&'t self, input: &'t Input) -> anyhow::Result<ManifestText<'t>> {
+        let read = ManifestText::read_file(&input.text, &self.fields, input.is_kustomization());
         read.map_err(|error| {
-            let manifests::Error { line, column, detail, .. } = &error;
+            let manifests::ManifestError { line, column, detail, .. } = &error;
             let advice = unrendered(&input.text).map(|line| {
                 format!(
                     " (line {line} has `{{{{`: this is an unrendered template; render it first, with `helm template`)"
@@ -180,19 +180,20 @@ fn is_kustomization(file: &Path) -> bool {
     file.file_name().and_then(|name| name.to_str()).is_some_and(|name| KUSTOMIZATIONS.contains(&name))
 }
 
-fn warn_of_duplicates(input: &Input, manifests: &Manifests<'_>) {
-    for manifests::Error { line, column, detail, .. } in manifests.duplicates() {
-        tell(format_args!("{}:{line}:{column}: warning: {detail}", input.name));
+fn warn_of_duplicates(input: &Input, manifests: &ManifestText<'_>) {
+    for manifests::ManifestError { line, column, detail, .. } in manifests.duplicates() {
+        eprint_line(format_args!("{}:{line}:{column}: warning: {detail}", input.name));
     }
 }
 
 /// The table of the user, if there is one.
-fn fields(file: Option<&Path>) -> anyhow::Result<Fields> {
-    let Some(file) = file else { return Ok(Fields::default()) };
+fn fields(file: Option<&Path>) -> anyhow::Result<KindTable> {
+    let Some(file) = file else { return Ok(KindTable::default()) };
     let name = || file.display().to_string();
     let text =
         std::fs::File::open(file).map_err(Into::into).and_then(|file| bounded(file, MAX_BYTES)).with_context(name)?;
-    Fields::with(&text).map_err(|error| anyhow::anyhow!("{}:{}:{}: {}", name(), error.line, error.column, error.detail))
+    KindTable::with(&text)
+        .map_err(|error| anyhow::anyhow!("{}:{}:{}: {}", name(), error.line, error.column, error.detail))
 }
 
 /// The first line that has what templates of charts have.
@@ -233,7 +234,7 @@ fn read(filenames: &[PathBuf], recursive: bool) -> Vec<(PathBuf, anyhow::Result<
 }
 
 /// A file that was not given.
-pub(super) fn beside(file: &Path) -> anyhow::Result<Input> {
+pub(super) fn sibling_path(file: &Path) -> anyhow::Result<Input> {
     read_one(file.to_owned(), MAX_BYTES)
 }
 
@@ -269,7 +270,7 @@ fn collect(
 ) -> anyhow::Result<()> {
     let own = directory.canonicalize().with_context(|| directory.display().to_string())?;
     if above.contains(&own) {
-        tell(format_args!("{}: skipped: a symbolic link to a directory above it", directory.display()));
+        eprint_line(format_args!("{}: skipped: a symbolic link to a directory above it", directory.display()));
         return Ok(());
     }
     if above.len() > MAX_DEPTH {
@@ -287,7 +288,7 @@ fn collect(
         } else if is_manifest(&entry) {
             // Reading a pipe or a device may never end. A link that leads nowhere is an error later.
             if entry.metadata().is_ok_and(|metadata| !metadata.is_file()) {
-                tell(format_args!("{}: skipped: this is no regular file", entry.display()));
+                eprint_line(format_args!("{}: skipped: this is no regular file", entry.display()));
             } else {
                 files.push(entry);
             }

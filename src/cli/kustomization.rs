@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::input::is_manifest;
-use crate::manifests::{Fields, Manifests};
+use crate::manifests::{KindTable, ManifestText};
 
 /// Files of a Kustomization, as it names them.
 #[derive(Debug, Default)]
@@ -48,8 +48,8 @@ impl Named {
 /// Files that a Kustomization names and that a directory does not list, because their names have no extension of a manifest.
 /// Only those within the directory that was given.
 pub(super) fn unlisted(text: &str, file: &Path, given: &Path, recursive: bool) -> Vec<PathBuf> {
-    let (fields, parent) = (Fields::default(), file.parent().unwrap_or(given));
-    let Ok(manifests) = Manifests::read_file(text, &fields, true) else { return Vec::new() };
+    let (fields, parent) = (KindTable::default(), file.parent().unwrap_or(given));
+    let Ok(manifests) = ManifestText::read_file(text, &fields, true) else { return Vec::new() };
     let Ok(root) = given.canonicalize() else { return Vec::new() };
     let is_within = |path: &PathBuf| {
         path.canonicalize().is_ok_and(|path| match recursive {

@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 
 use super::{
+    eprint_line,
     input::{Files, Input},
-    tell,
     templates::is_mapped,
 };
 use crate::{
     image::ImageRef,
-    manifests::{Image, Manifests, Mention, Placeholder, Role, Template},
+    manifests::{ImageRole, ManifestText, Mention, Placeholder, Template, TemplateImage},
     rewrite::Rules,
 };
 
@@ -27,7 +27,7 @@ pub(super) fn tell_mentions(
         let is_said = is_defect(&manifests);
         let mentions = mentions(&manifests, rules);
         for mention in mentions.iter().filter(|mention| !(without_defects && is_said(mention))) {
-            tell(line(input, mention, what_happens));
+            eprint_line(line(input, mention, what_happens));
             count += 1;
         }
     }
@@ -36,7 +36,7 @@ pub(super) fn tell_mentions(
 
 /// Whether a text that names an image is a part of an image for certain that is not filled in yet: a command that names
 /// these images names it once.
-pub(super) fn is_defect(manifests: &Manifests<'_>) -> impl Fn(&Mention) -> bool {
+pub(super) fn is_defect(manifests: &ManifestText<'_>) -> impl Fn(&Mention) -> bool {
     let images = manifests.templates().iter().flat_map(|template| &template.images);
     let unfilled = images.filter(|image| !matches!(image.placeholder, None | Some(Placeholder::RunTime)));
     let places: BTreeSet<(usize, String)> = unfilled.map(|image| (image.line, image.place.clone())).collect();
@@ -50,9 +50,10 @@ pub(super) fn tell_images(files: &Files, rules: &Rules, what_happens: &str) -> a
         let manifests = files.parse(input)?;
         for template in manifests.templates() {
             let images = template.images.iter().filter(|image| image.placeholder.is_none());
-            let mapped = |image: &&Image| image.role != Role::KustomizeName && is_mapped(rules, &image.image);
+            let mapped =
+                |image: &&TemplateImage| image.role != ImageRole::KustomizeName && is_mapped(rules, &image.image);
             for image in images.filter(mapped) {
-                tell(image_line(input, template, image, what_happens));
+                eprint_line(image_line(input, template, image, what_happens));
                 count += 1;
             }
         }
@@ -61,12 +62,12 @@ pub(super) fn tell_images(files: &Files, rules: &Rules, what_happens: &str) -> a
 }
 
 /// Texts of one file that name an image of a mapped host where nothing says for certain that it is one.
-pub(super) fn mentions(manifests: &Manifests<'_>, rules: &Rules) -> Vec<Mention> {
+pub(super) fn mentions(manifests: &ManifestText<'_>, rules: &Rules) -> Vec<Mention> {
     manifests.mentions(&|image| is_mapped(rules, image))
 }
 
 /// Why an image of a mapped host is none yet, or none at all: it is not filled in, or no valid reference.
-pub(super) fn defect(rules: &Rules, image: &Image) -> Option<String> {
+pub(super) fn defect(rules: &Rules, image: &TemplateImage) -> Option<String> {
     match image.placeholder {
         Some(Placeholder::RunTime) => None,
         Some(placeholder) => Some(placeholder.advice().to_owned()),
@@ -85,8 +86,8 @@ pub(super) fn line(input: &Input, mention: &Mention, what_happens: &str) -> Stri
 }
 
 /// The same of an image for certain.
-pub(super) fn image_line(input: &Input, template: &Template, image: &Image, what_happens: &str) -> String {
-    let Image { image, line, column, place, .. } = image;
+pub(super) fn image_line(input: &Input, template: &Template, image: &TemplateImage, what_happens: &str) -> String {
+    let TemplateImage { image, line, column, place, .. } = image;
     format!("{}:{line}:{column}: {}: {place}: {image} {what_happens}", input.name, template.object)
 }
 

@@ -6,11 +6,11 @@ use clap::{Args, ValueEnum};
 use k8s_openapi::jiff::Timestamp;
 
 use crate::{
-    cluster::showing::About,
+    cluster::page_inputs::PageInputs,
     telemetry::{
         logs::{self, Format, LogControl},
+        recent_errors::RecentErrors,
         traces::{self, Traces},
-        troubles::Troubles,
     },
 };
 
@@ -46,25 +46,25 @@ enum LogFormat {
 
 /// Logs and traces that were begun.
 #[derive(Clone)]
-pub(super) struct Begun {
+pub(super) struct LoggingGuard {
     /// Says and changes what is logged.
     pub(super) control: LogControl,
     /// The last warnings and errors.
-    pub(super) troubles: Troubles,
+    pub(super) troubles: RecentErrors,
     traces: Option<Arc<Traces>>,
     started: Timestamp,
 }
 
 impl Arguments {
     /// Sets logs and traces up. `component` is what the process is in the product.
-    pub(super) fn begin(&self, component: &str) -> anyhow::Result<Begun> {
+    pub(super) fn begin(&self, component: &str) -> anyhow::Result<LoggingGuard> {
         let format = match self.log_format {
             LogFormat::Text => Format::Text,
             LogFormat::Json => Format::Json,
         };
         let endpoint = self.otlp_endpoint.as_ref().filter(|endpoint| !endpoint.is_empty());
         let traces = endpoint.map(|endpoint| {
-            Traces::begin(&traces::Settings {
+            Traces::begin(&traces::TraceOptions {
                 endpoint: endpoint.clone(),
                 ratio: self.trace_ratio,
                 service: format!("harbor-pilot-{component}"),
@@ -72,17 +72,17 @@ impl Arguments {
             })
         });
         let traces = traces.transpose()?;
-        let troubles = Troubles::default();
+        let troubles = RecentErrors::default();
         let filter = if self.debug { logs::DEBUG_FILTER } else { &self.log };
         let control = logs::init(Some(filter), format, &troubles, traces.as_ref())?;
-        Ok(Begun { control, troubles, traces: traces.map(Arc::new), started: Timestamp::now() })
+        Ok(LoggingGuard { control, troubles, traces: traces.map(Arc::new), started: Timestamp::now() })
     }
 }
 
-impl Begun {
+impl LoggingGuard {
     /// What the status page shows of it.
-    pub(super) fn about(&self) -> About {
-        About { started: self.started, logs: self.control.clone(), troubles: self.troubles.clone() }
+    pub(super) fn about(&self) -> PageInputs {
+        PageInputs { started: self.started, logs: self.control.clone(), troubles: self.troubles.clone() }
     }
 
     /// Sends what is left of the traces; for the end of the process.

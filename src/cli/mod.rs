@@ -2,13 +2,13 @@
 //!
 //! In: arguments and environment. Out: values that the rest of the library takes; nothing below this reads either.
 
-mod account;
 mod caps;
 mod certificates;
 mod check;
-mod clients;
+mod client_ca;
 mod controller;
 mod crds;
+mod credentials_env;
 mod deadline;
 mod election;
 mod exit;
@@ -22,7 +22,7 @@ mod ops;
 mod permissions;
 mod plan;
 mod prewarm;
-mod release;
+mod remove_finalizers;
 mod resources;
 mod rewrite;
 mod rules;
@@ -73,7 +73,7 @@ enum Command {
     /// Says how everything is: instances, rules, warm images, and what is not Ready and why
     Status(status::Arguments),
     /// Lets resources go whose deletion waits for a controller or a Harbor that is gone
-    Release(release::Arguments),
+    Release(remove_finalizers::Arguments),
     /// Prints the CustomResourceDefinitions as YAML
     Crds,
     /// Prints what makes a shell complete this command line
@@ -98,7 +98,7 @@ impl Cli {
             Command::Permissions(arguments) => permissions::run(&arguments).map(done),
             Command::Warm(arguments) => Box::pin(warm::run(arguments)).await,
             Command::Status(arguments) => Box::pin(status::run(&arguments)).await,
-            Command::Release(arguments) => release::run(&arguments).await,
+            Command::Release(arguments) => remove_finalizers::run(&arguments).await,
             Command::Crds => crds::run().map(done),
             Command::Completions(arguments) => manual::completions(&arguments).map(done),
             Command::Man(arguments) => manual::man(&arguments).map(done),
@@ -115,11 +115,11 @@ fn print(text: &str) -> anyhow::Result<()> {
 
 /// Warns of what is odd about rules or policies.
 fn warn_of(findings: &[impl std::fmt::Display]) {
-    findings.iter().for_each(|finding| tell(format_args!("warning: {finding}")));
+    findings.iter().for_each(|finding| eprint_line(format_args!("warning: {finding}")));
 }
 
 /// Writes a line to standard error; when even that is closed there is nobody left to tell.
-fn tell(message: impl std::fmt::Display) {
+fn eprint_line(message: impl std::fmt::Display) {
     use std::io::Write;
     writeln!(std::io::stderr(), "harbor-pilot: {}", escaped(&message.to_string())).ok();
 }

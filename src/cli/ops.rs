@@ -9,7 +9,7 @@ use anyhow::Context;
 use axum::Router;
 use clap::Args;
 
-use super::logs::Begun;
+use super::logs::LoggingGuard;
 use crate::{
     telemetry::{exposition::Exposed, log_level::log_level, probes, probes::Readiness},
     webhook::{self, ServeOptions},
@@ -21,7 +21,7 @@ use crate::{
 pub(super) struct Arguments {
     /// Where the status page, /healthz, /readyz, /metrics and /log are served over plain HTTP
     #[arg(long, default_value = "0.0.0.0:8081")]
-    ops_listen: SocketAddr,
+    metrics_bind_address: SocketAddr,
 }
 
 /// The port, bound.
@@ -30,7 +30,7 @@ pub(super) struct Bound(TcpListener);
 impl Arguments {
     /// Binds the port, so that one that is taken is found out before anything begins.
     pub(super) fn bind(&self) -> anyhow::Result<Bound> {
-        let address = self.ops_listen;
+        let address = self.metrics_bind_address;
         let listener = TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))?;
         tracing::info!(ops = %address, "serving probes, metrics and the status page");
         Ok(Bound(listener))
@@ -39,7 +39,12 @@ impl Arguments {
 
 impl Bound {
     /// Serves until dropped. The controller is ready as soon as it runs: one that waits to lead is, too.
-    pub(super) async fn serve(self, metrics: Arc<dyn Exposed>, page: Router, begun: &Begun) -> anyhow::Result<()> {
+    pub(super) async fn serve(
+        self,
+        metrics: Arc<dyn Exposed>,
+        page: Router,
+        begun: &LoggingGuard,
+    ) -> anyhow::Result<()> {
         let readiness = Readiness::new();
         readiness.set(true);
         let router = router(readiness.clone(), metrics, page, begun);
@@ -50,6 +55,6 @@ impl Bound {
 }
 
 /// All that an ops port serves.
-pub(super) fn router(readiness: Readiness, metrics: Arc<dyn Exposed>, page: Router, begun: &Begun) -> Router {
+pub(super) fn router(readiness: Readiness, metrics: Arc<dyn Exposed>, page: Router, begun: &LoggingGuard) -> Router {
     probes::ops(readiness, metrics).merge(log_level(begun.control.clone())).merge(page)
 }

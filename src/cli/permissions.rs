@@ -9,11 +9,11 @@ use serde_json::{Value, json};
 use super::{input, print, resources};
 use crate::{
     controller::{
-        Subjects,
-        needs::{self, Needs},
+        PreviewInput,
+        required_permissions::{self, Needs},
     },
-    harbor::rights::Level,
-    standalone::Manifests,
+    harbor::permissions::PermissionLevel,
+    standalone::ManifestSet,
     text::columns,
 };
 
@@ -72,7 +72,7 @@ fn permissions(arguments: &Arguments) -> anyhow::Result<String> {
     ensure!(arguments.duration != 0, "--duration is a number of days from 1, or -1: Harbor takes no other");
     let (manifests, _) = resources::read(&arguments.input)?;
     let instance = instance(arguments, &manifests)?;
-    let needs = needs::of(&subjects(manifests), &instance);
+    let needs = required_permissions::of(&subjects(manifests), &instance);
     ensure!(
         !needs.is_empty(),
         "no Registry, ProxyProject or ReplicationRule of HarborInstance {instance} is in the files"
@@ -83,7 +83,7 @@ fn permissions(arguments: &Arguments) -> anyhow::Result<String> {
     })
 }
 
-fn instance(arguments: &Arguments, manifests: &Manifests) -> anyhow::Result<String> {
+fn instance(arguments: &Arguments, manifests: &ManifestSet) -> anyhow::Result<String> {
     let names: Vec<&str> = manifests.instances.iter().filter_map(|found| found.metadata.name.as_deref()).collect();
     match (&arguments.instance, names.as_slice()) {
         (Some(name), _) => Ok(name.clone()),
@@ -93,11 +93,11 @@ fn instance(arguments: &Arguments, manifests: &Manifests) -> anyhow::Result<Stri
     }
 }
 
-fn subjects(manifests: Manifests) -> Subjects {
+fn subjects(manifests: ManifestSet) -> PreviewInput {
     fn shared<K>(objects: Vec<K>) -> Vec<Arc<K>> {
         objects.into_iter().map(Arc::new).collect()
     }
-    Subjects {
+    PreviewInput {
         instances: shared(manifests.instances),
         registries: shared(manifests.registries),
         projects: shared(manifests.projects),
@@ -110,8 +110,8 @@ fn table(needs: &Needs) -> String {
     let mut rows: Vec<[String; 4]> = Vec::new();
     for (right, who) in needs {
         let level = match right.level {
-            Level::System => "system",
-            Level::Project => "project",
+            PermissionLevel::System => "system",
+            PermissionLevel::Project => "project",
         };
         let who = match who.iter().next() {
             Some(first) if who.len() > 1 => format!("{first} and {} more", who.len() - 1),
@@ -126,11 +126,11 @@ fn table(needs: &Needs) -> String {
 
 /// The body that creates the robot.
 pub(super) fn robot(needs: &Needs, name: &str, duration: i64) -> Value {
-    let access = |level: Level| -> Vec<Value> {
+    let access = |level: PermissionLevel| -> Vec<Value> {
         let rights = needs.keys().filter(|right| right.level == level);
         rights.map(|right| json!({"resource": right.resource, "action": right.action})).collect()
     };
-    let levels = [("system", "/", access(Level::System)), ("project", "*", access(Level::Project))];
+    let levels = [("system", "/", access(PermissionLevel::System)), ("project", "*", access(PermissionLevel::Project))];
     let levels = levels.into_iter().filter(|(.., access)| !access.is_empty());
     let permissions: Vec<Value> = levels
         .map(|(kind, namespace, access)| json!({"kind": kind, "namespace": namespace, "access": access}))

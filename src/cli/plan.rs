@@ -10,19 +10,19 @@ use clap::{Args, ValueEnum};
 use k8s_openapi::jiff::Timestamp;
 use serde_json::json;
 
-use self::report::{Entry, Report};
+use self::report::{PlanEntry, PlanReport};
 use super::{
-    account::{self, PASSWORD, USERNAME},
-    deadline, exit,
+    credentials_env::{self, PASSWORD, USERNAME},
+    deadline, eprint_line, exit,
     input::{self, Files, Input},
-    listing, print, resources, tell,
+    listing, print, resources,
 };
 use crate::{
     api::HarborInstance,
-    controller::{Installation, Instances, Kinds, Subjects},
-    manifests::Fields,
+    controller::{Connections, Installation, PreviewInput, Reconcilers},
+    manifests::KindTable,
     rewrite,
-    standalone::{Manifests, World},
+    standalone::{ManifestSet, MemoryStore},
 };
 
 /// What a Secret cannot be called.
@@ -80,26 +80,26 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
 
 async fn plan(arguments: &Arguments) -> anyhow::Result<u8> {
     let manifests = manifests(arguments)?;
-    let world = Arc::new(World::new(Vec::new()));
+    let world = Arc::new(MemoryStore::new(Vec::new()));
     world.apply(&manifests, Timestamp::now());
-    let kinds = Kinds {
+    let kinds = Reconcilers {
         directory: world.clone(),
-        instances: Arc::new(Instances::default()),
+        instances: Arc::new(Connections::default()),
         installation: Installation(arguments.installation_id.clone()),
     };
     let planned = kinds.preview(&subjects(&world), Timestamp::now()).await;
     let entries = if arguments.apply {
         apply::apply(&world, &kinds, planned).await
     } else {
-        planned.into_iter().map(Entry::planned).collect()
+        planned.into_iter().map(PlanEntry::planned).collect()
     };
-    let report = Report { installation: arguments.installation_id.clone(), applied: arguments.apply, entries };
+    let report = PlanReport { installation: arguments.installation_id.clone(), applied: arguments.apply, entries };
     let text = match arguments.output {
         Output::Text => report.text(),
         Output::Json => report.json()?,
     };
     print(&text)?;
-    let verdicts = || report.entries.iter().map(Entry::verdict);
+    let verdicts = || report.entries.iter().map(PlanEntry::verdict);
     Ok(if verdicts().any(|verdict| verdict.is_refused()) {
         exit::FAILED
     } else if verdicts().any(|verdict| verdict.differs()) {
@@ -110,11 +110,11 @@ async fn plan(arguments: &Arguments) -> anyhow::Result<u8> {
 }
 
 /// All that is looked at, as it stands.
-fn subjects(world: &World) -> Subjects {
-    Subjects { instances: world.all(), registries: world.all(), projects: world.all(), rules: world.all() }
+fn subjects(world: &MemoryStore) -> PreviewInput {
+    PreviewInput { instances: world.all(), registries: world.all(), projects: world.all(), rules: world.all() }
 }
 
-fn manifests(arguments: &Arguments) -> anyhow::Result<Manifests> {
+fn manifests(arguments: &Arguments) -> anyhow::Result<ManifestSet> {
     let (mut manifests, inputs) = resources::read(&arguments.input)?;
     let resources =
         [manifests.instances.len(), manifests.registries.len(), manifests.projects.len(), manifests.rules.len()];
@@ -125,23 +125,23 @@ fn manifests(arguments: &Arguments) -> anyhow::Result<Manifests> {
     if let Some(url) = &arguments.harbor {
         override_url(&mut manifests, url)?;
     }
-    stand_in_credentials(&mut manifests)?;
+    shared_credentials(&mut manifests)?;
     list_images(inputs, &manifests);
     Ok(manifests)
 }
 
 /// Tells of images in the files that the plan says nothing of: it is one of kinds of harbor-pilot.dev.
-fn list_images(inputs: Vec<Input>, manifests: &Manifests) {
+fn list_images(inputs: Vec<Input>, manifests: &ManifestSet) {
     let (rules, _) = rewrite::assumed(&manifests.instances, &manifests.registries, &manifests.projects);
-    let files = Files::of(inputs, Fields::default());
+    let files = Files::of(inputs, KindTable::default());
     match listing::tell_images(&files, &rules, "is not part of the plan: see rewrite, check and warm -f") {
         Ok(0) => {}
-        Ok(count) => tell(listing::counted(count, "is not part of the plan", "are not part of the plan")),
-        Err(error) => tell(format_args!("warning: not searched for images: {error:#}")),
+        Ok(count) => eprint_line(listing::counted(count, "is not part of the plan", "are not part of the plan")),
+        Err(error) => eprint_line(format_args!("warning: not searched for images: {error:#}")),
     }
 }
 
-fn override_url(manifests: &mut Manifests, url: &str) -> anyhow::Result<()> {
+fn override_url(manifests: &mut ManifestSet, url: &str) -> anyhow::Result<()> {
     if manifests.instances.is_empty() {
         let assumed = json!({
             "apiVersion": "harbor-pilot.dev/v1alpha1", "kind": "HarborInstance", "metadata": {"name": "default"},
@@ -157,8 +157,8 @@ fn override_url(manifests: &mut Manifests, url: &str) -> anyhow::Result<()> {
 }
 
 /// The account of the environment is that of one Harbor: it is not shown to several.
-fn stand_in_credentials(manifests: &mut Manifests) -> anyhow::Result<()> {
-    let account = account::from_environment()?;
+fn shared_credentials(manifests: &mut ManifestSet) -> anyhow::Result<()> {
+    let account = credentials_env::from_environment()?;
     if let (Some(account), [instance]) = (account, manifests.instances.as_mut_slice()) {
         FROM_ENVIRONMENT.clone_into(&mut instance.spec.credentials_secret_ref.name);
         manifests.secrets.insert(FROM_ENVIRONMENT.to_owned(), account);

@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use super::input::{self, Input};
-use crate::standalone::{self, Manifests};
+use crate::standalone::{self, ManifestSet};
 
 /// The resources in the files of the command line, and the files.
-pub(super) fn read(arguments: &input::Arguments) -> anyhow::Result<(Manifests, Vec<Input>)> {
+pub(super) fn read(arguments: &input::Arguments) -> anyhow::Result<(ManifestSet, Vec<Input>)> {
     let inputs = arguments.read()?;
     let texts = inputs.iter().map(|input| {
         let name = input.file.as_deref().unwrap_or_else(|| Path::new(&input.name));

@@ -2,7 +2,7 @@
 
 mod kustomize;
 mod replace;
-mod work;
+mod run;
 
 use std::{
     collections::BTreeSet,
@@ -16,13 +16,13 @@ use similar::TextDiff;
 
 use self::{
     kustomize::{Consequences, Seen, consequences},
-    work::Work,
+    run::RewriteRun,
 };
 use super::{
-    deadline, exit,
+    deadline, eprint_line, exit,
     input::{self, Files, Input},
-    print, shutdown_on_signal, sources, tell,
-    templates::Admission,
+    print, shutdown_on_signal, sources,
+    templates::TemplateAdmission,
 };
 use crate::manifests::separated;
 
@@ -55,7 +55,7 @@ pub(super) struct Arguments {
     #[command(flatten)]
     input: input::Arguments,
     #[command(flatten)]
-    reading: input::Reading,
+    reading: input::ReadOptions,
     #[command(flatten)]
     sources: sources::Arguments,
     #[command(flatten)]
@@ -84,13 +84,13 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let from_stdin = inputs.iter().any(|input| input.file.is_none());
     ensure!(!(arguments.in_place && from_stdin), "--in-place has no file to write with -f -: leave one of them out");
     let sources = arguments.deadline.bound(arguments.sources.read()).await?;
-    let rules = sources.rules_in_force()?;
+    let rules = sources.active_rules()?;
     if rules.is_empty() {
-        tell("warning: there is no rule in force: no image is rewritten");
+        eprint_line("warning: there is no rule in force: no image is rewritten");
     }
 
-    let admission = Admission::new(&rules, &sources, arguments.namespace.as_deref(), &files.namespaces);
-    let mut work = Work::new(&files, &admission, arguments.pull_secrets);
+    let admission = TemplateAdmission::new(&rules, &sources, arguments.namespace.as_deref(), &files.namespaces);
+    let mut work = RewriteRun::new(&files, &admission, arguments.pull_secrets);
     let needs = kustomizations(&files, &work)?;
     let (mut results, mut failed) = (Vec::with_capacity(inputs.len()), files.failed);
     for (number, input) in inputs.iter().enumerate() {
@@ -98,12 +98,12 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
             Ok(text) => results.push((input, text)),
             Err(error) if arguments.reading.fail_fast => return Err(error),
             Err(error) => {
-                tell(format_args!("{error:#}"));
+                eprint_line(format_args!("{error:#}"));
                 failed += 1;
             }
         }
     }
-    tell(work.counts.summary(failed));
+    eprint_line(work.counts.summary(failed));
 
     let changed = results.iter().any(|(input, text)| input.text != *text);
     if arguments.diff {
@@ -127,7 +127,7 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
 }
 
 /// What Kustomizations among the files, and beside them, need.
-fn kustomizations(files: &Files, work: &Work<'_>) -> anyhow::Result<Consequences> {
+fn kustomizations(files: &Files, work: &RewriteRun<'_>) -> anyhow::Result<Consequences> {
     let outside = outside(files);
     if outside.is_empty() && !files.inputs.iter().any(may_be_kustomization) {
         return Ok(Consequences::default());
@@ -157,7 +157,7 @@ fn parts(files: &Files, seen: &[Seen]) -> Vec<Seen> {
 
 /// A file that was not given; `None` where it cannot be read.
 fn read_beside(files: &Files, path: PathBuf) -> Option<Seen> {
-    let input = input::beside(&path).ok()?;
+    let input = input::sibling_path(&path).ok()?;
     let seen = Seen::of(&files.parse(&input).ok()?, |_, _| None);
     Some(Seen { name: path.display().to_string(), path: Some(path), outside: true, ..seen })
 }
@@ -182,7 +182,7 @@ fn outside(files: &Files) -> Vec<Seen> {
     let is_unread = |path: &PathBuf| unread.iter().any(|seen| seen.path.as_ref() == Some(path));
     let others = beside.filter(|path| !given.contains(path) && path.is_file() && !is_unread(path));
     let read = others.map(|path| {
-        let seen = match input::beside(&path) {
+        let seen = match input::sibling_path(&path) {
             Ok(input) => match files.parse(&input) {
                 Ok(manifests) => Seen::of(&manifests, |_, _| None),
                 Err(_) => Seen::unreadable(Some(&input.text)),
@@ -198,14 +198,14 @@ fn outside(files: &Files) -> Vec<Seen> {
 
 fn write(results: &[(&Input, String)]) -> anyhow::Result<()> {
     let changed = results.iter().filter(|(input, text)| input.text != *text);
-    let changed: Vec<replace::Change<'_>> = changed
-        .filter_map(|(input, new)| Some(replace::Change { file: input.file.as_deref()?, old: &input.text, new }))
+    let changed: Vec<replace::FileChange<'_>> = changed
+        .filter_map(|(input, new)| Some(replace::FileChange { file: input.file.as_deref()?, old: &input.text, new }))
         .collect();
     let stop = shutdown_on_signal()?;
     replace::replace_all(&changed, &stop)?;
     let left = replace::leftovers(results.iter().filter_map(|(input, _)| input.file.as_deref()));
     if let Some(first) = left.first() {
-        tell(format_args!(
+        eprint_line(format_args!(
             "warning: {} of a run that was killed: all files are whole; remove what ends in .harbor-pilot-new or \
              .harbor-pilot-old when no other run is at work ({}, …)",
             if left.len() == 1 { "1 file is left".to_owned() } else { format!("{} files are left", left.len()) },

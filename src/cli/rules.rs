@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc};
 use anyhow::Context;
 
 use crate::{
-    in_force::{InForce, warn_of_new},
+    active_config::{ActiveConfig, warn_of_new},
     rewrite, standalone,
 };
 
@@ -16,12 +16,12 @@ use crate::{
 ///
 /// # Errors
 /// When a manifest is wrong, or a ProxyProject states no rule.
-pub(super) fn put_in_force(path: &Path, in_force: &InForce) -> anyhow::Result<()> {
-    let read = || read_and_put(path, in_force);
+pub(super) fn activate(path: &Path, in_force: &ActiveConfig) -> anyhow::Result<()> {
+    let read = || read_and_activate(path, in_force);
     std::thread::scope(|scope| scope.spawn(read).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-fn read_and_put(path: &Path, in_force: &InForce) -> anyhow::Result<()> {
+fn read_and_activate(path: &Path, in_force: &ActiveConfig) -> anyhow::Result<()> {
     let manifests = standalone::read(path).context("rules")?;
     let (rules, problems) = rewrite::assumed(&manifests.instances, &manifests.registries, &manifests.projects);
     if let Some(problem) = problems.into_iter().next() {
@@ -30,7 +30,7 @@ fn read_and_put(path: &Path, in_force: &InForce) -> anyhow::Result<()> {
     warn_of_new("rule", rules.findings(), &[]);
     in_force.rules.store(Arc::new(rules));
     in_force.enforce(&manifests.policies);
-    in_force.remember_scans(&manifests.images);
+    in_force.set_scans(&manifests.images);
     in_force.namespaces.store(Arc::new(manifests.namespaces.into_iter().collect()));
     Ok(())
 }

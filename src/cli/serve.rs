@@ -31,7 +31,7 @@ pub(super) struct Arguments {
     tls_dir: PathBuf,
     /// Where the status page, /healthz, /readyz, /metrics and /log are served over plain HTTP
     #[arg(long, default_value = "0.0.0.0:8081")]
-    ops_listen: SocketAddr,
+    metrics_bind_address: SocketAddr,
     /// How long to serve on, unready, after SIGTERM
     #[arg(long, default_value = "10s")]
     linger: Interval,
@@ -44,13 +44,13 @@ impl Arguments {
     }
 
     /// Where probes and metrics are served.
-    pub(super) fn ops_listen(&self) -> SocketAddr {
-        self.ops_listen
+    pub(super) fn metrics_bind_address(&self) -> SocketAddr {
+        self.metrics_bind_address
     }
 
     /// Bounds of the server.
     pub(super) fn options(&self) -> ServeOptions {
-        ServeOptions { linger: self.linger.duration(), ..ServeOptions::default() }
+        ServeOptions { shutdown_delay: self.linger.duration(), ..ServeOptions::default() }
     }
 
     /// The certificate of the directory, which is followed from now on.

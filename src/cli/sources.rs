@@ -15,7 +15,7 @@ use crate::{
     api::{CachedImage, HarborInstance, ImagePolicy, ProxyProject, Registry, RewriteRuleStatus},
     cluster::bounded,
     controller::SecretValue,
-    rewrite::{self, Rules, StatedError},
+    rewrite::{self, DesiredRuleError, Rules},
     standalone,
 };
 
@@ -87,15 +87,15 @@ impl Sources {
     }
 
     /// The rules in force, as if every Harbor were available; and why projects of the manifests state none.
-    pub(super) fn rules(&self) -> (Rules, Vec<StatedError>) {
+    pub(super) fn rules(&self) -> (Rules, Vec<DesiredRuleError>) {
         if self.cluster.is_some() {
-            return (rewrite::serving(&self.projects, |_| false), Vec::new());
+            return (rewrite::active_rules(&self.projects, |_| false), Vec::new());
         }
         rewrite::assumed(&self.instances, &self.registries, &self.projects)
     }
 
     /// [`Sources::rules`] for a command that says nothing without them; what is odd about them is told.
-    pub(super) fn rules_in_force(&self) -> anyhow::Result<Rules> {
+    pub(super) fn active_rules(&self) -> anyhow::Result<Rules> {
         let (rules, problems) = self.rules();
         if let Some(problem) = problems.into_iter().next() {
             return Err(problem).context("rules");
@@ -113,7 +113,7 @@ impl Sources {
             return Err("it is suspended (spec.suspend)".to_owned());
         }
         if self.cluster.is_some() {
-            return project.serving_rule().cloned().ok_or_else(|| not_serving(project));
+            return project.active_rule().cloned().ok_or_else(|| not_served(project));
         }
         let (instance, registry) = (&project.spec.harbor_ref.name, &project.spec.registry_ref.name);
         let named = |name: &str, found: Option<&str>| found == Some(name);
@@ -121,7 +121,7 @@ impl Sources {
         let registry = self.registries.iter().find(|one| named(registry, one.metadata.name.as_deref()));
         let instance = instance.ok_or("its HarborInstance is not among the manifests")?;
         let registry = registry.ok_or("its Registry is not among the manifests")?;
-        rewrite::stated(project, registry, instance.spec.effective_pull_host()).map_err(|error| error.to_string())
+        rewrite::desired_rule(project, registry, instance.spec.effective_pull_host()).map_err(|error| error.to_string())
     }
 
     /// Names of the projects whose Harbor is unavailable; manifests say of none that it is.
@@ -135,7 +135,7 @@ impl Sources {
     }
 }
 
-fn not_serving(project: &ProxyProject) -> String {
+fn not_served(project: &ProxyProject) -> String {
     let mut conditions = project.status.iter().flat_map(|status| &status.conditions);
     let ready = conditions.find(|condition| condition.type_ == "Ready");
     let why = ready.map(|ready| format!(": Ready is {}, {}: {}", ready.status, ready.reason, ready.message));

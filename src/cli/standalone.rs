@@ -8,10 +8,10 @@ use clap::Args;
 use crate::{
     api::Platform,
     cluster::{
-        showing,
-        states::{Admitting, Serving},
+        collectors::{AdmissionCollector, CertificateCollector},
+        page_inputs,
     },
-    standalone::{Settings, Standalone},
+    standalone::{Standalone, StandaloneOptions},
     webhook,
 };
 
@@ -53,7 +53,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let platforms = if arguments.platforms.is_empty() { vec![own()] } else { arguments.platforms };
     let options = || arguments.serve.options();
     let certificate = arguments.serve.certificate().await?;
-    let settings = Settings {
+    let settings = StandaloneOptions {
         directory: arguments.from,
         listen: arguments.serve.listen(),
         certificate: certificate.clone(),
@@ -61,20 +61,20 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         installation: arguments.installation_id,
         reload: RELOAD,
         timing: arguments.prewarm.timing(),
-        pull_budget: arguments.prewarm.pull_budget(),
+        max_inflight_bytes: arguments.prewarm.max_inflight_bytes(),
         caps: arguments.caps.caps(),
         watcher: None,
         serve: options(),
     };
-    let ops_address = arguments.serve.ops_listen();
+    let ops_address = arguments.serve.metrics_bind_address();
     let ops_listener = TcpListener::bind(ops_address).with_context(|| format!("cannot listen on {ops_address}"))?;
     let mut pilot = Standalone::start(settings, shutdown.clone()).await?;
     tracing::info!(address = %pilot.address, ops = %ops_address, "serving admission");
-    let page = showing::of_webhook(pilot.in_force.clone(), begun.about());
+    let page = page_inputs::of_webhook(pilot.in_force.clone(), begun.about());
     let mut metrics = std::mem::take(&mut pilot.metrics);
     let offers = Some(pilot.offers.clone());
-    metrics.exposition_mut().collect(Admitting { in_force: pilot.in_force.clone(), offers });
-    metrics.exposition_mut().collect(Serving { certificate });
+    metrics.exposition_mut().collect(AdmissionCollector { in_force: pilot.in_force.clone(), offers });
+    metrics.exposition_mut().collect(CertificateCollector { certificate });
     let ops = super::ops::router(pilot.readiness.clone(), Arc::new(metrics), page, &begun);
     let readiness = pilot.readiness.clone();
     let ops = webhook::serve(ops_listener, None, ops, readiness, options(), shutdown.cancelled_owned());

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use super::{deadline, exit, print};
 use crate::{
     cluster::{Error, bounded, turn},
-    survey::Survey,
+    summary::SummaryBuilder,
 };
 
 /// Resources that one request lists.
@@ -64,18 +64,18 @@ async fn status(arguments: &Arguments) -> anyhow::Result<u8> {
     // Its text has those of its sources in it already.
     let no_way = |error| anyhow::anyhow!("no way to the API server: set KUBECONFIG: {error}");
     let client = Client::try_default().await.map_err(no_way)?;
-    let mut survey = Survey::new(usize::try_from(arguments.limit).unwrap_or(usize::MAX));
+    let mut survey = SummaryBuilder::new(usize::try_from(arguments.limit).unwrap_or(usize::MAX));
     let mut missing = 0;
     let mut read = 0;
     macro_rules! each {
         ($take:ident, $plural:literal) => {
-            match gather(&client, &mut survey, Survey::$take).await {
+            match gather(&client, &mut survey, SummaryBuilder::$take).await {
                 Ok(()) => read += 1,
                 Err(error) if error.is_not_found() => {
                     missing += 1;
                     survey.unreadable($plural, "the cluster has no such kind: kubectl apply -f crds/".to_owned());
                 }
-                Err(error) if !error.is_answer() => return Err(error).context("no answer from the API server"),
+                Err(error) if !error.is_api_response() => return Err(error).context("no answer from the API server"),
                 Err(error) => survey.unreadable($plural, format!("{:#}", anyhow::Error::from(error))),
             }
         };
@@ -104,7 +104,7 @@ async fn status(arguments: &Arguments) -> anyhow::Result<u8> {
 }
 
 /// Hands over all resources of a kind, page by page.
-async fn gather<K>(client: &Client, survey: &mut Survey, take: fn(&mut Survey, &K)) -> Result<(), Error>
+async fn gather<K>(client: &Client, survey: &mut SummaryBuilder, take: fn(&mut SummaryBuilder, &K)) -> Result<(), Error>
 where
     K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned,
 {

@@ -8,14 +8,14 @@ use k8s_openapi::api::core::v1;
 use super::sources::Sources;
 use crate::{
     image::ImageRef,
+    json_scan::{self, Unread},
     manifests::Template,
-    rewrite::{Decision, Outcome, Request, Rules, Subject, decide, pod::Pod},
-    skim::{self, Unread},
+    rewrite::{PodChange, PodMutation, PodScope, RuleDecision, Rules, decide, pod::Pod},
 };
 
 /// Admission by rules, of Pods that do not exist yet.
 #[derive(Debug)]
-pub(super) struct Admission<'a> {
+pub(super) struct TemplateAdmission<'a> {
     /// The rules in force.
     pub(super) rules: &'a Rules,
     namespace: Option<&'a str>,
@@ -23,7 +23,7 @@ pub(super) struct Admission<'a> {
     namespaces: BTreeMap<&'a str, &'a BTreeMap<String, String>>,
 }
 
-impl<'a> Admission<'a> {
+impl<'a> TemplateAdmission<'a> {
     /// Admission of Pods of the input, which has Namespaces with labels. `namespace` is that of objects that name none; without it, it is that of the sources.
     pub(super) fn new(
         rules: &'a Rules,
@@ -47,22 +47,23 @@ impl<'a> Admission<'a> {
         &self,
         file: &str,
         template: &Template,
-        take: impl FnOnce(&Subject<'_>, &Outcome<'_>) -> T,
+        take: impl FnOnce(&PodScope<'_>, &PodMutation<'_>) -> T,
     ) -> anyhow::Result<T> {
         let text = template.pod(self.namespace);
-        let pod: Pod<'_> =
-            skim::read(text.as_bytes()).map_err(|unread| reason(&text, unread)).with_context(|| file.to_owned())?;
+        let pod: Pod<'_> = json_scan::read(text.as_bytes())
+            .map_err(|unread| reason(&text, unread))
+            .with_context(|| file.to_owned())?;
         let namespace = template.object.namespace.as_deref().or(self.namespace).unwrap_or_default();
         let namespace_labels = self.namespaces.get(namespace).copied();
-        let subject = Subject { namespace, namespace_labels, labels: pod.labels() };
-        Ok(take(&subject, &decide(Request::Create { pod: &pod }, self.rules, &subject)))
+        let subject = PodScope { namespace, namespace_labels, labels: pod.labels() };
+        Ok(take(&subject, &decide(PodChange::Create { pod: &pod }, self.rules, &subject)))
     }
 }
 
 /// Whether an image is one of a host that rules map, and not at Harbor: it is, or would be, rewritten for some Pod.
 pub(super) fn is_mapped(rules: &Rules, image: &str) -> bool {
     ImageRef::parse(image).is_ok_and(|image| {
-        matches!(rules.find_for_anyone(&image), Decision::Rewritten { .. } | Decision::TooLong { .. })
+        matches!(rules.find_for_anyone(&image), RuleDecision::Rewritten { .. } | RuleDecision::TooLong { .. })
     })
 }
 

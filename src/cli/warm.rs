@@ -1,10 +1,10 @@
 //! `harbor-pilot warm`
 
-mod board;
 mod harbors;
 mod images;
+mod progress;
 mod report;
-mod work;
+mod run;
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,16 +14,16 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use self::{
-    board::Board,
-    harbors::{Harbors, Places, Usual, usual_platforms},
-    images::{Finder, Wanted},
-    report::Report,
-    work::{Terms, Work},
+    harbors::{DefaultPlatforms, Harbors, ImageTargets, usual_platforms},
+    images::{ImageFinder, RequestedImage},
+    progress::ProgressBoard,
+    report::WarmReport,
+    run::{WarmOptions, WarmRun},
 };
-use super::{exit, input, prewarm, print, shutdown_on_signal, sources, tell, warn_of};
+use super::{eprint_line, exit, input, prewarm, print, shutdown_on_signal, sources, warn_of};
 use crate::{
     api::{HarborInstance, Interval, Platform, cached_image::Require},
-    prewarm::Context as Warming,
+    prewarm::PrewarmContext as Warming,
 };
 
 const HELP: &str = "\
@@ -63,7 +63,7 @@ pub(super) struct Arguments {
     #[command(flatten)]
     input: input::Optional,
     #[command(flatten)]
-    reading: input::Reading,
+    reading: input::ReadOptions,
     #[command(flatten)]
     sources: sources::Arguments,
     /// Harbor's address from here, in the place of the one in the HarborInstance
@@ -133,7 +133,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<u8> {
     let stop = shutdown_on_signal()?;
     let timeout = arguments.timeout.duration();
     let deadline = begun + timeout;
-    let terms = Terms {
+    let terms = WarmOptions {
         no_verify: arguments.no_verify,
         require: arguments.require.and_then(Wait::require),
         listed: arguments.require.is_none_or(|wait| wait == Wait::Listed),
@@ -150,11 +150,11 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<u8> {
         }
     };
     let Prepared { context, places, board, wanted, harbors, listed, unread } = prepared;
-    let done = Work::new(context, places, board.clone(), terms, stop.clone()).run(wanted, &harbors).await;
+    let done = WarmRun::new(context, places, board.clone(), terms, stop.clone()).run(wanted, &harbors).await;
     board.clear();
-    let report = Report { done: done?, took: begun.elapsed() };
+    let report = WarmReport { done: done?, took: begun.elapsed() };
     if stop.is_cancelled() && !quiet {
-        tell("stopped");
+        eprint_line("stopped");
     }
     let text = match output {
         Output::Text => report.text(),
@@ -172,9 +172,9 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<u8> {
 /// What is known before the first pull.
 struct Prepared {
     context: Warming,
-    places: Arc<Places>,
-    board: Arc<Board>,
-    wanted: Vec<Wanted>,
+    places: Arc<ImageTargets>,
+    board: Arc<ProgressBoard>,
+    wanted: Vec<RequestedImage>,
     harbors: Harbors,
     /// Texts that name images of mapped hosts and are not warmed.
     listed: usize,
@@ -189,23 +189,23 @@ async fn prepare(arguments: Arguments, timeout: Duration) -> anyhow::Result<Prep
     let (rules, problems) = sources.rules();
     warn_of(&problems);
     warn_of(rules.findings());
-    let mut finder = Finder::new(&sources, &rules);
+    let mut finder = ImageFinder::new(&sources, &rules);
     arguments.images.iter().for_each(|image| finder.named(image));
     let listed = finder.manifests(&files, arguments.namespace.as_deref())?;
     if listed > 0 {
-        tell(super::listing::counted(listed, "is not warmed", "are not warmed"));
+        eprint_line(super::listing::counted(listed, "is not warmed", "are not warmed"));
     }
     let wanted = finder.into_wanted();
     ensure!(!wanted.is_empty(), "there is no image in the manifests");
 
-    let budget = arguments.prewarm.pull_budget();
+    let budget = arguments.prewarm.max_inflight_bytes();
     let harbors = Harbors::connect(&sources, &wanted, &arguments.operator_namespace, budget).await?;
     let usual = if arguments.all_platforms || !arguments.platforms.is_empty() {
-        Usual::Given(arguments.platforms)
+        DefaultPlatforms::Given(arguments.platforms)
     } else {
-        Usual::Project(usual_platforms(sources.cluster.as_ref(), arguments.quiet).await)
+        DefaultPlatforms::Project(usual_platforms(sources.cluster.as_ref(), arguments.quiet).await)
     };
-    let board = Board::new(wanted.len(), arguments.quiet);
+    let board = ProgressBoard::new(wanted.len(), arguments.quiet);
     let places = Arc::new(harbors.surroundings(&sources, &wanted, usual, board.clone()));
     let context =
         Warming { timing: arguments.prewarm.timing(), warm_deadline: timeout, ..Warming::new(places.clone()) };
@@ -213,7 +213,7 @@ async fn prepare(arguments: Arguments, timeout: Duration) -> anyhow::Result<Prep
 }
 
 fn ended_early(why: &str) -> u8 {
-    tell(format_args!("{why} before anything was warmed"));
+    eprint_line(format_args!("{why} before anything was warmed"));
     exit::FOUND
 }
 

@@ -6,16 +6,16 @@ use anyhow::Context;
 use clap::Args;
 use futures::{FutureExt, future::LocalBoxFuture};
 
-use super::rules::put_in_force;
+use super::rules::activate;
 use crate::{
+    active_config::ActiveConfig,
     cluster::{
-        rules, showing, sink,
-        states::{Admitting, Serving},
+        collectors::{AdmissionCollector, CertificateCollector},
+        create_cached_images, page_inputs, rules,
     },
-    in_force::InForce,
-    prewarm::{lifetime::Source, limit::Limit, queue},
-    telemetry::{metrics::Metrics, offers::OfferMetrics, probes::Readiness, watches::Watches},
-    webhook::{self, Admission, Limits, OfferSink, ServeOptions},
+    prewarm::{expiry::ImageOrigin, namespace_limit::NamespaceLimit, queue},
+    telemetry::{metrics::Metrics, prewarm_queue::PrewarmQueueMetrics, probes::Readiness, watches::WatchMetrics},
+    webhook::{self, Admission, BodyLimits, PrewarmSink, ServeOptions},
 };
 
 /// What the webhook takes from the command line.
@@ -27,15 +27,15 @@ pub(super) struct Arguments {
     rules: Option<PathBuf>,
     /// New images that the Pods of one namespace may bring at once; the controller finds what is beyond by its own watch, where the Pod
     /// was admitted
-    #[arg(long, default_value_t = Limit::default().burst, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    new_images_burst: u32,
+    #[arg(long, default_value_t = NamespaceLimit::default().burst, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    namespace_rate_burst: u32,
     /// New images that the Pods of one namespace may bring each second from then on
-    #[arg(long, default_value_t = Limit::default().per_second, value_parser = rate)]
-    new_images_per_second: f64,
+    #[arg(long, default_value_t = NamespaceLimit::default().per_second, value_parser = rate)]
+    namespace_rate_qps: f64,
     #[command(flatten)]
     serve: super::serve::Arguments,
     #[command(flatten)]
-    clients: super::clients::Arguments,
+    clients: super::client_ca::Arguments,
     #[command(flatten)]
     logs: super::logs::Arguments,
 }
@@ -45,27 +45,28 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let begun = arguments.logs.begin("webhook")?;
     let shutdown = super::signals::serve_until_signal()?;
     let serve = &arguments.serve;
-    let in_force = InForce::default();
+    let in_force = ActiveConfig::default();
     let mut metrics = Metrics::new();
     let readiness = Readiness::new();
     let (offers, follow) = match &arguments.rules {
         Some(path) => {
-            put_in_force(path, &in_force)?;
-            metrics.exposition_mut().collect(Admitting { in_force: in_force.clone(), offers: None });
+            activate(path, &in_force)?;
+            metrics.exposition_mut().collect(AdmissionCollector { in_force: in_force.clone(), offers: None });
             readiness.set(true);
-            let nowhere: OfferSink = Arc::new(drop);
+            let nowhere: PrewarmSink = Arc::new(drop);
             (nowhere, std::future::pending().boxed_local())
         }
         None => {
-            let limit = Limit { burst: arguments.new_images_burst, per_second: arguments.new_images_per_second };
+            let limit =
+                NamespaceLimit { burst: arguments.namespace_rate_burst, per_second: arguments.namespace_rate_qps };
             follow_cluster(&in_force, &mut metrics, readiness.clone(), limit).await?
         }
     };
     let certificate = serve.certificate().await?;
-    metrics.exposition_mut().collect(Serving { certificate: certificate.clone() });
+    metrics.exposition_mut().collect(CertificateCollector { certificate: certificate.clone() });
     let tls = arguments.clients.tls(certificate).await?;
     let bind = |address| TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"));
-    let (listener, ops_listener) = (bind(serve.listen())?, bind(serve.ops_listen())?);
+    let (listener, ops_listener) = (bind(serve.listen())?, bind(serve.metrics_bind_address())?);
     let connections = metrics.admission.connections.clone();
     let router = webhook::router(Admission {
         rules: in_force.rules.clone(),
@@ -75,10 +76,10 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         offers,
         metrics: metrics.admission.clone(),
         readiness: readiness.clone(),
-        limits: Limits::default(),
+        limits: BodyLimits::default(),
     });
-    tracing::info!(address = %serve.listen(), ops = %serve.ops_listen(), "serving admission");
-    let page = showing::of_webhook(in_force.clone(), begun.about());
+    tracing::info!(address = %serve.listen(), ops = %serve.metrics_bind_address(), "serving admission");
+    let page = page_inputs::of_webhook(in_force.clone(), begun.about());
     let options = ServeOptions { metrics: connections, ..serve.options() };
     let ops = super::ops::router(readiness.clone(), Arc::new(metrics), page, &begun);
     let end = || shutdown.clone().cancelled_owned();
@@ -97,25 +98,26 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
 
 /// Where images are offered, and what has to run meanwhile: it ends with an error only.
 async fn follow_cluster(
-    in_force: &InForce,
+    in_force: &ActiveConfig,
     metrics: &mut Metrics,
     readiness: Readiness,
-    limit: Limit,
-) -> anyhow::Result<(OfferSink, LocalBoxFuture<'static, anyhow::Result<()>>)> {
+    limit: NamespaceLimit,
+) -> anyhow::Result<(PrewarmSink, LocalBoxFuture<'static, anyhow::Result<()>>)> {
     let client =
         kube::Client::try_default().await.context("no way to the API server: set KUBECONFIG, or run in a Pod")?;
     let writer = client.clone();
-    let (offers, offered) = queue::queue(queue::Bounds { of_namespace: Some(limit), ..queue::Bounds::default() });
-    metrics.exposition_mut().collect(Admitting { in_force: in_force.clone(), offers: Some(offers.clone()) });
+    let (offers, offered) =
+        queue::queue(queue::QueueBounds { of_namespace: Some(limit), ..queue::QueueBounds::default() });
+    metrics.exposition_mut().collect(AdmissionCollector { in_force: in_force.clone(), offers: Some(offers.clone()) });
     let registry = metrics.exposition_mut().registry_mut();
-    let (watches, stored) = (Watches::register(registry), OfferMetrics::register(registry));
+    let (watches, stored) = (WatchMetrics::register(registry), PrewarmQueueMetrics::register(registry));
     let followed = in_force.clone();
     let follow =
         async move { Box::pin(rules::follow_all(client, followed, &watches, move || readiness.set(true))).await };
     let manual = in_force.manual.clone();
     let store = async move {
-        let wanted = move |offer: &queue::Offer| !manual.load().contains(&offer.proxy_project);
-        sink::store(writer, offered, Source::Admission, &stored, wanted, None).await;
+        let wanted = move |offer: &queue::PrewarmRequest| !manual.load().contains(&offer.proxy_project);
+        create_cached_images::store(writer, offered, ImageOrigin::Admission, &stored, wanted, None).await;
     };
     let both = async {
         tokio::select! {

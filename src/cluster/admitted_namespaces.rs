@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 
 use crate::rewrite::{
-    NAMESPACE_NAME, Subject,
+    NAMESPACE_NAME, PodScope,
     selector::{Selector, SelectorError},
 };
 
@@ -34,7 +34,7 @@ impl AdmittedNamespaces {
 
     /// Whether Pods of this namespace reach admission. `labels` are the namespace's labels, if known.
     pub(super) fn contains(&self, namespace: &str, labels: Option<&BTreeMap<String, String>>) -> bool {
-        let subject = Subject { namespace, namespace_labels: labels, labels: &[] };
+        let subject = PodScope { namespace, namespace_labels: labels, labels: &[] };
         self.0.matches(|key| subject.namespace_label(key))
     }
 }

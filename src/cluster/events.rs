@@ -21,7 +21,7 @@ use kube::{
 use serde_json::json;
 
 use super::{Error, FIELD_MANAGER, bounded};
-use crate::controller::Note;
+use crate::controller::EventMessage;
 
 /// Namespace of Events about cluster-scoped resources, the same that Kubernetes uses.
 const NAMESPACE: &str = "default";
@@ -38,7 +38,7 @@ const NOTE: usize = 1024;
 /// Publishes Events about cluster-scoped resources.
 pub struct Events {
     api: Api<Event>,
-    memory: Mutex<Memory>,
+    memory: Mutex<RecentEvents>,
 }
 
 impl Events {
@@ -51,9 +51,9 @@ impl Events {
     ///
     /// # Errors
     /// [`Error`] when the API server did not accept it.
-    pub async fn publish(&self, about: &ObjectReference, note: &Note) -> Result<(), Error> {
+    pub async fn publish(&self, about: &ObjectReference, note: &EventMessage) -> Result<(), Error> {
         let now = Timestamp::now();
-        let key = Key {
+        let key = EventKey {
             uid: about.uid.clone().unwrap_or_default(),
             reason: note.reason.clone(),
             message: note.message.clone(),
@@ -71,24 +71,24 @@ impl Events {
         let event = event(about, note, now);
         let name = event.metadata.name.clone().unwrap_or_default();
         bounded("publishing an Event", self.api.create(&PostParams::default(), &event)).await?;
-        self.lock().told(key, name, now);
+        self.lock().publish_count(key, name, now);
         Ok(())
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Memory> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, RecentEvents> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
-struct Key {
+struct EventKey {
     uid: String,
     reason: String,
     message: String,
 }
 
 #[derive(Debug)]
-struct Told {
+struct PublishedEvent {
     event: String,
     count: i32,
     last: Timestamp,
@@ -96,11 +96,11 @@ struct Told {
 
 /// The recently published notes.
 #[derive(Debug, Default)]
-struct Memory(HashMap<Key, Told>);
+struct RecentEvents(HashMap<EventKey, PublishedEvent>);
 
-impl Memory {
+impl RecentEvents {
     /// The Event that already has this message, and its count including this time.
-    fn again(&mut self, key: &Key, now: Timestamp) -> Option<(String, i32)> {
+    fn again(&mut self, key: &EventKey, now: Timestamp) -> Option<(String, i32)> {
         self.0.retain(|_, told| now.duration_since(told.last).unsigned_abs() < REMEMBERED);
         let told = self.0.get_mut(key)?;
         told.count = told.count.saturating_add(1);
@@ -108,15 +108,15 @@ impl Memory {
         Some((told.event.clone(), told.count))
     }
 
-    fn told(&mut self, key: Key, event: String, now: Timestamp) {
+    fn publish_count(&mut self, key: EventKey, event: String, now: Timestamp) {
         if self.0.len() >= MOST {
             self.0.clear();
         }
-        self.0.insert(key, Told { event, count: 1, last: now });
+        self.0.insert(key, PublishedEvent { event, count: 1, last: now });
     }
 }
 
-fn event(about: &ObjectReference, note: &Note, now: Timestamp) -> Event {
+fn event(about: &ObjectReference, note: &EventMessage, now: Timestamp) -> Event {
     let name = about.name.as_deref().unwrap_or_default();
     Event {
         metadata: ObjectMeta {
@@ -153,17 +153,17 @@ mod tests {
 
     use super::*;
 
-    fn key(uid: &str, message: &str) -> Key {
-        Key { uid: uid.to_owned(), reason: "Reconciled".to_owned(), message: message.to_owned() }
+    fn key(uid: &str, message: &str) -> EventKey {
+        EventKey { uid: uid.to_owned(), reason: "Reconciled".to_owned(), message: message.to_owned() }
     }
 
     #[test]
     fn the_same_words_count_up_and_other_words_or_objects_do_not() {
-        let mut memory = Memory::default();
+        let mut memory = RecentEvents::default();
         let start = Timestamp::UNIX_EPOCH;
         let at = |seconds| start + SignedDuration::from_secs(seconds);
         assert_eq!(memory.again(&key("a", "created"), at(0)), None);
-        memory.told(key("a", "created"), "e1".to_owned(), at(0));
+        memory.publish_count(key("a", "created"), "e1".to_owned(), at(0));
         assert_eq!(memory.again(&key("a", "changed"), at(1)), None);
         assert_eq!(memory.again(&key("b", "created"), at(1)), None);
         assert_eq!(memory.again(&key("a", "created"), at(599)), Some(("e1".to_owned(), 2)));
@@ -173,9 +173,9 @@ mod tests {
 
     #[test]
     fn what_is_remembered_is_bounded() {
-        let mut memory = Memory::default();
+        let mut memory = RecentEvents::default();
         for number in 0..3 * MOST {
-            memory.told(key("a", &number.to_string()), String::new(), Timestamp::UNIX_EPOCH);
+            memory.publish_count(key("a", &number.to_string()), String::new(), Timestamp::UNIX_EPOCH);
         }
         assert!(memory.0.len() <= MOST);
     }
@@ -183,7 +183,7 @@ mod tests {
     #[test]
     fn a_long_name_and_a_long_note_are_cut_between_characters() {
         let about = ObjectReference { name: Some(format!("{}-b", "a".repeat(235))), ..ObjectReference::default() };
-        let note = Note { warning: true, reason: "InUse".to_owned(), message: "ä".repeat(600) };
+        let note = EventMessage { warning: true, reason: "InUse".to_owned(), message: "ä".repeat(600) };
         let event = event(&about, &note, Timestamp::from_second(4_000_000_000).unwrap());
         let name = event.metadata.name.unwrap();
         assert!(name.len() <= 253 && name.starts_with("aaa") && !name.contains("-."), "{name}");

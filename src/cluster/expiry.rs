@@ -20,22 +20,22 @@ use tokio::{
 
 use super::{
     bounded,
-    changes::{Change, Changes},
-    demand::Demand,
-    directory::ClusterDirectory,
+    image_usage::ImageUsage,
     quota::Quota,
-    sources::survey,
+    resource_store::ClusterStore,
+    shared_watch::{SharedWatch, WatchChange},
+    workload_watch::survey,
 };
 use crate::{
     api::{CachedImage, Interval, RewriteRuleStatus, condition::since},
     controller::cached_image::lifetime_of,
     image::ImageRef,
     prewarm::{
-        lifetime::{self, Cause, EXPIRE_AFTER, Record, choose, is_any_due},
+        expiry::{self, EXPIRE_AFTER, ExpiryCandidate, ExpiryCause, choose, is_any_due},
         queue::Order,
     },
-    rewrite::Wanted,
-    telemetry::controller::{ControllerMetrics, Expired},
+    rewrite::PrewarmTarget,
+    telemetry::controller::{ControllerMetrics, ExpiryCauseLabel},
 };
 
 /// Fraction of the shortest lifetime between two sweeps.
@@ -55,20 +55,20 @@ const TOGETHER: Duration = Duration::from_secs(5);
 const JUST_NOW: Duration = Duration::from_secs(30);
 
 /// Limits the number of CachedImages.
-pub(super) struct Keeper {
+pub(super) struct ExpiryLoop {
     pub(super) client: Client,
-    pub(super) demand: Arc<Demand>,
-    pub(super) directory: Arc<ClusterDirectory>,
+    pub(super) demand: Arc<ImageUsage>,
+    pub(super) directory: Arc<ClusterStore>,
     pub(super) quota: Arc<Quota>,
     /// Notified when ProxyProjects change.
     pub(super) changed: Arc<Notify>,
     pub(super) metrics: ControllerMetrics,
 }
 
-impl Keeper {
+impl ExpiryLoop {
     /// Runs until dropped. `changes` are the changes of CachedImages.
-    pub(super) async fn run(&self, changes: &Changes<CachedImage>) {
-        tokio::join!(self.watch_over(), self.bring_back(changes));
+    pub(super) async fn run(&self, changes: &SharedWatch<CachedImage>) {
+        tokio::join!(self.watch_over(), self.enqueue_again(changes));
     }
 
     async fn watch_over(&self) {
@@ -80,7 +80,7 @@ impl Keeper {
         loop {
             tokio::select! {
                 () = sleep_until(next) => {
-                    if self.sweep().await {
+                    if self.expire_once().await {
                         resync.due_at(Instant::now());
                     }
                     next = Instant::now() + self.pause();
@@ -120,7 +120,7 @@ impl Keeper {
     }
 
     /// Deletes everything that is due, once. Returns whether images that found no room may find some now.
-    async fn sweep(&self) -> bool {
+    async fn expire_once(&self) -> bool {
         let caps = &self.quota.caps;
         let wanted = self.quota.take_refused();
         let records = self.records();
@@ -142,19 +142,19 @@ impl Keeper {
         for (record, cause) in chosen {
             if self.delete(record, cause).await {
                 match cause {
-                    Cause::Unused => unused += 1,
-                    Cause::TooMany => too_many += 1,
+                    ExpiryCause::Unused => unused += 1,
+                    ExpiryCause::TooMany => too_many += 1,
                 }
             }
         }
-        self.metrics.count_expired(Expired::Unused, unused);
-        self.metrics.count_expired(Expired::TooMany, too_many);
+        self.metrics.count_expired(ExpiryCauseLabel::Unused, unused);
+        self.metrics.count_expired(ExpiryCauseLabel::TooMany, too_many);
         let left = records.len().saturating_sub(unused + too_many);
         tracing::info!(unused, too_many, in_use = in_use.len(), left, most = caps.total, "expired CachedImages");
         wanted > 0 && too_many > 0
     }
 
-    async fn delete(&self, record: &Record, cause: Cause) -> bool {
+    async fn delete(&self, record: &ExpiryCandidate, cause: ExpiryCause) -> bool {
         let Some(image) = self.demand.images.get(&ObjectRef::new(&record.name)) else { return false };
         if self.record(&image).as_ref() != Some(record) {
             return false;
@@ -178,12 +178,12 @@ impl Keeper {
     }
 
     /// Enqueues an image again that was requested while its CachedImage was being deleted.
-    async fn bring_back(&self, changes: &Changes<CachedImage>) {
+    async fn enqueue_again(&self, changes: &SharedWatch<CachedImage>) {
         let mut changes = changes.follow().boxed();
         while let Some(change) = changes.next().await {
-            let Change::One(image) = change else { continue };
+            let WatchChange::One(image) = change else { continue };
             let gone = self.demand.images.get(&ObjectRef::from_obj(image.as_ref())).is_none();
-            if !gone || !lifetime::is_ours(image.metadata.labels.as_ref()) {
+            if !gone || !expiry::is_ours(image.metadata.labels.as_ref()) {
                 continue;
             }
             let Some(request) = self.demand.asked.last(&image.spec.image) else { continue };
@@ -191,17 +191,21 @@ impl Keeper {
             let project = image.status.as_ref().and_then(|status| status.proxy_project.as_deref());
             if let (true, Some(project), Ok(parsed)) = (age < JUST_NOW, project, ImageRef::parse(&image.spec.image)) {
                 let namespace = request.namespaces.first().map(AsRef::as_ref).unwrap_or_default();
-                self.demand.enqueue(Order::Turn, namespace, &[Wanted { image: parsed, proxy_project: project.into() }]);
+                self.demand.enqueue(
+                    Order::Turn,
+                    namespace,
+                    &[PrewarmTarget { image: parsed, proxy_project: project.into() }],
+                );
             }
         }
     }
 
     /// The CachedImages that may be deleted.
-    fn records(&self) -> Vec<Record> {
+    fn records(&self) -> Vec<ExpiryCandidate> {
         self.demand.images.state().iter().filter_map(|image| self.record(image)).collect()
     }
 
-    fn record(&self, image: &CachedImage) -> Option<Record> {
+    fn record(&self, image: &CachedImage) -> Option<ExpiryCandidate> {
         lifetime_of(image, self.directory.as_ref(), &self.demand.asked)
     }
 
@@ -219,7 +223,7 @@ impl Keeper {
             .projects
             .state()
             .iter()
-            .map(|project| (project.name_any(), project.serving_rule().cloned()))
+            .map(|project| (project.name_any(), project.active_rule().cloned()))
             .collect();
         rules.sort_by(|one, other| one.0.cmp(&other.0));
         rules

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     api::CachedImage,
-    prewarm::{lifetime::REQUESTED_BY, turns::Turns},
+    prewarm::{expiry::REQUESTED_BY, turns::Turns},
 };
 
 /// Capacity of the invitation channel: there are never more invitations than slots.

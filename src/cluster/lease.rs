@@ -15,9 +15,9 @@ use tower::{Service, layer::layer_fn};
 
 use super::FIELD_MANAGER;
 use crate::{
-    chance,
+    jitter,
     leadership::{Leadership, uptime},
-    lease::{Election, Loss, Step, Timing},
+    lease::{Election, ElectionAction, LeaseLoss, LeaseTiming},
 };
 
 /// The Lease of the controller, in the operator's own namespace.
@@ -29,14 +29,14 @@ const RELEASE_DEADLINE: Duration = Duration::from_secs(3);
 /// The process no longer leads. It has to exit and be restarted.
 #[derive(Debug, thiserror::Error)]
 #[error("lost the Lease {NAME}: {0}; ending, to be started again as one that waits for it")]
-pub struct Lost(#[from] Loss);
+pub struct LeadershipLost(#[from] LeaseLoss);
 
 /// A candidate for the Lease, with its client.
-pub struct Candidate {
+pub struct LeaseCandidate {
     api: Api<Lease>,
     election: Election,
     identity: String,
-    timing: Timing,
+    timing: LeaseTiming,
     leadership: Leadership,
 }
 
@@ -45,16 +45,16 @@ pub struct Candidate {
 /// # Errors
 /// When the configuration is not usable.
 pub fn guarded_client(config: Config, leadership: &Leadership) -> Result<Client, kube::Error> {
-    let guard = layer_fn(|inner| Guarded { inner, leadership: leadership.clone() });
+    let guard = layer_fn(|inner| WriteGuard { inner, leadership: leadership.clone() });
     Ok(ClientBuilder::try_from(config)?.with_layer(&guard).build())
 }
 
-impl Candidate {
+impl LeaseCandidate {
     /// Creates a candidate in this namespace. `process` is the name of the Pod or the machine. Do not share the client:
     /// requests of others must not delay a renewal.
-    pub fn new(client: Client, namespace: &str, process: &str, timing: Timing, leadership: Leadership) -> Self {
+    pub fn new(client: Client, namespace: &str, process: &str, timing: LeaseTiming, leadership: Leadership) -> Self {
         // No two processes have the same identity, not even successive processes of one Pod.
-        let identity = format!("{process}_{:016x}", chance::number());
+        let identity = format!("{process}_{:016x}", jitter::number());
         let election = Election::new(namespace, NAME, &identity, timing);
         Self { api: Api::namespaced(client, namespace), election, identity, timing, leadership }
     }
@@ -68,7 +68,7 @@ impl Candidate {
         mut self,
         shutdown: &CancellationToken,
         work: impl Future<Output = T>,
-    ) -> Result<Option<T>, Lost> {
+    ) -> Result<Option<T>, LeadershipLost> {
         tracing::info!(identity = self.identity, lease = NAME, "waiting for the Lease");
         if !self.acquire(shutdown).await? {
             return Ok(None);
@@ -79,7 +79,7 @@ impl Candidate {
             tokio::select! {
                 // Check the loss first: when both branches are ready, no further work may run.
                 biased;
-                lost = self.hold() => return Err(lost),
+                lost = self.renew_until_lost() => return Err(lost),
                 done = &mut work => done,
             }
         };
@@ -92,11 +92,11 @@ impl Candidate {
     }
 
     /// Waits until it leads; `false` on shutdown.
-    async fn acquire(&mut self, shutdown: &CancellationToken) -> Result<bool, Lost> {
+    async fn acquire(&mut self, shutdown: &CancellationToken) -> Result<bool, LeadershipLost> {
         let mut told = String::new();
         while !shutdown.is_cancelled() {
             let step = self.election.next(uptime(), Timestamp::now());
-            let pause = self.take(step).await?;
+            let pause = self.step(step).await?;
             if self.election.until().is_some() {
                 return Ok(true);
             }
@@ -116,11 +116,11 @@ impl Candidate {
     }
 
     /// Renews until it loses the lead.
-    async fn hold(&mut self) -> Lost {
-        tokio::time::sleep(self.timing.pause(chance::fraction())).await;
+    async fn renew_until_lost(&mut self) -> LeadershipLost {
+        tokio::time::sleep(self.timing.pause(jitter::fraction())).await;
         loop {
             let step = self.election.next(uptime(), Timestamp::now());
-            match self.take(step).await {
+            match self.step(step).await {
                 Ok(Some(pause)) => tokio::time::sleep(pause.min(self.left())).await,
                 Ok(None) => {}
                 Err(lost) => {
@@ -132,31 +132,31 @@ impl Candidate {
     }
 
     /// Takes one step. Returns how long to wait before the next one; `None` means no wait.
-    async fn take(&mut self, step: Step) -> Result<Option<Duration>, Lost> {
+    async fn step(&mut self, step: ElectionAction) -> Result<Option<Duration>, LeadershipLost> {
         let started = uptime();
         let parameters = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
         let deadline = (self.timing.renew / 2).min(self.left());
         let bounded = |request: BoxFuture<'static, Result<Option<Lease>, kube::Error>>| {
             tokio::time::timeout(deadline, request).map(Result::ok)
         };
-        let (api, pause) = (self.api.clone(), self.timing.pause(chance::fraction()));
+        let (api, pause) = (self.api.clone(), self.timing.pause(jitter::fraction()));
         let answer = match step {
-            Step::Lost(loss) => return Err(Lost(loss)),
-            Step::Wait => {
+            ElectionAction::Lost(loss) => return Err(LeadershipLost(loss)),
+            ElectionAction::Wait => {
                 self.election.stale();
                 return Ok(Some(pause));
             }
-            Step::Read => match bounded(async move { api.get_opt(NAME).await }.boxed()).await {
+            ElectionAction::Read => match bounded(async move { api.get_opt(NAME).await }.boxed()).await {
                 Some(Ok(found)) => {
                     self.election.read(found, uptime());
                     return Ok(None);
                 }
                 answer => answer,
             },
-            Step::Create(lease) => {
+            ElectionAction::Create(lease) => {
                 bounded(async move { api.create(&parameters, &lease).await.map(Some) }.boxed()).await
             }
-            Step::Replace(lease) => {
+            ElectionAction::Replace(lease) => {
                 bounded(async move { api.replace(NAME, &parameters, &lease).await.map(Some) }.boxed()).await
             }
         };
@@ -203,12 +203,12 @@ impl Candidate {
 
 /// Sends requests that change something only while this process leads.
 #[derive(Clone)]
-struct Guarded<S> {
+struct WriteGuard<S> {
     inner: S,
     leadership: Leadership,
 }
 
-impl<S> Service<http::Request<Body>> for Guarded<S>
+impl<S> Service<http::Request<Body>> for WriteGuard<S>
 where
     S: Service<http::Request<Body>>,
     S::Future: Send + 'static,

@@ -6,32 +6,32 @@
 
 pub mod admitted_namespaces;
 pub mod certificates;
-mod changes;
-pub mod controllers;
-mod demand;
-pub mod directory;
-pub mod driver;
+pub mod collectors;
+pub mod create_cached_images;
 pub mod events;
 mod expiry;
-mod follow;
+pub mod finalizer_removal;
 mod gate;
+mod image_usage;
+pub mod instruments;
 pub mod lease;
 mod log_limit;
-pub mod meters;
 pub mod nodes;
+pub mod page_inputs;
 mod quota;
-pub mod release;
+pub mod reconcile_loop;
+pub mod resource_store;
 pub mod rules;
-pub mod scans;
+pub mod run;
+pub mod scan_requirements;
 pub mod secrets;
-pub mod showing;
-pub mod sink;
-mod sources;
-pub mod states;
+mod shared_watch;
+mod status_cache;
 mod templates;
-mod triggers;
 mod watch;
-mod written;
+mod watch_map;
+mod watch_mappings;
+mod workload_watch;
 
 use std::time::Duration;
 
@@ -106,7 +106,7 @@ impl Error {
     }
 
     /// Whether the API server answered and refused the request.
-    pub fn is_answer(&self) -> bool {
+    pub fn is_api_response(&self) -> bool {
         self.code().is_some()
     }
 

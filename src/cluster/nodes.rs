@@ -16,22 +16,22 @@ use kube::{
 use tokio::sync::watch as value;
 
 use super::{backoff, watch::watch};
-use crate::{api::Platform, telemetry::watches::Watches};
+use crate::{api::Platform, telemetry::watches::WatchMetrics};
 
 /// The platforms of all nodes, without duplicates.
 #[derive(Debug, Clone)]
-pub struct Platforms {
+pub struct NodePlatforms {
     current: Arc<ArcSwap<Vec<Platform>>>,
     listed: value::Sender<bool>,
 }
 
-impl Default for Platforms {
+impl Default for NodePlatforms {
     fn default() -> Self {
         Self { current: Arc::default(), listed: value::Sender::new(false) }
     }
 }
 
-impl Platforms {
+impl NodePlatforms {
     /// The platforms known now; empty until the first node was seen.
     pub fn current(&self) -> Vec<Platform> {
         self.current.load().to_vec()
@@ -45,7 +45,7 @@ impl Platforms {
 
     /// Follows the nodes until dropped. Reads metadata only. Calls `came` when a new platform appears; a platform that
     /// disappears needs no action.
-    pub async fn watch(&self, client: Client, watches: &Watches, came: impl Fn()) {
+    pub async fn watch(&self, client: Client, watches: &WatchMetrics, came: impl Fn()) {
         let nodes: Api<PartialObjectMeta<Node>> = Api::all(client);
         let events = watch(nodes, watcher::Config::default(), "Node", watches);
         let mut events = events.backoff(backoff()).boxed();

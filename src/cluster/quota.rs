@@ -15,19 +15,19 @@ use kube::{
     runtime::reflector::{ObjectRef, Store},
 };
 
-use super::{bounded, directory::ClusterDirectory, log_limit::LogLimit};
+use super::{bounded, log_limit::LogLimit, resource_store::ClusterStore};
 use crate::{
     api::CachedImage,
     controller::cached_image::lifetime_of,
     prewarm::{
-        Asked, Offer,
-        lifetime::Record,
+        PrewarmRequest, UsageTracker,
+        expiry::ExpiryCandidate,
         name::cached_image_name,
         quota::{Caps, Full, Ledger, Room, Worth},
     },
     telemetry::{
-        controller::{ControllerMetrics, Expired},
-        offers::Stored,
+        controller::{ControllerMetrics, ExpiryCauseLabel},
+        prewarm_queue::StoreOutcome,
     },
 };
 
@@ -35,8 +35,8 @@ use crate::{
 pub struct Quota {
     pub(super) client: Client,
     pub(super) images: Store<CachedImage>,
-    pub(super) directory: Arc<ClusterDirectory>,
-    pub(super) asked: Arc<Asked>,
+    pub(super) directory: Arc<ClusterStore>,
+    pub(super) asked: Arc<UsageTracker>,
     pub(super) caps: Caps,
     pub(super) metrics: ControllerMetrics,
     pub(super) state: State,
@@ -56,7 +56,7 @@ impl Quota {
     ///
     /// # Errors
     /// Why there is no room. The image counts as missed until all objects that name images are listed again.
-    pub(super) async fn make_room(&self, offer: &Offer) -> Result<(), Stored> {
+    pub(super) async fn make_room(&self, offer: &PrewarmRequest) -> Result<(), StoreOutcome> {
         match self.room(&offer.namespace) {
             Room::Free => Ok(()),
             Room::InPlaceOf(name) => {
@@ -64,22 +64,22 @@ impl Quota {
                     return Ok(());
                 }
                 self.miss();
-                Err(Stored::Failed)
+                Err(StoreOutcome::Failed)
             }
             Room::None(full) => {
                 self.state.refused.fetch_add(1, Ordering::Relaxed);
                 self.miss();
                 self.warn(&offer.namespace, full);
                 Err(match full {
-                    Full::Namespace => Stored::NamespaceFull,
-                    Full::Total => Stored::Full,
+                    Full::Namespace => StoreOutcome::NamespaceFull,
+                    Full::Total => StoreOutcome::Full,
                 })
             }
         }
     }
 
     /// Records that the CachedImage of an image was created.
-    pub(super) fn created(&self, offer: &Offer) {
+    pub(super) fn created(&self, offer: &PrewarmRequest) {
         let worth = Worth { refused: false, ready: false, last: Timestamp::now() };
         self.ledger().created(&offer.namespace, cached_image_name(&offer.image), worth, Instant::now());
     }
@@ -109,7 +109,7 @@ impl Quota {
         let holdings = || {
             let images = self.images.state();
             let records = images.iter().filter_map(|image| lifetime_of(image, self.directory.as_ref(), &self.asked));
-            records.map(Record::holding).collect()
+            records.map(ExpiryCandidate::holding).collect()
         };
         ledger.refresh(holdings, Instant::now());
         ledger.holdings().room(namespace, &self.caps)
@@ -122,7 +122,7 @@ impl Quota {
         let api: Api<CachedImage> = Api::all(self.client.clone());
         let deleted = match bounded("evicting a CachedImage", api.delete(name, &parameters)).await {
             Ok(_) => {
-                self.metrics.count_expired(Expired::TooMany, 1);
+                self.metrics.count_expired(ExpiryCauseLabel::TooMany, 1);
                 tracing::info!(name, "evicted: another namespace has fewer images");
                 true
             }

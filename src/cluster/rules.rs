@@ -14,13 +14,13 @@ use kube::{
     runtime::{reflector::Store, watcher},
 };
 
-use super::{changes::Changes, follow::follow, scans, watch::watch};
+use super::{scan_requirements, shared_watch::SharedWatch, watch::watch, watch_map::follow};
 use crate::{
+    active_config::{ActiveConfig, LOOK, warn_of_new},
     api::{HarborInstance, ImagePolicy, ProxyProject},
-    in_force::{InForce, LOOK, warn_of_new},
-    policy::Finding,
+    policy::PolicyWarning,
     rewrite,
-    telemetry::watches::Watches,
+    telemetry::watches::WatchMetrics,
 };
 
 /// Changes within this time count as one.
@@ -30,8 +30,8 @@ const TOGETHER: Duration = Duration::from_millis(50);
 /// them. Calls `changed` first when the initial list is complete, then after each change.
 pub(super) fn follow_projects(
     projects: &Store<ProxyProject>,
-    changes: &Changes<ProxyProject>,
-    in_force: InForce,
+    changes: &SharedWatch<ProxyProject>,
+    in_force: ActiveConfig,
     changed: impl Fn(),
 ) -> impl Future<Output = ()> {
     // A change before the initial list completes is in that list, or arrives afterwards.
@@ -55,15 +55,15 @@ pub(super) fn follow_projects(
 /// dropped, and keeps `in_force` up to date. Calls `complete` first when all are known, then after each change.
 ///
 /// While the API server is unreachable, the known state stays active.
-pub async fn follow_all(client: Client, in_force: InForce, watches: &Watches, complete: impl Fn()) {
-    let state = Mutex::new(State::default());
-    let with = |change: &dyn Fn(&mut State)| {
+pub async fn follow_all(client: Client, in_force: ActiveConfig, watches: &WatchMetrics, complete: impl Fn()) {
+    let state = Mutex::new(RuleInputs::default());
+    let with = |change: &dyn Fn(&mut RuleInputs)| {
         // A panic while the lock was held could only come from the rule compiler, which leaves the state intact.
         let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut state);
         state.recompile(&in_force);
         state.warn_of_outages(&in_force);
-        let scans = state.scans || !in_force.policies.load().go_by_scans();
+        let scans = state.scans || !in_force.policies.load().use_scans();
         if state.projects.is_some() && state.instances.is_some() && state.policies && state.namespaces && scans {
             complete();
         }
@@ -81,11 +81,12 @@ pub async fn follow_all(client: Client, in_force: InForce, watches: &Watches, co
     let policies = watch(Api::<ImagePolicy>::all(client.clone()), config(), "ImagePolicy", watches);
     let policies = follow(policies, "ImagePolicies", Arc::new, |policies| {
         in_force.enforce(policies.values().map(AsRef::as_ref));
-        wanted.send_replace(in_force.policies.load().go_by_scans());
+        wanted.send_replace(in_force.policies.load().use_scans());
         with(&|state| state.policies = true);
     });
-    let scans =
-        scans::remember(client.clone(), in_force.clone(), when_wanted, watches, || with(&|state| state.scans = true));
+    let scans = scan_requirements::watch_scans(client.clone(), in_force.clone(), when_wanted, watches, || {
+        with(&|state| state.scans = true)
+    });
     let namespaces = follow_namespaces(client, &in_force, watches, || with(&|state| state.namespaces = true));
     let outages = async {
         loop {
@@ -104,7 +105,12 @@ pub async fn follow_all(client: Client, in_force: InForce, watches: &Watches, co
 }
 
 /// Follows the labels of namespaces until dropped. Calls `changed` first when all are known, then after each change.
-pub(super) async fn follow_namespaces(client: Client, in_force: &InForce, watches: &Watches, changed: impl Fn()) {
+pub(super) async fn follow_namespaces(
+    client: Client,
+    in_force: &ActiveConfig,
+    watches: &WatchMetrics,
+    changed: impl Fn(),
+) {
     let namespaces: Api<PartialObjectMeta<Namespace>> = Api::all(client);
     let events = watch(namespaces, watcher::Config::default(), "Namespace", watches);
     let keep = |namespace: PartialObjectMeta<Namespace>| namespace.metadata.labels.unwrap_or_default();
@@ -118,27 +124,27 @@ pub(super) async fn follow_namespaces(client: Client, in_force: &InForce, watche
 
 /// The last state seen; `None` before the first list.
 #[derive(Default)]
-struct State {
+struct RuleInputs {
     projects: Option<Vec<Arc<ProxyProject>>>,
     instances: Option<HashMap<String, Arc<HarborInstance>>>,
     policies: bool,
     namespaces: bool,
     scans: bool,
     /// Findings about outages that were logged.
-    told: Vec<Finding>,
+    told: Vec<PolicyWarning>,
 }
 
-impl State {
-    fn recompile(&self, in_force: &InForce) {
+impl RuleInputs {
+    fn recompile(&self, in_force: &ActiveConfig) {
         let Some(projects) = &self.projects else { return };
         let instances = self.instances.iter().flat_map(HashMap::values);
         in_force.recompile(projects, rewrite::unavailable(instances.map(AsRef::as_ref), Timestamp::now()));
     }
 
     /// Logs once each rule and policy that together would refuse Pods during an outage.
-    fn warn_of_outages(&mut self, in_force: &InForce) {
+    fn warn_of_outages(&mut self, in_force: &ActiveConfig) {
         let projects = self.projects.iter().flatten();
-        let rules = projects.filter_map(|project| Some((project.metadata.name.as_deref()?, project.serving_rule()?)));
+        let rules = projects.filter_map(|project| Some((project.metadata.name.as_deref()?, project.active_rule()?)));
         let findings = in_force.policies.load().outage_findings(rules);
         warn_of_new("policy", &findings, &self.told);
         self.told = findings;

@@ -24,7 +24,7 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{Error, backoff, bounded, watch::watch};
-use crate::{controller::SecretValue, telemetry::watches::Watches};
+use crate::{controller::SecretValue, telemetry::watches::WatchMetrics};
 
 /// Maximum number of watched Secrets: each takes a connection to the API server. A change of any other Secret is found at
 /// the interval of the resource that refers to it.
@@ -43,13 +43,13 @@ const BACKLOG: usize = 1024;
 const MOST_READ: usize = 8;
 
 /// Identity and version of a Secret; `None` when it does not exist.
-type Revision = Option<String>;
+type SecretRevision = Option<String>;
 
 /// The Secrets of the operator's own namespace: read by name, then watched.
-pub struct Secrets {
+pub struct SecretStore {
     api: Api<Secret>,
     metadata: Api<PartialObjectMeta<Secret>>,
-    known: Mutex<HashMap<String, Watched>>,
+    known: Mutex<HashMap<String, WatchedSecret>>,
     /// Notified when a name needs a new watch.
     wanted: Notify,
     changed: broadcast::Sender<String>,
@@ -57,16 +57,16 @@ pub struct Secrets {
 
 /// The known state of one Secret.
 #[derive(Debug, Default)]
-struct Watched {
+struct WatchedSecret {
     /// The revision that the watch saw last; `None` before its first list.
-    seen: Option<Revision>,
+    seen: Option<SecretRevision>,
     /// The revisions read before the first list.
-    read: Vec<Revision>,
+    read: Vec<SecretRevision>,
     /// The content that was read last.
     value: Option<SecretValue>,
 }
 
-impl Secrets {
+impl SecretStore {
     /// Creates a reader for this namespace. Watches start with `follow`.
     pub fn new(client: Client, namespace: &str) -> Self {
         Self {
@@ -83,7 +83,7 @@ impl Secrets {
     /// # Errors
     /// [`Error`] of the API server.
     pub async fn read(&self, name: &str) -> Result<Option<SecretValue>, Error> {
-        let known = self.lock().get(name).and_then(Watched::current);
+        let known = self.lock().get(name).and_then(WatchedSecret::current);
         if let Some(value) = known {
             return Ok(value);
         }
@@ -99,7 +99,7 @@ impl Secrets {
     }
 
     /// Watches the Secrets that were read, until dropped. `named` returns the names still in use.
-    pub(super) async fn follow(&self, watches: &Watches, named: impl Fn() -> HashSet<String>) {
+    pub(super) async fn follow(&self, watches: &WatchMetrics, named: impl Fn() -> HashSet<String>) {
         let mut guards: HashMap<String, DropGuard> = HashMap::new();
         let mut running = FuturesUnordered::new();
         loop {
@@ -132,7 +132,7 @@ impl Secrets {
     }
 
     /// Lists again after each error: reads in the meantime are compared with that list.
-    async fn watch(&self, name: &str, watches: &Watches) {
+    async fn watch(&self, name: &str, watches: &WatchMetrics) {
         let config = Config::default().fields(&format!("metadata.name={name}"));
         let (mut waits, mut told) = (backoff(), false);
         loop {
@@ -171,7 +171,7 @@ impl Secrets {
             return watched.seen.is_some();
         }
         if known.len() < MOST {
-            known.insert(name.to_owned(), Watched::default());
+            known.insert(name.to_owned(), WatchedSecret::default());
             self.wanted.notify_one();
         } else {
             tracing::debug!(name, "not watched: {MOST} Secrets are");
@@ -181,7 +181,7 @@ impl Secrets {
 
     fn was_read(&self, name: &str, found: Option<SecretValue>, was_watched: bool) {
         let revision = found.as_ref().map(|value| value.revision.clone());
-        let was_read = |watched: &mut Watched| {
+        let was_read = |watched: &mut WatchedSecret| {
             watched.value = found;
             watched.was_read(revision, was_watched)
         };
@@ -189,7 +189,7 @@ impl Secrets {
         self.tell(name, changed);
     }
 
-    fn saw(&self, name: &str, revision: Revision) {
+    fn saw(&self, name: &str, revision: SecretRevision) {
         let changed = self.lock().get_mut(name).is_some_and(|watched| watched.saw(revision));
         self.tell(name, changed);
     }
@@ -212,12 +212,12 @@ impl Secrets {
         self.lock().retain(|name, _| named.contains(name));
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Watched>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, WatchedSecret>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Watched {
+impl WatchedSecret {
     /// The content of the Secret, or that it does not exist, if known for the revision that the watch saw last.
     fn current(&self) -> Option<Option<SecretValue>> {
         match self.seen.as_ref()? {
@@ -227,7 +227,7 @@ impl Watched {
     }
 
     /// Whether a caller holds outdated content: the Secret changed between a read and the first list of the watch.
-    fn was_read(&mut self, revision: Revision, was_watched: bool) -> bool {
+    fn was_read(&mut self, revision: SecretRevision, was_watched: bool) -> bool {
         match &self.seen {
             None => {
                 if self.read.len() < MOST_READ && !self.read.contains(&revision) {
@@ -249,7 +249,7 @@ impl Watched {
     }
 
     /// Whether this revision is new to those that read the Secret.
-    fn saw(&mut self, revision: Revision) -> bool {
+    fn saw(&mut self, revision: SecretRevision) -> bool {
         let read = std::mem::take(&mut self.read);
         let changed = match &self.seen {
             None => read.len() >= MOST_READ || read.iter().any(|read| *read != revision),
@@ -281,13 +281,13 @@ mod tests {
 
     use super::*;
 
-    fn some(text: &str) -> Revision {
+    fn some(text: &str) -> SecretRevision {
         Some(text.to_owned())
     }
 
     #[test]
     fn what_was_read_as_it_is_wakes_nobody_and_each_change_wakes_once() {
-        let mut watched = Watched::default();
+        let mut watched = WatchedSecret::default();
         assert!(!watched.was_read(some("1"), false));
         assert!(!watched.saw(some("1")));
         // The list after a lost watch shows the same revision.
@@ -302,8 +302,8 @@ mod tests {
     #[test]
     fn a_secret_is_read_again_once_the_watch_has_seen_another_state_of_it() {
         let value = |revision: &str| SecretValue { revision: revision.to_owned(), values: BTreeMap::new() };
-        let known = |watched: &Watched| watched.current().map(|value| value.map(|value| value.revision));
-        let mut watched = Watched { value: Some(value("1")), ..Watched::default() };
+        let known = |watched: &WatchedSecret| watched.current().map(|value| value.map(|value| value.revision));
+        let mut watched = WatchedSecret { value: Some(value("1")), ..WatchedSecret::default() };
         assert_eq!(known(&watched), None, "nobody watches it yet");
         watched.saw(some("1"));
         assert_eq!(known(&watched), Some(some("1")));
@@ -319,7 +319,7 @@ mod tests {
     fn a_secret_is_read_each_time_while_nobody_watches_it_and_what_was_missed_then_is_told() {
         let value = |revision: &str| SecretValue { revision: revision.to_owned(), values: BTreeMap::new() };
         for (then, told) in [(some("1"), false), (some("2"), true), (None, true)] {
-            let mut watched = Watched { value: Some(value("1")), ..Watched::default() };
+            let mut watched = WatchedSecret { value: Some(value("1")), ..WatchedSecret::default() };
             watched.saw(some("1"));
             assert!(watched.current().is_some());
             watched.lost();
@@ -332,12 +332,12 @@ mod tests {
     #[test]
     fn a_change_between_the_read_and_the_beginning_of_the_watch_is_not_missed() {
         for (read, listed) in [(some("1"), some("2")), (None, some("1")), (some("1"), None)] {
-            let mut watched = Watched::default();
+            let mut watched = WatchedSecret::default();
             watched.was_read(read.clone(), false);
             assert!(watched.saw(listed.clone()), "{read:?} {listed:?}");
 
             // The answer to the read arrives after the first list.
-            let mut watched = Watched::default();
+            let mut watched = WatchedSecret::default();
             assert!(!watched.saw(listed.clone()));
             assert!(watched.was_read(read.clone(), false), "{read:?} {listed:?}");
         }
@@ -345,7 +345,7 @@ mod tests {
 
     #[test]
     fn a_read_that_the_watch_is_behind_of_wakes_nobody_for_ever() {
-        let mut watched = Watched::default();
+        let mut watched = WatchedSecret::default();
         watched.was_read(some("1"), false);
         watched.saw(some("1"));
         for _ in 0..3 {

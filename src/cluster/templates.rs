@@ -9,7 +9,7 @@ use k8s_openapi::{
 
 use crate::rewrite::{
     KEEP_IMAGES,
-    pod::{Annotations, Container, ImageVolume, Labels, Metadata, Pod, PullPolicy, Spec, Text, Volume},
+    pod::{Annotations, Container, ImageVolume, JsonStr, Labels, Metadata, Pod, PullPolicy, Spec, Volume},
 };
 
 /// The parts of a template that matter for rewriting.
@@ -31,7 +31,7 @@ pub(super) fn pod(template: &PodTemplateSpec) -> Pod<'_> {
 }
 
 /// The labels, in the form that selectors take.
-pub(super) fn labels(metadata: &ObjectMeta) -> Vec<(Text<'_>, Text<'_>)> {
+pub(super) fn labels(metadata: &ObjectMeta) -> Vec<(JsonStr<'_>, JsonStr<'_>)> {
     metadata.labels.iter().flatten().map(|(key, value)| (text(key), text(value))).collect()
 }
 
@@ -53,6 +53,6 @@ fn pull_policy(text: &str) -> PullPolicy {
     if text == "Never" { PullPolicy::Never } else { PullPolicy::Pulls }
 }
 
-fn text(text: &str) -> Text<'_> {
-    Text(Cow::Borrowed(text))
+fn text(text: &str) -> JsonStr<'_> {
+    JsonStr(Cow::Borrowed(text))
 }

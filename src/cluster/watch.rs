@@ -9,14 +9,14 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 
-use crate::telemetry::watches::Watches;
+use crate::telemetry::watches::WatchMetrics;
 
 /// Watches a kind. Counts each list and each failure under `kind`, before a backoff hides it.
 pub(super) fn watch<K>(
     api: Api<K>,
     config: watcher::Config,
     kind: &'static str,
-    watches: &Watches,
+    watches: &WatchMetrics,
 ) -> impl Stream<Item = watcher::Result<watcher::Event<K>>> + Send + use<K>
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
@@ -52,7 +52,7 @@ mod tests {
     #[tokio::test]
     async fn watch_counts_each_failure_under_its_kind() {
         let mut registry = Registry::default();
-        let watches = Watches::register(&mut registry);
+        let watches = WatchMetrics::register(&mut registry);
         let events = watch(Api::<Node>::all(refusing(403)), watcher::Config::default(), "Node", &watches);
         let failures = events.filter(|event| std::future::ready(event.is_err())).take(2).count();
         assert_eq!(tokio::time::timeout(Duration::from_secs(20), failures).await.unwrap(), 2);

@@ -6,58 +6,58 @@ use arc_swap::ArcSwap;
 use k8s_openapi::jiff::Timestamp;
 use kube::Resource;
 
-use super::{Directory, Instances, Note, Outcome, Reconciler, instances::away};
+use super::{Connections, EventMessage, ReconcileResult, Reconciler, ResourceStore, connections::unreachable};
 use crate::{
     api::{CachedImage, CachedImageStatus, ConditionType, FoundSeverity, Interval, Platform, condition},
     image::ImageRef,
     prewarm::{
-        self, Asked, Context, Progress, Resolved, ScanTerms, Surroundings, Timing, Unresolved,
-        asked::Request,
-        lifetime::{self, EXPIRE_AFTER, Record, Source, coarse, stamp},
+        self, Environment, PrewarmContext, PrewarmTiming, PullProgress, Resolved, ScanTerms, Unresolved, UsageTracker,
+        expiry::{self, EXPIRE_AFTER, ExpiryCandidate, ImageOrigin, coarse, stamp},
+        usage_tracker::LastUse,
     },
-    rewrite::{Decision, Rules},
+    rewrite::{RuleDecision, Rules},
 };
 
 /// Creates the observer of a CachedImage's pulls.
-pub type Watcher = Arc<dyn Fn(&CachedImage) -> Arc<dyn Progress> + Send + Sync>;
+pub type ProgressObserver = Arc<dyn Fn(&CachedImage) -> Arc<dyn PullProgress> + Send + Sync>;
 
 /// Reconciles CachedImages.
-pub struct Images {
-    context: Context,
-    places: Arc<Places>,
-    asked: Arc<Asked>,
+pub struct CachedImageReconciler {
+    context: PrewarmContext,
+    places: Arc<ImageResolver>,
+    asked: Arc<UsageTracker>,
 }
 
 /// What is needed to find the ProxyProject and the Harbor of an image.
-struct Places {
-    directory: Arc<dyn Directory>,
-    instances: Arc<Instances>,
+struct ImageResolver {
+    directory: Arc<dyn ResourceStore>,
+    instances: Arc<Connections>,
     rules: Arc<ArcSwap<Rules>>,
-    watcher: Option<Watcher>,
+    watcher: Option<ProgressObserver>,
 }
 
-impl Images {
+impl CachedImageReconciler {
     /// Creates a reconciler that maps images with these rules, the same as the webhook's.
     pub fn new(
-        directory: Arc<dyn Directory>,
-        instances: Arc<Instances>,
+        directory: Arc<dyn ResourceStore>,
+        instances: Arc<Connections>,
         rules: Arc<ArcSwap<Rules>>,
-        timing: Timing,
-        watcher: Option<Watcher>,
+        timing: PrewarmTiming,
+        watcher: Option<ProgressObserver>,
     ) -> Self {
-        let places = Arc::new(Places { directory, instances, rules, watcher });
-        let context = Context { timing, ..Context::new(places.clone()) };
+        let places = Arc::new(ImageResolver { directory, instances, rules, watcher });
+        let context = PrewarmContext { timing, ..PrewarmContext::new(places.clone()) };
         Self { context, places, asked: Arc::default() }
     }
 
     /// The records of which namespaces request which images.
-    pub fn asked(&self) -> &Arc<Asked> {
+    pub fn usage(&self) -> &Arc<UsageTracker> {
         &self.asked
     }
 }
 
-impl Reconciler<CachedImage> for Images {
-    async fn reconcile(&self, object: &CachedImage, now: Timestamp) -> Outcome<CachedImageStatus> {
+impl Reconciler<CachedImage> for CachedImageReconciler {
+    async fn reconcile(&self, object: &CachedImage, now: Timestamp) -> ReconcileResult<CachedImageStatus> {
         // Locating an image reads connections from memory; this call stores the connection there.
         if let Some(instance) = self.places.instance_of(&object.spec.image) {
             self.places.instances.connect(self.places.directory.as_ref(), &instance).await.ok();
@@ -69,12 +69,13 @@ impl Reconciler<CachedImage> for Images {
         let status = stamp(object, outcome.status.clone(), self.asked.last(image).as_ref(), lifetime);
         let requeue = outcome.requeue.min(coarse(lifetime));
         let notes = outcome.notes.into_iter();
-        let notes = notes.map(|note| Note { warning: note.warning, reason: note.reason, message: note.message });
-        Outcome { status, requeue, notes: notes.collect() }
+        let notes =
+            notes.map(|note| EventMessage { warning: note.warning, reason: note.reason, message: note.message });
+        ReconcileResult { status, requeue, notes: notes.collect() }
     }
 }
 
-impl Places {
+impl ImageResolver {
     fn instance_of(&self, image: &str) -> Option<String> {
         let (_, project) = self.locate(&ImageRef::parse(image).ok()?)?;
         let project = self.directory.proxy_project(&project)?;
@@ -84,14 +85,16 @@ impl Places {
     /// The image at Harbor, and the ProxyProject that it belongs to.
     fn locate(&self, image: &ImageRef) -> Option<(ImageRef, String)> {
         match self.rules.load().find_for_anyone(image) {
-            Decision::Rewritten { image, rule } => Some((image, rule.name().to_string())),
-            Decision::AlreadyAtHarbor { rule: Some(rule) } => Some((rule.canonical(image), rule.name().to_string())),
+            RuleDecision::Rewritten { image, rule } => Some((image, rule.name().to_string())),
+            RuleDecision::AlreadyAtHarbor { rule: Some(rule) } => {
+                Some((rule.canonical(image), rule.name().to_string()))
+            }
             _ => None,
         }
     }
 }
 
-impl Surroundings for Places {
+impl Environment for ImageResolver {
     fn resolve(&self, text: &str) -> Result<Resolved, Unresolved> {
         let image = ImageRef::parse(text).map_err(|error| Unresolved::InvalidImage(error.to_string()))?;
         let not_proxied = || Unresolved::NotProxied(text.to_owned());
@@ -102,7 +105,7 @@ impl Surroundings for Places {
             self.instances.known(instance).ok_or_else(|| Unresolved::InstanceNotReady(instance.clone()))?;
         let upstream = self.directory.registry(&project.spec.registry_ref.name);
         let allowance = upstream.as_deref().map(|registry| self.instances.allowances.of(registry)).unwrap_or_default();
-        let away = self.directory.instance(instance).and_then(|found| away(instance, &found));
+        let away = self.directory.instance(instance).and_then(|found| unreachable(instance, &found));
         let lane = self.instances.lane(&project, upstream.as_deref());
         Ok(Resolved {
             allowance,
@@ -129,7 +132,7 @@ impl Surroundings for Places {
         ScanTerms { wanted: blocks || scans || max_age.is_some(), blocks, max_age }
     }
 
-    fn progress(&self, image: &CachedImage) -> Arc<dyn Progress> {
+    fn progress(&self, image: &CachedImage) -> Arc<dyn PullProgress> {
         match &self.watcher {
             Some(watcher) => watcher(image),
             None => Arc::new(()),
@@ -138,14 +141,18 @@ impl Surroundings for Places {
 }
 
 /// How long CachedImages of a ProxyProject that no user created live after the last request for the image.
-pub fn expire_after(directory: &dyn Directory, proxy_project: &str) -> Duration {
+pub fn expire_after(directory: &dyn ResourceStore, proxy_project: &str) -> Duration {
     let project = directory.proxy_project(proxy_project);
     project.and_then(|project| project.spec.prewarm.expire_after).map_or(EXPIRE_AFTER, Interval::duration)
 }
 
 /// The known lifetime of a CachedImage; `None` for one that a user created.
-pub fn lifetime_of(image: &CachedImage, directory: &dyn Directory, asked: &Asked) -> Option<Record> {
-    if !lifetime::is_ours(image.metadata.labels.as_ref()) {
+pub fn lifetime_of(
+    image: &CachedImage,
+    directory: &dyn ResourceStore,
+    asked: &UsageTracker,
+) -> Option<ExpiryCandidate> {
+    if !expiry::is_ours(image.metadata.labels.as_ref()) {
         return None;
     }
     let status = image.status.as_ref();
@@ -156,9 +163,9 @@ pub fn lifetime_of(image: &CachedImage, directory: &dyn Directory, asked: &Asked
     let lifetime = expire_after(directory, project);
     let remembered = asked.last(at_harbor);
     let at = remembered.as_ref().map(|request| request.at);
-    let last = lifetime::last_asked(written, at, asked.begun(), lifetime);
+    let last = expiry::last_used(written, at, asked.begun(), lifetime);
     let expires = last.checked_add(lifetime).ok()?;
-    Some(Record {
+    Some(ExpiryCandidate {
         name: image.metadata.name.clone()?,
         image: at_harbor.to_owned(),
         namespaces: namespaces_of(image, remembered.as_ref()),
@@ -170,8 +177,8 @@ pub fn lifetime_of(image: &CachedImage, directory: &dyn Directory, asked: &Asked
 }
 
 /// The namespace that requested the image first, and the latest ones that did.
-fn namespaces_of(image: &CachedImage, remembered: Option<&Request>) -> Vec<Arc<str>> {
-    let first = image.metadata.annotations.as_ref().and_then(|annotations| annotations.get(lifetime::REQUESTED_BY));
+fn namespaces_of(image: &CachedImage, remembered: Option<&LastUse>) -> Vec<Arc<str>> {
+    let first = image.metadata.annotations.as_ref().and_then(|annotations| annotations.get(expiry::REQUESTED_BY));
     let written = image.status.iter().flat_map(|status| &status.requested_by);
     let mut namespaces: Vec<Arc<str>> = first.into_iter().chain(written).map(|name| name.as_str().into()).collect();
     namespaces.extend(remembered.into_iter().flat_map(|request| request.namespaces.iter().cloned()));
@@ -188,7 +195,7 @@ fn is_refused(image: &CachedImage, ceiling: Option<FoundSeverity>) -> bool {
 }
 
 /// A CachedImage for an image that a Pod requested.
-pub fn offered(offer: &prewarm::Offer, source: Source) -> CachedImage {
+pub fn cached_image_for(offer: &prewarm::PrewarmRequest, source: ImageOrigin) -> CachedImage {
     let spec = crate::api::CachedImageSpec {
         image: offer.image.to_string(),
         platforms: Vec::new(),
@@ -196,8 +203,8 @@ pub fn offered(offer: &prewarm::Offer, source: Source) -> CachedImage {
         refresh_interval: None,
     };
     let mut image = CachedImage::new(&prewarm::name::cached_image_name(&offer.image), spec);
-    let labels = [("app.kubernetes.io/managed-by", "harbor-pilot"), (lifetime::SOURCE, source.as_str())];
-    let annotations = [(lifetime::REQUESTED_BY, offer.namespace.as_str())];
+    let labels = [("app.kubernetes.io/managed-by", "harbor-pilot"), (expiry::SOURCE, source.as_str())];
+    let annotations = [(expiry::REQUESTED_BY, offer.namespace.as_str())];
     let owned = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
     image.meta_mut().labels = Some(labels.map(owned).into());
     image.meta_mut().annotations = Some(annotations.map(owned).into());
@@ -205,7 +212,7 @@ pub fn offered(offer: &prewarm::Offer, source: Source) -> CachedImage {
 }
 
 /// Whether images of this ProxyProject are warmed when Pods request them.
-pub fn wants_offers(directory: &dyn Directory, proxy_project: &str) -> bool {
+pub fn prewarms_on_admission(directory: &dyn ResourceStore, proxy_project: &str) -> bool {
     use crate::api::proxy_project::PrewarmMode;
     directory.proxy_project(proxy_project).is_some_and(|project| project.spec.prewarm.mode == PrewarmMode::OnAdmission)
 }

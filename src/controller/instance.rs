@@ -3,12 +3,12 @@
 use k8s_openapi::jiff::Timestamp;
 
 use super::{
-    Directory, Instances, Note, Outcome,
-    report::{probe, warn_of_change},
+    Connections, EventMessage, ReconcileResult, ResourceStore,
+    status_report::{probe, warn_of_change},
 };
 use crate::{
     api::{ConditionType, Conditions, HarborInstance, HarborInstanceStatus, Reason, common, condition},
-    harbor::{Client, Error, Secrets},
+    harbor::{Client, Error, Redactor},
 };
 
 /// Maximum number of components; Harbor has ten.
@@ -16,16 +16,16 @@ const MOST_COMPONENTS: usize = 32;
 
 /// Reconciles a HarborInstance once.
 pub async fn reconcile(
-    directory: &dyn Directory,
-    instances: &Instances,
+    directory: &dyn ResourceStore,
+    instances: &Connections,
     instance: &HarborInstance,
     now: Timestamp,
-) -> Outcome<HarborInstanceStatus> {
+) -> ReconcileResult<HarborInstanceStatus> {
     let mut old = instance.status.clone().unwrap_or_default();
     let before = std::mem::take(&mut old.conditions);
     let generation = instance.metadata.generation;
     let mut conditions = Conditions::from_status(&before, generation, now);
-    let asked_for = common::is_asked_for(&instance.metadata, &mut old.last_reconcile_token);
+    let asked_for = common::is_requested(&instance.metadata, &mut old.last_reconcile_token);
     let mut status = HarborInstanceStatus {
         observed_generation: generation,
         pull_host: Some(instance.spec.effective_pull_host().to_owned()),
@@ -38,7 +38,7 @@ pub async fn reconcile(
         let name = instance.metadata.name.as_deref().unwrap_or_default();
         match instances.connect_to(directory, name, instance).await {
             Err(unusable) => conditions.failed(&unusable.into()),
-            Ok(connection) => match look(&connection.client).await {
+            Ok(connection) => match check(&connection.client).await {
                 Ok(seen) => {
                     let seen = seen.without(connection.client.secrets());
                     if asked_for || !condition::is_true(&before, ConditionType::Ready) {
@@ -46,7 +46,7 @@ pub async fn reconcile(
                         connection.view.clear();
                     }
                     if status.version.as_ref().is_some_and(|version| *version != seen.version) {
-                        notes.push(Note::done(Reason::Healthy, format!("Harbor is now {}", seen.version)));
+                        notes.push(EventMessage::done(Reason::Healthy, format!("Harbor is now {}", seen.version)));
                     }
                     conditions.ready(seen.reason(), seen.message(connection.client.is_user_account()));
                     status.version = Some(seen.version);
@@ -59,17 +59,17 @@ pub async fn reconcile(
     status.conditions = conditions.into_list();
     warn_of_change(&before, &status.conditions, &mut notes);
     let requeue = probe(&status.conditions, instance.spec.suspend, instance.spec.interval.duration());
-    Outcome { status, requeue, notes }
+    ReconcileResult { status, requeue, notes }
 }
 
-struct Seen {
+struct InstanceState {
     version: String,
     unhealthy: Vec<String>,
 }
 
-impl Seen {
+impl InstanceState {
     /// The same, with secrets redacted from text that Harbor sent.
-    fn without(self, secrets: &Secrets) -> Self {
+    fn without(self, secrets: &Redactor) -> Self {
         let said = |text: String| secrets.message(text.as_bytes(), false, &[]);
         let unhealthy = self.unhealthy.into_iter().take(MOST_COMPONENTS).map(said);
         Self { unhealthy: unhealthy.collect(), version: said(self.version) }
@@ -91,7 +91,7 @@ impl Seen {
     }
 }
 
-async fn look(client: &Client) -> Result<Seen, Error> {
+async fn check(client: &Client) -> Result<InstanceState, Error> {
     let info = client.system_info().await?;
     // With a wrong password Harbor answers here as without one: 200, without the version.
     let Some(version) = info.harbor_version else {
@@ -99,5 +99,5 @@ async fn look(client: &Client) -> Result<Seen, Error> {
     };
     let health = client.health().await?;
     let unhealthy = health.components.into_iter().filter(|component| component.status != "healthy");
-    Ok(Seen { version, unhealthy: unhealthy.map(|component| component.name).collect() })
+    Ok(InstanceState { version, unhealthy: unhealthy.map(|component| component.name).collect() })
 }

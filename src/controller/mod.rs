@@ -6,56 +6,56 @@
 
 use std::time::Duration;
 
-pub mod allowances;
 pub mod cached_image;
-pub mod directory;
-mod frame;
+pub mod connections;
 pub mod instance;
-pub mod instances;
-pub mod needs;
+mod ownership_conflict;
 pub mod preview;
 pub mod proxy_project;
+pub mod rate_limits;
+mod reconcile_context;
 pub mod reconciler;
 pub mod registry;
+mod registry_resolver;
 pub mod replication_rule;
-mod report;
-mod rivals;
-mod sight;
-mod upstream;
+pub mod required_permissions;
+pub mod resource_store;
+mod resync;
+mod status_report;
 
-pub use directory::{Directory, SecretValue};
-pub use instances::Instances;
-pub use preview::{Preview, Subjects, Verdict};
-pub use reconciler::{Kinds, Managed, Reconciler};
+pub use connections::Connections;
+pub use preview::{Preview, PreviewInput, PreviewResult};
+pub use reconciler::{ReconciledKind, Reconciler, Reconcilers};
+pub use resource_store::{ResourceStore, SecretValue};
 
-use crate::{api::Reason, plan::marker::Marker};
+use crate::{api::Reason, plan::ownership_marker::Marker};
 
 /// Requeue time while an external problem has to be resolved first.
 pub const RECHECK: Duration = Duration::from_secs(30);
 
 /// Result of one reconcile.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Outcome<Status> {
+pub struct ReconcileResult<Status> {
     /// The status to store.
     pub status: Status,
     /// Maximum time until the next reconcile.
     pub requeue: Duration,
     /// Notes for users.
-    pub notes: Vec<Note>,
+    pub notes: Vec<EventMessage>,
 }
 
 /// Result of one deletion attempt.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Finalized<Status> {
+pub enum FinalizeResult<Status> {
     /// Harbor is in the desired state; the finalizer can be removed.
-    Done(Vec<Note>),
+    Done(Vec<EventMessage>),
     /// The deletion is blocked.
-    Blocked(Outcome<Status>),
+    Blocked(ReconcileResult<Status>),
 }
 
 /// An action that was done, or that failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Note {
+pub struct EventMessage {
     /// Whether it needs a user's attention.
     pub warning: bool,
     /// Machine-readable: the name of a [`Reason`].
@@ -64,7 +64,7 @@ pub struct Note {
     pub message: String,
 }
 
-impl Note {
+impl EventMessage {
     /// A note about an action that was done.
     pub fn done(reason: Reason, message: impl Into<String>) -> Self {
         Self { warning: false, reason: reason.to_string(), message: message.into() }
@@ -91,7 +91,7 @@ pub struct Installation(pub String);
 
 impl Installation {
     /// The marker of the object that a resource creates in Harbor.
-    pub fn marker<K: Managed>(&self, object: &K) -> Marker {
+    pub fn marker<K: ReconciledKind>(&self, object: &K) -> Marker {
         Marker {
             installation: self.0.clone(),
             kind: K::kind(&()).into_owned(),

@@ -8,18 +8,18 @@ use futures::{StreamExt, stream};
 use k8s_openapi::jiff::Timestamp;
 
 use super::{
-    Kinds, Managed, instance, proxy_project,
-    registry::{self, Purpose},
+    ReconciledKind, Reconcilers, instance, proxy_project,
+    registry::{self, ComparePurpose},
+    registry_resolver::{PlannedRegistries, PlannedRegistry},
     replication_rule,
-    report::Failure,
-    sight::Sight,
-    upstream::{Ahead, Upcoming},
+    resync::ReadMode,
+    status_report::ReconcileError,
 };
 use crate::{
     api::{
         ConditionType, HarborInstance, ManagementPolicy, ProxyProject, Reason, Registry, ReplicationRule, condition,
     },
-    harbor::{Freshness, Secrets},
+    harbor::{Freshness, Redactor},
     plan::{Action, Difference, TO_BE_CREATED},
 };
 
@@ -28,7 +28,7 @@ pub const AT_ONCE: usize = 8;
 
 /// The resources to compare.
 #[derive(Debug, Clone, Default)]
-pub struct Subjects {
+pub struct PreviewInput {
     /// HarborInstances.
     pub instances: Vec<Arc<HarborInstance>>,
     /// Registries.
@@ -49,14 +49,14 @@ pub struct Preview {
     /// The HarborInstance of the resource, or the resource itself.
     pub instance: String,
     /// What the controller would do.
-    pub verdict: Verdict,
+    pub verdict: PreviewResult,
     /// What could not be compared, and why.
     pub remarks: Vec<String>,
 }
 
 /// What the controller would do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
+pub enum PreviewResult {
     /// Nothing, for this reason: there is nothing to compare.
     Idle(String),
     /// Apply the difference, unless the resource is only observed.
@@ -77,11 +77,11 @@ pub enum Verdict {
 
 impl Preview {
     /// Redacts the secrets of this Harbor.
-    fn conceal(&mut self, secrets: &Secrets) {
+    fn conceal(&mut self, secrets: &Redactor) {
         self.remarks.iter_mut().for_each(|remark| *remark = secrets.line(remark));
         match &mut self.verdict {
-            Verdict::Idle(message) | Verdict::Refused { message, .. } => *message = secrets.line(message),
-            Verdict::Compared { difference, .. } => difference.drift.iter_mut().for_each(|drift| {
+            PreviewResult::Idle(message) | PreviewResult::Refused { message, .. } => *message = secrets.line(message),
+            PreviewResult::Compared { difference, .. } => difference.drift.iter_mut().for_each(|drift| {
                 drift.have = secrets.line(beginning(&drift.have));
                 drift.want = secrets.line(beginning(&drift.want));
             }),
@@ -89,7 +89,7 @@ impl Preview {
     }
 }
 
-impl Verdict {
+impl PreviewResult {
     /// Whether Harbor differs from the spec.
     pub fn differs(&self) -> bool {
         matches!(self, Self::Compared { difference, .. } if difference.action != Action::Nothing)
@@ -101,18 +101,18 @@ impl Verdict {
     }
 }
 
-impl From<Failure> for Verdict {
-    fn from(failure: Failure) -> Self {
-        let (reason, message) = failure.into_words();
+impl From<ReconcileError> for PreviewResult {
+    fn from(failure: ReconcileError) -> Self {
+        let (reason, message) = failure.into_message();
         Self::Refused { reason: reason.to_string(), message }
     }
 }
 
-impl Kinds {
+impl Reconcilers {
     /// Compares all: instances, Registries, ProxyProjects, ReplicationRules. Sends no requests for the resources of an
     /// instance that does not answer.
-    pub async fn preview(&self, subjects: &Subjects, now: Timestamp) -> Vec<Preview> {
-        let mut round = Round { kinds: self, now, ahead: Ahead::new(), away: BTreeSet::new() };
+    pub async fn preview(&self, subjects: &PreviewInput, now: Timestamp) -> Vec<Preview> {
+        let mut round = PreviewRun { kinds: self, now, ahead: PlannedRegistries::new(), away: BTreeSet::new() };
         let instances = each(&subjects.instances, |object| round.instance(object)).await;
         round.away = instances.iter().filter(|seen| seen.verdict.is_refused()).map(|seen| seen.name.clone()).collect();
         let registries = each(&subjects.registries, |object| round.registry(object)).await;
@@ -129,26 +129,26 @@ impl Kinds {
 }
 
 /// The state of one run.
-struct Round<'a> {
-    kinds: &'a Kinds,
+struct PreviewRun<'a> {
+    kinds: &'a Reconcilers,
     now: Timestamp,
-    ahead: Ahead,
+    ahead: PlannedRegistries,
     /// Instances that cannot be used.
     away: BTreeSet<String>,
 }
 
-impl Round<'_> {
+impl PreviewRun<'_> {
     async fn instance(&self, object: &HarborInstance) -> Preview {
         let name = object.metadata.name.as_deref().unwrap_or_default();
         if object.spec.suspend {
-            return preview(object, name, Verdict::Idle("spec.suspend is set".to_owned()));
+            return preview(object, name, PreviewResult::Idle("spec.suspend is set".to_owned()));
         }
         let outcome = instance::reconcile(self.kinds.directory.as_ref(), &self.kinds.instances, object, self.now).await;
         let ready = condition::find(&outcome.status.conditions, ConditionType::Ready);
         let message = ready.map(|ready| ready.message.clone()).unwrap_or_default();
         let verdict = match ready.filter(|ready| ready.status == "False") {
-            None => Verdict::Idle(message),
-            Some(ready) => Verdict::Refused { reason: ready.reason.clone(), message },
+            None => PreviewResult::Idle(message),
+            Some(ready) => PreviewResult::Refused { reason: ready.reason.clone(), message },
         };
         preview(object, name, verdict)
     }
@@ -158,12 +158,12 @@ impl Round<'_> {
         if let Some(verdict) = self.idle(instance, object.spec.suspend) {
             return (preview(object, instance, verdict), None);
         }
-        let remembered = object.status.as_ref().map(registry::Remembered::of).unwrap_or_default();
-        match registry::look(self.kinds, object, remembered, Purpose::Preview, self.sight().freshness).await {
+        let remembered = object.status.as_ref().map(registry::LastApplied::of).unwrap_or_default();
+        match registry::compare(self.kinds, object, remembered, ComparePurpose::Preview, self.sight().freshness).await {
             Err(failure) => (preview(object, instance, failure.into()), None),
             Ok(look) => {
                 let plan = look.plan.map(|plan| plan.difference(registry::object(object)));
-                let verdict = compared(plan.map_err(Failure::from), object.spec.management_policy);
+                let verdict = compared(plan.map_err(ReconcileError::from), object.spec.management_policy);
                 (Preview { remarks: look.remarks, ..preview(object, instance, verdict) }, look.id)
             }
         }
@@ -178,9 +178,9 @@ impl Round<'_> {
         preview(object, instance, compared(difference, object.spec.management_policy))
     }
 
-    async fn project_difference(&self, object: &ProxyProject) -> Result<Difference, Failure> {
+    async fn project_difference(&self, object: &ProxyProject) -> Result<Difference, ReconcileError> {
         let connection = self.kinds.connect(&object.spec.harbor_ref).await?;
-        let look = proxy_project::look(self.kinds, &connection, object, &self.ahead, None, self.sight()).await?;
+        let look = proxy_project::compare(self.kinds, &connection, object, &self.ahead, None, self.sight()).await?;
         Ok(look.plan?.difference(proxy_project::object(object)))
     }
 
@@ -193,24 +193,24 @@ impl Round<'_> {
         preview(object, instance, compared(difference, object.spec.management_policy))
     }
 
-    async fn rule_difference(&self, object: &ReplicationRule) -> Result<Difference, Failure> {
+    async fn rule_difference(&self, object: &ReplicationRule) -> Result<Difference, ReconcileError> {
         let connection = self.kinds.connect(&object.spec.harbor_ref).await?;
         let remembered = object.status.as_ref().and_then(|status| status.id);
         let view = &connection.view;
-        let look = replication_rule::look(self.kinds, view, object, &self.ahead, remembered, self.sight()).await?;
+        let look = replication_rule::compare(self.kinds, view, object, &self.ahead, remembered, self.sight()).await?;
         Ok(look.plan?.difference(replication_rule::object(object)))
     }
 
     /// Reads each list once, and uses only lists.
-    fn sight(&self) -> Sight {
-        Sight { now: self.now, freshness: Freshness::Listed(self.now) }
+    fn sight(&self) -> ReadMode {
+        ReadMode { now: self.now, freshness: Freshness::Listed(self.now) }
     }
 
-    fn idle(&self, instance: &str, suspended: bool) -> Option<Verdict> {
+    fn idle(&self, instance: &str, suspended: bool) -> Option<PreviewResult> {
         if suspended {
-            return Some(Verdict::Idle("spec.suspend is set".to_owned()));
+            return Some(PreviewResult::Idle("spec.suspend is set".to_owned()));
         }
-        self.away.contains(instance).then(|| Verdict::Refused {
+        self.away.contains(instance).then(|| PreviewResult::Refused {
             reason: Reason::InstanceNotReady.to_string(),
             message: format!("HarborInstance {instance} is not usable; see its own line"),
         })
@@ -219,9 +219,9 @@ impl Round<'_> {
     /// Records what later resources that refer to this Registry will find.
     fn expect(&mut self, preview: &Preview, id: Option<i64>) {
         let upcoming = match &preview.verdict {
-            Verdict::Compared { writes: true, .. } => Upcoming::Ours(id.unwrap_or(TO_BE_CREATED)),
-            Verdict::Refused { reason, message } => Upcoming::Refused(format!("{reason}: {message}")),
-            Verdict::Compared { writes: false, .. } | Verdict::Idle(_) => return,
+            PreviewResult::Compared { writes: true, .. } => PlannedRegistry::Ours(id.unwrap_or(TO_BE_CREATED)),
+            PreviewResult::Refused { reason, message } => PlannedRegistry::Refused(format!("{reason}: {message}")),
+            PreviewResult::Compared { writes: false, .. } | PreviewResult::Idle(_) => return,
         };
         self.ahead.insert(preview.name.clone(), upcoming);
     }
@@ -234,14 +234,14 @@ fn beginning(text: &str) -> &str {
     text.get(..text.floor_char_boundary(LONGEST)).unwrap_or_default()
 }
 
-fn preview<K: Managed>(object: &K, instance: &str, verdict: Verdict) -> Preview {
+fn preview<K: ReconciledKind>(object: &K, instance: &str, verdict: PreviewResult) -> Preview {
     let name = object.meta().name.clone().unwrap_or_default();
     Preview { kind: K::kind(&()).into_owned(), name, instance: instance.to_owned(), verdict, remarks: Vec::new() }
 }
 
-fn compared(difference: Result<Difference, Failure>, policy: ManagementPolicy) -> Verdict {
+fn compared(difference: Result<Difference, ReconcileError>, policy: ManagementPolicy) -> PreviewResult {
     match difference {
-        Ok(difference) => Verdict::Compared { difference, writes: policy == ManagementPolicy::Full },
+        Ok(difference) => PreviewResult::Compared { difference, writes: policy == ManagementPolicy::Full },
         Err(failure) => failure.into(),
     }
 }

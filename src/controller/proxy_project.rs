@@ -11,50 +11,54 @@ pub use self::removal::finalize;
 
 use self::apply::apply;
 use super::{
-    Directory, Kinds, Note, Outcome,
-    frame::Frame,
-    instances::{Connection, version},
-    report::Failure,
-    sight::{Sight, disowns, is_settled},
-    upstream::{Ahead, Reference},
+    EventMessage, ReconcileResult, Reconcilers, ResourceStore,
+    connections::{Connection, version},
+    reconcile_context::ReconcileContext,
+    registry_resolver::{PlannedRegistries, RegistryResolver},
+    resync::{ReadMode, disowns, is_settled},
+    status_report::ReconcileError,
 };
 use crate::{
     api::{
         ConditionType, Conditions, CveAllowlist, ManagementPolicy, OwnedObject, ProxyProject, ProxyProjectStatus,
         Reason, Registry, RewriteRuleStatus, StorageLimit, condition,
     },
-    harbor::{Error, Freshness, Seen, View, model},
+    harbor::{Cached, Error, Freshness, HarborCache, model},
     plan::{
         Action, Plan, Refusal,
-        marker::Marker,
+        ownership_marker::Marker,
         project::{self as plan, Identity},
         retention,
     },
-    rewrite::{Finding, conflicts, stated},
+    rewrite::{RuleWarning, conflicts, desired_rule},
 };
 
 /// Reconciles a ProxyProject's object in Harbor with its spec.
-pub async fn reconcile(kinds: &Kinds, project: &ProxyProject, now: Timestamp) -> Outcome<ProxyProjectStatus> {
-    let mut frame = Frame::open(kinds, project, now);
+pub async fn reconcile(
+    kinds: &Reconcilers,
+    project: &ProxyProject,
+    now: Timestamp,
+) -> ReconcileResult<ProxyProjectStatus> {
+    let mut frame = ReconcileContext::open(kinds, project, now);
     if frame.is_suspended() {
         frame.status.rewrite = None;
     } else {
-        let mut result = bring(kinds, project, frame.sight, &mut frame.status, &mut frame.notes).await;
-        if matches!(result, Err(Failure::Harbor(Error::Conflict { .. }))) {
+        let mut result = ensure(kinds, project, frame.sight, &mut frame.status, &mut frame.notes).await;
+        if matches!(result, Err(ReconcileError::Harbor(Error::Conflict { .. }))) {
             // Another client changed Harbor after the read: read again and retry.
-            result = bring(kinds, project, frame.sight.closer(), &mut frame.status, &mut frame.notes).await;
+            result = ensure(kinds, project, frame.sight.uncached(), &mut frame.status, &mut frame.notes).await;
         }
         let rule = frame.status.rewrite.as_ref();
         let rule =
             rule.map_or_else(String::new, |rule| format!("; {} becomes {}", rule.matches.join(", "), rule.target));
-        frame.settle(result.map(|()| format!("Harbor has this project as specified{rule}")));
+        frame.conclude(result.map(|()| format!("Harbor has this project as specified{rule}")));
     }
-    tell_conflicts(kinds.directory.as_ref(), project, &frame.status, &mut frame.conditions);
+    set_conflicts(kinds.directory.as_ref(), project, &frame.status, &mut frame.conditions);
     frame.close()
 }
 
-fn tell_conflicts(
-    directory: &dyn Directory,
+fn set_conflicts(
+    directory: &dyn ResourceStore,
     project: &ProxyProject,
     status: &ProxyProjectStatus,
     conditions: &mut Conditions,
@@ -67,34 +71,34 @@ fn tell_conflicts(
         return;
     };
     let reason = match first {
-        Finding::AtHarbor { .. } => Reason::MatchAtHarbor,
-        _ => Reason::MatchTaken,
+        RuleWarning::AtHarbor { .. } => Reason::MatchIsHarborHost,
+        _ => Reason::MatchConflict,
     };
     let messages: Vec<String> = findings.iter().map(ToString::to_string).collect();
     conditions.set(ConditionType::RewriteConflict, true, reason, messages.join("; "));
 }
 
-async fn bring(
-    kinds: &Kinds,
+async fn ensure(
+    kinds: &Reconcilers,
     project: &ProxyProject,
-    sight: Sight,
+    sight: ReadMode,
     status: &mut ProxyProjectStatus,
-    notes: &mut Vec<Note>,
-) -> Result<(), Failure> {
+    notes: &mut Vec<EventMessage>,
+) -> Result<(), ReconcileError> {
     let connection = kinds.connect(&project.spec.harbor_ref).await?;
     let (view, name) = (&connection.view, project.harbor_name());
     if status.rewrite.is_some()
         && view.project(name, sight.freshness).await?.item.is_none()
-        && view.project(name, sight.closer().freshness).await?.item.is_none()
+        && view.project(name, sight.uncached().freshness).await?.item.is_none()
     {
         // The rule has no target until the project exists again.
         status.rewrite = None;
     }
     let trusted = status.id.filter(|_| status.drift.is_empty() && !was_refused(project));
-    let ahead = Ahead::new();
-    let mut look = look(kinds, &connection, project, &ahead, trusted, sight).await?;
+    let ahead = PlannedRegistries::new();
+    let mut look = compare(kinds, &connection, project, &ahead, trusted, sight).await?;
     if sight.is_too_old(look.at) && !is_settled(&look.plan, status.id) {
-        look = self::look(kinds, &connection, project, &ahead, trusted, sight.closer()).await?;
+        look = compare(kinds, &connection, project, &ahead, trusted, sight.uncached()).await?;
     }
     if look.plan.is_err() && status.id != look.id {
         // The project that the rule targets is gone, and another project has its name.
@@ -117,11 +121,11 @@ async fn bring(
         created = apply(&connection, name, step, created).await?;
         // The creation is reported even if the mark fails afterwards.
         if matches!(step, plan::Step::Create(_)) {
-            notes.push(Note::done(Reason::Reconciled, difference.done()));
+            notes.push(EventMessage::done(Reason::Reconciled, difference.done()));
         }
     }
     if matches!(plan.action, Action::Adopt | Action::Change) {
-        notes.push(Note::done(Reason::Reconciled, difference.done()));
+        notes.push(EventMessage::done(Reason::Reconciled, difference.done()));
     }
     status.id = created;
     OwnedObject::remember(&mut status.owned, created, sight.now);
@@ -137,7 +141,7 @@ fn was_refused(project: &ProxyProject) -> bool {
 }
 
 /// Result of comparing a ProxyProject with Harbor.
-pub(super) struct Look {
+pub(super) struct Comparison {
     /// Harbor's id, whether or not the project is ours.
     pub(super) id: Option<i64>,
     /// When Harbor was read.
@@ -154,19 +158,19 @@ pub(super) fn object(project: &ProxyProject) -> String {
 }
 
 /// Compares without writing. Checks the owner of the project, unless it has the id `trusted` and there is nothing to do.
-pub(super) async fn look(
-    kinds: &Kinds,
+pub(super) async fn compare(
+    kinds: &Reconcilers,
     connection: &Connection,
     project: &ProxyProject,
-    ahead: &Ahead,
+    ahead: &PlannedRegistries,
     trusted: Option<i64>,
-    sight: Sight,
-) -> Result<Look, Failure> {
+    sight: ReadMode,
+) -> Result<Comparison, ReconcileError> {
     kinds.yield_to_older(project)?;
     let spec = &project.spec;
-    let Seen { item: have, at } = connection.view.project(project.harbor_name(), sight.freshness).await?;
+    let Cached { item: have, at } = connection.view.project(project.harbor_name(), sight.freshness).await?;
     let have = have.map(|project| project.as_ref().clone());
-    let reference = Reference { kinds, view: &connection.view, ahead, sight };
+    let reference = RegistryResolver { kinds, view: &connection.view, ahead, sight };
     let (registry, registry_id) = reference.registry(&spec.registry_ref.name, &spec.harbor_ref, "ProxyProject").await?;
     let desired = plan::Desired {
         name: project.harbor_name().to_owned(),
@@ -176,7 +180,7 @@ pub(super) async fn look(
         cve_allowlist: spec.cve_allowlist.as_ref().filter(|list| !list.system).map(allowlist),
         retention: spec.retention.as_ref().map(|spec| retention::desired(spec, sight.now)).transpose()?,
         marker: kinds.installation.marker(project),
-        adoption: spec.adoption,
+        adoption: spec.adoption_policy,
     };
     let rule = rule(project, &registry, connection)?;
     let id = have.as_ref().map(|project| project.project_id);
@@ -186,7 +190,7 @@ pub(super) async fn look(
         observed.version = version(kinds.directory.as_ref(), &spec.harbor_ref.name, &connection.client).await?;
     }
     if let Some(id) = id {
-        look_beyond(&connection.view, &desired, id, sight.freshness, &mut observed).await?;
+        compare_unlisted(&connection.view, &desired, id, sight.freshness, &mut observed).await?;
     }
     let mut plan = plan::plan(&desired, &observed);
     if let Some(id) = id
@@ -200,12 +204,12 @@ pub(super) async fn look(
         observed.identity = Identity::Read { label };
         plan = plan::plan(&desired, &observed);
     }
-    Ok(Look { id, at, plan, rule })
+    Ok(Comparison { id, at, plan, rule })
 }
 
 /// Reads the managed settings that the list of projects does not contain.
-async fn look_beyond(
-    view: &View,
+async fn compare_unlisted(
+    view: &HarborCache,
     desired: &plan::Desired,
     project_id: i64,
     freshness: Freshness,
@@ -247,6 +251,6 @@ fn allowlist(list: &CveAllowlist) -> model::CveAllowlist {
 }
 
 fn rule(project: &ProxyProject, registry: &Registry, connection: &Connection) -> Result<RewriteRuleStatus, Refusal> {
-    stated(project, registry, &connection.pull_host)
+    desired_rule(project, registry, &connection.pull_host)
         .map_err(|error| Refusal { reason: Reason::InvalidSpec, message: error.to_string() })
 }

@@ -7,9 +7,9 @@ use kube::Resource;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    Directory, Finalized, Installation, Instances, Outcome, instance,
-    instances::{Connection, Unusable},
-    proxy_project, registry, replication_rule,
+    Connections, FinalizeResult, Installation, ReconcileResult, ResourceStore,
+    connections::{ConnectError, Connection},
+    instance, proxy_project, registry, replication_rule,
 };
 use crate::api::{
     CachedImage, CachedImageStatus, DeletionPolicy, HarborInstance, HarborInstanceStatus, HarborRef, ManagementPolicy,
@@ -17,7 +17,7 @@ use crate::api::{
 };
 
 /// A kind that this project reconciles.
-pub trait Managed:
+pub trait ReconciledKind:
     Resource<DynamicType = (), Scope = kube::core::ClusterResourceScope>
     + Clone
     + Debug
@@ -49,41 +49,41 @@ pub trait Managed:
 }
 
 /// Reconciles one kind, independent of where it is stored.
-pub trait Reconciler<K: Managed>: Send + Sync + 'static {
+pub trait Reconciler<K: ReconciledKind>: Send + Sync + 'static {
     /// Reconciles the resource once.
-    fn reconcile(&self, object: &K, now: Timestamp) -> impl Future<Output = Outcome<K::Status>> + Send;
+    fn reconcile(&self, object: &K, now: Timestamp) -> impl Future<Output = ReconcileResult<K::Status>> + Send;
 
     /// Tries once to delete the object that the resource created in Harbor.
-    fn finalize(&self, _object: &K, _now: Timestamp) -> impl Future<Output = Finalized<K::Status>> + Send {
-        std::future::ready(Finalized::Done(Vec::new()))
+    fn finalize(&self, _object: &K, _now: Timestamp) -> impl Future<Output = FinalizeResult<K::Status>> + Send {
+        std::future::ready(FinalizeResult::Done(Vec::new()))
     }
 }
 
 /// Shared parts of the reconcilers of objects in Harbor.
-pub struct Kinds {
+pub struct Reconcilers {
     /// The resources that others refer to.
-    pub directory: Arc<dyn Directory>,
+    pub directory: Arc<dyn ResourceStore>,
     /// Clients of the instances.
-    pub instances: Arc<Instances>,
+    pub instances: Arc<Connections>,
     /// The identity of this installation.
     pub installation: Installation,
 }
 
-impl Kinds {
+impl Reconcilers {
     /// The connection to the instance that a resource refers to.
-    pub(super) async fn connect(&self, harbor: &HarborRef) -> Result<Connection, Unusable> {
+    pub(super) async fn connect(&self, harbor: &HarborRef) -> Result<Connection, ConnectError> {
         self.instances.connect(self.directory.as_ref(), &harbor.name).await
     }
 }
 
 /// Whether the object in Harbor is deleted with its resource.
-fn goes_too(deletion: DeletionPolicy, management: ManagementPolicy) -> bool {
+fn deletes_in_harbor(deletion: DeletionPolicy, management: ManagementPolicy) -> bool {
     deletion != DeletionPolicy::Retain && management == ManagementPolicy::Full
 }
 
 macro_rules! managed {
     ($kind:ty, $status:ty $(, finalizer: $wants:expr)?) => {
-        impl Managed for $kind {
+        impl ReconciledKind for $kind {
             type Status = $status;
 
             const KIND: &'static str = stringify!($kind);
@@ -111,57 +111,57 @@ macro_rules! managed {
 managed!(HarborInstance, HarborInstanceStatus);
 managed!(CachedImage, CachedImageStatus);
 managed!(Registry, RegistryStatus, finalizer: |registry| {
-    goes_too(registry.spec.deletion_policy, registry.spec.management_policy)
+    deletes_in_harbor(registry.spec.deletion_policy, registry.spec.management_policy)
 });
 managed!(ProxyProject, ProxyProjectStatus, finalizer: |project| {
-    goes_too(project.spec.deletion_policy, project.spec.management_policy)
+    deletes_in_harbor(project.spec.deletion_policy, project.spec.management_policy)
 });
 managed!(ReplicationRule, ReplicationRuleStatus, finalizer: |rule| {
-    goes_too(rule.spec.deletion_policy, rule.spec.management_policy)
+    deletes_in_harbor(rule.spec.deletion_policy, rule.spec.management_policy)
 });
 
-impl Reconciler<HarborInstance> for Kinds {
-    async fn reconcile(&self, object: &HarborInstance, now: Timestamp) -> Outcome<HarborInstanceStatus> {
+impl Reconciler<HarborInstance> for Reconcilers {
+    async fn reconcile(&self, object: &HarborInstance, now: Timestamp) -> ReconcileResult<HarborInstanceStatus> {
         instance::reconcile(self.directory.as_ref(), &self.instances, object, now).await
     }
 }
 
-impl Reconciler<Registry> for Kinds {
-    async fn reconcile(&self, object: &Registry, now: Timestamp) -> Outcome<RegistryStatus> {
+impl Reconciler<Registry> for Reconcilers {
+    async fn reconcile(&self, object: &Registry, now: Timestamp) -> ReconcileResult<RegistryStatus> {
         registry::reconcile(self, object, now).await
     }
 
-    async fn finalize(&self, object: &Registry, now: Timestamp) -> Finalized<RegistryStatus> {
+    async fn finalize(&self, object: &Registry, now: Timestamp) -> FinalizeResult<RegistryStatus> {
         registry::finalize(self, object, now).await
     }
 }
 
-impl Reconciler<ProxyProject> for Kinds {
-    async fn reconcile(&self, object: &ProxyProject, now: Timestamp) -> Outcome<ProxyProjectStatus> {
+impl Reconciler<ProxyProject> for Reconcilers {
+    async fn reconcile(&self, object: &ProxyProject, now: Timestamp) -> ReconcileResult<ProxyProjectStatus> {
         proxy_project::reconcile(self, object, now).await
     }
 
-    async fn finalize(&self, object: &ProxyProject, now: Timestamp) -> Finalized<ProxyProjectStatus> {
+    async fn finalize(&self, object: &ProxyProject, now: Timestamp) -> FinalizeResult<ProxyProjectStatus> {
         proxy_project::finalize(self, object, now).await
     }
 }
 
-impl Reconciler<ReplicationRule> for Kinds {
-    async fn reconcile(&self, object: &ReplicationRule, now: Timestamp) -> Outcome<ReplicationRuleStatus> {
+impl Reconciler<ReplicationRule> for Reconcilers {
+    async fn reconcile(&self, object: &ReplicationRule, now: Timestamp) -> ReconcileResult<ReplicationRuleStatus> {
         replication_rule::reconcile(self, object, now).await
     }
 
-    async fn finalize(&self, object: &ReplicationRule, now: Timestamp) -> Finalized<ReplicationRuleStatus> {
+    async fn finalize(&self, object: &ReplicationRule, now: Timestamp) -> FinalizeResult<ReplicationRuleStatus> {
         replication_rule::finalize(self, object, now).await
     }
 }
 
-impl<K: Managed, R: Reconciler<K>> Reconciler<K> for Arc<R> {
-    async fn reconcile(&self, object: &K, now: Timestamp) -> Outcome<K::Status> {
+impl<K: ReconciledKind, R: Reconciler<K>> Reconciler<K> for Arc<R> {
+    async fn reconcile(&self, object: &K, now: Timestamp) -> ReconcileResult<K::Status> {
         self.as_ref().reconcile(object, now).await
     }
 
-    async fn finalize(&self, object: &K, now: Timestamp) -> Finalized<K::Status> {
+    async fn finalize(&self, object: &K, now: Timestamp) -> FinalizeResult<K::Status> {
         self.as_ref().finalize(object, now).await
     }
 }

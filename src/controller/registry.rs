@@ -3,31 +3,31 @@
 use k8s_openapi::jiff::Timestamp;
 
 use super::{
-    Finalized, Kinds, Note, Outcome, RECHECK,
-    frame::{self, Frame},
-    instances::{Connection, Unusable, read_secret, version},
-    report::Failure,
-    sight::{Sight, disowns, is_settled},
+    EventMessage, FinalizeResult, RECHECK, ReconcileResult, Reconcilers,
+    connections::{ConnectError, Connection, read_secret, version},
+    reconcile_context::{self, ReconcileContext},
+    resync::{ReadMode, disowns, is_settled},
+    status_report::ReconcileError,
 };
 use crate::{
     api::{ManagementPolicy, OwnedObject, Reason, Registry, RegistryStatus, UpstreamPulls},
-    harbor::{Client, Credentials, Error, Freshness, Secrets, Seen, model},
-    plan::{Plan, Refusal, hosts, marker::Marker, registry as plan},
+    harbor::{Cached, Client, Credentials, Error, Freshness, Redactor, model},
+    plan::{Plan, Refusal, hosts, ownership_marker::Marker, registry as plan},
 };
 
 /// Reconciles a Registry's object in Harbor with its spec.
-pub async fn reconcile(kinds: &Kinds, registry: &Registry, now: Timestamp) -> Outcome<RegistryStatus> {
-    let mut frame = Frame::open(kinds, registry, now);
+pub async fn reconcile(kinds: &Reconcilers, registry: &Registry, now: Timestamp) -> ReconcileResult<RegistryStatus> {
+    let mut frame = ReconcileContext::open(kinds, registry, now);
     if frame.is_suspended() {
         return frame.close();
     }
-    let mut result = bring(kinds, registry, frame.sight, &mut frame.status, &mut frame.notes).await;
-    if matches!(result, Err(Failure::Harbor(Error::Conflict { .. }))) {
+    let mut result = ensure(kinds, registry, frame.sight, &mut frame.status, &mut frame.notes).await;
+    if matches!(result, Err(ReconcileError::Harbor(Error::Conflict { .. }))) {
         // Another client changed Harbor after the read: read again and retry.
-        result = bring(kinds, registry, frame.sight.closer(), &mut frame.status, &mut frame.notes).await;
+        result = ensure(kinds, registry, frame.sight.uncached(), &mut frame.status, &mut frame.notes).await;
     }
     remember_pulls(kinds, registry, &mut frame.status, &mut frame.notes);
-    frame.settle(result.map(|()| "Harbor has this registry as specified".to_owned()));
+    frame.conclude(result.map(|()| "Harbor has this registry as specified".to_owned()));
     let mut outcome = frame.close();
     // Harbor notices only after minutes that an upstream recovered; we check sooner.
     outcome.requeue = outcome.requeue.min(RECHECK);
@@ -35,43 +35,48 @@ pub async fn reconcile(kinds: &Kinds, registry: &Registry, now: Timestamp) -> Ou
 }
 
 /// Deletes a Registry's object in Harbor, for `deletionPolicy: Delete`.
-pub async fn finalize(kinds: &Kinds, registry: &Registry, now: Timestamp) -> Finalized<RegistryStatus> {
+pub async fn finalize(kinds: &Reconcilers, registry: &Registry, now: Timestamp) -> FinalizeResult<RegistryStatus> {
     let words = match remove(kinds, registry).await {
-        Ok(notes) => return Finalized::Done(notes),
-        Err(Failure::Harbor(Error::Precondition { message })) => {
+        Ok(notes) => return FinalizeResult::Done(notes),
+        Err(ReconcileError::Harbor(Error::Precondition { message })) => {
             (Reason::InUse, in_the_way(kinds, registry).await.unwrap_or(message))
         }
-        Err(failure) => failure.into_words(),
+        Err(failure) => failure.into_message(),
     };
-    frame::blocked(kinds, registry, now, words)
+    reconcile_context::blocked(kinds, registry, now, words)
 }
 
 /// Stores in the status what warming has to remember, and adds a note when the registry rate-limits us.
-fn remember_pulls(kinds: &Kinds, registry: &Registry, status: &mut RegistryStatus, notes: &mut Vec<Note>) {
+fn remember_pulls(
+    kinds: &Reconcilers,
+    registry: &Registry,
+    status: &mut RegistryStatus,
+    notes: &mut Vec<EventMessage>,
+) {
     let pulls = kinds.instances.allowances.of(registry).to_remember();
     let pause = |pulls: &Option<UpstreamPulls>| pulls.as_ref().and_then(|pulls| pulls.paused_until.clone());
     let now = pause(&pulls);
     if let Some(until) = now.as_ref().filter(|_| pause(&status.pulls) != now) {
         let message = format!("the registry limits the rate of pulls: nothing is warmed from it before {}", until.0);
-        notes.push(Note::warning(Reason::RateLimited, message));
+        notes.push(EventMessage::warning(Reason::RateLimited, message));
     }
     status.pulls = pulls;
 }
 
-async fn bring(
-    kinds: &Kinds,
+async fn ensure(
+    kinds: &Reconcilers,
     registry: &Registry,
-    sight: Sight,
+    sight: ReadMode,
     status: &mut RegistryStatus,
-    notes: &mut Vec<Note>,
-) -> Result<(), Failure> {
-    let remembered = Remembered::of(status);
+    notes: &mut Vec<EventMessage>,
+) -> Result<(), ReconcileError> {
+    let remembered = LastApplied::of(status);
     status.url = Some(registry.url().into_owned());
     let writes = registry.spec.management_policy == ManagementPolicy::Full;
-    let purpose = if writes { Purpose::Write } else { Purpose::Observe };
-    let mut look = look(kinds, registry, remembered.clone(), purpose, sight.freshness).await?;
+    let purpose = if writes { ComparePurpose::Write } else { ComparePurpose::Observe };
+    let mut look = compare(kinds, registry, remembered.clone(), purpose, sight.freshness).await?;
     if sight.is_too_old(look.at) && !is_settled(&look.plan, status.id) {
-        look = self::look(kinds, registry, remembered, purpose, sight.closer().freshness).await?;
+        look = compare(kinds, registry, remembered, purpose, sight.uncached().freshness).await?;
     }
     let client = &look.connection.client;
     status.id = look.id;
@@ -90,11 +95,11 @@ async fn bring(
             Ok(id) => status.id = Some(id),
             Err(error) if error.is_unhealthy_registry() => {
                 let (reason, message) = diagnose(client, &look.desired).await;
-                return Err(Failure::Upstream(reason, message));
+                return Err(ReconcileError::Upstream(reason, message));
             }
             Err(error) => return Err(error.into()),
         }
-        notes.push(Note::done(Reason::Reconciled, difference.done()));
+        notes.push(EventMessage::done(Reason::Reconciled, difference.done()));
     }
     status.credentials_revision = look.desired.credentials_revision;
     OwnedObject::remember(&mut status.owned, status.id, sight.now);
@@ -103,14 +108,14 @@ async fn bring(
 
 /// State of the registry that is in the status and not readable from Harbor.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Remembered {
+pub(super) struct LastApplied {
     /// Revision of the credentials that were last sent to Harbor.
     credentials_revision: Option<String>,
     /// The registry that was ours, and its URL.
     owned: Option<(OwnedObject, String)>,
 }
 
-impl Remembered {
+impl LastApplied {
     pub(super) fn of(status: &RegistryStatus) -> Self {
         let owned = status.owned.clone().zip(status.url.clone());
         Self { credentials_revision: status.credentials_revision.clone(), owned }
@@ -120,7 +125,7 @@ impl Remembered {
 /// Purpose of a comparison. Harbor never shows the secret of the credentials, so only the revision that was last sent can
 /// be compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Purpose {
+pub(super) enum ComparePurpose {
     /// Sends the secret unless Harbor is known to have it.
     Write,
     /// Assumes that Harbor has the right secret unless it is known to have another.
@@ -130,7 +135,7 @@ pub(super) enum Purpose {
 }
 
 /// Result of comparing a Registry with Harbor.
-pub(super) struct Look {
+pub(super) struct Comparison {
     pub(super) connection: Connection,
     pub(super) desired: plan::Desired,
     /// Harbor's id, whether or not the registry is ours.
@@ -149,22 +154,22 @@ pub(super) fn object(registry: &Registry) -> String {
 }
 
 /// Compares without writing.
-pub(super) async fn look(
-    kinds: &Kinds,
+pub(super) async fn compare(
+    kinds: &Reconcilers,
     registry: &Registry,
-    Remembered { credentials_revision: remembered, owned }: Remembered,
-    purpose: Purpose,
+    LastApplied { credentials_revision: remembered, owned }: LastApplied,
+    purpose: ComparePurpose,
     freshness: Freshness,
-) -> Result<Look, Failure> {
+) -> Result<Comparison, ReconcileError> {
     kinds.yield_to_older(registry)?;
     let connection = kinds.connect(&registry.spec.harbor_ref).await?;
     let specification = dereference(kinds, registry, connection.client.secrets()).await;
     check_host(kinds, registry)?;
     let specification = match specification {
-        Err(Unusable { reason: Reason::SecretNotFound, .. }) if purpose == Purpose::Preview => None,
+        Err(ConnectError { reason: Reason::SecretNotFound, .. }) if purpose == ComparePurpose::Preview => None,
         specification => Some(specification?),
     };
-    let Seen { item: have, at } = connection.view.registry(registry.harbor_name(), freshness).await?;
+    let Cached { item: have, at } = connection.view.registry(registry.harbor_name(), freshness).await?;
     let have = have.map(|registry| registry.as_ref().clone());
     let (id, mut remarks) = (have.as_ref().map(|registry| registry.id), Vec::new());
     let desired = specification.unwrap_or_else(|| {
@@ -173,8 +178,8 @@ pub(super) async fn look(
         let credentials = key.map(|username| Credentials { username, password: String::new().into() });
         specified(kinds, registry, credentials, None)
     });
-    let assumed = remembered.is_none() && purpose != Purpose::Write;
-    if assumed && purpose == Purpose::Preview && id.is_some() && desired.credentials_revision.is_some() {
+    let assumed = remembered.is_none() && purpose != ComparePurpose::Write;
+    if assumed && purpose == ComparePurpose::Preview && id.is_some() && desired.credentials_revision.is_some() {
         remarks.push("Harbor does not show the secret that it has, so that was not compared".to_owned());
     }
     let credentials_revision = if assumed { desired.credentials_revision.clone() } else { remembered };
@@ -185,11 +190,11 @@ pub(super) async fn look(
     let found = have.as_ref().and_then(|have| Marker::split(&have.description).1);
     let other = kinds.other(registry, found.as_ref());
     let plan = plan::plan(&desired, &plan::Observed { registry: have, credentials_revision, version, other, owned });
-    Ok(Look { connection, desired, id, at, plan, remarks })
+    Ok(Comparison { connection, desired, id, at, plan, remarks })
 }
 
 /// Checks whether Harbor may connect to this host. A Registry that is only observed makes Harbor connect to no host.
-pub(super) fn check_host(kinds: &Kinds, registry: &Registry) -> Result<(), Refusal> {
+pub(super) fn check_host(kinds: &Reconcilers, registry: &Registry) -> Result<(), Refusal> {
     let harbor = &registry.spec.harbor_ref.name;
     let Some(instance) = kinds.directory.instance(harbor) else { return Ok(()) };
     if registry.spec.management_policy == ManagementPolicy::ObserveOnly {
@@ -200,13 +205,17 @@ pub(super) fn check_host(kinds: &Kinds, registry: &Registry) -> Result<(), Refus
 
 /// The desired state of the Registry, with its Secret. Adds the secret to `secrets` first, because Harbor may show it
 /// before we send it.
-async fn dereference(kinds: &Kinds, registry: &Registry, secrets: &Secrets) -> Result<plan::Desired, Unusable> {
+async fn dereference(
+    kinds: &Reconcilers,
+    registry: &Registry,
+    secrets: &Redactor,
+) -> Result<plan::Desired, ConnectError> {
     let (credentials, revision) = match &registry.spec.credentials_secret_ref {
         None => (None, None),
         Some(reference) => {
             let secret = read_secret(kinds.directory.as_ref(), &reference.name).await?;
-            secret.teach(secrets);
-            let credentials = secret.credentials().map_err(|detail| Unusable {
+            secret.redact_with(secrets);
+            let credentials = secret.credentials().map_err(|detail| ConnectError {
                 reason: Reason::SecretInvalid,
                 message: format!("Secret {}: {detail}", reference.name),
                 stalled: false,
@@ -218,7 +227,7 @@ async fn dereference(kinds: &Kinds, registry: &Registry, secrets: &Secrets) -> R
 }
 
 fn specified(
-    kinds: &Kinds,
+    kinds: &Reconcilers,
     registry: &Registry,
     credentials: Option<Credentials>,
     credentials_revision: Option<String>,
@@ -234,7 +243,7 @@ fn specified(
         ca_certificate: spec.ca_bundle.clone(),
         insecure: spec.insecure,
         marker: kinds.installation.marker(registry),
-        adoption: spec.adoption,
+        adoption: spec.adoption_policy,
     }
 }
 
@@ -275,7 +284,7 @@ async fn diagnose(client: &Client, desired: &plan::Desired) -> (Reason, String) 
     (Reason::UpstreamUnhealthy, message)
 }
 
-async fn remove(kinds: &Kinds, registry: &Registry) -> Result<Vec<Note>, Failure> {
+async fn remove(kinds: &Reconcilers, registry: &Registry) -> Result<Vec<EventMessage>, ReconcileError> {
     if registry.spec.management_policy == ManagementPolicy::ObserveOnly {
         return Ok(Vec::new());
     }
@@ -286,16 +295,16 @@ async fn remove(kinds: &Kinds, registry: &Registry) -> Result<Vec<Note>, Failure
     };
     if Marker::split(&have.description).1 != Some(kinds.installation.marker(registry)) {
         let message = format!("registry {name} in Harbor is not marked as ours and was left alone");
-        return Ok(vec![Note::warning(Reason::AdoptionRequired, message)]);
+        return Ok(vec![EventMessage::warning(Reason::AdoptionRequired, message)]);
     }
     let deleted = connection.client.delete_registry(have.id).await;
     connection.view.wrote_registry(name);
     deleted?;
-    Ok(vec![Note::done(Reason::Reconciled, format!("deleted registry {name} in Harbor"))])
+    Ok(vec![EventMessage::done(Reason::Reconciled, format!("deleted registry {name} in Harbor"))])
 }
 
 /// The names of resources that use the registry.
-async fn in_the_way(kinds: &Kinds, registry: &Registry) -> Option<String> {
+async fn in_the_way(kinds: &Reconcilers, registry: &Registry) -> Option<String> {
     let name = registry.metadata.name.as_deref()?;
     let connection = kinds.connect(&registry.spec.harbor_ref).await.ok()?;
     let id = connection.client.registry_named(registry.harbor_name()).await.ok()??.id;

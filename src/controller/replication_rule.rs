@@ -6,23 +6,22 @@ use std::time::Duration;
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 
-use self::executions::Follower;
+use self::executions::ExecutionTracker;
 use super::{
-    Finalized, Kinds, Note, Outcome, RECHECK,
-    frame::{self, Frame},
-    instances::Connection,
-    report::Failure,
-    sight::{FRESH, Sight, disowns},
-    upstream::{Ahead, Reference},
+    EventMessage, FinalizeResult, RECHECK, ReconcileResult, Reconcilers,
+    connections::Connection,
+    reconcile_context::{self, ReconcileContext},
+    registry_resolver::{PlannedRegistries, RegistryResolver},
+    resync::{FRESH, ReadMode, disowns},
+    status_report::ReconcileError,
 };
 use crate::{
     api::{ManagementPolicy, OwnedObject, Reason, ReplicationRule, ReplicationRuleStatus},
-    harbor::{Error, Freshness, Seen, View, model},
+    harbor::{Cached, Error, Freshness, HarborCache, model},
     plan::{
-        Plan, Refusal,
-        marker::Marker,
+        Plan, Refusal, manual_run,
+        ownership_marker::Marker,
         replication::{self as plan, Observed},
-        run,
     },
 };
 
@@ -36,20 +35,24 @@ const STOPPING: Duration = Duration::from_secs(60);
 const STOP_CHECK: Duration = Duration::from_secs(3);
 
 /// Reconciles a ReplicationRule's policy in Harbor with its spec, runs it on request, and reports its executions.
-pub async fn reconcile(kinds: &Kinds, rule: &ReplicationRule, now: Timestamp) -> Outcome<ReplicationRuleStatus> {
-    let mut frame = Frame::open(kinds, rule, now);
+pub async fn reconcile(
+    kinds: &Reconcilers,
+    rule: &ReplicationRule,
+    now: Timestamp,
+) -> ReconcileResult<ReplicationRuleStatus> {
+    let mut frame = ReconcileContext::open(kinds, rule, now);
     if !frame.is_suspended() {
-        let mut result = bring(kinds, rule, frame.sight, &mut frame.status, &mut frame.notes).await;
-        if matches!(result, Err(Failure::Harbor(Error::Conflict { .. }))) {
+        let mut result = ensure(kinds, rule, frame.sight, &mut frame.status, &mut frame.notes).await;
+        if matches!(result, Err(ReconcileError::Harbor(Error::Conflict { .. }))) {
             // Another client changed Harbor after the read: read again and retry.
-            result = bring(kinds, rule, frame.sight.closer(), &mut frame.status, &mut frame.notes).await;
+            result = ensure(kinds, rule, frame.sight.uncached(), &mut frame.status, &mut frame.notes).await;
         }
-        let held_back = match frame.status.held_back.len() {
+        let held_back = match frame.status.blocked_images.len() {
             0 => String::new(),
             1 => "; 1 image is held back by vulnerability prevention".to_owned(),
             more => format!("; {more} images are held back by vulnerability prevention"),
         };
-        frame.settle(result.map(|()| format!("Harbor has this replication policy as specified{held_back}")));
+        frame.conclude(result.map(|()| format!("Harbor has this replication policy as specified{held_back}")));
     }
     let mut outcome = frame.close();
     if !rule.spec.suspend {
@@ -59,37 +62,43 @@ pub async fn reconcile(kinds: &Kinds, rule: &ReplicationRule, now: Timestamp) ->
 }
 
 /// Deletes a ReplicationRule's policy in Harbor, for `deletionPolicy: Delete`. Stops its running executions first.
-pub async fn finalize(kinds: &Kinds, rule: &ReplicationRule, now: Timestamp) -> Finalized<ReplicationRuleStatus> {
+pub async fn finalize(
+    kinds: &Reconcilers,
+    rule: &ReplicationRule,
+    now: Timestamp,
+) -> FinalizeResult<ReplicationRuleStatus> {
     match remove(kinds, rule, now).await {
-        Ok(Removal::Done(notes)) => Finalized::Done(notes),
+        Ok(Removal::Done(notes)) => FinalizeResult::Done(notes),
         Ok(Removal::Stopping(executions)) => {
             let message = format!(
                 "waiting for {executions} execution(s) of replication policy {} to stop in Harbor",
                 rule.harbor_name()
             );
-            match frame::blocked(kinds, rule, now, (Reason::Progressing, message)) {
-                Finalized::Blocked(outcome) => Finalized::Blocked(Outcome { requeue: STOP_CHECK, ..outcome }),
-                done @ Finalized::Done(_) => done,
+            match reconcile_context::blocked(kinds, rule, now, (Reason::Progressing, message)) {
+                FinalizeResult::Blocked(outcome) => {
+                    FinalizeResult::Blocked(ReconcileResult { requeue: STOP_CHECK, ..outcome })
+                }
+                done @ FinalizeResult::Done(_) => done,
             }
         }
-        Err(failure) => frame::blocked(kinds, rule, now, failure.into_words()),
+        Err(failure) => reconcile_context::blocked(kinds, rule, now, failure.into_message()),
     }
 }
 
-async fn bring(
-    kinds: &Kinds,
+async fn ensure(
+    kinds: &Reconcilers,
     rule: &ReplicationRule,
-    sight: Sight,
+    sight: ReadMode,
     status: &mut ReplicationRuleStatus,
-    notes: &mut Vec<Note>,
-) -> Result<(), Failure> {
+    notes: &mut Vec<EventMessage>,
+) -> Result<(), ReconcileError> {
     let connection = kinds.connect(&rule.spec.harbor_ref).await?;
-    let (now, remembered, ahead) = (sight.now, status.id, Ahead::new());
-    let mut look = look(kinds, &connection.view, rule, &ahead, remembered, sight).await?;
+    let (now, remembered, ahead) = (sight.now, status.id, PlannedRegistries::new());
+    let mut look = compare(kinds, &connection.view, rule, &ahead, remembered, sight).await?;
     if sight.is_too_old(look.at) && !look.plan.as_ref().is_ok_and(Plan::is_done) {
-        look = self::look(kinds, &connection.view, rule, &ahead, remembered, sight.closer()).await?;
+        look = compare(kinds, &connection.view, rule, &ahead, remembered, sight.uncached()).await?;
     }
-    let Look { observed, plan, .. } = look;
+    let Comparison { observed, plan, .. } = look;
     status.id = observed.marked.as_ref().map(|policy| policy.id);
     if disowns(&plan) || observed.policy().is_none() {
         status.owned = None;
@@ -102,7 +111,7 @@ async fn bring(
         let mut now_there = observed.policy().map(|policy| (policy.id, policy.content.clone()));
         for step in plan.steps {
             now_there = Some(apply(&connection, step).await?);
-            notes.push(Note::done(Reason::Reconciled, difference.done()));
+            notes.push(EventMessage::done(Reason::Reconciled, difference.done()));
         }
         let Some(now_there) = now_there else { return Ok(()) };
         status.id = Some(now_there.0);
@@ -122,14 +131,16 @@ async fn bring(
         status.last_execution = None;
         status.pending_run = None;
         status.considered_execution = None;
-        status.held_back.clear();
+        status.blocked_images.clear();
     }
     status.next_scheduled_time = plan::next_run(&content, now).map(Time);
-    Follower { connection: &connection, rule, id, enabled: content.enabled, writes, now }.follow(status, notes).await
+    ExecutionTracker { connection: &connection, rule, id, enabled: content.enabled, writes, now }
+        .follow(status, notes)
+        .await
 }
 
 /// Result of comparing a ReplicationRule with Harbor.
-pub(super) struct Look {
+pub(super) struct Comparison {
     /// The state of Harbor.
     observed: Observed,
     /// When Harbor was read.
@@ -144,16 +155,16 @@ pub(super) fn object(rule: &ReplicationRule) -> String {
 }
 
 /// Compares without writing.
-pub(super) async fn look(
-    kinds: &Kinds,
-    view: &View,
+pub(super) async fn compare(
+    kinds: &Reconcilers,
+    view: &HarborCache,
     rule: &ReplicationRule,
-    ahead: &Ahead,
+    ahead: &PlannedRegistries,
     remembered: Option<i64>,
-    sight: Sight,
-) -> Result<Look, Failure> {
+    sight: ReadMode,
+) -> Result<Comparison, ReconcileError> {
     kinds.yield_to_older(rule)?;
-    let reference = Reference { kinds, view, ahead, sight };
+    let reference = RegistryResolver { kinds, view, ahead, sight };
     let (_, registry_id) = reference.registry(rule.registry_name(), &rule.spec.harbor_ref, "ReplicationRule").await?;
     let marker = kinds.installation.marker(rule);
     let desired = plan::Desired { name: rule.harbor_name(), spec: &rule.spec, registry_id, marker };
@@ -161,20 +172,20 @@ pub(super) async fn look(
     observed.owned = rule.status.as_ref().and_then(|status| status.owned.clone());
     observed.other = kinds.other(rule, observed.named.as_ref().and_then(plan::marker_of).as_ref());
     let plan = plan::plan(&desired, &observed, sight.now);
-    Ok(Look { observed, at, plan })
+    Ok(Comparison { observed, at, plan })
 }
 
 /// Reads the policy that the status remembers; all policies when it remembers none, or when that policy is not as
 /// expected.
 async fn observe(
-    view: &View,
+    view: &HarborCache,
     name: &str,
     ours: &Marker,
     remembered: Option<i64>,
     freshness: Freshness,
 ) -> Result<(Observed, Timestamp), Error> {
     if let Some(id) = remembered
-        && let Seen { item: Some(policy), at } = view.policy(id, freshness).await?
+        && let Cached { item: Some(policy), at } = view.policy(id, freshness).await?
         && policy.content.name == name
         && plan::marker_of(&policy).as_ref() == Some(ours)
     {
@@ -215,7 +226,10 @@ fn soonest(rule: &ReplicationRule, status: &ReplicationRuleStatus, now: Timestam
         let time = |time: &Option<Time>| time.as_ref().map(|time| time.0);
         let (start_time, end_time) = (time(&execution.start_time), time(&execution.end_time));
         let (status, total) = (execution.status.clone(), execution.total);
-        run::look_again(&model::ReplicationExecution { start_time, end_time, status, total, ..Default::default() }, now)
+        manual_run::next_check(
+            &model::ReplicationExecution { start_time, end_time, status, total, ..Default::default() },
+            now,
+        )
     });
     let scheduled = status.next_scheduled_time.as_ref().map(|time| until(time.0) + AFTER_SCHEDULE);
     let scans = rule.spec.after_scan.then_some(RECHECK);
@@ -223,12 +237,12 @@ fn soonest(rule: &ReplicationRule, status: &ReplicationRuleStatus, now: Timestam
 }
 
 enum Removal {
-    Done(Vec<Note>),
+    Done(Vec<EventMessage>),
     /// Number of executions that are being stopped.
     Stopping(usize),
 }
 
-async fn remove(kinds: &Kinds, rule: &ReplicationRule, now: Timestamp) -> Result<Removal, Failure> {
+async fn remove(kinds: &Reconcilers, rule: &ReplicationRule, now: Timestamp) -> Result<Removal, ReconcileError> {
     if rule.spec.management_policy == ManagementPolicy::ObserveOnly {
         return Ok(Removal::Done(Vec::new()));
     }
@@ -240,7 +254,7 @@ async fn remove(kinds: &Kinds, rule: &ReplicationRule, now: Timestamp) -> Result
     let Some(policy) = observed.marked else {
         let left = observed.named.map(|_| {
             let message = format!("replication policy {name} in Harbor is not marked as ours and was left alone");
-            Note::warning(Reason::AdoptionRequired, message)
+            EventMessage::warning(Reason::AdoptionRequired, message)
         });
         return Ok(Removal::Done(left.into_iter().collect()));
     };
@@ -256,5 +270,8 @@ async fn remove(kinds: &Kinds, rule: &ReplicationRule, now: Timestamp) -> Result
     let deleted = client.delete_replication_policy(policy.id).await;
     view.wrote_policy(policy.id);
     deleted?;
-    Ok(Removal::Done(vec![Note::done(Reason::Reconciled, format!("deleted replication policy {name} in Harbor"))]))
+    Ok(Removal::Done(vec![EventMessage::done(
+        Reason::Reconciled,
+        format!("deleted replication policy {name} in Harbor"),
+    )]))
 }

@@ -13,9 +13,9 @@ use tracing::Instrument;
 use url::Url;
 
 use super::{
-    Error, Secrets,
-    answer::{Answer, Body, Request, decode, refusal},
-    observer::{self, Api, Observer},
+    Error, Redactor,
+    request_observer::{self, Api, RequestObserver},
+    response::{ApiRequest, ApiResponse, ErrorBody, decode, refusal},
     transport,
 };
 use crate::leadership::Leadership;
@@ -86,12 +86,12 @@ struct Inner {
     base: Url,
     http: reqwest::Client,
     credentials: Option<Credentials>,
-    secrets: Secrets,
+    secrets: Redactor,
     deadlines: Deadlines,
     slots: Semaphore,
     /// Time until which Harbor is backed off.
     rest: Mutex<Option<Instant>>,
-    observer: Option<Arc<dyn Observer>>,
+    observer: Option<Arc<dyn RequestObserver>>,
 }
 
 impl Client {
@@ -107,7 +107,7 @@ impl Client {
     ///
     /// # Errors
     /// Those of [`Client::new`].
-    pub fn observed(endpoint: &Endpoint, observer: Option<Arc<dyn Observer>>) -> Result<Self, Error> {
+    pub fn observed(endpoint: &Endpoint, observer: Option<Arc<dyn RequestObserver>>) -> Result<Self, Error> {
         Self::within(endpoint, Deadlines::default(), observer)
     }
 
@@ -118,14 +118,14 @@ impl Client {
     pub fn within(
         endpoint: &Endpoint,
         deadlines: Deadlines,
-        observer: Option<Arc<dyn Observer>>,
+        observer: Option<Arc<dyn RequestObserver>>,
     ) -> Result<Self, Error> {
         let mut base = transport::base(&endpoint.url).map_err(Error::Endpoint)?;
         base.set_path("/api/v2.0/");
         let http = transport::builder(endpoint.ca_bundle.as_deref()).map_err(Error::Endpoint)?;
         let http = http.connect_timeout(deadlines.connect).timeout(deadlines.request).build();
         let http = http.map_err(|error| Error::Endpoint(error.to_string()))?;
-        let secrets = Secrets::default();
+        let secrets = Redactor::default();
         if let Some(own) = &endpoint.credentials {
             secrets.learn(&own.username, &own.password);
         }
@@ -157,7 +157,7 @@ impl Client {
     }
 
     /// Returns the secrets that no text about this Harbor may contain.
-    pub fn secrets(&self) -> &Secrets {
+    pub fn secrets(&self) -> &Redactor {
         &self.inner.secrets
     }
 
@@ -166,7 +166,7 @@ impl Client {
     }
 
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str, query: &[(&str, &str)]) -> Result<T, Error> {
-        let request = Request { method: Method::GET, path, query };
+        let request = ApiRequest { method: Method::GET, path, query };
         self.decode(&request, &self.send(&request, None::<&()>).await?.body)
     }
 
@@ -181,40 +181,44 @@ impl Client {
 
     /// Sends GET for plain text.
     pub(super) async fn text(&self, path: &str) -> Result<String, Error> {
-        let request = Request { method: Method::GET, path, query: &[] };
+        let request = ApiRequest { method: Method::GET, path, query: &[] };
         let body = self.send(&request, None::<&()>).await?.body;
         Ok(self.inner.secrets.redact(&String::from_utf8_lossy(&body)))
     }
 
-    pub(super) fn decode<T: DeserializeOwned>(&self, request: &Request<'_>, body: &[u8]) -> Result<T, Error> {
+    pub(super) fn decode<T: DeserializeOwned>(&self, request: &ApiRequest<'_>, body: &[u8]) -> Result<T, Error> {
         decode(request, body, &self.inner.secrets)
     }
 
     /// Sends POST for a new object; returns the id at the end of `Location`.
     pub(super) async fn create(&self, path: &str, body: &impl Serialize) -> Result<i64, Error> {
-        let request = Request { method: Method::POST, path, query: &[] };
+        let request = ApiRequest { method: Method::POST, path, query: &[] };
         let answer = self.send(&request, Some(body)).await?;
         let id = answer.location.as_deref().and_then(|location| location.rsplit('/').next()?.parse().ok());
         id.ok_or_else(|| request.malformed("no id in Location"))
     }
 
     pub(super) async fn post(&self, path: &str, body: &impl Serialize) -> Result<(), Error> {
-        self.send(&Request { method: Method::POST, path, query: &[] }, Some(body)).await.map(drop)
+        self.send(&ApiRequest { method: Method::POST, path, query: &[] }, Some(body)).await.map(drop)
     }
 
     pub(super) async fn put(&self, path: &str, body: &impl Serialize) -> Result<(), Error> {
-        self.send(&Request { method: Method::PUT, path, query: &[] }, Some(body)).await.map(drop)
+        self.send(&ApiRequest { method: Method::PUT, path, query: &[] }, Some(body)).await.map(drop)
     }
 
     /// Sends DELETE; an object that is already gone is no error.
     pub(super) async fn delete(&self, path: &str) -> Result<(), Error> {
-        match self.send(&Request { method: Method::DELETE, path, query: &[] }, None::<&()>).await {
+        match self.send(&ApiRequest { method: Method::DELETE, path, query: &[] }, None::<&()>).await {
             Ok(_) | Err(Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(error),
         }
     }
 
-    pub(super) async fn send(&self, request: &Request<'_>, body: Option<&impl Serialize>) -> Result<Answer, Error> {
+    pub(super) async fn send(
+        &self,
+        request: &ApiRequest<'_>,
+        body: Option<&impl Serialize>,
+    ) -> Result<ApiResponse, Error> {
         let deadline = self.inner.deadlines.request * 2;
         let work = async {
             // The semaphore is never closed, so this always continues with a permit.
@@ -238,9 +242,9 @@ impl Client {
         }
     }
 
-    fn tell<T>(&self, request: &Request<'_>, span: &tracing::Span, result: &Result<T, Error>, took: Duration) {
-        let Some(answer) = observer::Answer::of(result) else { return };
-        if let observer::Answer::Status(status) = answer {
+    fn tell<T>(&self, request: &ApiRequest<'_>, span: &tracing::Span, result: &Result<T, Error>, took: Duration) {
+        let Some(answer) = request_observer::RequestResult::of(result) else { return };
+        if let request_observer::RequestResult::Status(status) = answer {
             span.record("http.response.status_code", status);
         }
         if let Err(error) = result {
@@ -258,7 +262,7 @@ impl Client {
         until.checked_duration_since(Instant::now())
     }
 
-    async fn exchange(&self, request: &Request<'_>, body: Option<&impl Serialize>) -> Result<Answer, Error> {
+    async fn exchange(&self, request: &ApiRequest<'_>, body: Option<&impl Serialize>) -> Result<ApiResponse, Error> {
         let mut url = self.inner.base.join(request.path).map_err(|error| Error::Endpoint(error.to_string()))?;
         if !request.query.is_empty() {
             url.query_pairs_mut().extend_pairs(request.query);
@@ -279,13 +283,13 @@ impl Client {
         let retry_after = retry_after.map(|seconds| seconds.min(LONGEST_REST.as_secs()));
         if status.is_success() {
             let body = self.read(request, response).await?;
-            return Ok(Answer { body, location, total });
+            return Ok(ApiResponse { body, location, total });
         }
         let body = self.read_error(response).await;
         Err(refusal(request, status, retry_after, &body, &self.inner.secrets))
     }
 
-    async fn read(&self, request: &Request<'_>, mut response: reqwest::Response) -> Result<Vec<u8>, Error> {
+    async fn read(&self, request: &ApiRequest<'_>, mut response: reqwest::Response) -> Result<Vec<u8>, Error> {
         let too_large = || request.too_large(format!("longer than {} MiB", MAX_BODY >> 20));
         if response.content_length().is_some_and(|length| length > MAX_BODY as u64) {
             return Err(too_large());
@@ -305,24 +309,24 @@ impl Client {
     }
 
     /// Reads the beginning of an error's body; its end does not change the error.
-    async fn read_error(&self, mut response: reqwest::Response) -> Body {
-        let mut body = Body::default();
+    async fn read_error(&self, mut response: reqwest::Response) -> ErrorBody {
+        let mut body = ErrorBody::default();
         loop {
             match response.chunk().await {
                 Ok(Some(chunk)) => {
                     let room = MAX_ERROR_BODY - body.bytes.len();
                     body.bytes.extend(chunk.iter().take(room));
                     if chunk.len() > room {
-                        return Body { cut: true, ..body };
+                        return ErrorBody { cut: true, ..body };
                     }
                 }
                 Ok(None) => return body,
-                Err(_) => return Body { cut: true, ..body },
+                Err(_) => return ErrorBody { cut: true, ..body },
             }
         }
     }
 
-    fn transport(&self, request: &Request<'_>, error: reqwest::Error) -> Error {
+    fn transport(&self, request: &ApiRequest<'_>, error: reqwest::Error) -> Error {
         if error.is_timeout() && !error.is_connect() {
             return Error::Timeout { operation: request.to_string(), seconds: self.inner.deadlines.request.as_secs() };
         }

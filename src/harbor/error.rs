@@ -110,7 +110,7 @@ pub enum Error {
 
 /// How to handle an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Class {
+pub enum RetryClass {
     /// Retry soon, with backoff.
     Retry,
     /// Retry at the next interval, or when something else changes.
@@ -121,7 +121,7 @@ pub enum Class {
 
 impl Error {
     /// Returns how to handle the error.
-    pub fn class(&self) -> Class {
+    pub fn class(&self) -> RetryClass {
         match self {
             Self::Unreachable { .. }
             | Self::Timeout { .. }
@@ -129,11 +129,11 @@ impl Error {
             | Self::Malformed { .. }
             | Self::TooLarge { .. }
             | Self::Conflict { .. }
-            | Self::RateLimited { .. } => Class::Retry,
+            | Self::RateLimited { .. } => RetryClass::Retry,
             Self::Unauthorized { .. } | Self::Forbidden { .. } | Self::NotFound { .. } | Self::Precondition { .. } => {
-                Class::Wait
+                RetryClass::Wait
             }
-            Self::Endpoint(_) | Self::Refused { .. } => Class::Stalled,
+            Self::Endpoint(_) | Self::Refused { .. } => RetryClass::Stalled,
         }
     }
 

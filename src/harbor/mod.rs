@@ -4,24 +4,24 @@
 //! retry, to wait, or to ask a person. Every request has a deadline, and a client bounds its concurrent requests. A [`View`]
 //! reads lists, and shares them between all readers of the same Harbor.
 
-mod answer;
 mod artifacts;
+mod cache;
 mod client;
 mod error;
 pub mod model;
-mod observer;
 mod pages;
+pub mod permissions;
 mod projects;
+mod redaction;
 mod registries;
 mod replication;
-pub mod rights;
-mod secrets;
+mod request_observer;
+mod response;
 mod system;
 pub mod transport;
-mod view;
 
+pub use cache::{Cached, Freshness, HarborCache};
 pub use client::{Client, Credentials, Deadlines, Endpoint};
-pub use error::{Class, Error};
-pub use observer::{Answer, Api, Observer};
-pub use secrets::{REDACTED, Secrets};
-pub use view::{Freshness, Seen, View};
+pub use error::{Error, RetryClass};
+pub use redaction::{REDACTED, Redactor};
+pub use request_observer::{Api, RequestObserver, RequestResult};

@@ -5,7 +5,7 @@ use std::hash::{BuildHasher, RandomState};
 use reqwest::Method;
 use serde::de::DeserializeOwned;
 
-use super::{Client, Error, answer::Request};
+use super::{Client, Error, response::ApiRequest};
 
 /// Harbor's maximum; a larger page is 422.
 const PAGE_SIZE: usize = 100;
@@ -35,7 +35,7 @@ impl Client {
             let page = number.to_string();
             let mut paged = query.to_vec();
             paged.extend([("page", page.as_str()), ("page_size", page_size.as_str())]);
-            let request = Request { method: Method::GET, path, query: &paged };
+            let request = ApiRequest { method: Method::GET, path, query: &paged };
             let answer = self.send(&request, None::<&()>).await?;
             bytes += answer.body.len();
             // An empty list is `null` at some endpoints.

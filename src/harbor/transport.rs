@@ -38,7 +38,7 @@ pub fn builder(ca_bundle: Option<&str>) -> Result<reqwest::ClientBuilder, String
     let mut http = reqwest::Client::builder()
         .user_agent(concat!("harbor-pilot/", env!("CARGO_PKG_VERSION")))
         .redirect(reqwest::redirect::Policy::none())
-        .dns_resolver(Guarded);
+        .dns_resolver(GuardedResolver);
     if let Some(pem) = ca_bundle {
         let certificates = reqwest::Certificate::from_pem_bundle(pem.as_bytes())
             .map_err(|error| format!("caBundle is not PEM: {error}"))?;
@@ -54,9 +54,9 @@ pub fn builder(ca_bundle: Option<&str>) -> Result<reqwest::ClientBuilder, String
 /// Resolves names like the system, and drops forbidden addresses. The client connects to the remaining addresses only, and each
 /// later resolution is checked again.
 #[derive(Debug, Clone, Copy)]
-struct Guarded;
+struct GuardedResolver;
 
-impl Resolve for Guarded {
+impl Resolve for GuardedResolver {
     fn resolve(&self, name: Name) -> Resolving {
         Box::pin(async move {
             let found = look_up(name.as_str()).await?;
@@ -70,18 +70,18 @@ impl Resolve for Guarded {
 #[error(
     "{name} resolves to {address}, {why}, which is never connected to by name: correct DNS, or write the address itself into the URL"
 )]
-struct Refused {
+struct RefusedAddress {
     name: String,
     address: std::net::IpAddr,
     why: &'static str,
 }
 
-fn allowed(name: &str, found: impl Iterator<Item = SocketAddr>) -> Result<Vec<SocketAddr>, Refused> {
+fn allowed(name: &str, found: impl Iterator<Item = SocketAddr>) -> Result<Vec<SocketAddr>, RefusedAddress> {
     let (mut kept, mut refused) = (Vec::new(), None);
     for address in found {
         match addresses::objection(address.ip()) {
             None => kept.push(address),
-            Some(why) => refused = Some(Refused { name: name.to_owned(), address: address.ip(), why }),
+            Some(why) => refused = Some(RefusedAddress { name: name.to_owned(), address: address.ip(), why }),
         }
     }
     match refused {

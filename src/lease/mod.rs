@@ -21,7 +21,7 @@ use k8s_openapi::{
 
 /// The times of a Lease. All times are of a clock that continues while the machine sleeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Timing {
+pub struct LeaseTiming {
     /// How long others wait after they last saw the Lease renewed. Default 15 s.
     pub lease: Duration,
     /// How long a leader may write after it began its last successful renewal. Default 10 s.
@@ -30,7 +30,7 @@ pub struct Timing {
     pub retry: Duration,
 }
 
-impl Default for Timing {
+impl Default for LeaseTiming {
     fn default() -> Self {
         Self { lease: Duration::from_secs(15), renew: Duration::from_secs(10), retry: Duration::from_secs(2) }
     }
@@ -47,7 +47,7 @@ pub enum BadTiming {
     Renew,
 }
 
-impl Timing {
+impl LeaseTiming {
     /// Checks that the times leave enough margin between one another.
     ///
     /// # Errors
@@ -70,7 +70,7 @@ impl Timing {
 
 /// The next action.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Step {
+pub enum ElectionAction {
     /// Read the Lease, then call [`Election::read`].
     Read,
     /// Create this Lease, then call [`Election::written`].
@@ -80,12 +80,12 @@ pub enum Step {
     /// Another process leads. After [`Timing::pause`], call [`Election::stale`].
     Wait,
     /// Stop immediately and permanently.
-    Lost(Loss),
+    Lost(LeaseLoss),
 }
 
 /// Why a leader no longer leads.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Loss {
+pub enum LeaseLoss {
     /// It could not renew in time.
     #[error("it could not be renewed in time")]
     Late,
@@ -100,8 +100,8 @@ pub struct Election {
     name: String,
     namespace: String,
     identity: String,
-    timing: Timing,
-    known: Known,
+    timing: LeaseTiming,
+    known: ObservedLease,
     /// Whether `known` was read, or written by us, in this round.
     fresh: bool,
     /// When the last successful renewal began.
@@ -109,7 +109,7 @@ pub struct Election {
 }
 
 #[derive(Debug, Clone)]
-enum Known {
+enum ObservedLease {
     /// It never existed.
     Nothing,
     /// It existed, and has been gone since then.
@@ -121,44 +121,44 @@ enum Known {
 impl Election {
     /// Creates a candidate for the Lease of that name. `identity` must be unique among all processes, past and future: a
     /// stale request of another process with the same identity would look like its own.
-    pub fn new(namespace: &str, name: &str, identity: &str, timing: Timing) -> Self {
+    pub fn new(namespace: &str, name: &str, identity: &str, timing: LeaseTiming) -> Self {
         Self {
             name: name.to_owned(),
             namespace: namespace.to_owned(),
             identity: identity.to_owned(),
             timing,
-            known: Known::Nothing,
+            known: ObservedLease::Nothing,
             fresh: false,
             held: None,
         }
     }
 
     /// The next action at the time `now`. `wall` is the time that people read in the Lease.
-    pub fn next(&self, now: Duration, wall: Timestamp) -> Step {
+    pub fn next(&self, now: Duration, wall: Timestamp) -> ElectionAction {
         if self.until().is_some_and(|until| now >= until) {
-            return Step::Lost(Loss::Late);
+            return ElectionAction::Lost(LeaseLoss::Late);
         }
         if !self.fresh {
-            return Step::Read;
+            return ElectionAction::Read;
         }
         match &self.known {
-            Known::Nothing => Step::Create(self.first(wall)),
+            ObservedLease::Nothing => ElectionAction::Create(self.first(wall)),
             // Another client deleted the Lease. A leader creates it again; others first give that leader the time it may
             // need to exit.
-            Known::Gone(since) if self.held.is_some() || now >= *since + self.timing.lease => {
-                Step::Create(self.first(wall))
+            ObservedLease::Gone(since) if self.held.is_some() || now >= *since + self.timing.lease => {
+                ElectionAction::Create(self.first(wall))
             }
-            Known::Gone(_) => Step::Wait,
-            Known::Found(lease, since) => {
+            ObservedLease::Gone(_) => ElectionAction::Wait,
+            ObservedLease::Found(lease, since) => {
                 let holder = holder(lease);
                 if holder == self.identity {
-                    Step::Replace(self.renewed(lease, wall))
+                    ElectionAction::Replace(self.renewed(lease, wall))
                 } else if self.held.is_some() {
-                    Step::Lost(Loss::Taken(if holder.is_empty() { "nobody" } else { holder }.to_owned()))
+                    ElectionAction::Lost(LeaseLoss::Taken(if holder.is_empty() { "nobody" } else { holder }.to_owned()))
                 } else if holder.is_empty() || now >= *since + self.stated(lease) {
-                    Step::Replace(self.taken(lease, wall))
+                    ElectionAction::Replace(self.taken(lease, wall))
                 } else {
-                    Step::Wait
+                    ElectionAction::Wait
                 }
             }
         }
@@ -167,10 +167,12 @@ impl Election {
     /// Records what the API server had at a moment before `now`; `None` when the Lease did not exist.
     pub fn read(&mut self, found: Option<Lease>, now: Duration) {
         self.fresh = true;
-        self.known = match (found, std::mem::replace(&mut self.known, Known::Nothing)) {
-            (Some(lease), Known::Found(known, since)) if same_version(&lease, &known) => Known::Found(known, since),
-            (Some(lease), _) => Known::Found(Box::new(lease), now),
-            (None, Known::Found(..)) => Known::Gone(now),
+        self.known = match (found, std::mem::replace(&mut self.known, ObservedLease::Nothing)) {
+            (Some(lease), ObservedLease::Found(known, since)) if same_version(&lease, &known) => {
+                ObservedLease::Found(known, since)
+            }
+            (Some(lease), _) => ObservedLease::Found(Box::new(lease), now),
+            (None, ObservedLease::Found(..)) => ObservedLease::Gone(now),
             (None, known) => known,
         };
     }
@@ -178,7 +180,7 @@ impl Election {
     /// Records that the API server accepted a write that began at `started`; the answer arrived at `now`.
     pub fn written(&mut self, lease: Lease, started: Duration, now: Duration) {
         self.fresh = true;
-        self.known = Known::Found(Box::new(lease), now);
+        self.known = ObservedLease::Found(Box::new(lease), now);
         // A late answer does not restore a lead that has ended.
         if self.until().is_none_or(|until| now < until) {
             self.held = Some(started);
@@ -198,8 +200,8 @@ impl Election {
     /// The holder of the Lease, as far as known; empty when it has none.
     pub fn holder(&self) -> &str {
         match &self.known {
-            Known::Found(lease, _) => holder(lease),
-            Known::Nothing | Known::Gone(_) => "",
+            ObservedLease::Found(lease, _) => holder(lease),
+            ObservedLease::Nothing | ObservedLease::Gone(_) => "",
         }
     }
 
@@ -207,7 +209,7 @@ impl Election {
     /// permanently.
     pub fn released(&self, wall: Timestamp) -> Option<Box<Lease>> {
         match &self.known {
-            Known::Found(lease, _) if holder(lease) == self.identity => {
+            ObservedLease::Found(lease, _) if holder(lease) == self.identity => {
                 let spec = LeaseSpec {
                     holder_identity: Some(String::new()),
                     lease_duration_seconds: Some(1),

@@ -20,7 +20,7 @@ fn wall() -> Timestamp {
 }
 
 fn candidate(identity: &str) -> Election {
-    Election::new("harbor-pilot", "harbor-pilot-controller", identity, Timing::default())
+    Election::new("harbor-pilot", "harbor-pilot-controller", identity, LeaseTiming::default())
 }
 
 /// The Lease as the API server stores it.
@@ -30,18 +30,18 @@ fn stored(lease: &Lease, version: u64) -> Lease {
     lease
 }
 
-fn spec(step: Step) -> LeaseSpec {
+fn spec(step: ElectionAction) -> LeaseSpec {
     match step {
-        Step::Create(lease) | Step::Replace(lease) => lease.spec.unwrap(),
+        ElectionAction::Create(lease) | ElectionAction::Replace(lease) => lease.spec.unwrap(),
         step => panic!("{step:?}"),
     }
 }
 
 fn leader() -> Election {
     let mut election = candidate("a");
-    assert_eq!(election.next(at(0), wall()), Step::Read);
+    assert_eq!(election.next(at(0), wall()), ElectionAction::Read);
     election.read(None, at(0));
-    let Step::Create(lease) = election.next(at(0), wall()) else { panic!("the first one creates it") };
+    let ElectionAction::Create(lease) = election.next(at(0), wall()) else { panic!("the first one creates it") };
     election.written(stored(&lease, 1), at(0), at(1));
     election
 }
@@ -67,11 +67,11 @@ fn the_lease_reads_as_that_of_other_controllers() {
     let mut b = candidate("b");
     b.read(Some(stored(&released, 2)), at(0));
     let taken = b.next(at(0), wall());
-    let Step::Replace(lease) = &taken else { panic!("{taken:?}") };
+    let ElectionAction::Replace(lease) = &taken else { panic!("{taken:?}") };
     assert_eq!(lease.metadata.resource_version.as_deref(), Some("2"));
     assert_eq!(spec(taken).lease_transitions, Some(1));
     a.stale();
-    assert_eq!(a.next(at(3), wall()), Step::Read);
+    assert_eq!(a.next(at(3), wall()), ElectionAction::Read);
 }
 
 #[test]
@@ -85,31 +85,31 @@ fn another_leads_only_when_it_has_seen_no_change_for_as_long_as_the_holder_state
     for (version, from) in [(7, 0), (8, 29)] {
         for second in [from, from + 1, from + 29] {
             b.stale();
-            assert_eq!(b.next(at(second), wall()), Step::Read);
+            assert_eq!(b.next(at(second), wall()), ElectionAction::Read);
             b.read(Some(stored(&held, version)), at(second));
-            assert_eq!(b.next(at(second), wall()), Step::Wait, "{second}");
+            assert_eq!(b.next(at(second), wall()), ElectionAction::Wait, "{second}");
         }
     }
     b.read(Some(stored(&held, 8)), at(59));
-    assert!(matches!(b.next(at(59), wall()), Step::Replace(_)));
+    assert!(matches!(b.next(at(59), wall()), ElectionAction::Replace(_)));
 }
 
 #[test]
 fn a_leader_that_cannot_renew_in_time_has_lost_whatever_comes_later() {
     let mut late = leader();
-    assert!(matches!(late.next(Duration::from_millis(9999), wall()), Step::Replace(_)));
-    assert_eq!(late.next(at(10), wall()), Step::Lost(Loss::Late));
+    assert!(matches!(late.next(Duration::from_millis(9999), wall()), ElectionAction::Replace(_)));
+    assert_eq!(late.next(at(10), wall()), ElectionAction::Lost(LeaseLoss::Late));
     // The answer to a renewal that began in time.
     let lease = late.released(wall()).unwrap();
     late.written(stored(&lease, 9), at(9), at(11));
-    assert_eq!(late.next(at(11), wall()), Step::Lost(Loss::Late));
+    assert_eq!(late.next(at(11), wall()), ElectionAction::Lost(LeaseLoss::Late));
 
     let mut robbed = leader();
     let mut other = stored(&robbed.released(wall()).unwrap(), 2);
     other.spec.as_mut().unwrap().holder_identity = Some("b".to_owned());
     robbed.stale();
     robbed.read(Some(other), at(3));
-    assert_eq!(robbed.next(at(3), wall()), Step::Lost(Loss::Taken("b".to_owned())));
+    assert_eq!(robbed.next(at(3), wall()), ElectionAction::Lost(LeaseLoss::Taken("b".to_owned())));
 }
 
 #[test]
@@ -117,22 +117,22 @@ fn a_lease_that_is_deleted_is_put_back_by_the_leader_and_by_others_once_it_may_h
     let mut a = leader();
     a.stale();
     a.read(None, at(5));
-    assert!(matches!(a.next(at(5), wall()), Step::Create(_)));
+    assert!(matches!(a.next(at(5), wall()), ElectionAction::Create(_)));
     let mut b = candidate("b");
     b.read(Some(stored(&a.first(wall()), 1)), at(0));
     b.read(None, at(5));
-    assert_eq!(b.next(at(19), wall()), Step::Wait);
+    assert_eq!(b.next(at(19), wall()), ElectionAction::Wait);
     b.read(None, at(20));
-    assert!(matches!(b.next(at(20), wall()), Step::Create(_)));
+    assert!(matches!(b.next(at(20), wall()), ElectionAction::Create(_)));
 }
 
 #[test]
 fn times_that_would_let_two_lead_are_refused() {
     let timing = |lease, renew, retry| {
         let [lease, renew, retry] = [lease, renew, retry].map(Duration::from_millis);
-        Timing { lease, renew, retry }.check()
+        LeaseTiming { lease, renew, retry }.check()
     };
-    assert_eq!(Timing::default().check(), Ok(Timing::default()));
+    assert_eq!(LeaseTiming::default().check(), Ok(LeaseTiming::default()));
     assert_eq!(timing(12_000, 10_000, 2000), Err(BadTiming::Lease));
     assert_eq!(timing(15_000, 3000, 2000), Err(BadTiming::Renew));
     assert_eq!(timing(1500, 100, 10), Err(BadTiming::Renew));
@@ -369,14 +369,14 @@ impl World {
         let (clock, wall) = (self.processes[&id].clock(now), self.processes[&id].wall(now));
         let process = self.processes.get_mut(&id).unwrap();
         let (request, started) = match process.election.next(clock, wall) {
-            Step::Read => (Request::Read, Duration::MAX),
-            Step::Create(lease) => (Request::Create(lease), clock),
-            Step::Replace(lease) => (Request::Replace(lease), clock),
-            Step::Wait => {
+            ElectionAction::Read => (Request::Read, Duration::MAX),
+            ElectionAction::Create(lease) => (Request::Create(lease), clock),
+            ElectionAction::Replace(lease) => (Request::Replace(lease), clock),
+            ElectionAction::Wait => {
                 process.election.stale();
                 return self.pause(id);
             }
-            Step::Lost(_) => return self.die(id),
+            ElectionAction::Lost(_) => return self.die(id),
         };
         process.started = started;
         let give_up = process.after(now, process.election.timing.renew / 2) - now;
@@ -483,7 +483,8 @@ impl World {
                 }
             }
             _ => {
-                let all_know = self.processes.values().all(|process| !matches!(process.election.known, Known::Nothing));
+                let all_know =
+                    self.processes.values().all(|process| !matches!(process.election.known, ObservedLease::Nothing));
                 let calm = self.now > self.deleted + 60 * SECOND;
                 if all_know && calm && self.lease.take().is_some() {
                     self.deleted = self.now;

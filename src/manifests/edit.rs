@@ -6,16 +6,16 @@ use std::ops::Range;
 use granit_parser::ScalarStyle;
 
 use super::{
-    Error, Image, Manifests, Object,
-    pull_secrets::Addition,
-    tree::{Content, NodeId, Tree},
-    value::{Data, Value, values},
+    ManifestError, ManifestText, Object, TemplateImage,
+    pull_secrets::TextInsertion,
+    tree::{NodeContent, NodeId, Tree},
+    value::{Value, ValueData, values},
     workloads::SecretsPlace,
 };
 
 /// An edit.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Wish {
+pub enum Edit {
     /// Replaces an image of a template.
     Image {
         /// Index in [`Manifests::templates`].
@@ -36,7 +36,7 @@ pub enum Wish {
 
 /// A text, edited.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Edited {
+pub struct EditedText {
     /// The new text.
     pub text: String,
     /// The number of replaced images, as the text is read.
@@ -44,34 +44,34 @@ pub struct Edited {
     /// The number of templates with new pull secrets.
     pub pull_secrets: usize,
     /// Edits that would have changed another part of the text.
-    pub unkept: Vec<Unkept>,
+    pub unkept: Vec<RejectedEdit>,
 }
 
 /// An edit that was not made.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unkept {
+pub struct RejectedEdit {
     /// The edit.
-    pub wish: Wish,
+    pub wish: Edit,
     /// Line, counted from 1.
     pub line: usize,
     /// The reason, and the fix.
     pub detail: String,
 }
 
-impl Manifests<'_> {
+impl ManifestText<'_> {
     /// Returns the text with these edits. No other part of the text changes: an image that shares its node with a value that
     /// must stay is not modified, and is listed in [`Edited::unkept`].
     ///
     /// # Errors
     /// When the new text does not parse to the expected value. Then no part of it may be used.
-    pub fn edit(&self, wishes: &[Wish]) -> Result<Edited, Error> {
-        let mut editing = Editing { of: self, splices: BTreeMap::new(), met: Vec::new(), unkept: Vec::new() };
+    pub fn edit(&self, wishes: &[Edit]) -> Result<EditedText, ManifestError> {
+        let mut editing = TextEditor { of: self, splices: BTreeMap::new(), met: Vec::new(), unkept: Vec::new() };
         editing.images(wishes);
         let images = editing.met.len();
         let mut additions = editing.pull_secrets(wishes);
         // A new field shifts the indexes of all values in its mapping, so inner positions change first.
         additions.sort_by_key(|(_, place, _)| std::cmp::Reverse(place.path.len()));
-        let Editing { splices, met, unkept, .. } = editing;
+        let TextEditor { splices, met, unkept, .. } = editing;
 
         let mut expected = self.values.clone();
         for wish in met {
@@ -84,15 +84,15 @@ impl Manifests<'_> {
         }
         let text = spliced(self.text, &splices);
         self.verify(&text, &expected)?;
-        Ok(Edited { text, images, pull_secrets: additions.len(), unkept })
+        Ok(EditedText { text, images, pull_secrets: additions.len(), unkept })
     }
 
-    fn expect(&self, expected: &mut [Value], wish: &Wish) {
-        let Wish::Image { template, image, text } = wish else { return };
+    fn expect(&self, expected: &mut [Value], wish: &Edit) {
+        let Edit::Image { template, image, text } = wish else { return };
         let Some(template) = self.templates().get(*template) else { return };
         let Some(image) = template.images.get(*image) else { return };
         if let Some(value) = self.place(expected, template.document, &image.path) {
-            value.data = Data::Text(text.as_str().into());
+            value.data = ValueData::Text(text.as_str().into());
         }
     }
 
@@ -100,7 +100,7 @@ impl Manifests<'_> {
         expected.get_mut(document.checked_sub(1)?)?.at_mut(path)
     }
 
-    fn verify(&self, text: &str, expected: &[Value]) -> Result<(), Error> {
+    fn verify(&self, text: &str, expected: &[Value]) -> Result<(), ManifestError> {
         let read = Tree::parse(text).and_then(|tree| values(&tree));
         let document = match &read {
             Ok(values) if values == expected => return Ok(()),
@@ -112,33 +112,33 @@ impl Manifests<'_> {
     }
 }
 
-struct Editing<'m, 'w> {
-    of: &'m Manifests<'m>,
+struct TextEditor<'m, 'w> {
+    of: &'m ManifestText<'m>,
     /// The replacements by first byte; they do not overlap.
     splices: BTreeMap<usize, (Range<usize>, String)>,
-    met: Vec<&'w Wish>,
-    unkept: Vec<Unkept>,
+    met: Vec<&'w Edit>,
+    unkept: Vec<RejectedEdit>,
 }
 
 /// An image and its edit.
-struct Use<'m, 'w> {
-    image: &'m Image,
-    wish: Option<(&'w Wish, &'w str)>,
+struct ImageUse<'m, 'w> {
+    image: &'m TemplateImage,
+    wish: Option<(&'w Edit, &'w str)>,
 }
 
-impl<'m, 'w> Editing<'m, 'w> {
-    fn images(&mut self, wishes: &'w [Wish]) {
-        let mut wished: BTreeMap<(usize, usize), (&'w Wish, &'w str)> = BTreeMap::new();
+impl<'m, 'w> TextEditor<'m, 'w> {
+    fn images(&mut self, wishes: &'w [Edit]) {
+        let mut wished: BTreeMap<(usize, usize), (&'w Edit, &'w str)> = BTreeMap::new();
         for wish in wishes {
-            if let Wish::Image { template, image, text } = wish {
+            if let Edit::Image { template, image, text } = wish {
                 wished.insert((*template, *image), (wish, text));
             }
         }
-        let mut uses: BTreeMap<NodeId, Vec<Use<'m, 'w>>> = BTreeMap::new();
+        let mut uses: BTreeMap<NodeId, Vec<ImageUse<'m, 'w>>> = BTreeMap::new();
         for (template, found) in self.of.templates().iter().enumerate() {
             for (index, image) in found.images.iter().enumerate() {
                 let wish = wished.get(&(template, index)).copied().filter(|(_, text)| *text != image.image);
-                uses.entry(image.target).or_default().push(Use { image, wish });
+                uses.entry(image.target).or_default().push(ImageUse { image, wish });
             }
         }
         for (target, uses) in uses {
@@ -149,7 +149,7 @@ impl<'m, 'w> Editing<'m, 'w> {
     }
 
     /// Edits all images of one node: it changes if all its uses change alike; otherwise only its aliases change.
-    fn image(&mut self, target: NodeId, mut uses: Vec<Use<'m, 'w>>) {
+    fn image(&mut self, target: NodeId, mut uses: Vec<ImageUse<'m, 'w>>) {
         let mut left = self.of.visits.target(target);
         if !agree(uses.iter(), left) {
             let tokens: BTreeSet<NodeId> = uses.iter().map(|each| each.image.token).collect();
@@ -173,43 +173,43 @@ impl<'m, 'w> Editing<'m, 'w> {
         }
         for each in uses {
             let Some((wish, text)) = each.wish else { continue };
-            let Image { image, line, .. } = each.image;
+            let TemplateImage { image, line, .. } = each.image;
             let detail = format!(
                 "{image} stays as it is: by an anchor it is also something that does not become {text}; write the image out \
                  where it is used"
             );
-            self.unkept.push(Unkept { wish: wish.clone(), line: *line, detail });
+            self.unkept.push(RejectedEdit { wish: wish.clone(), line: *line, detail });
         }
     }
 
     /// Replaces a node with a text, in the style of the node.
-    fn splice_image(&mut self, token: NodeId, wish: Option<(&Wish, &str)>) -> bool {
+    fn splice_image(&mut self, token: NodeId, wish: Option<(&Edit, &str)>) -> bool {
         let (Some(node), Some((_, text))) = (self.of.tree.node(token), wish) else { return false };
         let source = self.of.text.get(node.span.clone()).unwrap_or_default();
         let (range, new) = match &node.content {
-            Content::Scalar { style: ScalarStyle::SingleQuoted, .. } => {
+            NodeContent::Scalar { style: ScalarStyle::SingleQuoted, .. } => {
                 (node.span.clone(), format!("'{}'", text.replace('\'', "''")))
             }
-            Content::Scalar { style: ScalarStyle::DoubleQuoted, .. } => (node.span.clone(), quoted(text)),
-            Content::Scalar { style: ScalarStyle::Literal | ScalarStyle::Folded, text: old, .. } => {
+            NodeContent::Scalar { style: ScalarStyle::DoubleQuoted, .. } => (node.span.clone(), quoted(text)),
+            NodeContent::Scalar { style: ScalarStyle::Literal | ScalarStyle::Folded, text: old, .. } => {
                 let Some(at) = source.find(&**old).filter(|_| source.trim() == &**old) else { return false };
                 let start = node.span.start + at;
                 (start..start + old.len(), text.to_owned())
             }
-            Content::Scalar { .. } | Content::Alias(_) => {
+            NodeContent::Scalar { .. } | NodeContent::Alias(_) => {
                 (node.span.clone(), if is_plain(text) { text.to_owned() } else { quoted(text) })
             }
-            Content::Sequence { .. } | Content::Mapping { .. } => return false,
+            NodeContent::Sequence { .. } | NodeContent::Mapping { .. } => return false,
         };
         self.splices.insert(range.start, (range, new));
         true
     }
 
-    fn pull_secrets(&mut self, wishes: &[Wish]) -> Vec<(usize, &'m SecretsPlace, Addition)> {
-        let places: Vec<Secrets<'m, '_>> = self.secrets(wishes);
+    fn pull_secrets(&mut self, wishes: &[Edit]) -> Vec<(usize, &'m SecretsPlace, TextInsertion)> {
+        let places: Vec<PullSecretsEdit<'m, '_>> = self.secrets(wishes);
         let mut additions = Vec::new();
-        let mut done: BTreeMap<NodeId, &[(&str, &Wish)]> = BTreeMap::new();
-        for Secrets { document, place, object, line, wished } in &places {
+        let mut done: BTreeMap<NodeId, &[(&str, &Edit)]> = BTreeMap::new();
+        for PullSecretsEdit { document, place, object, line, wished } in &places {
             if wished.is_empty() {
                 continue;
             }
@@ -219,7 +219,7 @@ impl<'m, 'w> Editing<'m, 'w> {
                 (count + 1, alike && other.wished.iter().map(|(name, _)| name).eq(&texts))
             });
             let addition = if self.of.visits.target(place.node) == count && alike {
-                Addition::new(&self.of.tree, self.of.text, place, &texts)
+                TextInsertion::new(&self.of.tree, self.of.text, place, &texts)
             } else {
                 Err("by an anchor its specification is also that of something else")
             };
@@ -233,7 +233,7 @@ impl<'m, 'w> Editing<'m, 'w> {
                     additions.push((*document, *place, addition));
                 }
                 Err(why) => {
-                    let all = wished.iter().map(|(name, wish)| Unkept {
+                    let all = wished.iter().map(|(name, wish)| RejectedEdit {
                         wish: (*wish).clone(),
                         line: *line,
                         detail: format!("{object}: pull secret {name} was not added: {why}; write it by hand"),
@@ -246,10 +246,10 @@ impl<'m, 'w> Editing<'m, 'w> {
     }
 
     /// Returns every mapping that takes pull secrets, with the new names that it does not have.
-    fn secrets<'s>(&self, wishes: &'s [Wish]) -> Vec<Secrets<'m, 's>> {
-        let mut wished: BTreeMap<usize, BTreeMap<&'s str, &'s Wish>> = BTreeMap::new();
+    fn secrets<'s>(&self, wishes: &'s [Edit]) -> Vec<PullSecretsEdit<'m, 's>> {
+        let mut wished: BTreeMap<usize, BTreeMap<&'s str, &'s Edit>> = BTreeMap::new();
         for wish in wishes {
-            if let Wish::PullSecret { template, name } = wish {
+            if let Edit::PullSecret { template, name } = wish {
                 wished.entry(*template).or_default().insert(name, wish);
             }
         }
@@ -258,7 +258,7 @@ impl<'m, 'w> Editing<'m, 'w> {
             for place in &template.secrets {
                 let all = wished.get(&index).into_iter().flatten();
                 let new = all.filter(|(name, _)| !place.present.iter().any(|known| known == *name));
-                places.push(Secrets {
+                places.push(PullSecretsEdit {
                     document: template.document,
                     place,
                     object: &template.object,
@@ -272,16 +272,16 @@ impl<'m, 'w> Editing<'m, 'w> {
 }
 
 /// A mapping that takes pull secrets, and its new names.
-struct Secrets<'m, 's> {
+struct PullSecretsEdit<'m, 's> {
     document: usize,
     place: &'m SecretsPlace,
     object: &'m Object,
     line: usize,
-    wished: Vec<(&'s str, &'s Wish)>,
+    wished: Vec<(&'s str, &'s Edit)>,
 }
 
 /// Returns whether all uses of a node, which occurs this often in the value, have the same edit.
-fn agree<'u, 'w: 'u, 'm: 'u>(uses: impl Iterator<Item = &'u Use<'m, 'w>>, visits: usize) -> bool {
+fn agree<'u, 'w: 'u, 'm: 'u>(uses: impl Iterator<Item = &'u ImageUse<'m, 'w>>, visits: usize) -> bool {
     let wishes: Vec<Option<&str>> = uses.map(|each| each.wish.map(|(_, text)| text)).collect();
     wishes.len() == visits
         && wishes.first().is_some_and(|first| first.is_some() && wishes.iter().all(|wish| wish == first))

@@ -4,12 +4,12 @@
 //! where its name says so: a key or a variable whose name ends with `image`, or `image:` in an embedded text.
 
 use super::{
-    Manifests, Object,
-    fields::Known,
-    place::{Place, Step},
-    refs::{self, Reference},
+    ManifestText, Object,
+    field_path::{FieldPath, PathSegment},
+    kind_table::KnownKind,
+    refs::{self, TextReference},
     shape,
-    value::{Data, Value},
+    value::{Value, ValueData},
 };
 use crate::{image::ImageRef, rewrite::ORIGINAL_IMAGES};
 
@@ -31,48 +31,50 @@ pub struct Mention {
     pub column: usize,
 }
 
-impl Manifests<'_> {
+impl ManifestText<'_> {
     /// Returns the texts outside of [`Manifests::templates`] that name images, in the order of the text. `is_meant` decides
     /// which images count; it is called for each candidate.
     pub fn mentions(&self, is_meant: &dyn Fn(&str) -> bool) -> Vec<Mention> {
         let mut reading =
-            Reading { of: self, is_meant, document: 0, path: Vec::new(), steps: Vec::new(), found: Vec::new() };
+            MentionFinder { of: self, is_meant, document: 0, path: Vec::new(), steps: Vec::new(), found: Vec::new() };
         for (index, value) in self.values.iter().enumerate() {
             reading.document = index + 1;
-            reading.value(value, Around::default());
+            reading.value(value, MentionContext::default());
         }
         reading.found
     }
 }
 
-struct Reading<'m, 'p> {
-    of: &'m Manifests<'m>,
+struct MentionFinder<'m, 'p> {
+    of: &'m ManifestText<'m>,
     is_meant: &'p dyn Fn(&str) -> bool,
     document: usize,
     path: Vec<usize>,
-    steps: Vec<Step<'m>>,
+    steps: Vec<PathSegment<'m>>,
     found: Vec<Mention>,
 }
 
 /// The context of a value.
 #[derive(Clone, Default)]
-struct Around<'m> {
+struct MentionContext<'m> {
     object: Option<&'m Object>,
-    known: Option<&'m Known<'m>>,
+    known: Option<&'m KnownKind<'m>>,
     /// Steps before the object.
     base: usize,
     /// The name of the value: its key, the name of its variable, the argument before it.
     called: &'m str,
 }
 
-impl<'m> Reading<'m, '_> {
-    fn value(&mut self, value: &'m Value, around: Around<'_>) {
+impl<'m> MentionFinder<'m, '_> {
+    fn value(&mut self, value: &'m Value, around: MentionContext<'_>) {
         let within = self.steps.get(around.base..).unwrap_or_default();
         let item = || Object::of_item(value, around.object?, within);
         let inner = Object::of(value).or_else(item);
         let known = inner.as_ref().map(|object| self.of.fields.of(object));
         let around = match &inner {
-            Some(object) => Around { object: Some(object), known: known.as_ref(), base: self.steps.len(), called: "" },
+            Some(object) => {
+                MentionContext { object: Some(object), known: known.as_ref(), base: self.steps.len(), called: "" }
+            }
             None => around,
         };
         let steps = self.steps.get(around.base..).unwrap_or_default();
@@ -80,25 +82,25 @@ impl<'m> Reading<'m, '_> {
             return;
         }
         match &value.data {
-            Data::List(items) => {
+            ValueData::List(items) => {
                 let mut before = around.called;
                 for (index, item) in items.iter().enumerate() {
-                    self.enter(index, Step::Item(index));
+                    self.enter(index, PathSegment::Item(index));
                     let called = if before.starts_with('-') { before } else { around.called };
-                    self.value(item, Around { called, ..around.clone() });
+                    self.value(item, MentionContext { called, ..around.clone() });
                     self.leave();
                     before = item.text().unwrap_or_default();
                 }
             }
-            Data::Map(entries) => self.entries(value, entries, &around),
-            Data::Text(text) => self.text(value, text, &around),
-            Data::Other(_) => {}
+            ValueData::Map(entries) => self.entries(value, entries, &around),
+            ValueData::Text(text) => self.text(value, text, &around),
+            ValueData::Other(_) => {}
         }
     }
 
-    fn entries(&mut self, value: &'m Value, entries: &'m [(Value, Value)], around: &Around<'_>) {
-        let composed: Vec<Composed<'_>> = self.composed(value, around);
-        for Composed { at, key, image, .. } in composed.iter().filter(|found| found.is_meant) {
+    fn entries(&mut self, value: &'m Value, entries: &'m [(Value, Value)], around: &MentionContext<'_>) {
+        let composed: Vec<ComposedImage<'_>> = self.composed(value, around);
+        for ComposedImage { at, key, image, .. } in composed.iter().filter(|found| found.is_meant) {
             self.note(at, key, image.clone(), around);
         }
         let skipped: Vec<&str> = composed.iter().flat_map(|found| &found.parts).map(|part| &**part).collect();
@@ -112,14 +114,14 @@ impl<'m> Reading<'m, '_> {
             if name == ORIGINAL_IMAGES || is_device || skipped.contains(&name) {
                 continue;
             }
-            self.enter(index, Step::Key(name));
+            self.enter(index, PathSegment::Key(name));
             self.scan(key, name, around, false);
             let called = match name {
                 "value" => variable,
                 "newName" if refs::is_called_image(around.called) => "image",
                 _ => name,
             };
-            self.value(below, Around { called, ..around.clone() });
+            self.value(below, MentionContext { called, ..around.clone() });
             self.leave();
         }
     }
@@ -127,7 +129,7 @@ impl<'m> Reading<'m, '_> {
     /// Returns the images that adjacent fields form. In charts: `repository` with `registry`, `tag` and `digest`; the same
     /// with the prefix `image`. In kustomize: `name` instead, where the mapping is named an image or is an entry of `images`.
     /// In operators: `image` or `name` after `registry` and `repository`.
-    fn composed(&self, value: &'m Value, around: &Around<'_>) -> Vec<Composed<'m>> {
+    fn composed(&self, value: &'m Value, around: &MentionContext<'_>) -> Vec<ComposedImage<'m>> {
         let is_image = refs::is_called_image(around.called);
         let text = |key: &str| value.get(key).and_then(Value::scalar_text).filter(|text| !text.is_empty());
         let operand = self.operand(value, around);
@@ -172,10 +174,10 @@ impl<'m> Reading<'m, '_> {
             let (tagged, pinned) = (last.map(|tag| format!(":{tag}")), pin.map(|digest| format!("@{digest}")));
             let image = format!("{host}{repository}{}{}", tagged.unwrap_or_default(), pinned.unwrap_or_default());
             if (self.is_meant)(&image) {
-                found.push(Composed { at: below, key, image, parts, is_meant: true });
+                found.push(ComposedImage { at: below, key, image, parts, is_meant: true });
             } else if is_operand && ImageRef::parse(&image).is_ok() {
                 // Its last part alone is another image, which nothing pulls.
-                found.push(Composed { at: below, key, image, parts: vec![key.to_owned()], is_meant: false });
+                found.push(ComposedImage { at: below, key, image, parts: vec![key.to_owned()], is_meant: false });
             }
         }
         found
@@ -183,7 +185,7 @@ impl<'m> Reading<'m, '_> {
 
     /// The key of the last part of a name that `registry`, `hub` and `repository` beside it begin, or that a tag beside it ends:
     /// `image`, or `name` where a `repository` is an organisation and not a whole name.
-    fn operand(&self, value: &Value, around: &Around<'_>) -> Option<&'static str> {
+    fn operand(&self, value: &Value, around: &MentionContext<'_>) -> Option<&'static str> {
         let text = |key: &str| value.get(key).and_then(Value::text).filter(|text| !text.is_empty());
         let is_last = |text: &str| !text.contains(['/', '{', '$']);
         if let Some(image) = text("image").filter(|image| !image.contains(['{', '$'])) {
@@ -210,30 +212,30 @@ impl<'m> Reading<'m, '_> {
         self.of.claimed.contains(&(self.document, path))
     }
 
-    fn text(&mut self, value: &'m Value, text: &'m str, around: &Around<'_>) {
+    fn text(&mut self, value: &'m Value, text: &'m str, around: &MentionContext<'_>) {
         if self.of.claimed.contains(&(self.document, self.path.clone())) {
             return;
         }
         self.scan(value, text, around, true);
     }
 
-    fn scan(&mut self, value: &'m Value, text: &'m str, around: &Around<'_>, may_be_short: bool) {
+    fn scan(&mut self, value: &'m Value, text: &'m str, around: &MentionContext<'_>, may_be_short: bool) {
         let called = if may_be_short { around.called } else { "" };
         let mut found = refs::references(text, called, self.is_meant);
         found.sort_by_key(|reference| reference.at);
         let mut cursor = self.cursor(value);
-        for Reference { at, image } in found {
+        for TextReference { at, image } in found {
             let raw = text.get(at..).filter(|rest| rest.starts_with(&*image)).map_or("", |_| &*image);
             let (line, column) = cursor.find(raw);
-            let place = Place(&self.steps).to_string();
+            let place = FieldPath(&self.steps).to_string();
             self.found.push(Mention { object: around.object.cloned(), place, image, line, column });
         }
     }
 
-    fn note(&mut self, value: &Value, key: &'m str, image: String, around: &Around<'_>) {
+    fn note(&mut self, value: &Value, key: &'m str, image: String, around: &MentionContext<'_>) {
         let (line, column) = self.cursor(value).find("");
-        self.steps.push(Step::Key(key));
-        let place = Place(&self.steps).to_string();
+        self.steps.push(PathSegment::Key(key));
+        let place = FieldPath(&self.steps).to_string();
         self.steps.pop();
         self.found.push(Mention { object: around.object.cloned(), place, image, line, column });
     }
@@ -246,7 +248,7 @@ impl<'m> Reading<'m, '_> {
         Cursor { source, start, at: start, missed: 0 }
     }
 
-    fn enter(&mut self, index: usize, step: Step<'m>) {
+    fn enter(&mut self, index: usize, step: PathSegment<'m>) {
         self.path.push(index);
         self.steps.push(step);
     }
@@ -258,7 +260,7 @@ impl<'m> Reading<'m, '_> {
 }
 
 /// An image that several fields form.
-struct Composed<'m> {
+struct ComposedImage<'m> {
     at: &'m Value,
     key: &'m str,
     image: String,

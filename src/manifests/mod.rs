@@ -11,10 +11,10 @@
 //! documents that are not Kubernetes objects (without `apiVersion` and `kind`).
 
 mod edit;
-mod fields;
+mod field_path;
+mod kind_table;
 mod mentions;
 mod parts;
-mod place;
 mod pull_secrets;
 mod refs;
 mod shape;
@@ -23,16 +23,16 @@ mod value;
 mod walk;
 mod workloads;
 
-pub use edit::{Edited, Unkept, Wish};
-pub use fields::Fields;
+pub use edit::{Edit, EditedText, RejectedEdit};
+pub use kind_table::KindTable;
 pub use mentions::Mention;
 pub use parts::separated;
-pub use workloads::{Image, Manifests, Object, PATTERN_GROUPS, Placeholder, Role, Template};
+pub use workloads::{ImageRole, ManifestText, Object, PATTERN_GROUPS, Placeholder, Template, TemplateImage};
 
 /// The error of a text that cannot be read or edited.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("document {document}, line {line}, column {column}: {detail}")]
-pub struct Error {
+pub struct ManifestError {
     /// The document, counted from 1.
     pub document: usize,
     /// The line of the text, counted from 1.

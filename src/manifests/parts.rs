@@ -4,11 +4,11 @@ use std::ops::Range;
 
 use serde::de::IgnoredAny;
 
-use super::Error;
+use super::ManifestError;
 
 /// A part of a text.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Part {
+pub(super) struct TextPart {
     /// The bytes of the part.
     pub(super) bytes: Range<usize>,
     /// The number of lines before it.
@@ -17,7 +17,7 @@ pub(super) struct Part {
     columns: usize,
 }
 
-impl Part {
+impl TextPart {
     /// Converts a position in the part (line counted from 1, column counted from 0) to line and column in the text, both
     /// counted from 1.
     pub(super) fn place(&self, line: usize, column: usize) -> (usize, usize) {
@@ -29,16 +29,16 @@ impl Part {
 ///
 /// # Errors
 /// When a text after a JSON value begins like a JSON value and is invalid.
-pub(super) fn parts(text: &str) -> Result<Vec<Part>, Error> {
+pub(super) fn parts(text: &str) -> Result<Vec<TextPart>, ManifestError> {
     let found = json_values(text)?;
-    Ok(found.unwrap_or_else(|| vec![Part { bytes: 0..text.len(), lines: 0, columns: 0 }]))
+    Ok(found.unwrap_or_else(|| vec![TextPart { bytes: 0..text.len(), lines: 0, columns: 0 }]))
 }
 
 /// Returns the text with `---` between JSON values that have no separator, so that other documents can follow.
 ///
 /// # Errors
 /// When the text cannot be split into documents.
-pub fn separated(text: &str) -> Result<String, Error> {
+pub fn separated(text: &str) -> Result<String, ManifestError> {
     let parts = parts(text)?;
     let [_] = parts.as_slice() else {
         let values: Vec<&str> = parts.iter().filter_map(|part| text.get(part.bytes.clone())).collect();
@@ -47,7 +47,7 @@ pub fn separated(text: &str) -> Result<String, Error> {
     Ok(text.to_owned())
 }
 
-fn json_values(text: &str) -> Result<Option<Vec<Part>>, Error> {
+fn json_values(text: &str) -> Result<Option<Vec<TextPart>>, ManifestError> {
     let start = text.len() - text.trim_start_matches('\u{feff}').trim_start().len();
     let Some(values) = text.get(start..).filter(|rest| rest.starts_with(['{', '['])) else { return Ok(None) };
     let rest = |at: usize| text.get(at..).unwrap_or_default();
@@ -64,7 +64,7 @@ fn json_values(text: &str) -> Result<Option<Vec<Part>>, Error> {
             let text = error.to_string();
             let detail = text.split(" at line ").next().unwrap_or_default().to_owned();
             let (document, line, column) = (parts.len() + 1, above + error.line(), error.column().max(1));
-            return if is_json { Err(Error { document, line, column, detail }) } else { Ok(None) };
+            return if is_json { Err(ManifestError { document, line, column, detail }) } else { Ok(None) };
         }
         let next = start + stream.byte_offset();
         let first = start + end + (before.len() - before.trim_start().len());
@@ -73,7 +73,7 @@ fn json_values(text: &str) -> Result<Option<Vec<Part>>, Error> {
             line_start = at + newline + 1;
         }
         let columns = text.get(line_start..first).unwrap_or_default().trim_start_matches('\u{feff}').chars().count();
-        parts.push(Part { bytes: first..next, lines, columns });
+        parts.push(TextPart { bytes: first..next, lines, columns });
         at = first;
         end = stream.byte_offset();
     }

@@ -4,25 +4,25 @@ use std::fmt::Write as _;
 
 use super::{
     edit::quoted,
-    fields::Taking,
-    tree::{Content, Node, NodeId, Tree},
-    value::{Data, Value},
+    kind_table::PullSecretsField,
+    tree::{Node, NodeContent, NodeId, Tree},
+    value::{Value, ValueData},
     workloads::SecretsPlace,
 };
 
 /// A text to insert, and the value that it adds.
 #[derive(Debug, Clone)]
-pub(super) struct Addition {
+pub(super) struct TextInsertion {
     at: usize,
     end: usize,
     text: String,
     names: Vec<String>,
-    taking: Taking,
-    place: Place,
+    taking: PullSecretsField,
+    place: InsertPosition,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum InsertPosition {
     /// The field is new, and becomes the first one.
     Field,
     /// The names become the first ones of the existing list.
@@ -31,25 +31,27 @@ enum Place {
     Null,
 }
 
-impl Addition {
+impl TextInsertion {
     /// Returns the text to insert for these names; none of them is there yet.
     pub(super) fn new(tree: &Tree, text: &str, place: &SecretsPlace, names: &[&str]) -> Result<Self, &'static str> {
         let taking = &place.taking;
         let spec = tree.node(place.node).ok_or("it is nowhere")?;
-        let Content::Mapping { flow, entries } = &spec.content else { return Err("it is no mapping") };
+        let NodeContent::Mapping { flow, entries } = &spec.content else { return Err("it is no mapping") };
         let field = |(key, value): &(NodeId, NodeId)| {
-            matches!(tree.node(*key).map(|key| &key.content), Some(Content::Scalar { text, .. }) if **text == *taking.field)
+            matches!(tree.node(*key).map(|key| &key.content), Some(NodeContent::Scalar { text, .. }) if **text == *taking.field)
                 .then_some(*value)
         };
-        let merges = |(key, _): &(NodeId, NodeId)| matches!(tree.node(*key).map(|key| &key.content), Some(Content::Scalar { text, .. }) if &**text == "<<");
+        let merges = |(key, _): &(NodeId, NodeId)| matches!(tree.node(*key).map(|key| &key.content), Some(NodeContent::Scalar { text, .. }) if &**text == "<<");
         let (at, end, new, place) = match entries.iter().rev().find_map(field) {
             Some(list) => in_list(tree, text, list, taking, names)?,
             None if entries.iter().any(merges) => return Err("it has merge keys"),
-            None if *flow => (spec.span.start + 1, spec.span.start + 1, flow_field(taking, names), Place::Field),
+            None if *flow => {
+                (spec.span.start + 1, spec.span.start + 1, flow_field(taking, names), InsertPosition::Field)
+            }
             None => {
                 let first = entries.first().and_then(|(key, _)| tree.node(*key)).ok_or("it is empty")?;
                 let at = begin_of_line(text, first)?;
-                (at, at, block_field(text, first, taking, names), Place::Field)
+                (at, at, block_field(text, first, taking, names), InsertPosition::Field)
             }
         };
         Ok(Self {
@@ -80,24 +82,24 @@ impl Addition {
     /// Applies the addition to the value of the spec, as the new text does.
     pub(super) fn expect(&self, spec: &mut Value) {
         let value = |data| Value { token: 0, target: 0, data };
-        let text = |text: &str| value(Data::Text(text.into()));
+        let text = |text: &str| value(ValueData::Text(text.into()));
         let item = |name: &String| match self.taking.names {
             true => text(name),
-            false => value(Data::Map(vec![(text("name"), text(name))])),
+            false => value(ValueData::Map(vec![(text("name"), text(name))])),
         };
         let new = || self.names.iter().map(item);
         let field = self.taking.field.as_str();
-        let Data::Map(entries) = &mut spec.data else { return };
-        if self.place == Place::Field {
-            entries.insert(0, (text(field), value(Data::List(new().collect()))));
+        let ValueData::Map(entries) = &mut spec.data else { return };
+        if self.place == InsertPosition::Field {
+            entries.insert(0, (text(field), value(ValueData::List(new().collect()))));
             return;
         }
         let Some((_, list)) = entries.iter_mut().find(|(key, _)| key.text() == Some(field)) else { return };
         match &mut list.data {
-            Data::List(items) => {
+            ValueData::List(items) => {
                 items.splice(0..0, new());
             }
-            data => *data = Data::List(new().collect()),
+            data => *data = ValueData::List(new().collect()),
         }
     }
 }
@@ -106,17 +108,17 @@ fn in_list(
     tree: &Tree,
     text: &str,
     list: NodeId,
-    taking: &Taking,
+    taking: &PullSecretsField,
     names: &[&str],
-) -> Result<(usize, usize, String, Place), &'static str> {
+) -> Result<(usize, usize, String, InsertPosition), &'static str> {
     let node = tree.node(list).ok_or("it is nowhere")?;
     match &node.content {
-        Content::Sequence { flow: true, items } => {
+        NodeContent::Sequence { flow: true, items } => {
             let at = node.span.start + 1;
             let comma = if items.is_empty() { "" } else { ", " };
-            Ok((at, at, format!("{}{comma}", flow_items(taking, names)), Place::List))
+            Ok((at, at, format!("{}{comma}", flow_items(taking, names)), InsertPosition::List))
         }
-        Content::Sequence { items, .. } => {
+        NodeContent::Sequence { items, .. } => {
             let first = items.first().and_then(|item| tree.node(*item)).ok_or("its list cannot be read")?;
             let line_start = text.get(..first.span.start).and_then(|before| before.rfind('\n')).map_or(0, |at| at + 1);
             let before = text.get(line_start..first.span.start).unwrap_or_default();
@@ -129,12 +131,12 @@ fn in_list(
             for name in names {
                 let _ = write!(new, "{}{}{:indent$}", block_item(taking, name), line_end(text), "");
             }
-            Ok((at, at, new, Place::List))
+            Ok((at, at, new, InsertPosition::List))
         }
-        Content::Scalar { is_text: false, .. } if !node.span.is_empty() => {
-            Ok((node.span.start, node.span.end, format!("[{}]", flow_items(taking, names)), Place::Null))
+        NodeContent::Scalar { is_text: false, .. } if !node.span.is_empty() => {
+            Ok((node.span.start, node.span.end, format!("[{}]", flow_items(taking, names)), InsertPosition::Null))
         }
-        Content::Alias(_) => Err("its list is an alias"),
+        NodeContent::Alias(_) => Err("its list is an alias"),
         _ => Err("its list is empty and not written as []"),
     }
 }
@@ -150,7 +152,7 @@ fn begin_of_line(text: &str, key: &Node) -> Result<usize, &'static str> {
     Ok(key.span.start)
 }
 
-fn block_field(text: &str, first: &Node, taking: &Taking, names: &[&str]) -> String {
+fn block_field(text: &str, first: &Node, taking: &PullSecretsField, names: &[&str]) -> String {
     let (end, indent) = (line_end(text), first.column - 1);
     let mut new = format!("{}:{end}", taking.field);
     for name in names {
@@ -160,15 +162,15 @@ fn block_field(text: &str, first: &Node, taking: &Taking, names: &[&str]) -> Str
     new
 }
 
-fn block_item(taking: &Taking, name: &str) -> String {
+fn block_item(taking: &PullSecretsField, name: &str) -> String {
     format!("- {}{}", if taking.names { "" } else { "name: " }, scalar(name))
 }
 
-fn flow_field(taking: &Taking, names: &[&str]) -> String {
+fn flow_field(taking: &PullSecretsField, names: &[&str]) -> String {
     format!("{}: [{}], ", quoted(&taking.field), flow_items(taking, names))
 }
 
-fn flow_items(taking: &Taking, names: &[&str]) -> String {
+fn flow_items(taking: &PullSecretsField, names: &[&str]) -> String {
     let item = |name: &&str| match taking.names {
         true => quoted(name),
         false => format!("{{\"name\": {}}}", quoted(name)),

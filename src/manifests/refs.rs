@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 /// A reference, and its position in the text.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Reference {
+pub(super) struct TextReference {
     pub(super) at: usize,
     pub(super) image: String,
 }
@@ -18,18 +18,18 @@ const PREFIX_KEYS: [&str; 4] = ["registry", "hub", "repository", "mirror"];
 
 /// Returns all references of a text for which `is_meant` is true, each once. `called` is the name of the text: its key, or
 /// the name of its variable.
-pub(super) fn references(text: &str, called: &str, is_meant: &dyn Fn(&str) -> bool) -> Vec<Reference> {
+pub(super) fn references(text: &str, called: &str, is_meant: &dyn Fn(&str) -> bool) -> Vec<TextReference> {
     let mut found = Vec::new();
     let mut taken = BTreeSet::new();
     for (at, token) in tokens(text) {
         if let Some((skipped, image)) = explicit(token, is_meant) {
             taken.insert(at + skipped);
-            found.push(Reference { at: at + skipped, image: image.to_owned() });
+            found.push(TextReference { at: at + skipped, image: image.to_owned() });
         }
     }
     let mut add = |at: usize, image: &str| {
         if !image.is_empty() && taken.insert(at) {
-            found.push(Reference { at, image: image.to_owned() });
+            found.push(TextReference { at, image: image.to_owned() });
         }
     };
     let (trimmed, start) = (text.trim(), text.len() - text.trim_start().len());

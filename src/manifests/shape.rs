@@ -2,8 +2,8 @@
 
 use super::{
     Object,
-    place::Step,
-    value::{Data, Value},
+    field_path::PathSegment,
+    value::{Value, ValueData},
 };
 use crate::image::reads_as_host;
 
@@ -49,7 +49,7 @@ enum Shape {
 
 impl Shape {
     fn fits(self, value: &Value) -> bool {
-        let is_mapping = |value: &Value| matches!(value.data, Data::Map(_));
+        let is_mapping = |value: &Value| matches!(value.data, ValueData::Map(_));
         let items = |is_meant: &dyn Fn(&Value) -> bool| value.items().is_some_and(|items| items.iter().all(is_meant));
         match self {
             Self::Text => value.text().is_some(),
@@ -75,31 +75,31 @@ const ENDING: [&str; 3] = ["tag", "imageTag", "digest"];
 pub(super) fn has_containers(value: &Value) -> bool {
     POD_LISTS.iter().filter(|list| **list != "volumes").any(|list| {
         let items = value.get(list).and_then(Value::items).unwrap_or_default();
-        !items.is_empty() && items.iter().all(|item| matches!(item.data, Data::Map(_)))
+        !items.is_empty() && items.iter().all(|item| matches!(item.data, ValueData::Map(_)))
     })
 }
 
 /// Returns whether the place is that of the spec in a Pod template: `template.spec`, `podTemplates[0].spec`.
-pub(super) fn is_template_spec(steps: &[Step<'_>]) -> bool {
+pub(super) fn is_template_spec(steps: &[PathSegment<'_>]) -> bool {
     let mut keys = steps.iter().rev().filter_map(|step| match step {
-        Step::Key(key) => Some(*key),
-        Step::Item(_) => None,
+        PathSegment::Key(key) => Some(*key),
+        PathSegment::Item(_) => None,
     });
-    steps.last() == Some(&Step::Key("spec"))
+    steps.last() == Some(&PathSegment::Key("spec"))
         && keys.next() == Some("spec")
         && keys.next().is_some_and(|key| key.contains("emplate"))
 }
 
 /// Returns whether a mapping is an OpenShift reference to a registry image: `from: {kind: DockerImage, name: nginx}`.
-pub(super) fn is_docker_image(value: &Value, object: &Object, steps: &[Step<'_>]) -> bool {
+pub(super) fn is_docker_image(value: &Value, object: &Object, steps: &[PathSegment<'_>]) -> bool {
     object.group().ends_with("openshift.io")
-        && steps.last().is_some_and(|step| matches!(step, Step::Key("from" | "_from")))
+        && steps.last().is_some_and(|step| matches!(step, PathSegment::Key("from" | "_from")))
         && value.get("kind").and_then(Value::text) == Some("DockerImage")
 }
 
 /// Returns whether a mapping is a container with an image.
-pub(super) fn is_container(value: &Value, steps: &[Step<'_>]) -> bool {
-    if value.get("image").is_none_or(|image| matches!(image.data, Data::List(_) | Data::Other(_)))
+pub(super) fn is_container(value: &Value, steps: &[PathSegment<'_>]) -> bool {
+    if value.get("image").is_none_or(|image| matches!(image.data, ValueData::List(_) | ValueData::Other(_)))
         || is_completed(value)
     {
         return false;
@@ -108,9 +108,9 @@ pub(super) fn is_container(value: &Value, steps: &[Step<'_>]) -> bool {
     let has_any = || OF_CONTAINERS.iter().any(|(field, shape)| has(field, *shape));
     let is_alone = |field: &str| OF_CONTAINERS_ALONE.contains(&field);
     match steps {
-        [.., Step::Key(list), Step::Item(_)] => ends_with(list, "containers") || has_any(),
-        [.., Step::Key(key)] if ends_with(key, "container") => has("name", Shape::Text) || has_any(),
-        [.., Step::Key(_)] => OF_CONTAINERS.iter().any(|(field, shape)| is_alone(field) && has(field, *shape)),
+        [.., PathSegment::Key(list), PathSegment::Item(_)] => ends_with(list, "containers") || has_any(),
+        [.., PathSegment::Key(key)] if ends_with(key, "container") => has("name", Shape::Text) || has_any(),
+        [.., PathSegment::Key(_)] => OF_CONTAINERS.iter().any(|(field, shape)| is_alone(field) && has(field, *shape)),
         _ => false,
     }
 }
@@ -129,10 +129,10 @@ fn is_completed(value: &Value) -> bool {
 /// Whether a value is more than nothing: null, and what is empty, completes no image.
 fn says_something(value: &Value) -> bool {
     match &value.data {
-        Data::Text(text) => !text.trim().is_empty(),
-        Data::Other(text) => !matches!(&**text, "" | "~" | "null" | "Null" | "NULL"),
-        Data::List(items) => !items.is_empty(),
-        Data::Map(entries) => !entries.is_empty(),
+        ValueData::Text(text) => !text.trim().is_empty(),
+        ValueData::Other(text) => !matches!(&**text, "" | "~" | "null" | "Null" | "NULL"),
+        ValueData::List(items) => !items.is_empty(),
+        ValueData::Map(entries) => !entries.is_empty(),
     }
 }
 
@@ -147,10 +147,10 @@ pub(super) fn has_tag(image: &str) -> bool {
 }
 
 /// Returns the key before the last one, which names the parent of the last one; for a list its own name.
-pub(super) fn name_before<'v>(steps: &[Step<'v>]) -> &'v str {
+pub(super) fn name_before<'v>(steps: &[PathSegment<'v>]) -> &'v str {
     let keys = steps.iter().rev().filter_map(|step| match step {
-        Step::Key(key) => Some(*key),
-        Step::Item(_) => None,
+        PathSegment::Key(key) => Some(*key),
+        PathSegment::Item(_) => None,
     });
     keys.into_iter().find(|key| !matches!(*key, "image" | "spec")).unwrap_or("image")
 }

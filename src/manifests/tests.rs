@@ -2,7 +2,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::rewrite::pod::Kind;
+use crate::rewrite::pod::ImageLocation;
 
 const HARBOR: &str = "harbor.example.com";
 
@@ -11,25 +11,25 @@ fn at_harbor(image: &str) -> String {
     if image.starts_with(HARBOR) { image.to_owned() } else { format!("{HARBOR}/hub/{image}") }
 }
 
-fn wishes(manifests: &Manifests<'_>, wanted: impl Fn(&Template, &str) -> String) -> Vec<Wish> {
+fn wishes(manifests: &ManifestText<'_>, wanted: impl Fn(&Template, &str) -> String) -> Vec<Edit> {
     let templates = manifests.templates().iter().enumerate();
     templates
         .flat_map(|(template, found)| {
             let images = found.images.iter().enumerate();
-            let all = images.map(|(image, each)| Wish::Image { template, image, text: wanted(found, &each.image) });
+            let all = images.map(|(image, each)| Edit::Image { template, image, text: wanted(found, &each.image) });
             all.collect::<Vec<_>>()
         })
         .collect()
 }
 
-fn edited(text: &str) -> Edited {
-    let manifests = Manifests::read(text).unwrap();
+fn edited(text: &str) -> EditedText {
+    let manifests = ManifestText::read(text).unwrap();
     manifests.edit(&wishes(&manifests, |_, image| at_harbor(image))).unwrap()
 }
 
-fn with_secret(text: &str) -> Edited {
-    let manifests = Manifests::read(text).unwrap();
-    let secrets = |template| Wish::PullSecret { template, name: "harbor-pull".to_owned() };
+fn with_secret(text: &str) -> EditedText {
+    let manifests = ManifestText::read(text).unwrap();
+    let secrets = |template| Edit::PullSecret { template, name: "harbor-pull".to_owned() };
     manifests.edit(&(0..manifests.templates().len()).map(secrets).collect::<Vec<_>>()).unwrap()
 }
 
@@ -38,7 +38,7 @@ fn pod(containers: &str) -> String {
 }
 
 fn images(text: &str) -> Vec<String> {
-    let manifests = Manifests::read(text).unwrap();
+    let manifests = ManifestText::read(text).unwrap();
     let all = manifests.templates().iter().flat_map(|template| template.images.clone());
     all.map(|image| image.image).collect()
 }
@@ -75,7 +75,7 @@ fn only_the_image_changes_whatever_its_style() {
 #[test]
 fn a_host_that_cannot_stand_bare_is_quoted() {
     let text = pod("  - name: a\n    image: nginx\n");
-    let manifests = Manifests::read(&text).unwrap();
+    let manifests = ManifestText::read(&text).unwrap();
     let edited = manifests.edit(&wishes(&manifests, |_, image| format!("[::1]:5000/hub/{image}"))).unwrap();
     assert_eq!(edited.text, text.replace("nginx", "\"[::1]:5000/hub/nginx\""));
 }
@@ -124,7 +124,7 @@ spec:
   - {name: extra, image: custom}
   - {name: without}
 "#;
-    let manifests = Manifests::read(text).unwrap();
+    let manifests = ManifestText::read(text).unwrap();
     let found: Vec<_> = manifests.templates().iter().map(|t| (t.document, t.line, t.object.to_string())).collect();
     assert_eq!(
         found,
@@ -135,10 +135,10 @@ spec:
     assert_eq!(pod.annotations.as_ref().unwrap()["a"], "b");
     assert_eq!(database.labels, None, "the labels of a custom object are not those of its Pods");
     assert_eq!(images(text), ["main", "init", "volume", "pod", "debug", "custom"]);
-    assert_eq!(job.images[2].list, Kind::Volumes);
+    assert_eq!(job.images[2].list, ImageLocation::Volumes);
     assert_eq!((job.images[0].line, job.images[0].column), (14, 41));
     assert_eq!(manifests.namespaces()["shop"]["team"], "a");
-    assert_eq!(manifests.strangers(), [0; 0]);
+    assert_eq!(manifests.foreign_documents(), [0; 0]);
     let made: Value = serde_json::from_str(&job.pod(Some("elsewhere"))).unwrap();
     assert_eq!(made["metadata"]["namespace"], "jobs");
     assert_eq!(made["spec"]["volumes"][0]["image"]["reference"], "volume");
@@ -161,7 +161,7 @@ fn what_only_looks_like_a_container_is_left_alone() {
         assert_eq!(images(text), [""; 0], "{text}");
         assert_eq!(edited(text).text, text);
     }
-    assert_eq!(Manifests::read("a: 1\n---\n- b\n").unwrap().strangers(), [1, 2]);
+    assert_eq!(ManifestText::read("a: 1\n---\n- b\n").unwrap().foreign_documents(), [1, 2]);
 }
 
 #[test]
@@ -201,7 +201,7 @@ fn templates_that_share_an_image_and_want_different_ones_keep_theirs() {
         "- {apiVersion: v1, kind: Pod, metadata: {name: one}, spec: {containers: [&c {name: a, image: nginx}]}}\n",
         "- {apiVersion: v1, kind: Pod, metadata: {name: two}, spec: {containers: [*c, {name: b, image: redis}]}}\n",
     );
-    let manifests = Manifests::read(text).unwrap();
+    let manifests = ManifestText::read(text).unwrap();
     let only_two = |template: &Template, image: &str| match template.object.name.as_str() {
         "two" => at_harbor(image),
         _ => image.to_owned(),
@@ -223,7 +223,7 @@ fn what_is_no_yaml_is_refused_with_document_line_and_column() {
         ("a: &a {<<: *a}\n", "merge keys without end"),
         ("a: {<<: 1}\n", "a merge key takes a mapping"),
     ] {
-        let error = Manifests::read(text).unwrap_err().to_string();
+        let error = ManifestText::read(text).unwrap_err().to_string();
         assert!(error.contains(expected), "{text}: {error}");
     }
     let mut laughs = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
@@ -231,7 +231,7 @@ fn what_is_no_yaml_is_refused_with_document_line_and_column() {
         let before = format!("*a{}, ", level - 1).repeat(10);
         laughs += &format!("a{level}: &a{level} [{before}]\n");
     }
-    assert!(Manifests::read(&laughs).unwrap_err().detail.contains("more than"));
+    assert!(ManifestText::read(&laughs).unwrap_err().detail.contains("more than"));
 }
 
 #[test]
@@ -447,7 +447,7 @@ proptest! {
                 _ => text.insert_str(at, &format!("&a {put}")),
             }
         }
-        let Ok(manifests) = Manifests::read(&text) else { return Ok(()) };
+        let Ok(manifests) = ManifestText::read(&text) else { return Ok(()) };
         let all = wishes(&manifests, |_, image| at_harbor(image));
         let once = manifests.edit(&all);
         prop_assert!(once.is_ok(), "{}: {text}", once.unwrap_err());
@@ -455,15 +455,15 @@ proptest! {
         if once.unkept.is_empty() {
             prop_assert_eq!(&edited(&once.text).text, &once.text);
         }
-        let with = Manifests::read(&text).unwrap();
-        let with = with.edit(&[Wish::PullSecret { template: 0, name: "harbor-pull".to_owned() }]);
+        let with = ManifestText::read(&text).unwrap();
+        let with = with.edit(&[Edit::PullSecret { template: 0, name: "harbor-pull".to_owned() }]);
         prop_assert!(with.is_ok(), "{}: {text}", with.unwrap_err());
     }
 }
 
 /// Returns the images of a text, each with its name, and checks that exactly these are rewritten.
 fn named(text: &str) -> Vec<String> {
-    let manifests = Manifests::read(text).unwrap();
+    let manifests = ManifestText::read(text).unwrap();
     let all = manifests.templates().iter().flat_map(|template| template.images.clone());
     all.map(|image| format!("{}={}", image.name, image.image)).collect()
 }
@@ -650,19 +650,19 @@ fn a_blank_image_is_none_and_a_key_that_is_no_text_has_its_name() {
 
 #[test]
 fn fields_of_the_user_add_to_what_is_known() {
-    let fields = Fields::with(
+    let fields = KindTable::with(
         "kinds:\n- {group: x.example, kinds: [Thing], images: ['spec.parts.*.picture'], pullSecrets: [spec.secrets], ignored: [spec.notes], listed: [spec.raw]}\n",
     )
     .unwrap();
     let text = "apiVersion: x.example/v1\nkind: Thing\nspec:\n  parts: [{picture: one}]\n  notes: {image: 'quay.io/a/b'}\n  \
                 raw: {containers: [{image: 'quay.io/c/d'}]}\n";
-    let manifests = Manifests::read_with(text, &fields).unwrap();
+    let manifests = ManifestText::read_with(text, &fields).unwrap();
     let [template] = manifests.templates() else { panic!() };
     assert_eq!(
         (template.images[0].image.as_str(), template.images[0].place.as_str()),
         ("one", "spec.parts[0].picture")
     );
-    let done = manifests.edit(&[Wish::PullSecret { template: 0, name: "hp".to_owned() }]).unwrap();
+    let done = manifests.edit(&[Edit::PullSecret { template: 0, name: "hp".to_owned() }]).unwrap();
     assert_eq!(done.text, text.replace("  parts", "  secrets:\n  - name: \"hp\"\n  parts"));
     let mentions = manifests.mentions(&|image| image.starts_with("quay.io/"));
     assert_eq!(mentions.iter().map(|mention| mention.image.as_str()).collect::<Vec<_>>(), ["quay.io/c/d"]);
@@ -718,7 +718,7 @@ fn pull_secrets_are_added_only_where_the_schema_of_the_kind_has_them() {
 
 #[test]
 fn pull_secrets_are_added_to_mappings_within_one_another() {
-    let fields = Fields::with(
+    let fields = KindTable::with(
         "kinds:\n- {group: x.example, kinds: [Thing], images: ['spec.**.image'], pullSecrets: [spec.secrets, spec.a.secrets, spec.a.b.secrets, spec.c.secrets]}\n",
     )
     .unwrap();
@@ -726,21 +726,21 @@ fn pull_secrets_are_added_to_mappings_within_one_another() {
         "apiVersion: x.example/v1\nkind: Thing\nspec: {a: {b: {image: one}}, c: {image: two}}\n",
         "apiVersion: x.example/v1\nkind: Thing\nspec:\n  a:\n    b:\n      image: one\n  c:\n    image: two\n",
     ] {
-        let manifests = Manifests::read_with(text, &fields).unwrap();
-        let wishes: Vec<Wish> = (0..manifests.templates().len())
-            .map(|template| Wish::PullSecret { template, name: "hp".to_owned() })
+        let manifests = ManifestText::read_with(text, &fields).unwrap();
+        let wishes: Vec<Edit> = (0..manifests.templates().len())
+            .map(|template| Edit::PullSecret { template, name: "hp".to_owned() })
             .collect();
         let done = manifests.edit(&wishes).unwrap();
         assert_eq!(done.text.matches("secrets").count(), done.pull_secrets, "{}", done.text);
         assert!(done.pull_secrets >= 4 && done.unkept.is_empty(), "{done:?}");
-        let again = Manifests::read_with(&done.text, &fields).unwrap();
+        let again = ManifestText::read_with(&done.text, &fields).unwrap();
         assert_eq!(again.edit(&wishes).unwrap().text, done.text, "a second time");
     }
 }
 
 /// Returns `line:column place image` of each text that names a short image or an image of quay.io.
 fn mentioned(text: &str) -> Vec<String> {
-    let manifests = Manifests::read(text).unwrap();
+    let manifests = ManifestText::read(text).unwrap();
     let is_meant = |image: &str| image.starts_with("quay.io/") || !image.split('/').next().unwrap().contains('.');
     let all = manifests.mentions(&is_meant);
     all.iter()
@@ -806,7 +806,7 @@ image: {repository: quay.io/a/values, tag: "1"}
 #[test]
 fn an_image_that_is_not_filled_in_yet_says_what_would_fill_it_in() {
     let placeholder = |text: &str| {
-        let manifests = Manifests::read(text).unwrap();
+        let manifests = ManifestText::read(text).unwrap();
         manifests.templates()[0].images[0].placeholder
     };
     for (image, expected) in [
@@ -826,7 +826,7 @@ fn an_image_that_is_not_filled_in_yet_says_what_would_fill_it_in() {
 #[test]
 fn keys_that_stand_twice_count_once_the_last_time_and_are_warned_of() {
     let text = pod("  - {name: a, image: one, image: two}\n");
-    let manifests = Manifests::read(&text).unwrap();
+    let manifests = ManifestText::read(&text).unwrap();
     assert_eq!(images(&text), ["two"]);
     let [warning] = manifests.duplicates() else { panic!() };
     assert_eq!((warning.line, warning.column), (6, 27));
@@ -838,7 +838,7 @@ fn json_values_without_a_separator_are_documents() {
     let one = r#"{"apiVersion":"v1","kind":"Pod","spec":{"containers":[{"name":"a","image":"one"}]}}"#;
     let text = format!("{one}\n{}{one}\n", one.replace("one", "two"));
     assert_eq!(images(&text), ["one", "two", "one"]);
-    let manifests = Manifests::read(&text).unwrap();
+    let manifests = ManifestText::read(&text).unwrap();
     let places: Vec<_> =
         manifests.templates().iter().map(|template| (template.images[0].line, template.images[0].column)).collect();
     assert_eq!(places, [(1, 75), (2, 75), (2, 75 + one.len())]);
@@ -854,9 +854,9 @@ fn many_values_by_few_aliases_are_refused() {
     for level in 1..5 {
         bomb += &format!("a{level}: &a{level} [{}]\n", format!("*a{}, ", level - 1).repeat(10));
     }
-    assert!(Manifests::read(&bomb).unwrap_err().detail.contains("by aliases"));
+    assert!(ManifestText::read(&bomb).unwrap_err().detail.contains("by aliases"));
     let many = format!("a: [{}]\n", "x, ".repeat(tree::MAX_NODES));
-    assert!(Manifests::read(&many).unwrap_err().detail.contains("split it"));
+    assert!(ManifestText::read(&many).unwrap_err().detail.contains("split it"));
 }
 
 #[test]
@@ -868,12 +868,12 @@ fn a_text_of_four_thousand_deployments_is_read() {
          {{matchLabels: {{app: a}}}}, template: {{metadata: {{labels: {{app: a}}}}, spec: {{containers: [{container}, {container}]}}}}}}}}\n---\n"
     );
     let text = one.repeat(4_000);
-    assert_eq!(Manifests::read(&text).unwrap().templates().len(), 4_000);
+    assert_eq!(ManifestText::read(&text).unwrap().templates().len(), 4_000);
 }
 
 /// The mentions of a text, where every image is meant.
 fn all_mentions(text: &str) -> Vec<(String, String)> {
-    let manifests = Manifests::read(text).unwrap();
+    let manifests = ManifestText::read(text).unwrap();
     let found = manifests.mentions(&is_any_image).into_iter().map(|mention| (mention.place, mention.image));
     // A version looks like an image with a host.
     found.filter(|(place, _)| place != "apiVersion").collect()
@@ -954,7 +954,7 @@ fn mentions_are_found_behind_a_byte_order_mark_in_a_text() {
 fn mentions_have_their_own_line_and_column_each() {
     let text =
         "apiVersion: v1\nkind: ConfigMap\ndata:\n  a: |\n    \u{e9} quay.io/a/b quay.io/a/b\n\n    quay.io/a/b\n";
-    let manifests = Manifests::read(text).unwrap();
+    let manifests = ManifestText::read(text).unwrap();
     let places: Vec<_> =
         manifests.mentions(&is_any_image).iter().map(|mention| (mention.line, mention.column)).collect();
     assert_eq!(places, [(5, 7), (5, 19), (7, 5)]);
@@ -976,7 +976,7 @@ fn mentions_take_time_in_proportion_to_the_text() {
     for line in ["    image: quay.io/a/b:1\n", "    image: quay.io/a/b:1"] {
         let seconds = |count: usize| {
             let text = format!("apiVersion: v1\nkind: ConfigMap\ndata:\n  a: |\n    x{}\n", line.repeat(count));
-            let manifests = Manifests::read(&text).unwrap();
+            let manifests = ManifestText::read(&text).unwrap();
             let mentions = || assert!(manifests.mentions(&is_any_image).len() >= count);
             (0..3).map(|_| processor_seconds(mentions)).fold(f64::MAX, f64::min)
         };
@@ -1008,7 +1008,7 @@ spec: {from: {kind: DockerImage, name: none}}
 fn items_of_typed_lists_are_objects_of_their_kind() {
     let pod = "metadata: {name: p, namespace: shop, labels: {a: b}}, spec: {containers: [{name: c, image: nginx, args: ['--x=quay.io/a/b']}]}";
     let text = format!("apiVersion: v1\nkind: PodList\nitems:\n- {{{pod}}}\n");
-    let manifests = Manifests::read(&text).unwrap();
+    let manifests = ManifestText::read(&text).unwrap();
     let template = &manifests.templates()[0];
     assert_eq!((template.object.kind.as_str(), template.object.to_string().as_str()), ("Pod", "Pod shop/p"));
     assert_eq!(template.labels.as_ref().unwrap()["a"], "b");
@@ -1019,7 +1019,7 @@ fn items_of_typed_lists_are_objects_of_their_kind() {
     for list in ["DeploymentList", "List"] {
         let own = if list == "List" { "apiVersion: apps/v1, kind: Deployment, " } else { "" };
         let text = format!("apiVersion: apps/v1\nkind: {list}\nitems:\n- {{{own}{deployment}}}\n");
-        let manifests = Manifests::read(&text).unwrap();
+        let manifests = ManifestText::read(&text).unwrap();
         assert_eq!(manifests.templates()[0].object.to_string(), "Deployment d", "{list}");
         assert_eq!(images(&text), ["redis"], "{list}");
     }
@@ -1040,7 +1040,7 @@ objects:
 parameters: [{name: IMAGE, value: "nginx:1"}]
 "#;
     assert_eq!(images(text), ["${IMAGE}", "redis", "acme/web"]);
-    let manifests = Manifests::read(text).unwrap();
+    let manifests = ManifestText::read(text).unwrap();
     let mentions: Vec<String> = manifests.mentions(&is_any_image).into_iter().map(|found| found.image).collect();
     assert!(mentions.contains(&"nginx:1".to_owned()), "{mentions:?}");
 }
@@ -1049,19 +1049,19 @@ parameters: [{name: IMAGE, value: "nginx:1"}]
 fn line_breaks_that_only_kubectl_knows_are_refused_outside_of_quotes() {
     for (code, character) in [("0085", '\u{85}'), ("2028", '\u{2028}'), ("2029", '\u{2029}')] {
         let hidden = format!("a: 1\n---\nb: c # x{character}image: quay.io/a/b\n");
-        let error = Manifests::read(&hidden).unwrap_err();
+        let error = ManifestText::read(&hidden).unwrap_err();
         assert_eq!((error.document, error.line, error.column), (2, 3, 9), "{error}");
         assert!(error.detail.contains(&format!("U+{code}")), "{error}");
-        assert!(Manifests::read(&format!("a: |\n  x{character}y\n")).is_err());
-        assert!(Manifests::read(&format!("# {character}\n{{\"a\": \"x\"}}")).is_err());
+        assert!(ManifestText::read(&format!("a: |\n  x{character}y\n")).is_err());
+        assert!(ManifestText::read(&format!("# {character}\n{{\"a\": \"x\"}}")).is_err());
         for fine in [format!("a: \"x{character}y\" # z\n"), format!("a: 'x{character}'\nb: 1")] {
-            assert!(Manifests::read(&fine).is_ok(), "{fine:?}");
+            assert!(ManifestText::read(&fine).is_ok(), "{fine:?}");
         }
     }
 }
 
 #[test]
 fn a_quoted_text_that_goes_on_without_indentation_is_an_error_with_advice() {
-    let error = Manifests::read("a:\n  b: \"one\ntwo\"\n").unwrap_err();
+    let error = ManifestText::read("a:\n  b: \"one\ntwo\"\n").unwrap_err();
     assert!(error.detail.contains("indent its further lines"), "{error}");
 }

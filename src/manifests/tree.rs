@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use granit_parser::{Event, Parser, ScalarStyle, Span, StructureStyle};
 
-use super::{Error, parts::Part};
+use super::{ManifestError, parts::TextPart};
 
 /// More nodes are refused: `rewrite` takes about 500 bytes for each. 10,000 Deployments with two containers each fit.
 pub(super) const MAX_NODES: usize = 1_500_000;
@@ -23,7 +23,7 @@ pub(super) struct Tree {
     /// The root of each document.
     pub(super) documents: Vec<NodeId>,
     /// Duplicate keys of a mapping: the last one counts.
-    pub(super) duplicates: Vec<Error>,
+    pub(super) duplicates: Vec<ManifestError>,
 }
 
 /// One node of the text.
@@ -39,11 +39,11 @@ pub(super) struct Node {
     pub(super) document: usize,
     /// Whether an anchor or a tag precedes the node.
     pub(super) has_properties: bool,
-    pub(super) content: Content,
+    pub(super) content: NodeContent,
 }
 
 #[derive(Debug)]
-pub(super) enum Content {
+pub(super) enum NodeContent {
     Scalar { text: Arc<str>, style: ScalarStyle, is_text: bool },
     Sequence { flow: bool, items: Vec<NodeId> },
     Mapping { flow: bool, entries: Vec<(NodeId, NodeId)> },
@@ -55,8 +55,8 @@ impl Tree {
     ///
     /// # Errors
     /// When the text is not YAML, or has more than [`MAX_NODES`].
-    pub(super) fn parse(text: &str) -> Result<Self, Error> {
-        let mut reading = Reading::default();
+    pub(super) fn parse(text: &str) -> Result<Self, ManifestError> {
+        let mut reading = TreeBuilder::default();
         for part in super::parts::parts(text)? {
             let options = granit_parser::options! { emit_comments: false };
             let source = text.get(part.bytes.clone()).unwrap_or_default();
@@ -64,7 +64,7 @@ impl Tree {
                 let document = reading.document.max(1);
                 let (event, span) = event.map_err(|error| {
                     let (line, column) = part.place(error.marker().line(), error.marker().col());
-                    Error { document, line, column, detail: with_advice(error.info()) }
+                    ManifestError { document, line, column, detail: with_advice(error.info()) }
                 })?;
                 reading.take(event, &span, &part)?;
             }
@@ -75,13 +75,13 @@ impl Tree {
 
     /// Refuses three characters that end a line, and so a comment, for kubectl, and do not end one in YAML 1.2. Inside quotes
     /// they make no difference.
-    fn refuse_other_line_breaks(&self, text: &str) -> Result<(), Error> {
+    fn refuse_other_line_breaks(&self, text: &str) -> Result<(), ManifestError> {
         const BREAKS: [char; 3] = ['\u{85}', '\u{2028}', '\u{2029}'];
         if text.is_ascii() {
             return Ok(());
         }
         let is_quoted = |node: &&Node| match &node.content {
-            Content::Scalar { style, .. } => matches!(style, ScalarStyle::SingleQuoted | ScalarStyle::DoubleQuoted),
+            NodeContent::Scalar { style, .. } => matches!(style, ScalarStyle::SingleQuoted | ScalarStyle::DoubleQuoted),
             _ => false,
         };
         let mut quoted = self.nodes.iter().filter(is_quoted).map(|node| &node.span).peekable();
@@ -99,7 +99,7 @@ impl Tree {
                 "the character U+{code:04X} ends a line for kubectl, and not in YAML 1.2: delete it, or write it as an escape \
                  in double quotes"
             );
-            return Err(Error { document, line, column, detail });
+            return Err(ManifestError { document, line, column, detail });
         }
         Ok(())
     }
@@ -117,20 +117,20 @@ impl Tree {
     /// Returns the node that an alias refers to; any other node itself.
     pub(super) fn resolve(&self, id: NodeId) -> NodeId {
         match self.node(id).map(|node| &node.content) {
-            Some(Content::Alias(target)) => *target,
+            Some(NodeContent::Alias(target)) => *target,
             _ => id,
         }
     }
 
     /// Returns an error at the position of a node.
-    pub(super) fn error(&self, id: NodeId, detail: impl Into<String>) -> Error {
+    pub(super) fn error(&self, id: NodeId, detail: impl Into<String>) -> ManifestError {
         let (document, line, column) = self.node(id).map_or((1, 1, 1), |node| (node.document, node.line, node.column));
-        Error { document, line, column, detail: detail.into() }
+        ManifestError { document, line, column, detail: detail.into() }
     }
 }
 
 #[derive(Debug, Default)]
-struct Reading {
+struct TreeBuilder {
     tree: Tree,
     document: usize,
     /// The open collections, each with the key that waits for its value.
@@ -138,8 +138,8 @@ struct Reading {
     anchors: HashMap<usize, NodeId>,
 }
 
-impl Reading {
-    fn take(&mut self, event: Event<'_>, span: &Span, part: &Part) -> Result<(), Error> {
+impl TreeBuilder {
+    fn take(&mut self, event: Event<'_>, span: &Span, part: &TextPart) -> Result<(), ManifestError> {
         match event {
             Event::DocumentStart(..) => {
                 self.document += 1;
@@ -148,7 +148,7 @@ impl Reading {
             Event::Alias(anchor) => {
                 let unknown = || self.tree.error(0, "an alias without an anchor");
                 let target = *self.anchors.get(&anchor).ok_or_else(unknown)?;
-                self.add(Content::Alias(target), span, part, 0)?;
+                self.add(NodeContent::Alias(target), span, part, 0)?;
             }
             Event::Scalar(text, style, anchor, tag) => {
                 let tagged = tag.as_ref().and_then(|tag| tag.core_suffix().map(str::to_owned));
@@ -157,16 +157,16 @@ impl Reading {
                     Some("null" | "bool" | "int" | "float") => false,
                     _ => style != ScalarStyle::Plain || (!span.is_empty() && !is_other_scalar(&text)),
                 };
-                self.add(Content::Scalar { text: text.into(), style, is_text }, span, part, anchor)?;
+                self.add(NodeContent::Scalar { text: text.into(), style, is_text }, span, part, anchor)?;
             }
             Event::SequenceStart(style, anchor, _) => {
                 let flow = style == StructureStyle::Flow;
-                let id = self.add(Content::Sequence { flow, items: Vec::new() }, span, part, anchor)?;
+                let id = self.add(NodeContent::Sequence { flow, items: Vec::new() }, span, part, anchor)?;
                 self.open.push((id, None));
             }
             Event::MappingStart(style, anchor, _) => {
                 let flow = style == StructureStyle::Flow;
-                let id = self.add(Content::Mapping { flow, entries: Vec::new() }, span, part, anchor)?;
+                let id = self.add(NodeContent::Mapping { flow, entries: Vec::new() }, span, part, anchor)?;
                 self.open.push((id, None));
             }
             Event::SequenceEnd => {
@@ -182,13 +182,19 @@ impl Reading {
         Ok(())
     }
 
-    fn add(&mut self, content: Content, span: &Span, part: &Part, anchor: usize) -> Result<NodeId, Error> {
+    fn add(
+        &mut self,
+        content: NodeContent,
+        span: &Span,
+        part: &TextPart,
+        anchor: usize,
+    ) -> Result<NodeId, ManifestError> {
         let id = self.tree.nodes.len();
         let (line, column) = part.place(span.start.line(), span.start.col());
         let document = self.document;
         if id >= MAX_NODES {
             let detail = format!("more than {MAX_NODES} values in one text: split it into files of fewer documents");
-            return Err(Error { document, line, column, detail });
+            return Err(ManifestError { document, line, column, detail });
         }
         let bytes = span.byte_range().unwrap_or_default();
         let bytes = bytes.start + part.bytes.start..bytes.end + part.bytes.start;
@@ -202,8 +208,8 @@ impl Reading {
             return Ok(id);
         };
         match self.tree.nodes.get_mut(*parent).map(|parent| &mut parent.content) {
-            Some(Content::Sequence { items, .. }) => items.push(id),
-            Some(Content::Mapping { entries, .. }) => match waiting.take() {
+            Some(NodeContent::Sequence { items, .. }) => items.push(id),
+            Some(NodeContent::Mapping { entries, .. }) => match waiting.take() {
                 Some(key) => entries.push((key, id)),
                 None => *waiting = Some(id),
             },
@@ -213,12 +219,12 @@ impl Reading {
     }
 
     fn note_duplicates(&mut self, mapping: NodeId) {
-        let Some(Node { content: Content::Mapping { entries, .. }, .. }) = self.tree.node(mapping) else { return };
+        let Some(Node { content: NodeContent::Mapping { entries, .. }, .. }) = self.tree.node(mapping) else { return };
         let mut seen: HashMap<&str, usize> = HashMap::with_capacity(entries.len());
         let mut found = Vec::new();
         for (key, _) in entries {
             let node = self.tree.node(self.tree.resolve(*key));
-            let Some(Node { content: Content::Scalar { text, .. }, line, .. }) = node else { continue };
+            let Some(Node { content: NodeContent::Scalar { text, .. }, line, .. }) = node else { continue };
             if let Some(first) = seen.insert(text, *line) {
                 let detail =
                     format!("key `{text}` is there twice, first in line {first}: the last one counts, as for kubectl");

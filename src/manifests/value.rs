@@ -6,8 +6,8 @@ use std::sync::Arc;
 use granit_parser::ScalarStyle;
 
 use super::{
-    Error,
-    tree::{Content, NodeId, Tree},
+    ManifestError,
+    tree::{NodeContent, NodeId, Tree},
 };
 
 /// The most repetitions of values by aliases and merge keys: a small text can otherwise expand to a huge value.
@@ -22,11 +22,11 @@ pub(super) struct Value {
     pub(super) token: NodeId,
     /// The node that holds the content.
     pub(super) target: NodeId,
-    pub(super) data: Data,
+    pub(super) data: ValueData,
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Data {
+pub(super) enum ValueData {
     Text(Arc<str>),
     /// Null, a boolean or a number, as written.
     Other(Arc<str>),
@@ -42,14 +42,14 @@ impl PartialEq for Value {
 
 /// How often each node occurs in the value of a text.
 #[derive(Debug, Default)]
-pub(super) struct Visits {
+pub(super) struct VisitCounts {
     /// By the node at the place.
     tokens: Vec<u32>,
     /// By the node that holds the content.
     targets: Vec<u32>,
 }
 
-impl Visits {
+impl VisitCounts {
     /// Counts the nodes of these values.
     pub(super) fn of(tree: &Tree, values: &[Value]) -> Self {
         let mut visits = Self { tokens: vec![0; tree.len()], targets: vec![0; tree.len()] };
@@ -72,7 +72,7 @@ impl Visits {
 ///
 /// # Errors
 /// When aliases repeat too much or the nesting is too deep.
-pub(super) fn values(tree: &Tree) -> Result<Vec<Value>, Error> {
+pub(super) fn values(tree: &Tree) -> Result<Vec<Value>, ManifestError> {
     let mut expanding = Expanding { tree, left: tree.len() + MAX_REPEATED };
     tree.documents.iter().map(|root| expanding.value(*root, 0)).collect()
 }
@@ -80,7 +80,7 @@ pub(super) fn values(tree: &Tree) -> Result<Vec<Value>, Error> {
 impl Value {
     /// Returns the value of a key, with its index.
     pub(super) fn entry(&self, key: &str) -> Option<(usize, &Self)> {
-        let Data::Map(entries) = &self.data else { return None };
+        let ValueData::Map(entries) = &self.data else { return None };
         let found = entries.iter().enumerate().find(|(_, (name, _))| name.text() == Some(key));
         found.map(|(index, (_, value))| (index, value))
     }
@@ -92,29 +92,29 @@ impl Value {
 
     /// Returns the string, if the value is one.
     pub(super) fn text(&self) -> Option<&str> {
-        if let Data::Text(text) = &self.data { Some(text) } else { None }
+        if let ValueData::Text(text) = &self.data { Some(text) } else { None }
     }
 
     /// Returns the text of a string or a number, as written.
     pub(super) fn scalar_text(&self) -> Option<&str> {
         match &self.data {
-            Data::Text(text) | Data::Other(text) => Some(text),
-            Data::List(_) | Data::Map(_) => None,
+            ValueData::Text(text) | ValueData::Other(text) => Some(text),
+            ValueData::List(_) | ValueData::Map(_) => None,
         }
     }
 
     /// Returns whether a document is empty.
     pub(super) fn is_empty_document(&self) -> bool {
-        matches!(&self.data, Data::Other(_))
+        matches!(&self.data, ValueData::Other(_))
     }
 
     /// Converts to JSON; a YAML number that JSON does not have becomes a string.
     pub(super) fn json(&self) -> serde_json::Value {
         match &self.data {
-            Data::Text(text) => (&**text).into(),
-            Data::Other(text) => other(text),
-            Data::List(items) => items.iter().map(Self::json).collect(),
-            Data::Map(entries) => {
+            ValueData::Text(text) => (&**text).into(),
+            ValueData::Other(text) => other(text),
+            ValueData::List(items) => items.iter().map(Self::json).collect(),
+            ValueData::Map(entries) => {
                 let named =
                     entries.iter().filter_map(|(key, value)| Some((key.scalar_text()?.to_owned(), value.json())));
                 serde_json::Value::Object(named.collect())
@@ -125,49 +125,49 @@ impl Value {
     /// Returns the text of a string, a number, a boolean or null.
     fn scalar(&self) -> Option<Arc<str>> {
         match &self.data {
-            Data::Text(text) | Data::Other(text) => Some(Arc::clone(text)),
-            Data::List(_) | Data::Map(_) => None,
+            ValueData::Text(text) | ValueData::Other(text) => Some(Arc::clone(text)),
+            ValueData::List(_) | ValueData::Map(_) => None,
         }
     }
 
     /// Returns the entries of a mapping.
     pub(super) fn entries(&self) -> &[(Self, Self)] {
-        if let Data::Map(entries) = &self.data { entries } else { &[] }
+        if let ValueData::Map(entries) = &self.data { entries } else { &[] }
     }
 
     /// Returns whether it is the boolean `true`.
     pub(super) fn is_true(&self) -> bool {
-        matches!(&self.data, Data::Other(text) if text.eq_ignore_ascii_case("true"))
+        matches!(&self.data, ValueData::Other(text) if text.eq_ignore_ascii_case("true"))
     }
 
     /// Returns the items of a list.
     pub(super) fn items(&self) -> Option<&[Self]> {
-        if let Data::List(items) = &self.data { Some(items) } else { None }
+        if let ValueData::List(items) = &self.data { Some(items) } else { None }
     }
 
     /// Returns the value at a path of indexes.
     pub(super) fn at_mut(&mut self, path: &[usize]) -> Option<&mut Self> {
         let Some((first, rest)) = path.split_first() else { return Some(self) };
         match &mut self.data {
-            Data::List(items) => items.get_mut(*first)?.at_mut(rest),
-            Data::Map(entries) => entries.get_mut(*first)?.1.at_mut(rest),
+            ValueData::List(items) => items.get_mut(*first)?.at_mut(rest),
+            ValueData::Map(entries) => entries.get_mut(*first)?.1.at_mut(rest),
             _ => None,
         }
     }
 
     /// Counts this value and all values in it.
-    fn count(&self, visits: &mut Visits) {
-        let Visits { tokens, targets } = visits;
+    fn count(&self, visits: &mut VisitCounts) {
+        let VisitCounts { tokens, targets } = visits;
         for (counts, id) in [(tokens, self.token), (targets, self.target)] {
             counts.get_mut(id).into_iter().for_each(|count| *count += 1);
         }
         match &self.data {
-            Data::List(items) => items.iter().for_each(|item| item.count(visits)),
-            Data::Map(entries) => entries.iter().for_each(|(key, value)| {
+            ValueData::List(items) => items.iter().for_each(|item| item.count(visits)),
+            ValueData::Map(entries) => entries.iter().for_each(|(key, value)| {
                 key.count(visits);
                 value.count(visits);
             }),
-            Data::Text(_) | Data::Other(_) => {}
+            ValueData::Text(_) | ValueData::Other(_) => {}
         }
     }
 }
@@ -188,7 +188,7 @@ struct Expanding<'t> {
 }
 
 impl Expanding<'_> {
-    fn value(&mut self, token: NodeId, depth: usize) -> Result<Value, Error> {
+    fn value(&mut self, token: NodeId, depth: usize) -> Result<Value, ManifestError> {
         let too_much = |what: &str| self.tree.error(token, format!("{what}: this is refused"));
         if depth > MAX_DEPTH {
             return Err(too_much(&format!("more than {MAX_DEPTH} values within one another")));
@@ -197,22 +197,22 @@ impl Expanding<'_> {
             self.left.checked_sub(1).ok_or_else(|| too_much(&format!("more than {MAX_REPEATED} values by aliases")))?;
         let target = self.tree.resolve(token);
         let data = match self.tree.node(target).map(|node| &node.content) {
-            Some(Content::Scalar { text, is_text: true, .. }) => Data::Text(text.clone()),
-            Some(Content::Scalar { text, .. }) => Data::Other(text.clone()),
-            Some(Content::Sequence { items, .. }) => {
-                Data::List(items.iter().map(|item| self.value(*item, depth + 1)).collect::<Result<_, _>>()?)
+            Some(NodeContent::Scalar { text, is_text: true, .. }) => ValueData::Text(text.clone()),
+            Some(NodeContent::Scalar { text, .. }) => ValueData::Other(text.clone()),
+            Some(NodeContent::Sequence { items, .. }) => {
+                ValueData::List(items.iter().map(|item| self.value(*item, depth + 1)).collect::<Result<_, _>>()?)
             }
-            Some(Content::Mapping { .. }) => Data::Map(self.entries(target, depth)?),
-            Some(Content::Alias(_)) | None => Data::Other(Arc::from("")),
+            Some(NodeContent::Mapping { .. }) => ValueData::Map(self.entries(target, depth)?),
+            Some(NodeContent::Alias(_)) | None => ValueData::Other(Arc::from("")),
         };
         Ok(Value { token, target, data })
     }
 
     /// Returns a mapping's own entries, then the merged entries that it does not have itself. Of a duplicate key the last
     /// entry counts.
-    fn entries(&mut self, mapping: NodeId, depth: usize) -> Result<Vec<(Value, Value)>, Error> {
+    fn entries(&mut self, mapping: NodeId, depth: usize) -> Result<Vec<(Value, Value)>, ManifestError> {
         let tree = self.tree;
-        let Some(Content::Mapping { entries, .. }) = tree.node(mapping).map(|node| &node.content) else {
+        let Some(NodeContent::Mapping { entries, .. }) = tree.node(mapping).map(|node| &node.content) else {
             return Err(self.tree.error(mapping, "a merge key takes a mapping, or a list of mappings"));
         };
         let last: HashMap<&str, usize> =
@@ -249,13 +249,13 @@ impl Expanding<'_> {
 
     fn is_merge(&self, key: NodeId) -> bool {
         matches!(self.tree.node(key).map(|node| &node.content),
-            Some(Content::Scalar { text, style: ScalarStyle::Plain, .. }) if &**text == "<<")
+            Some(NodeContent::Scalar { text, style: ScalarStyle::Plain, .. }) if &**text == "<<")
     }
 
     fn sources(&self, value: NodeId) -> Vec<NodeId> {
         let target = self.tree.resolve(value);
         match self.tree.node(target).map(|node| &node.content) {
-            Some(Content::Sequence { items, .. }) => items.iter().map(|item| self.tree.resolve(*item)).collect(),
+            Some(NodeContent::Sequence { items, .. }) => items.iter().map(|item| self.tree.resolve(*item)).collect(),
             _ => vec![target],
         }
     }
@@ -263,7 +263,7 @@ impl Expanding<'_> {
 
 fn scalar(tree: &Tree, key: NodeId) -> Option<&str> {
     match tree.node(tree.resolve(key)).map(|node| &node.content) {
-        Some(Content::Scalar { text, .. }) => Some(text),
+        Some(NodeContent::Scalar { text, .. }) => Some(text),
         _ => None,
     }
 }

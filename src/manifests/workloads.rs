@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::json;
 
 use super::{
-    Error, Fields,
-    fields::Taking,
-    place::Step,
+    KindTable, ManifestError,
+    field_path::PathSegment,
+    kind_table::PullSecretsField,
     tree::{NodeId, Tree},
-    value::{Value, Visits, values},
-    walk::{Found, Walk},
+    value::{Value, VisitCounts, values},
+    walk::{Walk, WalkResult},
 };
-use crate::rewrite::pod::Kind;
+use crate::rewrite::pod::ImageLocation;
 
 /// Groups whose objects hold patterns, schemas and rules: a mapping that looks like a container is not one there.
 pub const PATTERN_GROUPS: [&str; 8] = [
@@ -28,16 +28,16 @@ pub const PATTERN_GROUPS: [&str; 8] = [
 
 const PULL_SECRETS: &str = "imagePullSecrets";
 
-static NO_FIELDS: std::sync::LazyLock<Fields> = std::sync::LazyLock::new(Fields::default);
+static NO_FIELDS: std::sync::LazyLock<KindTable> = std::sync::LazyLock::new(KindTable::default);
 
 /// A parsed text.
 #[derive(Debug)]
-pub struct Manifests<'t> {
+pub struct ManifestText<'t> {
     pub(super) text: &'t str,
-    pub(super) fields: &'t Fields,
+    pub(super) fields: &'t KindTable,
     pub(super) tree: Tree,
     pub(super) values: Vec<Value>,
-    pub(super) visits: Visits,
+    pub(super) visits: VisitCounts,
     templates: Vec<Template>,
     strangers: Vec<usize>,
     namespaces: BTreeMap<String, BTreeMap<String, String>>,
@@ -72,7 +72,7 @@ pub struct Template {
     /// The annotations of its Pods; `None` as for the labels.
     pub annotations: Option<BTreeMap<String, String>>,
     /// Every image, in the order of [`Kind::ALL`].
-    pub images: Vec<Image>,
+    pub images: Vec<TemplateImage>,
     /// The names of the existing pull secrets.
     pub pull_secrets: Vec<String>,
     /// The mappings that take pull secrets for these images, by the schema of the kind.
@@ -86,16 +86,16 @@ pub(super) struct SecretsPlace {
     pub(super) path: Vec<usize>,
     /// The node of the mapping.
     pub(super) node: NodeId,
-    pub(super) taking: Taking,
+    pub(super) taking: PullSecretsField,
     /// The existing names.
     pub(super) present: Vec<String>,
 }
 
 /// One image of a template.
 #[derive(Debug, Clone)]
-pub struct Image {
+pub struct TemplateImage {
     /// The list of the image; an image outside of a Pod spec counts as a container.
-    pub list: Kind,
+    pub list: ImageLocation,
     /// Index in that list.
     pub index: usize,
     /// Name of the container or volume; the place, if it has no name.
@@ -103,7 +103,7 @@ pub struct Image {
     /// The image as written.
     pub image: String,
     /// Which part of an image the text is.
-    pub role: Role,
+    pub role: ImageRole,
     /// `imagePullPolicy` beside it.
     pub pull_policy: Option<String>,
     /// Whether a part of the image is filled in later.
@@ -122,7 +122,7 @@ pub struct Image {
 
 /// Which part of an image a text is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
+pub enum ImageRole {
     /// The whole image.
     Image,
     /// `name` of an entry of `images` of a Kustomization: the image that the entry matches.
@@ -142,12 +142,12 @@ pub enum Placeholder {
     RunTime,
 }
 
-impl<'t> Manifests<'t> {
+impl<'t> ManifestText<'t> {
     /// Parses a text with the built-in table of kinds.
     ///
     /// # Errors
     /// Those of [`Manifests::read_with`].
-    pub fn read(text: &'t str) -> Result<Self, Error> {
+    pub fn read(text: &'t str) -> Result<Self, ManifestError> {
         Self::read_with(text, &NO_FIELDS)
     }
 
@@ -155,7 +155,7 @@ impl<'t> Manifests<'t> {
     ///
     /// # Errors
     /// Those of [`Manifests::read_file`].
-    pub fn read_with(text: &'t str, fields: &'t Fields) -> Result<Self, Error> {
+    pub fn read_with(text: &'t str, fields: &'t KindTable) -> Result<Self, ManifestError> {
         Self::read_file(text, fields, false)
     }
 
@@ -163,11 +163,11 @@ impl<'t> Manifests<'t> {
     ///
     /// # Errors
     /// When the text is not YAML, or its aliases or values exceed the limits.
-    pub fn read_file(text: &'t str, fields: &'t Fields, is_kustomization: bool) -> Result<Self, Error> {
+    pub fn read_file(text: &'t str, fields: &'t KindTable, is_kustomization: bool) -> Result<Self, ManifestError> {
         let tree = Tree::parse(text)?;
         let values = values(&tree)?;
-        let visits = Visits::of(&tree, &values);
-        let (mut found, mut strangers) = (Found::default(), Vec::new());
+        let visits = VisitCounts::of(&tree, &values);
+        let (mut found, mut strangers) = (WalkResult::default(), Vec::new());
         for (index, value) in values.iter().enumerate() {
             let document = index + 1;
             let object = Object::of(value).or_else(|| is_kustomization.then(|| Object::kustomization(value)).flatten());
@@ -177,7 +177,7 @@ impl<'t> Manifests<'t> {
                 strangers.push(document);
             }
         }
-        let Found { templates, namespaces, mut claimed } = found;
+        let WalkResult { templates, namespaces, mut claimed } = found;
         // A text with a placeholder is not an image yet, but may name one.
         for template in &templates {
             for image in template.images.iter().filter(|image| image.placeholder.is_some()) {
@@ -193,7 +193,7 @@ impl<'t> Manifests<'t> {
     }
 
     /// Returns the documents that are neither empty nor Kubernetes objects, counted from 1: they are not changed.
-    pub fn strangers(&self) -> &[usize] {
+    pub fn foreign_documents(&self) -> &[usize] {
         &self.strangers
     }
 
@@ -203,7 +203,7 @@ impl<'t> Manifests<'t> {
     }
 
     /// Returns the duplicate keys of mappings: the last one counts, as for kubectl.
-    pub fn duplicates(&self) -> &[Error] {
+    pub fn duplicates(&self) -> &[ManifestError] {
         &self.tree.duplicates
     }
 
@@ -225,9 +225,9 @@ impl Object {
 
     /// Returns the object of an item of a typed list, such as a PodList, whose items lack `apiVersion` and `kind`: the API
     /// server omits them.
-    pub(super) fn of_item(value: &Value, list: &Self, steps: &[Step<'_>]) -> Option<Self> {
+    pub(super) fn of_item(value: &Value, list: &Self, steps: &[PathSegment<'_>]) -> Option<Self> {
         let kind = list.kind.strip_suffix("List").filter(|kind| !kind.is_empty())?;
-        let is_item = matches!(steps, [Step::Key("items"), Step::Item(_)]) && !value.entries().is_empty();
+        let is_item = matches!(steps, [PathSegment::Key("items"), PathSegment::Item(_)]) && !value.entries().is_empty();
         let says = |key: &str| value.get(key).is_some();
         if !is_item || says("kind") || says("apiVersion") {
             return None;
@@ -286,7 +286,7 @@ impl Template {
     /// `namespace` is the namespace if the object has none.
     pub fn pod(&self, namespace: Option<&str>) -> String {
         let mut spec = serde_json::Map::new();
-        for list in Kind::ALL {
+        for list in ImageLocation::ALL {
             let images = || self.images.iter().filter(|image| image.list == list && image.placeholder.is_none());
             let Some(last) = images().map(|image| image.index).max() else { continue };
             let mut items = vec![json!({}); last + 1];
@@ -312,12 +312,14 @@ impl Template {
     }
 }
 
-impl Image {
+impl TemplateImage {
     fn item(&self) -> serde_json::Value {
         let Self { name, image, pull_policy, .. } = self;
         match (self.list, pull_policy) {
-            (Kind::Volumes, None) => json!({"name": name, "image": {"reference": image}}),
-            (Kind::Volumes, Some(policy)) => json!({"name": name, "image": {"reference": image, "pullPolicy": policy}}),
+            (ImageLocation::Volumes, None) => json!({"name": name, "image": {"reference": image}}),
+            (ImageLocation::Volumes, Some(policy)) => {
+                json!({"name": name, "image": {"reference": image, "pullPolicy": policy}})
+            }
             (_, None) => json!({"name": name, "image": image}),
             (_, Some(policy)) => json!({"name": name, "image": image, "imagePullPolicy": policy}),
         }

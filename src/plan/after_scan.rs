@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::jiff::Timestamp;
 
-use super::run::is_under_way;
+use super::manual_run::is_under_way;
 use crate::{
-    api::replication_rule::{HeldBack, HeldBackState},
+    api::replication_rule::{BlockedImage, BlockedImageState},
     harbor::model::{Artifact, ReplicationExecution, ScanStage, is_for_its_scan},
 };
 
@@ -23,7 +23,7 @@ const MOST_TRIES: i32 = 3;
 
 /// An image that a task could not pull because of the project's policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refused {
+pub struct RefusedImage {
     /// `project/repository:tag`, or a digest instead of the tag.
     pub image: String,
     /// The registry's message.
@@ -38,14 +38,14 @@ pub struct Scan {
     /// The digest of the tag.
     pub digest: String,
     /// The result of the last scan.
-    pub verdict: Verdict,
+    pub verdict: ScanOutcome,
     /// The registry's answer to a pull now; `None` if it allows the pull, or was not asked ([`asks_registry`]).
     pub refusal: Option<String>,
 }
 
 /// The result of a scan.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
+pub enum ScanOutcome {
     /// No scan was requested.
     Unscanned,
     /// The scan runs or was cancelled; Harbor's status of it.
@@ -61,11 +61,11 @@ pub enum Verdict {
 
 /// The input of the decision.
 #[derive(Debug, Clone, Copy)]
-pub struct Look<'a> {
+pub struct Observed<'a> {
     /// The images of status.
-    pub held: &'a [HeldBack],
+    pub held: &'a [BlockedImage],
     /// The refusals of executions that ended since.
-    pub refused: &'a [Refused],
+    pub refused: &'a [RefusedImage],
     /// The images whose state was read; `None` for an image that does not exist any longer.
     pub scans: &'a BTreeMap<String, Option<Scan>>,
     /// All executions up to this one have ended, except the running ones, and their refusals are in `held` or `refused`.
@@ -76,7 +76,7 @@ pub struct Look<'a> {
 
 /// The executions whose refusals are read now.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Batch {
+pub struct ExecutionBatch {
     /// The executions that failed.
     pub failed: Vec<i64>,
     /// All executions up to this one are considered afterwards.
@@ -86,36 +86,38 @@ pub struct Batch {
 }
 
 /// Returns the images for status. The policy runs again if [`wants_run`] is true for one of them.
-pub fn decide(look: &Look<'_>) -> Vec<HeldBack> {
-    let mut newest: BTreeMap<&str, &Refused> = BTreeMap::new();
+pub fn decide(look: &Observed<'_>) -> Vec<BlockedImage> {
+    let mut newest: BTreeMap<&str, &RefusedImage> = BTreeMap::new();
     for refused in look.refused {
         let known = newest.entry(&refused.image).or_insert(refused);
         if refused.execution > known.execution {
             *known = refused;
         }
     }
-    let mut held: Vec<HeldBack> = look
+    let mut held: Vec<BlockedImage> = look
         .held
         .iter()
         .filter_map(|held| match (newest.remove(held.image.as_str()), held.state, held.retried_in) {
-            (newest, HeldBackState::Retrying, Some(retried_in)) => judge_try(held, retried_in, newest, look),
-            (Some(refused), state, _) if state != HeldBackState::Retrying => judge_refusal(Some(held), refused, look),
-            _ => go_on(held, look),
+            (newest, BlockedImageState::Retrying, Some(retried_in)) => evaluate_retry(held, retried_in, newest, look),
+            (Some(refused), state, _) if state != BlockedImageState::Retrying => {
+                evaluate_refusal(Some(held), refused, look)
+            }
+            _ => advance(held, look),
         })
         .collect();
-    held.extend(newest.into_values().filter_map(|refused| judge_refusal(None, refused, look)));
+    held.extend(newest.into_values().filter_map(|refused| evaluate_refusal(None, refused, look)));
     held.sort_by(|one, other| (one.state, &one.image).cmp(&(other.state, &other.image)));
     held.truncate(MOST);
     held
 }
 
 /// Returns whether an image waits for a retry by an execution that has not started.
-pub fn wants_run(held: &HeldBack) -> bool {
-    held.state == HeldBackState::Retrying && held.retried_in.is_none()
+pub fn wants_run(held: &BlockedImage) -> bool {
+    held.state == BlockedImageState::Retrying && held.retried_in.is_none()
 }
 
 /// Records the execution that retries the images.
-pub fn started(held: &mut [HeldBack], execution: i64) {
+pub fn started(held: &mut [BlockedImage], execution: i64) {
     for image in held.iter_mut().filter(|image| wants_run(image)) {
         image.retried_in = Some(execution);
         image.tries += 1;
@@ -127,13 +129,13 @@ pub fn started(held: &mut [HeldBack], execution: i64) {
 /// `before`, only the latest failures are read.
 pub fn batch(
     before: Option<i64>,
-    held: &[HeldBack],
+    held: &[BlockedImage],
     executions: &[ReplicationExecution],
     most: usize,
     now: Timestamp,
-) -> Batch {
+) -> ExecutionBatch {
     let awaited = |execution: &ReplicationExecution| {
-        held.iter().any(|held| held.state == HeldBackState::Retrying && held.retried_in == Some(execution.id))
+        held.iter().any(|held| held.state == BlockedImageState::Retrying && held.retried_in == Some(execution.id))
     };
     let has_failed = |execution: &ReplicationExecution| execution.status == ReplicationExecution::FAILED;
     let mut all: Vec<&ReplicationExecution> = executions.iter().collect();
@@ -155,12 +157,12 @@ pub fn batch(
     let retried = all.iter().filter(|execution| execution.id <= since && has_failed(execution) && awaited(execution));
     failed.extend(retried.map(|execution| execution.id));
     let running = all.iter().filter(|execution| !execution.is_final()).map(|execution| execution.id).collect();
-    Batch { failed, considered, running }
+    ExecutionBatch { failed, considered, running }
 }
 
 /// Returns the images that a task could not pull because of the project's policy, from its log.
-pub fn refused(log: &str, execution: i64) -> Vec<Refused> {
-    let mut found: Vec<Refused> = Vec::new();
+pub fn refused(log: &str, execution: i64) -> Vec<RefusedImage> {
+    let mut found: Vec<RefusedImage> = Vec::new();
     for line in log.lines().filter(|line| line.contains("PROJECTPOLICYVIOLATION")) {
         let Some(image) = between(line, "failed to pull the manifest of artifact ", ": http status code: 412") else {
             continue;
@@ -169,7 +171,7 @@ pub fn refused(log: &str, execution: i64) -> Vec<Refused> {
         let answer: serde_json::Value = serde_json::from_str(body.trim()).unwrap_or_default();
         let message = answer.pointer("/errors/0/message").and_then(serde_json::Value::as_str).unwrap_or(body);
         if found.iter().all(|known| known.image != image) {
-            found.push(Refused { image: image.to_owned(), message: message.to_owned(), execution });
+            found.push(RefusedImage { image: image.to_owned(), message: message.to_owned(), execution });
         }
     }
     found
@@ -186,54 +188,59 @@ pub fn parts(image: &str) -> Option<(&str, &str, &str)> {
 /// Returns Harbor's state of an artifact.
 pub fn scan_of(artifact: &Artifact) -> Scan {
     let verdict = match artifact.scan_stage() {
-        ScanStage::Unscanned => Verdict::Unscanned,
-        ScanStage::Done(scan) => Verdict::Done { severity: scan.severity.clone(), total: scan.summary.total },
-        ScanStage::UnderWay(scan) | ScanStage::Failed(scan) => Verdict::Unfinished(scan.scan_status.clone()),
+        ScanStage::Unscanned => ScanOutcome::Unscanned,
+        ScanStage::Done(scan) => ScanOutcome::Done { severity: scan.severity.clone(), total: scan.summary.total },
+        ScanStage::UnderWay(scan) | ScanStage::Failed(scan) => ScanOutcome::Unfinished(scan.scan_status.clone()),
     };
     Scan { digest: artifact.digest.clone(), verdict, refusal: None }
 }
 
 /// Returns whether to ask the registry if it would allow a pull of the image now. That costs one request; a run of the policy
 /// costs one task for each repository that it copies.
-pub fn asks_registry(held: Option<&HeldBack>, scan: &Scan) -> bool {
-    let settled = |held: &HeldBack| held.state != HeldBackState::WaitingForScan && is_about(held, scan);
-    matches!(scan.verdict, Verdict::Done { .. }) && !held.is_some_and(settled)
+pub fn should_ask_registry(held: Option<&BlockedImage>, scan: &Scan) -> bool {
+    let settled = |held: &BlockedImage| held.state != BlockedImageState::WaitingForScan && is_about(held, scan);
+    matches!(scan.verdict, ScanOutcome::Done { .. }) && !held.is_some_and(settled)
 }
 
 /// Returns the result of a retry. Only the execution `retried_in` decides it; a refusal in a later execution is about a new
 /// push.
-fn judge_try(held: &HeldBack, retried_in: i64, newest: Option<&Refused>, look: &Look<'_>) -> Option<HeldBack> {
+fn evaluate_retry(
+    held: &BlockedImage,
+    retried_in: i64,
+    newest: Option<&RefusedImage>,
+    look: &Observed<'_>,
+) -> Option<BlockedImage> {
     let later = newest.filter(|refused| refused.execution > retried_in);
     let same = |scan: &Scan| held.digest.as_ref() == Some(&scan.digest);
     let is_another = look.scans.get(&held.image).is_some_and(|scan| !scan.as_ref().is_some_and(same));
     if let Some(refused) = later.filter(|_| is_another) {
-        return judge_refusal(None, refused, look);
+        return evaluate_refusal(None, refused, look);
     }
-    let of_the_try = |refused: &&Refused| refused.execution == retried_in && refused.image == held.image;
+    let of_the_try = |refused: &&RefusedImage| refused.execution == retried_in && refused.image == held.image;
     if let Some(refused) = look.refused.iter().find(of_the_try) {
-        return judge_refusal(Some(held), refused, look);
+        return evaluate_refusal(Some(held), refused, look);
     }
     if retried_in > look.considered || look.running.contains(&retried_in) {
         return Some(held.clone());
     }
     // The retry was not refused, so the image was copied, or failed for another reason.
-    judge_refusal(None, later?, look)
+    evaluate_refusal(None, later?, look)
 }
 
-fn judge_refusal(held: Option<&HeldBack>, refused: &Refused, look: &Look<'_>) -> Option<HeldBack> {
+fn evaluate_refusal(held: Option<&BlockedImage>, refused: &RefusedImage, look: &Observed<'_>) -> Option<BlockedImage> {
     let Some(scan) = look.scans.get(&refused.image) else {
         // Its state was not read yet: the next reconcile reads it.
         let reason = refused.message.clone();
-        return Some(HeldBack { image: refused.image.clone(), reason, ..HeldBack::default() });
+        return Some(BlockedImage { image: refused.image.clone(), reason, ..BlockedImage::default() });
     };
     let scan = scan.as_ref()?;
     let held = held.filter(|held| held.digest.as_ref() == Some(&scan.digest));
-    if let Some(held) = held.filter(|held| stays_refused(held, scan)) {
+    if let Some(held) = held.filter(|held| is_still_refused(held, scan)) {
         return Some(held.clone());
     }
     let tries = held.map_or(0, |held| held.tries);
-    let Verdict::Done { total, .. } = scan.verdict else {
-        return Some(HeldBack { tries, ..judge(&refused.image, scan) });
+    let ScanOutcome::Done { total, .. } = scan.verdict else {
+        return Some(BlockedImage { tries, ..evaluate(&refused.image, scan) });
     };
     let is_final = if is_for_its_scan(&refused.message) {
         // The scan is done now, or Harbor's answers contradict each other.
@@ -244,58 +251,59 @@ fn judge_refusal(held: Option<&HeldBack>, refused: &Refused, look: &Look<'_>) ->
             .map_or(refused.message.contains(&format!(" {total} ")), |held| is_about(held, scan))
     };
     let image = if is_final {
-        judged(&refused.image, scan, HeldBackState::Refused, refused.message.clone())
+        judged(&refused.image, scan, BlockedImageState::Refused, refused.message.clone())
     } else {
-        judge(&refused.image, scan)
+        evaluate(&refused.image, scan)
     };
-    Some(HeldBack { tries, ..image })
+    Some(BlockedImage { tries, ..image })
 }
 
 /// Returns the next state of an image without new refusals; only its scan may have changed.
-fn go_on(held: &HeldBack, look: &Look<'_>) -> Option<HeldBack> {
+fn advance(held: &BlockedImage, look: &Observed<'_>) -> Option<BlockedImage> {
     match look.scans.get(&held.image) {
         None => Some(held.clone()),
         Some(None) => None,
-        Some(Some(scan)) if stays_refused(held, scan) || (wants_run(held) && is_about(held, scan)) => {
+        Some(Some(scan)) if is_still_refused(held, scan) || (wants_run(held) && is_about(held, scan)) => {
             Some(held.clone())
         }
         Some(Some(scan)) => {
-            let same = held.state == HeldBackState::WaitingForScan && held.digest.as_ref() == Some(&scan.digest);
-            Some(HeldBack { tries: if same { held.tries } else { 0 }, ..judge(&held.image, scan) })
+            let same = held.state == BlockedImageState::WaitingForScan && held.digest.as_ref() == Some(&scan.digest);
+            Some(BlockedImage { tries: if same { held.tries } else { 0 }, ..evaluate(&held.image, scan) })
         }
     }
 }
 
-fn judge(image: &str, scan: &Scan) -> HeldBack {
+fn evaluate(image: &str, scan: &Scan) -> BlockedImage {
     match &scan.verdict {
-        Verdict::Unscanned => {
+        ScanOutcome::Unscanned => {
             let reason = "it has not been scanned: let the project scan images on push, or scan it in Harbor";
-            judged(image, scan, HeldBackState::WaitingForScan, reason.to_owned())
+            judged(image, scan, BlockedImageState::WaitingForScan, reason.to_owned())
         }
-        Verdict::Unfinished(status) if matches!(status.as_str(), "Error" | "Stopped") => {
+        ScanOutcome::Unfinished(status) if matches!(status.as_str(), "Error" | "Stopped") => {
             let reason = format!("its scan ended as {status}: scan it again in Harbor");
-            judged(image, scan, HeldBackState::WaitingForScan, reason)
+            judged(image, scan, BlockedImageState::WaitingForScan, reason)
         }
-        Verdict::Unfinished(status) => {
-            judged(image, scan, HeldBackState::WaitingForScan, format!("its scan is {status}"))
+        ScanOutcome::Unfinished(status) => {
+            judged(image, scan, BlockedImageState::WaitingForScan, format!("its scan is {status}"))
         }
-        Verdict::Done { .. } if scan.refusal.is_some() => {
+        ScanOutcome::Done { .. } if scan.refusal.is_some() => {
             let reason = scan.refusal.clone().unwrap_or_default();
-            let state = if is_for_its_scan(&reason) { HeldBackState::WaitingForScan } else { HeldBackState::Refused };
+            let state =
+                if is_for_its_scan(&reason) { BlockedImageState::WaitingForScan } else { BlockedImageState::Refused };
             judged(image, scan, state, reason)
         }
-        Verdict::Done { .. } => {
-            judged(image, scan, HeldBackState::Retrying, "its scan is done: the policy is run again".to_owned())
+        ScanOutcome::Done { .. } => {
+            judged(image, scan, BlockedImageState::Retrying, "its scan is done: the policy is run again".to_owned())
         }
     }
 }
 
-fn judged(image: &str, scan: &Scan, state: HeldBackState, reason: String) -> HeldBack {
+fn judged(image: &str, scan: &Scan, state: BlockedImageState, reason: String) -> BlockedImage {
     let (severity, vulnerabilities) = match &scan.verdict {
-        Verdict::Done { severity, total } => (Some(severity.clone()), Some(*total)),
+        ScanOutcome::Done { severity, total } => (Some(severity.clone()), Some(*total)),
         _ => (None, None),
     };
-    HeldBack {
+    BlockedImage {
         image: image.to_owned(),
         state,
         reason,
@@ -308,13 +316,13 @@ fn judged(image: &str, scan: &Scan, state: HeldBackState, reason: String) -> Hel
 }
 
 /// Returns whether a refused image is unchanged, with the same verdict, or is being scanned again.
-fn stays_refused(held: &HeldBack, scan: &Scan) -> bool {
-    let scanning = held.digest.as_ref() == Some(&scan.digest) && matches!(scan.verdict, Verdict::Unfinished(_));
-    held.state == HeldBackState::Refused && (scanning || is_about(held, scan))
+fn is_still_refused(held: &BlockedImage, scan: &Scan) -> bool {
+    let scanning = held.digest.as_ref() == Some(&scan.digest) && matches!(scan.verdict, ScanOutcome::Unfinished(_));
+    held.state == BlockedImageState::Refused && (scanning || is_about(held, scan))
 }
 
 /// Returns whether the scan is of the held digest.
-fn is_about(held: &HeldBack, scan: &Scan) -> bool {
+fn is_about(held: &BlockedImage, scan: &Scan) -> bool {
     let same = judged(&held.image, scan, held.state, String::new());
     (&held.digest, &held.severity, held.vulnerabilities) == (&same.digest, &same.severity, same.vulnerabilities)
 }

@@ -44,7 +44,7 @@ impl Cron {
             ("months", months, 1, 12, MONTHS),
             ("weekdays", weekdays, 0, 6, WEEKDAYS),
         ] {
-            let field = Field { lowest, highest, names };
+            let field = CronField { lowest, highest, names };
             let numbers = field.in_numbers(text_of_field).ok_or_else(|| {
                 format!("`{text}`: {name} `{text_of_field}` must be of {lowest} to {highest}, such as `*`, `{lowest}`, `1-5`, `*/2` or `1,3`")
             })?;
@@ -83,13 +83,13 @@ impl Cron {
     }
 }
 
-struct Field {
+struct CronField {
     lowest: u8,
     highest: u8,
     names: &'static [&'static str],
 }
 
-impl Field {
+impl CronField {
     /// Returns the field as a list of numbers, or `*`. A list of all numbers differs from `*`: of day and weekday, Harbor
     /// needs both to match if one of them is `*`, and otherwise either of them.
     fn in_numbers(&self, text: &str) -> Option<String> {

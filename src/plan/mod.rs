@@ -6,19 +6,19 @@
 
 pub mod after_scan;
 pub mod cron;
+mod display;
 pub mod hosts;
-pub mod marker;
+pub mod manual_run;
+pub mod ownership_marker;
 pub mod project;
 pub mod registry;
 pub mod replication;
 pub mod retention;
-pub mod run;
 pub mod version;
-mod words;
 
 use std::fmt;
 
-pub use words::Difference;
+pub use display::Difference;
 
 use crate::api::Reason;
 

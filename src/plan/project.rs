@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Action, Drift, Plan, Refusal, TO_BE_CREATED, marker,
-    marker::{Marker, Other},
+    Action, Drift, Plan, Refusal, TO_BE_CREATED, ownership_marker,
+    ownership_marker::{Marker, OtherOwner},
     retention, version,
 };
 use crate::{
-    api::{Adoption, OwnedObject, Reason, StorageLimit},
+    api::{AdoptionPolicy, OwnedObject, Reason, StorageLimit},
     harbor::model,
 };
 
@@ -33,7 +33,7 @@ pub struct Desired {
     /// Our marker.
     pub marker: Marker,
     /// Whether to adopt an unmarked project of this name.
-    pub adoption: Adoption,
+    pub adoption: AdoptionPolicy,
 }
 
 impl Desired {
@@ -42,7 +42,7 @@ impl Desired {
         self.asked().next().is_some()
     }
 
-    fn asked(&self) -> impl Iterator<Item = &'static version::Since> {
+    fn asked(&self) -> impl Iterator<Item = &'static version::RequiredVersion> {
         version::METADATA.iter().filter(|since| self.metadata.contains_key(since.key))
     }
 }
@@ -61,7 +61,7 @@ pub struct Observed {
     /// Its retention policy, read when it is managed.
     pub retention: Option<model::RetentionPolicy>,
     /// The state of the resource that the marker names, if it is another one of ours.
-    pub other: Other,
+    pub other: OtherOwner,
     /// The project that was ours at the last reconcile, from status.
     pub owned: Option<OwnedObject>,
 }
@@ -119,12 +119,12 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Result<Plan<Step>, Refusa
         let restored = found.is_none()
             && observed.owned.as_ref().is_some_and(|owned| owned.is(have.project_id, have.creation_time))
             && have.registry_id == Some(desired.registry_id);
-        let adoption = if unfinished || restored { Adoption::IfExists } else { desired.adoption };
+        let adoption = if unfinished || restored { AdoptionPolicy::IfExists } else { desired.adoption };
         let object = format!("project {}", have.name);
-        marker::may_write(&desired.marker, found.as_ref(), observed.other, adoption, &object)?;
+        ownership_marker::may_write(&desired.marker, found.as_ref(), observed.other, adoption, &object)?;
         let is_ours = found.as_ref() == Some(&desired.marker);
         if !is_ours {
-            adopts = !restored && (found.is_some() || desired.adoption == Adoption::IfExists);
+            adopts = !restored && (found.is_some() || desired.adoption == AdoptionPolicy::IfExists);
             drift.push(Drift {
                 field: format!("label {LABEL}"),
                 have: label.as_ref().map(|label| label.description.clone()).unwrap_or_default(),

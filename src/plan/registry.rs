@@ -1,12 +1,12 @@
 //! Registries: the fields that Harbor stores, and how it changes the values that we send.
 
 use super::{
-    Action, Drift, Plan, Refusal, marker,
-    marker::{Marker, Other},
+    Action, Drift, Plan, Refusal, ownership_marker,
+    ownership_marker::{Marker, OtherOwner},
     version,
 };
 use crate::{
-    api::{Adoption, OwnedObject, Reason},
+    api::{AdoptionPolicy, OwnedObject, Reason},
     harbor::{Credentials, model},
 };
 use secrecy::ExposeSecret;
@@ -34,7 +34,7 @@ pub struct Desired {
     /// Our marker.
     pub marker: Marker,
     /// Whether to adopt an unmarked registry of this name.
-    pub adoption: Adoption,
+    pub adoption: AdoptionPolicy,
 }
 
 /// The observed state for the plan.
@@ -47,7 +47,7 @@ pub struct Observed {
     /// Harbor's version, read when it matters. `None`: unknown.
     pub version: Option<String>,
     /// The state of the resource that the marker names, if it is another one of ours.
-    pub other: Other,
+    pub other: OtherOwner,
     /// The registry that was ours at the last reconcile, and its URL then, from status.
     pub owned: Option<(OwnedObject, String)>,
 }
@@ -89,8 +89,8 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Result<Plan<Step>, Refusa
     let (text, found) = Marker::split(&have.description);
     let object = format!("registry {}", have.name);
     let restored = observed.lost_its_marker(desired);
-    let adoption = if restored { Adoption::IfExists } else { desired.adoption };
-    marker::may_write(&desired.marker, found.as_ref(), observed.other, adoption, &object)?;
+    let adoption = if restored { AdoptionPolicy::IfExists } else { desired.adoption };
+    ownership_marker::may_write(&desired.marker, found.as_ref(), observed.other, adoption, &object)?;
     if have.type_ != desired.type_ {
         return Err(Refusal {
             reason: Reason::Immutable,

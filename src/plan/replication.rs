@@ -8,8 +8,8 @@ use k8s_openapi::jiff::Timestamp;
 use super::{
     Action, Drift, Plan, Refusal, TO_BE_CREATED,
     cron::Cron,
-    marker,
-    marker::{Marker, Other},
+    ownership_marker,
+    ownership_marker::{Marker, OtherOwner},
 };
 use crate::{
     api::{
@@ -46,7 +46,7 @@ pub struct Observed {
     /// The policy of the desired name, if it is another one.
     pub named: Option<ReplicationPolicy>,
     /// The state of the resource that the marker names, if it is another one of ours.
-    pub other: Other,
+    pub other: OtherOwner,
     /// The policy that was ours at the last reconcile, from status.
     pub owned: Option<OwnedObject>,
 }
@@ -119,7 +119,13 @@ pub fn plan(desired: &Desired<'_>, observed: &Observed, now: Timestamp) -> Resul
         && ends.contains(&desired.registry_id);
     if observed.marked.is_none() && !restored {
         let object = format!("replication policy {name}");
-        marker::may_write(&desired.marker, found.as_ref(), observed.other, desired.spec.adoption, &object)?;
+        ownership_marker::may_write(
+            &desired.marker,
+            found.as_ref(),
+            observed.other,
+            desired.spec.adoption_policy,
+            &object,
+        )?;
     }
     let want = overlay(desired, &have.content);
     check(&want, now)?;

@@ -28,7 +28,7 @@ impl fmt::Display for Version {
 
 /// A field of a spec, and the first Harbor that has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Since {
+pub struct RequiredVersion {
     /// Harbor's name of the field.
     pub key: &'static str,
     /// Our name of the field.
@@ -38,21 +38,22 @@ pub struct Since {
 }
 
 /// Metadata of projects. Other keys are older than any Harbor that is still maintained.
-pub const METADATA: &[Since] = &[
-    Since { key: "auto_sbom_generation", field: "autoSBOM", version: Version(2, 11, 0) },
-    Since { key: "proxy_speed_kb", field: "proxySpeedKB", version: Version(2, 12, 0) },
-    Since { key: "max_upstream_conn", field: "maxUpstreamConnections", version: Version(2, 14, 1) },
-    Since { key: "proxy_cache_local_on_not_found", field: "serveRemoved", version: Version(2, 15, 1) },
+pub const METADATA: &[RequiredVersion] = &[
+    RequiredVersion { key: "auto_sbom_generation", field: "autoSBOM", version: Version(2, 11, 0) },
+    RequiredVersion { key: "proxy_speed_kb", field: "proxySpeedKB", version: Version(2, 12, 0) },
+    RequiredVersion { key: "max_upstream_conn", field: "maxUpstreamConnections", version: Version(2, 14, 1) },
+    RequiredVersion { key: "proxy_cache_local_on_not_found", field: "serveRemoved", version: Version(2, 15, 1) },
 ];
 
 /// The CA certificate of a registry.
-pub const CA_CERTIFICATE: Since = Since { key: "ca_certificate", field: "caBundle", version: Version(2, 15, 0) };
+pub const CA_CERTIFICATE: RequiredVersion =
+    RequiredVersion { key: "ca_certificate", field: "caBundle", version: Version(2, 15, 0) };
 
 /// Checks that a Harbor of the version `have` has all requested fields. An unknown version has all fields.
 ///
 /// # Errors
 /// A [`Refusal`] that names each field and the version that has it.
-pub fn check<'a>(asked: impl Iterator<Item = &'a Since>, have: Option<&str>) -> Result<(), Refusal> {
+pub fn check<'a>(asked: impl Iterator<Item = &'a RequiredVersion>, have: Option<&str>) -> Result<(), Refusal> {
     let Some(version) = have.and_then(Version::parse) else { return Ok(()) };
     let missing: Vec<String> = asked
         .filter(|since| since.version > version)

@@ -8,17 +8,17 @@
 //!
 //! Images are compared only as parsed references, never as text: a text that resembles an allowed registry does not match.
 
-mod ceiling;
-mod judge;
+mod evaluate;
 mod policies;
 mod scans;
+mod severity_limit;
 mod text;
 
-pub use ceiling::Evidence;
-pub use judge::{Judged, Judgement, Note};
-pub use policies::{Finding, Policies};
-pub use scans::{Record, Scans, Unknown, Verdict};
-pub use text::{Printable, Quoted};
+pub use evaluate::{ForeignReason, JudgedImage, PolicyResult};
+pub use policies::{Policies, PolicyWarning};
+pub use scans::{NoVerdict, ScanIndex, ScanRecord, ScanVerdict};
+pub use severity_limit::ScanEvidence;
+pub use text::{PrintableText, Quoted};
 
 #[cfg(test)]
 mod tests;

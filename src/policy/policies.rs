@@ -6,20 +6,20 @@ use std::sync::Arc;
 
 use globset::{GlobBuilder, GlobMatcher};
 
-use super::ceiling::{Ceiling, Evidence};
-use super::judge::{Judged, Judgement};
-use super::scans::{Unknown, Verdict};
+use super::evaluate::{JudgedImage, PolicyResult};
+use super::scans::{NoVerdict, ScanVerdict};
+use super::severity_limit::{ScanEvidence, SeverityLimit};
 use crate::api::image_policy::{
     AllowedRegistry, DuringOutage, Exemption, ImagePolicySpec, MaxSeverity, OnUnscanned, PolicyAction,
 };
 use crate::api::proxy_project::{RewriteMode, WhenUnavailable};
 use crate::api::{ImagePolicy, RewriteRuleStatus};
 use crate::image::{DOCKER_HUB, ImageRef, LEGACY_DOCKER_HUB, is_host, is_same_host};
-use crate::rewrite::fate::parse;
 use crate::rewrite::glob::Globs;
+use crate::rewrite::image_decision::parse;
 use crate::rewrite::limits::steps;
 use crate::rewrite::selector::Selectors;
-use crate::rewrite::{Budget, Exhausted, NAMESPACE_NAME, Subject};
+use crate::rewrite::{BudgetExhausted, NAMESPACE_NAME, PodScope, StepBudget};
 
 /// The longest list of allowed registries in a message, in characters.
 const MAX_ALLOWED: usize = 100;
@@ -28,12 +28,12 @@ const MAX_ALLOWED: usize = 100;
 #[derive(Debug, Default)]
 pub struct Policies {
     policies: Vec<Policy>,
-    findings: Vec<Finding>,
+    findings: Vec<PolicyWarning>,
 }
 
 /// A problem of a policy. A policy whose scope is valid stays active, without the invalid part.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Finding {
+pub enum PolicyWarning {
     /// A selector is invalid: the scope of the policy is unknown, so the policy is skipped.
     #[error("policy {policy} is not in force: {problem}")]
     NotInForce {
@@ -71,13 +71,13 @@ pub(super) struct Policy {
     pub(super) during_outage: DuringOutage,
     selectors: Selectors,
     /// `None` allows any registry.
-    allowed: Option<Vec<Allowed>>,
+    allowed: Option<Vec<AllowedSource>>,
     /// The text of [`Policy::allowed`] for messages.
     pub(super) allows: String,
     require_digest: bool,
     forbid_latest: bool,
-    vulnerability: Option<Ceiling>,
-    exemptions: Vec<Exempt>,
+    vulnerability: Option<SeverityLimit>,
+    exemptions: Vec<PolicyExemption>,
     /// The steps to check whether the policy applies to a Pod.
     scope_steps: u64,
     /// The steps to check one image, at most.
@@ -86,27 +86,27 @@ pub(super) struct Policy {
 
 /// A policy that applies to a Pod.
 #[derive(Debug)]
-pub(super) struct Applying<'p> {
+pub(super) struct ApplicablePolicy<'p> {
     pub(super) policy: &'p Policy,
-    pub(super) scope: Scope,
+    pub(super) scope: PolicyScope,
     /// The number of images of the Pod that violate it.
     pub(super) violations: usize,
 }
 
 /// The violation of a policy by an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Problem {
+pub(super) enum PolicyViolation {
     Unreadable,
     NotAllowed,
     Latest,
     NoDigest,
-    Vulnerable(Verdict, MaxSeverity),
-    Unscanned(Unknown, OnUnscanned),
+    Vulnerable(ScanVerdict, MaxSeverity),
+    Unscanned(NoVerdict, OnUnscanned),
 }
 
 /// Whether a policy applies to a Pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Scope {
+pub(super) enum PolicyScope {
     Within,
     /// The labels of the namespace are not known, so the policy may apply.
     Perhaps,
@@ -130,46 +130,46 @@ impl Policies {
 
     /// Checks the images of one Pod, or of one Pod template, without a budget: for commands. Without `evidence` no scan is
     /// known.
-    pub fn judge<'i>(
+    pub fn evaluate<'i>(
         &self,
-        subject: &Subject<'_>,
-        images: impl IntoIterator<Item = Judged<'i>>,
-        evidence: Option<&Evidence<'_>>,
-    ) -> Judgement {
-        self.judgement(subject, images, evidence, &Budget::unlimited())
+        subject: &PodScope<'_>,
+        images: impl IntoIterator<Item = JudgedImage<'i>>,
+        evidence: Option<&ScanEvidence<'_>>,
+    ) -> PolicyResult {
+        self.judgement(subject, images, evidence, &StepBudget::unlimited())
     }
 
     /// The same within a budget.
     ///
     /// # Errors
     /// When there are too many images and policies for the budget. Then the images have no result.
-    pub fn judge_within<'i>(
+    pub fn evaluate_within<'i>(
         &self,
-        subject: &Subject<'_>,
-        images: impl IntoIterator<Item = Judged<'i>>,
-        evidence: Option<&Evidence<'_>>,
-        budget: &Budget,
-    ) -> Result<Judgement, Exhausted> {
+        subject: &PodScope<'_>,
+        images: impl IntoIterator<Item = JudgedImage<'i>>,
+        evidence: Option<&ScanEvidence<'_>>,
+        budget: &StepBudget,
+    ) -> Result<PolicyResult, BudgetExhausted> {
         let judgement = self.judgement(subject, images, evidence, budget);
         budget.check().map(|()| judgement)
     }
 
     fn judgement<'i>(
         &self,
-        subject: &Subject<'_>,
-        images: impl IntoIterator<Item = Judged<'i>>,
-        evidence: Option<&Evidence<'_>>,
-        budget: &Budget,
-    ) -> Judgement {
+        subject: &PodScope<'_>,
+        images: impl IntoIterator<Item = JudgedImage<'i>>,
+        evidence: Option<&ScanEvidence<'_>>,
+        budget: &StepBudget,
+    ) -> PolicyResult {
         let scoped = |policy: &&Policy| budget.spend(policy.scope_steps);
-        let mut applying: Vec<Applying<'_>> = self
+        let mut applying: Vec<ApplicablePolicy<'_>> = self
             .policies
             .iter()
             .take_while(scoped)
-            .map(|policy| Applying { policy, scope: policy.scope(subject), violations: 0 })
-            .filter(|applying| applying.scope != Scope::Without)
+            .map(|policy| ApplicablePolicy { policy, scope: policy.scope(subject), violations: 0 })
+            .filter(|applying| applying.scope != PolicyScope::Without)
             .collect();
-        let mut judgement = Judgement::default();
+        let mut judgement = PolicyResult::default();
         if applying.is_empty() {
             return judgement;
         }
@@ -201,7 +201,7 @@ impl Policies {
     }
 
     /// Returns the problems of the policies.
-    pub fn findings(&self) -> &[Finding] {
+    pub fn findings(&self) -> &[PolicyWarning] {
         &self.findings
     }
 
@@ -210,7 +210,7 @@ impl Policies {
     pub fn outage_findings<'r>(
         &self,
         rules: impl IntoIterator<Item = (&'r str, &'r RewriteRuleStatus)>,
-    ) -> Vec<Finding> {
+    ) -> Vec<PolicyWarning> {
         let mut findings = Vec::new();
         for (name, rule) in rules.into_iter().filter(|(_, rule)| leaves_originals(rule)) {
             let refuses = |policy: &&Policy| {
@@ -223,14 +223,14 @@ impl Policies {
                 self.policies
                     .iter()
                     .filter(refuses)
-                    .map(|policy| Finding::Outage { policy: policy.name.to_string(), rule: name.to_owned() }),
+                    .map(|policy| PolicyWarning::Outage { policy: policy.name.to_string(), rule: name.to_owned() }),
             );
         }
         findings
     }
 
     /// Returns whether a policy checks scans. Without one, no evidence is needed.
-    pub fn go_by_scans(&self) -> bool {
+    pub fn use_scans(&self) -> bool {
         self.policies.iter().any(|policy| policy.vulnerability.is_some())
     }
 
@@ -251,20 +251,20 @@ impl Policies {
 }
 
 impl Policy {
-    fn compile(name: &str, spec: &ImagePolicySpec, findings: &mut Vec<Finding>) -> Option<Self> {
+    fn compile(name: &str, spec: &ImagePolicySpec, findings: &mut Vec<PolicyWarning>) -> Option<Self> {
         let selectors = Selectors::compile(spec.namespace_selector.as_ref(), spec.object_selector.as_ref());
         let selectors = match selectors {
             Ok(selectors) => selectors,
             Err(error) => {
-                findings.push(Finding::NotInForce { policy: name.to_owned(), problem: error.to_string() });
+                findings.push(PolicyWarning::NotInForce { policy: name.to_owned(), problem: error.to_string() });
                 return None;
             }
         };
-        let mut part = |problem: String| findings.push(Finding::Part { policy: name.to_owned(), problem });
-        let allowed: Vec<Allowed> =
-            spec.allowed.iter().filter_map(|allowed| Allowed::compile(allowed, &mut part)).collect();
-        let exempt = |exemption: &Exemption| Exempt::compile(exemption, &mut part);
-        let exemptions: Vec<Exempt> = spec.exemptions.iter().filter_map(exempt).collect();
+        let mut part = |problem: String| findings.push(PolicyWarning::Part { policy: name.to_owned(), problem });
+        let allowed: Vec<AllowedSource> =
+            spec.allowed.iter().filter_map(|allowed| AllowedSource::compile(allowed, &mut part)).collect();
+        let exempt = |exemption: &Exemption| PolicyExemption::compile(exemption, &mut part);
+        let exemptions: Vec<PolicyExemption> = spec.exemptions.iter().filter_map(exempt).collect();
         let allows = allowed.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         let globs = exemptions.iter().filter_map(|exempt| exempt.images.as_ref()).map(Globs::len).sum::<usize>()
             + allowed.iter().flat_map(|allowed| &allowed.projects).map(Vec::len).sum::<usize>();
@@ -279,29 +279,29 @@ impl Policy {
             selectors,
             // A list of only invalid entries does not allow all registries.
             allowed: (!spec.allowed.is_empty()).then_some(allowed),
-            allows: super::text::Printable(if allows.is_empty() { "nothing" } else { &allows }, MAX_ALLOWED)
+            allows: super::text::PrintableText(if allows.is_empty() { "nothing" } else { &allows }, MAX_ALLOWED)
                 .to_string(),
             require_digest: spec.require_digest,
             forbid_latest: spec.forbid_latest,
-            vulnerability: spec.vulnerability.map(Ceiling::of),
+            vulnerability: spec.vulnerability.map(SeverityLimit::of),
             exemptions,
         })
     }
 
-    fn scope(&self, subject: &Subject<'_>) -> Scope {
+    fn scope(&self, subject: &PodScope<'_>) -> PolicyScope {
         let Selectors { namespaces, objects } = &self.selectors;
         if !objects.matches(|key| subject.label(key)) {
-            return Scope::Without;
+            return PolicyScope::Without;
         }
         let unknown = subject.namespace_labels.is_none() && !namespaces.asks_only_for(NAMESPACE_NAME);
         // A new namespace must not bypass a policy.
         if unknown && self.action == PolicyAction::Enforce {
-            return Scope::Perhaps;
+            return PolicyScope::Perhaps;
         }
-        if namespaces.matches(|key| subject.namespace_label(key)) { Scope::Within } else { Scope::Without }
+        if namespaces.matches(|key| subject.namespace_label(key)) { PolicyScope::Within } else { PolicyScope::Without }
     }
 
-    fn exempts(&self, image: Option<&ImageRef>, subject: &Subject<'_>) -> bool {
+    fn exempts(&self, image: Option<&ImageRef>, subject: &PodScope<'_>) -> bool {
         self.exemptions.iter().any(|exempt| {
             let images = exempt.images.as_ref();
             (exempt.namespaces.is_empty()
@@ -310,13 +310,13 @@ impl Policy {
         })
     }
 
-    fn problems(&self, image: Option<&ImageRef>) -> impl Iterator<Item = Problem> {
+    fn problems(&self, image: Option<&ImageRef>) -> impl Iterator<Item = PolicyViolation> {
         let problems = match image {
-            None => [Some(Problem::Unreadable), None, None],
+            None => [Some(PolicyViolation::Unreadable), None, None],
             Some(image) => [
-                (!self.allows(image)).then_some(Problem::NotAllowed),
-                (self.forbid_latest && is_latest(image)).then_some(Problem::Latest),
-                (self.require_digest && image.digest().is_none()).then_some(Problem::NoDigest),
+                (!self.allows(image)).then_some(PolicyViolation::NotAllowed),
+                (self.forbid_latest && is_latest(image)).then_some(PolicyViolation::Latest),
+                (self.require_digest && image.digest().is_none()).then_some(PolicyViolation::NoDigest),
             ],
         };
         problems.into_iter().flatten()
@@ -335,13 +335,13 @@ impl Policy {
 
 /// A registry that a policy allows.
 #[derive(Debug)]
-struct Allowed {
+struct AllowedSource {
     host: String,
     /// `None` allows all projects.
     projects: Option<Vec<GlobMatcher>>,
 }
 
-impl Allowed {
+impl AllowedSource {
     fn compile(allowed: &AllowedRegistry, problem: &mut impl FnMut(String)) -> Option<Self> {
         let host = if allowed.host.eq_ignore_ascii_case(LEGACY_DOCKER_HUB) { DOCKER_HUB } else { &allowed.host };
         if !is_host(host) {
@@ -369,7 +369,7 @@ impl Allowed {
     }
 }
 
-impl fmt::Display for Allowed {
+impl fmt::Display for AllowedSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Option<Vec<&str>> =
             self.projects.as_ref().map(|globs| globs.iter().map(|glob| glob.glob().glob()).collect());
@@ -383,14 +383,14 @@ impl fmt::Display for Allowed {
 
 /// The exemptions of a policy.
 #[derive(Debug)]
-struct Exempt {
+struct PolicyExemption {
     /// `None` exempts all images.
     images: Option<Globs>,
     /// Sorted. An empty list exempts all namespaces.
     namespaces: Vec<String>,
 }
 
-impl Exempt {
+impl PolicyExemption {
     fn compile(exemption: &Exemption, problem: &mut impl FnMut(String)) -> Option<Self> {
         if exemption.images.is_empty() && exemption.namespaces.is_empty() {
             problem("an exemption names neither images nor namespaces".to_owned());

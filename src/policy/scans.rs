@@ -10,26 +10,26 @@ use crate::image::{ImageRef, canonical_host};
 /// The known results of all images: immutable, swapped as a whole. With its records, an image of three platforms takes about
 /// a kilobyte.
 #[derive(Debug, Default)]
-pub struct Scans {
-    tags: HashMap<Box<str>, Arc<[Manifest]>>,
-    indexes: HashMap<DigestKey, Arc<[Manifest]>>,
-    manifests: HashMap<DigestKey, Manifest>,
+pub struct ScanIndex {
+    tags: HashMap<Box<str>, Arc<[ScannedManifest]>>,
+    indexes: HashMap<DigestKey, Arc<[ScannedManifest]>>,
+    manifests: HashMap<DigestKey, ScannedManifest>,
 }
 
 /// The kept fields of one CachedImage.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Record {
+pub struct ScanRecord {
     /// The image at Harbor with its tag, see [`tagged`], unless a digest pins it.
     tag: Option<Box<str>>,
     /// The digest of the upstream's index or manifest; `None` while the tag is known to have moved.
     digest: Option<DigestKey>,
-    manifests: Arc<[Manifest]>,
+    manifests: Arc<[ScannedManifest]>,
     digests: Box<[DigestKey]>,
 }
 
 /// The result of a scan of a manifest, and its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Verdict {
+pub struct ScanVerdict {
     /// The worst severity.
     pub severity: FoundSeverity,
     /// The number of vulnerabilities of any severity.
@@ -42,14 +42,14 @@ pub struct Verdict {
 
 /// One manifest of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Manifest {
-    verdict: Option<Verdict>,
+pub(super) struct ScannedManifest {
+    verdict: Option<ScanVerdict>,
     state: ScanState,
 }
 
 /// The reason why an image has no verdict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unknown {
+pub enum NoVerdict {
     /// No CachedImage has the image.
     NoRecord,
     /// The image is being warmed, or its tag has moved since.
@@ -63,15 +63,15 @@ pub enum Unknown {
 /// The bytes of a SHA-256 digest.
 type DigestKey = [u8; 32];
 
-impl Record {
+impl ScanRecord {
     /// Returns the record of an image; `None` while nothing is known.
     pub fn of(image: &CachedImage) -> Option<Self> {
         let status = image.status.as_ref().filter(|_| image.metadata.deletion_timestamp.is_none())?;
         let reference = ImageRef::parse(status.image.as_deref()?).ok()?;
-        let known: Vec<(DigestKey, Manifest)> = status
+        let known: Vec<(DigestKey, ScannedManifest)> = status
             .platforms
             .iter()
-            .filter_map(|child| Some((key(&child.digest)?, Manifest::of(child.scan.as_ref()))))
+            .filter_map(|child| Some((key(&child.digest)?, ScannedManifest::of(child.scan.as_ref()))))
             .collect();
         Some(Self {
             tag: reference.digest().is_none().then(|| tagged(&reference).into()),
@@ -82,9 +82,9 @@ impl Record {
     }
 }
 
-impl Scans {
+impl ScanIndex {
     /// Compiles all records for lookups.
-    pub fn compile<'r>(records: impl IntoIterator<Item = &'r Record>) -> Self {
+    pub fn compile<'r>(records: impl IntoIterator<Item = &'r ScanRecord>) -> Self {
         let mut scans = Self::default();
         for record in records {
             if let Some(tag) = &record.tag {
@@ -115,21 +115,21 @@ impl Scans {
     ///
     /// # Errors
     /// Why there is no verdict. An old verdict of another manifest that exceeds `ceiling` still counts.
-    pub fn worst(&self, image: &ImageRef, oldest: Timestamp, ceiling: FoundSeverity) -> Result<Verdict, Unknown> {
+    pub fn worst(&self, image: &ImageRef, oldest: Timestamp, ceiling: FoundSeverity) -> Result<ScanVerdict, NoVerdict> {
         let own;
-        let manifests: &[Manifest] = match image.digest() {
+        let manifests: &[ScannedManifest] = match image.digest() {
             Some(digest) => {
-                let key = key(digest).ok_or(Unknown::NoRecord)?;
+                let key = key(digest).ok_or(NoVerdict::NoRecord)?;
                 match (self.manifests.get(&key), self.indexes.get(&key)) {
                     (Some(manifest), _) => {
                         own = [*manifest];
                         &own
                     }
                     (None, Some(manifests)) => manifests,
-                    (None, None) => return Err(Unknown::NoRecord),
+                    (None, None) => return Err(NoVerdict::NoRecord),
                 }
             }
-            None => self.tags.get(tagged(image).as_str()).ok_or(Unknown::NoRecord)?,
+            None => self.tags.get(tagged(image).as_str()).ok_or(NoVerdict::NoRecord)?,
         };
         let fresh = || manifests.iter().filter_map(|one| one.verdict).filter(|verdict| verdict.scanned_at >= oldest);
         let worst = fresh().max_by_key(|verdict| verdict.severity);
@@ -137,12 +137,12 @@ impl Scans {
             return Ok(worst);
         }
         if let Some(open) = manifests.iter().find(|manifest| manifest.verdict.is_none()) {
-            return Err(Unknown::Open(open.state));
+            return Err(NoVerdict::Open(open.state));
         }
         match manifests.iter().filter_map(|one| one.verdict).map(|verdict| verdict.scanned_at).min() {
-            None => Err(Unknown::NotWarm),
-            Some(scanned) if scanned < oldest => Err(Unknown::Stale(scanned)),
-            Some(_) => worst.ok_or(Unknown::NotWarm),
+            None => Err(NoVerdict::NotWarm),
+            Some(scanned) if scanned < oldest => Err(NoVerdict::Stale(scanned)),
+            Some(_) => worst.ok_or(NoVerdict::NotWarm),
         }
     }
 
@@ -157,10 +157,10 @@ impl Scans {
     }
 }
 
-impl Manifest {
+impl ScannedManifest {
     fn of(scan: Option<&ScanStatus>) -> Self {
         let Some(scan) = scan else { return Self { verdict: None, state: ScanState::Unscanned } };
-        let verdict = scan.severity.as_deref().zip(scan.scanned_at.as_ref()).map(|(severity, time)| Verdict {
+        let verdict = scan.severity.as_deref().zip(scan.scanned_at.as_ref()).map(|(severity, time)| ScanVerdict {
             severity: FoundSeverity::of(severity),
             total: scan.total.unwrap_or(0),
             fixable: scan.fixable.unwrap_or(0),
@@ -174,7 +174,7 @@ impl Manifest {
     }
 }
 
-impl fmt::Display for Unknown {
+impl fmt::Display for NoVerdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoRecord => f.write_str("nothing is known of it yet"),
@@ -188,8 +188,8 @@ impl fmt::Display for Unknown {
     }
 }
 
-fn oldest(manifests: &[Manifest]) -> Option<Timestamp> {
-    manifests.iter().map(Manifest::scanned).min().flatten()
+fn oldest(manifests: &[ScannedManifest]) -> Option<Timestamp> {
+    manifests.iter().map(ScannedManifest::scanned).min().flatten()
 }
 
 /// Returns the image with its tag, as runtimes read it: one text for all spellings of its host.

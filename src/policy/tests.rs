@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::api::{ImagePolicy, RewriteRuleStatus, proxy_project::RewriteTerms};
-use crate::rewrite::pod::Text;
-use crate::rewrite::{Budget, Exhausted, Subject};
+use crate::rewrite::pod::JsonStr;
+use crate::rewrite::{BudgetExhausted, PodScope, StepBudget};
 
 const DIGEST: &str = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
@@ -32,14 +32,14 @@ fn shop() -> BTreeMap<String, String> {
     [("team".to_owned(), "shop".to_owned())].into()
 }
 
-fn judged(image: &str) -> Judged<'_> {
-    Judged { noun: "container", name: "web", sent: image, image, unavailable: false, note: Note::None }
+fn judged(image: &str) -> JudgedImage<'_> {
+    JudgedImage { noun: "container", name: "web", sent: image, image, unavailable: false, note: ForeignReason::None }
 }
 
-fn judge(policies: &Policies, image: &str) -> Judgement {
+fn judge(policies: &Policies, image: &str) -> PolicyResult {
     let labels = shop();
-    let subject = Subject { namespace: "shop", namespace_labels: Some(&labels), labels: &[] };
-    policies.judge(&subject, [judged(image)], None)
+    let subject = PodScope { namespace: "shop", namespace_labels: Some(&labels), labels: &[] };
+    policies.evaluate(&subject, [judged(image)], None)
 }
 
 fn refuses(policies: &Policies, image: &str) -> bool {
@@ -150,8 +150,8 @@ fn a_refusal_names_the_container_the_image_the_policy_and_the_fix() {
         told(&only_harbor, "Nginx"),
         "container \"web\": image \"Nginx\" is no image reference (policy only-harbor); write host/project/name:tag"
     );
-    let rewritten = Judged { image: "harbor.corp/hub/library/nginx", ..judged("nginx") };
-    let denials = only_harbor.judge(&Subject::default(), [rewritten], None).denials();
+    let rewritten = JudgedImage { image: "harbor.corp/hub/library/nginx", ..judged("nginx") };
+    let denials = only_harbor.evaluate(&PodScope::default(), [rewritten], None).denials();
     assert!(
         denials[0].contains("image \"nginx\", which becomes \"harbor.corp/hub/library/nginx\", is not"),
         "{denials:?}"
@@ -178,7 +178,7 @@ fn selectors_say_whose_images_are_judged() {
     let by_label = enforced(json!({"forbidLatest": true,
         "objectSelector": {"matchExpressions": [{"key": "tier", "operator": "Exists"}]}}));
     let (shop, other) = (shop(), BTreeMap::new());
-    let tier = [(Text("tier".into()), Text("web".into()))];
+    let tier = [(JsonStr("tier".into()), JsonStr("web".into()))];
     let table = [
         (&by_namespace, "shop", Some(&shop), &[][..], true),
         (&by_namespace, "bank", Some(&other), &[][..], false),
@@ -188,7 +188,7 @@ fn selectors_say_whose_images_are_judged() {
         (&by_label, "shop", None, &[][..], false),
     ];
     for (policies, namespace, namespace_labels, labels, expected) in table {
-        let judgement = policies.judge(&Subject { namespace, namespace_labels, labels }, [judged("nginx")], None);
+        let judgement = policies.evaluate(&PodScope { namespace, namespace_labels, labels }, [judged("nginx")], None);
         assert_eq!(judgement.is_denied(), expected, "{policies:?} {namespace}");
     }
 }
@@ -196,13 +196,13 @@ fn selectors_say_whose_images_are_judged() {
 #[test]
 fn a_namespace_that_was_just_made_is_no_way_past_a_policy() {
     let selector = json!({"matchLabels": {"team": "shop"}});
-    let subject = Subject { namespace: "new", ..Subject::default() };
+    let subject = PodScope { namespace: "new", ..PodScope::default() };
     let strict = enforced(json!({"forbidLatest": true, "namespaceSelector": selector}));
-    let denials = strict.judge(&subject, [judged("nginx")], None).denials();
+    let denials = strict.evaluate(&subject, [judged("nginx")], None).denials();
     assert!(denials[0].ends_with("the labels of the namespace are not known yet, try again"), "{denials:?}");
-    assert!(strict.judge(&subject, [judged("nginx:1")], None).is_clean());
+    assert!(strict.evaluate(&subject, [judged("nginx:1")], None).is_clean());
     let lenient = compiled(json!({"action": "Warn", "forbidLatest": true, "namespaceSelector": selector}));
-    assert!(lenient.judge(&subject, [judged("nginx")], None).is_clean());
+    assert!(lenient.evaluate(&subject, [judged("nginx")], None).is_clean());
 }
 
 #[test]
@@ -225,8 +225,8 @@ fn an_exemption_needs_its_image_and_its_namespace() {
         ("ci", "nginx", true),
     ];
     for (namespace, image, expected) in table {
-        let subject = Subject { namespace, ..Subject::default() };
-        assert_eq!(policies.judge(&subject, [judged(image)], None).is_denied(), expected, "{namespace} {image}");
+        let subject = PodScope { namespace, ..PodScope::default() };
+        assert_eq!(policies.evaluate(&subject, [judged(image)], None).is_denied(), expected, "{namespace} {image}");
     }
 }
 
@@ -235,8 +235,8 @@ fn an_outage_softens_only_what_it_causes_and_only_where_the_policy_says_so() {
     let spec =
         |outage: &str| json!({"allowed": [{"host": "harbor.corp"}], "forbidLatest": true, "duringOutage": outage});
     let judge = |outage: &str, image: &str, unavailable: bool| {
-        let judged = Judged { unavailable, ..judged(image) };
-        let judgement = enforced(spec(outage)).judge(&Subject::default(), [judged], None);
+        let judged = JudgedImage { unavailable, ..judged(image) };
+        let judgement = enforced(spec(outage)).evaluate(&PodScope::default(), [judged], None);
         (judgement.is_denied(), judgement.warnings())
     };
     let (denied, warnings) = judge("Warn", "nginx:1", true);
@@ -307,8 +307,8 @@ fn messages_are_few_short_and_plain() {
     let images: Vec<String> =
         (0..30).map(|index| if index % 2 == 0 { long.clone() } else { nasty.to_owned() }).collect();
     let name = "n".repeat(300);
-    let judged = images.iter().map(|image| Judged { name: &name, ..judged(image) });
-    let denials = policies.judge(&Subject::default(), judged, None).denials();
+    let judged = images.iter().map(|image| JudgedImage { name: &name, ..judged(image) });
+    let denials = policies.evaluate(&PodScope::default(), judged, None).denials();
     assert_eq!(denials.len(), 9);
     assert_eq!(denials[8], "and 22 more");
     for text in &denials {
@@ -330,11 +330,11 @@ fn judge_within_gives_up_what_exceeds_the_budget_and_never_admits_it() {
         let policies = Policies::compile(&given[..policies]);
         let images = images.iter().map(|image| judged(image));
         policies
-            .judge_within(&Subject::default(), images, None, &Budget::of_review())
+            .evaluate_within(&PodScope::default(), images, None, &StepBudget::of_review())
             .map(|judgement| judgement.is_denied())
     };
     assert_eq!(judge(40, &images[..300]), Ok(false));
     assert_eq!(judge(400, &images[..10]), Ok(false));
-    assert_eq!(judge(400, &images), Err(Exhausted));
-    assert_eq!(judge(40, &images), Err(Exhausted));
+    assert_eq!(judge(400, &images), Err(BudgetExhausted));
+    assert_eq!(judge(40, &images), Err(BudgetExhausted));
 }

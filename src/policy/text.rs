@@ -8,15 +8,15 @@ pub struct Quoted<'t>(pub &'t str, pub usize);
 
 /// As [`Quoted`], without the quotes.
 #[derive(Debug, Clone, Copy)]
-pub struct Printable<'t>(pub &'t str, pub usize);
+pub struct PrintableText<'t>(pub &'t str, pub usize);
 
 impl fmt::Display for Quoted<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "\"{}\"", Printable(self.0, self.1))
+        write!(f, "\"{}\"", PrintableText(self.0, self.1))
     }
 }
 
-impl fmt::Display for Printable<'_> {
+impl fmt::Display for PrintableText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let printable = |c: char| if c == ' ' || c.is_ascii_graphic() { c } else { '?' };
         self.0.chars().take(self.1).try_for_each(|c| f.write_char(printable(c)))?;

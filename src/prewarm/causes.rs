@@ -3,15 +3,15 @@
 use std::time::Duration;
 
 use super::{
-    allowance::Answer,
-    life::Failure,
-    puller::{AttestationError, WarmError, Warmed},
-    select::takes,
-    surroundings::Unresolved,
+    environment::Unresolved,
+    platform_select::takes,
+    puller::{AttestationError, PullError, PulledImage},
+    rate_limiter::UpstreamResult,
+    state_machine::PullFailure,
 };
 use crate::{
     api::{Platform, Reason, cached_image::PlatformStatus},
-    registry::{self, Class},
+    registry::{self, RetryClass},
 };
 
 /// Pause while no platform is known or the HarborInstance is not ready. This is no failure of the image, so the pause does not
@@ -19,44 +19,44 @@ use crate::{
 pub(super) const SOON: Duration = Duration::from_secs(15);
 
 /// The failure for a tag that the upstream no longer has.
-pub(super) fn gone(tag: &str, error: &registry::Error) -> Failure {
+pub(super) fn gone(tag: &str, error: &registry::Error) -> PullFailure {
     let message = format!(
         "the upstream has no tag {tag} any more, so Harbor does not serve it: name a digest, or set serveRemoved in the \
          ProxyProject; {error}"
     );
-    Failure::new(error.reason(), message, error.class())
+    PullFailure::new(error.reason(), message, error.class())
 }
 
-pub(super) fn unresolved(why: &Unresolved) -> Failure {
+pub(super) fn unresolved(why: &Unresolved) -> PullFailure {
     let (reason, class) = match why {
-        Unresolved::InvalidImage(_) => (Reason::InvalidImage, Class::Stalled),
-        Unresolved::NotProxied(_) => (Reason::NotProxied, Class::Wait(Some(SOON * 2))),
-        Unresolved::InstanceNotReady(_) => (Reason::InstanceNotReady, Class::Wait(Some(SOON))),
+        Unresolved::InvalidImage(_) => (Reason::InvalidImage, RetryClass::Stalled),
+        Unresolved::NotProxied(_) => (Reason::NotProxied, RetryClass::Wait(Some(SOON * 2))),
+        Unresolved::InstanceNotReady(_) => (Reason::InstanceNotReady, RetryClass::Wait(Some(SOON))),
     };
-    Failure::new(reason, why, class)
+    PullFailure::new(reason, why, class)
 }
 
 /// Returns how the upstream answered a pull; `harbor_answers` says whether Harbor itself answered a check. Harbor may have
 /// served some manifests from its cache, but does not report which count upstream, so all count.
-pub(super) fn answer(pulled: &Result<Warmed, WarmError>, harbor_answers: bool) -> Answer {
+pub(super) fn answer(pulled: &Result<PulledImage, PullError>, harbor_answers: bool) -> UpstreamResult {
     match pulled {
         Ok(warmed) => match warmed.attestations.failed {
             Some(AttestationError::Pull(registry::Error::RateLimited { retry_after, .. })) => {
-                Answer::Limited(retry_after)
+                UpstreamResult::Limited(retry_after)
             }
             _ => {
                 let children = u32::try_from(warmed.children.len()).unwrap_or(u32::MAX);
                 let manifests = children.saturating_add(u32::from(warmed.index_children.is_some()));
-                Answer::Served(manifests.saturating_add(warmed.attestations.asked))
+                UpstreamResult::Served(manifests.saturating_add(warmed.attestations.asked))
             }
         },
-        Err(WarmError::Pull(registry::Error::RateLimited { retry_after, .. })) => Answer::Limited(*retry_after),
-        Err(WarmError::Pull(registry::Error::NotFound { .. })) => Answer::Served(0),
+        Err(PullError::Pull(registry::Error::RateLimited { retry_after, .. })) => UpstreamResult::Limited(*retry_after),
+        Err(PullError::Pull(registry::Error::NotFound { .. })) => UpstreamResult::Served(0),
         // No status line came although Harbor answers: Harbor waits only for the upstream.
-        Err(WarmError::Pull(registry::Error::Timeout { .. })) if harbor_answers => Answer::Silent,
-        Err(WarmError::Deadline(_)) => Answer::Failed,
-        Err(error) if error.may_be_harbor() => Answer::Failed,
-        Err(_) => Answer::Wrong,
+        Err(PullError::Pull(registry::Error::Timeout { .. })) if harbor_answers => UpstreamResult::Silent,
+        Err(PullError::Deadline(_)) => UpstreamResult::Failed,
+        Err(error) if error.may_be_harbor() => UpstreamResult::Failed,
+        Err(_) => UpstreamResult::Wrong,
     }
 }
 
@@ -80,14 +80,14 @@ mod tests {
         let unreachable = registry::Error::Unreachable { operation: operation.clone(), detail: detail.clone() };
         let broken_off = registry::Error::BrokenOff { operation, detail };
         let table = [
-            (broken_off.clone(), true, Answer::Wrong),
-            (broken_off, false, Answer::Wrong),
-            (timeout.clone(), true, Answer::Silent),
-            (timeout, false, Answer::Failed),
-            (unreachable, false, Answer::Failed),
+            (broken_off.clone(), true, UpstreamResult::Wrong),
+            (broken_off, false, UpstreamResult::Wrong),
+            (timeout.clone(), true, UpstreamResult::Silent),
+            (timeout, false, UpstreamResult::Failed),
+            (unreachable, false, UpstreamResult::Failed),
         ];
         for (error, harbor_answers, expected) in table {
-            let pulled = Err(WarmError::Pull(error));
+            let pulled = Err(PullError::Pull(error));
             assert_eq!(answer(&pulled, harbor_answers), expected, "{pulled:?}, Harbor answers: {harbor_answers}");
         }
     }

@@ -13,7 +13,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::limit::{Buckets, Limit};
+use super::namespace_limit::{NamespaceBuckets, NamespaceLimit};
 use crate::{
     fair::{Fair, Pushed},
     image::ImageRef,
@@ -24,7 +24,7 @@ const PACE: Duration = Duration::from_millis(100);
 
 /// A prewarm request: one image that a Pod is about to need from Harbor.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Offer {
+pub struct PrewarmRequest {
     /// The image as the kubelet will request it, at Harbor's pull host.
     pub image: ImageRef,
     /// Name of the ProxyProject resource whose rule rewrote the image, or to which the image belongs.
@@ -35,7 +35,7 @@ pub struct Offer {
 
 /// The result of a prewarm request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
+pub enum EnqueueResult {
     /// The image is enqueued.
     Queued,
     /// The same image was requested recently.
@@ -57,7 +57,7 @@ pub enum Order {
 
 /// Counts of prewarm requests by result, since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct EnqueueCounts {
     /// [`Fate::Queued`].
     pub queued: u64,
     /// [`Fate::Duplicate`].
@@ -70,7 +70,7 @@ pub struct Counts {
 
 /// Bounds of a queue.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Bounds {
+pub struct QueueBounds {
     /// Maximum number of waiting requests, of each [`Order`]. Above it, the namespace with the most loses its newest.
     pub waiting: usize,
     /// Maximum number of remembered images, in each of two generations.
@@ -78,12 +78,12 @@ pub struct Bounds {
     /// Minimum time that an image is remembered, unless memory is full; at most twice as long.
     pub remembered_for: Duration,
     /// New images that each namespace may bring; `None`: any number.
-    pub of_namespace: Option<Limit>,
+    pub of_namespace: Option<NamespaceLimit>,
     /// Rate at which images of each namespace are taken; `None`: no limit. A namespace above the rate waits.
-    pub pace: Option<Limit>,
+    pub pace: Option<NamespaceLimit>,
 }
 
-impl Default for Bounds {
+impl Default for QueueBounds {
     /// 1,024 waiting, twice 4,096 remembered for ten to twenty minutes: about 2 MiB. No limit and no rate for a namespace.
     fn default() -> Self {
         Self {
@@ -98,31 +98,31 @@ impl Default for Bounds {
 
 /// The sending side. Clones share the queue and its memory.
 #[derive(Debug, Clone)]
-pub struct Offers {
-    shared: Arc<Shared>,
+pub struct PrewarmQueue {
+    shared: Arc<QueueState>,
     _open: Arc<Open>,
 }
 
 /// The receiving side.
 #[derive(Debug)]
-pub struct OfferReceiver {
-    shared: Arc<Shared>,
+pub struct PrewarmReceiver {
+    shared: Arc<QueueState>,
 }
 
 /// Creates a queue of prewarm requests.
-pub fn queue(bounds: Bounds) -> (Offers, OfferReceiver) {
-    let shared = Arc::new(Shared {
+pub fn queue(bounds: QueueBounds) -> (PrewarmQueue, PrewarmReceiver) {
+    let shared = Arc::new(QueueState {
         state: Mutex::new(State {
             turn: Fair::new(bounds.waiting),
             last: Fair::new(bounds.waiting),
             waiting: HashSet::new(),
-            paces: bounds.pace.map(Buckets::new),
-            memory: Memory {
+            paces: bounds.pace.map(NamespaceBuckets::new),
+            memory: RecentImages {
                 bounds,
                 recent: HashSet::new(),
                 older: HashSet::new(),
                 turned: Instant::now(),
-                buckets: bounds.of_namespace.map(Buckets::new),
+                buckets: bounds.of_namespace.map(NamespaceBuckets::new),
             },
         }),
         changed: Notify::new(),
@@ -134,17 +134,17 @@ pub fn queue(bounds: Bounds) -> (Offers, OfferReceiver) {
         dropped: AtomicU64::new(0),
     });
     let open = Arc::new(Open(Arc::clone(&shared)));
-    (Offers { shared: Arc::clone(&shared), _open: open }, OfferReceiver { shared })
+    (PrewarmQueue { shared: Arc::clone(&shared), _open: open }, PrewarmReceiver { shared })
 }
 
-impl Offers {
+impl PrewarmQueue {
     /// Enqueues an image. Never blocks.
-    pub fn offer(&self, offer: Offer) -> Fate {
+    pub fn try_enqueue(&self, offer: PrewarmRequest) -> EnqueueResult {
         self.offer_in(Order::Turn, offer)
     }
 
     /// Enqueues an image in this order. Never blocks.
-    pub fn offer_in(&self, order: Order, offer: Offer) -> Fate {
+    pub fn offer_in(&self, order: Order, offer: PrewarmRequest) -> EnqueueResult {
         self.decide(order, offer, Instant::now())
     }
 
@@ -155,8 +155,8 @@ impl Offers {
     }
 
     /// Returns the counts by result. A waiting request that lost its room to another namespace also counts as dropped.
-    pub fn counts(&self) -> Counts {
-        Counts {
+    pub fn counts(&self) -> EnqueueCounts {
+        EnqueueCounts {
             queued: self.shared.queued.load(Ordering::Relaxed),
             duplicate: self.shared.duplicate.load(Ordering::Relaxed),
             limited: self.shared.limited.load(Ordering::Relaxed),
@@ -164,26 +164,26 @@ impl Offers {
         }
     }
 
-    fn decide(&self, order: Order, offer: Offer, now: Instant) -> Fate {
+    fn decide(&self, order: Order, offer: PrewarmRequest, now: Instant) -> EnqueueResult {
         if self.shared.closed.load(Ordering::Relaxed) {
-            self.shared.count(Fate::Dropped);
-            return Fate::Dropped;
+            self.shared.count(EnqueueResult::Dropped);
+            return EnqueueResult::Dropped;
         }
         let (fate, displaced) = self.shared.lock().push(order, offer, now);
         self.shared.count(fate);
         if displaced {
-            self.shared.count(Fate::Dropped);
+            self.shared.count(EnqueueResult::Dropped);
         }
-        if fate == Fate::Queued {
+        if fate == EnqueueResult::Queued {
             self.shared.changed.notify_one();
         }
         fate
     }
 }
 
-impl OfferReceiver {
+impl PrewarmReceiver {
     /// Waits for the next request; `None` once all senders are dropped and the queue is empty.
-    pub async fn next(&mut self) -> Option<Offer> {
+    pub async fn next(&mut self) -> Option<PrewarmRequest> {
         loop {
             // In this order, so that a request that was enqueued before the last sender was dropped is found.
             let ended = self.shared.ended.load(Ordering::Acquire);
@@ -205,7 +205,7 @@ impl OfferReceiver {
     }
 }
 
-impl Drop for OfferReceiver {
+impl Drop for PrewarmReceiver {
     fn drop(&mut self) {
         self.shared.closed.store(true, Ordering::Relaxed);
     }
@@ -213,7 +213,7 @@ impl Drop for OfferReceiver {
 
 /// Notifies the receiver that the last sender is dropped.
 #[derive(Debug)]
-struct Open(Arc<Shared>);
+struct Open(Arc<QueueState>);
 
 impl Drop for Open {
     fn drop(&mut self) {
@@ -223,7 +223,7 @@ impl Drop for Open {
 }
 
 #[derive(Debug)]
-struct Shared {
+struct QueueState {
     state: Mutex<State>,
     changed: Notify,
     /// The last sender is dropped.
@@ -236,17 +236,17 @@ struct Shared {
     dropped: AtomicU64,
 }
 
-impl Shared {
+impl QueueState {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn count(&self, fate: Fate) {
+    fn count(&self, fate: EnqueueResult) {
         let count = match fate {
-            Fate::Queued => &self.queued,
-            Fate::Duplicate => &self.duplicate,
-            Fate::Limited => &self.limited,
-            Fate::Dropped => &self.dropped,
+            EnqueueResult::Queued => &self.queued,
+            EnqueueResult::Duplicate => &self.duplicate,
+            EnqueueResult::Limited => &self.limited,
+            EnqueueResult::Dropped => &self.dropped,
         };
         count.fetch_add(1, Ordering::Relaxed);
     }
@@ -255,22 +255,22 @@ impl Shared {
 /// The waiting requests, and the remembered images.
 #[derive(Debug)]
 struct State {
-    turn: Fair<Arc<str>, Offer>,
-    last: Fair<Arc<str>, Offer>,
+    turn: Fair<Arc<str>, PrewarmRequest>,
+    last: Fair<Arc<str>, PrewarmRequest>,
     /// The images of both queues.
     waiting: HashSet<ImageRef>,
-    paces: Option<Buckets>,
-    memory: Memory,
+    paces: Option<NamespaceBuckets>,
+    memory: RecentImages,
 }
 
 impl State {
     /// Also returns whether another request lost its room.
-    fn push(&mut self, order: Order, offer: Offer, now: Instant) -> (Fate, bool) {
+    fn push(&mut self, order: Order, offer: PrewarmRequest, now: Instant) -> (EnqueueResult, bool) {
         if self.waiting.contains(&offer.image) || self.memory.knows(&offer.image, now) {
-            return (Fate::Duplicate, false);
+            return (EnqueueResult::Duplicate, false);
         }
         if self.memory.buckets.as_mut().is_some_and(|buckets| !buckets.take(&offer.namespace, now)) {
-            return (Fate::Limited, false);
+            return (EnqueueResult::Limited, false);
         }
         let (image, namespace) = (offer.image.clone(), offer.namespace.as_str().into());
         let queue = match order {
@@ -281,17 +281,17 @@ impl State {
         let displaced = match queue.push(namespace, offer) {
             Pushed::Queued => None,
             Pushed::Displaced(displaced) => Some(displaced),
-            Pushed::Full(_) => return (Fate::Dropped, false),
+            Pushed::Full(_) => return (EnqueueResult::Dropped, false),
         };
         self.waiting.insert(image);
         if let Some(displaced) = &displaced {
             self.waiting.remove(&displaced.image);
         }
-        (Fate::Queued, displaced.is_some())
+        (EnqueueResult::Queued, displaced.is_some())
     }
 
     /// Returns the next request, and whether any waits for the rate of its namespace.
-    fn take(&mut self, now: Instant) -> (Option<Offer>, bool) {
+    fn take(&mut self, now: Instant) -> (Option<PrewarmRequest>, bool) {
         let Self { turn, last, waiting, paces, memory } = self;
         let mut may = |namespace: &Arc<str>| paces.as_mut().is_none_or(|paces| paces.take(namespace, now));
         let offer = turn.take(&mut may).or_else(|| last.take(&mut may));
@@ -305,15 +305,15 @@ impl State {
 
 /// Two generations: the older one is dropped as a whole, so that forgetting costs nothing per image.
 #[derive(Debug)]
-struct Memory {
-    bounds: Bounds,
+struct RecentImages {
+    bounds: QueueBounds,
     recent: HashSet<ImageRef>,
     older: HashSet<ImageRef>,
     turned: Instant,
-    buckets: Option<Buckets>,
+    buckets: Option<NamespaceBuckets>,
 }
 
-impl Memory {
+impl RecentImages {
     fn knows(&mut self, image: &ImageRef, now: Instant) -> bool {
         let age = now.saturating_duration_since(self.turned);
         if age >= self.bounds.remembered_for * 2 {
@@ -343,34 +343,37 @@ impl Memory {
 mod tests {
     use super::*;
 
-    fn offer(image: &str) -> Offer {
+    fn offer(image: &str) -> PrewarmRequest {
         let image = ImageRef::parse(image).unwrap();
-        Offer { image, proxy_project: "hub".to_owned(), namespace: "default".to_owned() }
+        PrewarmRequest { image, proxy_project: "hub".to_owned(), namespace: "default".to_owned() }
     }
 
-    fn bounds(waiting: usize, remembered: usize) -> Bounds {
-        Bounds { waiting, remembered, remembered_for: Duration::from_secs(60), ..Bounds::default() }
+    fn bounds(waiting: usize, remembered: usize) -> QueueBounds {
+        QueueBounds { waiting, remembered, remembered_for: Duration::from_secs(60), ..QueueBounds::default() }
     }
 
     #[tokio::test]
     async fn a_thousand_pods_of_one_image_make_one_offer() {
-        let (offers, mut receiver) = queue(Bounds::default());
+        let (offers, mut receiver) = queue(QueueBounds::default());
         for _ in 0..1000 {
-            offers.clone().offer(offer("harbor.example.com/hub/library/nginx:1.27"));
+            offers.clone().try_enqueue(offer("harbor.example.com/hub/library/nginx:1.27"));
         }
-        assert_eq!(offers.counts(), Counts { queued: 1, duplicate: 999, ..Counts::default() });
+        assert_eq!(offers.counts(), EnqueueCounts { queued: 1, duplicate: 999, ..EnqueueCounts::default() });
         assert_eq!(receiver.next().await.unwrap().image.tag(), Some("1.27"));
     }
 
     #[test]
     fn a_full_queue_drops_and_counts_and_takes_the_image_later() {
         let (offers, receiver) = queue(bounds(2, 16));
-        let fates: Vec<_> = ["a", "b", "c", "c"].iter().map(|name| offers.offer(offer(name))).collect();
-        assert_eq!(fates, [Fate::Queued, Fate::Queued, Fate::Dropped, Fate::Dropped]);
+        let fates: Vec<_> = ["a", "b", "c", "c"].iter().map(|name| offers.try_enqueue(offer(name))).collect();
+        assert_eq!(
+            fates,
+            [EnqueueResult::Queued, EnqueueResult::Queued, EnqueueResult::Dropped, EnqueueResult::Dropped]
+        );
         receiver.shared.lock().take(Instant::now()).0.unwrap();
-        assert_eq!(offers.offer(offer("c")), Fate::Queued);
+        assert_eq!(offers.try_enqueue(offer("c")), EnqueueResult::Queued);
         drop(receiver);
-        assert_eq!(offers.offer(offer("d")), Fate::Dropped);
+        assert_eq!(offers.try_enqueue(offer("d")), EnqueueResult::Dropped);
     }
 
     #[test]
@@ -379,20 +382,20 @@ mod tests {
         let start = Instant::now();
         let at = |seconds| offers.decide(Order::Turn, offer("nginx"), start + Duration::from_secs(seconds));
         let take_at = |seconds| receiver.shared.lock().take(start + Duration::from_secs(seconds)).0;
-        assert_eq!([at(1), at(59)], [Fate::Queued, Fate::Duplicate]);
+        assert_eq!([at(1), at(59)], [EnqueueResult::Queued, EnqueueResult::Duplicate]);
         assert!(take_at(59).is_some());
-        assert_eq!(at(100), Fate::Duplicate);
-        assert_eq!([at(200), at(1000)], [Fate::Queued, Fate::Duplicate], "it waits");
+        assert_eq!(at(100), EnqueueResult::Duplicate);
+        assert_eq!([at(200), at(1000)], [EnqueueResult::Queued, EnqueueResult::Duplicate], "it waits");
         assert!(take_at(200).is_some());
         receiver.forget(&offer("nginx").image);
-        assert_eq!(at(201), Fate::Queued);
+        assert_eq!(at(201), EnqueueResult::Queued);
     }
 
     #[test]
     fn memory_is_bounded_whatever_is_offered() {
         let (offers, receiver) = queue(bounds(1000, 100));
         for number in 0..5000 {
-            offers.offer(offer(&format!("app:{number}")));
+            offers.try_enqueue(offer(&format!("app:{number}")));
             if number % 2 == 0 {
                 receiver.shared.lock().take(Instant::now());
             }
@@ -404,16 +407,20 @@ mod tests {
 
     #[test]
     fn one_namespace_brings_so_many_new_images_and_no_more_and_takes_nothing_from_others() {
-        let limit = Limit { burst: 5, per_second: 0.001 };
-        let (offers, _receiver) = queue(Bounds { of_namespace: Some(limit), ..Bounds::default() });
+        let limit = NamespaceLimit { burst: 5, per_second: 0.001 };
+        let (offers, _receiver) = queue(QueueBounds { of_namespace: Some(limit), ..QueueBounds::default() });
         for number in 0..50 {
-            offers.offer(of("greedy", &format!("app:{number}")));
+            offers.try_enqueue(of("greedy", &format!("app:{number}")));
         }
         for _ in 0..50 {
-            offers.offer(of("greedy", "app:0"));
+            offers.try_enqueue(of("greedy", "app:0"));
         }
-        assert_eq!(offers.counts(), Counts { queued: 5, limited: 45, duplicate: 50, dropped: 0 });
-        assert_eq!(offers.offer(of("other", "app:49")), Fate::Queued, "what was refused is not remembered");
+        assert_eq!(offers.counts(), EnqueueCounts { queued: 5, limited: 45, duplicate: 50, dropped: 0 });
+        assert_eq!(
+            offers.try_enqueue(of("other", "app:49")),
+            EnqueueResult::Queued,
+            "what was refused is not remembered"
+        );
     }
 
     #[tokio::test]
@@ -422,31 +429,35 @@ mod tests {
         let (offers, mut receiver) = queue(bounds(ROOM, 4096));
         for _ in 0..2 {
             for number in 0..ROOM * 100 {
-                offers.offer(offer(&format!("app:{number}")));
+                offers.try_enqueue(offer(&format!("app:{number}")));
             }
         }
         let room = u64::try_from(ROOM).unwrap();
         let dropped = room * 99 * 2;
-        assert_eq!(offers.counts(), Counts { queued: room, duplicate: room, dropped, limited: 0 });
+        assert_eq!(offers.counts(), EnqueueCounts { queued: room, duplicate: room, dropped, limited: 0 });
         let mut taken = HashSet::new();
         for _ in 0..ROOM {
             assert!(taken.insert(receiver.next().await.unwrap().image));
         }
-        assert_eq!(offers.offer(offer("app:1000")), Fate::Queued, "there is room again");
+        assert_eq!(offers.try_enqueue(offer("app:1000")), EnqueueResult::Queued, "there is room again");
     }
 
-    fn of(namespace: &str, image: &str) -> Offer {
-        Offer { namespace: namespace.to_owned(), ..offer(image) }
+    fn of(namespace: &str, image: &str) -> PrewarmRequest {
+        PrewarmRequest { namespace: namespace.to_owned(), ..offer(image) }
     }
 
     #[tokio::test]
     async fn queue_lets_a_namespace_that_floods_it_delay_no_other() {
-        let pace = Limit { burst: 5, per_second: 0.001 };
-        let (offers, mut receiver) = queue(Bounds { pace: Some(pace), ..bounds(100, 4096) });
+        let pace = NamespaceLimit { burst: 5, per_second: 0.001 };
+        let (offers, mut receiver) = queue(QueueBounds { pace: Some(pace), ..bounds(100, 4096) });
         for number in 0..3000 {
-            offers.offer(of(["one", "two"][number % 2], &format!("nope:{number}")));
+            offers.try_enqueue(of(["one", "two"][number % 2], &format!("nope:{number}")));
         }
-        assert_eq!(offers.offer(of("shop", "nginx:1")), Fate::Queued, "a small namespace always has room");
+        assert_eq!(
+            offers.try_enqueue(of("shop", "nginx:1")),
+            EnqueueResult::Queued,
+            "a small namespace always has room"
+        );
         let mut taken = Vec::new();
         for _ in 0..11 {
             taken.push(receiver.next().await.unwrap().namespace);
@@ -454,17 +465,17 @@ mod tests {
         assert!(taken[..3].contains(&"shop".to_owned()), "{taken:?}");
         let more = tokio::time::timeout(PACE * 3, receiver.next()).await;
         assert!(more.is_err(), "the pace of both namespaces is used up");
-        offers.offer(of("bank", "nginx:2"));
+        offers.try_enqueue(of("bank", "nginx:2"));
         assert_eq!(receiver.next().await.unwrap().namespace, "bank");
         assert!(offers.waiting() <= 100);
     }
 
     #[tokio::test]
     async fn queue_loses_nothing_that_waits_for_the_pace_of_its_namespace() {
-        let pace = Limit { burst: 1, per_second: 100.0 };
-        let (offers, mut receiver) = queue(Bounds { pace: Some(pace), ..bounds(100, 4096) });
+        let pace = NamespaceLimit { burst: 1, per_second: 100.0 };
+        let (offers, mut receiver) = queue(QueueBounds { pace: Some(pace), ..bounds(100, 4096) });
         for number in 0..20 {
-            offers.offer(offer(&format!("app:{number}")));
+            offers.try_enqueue(offer(&format!("app:{number}")));
         }
         drop(offers);
         let mut taken = HashSet::new();
@@ -481,8 +492,8 @@ mod tests {
             offers.offer_in(Order::Last, of("flood", &format!("nope:{number}")));
         }
         offers.offer_in(Order::Last, of("shop", "last:1"));
-        offers.offer(of("flood", "app:1"));
-        offers.offer(of("shop", "app:2"));
+        offers.try_enqueue(of("flood", "app:1"));
+        offers.try_enqueue(of("shop", "app:2"));
         drop(offers);
         let mut taken = Vec::new();
         while let Some(offer) = receiver.next().await {

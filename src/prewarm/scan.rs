@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 
-use super::timing::Timing;
+use super::timing::PrewarmTiming;
 use crate::{
     api::{
         FoundSeverity, ScanState, ScanStatus,
@@ -21,7 +21,7 @@ use crate::{
 
 /// The scan options of an image. The default only reads existing scans.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Terms {
+pub struct ScanTerms {
     /// Harbor is asked to scan unscanned manifests, because a policy or a user needs the verdict.
     pub wanted: bool,
     /// The project blocks pulls of vulnerable or unscanned images.
@@ -32,7 +32,7 @@ pub struct Terms {
 
 /// The known scans of an image after a check.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Found {
+pub struct ScanFindings {
     /// For each wanted manifest, in their order; `None` for one that Harbor does not list.
     pub each: Vec<Option<ScanStatus>>,
     /// A scan is running, and is worth waiting for.
@@ -78,7 +78,7 @@ pub fn read(artifact: &Artifact, known: Option<&ScanStatus>) -> ScanStatus {
 }
 
 /// Returns whether to ask Harbor for a scan now. `refused`: Harbor refuses to serve the manifest.
-pub fn is_due(scan: &ScanStatus, terms: &Terms, refused: bool, now: Timestamp, timing: &Timing) -> bool {
+pub fn is_due(scan: &ScanStatus, terms: &ScanTerms, refused: bool, now: Timestamp, timing: &PrewarmTiming) -> bool {
     asked_in(scan, terms, refused, now, timing) == Some(Duration::ZERO)
 }
 
@@ -106,12 +106,12 @@ pub fn asked(scan: ScanStatus, answer: &Result<(), harbor::Error>, now: Timestam
 pub fn found(
     each: Vec<Option<ScanStatus>>,
     refused: &[bool],
-    terms: &Terms,
+    terms: &ScanTerms,
     age: Duration,
     now: Timestamp,
-    timing: &Timing,
-) -> Found {
-    let mut found = Found::default();
+    timing: &PrewarmTiming,
+) -> ScanFindings {
+    let mut found = ScanFindings::default();
     for (scan, refused) in each.iter().zip(refused.iter().copied().chain(std::iter::repeat(false))) {
         let Some(scan) = scan else { continue };
         let again = if scan.state == ScanState::Scanning {
@@ -125,7 +125,7 @@ pub fn found(
         };
         found.again = found.again.into_iter().chain(again).min();
     }
-    Found { each, ..found }
+    ScanFindings { each, ..found }
 }
 
 /// Aggregates the manifests of an image: the least advanced state, and the most severe finding.
@@ -155,7 +155,13 @@ pub fn worst<'s>(manifests: impl IntoIterator<Item = (&'s str, Option<&'s ScanSt
 }
 
 /// Returns the time until Harbor is asked for a scan; `None`: not without a change.
-fn asked_in(scan: &ScanStatus, terms: &Terms, refused: bool, now: Timestamp, timing: &Timing) -> Option<Duration> {
+fn asked_in(
+    scan: &ScanStatus,
+    terms: &ScanTerms,
+    refused: bool,
+    now: Timestamp,
+    timing: &PrewarmTiming,
+) -> Option<Duration> {
     let due = match scan.state {
         ScanState::Scanning => return None,
         ScanState::Scanned => {

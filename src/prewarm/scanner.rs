@@ -3,9 +3,9 @@
 use k8s_openapi::jiff::Timestamp;
 
 use super::{
-    scan::{self, Found, Terms},
+    scan::{self, ScanFindings, ScanTerms},
     target::Target,
-    timing::Timing,
+    timing::PrewarmTiming,
 };
 use crate::{
     api::{ScanStatus, cached_image::PlatformStatus, condition::since},
@@ -19,15 +19,15 @@ use crate::{
 const MOST: usize = 16;
 
 /// The scans of one image.
-pub(super) struct Scans<'a> {
+pub(super) struct ImageScanner<'a> {
     pub(super) harbor: &'a harbor::Client,
     pub(super) target: &'a Target,
-    pub(super) terms: Terms,
-    pub(super) timing: &'a Timing,
+    pub(super) terms: ScanTerms,
+    pub(super) timing: &'a PrewarmTiming,
     pub(super) now: Timestamp,
 }
 
-impl Scans<'_> {
+impl ImageScanner<'_> {
     /// Reads the scan status of each wanted manifest from the list, and asks for scans that are due. If Harbor refuses a scan,
     /// that is no failure: the status shows Harbor's message.
     pub(super) async fn after_look(
@@ -36,7 +36,7 @@ impl Scans<'_> {
         artifacts: &[Artifact],
         refused: &[Option<String>],
         warmed: Timestamp,
-    ) -> Found {
+    ) -> ScanFindings {
         let refused: Vec<bool> = refused.iter().map(Option::is_some).collect();
         let mut each = Vec::with_capacity(wanted.len());
         let mut asked = 0;

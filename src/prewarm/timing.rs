@@ -7,7 +7,7 @@ const LEAST: Duration = Duration::from_secs(2);
 
 /// Durations of waits and pauses. The defaults fit a stock Harbor; tests against a faster one scale them.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Timing {
+pub struct PrewarmTiming {
     /// From the pull to the first check. Default 20 s.
     pub first_look: Duration,
     /// Minimum time between checks. Default 5 s.
@@ -33,7 +33,7 @@ pub struct Timing {
     pub refresh: Duration,
 }
 
-impl Default for Timing {
+impl Default for PrewarmTiming {
     fn default() -> Self {
         let seconds = Duration::from_secs;
         Self {
@@ -52,7 +52,7 @@ impl Default for Timing {
     }
 }
 
-impl Timing {
+impl PrewarmTiming {
     /// Returns the timing for a Harbor that lists an image `first_look` after its pull; a stock one takes 20 s. Backoff and
     /// checks of Ready images are not scaled.
     pub fn paced(first_look: Duration) -> Self {

@@ -8,14 +8,14 @@ use std::collections::{HashMap, HashSet};
 use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::jiff::Timestamp;
 
-use super::{scan::Found, target::Target};
+use super::{scan::ScanFindings, target::Target};
 use crate::{
     api::{
         Reason,
         cached_image::{IndexState, PlatformStatus},
     },
     harbor::{self, model::Artifact},
-    registry::{self, Class, Client, Digest, Error, Image, Manifest},
+    registry::{self, Client, Digest, Error, ImageManifest, Manifest, RetryClass},
 };
 
 /// Blobs that are checked at once.
@@ -23,7 +23,7 @@ const BLOBS_AT_ONCE: usize = 4;
 
 /// A check of Harbor failed.
 #[derive(Debug, thiserror::Error)]
-pub enum LookError {
+pub enum VerifyError {
     /// Harbor's API failed.
     #[error(transparent)]
     Inventory(#[from] harbor::Error),
@@ -32,14 +32,14 @@ pub enum LookError {
     Registry(#[from] Error),
 }
 
-impl LookError {
+impl VerifyError {
     /// Returns how to handle the error.
-    pub fn class(&self) -> Class {
+    pub fn class(&self) -> RetryClass {
         match self {
             Self::Inventory(error) => match error.class() {
-                harbor::Class::Retry => Class::Retry,
-                harbor::Class::Wait => Class::Wait(None),
-                harbor::Class::Stalled => Class::Stalled,
+                harbor::RetryClass::Retry => RetryClass::Retry,
+                harbor::RetryClass::Wait => RetryClass::Wait(None),
+                harbor::RetryClass::Stalled => RetryClass::Stalled,
             },
             Self::Registry(error) => error.class(),
         }
@@ -64,7 +64,7 @@ impl LookError {
 
 /// The warmed image to verify.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Question<'a> {
+pub struct VerifyRequest<'a> {
     /// Digest of the upstream's index or manifest.
     pub digest: &'a str,
     /// The requested tag; `None` for an image that is pinned to a digest.
@@ -79,7 +79,7 @@ pub struct Question<'a> {
 
 /// The result of one check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Finding {
+pub enum Presence {
     /// It holds.
     Yes(Reason),
     /// It does not hold, and is unlikely to change.
@@ -90,7 +90,7 @@ pub enum Finding {
 
 /// What Harbor's API lists for an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listed {
+pub struct ListedArtifact {
     /// Its digest in Harbor, which may differ from the upstream's.
     pub digest: String,
     /// When Harbor stored it, by Harbor's clock.
@@ -99,25 +99,25 @@ pub struct Listed {
 
 /// The result of a verification.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Verdict {
+pub struct Verification {
     /// For each wanted manifest, in their order: whether it and all its blobs are stored.
     pub stored: Vec<bool>,
     /// State of the index; `None` for an image without one.
     pub index: Option<IndexState>,
     /// The index or manifest as Harbor stores it, if it is stored.
-    pub artifact: Option<Listed>,
+    pub artifact: Option<ListedArtifact>,
     /// Whether the tag is served while the upstream is down; `None` for an image that is pinned to a digest.
-    pub by_tag: Option<Finding>,
+    pub by_tag: Option<Presence>,
     /// Whether the upstream's digest is served while the upstream is down.
-    pub by_digest: Finding,
+    pub by_digest: Presence,
     /// For each wanted manifest, in their order: Harbor's message if it refuses a pull (412). Empty if no manifest was
     /// requested.
     pub refused: Vec<Option<String>>,
     /// The known scans.
-    pub scans: Found,
+    pub scans: ScanFindings,
 }
 
-impl Verdict {
+impl Verification {
     /// Returns whether every wanted manifest and blob is stored.
     pub fn complete(&self) -> bool {
         !self.stored.is_empty() && self.stored.iter().all(|stored| *stored)
@@ -125,7 +125,7 @@ impl Verdict {
 }
 
 /// Verifies an image from Harbor's list of the repository, and from the known blobs of each wanted manifest.
-pub fn judge(question: &Question<'_>, artifacts: &[Artifact], blobs: &HashMap<String, bool>) -> Verdict {
+pub fn evaluate(question: &VerifyRequest<'_>, artifacts: &[Artifact], blobs: &HashMap<String, bool>) -> Verification {
     let listed = listed(artifacts);
     let stored: Vec<bool> = question
         .wanted
@@ -135,12 +135,13 @@ pub fn judge(question: &Question<'_>, artifacts: &[Artifact], blobs: &HashMap<St
     let complete = !stored.is_empty() && stored.iter().all(|stored| *stored);
     let same = artifacts.iter().find(|artifact| artifact.digest == question.digest);
     let tagged = question.tag.and_then(|tag| artifacts.iter().find(|artifact| has_tag(artifact, tag)));
-    let (refused, scans) = (Vec::new(), Found::default());
+    let (refused, scans) = (Vec::new(), ScanFindings::default());
     if question.index_children.is_none() {
         let tag_is_ours = tagged.is_some_and(|artifact| artifact.digest == question.digest);
-        let by_digest = if complete { Finding::Yes(Reason::DigestStored) } else { Finding::NotYet(Reason::Verifying) };
-        let by_tag = question.tag.map(|_| tag_finding(complete && tag_is_ours, Finding::NotYet(Reason::Untagged)));
-        return Verdict { stored, index: None, artifact: same.map(listing), by_tag, by_digest, refused, scans };
+        let by_digest =
+            if complete { Presence::Yes(Reason::DigestStored) } else { Presence::NotYet(Reason::Verifying) };
+        let by_tag = question.tag.map(|_| tag_finding(complete && tag_is_ours, Presence::NotYet(Reason::Untagged)));
+        return Verification { stored, index: None, artifact: same.map(listing), by_tag, by_digest, refused, scans };
     }
     let serves = |artifact: &&Artifact| serves(question, artifact, artifacts);
     let tagged = tagged.filter(serves);
@@ -156,26 +157,26 @@ pub fn judge(question: &Question<'_>, artifacts: &[Artifact], blobs: &HashMap<St
         }
         Some(_) => IndexState::Trimmed,
     };
-    let nested = Finding::No(Reason::NestedIndex);
+    let nested = Presence::No(Reason::NestedIndex);
     let by_digest = match (same, index) {
-        (Some(_), _) if complete => Finding::Yes(Reason::DigestStored),
-        (None, Some(_)) => Finding::No(Reason::IndexRewritten),
+        (Some(_), _) if complete => Presence::Yes(Reason::DigestStored),
+        (None, Some(_)) => Presence::No(Reason::IndexDigestChanged),
         (None, None) if question.nested => nested,
-        _ => Finding::NotYet(Reason::Verifying),
+        _ => Presence::NotYet(Reason::Verifying),
     };
-    let untagged = if question.nested && index.is_none() { nested } else { Finding::NotYet(Reason::Untagged) };
+    let untagged = if question.nested && index.is_none() { nested } else { Presence::NotYet(Reason::Untagged) };
     let by_tag = question.tag.map(|_| tag_finding(complete && tagged.is_some(), untagged));
-    Verdict { stored, index: Some(state), artifact: index.map(listing), by_tag, by_digest, refused, scans }
+    Verification { stored, index: Some(state), artifact: index.map(listing), by_tag, by_digest, refused, scans }
 }
 
-fn listing(artifact: &Artifact) -> Listed {
+fn listing(artifact: &Artifact) -> ListedArtifact {
     let since = artifact.push_time.as_deref().and_then(|text| text.parse().ok());
-    Listed { digest: artifact.digest.clone(), since }
+    ListedArtifact { digest: artifact.digest.clone(), since }
 }
 
 /// Returns whether the digest that a tag answers now is still the image of `question`: the upstream's digest, or, while the
 /// upstream is down, that of Harbor's own rewritten index.
-pub fn still_is(question: &Question<'_>, answered: &Digest, artifacts: &[Artifact]) -> bool {
+pub fn still_is(question: &VerifyRequest<'_>, answered: &Digest, artifacts: &[Artifact]) -> bool {
     let ours = |artifact: &Artifact| {
         artifact.digest == answered.as_str()
             && question.index_children.is_some()
@@ -186,7 +187,7 @@ pub fn still_is(question: &Question<'_>, answered: &Digest, artifacts: &[Artifac
 
 /// How thoroughly Harbor is checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Depth {
+pub enum VerifyDepth {
     /// Skips what is known to be stored.
     New,
     /// Of what is known to be stored, requests the manifests only: whether Harbor allows the pull.
@@ -200,26 +201,26 @@ pub enum Depth {
 ///
 /// # Errors
 /// [`LookError`]: the state is unknown then.
-pub async fn look(
-    question: &Question<'_>,
+pub async fn observe(
+    question: &VerifyRequest<'_>,
     target: &Target,
     client: &Client,
     artifacts: &[Artifact],
-    depth: Depth,
-) -> Result<Verdict, LookError> {
+    depth: VerifyDepth,
+) -> Result<Verification, VerifyError> {
     let path = target.path();
     let listed = listed(artifacts);
     let mut blobs = HashMap::new();
     let mut refused = Vec::with_capacity(question.wanted.len());
     for child in question.wanted {
-        let known = child.stored && depth != Depth::All;
+        let known = child.stored && depth != VerifyDepth::All;
         let mut refusal = None;
-        if known && depth == Depth::New {
+        if known && depth == VerifyDepth::New {
             blobs.insert(child.digest.clone(), true);
         } else if listed.contains(child.digest.as_str()) {
             let stored = match client.manifest(&path, &child.digest).await {
                 Ok(_) if known => true,
-                Ok(registry::Fetched { manifest: Manifest::Image(image), .. }) => {
+                Ok(registry::FetchedManifest { manifest: Manifest::Image(image), .. }) => {
                     blobs_stored(client, &path, &image).await?
                 }
                 Ok(_) | Err(Error::NotFound { .. } | Error::UpstreamUnavailable { .. }) => false,
@@ -233,11 +234,11 @@ pub async fn look(
         }
         refused.push(refusal);
     }
-    Ok(Verdict { refused, ..judge(question, artifacts, &blobs) })
+    Ok(Verification { refused, ..evaluate(question, artifacts, &blobs) })
 }
 
-async fn blobs_stored(client: &Client, path: &str, image: &Image) -> Result<bool, Error> {
-    let checks = Image::blobs(image).into_iter().map(async |blob| client.has_blob(path, &blob.digest).await);
+async fn blobs_stored(client: &Client, path: &str, image: &ImageManifest) -> Result<bool, Error> {
+    let checks = ImageManifest::blobs(image).into_iter().map(async |blob| client.has_blob(path, &blob.digest).await);
     stream::iter(checks).buffer_unordered(BLOBS_AT_ONCE).try_fold(true, async |all, one| Ok(all && one)).await
 }
 
@@ -252,7 +253,7 @@ fn has_tag(artifact: &Artifact, tag: &str) -> bool {
 }
 
 /// Whether an artifact is an index with every wanted child, its own or that of an index that it lists.
-fn serves(question: &Question<'_>, artifact: &Artifact, artifacts: &[Artifact]) -> bool {
+fn serves(question: &VerifyRequest<'_>, artifact: &Artifact, artifacts: &[Artifact]) -> bool {
     let lists =
         |artifact: &Artifact, digest: &str| artifact.references.iter().any(|child| child.child_digest == digest);
     let inner = || artifacts.iter().filter(|inner| lists(artifact, &inner.digest));
@@ -260,8 +261,8 @@ fn serves(question: &Question<'_>, artifact: &Artifact, artifacts: &[Artifact]) 
     !question.wanted.is_empty() && question.wanted.iter().all(|child| has(&child.digest))
 }
 
-fn tag_finding(served: bool, otherwise: Finding) -> Finding {
-    if served { Finding::Yes(Reason::Tagged) } else { otherwise }
+fn tag_finding(served: bool, otherwise: Presence) -> Presence {
+    if served { Presence::Yes(Reason::Tagged) } else { otherwise }
 }
 
 #[cfg(test)]
@@ -293,18 +294,18 @@ mod tests {
         digests.iter().map(|digest| ((*digest).to_owned(), true)).collect()
     }
 
-    const YES_TAG: Finding = Finding::Yes(Reason::Tagged);
-    const NO_TAG: Finding = Finding::NotYet(Reason::Untagged);
-    const YES_DIGEST: Finding = Finding::Yes(Reason::DigestStored);
-    const REWRITTEN: Finding = Finding::No(Reason::IndexRewritten);
-    const NOT_YET: Finding = Finding::NotYet(Reason::Verifying);
+    const YES_TAG: Presence = Presence::Yes(Reason::Tagged);
+    const NO_TAG: Presence = Presence::NotYet(Reason::Untagged);
+    const YES_DIGEST: Presence = Presence::Yes(Reason::DigestStored);
+    const REWRITTEN: Presence = Presence::No(Reason::IndexDigestChanged);
+    const NOT_YET: Presence = Presence::NotYet(Reason::Verifying);
 
     #[test]
     fn an_index_is_judged_by_what_harbor_made_of_it() {
         use IndexState::{Absent, Complete, Trimmed};
         let wanted = wanted(&["a", "b"]);
         let question =
-            Question { digest: "up", tag: Some("v1"), index_children: Some(3), nested: false, wanted: &wanted };
+            VerifyRequest { digest: "up", tag: Some("v1"), index_children: Some(3), nested: false, wanted: &wanted };
         let table = [
             ("nothing yet", vec![], false, Absent, NO_TAG, NOT_YET),
             ("one child", vec![artifact("a", &[], &[])], false, Absent, NO_TAG, NOT_YET),
@@ -325,7 +326,7 @@ mod tests {
             ("another tag", vec![artifact("up", &["v2"], &["a", "b", "c"])], true, Complete, NO_TAG, YES_DIGEST),
         ];
         for (name, artifacts, complete, index, by_tag, by_digest) in table {
-            let verdict = judge(&question, &artifacts, &all_blobs(&["a", "b"]));
+            let verdict = evaluate(&question, &artifacts, &all_blobs(&["a", "b"]));
             assert_eq!(
                 (verdict.complete(), verdict.index, verdict.by_tag, verdict.by_digest),
                 (complete, Some(index), Some(by_tag), by_digest),
@@ -337,7 +338,8 @@ mod tests {
     #[test]
     fn a_single_image_is_served_by_digest_once_stored_and_by_tag_once_tagged() {
         let wanted = wanted(&["up"]);
-        let question = Question { digest: "up", tag: Some("v1"), index_children: None, nested: false, wanted: &wanted };
+        let question =
+            VerifyRequest { digest: "up", tag: Some("v1"), index_children: None, nested: false, wanted: &wanted };
         let table = [
             ("nothing yet", vec![], false, NO_TAG, NOT_YET),
             ("untagged", vec![artifact("up", &[], &[])], true, NO_TAG, YES_DIGEST),
@@ -345,11 +347,12 @@ mod tests {
             ("moved", vec![artifact("old", &["v1"], &[]), artifact("up", &[], &[])], true, NO_TAG, YES_DIGEST),
         ];
         for (name, artifacts, complete, by_tag, by_digest) in table {
-            let verdict = judge(&question, &artifacts, &all_blobs(&["up"]));
+            let verdict = evaluate(&question, &artifacts, &all_blobs(&["up"]));
             let found = (verdict.complete(), verdict.by_tag, verdict.by_digest);
             assert_eq!(found, (complete, Some(by_tag), by_digest), "{name}");
         }
-        let pinned = judge(&Question { tag: None, ..question }, &[artifact("up", &["v1"], &[])], &all_blobs(&["up"]));
+        let pinned =
+            evaluate(&VerifyRequest { tag: None, ..question }, &[artifact("up", &["v1"], &[])], &all_blobs(&["up"]));
         assert_eq!((pinned.by_tag, pinned.by_digest), (None, YES_DIGEST));
     }
 
@@ -357,43 +360,48 @@ mod tests {
     fn a_manifest_without_its_blobs_is_not_stored_and_nothing_of_it_is_offline() {
         let wanted = wanted(&["a", "b"]);
         let question =
-            Question { digest: "up", tag: Some("v1"), index_children: Some(2), nested: false, wanted: &wanted };
+            VerifyRequest { digest: "up", tag: Some("v1"), index_children: Some(2), nested: false, wanted: &wanted };
         let artifacts = [artifact("up", &["v1"], &["a", "b"])];
-        let verdict = judge(&question, &artifacts, &all_blobs(&["a"]));
+        let verdict = evaluate(&question, &artifacts, &all_blobs(&["a"]));
         assert_eq!(verdict.stored, [true, false]);
         assert_eq!((verdict.by_tag, verdict.by_digest), (Some(NO_TAG), NOT_YET));
-        assert!(!judge(&Question { wanted: &[], ..question }, &artifacts, &HashMap::new()).complete());
+        assert!(!evaluate(&VerifyRequest { wanted: &[], ..question }, &artifacts, &HashMap::new()).complete());
     }
 
     #[test]
     fn harbors_own_digest_of_an_index_is_no_moved_tag() {
         let [up, own, other] = ["up", "own", "other"].map(|text| Digest::of(text.as_bytes()));
         let wanted = wanted(&["a"]);
-        let question =
-            Question { digest: up.as_str(), tag: Some("v1"), index_children: Some(2), nested: false, wanted: &wanted };
+        let question = VerifyRequest {
+            digest: up.as_str(),
+            tag: Some("v1"),
+            index_children: Some(2),
+            nested: false,
+            wanted: &wanted,
+        };
         let artifacts = [artifact(own.as_str(), &["v1"], &["a"]), artifact(other.as_str(), &[], &["x"])];
         assert!(still_is(&question, &up, &artifacts) && still_is(&question, &own, &artifacts));
         assert!(!still_is(&question, &other, &artifacts));
-        assert!(!still_is(&Question { index_children: None, ..question }, &own, &artifacts));
+        assert!(!still_is(&VerifyRequest { index_children: None, ..question }, &own, &artifacts));
     }
 
     #[test]
     fn an_index_in_an_index_is_offline_only_where_harbor_stored_the_inner_one_as_it_was() {
         let wanted = wanted(&["a", "b"]);
         let question =
-            Question { digest: "up", tag: Some("v1"), index_children: Some(1), nested: true, wanted: &wanted };
+            VerifyRequest { digest: "up", tag: Some("v1"), index_children: Some(1), nested: true, wanted: &wanted };
         let children = || [artifact("a", &[], &[]), artifact("b", &[], &[])];
         let rewritten = [&children()[..], &[artifact("other inner", &[], &["a", "b"])]].concat();
         let kept =
             [&children()[..], &[artifact("inner", &[], &["a", "b"]), artifact("own", &["v1"], &["inner"])]].concat();
-        let never = Finding::No(Reason::NestedIndex);
+        let never = Presence::No(Reason::NestedIndex);
         let table = [
             ("nothing yet", vec![], IndexState::Nested, never, never),
             ("the inner index under another digest", rewritten, IndexState::Nested, never, never),
             ("the inner index as it was", kept, IndexState::Complete, YES_TAG, REWRITTEN),
         ];
         for (name, artifacts, index, by_tag, by_digest) in table {
-            let verdict = judge(&question, &artifacts, &all_blobs(&["a", "b"]));
+            let verdict = evaluate(&question, &artifacts, &all_blobs(&["a", "b"]));
             assert_eq!(
                 (verdict.index, verdict.by_tag, verdict.by_digest),
                 (Some(index), Some(by_tag), by_digest),
@@ -406,11 +414,11 @@ mod tests {
     fn what_harbor_lists_for_an_image_is_named_with_its_own_digest_and_time() {
         let wanted = wanted(&["a"]);
         let question =
-            Question { digest: "up", tag: Some("v2"), index_children: Some(2), nested: false, wanted: &wanted };
+            VerifyRequest { digest: "up", tag: Some("v2"), index_children: Some(2), nested: false, wanted: &wanted };
         let mut index = artifact("own", &["v1"], &["a"]);
         index.push_time = Some("2026-01-02T03:04:05.678Z".to_owned());
-        let listed = judge(&question, &[index], &all_blobs(&["a"])).artifact.unwrap();
+        let listed = evaluate(&question, &[index], &all_blobs(&["a"])).artifact.unwrap();
         assert_eq!((listed.digest.as_str(), listed.since.unwrap().as_second()), ("own", 1_767_323_045));
-        assert_eq!(judge(&question, &[], &HashMap::new()).artifact, None);
+        assert_eq!(evaluate(&question, &[], &HashMap::new()).artifact, None);
     }
 }

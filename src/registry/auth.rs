@@ -65,13 +65,13 @@ impl Challenge {
 
 /// The answer of a token service.
 #[derive(Deserialize)]
-pub(super) struct TokenAnswer {
+pub(super) struct TokenResponse {
     token: Option<String>,
     access_token: Option<String>,
     expires_in: Option<u64>,
 }
 
-impl TokenAnswer {
+impl TokenResponse {
     /// Returns the token, and how long to use it: nine tenths of its lifetime.
     pub(super) fn token(self) -> Option<(SecretString, Duration)> {
         let life = self.expires_in.unwrap_or(DEFAULT_LIFE).min(MAX_LIFE);
@@ -83,11 +83,11 @@ impl TokenAnswer {
 
 /// A cache of tokens by repository.
 #[derive(Debug, Default)]
-pub(super) struct Tokens {
+pub(super) struct TokenCache {
     kept: Mutex<HashMap<String, (SecretString, Instant)>>,
 }
 
-impl Tokens {
+impl TokenCache {
     /// Returns the token of a repository if it is still usable at `now`.
     pub(super) fn get(&self, repository: &str, now: Instant) -> Option<SecretString> {
         let kept = self.kept.lock().ok()?;
@@ -141,10 +141,11 @@ mod tests {
 
     #[test]
     fn token_is_used_for_nine_tenths_of_its_life_and_no_longer() {
-        let answer: TokenAnswer = serde_json::from_str(r#"{"token":"t","access_token":"","expires_in":1800}"#).unwrap();
+        let answer: TokenResponse =
+            serde_json::from_str(r#"{"token":"t","access_token":"","expires_in":1800}"#).unwrap();
         let (token, life) = answer.token().unwrap();
         assert_eq!((token.expose_secret(), life), ("t", Duration::from_secs(1620)));
-        let tokens = Tokens::default();
+        let tokens = TokenCache::default();
         let start = Instant::now();
         tokens.put("a/b", token, start + life, start);
         assert!(tokens.get("a/b", start + Duration::from_secs(1619)).is_some());
@@ -153,7 +154,7 @@ mod tests {
 
     #[test]
     fn the_cache_of_tokens_has_an_end_and_the_freshest_stay() {
-        let (tokens, start) = (Tokens::default(), Instant::now());
+        let (tokens, start) = (TokenCache::default(), Instant::now());
         for number in 0..2 * MAX_TOKENS as u64 {
             let until = start + Duration::from_secs(number + 1);
             tokens.put(&format!("r{number}"), SecretString::from("t"), until, start);

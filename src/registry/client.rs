@@ -18,14 +18,14 @@ use tracing::Instrument;
 use url::Url;
 
 use super::{
-    auth::{Challenge, TOKEN_PATH, Tokens},
+    auth::{Challenge, TOKEN_PATH, TokenCache},
     digest::Digest,
     error::{Error, is_gateway},
     manifest::{self, Descriptor, Manifest},
     refusal,
 };
 use crate::{
-    harbor::{self, Credentials, Observer, Secrets, transport},
+    harbor::{self, Credentials, Redactor, RequestObserver, transport},
     leadership::Leadership,
 };
 
@@ -75,7 +75,7 @@ impl Endpoint {
 
 /// A fetched manifest.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Fetched {
+pub struct FetchedManifest {
     /// Digest computed from its bytes.
     pub digest: Digest,
     /// Parsed content.
@@ -84,7 +84,7 @@ pub struct Fetched {
 
 /// The result of a request for a blob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Blob {
+pub enum BlobResponse {
     /// The blob was read to its end, and has the expected digest and size.
     Streamed,
     /// The registry began to answer, and the connection was closed.
@@ -98,7 +98,7 @@ pub enum Blob {
 pub struct Client {
     inner: Arc<Inner>,
     leadership: Leadership,
-    secrets: Secrets,
+    secrets: Redactor,
     token_path: Arc<str>,
 }
 
@@ -110,18 +110,18 @@ struct Inner {
     idle_deadline: Duration,
     /// How the registry authenticates clients, once that is known.
     challenge: Mutex<Option<Challenge>>,
-    tokens: Tokens,
+    tokens: TokenCache,
     slots: Semaphore,
-    observer: Option<Arc<dyn Observer>>,
+    observer: Option<Arc<dyn RequestObserver>>,
 }
 
 /// An answer, and the slot that it occupies until it is read.
-struct Answer<'a> {
+struct RegistryResponse<'a> {
     response: Response,
     operation: String,
     /// The token that was sent.
     token: Option<SecretString>,
-    secrets: &'a Secrets,
+    secrets: &'a Redactor,
     _slot: Option<SemaphorePermit<'a>>,
 }
 
@@ -138,13 +138,13 @@ impl Client {
     ///
     /// # Errors
     /// Those of [`Client::new`].
-    pub fn observed(endpoint: &Endpoint, observer: Option<Arc<dyn Observer>>) -> Result<Self, Error> {
+    pub fn observed(endpoint: &Endpoint, observer: Option<Arc<dyn RequestObserver>>) -> Result<Self, Error> {
         let base = transport::base(&endpoint.url).map_err(Error::Endpoint)?;
         // HTTP/1.1 only: closing the connection ends the transfer of one blob and disturbs no other.
         let http = transport::builder(endpoint.ca_bundle.as_deref()).map_err(Error::Endpoint)?;
         let http = http.http1_only().connect_timeout(endpoint.connect_deadline).read_timeout(endpoint.idle_deadline);
         let http = http.build().map_err(|error| Error::Endpoint(error.to_string()))?;
-        let secrets = Secrets::default();
+        let secrets = Redactor::default();
         if let Some(own) = &endpoint.credentials {
             secrets.learn(&own.username, &own.password);
         }
@@ -155,7 +155,7 @@ impl Client {
                 credentials: endpoint.credentials.clone(),
                 idle_deadline: endpoint.idle_deadline,
                 challenge: Mutex::default(),
-                tokens: Tokens::default(),
+                tokens: TokenCache::default(),
                 slots: Semaphore::new(usize::from(endpoint.max_concurrent_requests.max(1))),
                 observer,
             }),
@@ -167,7 +167,7 @@ impl Client {
 
     /// Returns the client with `secrets` that its errors must not contain either.
     #[must_use]
-    pub fn concealing(self, secrets: &Secrets) -> Self {
+    pub fn concealing(self, secrets: &Redactor) -> Self {
         if let Some(own) = &self.inner.credentials {
             secrets.learn(&own.username, &own.password);
         }
@@ -215,7 +215,7 @@ impl Client {
     ///
     /// # Errors
     /// See [`Error`]; [`Error::TooLarge`] above 4 MiB.
-    pub async fn manifest(&self, repository: &str, reference: &str) -> Result<Fetched, Error> {
+    pub async fn manifest(&self, repository: &str, reference: &str) -> Result<FetchedManifest, Error> {
         let answer = self.ask(&Method::GET, repository, &format!("manifests/{reference}")).await?.successful().await?;
         let operation = answer.operation.clone();
         let kind = answer.response.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
@@ -230,7 +230,7 @@ impl Client {
             operation,
             detail: self.secrets.message(detail.as_bytes(), false, &[]),
         })?;
-        Ok(Fetched { digest, manifest })
+        Ok(FetchedManifest { digest, manifest })
     }
 
     /// Returns whether the registry has stored a blob: 2xx, or a redirect to its object storage.
@@ -259,10 +259,10 @@ impl Client {
         repository: &str,
         blob: &Descriptor,
         received: impl Fn(u64),
-    ) -> Result<Blob, Error> {
+    ) -> Result<BlobResponse, Error> {
         let answer = self.ask(&Method::GET, repository, &format!("blobs/{}", blob.digest)).await?;
         if answer.is_redirect() {
-            return Ok(Blob::Stored);
+            return Ok(BlobResponse::Stored);
         }
         let answer = answer.successful().await?.announcing(blob)?;
         let slowest = Duration::from_secs(blob.size / SLOWEST_BLOB);
@@ -275,10 +275,10 @@ impl Client {
 
     async fn read_blob(
         &self,
-        mut answer: Answer<'_>,
+        mut answer: RegistryResponse<'_>,
         blob: &Descriptor,
         received: impl Fn(u64),
-    ) -> Result<Blob, Error> {
+    ) -> Result<BlobResponse, Error> {
         let (mut hasher, mut length) = (blob.digest.hasher(), 0_u64);
         while let Some(piece) = self.piece(&mut answer).await? {
             length = length.saturating_add(piece.len() as u64);
@@ -295,7 +295,7 @@ impl Client {
         if actual != blob.digest {
             return Err(Error::DigestMismatch { expected: blob.digest.clone(), actual });
         }
-        Ok(Blob::Streamed)
+        Ok(BlobResponse::Streamed)
     }
 
     /// Requests a blob and closes the connection when the answer begins. Harbor continues to copy the blob into its store
@@ -303,14 +303,14 @@ impl Client {
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn touch_blob(&self, repository: &str, blob: &Descriptor) -> Result<Blob, Error> {
+    pub async fn touch_blob(&self, repository: &str, blob: &Descriptor) -> Result<BlobResponse, Error> {
         let answer = self.ask(&Method::GET, repository, &format!("blobs/{}", blob.digest)).await?;
         if answer.is_redirect() {
-            return Ok(Blob::Stored);
+            return Ok(BlobResponse::Stored);
         }
         // Dropping an answer that is not read to its end closes its connection.
         answer.successful().await?.announcing(blob)?;
-        Ok(Blob::Touched)
+        Ok(BlobResponse::Touched)
     }
 
     /// Returns whether Harbor itself answers, whatever its upstreams do: `GET /v2/` asks no upstream. Any status counts, except
@@ -324,7 +324,7 @@ impl Client {
     }
 
     /// Sends a request with a token, and retries once with a fresh token if a cached one is refused.
-    async fn ask(&self, method: &Method, repository: &str, what: &str) -> Result<Answer<'_>, Error> {
+    async fn ask(&self, method: &Method, repository: &str, what: &str) -> Result<RegistryResponse<'_>, Error> {
         let path = format!("/v2/{repository}/{what}");
         let kept = self.inner.tokens.get(repository, Instant::now());
         let fresh = kept.is_none();
@@ -346,7 +346,12 @@ impl Client {
         self.send(method, &path, token.as_ref()).await
     }
 
-    async fn send(&self, method: &Method, path: &str, token: Option<&SecretString>) -> Result<Answer<'_>, Error> {
+    async fn send(
+        &self,
+        method: &Method,
+        path: &str,
+        token: Option<&SecretString>,
+    ) -> Result<RegistryResponse<'_>, Error> {
         let mut request = self.inner.http.request(method.clone(), self.url(path));
         request = request.header(header::ACCEPT, manifest::ACCEPT);
         let challenge = self.inner.challenge.lock().await.clone();
@@ -358,10 +363,14 @@ impl Client {
             _ => request,
         };
         let answer = self.execute(request, format!("{method} {path}")).await?;
-        Ok(Answer { token: token.cloned(), ..answer })
+        Ok(RegistryResponse { token: token.cloned(), ..answer })
     }
 
-    async fn execute(&self, request: reqwest::RequestBuilder, operation: String) -> Result<Answer<'_>, Error> {
+    async fn execute(
+        &self,
+        request: reqwest::RequestBuilder,
+        operation: String,
+    ) -> Result<RegistryResponse<'_>, Error> {
         let closed = |_| Error::Endpoint("the client is closed".to_owned());
         let mut slot = Some(self.inner.slots.acquire().await.map_err(closed)?);
         let begin = Instant::now();
@@ -381,20 +390,22 @@ impl Client {
             }
         };
         match self.observe(&sent, begin) {
-            harbor::Answer::Status(status) => span.record("http.response.status_code", status),
+            harbor::RequestResult::Status(status) => span.record("http.response.status_code", status),
             _ => span.record("otel.status_code", "ERROR"),
         };
         match sent {
-            Ok(response) => Ok(Answer { response, operation, token: None, secrets: &self.secrets, _slot: slot }),
+            Ok(response) => {
+                Ok(RegistryResponse { response, operation, token: None, secrets: &self.secrets, _slot: slot })
+            }
             Err(error) => Err(refusal::unanswered(&operation, error, self.inner.idle_deadline, &self.secrets)),
         }
     }
 
-    fn observe(&self, sent: &Result<Response, reqwest::Error>, begin: Instant) -> harbor::Answer {
+    fn observe(&self, sent: &Result<Response, reqwest::Error>, begin: Instant) -> harbor::RequestResult {
         let answer = match sent {
-            Ok(response) => harbor::Answer::Status(response.status().as_u16()),
-            Err(error) if error.is_timeout() => harbor::Answer::Timeout,
-            Err(_) => harbor::Answer::Unreachable,
+            Ok(response) => harbor::RequestResult::Status(response.status().as_u16()),
+            Err(error) if error.is_timeout() => harbor::RequestResult::Timeout,
+            Err(_) => harbor::RequestResult::Unreachable,
         };
         if let Some(observer) = &self.inner.observer {
             observer.answered(harbor::Api::Registry, true, answer, begin.elapsed());
@@ -403,21 +414,21 @@ impl Client {
     }
 
     /// Reports the retry of a failed request.
-    pub(crate) fn note_repeat(&self) {
+    pub(crate) fn record_retry(&self) {
         if let Some(observer) = &self.inner.observer {
             observer.repeated();
         }
     }
 
     /// Reads a document of at most `limit` bytes. A slow body is aborted after [`DOCUMENT_DEADLINES`] times the idle deadline.
-    async fn body(&self, answer: Answer<'_>, limit: usize) -> Result<Vec<u8>, Error> {
+    async fn body(&self, answer: RegistryResponse<'_>, limit: usize) -> Result<Vec<u8>, Error> {
         let (deadline, operation) = (self.inner.idle_deadline * DOCUMENT_DEADLINES, answer.operation.clone());
         let read = tokio::time::timeout(deadline, self.read(answer, limit)).await;
         let detail = format!("not complete within {} s", deadline.as_secs_f32());
         read.unwrap_or(Err(Error::BrokenOff { operation, detail }))
     }
 
-    async fn read(&self, mut answer: Answer<'_>, limit: usize) -> Result<Vec<u8>, Error> {
+    async fn read(&self, mut answer: RegistryResponse<'_>, limit: usize) -> Result<Vec<u8>, Error> {
         let mut body = Vec::new();
         while let Some(piece) = self.piece(&mut answer).await? {
             if body.len() + piece.len() > limit {
@@ -429,7 +440,7 @@ impl Client {
         Ok(body)
     }
 
-    async fn piece(&self, answer: &mut Answer<'_>) -> Result<Option<bytes::Bytes>, Error> {
+    async fn piece(&self, answer: &mut RegistryResponse<'_>) -> Result<Option<bytes::Bytes>, Error> {
         let broken_off = |error| refusal::broken_off(&answer.operation, error, self.inner.idle_deadline, &self.secrets);
         self.leadership.guard(answer.response.chunk()).await.map_err(broken_off)
     }
@@ -442,7 +453,7 @@ impl Client {
     }
 }
 
-impl<'a> Answer<'a> {
+impl<'a> RegistryResponse<'a> {
     /// 301 is not among these: Harbor corrects names with it (`nginx` to `library/nginx`).
     fn is_redirect(&self) -> bool {
         matches!(
@@ -452,14 +463,14 @@ impl<'a> Answer<'a> {
     }
 
     /// Refuses a blob whose announced length differs from its manifest.
-    fn announcing(self, blob: &Descriptor) -> Result<Answer<'a>, Error> {
+    fn announcing(self, blob: &Descriptor) -> Result<RegistryResponse<'a>, Error> {
         match self.response.content_length().filter(|length| *length != blob.size) {
             Some(announced) => Err(size_mismatch(blob, announced)),
             None => Ok(self),
         }
     }
 
-    async fn successful(self) -> Result<Answer<'a>, Error> {
+    async fn successful(self) -> Result<RegistryResponse<'a>, Error> {
         if self.response.status().is_success() {
             return Ok(self);
         }

@@ -155,7 +155,7 @@ pub enum Error {
 
 /// How to handle an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Class {
+pub enum RetryClass {
     /// Retry soon, with backoff.
     Retry,
     /// Retry later: at the time that the answer named, or when something else changes.
@@ -166,23 +166,23 @@ pub enum Class {
 
 impl Error {
     /// Returns how to handle the error.
-    pub fn class(&self) -> Class {
+    pub fn class(&self) -> RetryClass {
         match self {
             Self::Unreachable { .. }
             | Self::BrokenOff { .. }
             | Self::Timeout { .. }
             | Self::Malformed { .. }
-            | Self::Unexpected { .. } => Class::Retry,
-            Self::Server { retry_after: None, .. } | Self::UpstreamUnavailable { .. } => Class::Retry,
-            Self::Server { retry_after, .. } | Self::RateLimited { retry_after, .. } => Class::Wait(*retry_after),
+            | Self::Unexpected { .. } => RetryClass::Retry,
+            Self::Server { retry_after: None, .. } | Self::UpstreamUnavailable { .. } => RetryClass::Retry,
+            Self::Server { retry_after, .. } | Self::RateLimited { retry_after, .. } => RetryClass::Wait(*retry_after),
             Self::Unauthorized { .. }
             | Self::ProjectNotFound { .. }
             | Self::Forbidden { .. }
             | Self::NotFound { .. }
             | Self::PolicyBlocked { .. }
             | Self::DigestMismatch { .. }
-            | Self::SizeMismatch { .. } => Class::Wait(None),
-            Self::Endpoint(_) | Self::TooLarge { .. } => Class::Stalled,
+            | Self::SizeMismatch { .. } => RetryClass::Wait(None),
+            Self::Endpoint(_) | Self::TooLarge { .. } => RetryClass::Stalled,
         }
     }
 
@@ -195,7 +195,7 @@ impl Error {
             Self::Forbidden { .. } => Reason::HarborForbidden,
             Self::NotFound { .. } => Reason::ImageNotFound,
             Self::UpstreamUnavailable { .. } => Reason::UpstreamUnhealthy,
-            Self::ProjectNotFound { .. } | Self::PolicyBlocked { .. } => Reason::PullRefused,
+            Self::ProjectNotFound { .. } | Self::PolicyBlocked { .. } => Reason::PullBlocked,
             Self::RateLimited { .. } => Reason::RateLimited,
             Self::BrokenOff { .. }
             | Self::Timeout { .. }
@@ -244,7 +244,7 @@ mod tests {
             assert!(error.may_be_harbor(), "{error}");
         }
         let broken_off = Error::BrokenOff { operation: operation.clone(), detail: "end of file".to_owned() };
-        assert_eq!((broken_off.reason(), broken_off.class()), (Reason::PullFailed, Class::Retry));
+        assert_eq!((broken_off.reason(), broken_off.class()), (Reason::PullFailed, RetryClass::Retry));
         let size = Error::SizeMismatch { digest: Digest::of(b"x"), expected: 2, actual: 1 };
         let limited = Error::RateLimited { retry_after: None, message: message.clone() };
         let unavailable = Error::UpstreamUnavailable { message: message.clone() };

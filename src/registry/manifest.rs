@@ -32,19 +32,19 @@ pub enum Manifest {
     /// A list of manifests, one for each platform.
     Index(Index),
     /// One image, or an artifact of another kind.
-    Image(Image),
+    Image(ImageManifest),
 }
 
 /// A list of manifests.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Index {
     /// All children, including attestations.
-    pub children: Vec<Child>,
+    pub children: Vec<IndexChild>,
 }
 
 /// One child of an index.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Child {
+pub struct IndexChild {
     /// Digest of the child's manifest.
     pub digest: Digest,
     /// Its platform; `None` if the index states none.
@@ -59,7 +59,7 @@ pub struct Child {
 
 /// One image.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Image {
+pub struct ImageManifest {
     /// The image's config, or its counterpart in an artifact.
     pub config: Descriptor,
     /// The layers that a registry holds.
@@ -105,7 +105,7 @@ impl Manifest {
         if outline.manifests.is_some() && outline.layers.is_some() {
             return Err("it is an index and an image at once".to_owned());
         }
-        if index { Index::parse(body).map(Self::Index) } else { Image::parse(body).map(Self::Image) }
+        if index { Index::parse(body).map(Self::Index) } else { ImageManifest::parse(body).map(Self::Image) }
     }
 }
 
@@ -117,7 +117,7 @@ impl Index {
     }
 }
 
-impl Image {
+impl ImageManifest {
     fn parse(body: &[u8]) -> Result<Self, String> {
         let image: OciImageManifest = serde_json::from_slice(body).map_err(|error| format!("not an image: {error}"))?;
         let (foreign, layers): (Vec<_>, Vec<_>) = image.layers.iter().partition(|layer| is_foreign(layer));
@@ -144,33 +144,33 @@ impl Image {
 struct Outline {
     schema_version: i64,
     media_type: Option<String>,
-    manifests: Option<Count>,
-    layers: Option<Count>,
+    manifests: Option<ListLength>,
+    layers: Option<ListLength>,
 }
 
 /// The length of a list whose entries are discarded.
-struct Count(usize);
+struct ListLength(usize);
 
-impl<'de> Deserialize<'de> for Count {
+impl<'de> Deserialize<'de> for ListLength {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Vec::<Nothing>::deserialize(deserializer).map(|list| Self(list.len()))
+        Vec::<Ignored>::deserialize(deserializer).map(|list| Self(list.len()))
     }
 }
 
 /// Takes no memory, however many there are.
-struct Nothing;
+struct Ignored;
 
-impl<'de> Deserialize<'de> for Nothing {
+impl<'de> Deserialize<'de> for Ignored {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         serde::de::IgnoredAny::deserialize(deserializer).map(|_| Self)
     }
 }
 
-fn count(list: &Option<Count>) -> usize {
+fn count(list: &Option<ListLength>) -> usize {
     list.as_ref().map_or(0, |list| list.0)
 }
 
-fn child(entry: &ImageIndexEntry) -> Result<Child, String> {
+fn child(entry: &ImageIndexEntry) -> Result<IndexChild, String> {
     let digest = entry.digest.parse::<Digest>().map_err(|error| error.to_string())?;
     let platform = entry.platform.as_ref();
     let (os, architecture) =
@@ -182,7 +182,7 @@ fn child(entry: &ImageIndexEntry) -> Result<Child, String> {
         .map(|found| Platform::new(&os, &architecture, found.variant.as_deref()));
     let describes = entry.annotations.as_ref().and_then(|annotations| annotations.get(DESCRIBES)).cloned();
     let index = [OCI_IMAGE_INDEX_MEDIA_TYPE, IMAGE_MANIFEST_LIST_MEDIA_TYPE].contains(&entry.media_type.as_str());
-    Ok(Child { digest, platform, attestation, describes, index })
+    Ok(IndexChild { digest, platform, attestation, describes, index })
 }
 
 fn descriptor(raw: &OciDescriptor) -> Result<Descriptor, String> {

@@ -14,7 +14,7 @@ pub mod manifest;
 mod refusal;
 
 pub use auth::TOKEN_PATH;
-pub use client::{Blob, Client, Endpoint, Fetched};
+pub use client::{BlobResponse, Client, Endpoint, FetchedManifest};
 pub use digest::Digest;
-pub use error::{Class, Error};
-pub use manifest::{Child, Descriptor, Image, Index, Manifest};
+pub use error::{Error, RetryClass};
+pub use manifest::{Descriptor, ImageManifest, Index, IndexChild, Manifest};

@@ -7,7 +7,7 @@ use reqwest::{Response, StatusCode, header};
 use serde::Deserialize;
 
 use super::error::Error;
-use crate::harbor::Secrets;
+use crate::harbor::Redactor;
 
 /// Maximum bytes that are read of an error's body.
 const MAX_BODY: usize = 16 << 10;
@@ -17,7 +17,7 @@ const BODY_DEADLINE: Duration = Duration::from_secs(3);
 const MAX_WAIT: Duration = Duration::from_secs(6 * 3600);
 
 /// Reads an answer into the error that it represents.
-pub(super) async fn read(operation: &str, response: Response, secrets: &Secrets, token: Option<&str>) -> Error {
+pub(super) async fn read(operation: &str, response: Response, secrets: &Redactor, token: Option<&str>) -> Error {
     let status = response.status();
     let retry_after = response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
     let retry_after = retry_after.and_then(|text| wait(text, Timestamp::now()));
@@ -34,7 +34,7 @@ pub(super) async fn read(operation: &str, response: Response, secrets: &Secrets,
 }
 
 /// The error of a request without a response.
-pub(super) fn unanswered(operation: &str, error: reqwest::Error, deadline: Duration, secrets: &Secrets) -> Error {
+pub(super) fn unanswered(operation: &str, error: reqwest::Error, deadline: Duration, secrets: &Redactor) -> Error {
     let operation = operation.to_owned();
     if error.is_timeout() && !error.is_connect() {
         return Error::Timeout { operation, deadline };
@@ -43,7 +43,7 @@ pub(super) fn unanswered(operation: &str, error: reqwest::Error, deadline: Durat
 }
 
 /// The error of a response that ended early.
-pub(super) fn broken_off(operation: &str, error: reqwest::Error, deadline: Duration, secrets: &Secrets) -> Error {
+pub(super) fn broken_off(operation: &str, error: reqwest::Error, deadline: Duration, secrets: &Redactor) -> Error {
     let operation = operation.to_owned();
     if error.is_timeout() {
         let detail = format!("no further byte within {} s", deadline.as_secs_f32());
@@ -52,7 +52,7 @@ pub(super) fn broken_off(operation: &str, error: reqwest::Error, deadline: Durat
     Error::BrokenOff { operation, detail: detail(error, secrets) }
 }
 
-fn detail(error: reqwest::Error, secrets: &Secrets) -> String {
+fn detail(error: reqwest::Error, secrets: &Redactor) -> String {
     // The causes help a reader; the URL of a token request does not.
     let error = error.without_url();
     let mut detail = error.to_string();
@@ -97,17 +97,17 @@ fn classify(
 /// Returns code and message of the first error in the body, as distribution and Harbor write them; the message without secrets.
 fn said(body: &str, status: StatusCode, conceal: &dyn Fn(&str) -> String) -> (String, String) {
     #[derive(Deserialize)]
-    struct Envelope {
-        errors: Vec<Entry>,
+    struct RefusalEnvelope {
+        errors: Vec<RefusalEntry>,
     }
     #[derive(Deserialize)]
-    struct Entry {
+    struct RefusalEntry {
         #[serde(default)]
         code: String,
         #[serde(default)]
         message: String,
     }
-    let parsed = serde_json::from_str::<Envelope>(body).ok();
+    let parsed = serde_json::from_str::<RefusalEnvelope>(body).ok();
     let (code, message) = match parsed.and_then(|envelope| envelope.errors.into_iter().next()) {
         Some(entry) => (entry.code, entry.message),
         None => (String::new(), body.to_owned()),
@@ -147,7 +147,7 @@ mod tests {
     use super::*;
 
     fn of(status: u16, no_challenge: bool, body: &str) -> Error {
-        let conceal = |text: &str| Secrets::default().message(text.as_bytes(), false, &[]);
+        let conceal = |text: &str| Redactor::default().message(text.as_bytes(), false, &[]);
         classify("GET /v2/x", StatusCode::from_u16(status).unwrap(), None, no_challenge, &conceal, body)
     }
 

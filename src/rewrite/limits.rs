@@ -35,16 +35,16 @@ const GLOB: usize = 8;
 /// Work that grows with the size of the Pod alone is linear and needs no budget. Steps count the work that grows with the
 /// product of the images of a Pod and the rules or policies that an administrator wrote.
 #[derive(Debug)]
-pub struct Budget {
+pub struct StepBudget {
     left: Cell<u64>,
 }
 
 /// The work for a review exceeds its budget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the Pod has too many images for so many rules and policies: make it smaller")]
-pub struct Exhausted;
+pub struct BudgetExhausted;
 
-impl Budget {
+impl StepBudget {
     /// Returns the budget of one review.
     pub fn of_review() -> Self {
         Self { left: Cell::new(REVIEW) }
@@ -66,8 +66,8 @@ impl Budget {
     ///
     /// # Errors
     /// When more steps were needed than the budget had.
-    pub fn check(&self) -> Result<(), Exhausted> {
-        if self.left.get() == 0 { Err(Exhausted) } else { Ok(()) }
+    pub fn check(&self) -> Result<(), BudgetExhausted> {
+        if self.left.get() == 0 { Err(BudgetExhausted) } else { Ok(()) }
     }
 }
 
@@ -83,10 +83,10 @@ mod tests {
 
     #[test]
     fn budget_ends_at_the_step_that_it_does_not_have_and_stays_exhausted() {
-        let budget = Budget { left: Cell::new(10) };
+        let budget = StepBudget { left: Cell::new(10) };
         assert!(budget.spend(9) && budget.check().is_ok());
         assert!(!budget.spend(2));
-        assert_eq!(budget.check(), Err(Exhausted));
+        assert_eq!(budget.check(), Err(BudgetExhausted));
         assert!(!budget.spend(0));
     }
 

@@ -4,27 +4,27 @@
 //! update). Out: an [`Outcome`], which is a JSON Patch of image fields, pull secrets and one annotation, the images to
 //! prewarm, and warnings.
 
+mod active_rules;
 pub mod decide;
-mod exempt;
-pub mod fate;
+mod desired_rule;
 pub mod glob;
+pub mod image_decision;
 pub mod json;
 pub mod limits;
+mod opt_out;
+mod original_images;
 mod patch;
 pub mod pod;
-mod record;
+mod pod_scope;
 mod rules;
 pub mod selector;
-mod serving;
-mod stated;
-mod subject;
 
-pub use decide::{Outcome, Request, Wanted, decide, decide_within};
-pub use exempt::{ALLOW_EXEMPT, EXEMPT, KEEP_IMAGES};
-pub use fate::{Fate, Keeper, Reader, placeholder};
-pub use limits::{Budget, Exhausted};
-pub use record::ORIGINAL_IMAGES;
-pub use rules::{Decision, Finding, Rule, Rules, Target};
-pub use serving::{OUTAGE_AFTER, conflicts, serving, unavailable};
-pub use stated::{StatedError, assumed, stated};
-pub use subject::{NAMESPACE_NAME, Namespaces, Subject};
+pub use active_rules::{OUTAGE_AFTER, active_rules, conflicts, unavailable};
+pub use decide::{PodChange, PodMutation, PrewarmTarget, decide, decide_within};
+pub use desired_rule::{DesiredRuleError, assumed, desired_rule};
+pub use image_decision::{ImageDecider, ImageDecision, KeepReason, placeholder};
+pub use limits::{BudgetExhausted, StepBudget};
+pub use opt_out::{ALLOW_EXEMPT, EXEMPT, KEEP_IMAGES};
+pub use original_images::ORIGINAL_IMAGES;
+pub use pod_scope::{NAMESPACE_NAME, Namespaces, PodScope};
+pub use rules::{RewriteTarget, Rule, RuleDecision, RuleWarning, Rules};

@@ -4,33 +4,33 @@ use std::collections::HashSet;
 use std::fmt::Write;
 use std::sync::Arc;
 
-use super::decide::Wanted;
+use super::decide::PrewarmTarget;
 use super::json::push_string;
-use super::pod::{PullSecret, Slot};
-use super::record::ORIGINAL_IMAGES;
+use super::original_images::ORIGINAL_IMAGES;
+use super::pod::{ImageField, PullSecret};
 
 /// [`ORIGINAL_IMAGES`] as a JSON Pointer (RFC 6901).
 const ANNOTATION_POINTER: &str = "/metadata/annotations/harbor-pilot.dev~1original-images";
 
 /// The changes of a Pod.
 #[derive(Debug, Default)]
-pub(super) struct Edits<'p> {
-    pub(super) images: Vec<Change<'p>>,
+pub(super) struct PodEdits<'p> {
+    pub(super) images: Vec<ImageChange<'p>>,
     pub(super) pull_secrets: PullSecrets,
-    pub(super) annotation: Annotation,
+    pub(super) annotation: RecordEdit,
 }
 
 /// A new image in one position.
 #[derive(Debug)]
-pub(super) struct Change<'p> {
-    pub(super) slot: Slot<'p>,
-    pub(super) to: To<'p>,
+pub(super) struct ImageChange<'p> {
+    pub(super) slot: ImageField<'p>,
+    pub(super) to: NewImage<'p>,
 }
 
 #[derive(Debug)]
-pub(super) enum To<'p> {
+pub(super) enum NewImage<'p> {
     /// The image at Harbor.
-    Harbor(Wanted),
+    Harbor(PrewarmTarget),
     /// The image that the old Pod has in this position.
     Earlier(&'p str),
 }
@@ -50,7 +50,7 @@ const FEW: usize = 16;
 
 /// The change of [`ORIGINAL_IMAGES`].
 #[derive(Debug, Default)]
-pub(super) enum Annotation {
+pub(super) enum RecordEdit {
     #[default]
     Keep,
     Remove,
@@ -61,10 +61,10 @@ pub(super) enum Annotation {
     SetMetadata(String),
 }
 
-impl Edits<'_> {
+impl PodEdits<'_> {
     /// Returns whether the Pod does not change.
     pub(super) fn is_empty(&self) -> bool {
-        self.images.is_empty() && self.pull_secrets.names.is_empty() && matches!(self.annotation, Annotation::Keep)
+        self.images.is_empty() && self.pull_secrets.names.is_empty() && matches!(self.annotation, RecordEdit::Keep)
     }
 
     /// Appends the patch: an array of operations.
@@ -83,9 +83,9 @@ impl Edits<'_> {
 
 // A write to a `String` cannot fail, so the results of `write!` are ignored.
 
-impl Change<'_> {
+impl ImageChange<'_> {
     fn write(&self, out: &mut String) {
-        let Slot { kind, index, .. } = self.slot;
+        let ImageField { kind, index, .. } = self.slot;
         let (list, field) = (kind.field(), kind.image_pointer());
         let _ = write!(out, r#"{{"op":"replace","path":"/spec/{list}/{index}{field}","value":"#);
         push_string(out, self.to.text());
@@ -93,7 +93,7 @@ impl Change<'_> {
     }
 }
 
-impl To<'_> {
+impl NewImage<'_> {
     pub(super) fn text(&self) -> &str {
         match self {
             Self::Harbor(wanted) => wanted.image.as_str(),
@@ -167,7 +167,7 @@ impl PullSecrets {
     }
 }
 
-impl Annotation {
+impl RecordEdit {
     fn write(&self, out: &mut String, start: usize) {
         let (path, open, text, close) = match self {
             Self::Keep => return,

@@ -3,10 +3,10 @@
 use std::borrow::Cow;
 use std::ops::Deref;
 
-use super::exempt::KEEP_IMAGES;
 use super::limits::{MAX_ANNOTATIONS, MAX_CONTAINERS, MAX_LABELS, MAX_PULL_SECRETS, MAX_VOLUMES};
-use super::record::ORIGINAL_IMAGES;
-use crate::skim::{Fields, Read, Skim, Unread};
+use super::opt_out::KEEP_IMAGES;
+use super::original_images::ORIGINAL_IMAGES;
+use crate::json_scan::{Fields, Read, Scanner, Unread};
 
 /// The annotation that marks the mirror of a static Pod (Kubernetes' `kubernetes.io/config.mirror`).
 const MIRROR: &str = "kubernetes.io/config.mirror";
@@ -25,11 +25,11 @@ pub struct Pod<'a> {
 #[derive(Debug, Default)]
 pub struct Metadata<'a> {
     /// `name`; often still absent at admission.
-    pub name: Option<Text<'a>>,
+    pub name: Option<JsonStr<'a>>,
     /// `generateName`, which controllers set instead of a name.
-    pub generate_name: Option<Text<'a>>,
+    pub generate_name: Option<JsonStr<'a>>,
     /// `namespace`.
-    pub namespace: Option<Text<'a>>,
+    pub namespace: Option<JsonStr<'a>>,
     /// `labels`.
     pub labels: Option<Labels<'a>>,
     /// `annotations`.
@@ -39,7 +39,7 @@ pub struct Metadata<'a> {
 /// `metadata.labels` of a Pod, sorted by key for binary search.
 #[derive(Debug, Default)]
 pub struct Labels<'a> {
-    sorted: Vec<(Text<'a>, Text<'a>)>,
+    sorted: Vec<(JsonStr<'a>, JsonStr<'a>)>,
     /// Whether there were more than [`MAX_LABELS`].
     is_cut: bool,
 }
@@ -48,9 +48,9 @@ pub struct Labels<'a> {
 #[derive(Debug, Default)]
 pub struct Annotations<'a> {
     /// The value of [`ORIGINAL_IMAGES`].
-    pub originals: Option<Text<'a>>,
+    pub originals: Option<JsonStr<'a>>,
     /// The value of [`KEEP_IMAGES`].
-    pub keep_images: Option<Text<'a>>,
+    pub keep_images: Option<JsonStr<'a>>,
     /// Whether the Pod is the mirror of a static Pod, which must stay as the kubelet wrote it.
     pub mirror: bool,
     /// Bytes of all other keys and values together.
@@ -89,16 +89,16 @@ pub struct Texts<'a> {
 #[derive(Debug, Default)]
 pub struct PullSecret<'a> {
     /// `name`.
-    pub name: Option<Text<'a>>,
+    pub name: Option<JsonStr<'a>>,
 }
 
 /// A container of any of the three kinds.
 #[derive(Debug, Default)]
 pub struct Container<'a> {
     /// `name`.
-    pub name: Option<Text<'a>>,
+    pub name: Option<JsonStr<'a>>,
     /// `image`.
-    pub image: Option<Text<'a>>,
+    pub image: Option<JsonStr<'a>>,
     /// `imagePullPolicy`.
     pub pull_policy: Option<PullPolicy>,
 }
@@ -107,7 +107,7 @@ pub struct Container<'a> {
 #[derive(Debug, Default)]
 pub struct Volume<'a> {
     /// `name`.
-    pub name: Option<Text<'a>>,
+    pub name: Option<JsonStr<'a>>,
     /// `image`, of image volumes.
     pub image: Option<ImageVolume<'a>>,
 }
@@ -116,7 +116,7 @@ pub struct Volume<'a> {
 #[derive(Debug, Default)]
 pub struct ImageVolume<'a> {
     /// `reference`.
-    pub reference: Option<Text<'a>>,
+    pub reference: Option<JsonStr<'a>>,
     /// `pullPolicy`.
     pub pull_policy: Option<PullPolicy>,
 }
@@ -132,11 +132,11 @@ pub enum PullPolicy {
 
 /// A text of the request: borrowed unless it has escapes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Text<'a>(pub Cow<'a, str>);
+pub struct JsonStr<'a>(pub Cow<'a, str>);
 
 /// The field of a Pod that holds an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
+pub enum ImageLocation {
     /// `spec.containers[].image`.
     Containers,
     /// `spec.initContainers[].image`.
@@ -149,9 +149,9 @@ pub enum Kind {
 
 /// One image of a Pod.
 #[derive(Debug, Clone, Copy)]
-pub struct Slot<'p> {
+pub struct ImageField<'p> {
     /// The list of the image.
-    pub kind: Kind,
+    pub kind: ImageLocation,
     /// The index in that list.
     pub index: usize,
     /// Name of the container or volume; empty when absent.
@@ -164,14 +164,14 @@ pub struct Slot<'p> {
 
 impl<'a> Pod<'a> {
     /// Returns the images of one list, without absent and empty ones.
-    pub fn slots(&self, kind: Kind) -> impl Iterator<Item = Slot<'_>> {
-        let length = if kind == Kind::Volumes { self.volumes().len() } else { self.containers(kind).len() };
+    pub fn slots(&self, kind: ImageLocation) -> impl Iterator<Item = ImageField<'_>> {
+        let length = if kind == ImageLocation::Volumes { self.volumes().len() } else { self.containers(kind).len() };
         (0..length).filter_map(move |index| self.slot(kind, index))
     }
 
     /// Returns the image of one position; `None` when it is absent or empty.
-    pub fn slot(&self, kind: Kind, index: usize) -> Option<Slot<'_>> {
-        let (name, image, policy) = if kind == Kind::Volumes {
+    pub fn slot(&self, kind: ImageLocation, index: usize) -> Option<ImageField<'_>> {
+        let (name, image, policy) = if kind == ImageLocation::Volumes {
             let volume = self.volumes().get(index)?;
             let image = volume.image.as_ref()?;
             (&volume.name, image.reference.as_deref()?, image.pull_policy)
@@ -181,7 +181,7 @@ impl<'a> Pod<'a> {
         };
         let name = name.as_deref().unwrap_or_default();
         let is_never_pulled = policy == Some(PullPolicy::Never);
-        (!image.is_empty()).then_some(Slot { kind, index, name, image, is_never_pulled })
+        (!image.is_empty()).then_some(ImageField { kind, index, name, image, is_never_pulled })
     }
 
     /// Returns the limit that the Pod exceeds, if any. Such a Pod is not checked further.
@@ -195,7 +195,7 @@ impl<'a> Pod<'a> {
             return Some("the annotations harbor-pilot.dev/* of the Pod have more than 256 KiB");
         }
         let spec = self.spec.as_ref()?;
-        let lists = [Kind::Containers, Kind::InitContainers, Kind::EphemeralContainers];
+        let lists = [ImageLocation::Containers, ImageLocation::InitContainers, ImageLocation::EphemeralContainers];
         let containers = lists.into_iter().map(|kind| self.containers(kind).len()).sum::<usize>();
         spec.cut.or((containers > MAX_CONTAINERS).then_some(TOO_MANY_CONTAINERS))
     }
@@ -218,7 +218,7 @@ impl<'a> Pod<'a> {
     }
 
     /// Returns the labels.
-    pub fn labels(&self) -> &[(Text<'a>, Text<'a>)] {
+    pub fn labels(&self) -> &[(JsonStr<'a>, JsonStr<'a>)] {
         let labels = self.metadata.as_ref().and_then(|metadata| metadata.labels.as_ref());
         labels.map_or(&[], |labels| labels)
     }
@@ -228,12 +228,12 @@ impl<'a> Pod<'a> {
         self.spec.as_ref().and_then(|spec| spec.image_pull_secrets.as_deref()).unwrap_or_default()
     }
 
-    fn containers(&self, kind: Kind) -> &[Container<'a>] {
+    fn containers(&self, kind: ImageLocation) -> &[Container<'a>] {
         let list = self.spec.as_ref().and_then(|spec| match kind {
-            Kind::Containers => spec.containers.as_deref(),
-            Kind::InitContainers => spec.init_containers.as_deref(),
-            Kind::EphemeralContainers => spec.ephemeral_containers.as_deref(),
-            Kind::Volumes => None,
+            ImageLocation::Containers => spec.containers.as_deref(),
+            ImageLocation::InitContainers => spec.init_containers.as_deref(),
+            ImageLocation::EphemeralContainers => spec.ephemeral_containers.as_deref(),
+            ImageLocation::Volumes => None,
         });
         list.unwrap_or_default()
     }
@@ -243,7 +243,7 @@ impl<'a> Pod<'a> {
     }
 }
 
-impl Kind {
+impl ImageLocation {
     /// All kinds, in the order of evaluation.
     pub const ALL: [Self; 4] = [Self::Containers, Self::InitContainers, Self::EphemeralContainers, Self::Volumes];
 
@@ -273,7 +273,7 @@ impl Kind {
     }
 }
 
-impl Deref for Text<'_> {
+impl Deref for JsonStr<'_> {
     type Target = str;
 
     fn deref(&self) -> &str {
@@ -282,53 +282,53 @@ impl Deref for Text<'_> {
 }
 
 impl<'a> Fields<'a> for Pod<'a> {
-    fn field(&mut self, name: &[u8], skim: &mut Skim<'a>) -> Result<(), Unread> {
+    fn field(&mut self, name: &[u8], scanner: &mut Scanner<'a>) -> Result<(), Unread> {
         match name {
-            b"metadata" => skim.field(&mut self.metadata),
-            b"spec" => skim.field(&mut self.spec),
-            _ => skim.skip(),
+            b"metadata" => scanner.field(&mut self.metadata),
+            b"spec" => scanner.field(&mut self.spec),
+            _ => scanner.skip(),
         }
     }
 }
 
 impl<'a> Fields<'a> for Metadata<'a> {
-    fn field(&mut self, name: &[u8], skim: &mut Skim<'a>) -> Result<(), Unread> {
+    fn field(&mut self, name: &[u8], scanner: &mut Scanner<'a>) -> Result<(), Unread> {
         match name {
-            b"name" => skim.field(&mut self.name),
-            b"generateName" => skim.field(&mut self.generate_name),
-            b"namespace" => skim.field(&mut self.namespace),
-            b"labels" => skim.field(&mut self.labels),
-            b"annotations" => skim.field(&mut self.annotations),
-            _ => skim.skip(),
+            b"name" => scanner.field(&mut self.name),
+            b"generateName" => scanner.field(&mut self.generate_name),
+            b"namespace" => scanner.field(&mut self.namespace),
+            b"labels" => scanner.field(&mut self.labels),
+            b"annotations" => scanner.field(&mut self.annotations),
+            _ => scanner.skip(),
         }
     }
 }
 
 impl<'a> Fields<'a> for Spec<'a> {
-    fn field(&mut self, name: &[u8], skim: &mut Skim<'a>) -> Result<(), Unread> {
+    fn field(&mut self, name: &[u8], scanner: &mut Scanner<'a>) -> Result<(), Unread> {
         let texts = self.texts.get_or_insert_default();
         let (is_cut, limit) = match name {
             b"containers" => {
-                let is_cut = take_list(skim, &mut self.containers, MAX_CONTAINERS, &mut texts.containers)?;
+                let is_cut = take_list(scanner, &mut self.containers, MAX_CONTAINERS, &mut texts.containers)?;
                 (is_cut, TOO_MANY_CONTAINERS)
             }
             b"initContainers" => {
-                let is_cut = take_list(skim, &mut self.init_containers, MAX_CONTAINERS, &mut texts.init_containers)?;
+                let is_cut = take_list(scanner, &mut self.init_containers, MAX_CONTAINERS, &mut texts.init_containers)?;
                 (is_cut, TOO_MANY_CONTAINERS)
             }
             b"ephemeralContainers" => {
                 let (list, text) = (&mut self.ephemeral_containers, &mut texts.ephemeral_containers);
-                (take_list(skim, list, MAX_CONTAINERS, text)?, TOO_MANY_CONTAINERS)
+                (take_list(scanner, list, MAX_CONTAINERS, text)?, TOO_MANY_CONTAINERS)
             }
             b"volumes" => {
-                let is_cut = take_list(skim, &mut self.volumes, MAX_VOLUMES, &mut texts.volumes)?;
+                let is_cut = take_list(scanner, &mut self.volumes, MAX_VOLUMES, &mut texts.volumes)?;
                 (is_cut, "the Pod has more than 16384 volumes")
             }
             b"imagePullSecrets" => {
-                let is_cut = skim.list(&mut self.image_pull_secrets, MAX_PULL_SECRETS)?;
+                let is_cut = scanner.list(&mut self.image_pull_secrets, MAX_PULL_SECRETS)?;
                 (is_cut, "the Pod has more than 4096 image pull secrets")
             }
-            _ => return skim.skip(),
+            _ => return scanner.skip(),
         };
         if is_cut {
             self.cut = Some(limit);
@@ -339,75 +339,75 @@ impl<'a> Fields<'a> for Spec<'a> {
 
 /// Reads a list and its text. Returns whether the list has more than `most` elements.
 fn take_list<'a, T: Read<'a>>(
-    skim: &mut Skim<'a>,
+    scanner: &mut Scanner<'a>,
     list: &mut Option<Vec<T>>,
     most: usize,
     text: &mut Option<&'a [u8]>,
 ) -> Result<bool, Unread> {
-    let (is_cut, taken) = skim.with_text(|skim| skim.list(list, most))?;
+    let (is_cut, taken) = scanner.with_text(|scanner| scanner.list(list, most))?;
     *text = Some(taken);
     Ok(is_cut)
 }
 
 impl<'a> Fields<'a> for Container<'a> {
-    fn field(&mut self, name: &[u8], skim: &mut Skim<'a>) -> Result<(), Unread> {
+    fn field(&mut self, name: &[u8], scanner: &mut Scanner<'a>) -> Result<(), Unread> {
         match name {
-            b"name" => skim.field(&mut self.name),
-            b"image" => skim.field(&mut self.image),
-            b"imagePullPolicy" => skim.field(&mut self.pull_policy),
-            _ => skim.skip(),
+            b"name" => scanner.field(&mut self.name),
+            b"image" => scanner.field(&mut self.image),
+            b"imagePullPolicy" => scanner.field(&mut self.pull_policy),
+            _ => scanner.skip(),
         }
     }
 }
 
 impl<'a> Fields<'a> for Volume<'a> {
-    fn field(&mut self, name: &[u8], skim: &mut Skim<'a>) -> Result<(), Unread> {
+    fn field(&mut self, name: &[u8], scanner: &mut Scanner<'a>) -> Result<(), Unread> {
         match name {
-            b"name" => skim.field(&mut self.name),
-            b"image" => skim.field(&mut self.image),
-            _ => skim.skip(),
+            b"name" => scanner.field(&mut self.name),
+            b"image" => scanner.field(&mut self.image),
+            _ => scanner.skip(),
         }
     }
 }
 
 impl<'a> Fields<'a> for ImageVolume<'a> {
-    fn field(&mut self, name: &[u8], skim: &mut Skim<'a>) -> Result<(), Unread> {
+    fn field(&mut self, name: &[u8], scanner: &mut Scanner<'a>) -> Result<(), Unread> {
         match name {
-            b"reference" => skim.field(&mut self.reference),
-            b"pullPolicy" => skim.field(&mut self.pull_policy),
-            _ => skim.skip(),
+            b"reference" => scanner.field(&mut self.reference),
+            b"pullPolicy" => scanner.field(&mut self.pull_policy),
+            _ => scanner.skip(),
         }
     }
 }
 
 impl<'a> Read<'a> for PullPolicy {
-    fn read(skim: &mut Skim<'a>) -> Result<Self, Unread> {
-        skim.take_text().map(|text| if text == "Never" { Self::Never } else { Self::Pulls })
+    fn read(scanner: &mut Scanner<'a>) -> Result<Self, Unread> {
+        scanner.take_text().map(|text| if text == "Never" { Self::Never } else { Self::Pulls })
     }
 }
 
 impl<'a> Fields<'a> for PullSecret<'a> {
-    fn field(&mut self, name: &[u8], skim: &mut Skim<'a>) -> Result<(), Unread> {
-        if name == b"name" { skim.field(&mut self.name) } else { skim.skip() }
+    fn field(&mut self, name: &[u8], scanner: &mut Scanner<'a>) -> Result<(), Unread> {
+        if name == b"name" { scanner.field(&mut self.name) } else { scanner.skip() }
     }
 }
 
-impl<'a> Read<'a> for Text<'a> {
-    fn read(skim: &mut Skim<'a>) -> Result<Self, Unread> {
-        skim.take_text().map(Self)
+impl<'a> Read<'a> for JsonStr<'a> {
+    fn read(scanner: &mut Scanner<'a>) -> Result<Self, Unread> {
+        scanner.take_text().map(Self)
     }
 }
 
 impl<'a> Read<'a> for Labels<'a> {
-    fn read(skim: &mut Skim<'a>) -> Result<Self, Unread> {
+    fn read(scanner: &mut Scanner<'a>) -> Result<Self, Unread> {
         let (mut labels, mut is_cut) = (Vec::new(), false);
-        skim.object(|key, skim| {
+        scanner.object(|key, scanner| {
             if labels.len() < MAX_LABELS {
-                labels.push((Text::of_key(key)?, take_value(skim)?));
+                labels.push((JsonStr::of_key(key)?, take_value(scanner)?));
                 return Ok(());
             }
             is_cut = true;
-            skim.skip()
+            scanner.skip()
         })?;
         Ok(Self { is_cut, ..Self::new(labels) })
     }
@@ -415,7 +415,7 @@ impl<'a> Read<'a> for Labels<'a> {
 
 impl<'a> Labels<'a> {
     /// Sorts labels. Of several with the same key the last counts, as in Kubernetes.
-    pub fn new(mut labels: Vec<(Text<'a>, Text<'a>)>) -> Self {
+    pub fn new(mut labels: Vec<(JsonStr<'a>, JsonStr<'a>)>) -> Self {
         if !labels.is_sorted_by(|(one, _), (other, _)| **one < **other) {
             labels.reverse();
             labels.sort_by(|(one, _), (other, _)| one.cmp(other));
@@ -426,7 +426,7 @@ impl<'a> Labels<'a> {
 }
 
 impl<'a> Deref for Labels<'a> {
-    type Target = [(Text<'a>, Text<'a>)];
+    type Target = [(JsonStr<'a>, JsonStr<'a>)];
 
     fn deref(&self) -> &Self::Target {
         &self.sorted
@@ -440,13 +440,13 @@ impl Annotations<'_> {
 }
 
 impl<'a> Fields<'a> for Annotations<'a> {
-    fn field(&mut self, name: &[u8], skim: &mut Skim<'a>) -> Result<(), Unread> {
+    fn field(&mut self, name: &[u8], scanner: &mut Scanner<'a>) -> Result<(), Unread> {
         if name == ORIGINAL_IMAGES.as_bytes() {
-            self.originals = Some(take_value(skim)?);
+            self.originals = Some(take_value(scanner)?);
             return Ok(());
         }
         self.mirror |= name == MIRROR.as_bytes();
-        let value = take_value(skim)?;
+        let value = take_value(scanner)?;
         self.other_bytes += name.len() + value.len();
         if name == KEEP_IMAGES.as_bytes() {
             self.keep_images = Some(value);
@@ -456,11 +456,11 @@ impl<'a> Fields<'a> for Annotations<'a> {
 }
 
 /// Reads the value of a label or an annotation; `null` is an empty value.
-fn take_value<'a>(skim: &mut Skim<'a>) -> Result<Text<'a>, Unread> {
-    if skim.take_null() { Ok(Text(Cow::Borrowed(""))) } else { Text::read(skim) }
+fn take_value<'a>(scanner: &mut Scanner<'a>) -> Result<JsonStr<'a>, Unread> {
+    if scanner.take_null() { Ok(JsonStr(Cow::Borrowed(""))) } else { JsonStr::read(scanner) }
 }
 
-impl<'a> Text<'a> {
+impl<'a> JsonStr<'a> {
     fn of_key(key: Cow<'a, [u8]>) -> Result<Self, Unread> {
         match key {
             Cow::Borrowed(key) => std::str::from_utf8(key).map(|key| Self(Cow::Borrowed(key))).map_err(|_| Unread),
@@ -488,14 +488,14 @@ mod tests {
                 all.insert(ORIGINAL_IMAGES, Some(ours));
             }
             let text = serde_json::to_string(&all).unwrap();
-            let read: Annotations<'_> = crate::skim::read(text.as_bytes()).unwrap();
+            let read: Annotations<'_> = crate::json_scan::read(text.as_bytes()).unwrap();
             prop_assert_eq!(read.originals.as_deref(), ours.as_deref());
             let bytes: usize = others.iter().map(|(k, v)| k.len() + v.as_ref().map_or(0, String::len)).sum();
             prop_assert_eq!(read.other_bytes, bytes);
         }
     }
     fn pod(text: &str) -> Pod<'_> {
-        crate::skim::read(text.as_bytes()).unwrap()
+        crate::json_scan::read(text.as_bytes()).unwrap()
     }
 
     #[test]
@@ -519,7 +519,9 @@ mod tests {
             ),
         ] {
             let pod = pod(&text);
-            assert!(pod.containers(Kind::Containers).len() <= MAX_CONTAINERS && pod.volumes().len() <= MAX_VOLUMES);
+            assert!(
+                pod.containers(ImageLocation::Containers).len() <= MAX_CONTAINERS && pod.volumes().len() <= MAX_VOLUMES
+            );
             assert_eq!(pod.excess().map(|excess| excess.ends_with(expected.unwrap())), expected.map(|_| true));
         }
         let labels: Vec<_> = (0..=MAX_LABELS).map(|index| format!(r#""{index}":"""#)).collect();
@@ -550,7 +552,7 @@ mod tests {
             "volumes":[{"image":{"reference":"d","pullPolicy":"Never"}},{"image":{"pullPolicy":"IfNotPresent","reference":"e"}}]}}"#;
         let pod = pod(text);
         let never: Vec<_> =
-            Kind::ALL.into_iter().flat_map(|kind| pod.slots(kind)).map(|slot| slot.is_never_pulled).collect();
+            ImageLocation::ALL.into_iter().flat_map(|kind| pod.slots(kind)).map(|slot| slot.is_never_pulled).collect();
         assert_eq!(never, [true, false, false, true, false]);
     }
 }

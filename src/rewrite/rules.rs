@@ -1,22 +1,22 @@
 //! Compiled rules: they decide where an image goes, at a cost that does not grow with the number of rules.
 
-mod finding;
 mod host;
-mod reach;
+mod overlap;
+mod rule_warning;
 mod target;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use self::host::{Host, Source, docker_hub_image, read_match};
-use super::limits::Budget;
-use super::subject::Subject;
+use self::host::{HostMatches, HostRules, docker_hub_image, read_match};
+use super::limits::StepBudget;
+use super::pod_scope::PodScope;
 use crate::api::proxy_project::{RewriteMode, RewriteTerms};
 use crate::image::{DOCKER_HUB, ImageRef, canonical_host as lower};
 
-pub use self::finding::Finding;
-pub(super) use self::reach::Reach;
-pub use self::target::Target;
+pub(super) use self::overlap::Reach;
+pub use self::rule_warning::RuleWarning;
+pub use self::target::RewriteTarget;
 
 /// The rule of a ProxyProject.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -42,48 +42,48 @@ pub struct Rule {
 }
 
 /// Keys come from rules, which administrators write, so no tenant can make them collide.
-type Map<V> = HashMap<Box<str>, V, foldhash::fast::RandomState>;
+type RuleMap<V> = HashMap<Box<str>, V, foldhash::fast::RandomState>;
 
 /// All active rules: immutable, swapped as a whole when one changes.
 #[derive(Debug, Default)]
 pub struct Rules {
-    targets: Vec<Target>,
+    targets: Vec<RewriteTarget>,
     /// By lower-case host: one lookup finds whether an image is at Harbor, or the rules for its host.
-    hosts: Map<Host>,
-    findings: Vec<Finding>,
+    hosts: RuleMap<HostRules>,
+    findings: Vec<RuleWarning>,
 }
 
 /// The decision of the rules on one image.
 #[derive(Debug)]
-pub enum Decision<'r> {
+pub enum RuleDecision<'r> {
     /// The image is pulled from Harbor instead.
     Rewritten {
         /// The image at Harbor: the same repository, tag and digest under host and project.
         image: ImageRef,
         /// The rule that decides.
-        rule: &'r Target,
+        rule: &'r RewriteTarget,
     },
     /// The image is not modified: the rule only maps it to its name at Harbor (`rewrite.mode: Disabled`).
     Mapped {
         /// The image at Harbor.
         image: ImageRef,
         /// The rule that decides.
-        rule: &'r Target,
+        rule: &'r RewriteTarget,
     },
     /// A rule matches, but Harbor is unavailable, and the rule does not rewrite images then.
     Unavailable {
         /// The rule that matches.
-        rule: &'r Target,
+        rule: &'r RewriteTarget,
     },
     /// The image already names Harbor and is not modified.
     AlreadyAtHarbor {
         /// The rule for the image's project, if it is a managed project.
-        rule: Option<&'r Target>,
+        rule: Option<&'r RewriteTarget>,
     },
     /// A rule matches, but the rewritten repository is too long for a reference. The image is not modified.
     TooLong {
         /// The rule that matches.
-        rule: &'r Target,
+        rule: &'r RewriteTarget,
     },
     /// No rule matches the image.
     NoRule,
@@ -98,7 +98,7 @@ impl Rules {
         let mut compiled = Self::default();
         let mut usable = Vec::with_capacity(rules.len());
         for rule in &rules {
-            match Target::compile(rule) {
+            match RewriteTarget::compile(rule) {
                 Ok(target) => {
                     compiled.add_target(target);
                     usable.push(rule);
@@ -119,17 +119,17 @@ impl Rules {
     ///
     /// Hosts are compared without regard to case, as DNS does; only `docker.io` must be in lower case, because no runtime
     /// knows another spelling.
-    pub fn find(&self, image: &ImageRef, subject: &Subject<'_>) -> Decision<'_> {
-        self.find_within(image, subject, &Budget::unlimited())
+    pub fn find(&self, image: &ImageRef, subject: &PodScope<'_>) -> RuleDecision<'_> {
+        self.find_within(image, subject, &StepBudget::unlimited())
     }
 
     /// The same within a budget. After the budget is exhausted no rule matches any image.
-    pub fn find_within(&self, image: &ImageRef, subject: &Subject<'_>, budget: &Budget) -> Decision<'_> {
-        let speaks_of = |target: &Target, image: &ImageRef| target.speaks_of(image, subject);
+    pub fn find_within(&self, image: &ImageRef, subject: &PodScope<'_>, budget: &StepBudget) -> RuleDecision<'_> {
+        let speaks_of = |target: &RewriteTarget, image: &ImageRef| target.covers(image, subject);
         match self.search(image, budget, speaks_of) {
-            Decision::Rewritten { rule, .. } if rule.waits() => Decision::Unavailable { rule },
-            Decision::Rewritten { image, rule } if rule.mode() == RewriteMode::Disabled => {
-                Decision::Mapped { image, rule }
+            RuleDecision::Rewritten { rule, .. } if rule.waits() => RuleDecision::Unavailable { rule },
+            RuleDecision::Rewritten { image, rule } if rule.mode() == RewriteMode::Disabled => {
+                RuleDecision::Mapped { image, rule }
             }
             decision => decision,
         }
@@ -137,39 +137,39 @@ impl Rules {
 
     /// Returns where an image is at Harbor, for any Pod and any state of Harbor: ignores selectors and modes, and never
     /// returns [`Decision::Mapped`] or [`Decision::Unavailable`].
-    pub fn find_for_anyone(&self, image: &ImageRef) -> Decision<'_> {
-        self.find_for_anyone_within(image, &Budget::unlimited())
+    pub fn find_for_anyone(&self, image: &ImageRef) -> RuleDecision<'_> {
+        self.find_for_anyone_within(image, &StepBudget::unlimited())
     }
 
     /// The same within a budget. After the budget is exhausted no rule matches any image.
-    pub fn find_for_anyone_within(&self, image: &ImageRef, budget: &Budget) -> Decision<'_> {
+    pub fn find_for_anyone_within(&self, image: &ImageRef, budget: &StepBudget) -> RuleDecision<'_> {
         self.search(image, budget, |target, image| target.exclude().matching(image).is_none())
     }
 
     /// Returns the canonical reference of an image at Harbor, for any Pod and any spelling: the result of a rule, or
     /// [`Target::canonical`] for an image that names a managed project. `None` for any other image.
     pub fn canonical_for_anyone(&self, image: &ImageRef) -> Option<ImageRef> {
-        self.canonical_for_anyone_within(image, &Budget::unlimited())
+        self.canonical_for_anyone_within(image, &StepBudget::unlimited())
     }
 
     /// The same within a budget. After the budget is exhausted the result is `None`.
-    pub fn canonical_for_anyone_within(&self, image: &ImageRef, budget: &Budget) -> Option<ImageRef> {
+    pub fn canonical_for_anyone_within(&self, image: &ImageRef, budget: &StepBudget) -> Option<ImageRef> {
         match self.find_for_anyone_within(image, budget) {
-            Decision::Rewritten { image, .. } => Some(image),
-            Decision::AlreadyAtHarbor { rule: Some(rule) } => Some(rule.canonical(image)),
+            RuleDecision::Rewritten { image, .. } => Some(image),
+            RuleDecision::AlreadyAtHarbor { rule: Some(rule) } => Some(rule.canonical(image)),
             _ => None,
         }
     }
 
     /// Returns the rewritten image for any Pod; `None` for an image that is already at Harbor, or that no rule rewrites.
     pub fn rewritten_for_anyone(&self, image: &ImageRef) -> Option<ImageRef> {
-        self.rewritten_for_anyone_within(image, &Budget::unlimited())
+        self.rewritten_for_anyone_within(image, &StepBudget::unlimited())
     }
 
     /// The same within a budget. After the budget is exhausted the result is `None`.
-    pub fn rewritten_for_anyone_within(&self, image: &ImageRef, budget: &Budget) -> Option<ImageRef> {
+    pub fn rewritten_for_anyone_within(&self, image: &ImageRef, budget: &StepBudget) -> Option<ImageRef> {
         match self.find_for_anyone_within(image, budget) {
-            Decision::Rewritten { image, .. } => Some(image),
+            RuleDecision::Rewritten { image, .. } => Some(image),
             _ => None,
         }
     }
@@ -177,51 +177,51 @@ impl Rules {
     fn search(
         &self,
         image: &ImageRef,
-        budget: &Budget,
-        speaks_of: impl Fn(&Target, &ImageRef) -> bool,
-    ) -> Decision<'_> {
+        budget: &StepBudget,
+        speaks_of: impl Fn(&RewriteTarget, &ImageRef) -> bool,
+    ) -> RuleDecision<'_> {
         let host = lower(image.host());
         if matches!(host, Cow::Owned(_)) && host == DOCKER_HUB {
-            return Decision::NoRule;
+            return RuleDecision::NoRule;
         }
         if host.len() < image.host().len() {
             return image
                 .without_default_port()
-                .map_or(Decision::NoRule, |image| self.search(&image, budget, speaks_of));
+                .map_or(RuleDecision::NoRule, |image| self.search(&image, budget, speaks_of));
         }
         if let Some(hub) = docker_hub_image(&host, image) {
             return self.search(&hub, budget, speaks_of);
         }
         let repository = image.repository();
         let source = match self.hosts.get(&*host) {
-            None => return Decision::NoRule,
-            Some(Host::Source(source)) => source,
-            Some(Host::Harbor(projects)) => {
+            None => return RuleDecision::NoRule,
+            Some(HostRules::Source(source)) => source,
+            Some(HostRules::Harbor(projects)) => {
                 let project = repository.split('/').next().unwrap_or_default();
                 let rule = projects.get(project).and_then(|&index| self.targets.get(index));
-                return Decision::AlreadyAtHarbor { rule };
+                return RuleDecision::AlreadyAtHarbor { rule };
             }
         };
-        let speaks = |target: &&Target| budget.spend(target.steps()) && speaks_of(target, image);
+        let speaks = |target: &&RewriteTarget| budget.spend(target.steps()) && speaks_of(target, image);
         let usable = |index: &usize| self.targets.get(*index).filter(speaks);
         let Some(rule) = source.longest(repository, usable) else {
-            return Decision::NoRule;
+            return RuleDecision::NoRule;
         };
         let own = rule.replaced(&host, image);
         match own.as_ref().unwrap_or(image).moved_under(&rule.prefix) {
-            Ok(image) if own.is_some() => Decision::Rewritten { image: rule.canonical(&image), rule },
-            Ok(image) => Decision::Rewritten { image, rule },
-            Err(_) => Decision::TooLong { rule },
+            Ok(image) if own.is_some() => RuleDecision::Rewritten { image: rule.canonical(&image), rule },
+            Ok(image) => RuleDecision::Rewritten { image, rule },
+            Err(_) => RuleDecision::TooLong { rule },
         }
     }
 
     /// Returns the problems of the rules: conflicts, and matches and targets that no image can have.
-    pub fn findings(&self) -> &[Finding] {
+    pub fn findings(&self) -> &[RuleWarning] {
         &self.findings
     }
 
     /// Returns the active rules, oldest first.
-    pub fn targets(&self) -> &[Target] {
+    pub fn targets(&self) -> &[RewriteTarget] {
         &self.targets
     }
 
@@ -235,9 +235,9 @@ impl Rules {
         self.targets.is_empty()
     }
 
-    fn add_target(&mut self, target: Target) {
+    fn add_target(&mut self, target: RewriteTarget) {
         let host = self.hosts.entry(lower(target.prefix.host()).into());
-        if let Host::Harbor(projects) = host.or_insert_with(|| Host::Harbor(Map::default())) {
+        if let HostRules::Harbor(projects) = host.or_insert_with(|| HostRules::Harbor(RuleMap::default())) {
             projects.entry(target.prefix.path().into()).or_insert(self.targets.len());
         }
         self.targets.push(target);
@@ -246,12 +246,13 @@ impl Rules {
     fn add_match(&mut self, index: usize, rule: &Rule, matched: &str) {
         let (name, text) = (rule.name.clone(), matched.to_owned());
         let Some((host, path)) = read_match(matched) else {
-            self.findings.push(Finding::BadMatch { rule: name, matched: text });
+            self.findings.push(RuleWarning::BadMatch { rule: name, matched: text });
             return;
         };
-        let Host::Source(source) = self.hosts.entry(host.into()).or_insert_with(|| Host::Source(Source::default()))
+        let HostRules::Source(source) =
+            self.hosts.entry(host.into()).or_insert_with(|| HostRules::Source(HostMatches::default()))
         else {
-            self.findings.push(Finding::AtHarbor { rule: name, matched: text });
+            self.findings.push(RuleWarning::AtHarbor { rule: name, matched: text });
             return;
         };
         let holders = source.claim(path, index);
@@ -261,7 +262,7 @@ impl Rules {
         let winner = older.find(|older| younger.is_some_and(|younger| older.leaves_nothing_to(younger)));
         if let Some(winner) = winner {
             let winner = winner.name().to_string();
-            self.findings.push(Finding::Conflict { rule: name, matched: text, winner });
+            self.findings.push(RuleWarning::Conflict { rule: name, matched: text, winner });
         }
     }
 }

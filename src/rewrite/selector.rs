@@ -3,7 +3,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 
 use super::limits::steps;
-use super::subject::Subject;
+use super::pod_scope::PodScope;
 
 /// Selects Pods by the labels of their namespaces and their own labels. The default selects all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -82,7 +82,7 @@ impl Selectors {
     }
 
     /// Returns whether they select this Pod.
-    pub fn matches(&self, subject: &Subject<'_>) -> bool {
+    pub fn matches(&self, subject: &PodScope<'_>) -> bool {
         self.namespaces.matches(|key| subject.namespace_label(key)) && self.objects.matches(|key| subject.label(key))
     }
 }

@@ -11,11 +11,11 @@ use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered}
 use k8s_openapi::jiff::Timestamp;
 use tokio::{sync::Notify, time::Instant};
 
-use super::world::{Kept, World};
+use super::memory_store::{MemoryStore, StoredKind};
 use crate::{
     api::{CachedImage, HarborInstance, ProxyProject, Registry, ReplicationRule},
-    controller::{Finalized, Kinds, Reconciler, cached_image::Images},
-    prewarm::lifetime::REQUESTED_BY,
+    controller::{FinalizeResult, Reconciler, Reconcilers, cached_image::CachedImageReconciler},
+    prewarm::expiry::REQUESTED_BY,
 };
 
 /// Maximum number of concurrent reconciles, images excluded.
@@ -27,7 +27,7 @@ const LONGEST: Duration = Duration::from_secs(60);
 
 /// Identifies a resource.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-enum Key {
+enum ResourceKey {
     Instance(String),
     Registry(String),
     Project(String),
@@ -35,7 +35,7 @@ enum Key {
     Image(String),
 }
 
-impl Key {
+impl ResourceKey {
     fn is_image(&self) -> bool {
         matches!(self, Self::Image(_))
     }
@@ -43,11 +43,11 @@ impl Key {
 
 /// Whether a resource was touched during its reconcile.
 #[derive(Debug, Clone, Copy, Default)]
-struct Touched(bool);
+struct TouchedKeys(bool);
 
 /// Result of one reconcile.
-struct Done {
-    key: Key,
+struct ReconcileDone {
+    key: ResourceKey,
     changed: bool,
     /// `None` when the resource is gone.
     requeue: Option<Duration>,
@@ -55,9 +55,9 @@ struct Done {
 
 /// Reconciles the resources of a world.
 pub(super) struct Engine {
-    pub(super) world: Arc<World>,
-    pub(super) kinds: Arc<Kinds>,
-    pub(super) images: Arc<Images>,
+    pub(super) world: Arc<MemoryStore>,
+    pub(super) kinds: Arc<Reconcilers>,
+    pub(super) images: Arc<CachedImageReconciler>,
     /// Notified when resources were added, removed or changed.
     pub(super) wake: Arc<Notify>,
     /// Called when ProxyProjects may have been added, removed or changed.
@@ -67,23 +67,23 @@ pub(super) struct Engine {
 impl Engine {
     /// Runs until dropped.
     pub(super) async fn run(self) {
-        let mut due: HashMap<Key, Instant> = HashMap::new();
+        let mut due: HashMap<ResourceKey, Instant> = HashMap::new();
         // A resource that is touched during its reconcile is reconciled once more: the reconcile may have been too early.
-        let mut busy: HashMap<Key, Touched> = HashMap::new();
-        let mut running: FuturesUnordered<BoxFuture<'static, Done>> = FuturesUnordered::new();
+        let mut busy: HashMap<ResourceKey, TouchedKeys> = HashMap::new();
+        let mut running: FuturesUnordered<BoxFuture<'static, ReconcileDone>> = FuturesUnordered::new();
         loop {
             self.enlist(&mut due, &busy);
             for key in ready(&due, &busy, |name| self.namespace_of(name)) {
                 due.remove(&key);
-                busy.insert(key.clone(), Touched(false));
+                busy.insert(key.clone(), TouchedKeys(false));
                 running.push(self.look(key));
             }
             let next = next(&due, &busy).unwrap_or_else(|| Instant::now() + LONGEST);
             tokio::select! {
                 Some(done) = running.next() => {
-                    let Touched(again) = busy.remove(&done.key).unwrap_or_default();
+                    let TouchedKeys(again) = busy.remove(&done.key).unwrap_or_default();
                     if done.changed {
-                        if matches!(done.key, Key::Project(_)) {
+                        if matches!(done.key, ResourceKey::Project(_)) {
                             (self.projects_changed)();
                         }
                         touch(&mut due, &mut busy, dependents(&done.key));
@@ -103,12 +103,12 @@ impl Engine {
     }
 
     /// Makes new resources due immediately, and forgets removed ones.
-    fn enlist(&self, due: &mut HashMap<Key, Instant>, busy: &HashMap<Key, Touched>) {
-        let keys: HashSet<Key> = (self.names::<HarborInstance>().map(Key::Instance))
-            .chain(self.names::<Registry>().map(Key::Registry))
-            .chain(self.names::<ProxyProject>().map(Key::Project))
-            .chain(self.names::<ReplicationRule>().map(Key::Rule))
-            .chain(self.names::<CachedImage>().map(Key::Image))
+    fn enlist(&self, due: &mut HashMap<ResourceKey, Instant>, busy: &HashMap<ResourceKey, TouchedKeys>) {
+        let keys: HashSet<ResourceKey> = (self.names::<HarborInstance>().map(ResourceKey::Instance))
+            .chain(self.names::<Registry>().map(ResourceKey::Registry))
+            .chain(self.names::<ProxyProject>().map(ResourceKey::Project))
+            .chain(self.names::<ReplicationRule>().map(ResourceKey::Rule))
+            .chain(self.names::<CachedImage>().map(ResourceKey::Image))
             .collect();
         due.retain(|key, _| keys.contains(key));
         let now = Instant::now();
@@ -124,72 +124,80 @@ impl Engine {
         annotations.and_then(|annotations| annotations.get(REQUESTED_BY)).cloned().unwrap_or_default()
     }
 
-    fn names<K: Kept>(&self) -> impl Iterator<Item = String> + use<K> {
+    fn names<K: StoredKind>(&self) -> impl Iterator<Item = String> + use<K> {
         self.world.all::<K>().into_iter().filter_map(|object| object.meta().name.clone())
     }
 
-    fn look(&self, key: Key) -> BoxFuture<'static, Done> {
+    fn look(&self, key: ResourceKey) -> BoxFuture<'static, ReconcileDone> {
         let (world, kinds, images) = (self.world.clone(), self.kinds.clone(), self.images.clone());
         async move {
             let (changed, requeue) = match &key {
-                Key::Instance(name) => look::<HarborInstance, _>(&world, kinds.as_ref(), name).await,
-                Key::Registry(name) => look::<Registry, _>(&world, kinds.as_ref(), name).await,
-                Key::Project(name) => look::<ProxyProject, _>(&world, kinds.as_ref(), name).await,
-                Key::Rule(name) => look::<ReplicationRule, _>(&world, kinds.as_ref(), name).await,
-                Key::Image(name) => look::<CachedImage, _>(&world, images.as_ref(), name).await,
+                ResourceKey::Instance(name) => look::<HarborInstance, _>(&world, kinds.as_ref(), name).await,
+                ResourceKey::Registry(name) => look::<Registry, _>(&world, kinds.as_ref(), name).await,
+                ResourceKey::Project(name) => look::<ProxyProject, _>(&world, kinds.as_ref(), name).await,
+                ResourceKey::Rule(name) => look::<ReplicationRule, _>(&world, kinds.as_ref(), name).await,
+                ResourceKey::Image(name) => look::<CachedImage, _>(&world, images.as_ref(), name).await,
             };
-            Done { key, changed, requeue }
+            ReconcileDone { key, changed, requeue }
         }
         .boxed()
     }
 }
 
 /// Selects the resources that depend on a changed one.
-fn dependents(key: &Key) -> fn(&Key) -> bool {
+fn dependents(key: &ResourceKey) -> fn(&ResourceKey) -> bool {
     match key {
-        Key::Instance(_) => |key| !matches!(key, Key::Instance(_)),
-        Key::Registry(_) => |key| matches!(key, Key::Project(_) | Key::Rule(_)),
-        Key::Project(_) => |key| matches!(key, Key::Image(_) | Key::Registry(_)),
-        Key::Rule(_) => |key| matches!(key, Key::Registry(_)),
-        Key::Image(_) => |_| false,
+        ResourceKey::Instance(_) => |key| !matches!(key, ResourceKey::Instance(_)),
+        ResourceKey::Registry(_) => |key| matches!(key, ResourceKey::Project(_) | ResourceKey::Rule(_)),
+        ResourceKey::Project(_) => |key| matches!(key, ResourceKey::Image(_) | ResourceKey::Registry(_)),
+        ResourceKey::Rule(_) => |key| matches!(key, ResourceKey::Registry(_)),
+        ResourceKey::Image(_) => |_| false,
     }
 }
 
 /// Makes resources due immediately, or again after their current reconcile.
-fn touch(due: &mut HashMap<Key, Instant>, busy: &mut HashMap<Key, Touched>, which: fn(&Key) -> bool) {
+fn touch(
+    due: &mut HashMap<ResourceKey, Instant>,
+    busy: &mut HashMap<ResourceKey, TouchedKeys>,
+    which: fn(&ResourceKey) -> bool,
+) {
     let now = Instant::now();
     due.iter_mut().filter(|(key, _)| which(key)).for_each(|(_, at)| *at = now);
-    busy.iter_mut().filter(|(key, _)| which(key)).for_each(|(_, touched)| *touched = Touched(true));
+    busy.iter_mut().filter(|(key, _)| which(key)).for_each(|(_, touched)| *touched = TouchedKeys(true));
 }
 
 /// Free slots: for images, and for all other kinds.
-fn free(busy: &HashMap<Key, Touched>) -> (usize, usize) {
+fn free(busy: &HashMap<ResourceKey, TouchedKeys>) -> (usize, usize) {
     let images = busy.keys().filter(|key| key.is_image()).count();
     (IMAGES_AT_ONCE.saturating_sub(images), AT_ONCE.saturating_sub(busy.len() - images))
 }
 
 /// When the next resource that may run is due. Resources that wait for a slot wait for the end of a reconcile.
-fn next(due: &HashMap<Key, Instant>, busy: &HashMap<Key, Touched>) -> Option<Instant> {
+fn next(due: &HashMap<ResourceKey, Instant>, busy: &HashMap<ResourceKey, TouchedKeys>) -> Option<Instant> {
     let (images, others) = free(busy);
-    let may_run = |key: &Key| if key.is_image() { images > 0 } else { others > 0 };
+    let may_run = |key: &ResourceKey| if key.is_image() { images > 0 } else { others > 0 };
     due.iter().filter(|(key, _)| may_run(key)).map(|(_, at)| *at).min()
 }
 
 /// The resources that are due, as many as may run. Chooses images of the namespaces with the fewest running reconciles,
 /// and of these the ones that are due the longest.
-fn ready(due: &HashMap<Key, Instant>, busy: &HashMap<Key, Touched>, namespace_of: impl Fn(&str) -> String) -> Vec<Key> {
+fn ready(
+    due: &HashMap<ResourceKey, Instant>,
+    busy: &HashMap<ResourceKey, TouchedKeys>,
+    namespace_of: impl Fn(&str) -> String,
+) -> Vec<ResourceKey> {
     let (slots, others) = free(busy);
     let now = Instant::now();
-    let is_due = |(key, at): (&Key, &Instant)| (*at <= now).then(|| (*at, key.clone()));
+    let is_due = |(key, at): (&ResourceKey, &Instant)| (*at <= now).then(|| (*at, key.clone()));
     let (images, mut keys): (Vec<_>, Vec<_>) = due.iter().filter_map(is_due).partition(|(_, key)| key.is_image());
     // Instances before registries before projects, so that later resources find what they refer to.
     keys.sort_by(|(_, one), (_, other)| one.cmp(other));
     keys.truncate(others);
-    let mut ready: Vec<Key> = keys.into_iter().map(|(_, key)| key).collect();
+    let mut ready: Vec<ResourceKey> = keys.into_iter().map(|(_, key)| key).collect();
     if slots == 0 || images.is_empty() {
         return ready;
     }
-    let owner = |key: &Key| if let Key::Image(name) = key { namespace_of(name) } else { String::new() };
+    let owner = |key: &ResourceKey| if let ResourceKey::Image(name) = key { namespace_of(name) } else { String::new() };
     let mut lanes: BTreeMap<String, Lane> = BTreeMap::new();
     for (at, key) in images {
         lanes.entry(owner(&key)).or_default().due.push(Reverse((at, key)));
@@ -212,7 +220,7 @@ fn ready(due: &HashMap<Key, Instant>, busy: &HashMap<Key, Touched>, namespace_of
 #[derive(Default)]
 struct Lane {
     busy: usize,
-    due: BinaryHeap<Reverse<(Instant, Key)>>,
+    due: BinaryHeap<Reverse<(Instant, ResourceKey)>>,
 }
 
 impl Lane {
@@ -221,17 +229,21 @@ impl Lane {
     }
 }
 
-async fn look<K: Kept, R: Reconciler<K>>(world: &World, reconciler: &R, name: &str) -> (bool, Option<Duration>) {
+async fn look<K: StoredKind, R: Reconciler<K>>(
+    world: &MemoryStore,
+    reconciler: &R,
+    name: &str,
+) -> (bool, Option<Duration>) {
     let Some(object) = world.get::<K>(name) else { return (false, None) };
     let kind = K::kind(&());
     if object.meta().deletion_timestamp.is_some() {
         return match reconciler.finalize(object.as_ref(), Timestamp::now()).await {
-            Finalized::Done(notes) => {
+            FinalizeResult::Done(notes) => {
                 notes.iter().for_each(|note| note.log(&kind, name));
                 world.remove::<K>(name);
                 (true, None)
             }
-            Finalized::Blocked(outcome) => {
+            FinalizeResult::Blocked(outcome) => {
                 outcome.notes.iter().for_each(|note| note.log(&kind, name));
                 (world.set_status::<K>(name, outcome.status), Some(outcome.requeue))
             }
@@ -246,17 +258,17 @@ async fn look<K: Kept, R: Reconciler<K>>(world: &World, reconciler: &R, name: &s
 mod tests {
     use super::*;
 
-    fn image(number: usize) -> Key {
-        Key::Image(number.to_string())
+    fn image(number: usize) -> ResourceKey {
+        ResourceKey::Image(number.to_string())
     }
 
     #[test]
     fn images_beyond_their_slots_wait_for_one_another_and_not_for_the_clock() {
         let now = Instant::now();
-        let due: HashMap<Key, Instant> = (0..10).map(|number| (image(number), now)).collect();
+        let due: HashMap<ResourceKey, Instant> = (0..10).map(|number| (image(number), now)).collect();
         let first = ready(&due, &HashMap::new(), |_| String::new());
         assert_eq!(first.len(), IMAGES_AT_ONCE);
-        let busy: HashMap<Key, Touched> = first.into_iter().map(|key| (key, Touched(false))).collect();
+        let busy: HashMap<ResourceKey, TouchedKeys> = first.into_iter().map(|key| (key, TouchedKeys(false))).collect();
         assert!(ready(&due, &busy, |_| String::new()).is_empty());
         assert_eq!(next(&due, &busy), None, "a moment that has passed would spin");
     }
@@ -264,23 +276,26 @@ mod tests {
     #[test]
     fn ready_takes_the_image_of_a_namespace_that_has_none_under_way_before_those_of_a_flood() {
         let start = Instant::now();
-        let mut due: HashMap<Key, Instant> = (0..1000).map(|number| (image(number), start)).collect();
-        let shop = Key::Image("zz-shop".to_owned());
+        let mut due: HashMap<ResourceKey, Instant> = (0..1000).map(|number| (image(number), start)).collect();
+        let shop = ResourceKey::Image("zz-shop".to_owned());
         due.insert(shop.clone(), Instant::now());
         let namespace_of = |name: &str| if name == "zz-shop" { "shop" } else { "flood" }.to_owned();
         let first = ready(&due, &HashMap::new(), namespace_of);
         assert!(first.len() == IMAGES_AT_ONCE && first.contains(&shop), "{first:?}");
-        let busy: HashMap<Key, Touched> =
-            (0..IMAGES_AT_ONCE - 1).map(|number| (image(number), Touched(false))).collect();
+        let busy: HashMap<ResourceKey, TouchedKeys> =
+            (0..IMAGES_AT_ONCE - 1).map(|number| (image(number), TouchedKeys(false))).collect();
         assert_eq!(ready(&due, &busy, namespace_of), [shop]);
     }
 
     #[test]
     fn what_is_touched_during_a_look_is_looked_at_again() {
         let mut due = HashMap::from([(image(1), Instant::now() + LONGEST)]);
-        let mut busy = HashMap::from([(image(2), Touched(false)), (Key::Registry("r".to_owned()), Touched(false))]);
-        touch(&mut due, &mut busy, Key::is_image);
+        let mut busy = HashMap::from([
+            (image(2), TouchedKeys(false)),
+            (ResourceKey::Registry("r".to_owned()), TouchedKeys(false)),
+        ]);
+        touch(&mut due, &mut busy, ResourceKey::is_image);
         assert!(due.values().all(|at| *at <= Instant::now()));
-        assert!(busy[&image(2)].0 && !busy[&Key::Registry("r".to_owned())].0);
+        assert!(busy[&image(2)].0 && !busy[&ResourceKey::Registry("r".to_owned())].0);
     }
 }

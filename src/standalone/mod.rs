@@ -4,10 +4,10 @@
 //! cluster, from the same code; only the store of the resources differs.
 
 mod engine;
-mod files;
+mod manifest_source;
+mod memory_store;
 mod run;
-mod world;
 
-pub use files::{Manifests, Problem, parse, read, secret_value};
-pub use run::{Settings, Standalone, StartError};
-pub use world::{Kept, World};
+pub use manifest_source::{ManifestProblem, ManifestSet, parse, read, secret_value};
+pub use memory_store::{MemoryStore, StoredKind};
+pub use run::{Standalone, StandaloneOptions, StartError};

@@ -13,37 +13,37 @@ use k8s_openapi::jiff::Timestamp;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::{Manifests, Problem, World, engine::Engine, files};
+use super::{ManifestProblem, ManifestSet, MemoryStore, engine::Engine, manifest_source};
 use crate::{
+    active_config::{ActiveConfig, LOOK},
     api::{CachedImage, HarborInstance, Platform, ProxyProject},
     controller::{
-        Installation, Instances, Kinds,
-        cached_image::{Images, Watcher, lifetime_of, offered, wants_offers},
+        Connections, Installation, Reconcilers,
+        cached_image::{CachedImageReconciler, ProgressObserver, cached_image_for, lifetime_of, prewarms_on_admission},
     },
     image::ImageRef,
-    in_force::{InForce, LOOK},
     leadership::Leadership,
     prewarm::{
-        Asked, Offer, OfferReceiver, Offers, Timing,
-        lifetime::{Record, Source, choose},
-        limit::Limit,
+        PrewarmQueue, PrewarmReceiver, PrewarmRequest, PrewarmTiming, UsageTracker,
+        expiry::{ExpiryCandidate, ImageOrigin, choose},
         name::cached_image_name,
+        namespace_limit::NamespaceLimit,
         queue,
         quota::{Caps, Ledger, Room, Worth},
     },
     rewrite::{self, Rules},
     telemetry::{metrics::Metrics, probes::Readiness},
     tls::serve::{Certificate, server_config},
-    webhook::{self, Admission, Limits, ServeError, ServeOptions},
+    webhook::{self, Admission, BodyLimits, ServeError, ServeOptions},
 };
 
 /// Rate limit for new CachedImages per namespace. Requests beyond it wait, because no watch would find the image again.
-const PACE: Limit = Limit { burst: 100, per_second: 10.0 };
+const PACE: NamespaceLimit = NamespaceLimit { burst: 100, per_second: 10.0 };
 /// Interval of the check for expired CachedImages.
 const SWEEP: Duration = Duration::from_secs(60);
 
 /// Settings of standalone mode.
-pub struct Settings {
+pub struct StandaloneOptions {
     /// Directory of the manifests.
     pub directory: PathBuf,
     /// Address of the webhook; port 0 selects a free one.
@@ -57,13 +57,13 @@ pub struct Settings {
     /// Interval of the check for changed files.
     pub reload: Duration,
     /// How long warming waits for work that Harbor does on its own.
-    pub timing: Timing,
+    pub timing: PrewarmTiming,
     /// Maximum number of layer bytes that all pulls together make Harbor fetch at once.
-    pub pull_budget: u64,
+    pub max_inflight_bytes: u64,
     /// Maximum numbers of CachedImages created for Pods.
     pub caps: Caps,
     /// Creates observers of the pulls.
-    pub watcher: Option<Watcher>,
+    pub watcher: Option<ProgressObserver>,
     /// Limits of the server.
     pub serve: ServeOptions,
 }
@@ -73,7 +73,7 @@ pub struct Settings {
 pub enum StartError {
     /// A manifest is wrong.
     #[error(transparent)]
-    Manifests(#[from] Problem),
+    Manifests(#[from] ManifestProblem),
     /// The address cannot be bound.
     #[error("cannot listen on {0}: {1}")]
     Listen(SocketAddr, std::io::Error),
@@ -88,17 +88,17 @@ pub enum StartError {
 /// A running standalone instance.
 pub struct Standalone {
     /// Resources and their status.
-    pub world: Arc<World>,
+    pub world: Arc<MemoryStore>,
     /// The active rules.
     pub rules: Arc<ArcSwap<Rules>>,
     /// The active rules, policies and namespace labels.
-    pub in_force: InForce,
+    pub in_force: ActiveConfig,
     /// Address of the webhook.
     pub address: SocketAddr,
     /// The metrics. Callers may add to them before they are served.
     pub metrics: Metrics,
     /// The prewarm queue.
-    pub offers: Offers,
+    pub offers: PrewarmQueue,
     /// Whether the webhook is ready.
     pub readiness: Readiness,
     served: tokio::task::JoinHandle<Result<(), StartError>>,
@@ -109,11 +109,11 @@ impl Standalone {
     ///
     /// # Errors
     /// [`StartError`] when a manifest is invalid or the address is in use.
-    pub async fn start(settings: Settings, shutdown: CancellationToken) -> Result<Self, StartError> {
-        let manifests = files::read(&settings.directory)?;
-        let world = Arc::new(World::new(settings.platforms));
+    pub async fn start(settings: StandaloneOptions, shutdown: CancellationToken) -> Result<Self, StartError> {
+        let manifests = manifest_source::read(&settings.directory)?;
+        let world = Arc::new(MemoryStore::new(settings.platforms));
         world.apply(&manifests, Timestamp::now());
-        let in_force = InForce::default();
+        let in_force = ActiveConfig::default();
         follow_manifests(&in_force, &manifests);
         let listener =
             TcpListener::bind(settings.listen).map_err(|error| StartError::Listen(settings.listen, error))?;
@@ -121,14 +121,15 @@ impl Standalone {
         let tls = Arc::new(server_config(settings.certificate)?);
 
         let (rules, shown) = (in_force.rules.clone(), in_force.clone());
-        let instances = Arc::new(Instances::new(settings.pull_budget, Leadership::always()));
-        let kinds = Kinds {
+        let instances = Arc::new(Connections::new(settings.max_inflight_bytes, Leadership::always()));
+        let kinds = Reconcilers {
             directory: world.clone(),
             instances: instances.clone(),
             installation: Installation(settings.installation),
         };
-        let images = Images::new(world.clone(), instances, rules.clone(), settings.timing, settings.watcher);
-        let asked = images.asked().clone();
+        let images =
+            CachedImageReconciler::new(world.clone(), instances, rules.clone(), settings.timing, settings.watcher);
+        let asked = images.usage().clone();
         asked.begin(Timestamp::now());
         let wake = Arc::new(Notify::new());
         let engine = Engine {
@@ -141,7 +142,7 @@ impl Standalone {
                 Box::new(move || recompile(&world, &in_force))
             },
         };
-        let (offers, offered) = queue::queue(queue::Bounds { pace: Some(PACE), ..queue::Bounds::default() });
+        let (offers, offered) = queue::queue(queue::QueueBounds { pace: Some(PACE), ..queue::QueueBounds::default() });
         let metrics = Metrics::new();
         let readiness = Readiness::new();
         readiness.set(true);
@@ -154,7 +155,7 @@ impl Standalone {
             offers: sink,
             metrics: metrics.admission.clone(),
             readiness: readiness.clone(),
-            limits: Limits::default(),
+            limits: BodyLimits::default(),
         });
         let caps = settings.caps;
         let background = {
@@ -164,7 +165,7 @@ impl Standalone {
                     engine.run(),
                     follow_outages(world.clone(), in_force.clone()),
                     follow_files(directory, settings.reload, manifests, in_force, world.clone(), wake.clone()),
-                    keep_offers(offered, world, asked, wake, caps),
+                    keep_cached_images(offered, world, asked, wake, caps),
                 );
             }
         };
@@ -192,23 +193,23 @@ impl Standalone {
 }
 
 /// Recompiles the rules when ProxyProjects changed, or a Harbor became unavailable or available again.
-fn recompile(world: &World, in_force: &InForce) {
+fn recompile(world: &MemoryStore, in_force: &ActiveConfig) {
     let instances = world.all::<HarborInstance>();
     let unavailable = rewrite::unavailable(instances.iter().map(AsRef::as_ref), Timestamp::now());
     in_force.recompile(&world.all::<ProxyProject>(), unavailable);
 }
 
 /// Checks in an endless loop whether a Harbor became unavailable or available again, and reads new scan results.
-async fn follow_outages(world: Arc<World>, in_force: InForce) {
+async fn follow_outages(world: Arc<MemoryStore>, in_force: ActiveConfig) {
     loop {
         tokio::time::sleep(LOOK).await;
         recompile(&world, &in_force);
-        in_force.remember_scans(world.all::<CachedImage>().iter().map(AsRef::as_ref));
+        in_force.set_scans(world.all::<CachedImage>().iter().map(AsRef::as_ref));
     }
 }
 
 /// Activates the policies and namespace labels that `/validate` uses.
-fn follow_manifests(in_force: &InForce, manifests: &Manifests) {
+fn follow_manifests(in_force: &ActiveConfig, manifests: &ManifestSet) {
     in_force.enforce(&manifests.policies);
     in_force.namespaces.store(Arc::new(manifests.namespaces.clone().into_iter().collect()));
 }
@@ -217,16 +218,16 @@ fn follow_manifests(in_force: &InForce, manifests: &Manifests) {
 async fn follow_files(
     directory: PathBuf,
     every: Duration,
-    mut last: Manifests,
-    in_force: InForce,
-    world: Arc<World>,
+    mut last: ManifestSet,
+    in_force: ActiveConfig,
+    world: Arc<MemoryStore>,
     wake: Arc<Notify>,
 ) {
     let mut told = String::new();
     loop {
         tokio::time::sleep(every).await;
         let path = directory.clone();
-        match tokio::task::spawn_blocking(move || files::read(&path)).await {
+        match tokio::task::spawn_blocking(move || manifest_source::read(&path)).await {
             Ok(Ok(manifests)) if manifests.fingerprint != last.fingerprint => {
                 tracing::info!(directory = %directory.display(), "manifests changed");
                 world.apply(&manifests, Timestamp::now());
@@ -249,7 +250,13 @@ async fn follow_files(
 
 /// Turns prewarm requests into CachedImages as far as there is room, and deletes those that no Pod requested within their
 /// lifetime.
-async fn keep_offers(mut offers: OfferReceiver, world: Arc<World>, asked: Arc<Asked>, wake: Arc<Notify>, caps: Caps) {
+async fn keep_cached_images(
+    mut offers: PrewarmReceiver,
+    world: Arc<MemoryStore>,
+    asked: Arc<UsageTracker>,
+    wake: Arc<Notify>,
+    caps: Caps,
+) {
     let mut ledger = Ledger::default();
     let mut refused = 0_usize;
     let mut sweeps = tokio::time::interval(SWEEP);
@@ -258,8 +265,8 @@ async fn keep_offers(mut offers: OfferReceiver, world: Arc<World>, asked: Arc<As
             offer = offers.next() => {
                 let Some(offer) = offer else { return };
                 let now = Timestamp::now();
-                asked.note(offer.image.as_str(), &offer.namespace, now);
-                if !wants_offers(world.as_ref(), &offer.proxy_project) || is_known(&world, &offer) {
+                asked.record(offer.image.as_str(), &offer.namespace, now);
+                if !prewarms_on_admission(world.as_ref(), &offer.proxy_project) || is_known(&world, &offer) {
                     continue;
                 }
                 if !make_room(&world, &asked, &mut ledger, &offer, &caps) {
@@ -268,7 +275,7 @@ async fn keep_offers(mut offers: OfferReceiver, world: Arc<World>, asked: Arc<As
                     }
                     refused = refused.saturating_add(1);
                     offers.forget(&offer.image);
-                } else if world.add(offered(&offer, Source::Admission), now) {
+                } else if world.add(cached_image_for(&offer, ImageOrigin::Admission), now) {
                     tracing::info!(image = %offer.image, namespace = offer.namespace, "to be warmed");
                     wake.notify_one();
                 }
@@ -282,14 +289,20 @@ async fn keep_offers(mut offers: OfferReceiver, world: Arc<World>, asked: Arc<As
     }
 }
 
-fn is_known(world: &World, offer: &Offer) -> bool {
+fn is_known(world: &MemoryStore, offer: &PrewarmRequest) -> bool {
     world.get::<CachedImage>(&cached_image_name(&offer.image)).is_some()
 }
 
 /// Makes room for an image and records it as created; `false` when there is no room.
-fn make_room(world: &World, asked: &Asked, ledger: &mut Ledger, offer: &Offer, caps: &Caps) -> bool {
+fn make_room(
+    world: &MemoryStore,
+    asked: &UsageTracker,
+    ledger: &mut Ledger,
+    offer: &PrewarmRequest,
+    caps: &Caps,
+) -> bool {
     let now = Instant::now();
-    ledger.refresh(|| records(world, asked).into_iter().map(Record::holding).collect(), now);
+    ledger.refresh(|| records(world, asked).into_iter().map(ExpiryCandidate::holding).collect(), now);
     match ledger.holdings().room(&offer.namespace, caps) {
         Room::Free => {}
         Room::InPlaceOf(name) => {
@@ -304,13 +317,13 @@ fn make_room(world: &World, asked: &Asked, ledger: &mut Ledger, offer: &Offer, c
     true
 }
 
-fn records(world: &World, asked: &Asked) -> Vec<Record> {
+fn records(world: &MemoryStore, asked: &UsageTracker) -> Vec<ExpiryCandidate> {
     world.all::<CachedImage>().iter().filter_map(|image| lifetime_of(image, world, asked)).collect()
 }
 
 /// Deletes CachedImages that no Pod requested within their lifetime, and those beyond the caps. Returns the deleted
 /// images.
-fn expire(world: &World, asked: &Asked, caps: &Caps, wanted: usize, now: Timestamp) -> Vec<ImageRef> {
+fn expire(world: &MemoryStore, asked: &UsageTracker, caps: &Caps, wanted: usize, now: Timestamp) -> Vec<ImageRef> {
     let records = records(world, asked);
     let gone = choose(&records, &HashSet::new(), caps, wanted, now).into_iter().map(|(record, cause)| {
         tracing::info!(name = record.name, image = record.image, last = %record.last, ?cause, "expired");
@@ -328,20 +341,20 @@ mod tests {
 
     #[test]
     fn an_image_that_no_pod_asks_for_goes_after_its_time_and_one_of_a_manifest_stays() {
-        let world = World::new(Vec::new());
-        let asked = Asked::default();
+        let world = MemoryStore::new(Vec::new());
+        let asked = UsageTracker::default();
         let at = |hour: i64| Timestamp::from_second(1_700_000_000 + hour * 3600).unwrap();
         let offer = |image: &str| {
             let image = ImageRef::parse(image).unwrap();
-            Offer { image, proxy_project: "hub".to_owned(), namespace: "shop".to_owned() }
+            PrewarmRequest { image, proxy_project: "hub".to_owned(), namespace: "shop".to_owned() }
         };
         for image in ["h.example/hub/once:1", "h.example/hub/again:1"] {
-            assert!(world.add(offered(&offer(image), Source::Admission), at(0)));
+            assert!(world.add(cached_image_for(&offer(image), ImageOrigin::Admission), at(0)));
         }
         let spec = serde_json::from_value(json!({"image": "h.example/hub/mine:1"})).unwrap();
         assert!(world.add(CachedImage::new("mine", spec), at(0)));
         asked.begin(at(0));
-        asked.note("h.example/hub/again:1", "shop", at(20));
+        asked.record("h.example/hub/again:1", "shop", at(20));
         let expire = |now| expire(&world, &asked, &Caps::default(), 0, now);
         assert!(expire(at(23)).is_empty());
         let gone = expire(at(25));
@@ -353,13 +366,13 @@ mod tests {
 
     #[test]
     fn make_room_holds_the_caps_and_evicts_from_the_namespace_with_the_most() {
-        let (world, asked, mut ledger) = (World::new(Vec::new()), Asked::default(), Ledger::default());
+        let (world, asked, mut ledger) = (MemoryStore::new(Vec::new()), UsageTracker::default(), Ledger::default());
         let caps = Caps { total: 30, of_namespace: 20 };
         let mut ask = |namespace: &str, number: usize| {
             let image = ImageRef::parse(&format!("h.example/hub/{namespace}:{number}")).unwrap();
-            let offer = Offer { image, proxy_project: "hub".to_owned(), namespace: namespace.to_owned() };
+            let offer = PrewarmRequest { image, proxy_project: "hub".to_owned(), namespace: namespace.to_owned() };
             let room = make_room(&world, &asked, &mut ledger, &offer, &caps);
-            assert!(!room || world.add(offered(&offer, Source::Admission), Timestamp::now()));
+            assert!(!room || world.add(cached_image_for(&offer, ImageOrigin::Admission), Timestamp::now()));
             assert!(world.all::<CachedImage>().len() <= caps.total);
             room
         };

@@ -18,8 +18,8 @@ use base64::prelude::BASE64_STANDARD;
 use k8s_openapi::jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
-use crate::survey::Report;
-use crate::telemetry::troubles::Trouble;
+use crate::summary::Summary;
+use crate::telemetry::recent_errors::LoggedError;
 
 /// The most resources that each list shows; the page counts the rest.
 pub(crate) const LIMIT: usize = 50;
@@ -28,35 +28,35 @@ const STYLE: &str = include_str!("style.css");
 
 /// The data of the page.
 #[derive(Debug, Default)]
-pub(crate) struct Content {
+pub(crate) struct PageContent {
     /// The component: `controller` or `webhook`.
     pub(crate) component: &'static str,
     /// Short facts, each with its name.
     pub(crate) facts: Vec<(&'static str, String)>,
     /// Rules that admission uses; `None` for a process without admission.
-    pub(crate) rules: Option<Rules>,
+    pub(crate) rules: Option<PageRules>,
     /// The state of resources; `None` for a process that does not watch them.
-    pub(crate) report: Option<Report>,
+    pub(crate) report: Option<Summary>,
     /// Images, the last warmed first; at most [`LIMIT`].
-    pub(crate) images: Vec<Image>,
+    pub(crate) images: Vec<PageImage>,
     /// The last warnings and errors, newest first.
-    pub(crate) troubles: Vec<Trouble>,
+    pub(crate) troubles: Vec<LoggedError>,
 }
 
 /// Active rules.
 #[derive(Debug, Default)]
-pub(crate) struct Rules {
+pub(crate) struct PageRules {
     /// The number of rules.
     pub(crate) total: usize,
     /// At most [`LIMIT`] of the rules.
-    pub(crate) items: Vec<Rule>,
+    pub(crate) items: Vec<PageRule>,
     /// Invalid or shadowed rules, at most [`LIMIT`].
     pub(crate) findings: Vec<String>,
 }
 
 /// An active rule.
 #[derive(Debug)]
-pub(crate) struct Rule {
+pub(crate) struct PageRule {
     /// Its ProxyProject.
     pub(crate) name: String,
     /// The host and project that the rule rewrites to.
@@ -69,7 +69,7 @@ pub(crate) struct Rule {
 
 /// A CachedImage.
 #[derive(Debug)]
-pub(crate) struct Image {
+pub(crate) struct PageImage {
     /// The image at Harbor.
     pub(crate) image: String,
     /// `True`, `False` or `Unknown`.
@@ -85,11 +85,11 @@ pub(crate) struct Image {
 }
 
 /// Serves `GET /` with the current `content`.
-pub(crate) fn router(content: Arc<dyn Fn() -> Content + Send + Sync>) -> Router {
+pub(crate) fn router(content: Arc<dyn Fn() -> PageContent + Send + Sync>) -> Router {
     Router::new().route("/", get(async move || show(&content())))
 }
 
-fn show(content: &Content) -> Response {
+fn show(content: &PageContent) -> Response {
     let html = page::html(content, STYLE, Timestamp::now());
     let headers: [(HeaderName, &str); 5] = [
         (CONTENT_SECURITY_POLICY, POLICY.as_str()),

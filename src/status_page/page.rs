@@ -3,15 +3,15 @@
 use k8s_openapi::jiff::Timestamp;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::{Content, Image, Rules};
+use super::{PageContent, PageImage, PageRules};
 use crate::api::condition::since;
-use crate::survey::{Images, List, Report, State, Trouble};
-use crate::telemetry::troubles;
+use crate::summary::{ImageSummary, NotReadyItem, Summary, SummaryList, SummaryState};
+use crate::telemetry::recent_errors;
 use crate::text::{printable, short_image, size, time};
 
 /// Renders the page at `now`.
-pub(super) fn html(content: &Content, style: &str, now: Timestamp) -> String {
-    let Content { component, facts, rules, report, images, troubles } = content;
+pub(super) fn html(content: &PageContent, style: &str, now: Timestamp) -> String {
+    let PageContent { component, facts, rules, report, images, troubles } = content;
     html! {
         (DOCTYPE)
         html lang="en" {
@@ -43,7 +43,7 @@ pub(super) fn html(content: &Content, style: &str, now: Timestamp) -> String {
     .into_string()
 }
 
-fn summary(facts: &[(&'static str, String)], report: Option<&Report>) -> Markup {
+fn summary(facts: &[(&'static str, String)], report: Option<&Summary>) -> Markup {
     html! {
         dl {
             @if let Some(report) = report {
@@ -61,14 +61,14 @@ fn summary(facts: &[(&'static str, String)], report: Option<&Report>) -> Markup 
     }
 }
 
-fn images_fact(images: &Images) -> Markup {
+fn images_fact(images: &ImageSummary) -> Markup {
     html! {
         div { dt { "Images warm" } dd { (images.ready) " of " (images.total) } }
         div { dt { "Stored in Harbor" } dd { (size(images.bytes)) } }
     }
 }
 
-fn resources(report: &Report, now: Timestamp) -> Markup {
+fn resources(report: &Summary, now: Timestamp) -> Markup {
     html! {
         @if !report.not_ready.items.is_empty() { (not_ready(&report.not_ready, now)) }
         (table("Harbors", &report.instances, ["Instance", "State", "Version", "URL"], |line| [
@@ -94,7 +94,7 @@ fn resources(report: &Report, now: Timestamp) -> Markup {
     }
 }
 
-fn not_ready(list: &List<Trouble>, now: Timestamp) -> Markup {
+fn not_ready(list: &SummaryList<NotReadyItem>, now: Timestamp) -> Markup {
     html! {
         section {
             h2 { "Not as it should be" (beyond(list.items.len(), list.total)) }
@@ -119,7 +119,7 @@ fn not_ready(list: &List<Trouble>, now: Timestamp) -> Markup {
     }
 }
 
-fn in_force(rules: &Rules) -> Markup {
+fn in_force(rules: &PageRules) -> Markup {
     html! {
         section {
             h2 { "Rules in force" (beyond(rules.items.len(), rules.total)) }
@@ -147,7 +147,7 @@ fn in_force(rules: &Rules) -> Markup {
     }
 }
 
-fn warm(images: &[Image], now: Timestamp) -> Markup {
+fn warm(images: &[PageImage], now: Timestamp) -> Markup {
     html! {
         section {
             h2 { "Images" small { " · those that became warm last first" } }
@@ -175,7 +175,7 @@ fn warm(images: &[Image], now: Timestamp) -> Markup {
     }
 }
 
-fn last(list: &[troubles::Trouble], now: Timestamp) -> Markup {
+fn last(list: &[recent_errors::LoggedError], now: Timestamp) -> Markup {
     html! {
         section {
             h2 { "Last warnings and errors" small { " · of this process" } }
@@ -201,7 +201,12 @@ fn last(list: &[troubles::Trouble], now: Timestamp) -> Markup {
     }
 }
 
-fn table<T, const N: usize>(title: &str, list: &List<T>, header: [&str; N], row: impl Fn(&T) -> [Markup; N]) -> Markup {
+fn table<T, const N: usize>(
+    title: &str,
+    list: &SummaryList<T>,
+    header: [&str; N],
+    row: impl Fn(&T) -> [Markup; N],
+) -> Markup {
     html! {
         @if list.total > 0 {
             section {
@@ -227,11 +232,11 @@ fn beyond(shown: usize, total: usize) -> Markup {
     html! { @if total > shown { small { " · " (shown) " of " (total) } } }
 }
 
-fn name(state: &State) -> Markup {
+fn name(state: &SummaryState) -> Markup {
     text(&state.name)
 }
 
-fn state(state: &State) -> Markup {
+fn state(state: &SummaryState) -> Markup {
     mark(&state.ready, state.reason.as_deref().unwrap_or_default())
 }
 

@@ -3,13 +3,13 @@ use serde_json::json;
 use tower::ServiceExt;
 
 use super::*;
-use crate::survey::Survey;
+use crate::summary::SummaryBuilder;
 
 /// All external input has this text.
 const EVIL: &str = "</td><script>alert(1)</script><img src=//evil.example/x onerror='alert(2)'>";
 
-fn content() -> Content {
-    let mut survey = Survey::new(LIMIT);
+fn content() -> PageContent {
+    let mut survey = SummaryBuilder::new(LIMIT);
     let message = format!("Harbor failed: {EVIL}");
     let condition = json!({"type": "Ready", "status": "False", "reason": EVIL, "message": message,
                            "lastTransitionTime": "2026-03-01T09:00:00Z"});
@@ -21,16 +21,16 @@ fn content() -> Content {
     });
     survey.instance(&serde_json::from_value(instance).unwrap());
     let at = "2026-03-01T10:00:00Z".parse().unwrap();
-    Content {
+    PageContent {
         component: "controller",
         facts: vec![("Namespace", EVIL.to_owned())],
-        rules: Some(Rules {
+        rules: Some(PageRules {
             total: 1,
-            items: vec![Rule { name: EVIL.into(), target: EVIL.into(), mode: "Enabled".into(), waits: true }],
+            items: vec![PageRule { name: EVIL.into(), target: EVIL.into(), mode: "Enabled".into(), waits: true }],
             findings: vec![EVIL.into()],
         }),
         report: Some(survey.report()),
-        images: vec![Image {
+        images: vec![PageImage {
             image: EVIL.into(),
             ready: "True".into(),
             reason: "Warm".into(),
@@ -38,7 +38,7 @@ fn content() -> Content {
             offline: (true, false),
             warmed: Some(at),
         }],
-        troubles: vec![Trouble { at, is_error: true, text: EVIL.to_owned(), times: 3 }],
+        troubles: vec![LoggedError { at, is_error: true, text: EVIL.to_owned(), times: 3 }],
     }
 }
 

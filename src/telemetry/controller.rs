@@ -20,7 +20,7 @@ pub struct ControllerMetrics {
     request_duration: Family<ApiLabels, Histogram, fn() -> Histogram>,
     repeats: Family<InstanceLabels, Counter>,
     /// Running pulls of images.
-    pub pulls_running: Gauge,
+    pub active_pulls: Gauge,
     pulls: Family<PullLabels, Counter>,
     pull_duration: Histogram,
     blobs: Family<BlobLabels, Counter>,
@@ -31,7 +31,7 @@ pub struct ControllerMetrics {
 
 /// Label `outcome` of a reconcile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-pub enum Reconciled {
+pub enum ReconcileOutcome {
     /// The resource is Ready.
     Ready,
     /// The resource is not Ready; its status has the reason.
@@ -46,7 +46,7 @@ pub enum Reconciled {
 
 /// Label `answer` of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-pub enum Answered {
+pub enum ResponseClass {
     /// 2xx and 3xx.
     Ok,
     /// 401 and 403.
@@ -67,7 +67,7 @@ pub enum Answered {
 
 /// Label `api`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-pub enum Asked {
+pub enum ApiLabel {
     /// Harbor's API v2.0.
     Harbor,
     /// Its registry, `/v2`.
@@ -76,7 +76,7 @@ pub enum Asked {
 
 /// Label `operation`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-pub enum Access {
+pub enum AccessLabel {
     /// GET and HEAD.
     Read,
     /// All others.
@@ -85,7 +85,7 @@ pub enum Access {
 
 /// Label `cause` of evicted images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-pub enum Expired {
+pub enum ExpiryCauseLabel {
     /// No Pod asked for the image within its time.
     Unused,
     /// There were too many images.
@@ -113,7 +113,7 @@ pub enum BlobOutcome {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReconcileLabels {
     kind: &'static str,
-    outcome: Reconciled,
+    outcome: ReconcileOutcome,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -124,15 +124,15 @@ struct KindLabels {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
     harbor: String,
-    api: Asked,
-    operation: Access,
-    answer: Answered,
+    api: ApiLabel,
+    operation: AccessLabel,
+    answer: ResponseClass,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ApiLabels {
     harbor: String,
-    api: Asked,
+    api: ApiLabel,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -152,7 +152,7 @@ struct BlobLabels {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ExpiryLabels {
-    cause: Expired,
+    cause: ExpiryCauseLabel,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -170,7 +170,7 @@ impl ControllerMetrics {
             requests: Family::default(),
             request_duration: Family::new_with_constructor(seconds as fn() -> Histogram),
             repeats: Family::default(),
-            pulls_running: Gauge::default(),
+            active_pulls: Gauge::default(),
             pulls: Family::default(),
             pull_duration: Histogram::new(exponential_buckets(0.25, 2.0, 13)),
             blobs: Family::default(),
@@ -186,12 +186,16 @@ impl ControllerMetrics {
         registry.register("reconciles", "Looks at resources", all.reconciles.clone());
         let help = "Time of one look at a resource";
         registry.register_with_unit("reconcile_duration", help, Unit::Seconds, all.reconcile_duration.clone());
-        registry.register("reconciles_running", "Looks under way", all.running.clone());
+        registry.register("active_reconciles", "Looks under way", all.running.clone());
         registry.register("harbor_requests", "Requests to a Harbor", all.requests.clone());
         let help = "Time to the end of the answer, or of a registry to its head";
         registry.register_with_unit("harbor_request_duration", help, Unit::Seconds, all.request_duration.clone());
-        registry.register("harbor_repeats", "Requests to a registry made again within a pull", all.repeats.clone());
-        registry.register("pulls_running", "Pulls of images under way", all.pulls_running.clone());
+        registry.register(
+            "harbor_request_retries",
+            "Requests to a registry made again within a pull",
+            all.repeats.clone(),
+        );
+        registry.register("active_pulls", "Pulls of images under way", all.active_pulls.clone());
         registry.register("pulls", "Pulls of images", all.pulls.clone());
         registry.register_with_unit("pull_duration", "Time of one pull", Unit::Seconds, all.pull_duration.clone());
         registry.register("pull_blobs", "Configs and layers of pulls", all.blobs.clone());
@@ -202,7 +206,7 @@ impl ControllerMetrics {
         for outcome in [BlobOutcome::Fetched, BlobOutcome::Skipped] {
             all.blobs.get_or_create_owned(&BlobLabels { outcome });
         }
-        for cause in [Expired::Unused, Expired::TooMany] {
+        for cause in [ExpiryCauseLabel::Unused, ExpiryCauseLabel::TooMany] {
             all.expired.get_or_create_owned(&ExpiryLabels { cause });
         }
         for outcome in [EventOutcome::Published, EventOutcome::Dropped] {
@@ -213,7 +217,7 @@ impl ControllerMetrics {
 
     /// Exports a kind from the start, with all its counts at zero.
     pub fn expect_kind(&self, kind: &'static str) {
-        use Reconciled::{Deleted, DeletionBlocked, Failed, NotReady, Ready};
+        use ReconcileOutcome::{Deleted, DeletionBlocked, Failed, NotReady, Ready};
         for outcome in [Ready, NotReady, Deleted, DeletionBlocked, Failed] {
             self.reconciles.get_or_create_owned(&ReconcileLabels { kind, outcome });
         }
@@ -221,9 +225,9 @@ impl ControllerMetrics {
     }
 
     /// Counts a running reconcile of this kind until the result is dropped.
-    pub fn begin_reconcile(&self, kind: &'static str) -> Running {
+    pub fn begin_reconcile(&self, kind: &'static str) -> InProgress {
         let gauge = self.running.get_or_create_owned(&KindLabels { kind });
-        Running::new(gauge)
+        InProgress::new(gauge)
     }
 
     /// Exports an instance from the start.
@@ -232,13 +236,13 @@ impl ControllerMetrics {
     }
 
     /// Counts a reconcile of a resource.
-    pub fn count_reconcile(&self, kind: &'static str, outcome: Reconciled, took: Duration) {
+    pub fn count_reconcile(&self, kind: &'static str, outcome: ReconcileOutcome, took: Duration) {
         self.reconciles.get_or_create_owned(&ReconcileLabels { kind, outcome }).inc();
         self.reconcile_duration.get_or_create(&KindLabels { kind }).observe(took.as_secs_f64());
     }
 
     /// Counts a request to the Harbor of an instance.
-    pub fn count_request(&self, instance: &str, what: (Asked, Access), answer: Answered, took: Duration) {
+    pub fn count_request(&self, instance: &str, what: (ApiLabel, AccessLabel), answer: ResponseClass, took: Duration) {
         let (api, operation) = what;
         let labels = RequestLabels { harbor: instance.to_owned(), api, operation, answer };
         self.requests.get_or_create(&labels).inc();
@@ -268,7 +272,7 @@ impl ControllerMetrics {
     }
 
     /// Counts evicted CachedImages.
-    pub fn count_expired(&self, cause: Expired, images: usize) {
+    pub fn count_expired(&self, cause: ExpiryCauseLabel, images: usize) {
         self.expired.get_or_create_owned(&ExpiryLabels { cause }).inc_by(images as u64);
     }
 
@@ -280,9 +284,9 @@ impl ControllerMetrics {
 
 /// A running task: a gauge is one higher until this is dropped.
 #[derive(Debug)]
-pub struct Running(Gauge);
+pub struct InProgress(Gauge);
 
-impl Running {
+impl InProgress {
     /// Increments the gauge.
     pub fn new(gauge: Gauge) -> Self {
         gauge.inc();
@@ -290,7 +294,7 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for InProgress {
     fn drop(&mut self) {
         self.0.dec();
     }
@@ -312,18 +316,18 @@ mod tests {
         let metrics = ControllerMetrics::register(exposition.registry_mut());
         metrics.expect_kind("Registry");
         let running = metrics.begin_reconcile("Registry");
-        metrics.count_reconcile("Registry", Reconciled::NotReady, Duration::from_millis(12));
+        metrics.count_reconcile("Registry", ReconcileOutcome::NotReady, Duration::from_millis(12));
         let has = |line: &str| exposition.encode().unwrap().lines().any(|found| found == line);
         for line in [
             r#"harbor_pilot_reconciles_total{kind="Registry",outcome="Ready"} 0"#,
             r#"harbor_pilot_reconciles_total{kind="Registry",outcome="NotReady"} 1"#,
             r#"harbor_pilot_reconcile_duration_seconds_count{kind="Registry"} 1"#,
-            r#"harbor_pilot_reconciles_running{kind="Registry"} 1"#,
+            r#"harbor_pilot_active_reconciles{kind="Registry"} 1"#,
             r#"harbor_pilot_events_total{outcome="Dropped"} 0"#,
         ] {
             assert!(has(line), "{line} is not in\n{}", exposition.encode().unwrap());
         }
         drop(running);
-        assert!(has(r#"harbor_pilot_reconciles_running{kind="Registry"} 0"#));
+        assert!(has(r#"harbor_pilot_active_reconciles{kind="Registry"} 0"#));
     }
 }

@@ -9,8 +9,8 @@ use tracing_subscriber::reload::{self, Handle};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry};
 
+use super::recent_errors::RecentErrors;
 use super::traces::Traces;
-use super::troubles::Troubles;
 
 /// The environment variable with the filter, in the syntax of tracing-subscriber: `info`, `harbor_pilot=debug,warn`.
 pub const FILTER_VARIABLE: &str = "HARBOR_PILOT_LOG";
@@ -78,7 +78,7 @@ struct Current {
 pub fn init(
     filter: Option<&str>,
     format: Format,
-    troubles: &Troubles,
+    troubles: &RecentErrors,
     traces: Option<&Traces>,
 ) -> Result<LogControl, LogsError> {
     let text = filter.map(str::trim).filter(|filter| !filter.is_empty()).unwrap_or(DEFAULT_FILTER);
@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn a_filter_that_cannot_be_read_is_told() {
-        let error = init(Some("harbor_pilot=loud"), Format::Text, &Troubles::default(), None).unwrap_err();
+        let error = init(Some("harbor_pilot=loud"), Format::Text, &RecentErrors::default(), None).unwrap_err();
         assert!(error.to_string().contains("HARBOR_PILOT_LOG"), "{error}");
     }
 }

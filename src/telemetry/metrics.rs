@@ -23,16 +23,16 @@ pub struct Metrics {
 #[derive(Debug, Clone)]
 pub struct AdmissionMetrics {
     /// One counter for each pair of labels, created at the start, so that counting takes no lock.
-    requests: [[Counter; Outcome::ALL.len()]; Operation::ALL.len()],
+    requests: [[Counter; AdmissionOutcome::ALL.len()]; OperationLabel::ALL.len()],
     duration: DurationHistogram,
     /// Metrics of connections to the webhook's port.
     pub connections: ConnectionMetrics,
     /// Images that patches changed.
     pub images_rewritten: Counter,
     /// Images that were not modified because they could not be read or rewritten.
-    pub images_left_alone: Counter,
+    pub images_skipped: Counter,
     /// Pods that arrived at `/validate` with an image that a rule rewrites: `/mutate` was down or bypassed.
-    pub pods_unrewritten: Counter,
+    pub unmutated_pods: Counter,
     /// Prewarm requests for images.
     pub offers: Counter,
     /// Dropped prewarm requests; the controller finds those images through its own watch. One counter for each label.
@@ -45,7 +45,7 @@ pub struct ConnectionMetrics {
     /// Open connections.
     pub open: Gauge,
     /// Connections without a successful TLS handshake.
-    pub handshakes_failed: Counter,
+    pub tls_handshake_errors: Counter,
     /// Idle connections that were evicted for another.
     pub evicted: Counter,
     /// Refused connections: all slots were taken, and no other connection was idle.
@@ -74,7 +74,7 @@ struct DropLabels {
 
 /// Label `operation`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-pub enum Operation {
+pub enum OperationLabel {
     /// A new object.
     Create,
     /// An update.
@@ -85,7 +85,7 @@ pub enum Operation {
 
 /// Label `outcome`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-pub enum Outcome {
+pub enum AdmissionOutcome {
     /// Admitted with a patch.
     Patched,
     /// Admitted as it was.
@@ -108,8 +108,8 @@ pub enum Outcome {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
-    operation: Operation,
-    outcome: Outcome,
+    operation: OperationLabel,
+    outcome: AdmissionOutcome,
 }
 
 impl Metrics {
@@ -145,7 +145,7 @@ impl Default for Metrics {
 
 impl AdmissionMetrics {
     /// Counts a request, and the time to answer it after its body arrived.
-    pub fn count(&self, operation: Operation, outcome: Outcome, took: std::time::Duration) {
+    pub fn count(&self, operation: OperationLabel, outcome: AdmissionOutcome, took: std::time::Duration) {
         let counter = self.requests.get(operation as usize).and_then(|row| row.get(outcome as usize));
         counter.inspect(|counter| {
             counter.inc();
@@ -171,19 +171,19 @@ impl AdmissionMetrics {
         registry.register("requests", "Admission requests", requests.clone());
         registry.register_with_unit("duration", "Time to answer, body read", Unit::Seconds, duration.clone());
         registry.register("images_rewritten", "Images that patches changed", rewritten.clone());
-        registry.register("images_left_alone", "Images not readable or not rewritable", left_alone.clone());
-        registry.register("pods_unrewritten", "Pods that /mutate did not see before /validate", unrewritten.clone());
+        registry.register("images_skipped", "Images not readable or not rewritable", left_alone.clone());
+        registry.register("unmutated_pods", "Pods that /mutate did not see before /validate", unrewritten.clone());
         registry.register("offers", "Images offered for prewarming", offers.clone());
         registry.register("offers_dropped", "Offers that were not taken", dropped.clone());
         Self {
-            requests: Operation::ALL.map(|operation| {
-                Outcome::ALL.map(|outcome| requests.get_or_create_owned(&RequestLabels { operation, outcome }))
+            requests: OperationLabel::ALL.map(|operation| {
+                AdmissionOutcome::ALL.map(|outcome| requests.get_or_create_owned(&RequestLabels { operation, outcome }))
             }),
             duration,
             connections,
             images_rewritten: rewritten,
-            images_left_alone: left_alone,
-            pods_unrewritten: unrewritten,
+            images_skipped: left_alone,
+            unmutated_pods: unrewritten,
             offers,
             offers_dropped: DropReason::ALL.map(|reason| dropped.get_or_create_owned(&DropLabels { reason })),
         }
@@ -193,9 +193,9 @@ impl AdmissionMetrics {
 impl ConnectionMetrics {
     fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
-        let Self { open, handshakes_failed, evicted, refused, stalled, flooding } = &metrics;
+        let Self { open, tls_handshake_errors, evicted, refused, stalled, flooding } = &metrics;
         registry.register("connections", "Connections that are open", open.clone());
-        registry.register("handshakes_failed", "Connections that came to no TLS", handshakes_failed.clone());
+        registry.register("tls_handshake_errors", "Connections that came to no TLS", tls_handshake_errors.clone());
         registry.register("connections_evicted", "Idle connections that made room for another", evicted.clone());
         registry.register("connections_refused", "Connections for which there was no room", refused.clone());
         registry.register("connections_stalled", "Connections closed that did not read their answers", stalled.clone());
@@ -212,11 +212,11 @@ impl DropReason {
     const ALL: [Self; 3] = [Self::Full, Self::NamespaceLimit, Self::UnknownNamespace];
 }
 
-impl Operation {
+impl OperationLabel {
     const ALL: [Self; 3] = [Self::Create, Self::Update, Self::Other];
 }
 
-impl Outcome {
+impl AdmissionOutcome {
     const ALL: [Self; 9] = [
         Self::Patched,
         Self::Unchanged,
@@ -240,9 +240,9 @@ mod tests {
     fn each_request_is_counted_under_its_own_labels() {
         let metrics = Metrics::new();
         for _ in 0..3 {
-            metrics.admission.count(Operation::Create, Outcome::Panicked, Duration::from_micros(15));
+            metrics.admission.count(OperationLabel::Create, AdmissionOutcome::Panicked, Duration::from_micros(15));
         }
-        metrics.admission.count(Operation::Other, Outcome::Patched, Duration::ZERO);
+        metrics.admission.count(OperationLabel::Other, AdmissionOutcome::Patched, Duration::ZERO);
         (0..7).for_each(|_| metrics.admission.count_dropped(DropReason::NamespaceLimit));
         let text = metrics.encode().unwrap();
         for line in [
@@ -254,8 +254,8 @@ mod tests {
             r#"harbor_pilot_admission_duration_seconds_bucket{le="+Inf"} 4"#,
             "harbor_pilot_admission_duration_seconds_count 4",
             "harbor_pilot_admission_duration_seconds_sum 0.000045",
-            r#"harbor_pilot_admission_offers_dropped_total{reason="NamespaceLimit"} 7"#,
-            r#"harbor_pilot_admission_offers_dropped_total{reason="Full"} 0"#,
+            r#"harbor_pilot_prewarm_requests_dropped_total{reason="NamespaceLimit"} 7"#,
+            r#"harbor_pilot_prewarm_requests_dropped_total{reason="Full"} 0"#,
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }

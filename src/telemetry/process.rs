@@ -16,7 +16,7 @@ pub(super) struct Process;
 
 impl Collector for Process {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
-        let Some(seen) = Seen::now() else { return Ok(()) };
+        let Some(seen) = ProcessSample::now() else { return Ok(()) };
         let cpu = ConstCounter::new(seen.cpu_seconds);
         put(&mut encoder, "process_cpu", "CPU time in user and system mode", Some(&Unit::Seconds), &cpu)?;
         let gauges = [
@@ -34,7 +34,7 @@ impl Collector for Process {
 }
 
 /// The values of the process at one moment.
-struct Seen {
+struct ProcessSample {
     cpu_seconds: f64,
     resident_bytes: u64,
     open_fds: usize,
@@ -44,7 +44,7 @@ struct Seen {
     started: f64,
 }
 
-impl Seen {
+impl ProcessSample {
     fn now() -> Option<Self> {
         let own = process::Process::myself().ok()?;
         let stat = own.stat().ok()?;

@@ -59,7 +59,7 @@ pub enum TracesError {
 
 /// The target and sampling of spans.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct TraceOptions {
     /// Base address of the collector; `/v1/traces` is added if it is absent.
     pub endpoint: String,
     /// The sampling ratio, from 0 to 1.
@@ -81,7 +81,7 @@ impl Traces {
     ///
     /// # Errors
     /// [`TracesError`] for an invalid address. No span is sent yet: an unreachable collector is not an error.
-    pub fn begin(settings: &Settings) -> Result<Self, TracesError> {
+    pub fn begin(settings: &TraceOptions) -> Result<Self, TracesError> {
         let http = reqwest::Client::builder()
             .user_agent(concat!("harbor-pilot/", env!("CARGO_PKG_VERSION")))
             .redirect(reqwest::redirect::Policy::none())

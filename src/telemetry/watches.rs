@@ -7,7 +7,7 @@ use prometheus_client::registry::Registry;
 
 /// Counts watches. Clones share the counts; the default exports nothing.
 #[derive(Debug, Clone, Default)]
-pub struct Watches {
+pub struct WatchMetrics {
     lists: Family<Labels, Counter>,
     failures: Family<Labels, Counter>,
 }
@@ -17,7 +17,7 @@ struct Labels {
     kind: &'static str,
 }
 
-impl Watches {
+impl WatchMetrics {
     /// Registers the counts.
     pub fn register(registry: &mut Registry) -> Self {
         let all = Self::default();

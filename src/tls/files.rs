@@ -46,9 +46,9 @@ pub enum FilesError {
 #[derive(Debug)]
 pub struct CertificateDirectory {
     directory: PathBuf,
-    in_use: Pair,
+    in_use: CertificatePair,
     /// The last refused pair, so that it is reported once.
-    refused: Option<Pair>,
+    refused: Option<CertificatePair>,
     certificate: Arc<Certificate>,
 }
 
@@ -64,7 +64,7 @@ pub enum Poll {
 }
 
 #[derive(PartialEq, Eq)]
-struct Pair {
+struct CertificatePair {
     chain: Vec<u8>,
     key: Vec<u8>,
 }
@@ -73,7 +73,7 @@ impl CertificateDirectory {
     /// Reads `tls.crt` and `tls.key`, each up to 1 MiB.
     pub async fn load(directory: impl Into<PathBuf>) -> Result<Self, FilesError> {
         let directory = directory.into();
-        let in_use = Pair::read(&directory).await?;
+        let in_use = CertificatePair::read(&directory).await?;
         let certificate = Certificate::from_pem(&in_use.chain, &in_use.key)
             .map_err(|error| FilesError::Certificate { directory: directory.clone(), error })?;
         Ok(Self { directory, in_use, refused: None, certificate: Arc::new(certificate) })
@@ -87,7 +87,7 @@ impl CertificateDirectory {
     /// Reads the files once, and serves a new valid pair. A pair outside of its validity at `now` does not replace one that
     /// is valid; it is served once it is valid.
     pub async fn poll(&mut self, now: Timestamp) -> Poll {
-        let found = match Pair::read(&self.directory).await {
+        let found = match CertificatePair::read(&self.directory).await {
             Ok(found) => found,
             Err(error) => return Poll::Kept(error),
         };
@@ -126,7 +126,7 @@ impl CertificateDirectory {
     }
 }
 
-impl Pair {
+impl CertificatePair {
     async fn read(directory: &Path) -> Result<Self, FilesError> {
         let chain = read(&directory.join(CERTIFICATE)).await?;
         let key = read(&directory.join(KEY)).await?;
@@ -134,7 +134,7 @@ impl Pair {
     }
 }
 
-impl std::fmt::Debug for Pair {
+impl std::fmt::Debug for CertificatePair {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Pair")
     }

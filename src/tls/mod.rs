@@ -5,12 +5,12 @@
 //! replaced under load. In the controller, in: the stored, trusted and served certificates ([`probe`], [`x509`]); out: the
 //! next step of a rotation.
 
-pub mod clients;
+pub mod client_verifier;
 pub mod files;
 pub mod issue;
-pub mod kept;
 pub mod probe;
 pub mod rotation;
+pub mod secret_format;
 pub mod serve;
 pub mod x509;
 

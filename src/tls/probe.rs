@@ -35,9 +35,9 @@ pub enum ProbeError {
 ///
 /// # Errors
 /// When no certificate was read within `deadline`.
-pub async fn shown_by(address: SocketAddr, name: &str, deadline: Duration) -> Result<X509, ProbeError> {
+pub async fn served_by(address: SocketAddr, name: &str, deadline: Duration) -> Result<X509, ProbeError> {
     let server = ServerName::try_from(name.to_owned()).map_err(|_| ProbeError::Name(name.to_owned()))?;
-    let seen = Arc::new(Seen::default());
+    let seen = Arc::new(CertificateRecorder::default());
     let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(io::Error::other)?
@@ -59,9 +59,9 @@ pub async fn shown_by(address: SocketAddr, name: &str, deadline: Duration) -> Re
 
 /// Records the certificate and accepts it: no data is sent to the server.
 #[derive(Debug, Default)]
-struct Seen(Mutex<Option<CertificateDer<'static>>>);
+struct CertificateRecorder(Mutex<Option<CertificateDer<'static>>>);
 
-impl ServerCertVerifier for Seen {
+impl ServerCertVerifier for CertificateRecorder {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,

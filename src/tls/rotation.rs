@@ -16,7 +16,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use super::issue::{BACKDATED, Validity};
-use super::kept::{Authorities, Kept};
+use super::secret_format::{AuthoritySet, StoredState};
 use super::x509::X509;
 
 /// The longest interval between two reads of the state: the controller restores a deleted object after at most this time.
@@ -24,7 +24,7 @@ pub const LOOK: Duration = Duration::from_secs(5);
 
 /// The desired certificates.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Policy {
+pub struct RotationPolicy {
     /// The validity of a serving certificate. It is renewed after two thirds of that time.
     pub leaf: SignedDuration,
     /// The validity of a CA; at least four times that of a serving certificate.
@@ -35,22 +35,22 @@ pub struct Policy {
 
 /// The observed state.
 #[derive(Debug)]
-pub struct Seen<'a> {
+pub struct RotationState<'a> {
     /// The Secret of the CA.
-    pub authorities: &'a Kept<Authorities>,
+    pub authorities: &'a StoredState<AuthoritySet>,
     /// The Secret of the webhook.
-    pub leaf: &'a Kept<X509>,
+    pub leaf: &'a StoredState<X509>,
     /// CAs that are readable in either Secret, even if other parts are damaged.
     pub salvaged: &'a [X509],
     /// The `caBundle` of each entry of the webhook configurations that calls our Service.
-    pub bundles: &'a [Bundle],
+    pub bundles: &'a [CaBundle],
     /// The replicas and their certificates.
     pub replicas: &'a Replicas,
 }
 
 /// The `caBundle` of one entry of a webhook configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Bundle {
+pub struct CaBundle {
     /// The entry, such as `MutatingWebhookConfiguration harbor-pilot, mutate.harbor-pilot.dev`.
     pub entry: String,
     /// The certificates in it; empty if it is absent or cannot be read.
@@ -83,7 +83,7 @@ pub struct Replica {
 
 /// The next step.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
+pub enum RotationAction {
     /// Nothing to do now.
     Wait,
     /// Nothing to do until a user fixes this.
@@ -115,9 +115,9 @@ pub enum Step {
 
 /// A step, and the wait after it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Next {
+pub struct RotationPlan {
     /// The step.
-    pub step: Step,
+    pub step: RotationAction,
     /// What blocks the rotation, if anything does.
     pub waits_for: Option<String>,
     /// How long to wait before the next read. After a step that was done: zero.
@@ -126,7 +126,7 @@ pub struct Next {
 
 /// Since when this process has seen changes that take effect later in other processes.
 #[derive(Debug, Default)]
-pub struct Memory {
+pub struct RotationMemory {
     published: Steady,
     taken_over: Steady,
 }
@@ -134,7 +134,7 @@ pub struct Memory {
 #[derive(Debug, Default)]
 struct Steady(Option<(Vec<X509>, Duration)>);
 
-impl Policy {
+impl RotationPolicy {
     /// Returns the wait after every `caBundle` has a CA: API servers may need this time to load it.
     fn settle(&self) -> Duration {
         self.thousandth().min(Duration::from_secs(10))
@@ -151,27 +151,41 @@ impl Policy {
 }
 
 /// Returns whether the next step depends on the replicas: while a CA other than the current one is trusted or in use.
-pub fn depends_on_replicas(authorities: &Kept<Authorities>, leaf: &Kept<X509>, bundles: &[Bundle]) -> bool {
-    let (Kept::Held(authorities), Kept::Held(leaf)) = (authorities, leaf) else { return true };
-    let only_current = |bundle: &Bundle| bundle.trusted.iter().all(|one| *one == authorities.current);
+pub fn depends_on_replicas(
+    authorities: &StoredState<AuthoritySet>,
+    leaf: &StoredState<X509>,
+    bundles: &[CaBundle],
+) -> bool {
+    let (StoredState::Held(authorities), StoredState::Held(leaf)) = (authorities, leaf) else { return true };
+    let only_current = |bundle: &CaBundle| bundle.trusted.iter().all(|one| *one == authorities.current);
     !authorities.previous.is_empty() || !leaf.is_issued_by(&authorities.current) || !bundles.iter().all(only_current)
 }
 
 /// Returns the next step at `now`. `elapsed` is the time since the process started, from a monotonic clock.
-pub fn next(memory: &mut Memory, seen: &Seen<'_>, policy: &Policy, now: Timestamp, elapsed: Duration) -> Next {
+pub fn next(
+    memory: &mut RotationMemory,
+    seen: &RotationState<'_>,
+    policy: &RotationPolicy,
+    now: Timestamp,
+    elapsed: Duration,
+) -> RotationPlan {
     let authorities = match (seen.authorities, seen.leaf) {
-        (Kept::NotOurs(why), _) | (_, Kept::NotOurs(why)) => return do_now(Step::Stand(why.clone())),
-        (Kept::Missing, _) => return new_authority("there is none", seen.salvaged, now),
-        (Kept::Damaged(why), _) => return new_authority(why, seen.salvaged, now),
-        (Kept::Held(authorities), _) => authorities,
+        (StoredState::NotOurs(why), _) | (_, StoredState::NotOurs(why)) => {
+            return do_now(RotationAction::Stand(why.clone()));
+        }
+        (StoredState::Missing, _) => return new_authority("there is none", seen.salvaged, now),
+        (StoredState::Damaged(why), _) => return new_authority(why, seen.salvaged, now),
+        (StoredState::Held(authorities), _) => authorities,
     };
     let current = &authorities.current;
     if now < current.validity().from {
         let from = current.validity().from;
-        return do_now(Step::Stand(format!("it is {now} by the clock here, and the authority is valid from {from}")));
+        return do_now(RotationAction::Stand(format!(
+            "it is {now} by the clock here, and the authority is valid from {from}"
+        )));
     }
     if let Some(why) = seen.bundles.iter().find_map(|bundle| bundle.kept_by.clone()) {
-        return do_now(Step::Stand(why));
+        return do_now(RotationAction::Stand(why));
     }
     let all = authorities.all();
     let published = seen.bundles.iter().all(|bundle| all.iter().all(|one| bundle.trusted.contains(one)));
@@ -184,18 +198,18 @@ pub fn next(memory: &mut Memory, seen: &Seen<'_>, policy: &Policy, now: Timestam
     let certify = |because: String| {
         let validity = Validity::starting(now, policy.leaf);
         let until = validity.until.min(current.validity().until);
-        do_now(Step::NewLeaf { because, validity: Validity { until, ..validity } })
+        do_now(RotationAction::NewLeaf { because, validity: Validity { until, ..validity } })
     };
-    if let Some(Wanted { because, trusted_already: true }) = wanted {
+    if let Some(RenewalReason { because, trusted_already: true }) = wanted {
         return certify(because);
     }
     if let Some(because) = authority_due(current, policy, now) {
         return new_authority(&because, &all, now);
     }
     if !published {
-        return do_now(Step::Publish(bundles(seen.bundles, &all, false, now)));
+        return do_now(RotationAction::Publish(bundles(seen.bundles, &all, false, now)));
     }
-    if let Some(Wanted { because, .. }) = wanted {
+    if let Some(RenewalReason { because, .. }) = wanted {
         let nobody_serves = matches!(seen.replicas, Replicas::Known(replicas) if replicas.is_empty());
         let settled = if nobody_serves { Duration::ZERO } else { policy.settle() };
         return match settled.checked_sub(published_for) {
@@ -205,7 +219,7 @@ pub fn next(memory: &mut Memory, seen: &Seen<'_>, policy: &Policy, now: Timestam
     }
     let keep: Vec<X509> = authorities.previous.iter().filter(|one| !is_over(one, now)).cloned().collect();
     if keep.len() < authorities.previous.len() {
-        return do_now(Step::Drop { because: "it is no longer valid".to_owned(), keep });
+        return do_now(RotationAction::Drop { because: "it is no longer valid".to_owned(), keep });
     }
     if !depends_on_replicas(seen.authorities, seen.leaf, seen.bundles) {
         return wait(LOOK, None);
@@ -213,10 +227,11 @@ pub fn next(memory: &mut Memory, seen: &Seen<'_>, policy: &Policy, now: Timestam
     match policy.overlap().checked_sub(taken_over_for) {
         _ if behind.is_some() => wait(LOOK, behind),
         Some(rest) if !rest.is_zero() => wait(rest, Some("replicas that start with the old certificate".to_owned())),
-        _ if !authorities.previous.is_empty() => {
-            do_now(Step::Drop { because: "every replica serves the new certificate".to_owned(), keep: Vec::new() })
-        }
-        _ => do_now(Step::Publish(bundles(seen.bundles, &all, true, now))),
+        _ if !authorities.previous.is_empty() => do_now(RotationAction::Drop {
+            because: "every replica serves the new certificate".to_owned(),
+            keep: Vec::new(),
+        }),
+        _ => do_now(RotationAction::Publish(bundles(seen.bundles, &all, true, now))),
     }
 }
 
@@ -233,18 +248,23 @@ impl Steady {
 }
 
 /// The reason for a new certificate.
-struct Wanted {
+struct RenewalReason {
     because: String,
     /// Whether the same CA issued the current certificate: then no trust has to change first.
     trusted_already: bool,
 }
 
-fn leaf_wanted(leaf: &Kept<X509>, current: &X509, policy: &Policy, now: Timestamp) -> Option<Wanted> {
-    let wanted = |because: String, trusted_already| Some(Wanted { because, trusted_already });
+fn leaf_wanted(
+    leaf: &StoredState<X509>,
+    current: &X509,
+    policy: &RotationPolicy,
+    now: Timestamp,
+) -> Option<RenewalReason> {
+    let wanted = |because: String, trusted_already| Some(RenewalReason { because, trusted_already });
     let leaf = match leaf {
-        Kept::Held(leaf) => leaf,
-        Kept::Damaged(why) => return wanted(why.clone(), false),
-        Kept::Missing | Kept::NotOurs(_) => return wanted("there is none".to_owned(), false),
+        StoredState::Held(leaf) => leaf,
+        StoredState::Damaged(why) => return wanted(why.clone(), false),
+        StoredState::Missing | StoredState::NotOurs(_) => return wanted("there is none".to_owned(), false),
     };
     if !leaf.is_issued_by(current) {
         return wanted("it is of another authority".to_owned(), false);
@@ -267,7 +287,7 @@ fn leaf_wanted(leaf: &Kept<X509>, current: &X509, policy: &Policy, now: Timestam
 
 /// Returns whether the CA is due: after two thirds of its validity, or earlier, so that a serving certificate and one more
 /// still fit into it.
-fn authority_due(current: &X509, policy: &Policy, now: Timestamp) -> Option<String> {
+fn authority_due(current: &X509, policy: &RotationPolicy, now: Timestamp) -> Option<String> {
     let until = current.validity().until;
     if now >= before(until, (life(current) / 3).max(policy.leaf * 2)) {
         return Some(format!("it is valid until {until}"));
@@ -297,22 +317,22 @@ fn before(moment: Timestamp, time: SignedDuration) -> Timestamp {
     moment.checked_sub(time).unwrap_or(Timestamp::MIN)
 }
 
-fn new_authority(because: &str, trusted: &[X509], now: Timestamp) -> Next {
+fn new_authority(because: &str, trusted: &[X509], now: Timestamp) -> RotationPlan {
     let mut previous: Vec<X509> = Vec::new();
     for one in trusted.iter().filter(|one| !is_over(one, now)) {
         if !previous.contains(one) {
             previous.push(one.clone());
         }
     }
-    do_now(Step::NewAuthority { because: because.to_owned(), previous })
+    do_now(RotationAction::NewAuthority { because: because.to_owned(), previous })
 }
 
 /// Returns the bundles to write, by index. Unless `exact`, foreign certificates stay while replicas may still need them.
-fn bundles(bundles: &[Bundle], all: &[X509], exact: bool, now: Timestamp) -> Vec<(usize, Vec<X509>)> {
-    let differs = |bundle: &Bundle, wanted: &[X509]| {
+fn bundles(bundles: &[CaBundle], all: &[X509], exact: bool, now: Timestamp) -> Vec<(usize, Vec<X509>)> {
+    let differs = |bundle: &CaBundle, wanted: &[X509]| {
         bundle.trusted.len() != wanted.len() || !wanted.iter().all(|one| bundle.trusted.contains(one))
     };
-    let wanted = |bundle: &Bundle| {
+    let wanted = |bundle: &CaBundle| {
         let others = bundle.trusted.iter().filter(|one| !exact && !all.contains(one) && !is_over(one, now));
         all.iter().chain(others).cloned().collect::<Vec<_>>()
     };
@@ -336,13 +356,13 @@ fn behind(replicas: &Replicas, current: &X509) -> Option<String> {
     })
 }
 
-fn do_now(step: Step) -> Next {
-    let look_again = if matches!(step, Step::Stand(_)) { LOOK } else { Duration::ZERO };
-    Next { step, waits_for: None, look_again }
+fn do_now(step: RotationAction) -> RotationPlan {
+    let look_again = if matches!(step, RotationAction::Stand(_)) { LOOK } else { Duration::ZERO };
+    RotationPlan { step, waits_for: None, look_again }
 }
 
-fn wait(rest: Duration, waits_for: Option<String>) -> Next {
-    Next { step: Step::Wait, waits_for, look_again: rest.clamp(Duration::from_millis(100), LOOK) }
+fn wait(rest: Duration, waits_for: Option<String>) -> RotationPlan {
+    RotationPlan { step: RotationAction::Wait, waits_for, look_again: rest.clamp(Duration::from_millis(100), LOOK) }
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, We
 use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, version};
 
-use super::clients::Clients;
+use super::client_verifier::ClientVerifier;
 use super::issue::Validity;
 use super::x509::X509;
 
@@ -111,7 +111,10 @@ pub fn server_config(certificate: Arc<Certificate>) -> Result<ServerConfig, rust
 }
 
 /// As [`server_config`], only for clients with a certificate. No session is resumed: each client is verified again.
-pub fn server_config_for(certificate: Arc<Certificate>, clients: Arc<Clients>) -> Result<ServerConfig, rustls::Error> {
+pub fn server_config_for(
+    certificate: Arc<Certificate>,
+    clients: Arc<ClientVerifier>,
+) -> Result<ServerConfig, rustls::Error> {
     let mut config = configured(certificate, clients)?;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;

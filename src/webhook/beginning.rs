@@ -2,8 +2,8 @@
 //!
 //! An API server writes the object after all of this.
 
-use super::request::{About, AdmissionRequest, Rest};
-use crate::skim::{Fields, Read, Skim, Unread, read_beginning};
+use super::request::{AdmissionRequest, PartialRequest, RequestInfo};
+use crate::json_scan::{Fields, Read, Scanner, Unread, read_beginning};
 
 /// The fields in the first bytes of a review.
 #[derive(Default)]
@@ -21,22 +21,26 @@ impl<'a> Beginning<'a> {
         (!beginning.about().uid.is_empty()).then_some(beginning)
     }
 
-    pub(super) fn about(&self) -> About<'_> {
+    pub(super) fn about(&self) -> RequestInfo<'_> {
         let about = self.request.about();
-        About { namespace: if about.namespace.len() > LONGEST { "" } else { about.namespace }, dry_run: false, ..about }
+        RequestInfo {
+            namespace: if about.namespace.len() > LONGEST { "" } else { about.namespace },
+            dry_run: false,
+            ..about
+        }
     }
 
-    pub(super) fn rest(&self) -> Rest {
+    pub(super) fn rest(&self) -> PartialRequest {
         self.request.rest()
     }
 }
 
 impl<'a> Fields<'a> for Beginning<'a> {
-    fn field(&mut self, name: &[u8], skim: &mut Skim<'a>) -> Result<(), Unread> {
+    fn field(&mut self, name: &[u8], scanner: &mut Scanner<'a>) -> Result<(), Unread> {
         match name {
             // In place, so that fields stay known where the text ends within the request.
-            b"request" => skim.object(|name, skim| self.request.field(&name, skim)),
-            _ => skim.skip(),
+            b"request" => scanner.object(|name, scanner| self.request.field(&name, scanner)),
+            _ => scanner.skip(),
         }
     }
 }
@@ -46,8 +50,8 @@ impl<'a> Fields<'a> for Beginning<'a> {
 struct Skipped;
 
 impl<'a> Read<'a> for Skipped {
-    fn read(skim: &mut Skim<'a>) -> Result<Self, Unread> {
-        skim.skip().map(|()| Self)
+    fn read(scanner: &mut Scanner<'a>) -> Result<Self, Unread> {
+        scanner.skip().map(|()| Self)
     }
 }
 

@@ -16,7 +16,7 @@ use futures::{FutureExt, future};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
-use super::places::{Occupant, Peer, Place, Places, Room};
+use super::peer_slots::{Peer, PeerSlot, PeerSlots, SlotCapacity, SlotHolder};
 use crate::api::Interval;
 
 /// The largest small body. Nearly all bodies are small; the connection's own task answers them at once.
@@ -29,8 +29,8 @@ const SLOW: usize = 16 * KIB * KIB;
 const MEDIUM: usize = 128 * KIB;
 /// The most medium bodies that wait for memory: of all peers, and of one peer, which may be the API server of all tenants.
 /// Each may have sent as much as the window of its stream allows: 64 KiB.
-const MEDIUM_WAITING: Room = Room { total: 96, peer: 80 };
-const LARGE_WAITING: Room = Room { total: 192, peer: 160 };
+const MEDIUM_WAITING: SlotCapacity = SlotCapacity { total: 96, peer: 80 };
+const LARGE_WAITING: SlotCapacity = SlotCapacity { total: 192, peer: 160 };
 /// Bytes that are read of a body that is not read to its end: enough for the uid of the review and the object that it is
 /// about.
 const BEGINNING: usize = 4 * KIB;
@@ -44,7 +44,7 @@ const KIB: usize = 1024;
 
 /// Limits of request bodies, and of the time for an answer.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub struct BodyLimits {
     /// The largest body, in bytes. Default 8 MiB: the API server takes requests of 3 MiB, a review holds an object twice, and
     /// a tenant may choose characters that take six bytes in a review. Larger reviews are answered as malformed.
     pub body: usize,
@@ -58,7 +58,7 @@ pub struct Limits {
     pub review: Duration,
 }
 
-impl Default for Limits {
+impl Default for BodyLimits {
     fn default() -> Self {
         Self {
             body: 8 * KIB * KIB,
@@ -72,17 +72,17 @@ impl Default for Limits {
 /// Reads bodies within [`Limits`].
 #[derive(Debug)]
 pub(super) struct BodyReader {
-    limits: Limits,
-    slow: Arc<Places<Arrival>>,
-    medium: Arc<Places<Arrival>>,
-    large: Arc<Places<Arrival>>,
+    limits: BodyLimits,
+    slow: Arc<PeerSlots<ArrivingBody>>,
+    medium: Arc<PeerSlots<ArrivingBody>>,
+    large: Arc<PeerSlots<ArrivingBody>>,
 }
 
 /// A body that was read. A large one counts against the memory until it is dropped.
 #[derive(Debug)]
-pub(super) struct Read {
+pub(super) struct RequestBody {
     bytes: Bytes,
-    _place: Option<Place<Arrival>>,
+    _place: Option<PeerSlot<ArrivingBody>>,
 }
 
 /// A body that was not read to its end.
@@ -107,36 +107,36 @@ pub(super) enum BodyError {
     NoRoom,
 }
 
-impl Read {
+impl RequestBody {
     pub(super) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 }
 
 impl BodyReader {
-    pub(super) fn new(limits: Limits) -> Self {
+    pub(super) fn new(limits: BodyLimits) -> Self {
         let medium = limits.memory / 4;
         let large = (limits.memory - medium).max(limits.body);
         // One peer may be the only one. A part is kept for others nevertheless.
         let of_peer = (large - large / 6).max(limits.body);
         Self {
             limits,
-            slow: Places::new(Room { total: SLOW, peer: SLOW }),
-            medium: Places::new(Room { total: medium, peer: medium - medium / 6 }),
-            large: Places::new(Room { total: large, peer: of_peer }),
+            slow: PeerSlots::new(SlotCapacity { total: SLOW, peer: SLOW }),
+            medium: PeerSlots::new(SlotCapacity { total: medium, peer: medium - medium / 6 }),
+            large: PeerSlots::new(SlotCapacity { total: large, peer: of_peer }),
         }
     }
 
     /// Reads the whole body. Gives up before the caller's timeout, if the caller sends one.
-    pub(super) async fn read(&self, head: &Parts, body: Body) -> Result<Read, Unread> {
+    pub(super) async fn read(&self, head: &Parts, body: Body) -> Result<RequestBody, Unread> {
         let since = Instant::now();
         let announced = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-        let mut reading = Reading { body, announced, bytes: Bytes::new(), more: BytesMut::new() };
+        let mut reading = RunningRead { body, announced, bytes: Bytes::new(), more: BytesMut::new() };
         match self.read_all(head, &mut reading).await {
             Ok(place) => Ok(reading.read(place)),
             Err(error) => {
                 if error != BodyError::Broken && reading.len() < BEGINNING {
-                    let left = self.patience(head).saturating_sub(since.elapsed());
+                    let left = self.read_timeout(head).saturating_sub(since.elapsed());
                     self.read_beginning(head, &mut reading, left).await;
                 }
                 Err(reading.unread(error))
@@ -145,15 +145,19 @@ impl BodyReader {
     }
 
     /// Reads the whole body, and returns its reservation if it needs one.
-    async fn read_all(&self, head: &Parts, reading: &mut Reading) -> Result<Option<Place<Arrival>>, BodyError> {
+    async fn read_all(
+        &self,
+        head: &Parts,
+        reading: &mut RunningRead,
+    ) -> Result<Option<PeerSlot<ArrivingBody>>, BodyError> {
         if reading.announced.is_some_and(|size| size > self.limits.body) {
             return Err(BodyError::TooLarge);
         }
         if reading.announced.is_none_or(|size| size <= SMALL) {
             // The usual case: the body arrives with its head, and needs no timer and no reservation.
             match reading.up_to(SMALL).now_or_never() {
-                Some(Ok(Progress::Complete)) => return Ok(None),
-                Some(Ok(Progress::Exceeds)) => {}
+                Some(Ok(ReadProgress::Complete)) => return Ok(None),
+                Some(Ok(ReadProgress::Exceeds)) => {}
                 Some(Err(error)) => return Err(error),
                 None => return self.read_slow(head, reading).await,
             }
@@ -162,23 +166,28 @@ impl BodyReader {
     }
 
     /// Reads at least the beginning, if it arrives in time.
-    async fn read_beginning(&self, head: &Parts, reading: &mut Reading, patience: Duration) {
+    async fn read_beginning(&self, head: &Parts, reading: &mut RunningRead, patience: Duration) {
         if reading.up_to(BEGINNING).now_or_never().is_some() {
             return;
         }
-        let arrival = Arrival::begin(head, Duration::ZERO);
+        let arrival = ArrivingBody::begin(head, Duration::ZERO);
         if let Ok(_place) = self.slow.admit(Arc::clone(&arrival), BEGINNING + OVERHEAD) {
             arrival.within(patience, reading.up_to(BEGINNING)).await.ok();
         }
     }
 
-    async fn read_slow(&self, head: &Parts, reading: &mut Reading) -> Result<Option<Place<Arrival>>, BodyError> {
-        let patience = self.patience(head);
-        let (arrival, size) = (Arrival::begin(head, Duration::ZERO), reading.announced.unwrap_or(SMALL) + OVERHEAD);
+    async fn read_slow(
+        &self,
+        head: &Parts,
+        reading: &mut RunningRead,
+    ) -> Result<Option<PeerSlot<ArrivingBody>>, BodyError> {
+        let patience = self.read_timeout(head);
+        let (arrival, size) =
+            (ArrivingBody::begin(head, Duration::ZERO), reading.announced.unwrap_or(SMALL) + OVERHEAD);
         let (place, _) = self.slow.admit(Arc::clone(&arrival), size).map_err(|_| BodyError::NoRoom)?;
         match arrival.within(patience, reading.up_to(SMALL)).await? {
-            Progress::Complete => Ok(None),
-            Progress::Exceeds => {
+            ReadProgress::Complete => Ok(None),
+            ReadProgress::Exceeds => {
                 drop(place);
                 self.read_large(head, reading).await.map(Some)
             }
@@ -187,9 +196,9 @@ impl BodyReader {
 
     /// Reserves an announced length at once, and an unknown length as bytes arrive. A body that cannot grow is refused: a
     /// body that holds memory never waits for more.
-    async fn read_large(&self, head: &Parts, reading: &mut Reading) -> Result<Place<Arrival>, BodyError> {
-        let patience = self.patience(head);
-        let (arrival, most) = (Arrival::begin(head, PATIENCE), reading.announced.unwrap_or(self.limits.body));
+    async fn read_large(&self, head: &Parts, reading: &mut RunningRead) -> Result<PeerSlot<ArrivingBody>, BodyError> {
+        let patience = self.read_timeout(head);
+        let (arrival, most) = (ArrivingBody::begin(head, PATIENCE), reading.announced.unwrap_or(self.limits.body));
         let mut reserved = reading.announced.unwrap_or(FIRST.max(reading.len())).min(most);
         let is_medium = reading.announced.is_some_and(|size| size <= MEDIUM);
         let (places, waiting) = if is_medium { (&self.medium, MEDIUM_WAITING) } else { (&self.large, LARGE_WAITING) };
@@ -197,7 +206,7 @@ impl BodyReader {
         let place = place.await.map_err(|_| BodyError::NoRoom)?;
         let left = patience.saturating_sub(arrival.since.elapsed());
         let growing = async {
-            while let Progress::Exceeds = reading.up_to(reserved).await? {
+            while let ReadProgress::Exceeds = reading.up_to(reserved).await? {
                 if reading.len() > most {
                     return Err(BodyError::TooLarge);
                 }
@@ -222,7 +231,7 @@ impl BodyReader {
     }
 
     /// Returns how long to wait for a body.
-    pub(super) fn patience(&self, head: &Parts) -> Duration {
+    pub(super) fn read_timeout(&self, head: &Parts) -> Duration {
         // The rest is for the review and the network.
         asked(head).map_or(self.limits.time, |asked| self.limits.time.min(asked * 3 / 4))
     }
@@ -250,7 +259,7 @@ fn asked(head: &Parts) -> Option<Duration> {
 }
 
 /// A body while it is read.
-struct Reading {
+struct RunningRead {
     body: Body,
     announced: Option<usize>,
     /// The first part, usually the whole body.
@@ -259,24 +268,24 @@ struct Reading {
     more: BytesMut,
 }
 
-enum Progress {
+enum ReadProgress {
     Complete,
     Exceeds,
 }
 
-impl Reading {
+impl RunningRead {
     fn len(&self) -> usize {
         self.bytes.len() + self.more.len()
     }
 
     /// Reads to the end, unless the body is longer than `most`. The bytes that arrived stay when this future is dropped.
-    async fn up_to(&mut self, most: usize) -> Result<Progress, BodyError> {
+    async fn up_to(&mut self, most: usize) -> Result<ReadProgress, BodyError> {
         loop {
             if self.len() > most {
-                return Ok(Progress::Exceeds);
+                return Ok(ReadProgress::Exceeds);
             }
             let frame = poll_fn(|cx| std::pin::Pin::new(&mut self.body).poll_frame(cx)).await;
-            let Some(frame) = frame else { return Ok(Progress::Complete) };
+            let Some(frame) = frame else { return Ok(ReadProgress::Complete) };
             let Ok(data) = frame.map_err(|_| BodyError::Broken)?.into_data() else { continue };
             if self.bytes.is_empty() && self.more.is_empty() {
                 self.bytes = data;
@@ -291,9 +300,9 @@ impl Reading {
         }
     }
 
-    fn read(self, place: Option<Place<Arrival>>) -> Read {
+    fn read(self, place: Option<PeerSlot<ArrivingBody>>) -> RequestBody {
         let bytes = if self.more.is_empty() { self.bytes } else { self.more.freeze() };
-        Read { bytes, _place: place }
+        RequestBody { bytes, _place: place }
     }
 
     fn unread(self, error: BodyError) -> Unread {
@@ -325,7 +334,7 @@ impl Unread {
 
 /// A body that has a reservation.
 #[derive(Debug)]
-pub(super) struct Arrival {
+pub(super) struct ArrivingBody {
     peer: Peer,
     since: Instant,
     /// The age from which the body may be evicted.
@@ -334,7 +343,7 @@ pub(super) struct Arrival {
     evicted: Notify,
 }
 
-impl Arrival {
+impl ArrivingBody {
     fn begin(head: &Parts, settled: Duration) -> Arc<Self> {
         let peer = peer(head);
         let (complete, evicted) = (AtomicBool::new(false), Notify::new());
@@ -355,7 +364,7 @@ impl Arrival {
     }
 }
 
-impl Occupant for Arrival {
+impl SlotHolder for ArrivingBody {
     fn peer(&self) -> Peer {
         self.peer
     }

@@ -10,12 +10,12 @@ use std::time::Duration;
 use futures::task::AtomicWaker;
 use tokio::time::Instant;
 
-use super::places::{Occupant, Peer, Place};
+use super::peer_slots::{Peer, PeerSlot, SlotHolder};
 
 /// An order to a connection. Stricter orders replace weaker ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
-pub(super) enum Order {
+pub(super) enum ConnectionOrder {
     /// Serves requests.
     Serve,
     /// Finishes its requests and accepts no new ones.
@@ -41,24 +41,24 @@ pub(super) struct Connection {
     /// Microseconds from `began` to the first part of incomplete headers; 0 if there are none.
     headers: AtomicU64,
     working: AtomicUsize,
-    answers: Held,
+    answers: UnwrittenResponses,
     order: AtomicU8,
     waker: AtomicWaker,
-    seat: Mutex<Seat>,
+    seat: Mutex<ConnectionState>,
 }
 
 /// The limit that counts the connection.
 #[derive(Debug)]
-enum Seat {
+enum ConnectionState {
     Standing,
-    Taken(#[allow(dead_code, reason = "given back when dropped")] Place<Connection>),
+    Taken(#[allow(dead_code, reason = "given back when dropped")] PeerSlot<Connection>),
     /// The connection has ended; requests that it left behind take no slot.
     Ended,
 }
 
 /// Answers that are not written yet.
 #[derive(Debug, Default)]
-struct Held {
+struct UnwrittenResponses {
     bytes: AtomicUsize,
     /// Microseconds from `began` to the last write, or to the first answer that waits for one.
     moved: AtomicU64,
@@ -83,10 +83,10 @@ impl Connection {
             begun: AtomicUsize::new(0),
             headers: AtomicU64::new(0),
             working: AtomicUsize::new(0),
-            answers: Held::default(),
-            order: AtomicU8::new(Order::Serve as u8),
+            answers: UnwrittenResponses::default(),
+            order: AtomicU8::new(ConnectionOrder::Serve as u8),
             waker: AtomicWaker::new(),
-            seat: Mutex::new(Seat::Standing),
+            seat: Mutex::new(ConnectionState::Standing),
         }
     }
 
@@ -104,18 +104,18 @@ impl Connection {
     }
 
     /// Takes a slot, and frees the slot that the connection had.
-    pub(super) fn take(&self, place: Place<Self>) {
-        self.change(Seat::Taken(place));
+    pub(super) fn take(&self, place: PeerSlot<Self>) {
+        self.change(ConnectionState::Taken(place));
     }
 
     /// Frees the slot; the connection never takes another.
     pub(super) fn end(&self) {
-        self.change(Seat::Ended);
+        self.change(ConnectionState::Ended);
     }
 
-    fn change(&self, seat: Seat) {
+    fn change(&self, seat: ConnectionState) {
         let mut held = self.seat.lock().unwrap_or_else(PoisonError::into_inner);
-        let over = if matches!(*held, Seat::Ended) { seat } else { std::mem::replace(&mut *held, seat) };
+        let over = if matches!(*held, ConnectionState::Ended) { seat } else { std::mem::replace(&mut *held, seat) };
         drop(held);
         // Outside of the lock: the drop locks the slots.
         drop(over);
@@ -127,9 +127,9 @@ impl Connection {
     }
 
     /// Counts a request as begun until the result is dropped.
-    pub(super) fn begin(self: &Arc<Self>) -> Begun {
+    pub(super) fn begin(self: &Arc<Self>) -> StartedRequest {
         self.begun.fetch_add(1, Ordering::Relaxed);
-        Begun(Arc::clone(self))
+        StartedRequest(Arc::clone(self))
     }
 
     /// Whether the connection has not sent the beginning of a request yet.
@@ -149,14 +149,14 @@ impl Connection {
     }
 
     /// Records a request that was read completely. The connection is not idle until the result is dropped.
-    pub(super) fn work(self: &Arc<Self>, now: Instant) -> Working {
+    pub(super) fn work(self: &Arc<Self>, now: Instant) -> RunningRequest {
         self.asked.store(self.micros(now).max(1), Ordering::Relaxed);
         self.working.fetch_add(1, Ordering::Relaxed);
-        Working(Arc::clone(self))
+        RunningRequest(Arc::clone(self))
     }
 
     /// Counts part of an answer until the result is dropped. `interval` is the longest time to write an answer.
-    pub(super) fn hold(self: &Arc<Self>, bytes: usize, interval: Duration, now: Instant) -> Unwritten {
+    pub(super) fn hold(self: &Arc<Self>, bytes: usize, interval: Duration, now: Instant) -> UnwrittenPart {
         let index = self.interval(interval, now) % INTERVALS;
         let held = &self.answers;
         if held.bytes.fetch_add(bytes, Ordering::Relaxed) == 0 {
@@ -169,7 +169,7 @@ impl Connection {
         held.ticks.get(tick).inspect(|count| {
             count.fetch_add(1, Ordering::Relaxed);
         });
-        Unwritten { connection: Arc::clone(self), bytes, index, tick }
+        UnwrittenPart { connection: Arc::clone(self), bytes, index, tick }
     }
 
     /// Whether an answer waits for a write so long that the connection may be evicted.
@@ -190,37 +190,37 @@ impl Connection {
     }
 
     /// Returns the unwritten bytes, multiplied by the time since the last write.
-    pub(super) fn burden(&self, now: Instant) -> u128 {
+    pub(super) fn unwritten_cost(&self, now: Instant) -> u128 {
         let bytes = self.answers.bytes.load(Ordering::Relaxed) as u128;
         let still = self.micros(now).saturating_sub(self.answers.moved.load(Ordering::Relaxed));
         bytes * u128::from(still.max(1))
     }
 
     /// Gives an order. A weaker order than the current one has no effect.
-    pub(super) fn order(&self, order: Order) {
+    pub(super) fn order(&self, order: ConnectionOrder) {
         if self.order.fetch_max(order as u8, Ordering::AcqRel) < order as u8 {
             self.waker.wake();
         }
     }
 
     /// Returns the current order, and wakes `cx` when it changes.
-    pub(super) fn ordered(&self, cx: &Context<'_>) -> Order {
+    pub(super) fn ordered(&self, cx: &Context<'_>) -> ConnectionOrder {
         self.waker.register(cx.waker());
         self.current()
     }
 
-    pub(super) fn current(&self) -> Order {
+    pub(super) fn current(&self) -> ConnectionOrder {
         match self.order.load(Ordering::Acquire) {
-            0 => Order::Serve,
-            1 => Order::Finish,
-            2 => Order::Leave,
-            _ => Order::Close,
+            0 => ConnectionOrder::Serve,
+            1 => ConnectionOrder::Finish,
+            2 => ConnectionOrder::Leave,
+            _ => ConnectionOrder::Close,
         }
     }
 
     /// Waits for the order to close at once.
-    pub(super) async fn ousted(&self) {
-        poll_fn(|cx| if self.ordered(cx) >= Order::Leave { Poll::Ready(()) } else { Poll::Pending }).await;
+    pub(super) async fn closed(&self) {
+        poll_fn(|cx| if self.ordered(cx) >= ConnectionOrder::Leave { Poll::Ready(()) } else { Poll::Pending }).await;
     }
 
     fn micros(&self, now: Instant) -> u64 {
@@ -233,7 +233,7 @@ impl Connection {
     }
 }
 
-impl Occupant for Connection {
+impl SlotHolder for Connection {
     fn peer(&self) -> Peer {
         Peer::of(self.address.ip())
     }
@@ -252,15 +252,15 @@ impl Occupant for Connection {
     }
 
     fn evict(&self) {
-        self.order(Order::Leave);
+        self.order(ConnectionOrder::Leave);
     }
 }
 
 /// A request that has begun.
 #[derive(Debug)]
-pub(super) struct Begun(Arc<Connection>);
+pub(super) struct StartedRequest(Arc<Connection>);
 
-impl Drop for Begun {
+impl Drop for StartedRequest {
     fn drop(&mut self) {
         self.0.begun.fetch_sub(1, Ordering::Relaxed);
     }
@@ -268,9 +268,9 @@ impl Drop for Begun {
 
 /// A request that was read and is being answered.
 #[derive(Debug)]
-pub(super) struct Working(Arc<Connection>);
+pub(super) struct RunningRequest(Arc<Connection>);
 
-impl Drop for Working {
+impl Drop for RunningRequest {
     fn drop(&mut self) {
         self.0.working.fetch_sub(1, Ordering::Relaxed);
     }
@@ -278,14 +278,14 @@ impl Drop for Working {
 
 /// A part of an answer that is not written yet.
 #[derive(Debug)]
-pub(super) struct Unwritten {
+pub(super) struct UnwrittenPart {
     connection: Arc<Connection>,
     bytes: usize,
     index: usize,
     tick: usize,
 }
 
-impl Drop for Unwritten {
+impl Drop for UnwrittenPart {
     fn drop(&mut self) {
         let held = &self.connection.answers;
         held.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
@@ -298,7 +298,7 @@ impl Drop for Unwritten {
 
 #[cfg(test)]
 mod tests {
-    use super::super::places::{Places, Room};
+    use super::super::peer_slots::{PeerSlots, SlotCapacity};
     use super::*;
 
     const LIMIT: Duration = Duration::from_secs(5);
@@ -335,10 +335,10 @@ mod tests {
         let answer = connection.hold(10, LIMIT, asked);
         drop(working);
         assert_eq!(connection.idle_since(), None);
-        assert!(connection.burden(asked + LIMIT) > connection.burden(asked));
+        assert!(connection.unwritten_cost(asked + LIMIT) > connection.unwritten_cost(asked));
         drop(answer);
         assert_eq!(connection.idle_since(), Some(asked));
-        assert_eq!(connection.burden(asked + LIMIT), 0);
+        assert_eq!(connection.unwritten_cost(asked + LIMIT), 0);
     }
 
     #[test]
@@ -359,8 +359,8 @@ mod tests {
 
     #[test]
     fn a_connection_with_an_answer_to_write_makes_room_at_once_for_a_peer_that_holds_less() {
-        let room = Room { total: 8, peer: 4 };
-        let places = Places::new(room);
+        let room = SlotCapacity { total: 8, peer: 4 };
+        let places = PeerSlots::new(room);
         let of = |peer: u8| Arc::new(Connection::new(([10, 0, 0, peer], 1).into(), LIMIT));
         let mut held = Vec::new();
         for index in 0..8 {
@@ -374,7 +374,7 @@ mod tests {
         assert!(places.admit(of(1), 1).is_err(), "a peer at its own limit");
         let newcomer = of(2);
         let (_place, evicted) = places.admit(Arc::clone(&newcomer), 1).unwrap();
-        let left = held.iter().filter(|(stuck, ..)| stuck.current() == Order::Leave).count();
+        let left = held.iter().filter(|(stuck, ..)| stuck.current() == ConnectionOrder::Leave).count();
         assert_eq!((evicted, left), (1, 1));
         // A connection whose request is under review keeps its slot.
         let all = held.iter().map(|(stuck, ..)| stuck).chain([&newcomer]);
@@ -386,8 +386,11 @@ mod tests {
     #[test]
     fn orders_are_only_made_stricter() {
         let connection = connection();
-        for (given, then) in [(Order::Leave, Order::Leave), (Order::Finish, Order::Leave), (Order::Close, Order::Close)]
-        {
+        for (given, then) in [
+            (ConnectionOrder::Leave, ConnectionOrder::Leave),
+            (ConnectionOrder::Finish, ConnectionOrder::Leave),
+            (ConnectionOrder::Close, ConnectionOrder::Close),
+        ] {
             connection.order(given);
             assert_eq!(connection.current(), then);
         }

@@ -18,9 +18,9 @@ use hyper::body::{Frame, Incoming, SizeHint};
 use tokio::time::Instant;
 use tower::ServiceExt;
 
-use super::connection::{Connection, Order, Unwritten};
+use super::connection::{Connection, ConnectionOrder, UnwrittenPart};
 use super::head;
-use super::places::{Full, Places, Room};
+use super::peer_slots::{NoSlot, PeerSlots, SlotCapacity};
 use crate::telemetry::metrics::ConnectionMetrics;
 use crate::telemetry::probes::Readiness;
 
@@ -34,7 +34,7 @@ const HEADERS_WITHIN: Duration = Duration::from_secs(2);
 
 /// Limits of all connections.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
+pub(super) struct ConnectionLimits {
     /// The most connections that have sent a request; half as many more may be about to.
     pub(super) connections: usize,
     /// The same for one peer.
@@ -50,21 +50,21 @@ pub(super) struct Limits {
 pub(super) struct Hub {
     /// Connections in their handshake, and others that have not sent a request yet. Their limit is separate, so that a flood
     /// of them evicts no connection that is served.
-    new: Arc<Places<Connection>>,
-    served: Arc<Places<Connection>>,
+    new: Arc<PeerSlots<Connection>>,
+    served: Arc<PeerSlots<Connection>>,
     unwritten: AtomicUsize,
     open_headers: AtomicUsize,
-    limits: Limits,
+    limits: ConnectionLimits,
     readiness: Readiness,
     metrics: ConnectionMetrics,
 }
 
 impl Hub {
-    pub(super) fn new(limits: Limits, readiness: Readiness, metrics: ConnectionMetrics) -> Arc<Self> {
-        let Limits { connections, peer, .. } = limits;
+    pub(super) fn new(limits: ConnectionLimits, readiness: Readiness, metrics: ConnectionMetrics) -> Arc<Self> {
+        let ConnectionLimits { connections, peer, .. } = limits;
         Arc::new(Self {
-            new: Places::new(Room { total: connections.div_ceil(2), peer: peer.div_ceil(2) }),
-            served: Places::new(Room { total: connections, peer }),
+            new: PeerSlots::new(SlotCapacity { total: connections.div_ceil(2), peer: peer.div_ceil(2) }),
+            served: PeerSlots::new(SlotCapacity { total: connections, peer }),
             unwritten: AtomicUsize::new(0),
             open_headers: AtomicUsize::new(0),
             limits,
@@ -74,14 +74,14 @@ impl Hub {
     }
 
     /// Admits a connection; `None` when all slots are taken and none may be evicted.
-    pub(super) fn welcome(self: &Arc<Self>, address: SocketAddr) -> Option<Guest> {
+    pub(super) fn accept(self: &Arc<Self>, address: SocketAddr) -> Option<AcceptedConnection> {
         let connection = Arc::new(Connection::new(address, self.limits.stuck));
         let (place, evicted) = match self.new.admit(Arc::clone(&connection), 1) {
             Ok(admitted) => admitted,
             Err(full) => {
                 self.metrics.refused.inc();
                 // A peer above its own limit does not mean that other peers find no room.
-                if full == Full::All {
+                if full == NoSlot::All {
                     self.readiness.refuse();
                 }
                 return None;
@@ -90,11 +90,11 @@ impl Hub {
         self.metrics.evicted.inc_by(evicted as u64);
         self.metrics.open.inc();
         connection.take(place);
-        Some(Guest { hub: Arc::clone(self), connection })
+        Some(AcceptedConnection { hub: Arc::clone(self), connection })
     }
 
     /// Gives an order to all connections that match.
-    pub(super) fn order(&self, order: Order, which: impl Fn(&Connection) -> bool) {
+    pub(super) fn order(&self, order: ConnectionOrder, which: impl Fn(&Connection) -> bool) {
         for places in [&self.new, &self.served] {
             places.each(|connection| {
                 if which(connection) {
@@ -111,9 +111,9 @@ impl Hub {
             places.each(|connection| {
                 let headers = connection.headers_since();
                 let late = headers.is_some_and(|since| now.saturating_duration_since(since) > HEADERS_WITHIN);
-                if connection.current() < Order::Close && (late || connection.is_stalled(write, now)) {
+                if connection.current() < ConnectionOrder::Close && (late || connection.is_stalled(write, now)) {
                     self.metrics.stalled.inc();
-                    connection.order(Order::Close);
+                    connection.order(ConnectionOrder::Close);
                 }
             });
         }
@@ -125,13 +125,13 @@ impl Hub {
         connection: Arc<Connection>,
         router: Router,
         request: Request<Incoming>,
-    ) -> impl Future<Output = Result<Response<Answered>, Infallible>> + use<> {
+    ) -> impl Future<Output = Result<Response<CountedBody>, Infallible>> + use<> {
         let request = head::reduce(request);
         async move {
             match request {
                 Ok(request) => self.route(connection, router, request).await,
                 Err(status) => {
-                    let mut response = Response::new(Answered { body: Body::empty(), hub: self, connection });
+                    let mut response = Response::new(CountedBody { body: Body::empty(), hub: self, connection });
                     *response.status_mut() = status;
                     Ok(response)
                 }
@@ -144,7 +144,7 @@ impl Hub {
         connection: Arc<Connection>,
         router: Router,
         mut request: Request<Incoming>,
-    ) -> Result<Response<Answered>, Infallible> {
+    ) -> Result<Response<CountedBody>, Infallible> {
         let version = request.version();
         request.extensions_mut().insert(ConnectInfo(connection.address()));
         request.extensions_mut().insert(Arc::clone(&connection));
@@ -155,11 +155,11 @@ impl Hub {
         if was_new {
             self.promote(&connection);
         }
-        let ends = self.readiness.is_draining() || connection.current() > Order::Serve;
+        let ends = self.readiness.is_draining() || connection.current() > ConnectionOrder::Serve;
         if ends && version <= Version::HTTP_11 {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        Ok(response.map(|body| Answered { body, hub: self, connection }))
+        Ok(response.map(|body| CountedBody { body, hub: self, connection }))
     }
 
     fn promote(&self, connection: &Arc<Connection>) {
@@ -177,14 +177,14 @@ impl Hub {
             places.each(|connection| {
                 let Some(since) = connection.headers_since() else { return };
                 let older = oldest.as_ref().is_none_or(|(first, _)| since < *first);
-                if older && connection.current() < Order::Close {
+                if older && connection.current() < ConnectionOrder::Close {
                     oldest = Some((since, Arc::clone(connection)));
                 }
             });
         }
         if let Some((_, connection)) = oldest {
             self.metrics.stalled.inc();
-            connection.order(Order::Close);
+            connection.order(ConnectionOrder::Close);
         }
     }
 
@@ -193,28 +193,28 @@ impl Hub {
         let (mut heaviest, now) = (None::<(u128, Arc<Connection>)>, Instant::now());
         for places in [&self.new, &self.served] {
             places.each(|connection| {
-                let burden = connection.burden(now);
+                let burden = connection.unwritten_cost(now);
                 let heavier = heaviest.as_ref().is_none_or(|(most, _)| burden > *most);
-                if heavier && burden > 0 && connection.current() < Order::Close {
+                if heavier && burden > 0 && connection.current() < ConnectionOrder::Close {
                     heaviest = Some((burden, Arc::clone(connection)));
                 }
             });
         }
         if let Some((_, connection)) = heaviest {
             self.metrics.stalled.inc();
-            connection.order(Order::Close);
+            connection.order(ConnectionOrder::Close);
         }
     }
 }
 
 /// An admitted connection.
 #[derive(Debug)]
-pub(super) struct Guest {
+pub(super) struct AcceptedConnection {
     hub: Arc<Hub>,
     connection: Arc<Connection>,
 }
 
-impl Guest {
+impl AcceptedConnection {
     pub(super) fn hub(&self) -> &Arc<Hub> {
         &self.hub
     }
@@ -263,7 +263,7 @@ impl Drop for OpenHeaders {
     }
 }
 
-impl Drop for Guest {
+impl Drop for AcceptedConnection {
     fn drop(&mut self) {
         self.hub.metrics.open.dec();
         self.connection.end();
@@ -272,13 +272,13 @@ impl Drop for Guest {
 
 /// The body of an answer, counted until it is written.
 #[derive(Debug)]
-pub(super) struct Answered {
+pub(super) struct CountedBody {
     body: Body,
     hub: Arc<Hub>,
     connection: Arc<Connection>,
 }
 
-impl hyper::body::Body for Answered {
+impl hyper::body::Body for CountedBody {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -292,7 +292,7 @@ impl hyper::body::Body for Answered {
                     hub.close_heaviest();
                 }
                 let unwritten = this.connection.hold(bytes.len(), hub.limits.write, Instant::now());
-                Bytes::from_owner(Part { bytes, hub, _unwritten: unwritten })
+                Bytes::from_owner(CountedBytes { bytes, hub, _unwritten: unwritten })
             })
         })))
     }
@@ -307,19 +307,19 @@ impl hyper::body::Body for Answered {
 }
 
 /// Bytes on their way to the socket: dropped when they are written or discarded.
-struct Part {
+struct CountedBytes {
     bytes: Bytes,
     hub: Arc<Hub>,
-    _unwritten: Unwritten,
+    _unwritten: UnwrittenPart,
 }
 
-impl AsRef<[u8]> for Part {
+impl AsRef<[u8]> for CountedBytes {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
 }
 
-impl Drop for Part {
+impl Drop for CountedBytes {
     fn drop(&mut self) {
         self.hub.unwritten.fetch_sub(self.bytes.len(), Ordering::Relaxed);
     }
@@ -336,18 +336,18 @@ mod tests {
     #[test]
     fn answers_beyond_their_memory_close_the_connection_that_holds_the_most() {
         let (write, stuck) = (Duration::from_secs(5), Duration::from_millis(250));
-        let limits = Limits { connections: 8, peer: 8, write, stuck };
+        let limits = ConnectionLimits { connections: 8, peer: 8, write, stuck };
         let hub = Hub::new(limits, Readiness::new(), ConnectionMetrics::default());
-        let [heavy, light] = [1, 2].map(|port| hub.welcome(([127, 0, 0, 1], port).into()).unwrap());
-        let answer = |guest: &Guest, bytes: usize| {
+        let [heavy, light] = [1, 2].map(|port| hub.accept(([127, 0, 0, 1], port).into()).unwrap());
+        let answer = |guest: &AcceptedConnection, bytes: usize| {
             let (hub, connection) = (Arc::clone(&hub), Arc::clone(guest.connection()));
-            let mut answer = Answered { body: Body::from(vec![0; bytes]), hub, connection };
+            let mut answer = CountedBody { body: Body::from(vec![0; bytes]), hub, connection };
             Pin::new(&mut answer).poll_frame(&mut Context::from_waker(Waker::noop()))
         };
         let _unwritten = [answer(&heavy, ANSWERS - 1024), answer(&light, 1024)];
-        assert_eq!(heavy.connection().current(), Order::Serve);
+        assert_eq!(heavy.connection().current(), ConnectionOrder::Serve);
         let _beyond = answer(&light, 1);
         let orders = [heavy, light].map(|guest| guest.connection().current());
-        assert_eq!(orders, [Order::Close, Order::Serve]);
+        assert_eq!(orders, [ConnectionOrder::Close, ConnectionOrder::Serve]);
     }
 }

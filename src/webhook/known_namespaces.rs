@@ -7,17 +7,17 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use super::handler::OfferSink;
+use super::handler::PrewarmSink;
 use crate::rewrite::Namespaces;
 use crate::telemetry::metrics::{AdmissionMetrics, DropReason};
 
 /// Forwards prewarm requests of existing namespaces, and counts the rest as dropped. A Pod of a namespace that the watch does
 /// not show yet loses nothing: the controller finds its images through its own watch.
 pub fn from_known_namespaces(
-    sink: OfferSink,
+    sink: PrewarmSink,
     namespaces: Arc<ArcSwap<Namespaces>>,
     metrics: &AdmissionMetrics,
-) -> OfferSink {
+) -> PrewarmSink {
     let metrics = metrics.clone();
     Arc::new(move |offer| {
         if namespaces.load().contains(&offer.namespace) {
@@ -34,15 +34,16 @@ mod tests {
 
     use super::*;
     use crate::image::ImageRef;
-    use crate::prewarm::limit::Limit;
-    use crate::prewarm::queue::{Bounds, Offer, queue};
+    use crate::prewarm::namespace_limit::NamespaceLimit;
+    use crate::prewarm::queue::{PrewarmRequest, QueueBounds, queue};
     use crate::telemetry::metrics::Metrics;
     use crate::webhook::queued;
 
     #[test]
     fn from_known_namespaces_gives_an_invented_namespace_no_limit_of_its_own() {
-        let limit = Limit { burst: 5, per_second: 0.001 };
-        let (offers, _offered) = queue(Bounds { waiting: 4096, of_namespace: Some(limit), ..Bounds::default() });
+        let limit = NamespaceLimit { burst: 5, per_second: 0.001 };
+        let (offers, _offered) =
+            queue(QueueBounds { waiting: 4096, of_namespace: Some(limit), ..QueueBounds::default() });
         let metrics = Metrics::new();
         let known: Namespaces = [("shop".to_owned(), BTreeMap::new())].into_iter().collect();
         let namespaces = Arc::new(ArcSwap::from_pointee(known));
@@ -51,12 +52,12 @@ mod tests {
         let invented = (0..1500).map(|number| format!("invented-{number}")).chain([String::new(), long]);
         for (number, namespace) in invented.chain(vec!["shop".to_owned(); 50]).enumerate() {
             let image = ImageRef::parse(&format!("harbor.example.com/hub/app:{number}")).unwrap();
-            sink(Offer { image, proxy_project: "hub".to_owned(), namespace });
+            sink(PrewarmRequest { image, proxy_project: "hub".to_owned(), namespace });
         }
         assert_eq!(offers.waiting(), 5, "shop has its limit, and the others have none");
         let text = metrics.encode().unwrap();
         for line in ["UnknownNamespace\"} 1502", "NamespaceLimit\"} 45"] {
-            let line = format!("harbor_pilot_admission_offers_dropped_total{{reason=\"{line}");
+            let line = format!("harbor_pilot_prewarm_requests_dropped_total{{reason=\"{line}");
             assert!(text.lines().any(|found| found == line), "{line}: {text}");
         }
     }

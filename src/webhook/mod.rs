@@ -3,7 +3,6 @@
 //! [`review`] turns the bytes of a review into those of the answer, from the rules alone. [`validate`] does the same from the
 //! policies. [`handler`] adds HTTP, `body` limits what is read, and [`server`] adds TLS, limits and a graceful shutdown.
 
-mod answer;
 mod beginning;
 mod body;
 mod connection;
@@ -11,10 +10,11 @@ mod frames;
 mod head;
 mod hub;
 mod known_namespaces;
-mod places;
+mod peer_slots;
+mod read_timeout;
 mod request;
+mod response;
 mod seldom;
-mod silence;
 mod workers;
 mod workload;
 
@@ -23,6 +23,6 @@ pub mod review;
 pub mod server;
 pub mod validate;
 
-pub use handler::{Admission, Limits, OfferSink, queued, router};
+pub use handler::{Admission, BodyLimits, PrewarmSink, queued, router};
 pub use known_namespaces::from_known_namespaces;
 pub use server::{ServeError, ServeOptions, serve};

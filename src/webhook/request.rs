@@ -4,9 +4,9 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
-use crate::rewrite::pod::{Pod, Text};
-use crate::rewrite::{Namespaces, Request, Subject};
-use crate::skim::{self, Fields, Read, Skim, Unread};
+use crate::json_scan::{self, Fields, Read, Scanner, Unread};
+use crate::rewrite::pod::{JsonStr, Pod};
+use crate::rewrite::{Namespaces, PodChange, PodScope};
 
 const API_VERSION: &str = "admission.k8s.io/v1";
 const KIND: &str = "AdmissionReview";
@@ -32,26 +32,26 @@ pub struct NotJson;
 
 /// Reads a review whose objects are `O`s; `None` when the text is not such a review.
 pub(super) fn read<'a, O: Read<'a> + Default>(body: &'a [u8]) -> Option<Review<'a, O>> {
-    skim::read(body).ok()
+    json_scan::read(body).ok()
 }
 
 /// An AdmissionReview.
 #[derive(Default)]
 pub(super) struct Review<'a, O> {
-    api_version: Option<Text<'a>>,
-    kind: Option<Text<'a>>,
+    api_version: Option<JsonStr<'a>>,
+    kind: Option<JsonStr<'a>>,
     request: Option<AdmissionRequest<'a, O>>,
 }
 
 /// Its `request`.
 #[derive(Default)]
 pub(super) struct AdmissionRequest<'a, O> {
-    uid: Option<Text<'a>>,
-    kind: Option<Named<'a>>,
-    resource: Option<Resource<'a>>,
-    sub_resource: Option<Text<'a>>,
-    operation: Option<Text<'a>>,
-    namespace: Option<Text<'a>>,
+    uid: Option<JsonStr<'a>>,
+    kind: Option<GroupVersionKind<'a>>,
+    resource: Option<GroupVersionResource<'a>>,
+    sub_resource: Option<JsonStr<'a>>,
+    operation: Option<JsonStr<'a>>,
+    namespace: Option<JsonStr<'a>>,
     dry_run: Option<bool>,
     pub(super) object: Option<O>,
     pub(super) old_object: Option<O>,
@@ -59,21 +59,21 @@ pub(super) struct AdmissionRequest<'a, O> {
 
 /// A GroupVersionKind.
 #[derive(Default)]
-pub(super) struct Named<'a> {
-    group: Option<Text<'a>>,
-    kind: Option<Text<'a>>,
+pub(super) struct GroupVersionKind<'a> {
+    group: Option<JsonStr<'a>>,
+    kind: Option<JsonStr<'a>>,
 }
 
 /// A GroupVersionResource.
 #[derive(Default)]
-struct Resource<'a> {
-    group: Option<Text<'a>>,
-    resource: Option<Text<'a>>,
+struct GroupVersionResource<'a> {
+    group: Option<JsonStr<'a>>,
+    resource: Option<JsonStr<'a>>,
 }
 
 /// The fields that can still be read from a malformed review.
 #[derive(Debug, Default)]
-pub(super) struct Rest {
+pub(super) struct PartialRequest {
     /// `request.uid`; empty if there is none.
     pub(super) uid: String,
     /// Group and kind of the object, if the review has them.
@@ -94,7 +94,7 @@ struct LooseRequest<'a> {
     kind: Option<&'a RawValue>,
 }
 
-impl Rest {
+impl PartialRequest {
     /// Reads the known fields, if the body is JSON.
     pub(super) fn read(body: &[u8]) -> Result<Self, NotJson> {
         let loose: Loose<'_> = match serde_json::from_slice(body) {
@@ -104,17 +104,18 @@ impl Rest {
         };
         let request: LooseRequest<'_> =
             loose.request.and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default();
-        let uid: Option<Text<'_>> = request.uid.and_then(|raw| skim::read(raw.get().as_bytes()).ok());
-        let kind: Option<Named<'_>> = request.kind.and_then(|raw| skim::read(raw.get().as_bytes()).ok());
+        let uid: Option<JsonStr<'_>> = request.uid.and_then(|raw| json_scan::read(raw.get().as_bytes()).ok());
+        let kind: Option<GroupVersionKind<'_>> =
+            request.kind.and_then(|raw| json_scan::read(raw.get().as_bytes()).ok());
         Ok(Self {
             uid: uid.as_deref().filter(|uid| uid.len() <= MAX_UID).unwrap_or_default().to_owned(),
-            kind: kind.as_ref().map(Named::to_pair),
+            kind: kind.as_ref().map(GroupVersionKind::to_pair),
         })
     }
 
     /// Returns the fields that an answer needs; only the uid is known.
-    pub(super) fn about(&self) -> About<'_> {
-        About { uid: &self.uid, ..About::default() }
+    pub(super) fn about(&self) -> RequestInfo<'_> {
+        RequestInfo { uid: &self.uid, ..RequestInfo::default() }
     }
 
     /// Whether the review names an object that is not a Pod.
@@ -125,31 +126,35 @@ impl Rest {
 
 /// The fields of a request that its answer needs.
 #[derive(Clone, Copy)]
-pub(super) struct About<'r> {
+pub(super) struct RequestInfo<'r> {
     pub(super) uid: &'r str,
     pub(super) namespace: &'r str,
     pub(super) dry_run: bool,
     pub(super) operation: Operation,
 }
 
-impl Default for About<'_> {
+impl Default for RequestInfo<'_> {
     fn default() -> Self {
         Self { uid: "", namespace: "", dry_run: false, operation: Operation::Other }
     }
 }
 
-impl<'r> About<'r> {
+impl<'r> RequestInfo<'r> {
     /// Returns the subject of a Pod's images: its namespace, the labels of the namespace, and its own labels.
-    pub(super) fn subject(self, pod: &'r Pod<'_>, namespaces: &'r Namespaces) -> Subject<'r> {
-        Subject { namespace: self.namespace, namespace_labels: namespaces.labels(self.namespace), labels: pod.labels() }
+    pub(super) fn subject(self, pod: &'r Pod<'_>, namespaces: &'r Namespaces) -> PodScope<'r> {
+        PodScope {
+            namespace: self.namespace,
+            namespace_labels: namespaces.labels(self.namespace),
+            labels: pod.labels(),
+        }
     }
 }
 
 impl<'a, O> Review<'a, O> {
     /// Returns the request; otherwise its known fields and the problem.
-    pub(super) fn request(&self) -> Result<&AdmissionRequest<'a, O>, (About<'_>, &'static str)> {
+    pub(super) fn request(&self) -> Result<&AdmissionRequest<'a, O>, (RequestInfo<'_>, &'static str)> {
         let Some(request) = &self.request else {
-            return Err((About::default(), "the review has no request"));
+            return Err((RequestInfo::default(), "the review has no request"));
         };
         let about = request.about();
         if self.api_version.as_deref() != Some(API_VERSION) || self.kind.as_deref() != Some(KIND) {
@@ -164,8 +169,8 @@ impl<'a, O> Review<'a, O> {
 }
 
 impl<O> AdmissionRequest<'_, O> {
-    pub(super) fn about(&self) -> About<'_> {
-        About {
+    pub(super) fn about(&self) -> RequestInfo<'_> {
+        RequestInfo {
             uid: self.uid.as_deref().filter(|uid| uid.len() <= MAX_UID).unwrap_or_default(),
             namespace: self.namespace.as_deref().unwrap_or_default(),
             dry_run: self.dry_run.unwrap_or_default(),
@@ -178,13 +183,13 @@ impl<O> AdmissionRequest<'_, O> {
     }
 
     /// Returns the fields that an answer needs where the review cannot be decided.
-    pub(super) fn rest(&self) -> Rest {
-        Rest { uid: self.about().uid.to_owned(), kind: self.kind.as_ref().map(Named::to_pair) }
+    pub(super) fn rest(&self) -> PartialRequest {
+        PartialRequest { uid: self.about().uid.to_owned(), kind: self.kind.as_ref().map(GroupVersionKind::to_pair) }
     }
 
     /// Returns group and kind of the object; empty when the review has none.
     pub(super) fn kind(&self) -> (&str, &str) {
-        let Some(Named { group, kind }) = &self.kind else { return ("", "") };
+        let Some(GroupVersionKind { group, kind }) = &self.kind else { return ("", "") };
         (group.as_deref().unwrap_or_default(), kind.as_deref().unwrap_or_default())
     }
 
@@ -194,7 +199,7 @@ impl<O> AdmissionRequest<'_, O> {
     }
 
     fn is_pod(&self) -> bool {
-        let is_pods = |resource: &Resource<'_>| {
+        let is_pods = |resource: &GroupVersionResource<'_>| {
             resource.group.as_deref().unwrap_or_default().is_empty() && resource.resource.as_deref() == Some("pods")
         };
         self.kind.as_ref().is_none_or(|kind| kind.is("Pod")) && self.resource.as_ref().is_none_or(is_pods)
@@ -205,7 +210,7 @@ impl<'a> AdmissionRequest<'a, Pod<'a>> {
     /// Returns the Pod and what to do with it. `None` when the request needs no decision; an error when a field is missing or
     /// the Pod exceeds the limits. An update that keeps the images of such a Pod needs no decision: the Pod's controller must
     /// still be able to release it.
-    pub(super) fn ask(&self) -> Option<Result<Request<'_>, &'static str>> {
+    pub(super) fn ask(&self) -> Option<Result<PodChange<'_>, &'static str>> {
         if !self.is_pod() {
             return None;
         }
@@ -221,10 +226,10 @@ impl<'a> AdmissionRequest<'a, Pod<'a>> {
         };
         let Some(pod) = &self.object else { return Some(Err("the request has no object")) };
         let ask = match (create, ephemeral, &self.old_object) {
-            (true, _, _) => Request::Create { pod },
+            (true, _, _) => PodChange::Create { pod },
             (false, _, None) => return Some(Err("the update has no oldObject")),
-            (false, false, Some(old)) => Request::Update { pod, old },
-            (false, true, Some(old)) => Request::EphemeralContainers { pod, old },
+            (false, false, Some(old)) => PodChange::Update { pod, old },
+            (false, true, Some(old)) => PodChange::EphemeralContainers { pod, old },
         };
         match ask.excess() {
             Some(_) if ask.leaves_images() => None,
@@ -235,56 +240,56 @@ impl<'a> AdmissionRequest<'a, Pod<'a>> {
 }
 
 impl<'a, O: Read<'a> + Default> Fields<'a> for Review<'a, O> {
-    fn field(&mut self, name: &[u8], skim: &mut Skim<'a>) -> Result<(), Unread> {
+    fn field(&mut self, name: &[u8], scanner: &mut Scanner<'a>) -> Result<(), Unread> {
         match name {
-            b"apiVersion" => skim.field(&mut self.api_version),
-            b"kind" => skim.field(&mut self.kind),
-            b"request" => skim.field(&mut self.request),
-            _ => skim.skip(),
+            b"apiVersion" => scanner.field(&mut self.api_version),
+            b"kind" => scanner.field(&mut self.kind),
+            b"request" => scanner.field(&mut self.request),
+            _ => scanner.skip(),
         }
     }
 }
 
 impl<'a, O: Read<'a> + Default> Fields<'a> for AdmissionRequest<'a, O> {
-    fn field(&mut self, name: &[u8], skim: &mut Skim<'a>) -> Result<(), Unread> {
+    fn field(&mut self, name: &[u8], scanner: &mut Scanner<'a>) -> Result<(), Unread> {
         match name {
-            b"uid" => skim.field(&mut self.uid),
-            b"kind" => skim.field(&mut self.kind),
-            b"resource" => skim.field(&mut self.resource),
-            b"subResource" => skim.field(&mut self.sub_resource),
-            b"operation" => skim.field(&mut self.operation),
-            b"namespace" => skim.field(&mut self.namespace),
-            b"dryRun" => skim.field(&mut self.dry_run),
-            b"object" => skim.field(&mut self.object),
-            b"oldObject" => skim.field(&mut self.old_object),
-            _ => skim.skip(),
+            b"uid" => scanner.field(&mut self.uid),
+            b"kind" => scanner.field(&mut self.kind),
+            b"resource" => scanner.field(&mut self.resource),
+            b"subResource" => scanner.field(&mut self.sub_resource),
+            b"operation" => scanner.field(&mut self.operation),
+            b"namespace" => scanner.field(&mut self.namespace),
+            b"dryRun" => scanner.field(&mut self.dry_run),
+            b"object" => scanner.field(&mut self.object),
+            b"oldObject" => scanner.field(&mut self.old_object),
+            _ => scanner.skip(),
         }
     }
 }
 
-impl<'a> Fields<'a> for Named<'a> {
-    fn field(&mut self, name: &[u8], skim: &mut Skim<'a>) -> Result<(), Unread> {
+impl<'a> Fields<'a> for GroupVersionKind<'a> {
+    fn field(&mut self, name: &[u8], scanner: &mut Scanner<'a>) -> Result<(), Unread> {
         match name {
-            b"group" => skim.field(&mut self.group),
-            b"kind" => skim.field(&mut self.kind),
-            _ => skim.skip(),
+            b"group" => scanner.field(&mut self.group),
+            b"kind" => scanner.field(&mut self.kind),
+            _ => scanner.skip(),
         }
     }
 }
 
-impl<'a> Fields<'a> for Resource<'a> {
-    fn field(&mut self, name: &[u8], skim: &mut Skim<'a>) -> Result<(), Unread> {
+impl<'a> Fields<'a> for GroupVersionResource<'a> {
+    fn field(&mut self, name: &[u8], scanner: &mut Scanner<'a>) -> Result<(), Unread> {
         match name {
-            b"group" => skim.field(&mut self.group),
-            b"resource" => skim.field(&mut self.resource),
-            _ => skim.skip(),
+            b"group" => scanner.field(&mut self.group),
+            b"resource" => scanner.field(&mut self.resource),
+            _ => scanner.skip(),
         }
     }
 }
 
-impl Named<'_> {
+impl GroupVersionKind<'_> {
     fn to_pair(&self) -> (String, String) {
-        let owned = |text: &Option<Text<'_>>| text.as_deref().unwrap_or_default().to_owned();
+        let owned = |text: &Option<JsonStr<'_>>| text.as_deref().unwrap_or_default().to_owned();
         (owned(&self.group), owned(&self.kind))
     }
 
@@ -305,7 +310,7 @@ mod tests {
             let uid = "u".repeat(length);
             let body = json!({"apiVersion": API_VERSION, "kind": KIND, "request": {"uid": uid}}).to_string();
             let expected = if kept { uid.len() } else { 0 };
-            assert_eq!(Rest::read(body.as_bytes()).unwrap().uid.len(), expected, "{length}");
+            assert_eq!(PartialRequest::read(body.as_bytes()).unwrap().uid.len(), expected, "{length}");
             let review = read::<Pod<'_>>(body.as_bytes()).unwrap();
             assert_eq!(review.request().is_ok(), kept, "{length}");
             assert_eq!(review.request.as_ref().unwrap().about().uid.len(), expected, "{length}");

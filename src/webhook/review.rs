@@ -2,19 +2,19 @@
 //!
 //! Fails open: the answer to any JSON admits the object, and a warning reports the problem.
 
-use super::answer::Answer;
-use super::request::{self, About, Rest};
+use super::request::{self, PartialRequest, RequestInfo};
 pub use super::request::{NotJson, Operation};
+use super::response::ReviewResponse;
 use crate::rewrite::pod::Pod;
-use crate::rewrite::{Budget, Namespaces, Outcome, Rules, Wanted, decide_within};
+use crate::rewrite::{Namespaces, PodMutation, PrewarmTarget, Rules, StepBudget, decide_within};
 
 /// The answer to one review.
 #[derive(Debug)]
-pub struct Reply {
+pub struct ReviewReply {
     /// The AdmissionReview to send back, as JSON.
     pub body: Vec<u8>,
     /// Images to prewarm. Empty for a dry run.
-    pub wanted: Vec<Wanted>,
+    pub wanted: Vec<PrewarmTarget>,
     /// `request.uid`; empty if there is none.
     pub uid: String,
     /// `request.namespace`; empty if there is none.
@@ -24,7 +24,7 @@ pub struct Reply {
     /// `request.operation`.
     pub operation: Operation,
     /// The result of the review.
-    pub verdict: Verdict,
+    pub verdict: ReviewOutcome,
     /// The number of images that the patch changes.
     pub rewritten: usize,
     /// The number of images that were not modified although the user may expect it.
@@ -35,7 +35,7 @@ pub struct Reply {
 
 /// The result of a review. All but [`Verdict::Denied`] admit the object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Verdict {
+pub enum ReviewOutcome {
     /// Admitted with a patch.
     Patched,
     /// A Pod that needs no patch.
@@ -49,7 +49,7 @@ pub enum Verdict {
 }
 
 /// Answers a review with the result of the rules.
-pub fn mutate(body: &[u8], rules: &Rules, namespaces: &Namespaces) -> Result<Reply, NotJson> {
+pub fn mutate(body: &[u8], rules: &Rules, namespaces: &Namespaces) -> Result<ReviewReply, NotJson> {
     let Some(review) = request::read::<Pod<'_>>(body) else {
         return admit_unread(body, "the request does not look like an AdmissionReview of a Pod");
     };
@@ -62,9 +62,10 @@ pub fn mutate(body: &[u8], rules: &Rules, namespaces: &Namespaces) -> Result<Rep
         return Ok(about.skipped());
     };
     Ok(match ask {
-        Ok(ask) => match decide_within(ask, rules, &about.subject(ask.pod(), namespaces), &Budget::of_review()) {
+        Ok(ask) => match decide_within(ask, rules, &about.subject(ask.pod(), namespaces), &StepBudget::of_review()) {
             Ok(outcome) => {
-                let verdict = if outcome.changes_anything() { Verdict::Patched } else { Verdict::Unchanged };
+                let verdict =
+                    if outcome.changes_anything() { ReviewOutcome::Patched } else { ReviewOutcome::Unchanged };
                 about.answer(outcome, verdict)
             }
             Err(exhausted) => about.malformed(&exhausted.to_string()),
@@ -74,46 +75,56 @@ pub fn mutate(body: &[u8], rules: &Rules, namespaces: &Namespaces) -> Result<Rep
 }
 
 /// Admits an object whose review could not be read or decided, with a warning. Fails if the body is not JSON.
-pub fn admit_unread(body: &[u8], problem: &str) -> Result<Reply, NotJson> {
-    let rest = Rest::read(body)?;
+pub fn admit_unread(body: &[u8], problem: &str) -> Result<ReviewReply, NotJson> {
+    let rest = PartialRequest::read(body)?;
     Ok(admit(rest.about(), &rest, problem))
 }
 
 /// Admits an object of whose review only these fields were read, with a warning.
-pub(super) fn admit(about: About<'_>, rest: &Rest, problem: &str) -> Reply {
+pub(super) fn admit(about: RequestInfo<'_>, rest: &PartialRequest, problem: &str) -> ReviewReply {
     if rest.is_no_pod() { about.skipped() } else { about.malformed(problem) }
 }
 
-impl About<'_> {
-    fn answer(self, outcome: Outcome<'_>, verdict: Verdict) -> Reply {
+impl RequestInfo<'_> {
+    fn answer(self, outcome: PodMutation<'_>, verdict: ReviewOutcome) -> ReviewReply {
         let patch = outcome.changes_anything().then(|| {
             let mut patch = String::with_capacity(1024);
             outcome.write_patch(&mut patch);
             patch
         });
-        let (rewritten, left_alone) = (outcome.rewritten(), outcome.left_alone());
+        let (rewritten, left_alone) = (outcome.rewritten(), outcome.skipped_images());
         let acted = outcome.acted();
         let warnings = outcome.warnings();
-        let answer =
-            Answer { uid: self.uid, patch, warnings, rewritten, left_alone, acted: &acted, ..Answer::default() };
+        let answer = ReviewResponse {
+            uid: self.uid,
+            patch,
+            warnings,
+            rewritten,
+            left_alone,
+            acted: &acted,
+            ..ReviewResponse::default()
+        };
         let reply = self.reply(&answer, verdict);
         let wanted = if self.dry_run { Vec::new() } else { outcome.into_wanted() };
-        Reply { wanted, rewritten, left_alone, ..reply }
+        ReviewReply { wanted, rewritten, left_alone, ..reply }
     }
 
-    pub(super) fn malformed(self, problem: &str) -> Reply {
+    pub(super) fn malformed(self, problem: &str) -> ReviewReply {
         let warnings = [format!("harbor-pilot: admitted as it is: {problem}")];
-        self.reply(&Answer { uid: self.uid, warnings: &warnings, ..Answer::default() }, Verdict::Malformed)
+        self.reply(
+            &ReviewResponse { uid: self.uid, warnings: &warnings, ..ReviewResponse::default() },
+            ReviewOutcome::Malformed,
+        )
     }
 
     /// Returns an empty answer: the request needs no decision.
-    pub(super) fn skipped(self) -> Reply {
-        self.reply(&Answer { uid: self.uid, ..Answer::default() }, Verdict::Skipped)
+    pub(super) fn skipped(self) -> ReviewReply {
+        self.reply(&ReviewResponse { uid: self.uid, ..ReviewResponse::default() }, ReviewOutcome::Skipped)
     }
 
     /// Returns an answer without images to prewarm or to count.
-    pub(super) fn reply(self, answer: &Answer<'_>, verdict: Verdict) -> Reply {
-        Reply {
+    pub(super) fn reply(self, answer: &ReviewResponse<'_>, verdict: ReviewOutcome) -> ReviewReply {
+        ReviewReply {
             body: answer.to_json(),
             wanted: Vec::new(),
             uid: self.uid.to_owned(),

@@ -20,9 +20,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 
-use super::connection::{Connection, Order};
-use super::hub::{Guest, Hub, Limits};
-use super::silence::Watched;
+use super::connection::{Connection, ConnectionOrder};
+use super::hub::{AcceptedConnection, ConnectionLimits, Hub};
+use super::read_timeout::ReadTimeout;
 use crate::telemetry::metrics::ConnectionMetrics;
 use crate::telemetry::probes::Readiness;
 
@@ -51,7 +51,7 @@ pub struct ServeOptions {
     /// When slots are short: how long an answer may wait for a write before its connection may be evicted. Default 250 ms.
     pub stuck: Duration,
     /// The longest time to serve, unready, after the shutdown signal, until no client sends requests. Default 10 s.
-    pub linger: Duration,
+    pub shutdown_delay: Duration,
     /// After that: the longest time for running requests. Default 10 s.
     pub drain: Duration,
     /// Counters of connections. Default: counters that are not exported.
@@ -86,7 +86,7 @@ impl Default for ServeOptions {
             ping: Duration::from_secs(20),
             write: Duration::from_secs(5),
             stuck: Duration::from_millis(250),
-            linger: Duration::from_secs(10),
+            shutdown_delay: Duration::from_secs(10),
             drain: Duration::from_secs(10),
             metrics: ConnectionMetrics::default(),
         }
@@ -145,27 +145,27 @@ pub async fn serve(
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let ServeOptions { connections, connections_of_peer: peer, write, stuck, .. } = options;
-    let limits = Limits { connections, peer, write, stuck };
+    let limits = ConnectionLimits { connections, peer, write, stuck };
     let hub = Hub::new(limits, readiness.clone(), options.metrics.clone());
     let server = Arc::new(Server { http: builder(&options), tls: tls.map(TlsAcceptor::from), router, options });
-    let mut serving = Serving { listener, hub: Arc::clone(&hub), server, tasks: JoinSet::new() };
+    let mut serving = ServingConnection { listener, hub: Arc::clone(&hub), server, tasks: JoinSet::new() };
 
     serving.until(shutdown).await;
     readiness.drain();
-    let Server { options: ServeOptions { linger, drain, .. }, .. } = *serving.server;
+    let Server { options: ServeOptions { shutdown_delay: linger, drain, .. }, .. } = *serving.server;
     tracing::info!(?linger, "shutting down: unready, serving on");
     let ending = Instant::now() + linger;
     serving.until(sleep_until(ending - linger / 2)).await;
-    hub.order(Order::Finish, |connection| connection.is_http2());
+    hub.order(ConnectionOrder::Finish, |connection| connection.is_http2());
     serving.until(sleep_until(ending)).await;
-    serving.take_backlog();
-    let Serving { listener, mut tasks, .. } = serving;
+    serving.drain_backlog();
+    let ServingConnection { listener, mut tasks, .. } = serving;
     drop(listener);
     tracing::info!(connections = tasks.len(), "no new connections, finishing requests");
-    hub.order(Order::Finish, |_| true);
+    hub.order(ConnectionOrder::Finish, |_| true);
     let patience = PATIENCE.min(drain);
     if !all_end(&mut tasks, patience).await {
-        hub.order(Order::Close, Connection::is_mute);
+        hub.order(ConnectionOrder::Close, Connection::is_mute);
         all_end(&mut tasks, drain - patience).await;
     }
     Ok(())
@@ -185,14 +185,14 @@ struct Server {
     options: ServeOptions,
 }
 
-struct Serving {
+struct ServingConnection {
     listener: tokio::net::TcpListener,
     hub: Arc<Hub>,
     server: Arc<Server>,
     tasks: JoinSet<()>,
 }
 
-impl Serving {
+impl ServingConnection {
     async fn until(&mut self, end: impl Future<Output = ()>) {
         let mut end = pin!(end);
         let mut sweep = tokio::time::interval(SWEEP);
@@ -214,29 +214,29 @@ impl Serving {
     }
 
     /// Accepts the connections that the kernel has already accepted.
-    fn take_backlog(&mut self) {
+    fn drain_backlog(&mut self) {
         while let Some(Ok((stream, address))) = self.listener.accept().now_or_never() {
             self.accept(stream, address);
         }
     }
 
     fn accept(&mut self, stream: TcpStream, address: SocketAddr) {
-        if let Some(guest) = self.hub.welcome(address) {
+        if let Some(guest) = self.hub.accept(address) {
             self.tasks.spawn(Arc::clone(&self.server).connection(stream, guest));
         }
     }
 }
 
 impl Server {
-    async fn connection(self: Arc<Self>, stream: TcpStream, guest: Guest) {
+    async fn connection(self: Arc<Self>, stream: TcpStream, guest: AcceptedConnection) {
         stream.set_nodelay(true).ok();
         let Some(tls) = &self.tls else { return self.http(stream, &guest).await };
         let accepted = tokio::select! {
             accepted = timeout(self.options.handshake, tls.accept(stream)) => accepted,
-            () = guest.connection().ousted() => return,
+            () = guest.connection().closed() => return,
         };
         let Ok(Ok(stream)) = accepted else {
-            self.options.metrics.handshakes_failed.inc();
+            self.options.metrics.tls_handshake_errors.inc();
             return;
         };
         if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
@@ -245,22 +245,22 @@ impl Server {
         self.http(stream, &guest).await;
     }
 
-    async fn http(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, guest: &Guest) {
+    async fn http(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, guest: &AcceptedConnection) {
         let connection = guest.connection();
         let service = service_fn(|request: hyper::Request<Incoming>| {
             Arc::clone(guest.hub()).answer(Arc::clone(connection), self.router.clone(), request)
         });
         // Longer than both, so that pings keep a live connection.
         let silence = self.options.head + self.options.ping;
-        let io = TokioIo::new(Watched::new(stream, silence, guest));
+        let io = TokioIo::new(ReadTimeout::new(stream, silence, guest));
         let mut http = pin!(self.http.serve_connection(io, service));
         let (mut finishing, mut farewell) = (false, None::<Pin<Box<Sleep>>>);
         poll_fn(|cx: &mut Context<'_>| {
             let order = connection.ordered(cx);
-            if order == Order::Close {
+            if order == ConnectionOrder::Close {
                 return Poll::Ready(());
             }
-            if order > Order::Serve && !finishing {
+            if order > ConnectionOrder::Serve && !finishing {
                 finishing = true;
                 http.as_mut().graceful_shutdown();
             }
@@ -268,7 +268,7 @@ impl Server {
             if http.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(());
             }
-            if order == Order::Leave {
+            if order == ConnectionOrder::Leave {
                 return farewell.get_or_insert_with(|| Box::pin(sleep(FAREWELL))).as_mut().poll(cx);
             }
             Poll::Pending

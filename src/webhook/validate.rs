@@ -13,14 +13,16 @@
 
 use k8s_openapi::jiff::Timestamp;
 
-use super::answer::Answer;
-use super::request::{self, About, NotJson, Operation, Rest};
-use super::review::{Reply, Verdict};
+use super::request::{self, NotJson, Operation, PartialRequest, RequestInfo};
+use super::response::ReviewResponse;
+use super::review::{ReviewOutcome, ReviewReply};
 use super::workload::{Workload, is_workload};
 use crate::image::ImageRef;
-use crate::policy::{Evidence, Judged, Judgement, Note, Policies, Printable, Scans};
-use crate::rewrite::pod::{Pod, Slot};
-use crate::rewrite::{Budget, Decision, Exhausted, Fate, Keeper, Namespaces, Reader, Request, Rules};
+use crate::policy::{ForeignReason, JudgedImage, Policies, PolicyResult, PrintableText, ScanEvidence, ScanIndex};
+use crate::rewrite::pod::{ImageField, Pod};
+use crate::rewrite::{
+    BudgetExhausted, ImageDecider, ImageDecision, KeepReason, Namespaces, PodChange, RuleDecision, Rules, StepBudget,
+};
 
 /// The most problems of policies in a warning; the log has all.
 const MAX_FINDINGS: usize = 2;
@@ -36,9 +38,9 @@ pub fn validate(
     rules: &Rules,
     namespaces: &Namespaces,
     policies: &Policies,
-    scans: Option<(&Scans, Timestamp)>,
-) -> Result<Reply, NotJson> {
-    let judge = Judge { rules, namespaces, policies, scans };
+    scans: Option<(&ScanIndex, Timestamp)>,
+) -> Result<ReviewReply, NotJson> {
+    let judge = Validator { rules, namespaces, policies, scans };
     let Some(review) = request::read::<Pod<'_>>(body) else {
         return unread(body, "the request does not look like an AdmissionReview of a Pod or a workload", policies);
     };
@@ -63,13 +65,18 @@ pub fn validate(
 ///
 /// # Errors
 /// When the body is no JSON.
-pub fn unread(body: &[u8], problem: &str, policies: &Policies) -> Result<Reply, NotJson> {
-    let rest = Rest::read(body)?;
+pub fn unread(body: &[u8], problem: &str, policies: &Policies) -> Result<ReviewReply, NotJson> {
+    let rest = PartialRequest::read(body)?;
     Ok(decide_unread(rest.about(), &rest, problem, policies))
 }
 
 /// The same for a review of which only these fields were read.
-pub(super) fn decide_unread(about: About<'_>, rest: &Rest, problem: &str, policies: &Policies) -> Reply {
+pub(super) fn decide_unread(
+    about: RequestInfo<'_>,
+    rest: &PartialRequest,
+    problem: &str,
+    policies: &Policies,
+) -> ReviewReply {
     match &rest.kind {
         Some((group, kind)) if is_workload(group, kind) => about.malformed(problem),
         Some(_) if rest.is_no_pod() => about.skipped(),
@@ -78,39 +85,40 @@ pub(super) fn decide_unread(about: About<'_>, rest: &Rest, problem: &str, polici
 }
 
 /// The inputs of the decision.
-struct Judge<'j> {
+struct Validator<'j> {
     rules: &'j Rules,
     namespaces: &'j Namespaces,
     policies: &'j Policies,
-    scans: Option<(&'j Scans, Timestamp)>,
+    scans: Option<(&'j ScanIndex, Timestamp)>,
 }
 
 /// The form in which images are checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum As {
+enum JudgedAs {
     /// As they arrive.
     They,
     /// As rules would rewrite them.
     Rewritten,
 }
 
-impl Judge<'_> {
-    fn pod(&self, about: About<'_>, request: Request<'_>) -> Reply {
-        let (judgement, unrewritten) = match self.judge(about, request, As::They) {
+impl Validator<'_> {
+    fn pod(&self, about: RequestInfo<'_>, request: PodChange<'_>) -> ReviewReply {
+        let (judgement, unrewritten) = match self.evaluate(about, request, JudgedAs::They) {
             Ok(judged) => judged,
             Err(exhausted) => return self.refuse(about, &exhausted.to_string()),
         };
         let denied = judgement.is_denied().then(|| judgement.denials().join("; "));
         let mut warnings = prefixed(judgement.warnings(), "");
         warnings.extend(self.findings());
-        let verdict = if denied.is_some() { Verdict::Denied } else { Verdict::Unchanged };
+        let verdict = if denied.is_some() { ReviewOutcome::Denied } else { ReviewOutcome::Unchanged };
         let violated = judgement.audit();
         let (denied, violated) = (denied.as_deref(), violated.as_deref());
-        let answer = Answer { uid: about.uid, denied, warnings: &warnings, violated, ..Answer::default() };
-        Reply { unrewritten, ..about.reply(&answer, verdict) }
+        let answer =
+            ReviewResponse { uid: about.uid, denied, warnings: &warnings, violated, ..ReviewResponse::default() };
+        ReviewReply { unrewritten, ..about.reply(&answer, verdict) }
     }
 
-    fn workload(&self, body: &[u8]) -> Result<Reply, NotJson> {
+    fn workload(&self, body: &[u8]) -> Result<ReviewReply, NotJson> {
         let Some(review) = request::read::<Workload<'_>>(body) else {
             return unread(body, "the template of the workload cannot be read", self.policies);
         };
@@ -124,79 +132,89 @@ impl Judge<'_> {
         let ask = match (about.operation, new, old) {
             _ if !request.is_whole() => return Ok(about.skipped()),
             (Operation::Other, ..) | (_, None, _) => return Ok(about.skipped()),
-            (Operation::Update, Some(pod), Some(old)) => Request::Update { pod, old },
-            (_, Some(pod), _) => Request::Create { pod },
+            (Operation::Update, Some(pod), Some(old)) => PodChange::Update { pod, old },
+            (_, Some(pod), _) => PodChange::Create { pod },
         };
         if let Some(excess) = ask.excess() {
             return Ok(about.malformed(excess));
         }
-        let judgement = match self.judge(about, ask, As::Rewritten) {
+        let judgement = match self.evaluate(about, ask, JudgedAs::Rewritten) {
             Ok((judgement, _)) => judgement,
             Err(exhausted) => return Ok(about.malformed(&exhausted.to_string())),
         };
         let (_, kind) = request.kind();
-        let refused = format!("Pods of this {} will be refused: ", Printable(kind, MAX_KIND));
+        let refused = format!("Pods of this {} will be refused: ", PrintableText(kind, MAX_KIND));
         let mut warnings = prefixed(judgement.denials(), &refused);
         warnings.extend(prefixed(judgement.warnings(), ""));
         warnings.extend(self.findings());
         let violated = judgement.audit();
-        let answer = Answer { uid: about.uid, warnings: &warnings, violated: violated.as_deref(), ..Answer::default() };
-        Ok(about.reply(&answer, Verdict::Unchanged))
+        let answer = ReviewResponse {
+            uid: about.uid,
+            warnings: &warnings,
+            violated: violated.as_deref(),
+            ..ReviewResponse::default()
+        };
+        Ok(about.reply(&answer, ReviewOutcome::Unchanged))
     }
 
     /// Checks the images that the old object does not have, and returns whether rules would rewrite one that arrived.
-    fn judge(&self, about: About<'_>, request: Request<'_>, judged_as: As) -> Result<(Judgement, bool), Exhausted> {
-        let budget = Budget::of_review();
+    fn evaluate(
+        &self,
+        about: RequestInfo<'_>,
+        request: PodChange<'_>,
+        judged_as: JudgedAs,
+    ) -> Result<(PolicyResult, bool), BudgetExhausted> {
+        let budget = StepBudget::of_review();
         let subject = about.subject(request.pod(), self.namespaces);
-        let reader = Reader::new(request.pod(), self.rules, &subject, &budget);
+        let reader = ImageDecider::new(request.pod(), self.rules, &subject, &budget);
         let new = request.new_images().into_iter();
-        let images: Vec<_> = new.map(|slot| (slot, reader.fate(&slot))).collect();
+        let images: Vec<_> = new.map(|slot| (slot, reader.decide(&slot))).collect();
         budget.check()?;
         let unrewritten = images.iter().any(|(_, fate)| rewritten(fate).is_some());
         let at_harbor = |image: &ImageRef| self.rules.canonical_for_anyone_within(image, &budget);
-        let evidence = self.scans.map(|(scans, now)| Evidence { scans, now, at_harbor: &at_harbor });
+        let evidence = self.scans.map(|(scans, now)| ScanEvidence { scans, now, at_harbor: &at_harbor });
         let judged = images.iter().filter_map(|(slot, fate)| judged(slot, fate, judged_as));
-        let judgement = self.policies.judge_within(&subject, judged, evidence.as_ref(), &budget)?;
+        let judgement = self.policies.evaluate_within(&subject, judged, evidence.as_ref(), &budget)?;
         Ok((judgement, unrewritten))
     }
 
-    fn refuse(&self, about: About<'_>, problem: &str) -> Reply {
+    fn refuse(&self, about: RequestInfo<'_>, problem: &str) -> ReviewReply {
         refuse(about, problem, self.policies)
     }
 
     fn findings(&self) -> impl Iterator<Item = String> {
         let findings = self.policies.findings().iter().take(MAX_FINDINGS);
-        findings.map(|finding| format!("harbor-pilot: {}", Printable(&finding.to_string(), MAX_FINDING)))
+        findings.map(|finding| format!("harbor-pilot: {}", PrintableText(&finding.to_string(), MAX_FINDING)))
     }
 }
 
 /// Returns the image that the rules write, if they change it.
-fn rewritten<'f>(fate: &'f Fate<'_>) -> Option<&'f str> {
+fn rewritten<'f>(fate: &'f ImageDecision<'_>) -> Option<&'f str> {
     match fate {
-        Fate::Decided(_, Decision::Rewritten { image, .. }) => Some(image.as_str()),
+        ImageDecision::Decided(_, RuleDecision::Rewritten { image, .. }) => Some(image.as_str()),
         _ => None,
     }
 }
 
 /// Returns an image in the form that policies take; `None` for an image that is not known yet.
-fn judged<'i>(slot: &Slot<'i>, fate: &'i Fate<'_>, judged_as: As) -> Option<Judged<'i>> {
+fn judged<'i>(slot: &ImageField<'i>, fate: &'i ImageDecision<'_>, judged_as: JudgedAs) -> Option<JudgedImage<'i>> {
     let made = rewritten(fate);
     let (image, note) = match (judged_as, fate) {
         // The image that its webhook writes is checked in the Pod.
-        (As::Rewritten, Fate::Kept(Keeper::Placeholder(_))) => return None,
-        (As::Rewritten, _) if made.is_some() => (made, Note::None),
-        (As::They, _) if made.is_some() => (None, made.map_or(Note::None, Note::Missed)),
-        (_, Fate::Kept(Keeper::Placeholder(whose))) => (None, Note::Placeholder(whose)),
-        (_, Fate::Kept(Keeper::NeverPulled)) => (None, Note::NeverPulled),
-        (_, Fate::Kept(Keeper::Exempt | Keeper::Named)) => (None, Note::Kept),
-        _ => (None, Note::None),
+        (JudgedAs::Rewritten, ImageDecision::Kept(KeepReason::Placeholder(_))) => return None,
+        (JudgedAs::Rewritten, _) if made.is_some() => (made, ForeignReason::None),
+        (JudgedAs::They, _) if made.is_some() => (None, made.map_or(ForeignReason::None, ForeignReason::Missed)),
+        (_, ImageDecision::Kept(KeepReason::Placeholder(whose))) => (None, ForeignReason::Placeholder(whose)),
+        (_, ImageDecision::Kept(KeepReason::NeverPulled)) => (None, ForeignReason::NeverPulled),
+        (_, ImageDecision::Kept(KeepReason::Exempt | KeepReason::Named)) => (None, ForeignReason::Kept),
+        _ => (None, ForeignReason::None),
     };
-    Some(Judged {
+    Some(JudgedImage {
         noun: slot.kind.noun(),
         name: slot.name,
         sent: slot.image,
         image: image.unwrap_or(slot.image),
-        unavailable: matches!(fate, Fate::Decided(_, Decision::Unavailable { .. })),
+        unavailable: matches!(fate, ImageDecision::Decided(_, RuleDecision::Unavailable { .. })),
         note,
     })
 }
@@ -205,10 +223,13 @@ fn prefixed(texts: Vec<String>, prefix: &str) -> Vec<String> {
     texts.into_iter().map(|text| format!("harbor-pilot: {prefix}{text}")).collect()
 }
 
-fn refuse(about: About<'_>, problem: &str, policies: &Policies) -> Reply {
+fn refuse(about: RequestInfo<'_>, problem: &str, policies: &Policies) -> ReviewReply {
     if !policies.enforces() {
         return about.malformed(problem);
     }
     let why = format!("refused without judging, because a policy with action Enforce exists: {problem}");
-    about.reply(&Answer { uid: about.uid, denied: Some(&why), ..Answer::default() }, Verdict::Denied)
+    about.reply(
+        &ReviewResponse { uid: about.uid, denied: Some(&why), ..ReviewResponse::default() },
+        ReviewOutcome::Denied,
+    )
 }

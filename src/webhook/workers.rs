@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::places::Peer;
+use super::peer_slots::Peer;
 use crate::fair::{Fair, Pushed};
 
 /// Each thread runs one review at a time, so this also limits the memory of parsed reviews.
@@ -33,7 +33,7 @@ pub(super) struct Workers {
 
 /// The result was not ready in time. The job may still run, or may never run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Expired;
+pub(super) struct DeadlineExceeded;
 
 impl Workers {
     /// Runs `job` on one of the threads, and waits for at most `budget`, including the time in the queue.
@@ -42,9 +42,9 @@ impl Workers {
         peer: Peer,
         budget: Duration,
         job: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, Expired> {
+    ) -> Result<T, DeadlineExceeded> {
         if budget.is_zero() || !self.started.get_or_init(|| start(&self.queue)) {
-            return Err(Expired);
+            return Err(DeadlineExceeded);
         }
         let (sender, result) = oneshot::channel();
         let job = Box::new(move || {
@@ -54,7 +54,7 @@ impl Workers {
             }
         });
         self.queue.push(peer, job)?;
-        timeout(budget, result).await.map_err(|_| Expired)?.map_err(|_| Expired)
+        timeout(budget, result).await.map_err(|_| DeadlineExceeded)?.map_err(|_| DeadlineExceeded)
     }
 }
 
@@ -67,12 +67,12 @@ impl Drop for Workers {
 
 #[derive(Default)]
 struct Queue {
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<PeerQueues>,
     arrived: Condvar,
 }
 
 impl Queue {
-    fn push(&self, peer: Peer, job: Job) -> Result<(), Expired> {
+    fn push(&self, peer: Peer, job: Job) -> Result<(), DeadlineExceeded> {
         // Dropped after the lock is released, because it may be large.
         let _dropped = self.lock().push(peer, job)?;
         self.arrived.notify_one();
@@ -93,33 +93,33 @@ impl Queue {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
+    fn lock(&self) -> MutexGuard<'_, PeerQueues> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Jobs by peer.
-struct Waiting {
+struct PeerQueues {
     jobs: Fair<Peer, Job>,
     ended: bool,
 }
 
-impl Default for Waiting {
+impl Default for PeerQueues {
     fn default() -> Self {
         Self { jobs: Fair::new(QUEUE), ended: false }
     }
 }
 
-impl Waiting {
+impl PeerQueues {
     /// Adds a job. Returns the job that made room for it, if the queue was full.
-    fn push(&mut self, peer: Peer, job: Job) -> Result<Option<Job>, Expired> {
+    fn push(&mut self, peer: Peer, job: Job) -> Result<Option<Job>, DeadlineExceeded> {
         if self.jobs.count(&peer) >= QUEUE_OF_PEER {
-            return Err(Expired);
+            return Err(DeadlineExceeded);
         }
         match self.jobs.push(peer, job) {
             Pushed::Queued => Ok(None),
             Pushed::Displaced(job) => Ok(Some(job)),
-            Pushed::Full(_) => Err(Expired),
+            Pushed::Full(_) => Err(DeadlineExceeded),
         }
     }
 }
@@ -158,12 +158,12 @@ mod tests {
         let workers = Workers::default();
         let (release, released) = std::sync::mpsc::channel::<()>();
         let blocked = workers.run(peer(1), Duration::from_millis(50), move || released.recv().ok()).await;
-        assert_eq!(blocked, Err(Expired));
+        assert_eq!(blocked, Err(DeadlineExceeded));
         assert_eq!(workers.run(peer(1), SOON, || 7).await, Ok(7));
-        let panics: Result<(), Expired> = workers.run(peer(1), SOON, || panic!("as tests do")).await;
-        assert_eq!(panics, Err(Expired));
+        let panics: Result<(), DeadlineExceeded> = workers.run(peer(1), SOON, || panic!("as tests do")).await;
+        assert_eq!(panics, Err(DeadlineExceeded));
         assert_eq!(workers.run(peer(1), SOON, || 8).await, Ok(8));
-        assert_eq!(workers.run(peer(1), Duration::ZERO, || 9).await, Err(Expired), "without time");
+        assert_eq!(workers.run(peer(1), Duration::ZERO, || 9).await, Err(DeadlineExceeded), "without time");
         release.send(()).unwrap();
     }
 
@@ -175,7 +175,7 @@ mod tests {
         for _ in 0..THREADS {
             let released = Arc::clone(&released);
             let wait = move || released.lock().unwrap().recv().unwrap();
-            assert_eq!(workers.run(peer(1), Duration::from_millis(20), wait).await, Err(Expired));
+            assert_eq!(workers.run(peer(1), Duration::from_millis(20), wait).await, Err(DeadlineExceeded));
         }
         let ran = Arc::new(OnceLock::new());
         let late = Arc::clone(&ran);
@@ -189,7 +189,7 @@ mod tests {
 
     /// Pushes jobs that write their peer, and returns the text after all have run.
     fn run_all(pushed: impl IntoIterator<Item = u8>) -> (Vec<u8>, usize) {
-        let (mut waiting, mut refused) = (Waiting::default(), 0);
+        let (mut waiting, mut refused) = (PeerQueues::default(), 0);
         let (sender, ran) = std::sync::mpsc::channel();
         for of in pushed {
             let sender = sender.clone();

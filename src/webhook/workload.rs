@@ -1,7 +1,7 @@
 //! The fields of a workload that policies need: its Pod template.
 
+use crate::json_scan::{Fields, Scanner, Unread};
 use crate::rewrite::pod::Pod;
-use crate::skim::{Fields, Skim, Unread};
 
 /// A Deployment, StatefulSet, DaemonSet, ReplicaSet, ReplicationController or Job, with `spec.template`; a CronJob, with
 /// `spec.jobTemplate.spec.template`; or a PodTemplate, with `template`.
@@ -38,34 +38,34 @@ impl<'a> Workload<'a> {
 }
 
 impl<'a> Fields<'a> for Workload<'a> {
-    fn field(&mut self, name: &[u8], skim: &mut Skim<'a>) -> Result<(), Unread> {
+    fn field(&mut self, name: &[u8], scanner: &mut Scanner<'a>) -> Result<(), Unread> {
         match name {
-            b"spec" => skim.field(&mut self.spec),
-            b"template" => skim.field(&mut self.template),
-            _ => skim.skip(),
+            b"spec" => scanner.field(&mut self.spec),
+            b"template" => scanner.field(&mut self.template),
+            _ => scanner.skip(),
         }
     }
 }
 
 impl<'a> Fields<'a> for Spec<'a> {
-    fn field(&mut self, name: &[u8], skim: &mut Skim<'a>) -> Result<(), Unread> {
+    fn field(&mut self, name: &[u8], scanner: &mut Scanner<'a>) -> Result<(), Unread> {
         match name {
-            b"template" => skim.field(&mut self.template),
-            b"jobTemplate" => skim.field(&mut self.job_template),
-            _ => skim.skip(),
+            b"template" => scanner.field(&mut self.template),
+            b"jobTemplate" => scanner.field(&mut self.job_template),
+            _ => scanner.skip(),
         }
     }
 }
 
 impl<'a> Fields<'a> for JobTemplate<'a> {
-    fn field(&mut self, name: &[u8], skim: &mut Skim<'a>) -> Result<(), Unread> {
-        if name == b"spec" { skim.field(&mut self.spec) } else { skim.skip() }
+    fn field(&mut self, name: &[u8], scanner: &mut Scanner<'a>) -> Result<(), Unread> {
+        if name == b"spec" { scanner.field(&mut self.spec) } else { scanner.skip() }
     }
 }
 
 impl<'a> Fields<'a> for JobSpec<'a> {
-    fn field(&mut self, name: &[u8], skim: &mut Skim<'a>) -> Result<(), Unread> {
-        if name == b"template" { skim.field(&mut self.template) } else { skim.skip() }
+    fn field(&mut self, name: &[u8], scanner: &mut Scanner<'a>) -> Result<(), Unread> {
+        if name == b"template" { scanner.field(&mut self.template) } else { scanner.skip() }
     }
 }
 

@@ -58,7 +58,7 @@ async fn ask_http2(target: Target, pause: Duration, end: Instant) -> io::Result<
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sigterm_loses_no_request_of_connections_that_are_kept() {
-    let mut webhook = Webhook::start(&["--linger", "4s"]);
+    let mut webhook = Webhook::start(&["--shutdown-delay", "4s"]);
     let started = Instant::now();
     // Until shortly before nobody listens any more, of which Services know by then.
     let terminated = Duration::from_secs(1);
@@ -86,7 +86,7 @@ async fn sigterm_loses_no_request_of_connections_that_are_kept() {
 
 #[tokio::test]
 async fn signals_that_ask_for_nothing_end_nothing() {
-    let mut webhook = Webhook::start(&["--linger", "1s"]);
+    let mut webhook = Webhook::start(&["--shutdown-delay", "1s"]);
     for signal in [Signal::HUP, Signal::USR1, Signal::USR2] {
         webhook.signal(signal);
         tokio::time::sleep(Duration::from_millis(100)).await;

@@ -61,7 +61,7 @@ impl Webhook {
             .arg("webhook")
             .args(["--rules".as_ref(), directory.path().join("rules.yaml").as_os_str()])
             .args(["--tls-dir".as_ref(), directory.path().as_os_str()])
-            .args(["--listen", &address.to_string(), "--ops-listen", &ops.to_string()])
+            .args(["--webhook-bind-address", &address.to_string(), "--metrics-bind-address", &ops.to_string()])
             .args(arguments)
             // As the chart sets them.
             .envs([("MIMALLOC_ARENA_EAGER_COMMIT", "0"), ("MIMALLOC_PURGE_DELAY", "0"), ("HARBOR_PILOT_LOG", "error")])

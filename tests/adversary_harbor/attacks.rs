@@ -289,7 +289,7 @@ pub fn all(elsewhere: &str) -> Vec<Attack> {
             "a page of a proxy instead of a challenge",
             "GET /v2/ ",
             Pull,
-            &["HarborUnauthorized", "PullRefused", "PullFailed"],
+            &["HarborUnauthorized", "PullBlocked", "PullFailed"],
             document("<html>maintenance</html>"),
         ),
         attack(

@@ -20,11 +20,11 @@ use harbor_pilot::{
     api::{
         HarborInstance, HarborInstanceStatus, ProxyProject, ProxyProjectStatus, Registry, RegistryStatus, condition,
     },
-    controller::{Installation, Instances, Kinds, Managed, Reconciler, SecretValue},
+    controller::{Connections, Installation, ReconciledKind, Reconciler, Reconcilers, SecretValue},
     harbor::Deadlines,
     image::ImageRef,
     prewarm::Target,
-    standalone::{Kept, Manifests, World},
+    standalone::{ManifestSet, MemoryStore, StoredKind},
 };
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
@@ -42,20 +42,20 @@ struct Stage {
     front: Front,
     harbor: Harbor,
     upstream: String,
-    world: Arc<World>,
-    kinds: Kinds,
+    world: Arc<MemoryStore>,
+    kinds: Reconcilers,
 }
 
 impl Stage {
     async fn start(upstream: &Upstream) -> Self {
         let harbor = Harbor::builder().speed(200.0).start().await;
         let front = Front::start(harbor.url()).await;
-        let world = Arc::new(World::new(vec!["linux/amd64".parse().unwrap()]));
+        let world = Arc::new(MemoryStore::new(vec!["linux/amd64".parse().unwrap()]));
         let short = Duration::from_millis(750);
         let deadlines = Deadlines { connect: short, request: short * 2, list: short * 16, idle: short };
-        let kinds = Kinds {
+        let kinds = Reconcilers {
             directory: world.clone(),
-            instances: Arc::new(Instances::default().with_deadlines(deadlines)),
+            instances: Arc::new(Connections::default().with_deadlines(deadlines)),
             installation: Installation("adversary".to_owned()),
         };
         let stage = Self { front, harbor, upstream: upstream.url(), world, kinds };
@@ -72,12 +72,12 @@ impl Stage {
         let project = json!({"registryRef": {"name": "up"}, "harborRef": {"name": "harbor"}});
         let accounts = [("harbor", ROBOT, PASSWORD), ("up", "puller", UPSTREAM_PASSWORD)];
         let accounts = accounts.map(|(name, user, password)| (name.to_owned(), account(user, password, revision)));
-        let manifests = Manifests {
+        let manifests = ManifestSet {
             instances: vec![resource("harbor", instance)],
             registries: vec![resource("up", registry)],
             projects: vec![resource("up", project)],
             secrets: accounts.into(),
-            ..Manifests::default()
+            ..ManifestSet::default()
         };
         self.world.apply(&manifests, Timestamp::now());
         let directory = self.world.as_ref();
@@ -100,9 +100,9 @@ impl Stage {
     }
 
     /// Reason and all that is said.
-    async fn look<K: Kept>(&self, name: &str) -> (String, String)
+    async fn look<K: StoredKind>(&self, name: &str) -> (String, String)
     where
-        Kinds: Reconciler<K>,
+        Reconcilers: Reconciler<K>,
     {
         if let Some(connection) = self.kinds.instances.known("harbor") {
             connection.view.clear();
@@ -148,7 +148,7 @@ fn account(username: &str, password: &str, revision: &str) -> SecretValue {
     }
 }
 
-fn resource<K: Managed>(name: &str, spec: Value) -> K {
+fn resource<K: ReconciledKind>(name: &str, spec: Value) -> K {
     serde_json::from_value(json!({
         "apiVersion": K::api_version(&()), "kind": K::kind(&()), "metadata": {"name": name}, "spec": spec,
     }))

@@ -10,9 +10,9 @@ use std::{
 use harbor_double::{Harbor, Image, Upstream};
 use harbor_pilot::{
     api::{ProxyProject, Registry, ReplicationRule, replication_rule::RUN_NOW},
-    controller::{Finalized, Kinds, Reconciler},
+    controller::{FinalizeResult, Reconciler, Reconcilers},
     harbor::model::ReplicationExecution,
-    standalone::Kept,
+    standalone::StoredKind,
 };
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
@@ -178,7 +178,7 @@ impl<'a> Life<'a> {
         }
     }
 
-    async fn work(&self, process: &Arc<Kinds>, kill: Kill) -> bool {
+    async fn work(&self, process: &Arc<Reconcilers>, kill: Kill) -> bool {
         let begun = Instant::now();
         loop {
             self.until_executed().await;
@@ -199,10 +199,10 @@ impl<'a> Life<'a> {
         }
     }
 
-    async fn step<K>(&self, process: &Arc<Kinds>, name: &str, kill: Kill) -> Step
+    async fn step<K>(&self, process: &Arc<Reconcilers>, name: &str, kill: Kill) -> Step
     where
-        K: Kept + Declared,
-        Kinds: Reconciler<K>,
+        K: StoredKind + Declared,
+        Reconcilers: Reconciler<K>,
     {
         let Some(object) = self.site.world.get::<K>(name) else { return Step::Same };
         let now = Timestamp::now();
@@ -210,8 +210,8 @@ impl<'a> Life<'a> {
             Some(process.reconcile(object.as_ref(), now).await.status)
         } else {
             match process.finalize(object.as_ref(), now).await {
-                Finalized::Done(_) => None,
-                Finalized::Blocked(outcome) => Some(outcome.status),
+                FinalizeResult::Done(_) => None,
+                FinalizeResult::Blocked(outcome) => Some(outcome.status),
             }
         };
         if status.is_some() && object.status() == status.as_ref() {

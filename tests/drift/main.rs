@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use harbor_double::Upstream;
 use harbor_pilot::{
     api::{self, ProxyProject, Registry, ReplicationRule},
-    controller::{Kinds, Reconciler},
+    controller::{Reconciler, Reconcilers},
     harbor::Client,
 };
 use serde_json::{Value, json};
@@ -94,7 +94,7 @@ impl Stage {
     async fn check<K>(&self, row: &Row)
     where
         K: Declared,
-        Kinds: Reconciler<K>,
+        Reconcilers: Reconciler<K>,
     {
         let (site, name, field) = (&self.site, &self.place.name, row.field);
         let apply = |policy: &str| {

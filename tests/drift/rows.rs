@@ -9,7 +9,7 @@ type Unmanaged = (&'static str, &'static str);
 pub const UNMANAGED: &[Unmanaged] = &[
     ("harborRef", "says which Harbor"),
     ("managementPolicy", "says what we do"),
-    ("adoption", "says what we do"),
+    ("adoptionPolicy", "says what we do"),
     ("deletionPolicy", "says what we do"),
     ("suspend", "says what we do"),
     ("interval", "says when we look"),

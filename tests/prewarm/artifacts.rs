@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use harbor_double::{Image, sha256};
 use harbor_pilot::{
     api::ConditionType,
-    prewarm::{Target, stored::stored},
+    prewarm::{Target, manifest_presence::stored},
     registry::{self, Digest},
 };
 use serde_json::{Value, json};

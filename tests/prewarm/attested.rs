@@ -141,6 +141,6 @@ async fn what_harbor_could_not_store_for_a_moment_is_pulled_again_before_anythin
     world.limit_storage(-1).await;
     let outcomes = world.live(&mut image, &context, is_ready).await;
     let reasons: Vec<_> = outcomes.iter().flat_map(|outcome| &outcome.notes).map(|note| note.reason.as_str()).collect();
-    assert!(!reasons.contains(&"NotStored") && reasons.contains(&"Warming"), "{reasons:?}");
+    assert!(!reasons.contains(&"StoreTimeout") && reasons.contains(&"Pulling"), "{reasons:?}");
     world.end().await;
 }

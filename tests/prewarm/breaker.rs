@@ -5,7 +5,7 @@ use std::time::Duration;
 use harbor_double::{Failure, Image};
 use harbor_pilot::{
     api::ConditionType,
-    prewarm::{Context, Outcome, Puller, puller::Limits, reconcile},
+    prewarm::{ImageResult, PrewarmContext, Puller, puller::PullLimits, reconcile},
     registry,
 };
 use k8s_openapi::jiff::Timestamp;
@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use crate::world::{World, is_ready, state};
 
 /// Two steps: one that says that it begins, and one that pulls.
-async fn pulled(world: &World, name: &str, context: &Context) -> (String, Outcome) {
+async fn pulled(world: &World, name: &str, context: &PrewarmContext) -> (String, ImageResult) {
     let mut image = world.cached(name);
     let first = reconcile(&image, context, Timestamp::now()).await;
     image.status = Some(first.status);
@@ -67,7 +67,7 @@ async fn reconcile_does_not_take_an_upstream_that_hangs_for_a_harbor_that_does()
     // Less than the upstream hangs, and more than Harbor takes.
     let idle_deadline = Duration::from_millis(if world.double.is_some() { 500 } else { 8000 });
     let impatient = registry::Endpoint { idle_deadline, ..world.endpoint.clone() };
-    let limits = Limits { pause: Duration::from_millis(1), ..Limits::default() };
+    let limits = PullLimits { pause: Duration::from_millis(1), ..PullLimits::default() };
     let puller = Puller::new(registry::Client::new(&impatient).unwrap(), limits);
     let context = world.context_through(puller);
     let (ready, _) = pulled(&world, "hangs/app:v1", &context).await;

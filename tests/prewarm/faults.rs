@@ -60,7 +60,7 @@ fn faults() -> Vec<Row> {
         ("a layer is cut short", At(Layer, CutShort), "PullFailed", "sha256:"),
         ("a layer of other bytes", At(Layer, WrongBytes), "PullFailed", "altered it"),
         ("a child that cannot be read", At(Child, WrongBytes), "UpstreamUnhealthy", "answers what Harbor cannot use"),
-        ("the quota is used up", OverQuota, "NotStored", "check the quota"),
+        ("the quota is used up", OverQuota, "StoreTimeout", "check the quota"),
     ]
 }
 

@@ -21,7 +21,7 @@ use harbor_pilot::{
         CachedImage, ConditionType, Platform,
         cached_image::{IndexState, Require},
     },
-    prewarm::{Context, Resolved, Silence, Surroundings, Unresolved, puller::WarmError, reconcile},
+    prewarm::{CircuitBreaker, Environment, PrewarmContext, Resolved, Unresolved, puller::PullError, reconcile},
     registry,
 };
 use k8s_openapi::jiff::Timestamp;
@@ -45,7 +45,7 @@ async fn of_an_index_the_wanted_platform_is_warmed_and_nothing_of_the_others() {
         }
     }
     let reasons: Vec<_> = outcomes.iter().flat_map(|outcome| &outcome.notes).map(|note| note.reason.as_str()).collect();
-    assert_eq!(reasons, ["Warming", "Verifying", "Warm"]);
+    assert_eq!(reasons, ["Pulling", "Verifying", "Warm"]);
     let status = image.status.clone().unwrap();
     assert_eq!((status.digest.as_deref(), status.index_children), (Some(pushed.digest.as_str()), Some(6)));
     let platform = &status.platforms[0];
@@ -54,7 +54,7 @@ async fn of_an_index_the_wanted_platform_is_warmed_and_nothing_of_the_others() {
 
     world.live(&mut image, &world.context(), is_settled).await;
     assert_eq!(state(&image, ConditionType::OfflineByTag), "True/Tagged");
-    assert_eq!(state(&image, ConditionType::OfflineByDigest), "False/IndexRewritten");
+    assert_eq!(state(&image, ConditionType::OfflineByDigest), "False/IndexDigestChanged");
     assert_eq!(image.status.unwrap().index, Some(IndexState::Trimmed));
     world.end().await;
 }
@@ -64,8 +64,8 @@ async fn an_index_with_all_children_works_offline_by_digest_only_where_its_bytes
     let world = World::start().await;
     let both = Image::multi_arch([("linux", "amd64", None), ("linux", "arm64", None)]);
     let table = [
-        ("app/compact", both.clone(), Require::OfflineByTag, "True/Warm", "False/IndexRewritten"),
-        ("app/compact", both.clone(), Require::OfflineByDigest, "False/IndexRewritten", "False/IndexRewritten"),
+        ("app/compact", both.clone(), Require::OfflineByTag, "True/Warm", "False/IndexDigestChanged"),
+        ("app/compact", both.clone(), Require::OfflineByDigest, "False/IndexDigestChanged", "False/IndexDigestChanged"),
         ("app/canonical", both.clone().canonical(), Require::OfflineByDigest, "True/Warm", "True/DigestStored"),
         ("app/docker", both.docker().canonical(), Require::OfflineByDigest, "True/Warm", "True/DigestStored"),
     ];
@@ -125,7 +125,7 @@ async fn a_second_warm_fetches_nothing_and_a_half_done_one_only_the_rest() {
     let target = world.target("app/twice:v1");
     let wanted = platforms(&["linux/amd64"]);
     let error = world.puller().warm(&target, &wanted, &()).await.unwrap_err();
-    assert!(matches!(error, WarmError::Pull(_)), "{error}");
+    assert!(matches!(error, PullError::Pull(_)), "{error}");
     world.upstream.clear_failures();
 
     let mut image = world.cached("app/twice:v1");
@@ -262,7 +262,7 @@ async fn wrong_credentials_and_a_missing_project_are_told_apart() {
 /// A world in which nothing can be warmed yet.
 struct Nowhere(Result<Resolved, Unresolved>);
 
-impl Surroundings for Nowhere {
+impl Environment for Nowhere {
     fn resolve(&self, _: &str) -> Result<Resolved, Unresolved> {
         self.0.clone()
     }
@@ -283,7 +283,7 @@ async fn what_cannot_be_warmed_yet_says_why_and_asks_nothing_of_harbor() {
         harbor: world.client.clone(),
         allowance: world.allowance(),
         away: None,
-        silence: Silence::default(),
+        silence: CircuitBreaker::default(),
     };
     let table = [
         (Err(Unresolved::InvalidImage("no".to_owned())), "False/InvalidImage", true),
@@ -292,7 +292,7 @@ async fn what_cannot_be_warmed_yet_says_why_and_asks_nothing_of_harbor() {
         (Ok(resolved), "False/PlatformsUnknown", false),
     ];
     for (found, ready, stalled) in table {
-        let context = Context::new(Arc::new(Nowhere(found)));
+        let context = PrewarmContext::new(Arc::new(Nowhere(found)));
         let mut image = world.cached("app/x:1");
         let now = Timestamp::now();
         let first = reconcile(&image, &context, now).await;

@@ -5,7 +5,7 @@
 use harbor_double::{Image, Pushed};
 use harbor_pilot::{
     api::{CachedImage, ConditionType, condition},
-    prewarm::{Context, reconcile},
+    prewarm::{PrewarmContext, reconcile},
 };
 use k8s_openapi::jiff::Timestamp;
 use oci_client::{
@@ -159,10 +159,10 @@ async fn with_the_upstream_down_an_image_can_be_pulled_exactly_where_its_conditi
         }
     }
     let (late, timely): (Vec<_>, Vec<_>) = pushed.into_iter().partition(|(name, ..)| name.ends_with(":late"));
-    let siblings = harbor_pilot::prewarm::Siblings::default();
+    let siblings = harbor_pilot::prewarm::SiblingTags::default();
     let warm = async |images: Vec<(String, Pushed, CachedImage, &'static [&'static str])>| {
         let begun = images.into_iter().map(async |(name, pushed, mut image, platforms)| {
-            let context = Context { siblings: siblings.clone(), ..world.context_for(platforms) };
+            let context = PrewarmContext { siblings: siblings.clone(), ..world.context_for(platforms) };
             image.status = Some(reconcile(&image, &context, Timestamp::now()).await.status);
             (name, pushed, image, context)
         });

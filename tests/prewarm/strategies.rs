@@ -10,7 +10,7 @@ use harbor_pilot::{
     },
     prewarm::{
         Puller,
-        puller::{Lane, WarmError},
+        puller::{ProjectConcurrency, PullError},
     },
     registry::{self, Error},
 };
@@ -23,7 +23,7 @@ const UNHURRIED: f64 = 10.0;
 
 impl World {
     fn by(&self, strategy: PullStrategy) -> Puller {
-        self.puller().on(Lane::default(), strategy)
+        self.puller().on(ProjectConcurrency::default(), strategy)
     }
 
     /// Bytes of blobs and manifests that the upstream has sent.
@@ -138,7 +138,7 @@ async fn what_does_not_come_is_read_once_and_that_names_the_cause() {
         let pushed = world.upstream.push_image(&format!("app/{name}"), "v1", &image);
         world.upstream.fail_next(&pushed.children[0].layers[1].digest, 1000, &failure);
         let error = world.by(Touch).warm(&world.target(&format!("app/{name}:v1")), &[], &()).await.unwrap_err();
-        let named = matches!(&error, WarmError::Pull(Error::DigestMismatch { .. } | Error::SizeMismatch { .. }));
+        let named = matches!(&error, PullError::Pull(Error::DigestMismatch { .. } | Error::SizeMismatch { .. }));
         assert!(named, "{name}: {error}");
         world.upstream.clear_failures();
     }
@@ -160,7 +160,7 @@ async fn where_harbor_stores_nothing_each_layer_is_read_at_most_once_and_the_ima
     let mut image = world.cached("app/full:v1");
     let failed = |image: &harbor_pilot::api::CachedImage| {
         assert!(!is_ready(image));
-        state(image, ConditionType::Ready) == "False/NotStored"
+        state(image, ConditionType::Ready) == "False/StoreTimeout"
     };
     world.live(&mut image, &world.context(), failed).await;
     world.end().await;

@@ -17,9 +17,10 @@ use harbor_pilot::{
     harbor,
     image::ImageRef,
     prewarm::{
-        Allowance, Context, Outcome, Puller, Resolved, ScanTerms, Silence, Surroundings, Target, Timing, Unresolved,
-        allowance::Account,
-        puller::{Lane, Limits},
+        CircuitBreaker, Environment, ImageResult, PrewarmContext, PrewarmTiming, Puller, RateLimiter, Resolved,
+        ScanTerms, Target, Unresolved,
+        puller::{ProjectConcurrency, PullLimits},
+        rate_limiter::RateLimitState,
         reconcile,
     },
     registry,
@@ -192,14 +193,14 @@ impl World {
     }
 
     pub(crate) fn puller(&self) -> Puller {
-        let grace = if self.double.is_some() { Duration::from_millis(300) } else { Limits::default().grace };
-        let limits = Limits { pause: self.timing().backoff / 10, grace, ..Limits::default() };
+        let grace = if self.double.is_some() { Duration::from_millis(300) } else { PullLimits::default().grace };
+        let limits = PullLimits { pause: self.timing().backoff / 10, grace, ..PullLimits::default() };
         Puller::new(registry::Client::new(&self.endpoint).unwrap(), limits)
     }
 
     /// One that waits as long after a refusal as for anything else.
-    pub(crate) fn allowance(&self) -> Allowance {
-        Allowance::new(Account::default().with_pause(self.timing().backoff), || {})
+    pub(crate) fn allowance(&self) -> RateLimiter {
+        RateLimiter::new(RateLimitState::default().with_pause(self.timing().backoff), || {})
     }
 
     /// `harbor/project/repository:tag`, or `@digest`.
@@ -213,13 +214,13 @@ impl World {
     }
 
     /// Harbor's times, divided as the double's are, with room for whole seconds.
-    pub(crate) fn timing(&self) -> Timing {
-        let real = Timing::default();
+    pub(crate) fn timing(&self) -> PrewarmTiming {
+        let real = PrewarmTiming::default();
         if self.double.is_none() {
-            return Timing { backoff: Duration::from_secs(2), ..real };
+            return PrewarmTiming { backoff: Duration::from_secs(2), ..real };
         }
         let scaled = |time: Duration| time.div_f64(SPEED);
-        Timing {
+        PrewarmTiming {
             first_look: scaled(real.first_look),
             look_min: scaled(real.look_min),
             look_max: scaled(real.look_max),
@@ -239,9 +240,9 @@ impl World {
     }
 
     /// The same with a Harbor at another address.
-    pub(crate) fn elsewhere(&self, url: &str) -> Context {
+    pub(crate) fn elsewhere(&self, url: &str) -> PrewarmContext {
         let endpoint = registry::Endpoint { url: url.to_owned(), ..self.endpoint.clone() };
-        let limits = Limits { pause: Duration::from_millis(1), ..Limits::default() };
+        let limits = PullLimits { pause: Duration::from_millis(1), ..PullLimits::default() };
         let client = harbor::Client::new(&harbor::Endpoint {
             url: url.to_owned(),
             ca_bundle: None,
@@ -257,7 +258,7 @@ impl World {
             cluster: platforms(&["linux/amd64"]),
             scans: ScanTerms::default(),
         };
-        Context::new(Arc::new(around))
+        PrewarmContext::new(Arc::new(around))
     }
 
     fn resolved(&self) -> Resolved {
@@ -269,31 +270,31 @@ impl World {
             harbor: self.client.clone(),
             allowance: self.allowance(),
             away: None,
-            silence: Silence::default(),
+            silence: CircuitBreaker::default(),
         }
     }
 
-    pub(crate) fn context(&self) -> Context {
+    pub(crate) fn context(&self) -> PrewarmContext {
         self.context_for(&["linux/amd64"])
     }
 
-    pub(crate) fn context_for(&self, cluster: &[&str]) -> Context {
+    pub(crate) fn context_for(&self, cluster: &[&str]) -> PrewarmContext {
         self.context_of(cluster, PullStrategy::default(), ScanTerms::default())
     }
 
-    pub(crate) fn context_by(&self, cluster: &[&str], strategy: PullStrategy) -> Context {
+    pub(crate) fn context_by(&self, cluster: &[&str], strategy: PullStrategy) -> PrewarmContext {
         self.context_of(cluster, strategy, ScanTerms::default())
     }
 
-    pub(crate) fn context_with(&self, cluster: &[&str], scans: ScanTerms) -> Context {
+    pub(crate) fn context_with(&self, cluster: &[&str], scans: ScanTerms) -> PrewarmContext {
         self.context_of(cluster, PullStrategy::default(), scans)
     }
 
     /// The same through another puller.
-    pub(crate) fn context_through(&self, puller: Puller) -> Context {
+    pub(crate) fn context_through(&self, puller: Puller) -> PrewarmContext {
         let resolved = Resolved { puller, ..self.resolved() };
         let around = Around { resolved, cluster: platforms(&["linux/amd64"]), scans: ScanTerms::default() };
-        Context { timing: self.timing(), ..Context::new(Arc::new(around)) }
+        PrewarmContext { timing: self.timing(), ..PrewarmContext::new(Arc::new(around)) }
     }
 
     /// The tags of a repository in Harbor, each with the digest that it has there.
@@ -305,24 +306,24 @@ impl World {
         tags
     }
 
-    fn context_of(&self, cluster: &[&str], strategy: PullStrategy, scans: ScanTerms) -> Context {
-        let puller = self.puller().on(Lane::default(), strategy);
+    fn context_of(&self, cluster: &[&str], strategy: PullStrategy, scans: ScanTerms) -> PrewarmContext {
+        let puller = self.puller().on(ProjectConcurrency::default(), strategy);
         let around = Around { resolved: Resolved { puller, ..self.resolved() }, cluster: platforms(cluster), scans };
-        Context { timing: self.timing(), ..Context::new(Arc::new(around)) }
+        PrewarmContext { timing: self.timing(), ..PrewarmContext::new(Arc::new(around)) }
     }
 
     /// Reconciles as a controller would, with nothing kept but the status, until `enough`.
     pub(crate) async fn live(
         &self,
         image: &mut CachedImage,
-        context: &Context,
+        context: &PrewarmContext,
         enough: impl Fn(&CachedImage) -> bool,
-    ) -> Vec<Outcome> {
+    ) -> Vec<ImageResult> {
         let start = Instant::now();
         let mut outcomes = Vec::new();
         while !enough(image) {
             assert!(start.elapsed() < self.patience(), "it did not come about: {:#?}", image.status);
-            if let Some(last) = outcomes.last().map(|last: &Outcome| last.requeue.min(Duration::from_secs(5))) {
+            if let Some(last) = outcomes.last().map(|last: &ImageResult| last.requeue.min(Duration::from_secs(5))) {
                 tokio::time::sleep(last).await;
             }
             let outcome = reconcile(image, context, Timestamp::now()).await;
@@ -333,7 +334,12 @@ impl World {
     }
 
     /// Reconciles as [`World::live`] does, so many times.
-    pub(crate) async fn live_for(&self, image: &mut CachedImage, context: &Context, times: usize) -> Vec<Outcome> {
+    pub(crate) async fn live_for(
+        &self,
+        image: &mut CachedImage,
+        context: &PrewarmContext,
+        times: usize,
+    ) -> Vec<ImageResult> {
         let left = std::cell::Cell::new(times + 1);
         let enough = |_: &CachedImage| {
             left.set(left.get().saturating_sub(1));
@@ -362,7 +368,7 @@ struct Around {
     scans: ScanTerms,
 }
 
-impl Surroundings for Around {
+impl Environment for Around {
     fn resolve(&self, image: &str) -> Result<Resolved, Unresolved> {
         let image = ImageRef::parse(image).map_err(|error| Unresolved::InvalidImage(error.to_string()))?;
         Ok(Resolved { image, ..self.resolved.clone() })

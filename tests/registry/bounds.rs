@@ -14,7 +14,7 @@ use harbor_pilot::{
     api::proxy_project::PullStrategy::{Stream, Touch},
     prewarm::{
         Puller,
-        puller::{Lane, Lanes, Limits},
+        puller::{ProjectConcurrency, PullConcurrency, PullLimits},
     },
     registry::{Client, Descriptor, Digest, Endpoint},
 };
@@ -63,9 +63,9 @@ fn store(fake: &Fake, blobs: &[Descriptor], after: Duration) {
     }
 }
 
-fn roomy(fake: &Fake, lanes: &Lanes) -> Puller {
+fn roomy(fake: &Fake, lanes: &PullConcurrency) -> Puller {
     let endpoint = Endpoint { max_concurrent_requests: 32, ..fake.endpoint() };
-    let limits = Limits { blobs_at_once: 16, ..Limits::default() };
+    let limits = PullLimits { blobs_at_once: 16, ..PullLimits::default() };
     Puller::new(Client::new(&endpoint).unwrap(), limits).within(lanes.clone())
 }
 
@@ -76,8 +76,8 @@ fn most_fetches(fake: &Fake) -> usize {
 #[tokio::test]
 async fn a_project_and_an_upstream_bound_what_their_images_fetch_together_and_a_change_counts_at_once() {
     let fake = Fake::start(None).await;
-    let lanes = Lanes::default();
-    let pull = async |numbers: std::ops::Range<u8>, lane: Lane| {
+    let lanes = PullConcurrency::default();
+    let pull = async |numbers: std::ops::Range<u8>, lane: ProjectConcurrency| {
         let digest = image(&fake, numbers, 1000).0;
         roomy(&fake, &lanes).on(lane, Stream).warm(&pinned(&digest), &[], &()).await.unwrap();
     };
@@ -103,10 +103,10 @@ async fn a_project_and_an_upstream_bound_what_their_images_fetch_together_and_a_
 #[tokio::test]
 async fn the_sizes_of_all_blobs_under_way_are_bounded_and_a_larger_one_goes_alone() {
     let fake = Fake::start(None).await;
-    let lanes = Lanes::new(2500);
+    let lanes = PullConcurrency::new(2500);
     let pull = async |numbers: std::ops::Range<u8>, size: usize| {
         let digest = image(&fake, numbers, size).0;
-        roomy(&fake, &lanes).on(Lane::default(), Stream).warm(&pinned(&digest), &[], &()).await.unwrap();
+        roomy(&fake, &lanes).on(ProjectConcurrency::default(), Stream).warm(&pinned(&digest), &[], &()).await.unwrap();
     };
     tokio::join!(pull(0..8, 1000), pull(8..16, 1000));
     assert_eq!(most_fetches(&fake), 2);
@@ -119,16 +119,16 @@ async fn while_harbor_stores_the_client_is_free_and_the_upstream_is_not() {
     let fake = Fake::start(None).await;
     let (digest, blobs) = image(&fake, 0..6, LARGE);
     store(&fake, &blobs, Duration::from_millis(800));
-    let lanes = Lanes::default();
+    let lanes = PullConcurrency::default();
     let endpoint = Endpoint { max_concurrent_requests: 1, ..fake.endpoint() };
-    let limits = Limits { blobs_at_once: 6, ..Limits::default() };
+    let limits = PullLimits { blobs_at_once: 6, ..PullLimits::default() };
     let puller = Puller::new(Client::new(&endpoint).unwrap(), limits).within(lanes.clone());
     let pull = async |lane| {
         let start = tokio::time::Instant::now();
         let warmed = puller.clone().on(lane, Touch).warm(&pinned(&digest), &[], &()).await.unwrap();
         (warmed.children[0].fetches.touched, start.elapsed())
     };
-    let (touched, took) = pull(Lane::default()).await;
+    let (touched, took) = pull(ProjectConcurrency::default()).await;
     assert!(touched == 6 && took < Duration::from_millis(3000), "one after the other: {took:?}");
 
     store(&fake, &blobs, Duration::from_millis(800));
@@ -150,7 +150,7 @@ async fn a_blob_that_two_images_share_is_fetched_once_by_whichever_strategy() {
         if strategy == Touch {
             store(&fake, &blobs, Duration::from_millis(100));
         }
-        let puller = roomy(&fake, &Lanes::default()).on(Lane::default(), strategy);
+        let puller = roomy(&fake, &PullConcurrency::default()).on(ProjectConcurrency::default(), strategy);
         let warm = async |digest| puller.warm(&pinned(digest), &[], &()).await.unwrap().children[0].fetched;
         let (first, second) = tokio::join!(warm(&one), warm(&other));
         assert_eq!(first + second, 4, "{strategy:?}");
@@ -172,7 +172,7 @@ async fn a_pull_that_ends_in_the_middle_leaves_the_blob_to_the_next() {
         counted.fetch_add(1, Ordering::SeqCst);
         Bytes::from(vec![0; LARGE]).into_response()
     });
-    let limits = Limits { grace: Duration::from_millis(100), ..Limits::default() };
+    let limits = PullLimits { grace: Duration::from_millis(100), ..PullLimits::default() };
     let puller = Puller::new(fake.client(), limits);
     let target = pinned(&digest);
     let first = puller.warm(&target, &[], &());

@@ -21,7 +21,7 @@ use futures::stream;
 use harbor_pilot::{
     harbor::Credentials,
     image::ImageRef,
-    prewarm::{Puller, Target, puller::Limits},
+    prewarm::{Puller, Target, puller::PullLimits},
     registry::{Client, Descriptor, Digest, Endpoint},
 };
 use http::{HeaderMap, StatusCode, header};
@@ -179,7 +179,7 @@ pub fn blob_path(blob: &Descriptor) -> String {
 }
 
 pub fn puller(fake: &Fake) -> Puller {
-    Puller::new(fake.client(), Limits { pause: Duration::from_millis(10), ..Limits::default() })
+    Puller::new(fake.client(), PullLimits { pause: Duration::from_millis(10), ..PullLimits::default() })
 }
 
 pub fn target(tag: &str) -> Target {

@@ -18,9 +18,9 @@ use futures::{StreamExt, stream};
 use harbor_pilot::{
     prewarm::{
         Puller,
-        puller::{Limits, WarmError},
+        puller::{PullError, PullLimits},
     },
-    registry::{Blob, Client, Descriptor, Digest, Endpoint, Error},
+    registry::{BlobResponse, Client, Descriptor, Digest, Endpoint, Error},
 };
 use http::{StatusCode, header};
 use serde_json::{Value, json};
@@ -74,7 +74,7 @@ async fn a_blob_that_goes_on_or_stops_short_or_differs_is_refused() {
     let counted = |bytes| {
         received.fetch_add(bytes, Ordering::Relaxed);
     };
-    assert_eq!(client.stream_blob("p/app", &blob, counted).await.unwrap(), Blob::Streamed);
+    assert_eq!(client.stream_blob("p/app", &blob, counted).await.unwrap(), BlobResponse::Streamed);
     assert_eq!(received.into_inner(), 300_000);
 }
 
@@ -89,7 +89,7 @@ async fn a_redirect_of_a_blob_means_stored_and_nobody_goes_there() {
             fake.answer(&blob_path(&blob), move || (status, [(header::LOCATION, location.clone())]).into_response());
             let client = fake.client();
             assert!(client.has_blob("p/app", &blob.digest).await.unwrap());
-            assert_eq!(client.stream_blob("p/app", &blob, |_| {}).await.unwrap(), Blob::Stored);
+            assert_eq!(client.stream_blob("p/app", &blob, |_| {}).await.unwrap(), BlobResponse::Stored);
         }
     }
     let there = format!("{}/v2/p/app/manifests/v1", elsewhere.url);
@@ -196,7 +196,7 @@ async fn retry_after_is_told_and_nothing_is_asked_again_before() {
     };
     fake.answer("/v2/p/app/manifests/v1", refusal);
     let error = puller(&fake).warm(&target("v1"), &[], &()).await.unwrap_err();
-    let WarmError::Pull(Error::RateLimited { retry_after, .. }) = error else { panic!("{error}") };
+    let PullError::Pull(Error::RateLimited { retry_after, .. }) = error else { panic!("{error}") };
     assert_eq!(retry_after, Some(Duration::from_secs(7)));
     assert_eq!(fake.asked("/v2/p/app/manifests/v1"), 1);
 }
@@ -217,7 +217,7 @@ async fn indexes_may_nest_once_and_no_deeper() {
     let warm = async |digest: &Digest| puller(&fake).warm(&pinned(digest), &[], &()).await;
     assert_eq!(warm(&one).await.unwrap().children[0].digest, image);
     assert_eq!(warm(&two).await.unwrap().children[0].digest, image);
-    assert!(matches!(warm(&three).await.unwrap_err(), WarmError::TooDeep));
+    assert!(matches!(warm(&three).await.unwrap_err(), PullError::TooDeep));
 }
 
 #[tokio::test]
@@ -248,7 +248,7 @@ async fn requests_under_way_are_bounded_and_shared_layers_are_fetched_once() {
     let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [child("a"), child("b"), child("c")]});
     let digest = fake.manifest(INDEX, &index);
     let endpoint = Endpoint { max_concurrent_requests: 3, ..fake.endpoint() };
-    let puller = Puller::new(Client::new(&endpoint).unwrap(), Limits::default());
+    let puller = Puller::new(Client::new(&endpoint).unwrap(), PullLimits::default());
     let warmed = puller.warm(&pinned(&digest), &[], &()).await.unwrap();
     assert_eq!(warmed.children.iter().map(|child| child.fetched).sum::<u32>(), 24);
     for blob in &blobs {

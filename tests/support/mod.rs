@@ -14,9 +14,12 @@ use std::{
 use harbor_double::{Harbor, HarborBuilder};
 use harbor_pilot::{
     api::{HarborInstance, ProxyProject, Registry, ReplicationRule, condition},
-    controller::{Finalized, Installation, Instances, Kinds, Managed, Outcome, Reconciler, SecretValue},
+    controller::{
+        Connections, FinalizeResult, Installation, ReconcileResult, ReconciledKind, Reconciler, Reconcilers,
+        SecretValue,
+    },
     harbor::{Client, Credentials, Endpoint},
-    standalone::{Kept, Manifests, World},
+    standalone::{ManifestSet, MemoryStore, StoredKind},
 };
 use k8s_openapi::jiff::Timestamp;
 use serde::de::DeserializeOwned;
@@ -28,9 +31,9 @@ pub struct Site {
     pub url: String,
     pub username: String,
     pub password: String,
-    pub world: Arc<World>,
-    pub kinds: Arc<Kinds>,
-    manifests: std::sync::Mutex<Manifests>,
+    pub world: Arc<MemoryStore>,
+    pub kinds: Arc<Reconcilers>,
+    manifests: std::sync::Mutex<ManifestSet>,
     suffix: String,
     http: reqwest::Client,
 }
@@ -64,7 +67,7 @@ impl Site {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
         let suffix = format!("{since:x}{}", COUNT.fetch_add(1, Ordering::Relaxed));
-        let world = Arc::new(World::new(vec!["linux/amd64".parse().unwrap()]));
+        let world = Arc::new(MemoryStore::new(vec!["linux/amd64".parse().unwrap()]));
         let kinds = process(&world, &format!("test-{suffix}"));
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         let manifests = std::sync::Mutex::default();
@@ -165,7 +168,7 @@ impl Site {
     }
 
     /// Reconcilers of the same installation that have just been started.
-    pub fn restarted(&self) -> Arc<Kinds> {
+    pub fn restarted(&self) -> Arc<Reconcilers> {
         process(&self.world, &self.kinds.installation.0)
     }
 
@@ -179,8 +182,8 @@ impl Site {
     /// Looks at the resource once, at Harbor as it is by now, and stores its status.
     pub async fn reconcile<K>(&self, name: &str) -> Seen<K>
     where
-        K: Kept,
-        Kinds: Reconciler<K>,
+        K: StoredKind,
+        Reconcilers: Reconciler<K>,
     {
         if let Some(connection) = self.kinds.instances.known("default") {
             connection.view.clear();
@@ -191,8 +194,8 @@ impl Site {
     /// Looks at the resource once more within the same beat, and stores its status.
     pub async fn reconcile_again<K>(&self, name: &str) -> Seen<K>
     where
-        K: Kept,
-        Kinds: Reconciler<K>,
+        K: StoredKind,
+        Reconcilers: Reconciler<K>,
     {
         let object = self.world.get::<K>(name).unwrap();
         let outcome = self.kinds.reconcile(object.as_ref(), Timestamp::now()).await;
@@ -201,15 +204,15 @@ impl Site {
     }
 
     /// Tries to delete what a deleted resource made in Harbor.
-    pub async fn finalize<K>(&self, name: &str) -> Finalized<K::Status>
+    pub async fn finalize<K>(&self, name: &str) -> FinalizeResult<K::Status>
     where
-        K: Kept,
-        Kinds: Reconciler<K>,
+        K: StoredKind,
+        Reconcilers: Reconciler<K>,
     {
         let object = self.world.get::<K>(name).expect("a resource that waits for its finalizer");
         assert!(object.meta().deletion_timestamp.is_some(), "{name} is not being deleted");
         let finalized = self.kinds.finalize(object.as_ref(), Timestamp::now()).await;
-        if matches!(finalized, Finalized::Done(_)) {
+        if matches!(finalized, FinalizeResult::Done(_)) {
             self.world.remove::<K>(name);
         }
         finalized
@@ -237,39 +240,39 @@ impl Site {
 }
 
 /// A kind that manifests declare.
-pub trait Declared: Kept + DeserializeOwned {
-    fn list(manifests: &mut Manifests) -> &mut Vec<Self>;
+pub trait Declared: StoredKind + DeserializeOwned {
+    fn list(manifests: &mut ManifestSet) -> &mut Vec<Self>;
 }
 
 impl Declared for HarborInstance {
-    fn list(manifests: &mut Manifests) -> &mut Vec<Self> {
+    fn list(manifests: &mut ManifestSet) -> &mut Vec<Self> {
         &mut manifests.instances
     }
 }
 
 impl Declared for Registry {
-    fn list(manifests: &mut Manifests) -> &mut Vec<Self> {
+    fn list(manifests: &mut ManifestSet) -> &mut Vec<Self> {
         &mut manifests.registries
     }
 }
 
 impl Declared for ProxyProject {
-    fn list(manifests: &mut Manifests) -> &mut Vec<Self> {
+    fn list(manifests: &mut ManifestSet) -> &mut Vec<Self> {
         &mut manifests.projects
     }
 }
 
 impl Declared for ReplicationRule {
-    fn list(manifests: &mut Manifests) -> &mut Vec<Self> {
+    fn list(manifests: &mut ManifestSet) -> &mut Vec<Self> {
         &mut manifests.rules
     }
 }
 
 /// What a reconcile led to, with its conditions within reach.
 #[derive(Debug)]
-pub struct Seen<K: Managed>(pub Outcome<K::Status>);
+pub struct Seen<K: ReconciledKind>(pub ReconcileResult<K::Status>);
 
-impl<K: Managed> Seen<K> {
+impl<K: ReconciledKind> Seen<K> {
     /// `status`, `reason` and `message` of a condition.
     pub fn condition(&self, kind: condition::ConditionType) -> Option<(String, String, String)> {
         let status = serde_json::to_value(&self.0.status).unwrap();
@@ -291,10 +294,10 @@ impl<K: Managed> Seen<K> {
 }
 
 /// Reconcilers that know nothing but what is stored, as after a start.
-pub fn process(world: &Arc<World>, installation: &str) -> Arc<Kinds> {
-    Arc::new(Kinds {
+pub fn process(world: &Arc<MemoryStore>, installation: &str) -> Arc<Reconcilers> {
+    Arc::new(Reconcilers {
         directory: world.clone(),
-        instances: Arc::new(Instances::default()),
+        instances: Arc::new(Connections::default()),
         installation: Installation(installation.to_owned()),
     })
 }
@@ -303,7 +306,7 @@ fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-fn resource<K: Managed>(name: &str, spec: Value) -> K {
+fn resource<K: ReconciledKind>(name: &str, spec: Value) -> K {
     serde_json::from_value(json!({
         "apiVersion": K::api_version(&()), "kind": K::kind(&()), "metadata": {"name": name}, "spec": spec,
     }))

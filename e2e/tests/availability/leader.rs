@@ -36,7 +36,8 @@ struct Place {
 impl Place {
     async fn start(&self, site: &Site) -> Pilot {
         let kubeconfig = site.kubeconfig(self.account, Some(self.gate.port())).await;
-        let arguments = ["controller", "--leader-election", "--harbor-pace", "1s", "--ops-listen", "127.0.0.1:0"];
+        let arguments =
+            ["controller", "--leader-elect", "--store-delay", "1s", "--metrics-bind-address", "127.0.0.1:0"];
         pilot(&[&arguments[..], &TIMES[..]].concat(), &kubeconfig).await
     }
 }

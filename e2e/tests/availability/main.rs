@@ -80,7 +80,7 @@ impl Site {
             site.apply(&manifest).await;
         }
         let kubeconfig = account(plane, plane.directory(), "harbor-pilot-controller").await.unwrap();
-        let mut controller = pilot(&["controller", "--ops-listen", "127.0.0.1:0"], &kubeconfig).await;
+        let mut controller = pilot(&["controller", "--metrics-bind-address", "127.0.0.1:0"], &kubeconfig).await;
         let ready = ["wait", "hpp/hub", "--for=condition=Ready", "--timeout=60s"];
         plane.kubectl(&ready).await.unwrap().ok().unwrap_or_else(|error| panic!("{error}\n{}", controller.logs()));
         controller.terminate().unwrap();
@@ -113,10 +113,19 @@ impl Site {
     /// A replica of the webhook that has just been started.
     async fn webhook(&self, at: Replica, kubeconfig: &Path, linger: &str) -> Pilot {
         let listen = format!("127.0.0.1:{}", at.port);
-        let ops_listen = format!("127.0.0.1:{}", at.ops_port);
+        let metrics_bind_address = format!("127.0.0.1:{}", at.ops_port);
         let tls = self.tls.display().to_string();
-        let arguments =
-            ["webhook", "--tls-dir", &tls, "--listen", &listen, "--ops-listen", &ops_listen, "--linger", linger];
+        let arguments = [
+            "webhook",
+            "--tls-dir",
+            &tls,
+            "--webhook-bind-address",
+            &listen,
+            "--metrics-bind-address",
+            &metrics_bind_address,
+            "--shutdown-delay",
+            linger,
+        ];
         pilot(&arguments, kubeconfig).await
     }
 

@@ -98,7 +98,7 @@ async fn a_replica_that_dies_under_load_costs_no_pod_and_what_passed_unchanged_i
     let mut counted = 0;
     for place in places {
         if let Some((_, metrics)) = ops(place, "/metrics").await {
-            let line = metrics.lines().find(|line| line.starts_with("harbor_pilot_admission_pods_unrewritten_total"));
+            let line = metrics.lines().find(|line| line.starts_with("harbor_pilot_admission_unmutated_pods_total"));
             counted += line.unwrap().rsplit(' ').next().unwrap().parse::<usize>().unwrap();
         }
     }

@@ -37,7 +37,7 @@ async fn a_wrong_value_is_refused_with_its_place_and_what_is_wrong() {
         (json!({"webhook": {"excludedNamespaces": ["Harbor"]}}), "/excludedNamespaces/0", "does not match"),
         (json!({"webhook": {"resources": {"limits": {"memory": "lots"}}}}), "/limits/memory", "does not match"),
         (json!({"webhook": {"podLabels": {"app.kubernetes.io/name": "x"}}}), "/webhook/podLabels", "false schema"),
-        (json!({"controller": {"pullBudget": -1}}), "/controller/pullBudget", "got number, want string"),
+        (json!({"controller": {"maxInflightBytes": -1}}), "/controller/maxInflightBytes", "got number, want string"),
         (json!({"image": {"tag": 1.3}}), "/image/tag", "got number, want string"),
         (json!({"image": {"digest": "sha256:short"}}), "/image/digest", "does not match"),
         (json!({"podSecurityContext": {"runAsUser": 0}}), "/podSecurityContext/runAsUser", "got 0, want 1"),
@@ -195,7 +195,7 @@ async fn an_autoscaler_is_the_only_one_who_counts_replicas() {
 
 #[tokio::test]
 async fn a_pod_that_is_ended_has_the_time_to_serve_on_and_to_drain() {
-    for (values, grace) in [(json!({}), 30), (json!({"webhook": {"lingerSeconds": 60}}), 80)] {
+    for (values, grace) in [(json!({}), 30), (json!({"webhook": {"shutdownDelaySeconds": 60}}), 80)] {
         let objects = rendered(&values).await;
         let pod = &find(&objects, "Deployment/harbor-pilot-webhook")["spec"]["template"]["spec"];
         assert_eq!(pod["terminationGracePeriodSeconds"], grace);

@@ -206,7 +206,7 @@ async fn a_cached_image_reads_well_from_the_first_moment_and_a_new_architecture_
     cluster.start_controller().await.unwrap();
     let ready = ["wait", "--for=condition=Ready", "cachedimage/reads", "--timeout=60s"];
     cluster.plane.kubectl(&ready).await.unwrap().ok().unwrap();
-    cluster.wait_for("CachedImage", "reads", "OfflineByDigest", "False IndexRewritten").await.unwrap();
+    cluster.wait_for("CachedImage", "reads", "OfflineByDigest", "False IndexDigestChanged").await.unwrap();
 
     let node = |architecture: &str| {
         let labels = json!({"kubernetes.io/os": "linux", "kubernetes.io/arch": architecture});
@@ -242,7 +242,7 @@ async fn a_cached_image_reads_well_from_the_first_moment_and_a_new_architecture_
     let events = cluster.plane.kubectl(&["get", "events", "-n", "default", "--field-selector", about]).await.unwrap();
     let events = events.ok().unwrap();
     eprintln!("{events}");
-    for wanted in ["Warming", "Verifying", "Warm "] {
+    for wanted in ["Pulling", "Verifying", "Warm "] {
         assert!(events.contains(wanted), "{wanted}: {events}");
     }
     let missing = json!({"image": format!("{}/nowhere:v1", upstream.host())});

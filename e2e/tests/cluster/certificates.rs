@@ -179,9 +179,9 @@ impl Bed {
     }
 
     async fn controller(&self, certificate: &str, authority: &str) -> Pilot {
-        let lifetimes = ["--certificate-lifetime", certificate, "--authority-lifetime", authority];
+        let lifetimes = ["--certificate-lifetime", certificate, "--ca-lifetime", authority];
         let fixed =
-            ["controller", "--namespace", NAMESPACE, "--certificates", "managed", "--ops-listen", "127.0.0.1:0"];
+            ["controller", "--namespace", NAMESPACE, "--certificates", "managed", "--metrics-bind-address", "127.0.0.1:0"];
         let arguments = [&fixed[..], &lifetimes[..]].concat();
         Pilot::spawn(&arguments, &[("KUBECONFIG", self.kubeconfig.to_str().unwrap())]).await.unwrap()
     }
@@ -228,7 +228,15 @@ impl Bed {
             }
             let listen = format!("0.0.0.0:{port}");
             let directory = directory.to_str().unwrap();
-            let arguments = ["webhook", "--tls-dir", directory, "--listen", &listen, "--ops-listen", "127.0.0.1:0"];
+            let arguments = [
+                "webhook",
+                "--tls-dir",
+                directory,
+                "--webhook-bind-address",
+                &listen,
+                "--metrics-bind-address",
+                "127.0.0.1:0",
+            ];
             let mut webhook = Pilot::spawn(&[&arguments[..], &["--rules", rules]].concat(), &[]).await.unwrap();
             webhook.wait_for_line("serving admission", SOON).await.unwrap();
             webhooks.push(webhook);

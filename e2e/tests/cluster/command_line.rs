@@ -138,7 +138,7 @@ async fn an_image_is_warmed_by_the_rules_nodes_and_secret_of_the_cluster_where_o
     let upstream = cluster.proxied("warmed").await.unwrap();
     upstream.push_image("team/app", "1", &harbor_pilot_e2e::cluster::image());
     let image = format!("{}/team/app:1", upstream.host());
-    let arguments = ["warm", &image, "--harbor-pace", "1s", "-o", "json", "--operator-namespace"];
+    let arguments = ["warm", &image, "--store-delay", "1s", "-o", "json", "--operator-namespace"];
 
     let done = run(&cluster, &[&arguments[..], &["harbor-pilot"]].concat(), "").await;
     assert_eq!(done.code, Some(0), "{} {}", done.out, done.err);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use harbor_pilot::rewrite::pod::Kind;
+use harbor_pilot::rewrite::pod::ImageLocation;
 use harbor_pilot_e2e::control_plane;
 use harbor_pilot_e2e::image_fields::image_fields;
 use serde_json::{Value, json};
@@ -14,7 +14,7 @@ async fn every_field_of_a_pod_that_carries_an_image_is_one_that_admission_rewrit
     let plane = control_plane::shared().await.unwrap();
     let text = plane.kubectl(&["get", "--raw", "/openapi/v3/api/v1"]).await.unwrap().ok().unwrap();
     let mut document: Value = serde_json::from_str(&text).unwrap();
-    let handled: BTreeSet<String> = Kind::ALL
+    let handled: BTreeSet<String> = ImageLocation::ALL
         .into_iter()
         .map(|kind| format!("spec.{}[]{}", kind.field(), kind.image_pointer().replace('/', ".")))
         .collect();

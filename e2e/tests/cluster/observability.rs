@@ -103,7 +103,7 @@ async fn counts_follow_what_happens() {
     assert!(value(r#"harbor_pilot_reconciles_total{kind="ProxyProject",outcome="Ready"}"#) >= 1.0);
     assert!(value(r#"harbor_pilot_pulls_total{outcome="Warmed"}"#) >= 1.0);
     assert!(value(r#"harbor_pilot_pull_blobs_total{outcome="Fetched"}"#) >= 1.0);
-    assert!(value("harbor_pilot_images_stored_bytes") > 0.0 && value("harbor_pilot_rules_in_force") >= 1.0);
+    assert!(value("harbor_pilot_images_stored_bytes") > 0.0 && value("harbor_pilot_active_rules") >= 1.0);
     assert!((value("harbor_pilot_leader") - 1.0).abs() < 0.1);
     let webhook = get(format!("{}/metrics", cluster.webhook_ops())).await;
     let not_after =

@@ -38,7 +38,7 @@ async fn a_cluster_survives_restarts_and_lost_watches_and_is_taken_down_without_
         cluster.apply(&project(name, true)).await.unwrap();
         cluster.wait_for("ProxyProject", name, "Ready", "True Reconciled").await.unwrap();
     }
-    cluster.wait_for("ProxyProject", "younger", "RewriteConflict", "True MatchTaken").await.unwrap();
+    cluster.wait_for("ProxyProject", "younger", "RewriteConflict", "True MatchConflict").await.unwrap();
 
     an_api_server_that_restarts_is_missed_for_seconds(&cluster).await;
     watches_that_are_too_old_to_resume_list_once_and_miss_nothing(&mut cluster).await;
@@ -165,7 +165,7 @@ async fn watches_that_are_too_old_to_resume_list_once_and_miss_nothing(cluster: 
     let begin = Instant::now();
     until_public(cluster, "younger", true, begin + CONVERGED).await;
     cluster.wait_for("Registry", "storm", "Ready", "False CredentialsRejected").await.unwrap();
-    cluster.wait_for("ProxyProject", "newer", "RewriteConflict", "True MatchTaken").await.unwrap();
+    cluster.wait_for("ProxyProject", "newer", "RewriteConflict", "True MatchConflict").await.unwrap();
     cluster.wait_for("ProxyProject", "younger", "RewriteConflict", "").await.unwrap();
     assert!(begin.elapsed() < CONVERGED, "only after {:?}", begin.elapsed());
 

@@ -181,12 +181,12 @@ async fn what_somebody_made_in_harbor_is_left_alone_until_its_resource_may_adopt
     cluster.apply(&registry("adopted", &upstream.url())).await.unwrap();
     cluster.apply(&proxy_project("adopted")).await.unwrap();
     let refused = cluster.wait_for("Registry", "adopted", "Ready", "False AdoptionRequired").await.unwrap();
-    assert!(message_of(&refused, "Ready").contains("spec.adoption: IfExists"), "{refused:#}");
+    assert!(message_of(&refused, "Ready").contains("spec.adoptionPolicy: IfExists"), "{refused:#}");
     cluster.wait_for("ProxyProject", "adopted", "Ready", "False RegistryNotReady").await.unwrap();
     assert_eq!(found().await["description"], "by hand");
 
     for mut object in [registry("adopted", &upstream.url()), proxy_project("adopted")] {
-        object["spec"]["adoption"] = json!("IfExists");
+        object["spec"]["adoptionPolicy"] = json!("IfExists");
         cluster.apply(&object).await.unwrap();
     }
     let adopted = cluster.wait_for("Registry", "adopted", "Ready", "True Reconciled").await.unwrap();

@@ -147,7 +147,7 @@ async fn a_manifest_that_harbor_or_a_container_runtime_would_misread_is_refused_
         ("Registry", "x", keyed(typed("aws-ecr", "https://123456789012.dkr.ecr.eu-central-1.amazonaws.com"))),
         ("Registry", "x", keyed(typed("aws-ecr", "https://api.ecr.us-east-1.amazonaws.com"))),
         ("Registry", &"x".repeat(65), with(ghcr(), json!({"name": "short"}))),
-        ("Registry", "x", with(ghcr(), json!({"deletionPolicy": "Delete", "adoption": "IfExists"}))),
+        ("Registry", "x", with(ghcr(), json!({"deletionPolicy": "Delete", "adoptionPolicy": "IfExists"}))),
         ("ProxyProject", "x", with(project(), json!({"name": "docker-hub_1.x", "proxySpeedKB": -1}))),
         ("ProxyProject", "x", with(project(), json!({"prewarm": {"platforms": ["linux/arm64/v8"]}}))),
         ("ProxyProject", "x", with(project(), json!({"deletionPolicy": "Purge"}))),

@@ -194,7 +194,8 @@ async fn the_younger_of_two_rules_with_one_match_says_so_until_the_older_is_gone
     cluster.wait_for("ProxyProject", "twin-older", "Ready", "True Reconciled").await.unwrap();
     // Creation times have whole seconds; of equal ones the name decides, which is the same here.
     cluster.apply(&twin("twin-younger")).await.unwrap();
-    let younger = cluster.wait_for("ProxyProject", "twin-younger", "RewriteConflict", "True MatchTaken").await.unwrap();
+    let younger =
+        cluster.wait_for("ProxyProject", "twin-younger", "RewriteConflict", "True MatchConflict").await.unwrap();
     let conditions = younger["status"]["conditions"].as_array().unwrap();
     let conflict = conditions.iter().find(|condition| condition["type"] == "RewriteConflict").unwrap();
     assert!(conflict["message"].as_str().unwrap().contains("belongs to the older twin-older"), "{conflict}");

@@ -62,7 +62,7 @@ async fn an_admitted_image_becomes_warm_for_the_clusters_platforms_and_offline_i
     assert!(!parts(&compact, "arm64").is_empty() && !parts(&compact, "unknown").is_empty());
 
     let table = [
-        ("compact", "False IndexRewritten", json!("Trimmed"), json!(4), "linux/amd64"),
+        ("compact", "False IndexDigestChanged", json!("Trimmed"), json!(4), "linux/amd64"),
         ("canonical", "True DigestStored", json!("Complete"), json!(1), "linux/amd64"),
         ("single", "True DigestStored", Value::Null, Value::Null, "unknown"),
     ];

@@ -57,7 +57,7 @@ impl World {
         let values = self.directory.join("values.json");
         let image = json!({"registry": images::HOST, "repository": "harbor-pilot", "tag": "e2e"});
         // The double is so much faster than Harbor.
-        let controller = json!({"extraArgs": ["--harbor-pace=1s"]});
+        let controller = json!({"extraArgs": ["--store-delay=1s"]});
         std::fs::write(&values, json!({"image": image, "controller": controller}).to_string()).unwrap();
         let (values, chart) = (values.display().to_string(), helm::chart().display().to_string());
         let (verb, flags) = arguments.split_first().unwrap();

@@ -43,12 +43,12 @@ pub struct ReplicationRuleStatus {
     /// An execution that is about to be started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pending_run: Option<PendingRun>,
-    /// With `spec.afterScan`: the newest execution whose failures are reflected in `heldBack`.
+    /// With `spec.afterScan`: the newest execution whose failures are reflected in `blockedImages`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub considered_execution: Option<i64>,
     /// With `spec.afterScan`: images that were pushed and not copied, and why. At most 64.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub held_back: Vec<HeldBack>,
+    pub blocked_images: Vec<BlockedImage>,
 }
 
 /// An execution that is about to be started. It is written down first, so that a crash does not start two.
@@ -109,11 +109,11 @@ pub struct TaskFailure {
 /// An image that vulnerability prevention keeps from being copied.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct HeldBack {
+pub struct BlockedImage {
     /// `project/repository:tag`; in place of a tag may stand a digest.
     pub image: String,
     /// What is being done about it.
-    pub state: HeldBackState,
+    pub state: BlockedImageState,
     /// Why, for people.
     pub reason: String,
     /// The digest that was judged.
@@ -140,7 +140,7 @@ fn is_zero(number: &i32) -> bool {
 
 /// What is being done about an image that was not copied.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-pub enum HeldBackState {
+pub enum BlockedImageState {
     /// Its scan is not done.
     #[default]
     WaitingForScan,

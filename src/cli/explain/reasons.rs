@@ -8,7 +8,7 @@ use crate::{
     api::{ProxyProject, RewriteRuleStatus},
     cli::sources::Sources,
     image::ImageRef,
-    rewrite::{Decision, Rule, Rules, Subject, glob::Globs, selector::Selector},
+    rewrite::{PodScope, Rule, RuleDecision, Rules, glob::Globs, selector::Selector},
 };
 
 /// One rule, and what it says of the image.
@@ -17,7 +17,7 @@ use crate::{
 pub(super) struct Candidate {
     /// Name of the ProxyProject.
     pub(super) rule: String,
-    pub(super) verdict: Verdict,
+    pub(super) verdict: RuleVerdict,
     /// The match that fits.
     #[serde(rename = "match", skip_serializing_if = "Option::is_none")]
     pub(super) matched: Option<String>,
@@ -27,7 +27,7 @@ pub(super) struct Candidate {
 
 /// Why a rule decides, or does not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub(super) enum Verdict {
+pub(super) enum RuleVerdict {
     /// It is the one.
     Decides,
     /// It fits as well, and another is older.
@@ -56,13 +56,13 @@ impl Candidate {
     /// Of a placeholder, which an injector replaces: no rule decides on it.
     pub(super) fn leave_to_injector(&mut self) {
         if self.verdict.decides() {
-            self.verdict = Verdict::Placeholder;
+            self.verdict = RuleVerdict::Placeholder;
             self.why = self.why.replace(", decides", ", but does not decide on a placeholder");
         }
     }
 }
 
-impl Verdict {
+impl RuleVerdict {
     pub(super) fn decides(self) -> bool {
         self == Self::Decides
     }
@@ -72,15 +72,15 @@ impl Verdict {
 pub(super) fn candidates(
     sources: &Sources,
     image: &ImageRef,
-    subject: &Subject<'_>,
-    found: &Decision<'_>,
+    subject: &PodScope<'_>,
+    found: &RuleDecision<'_>,
 ) -> Vec<Candidate> {
     let mut winner = match found {
-        Decision::Rewritten { rule, .. }
-        | Decision::Mapped { rule, .. }
-        | Decision::Unavailable { rule }
-        | Decision::TooLong { rule } => Some(Winner { name: rule.name().to_string(), matched: None }),
-        Decision::AlreadyAtHarbor { .. } | Decision::NoRule => None,
+        RuleDecision::Rewritten { rule, .. }
+        | RuleDecision::Mapped { rule, .. }
+        | RuleDecision::Unavailable { rule }
+        | RuleDecision::TooLong { rule } => Some(Winner { name: rule.name().to_string(), matched: None }),
+        RuleDecision::AlreadyAtHarbor { .. } | RuleDecision::NoRule => None,
     };
     if let Some(winner) = &mut winner {
         let project = sources.projects.iter().find(|project| project.name_any() == winner.name);
@@ -92,8 +92,8 @@ pub(super) fn candidates(
         .iter()
         .map(|project| {
             let (verdict, matched, why) = match found {
-                Decision::AlreadyAtHarbor { rule } => at_harbor(project, rule.map(|rule| &**rule.name())),
-                _ => judge(sources, project, image, subject, winner.as_ref()),
+                RuleDecision::AlreadyAtHarbor { rule } => at_harbor(project, rule.map(|rule| &**rule.name())),
+                _ => evaluate(sources, project, image, subject, winner.as_ref()),
             };
             Candidate { rule: project.name_any(), verdict, matched, why }
         })
@@ -107,53 +107,56 @@ struct Winner {
     matched: Option<String>,
 }
 
-type Judged = (Verdict, Option<String>, String);
+type Judged = (RuleVerdict, Option<String>, String);
 
 fn at_harbor(project: &ProxyProject, holder: Option<&str>) -> Judged {
     let name = project.name_any();
     if holder == Some(name.as_str()) {
-        return (Verdict::Decides, None, "the image lies in its project; no rule applies at Harbor".to_owned());
+        return (RuleVerdict::Decides, None, "the image lies in its project; no rule applies at Harbor".to_owned());
     }
-    (Verdict::AtHarbor, None, "the image is at Harbor, where no rule applies".to_owned())
+    (RuleVerdict::AtHarbor, None, "the image is at Harbor, where no rule applies".to_owned())
 }
 
-fn judge(
+fn evaluate(
     sources: &Sources,
     project: &ProxyProject,
     image: &ImageRef,
-    subject: &Subject<'_>,
+    subject: &PodScope<'_>,
     winner: Option<&Winner>,
 ) -> Judged {
     let rule = match sources.rule(project) {
         Ok(rule) => rule,
-        Err(why) => return (Verdict::NotServing, None, format!("not in force: {why}")),
+        Err(why) => return (RuleVerdict::NotServing, None, format!("not in force: {why}")),
     };
     let Some(matched) = longest(&rule, image) else { return no_match(&rule, image) };
     let fits = |verdict, why: String| (verdict, Some(matched.clone()), format!("matches {matched}, {why}"));
     if winner.is_some_and(|winner| winner.name == project.name_any()) {
-        return fits(Verdict::Decides, "decides".to_owned());
+        return fits(RuleVerdict::Decides, "decides".to_owned());
     }
     if let Some(glob) =
         Globs::compile(&rule.terms.exclude).ok().and_then(|globs| globs.matching(image).map(str::to_owned))
     {
-        return fits(Verdict::Excluded, format!("but excludes {glob}"));
+        return fits(RuleVerdict::Excluded, format!("but excludes {glob}"));
     }
     if !selects(rule.terms.namespace_selector.as_ref(), |key| subject.namespace_label(key)) {
         return fits(
-            Verdict::NamespaceSelector,
+            RuleVerdict::NamespaceSelector,
             format!("but its namespaceSelector does not mean {}", namespace(subject)),
         );
     }
     if !selects(rule.terms.object_selector.as_ref(), |key| subject.label(key)) {
-        return fits(Verdict::ObjectSelector, "but its objectSelector does not mean the labels of the Pod".to_owned());
+        return fits(
+            RuleVerdict::ObjectSelector,
+            "but its objectSelector does not mean the labels of the Pod".to_owned(),
+        );
     }
     let Some(Winner { name, matched: Some(longer) }) = winner else {
-        return fits(Verdict::NotServing, "but is not in force: see the warnings".to_owned());
+        return fits(RuleVerdict::NotServing, "but is not in force: see the warnings".to_owned());
     };
     if depth(longer) > depth(&matched) {
-        return fits(Verdict::ShorterMatch, format!("but {longer} of {name} is longer"));
+        return fits(RuleVerdict::ShorterMatch, format!("but {longer} of {name} is longer"));
     }
-    fits(Verdict::Younger, format!("but {name} has the same and is older, or first by name"))
+    fits(RuleVerdict::Younger, format!("but {name} has the same and is older, or first by name"))
 }
 
 fn no_match(rule: &RewriteRuleStatus, image: &ImageRef) -> Judged {
@@ -161,9 +164,9 @@ fn no_match(rule: &RewriteRuleStatus, image: &ImageRef) -> Judged {
     let all = rule.matches.join(", ");
     let repository = image.repository();
     if hosts.into_iter().any(|host| fits(rule, host, image)) {
-        return (Verdict::PathDiffers, None, format!("path differs: {repository} does not begin as {all} does"));
+        return (RuleVerdict::PathDiffers, None, format!("path differs: {repository} does not begin as {all} does"));
     }
-    (Verdict::HostDiffers, None, format!("host differs: {} is not that of {all}", image.host()))
+    (RuleVerdict::HostDiffers, None, format!("host differs: {} is not that of {all}", image.host()))
 }
 
 /// The longest match that the image begins with.
@@ -181,7 +184,7 @@ fn fits(rule: &RewriteRuleStatus, matched: &str, image: &ImageRef) -> bool {
         ..Rule::default()
     };
     let rules = Rules::compile([alone]);
-    matches!(rules.find_for_anyone(image), Decision::Rewritten { .. } | Decision::TooLong { .. })
+    matches!(rules.find_for_anyone(image), RuleDecision::Rewritten { .. } | RuleDecision::TooLong { .. })
 }
 
 /// Components of a match.
@@ -193,7 +196,7 @@ fn selects<'l>(selector: Option<&LabelSelector>, label: impl Fn(&str) -> Option<
     Selector::compile(selector).is_ok_and(|selector| selector.matches(label))
 }
 
-fn namespace(subject: &Subject<'_>) -> String {
+fn namespace(subject: &PodScope<'_>) -> String {
     match subject.namespace {
         "" => "a Pod without a namespace".to_owned(),
         name => format!("namespace {name}"),

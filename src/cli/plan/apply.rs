@@ -5,35 +5,35 @@ use std::collections::BTreeMap;
 use futures::{StreamExt, stream};
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
 
-use super::{report::Entry, subjects};
+use super::{report::PlanEntry, subjects};
 use crate::{
     api::{ConditionType, ProxyProject, Reason, Registry, ReplicationRule, condition},
-    controller::{Kinds, Preview, Reconciler, Verdict, preview::AT_ONCE},
+    controller::{Preview, PreviewResult, Reconciler, Reconcilers, preview::AT_ONCE},
     plan::Action,
-    standalone::{Kept, World},
+    standalone::{MemoryStore, StoredKind},
 };
 
 /// Reasons of the notes that tell of a request which Harbor accepted. Others tell what is waited for.
 const ACCEPTED: [Reason; 2] = [Reason::Reconciled, Reason::ExecutionStarted];
 
 /// What one reconcile came to.
-struct Reconciled {
+struct AppliedResource {
     /// What Harbor accepted.
     accepted: Vec<String>,
     /// Why not all could be done.
-    failure: Option<Verdict>,
+    failure: Option<PreviewResult>,
 }
 
 /// By kind and name.
-type Results = BTreeMap<(String, String), Reconciled>;
+type Results = BTreeMap<(String, String), AppliedResource>;
 
 /// Carries the plan out, and says what is left of it.
-pub(super) async fn apply(world: &World, kinds: &Kinds, planned: Vec<Preview>) -> Vec<Entry> {
+pub(super) async fn apply(world: &MemoryStore, kinds: &Reconcilers, planned: Vec<Preview>) -> Vec<PlanEntry> {
     let mut results = Results::new();
-    let hand = Hand { world, kinds, planned: &planned };
-    hand.carry_out::<Registry>(&mut results, |status| &status.conditions).await;
-    hand.carry_out::<ProxyProject>(&mut results, |status| &status.conditions).await;
-    hand.carry_out::<ReplicationRule>(&mut results, |status| &status.conditions).await;
+    let hand = ApplyRun { world, kinds, planned: &planned };
+    hand.apply_all::<Registry>(&mut results, |status| &status.conditions).await;
+    hand.apply_all::<ProxyProject>(&mut results, |status| &status.conditions).await;
+    hand.apply_all::<ReplicationRule>(&mut results, |status| &status.conditions).await;
     let after = kinds.preview(&subjects(world), Timestamp::now()).await;
     let mut after: BTreeMap<_, _> = after.into_iter().map(|seen| ((seen.kind, seen.name), seen.verdict)).collect();
     let entry = |before: Preview| {
@@ -47,21 +47,21 @@ pub(super) async fn apply(world: &World, kinds: &Kinds, planned: Vec<Preview>) -
             if is_done(&before.verdict, now.as_ref()) { (accepted, Vec::new()) } else { (Vec::new(), accepted) };
         // What was refused was not tried, whatever has become possible meanwhile.
         let left = if before.verdict.is_refused() { None } else { failure.or(now) };
-        Entry { before, done, unverified, left }
+        PlanEntry { before, done, unverified, left }
     };
     planned.into_iter().map(entry).collect()
 }
 
-struct Hand<'a> {
-    world: &'a World,
-    kinds: &'a Kinds,
+struct ApplyRun<'a> {
+    world: &'a MemoryStore,
+    kinds: &'a Reconcilers,
     planned: &'a [Preview],
 }
 
-impl Hand<'_> {
-    async fn carry_out<K: Kept>(&self, results: &mut Results, conditions: fn(&K::Status) -> &[Condition])
+impl ApplyRun<'_> {
+    async fn apply_all<K: StoredKind>(&self, results: &mut Results, conditions: fn(&K::Status) -> &[Condition])
     where
-        Kinds: Reconciler<K>,
+        Reconcilers: Reconciler<K>,
     {
         let kind = K::kind(&());
         let wanted = self.planned.iter().filter(|preview| preview.kind == kind && is_to_do(preview));
@@ -70,13 +70,14 @@ impl Hand<'_> {
                 let object = self.world.get::<K>(&preview.name)?;
                 let outcome = self.kinds.reconcile(object.as_ref(), Timestamp::now()).await;
                 let ready = condition::find(conditions(&outcome.status), ConditionType::Ready);
-                let failure = ready
-                    .filter(|ready| ready.status == "False")
-                    .map(|ready| Verdict::Refused { reason: ready.reason.clone(), message: ready.message.clone() });
+                let failure = ready.filter(|ready| ready.status == "False").map(|ready| PreviewResult::Refused {
+                    reason: ready.reason.clone(),
+                    message: ready.message.clone(),
+                });
                 let notes = outcome.notes.into_iter().filter(|note| !note.warning && is_accepted(&note.reason));
                 let accepted = notes.map(|note| note.message).collect();
                 self.world.set_status::<K>(&preview.name, outcome.status);
-                Some(((preview.kind.clone(), preview.name.clone()), Reconciled { accepted, failure }))
+                Some(((preview.kind.clone(), preview.name.clone()), AppliedResource { accepted, failure }))
             })
             .buffered(AT_ONCE)
             .collect()
@@ -90,13 +91,13 @@ fn is_accepted(reason: &str) -> bool {
 }
 
 /// Whether the look afterwards shows what was accepted: Harbor is as specified, or has the object that it did not have before.
-fn is_done(before: &Verdict, now: Option<&Verdict>) -> bool {
-    let creates = |verdict: &Verdict| match verdict {
-        Verdict::Compared { difference, .. } => difference.action == Action::Create,
-        Verdict::Idle(_) | Verdict::Refused { .. } => false,
+fn is_done(before: &PreviewResult, now: Option<&PreviewResult>) -> bool {
+    let creates = |verdict: &PreviewResult| match verdict {
+        PreviewResult::Compared { difference, .. } => difference.action == Action::Create,
+        PreviewResult::Idle(_) | PreviewResult::Refused { .. } => false,
     };
     match now {
-        Some(Verdict::Refused { .. }) | None => false,
+        Some(PreviewResult::Refused { .. }) | None => false,
         Some(now) => !now.differs() || creates(before) && !creates(now),
     }
 }
@@ -104,7 +105,7 @@ fn is_done(before: &Verdict, now: Option<&Verdict>) -> bool {
 /// A Registry is looked at even where nothing differs: the secret that Harbor has cannot be compared, and is sent.
 fn is_to_do(preview: &Preview) -> bool {
     match preview.verdict {
-        Verdict::Compared { writes: true, .. } => preview.verdict.differs() || preview.kind == "Registry",
+        PreviewResult::Compared { writes: true, .. } => preview.verdict.differs() || preview.kind == "Registry",
         _ => false,
     }
 }
@@ -114,15 +115,18 @@ mod tests {
     use super::*;
     use crate::plan::{Difference, Drift};
 
-    fn compared(action: Action) -> Verdict {
+    fn compared(action: Action) -> PreviewResult {
         let drift = Drift { field: "url".to_owned(), have: "a".to_owned(), want: "b".to_owned() };
         let drift = if matches!(action, Action::Change | Action::Adopt) { vec![drift] } else { Vec::new() };
-        Verdict::Compared { difference: Difference { action, object: "registry a".to_owned(), drift }, writes: true }
+        PreviewResult::Compared {
+            difference: Difference { action, object: "registry a".to_owned(), drift },
+            writes: true,
+        }
     }
 
     #[test]
     fn is_done_believes_the_look_afterwards_and_no_answer_of_harbor() {
-        let refused = || Verdict::Refused { reason: "HarborUnreachable".to_owned(), message: "away".to_owned() };
+        let refused = || PreviewResult::Refused { reason: "HarborUnreachable".to_owned(), message: "away".to_owned() };
         let table = [
             (Action::Create, Some(compared(Action::Nothing)), true),
             (Action::Create, Some(compared(Action::Change)), true),
@@ -132,7 +136,7 @@ mod tests {
             (Action::Change, Some(compared(Action::Nothing)), true),
             (Action::Change, Some(compared(Action::Change)), false),
             (Action::Change, Some(compared(Action::Create)), false),
-            (Action::Change, Some(Verdict::Idle("suspended".to_owned())), true),
+            (Action::Change, Some(PreviewResult::Idle("suspended".to_owned())), true),
             (Action::Adopt, Some(compared(Action::Adopt)), false),
             (Action::Nothing, Some(compared(Action::Nothing)), true),
         ];

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::{
     cli::text::printable,
-    controller::{Preview, Verdict},
+    controller::{Preview, PreviewResult},
     plan::Action,
 };
 
@@ -14,17 +14,17 @@ use crate::{
 const DETAIL: &str = "           ";
 
 /// What is printed.
-pub(super) struct Report {
+pub(super) struct PlanReport {
     /// Of the markers.
     pub(super) installation: String,
     /// Whether it was carried out.
     pub(super) applied: bool,
     /// In order of dependency.
-    pub(super) entries: Vec<Entry>,
+    pub(super) entries: Vec<PlanEntry>,
 }
 
 /// One resource.
-pub(super) struct Entry {
+pub(super) struct PlanEntry {
     /// What was to be done.
     pub(super) before: Preview,
     /// What was done, as the look afterwards shows.
@@ -32,17 +32,17 @@ pub(super) struct Entry {
     /// What Harbor accepted, and the look afterwards does not show.
     pub(super) unverified: Vec<String>,
     /// What is to be done now, where it was tried.
-    pub(super) left: Option<Verdict>,
+    pub(super) left: Option<PreviewResult>,
 }
 
-impl Entry {
+impl PlanEntry {
     /// A plan that is not carried out.
     pub(super) fn planned(before: Preview) -> Self {
         Self { before, done: Vec::new(), unverified: Vec::new(), left: None }
     }
 
     /// How it stands at the end.
-    pub(super) fn verdict(&self) -> &Verdict {
+    pub(super) fn verdict(&self) -> &PreviewResult {
         self.left.as_ref().unwrap_or(&self.before.verdict)
     }
 }
@@ -50,7 +50,7 @@ impl Entry {
 /// What would be done, in a word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum Word {
+enum ActionWord {
     Nothing,
     Create,
     Adopt,
@@ -60,14 +60,14 @@ enum Word {
     Refused,
 }
 
-impl Word {
+impl ActionWord {
     const ALL: [Self; 6] = [Self::Create, Self::Adopt, Self::Change, Self::Observe, Self::Refused, Self::Nothing];
 
-    fn of(verdict: &Verdict) -> Self {
+    fn of(verdict: &PreviewResult) -> Self {
         match verdict {
-            Verdict::Idle(_) => Self::Nothing,
-            Verdict::Refused { .. } => Self::Refused,
-            Verdict::Compared { difference, writes } => match difference.action {
+            PreviewResult::Idle(_) => Self::Nothing,
+            PreviewResult::Refused { .. } => Self::Refused,
+            PreviewResult::Compared { difference, writes } => match difference.action {
                 Action::Nothing => Self::Nothing,
                 _ if !writes => Self::Observe,
                 Action::Create => Self::Create,
@@ -102,7 +102,7 @@ impl Word {
 
 /// One resource as JSON.
 #[derive(Serialize)]
-struct Line<'a> {
+struct PlanLine<'a> {
     kind: &'a str,
     name: &'a str,
     harbor: &'a str,
@@ -122,11 +122,11 @@ struct Line<'a> {
 /// A verdict as JSON.
 #[derive(Serialize)]
 struct Shown<'a> {
-    action: Word,
+    action: ActionWord,
     #[serde(skip_serializing_if = "Option::is_none")]
     object: Option<&'a str>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    changes: Vec<Change<'a>>,
+    changes: Vec<PlanChange<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -134,21 +134,21 @@ struct Shown<'a> {
 }
 
 #[derive(Serialize)]
-struct Change<'a> {
+struct PlanChange<'a> {
     field: &'a str,
     harbor: &'a str,
     spec: &'a str,
 }
 
 #[derive(Serialize)]
-struct Whole<'a> {
+struct PlanDocument<'a> {
     installation: &'a str,
     applied: bool,
-    resources: Vec<Line<'a>>,
+    resources: Vec<PlanLine<'a>>,
     summary: serde_json::Map<String, serde_json::Value>,
 }
 
-impl Report {
+impl PlanReport {
     /// A line for each resource, one for each field that differs, and a summary.
     pub(super) fn text(&self) -> String {
         let mut text = String::new();
@@ -164,12 +164,12 @@ impl Report {
             for sent in &entry.unverified {
                 writeln!(text, "  sent     {} (Harbor accepted it, and does not show it)", printable(sent)).ok();
             }
-            if let Some(left) = entry.left.as_ref().filter(|left| Word::of(left) != Word::Nothing) {
+            if let Some(left) = entry.left.as_ref().filter(|left| ActionWord::of(left) != ActionWord::Nothing) {
                 describe(&mut text, "afterwards", left);
             }
         }
         let head = if self.applied { "Afterwards" } else { "Plan" };
-        let verdicts: Vec<&Verdict> = self.entries.iter().map(Entry::verdict).collect();
+        let verdicts: Vec<&PreviewResult> = self.entries.iter().map(PlanEntry::verdict).collect();
         let counts: Vec<String> =
             counted(&verdicts).map(|(word, count)| format!("{count} {}", word.counted())).collect();
         writeln!(text, "{head}: {}", counts.join(", ")).ok();
@@ -178,8 +178,8 @@ impl Report {
 
     /// The same as one object, whose fields stay as they are: others may be added.
     pub(super) fn json(&self) -> serde_json::Result<String> {
-        let verdicts: Vec<&Verdict> = self.entries.iter().map(Entry::verdict).collect();
-        let whole = Whole {
+        let verdicts: Vec<&PreviewResult> = self.entries.iter().map(PlanEntry::verdict).collect();
+        let whole = PlanDocument {
             installation: &self.installation,
             applied: self.applied,
             resources: self.entries.iter().map(|entry| line_of(entry, self.applied)).collect(),
@@ -189,9 +189,9 @@ impl Report {
     }
 }
 
-fn line_of(entry: &Entry, applied: bool) -> Line<'_> {
+fn line_of(entry: &PlanEntry, applied: bool) -> PlanLine<'_> {
     let Preview { kind, name, instance, verdict, remarks } = &entry.before;
-    Line {
+    PlanLine {
         kind,
         name,
         harbor: instance,
@@ -203,30 +203,34 @@ fn line_of(entry: &Entry, applied: bool) -> Line<'_> {
     }
 }
 
-fn shown(verdict: &Verdict) -> Shown<'_> {
-    let empty = Shown { action: Word::of(verdict), object: None, changes: Vec::new(), reason: None, message: None };
+fn shown(verdict: &PreviewResult) -> Shown<'_> {
+    let empty =
+        Shown { action: ActionWord::of(verdict), object: None, changes: Vec::new(), reason: None, message: None };
     match verdict {
-        Verdict::Idle(message) => Shown { message: Some(message), ..empty },
-        Verdict::Refused { reason, message } => Shown { reason: Some(reason), message: Some(message), ..empty },
-        Verdict::Compared { difference, .. } => {
+        PreviewResult::Idle(message) => Shown { message: Some(message), ..empty },
+        PreviewResult::Refused { reason, message } => Shown { reason: Some(reason), message: Some(message), ..empty },
+        PreviewResult::Compared { difference, .. } => {
             let changes = difference.drift.iter();
-            let changes =
-                changes.map(|drift| Change { field: &drift.field, harbor: &drift.have, spec: &drift.want }).collect();
+            let changes = changes
+                .map(|drift| PlanChange { field: &drift.field, harbor: &drift.have, spec: &drift.want })
+                .collect();
             Shown { object: Some(&difference.object), changes, ..empty }
         }
     }
 }
 
-fn counted(verdicts: &[&Verdict]) -> impl Iterator<Item = (Word, usize)> {
-    Word::ALL.into_iter().map(|word| (word, verdicts.iter().filter(|verdict| Word::of(verdict) == word).count()))
+fn counted(verdicts: &[&PreviewResult]) -> impl Iterator<Item = (ActionWord, usize)> {
+    ActionWord::ALL
+        .into_iter()
+        .map(|word| (word, verdicts.iter().filter(|verdict| ActionWord::of(verdict) == word).count()))
 }
 
-fn describe(text: &mut String, whose: &str, verdict: &Verdict) {
-    let word = Word::of(verdict).as_str();
+fn describe(text: &mut String, whose: &str, verdict: &PreviewResult) {
+    let word = ActionWord::of(verdict).as_str();
     let (said, lines) = match verdict {
-        Verdict::Idle(message) => (message.clone(), Vec::new()),
-        Verdict::Refused { reason, message } => (format!("{reason}: {message}"), Vec::new()),
-        Verdict::Compared { difference, writes } => {
+        PreviewResult::Idle(message) => (message.clone(), Vec::new()),
+        PreviewResult::Refused { reason, message } => (format!("{reason}: {message}"), Vec::new()),
+        PreviewResult::Compared { difference, writes } => {
             let said_by_word = difference.action == Action::Create && *writes;
             let lines = if said_by_word { Vec::new() } else { difference.lines() };
             (difference.object.clone(), lines)

@@ -21,7 +21,7 @@ const OLD: &str = "harbor-pilot-old";
 const ANY_WRITE: u32 = 0o222;
 
 /// What a file is to become.
-pub(super) struct Change<'c> {
+pub(super) struct FileChange<'c> {
     pub(super) file: &'c Path,
     /// The text that was read.
     pub(super) old: &'c str,
@@ -42,18 +42,18 @@ struct Staged {
 ///
 /// # Errors
 /// When one file cannot be written or has another text than was read, or `stop` was cancelled before the first was: then all are as they were.
-pub(super) fn replace_all(files: &[Change<'_>], stop: &CancellationToken) -> anyhow::Result<()> {
+pub(super) fn replace_all(files: &[FileChange<'_>], stop: &CancellationToken) -> anyhow::Result<()> {
     replace_by(files, stop, swap_all)
 }
 
 fn replace_by(
-    files: &[Change<'_>],
+    files: &[FileChange<'_>],
     stop: &CancellationToken,
     swap: impl FnOnce(&mut [Staged]) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let mut staged = Vec::with_capacity(files.len());
     let done = stage_all(files, stop, &mut staged).and_then(|()| swap(&mut staged));
-    let undone = if done.is_err() { put_back(&staged) } else { Ok(()) };
+    let undone = if done.is_err() { restore(&staged) } else { Ok(()) };
     for Staged { new, old, .. } in &staged {
         // Each is there only where something failed, or, of the old ones, until now.
         std::fs::remove_file(new).ok();
@@ -74,9 +74,9 @@ pub(super) fn leftovers<'f>(files: impl Iterator<Item = &'f Path>) -> Vec<PathBu
     entries.filter_map(|entry| Some(entry.ok()?.path())).filter(is_ours).collect()
 }
 
-fn stage_all(files: &[Change<'_>], stop: &CancellationToken, staged: &mut Vec<Staged>) -> anyhow::Result<()> {
-    let mut targets: Vec<(PathBuf, &Change<'_>)> = Vec::with_capacity(files.len());
-    for change @ Change { file, new, .. } in files {
+fn stage_all(files: &[FileChange<'_>], stop: &CancellationToken, staged: &mut Vec<Staged>) -> anyhow::Result<()> {
+    let mut targets: Vec<(PathBuf, &FileChange<'_>)> = Vec::with_capacity(files.len());
+    for change @ FileChange { file, new, .. } in files {
         let target = file.canonicalize().with_context(|| file.display().to_string())?;
         let metadata = target.metadata().with_context(|| file.display().to_string())?;
         ensure!(metadata.is_file(), "{}: this is no regular file", file.display());
@@ -92,17 +92,17 @@ fn stage_all(files: &[Change<'_>], stop: &CancellationToken, staged: &mut Vec<St
         }
     }
     // In a container every process has the same id: a name by chance is not that of a process which was killed.
-    let run = crate::chance::number();
+    let run = crate::jitter::number();
     for (target, change) in &targets {
         let target = target.clone();
         ensure!(!stop.is_cancelled(), "stopped before any file was written");
-        let (new, old) = (beside(&target, run, NEW), beside(&target, run, OLD));
+        let (new, old) = (temporary_path(&target, run, NEW), temporary_path(&target, run, OLD));
         staged.push(Staged { target, new, old, renamed: false });
         if let Some(staged) = staged.last() {
             stage(staged, change.new).with_context(|| staged.target.display().to_string())?;
         }
     }
-    for (target, Change { file, old, .. }) in &targets {
+    for (target, FileChange { file, old, .. }) in &targets {
         let now = std::fs::read(target).with_context(|| file.display().to_string())?;
         ensure!(
             now == old.as_bytes(),
@@ -148,7 +148,7 @@ fn swap_all(staged: &mut [Staged]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn put_back(staged: &[Staged]) -> anyhow::Result<()> {
+fn restore(staged: &[Staged]) -> anyhow::Result<()> {
     let mut failed = Vec::new();
     for each in staged.iter().filter(|each| each.renamed) {
         if let Err(error) = std::fs::rename(&each.old, &each.target) {
@@ -160,7 +160,7 @@ fn put_back(staged: &[Staged]) -> anyhow::Result<()> {
 }
 
 /// A name of this run, in the same directory.
-fn beside(target: &Path, run: u64, ending: &str) -> PathBuf {
+fn temporary_path(target: &Path, run: u64, ending: &str) -> PathBuf {
     let mut name = std::ffi::OsString::from(".");
     name.push(target.file_name().unwrap_or_default());
     name.push(format!(".{run:016x}.{ending}"));
@@ -183,7 +183,7 @@ mod tests {
         let paths: Vec<PathBuf> = files.iter().map(|(name, _)| directory.path().join(name)).collect();
         let old: Vec<String> = paths.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect();
         let all = paths.iter().zip(&old).zip(files);
-        let all: Vec<_> = all.map(|((file, old), (_, new))| Change { file, old, new }).collect();
+        let all: Vec<_> = all.map(|((file, old), (_, new))| FileChange { file, old, new }).collect();
         replace_all(&all, &CancellationToken::new())
     }
 
@@ -235,7 +235,8 @@ mod tests {
     fn replace_all_puts_back_what_was_renamed_when_a_later_rename_fails() {
         let here = directory(&[("a", "1"), ("b", "2")]);
         let paths = ["a", "b"].map(|name| here.path().join(name));
-        let files: Vec<_> = paths.iter().zip(["1", "2"]).map(|(file, old)| Change { file, old, new: "new" }).collect();
+        let files: Vec<_> =
+            paths.iter().zip(["1", "2"]).map(|(file, old)| FileChange { file, old, new: "new" }).collect();
         let swap = |staged: &mut [Staged]| {
             std::fs::remove_file(&staged[1].new)?;
             let failed = swap_all(staged);
@@ -270,7 +271,8 @@ mod tests {
     fn replace_all_writes_none_where_one_has_another_text_than_was_read() {
         let here = directory(&[("a", "1"), ("b", "edited")]);
         let paths = ["a", "b"].map(|name| here.path().join(name));
-        let files: Vec<_> = paths.iter().zip(["1", "2"]).map(|(file, old)| Change { file, old, new: "new" }).collect();
+        let files: Vec<_> =
+            paths.iter().zip(["1", "2"]).map(|(file, old)| FileChange { file, old, new: "new" }).collect();
         let error = replace_all(&files, &CancellationToken::new()).unwrap_err();
         assert!(error.to_string().contains("was changed after it was read"), "{error:#}");
         assert_eq!(content(&here), pairs(&[("a", "1"), ("b", "edited")]));
@@ -282,7 +284,7 @@ mod tests {
         let path = here.path().join("a");
         let stop = CancellationToken::new();
         stop.cancel();
-        assert!(replace_all(&[Change { file: &path, old: "1", new: "new" }], &stop).is_err());
+        assert!(replace_all(&[FileChange { file: &path, old: "1", new: "new" }], &stop).is_err());
         assert_eq!(content(&here), pairs(&[("a", "1")]));
     }
 }

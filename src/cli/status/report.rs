@@ -5,15 +5,17 @@ use std::fmt::Write;
 use k8s_openapi::jiff::Timestamp;
 
 use crate::api::condition;
-use crate::survey::{Execution, Images, List, Report, State, Trouble, Unreadable};
+use crate::summary::{
+    ExecutionSummary, ImageSummary, NotReadyItem, Summary, SummaryList, SummaryState, UnreadableKind,
+};
 use crate::text::{columns, printable, short_image, size, time};
 
-impl Report {
+impl Summary {
     /// Tables, and what is not Ready. `now` makes ages of times.
     pub(super) fn text(&self, now: Timestamp) -> String {
         let mut text = String::new();
-        let state = |state: &State| {
-            let State { name, ready, reason } = state;
+        let state = |state: &SummaryState| {
+            let SummaryState { name, ready, reason } = state;
             (name.clone(), ready.clone(), reason.clone().unwrap_or_default())
         };
         table(&mut text, &self.instances, ["INSTANCE", "READY", "REASON", "VERSION", "URL", "UNHEALTHY"], |line| {
@@ -51,7 +53,7 @@ impl Report {
         });
         self.images.write(&mut text);
         self.troubles(&mut text, now);
-        for Unreadable { what, why } in &self.unreadable {
+        for UnreadableKind { what, why } in &self.unreadable {
             writeln!(text, "{what} cannot be read: {}", printable(why)).ok();
         }
         if self.ready {
@@ -67,7 +69,7 @@ impl Report {
     }
 
     fn troubles(&self, text: &mut String, now: Timestamp) {
-        let List { total, items } = &self.not_ready;
+        let SummaryList { total, items } = &self.not_ready;
         if items.is_empty() {
             return;
         }
@@ -75,7 +77,7 @@ impl Report {
         let part = if shown < *total { format!(", the newest {shown} of them here (--limit)") } else { String::new() };
         writeln!(text, "NOT READY: {total}{part}").ok();
         for trouble in items {
-            let Trouble { kind, name, image, condition, reason, message, since, stalled } = trouble;
+            let NotReadyItem { kind, name, image, condition, reason, message, since, stalled } = trouble;
             let image = image.as_ref().map(|image| format!(", {}", short_image(image))).unwrap_or_default();
             let age = since.map(|since| format!(" for {}", time(condition::since(since, now)))).unwrap_or_default();
             let condition = if *condition == "Ready" { String::new() } else { format!("{condition}: ") };
@@ -87,7 +89,7 @@ impl Report {
     }
 }
 
-impl Images {
+impl ImageSummary {
     fn write(&self, text: &mut String) {
         let Self { total, ready, pending, warming, verifying, failed, failed_by_reason, bytes } = self;
         if *total == 0 {
@@ -108,7 +110,7 @@ impl Images {
     }
 }
 
-impl Execution {
+impl ExecutionSummary {
     fn text(&self, now: Timestamp) -> String {
         let started = self.started.as_ref().and_then(|started| started.parse::<Timestamp>().ok());
         let ago = started.map(|started| format!(" {} ago", time(condition::since(started, now)))).unwrap_or_default();
@@ -116,7 +118,12 @@ impl Execution {
     }
 }
 
-fn table<T, const N: usize>(text: &mut String, list: &List<T>, header: [&str; N], row: impl Fn(&T) -> [String; N]) {
+fn table<T, const N: usize>(
+    text: &mut String,
+    list: &SummaryList<T>,
+    header: [&str; N],
+    row: impl Fn(&T) -> [String; N],
+) {
     if list.total == 0 {
         return;
     }

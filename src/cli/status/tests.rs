@@ -4,7 +4,7 @@ use k8s_openapi::jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::survey::Survey;
+use crate::summary::SummaryBuilder;
 
 fn now() -> Timestamp {
     "2026-03-01T12:00:00Z".parse().unwrap()
@@ -32,7 +32,7 @@ fn merged(mut status: Value, more: &Value) -> Value {
     status
 }
 
-fn cached(survey: &mut Survey, name: &str, status: Value) {
+fn cached(survey: &mut SummaryBuilder, name: &str, status: Value) {
     survey.image(&object("CachedImage", name, json!({"image": format!("docker.io/library/{name}:1")}), status));
 }
 
@@ -41,14 +41,14 @@ fn failed(reason: &str, since: &str) -> Value {
     json!({"observedGeneration": 1, "conditions": [condition("Ready", "False", reason, &message, since)]})
 }
 
-fn busy() -> Survey {
-    let mut survey = Survey::new(3);
+fn busy() -> SummaryBuilder {
+    let mut survey = SummaryBuilder::new(3);
     let spec = json!({"url": "https://harbor.corp", "credentialsSecretRef": {"name": "harbor"}});
     let more = json!({"version": "v2.15.2", "unhealthyComponents": ["trivy", "redis"]});
     survey.instance(&object("HarborInstance", "default", spec, merged(ready("Degraded"), &more)));
     survey.registry(&object("Registry", "hub", json!({"type": "docker-hub"}), ready("Reconciled")));
     let rule = json!({"matches": ["docker.io"], "host": "harbor.corp", "project": "hub", "target": "harbor.corp/hub", "generation": 1});
-    let conflict = condition("RewriteConflict", "True", "MatchTaken", "ghcr.io belongs to older", "10:00");
+    let conflict = condition("RewriteConflict", "True", "MatchConflict", "ghcr.io belongs to older", "10:00");
     let mut status = merged(ready("Reconciled"), &json!({"rewrite": rule}));
     status["conditions"].as_array_mut().unwrap().push(conflict);
     survey.project(&object("ProxyProject", "hub", json!({"registryRef": {"name": "hub"}}), status));
@@ -73,7 +73,7 @@ fn busy() -> Survey {
     let platform =
         json!({"platform": "linux/amd64", "digest": "sha256:1", "layers": 1, "bytes": 3 << 20, "stored": true});
     cached(&mut survey, "nginx", merged(ready("Warm"), &json!({"platforms": [platform]})));
-    cached(&mut survey, "redis", failed("Warming", "11:59"));
+    cached(&mut survey, "redis", failed("Pulling", "11:59"));
     cached(&mut survey, "gone", failed("ImageNotFound", "11:00"));
     cached(&mut survey, "gone-too", failed("ImageNotFound", "10:59"));
     cached(&mut survey, "late", failed("RateLimited", "08:00"));
@@ -134,7 +134,7 @@ fn the_same_stands_in_the_json_under_stable_names() {
     });
     assert_eq!(read["images"], images);
     let trouble = json!({
-        "kind": "CachedImage", "name": "redis", "image": "docker.io/library/redis:1", "condition": "Ready", "reason": "Warming",
+        "kind": "CachedImage", "name": "redis", "image": "docker.io/library/redis:1", "condition": "Ready", "reason": "Pulling",
         "message": "Warming is why", "since": "2026-03-01T11:59:00Z", "stalled": false,
     });
     assert_eq!((&read["notReady"]["total"], &read["notReady"]["items"][0]), (&json!(6), &trouble));
@@ -142,7 +142,7 @@ fn the_same_stands_in_the_json_under_stable_names() {
 
 #[test]
 fn a_conflict_and_a_blocked_deletion_are_listed_and_are_no_lack_of_readiness() {
-    let mut survey = Survey::new(10);
+    let mut survey = SummaryBuilder::new(10);
     let mut status = ready("Reconciled");
     status["conditions"].as_array_mut().unwrap().push(condition(
         "DeletionBlocked",
@@ -161,7 +161,7 @@ fn a_conflict_and_a_blocked_deletion_are_listed_and_are_no_lack_of_readiness() {
 
 #[test]
 fn what_was_changed_since_the_controller_looked_is_not_taken_for_ready() {
-    let mut survey = Survey::new(10);
+    let mut survey = SummaryBuilder::new(10);
     let status = merged(ready("Reconciled"), &json!({"observedGeneration": 0}));
     survey.registry(&object("Registry", "hub", json!({"type": "docker-hub"}), status));
     let report = survey.report();
@@ -171,7 +171,7 @@ fn what_was_changed_since_the_controller_looked_is_not_taken_for_ready() {
 
 #[test]
 fn what_others_wrote_does_nothing_to_the_terminal_and_what_may_not_be_read_is_said() {
-    let mut survey = Survey::new(10);
+    let mut survey = SummaryBuilder::new(10);
     let mut status = failed("ImageNotFound", "11:00");
     status["conditions"][0]["message"] = json!("\u{1b}[2J\u{1b}]0;owned\u{7}\r\nEverything is Ready.");
     cached(&mut survey, "evil", status);
@@ -186,7 +186,7 @@ fn what_others_wrote_does_nothing_to_the_terminal_and_what_may_not_be_read_is_sa
 
 #[test]
 fn ten_thousand_failures_are_counted_and_the_newest_are_kept() {
-    let mut survey = Survey::new(5);
+    let mut survey = SummaryBuilder::new(5);
     for number in 0..10_000 {
         cached(
             &mut survey,

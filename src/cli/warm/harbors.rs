@@ -13,25 +13,25 @@ use k8s_openapi::{
 use kube::{Api, Client, api::ListParams};
 
 use super::{
-    board::Board,
-    images::{Nowhere, Place, Wanted},
+    images::{ImageTarget, NotWarmable, RequestedImage},
+    progress::ProgressBoard,
 };
 use crate::{
     api::{CachedImage, HarborInstance, Platform, ProxyProject, Registry},
     cli::{
-        account::{self, PASSWORD, USERNAME},
+        credentials_env::{self, PASSWORD, USERNAME},
+        eprint_line,
         sources::Sources,
-        tell,
     },
     cluster::{bounded, nodes::platform_of, turn},
     controller::{
-        Instances, SecretValue,
-        instances::{Connection, Unusable},
+        Connections, SecretValue,
+        connections::{ConnectError, Connection},
     },
     harbor::Error,
     leadership::Leadership,
-    prewarm::{Allowance, Progress, Resolved, Silence, Surroundings, Unresolved},
-    standalone::{self, Manifests, World},
+    prewarm::{CircuitBreaker, Environment, PullProgress, RateLimiter, Resolved, Unresolved},
+    standalone::{self, ManifestSet, MemoryStore},
 };
 
 /// Nodes that one request lists.
@@ -39,7 +39,7 @@ const PAGE: u32 = 500;
 
 /// Which platforms are warmed where an image has none of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Usual {
+pub(super) enum DefaultPlatforms {
     /// These, whatever ProxyProjects say; empty: all that an image has.
     Given(Vec<Platform>),
     /// Those of the image's ProxyProject, else these.
@@ -48,8 +48,8 @@ pub(super) enum Usual {
 
 /// Harbors that can be talked to.
 pub(super) struct Harbors {
-    instances: Instances,
-    connections: BTreeMap<String, Result<Connection, Nowhere>>,
+    instances: Connections,
+    connections: BTreeMap<String, Result<Connection, NotWarmable>>,
 }
 
 impl Harbors {
@@ -60,21 +60,21 @@ impl Harbors {
     /// When there is no account to try.
     pub(super) async fn connect(
         sources: &Sources,
-        wanted: &[Wanted],
+        wanted: &[RequestedImage],
         operator: &str,
         budget: u64,
     ) -> anyhow::Result<Self> {
         let needed: BTreeSet<&str> =
             wanted.iter().filter_map(|wanted| Some(wanted.place.as_ref().ok()?.instance.as_str())).collect();
-        let account = account::from_environment()?;
+        let account = credentials_env::from_environment()?;
         if account.is_some() && needed.len() > 1 {
-            tell(format_args!(
+            eprint_line(format_args!(
                 "warning: the images are of {} Harbors, and {USERNAME} is the account of one: their Secrets are used",
                 needed.len()
             ));
         }
         let account = account.filter(|_| needed.len() == 1);
-        let (instances, mut connections) = (Instances::new(budget, Leadership::always()), BTreeMap::new());
+        let (instances, mut connections) = (Connections::new(budget, Leadership::always()), BTreeMap::new());
         for name in needed {
             let found = sources.instances.iter().find(|instance| instance.metadata.name.as_deref() == Some(name));
             let Some(instance) = found else {
@@ -90,27 +90,35 @@ impl Harbors {
     }
 
     /// What reconciling images needs of the world: each of these at its place, or why it is nowhere.
-    pub(super) fn surroundings(&self, sources: &Sources, wanted: &[Wanted], usual: Usual, board: Arc<Board>) -> Places {
+    pub(super) fn surroundings(
+        &self,
+        sources: &Sources,
+        wanted: &[RequestedImage],
+        usual: DefaultPlatforms,
+        board: Arc<ProgressBoard>,
+    ) -> ImageTargets {
         let places = wanted.iter().filter_map(|wanted| wanted.place.as_ref().ok());
         let resolved =
             places.filter_map(|place| Some((place.image.to_string(), self.resolved(sources, place, &usual)?)));
         let resolved = resolved.collect();
-        Places { resolved, usual, board }
+        ImageTargets { resolved, usual, board }
     }
 
     /// Why images of an instance cannot be warmed.
-    pub(super) fn refusal(&self, place: &Place) -> Option<&Nowhere> {
+    pub(super) fn refusal(&self, place: &ImageTarget) -> Option<&NotWarmable> {
         self.connections.get(&place.instance)?.as_ref().err()
     }
 
-    fn resolved(&self, sources: &Sources, place: &Place, usual: &Usual) -> Option<Resolved> {
+    fn resolved(&self, sources: &Sources, place: &ImageTarget, usual: &DefaultPlatforms) -> Option<Resolved> {
         let connection = self.connections.get(&place.instance)?.as_ref().ok()?.clone();
         let name = place.project.as_deref();
         let project =
             sources.projects.iter().find(|project| name.is_some() && project.metadata.name.as_deref() == name);
         let platforms = match usual {
-            Usual::Given(_) => Vec::new(),
-            Usual::Project(_) => project.map(|project| project.spec.prewarm.platforms.clone()).unwrap_or_default(),
+            DefaultPlatforms::Given(_) => Vec::new(),
+            DefaultPlatforms::Project(_) => {
+                project.map(|project| project.spec.prewarm.platforms.clone()).unwrap_or_default()
+            }
         };
         let strategy = project.map(|project| project.spec.prewarm.strategy).unwrap_or_default();
         let lane = project.map(|project| self.instances.lane(project, upstream_of(sources, project)));
@@ -122,27 +130,27 @@ impl Harbors {
             puller: connection.puller.on(lane, strategy),
             harbor: connection.client,
             // Who warms by hand decides what it may cost.
-            allowance: Allowance::default(),
+            allowance: RateLimiter::default(),
             away: None,
-            silence: Silence::default(),
+            silence: CircuitBreaker::default(),
         })
     }
 }
 
 /// The images of one run at their places.
-pub(super) struct Places {
+pub(super) struct ImageTargets {
     resolved: HashMap<String, Resolved>,
-    usual: Usual,
-    board: Arc<Board>,
+    usual: DefaultPlatforms,
+    board: Arc<ProgressBoard>,
 }
 
-impl Places {
+impl ImageTargets {
     /// The platforms that an image is to be warmed for: none in particular means those of its surroundings.
-    pub(super) fn platforms(&self, image: &str, wanted: &Wanted) -> Vec<Platform> {
+    pub(super) fn platforms(&self, image: &str, wanted: &RequestedImage) -> Vec<Platform> {
         match &self.usual {
-            Usual::Given(given) => given.clone(),
-            Usual::Project(_) if !wanted.usual || wanted.platforms.is_empty() => wanted.platforms.clone(),
-            Usual::Project(others) => {
+            DefaultPlatforms::Given(given) => given.clone(),
+            DefaultPlatforms::Project(_) if !wanted.usual || wanted.platforms.is_empty() => wanted.platforms.clone(),
+            DefaultPlatforms::Project(others) => {
                 let own = self.resolved.get(image).map(|resolved| &resolved.platforms).filter(|own| !own.is_empty());
                 let all: BTreeSet<_> = own.unwrap_or(others).iter().chain(&wanted.platforms).cloned().collect();
                 all.into_iter().collect()
@@ -151,17 +159,17 @@ impl Places {
     }
 }
 
-impl Surroundings for Places {
+impl Environment for ImageTargets {
     fn resolve(&self, image: &str) -> Result<Resolved, Unresolved> {
         self.resolved.get(image).cloned().ok_or_else(|| Unresolved::NotProxied(image.to_owned()))
     }
 
     fn cluster_platforms(&self) -> Option<Vec<Platform>> {
-        let (Usual::Given(platforms) | Usual::Project(platforms)) = &self.usual;
+        let (DefaultPlatforms::Given(platforms) | DefaultPlatforms::Project(platforms)) = &self.usual;
         Some(platforms.clone())
     }
 
-    fn progress(&self, image: &CachedImage) -> Arc<dyn Progress> {
+    fn progress(&self, image: &CachedImage) -> Arc<dyn PullProgress> {
         self.board.pull(&image.spec.image)
     }
 }
@@ -179,7 +187,9 @@ pub(super) async fn usual_platforms(cluster: Option<&Client>, quiet: bool) -> Ve
     };
     if !quiet {
         let why = why.map(|why| format!("{why}: ")).unwrap_or_default();
-        tell(format_args!("{why}warming for {own}, as this machine is; --platform or --all-platforms says otherwise"));
+        eprint_line(format_args!(
+            "{why}warming for {own}, as this machine is; --platform or --all-platforms says otherwise"
+        ));
     }
     vec![own]
 }
@@ -227,20 +237,20 @@ async fn secret(sources: &Sources, name: &str, operator: &str) -> anyhow::Result
 /// One request tells whether all else has a point: an account that is wrong is not tried with each image, for Harbor locks
 /// accounts, and serves public projects whatever the password.
 async fn connect(
-    instances: &Instances,
+    instances: &Connections,
     name: &str,
     instance: &HarborInstance,
     secret: SecretValue,
-) -> Result<Connection, Nowhere> {
-    let world = World::new(Vec::new());
+) -> Result<Connection, NotWarmable> {
+    let world = MemoryStore::new(Vec::new());
     let secrets = BTreeMap::from([(instance.spec.credentials_secret_ref.name.clone(), secret)]);
-    world.apply(&Manifests { secrets, ..Manifests::default() }, Timestamp::now());
-    let unusable = |unusable: Unusable| Nowhere { reason: unusable.reason, message: unusable.message };
+    world.apply(&ManifestSet { secrets, ..ManifestSet::default() }, Timestamp::now());
+    let unusable = |unusable: ConnectError| NotWarmable { reason: unusable.reason, message: unusable.message };
     let connection = instances.connect_to(&world, name, instance).await.map_err(unusable)?;
     let refused = |error: Error| {
         let strange = matches!(error, Error::NotFound { .. } | Error::Malformed { .. });
         let hint = if strange { format!("; is {} the address of a Harbor?", instance.spec.url) } else { String::new() };
-        Nowhere { reason: error.reason(), message: format!("{error}{hint}") }
+        NotWarmable { reason: error.reason(), message: format!("{error}{hint}") }
     };
     let info = connection.client.system_info().await.map_err(refused)?;
     // Harbor answers a wrong password here as it answers nobody: 200, without the version.

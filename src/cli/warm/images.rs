@@ -11,21 +11,21 @@ use crate::{
         input::{Files, Input},
         listing,
         sources::Sources,
-        templates::Admission,
+        templates::TemplateAdmission,
     },
     image::{ImageRef, is_same_host},
-    manifests::{Manifests, Template},
-    rewrite::{Decision, Outcome, Rules, Subject},
+    manifests::{ManifestText, Template},
+    rewrite::{PodMutation, PodScope, RuleDecision, Rules},
     standalone,
 };
 
 /// An image to be warmed.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Wanted {
+pub(super) struct RequestedImage {
     /// How it is named: as given, and by whom where it stands in a manifest. The first mention.
     pub(super) named: String,
     /// Where it is at Harbor, or why nowhere.
-    pub(super) place: Result<Place, Nowhere>,
+    pub(super) place: Result<ImageTarget, NotWarmable>,
     /// Platforms of its own.
     pub(super) platforms: Vec<Platform>,
     /// Whether it is wanted for the usual platforms, too: those that apply where it is.
@@ -36,7 +36,7 @@ pub(super) struct Wanted {
 
 /// An image at Harbor.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct ImageTarget {
     pub(super) image: ImageRef,
     /// Name of the HarborInstance.
     pub(super) instance: String,
@@ -46,28 +46,28 @@ pub(super) struct Place {
 
 /// Why an image cannot be warmed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Nowhere {
+pub(super) struct NotWarmable {
     pub(super) reason: Reason,
     /// What can be done.
     pub(super) message: String,
 }
 
-impl Wanted {
-    fn usual(named: String, place: Result<Place, Nowhere>) -> Self {
+impl RequestedImage {
+    fn usual(named: String, place: Result<ImageTarget, NotWarmable>) -> Self {
         Self { named, place, platforms: Vec::new(), usual: true, require: Require::default() }
     }
 }
 
 /// Finds the images.
-pub(super) struct Finder<'a> {
+pub(super) struct ImageFinder<'a> {
     sources: &'a Sources,
     rules: &'a Rules,
-    found: BTreeMap<String, Wanted>,
+    found: BTreeMap<String, RequestedImage>,
     /// Keys in the order of the first mention.
     order: Vec<String>,
 }
 
-impl<'a> Finder<'a> {
+impl<'a> ImageFinder<'a> {
     /// By rules that are in force, and HarborInstances that are known.
     pub(super) fn new(sources: &'a Sources, rules: &'a Rules) -> Self {
         Self { sources, rules, found: BTreeMap::new(), order: Vec::new() }
@@ -76,7 +76,7 @@ impl<'a> Finder<'a> {
     /// An image as a Pod names it, or at Harbor.
     pub(super) fn named(&mut self, image: &str) {
         let place = self.of_anyone(image);
-        self.add(Wanted::usual(image.to_owned(), place));
+        self.add(RequestedImage::usual(image.to_owned(), place));
     }
 
     /// The images of manifests: of Pods and what Pods are made from, as admission would map them, and of CachedImages. Hands
@@ -85,7 +85,7 @@ impl<'a> Finder<'a> {
     /// # Errors
     /// When a text is none, or a template makes no Pod.
     pub(super) fn manifests(&mut self, files: &Files, namespace: Option<&str>) -> anyhow::Result<usize> {
-        let admission = Admission::new(self.rules, self.sources, namespace, &files.namespaces);
+        let admission = TemplateAdmission::new(self.rules, self.sources, namespace, &files.namespaces);
         for input in &files.inputs {
             let manifests = &files.parse(input)?;
             // Entries of Kustomizations are parts of images.
@@ -99,7 +99,7 @@ impl<'a> Finder<'a> {
                 let named = format!("{} (CachedImage {})", cached.spec.image, name_of(&cached));
                 let place = self.of_anyone(&cached.spec.image);
                 let (platforms, require) = (cached.spec.platforms, cached.spec.require);
-                self.add(Wanted { named, place, usual: platforms.is_empty(), platforms, require });
+                self.add(RequestedImage { named, place, usual: platforms.is_empty(), platforms, require });
             }
         }
         let what_happens = "is not warmed: nothing says for certain that this is an image";
@@ -107,11 +107,11 @@ impl<'a> Finder<'a> {
     }
 
     /// What was found, in the order in which it was named.
-    pub(super) fn into_wanted(mut self) -> Vec<Wanted> {
+    pub(super) fn into_wanted(mut self) -> Vec<RequestedImage> {
         self.order.iter().filter_map(|key| self.found.remove(key)).collect()
     }
 
-    fn add(&mut self, wanted: Wanted) {
+    fn add(&mut self, wanted: RequestedImage) {
         let key = match &wanted.place {
             Ok(place) => place.image.to_string(),
             Err(_) => wanted.named.clone(),
@@ -130,7 +130,7 @@ impl<'a> Finder<'a> {
         }
     }
 
-    fn of_anyone(&self, text: &str) -> Result<Place, Nowhere> {
+    fn of_anyone(&self, text: &str) -> Result<ImageTarget, NotWarmable> {
         let image = parse(text)?;
         self.place(&image, self.rules.find_for_anyone(&image))
     }
@@ -139,48 +139,50 @@ impl<'a> Finder<'a> {
         &self,
         file: &str,
         template: &Template,
-        subject: &Subject<'_>,
-        outcome: &Outcome<'_>,
-    ) -> Vec<Wanted> {
+        subject: &PodScope<'_>,
+        outcome: &PodMutation<'_>,
+    ) -> Vec<RequestedImage> {
         let images = template.images.iter();
         let wanted = images.map(|found| {
             let place = parse(&found.image).and_then(|image| match self.rules.find(&image, subject) {
-                Decision::Rewritten { .. } if outcome.image(found.list, found.index).is_none() => Err(Nowhere {
-                    reason: Reason::NotProxied,
-                    message: "the Pod is exempt, and pulls it from where it is".to_owned(),
-                }),
+                RuleDecision::Rewritten { .. } if outcome.image(found.list, found.index).is_none() => {
+                    Err(NotWarmable {
+                        reason: Reason::NotProxied,
+                        message: "the Pod is exempt, and pulls it from where it is".to_owned(),
+                    })
+                }
                 decision => self.place(&image, decision),
             });
-            Wanted::usual(format!("{} ({}, {file}:{})", found.image, template.object, found.line), place)
+            RequestedImage::usual(format!("{} ({}, {file}:{})", found.image, template.object, found.line), place)
         });
         wanted.collect()
     }
 
-    fn place(&self, image: &ImageRef, decision: Decision<'_>) -> Result<Place, Nowhere> {
+    fn place(&self, image: &ImageRef, decision: RuleDecision<'_>) -> Result<ImageTarget, NotWarmable> {
         let (at_harbor, rule) = match decision {
-            Decision::Rewritten { image, rule } | Decision::Mapped { image, rule } => (image, rule),
-            Decision::AlreadyAtHarbor { rule: Some(rule) } => (rule.canonical(image), rule),
-            Decision::TooLong { rule } => {
+            RuleDecision::Rewritten { image, rule } | RuleDecision::Mapped { image, rule } => (image, rule),
+            RuleDecision::AlreadyAtHarbor { rule: Some(rule) } => (rule.canonical(image), rule),
+            RuleDecision::TooLong { rule } => {
                 let message =
                     format!("at Harbor, under {}, its repository would have more than 255 characters", rule.name());
-                return Err(Nowhere { reason: Reason::InvalidImage, message });
+                return Err(NotWarmable { reason: Reason::InvalidImage, message });
             }
-            Decision::AlreadyAtHarbor { rule: None } | Decision::NoRule | Decision::Unavailable { .. } => {
+            RuleDecision::AlreadyAtHarbor { rule: None } | RuleDecision::NoRule | RuleDecision::Unavailable { .. } => {
                 return self.unmanaged(image);
             }
         };
         let mut projects = self.sources.projects.iter();
         let project = projects.find(|project| project.metadata.name.as_deref() == Some(&**rule.name()));
         let instance = project.map_or("default", |project| project.spec.harbor_ref.name.as_str());
-        Ok(Place { image: at_harbor, instance: instance.to_owned(), project: Some(rule.name().to_string()) })
+        Ok(ImageTarget { image: at_harbor, instance: instance.to_owned(), project: Some(rule.name().to_string()) })
     }
 
     /// An image that no rule speaks of may still be one of a Harbor that we know.
-    fn unmanaged(&self, image: &ImageRef) -> Result<Place, Nowhere> {
+    fn unmanaged(&self, image: &ImageRef) -> Result<ImageTarget, NotWarmable> {
         let at = |instance: &&HarborInstance| is_same_host(instance.spec.effective_pull_host(), image.host());
         if let Some(instance) = self.sources.instances.iter().find(at) {
             let instance = instance.metadata.name.clone().unwrap_or_default();
-            return Ok(Place { image: image.clone(), instance, project: None });
+            return Ok(ImageTarget { image: image.clone(), instance, project: None });
         }
         let hosts = self.sources.instances.iter().map(|instance| instance.spec.effective_pull_host());
         let hosts = hosts.collect::<Vec<_>>().join(", ");
@@ -190,13 +192,13 @@ impl<'a> Finder<'a> {
                   `harbor-pilot explain`"
                 .to_owned(),
         };
-        Err(Nowhere { reason: Reason::NotProxied, message })
+        Err(NotWarmable { reason: Reason::NotProxied, message })
     }
 }
 
-fn parse(text: &str) -> Result<ImageRef, Nowhere> {
+fn parse(text: &str) -> Result<ImageRef, NotWarmable> {
     ImageRef::parse(text)
-        .map_err(|error| Nowhere { reason: Reason::InvalidImage, message: format!("this is no image: {error}") })
+        .map_err(|error| NotWarmable { reason: Reason::InvalidImage, message: format!("this is no image: {error}") })
 }
 
 fn name_of(image: &CachedImage) -> &str {
@@ -204,12 +206,12 @@ fn name_of(image: &CachedImage) -> &str {
 }
 
 /// The CachedImages of a text, checked as the API server would; all else in it is passed over.
-fn cached_images(input: &Input, manifests: &Manifests<'_>) -> anyhow::Result<Vec<CachedImage>> {
+fn cached_images(input: &Input, manifests: &ManifestText<'_>) -> anyhow::Result<Vec<CachedImage>> {
     const KIND: &str = "CachedImage";
     if !input.text.contains(KIND) {
         return Ok(Vec::new());
     }
-    let strangers = manifests.strangers();
+    let strangers = manifests.foreign_documents();
     let objects = manifests.documents().enumerate().filter(|(index, _)| !strangers.contains(&(index + 1)));
     let mut own = Vec::new();
     for (_, object) in objects {
@@ -238,7 +240,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{api::ProxyProject, manifests::Fields};
+    use crate::{api::ProxyProject, manifests::KindTable};
 
     fn sources() -> Sources {
         let instance = json!({
@@ -259,18 +261,18 @@ mod tests {
         sources
     }
 
-    fn found(images: &[&str], text: &str) -> Vec<Wanted> {
+    fn found(images: &[&str], text: &str) -> Vec<RequestedImage> {
         let sources = sources();
-        let rules = crate::rewrite::serving(&sources.projects, |_| false);
-        let mut finder = Finder::new(&sources, &rules);
+        let rules = crate::rewrite::active_rules(&sources.projects, |_| false);
+        let mut finder = ImageFinder::new(&sources, &rules);
         images.iter().for_each(|image| finder.named(image));
         let input = Input { name: "all.yaml".to_owned(), file: None, text: text.to_owned() };
-        finder.manifests(&Files::of(vec![input], Fields::default()), None).unwrap();
+        finder.manifests(&Files::of(vec![input], KindTable::default()), None).unwrap();
         finder.into_wanted()
     }
 
     /// `at-harbor by project`, or the reason.
-    fn told(wanted: &Wanted) -> String {
+    fn told(wanted: &RequestedImage) -> String {
         match &wanted.place {
             Ok(place) => format!("{} by {}", place.image, place.project.as_deref().unwrap_or(&place.instance)),
             Err(nowhere) => nowhere.reason.to_string(),
@@ -339,8 +341,9 @@ spec: {containers: [{name: c, image: 'ghcr.io/acme/app:1'}]}
         let text =
             "apiVersion: harbor-pilot.dev/v1alpha1\nkind: CachedImage\nmetadata: {name: x}\nspec: {imge: nginx}\n";
         let input = Input { name: "all.yaml".to_owned(), file: None, text: text.to_owned() };
-        let error =
-            Finder::new(&sources, &rules).manifests(&Files::of(vec![input], Fields::default()), None).unwrap_err();
+        let error = ImageFinder::new(&sources, &rules)
+            .manifests(&Files::of(vec![input], KindTable::default()), None)
+            .unwrap_err();
         assert!(format!("{error:#}").contains("spec.imge"), "{error:#}");
     }
 }

@@ -4,29 +4,29 @@ use std::{collections::BTreeMap, fmt::Write, time::Duration};
 
 use serde::Serialize;
 
-use super::work::{Done, End};
+use super::run::{WarmEnd, WarmedImage};
 use crate::{
     api::{ConditionType, cached_image::PlatformStatus, condition},
     cli::text::{columns, count, printable, short_image, size, time},
 };
 
 /// A run.
-pub(super) struct Report {
-    pub(super) done: Vec<Done>,
+pub(super) struct WarmReport {
+    pub(super) done: Vec<WarmedImage>,
     pub(super) took: Duration,
 }
 
 /// The run as JSON.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Whole<'a> {
-    images: Vec<Line<'a>>,
-    summary: Summary,
+struct WarmDocument<'a> {
+    images: Vec<WarmLine<'a>>,
+    summary: WarmSummary,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Line<'a> {
+struct WarmLine<'a> {
     named: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     image: Option<&'a str>,
@@ -46,15 +46,15 @@ struct Line<'a> {
     fetched_blobs: u64,
     fetched_bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
-    offline_by_tag: Option<Offline<'a>>,
+    offline_by_tag: Option<OfflineCondition<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    offline_by_digest: Option<Offline<'a>>,
+    offline_by_digest: Option<OfflineCondition<'a>>,
     seconds: f64,
 }
 
 /// A condition.
 #[derive(Serialize)]
-struct Offline<'a> {
+struct OfflineCondition<'a> {
     status: &'a str,
     reason: &'a str,
     /// Why not, and what works.
@@ -64,7 +64,7 @@ struct Offline<'a> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Summary {
+struct WarmSummary {
     images: usize,
     warm: usize,
     pulled: usize,
@@ -74,7 +74,7 @@ struct Summary {
     seconds: f64,
 }
 
-impl Report {
+impl WarmReport {
     /// Whether every image is as warm as it was to be.
     pub(super) fn is_good(&self) -> bool {
         self.done.iter().all(is_good)
@@ -84,11 +84,12 @@ impl Report {
     pub(super) fn text(&self) -> String {
         let mut text = String::new();
         let header = ["IMAGE", "STATE", "PLATFORMS", "DIGEST", "SIZE", "FETCHED", "BY TAG", "BY DIGEST", "TIME"];
-        let (placed, nowhere): (Vec<&Done>, Vec<&Done>) = self.done.iter().partition(|done| done.wanted.place.is_ok());
+        let (placed, nowhere): (Vec<&WarmedImage>, Vec<&WarmedImage>) =
+            self.done.iter().partition(|done| done.wanted.place.is_ok());
         if !placed.is_empty() {
             text.push_str(&columns(header, placed.iter().map(|done| row(done))));
         }
-        let mut failures: BTreeMap<(&str, &str), Vec<&Done>> = BTreeMap::new();
+        let mut failures: BTreeMap<(&str, &str), Vec<&WarmedImage>> = BTreeMap::new();
         for done in placed.into_iter().chain(nowhere).filter(|done| !is_good(done)) {
             failures.entry(why(done)).or_default().push(done);
         }
@@ -108,7 +109,7 @@ impl Report {
 
     /// What is warm and not served by tag while the upstream is down: why, and what is served.
     fn untagged(&self, text: &mut String) {
-        for done in self.done.iter().filter(|done| done.end == End::Warm) {
+        for done in self.done.iter().filter(|done| done.end == WarmEnd::Warm) {
             let found = condition::find(&done.status.conditions, ConditionType::OfflineByTag);
             let Some(found) = found.filter(|found| found.status == "False") else { continue };
             writeln!(text, "\n{}: {}\n  {}", found.reason, printable(&found.message), printable(&done.wanted.named))
@@ -118,15 +119,15 @@ impl Report {
 
     /// The same as one object, whose fields stay as they are: others may be added.
     pub(super) fn json(&self) -> serde_json::Result<String> {
-        let whole = Whole { images: self.done.iter().map(line).collect(), summary: self.summary() };
+        let whole = WarmDocument { images: self.done.iter().map(line).collect(), summary: self.summary() };
         Ok(serde_json::to_string_pretty(&whole)? + "\n")
     }
 
-    fn summary(&self) -> Summary {
-        let number = |end: End| self.done.iter().filter(|done| done.end == end).count();
-        let (warm, pulled) = (number(End::Warm), number(End::Pulled));
-        let sum = |value: fn(&Done) -> u64| self.done.iter().map(value).fold(0_u64, u64::saturating_add);
-        Summary {
+    fn summary(&self) -> WarmSummary {
+        let number = |end: WarmEnd| self.done.iter().filter(|done| done.end == end).count();
+        let (warm, pulled) = (number(WarmEnd::Warm), number(WarmEnd::Pulled));
+        let sum = |value: fn(&WarmedImage) -> u64| self.done.iter().map(value).fold(0_u64, u64::saturating_add);
+        WarmSummary {
             images: self.done.len(),
             warm,
             pulled,
@@ -138,7 +139,7 @@ impl Report {
     }
 
     fn sentence(&self) -> String {
-        let Summary { images, warm, pulled, failed, bytes, fetched_bytes, .. } = self.summary();
+        let WarmSummary { images, warm, pulled, failed, bytes, fetched_bytes, .. } = self.summary();
         let mut text = match pulled {
             0 => format!("{warm} of {} warm", count(images, "image")),
             _ => format!("{pulled} of {} pulled, and not verified", count(images, "image")),
@@ -157,11 +158,11 @@ impl Report {
     }
 }
 
-fn is_good(done: &Done) -> bool {
-    matches!(done.end, End::Warm | End::Pulled)
+fn is_good(done: &WarmedImage) -> bool {
+    matches!(done.end, WarmEnd::Warm | WarmEnd::Pulled)
 }
 
-fn row(done: &Done) -> [String; 9] {
+fn row(done: &WarmedImage) -> [String; 9] {
     let image = done.wanted.place.as_ref().map(|place| place.image.to_string()).unwrap_or_default();
     let platforms = done.status.platforms.iter().map(|child| child.platform.as_str());
     // An image without an index does not say which it is for.
@@ -197,15 +198,15 @@ fn row(done: &Done) -> [String; 9] {
     ]
 }
 
-fn line(done: &Done) -> Line<'_> {
+fn line(done: &WarmedImage) -> WarmLine<'_> {
     let place = done.wanted.place.as_ref().ok();
     let (reason, message) = if is_good(done) { ("", "") } else { why(done) };
     let offline = |kind| {
         let found = condition::find(&done.status.conditions, kind)?;
         let message = if found.status == "False" { found.message.as_str() } else { "" };
-        Some(Offline { status: &found.status, reason: &found.reason, message })
+        Some(OfflineCondition { status: &found.status, reason: &found.reason, message })
     };
-    Line {
+    WarmLine {
         named: &done.wanted.named,
         image: place.map(|place| place.image.as_str()),
         proxy_project: place.and_then(|place| place.project.as_deref()),
@@ -224,39 +225,41 @@ fn line(done: &Done) -> Line<'_> {
     }
 }
 
-fn state(done: &Done) -> &'static str {
+fn state(done: &WarmedImage) -> &'static str {
     match done.end {
-        End::Warm => "Warm",
-        End::Pulled => "Pulled",
-        End::Failed => "Failed",
-        End::TimedOut => "TimedOut",
-        End::Interrupted => "Interrupted",
+        WarmEnd::Warm => "Warm",
+        WarmEnd::Pulled => "Pulled",
+        WarmEnd::Failed => "Failed",
+        WarmEnd::TimedOut => "TimedOut",
+        WarmEnd::Interrupted => "Interrupted",
     }
 }
 
 /// Reason and message of what is not warm.
-fn why(done: &Done) -> (&str, &str) {
+fn why(done: &WarmedImage) -> (&str, &str) {
     match done.end {
-        End::TimedOut | End::Interrupted if done.reason.is_empty() => (state(done), "it had not begun"),
-        End::TimedOut | End::Interrupted => (state(done), &done.message),
-        End::Warm | End::Pulled | End::Failed => (&done.reason, &done.message),
+        WarmEnd::TimedOut | WarmEnd::Interrupted if done.reason.is_empty() => (state(done), "it had not begun"),
+        WarmEnd::TimedOut | WarmEnd::Interrupted => (state(done), &done.message),
+        WarmEnd::Warm | WarmEnd::Pulled | WarmEnd::Failed => (&done.reason, &done.message),
     }
 }
 
 /// What to do, where the message does not say it.
-fn advice(done: &Done) -> Option<&'static str> {
+fn advice(done: &WarmedImage) -> Option<&'static str> {
     let is_ready = condition::is_true(&done.status.conditions, ConditionType::Ready);
     Some(match (done.end, done.reason.as_str()) {
-        (End::Warm | End::Pulled, _) => return None,
-        (End::TimedOut, _) if is_ready && done.status.index_children.is_none() => {
+        (WarmEnd::Warm | WarmEnd::Pulled, _) => return None,
+        (WarmEnd::TimedOut, _) if is_ready && done.status.index_children.is_none() => {
             "nodes can pull it; Harbor lists it about 30 s after the pull: take a longer --timeout, or --require online"
         }
-        (End::TimedOut, _) if is_ready => {
+        (WarmEnd::TimedOut, _) if is_ready => {
             "nodes can pull it; Harbor lists an index about 7 minutes after some of its platforms: take --all-platforms, \
              --require online, or a longer --timeout"
         }
-        (End::TimedOut, _) => "run it again, or with a longer --timeout: what is stored by now is not fetched again",
-        (End::Interrupted, _) => "run it again: what is stored by now is not fetched again",
+        (WarmEnd::TimedOut, _) => {
+            "run it again, or with a longer --timeout: what is stored by now is not fetched again"
+        }
+        (WarmEnd::Interrupted, _) => "run it again: what is stored by now is not fetched again",
         (_, "HarborUnauthorized") => "check HARBOR_USERNAME and HARBOR_PASSWORD, or the Secret of the HarborInstance",
         (_, "HarborForbidden") => "the account needs, of the project: repository (pull) and artifact (list, read)",
         (_, "RateLimited") => {
@@ -277,7 +280,7 @@ fn advice(done: &Done) -> Option<&'static str> {
     })
 }
 
-fn bytes(done: &Done) -> u64 {
+fn bytes(done: &WarmedImage) -> u64 {
     done.status.platforms.iter().fold(0, |sum, child| sum.saturating_add(child.bytes))
 }
 

@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::{super::bounded, Error, FIELD_MANAGER, reference};
-use crate::tls::{rotation::Bundle, x509::X509};
+use crate::tls::{rotation::CaBundle, x509::X509};
 
 const MUTATING: &str = "MutatingWebhookConfiguration";
 const VALIDATING: &str = "ValidatingWebhookConfiguration";
@@ -36,11 +36,11 @@ pub(super) struct Configurations {
 }
 
 /// The configurations as they were read.
-pub(super) struct Found {
+pub(super) struct FoundConfigurations {
     configurations: Vec<Configuration>,
     name: String,
     /// The bundle of each entry that calls our Service, in the order of the configurations.
-    pub bundles: Vec<Bundle>,
+    pub bundles: Vec<CaBundle>,
 }
 
 /// One configuration, and the indexes of its entries in [`Found::bundles`].
@@ -61,11 +61,12 @@ impl Configurations {
         }
     }
 
-    pub(super) async fn read(&self) -> Result<Found, Error> {
+    pub(super) async fn read(&self) -> Result<FoundConfigurations, Error> {
         let mutating = bounded("reading the MutatingWebhookConfiguration", self.mutating.get_opt(&self.name)).await?;
         let validating = self.validating.get_opt(&self.name);
         let validating = bounded("reading the ValidatingWebhookConfiguration", validating).await?;
-        let mut found = Found { configurations: Vec::new(), name: self.name.clone(), bundles: Vec::new() };
+        let mut found =
+            FoundConfigurations { configurations: Vec::new(), name: self.name.clone(), bundles: Vec::new() };
         if let Some(MutatingWebhookConfiguration { metadata, webhooks }) = mutating {
             let entries = webhooks.into_iter().flatten().map(|entry| (entry.name, entry.client_config));
             self.add(&mut found, MUTATING, metadata, entries);
@@ -78,7 +79,11 @@ impl Configurations {
     }
 
     /// Writes the bundles by their indexes; other parts of the configurations do not change. Returns what it wrote.
-    pub(super) async fn publish(&self, found: &Found, bundles: &[(usize, Vec<X509>)]) -> Result<String, Error> {
+    pub(super) async fn publish(
+        &self,
+        found: &FoundConfigurations,
+        bundles: &[(usize, Vec<X509>)],
+    ) -> Result<String, Error> {
         let wanted: HashMap<usize, &[X509]> = bundles.iter().map(|(place, bundle)| (*place, &**bundle)).collect();
         let mut written = Vec::new();
         for configuration in &found.configurations {
@@ -120,7 +125,7 @@ impl Configurations {
 
     fn add(
         &self,
-        found: &mut Found,
+        found: &mut FoundConfigurations,
         kind: &'static str,
         metadata: ObjectMeta,
         entries: impl Iterator<Item = (String, WebhookClientConfig)>,
@@ -138,7 +143,7 @@ impl Configurations {
             // No client trusts a bundle that cannot be parsed.
             let trusted = client.ca_bundle.and_then(|bundle| X509::read_all(&bundle.0).ok()).unwrap_or_default();
             let entry = format!("{kind} {}, {name}", self.name);
-            found.bundles.push(Bundle { entry, trusted, kept_by: kept_by.clone() });
+            found.bundles.push(CaBundle { entry, trusted, kept_by: kept_by.clone() });
         }
         found.configurations.push(Configuration { kind, metadata, entries: ours });
     }
@@ -150,7 +155,7 @@ impl Configurations {
     }
 }
 
-impl Found {
+impl FoundConfigurations {
     /// A message about configurations that do not exist or do not call our Service; `None` when both are right.
     pub(super) fn missing(&self) -> Option<String> {
         let there = |kind: &str| self.configurations.iter().find(|configuration| configuration.kind == kind);

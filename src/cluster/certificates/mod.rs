@@ -16,14 +16,14 @@ use kube::Client;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::{configurations::Configurations, replicas::Service, secrets::Secrets};
+use self::{configurations::Configurations, replicas::Service, secrets::CertificateSecrets};
 use super::{Error, events::Events};
 use crate::{
-    controller::Note,
+    controller::EventMessage,
     tls::{
         issue::{Authority, IssueError, Validity},
-        kept::{Authorities, Kept, leaf_data},
-        rotation::{self, LOOK, Memory, Next, Policy, Replicas, Seen, Step},
+        rotation::{self, LOOK, Replicas, RotationAction, RotationMemory, RotationPlan, RotationPolicy, RotationState},
+        secret_format::{AuthoritySet, StoredState, leaf_data},
         x509::X509,
     },
 };
@@ -36,7 +36,7 @@ const MOST_STEPS: usize = 16;
 
 /// Which certificates to keep, where, and for how long they are valid.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct CertificateOptions {
     /// The operator's own namespace.
     pub namespace: String,
     /// The Service of the webhook. The Secrets are named `SERVICE-ca` and `SERVICE-tls`.
@@ -46,12 +46,12 @@ pub struct Settings {
     /// Validity of a serving certificate.
     pub certificate_lifetime: SignedDuration,
     /// Validity of a CA certificate.
-    pub authority_lifetime: SignedDuration,
+    pub ca_lifetime: SignedDuration,
 }
 
 /// Why a step failed.
 #[derive(Debug, thiserror::Error)]
-enum TurnError {
+enum RotationError {
     #[error(transparent)]
     Api(#[from] Error),
     #[error(transparent)]
@@ -59,9 +59,9 @@ enum TurnError {
 }
 
 /// Maintains the certificates until `shutdown`. Two concurrent instances slow each other down, but break nothing.
-pub async fn run(client: Client, settings: Settings, shutdown: CancellationToken) {
+pub async fn run(client: Client, settings: CertificateOptions, shutdown: CancellationToken) {
     tracing::info!(service = settings.service, configuration = settings.configuration, "keeping certificates");
-    let mut keeper = Keeper::new(client, &settings);
+    let mut keeper = CertificateManager::new(client, &settings);
     let keep = async {
         loop {
             tokio::time::sleep(keeper.turn().await).await;
@@ -73,43 +73,43 @@ pub async fn run(client: Client, settings: Settings, shutdown: CancellationToken
     }
 }
 
-struct Keeper {
-    secrets: Secrets,
+struct CertificateManager {
+    secrets: CertificateSecrets,
     configurations: Configurations,
     service: Service,
     events: Events,
-    policy: Policy,
+    policy: RotationPolicy,
     authority_name: String,
-    memory: Memory,
+    memory: RotationMemory,
     started: Instant,
     said: HashMap<&'static str, String>,
 }
 
 /// Everything that was read for one step.
-struct Observed {
-    secrets: secrets::Found,
-    configurations: configurations::Found,
+struct CertificateState {
+    secrets: secrets::FoundSecrets,
+    configurations: configurations::FoundConfigurations,
     replicas: Replicas,
 }
 
-impl Keeper {
-    fn new(client: Client, settings: &Settings) -> Self {
-        let Settings { namespace, service, configuration, certificate_lifetime, authority_lifetime } = settings;
+impl CertificateManager {
+    fn new(client: Client, settings: &CertificateOptions) -> Self {
+        let CertificateOptions { namespace, service, configuration, certificate_lifetime, ca_lifetime } = settings;
         let host = format!("{service}.{namespace}.svc");
-        let policy = Policy {
+        let policy = RotationPolicy {
             leaf: *certificate_lifetime,
-            authority: *authority_lifetime,
+            authority: *ca_lifetime,
             // The API server uses the first name; people and probes use the second.
             names: vec![host.clone(), format!("{host}.cluster.local")],
         };
         Self {
-            secrets: Secrets::new(&client, namespace, service),
+            secrets: CertificateSecrets::new(&client, namespace, service),
             configurations: Configurations::new(&client, configuration, namespace, service),
             service: Service::new(&client, namespace, service, host),
             events: Events::new(client),
             policy,
             authority_name: format!("{service}-ca"),
-            memory: Memory::default(),
+            memory: RotationMemory::default(),
             started: Instant::now(),
             said: HashMap::new(),
         }
@@ -124,12 +124,12 @@ impl Keeper {
                     self.said.remove("error");
                     return look_again;
                 }
-                Err(TurnError::Api(error)) if error.is_conflict() => {
+                Err(RotationError::Api(error)) if error.is_conflict() => {
                     tracing::debug!(%error, "somebody else was faster: looking again");
                     None
                 }
                 Err(error) => {
-                    self.say("error", Some(&error.to_string()), true);
+                    self.log_once("error", Some(&error.to_string()), true);
                     return LOOK;
                 }
             };
@@ -137,12 +137,12 @@ impl Keeper {
         LOOK
     }
 
-    async fn step(&mut self) -> Result<Duration, TurnError> {
+    async fn step(&mut self) -> Result<Duration, RotationError> {
         let observed = self.observe().await?;
         let missing = observed.configurations.missing();
-        self.say("configuration", missing.as_deref(), false);
+        self.log_once("configuration", missing.as_deref(), false);
         let secrets = &observed.secrets;
-        let seen = Seen {
+        let seen = RotationState {
             authorities: &secrets.authorities,
             leaf: &secrets.leaf,
             salvaged: &secrets.salvaged,
@@ -150,47 +150,52 @@ impl Keeper {
             replicas: &observed.replicas,
         };
         let now = Timestamp::now();
-        let Next { step, waits_for, look_again } =
+        let RotationPlan { step, waits_for, look_again } =
             rotation::next(&mut self.memory, &seen, &self.policy, now, self.started.elapsed());
-        self.say("wait", waits_for.as_deref(), false);
+        self.log_once("wait", waits_for.as_deref(), false);
         if let Some(note) = self.apply(step, &observed, now).await? {
-            self.tell(&observed, note).await;
+            self.publish(&observed, note).await;
         }
         Ok(look_again)
     }
 
     /// The order of the reads matters: a write that is guarded by the version read first cannot be based on a later read
     /// that is outdated by now.
-    async fn observe(&self) -> Result<Observed, TurnError> {
+    async fn observe(&self) -> Result<CertificateState, RotationError> {
         let leaf = self.secrets.read_leaf().await?;
         let configurations = self.configurations.read().await?;
         let secrets = self.secrets.read_authorities(leaf).await?;
         let depends = rotation::depends_on_replicas(&secrets.authorities, &secrets.leaf, &configurations.bundles);
         let replicas = if depends { self.service.replicas().await } else { Replicas::NotAsked };
-        Ok(Observed { secrets, configurations, replicas })
+        Ok(CertificateState { secrets, configurations, replicas })
     }
 
-    async fn apply(&mut self, step: Step, observed: &Observed, now: Timestamp) -> Result<Option<Note>, TurnError> {
-        let stands = matches!(step, Step::Stand(_));
+    async fn apply(
+        &mut self,
+        step: RotationAction,
+        observed: &CertificateState,
+        now: Timestamp,
+    ) -> Result<Option<EventMessage>, RotationError> {
+        let stands = matches!(step, RotationAction::Stand(_));
         let note = match step {
-            Step::Wait => None,
-            Step::Stand(why) => {
-                let news = self.say("stands", Some(&why), true);
+            RotationAction::Wait => None,
+            RotationAction::Stand(why) => {
+                let news = self.log_once("stands", Some(&why), true);
                 news.then(|| note("CertificatesNotKept", why, true))
             }
-            Step::NewAuthority { because, previous } => {
+            RotationAction::NewAuthority { because, previous } => {
                 let name = format!("{} {}", self.authority_name, now.strftime("%Y-%m-%dT%H:%M:%SZ"));
                 let authority = Authority::new(&name, Validity::starting(now, self.policy.authority))?;
-                self.secrets.write_authorities(&observed.secrets, Authorities::data(&authority, &previous)).await?;
+                self.secrets.write_authorities(&observed.secrets, AuthoritySet::data(&authority, &previous)).await?;
                 let others = previous.len();
                 Some(note("AuthorityIssued", format!("{because}; trusted beside it: {others} before it"), false))
             }
-            Step::Publish(bundles) => {
+            RotationAction::Publish(bundles) => {
                 let told = self.configurations.publish(&observed.configurations, &bundles).await?;
                 Some(note("AuthorityPublished", told, false))
             }
-            Step::NewLeaf { because, validity } => {
-                let Kept::Held(authorities) = &observed.secrets.authorities else { return Ok(None) };
+            RotationAction::NewLeaf { because, validity } => {
+                let StoredState::Held(authorities) = &observed.secrets.authorities else { return Ok(None) };
                 let authority = authorities.authority()?;
                 let leaf = authority.issue(&self.policy.names, validity)?;
                 self.secrets.write_leaf(&observed.secrets, leaf_data(&leaf, &authority)).await?;
@@ -200,8 +205,8 @@ impl Keeper {
                     false,
                 ))
             }
-            Step::Drop { because, keep } => {
-                let Kept::Held(authorities) = &observed.secrets.authorities else { return Ok(None) };
+            RotationAction::Drop { because, keep } => {
+                let StoredState::Held(authorities) = &observed.secrets.authorities else { return Ok(None) };
                 self.secrets.write_authorities(&observed.secrets, authorities.keeping(&keep)).await?;
                 let dropped = authorities.previous.iter().filter(|one| !keep.contains(one)).map(X509::subject);
                 let dropped = dropped.collect::<Vec<_>>().join(", ");
@@ -215,7 +220,7 @@ impl Keeper {
     }
 
     /// Logs the message unless it repeats the last one of this topic. Returns whether the message is new.
-    fn say(&mut self, topic: &'static str, what: Option<&str>, warning: bool) -> bool {
+    fn log_once(&mut self, topic: &'static str, what: Option<&str>, warning: bool) -> bool {
         let Some(what) = what else {
             self.said.remove(topic);
             return false;
@@ -233,7 +238,7 @@ impl Keeper {
     }
 
     /// Writes the note to the log, and to an Event on a webhook configuration if one exists.
-    async fn tell(&self, observed: &Observed, note: Note) {
+    async fn publish(&self, observed: &CertificateState, note: EventMessage) {
         if !note.warning {
             tracing::info!(reason = note.reason, "certificates: {}", note.message);
         }
@@ -244,8 +249,8 @@ impl Keeper {
     }
 }
 
-fn note(reason: &str, message: String, warning: bool) -> Note {
-    Note { warning, reason: reason.to_owned(), message }
+fn note(reason: &str, message: String, warning: bool) -> EventMessage {
+    EventMessage { warning, reason: reason.to_owned(), message }
 }
 
 /// The object that an Event refers to.

@@ -54,7 +54,7 @@ impl Service {
             Err(error) => return Replicas::Unknown(error.to_string()),
         };
         let ask = async |(address, serving): (SocketAddr, bool)| {
-            let shows = probe::shown_by(address, &self.host, DEADLINE).await;
+            let shows = probe::served_by(address, &self.host, DEADLINE).await;
             Replica { address: address.to_string(), serving, shows: shows.map_err(|error| error.to_string()) }
         };
         Replicas::Known(futures::stream::iter(addresses).map(ask).buffer_unordered(AT_ONCE).collect().await)

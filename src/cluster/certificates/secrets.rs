@@ -10,7 +10,7 @@ use kube::{
 
 use super::{super::bounded, Error, FIELD_MANAGER};
 use crate::tls::{
-    kept::{Authorities, Data, Kept, read_leaf, salvage},
+    secret_format::{AuthoritySet, SecretData, StoredState, read_leaf, recover},
     x509::X509,
 };
 
@@ -21,45 +21,45 @@ const LABELS: [(&str, &str); 3] =
     [("app.kubernetes.io/name", "harbor-pilot"), ("app.kubernetes.io/component", "webhook"), MARK];
 
 /// Reads and writes the two Secrets.
-pub(super) struct Secrets {
+pub(super) struct CertificateSecrets {
     api: Api<Secret>,
     authority: String,
     leaf: String,
 }
 
 /// The Secret of the serving certificate as it was read.
-pub(super) struct Leaf(Option<Secret>);
+pub(super) struct ServingSecret(Option<Secret>);
 
 /// Both Secrets as they were read.
-pub(super) struct Found {
+pub(super) struct FoundSecrets {
     authority: Option<Secret>,
     leaf_secret: Option<Secret>,
     /// Content of the CA Secret.
-    pub authorities: Kept<Authorities>,
+    pub authorities: StoredState<AuthoritySet>,
     /// Content of the serving certificate's Secret.
-    pub leaf: Kept<X509>,
+    pub leaf: StoredState<X509>,
     /// CA certificates that are readable in either Secret.
     pub salvaged: Vec<X509>,
 }
 
-impl Secrets {
+impl CertificateSecrets {
     pub(super) fn new(client: &Client, namespace: &str, service: &str) -> Self {
         let api = Api::namespaced(client.clone(), namespace);
         Self { api, authority: format!("{service}-ca"), leaf: format!("{service}-tls") }
     }
 
-    pub(super) async fn read_leaf(&self) -> Result<Leaf, Error> {
+    pub(super) async fn read_leaf(&self) -> Result<ServingSecret, Error> {
         let found = bounded("reading the Secret of the webhook's certificate", self.api.get_opt(&self.leaf)).await?;
-        Ok(Leaf(found))
+        Ok(ServingSecret(found))
     }
 
-    pub(super) async fn read_authorities(&self, Leaf(leaf): Leaf) -> Result<Found, Error> {
+    pub(super) async fn read_authorities(&self, ServingSecret(leaf): ServingSecret) -> Result<FoundSecrets, Error> {
         let authority = self.api.get_opt(&self.authority);
         let authority = bounded("reading the Secret of the webhook's authority", authority).await?;
         let ours = [&authority, &leaf].into_iter().flatten().filter(|secret| is_ours(secret));
-        let salvaged = ours.flat_map(|secret| salvage(&data(secret))).collect();
-        Ok(Found {
-            authorities: kept(authority.as_ref(), &self.authority, Authorities::read),
+        let salvaged = ours.flat_map(|secret| recover(&data(secret))).collect();
+        Ok(FoundSecrets {
+            authorities: kept(authority.as_ref(), &self.authority, AuthoritySet::read),
             leaf: kept(leaf.as_ref(), &self.leaf, read_leaf),
             salvaged,
             authority,
@@ -67,16 +67,16 @@ impl Secrets {
         })
     }
 
-    pub(super) async fn write_authorities(&self, found: &Found, data: Data) -> Result<(), Error> {
+    pub(super) async fn write_authorities(&self, found: &FoundSecrets, data: SecretData) -> Result<(), Error> {
         self.write(&self.authority, "Opaque", found.authority.as_ref(), data).await
     }
 
-    pub(super) async fn write_leaf(&self, found: &Found, data: Data) -> Result<(), Error> {
+    pub(super) async fn write_leaf(&self, found: &FoundSecrets, data: SecretData) -> Result<(), Error> {
         self.write(&self.leaf, "kubernetes.io/tls", found.leaf_secret.as_ref(), data).await
     }
 
     /// Creates the Secret, or replaces the version that was read.
-    async fn write(&self, name: &str, kind: &str, found: Option<&Secret>, data: Data) -> Result<(), Error> {
+    async fn write(&self, name: &str, kind: &str, found: Option<&Secret>, data: SecretData) -> Result<(), Error> {
         let parameters = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
         let data = Some(data.into_iter().map(|(key, bytes)| (key, ByteString(bytes))).collect());
         match found {
@@ -101,14 +101,14 @@ impl Secrets {
     }
 }
 
-fn kept<T>(secret: Option<&Secret>, name: &str, read: impl Fn(&Data) -> Kept<T>) -> Kept<T> {
+fn kept<T>(secret: Option<&Secret>, name: &str, read: impl Fn(&SecretData) -> StoredState<T>) -> StoredState<T> {
     match secret {
-        None => Kept::Missing,
+        None => StoredState::Missing,
         Some(secret) if is_ours(secret) => match read(&data(secret)) {
-            Kept::Damaged(why) => Kept::Damaged(format!("Secret {name}: {why}")),
+            StoredState::Damaged(why) => StoredState::Damaged(format!("Secret {name}: {why}")),
             other => other,
         },
-        Some(_) => Kept::NotOurs(format!(
+        Some(_) => StoredState::NotOurs(format!(
             "Secret {name} is not ours: it has no label {}={}. Delete it, and it is made anew; or keep it, and run the controller \
              with `--certificates external`",
             MARK.0, MARK.1
@@ -120,7 +120,7 @@ fn is_ours(secret: &Secret) -> bool {
     secret.metadata.labels.as_ref().and_then(|labels| labels.get(MARK.0)).is_some_and(|value| value == MARK.1)
 }
 
-fn data(secret: &Secret) -> Data {
+fn data(secret: &Secret) -> SecretData {
     let data = secret.data.iter().flatten();
     data.map(|(key, bytes)| (key.clone(), bytes.0.clone())).collect()
 }

@@ -1,6 +1,6 @@
 //! Carries out the steps of a ProxyProject's plan one by one.
 
-use super::super::instances::Connection;
+use super::super::connections::Connection;
 use crate::{
     harbor::{Error, model},
     plan::{project as plan, retention},

@@ -6,18 +6,19 @@ use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 
-use self::purge::Purge;
+use self::purge::PurgeProgress;
 use super::super::{
-    Finalized, Kinds, Note, Outcome, frame,
-    instances::Connection,
-    report::Failure,
-    sight::Sight,
-    upstream::{Ahead, Reference},
+    EventMessage, FinalizeResult, ReconcileResult, Reconcilers,
+    connections::Connection,
+    reconcile_context,
+    registry_resolver::{PlannedRegistries, RegistryResolver},
+    resync::ReadMode,
+    status_report::ReconcileError,
 };
 use crate::{
     api::{ConditionType, DeletionPolicy, ManagementPolicy, ProxyProject, ProxyProjectStatus, Reason, condition},
     harbor::{Error, Freshness, model},
-    plan::{marker::Marker, project as plan},
+    plan::{ownership_marker::Marker, project as plan},
 };
 
 /// Requeue time between two parts of a purge.
@@ -25,32 +26,36 @@ const GO_ON: Duration = Duration::from_secs(2);
 
 /// Deletes a ProxyProject's object in Harbor for `deletionPolicy: Delete`, and also its repositories for `Purge`. Harbor
 /// refuses to delete a project that contains repositories.
-pub async fn finalize(kinds: &Kinds, project: &ProxyProject, now: Timestamp) -> Finalized<ProxyProjectStatus> {
+pub async fn finalize(
+    kinds: &Reconcilers,
+    project: &ProxyProject,
+    now: Timestamp,
+) -> FinalizeResult<ProxyProjectStatus> {
     let name = project.harbor_name();
     let words = match remove(kinds, project, now).await {
-        Ok(Removal::Done(notes)) => return Finalized::Done(notes),
+        Ok(Removal::Done(notes)) => return FinalizeResult::Done(notes),
         Ok(Removal::Purging(left)) => return purging(kinds, project, now, left),
         Ok(Removal::Kept(why)) => (Reason::NotEmpty, format!("project {name} in Harbor {why}")),
-        Err(Failure::Harbor(Error::Precondition { message })) => (
+        Err(ReconcileError::Harbor(Error::Precondition { message })) => (
             Reason::NotEmpty,
             format!(
                 "project {name} in Harbor: {message}; delete its repositories there, or set spec.deletionPolicy: Purge to delete them with it"
             ),
         ),
-        Err(failure) => failure.into_words(),
+        Err(failure) => failure.into_message(),
     };
-    frame::blocked(kinds, project, now, words)
+    reconcile_context::blocked(kinds, project, now, words)
 }
 
 enum Removal {
-    Done(Vec<Note>),
+    Done(Vec<EventMessage>),
     /// Number of repositories that are still to be deleted.
     Purging(usize),
     /// Harbor refuses to delete repositories, for this reason.
     Kept(String),
 }
 
-async fn remove(kinds: &Kinds, project: &ProxyProject, now: Timestamp) -> Result<Removal, Failure> {
+async fn remove(kinds: &Reconcilers, project: &ProxyProject, now: Timestamp) -> Result<Removal, ReconcileError> {
     if project.spec.management_policy == ManagementPolicy::ObserveOnly {
         return Ok(Removal::Done(Vec::new()));
     }
@@ -68,11 +73,11 @@ async fn remove(kinds: &Kinds, project: &ProxyProject, now: Timestamp) -> Result
     };
     if !ours {
         let message = format!("project {name} in Harbor is not marked as ours and was left alone");
-        return Ok(Removal::Done(vec![Note::warning(Reason::AdoptionRequired, message)]));
+        return Ok(Removal::Done(vec![EventMessage::warning(Reason::AdoptionRequired, message)]));
     }
     let purges = project.spec.deletion_policy == DeletionPolicy::Purge;
     if purges {
-        let purge = Purge::of(client, name).await?;
+        let purge = PurgeProgress::of(client, name).await?;
         if purge.left > 0 {
             return Ok(Removal::Purging(purge.left));
         }
@@ -89,13 +94,13 @@ async fn remove(kinds: &Kinds, project: &ProxyProject, now: Timestamp) -> Result
         }
         result => result?,
     }
-    Ok(Removal::Done(vec![Note::done(Reason::Reconciled, format!("deleted project {name} in Harbor"))]))
+    Ok(Removal::Done(vec![EventMessage::done(Reason::Reconciled, format!("deleted project {name} in Harbor"))]))
 }
 
 /// Whether the project is one that we created but were interrupted before we marked it: empty, of a registry that is ours,
 /// and newer than the resource.
 async fn is_cut_short(
-    kinds: &Kinds,
+    kinds: &Reconcilers,
     Connection { view, .. }: &Connection,
     project: &ProxyProject,
     have: &model::Project,
@@ -106,26 +111,31 @@ async fn is_cut_short(
     if have.repo_count > 0 || !is_younger || kinds.yield_to_older(project).is_err() {
         return false;
     }
-    let sight = Sight { now, freshness: Freshness::Asked(now) };
-    let reference = Reference { kinds, view, ahead: &Ahead::new(), sight };
+    let sight = ReadMode { now, freshness: Freshness::Asked(now) };
+    let reference = RegistryResolver { kinds, view, ahead: &PlannedRegistries::new(), sight };
     let spec = &project.spec;
     let registry = reference.registry(&spec.registry_ref.name, &spec.harbor_ref, "ProxyProject").await;
     registry.is_ok_and(|(_, id)| have.registry_id == Some(id))
 }
 
 /// A purge that takes more than one reconcile is reported once; its progress is in the status.
-fn purging(kinds: &Kinds, project: &ProxyProject, now: Timestamp, left: usize) -> Finalized<ProxyProjectStatus> {
+fn purging(
+    kinds: &Reconcilers,
+    project: &ProxyProject,
+    now: Timestamp,
+    left: usize,
+) -> FinalizeResult<ProxyProjectStatus> {
     let name = project.harbor_name();
     let message = format!("deleting the repositories of project {name} in Harbor: {left} are left");
-    match frame::blocked(kinds, project, now, (Reason::Progressing, message)) {
-        Finalized::Blocked(mut outcome) => {
+    match reconcile_context::blocked(kinds, project, now, (Reason::Progressing, message)) {
+        FinalizeResult::Blocked(mut outcome) => {
             let before = project.status.as_ref().map_or(&[][..], |status| status.conditions.as_slice());
             let told = condition::find(before, ConditionType::DeletionBlocked);
             if told.is_some_and(|told| told.reason == Reason::Progressing.to_string()) {
                 outcome.notes.clear();
             }
-            Finalized::Blocked(Outcome { requeue: GO_ON, ..outcome })
+            FinalizeResult::Blocked(ReconcileResult { requeue: GO_ON, ..outcome })
         }
-        done @ Finalized::Done(_) => done,
+        done @ FinalizeResult::Done(_) => done,
     }
 }

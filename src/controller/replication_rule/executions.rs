@@ -7,20 +7,20 @@ use k8s_openapi::{
     jiff::{SignedDuration, Timestamp},
 };
 
-use super::super::{Note, instances::Connection, report::Failure};
+use super::super::{EventMessage, connections::Connection, status_report::ReconcileError};
 use crate::{
     api::{
         Reason, ReplicationRule, ReplicationRuleStatus,
         condition::whole_seconds,
-        replication_rule::{ExecutionStatus, HeldBack, HeldBackState, TaskFailure},
+        replication_rule::{BlockedImage, BlockedImageState, ExecutionStatus, TaskFailure},
     },
     harbor::{
         Client, Error,
         model::{ReplicationExecution, ReplicationTask, replication_failure},
     },
     plan::{
-        after_scan::{self, Refused, Scan},
-        run::{self, Run},
+        after_scan::{self, RefusedImage, Scan},
+        manual_run::{self, ManualRun},
     },
     registry,
 };
@@ -43,7 +43,7 @@ const TURN: i64 = 30;
 const REASON: usize = 512;
 
 /// Follows the executions of one policy.
-pub(super) struct Follower<'a> {
+pub(super) struct ExecutionTracker<'a> {
     pub(super) connection: &'a Connection,
     pub(super) rule: &'a ReplicationRule,
     /// Harbor's id of the policy.
@@ -55,13 +55,13 @@ pub(super) struct Follower<'a> {
     pub(super) now: Timestamp,
 }
 
-impl Follower<'_> {
+impl ExecutionTracker<'_> {
     /// Reads the executions once, and runs the policy if requested.
     pub(super) async fn follow(
         &self,
         status: &mut ReplicationRuleStatus,
-        notes: &mut Vec<Note>,
-    ) -> Result<(), Failure> {
+        notes: &mut Vec<EventMessage>,
+    ) -> Result<(), ReconcileError> {
         let after_scan = self.rule.spec.after_scan && self.writes;
         let considered = after_scan.then(|| status.considered_execution.unwrap_or(0));
         let pending = status.pending_run.as_ref().map(|pending| pending.after_execution);
@@ -69,16 +69,16 @@ impl Follower<'_> {
         let since = if pending.is_some() { self.now } else { self.now - RECENT };
         let after = considered.into_iter().chain(pending).min();
         let executions = self.connection.view.executions(self.id, after, since).await?;
-        let mut failures = Failures { client: &self.connection.client, known: HashMap::new() };
+        let mut failures = TaskLogs { client: &self.connection.client, known: HashMap::new() };
         if let Some(newest) = executions.iter().max_by_key(|execution| execution.id) {
             self.tell(newest, &mut failures, status, notes).await?;
         } else {
             status.last_execution = None;
         }
         if after_scan {
-            self.hold_back(&executions, &mut failures, status, notes).await?;
+            self.block_images(&executions, &mut failures, status, notes).await?;
         } else {
-            status.held_back.clear();
+            status.blocked_images.clear();
             status.considered_execution = None;
         }
         if self.writes {
@@ -91,9 +91,9 @@ impl Follower<'_> {
     async fn tell(
         &self,
         newest: &ReplicationExecution,
-        failures: &mut Failures<'_>,
+        failures: &mut TaskLogs<'_>,
         status: &mut ReplicationRuleStatus,
-        notes: &mut Vec<Note>,
+        notes: &mut Vec<EventMessage>,
     ) -> Result<(), Error> {
         let mut next = shown(newest);
         // Redacted for successes, too: the text is from Harbor.
@@ -112,7 +112,7 @@ impl Follower<'_> {
             }
             // Images that vulnerability prevention refused are reported one by one, once their state is settled.
             if !awaits_scan {
-                notes.push(Note::warning(Reason::ExecutionFailed, failed(&next)));
+                notes.push(EventMessage::warning(Reason::ExecutionFailed, failed(&next)));
             }
         }
         status.last_execution = Some(next);
@@ -120,16 +120,16 @@ impl Follower<'_> {
     }
 
     /// Finds the images that vulnerability prevention blocks.
-    async fn hold_back(
+    async fn block_images(
         &self,
         executions: &[ReplicationExecution],
-        failures: &mut Failures<'_>,
+        failures: &mut TaskLogs<'_>,
         status: &mut ReplicationRuleStatus,
-        notes: &mut Vec<Note>,
+        notes: &mut Vec<EventMessage>,
     ) -> Result<(), Error> {
-        let held = &status.held_back;
+        let held = &status.blocked_images;
         let batch = after_scan::batch(status.considered_execution, held, executions, EXECUTIONS, self.now);
-        let mut refused: Vec<Refused> = Vec::new();
+        let mut refused: Vec<RefusedImage> = Vec::new();
         for execution in batch.failed.iter().copied() {
             for (_, log) in failures.of(execution, TASKS).await? {
                 refused.extend(after_scan::refused(log, execution));
@@ -141,7 +141,7 @@ impl Follower<'_> {
             let scan = self.scan(&image, known).await?;
             scans.insert(image, scan);
         }
-        let look = after_scan::Look {
+        let look = after_scan::Observed {
             held,
             refused: &refused,
             scans: &scans,
@@ -150,20 +150,25 @@ impl Follower<'_> {
         };
         let held_back = after_scan::decide(&look);
         let was_refused =
-            |image: &str| held.iter().any(|held| held.image == image && held.state == HeldBackState::Refused);
-        for held in held_back.iter().filter(|held| held.state == HeldBackState::Refused && !was_refused(&held.image)) {
-            notes.push(Note::warning(Reason::HeldBack, format!("{} is not replicated: {}", held.image, held.reason)));
+            |image: &str| held.iter().any(|held| held.image == image && held.state == BlockedImageState::Refused);
+        for held in
+            held_back.iter().filter(|held| held.state == BlockedImageState::Refused && !was_refused(&held.image))
+        {
+            notes.push(EventMessage::warning(
+                Reason::BlockedByScan,
+                format!("{} is not replicated: {}", held.image, held.reason),
+            ));
         }
-        status.held_back = held_back;
+        status.blocked_images = held_back;
         status.considered_execution = Some(batch.considered);
         Ok(())
     }
 
-    async fn scan(&self, image: &str, known: Option<&HeldBack>) -> Result<Option<Scan>, Error> {
+    async fn scan(&self, image: &str, known: Option<&BlockedImage>) -> Result<Option<Scan>, Error> {
         let Some((project, repository, reference)) = after_scan::parts(image) else { return Ok(None) };
         let artifact = self.connection.client.scanned_artifact(project, repository, reference).await?;
         let mut scan = artifact.as_ref().map(after_scan::scan_of);
-        if let Some(scan) = scan.as_mut().filter(|scan| after_scan::asks_registry(known, scan)) {
+        if let Some(scan) = scan.as_mut().filter(|scan| after_scan::should_ask_registry(known, scan)) {
             let repository = format!("{project}/{repository}");
             let pulled = self.connection.puller.client().manifest(&repository, reference).await;
             // The next run of the policy reports any other result.
@@ -178,7 +183,7 @@ impl Follower<'_> {
         &self,
         executions: &[ReplicationExecution],
         status: &mut ReplicationRuleStatus,
-        notes: &mut Vec<Note>,
+        notes: &mut Vec<EventMessage>,
     ) -> Result<(), Error> {
         let token = self.rule.run_token();
         if !self.enabled {
@@ -187,36 +192,37 @@ impl Follower<'_> {
             status.pending_run = None;
             if let Some(token) = token.filter(|token| Some(*token) != status.last_run_token.as_deref()) {
                 status.last_run_token = Some(token.to_owned());
-                notes.push(Note::warning(
+                notes.push(EventMessage::warning(
                     Reason::InvalidSpec,
                     "not run: the policy is disabled; set spec.enabled: true",
                 ));
             }
             return Ok(());
         }
-        let scanned = status.held_back.iter().any(after_scan::wants_run) && !run::is_busy(executions, self.now);
+        let scanned =
+            status.blocked_images.iter().any(after_scan::wants_run) && !manual_run::is_busy(executions, self.now);
         let done = status.last_run_token.as_deref();
-        let execution = match run::run(token, done, scanned, status.pending_run.as_ref(), executions) {
-            Run::None => return Ok(()),
-            Run::Prepare(pending) => {
+        let execution = match manual_run::run(token, done, scanned, status.pending_run.as_ref(), executions) {
+            ManualRun::None => return Ok(()),
+            ManualRun::Prepare(pending) => {
                 status.pending_run = Some(pending);
                 return Ok(());
             }
-            Run::Start => {
+            ManualRun::Start => {
                 let started = self.connection.client.start_replication(self.id).await;
                 self.connection.view.started_execution();
                 started?
             }
-            Run::Started(execution) => execution,
+            ManualRun::Started(execution) => execution,
         };
         let token = status.pending_run.take().and_then(|pending| pending.token);
         let why = match &token {
             Some(token) => format!("asked for by {token}"),
             None => "after scans".to_owned(),
         };
-        notes.push(Note::done(Reason::ExecutionStarted, format!("started execution {execution}, {why}")));
+        notes.push(EventMessage::done(Reason::ExecutionStarted, format!("started execution {execution}, {why}")));
         status.last_run_token = token.or_else(|| status.last_run_token.take());
-        after_scan::started(&mut status.held_back, execution);
+        after_scan::started(&mut status.blocked_images, execution);
         let running = ReplicationExecution {
             id: execution,
             status: ReplicationExecution::IN_PROGRESS.to_owned(),
@@ -231,12 +237,12 @@ impl Follower<'_> {
 }
 
 /// Logs of failed tasks, each read once.
-struct Failures<'a> {
+struct TaskLogs<'a> {
     client: &'a Client,
     known: HashMap<i64, Vec<(ReplicationTask, String)>>,
 }
 
-impl Failures<'_> {
+impl TaskLogs<'_> {
     async fn of(
         &mut self,
         execution: i64,
@@ -258,10 +264,10 @@ impl Failures<'_> {
 
 /// The images whose scans are checked in this reconcile: all that were refused just now or wait, and a few of those that
 /// stay refused, in rotation.
-fn asked(held: &[HeldBack], refused: &[Refused], now: Timestamp) -> Vec<String> {
-    let waiting = held.iter().filter(|held| held.state != HeldBackState::Refused).map(|held| held.image.clone());
+fn asked(held: &[BlockedImage], refused: &[RefusedImage], now: Timestamp) -> Vec<String> {
+    let waiting = held.iter().filter(|held| held.state != BlockedImageState::Refused).map(|held| held.image.clone());
     let mut images: Vec<String> = waiting.chain(refused.iter().map(|refused| refused.image.clone())).collect();
-    let settled: Vec<&HeldBack> = held.iter().filter(|held| held.state == HeldBackState::Refused).collect();
+    let settled: Vec<&BlockedImage> = held.iter().filter(|held| held.state == BlockedImageState::Refused).collect();
     let turn = usize::try_from(now.as_second() / TURN).unwrap_or(0).checked_rem(settled.len()).unwrap_or(0);
     images.extend(settled.iter().cycle().skip(turn).take(REFUSED.min(settled.len())).map(|held| held.image.clone()));
     images.sort_unstable();
@@ -319,9 +325,10 @@ mod tests {
 
     #[test]
     fn images_that_stay_refused_are_asked_for_in_turn_and_a_few_at_a_time() {
-        let held = |at: usize, state| HeldBack { image: format!("gate/app:v{at}"), state, ..HeldBack::default() };
-        let mut all: Vec<HeldBack> = (0..60).map(|at| held(at, HeldBackState::Refused)).collect();
-        all.push(held(60, HeldBackState::WaitingForScan));
+        let held =
+            |at: usize, state| BlockedImage { image: format!("gate/app:v{at}"), state, ..BlockedImage::default() };
+        let mut all: Vec<BlockedImage> = (0..60).map(|at| held(at, BlockedImageState::Refused)).collect();
+        all.push(held(60, BlockedImageState::WaitingForScan));
         let mut seen = BTreeSet::new();
         for look in 0..60 {
             let asked = asked(&all, &[], Timestamp::from_second(1_800_000_000 + look * TURN).unwrap());

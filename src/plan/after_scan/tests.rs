@@ -7,36 +7,36 @@ use super::*;
 const PENDING: &str = "current image with \"Pending\" status of vulnerability scanning cannot be pulled due to …";
 const FOUND: &str = "current image with 2 vulnerabilities cannot be pulled due to configured policy in …";
 
-fn refusal(image: &str, message: &str, execution: i64) -> Refused {
-    Refused { image: image.to_owned(), message: message.to_owned(), execution }
+fn refusal(image: &str, message: &str, execution: i64) -> RefusedImage {
+    RefusedImage { image: image.to_owned(), message: message.to_owned(), execution }
 }
 
-fn scan(digest: &str, verdict: Verdict) -> Option<Scan> {
+fn scan(digest: &str, verdict: ScanOutcome) -> Option<Scan> {
     Some(Scan { digest: digest.to_owned(), verdict, refusal: None })
 }
 
-fn pending() -> Verdict {
-    Verdict::Unfinished("Pending".to_owned())
+fn pending() -> ScanOutcome {
+    ScanOutcome::Unfinished("Pending".to_owned())
 }
 
-fn done(severity: &str, total: i64) -> Verdict {
-    Verdict::Done { severity: severity.to_owned(), total }
+fn done(severity: &str, total: i64) -> ScanOutcome {
+    ScanOutcome::Done { severity: severity.to_owned(), total }
 }
 
 /// One reconcile of one image, `gate/app:v1`.
-fn look(held: &[HeldBack], refused: &[Refused], state: Option<Scan>, considered: i64) -> Vec<HeldBack> {
+fn look(held: &[BlockedImage], refused: &[RefusedImage], state: Option<Scan>, considered: i64) -> Vec<BlockedImage> {
     let scans = BTreeMap::from([("gate/app:v1".to_owned(), state)]);
-    decide(&Look { held, refused, scans: &scans, considered, running: &[] })
+    decide(&Observed { held, refused, scans: &scans, considered, running: &[] })
 }
 
-fn states(held: &[HeldBack]) -> Vec<HeldBackState> {
+fn states(held: &[BlockedImage]) -> Vec<BlockedImageState> {
     held.iter().map(|held| held.state).collect()
 }
 
 #[test]
 fn a_clean_image_waits_for_its_scan_is_tried_once_and_forgotten() {
     let first = look(&[], &[refusal("gate/app:v1", PENDING, 5)], scan("a", pending()), 5);
-    assert_eq!(states(&first), [HeldBackState::WaitingForScan]);
+    assert_eq!(states(&first), [BlockedImageState::WaitingForScan]);
     let mut second = look(&first, &[], scan("a", done("None", 0)), 5);
     assert!(second.iter().all(wants_run), "{second:?}");
     started(&mut second, 6);
@@ -49,7 +49,7 @@ fn a_clean_image_waits_for_its_scan_is_tried_once_and_forgotten() {
 #[test]
 fn a_vulnerable_image_is_refused_and_not_tried_again_until_something_changes() {
     let held = look(&[], &[refusal("gate/app:v1", FOUND, 5)], scan("a", done("Critical", 2)), 5);
-    assert_eq!(states(&held), [HeldBackState::Refused]);
+    assert_eq!(states(&held), [BlockedImageState::Refused]);
     assert_eq!((held[0].severity.as_deref(), held[0].vulnerabilities), (Some("Critical"), Some(2)));
     // Each later run of the policy gets the same refusal.
     let again = [refusal("gate/app:v1", FOUND, 9)];
@@ -60,9 +60,9 @@ fn a_vulnerable_image_is_refused_and_not_tried_again_until_something_changes() {
         assert_eq!(look(&held, &pushed, scan("a", verdict), 10), held);
     }
     for (changed, expected) in [
-        (scan("b", done("None", 0)), HeldBackState::Retrying),
-        (scan("a", done("Low", 1)), HeldBackState::Retrying),
-        (scan("b", pending()), HeldBackState::WaitingForScan),
+        (scan("b", done("None", 0)), BlockedImageState::Retrying),
+        (scan("a", done("Low", 1)), BlockedImageState::Retrying),
+        (scan("b", pending()), BlockedImageState::WaitingForScan),
     ] {
         assert_eq!(states(&look(&held, &[], changed.clone(), 9)), [expected], "{changed:?}");
     }
@@ -75,28 +75,28 @@ fn an_image_that_is_refused_again_after_its_scan_stays_so() {
     let mut retrying = look(&waiting, &[], scan("a", done("High", 3)), 5);
     started(&mut retrying, 8);
     let refused = look(&retrying, &[refusal("gate/app:v1", FOUND, 8)], scan("a", done("High", 3)), 8);
-    assert_eq!(states(&refused), [HeldBackState::Refused]);
+    assert_eq!(states(&refused), [BlockedImageState::Refused]);
     // The retries end, whatever Harbor reports.
     let mut held = retrying;
     for try_ in 9..20 {
         held = look(&held, &[refusal("gate/app:v1", PENDING, try_ - 1)], scan("a", done("None", 0)), try_ - 1);
         started(&mut held, try_);
     }
-    assert_eq!((states(&held), held[0].tries), (vec![HeldBackState::Refused], MOST_TRIES));
+    assert_eq!((states(&held), held[0].tries), (vec![BlockedImageState::Refused], MOST_TRIES));
 }
 
 #[test]
 fn an_image_that_the_registry_does_not_give_after_its_scan_is_held_back_without_another_run() {
     let waiting = look(&[], &[refusal("gate/app:v1", PENDING, 5)], scan("a", pending()), 5);
     let mut bad = scan("a", done("High", 2)).unwrap();
-    assert!(asks_registry(Some(&waiting[0]), &bad) && asks_registry(None, &bad));
+    assert!(should_ask_registry(Some(&waiting[0]), &bad) && should_ask_registry(None, &bad));
     bad.refusal = Some(FOUND.to_owned());
     let held = look(&waiting, &[], Some(bad.clone()), 5);
-    assert_eq!((states(&held), held[0].reason.as_str()), (vec![HeldBackState::Refused], FOUND));
-    assert!(!asks_registry(Some(&held[0]), &bad), "it is not asked again");
-    assert!(!asks_registry(Some(&waiting[0]), &scan("a", pending()).unwrap()), "nor before the scan is done");
+    assert_eq!((states(&held), held[0].reason.as_str()), (vec![BlockedImageState::Refused], FOUND));
+    assert!(!should_ask_registry(Some(&held[0]), &bad), "it is not asked again");
+    assert!(!should_ask_registry(Some(&waiting[0]), &scan("a", pending()).unwrap()), "nor before the scan is done");
     bad.refusal = Some(PENDING.to_owned());
-    assert_eq!(states(&look(&waiting, &[], Some(bad), 5)), [HeldBackState::WaitingForScan]);
+    assert_eq!(states(&look(&waiting, &[], Some(bad), 5)), [BlockedImageState::WaitingForScan]);
 }
 
 #[test]
@@ -105,8 +105,8 @@ fn a_push_while_the_image_is_tried_again_is_another_matter() {
     started(&mut held, 6);
     let pushed = [refusal("gate/app:v1", PENDING, 7)];
     let scans = BTreeMap::from([("gate/app:v1".to_owned(), scan("b", pending()))]);
-    let under_way = Look { held: &held, refused: &pushed, scans: &scans, considered: 7, running: &[6] };
-    assert_eq!(states(&decide(&under_way)), [HeldBackState::WaitingForScan]);
+    let under_way = Observed { held: &held, refused: &pushed, scans: &scans, considered: 7, running: &[6] };
+    assert_eq!(states(&decide(&under_way)), [BlockedImageState::WaitingForScan]);
     // The same digest is pushed again after the copy.
     let again = look(&held, &pushed, scan("a", done("None", 0)), 7);
     assert!(again.iter().all(wants_run), "{again:?}");
@@ -119,7 +119,7 @@ fn a_refusal_from_before_the_new_try_does_not_count_against_it() {
     let mut retrying = waiting;
     started(&mut retrying, 7);
     let late = [refusal("gate/app:v1", PENDING, 6)];
-    assert_eq!(states(&look(&retrying, &late, scan("a", done("None", 0)), 6)), [HeldBackState::Retrying]);
+    assert_eq!(states(&look(&retrying, &late, scan("a", done("None", 0)), 6)), [BlockedImageState::Retrying]);
     assert!(look(&retrying, &late, scan("a", done("None", 0)), 7).is_empty());
 }
 
@@ -132,29 +132,30 @@ fn all_images_that_were_scanned_since_share_one_run() {
         ("gate/b:v1".to_owned(), scan("b", pending())),
         ("gate/c:v1".to_owned(), scan("c", done("Low", 1))),
     ]);
-    let mut held = decide(&Look { held: &[], refused: &refused, scans: &scans, considered: 7, running: &[] });
+    let mut held = decide(&Observed { held: &[], refused: &refused, scans: &scans, considered: 7, running: &[] });
     assert_eq!(held.iter().filter(|held| wants_run(held)).count(), 2);
     started(&mut held, 8);
-    let after = decide(&Look { held: &held, refused: &[], scans: &scans, considered: 8, running: &[] });
+    let after = decide(&Observed { held: &held, refused: &[], scans: &scans, considered: 8, running: &[] });
     assert_eq!(after.iter().map(|held| held.image.as_str()).collect::<Vec<_>>(), ["gate/b:v1"]);
 }
 
 #[test]
 fn a_scan_that_failed_is_waited_for_and_says_what_to_do() {
-    for (verdict, word) in [(Verdict::Unfinished("Error".to_owned()), "again"), (Verdict::Unscanned, "on push")] {
+    for (verdict, word) in [(ScanOutcome::Unfinished("Error".to_owned()), "again"), (ScanOutcome::Unscanned, "on push")]
+    {
         let held = look(&[], &[refusal("gate/app:v1", PENDING, 5)], scan("a", verdict), 5);
-        assert_eq!(states(&held), [HeldBackState::WaitingForScan]);
+        assert_eq!(states(&held), [BlockedImageState::WaitingForScan]);
         assert!(held[0].reason.contains(word), "{held:?}");
     }
 }
 
 #[test]
 fn the_list_is_bounded_and_keeps_what_is_worked_on() {
-    let refused: Vec<Refused> = (0..200).map(|at| refusal(&format!("gate/app:v{at}"), FOUND, at)).collect();
+    let refused: Vec<RefusedImage> = (0..200).map(|at| refusal(&format!("gate/app:v{at}"), FOUND, at)).collect();
     let mut scans: BTreeMap<String, Option<Scan>> =
         refused.iter().map(|refused| (refused.image.clone(), scan("a", done("High", 2)))).collect();
     scans.insert("gate/app:v199".to_owned(), scan("a", pending()));
-    let held = decide(&Look { held: &[], refused: &refused, scans: &scans, considered: 200, running: &[] });
+    let held = decide(&Observed { held: &[], refused: &refused, scans: &scans, considered: 200, running: &[] });
     assert_eq!((held.len(), held[0].image.as_str()), (MOST, "gate/app:v199"));
 }
 
@@ -178,7 +179,7 @@ fn executions_are_considered_once_those_before_them_have_ended() {
     assert_eq!(read(Some(3), 100), (vec![7], 7, vec![8]));
     assert_eq!(read(Some(7), 100), (vec![], 7, vec![8]));
     assert_eq!(read(Some(7), 2000), (vec![9], 9, vec![8]), "one that hangs holds up nothing");
-    assert_eq!(batch(None, &[], &[], 10, at(0)), Batch::default());
+    assert_eq!(batch(None, &[], &[], 10, at(0)), ExecutionBatch::default());
     assert_eq!(read(Some(700), 100), (vec![3, 7], 7, vec![8]), "Harbor was built anew");
 }
 
@@ -198,7 +199,7 @@ fn a_long_second_try_is_read_when_it_ends_however_late() {
     let going = batch(Some(5), &held, &[execution(6, "InProgress"), execution(7, "Succeed")], 10, at(5000));
     assert_eq!((going.considered, going.running.as_slice()), (7, &[6][..]));
     let scans = BTreeMap::new();
-    let wait = Look { held: &held, refused: &[], scans: &scans, considered: 7, running: &going.running };
+    let wait = Observed { held: &held, refused: &[], scans: &scans, considered: 7, running: &going.running };
     assert_eq!(decide(&wait), held);
     let ended = batch(Some(7), &held, &[execution(6, "Failed"), execution(7, "Succeed")], 10, at(9000));
     assert_eq!((ended.failed, ended.considered), (vec![6], 7));
@@ -268,7 +269,7 @@ fn happenings() -> impl Strategy<Value = Vec<Happening>> {
 struct Gate {
     digest: String,
     verdict: Option<i64>,
-    executions: Vec<(ReplicationExecution, Option<Refused>)>,
+    executions: Vec<(ReplicationExecution, Option<RefusedImage>)>,
     copied: Option<String>,
     /// Whether the registry answers.
     answers: bool,
@@ -291,25 +292,25 @@ impl Gate {
         id
     }
 
-    fn scan(&self, held: Option<&HeldBack>) -> Option<Scan> {
+    fn scan(&self, held: Option<&BlockedImage>) -> Option<Scan> {
         if self.digest.is_empty() {
             return None;
         }
         let mut scan = scan(&self.digest, self.verdict.map_or_else(pending, |total| done("High", total)))?;
         let is_bad = self.verdict.is_some_and(|total| total > 0);
-        scan.refusal = (self.answers && is_bad && asks_registry(held, &scan)).then(|| FOUND.to_owned());
+        scan.refusal = (self.answers && is_bad && should_ask_registry(held, &scan)).then(|| FOUND.to_owned());
         Some(scan)
     }
 
     /// One reconcile, and the run that it asks for. Returns the held images, and whether the policy ran.
-    fn look(&mut self, held: &[HeldBack], before: Option<i64>) -> (Vec<HeldBack>, i64, bool) {
+    fn look(&mut self, held: &[BlockedImage], before: Option<i64>) -> (Vec<BlockedImage>, i64, bool) {
         let all: Vec<ReplicationExecution> = self.executions.iter().map(|(execution, _)| execution.clone()).collect();
         let batch = batch(before, held, &all, 10, at(0));
         let read = self.executions.iter().filter(|(execution, _)| batch.failed.contains(&execution.id));
-        let refused: Vec<Refused> = read.filter_map(|(_, refused)| refused.clone()).collect();
+        let refused: Vec<RefusedImage> = read.filter_map(|(_, refused)| refused.clone()).collect();
         let scans = BTreeMap::from([("gate/app:v1".to_owned(), self.scan(held.first()))]);
         let look =
-            Look { held, refused: &refused, scans: &scans, considered: batch.considered, running: &batch.running };
+            Observed { held, refused: &refused, scans: &scans, considered: batch.considered, running: &batch.running };
         let mut held = decide(&look);
         let runs = held.iter().any(wants_run);
         if runs {
@@ -364,7 +365,7 @@ proptest! {
                 prop_assert_eq!(gate.copied.as_ref(), Some(&gate.digest), "a clean image was not copied: {:?}", held);
                 prop_assert!(held.is_empty(), "{held:?}");
             }
-            Some(_) => prop_assert!(held.iter().all(|held| held.state == HeldBackState::Refused), "{held:?}"),
+            Some(_) => prop_assert!(held.iter().all(|held| held.state == BlockedImageState::Refused), "{held:?}"),
             None => {}
         }
     }

@@ -16,7 +16,7 @@ fn desired() -> Desired {
         cve_allowlist: None,
         retention: None,
         marker: marker(),
-        adoption: Adoption::Never,
+        adoption: AdoptionPolicy::Never,
     }
 }
 
@@ -311,7 +311,7 @@ fn any_desired() -> impl Strategy<Value = Desired> {
         storage_limit,
         cve_allowlist,
         retention,
-        adoption: if adopts { Adoption::IfExists } else { Adoption::Never },
+        adoption: if adopts { AdoptionPolicy::IfExists } else { AdoptionPolicy::Never },
         ..desired()
     })
 }

@@ -17,7 +17,7 @@ fn desired() -> Desired {
         ca_certificate: None,
         insecure: false,
         marker: marker(),
-        adoption: Adoption::Never,
+        adoption: AdoptionPolicy::Never,
     }
 }
 
@@ -111,7 +111,7 @@ fn another_type_is_refused_since_harbor_would_ignore_it() {
 fn a_registry_of_somebody_else_is_not_touched() {
     let refusal = plan(&desired(), &observed(|registry| registry.description = "by hand".to_owned())).unwrap_err();
     assert_eq!(refusal.reason, Reason::AdoptionRequired);
-    let adopting = Desired { adoption: Adoption::IfExists, ..desired() };
+    let adopting = Desired { adoption: AdoptionPolicy::IfExists, ..desired() };
     let update = update_for(&adopting, &observed(|registry| registry.description = "by hand".to_owned()));
     assert_eq!(update.description.as_deref(), Some("by hand [harbor-pilot i/Registry/ghcr]"));
 }
@@ -203,7 +203,7 @@ fn any_desired() -> impl Strategy<Value = Desired> {
             credentials_revision: revision,
             ca_certificate: ca.map(str::to_owned),
             insecure,
-            adoption: if adopts { Adoption::IfExists } else { Adoption::Never },
+            adoption: if adopts { AdoptionPolicy::IfExists } else { AdoptionPolicy::Never },
             ..desired()
         })
 }

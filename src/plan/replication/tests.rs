@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::api::Adoption;
+use crate::api::AdoptionPolicy;
 
 fn now() -> Timestamp {
     "2026-11-21T08:00:00Z".parse().unwrap()
@@ -258,8 +258,8 @@ fn a_policy_of_somebody_else_is_adopted_only_where_the_spec_says_so() {
     };
     let observed = Observed::among(&[stored(5, &by_hand)], "nightly", &ours(), None);
     assert_eq!(refusal(&spec(json!({})), &observed).reason, Reason::AdoptionRequired);
-    let adopting = spec(json!({"adoption": "IfExists"}));
-    assert_eq!(adopting.adoption, Adoption::IfExists);
+    let adopting = spec(json!({"adoptionPolicy": "IfExists"}));
+    assert_eq!(adopting.adoption_policy, AdoptionPolicy::IfExists);
     let adopted = carry_out(&plan(&desired(&adopting), &observed, now()).unwrap());
     assert_eq!(adopted.content.description, "by hand [harbor-pilot i/ReplicationRule/nightly]");
     assert!(adopted.content.override_ && !adopted.content.enabled, "what is not managed stays");
@@ -310,7 +310,7 @@ fn any_spec() -> impl Strategy<Value = ReplicationRuleSpec> {
                 })),
                 "filters": filters, "trigger": trigger, "enabled": enabled, "override": override_,
                 "replicateDeletions": deletions, "copyByChunk": chunk, "singleActive": single, "speedKB": speed,
-                "description": description, "adoption": "IfExists",
+                "description": description, "adoptionPolicy": "IfExists",
             })))
             .unwrap()
         })

@@ -2,8 +2,8 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::api::ImagePolicy;
-use crate::policy::{Evidence, Judged, Judgement, Note, Policies};
-use crate::rewrite::Subject;
+use crate::policy::{ForeignReason, JudgedImage, Policies, PolicyResult, ScanEvidence};
+use crate::rewrite::PodScope;
 
 const HOUR: i64 = 3600;
 const NOW: i64 = 1_800_000_000;
@@ -39,9 +39,9 @@ fn cached(rest: &str, index: Option<char>, manifests: &[(char, Value)]) -> Cache
     .unwrap()
 }
 
-fn compiled(images: &[CachedImage]) -> Scans {
-    let records: Vec<Record> = images.iter().filter_map(Record::of).collect();
-    Scans::compile(&records)
+fn compiled(images: &[CachedImage]) -> ScanIndex {
+    let records: Vec<ScanRecord> = images.iter().filter_map(ScanRecord::of).collect();
+    ScanIndex::compile(&records)
 }
 
 fn policy(action: &str, max: &str, unscanned: &str) -> Policies {
@@ -58,18 +58,19 @@ fn policy_of(spec: Value) -> Policies {
     Policies::compile([&policy])
 }
 
-fn judge(policies: &Policies, scans: &Scans, image: &str, unavailable: bool) -> Judgement {
+fn judge(policies: &Policies, scans: &ScanIndex, image: &str, unavailable: bool) -> PolicyResult {
     let at_harbor = |image: &ImageRef| {
         let mapped = image.as_str().strip_prefix("registry.corp/")?;
         ImageRef::parse(&format!("harbor.corp/hub/{mapped}")).ok()
     };
-    let evidence = Evidence { scans, now: at(NOW), at_harbor: &at_harbor };
-    let judged = Judged { noun: "container", name: "app", sent: image, image, unavailable, note: Note::None };
-    policies.judge(&Subject::default(), [judged], Some(&evidence))
+    let evidence = ScanEvidence { scans, now: at(NOW), at_harbor: &at_harbor };
+    let judged =
+        JudgedImage { noun: "container", name: "app", sent: image, image, unavailable, note: ForeignReason::None };
+    policies.evaluate(&PodScope::default(), [judged], Some(&evidence))
 }
 
 /// Returns `denied`, `warned`, `noted` or `-`.
-fn told(judgement: &Judgement) -> &'static str {
+fn told(judgement: &PolicyResult) -> &'static str {
     match (judgement.is_denied(), judgement.warnings().is_empty(), judgement.notes().is_empty()) {
         (true, ..) => "denied",
         (_, false, _) => "warned",
@@ -91,7 +92,7 @@ fn a_verdict_is_found_for_every_spelling_of_the_image() {
     };
     let rules = crate::rewrite::Rules::compile([hub]);
     let at_harbor = |image: &ImageRef| rules.canonical_for_anyone(image);
-    let evidence = Evidence { scans: &scans, now: at(NOW), at_harbor: &at_harbor };
+    let evidence = ScanEvidence { scans: &scans, now: at(NOW), at_harbor: &at_harbor };
     let policies = policy("Enforce", "High", "Warn");
     for image in [
         "bad:1",
@@ -101,9 +102,15 @@ fn a_verdict_is_found_for_every_spelling_of_the_image() {
         "harbor.corp/hub/bad:1",
         "Harbor.Corp:443/hub/bad:1",
     ] {
-        let judged =
-            Judged { noun: "container", name: "app", sent: image, image, unavailable: false, note: Note::None };
-        let judgement = policies.judge(&Subject::default(), [judged], Some(&evidence));
+        let judged = JudgedImage {
+            noun: "container",
+            name: "app",
+            sent: image,
+            image,
+            unavailable: false,
+            note: ForeignReason::None,
+        };
+        let judgement = policies.evaluate(&PodScope::default(), [judged], Some(&evidence));
         assert_eq!(told(&judgement), "denied", "{image}");
     }
 }
@@ -259,8 +266,8 @@ fn exemptions_apply_and_a_policy_without_a_ceiling_asks_for_no_scan() {
         "action": "Enforce", "vulnerability": {"maxSeverity": "High"}, "exemptions": exemption,
     }));
     assert_eq!(told(&judge(&exempt, &scans, "harbor.corp/hub/bad:1", false)), "-");
-    assert!(exempt.go_by_scans());
-    assert!(!policy_of(json!({"action": "Enforce", "forbidLatest": true})).go_by_scans());
+    assert!(exempt.use_scans());
+    assert!(!policy_of(json!({"action": "Enforce", "forbidLatest": true})).use_scans());
 }
 
 #[test]
@@ -274,11 +281,11 @@ fn ten_thousand_images_take_a_few_megabytes_and_little_time() {
             child.digest = format!("sha256:{:064x}", number * 4 + at);
         }
         status.digest = Some(format!("sha256:{:064x}", number * 4 + 3));
-        Record::of(&image).unwrap()
+        ScanRecord::of(&image).unwrap()
     };
-    let records: Vec<Record> = (0..2_000).map(record).collect();
-    let scans = Scans::compile(&records);
+    let records: Vec<ScanRecord> = (0..2_000).map(record).collect();
+    let scans = ScanIndex::compile(&records);
     assert_eq!(scans.len(), 2_000 * 5);
-    let manifests = size_of::<DigestKey>() + size_of::<Manifest>();
+    let manifests = size_of::<DigestKey>() + size_of::<ScannedManifest>();
     assert!(manifests <= 80, "{manifests} bytes for each manifest");
 }

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::{StreamExt, stream};
 
-use super::{Fetches, pull::Pull};
-use crate::registry::{Child, Error, Manifest};
+use super::{BlobFetches, pull::RunningPull};
+use crate::registry::{Error, IndexChild, Manifest};
 
 /// Maximum number of attestations that are fetched for one index; an index with more gets none.
 pub(super) const MAX_ATTESTATIONS: usize = 128;
@@ -24,7 +24,7 @@ pub struct Attestations {
     /// Manifests of attestations that were requested.
     pub asked: u32,
     /// How their blobs came into the cache.
-    pub fetches: Fetches,
+    pub fetches: BlobFetches,
     /// Why the first missing attestation was not fetched.
     pub failed: Option<AttestationError>,
 }
@@ -52,9 +52,9 @@ impl PartialEq for AttestationError {
     }
 }
 
-impl Pull<'_> {
+impl RunningPull<'_> {
     /// Fetches attestations into Harbor. One that fails is no failure of the image; the others are fetched.
-    pub(super) async fn attestations(&self, wanted: Vec<(bool, Child)>) -> Attestations {
+    pub(super) async fn attestations(&self, wanted: Vec<(bool, IndexChild)>) -> Attestations {
         let found = u32::try_from(wanted.len()).unwrap_or(u32::MAX);
         let mut sum = Attestations { found, ..Attestations::default() };
         if wanted.len() > MAX_ATTESTATIONS {
@@ -83,7 +83,7 @@ impl Pull<'_> {
         sum
     }
 
-    async fn attestation(&self, child: Child, bytes: &AtomicU64) -> Result<Fetches, AttestationError> {
+    async fn attestation(&self, child: IndexChild, bytes: &AtomicU64) -> Result<BlobFetches, AttestationError> {
         let Manifest::Image(image) = self.manifest(child.digest.as_str()).await? else {
             return Err(AttestationError::NoManifest);
         };

@@ -5,26 +5,26 @@ use std::{
     time::Instant,
 };
 
-use super::{Fetches, lanes::Flight, pull::Pull};
+use super::{BlobFetches, concurrency::BlobLock, pull::RunningPull};
 use crate::{
     api::proxy_project::PullStrategy,
-    registry::{Blob, Descriptor, Error},
+    registry::{BlobResponse, Descriptor, Error},
 };
 
 /// Up to this size in bytes, reading a blob costs less than waiting for it: most of it arrives with the headers.
 const SMALL: u64 = 64 << 10;
 
-impl Pull<'_> {
+impl RunningPull<'_> {
     /// Fetches one blob into Harbor.
-    pub(super) async fn blob(&self, blob: Descriptor) -> Result<Fetches, Error> {
+    pub(super) async fn blob(&self, blob: Descriptor) -> Result<BlobFetches, Error> {
         let lanes = &self.puller.lanes;
         let repository = format!("{}v2/{}", self.puller.client.address(), self.path);
         let mut flight = lanes.flight(repository, &blob.digest).await;
         let fetches = if self.is_stored(&blob).await? {
             flight.note_over();
-            Fetches::default()
+            BlobFetches::default()
         } else if flight.settles() {
-            Fetches { shared: 1, ..Fetches::default() }
+            BlobFetches { shared: 1, ..BlobFetches::default() }
         } else {
             let _passage = lanes.pass(&self.puller.lane, blob.size).await;
             self.fetch(&blob, &mut flight).await?
@@ -33,29 +33,29 @@ impl Pull<'_> {
         Ok(fetches)
     }
 
-    async fn fetch(&self, blob: &Descriptor, flight: &mut Flight) -> Result<Fetches, Error> {
-        let touches = self.puller.strategy == PullStrategy::Touch && blob.size > SMALL && !self.pace.has_given_up();
+    async fn fetch(&self, blob: &Descriptor, flight: &mut BlobLock) -> Result<BlobFetches, Error> {
+        let touches = self.puller.strategy == PullStrategy::Touch && blob.size > SMALL && !self.pace.has_timed_out();
         if !touches && flight.asked().is_none() {
             return self.stream(blob, flight).await;
         }
         if let Some(fetches) = self.touch(blob, flight).await? {
             return Ok(fetches);
         }
-        self.pace.give_up();
+        self.pace.record_timeout();
         let streamed = self.stream(blob, flight).await?;
-        Ok(Fetches { fell_back: streamed.streamed, ..streamed })
+        Ok(BlobFetches { fell_back: streamed.streamed, ..streamed })
     }
 
     /// Makes Harbor fetch the blob, and waits until Harbor has stored it; `None` if that takes too long. A pull that was
     /// interrupted continues the wait: Harbor does not stop its copy.
-    async fn touch(&self, blob: &Descriptor, flight: &mut Flight) -> Result<Option<Fetches>, Error> {
+    async fn touch(&self, blob: &Descriptor, flight: &mut BlobLock) -> Result<Option<BlobFetches>, Error> {
         let client = &self.puller.client;
         let asked = match flight.asked() {
             Some(asked) => asked,
             None => {
                 let touched = self.puller.repeated(|| client.touch_blob(&self.path, blob)).await?;
-                if touched == Blob::Stored {
-                    return Ok(Some(Fetches::default()));
+                if touched == BlobResponse::Stored {
+                    return Ok(Some(BlobFetches::default()));
                 }
                 let now = Instant::now();
                 flight.note_asked(now);
@@ -67,11 +67,11 @@ impl Pull<'_> {
             let looked = Instant::now();
             if self.is_stored(blob).await? {
                 flight.note_over();
-                self.pace.note_stored(blob.size, asked.elapsed());
+                self.pace.record_stored(blob.size, asked.elapsed());
                 self.progress.received(blob.size);
-                return Ok(Some(Fetches { touched: 1, ..Fetches::default() }));
+                return Ok(Some(BlobFetches { touched: 1, ..BlobFetches::default() }));
             }
-            if looked.duration_since(asked) >= self.pace.patience(blob.size) {
+            if looked.duration_since(asked) >= self.pace.timeout(blob.size) {
                 flight.note_over();
                 return Ok(None);
             }
@@ -79,7 +79,7 @@ impl Pull<'_> {
     }
 
     /// Reads the blob and discards its bytes.
-    async fn stream(&self, blob: &Descriptor, flight: &mut Flight) -> Result<Fetches, Error> {
+    async fn stream(&self, blob: &Descriptor, flight: &mut BlobLock) -> Result<BlobFetches, Error> {
         let client = &self.puller.client;
         // A repeat starts at the blob's first byte; progress that was already reported is not reported again.
         let (told, read) = (AtomicU64::new(0), AtomicU64::new(0));
@@ -94,11 +94,11 @@ impl Pull<'_> {
             };
             client.stream_blob(&self.path, blob, received)
         };
-        if self.puller.repeated(fetch).await? == Blob::Stored {
-            return Ok(Fetches::default());
+        if self.puller.repeated(fetch).await? == BlobResponse::Stored {
+            return Ok(BlobFetches::default());
         }
         flight.note_read(Instant::now());
-        Ok(Fetches { streamed: 1, read: read.into_inner(), ..Fetches::default() })
+        Ok(BlobFetches { streamed: 1, read: read.into_inner(), ..BlobFetches::default() })
     }
 
     async fn is_stored(&self, blob: &Descriptor) -> Result<bool, Error> {

@@ -6,10 +6,10 @@
 
 mod attestations;
 mod blob;
-mod gate;
-mod lanes;
-mod pace;
+mod concurrency;
 mod pull;
+mod resizable_semaphore;
+mod store_timeout;
 
 use std::time::Duration;
 
@@ -17,13 +17,13 @@ use backon::{ExponentialBuilder, Retryable};
 use futures::{StreamExt, stream};
 
 pub use self::attestations::{AttestationError, Attestations};
-pub use self::lanes::{DEFAULT_BYTES, Lane, Lanes};
-use self::pull::Pull;
+pub use self::concurrency::{DEFAULT_BYTES, ProjectConcurrency, PullConcurrency};
+use self::pull::RunningPull;
 use super::target::Target;
 use crate::{
     api::{Platform, Reason, proxy_project::PullStrategy},
     harbor,
-    registry::{Class, Client, Descriptor, Digest, Error, Manifest},
+    registry::{Client, Descriptor, Digest, Error, Manifest, RetryClass},
 };
 
 /// An index may contain an index, which must not contain another one.
@@ -34,7 +34,7 @@ const MAX_FOREIGN: usize = 16;
 const SIBLINGS_AT_ONCE: usize = 4;
 
 /// Receives the progress of a pull. Every method is optional.
-pub trait Progress: Send + Sync {
+pub trait PullProgress: Send + Sync {
     /// More blobs will be fetched, with this many bytes in total.
     fn planned(&self, blobs: u64, bytes: u64) {
         let _ = (blobs, bytes);
@@ -54,11 +54,11 @@ pub trait Progress: Send + Sync {
 }
 
 /// Ignores all progress.
-impl Progress for () {}
+impl PullProgress for () {}
 
 /// The result of a pull.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Warmed {
+pub struct PulledImage {
     /// Digest of the upstream's index or manifest.
     pub digest: Digest,
     /// Number of children of the index, wanted or not; `None` if the reference leads to a manifest.
@@ -68,14 +68,14 @@ pub struct Warmed {
     /// Whether the index lists an index.
     pub nested: bool,
     /// The wanted manifests.
-    pub children: Vec<WarmedChild>,
+    pub children: Vec<PulledManifest>,
     /// Wanted platforms that the index has no child for.
     pub missing: Vec<Platform>,
 }
 
 /// One manifest that was pulled with all its blobs.
 #[derive(Debug, Clone, PartialEq)]
-pub struct WarmedChild {
+pub struct PulledManifest {
     /// Its platform, if the index states one.
     pub platform: Option<Platform>,
     /// Digest of the manifest.
@@ -87,7 +87,7 @@ pub struct WarmedChild {
     /// Number of blobs that were fetched now; Harbor had the others.
     pub fetched: u32,
     /// How they were fetched, and what was not.
-    pub fetches: Fetches,
+    pub fetches: BlobFetches,
     /// Harbor's message if it refuses to serve this manifest (412). Only platform and digest are known then.
     pub refused: Option<String>,
     /// Foreign layers that the upstream does not hold: Harbor never stores a manifest with one.
@@ -96,7 +96,7 @@ pub struct WarmedChild {
 
 /// Counts how blobs came into the cache.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Fetches {
+pub struct BlobFetches {
     /// Requested, and stored by Harbor without being read here.
     pub touched: u32,
     /// Read to their end.
@@ -111,7 +111,7 @@ pub struct Fetches {
     pub read: u64,
 }
 
-impl Fetches {
+impl BlobFetches {
     /// Returns the sum of both.
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
@@ -131,16 +131,16 @@ impl Fetches {
     }
 }
 
-impl Warmed {
+impl PulledImage {
     /// Returns how the blobs of all manifests came into the cache.
-    pub fn fetches(&self) -> Fetches {
+    pub fn fetches(&self) -> BlobFetches {
         self.children.iter().fold(self.attestations.fetches, |sum, child| sum.plus(child.fetches))
     }
 }
 
 /// Why an image was not pulled.
 #[derive(Debug, Clone, thiserror::Error)]
-pub enum WarmError {
+pub enum PullError {
     /// A request failed.
     #[error(transparent)]
     Pull(#[from] Error),
@@ -155,14 +155,14 @@ pub enum WarmError {
     Deadline(Duration),
 }
 
-impl WarmError {
+impl PullError {
     /// Returns how to handle the error.
-    pub fn class(&self) -> Class {
+    pub fn class(&self) -> RetryClass {
         match self {
             Self::Pull(error) => error.class(),
-            Self::NoPlatform(_) => Class::Wait(None),
-            Self::TooDeep => Class::Stalled,
-            Self::Deadline(_) => Class::Retry,
+            Self::NoPlatform(_) => RetryClass::Wait(None),
+            Self::TooDeep => RetryClass::Stalled,
+            Self::Deadline(_) => RetryClass::Retry,
         }
     }
 
@@ -187,7 +187,7 @@ impl WarmError {
 
 /// Bounds of one pull.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub struct PullLimits {
     /// Manifests in flight at once.
     pub manifests_at_once: usize,
     /// Blobs of one manifest in flight at once.
@@ -200,7 +200,7 @@ pub struct Limits {
     pub grace: Duration,
 }
 
-impl Default for Limits {
+impl Default for PullLimits {
     /// Two manifests, four blobs of each, two retries after 500 ms and 1 s, 20 s of grace.
     fn default() -> Self {
         Self {
@@ -217,9 +217,9 @@ impl Default for Limits {
 #[derive(Clone)]
 pub struct Puller {
     client: Client,
-    limits: Limits,
-    lanes: Lanes,
-    lane: Lane,
+    limits: PullLimits,
+    lanes: PullConcurrency,
+    lane: ProjectConcurrency,
     strategy: PullStrategy,
     harbor: Option<harbor::Client>,
     /// Other wanted tags of the repository.
@@ -229,20 +229,20 @@ pub struct Puller {
 impl Puller {
     /// Creates a puller over `client`, whose own bound on concurrent requests also applies. It shares lanes only with its
     /// clones, and has the default strategy.
-    pub fn new(client: Client, limits: Limits) -> Self {
-        let (lanes, lane) = (Lanes::default(), Lane::default());
+    pub fn new(client: Client, limits: PullLimits) -> Self {
+        let (lanes, lane) = (PullConcurrency::default(), ProjectConcurrency::default());
         Self { client, limits, lanes, lane, strategy: PullStrategy::default(), harbor: None, siblings: Vec::new() }
     }
 
     /// Returns the puller with lanes that it shares with others.
     #[must_use]
-    pub fn within(self, lanes: Lanes) -> Self {
+    pub fn within(self, lanes: PullConcurrency) -> Self {
         Self { lanes, ..self }
     }
 
     /// Returns the puller with the lane and the strategy of a project.
     #[must_use]
-    pub fn on(self, lane: Lane, strategy: PullStrategy) -> Self {
+    pub fn on(self, lane: ProjectConcurrency, strategy: PullStrategy) -> Self {
         Self { lane, strategy, ..self }
     }
 
@@ -278,9 +278,9 @@ impl Puller {
         &self,
         target: &Target,
         platforms: &[Platform],
-        progress: &dyn Progress,
-    ) -> Result<Warmed, WarmError> {
-        let pull = Pull::new(self, target, platforms, progress);
+        progress: &dyn PullProgress,
+    ) -> Result<PulledImage, PullError> {
+        let pull = RunningPull::new(self, target, platforms, progress);
         let digest = self.resolve(target).await?;
         self.announce(target).await;
         match pull.manifest(digest.as_str()).await? {
@@ -289,20 +289,27 @@ impl Puller {
                 let child = pull.image(None, digest.clone(), image, &stored).await?;
                 let children = vec![child];
                 let attestations = Attestations::default();
-                Ok(Warmed { digest, index_children: None, attestations, nested: false, children, missing: Vec::new() })
+                Ok(PulledImage {
+                    digest,
+                    index_children: None,
+                    attestations,
+                    nested: false,
+                    children,
+                    missing: Vec::new(),
+                })
             }
             Manifest::Index(index) => {
                 let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
                 let index_children = Some(count(index.children.len()));
-                let pull::Family { children, missing, attestations, nested } = pull.index(index, 1).await?;
+                let pull::IndexContents { children, missing, attestations, nested } = pull.index(index, 1).await?;
                 if children.is_empty() && !missing.is_empty() {
-                    return Err(WarmError::NoPlatform(missing));
+                    return Err(PullError::NoPlatform(missing));
                 }
                 if let Some(message) = all_refused(&children) {
                     return Err(Error::PolicyBlocked { message }.into());
                 }
                 let attestations = pull.attestations(attestations).await;
-                Ok(Warmed { digest, index_children, attestations, nested, children, missing })
+                Ok(PulledImage { digest, index_children, attestations, nested, children, missing })
             }
         }
     }
@@ -346,9 +353,9 @@ impl Puller {
         let backoff =
             ExponentialBuilder::default().with_min_delay(self.limits.pause).with_max_times(self.limits.repeats);
         // A request without a status line has used its time: another attempt at the image comes later.
-        let again = |error: &Error| error.class() == Class::Retry && !matches!(error, Error::Timeout { .. });
+        let again = |error: &Error| error.class() == RetryClass::Retry && !matches!(error, Error::Timeout { .. });
         let retried = request.retry(backoff.with_jitter()).when(again);
-        retried.notify(|_, _| self.client.note_repeat()).await
+        retried.notify(|_, _| self.client.record_retry()).await
     }
 }
 
@@ -359,7 +366,7 @@ impl std::fmt::Debug for Puller {
 }
 
 /// Returns Harbor's message for the first child if it serves none of them.
-fn all_refused(children: &[WarmedChild]) -> Option<String> {
+fn all_refused(children: &[PulledManifest]) -> Option<String> {
     children.iter().map(|child| child.refused.clone()).reduce(|first, next| first.filter(|_| next.is_some())).flatten()
 }
 

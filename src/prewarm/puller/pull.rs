@@ -8,21 +8,21 @@ use std::{
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{
-    Fetches, MAX_DEPTH, MAX_FOREIGN, Progress, Puller, WarmError, WarmedChild, attestations::MAX_ATTESTATIONS,
-    pace::Pace,
+    BlobFetches, MAX_DEPTH, MAX_FOREIGN, PullError, PullProgress, PulledManifest, Puller,
+    attestations::MAX_ATTESTATIONS, store_timeout::StoreTimeout,
 };
 use crate::{
     api::{Platform, proxy_project::PullStrategy},
-    prewarm::{select::select, stored::stored, target::Target},
-    registry::{Child, Descriptor, Digest, Error, Image, Index, Manifest},
+    prewarm::{manifest_presence::stored, platform_select::select, target::Target},
+    registry::{Descriptor, Digest, Error, ImageManifest, Index, IndexChild, Manifest},
 };
 
 /// One running pull.
-pub(super) struct Pull<'a> {
+pub(super) struct RunningPull<'a> {
     pub(super) puller: &'a Puller,
     pub(super) path: String,
-    pub(super) progress: &'a dyn Progress,
-    pub(super) pace: Pace,
+    pub(super) progress: &'a dyn PullProgress,
+    pub(super) pace: StoreTimeout,
     target: &'a Target,
     platforms: &'a [Platform],
     /// Blobs that a child already fetches; children share layers.
@@ -31,23 +31,23 @@ pub(super) struct Pull<'a> {
 
 /// The manifests that a reference leads to.
 #[derive(Default)]
-pub(super) struct Family {
-    pub(super) children: Vec<WarmedChild>,
+pub(super) struct IndexContents {
+    pub(super) children: Vec<PulledManifest>,
     pub(super) missing: Vec<Platform>,
     /// Attestations of the children, which are not fetched yet, and whether Harbor lists each.
-    pub(super) attestations: Vec<(bool, Child)>,
+    pub(super) attestations: Vec<(bool, IndexChild)>,
     /// Whether the index lists an index.
     pub(super) nested: bool,
 }
 
-impl<'a> Pull<'a> {
+impl<'a> RunningPull<'a> {
     pub(super) fn new(
         puller: &'a Puller,
         target: &'a Target,
         platforms: &'a [Platform],
-        progress: &'a dyn Progress,
+        progress: &'a dyn PullProgress,
     ) -> Self {
-        let pace = Pace::new(puller.limits.grace);
+        let pace = StoreTimeout::new(puller.limits.grace);
         Self { puller, path: target.path(), progress, pace, target, platforms, taken: Mutex::default() }
     }
 
@@ -71,32 +71,34 @@ impl<'a> Pull<'a> {
         })
     }
 
-    pub(super) async fn index(&self, index: Index, depth: u8) -> Result<Family, WarmError> {
+    pub(super) async fn index(&self, index: Index, depth: u8) -> Result<IndexContents, PullError> {
         let selection = select(&index, self.platforms);
         let listed = selection.chosen.iter().chain(selection.attestations.iter().take(MAX_ATTESTATIONS));
         let stored = self.stored(listed.map(|child| &child.digest)).await;
         let pulls = selection.chosen.into_iter().map(|child| self.child(child, depth, &stored));
-        let families: Vec<Family> =
+        let families: Vec<IndexContents> =
             stream::iter(pulls).buffered(self.puller.limits.manifests_at_once.max(1)).try_collect().await?;
         let attestations = selection.attestations.into_iter();
         let attestations = attestations.map(|child| (stored.contains(&child.digest), child)).collect();
-        let whole = Family { attestations, ..Family::default() };
-        let whole = families.into_iter().fold(whole, Family::with);
-        Ok(Family { missing: selection.missing, ..whole })
+        let whole = IndexContents { attestations, ..IndexContents::default() };
+        let whole = families.into_iter().fold(whole, IndexContents::with);
+        Ok(IndexContents { missing: selection.missing, ..whole })
     }
 
-    async fn child(&self, child: Child, depth: u8, stored: &HashSet<Digest>) -> Result<Family, WarmError> {
+    async fn child(&self, child: IndexChild, depth: u8, stored: &HashSet<Digest>) -> Result<IndexContents, PullError> {
         let manifest = match self.manifest(child.digest.as_str()).await {
             // One platform that Harbor refuses to serve does not affect the others.
-            Err(Error::PolicyBlocked { message }) => return Ok(Family::of(refused(child, message))),
+            Err(Error::PolicyBlocked { message }) => return Ok(IndexContents::of(refused(child, message))),
             manifest => manifest?,
         };
         match manifest {
-            Manifest::Image(image) => Ok(Family::of(self.image(child.platform, child.digest, image, stored).await?)),
-            Manifest::Index(_) if depth >= MAX_DEPTH => Err(WarmError::TooDeep),
+            Manifest::Image(image) => {
+                Ok(IndexContents::of(self.image(child.platform, child.digest, image, stored).await?))
+            }
+            Manifest::Index(_) if depth >= MAX_DEPTH => Err(PullError::TooDeep),
             Manifest::Index(index) => {
                 let inner = Box::pin(self.index(index, depth + 1)).await?;
-                Ok(Family { nested: true, missing: Vec::new(), ..inner })
+                Ok(IndexContents { nested: true, missing: Vec::new(), ..inner })
             }
         }
     }
@@ -106,25 +108,25 @@ impl<'a> Pull<'a> {
         &self,
         platform: Option<Platform>,
         digest: Digest,
-        mut image: Image,
+        mut image: ImageManifest,
         stored: &HashSet<Digest>,
-    ) -> Result<WarmedChild, WarmError> {
+    ) -> Result<PulledManifest, PullError> {
         let mut foreign = std::mem::take(&mut image.foreign);
         let fetches = if stored.contains(&digest) {
             image.layers.append(&mut foreign);
-            Fetches::default()
+            BlobFetches::default()
         } else {
             self.foreign(&mut image, &mut foreign).await?.plus(self.blobs(&image).await?)
         };
         let [layers, foreign] =
             [image.layers.len(), foreign.len()].map(|number| u32::try_from(number).unwrap_or(u32::MAX));
         let fetched = fetches.touched.saturating_add(fetches.streamed);
-        Ok(WarmedChild { platform, digest, layers, bytes: image.bytes(), fetched, fetches, refused: None, foreign })
+        Ok(PulledManifest { platform, digest, layers, bytes: image.bytes(), fetched, fetches, refused: None, foreign })
     }
 
     /// Fetches those `foreign` layers into Harbor that the upstream holds, and makes them layers of the image.
-    async fn foreign(&self, image: &mut Image, foreign: &mut Vec<Descriptor>) -> Result<Fetches, Error> {
-        let mut sum = Fetches::default();
+    async fn foreign(&self, image: &mut ImageManifest, foreign: &mut Vec<Descriptor>) -> Result<BlobFetches, Error> {
+        let mut sum = BlobFetches::default();
         // Without layer requests it stays unknown which ones the upstream holds; above the bound none is tried.
         if self.puller.strategy == PullStrategy::ManifestsOnly || foreign.len() > MAX_FOREIGN {
             return Ok(sum);
@@ -145,15 +147,15 @@ impl<'a> Pull<'a> {
         Ok(sum)
     }
 
-    pub(super) async fn blobs(&self, image: &Image) -> Result<Fetches, Error> {
+    pub(super) async fn blobs(&self, image: &ImageManifest) -> Result<BlobFetches, Error> {
         let blobs: Vec<Descriptor> = image.blobs().into_iter().filter(|blob| self.take(blob)).collect();
         if self.puller.strategy == PullStrategy::ManifestsOnly {
-            return Ok(Fetches { left: u32::try_from(blobs.len()).unwrap_or(u32::MAX), ..Fetches::default() });
+            return Ok(BlobFetches { left: u32::try_from(blobs.len()).unwrap_or(u32::MAX), ..BlobFetches::default() });
         }
         self.progress.planned(blobs.len() as u64, blobs.iter().fold(0, |sum, blob| sum.saturating_add(blob.size)));
         stream::iter(blobs.into_iter().map(|blob| self.blob(blob)))
             .buffer_unordered(self.puller.limits.blobs_at_once.max(1))
-            .try_fold(Fetches::default(), async |sum, one| Ok(sum.plus(one)))
+            .try_fold(BlobFetches::default(), async |sum, one| Ok(sum.plus(one)))
             .await
     }
 
@@ -162,14 +164,14 @@ impl<'a> Pull<'a> {
     }
 }
 
-fn refused(child: Child, message: String) -> WarmedChild {
-    let Child { platform, digest, .. } = child;
-    let (layers, bytes, fetched, fetches) = (0, 0, 0, Fetches::default());
-    WarmedChild { platform, digest, layers, bytes, fetched, fetches, refused: Some(message), foreign: 0 }
+fn refused(child: IndexChild, message: String) -> PulledManifest {
+    let IndexChild { platform, digest, .. } = child;
+    let (layers, bytes, fetched, fetches) = (0, 0, 0, BlobFetches::default());
+    PulledManifest { platform, digest, layers, bytes, fetched, fetches, refused: Some(message), foreign: 0 }
 }
 
-impl Family {
-    fn of(child: WarmedChild) -> Self {
+impl IndexContents {
+    fn of(child: PulledManifest) -> Self {
         Self { children: vec![child], ..Self::default() }
     }
 

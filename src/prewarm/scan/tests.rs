@@ -32,7 +32,7 @@ fn done(severity: &str, scanned: i64) -> ScanStatus {
     }
 }
 
-const WANTED: Terms = Terms { wanted: true, blocks: false, max_age: None };
+const WANTED: ScanTerms = ScanTerms { wanted: true, blocks: false, max_age: None };
 
 #[test]
 fn a_verdict_stands_until_there_is_a_new_one() {
@@ -59,7 +59,7 @@ fn a_verdict_stands_until_there_is_a_new_one() {
 
 #[test]
 fn harbor_is_asked_once_and_after_failures_more_and_more_seldom() {
-    let timing = Timing::default();
+    let timing = PrewarmTiming::default();
     let state = |state, requests| ScanStatus {
         state,
         requests: Some(requests),
@@ -83,15 +83,15 @@ fn harbor_is_asked_once_and_after_failures_more_and_more_seldom() {
     ];
     for (scan, second, due) in table {
         assert_eq!(is_due(&scan, &WANTED, false, at(second), &timing), due, "{scan:?} after {second} s");
-        assert_eq!(is_due(&scan, &Terms::default(), true, at(second), &timing), due, "refused: {scan:?}");
-        assert!(!is_due(&scan, &Terms::default(), false, at(second), &timing), "nobody goes by it: {scan:?}");
+        assert_eq!(is_due(&scan, &ScanTerms::default(), true, at(second), &timing), due, "refused: {scan:?}");
+        assert!(!is_due(&scan, &ScanTerms::default(), false, at(second), &timing), "nobody goes by it: {scan:?}");
     }
 }
 
 #[test]
 fn a_verdict_is_renewed_at_half_of_its_age_and_only_where_age_matters() {
-    let timing = Timing::default();
-    let terms = Terms { max_age: Some(Duration::from_secs(7200)), ..WANTED };
+    let timing = PrewarmTiming::default();
+    let terms = ScanTerms { max_age: Some(Duration::from_secs(7200)), ..WANTED };
     for (second, due) in [(3599, false), (3600, true), (8000, true)] {
         assert_eq!(is_due(&done("Low", 0), &terms, false, at(second), &timing), due, "{second}");
         assert!(!is_due(&done("Low", 0), &WANTED, false, at(second), &timing));
@@ -136,14 +136,14 @@ fn what_harbor_answers_to_a_request_is_kept_with_what_to_do_about_it() {
 
 #[test]
 fn a_scan_is_waited_for_and_not_for_ever() {
-    let timing = Timing::default();
+    let timing = PrewarmTiming::default();
     let scanning = ScanStatus { state: ScanState::Scanning, requested_at: time(0), ..ScanStatus::default() };
     let table = [(4, true, Some(5)), (100, true, Some(25)), (800, true, Some(60)), (900, false, None)];
     for (second, waits, again) in table {
         let found = found(vec![Some(scanning.clone()), None], &[], &WANTED, Duration::ZERO, at(second), &timing);
         assert_eq!((found.waits, found.again), (waits, again.map(Duration::from_secs)), "{second}");
     }
-    let unwanted = found(vec![Some(scanning)], &[false], &Terms::default(), Duration::ZERO, at(4), &timing);
+    let unwanted = found(vec![Some(scanning)], &[false], &ScanTerms::default(), Duration::ZERO, at(4), &timing);
     assert!(!unwanted.waits);
 }
 

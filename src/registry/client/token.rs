@@ -7,7 +7,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::Client;
 use crate::registry::{
-    auth::{Challenge, TokenAnswer},
+    auth::{Challenge, TokenResponse},
     error::Error,
 };
 
@@ -30,7 +30,7 @@ impl Client {
         let answer = self.execute(request, operation.clone()).await?.successful().await?;
         let body = self.body(answer, MAX_TOKEN_ANSWER).await?;
         // The body holds a token: no part of it may appear in an error.
-        let parsed = serde_json::from_slice::<TokenAnswer>(&body).ok().and_then(TokenAnswer::token);
+        let parsed = serde_json::from_slice::<TokenResponse>(&body).ok().and_then(TokenResponse::token);
         let Some((token, life)) = parsed else {
             return Err(Error::Malformed { operation, detail: "no token in it".to_owned() });
         };

@@ -35,8 +35,8 @@ struct Told {
 
 fn admit(rules: &Rules, pod: &Value, old: Option<&Value>) -> Told {
     admit_as(rules, pod, old, |pod, old| match old {
-        Some(old) => Request::Update { pod, old },
-        None => Request::Create { pod },
+        Some(old) => PodChange::Update { pod, old },
+        None => PodChange::Create { pod },
     })
 }
 
@@ -44,12 +44,12 @@ fn admit_as(
     rules: &Rules,
     pod: &Value,
     old: Option<&Value>,
-    request: for<'p> fn(&'p Pod<'p>, Option<&'p Pod<'p>>) -> Request<'p>,
+    request: for<'p> fn(&'p Pod<'p>, Option<&'p Pod<'p>>) -> PodChange<'p>,
 ) -> Told {
     let (text, old_text) = (pod.to_string(), old.map(ToString::to_string));
-    let view: Pod<'_> = crate::skim::read(text.as_bytes()).unwrap();
-    let old_view: Option<Pod<'_>> = old_text.as_deref().map(|text| crate::skim::read(text.as_bytes()).unwrap());
-    let subject = Subject { namespace: "shop", labels: view.labels(), ..Subject::default() };
+    let view: Pod<'_> = crate::json_scan::read(text.as_bytes()).unwrap();
+    let old_view: Option<Pod<'_>> = old_text.as_deref().map(|text| crate::json_scan::read(text.as_bytes()).unwrap());
+    let subject = PodScope { namespace: "shop", labels: view.labels(), ..PodScope::default() };
     let outcome = decide(request(&view, old_view.as_ref()), rules, &subject);
 
     let mut pod = pod.clone();
@@ -269,7 +269,7 @@ fn by_way_of_the_subresource_only_new_ephemeral_containers_change() {
     };
     let old = with(json!([{"name": "d1", "image": "busybox"}]));
     let new = with(json!([{"name": "d1", "image": "busybox"}, {"name": "d2", "image": "alpine"}]));
-    let told = admit_as(&rules_to("hub"), &new, Some(&old), |pod, old| Request::EphemeralContainers {
+    let told = admit_as(&rules_to("hub"), &new, Some(&old), |pod, old| PodChange::EphemeralContainers {
         pod,
         old: old.unwrap(),
     });
@@ -386,9 +386,9 @@ fn a_pod_is_left_alone_only_where_its_namespace_lets_it() {
     ] {
         pod["metadata"]["labels"] = label.map_or(json!({}), |label| json!({EXEMPT: label}));
         let text = pod.to_string();
-        let view: Pod<'_> = crate::skim::read(text.as_bytes()).unwrap();
-        let subject = Subject { namespace: "shop", namespace_labels: namespace, labels: view.labels() };
-        let outcome = decide(Request::Create { pod: &view }, &rules_to("hub"), &subject);
+        let view: Pod<'_> = crate::json_scan::read(text.as_bytes()).unwrap();
+        let subject = PodScope { namespace: "shop", namespace_labels: namespace, labels: view.labels() };
+        let outcome = decide(PodChange::Create { pod: &view }, &rules_to("hub"), &subject);
         assert_eq!(!outcome.changes_anything(), stays, "{label:?} {namespace:?}");
         assert_eq!(outcome.warnings().iter().any(|warning| warning.contains(ALLOW_EXEMPT)), warns, "{label:?}");
     }
@@ -488,12 +488,13 @@ fn decide_within_gives_up_what_exceeds_the_budget() {
     let decide = |count: usize| {
         let containers: Vec<_> = names[..count].iter().map(|name| (name.as_str(), "nginx")).collect();
         let text = pod(json!({}), &containers).to_string();
-        let view: Pod<'_> = crate::skim::read(text.as_bytes()).unwrap();
-        let request = Request::Create { pod: &view };
-        decide_within(request, &rules, &Subject::default(), &Budget::of_review()).map(|outcome| outcome.rewritten())
+        let view: Pod<'_> = crate::json_scan::read(text.as_bytes()).unwrap();
+        let request = PodChange::Create { pod: &view };
+        decide_within(request, &rules, &PodScope::default(), &StepBudget::of_review())
+            .map(|outcome| outcome.rewritten())
     };
     assert_eq!(decide(10), Ok(0));
-    assert_eq!(decide(2_000), Err(Exhausted));
+    assert_eq!(decide(2_000), Err(BudgetExhausted));
 }
 
 #[test]
@@ -514,14 +515,14 @@ fn outcome_names_each_secret_and_each_rule_once_however_many_there_are() {
     let mut sent = pod(json!({}), &containers);
     sent["spec"]["imagePullSecrets"] = json!([{"name": "s7"}, {"name": "other"}, {}]);
     let text = sent.to_string();
-    let view: Pod<'_> = crate::skim::read(text.as_bytes()).unwrap();
-    let outcome = decide(Request::Create { pod: &view }, &rules, &Subject::default());
+    let view: Pod<'_> = crate::json_scan::read(text.as_bytes()).unwrap();
+    let outcome = decide(PodChange::Create { pod: &view }, &rules, &PodScope::default());
     assert_eq!(outcome.acted(), (0..50).map(|index| format!("r{index}")).collect::<Vec<_>>());
     let secrets: Vec<_> = (0..30).filter(|index| *index != 7).map(|index| format!("s{index}")).collect();
     assert_eq!(outcome.pull_secrets().iter().map(|name| name.to_string()).collect::<Vec<_>>(), secrets);
     for (index, image) in images.iter().enumerate() {
         let expected = format!("harbor.corp/p{}/{}", index % 50, image.split_once('/').unwrap().1);
-        assert_eq!(outcome.image(Kind::Containers, index), Some(&*expected));
+        assert_eq!(outcome.image(ImageLocation::Containers, index), Some(&*expected));
     }
-    assert_eq!(outcome.image(Kind::InitContainers, 0), None);
+    assert_eq!(outcome.image(ImageLocation::InitContainers, 0), None);
 }

@@ -2,28 +2,28 @@
 
 use std::borrow::Cow;
 
-use super::{Map, Target};
+use super::{RewriteTarget, RuleMap};
 use crate::image::{DOCKER_HUB, ImageRef, LEGACY_DOCKER_HUB, canonical_host, is_host, is_path, reads_as_host};
 
 /// The entry of a host.
 #[derive(Debug)]
-pub(super) enum Host {
+pub(super) enum HostRules {
     /// Harbor: its managed projects.
-    Harbor(Map<usize>),
+    Harbor(RuleMap<usize>),
     /// Images to rewrite.
-    Source(Source),
+    Source(HostMatches),
 }
 
 /// The matches at one host, each with its rules, oldest first.
 #[derive(Debug, Default)]
-pub(super) struct Source {
+pub(super) struct HostMatches {
     whole_host: Vec<usize>,
-    paths: Map<Vec<usize>>,
+    paths: RuleMap<Vec<usize>>,
     /// Components of the longest path; a lookup tries no longer one.
     depth: usize,
 }
 
-impl Source {
+impl HostMatches {
     /// Adds a rule to the rules of a path, and returns them.
     pub(super) fn claim(&mut self, path: &str, index: usize) -> &[usize] {
         let holders = if path.is_empty() {
@@ -42,8 +42,8 @@ impl Source {
     pub(super) fn longest<'t>(
         &self,
         repository: &str,
-        usable: impl Fn(&usize) -> Option<&'t Target>,
-    ) -> Option<&'t Target> {
+        usable: impl Fn(&usize) -> Option<&'t RewriteTarget>,
+    ) -> Option<&'t RewriteTarget> {
         if self.depth > 0 {
             let end = repository.match_indices('/').nth(self.depth - 1).map_or(repository.len(), |(at, _)| at);
             let mut prefix = repository.get(..end);

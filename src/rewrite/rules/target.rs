@@ -4,16 +4,16 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::host::read_match;
-use super::{Finding, Rule};
+use super::{Rule, RuleWarning};
 use crate::api::proxy_project::{RewriteMode, WhenUnavailable};
 use crate::image::{ImagePrefix, ImageRef};
 use crate::rewrite::glob::Globs;
+use crate::rewrite::pod_scope::PodScope;
 use crate::rewrite::selector::Selectors;
-use crate::rewrite::subject::Subject;
 
 /// The target of a rule.
 #[derive(Debug)]
-pub struct Target {
+pub struct RewriteTarget {
     name: Arc<str>,
     pub(super) prefix: ImagePrefix,
     /// Names of this project at other Harbors: hosts in lower case, and paths.
@@ -30,17 +30,17 @@ pub struct Target {
     steps: u64,
 }
 
-impl Target {
+impl RewriteTarget {
     /// Compiles a rule without its matches.
-    pub(super) fn compile(rule: &Rule) -> Result<Self, Finding> {
-        let prefix = ImagePrefix::new(&rule.pull_host, &rule.project).map_err(|error| Finding::BadTarget {
+    pub(super) fn compile(rule: &Rule) -> Result<Self, RuleWarning> {
+        let prefix = ImagePrefix::new(&rule.pull_host, &rule.project).map_err(|error| RuleWarning::BadTarget {
             rule: rule.name.clone(),
             host: rule.pull_host.clone(),
             project: rule.project.clone(),
             error,
         })?;
         let terms = &rule.terms;
-        let scope = |problem: String| Finding::BadScope { rule: rule.name.clone(), problem };
+        let scope = |problem: String| RuleWarning::BadScope { rule: rule.name.clone(), problem };
         let selectors = Selectors::compile(terms.namespace_selector.as_ref(), terms.object_selector.as_ref());
         let selectors = selectors.map_err(|error| scope(error.to_string()))?;
         let exclude = Globs::compile(&terms.exclude).map_err(|error| scope(format!("exclude: {error}")))?;
@@ -84,7 +84,7 @@ impl Target {
     }
 
     /// Returns whether the rule applies to this image of this Pod, given that one of its matches is a prefix of the image.
-    pub fn speaks_of(&self, image: &ImageRef, subject: &Subject<'_>) -> bool {
+    pub fn covers(&self, image: &ImageRef, subject: &PodScope<'_>) -> bool {
         self.selectors.matches(subject) && self.exclude.matching(image).is_none()
     }
 
@@ -140,7 +140,7 @@ impl Target {
     }
 }
 
-impl fmt::Display for Target {
+impl fmt::Display for RewriteTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.pull_host(), self.project())
     }
@@ -154,7 +154,7 @@ mod tests {
     use super::*;
     use crate::api::proxy_project::RewriteTerms;
     use crate::rewrite::rules::{
-        Decision, Rules,
+        RuleDecision, Rules,
         tests::{rule, scoped, told},
     };
 
@@ -162,12 +162,12 @@ mod tests {
     fn chosen(rules: &Rules, image: &str) -> String {
         let namespace = [("team".to_owned(), "shop".to_owned())].into();
         let text = r#"{"metadata": {"labels": {"app": "web"}}}"#;
-        let pod: crate::rewrite::pod::Pod<'_> = crate::skim::read(text.as_bytes()).unwrap();
-        let subject = Subject { namespace: "shop", namespace_labels: Some(&namespace), labels: pod.labels() };
+        let pod: crate::rewrite::pod::Pod<'_> = crate::json_scan::read(text.as_bytes()).unwrap();
+        let subject = PodScope { namespace: "shop", namespace_labels: Some(&namespace), labels: pod.labels() };
         match rules.find(&ImageRef::parse(image).unwrap(), &subject) {
-            Decision::Rewritten { rule, .. } => rule.name().to_string(),
-            Decision::Mapped { image, rule } => format!("{} maps to {image}", rule.name()),
-            Decision::Unavailable { rule } => format!("{} waits", rule.name()),
+            RuleDecision::Rewritten { rule, .. } => rule.name().to_string(),
+            RuleDecision::Mapped { image, rule } => format!("{} maps to {image}", rule.name()),
+            RuleDecision::Unavailable { rule } => format!("{} waits", rule.name()),
             _ => "-".to_owned(),
         }
     }

@@ -26,9 +26,9 @@ pub(super) fn scoped(name: &str, created: i64, matched: &str, scope: serde_json:
 /// Returns the rewritten image; `stays PROJECT` for an image at Harbor, `-` without a rule.
 pub(super) fn told(rules: &Rules, image: &str) -> String {
     match rules.find_for_anyone(&ImageRef::parse(image).unwrap()) {
-        Decision::Rewritten { image, .. } => image.to_string(),
-        Decision::AlreadyAtHarbor { rule } => format!("stays {}", rule.map_or("", |rule| rule.name())),
-        Decision::TooLong { rule } => format!("too long for {}", rule.name()),
+        RuleDecision::Rewritten { image, .. } => image.to_string(),
+        RuleDecision::AlreadyAtHarbor { rule } => format!("stays {}", rule.map_or("", |rule| rule.name())),
+        RuleDecision::TooLong { rule } => format!("too long for {}", rule.name()),
         _ => "-".to_owned(),
     }
 }

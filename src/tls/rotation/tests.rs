@@ -8,12 +8,12 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::tls::issue::{Authority, Issued};
-use crate::tls::kept::{Data, leaf_data, read_leaf, salvage};
+use crate::tls::secret_format::{SecretData, leaf_data, read_leaf, recover};
 
 const NAME: &str = "harbor-pilot-webhook.harbor-pilot.svc";
 
-fn policy() -> Policy {
-    Policy {
+fn policy() -> RotationPolicy {
+    RotationPolicy {
         leaf: SignedDuration::from_hours(90 * 24),
         authority: SignedDuration::from_hours(730 * 24),
         names: vec![NAME.to_owned()],
@@ -30,10 +30,10 @@ fn after(days: i64) -> Timestamp {
 
 /// The observed state of one reconcile, for tests to change.
 struct Look {
-    authorities: Kept<Authorities>,
-    leaf: Kept<X509>,
+    authorities: StoredState<AuthoritySet>,
+    leaf: StoredState<X509>,
     salvaged: Vec<X509>,
-    bundles: Vec<Bundle>,
+    bundles: Vec<CaBundle>,
     replicas: Replicas,
 }
 
@@ -42,9 +42,9 @@ impl Look {
     fn settled() -> Self {
         let authority = Authority::new("test", Validity::starting(beginning(), policy().authority)).unwrap();
         let issued = authority.issue(&policy().names, Validity::starting(beginning(), policy().leaf)).unwrap();
-        let authorities = Authorities::read(&Authorities::data(&authority, &[]));
+        let authorities = AuthoritySet::read(&AuthoritySet::data(&authority, &[]));
         let leaf = read_leaf(&leaf_data(&issued, &authority));
-        let Kept::Held(held) = &authorities else { panic!("{authorities:?}") };
+        let StoredState::Held(held) = &authorities else { panic!("{authorities:?}") };
         Self {
             bundles: vec![bundle(held.all())],
             salvaged: held.all(),
@@ -54,27 +54,27 @@ impl Look {
         }
     }
 
-    fn next(&self, memory: &mut Memory, now: Timestamp, elapsed: u64) -> Next {
+    fn next(&self, memory: &mut RotationMemory, now: Timestamp, elapsed: u64) -> RotationPlan {
         let Self { authorities, leaf, salvaged, bundles, replicas } = self;
-        let seen = Seen { authorities, leaf, salvaged, bundles, replicas };
+        let seen = RotationState { authorities, leaf, salvaged, bundles, replicas };
         next(memory, &seen, &policy(), now, Duration::from_secs(elapsed))
     }
 
-    fn step(&self, now: Timestamp) -> Step {
-        self.next(&mut Memory::default(), now, 0).step
+    fn step(&self, now: Timestamp) -> RotationAction {
+        self.next(&mut RotationMemory::default(), now, 0).step
     }
 }
 
-fn bundle(trusted: Vec<X509>) -> Bundle {
-    Bundle { entry: "test".to_owned(), trusted, kept_by: None }
+fn bundle(trusted: Vec<X509>) -> CaBundle {
+    CaBundle { entry: "test".to_owned(), trusted, kept_by: None }
 }
 
 fn replica(shows: Result<X509, String>, serving: bool) -> Replica {
     Replica { address: "10.0.0.1:8443".to_owned(), serving, shows }
 }
 
-fn held<T: Clone>(kept: &Kept<T>) -> T {
-    let Kept::Held(held) = kept else { panic!("it is not held") };
+fn held<T: Clone>(kept: &StoredState<T>) -> T {
+    let StoredState::Held(held) = kept else { panic!("it is not held") };
     held.clone()
 }
 
@@ -82,10 +82,10 @@ fn held<T: Clone>(kept: &Kept<T>) -> T {
 fn nothing_is_done_until_two_thirds_of_the_life_of_the_certificate_are_over() {
     let look = Look::settled();
     for day in [0, 1, 59] {
-        assert_eq!(look.step(after(day)), Step::Wait, "day {day}");
+        assert_eq!(look.step(after(day)), RotationAction::Wait, "day {day}");
     }
     for day in [60, 89, 91] {
-        let Step::NewLeaf { validity, .. } = look.step(after(day)) else { panic!("day {day}") };
+        let RotationAction::NewLeaf { validity, .. } = look.step(after(day)) else { panic!("day {day}") };
         assert_eq!(validity, Validity::starting(after(day), policy().leaf));
     }
 }
@@ -98,7 +98,7 @@ fn a_certificate_that_is_not_yet_valid_is_replaced() {
         let issued = Validity::starting(after(day), policy().leaf);
         look.leaf = read_leaf(&leaf_data(&authority.issue(&policy().names, issued).unwrap(), &authority));
         let step = look.step(beginning());
-        assert_eq!(matches!(step, Step::NewLeaf { .. }), due, "day {day}: {step:?}");
+        assert_eq!(matches!(step, RotationAction::NewLeaf { .. }), due, "day {day}: {step:?}");
     }
 }
 
@@ -110,7 +110,7 @@ fn an_authority_is_replaced_before_two_thirds_of_its_life_are_over_or_a_certific
         let authority = held(&look.authorities).authority().unwrap();
         look.leaf = read_leaf(&leaf_data(&authority.issue(&policy().names, issued).unwrap(), &authority));
         let step = look.step(after(day));
-        assert_eq!(matches!(step, Step::NewAuthority { .. }), due, "day {day}: {step:?}");
+        assert_eq!(matches!(step, RotationAction::NewAuthority { .. }), due, "day {day}: {step:?}");
     }
 }
 
@@ -118,24 +118,30 @@ fn an_authority_is_replaced_before_two_thirds_of_its_life_are_over_or_a_certific
 fn what_is_somebody_elses_is_left_alone_and_what_is_damaged_is_made_anew_beside_what_is_still_in_use() {
     let settled = Look::settled();
     let current = held(&settled.authorities).current;
-    let not_ours = || Kept::NotOurs("it is not".to_owned());
-    let stands = Step::Stand("it is not".to_owned());
-    assert_eq!(Look { authorities: Kept::NotOurs("it is not".to_owned()), ..Look::settled() }.step(after(1)), stands);
-    assert_eq!(Look { leaf: not_ours(), authorities: Kept::Missing, ..Look::settled() }.step(after(1)), stands);
-    let claimed = Bundle { kept_by: Some("it is not".to_owned()), ..bundle(vec![]) };
+    let not_ours = || StoredState::NotOurs("it is not".to_owned());
+    let stands = RotationAction::Stand("it is not".to_owned());
+    assert_eq!(
+        Look { authorities: StoredState::NotOurs("it is not".to_owned()), ..Look::settled() }.step(after(1)),
+        stands
+    );
+    assert_eq!(Look { leaf: not_ours(), authorities: StoredState::Missing, ..Look::settled() }.step(after(1)), stands);
+    let claimed = CaBundle { kept_by: Some("it is not".to_owned()), ..bundle(vec![]) };
     assert_eq!(Look { bundles: vec![claimed], ..Look::settled() }.step(after(1)), stands);
 
-    for authorities in [Kept::Missing, Kept::Damaged("it is torn".to_owned())] {
+    for authorities in [StoredState::Missing, StoredState::Damaged("it is torn".to_owned())] {
         let salvaged = vec![current.clone(), current.clone()];
         let step = Look { authorities, salvaged, ..Look::settled() }.step(after(1));
-        let Step::NewAuthority { previous, .. } = step else { panic!("{step:?}") };
+        let RotationAction::NewAuthority { previous, .. } = step else { panic!("{step:?}") };
         assert_eq!(previous, std::slice::from_ref(&current));
     }
-    let damaged =
-        Look { leaf: Kept::Damaged("it is torn".to_owned()), replicas: Replicas::Known(vec![]), ..Look::settled() };
-    assert!(matches!(damaged.step(after(1)), Step::NewLeaf { .. }));
+    let damaged = Look {
+        leaf: StoredState::Damaged("it is torn".to_owned()),
+        replicas: Replicas::Known(vec![]),
+        ..Look::settled()
+    };
+    assert!(matches!(damaged.step(after(1)), RotationAction::NewLeaf { .. }));
     let step = Look::settled().step(beginning() - SignedDuration::from_hours(2));
-    assert!(matches!(&step, Step::Stand(why) if why.contains("by the clock here")), "{step:?}");
+    assert!(matches!(&step, RotationAction::Stand(why) if why.contains("by the clock here")), "{step:?}");
 }
 
 #[test]
@@ -144,10 +150,10 @@ fn a_ca_bundle_that_was_taken_away_is_written_again_and_one_of_others_stays_unti
     let (ours, theirs) = (held(&settled.authorities).current, held(&other.authorities).current);
     let emptied = Look { bundles: vec![bundle(vec![ours.clone()]), bundle(vec![])], ..Look::settled() };
     let step = Look { authorities: settled.authorities.clone(), leaf: settled.leaf.clone(), ..emptied }.step(after(1));
-    assert_eq!(step, Step::Publish(vec![(1, vec![ours.clone()])]));
+    assert_eq!(step, RotationAction::Publish(vec![(1, vec![ours.clone()])]));
 
     let mut look = Look { bundles: vec![bundle(vec![theirs.clone()])], ..settled };
-    assert_eq!(look.step(after(1)), Step::Publish(vec![(0, vec![ours.clone(), theirs.clone()])]));
+    assert_eq!(look.step(after(1)), RotationAction::Publish(vec![(0, vec![ours.clone(), theirs.clone()])]));
     look.bundles = vec![bundle(vec![theirs, ours.clone()])];
     let new = held(&look.leaf);
     for (shows, serving, goes_on) in [
@@ -157,17 +163,17 @@ fn a_ca_bundle_that_was_taken_away_is_written_again_and_one_of_others_stays_unti
         (Ok(new), true, true),
     ] {
         look.replicas = Replicas::Known(vec![replica(shows, serving)]);
-        let mut memory = Memory::default();
+        let mut memory = RotationMemory::default();
         let first = look.next(&mut memory, after(1), 0);
-        assert!(first.step == Step::Wait && first.waits_for.is_some(), "{first:?}");
-        assert_eq!(look.next(&mut memory, after(1), 599).step, Step::Wait);
+        assert!(first.step == RotationAction::Wait && first.waits_for.is_some(), "{first:?}");
+        assert_eq!(look.next(&mut memory, after(1), 599).step, RotationAction::Wait);
         let then = look.next(&mut memory, after(1), 600).step;
-        assert_eq!(then == Step::Publish(vec![(0, vec![ours.clone()])]), goes_on, "{then:?}");
+        assert_eq!(then == RotationAction::Publish(vec![(0, vec![ours.clone()])]), goes_on, "{then:?}");
     }
     look.replicas = Replicas::Unknown("forbidden".to_owned());
-    let mut memory = Memory::default();
+    let mut memory = RotationMemory::default();
     for elapsed in [0, 100_000] {
-        assert_eq!(look.next(&mut memory, after(1), elapsed).step, Step::Wait, "nobody knows what is served");
+        assert_eq!(look.next(&mut memory, after(1), elapsed).step, RotationAction::Wait, "nobody knows what is served");
     }
 }
 
@@ -175,18 +181,18 @@ fn a_ca_bundle_that_was_taken_away_is_written_again_and_one_of_others_stays_unti
 fn what_a_secret_holds_is_told_apart() {
     let [first, second] =
         ["a", "b"].map(|name| Authority::new(name, Validity::starting(beginning(), policy().authority)).unwrap());
-    let good = Authorities::data(&first, &[]);
-    assert!(matches!(Authorities::read(&good), Kept::Held(_)));
-    let other = Authorities::data(&second, &[]);
+    let good = AuthoritySet::data(&first, &[]);
+    assert!(matches!(AuthoritySet::read(&good), StoredState::Held(_)));
+    let other = AuthoritySet::data(&second, &[]);
     let leaf = first.issue(&policy().names, Validity::starting(beginning(), policy().leaf)).unwrap();
     let leaf = leaf_data(&leaf, &first);
-    let with = |data: &Data, key: &str, bytes: &[u8]| {
+    let with = |data: &SecretData, key: &str, bytes: &[u8]| {
         let mut data = data.clone();
         data.insert(key.to_owned(), bytes.to_vec());
         data
     };
     for (data, why) in [
-        (Data::new(), "`ca.crt` is missing or empty"),
+        (SecretData::new(), "`ca.crt` is missing or empty"),
         (with(&good, "ca.key", b""), "`ca.key` is missing or empty"),
         (with(&good, "ca.key", b"x"), "`ca.key` holds no private key"),
         (with(&good, "ca.key", &[0xff]), "`ca.key` is no text"),
@@ -198,16 +204,16 @@ fn what_a_secret_holds_is_told_apart() {
             "previous.crt",
         ),
     ] {
-        let read = Authorities::read(&data);
-        assert!(matches!(&read, Kept::Damaged(told) if told.contains(why)), "{why}: {read:?}");
+        let read = AuthoritySet::read(&data);
+        assert!(matches!(&read, StoredState::Damaged(told) if told.contains(why)), "{why}: {read:?}");
         assert!(!format!("{read:?}").contains("PRIVATE KEY"));
     }
-    assert!(matches!(read_leaf(&leaf), Kept::Held(_)));
+    assert!(matches!(read_leaf(&leaf), StoredState::Held(_)));
     for (key, bytes) in [("tls.crt", &b""[..]), ("tls.key", b"x"), ("tls.crt", &other["ca.crt"])] {
         let read = read_leaf(&with(&leaf, key, bytes));
-        assert!(matches!(read, Kept::Damaged(_)), "{key}: {read:?}");
+        assert!(matches!(read, StoredState::Damaged(_)), "{key}: {read:?}");
     }
-    assert_eq!(salvage(&with(&good, "ca.key", b"x")).len(), 1);
+    assert_eq!(recover(&with(&good, "ca.key", b"x")).len(), 1);
 }
 
 /// An object of the API server: its version and what is in it.
@@ -217,8 +223,8 @@ struct World {
     now: Timestamp,
     since: Duration,
     version: u64,
-    authority: Stored<Data>,
-    leaf: Stored<Data>,
+    authority: Stored<SecretData>,
+    leaf: Stored<SecretData>,
     configurations: Vec<(u64, Vec<Vec<X509>>)>,
     servers: Vec<ApiServer>,
     replicas: Vec<Pod>,
@@ -238,7 +244,7 @@ struct Pod {
     serves: Option<X509>,
     listed_at: Duration,
     ends_at: Option<Duration>,
-    files: Vec<(Duration, Data)>,
+    files: Vec<(Duration, SecretData)>,
 }
 
 /// A controller in the middle of a reconcile: the state that it has read.
@@ -246,10 +252,10 @@ struct Pod {
 struct Leader {
     skew: SignedDuration,
     born: Duration,
-    memory: Memory,
-    leaf: Option<Stored<Data>>,
+    memory: RotationMemory,
+    leaf: Option<Stored<SecretData>>,
     configurations: Option<Vec<(u64, Vec<Vec<X509>>)>>,
-    authority: Option<Stored<Data>>,
+    authority: Option<Stored<SecretData>>,
     rests_until: Duration,
 }
 
@@ -304,7 +310,7 @@ impl World {
         for pod in &mut self.replicas {
             pod.files.retain(|(due, data)| {
                 if *due <= since
-                    && let Kept::Held(leaf) = read_leaf(data)
+                    && let StoredState::Held(leaf) = read_leaf(data)
                 {
                     pod.serves = Some(leaf);
                 }
@@ -337,7 +343,7 @@ impl World {
         self.version
     }
 
-    fn write_leaf(&mut self, data: Data) {
+    fn write_leaf(&mut self, data: SecretData) {
         let version = self.stored();
         self.leaf = Some((version, data.clone()));
         for (place, pod) in self.replicas.iter_mut().enumerate() {
@@ -357,7 +363,7 @@ impl World {
 
     fn new_pod(&mut self, starts_in: u64) {
         let Some((_, data)) = &self.leaf else { return };
-        let Kept::Held(leaf) = read_leaf(data) else { return };
+        let StoredState::Held(leaf) = read_leaf(data) else { return };
         if self.replicas.len() < 4 {
             let listed_at = self.since + Duration::from_secs(starts_in);
             self.replicas.push(Pod { serves: Some(leaf), listed_at, ends_at: None, files: Vec::new() });
@@ -366,7 +372,7 @@ impl World {
 
     fn is_settled(&self) -> bool {
         let Some((_, data)) = &self.authority else { return false };
-        let Kept::Held(authorities) = Authorities::read(data) else { return false };
+        let StoredState::Held(authorities) = AuthoritySet::read(data) else { return false };
         let bundles = self.configurations.iter().flat_map(|(_, bundles)| bundles);
         let emptied = self
             .servers
@@ -406,18 +412,18 @@ impl Leader {
     fn act(&mut self, world: &mut World) {
         let (leaf, authority) = (self.leaf.take().unwrap(), self.authority.take().unwrap());
         let configurations = self.configurations.take().unwrap();
-        let read = |stored: &Stored<Data>| stored.as_ref().map(|(_, data)| data.clone());
-        let authorities = read(&authority).map_or(Kept::Missing, |data| Authorities::read(&data));
-        let kept_leaf = read(&leaf).map_or(Kept::Missing, |data| read_leaf(&data));
-        let salvaged: Vec<X509> = [read(&authority), read(&leaf)].iter().flatten().flat_map(salvage).collect();
+        let read = |stored: &Stored<SecretData>| stored.as_ref().map(|(_, data)| data.clone());
+        let authorities = read(&authority).map_or(StoredState::Missing, |data| AuthoritySet::read(&data));
+        let kept_leaf = read(&leaf).map_or(StoredState::Missing, |data| read_leaf(&data));
+        let salvaged: Vec<X509> = [read(&authority), read(&leaf)].iter().flatten().flat_map(recover).collect();
         let places: Vec<(usize, usize)> =
             (0..2).flat_map(|which| (0..=which).map(move |entry| (which, entry))).collect();
-        let bundles: Vec<Bundle> =
+        let bundles: Vec<CaBundle> =
             places.iter().map(|(which, entry)| bundle(configurations[*which].1[*entry].clone())).collect();
         let listed = world.replicas.iter().filter(|pod| pod.listed_at <= world.since);
         let shown = listed.map(|pod| replica(pod.serves.clone().ok_or_else(|| "refused".to_owned()), true));
         let replicas = Replicas::Known(shown.collect());
-        let seen = Seen {
+        let seen = RotationState {
             authorities: &authorities,
             leaf: &kept_leaf,
             salvaged: &salvaged,
@@ -426,27 +432,27 @@ impl Leader {
         };
         let now = world.now + self.skew;
         let elapsed = world.since - self.born;
-        let Next { step, look_again, .. } = next(&mut self.memory, &seen, &policy(), now, elapsed);
+        let RotationPlan { step, look_again, .. } = next(&mut self.memory, &seen, &policy(), now, elapsed);
         // The controller reads more often; this is the harder case.
         self.rests_until = world.since + if look_again == LOOK { LOOK * 8 } else { look_again };
-        let same = |a: &Stored<Data>, b: &Stored<Data>| a.as_ref().map(|a| a.0) == b.as_ref().map(|b| b.0);
+        let same = |a: &Stored<SecretData>, b: &Stored<SecretData>| a.as_ref().map(|a| a.0) == b.as_ref().map(|b| b.0);
         match step {
-            Step::Wait => {}
-            Step::Stand(why) => panic!("{why}"),
-            Step::NewAuthority { previous, .. } if same(&world.authority, &authority) => {
+            RotationAction::Wait => {}
+            RotationAction::Stand(why) => panic!("{why}"),
+            RotationAction::NewAuthority { previous, .. } if same(&world.authority, &authority) => {
                 let name = format!("test {now}");
                 let new = Authority::new(&name, Validity::starting(now, policy().authority)).unwrap();
-                world.authority = Some((world.stored(), Authorities::data(&new, &previous)));
+                world.authority = Some((world.stored(), AuthoritySet::data(&new, &previous)));
             }
-            Step::Drop { keep, .. } if same(&world.authority, &authority) => {
+            RotationAction::Drop { keep, .. } if same(&world.authority, &authority) => {
                 world.authority = Some((world.stored(), held(&authorities).keeping(&keep)));
             }
-            Step::NewLeaf { validity, .. } if same(&world.leaf, &leaf) => {
+            RotationAction::NewLeaf { validity, .. } if same(&world.leaf, &leaf) => {
                 let authority = held(&authorities).authority().unwrap();
                 let issued: Issued = authority.issue(&policy().names, validity).unwrap();
                 world.write_leaf(leaf_data(&issued, &authority));
             }
-            Step::Publish(wanted) => {
+            RotationAction::Publish(wanted) => {
                 let wanted: BTreeMap<usize, Vec<X509>> = wanted.into_iter().collect();
                 for (which, (version, read)) in configurations.iter().enumerate() {
                     let entries = places.iter().enumerate().filter(|(_, place)| place.0 == which);
@@ -518,7 +524,10 @@ fn live(happenings: Vec<Happening>, skews: [i64; 2], first: i64) {
     let mut world = World::new(skews);
     let mut leader = Leader::new(first, &world);
     quietly(&mut world, &mut leader, 15);
-    assert!(matches!(&world.leaf, Some((_, data)) if matches!(read_leaf(data), Kept::Held(_))), "nothing was issued");
+    assert!(
+        matches!(&world.leaf, Some((_, data)) if matches!(read_leaf(data), StoredState::Held(_))),
+        "nothing was issued"
+    );
     world.new_pod(0);
     for happening in happenings {
         let emptied = world

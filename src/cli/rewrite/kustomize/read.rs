@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{Entry, Kustomization, Seen, SeenImage, name_of};
 use crate::{
     cli::kustomization::Named,
-    manifests::{Image, Manifests, Role},
+    manifests::{ImageRole, ManifestText, TemplateImage},
 };
 
 /// A Kustomization with more words that cannot be read may build on anything.
@@ -29,13 +29,16 @@ impl Seen {
     }
 
     /// Takes from a file what its Kustomizations are. `new` is what an image is to become.
-    pub(in crate::cli::rewrite) fn of(manifests: &Manifests<'_>, new: impl Fn(usize, usize) -> Option<String>) -> Self {
+    pub(in crate::cli::rewrite) fn of(
+        manifests: &ManifestText<'_>,
+        new: impl Fn(usize, usize) -> Option<String>,
+    ) -> Self {
         let documents: Vec<Value> = manifests.documents().collect();
         let mut seen = Self::default();
         let mut kustomizations: BTreeMap<usize, Kustomization> = BTreeMap::new();
         for (index, document) in documents.iter().enumerate() {
             let group = document.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
-            if manifests.strangers().contains(&(index + 1)) {
+            if manifests.foreign_documents().contains(&(index + 1)) {
                 seen.texts.push_str(&document.to_string());
             } else if group.starts_with("kustomize.config.k8s.io/") || document.get("kind").is_none() {
                 kustomizations.insert(index + 1, Kustomization::of(document));
@@ -43,17 +46,17 @@ impl Seen {
         }
         for (template, found) in manifests.templates().iter().enumerate() {
             for (number, image) in found.images.iter().enumerate() {
-                let Image { role, image: text, line, .. } = image;
+                let TemplateImage { role, image: text, line, .. } = image;
                 match role {
-                    Role::KustomizeName => {
+                    ImageRole::KustomizeName => {
                         let entry = Entry { at: (template, number), name: text.clone(), line: *line };
                         if let Some(kustomization) = kustomizations.get_mut(&found.document) {
                             kustomization.entries.push(entry);
                         }
                     }
-                    Role::Image | Role::KustomizeNewName => {
+                    ImageRole::Image | ImageRole::KustomizeNewName => {
                         let new = new(template, number).map(|new| name_of(&new).to_owned());
-                        let is_new_name = *role == Role::KustomizeNewName;
+                        let is_new_name = *role == ImageRole::KustomizeNewName;
                         seen.images.push(SeenImage {
                             name: name_of(text).to_owned(),
                             new,
@@ -105,7 +108,7 @@ impl Kustomization {
         let patches = patches.filter_map(|patch| patch.get("patch").and_then(Value::as_str));
         for text in merged.chain(patches) {
             found.inline.push_str(text);
-            found.patches.extend(Manifests::read(text).iter().flat_map(Manifests::documents));
+            found.patches.extend(ManifestText::read(text).iter().flat_map(ManifestText::documents));
         }
         const MAKING: [&str; 4] = ["helmCharts", "helmChartInflationGenerator", "generators", "transformers"];
         found.makes = MAKING.into_iter().find(|field| document.get(*field).is_some());

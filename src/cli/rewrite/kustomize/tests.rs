@@ -1,11 +1,11 @@
 use super::*;
-use crate::manifests::{Manifests, Role};
+use crate::manifests::{ImageRole, ManifestText};
 
 fn file(path: &str, text: &str) -> Seen {
-    let manifests = Manifests::read(text).unwrap();
+    let manifests = ManifestText::read(text).unwrap();
     let new = |template: usize, image: usize| {
         let image = &manifests.templates()[template].images[image];
-        (image.role != Role::KustomizeName).then(|| format!("harbor.test/hub/{}", image.image))
+        (image.role != ImageRole::KustomizeName).then(|| format!("harbor.test/hub/{}", image.image))
     };
     Seen { name: path.to_owned(), path: Some(path.into()), ..Seen::of(&manifests, new) }
 }
@@ -110,7 +110,7 @@ fn a_kustomization_that_was_not_given_holds_what_it_means() {
 
 /// As [`file`], where images of Docker Hub have one name at Harbor.
 fn hub_file(path: &str, text: &str) -> Seen {
-    let manifests = Manifests::read(text).unwrap();
+    let manifests = ManifestText::read(text).unwrap();
     let new = |template: usize, image: usize| {
         let image = &manifests.templates()[template].images[image];
         let name = image.image.trim_start_matches("docker.io/");

@@ -16,14 +16,14 @@ const TOLD: usize = 3;
 
 /// Progress of a purge.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Purge {
+pub(super) struct PurgeProgress {
     /// Number of repositories left for the next reconcile.
     pub(super) left: usize,
     /// Repositories that Harbor does not delete, and why.
     refused: Vec<String>,
 }
 
-impl Purge {
+impl PurgeProgress {
     /// Deletes the repositories of the project, up to the limit of one reconcile.
     pub(super) async fn of(client: &Client, project: &str) -> Result<Self, Error> {
         let repositories = client.repositories(project).await?;
@@ -31,14 +31,16 @@ impl Purge {
         let gone = &gone;
         let deletions = stream::iter(repositories).map(|repository| async move {
             if gone.load(Ordering::Relaxed) >= MOST {
-                return Ok(Fate::Waits);
+                return Ok(PurgedRepository::Waits);
             }
             match client.delete_repository(project, &repository).await {
                 Ok(()) => {
                     gone.fetch_add(1, Ordering::Relaxed);
-                    Ok(Fate::Gone)
+                    Ok(PurgedRepository::Gone)
                 }
-                Err(Error::Precondition { message }) => Ok(Fate::Refused(format!("{repository}: {message}"))),
+                Err(Error::Precondition { message }) => {
+                    Ok(PurgedRepository::Refused(format!("{repository}: {message}")))
+                }
                 Err(error) => Err(error),
             }
         });
@@ -46,9 +48,9 @@ impl Purge {
         let mut fates = deletions.buffer_unordered(AT_ONCE);
         while let Some(fate) = fates.try_next().await? {
             match fate {
-                Fate::Gone => {}
-                Fate::Waits => purge.left += 1,
-                Fate::Refused(why) => purge.refused.push(why),
+                PurgedRepository::Gone => {}
+                PurgedRepository::Waits => purge.left += 1,
+                PurgedRepository::Refused(why) => purge.refused.push(why),
             }
         }
         purge.refused.sort_unstable();
@@ -67,7 +69,7 @@ impl Purge {
     }
 }
 
-enum Fate {
+enum PurgedRepository {
     Gone,
     Waits,
     Refused(String),
@@ -80,7 +82,7 @@ mod tests {
     #[test]
     fn of_many_refusals_a_few_are_told_and_the_others_counted() {
         let refused = |count: usize| (0..count).map(|at| format!("app-{at}: no")).collect();
-        let words = |count| Purge { left: 0, refused: refused(count) }.refusals();
+        let words = |count| PurgeProgress { left: 0, refused: refused(count) }.refusals();
         assert_eq!(words(0), None);
         assert_eq!(words(2).unwrap(), "keeps 2 of its repositories: app-0: no; app-1: no");
         assert_eq!(words(7).unwrap(), "keeps 7 of its repositories: app-0: no; app-1: no; app-2: no; and 4 more");

@@ -1,0 +1,400 @@
+//! Each image to its end: the controller's own steps, one after the other, until it is warm or cannot be.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::{StreamExt, stream};
+use k8s_openapi::jiff::Timestamp;
+use serde_json::json;
+use tokio::{sync::Semaphore, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    harbors::{Harbors, ImageTargets},
+    images::RequestedImage,
+    progress::{FetchTotals, ProgressBoard},
+};
+use crate::{
+    api::{CachedImage, CachedImageStatus, ConditionType, Reason, cached_image::Require, condition},
+    cli::text::{size, time},
+    prewarm::{Environment as _, PrewarmContext, reconcile, state_machine},
+};
+
+/// A pull is tried that often before it is given up, where trying again can help at all.
+const TRIES: u32 = 3;
+/// How often lines say how it stands in all.
+const TELL: Duration = Duration::from_secs(10);
+/// What no second try mends.
+const FINAL: [Reason; 9] = [
+    Reason::ImageNotFound,
+    Reason::HarborUnauthorized,
+    Reason::HarborForbidden,
+    Reason::HarborRefused,
+    Reason::PullBlocked,
+    Reason::NotProxied,
+    Reason::InvalidImage,
+    Reason::InvalidSpec,
+    Reason::PlatformMissing,
+];
+
+/// How far images are brought.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct WarmOptions {
+    /// Whether it ends with the pull.
+    pub(super) no_verify: bool,
+    /// In the place of what each image requires.
+    pub(super) require: Option<Require>,
+    /// Whether an image is waited for until Harbor's API lists it.
+    pub(super) listed: bool,
+    /// Images that are pulled at once.
+    pub(super) concurrency: usize,
+    /// For all of it.
+    pub(super) deadline: Instant,
+}
+
+/// How it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum WarmEnd {
+    /// Warm, as far as is required.
+    Warm,
+    /// Pulled; nobody looked whether Harbor stored it.
+    Pulled,
+    Failed,
+    /// The time was up.
+    TimedOut,
+    /// Somebody stopped it.
+    Interrupted,
+}
+
+/// What came of an image.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct WarmedImage {
+    pub(super) wanted: RequestedImage,
+    pub(super) status: CachedImageStatus,
+    pub(super) end: WarmEnd,
+    /// Why it is not warm.
+    pub(super) reason: String,
+    pub(super) message: String,
+    pub(super) fetched: FetchTotals,
+    pub(super) took: Duration,
+}
+
+/// All that images have in common.
+pub(super) struct WarmRun {
+    pub(super) context: PrewarmContext,
+    pub(super) places: Arc<ImageTargets>,
+    pub(super) board: Arc<ProgressBoard>,
+    pub(super) terms: WarmOptions,
+    pub(super) stop: CancellationToken,
+    slots: Semaphore,
+}
+
+impl WarmRun {
+    /// By these terms, until `stop`.
+    pub(super) fn new(
+        context: PrewarmContext,
+        places: Arc<ImageTargets>,
+        board: Arc<ProgressBoard>,
+        terms: WarmOptions,
+        stop: CancellationToken,
+    ) -> Self {
+        Self { context, places, board, terms, stop, slots: Semaphore::new(terms.concurrency.max(1)) }
+    }
+
+    /// Warms all, and says what came of each, in their order.
+    pub(super) async fn run(&self, wanted: Vec<RequestedImage>, harbors: &Harbors) -> anyhow::Result<Vec<WarmedImage>> {
+        let images: Vec<_> = wanted
+            .into_iter()
+            .map(|wanted| {
+                let refused = match &wanted.place {
+                    Ok(place) => harbors.refusal(place).cloned(),
+                    Err(nowhere) => Some(nowhere.clone()),
+                };
+                self.cached(&wanted).map(|cached| (wanted, cached, refused))
+            })
+            .collect::<Result<_, _>>()?;
+        // All of them before the first pull: what they share is tagged for each only then.
+        for (wanted, ..) in &images {
+            self.note_tag(wanted);
+        }
+        let at_once = images.len().max(1);
+        let lives = images.into_iter().map(|(wanted, cached, refused)| async move {
+            let Some(refused) = refused else { return self.live(wanted, cached).await };
+            let done = WarmedImage::at_once(wanted, &refused.reason.to_string(), refused.message);
+            self.tell(&done, "");
+            done
+        });
+        // All live at once, for most of a life is waiting; pulls take slots.
+        let lives = stream::iter(lives).buffered(at_once).collect();
+        let mut ticks = tokio::time::interval_at(Instant::now() + TELL, TELL);
+        let telling = async {
+            loop {
+                ticks.tick().await;
+                self.board.print_totals();
+            }
+        };
+        tokio::select! {
+            done = lives => Ok(done),
+            () = telling => Ok(Vec::new()),
+        }
+    }
+
+    fn note_tag(&self, wanted: &RequestedImage) {
+        let resolved = wanted.place.as_ref().ok().and_then(|place| self.places.resolve(place.image.as_str()).ok());
+        if let Some(resolved) = resolved {
+            self.context.record_wanted(&resolved);
+        }
+    }
+
+    fn cached(&self, wanted: &RequestedImage) -> serde_json::Result<CachedImage> {
+        let image = wanted.place.as_ref().map(|place| place.image.to_string()).unwrap_or_default();
+        let platforms = self.places.platforms(&image, wanted);
+        let require = self.terms.require.unwrap_or(wanted.require);
+        let spec = serde_json::from_value(json!({"image": image, "platforms": platforms, "require": require}))?;
+        let mut cached = CachedImage::new("image", spec);
+        cached.metadata.generation = Some(1);
+        Ok(cached)
+    }
+
+    async fn live(&self, wanted: RequestedImage, mut cached: CachedImage) -> WarmedImage {
+        let begun = Instant::now();
+        let image = cached.spec.image.clone();
+        let (mut fetched, mut told) = (FetchTotals::default(), false);
+        let end = loop {
+            let Some(requeue) = self.step(&mut cached, &mut fetched).await else { break self.cut_short() };
+            let status = cached.status.clone().unwrap_or_default();
+            if let Some(end) = end(&status, requeue, self.left(), &self.terms) {
+                break end;
+            }
+            self.print_waiting(&image, &status, &mut told);
+            if !requeue.is_zero() && !self.pause(requeue).await {
+                break self.cut_short();
+            }
+        };
+        let status = cached.status.unwrap_or_default();
+        let ready = condition::find(&status.conditions, ConditionType::Ready);
+        let (reason, message) = ready.map(|ready| (ready.reason.clone(), ready.message.clone())).unwrap_or_default();
+        let done = WarmedImage { wanted, status, end, reason, message, fetched, took: begun.elapsed() };
+        self.tell(&done, &image);
+        done
+    }
+
+    /// One step; `None` when it was cut short.
+    async fn step(&self, cached: &mut CachedImage, fetched: &mut FetchTotals) -> Option<Duration> {
+        let image = cached.spec.image.clone();
+        let pulls = state_machine::step(cached, &image, Timestamp::now()) == state_machine::ImageAction::Warm;
+        let stopped = async {
+            tokio::select! {
+                () = self.stop.cancelled() => {}
+                () = tokio::time::sleep_until(self.terms.deadline) => {}
+            }
+        };
+        let step = async {
+            if !pulls {
+                return reconcile(cached, &self.context, Timestamp::now()).await;
+            }
+            let _slot = self.slots.acquire().await;
+            self.board.pulling();
+            let begun = Instant::now();
+            let outcome = {
+                let _pulling = Pulling { board: &self.board, image: &image, fetched };
+                reconcile(cached, &self.context, Timestamp::now()).await
+            };
+            let now = *fetched;
+            if state_machine::ready_reason(&outcome.status) == Some("Verifying") {
+                let took = time(begun.elapsed());
+                let pulled = match (now.blobs, now.there) {
+                    (0, there) => format!("all of it was there ({}), seen in {took}", size(there)),
+                    (_, 0) => format!("pulled {} in {took}", size(now.bytes)),
+                    (_, there) => format!("pulled {} in {took}; {} were there", size(now.bytes), size(there)),
+                };
+                self.board.print_line(&image, &pulled);
+            }
+            outcome
+        };
+        let outcome = tokio::select! {
+            outcome = step => outcome,
+            () = stopped => return None,
+        };
+        cached.status = Some(outcome.status);
+        Some(outcome.requeue)
+    }
+
+    /// Says once why an image that nodes can pull is waited for.
+    fn print_waiting(&self, image: &str, status: &CachedImageStatus, told: &mut bool) {
+        if !*told && condition::is_true(&status.conditions, ConditionType::Ready) {
+            *told = true;
+            self.board.print_line(
+                image,
+                "nodes can pull it; waiting until Harbor's API lists it (--require online does not)",
+            );
+        }
+    }
+
+    /// Waits; `false` when it was cut short.
+    async fn pause(&self, pause: Duration) -> bool {
+        self.board.waiting(true);
+        let whole = tokio::select! {
+            () = self.stop.cancelled() => false,
+            () = tokio::time::sleep_until(self.terms.deadline) => false,
+            () = tokio::time::sleep(pause) => true,
+        };
+        self.board.waiting(false);
+        whole
+    }
+
+    fn left(&self) -> Duration {
+        self.terms.deadline.saturating_duration_since(Instant::now())
+    }
+
+    fn cut_short(&self) -> WarmEnd {
+        if self.stop.is_cancelled() { WarmEnd::Interrupted } else { WarmEnd::TimedOut }
+    }
+
+    fn tell(&self, done: &WarmedImage, image: &str) {
+        let well = matches!(done.end, WarmEnd::Warm | WarmEnd::Pulled);
+        self.board.ended(well);
+        let image = if image.is_empty() { &done.wanted.named } else { image };
+        match done.end {
+            WarmEnd::Warm => self.board.print_line(image, &format!("warm after {}", time(done.took))),
+            WarmEnd::Failed => self.board.print_line(image, &format!("{}: {}", done.reason, done.message)),
+            WarmEnd::Pulled | WarmEnd::TimedOut | WarmEnd::Interrupted => {}
+        }
+    }
+}
+
+impl WarmedImage {
+    fn at_once(wanted: RequestedImage, reason: &str, message: String) -> Self {
+        Self {
+            wanted,
+            status: CachedImageStatus::default(),
+            end: WarmEnd::Failed,
+            reason: reason.to_owned(),
+            message,
+            fetched: FetchTotals::default(),
+            took: Duration::ZERO,
+        }
+    }
+}
+
+/// A pull under way: however it ends, its bar goes, and what it fetched is counted.
+struct Pulling<'a> {
+    board: &'a ProgressBoard,
+    image: &'a str,
+    fetched: &'a mut FetchTotals,
+}
+
+impl Drop for Pulling<'_> {
+    fn drop(&mut self) {
+        *self.fetched = self.board.pulled(self.image).after(*self.fetched);
+    }
+}
+
+/// Whether that is the end, given the time until the next step and the time that is left.
+fn end(status: &CachedImageStatus, requeue: Duration, left: Duration, terms: &WarmOptions) -> Option<WarmEnd> {
+    if condition::is_true(&status.conditions, ConditionType::Ready) {
+        return (!terms.listed || is_listed(status)).then_some(WarmEnd::Warm);
+    }
+    let reason = state_machine::ready_reason(status).unwrap_or_default();
+    // The account was known when it began. Harbor locks it for a moment whenever somebody else mistypes its password, and a
+    // look comes again; a pull that is refused lacks the rights.
+    let passing = reason == Reason::HarborUnauthorized.to_string() && status.attempts.is_none();
+    if condition::is_true(&status.conditions, ConditionType::Stalled)
+        || (!passing && FINAL.iter().any(|end| end.to_string() == reason))
+        || status.attempts.is_some_and(|attempts| attempts >= TRIES || requeue > left)
+    {
+        return Some(WarmEnd::Failed);
+    }
+    (terms.no_verify && reason == Reason::Verifying.to_string()).then_some(WarmEnd::Pulled)
+}
+
+/// Whether Harbor's API lists what is stored, under its tag or, where it is pinned, under its digest; or never will.
+fn is_listed(status: &CachedImageStatus) -> bool {
+    let find = |kind| condition::find(&status.conditions, kind);
+    let found = find(ConditionType::OfflineByTag).or_else(|| find(ConditionType::OfflineByDigest));
+    found.is_none_or(|found| found.status != "Unknown")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::Conditions;
+
+    fn status(attempts: Option<u32>, change: impl FnOnce(&mut Conditions)) -> CachedImageStatus {
+        let mut conditions = Conditions::from_status(&[], Some(1), Timestamp::UNIX_EPOCH);
+        change(&mut conditions);
+        CachedImageStatus { attempts, conditions: conditions.into_list(), ..CachedImageStatus::default() }
+    }
+
+    #[test]
+    fn what_a_second_try_may_mend_is_tried_again_and_nothing_else() {
+        let failed = |reason, attempts| status(attempts, |conditions| conditions.progressing(reason, "why"));
+        let ready = status(None, |conditions| conditions.ready(Reason::Warm, "stored"));
+        let stalled = status(None, |conditions| conditions.stalled(Reason::IndexDigestChanged, "never"));
+        let verifying = failed(Reason::Verifying, None);
+        let second = Duration::from_secs(1);
+        let table = [
+            (&ready, false, Some(WarmEnd::Warm)),
+            (&ready, true, Some(WarmEnd::Warm)),
+            (&stalled, false, Some(WarmEnd::Failed)),
+            (&verifying, false, None),
+            (&verifying, true, Some(WarmEnd::Pulled)),
+            (&failed(Reason::Pulling, None), true, None),
+            (&failed(Reason::ImageNotFound, Some(1)), false, Some(WarmEnd::Failed)),
+            (&failed(Reason::PullFailed, Some(1)), false, None),
+            (&failed(Reason::PullFailed, Some(3)), false, Some(WarmEnd::Failed)),
+            (&failed(Reason::HarborUnauthorized, Some(1)), false, Some(WarmEnd::Failed)),
+            (&failed(Reason::HarborUnauthorized, None), false, None),
+            (&failed(Reason::HarborUnreachable, None), false, None),
+            (&failed(Reason::InstanceNotReady, None), false, None),
+            (&failed(Reason::StoreTimeout, Some(2)), false, None),
+            (&failed(Reason::StoreTimeout, Some(3)), false, Some(WarmEnd::Failed)),
+        ];
+        for (status, no_verify, expected) in table {
+            let terms = WarmOptions { no_verify, ..terms() };
+            assert_eq!(end(status, second, second * 60, &terms), expected, "{:?}", state_machine::ready_reason(status));
+        }
+        let limited = failed(Reason::RateLimited, Some(1));
+        assert_eq!(
+            end(&limited, second * 61, second * 60, &terms()),
+            Some(WarmEnd::Failed),
+            "nobody waits beyond the end"
+        );
+    }
+
+    #[test]
+    fn an_image_that_nodes_can_pull_is_waited_for_until_harbor_lists_it_or_never_will() {
+        use ConditionType::{OfflineByDigest, OfflineByTag};
+        let ready = |change: &dyn Fn(&mut Conditions)| {
+            status(None, |conditions| {
+                conditions.ready(Reason::Warm, "stored");
+                change(conditions);
+            })
+        };
+        let unknown = |kind| move |conditions: &mut Conditions| conditions.set_unknown(kind, Reason::Verifying, "");
+        let table: [(CachedImageStatus, bool, Option<WarmEnd>); 6] = [
+            (ready(&unknown(OfflineByTag)), true, None),
+            (ready(&unknown(OfflineByTag)), false, Some(WarmEnd::Warm)),
+            (ready(&|conditions| conditions.set(OfflineByTag, true, Reason::Tagged, "")), true, Some(WarmEnd::Warm)),
+            (
+                ready(&|conditions| conditions.set(OfflineByTag, false, Reason::PullByDigest, "")),
+                true,
+                Some(WarmEnd::Warm),
+            ),
+            (ready(&unknown(OfflineByDigest)), true, None),
+            (
+                ready(&|conditions| conditions.set(OfflineByDigest, true, Reason::DigestStored, "")),
+                true,
+                Some(WarmEnd::Warm),
+            ),
+        ];
+        let second = Duration::from_secs(1);
+        for (number, (status, listed, expected)) in table.into_iter().enumerate() {
+            let terms = WarmOptions { listed, ..terms() };
+            assert_eq!(end(&status, second, second * 60, &terms), expected, "{number}");
+        }
+    }
+
+    fn terms() -> WarmOptions {
+        WarmOptions { no_verify: false, require: None, listed: false, concurrency: 1, deadline: Instant::now() }
+    }
+}

@@ -1,0 +1,299 @@
+//! One client per HarborInstance, rebuilt when its spec or its Secret changes.
+//!
+//! All resources of an instance share the client, so its limit on concurrent requests holds for all of them together.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use futures::{StreamExt, stream};
+
+use super::{rate_limits::RateLimits, resource_store::ResourceStore};
+use crate::{
+    api::{ConditionType, HarborInstance, HarborInstanceSpec, ProxyProject, Reason, Registry, condition},
+    harbor::{Client, Deadlines, Endpoint, Error, HarborCache, Redactor, RequestObserver},
+    leadership::Leadership,
+    prewarm::{
+        CircuitBreaker, Puller,
+        puller::{ProjectConcurrency, PullConcurrency, PullLimits},
+    },
+    registry,
+};
+
+/// Maximum number of Secrets read concurrently.
+const SECRETS_AT_ONCE: usize = 8;
+
+/// Clients by the name of the instance.
+#[derive(Debug, Default)]
+pub struct Connections {
+    known: Mutex<HashMap<String, CachedConnection>>,
+    silences: Mutex<HashMap<String, CircuitBreaker>>,
+    /// Limits of warming for the upstreams of the instances.
+    pub allowances: RateLimits,
+    lanes: PullConcurrency,
+    observers: Option<ObserverFactory>,
+    leadership: Leadership,
+    deadlines: Deadlines,
+}
+
+/// Creates the observer of requests to the Harbor of an instance.
+#[derive(Clone)]
+pub struct ObserverFactory(Arc<ObserverOf>);
+
+type ObserverOf = dyn Fn(&str) -> Arc<dyn RequestObserver> + Send + Sync;
+
+impl std::fmt::Debug for ObserverFactory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Observers")
+    }
+}
+
+#[derive(Debug, Clone)]
+struct CachedConnection {
+    spec: HarborInstanceSpec,
+    revision: String,
+    connection: Connection,
+}
+
+/// A connection to a usable instance.
+#[derive(Debug, Clone)]
+pub struct Connection {
+    /// Client of Harbor's API.
+    pub client: Client,
+    /// Objects that Harbor has, read once for all resources of the instance.
+    pub view: Arc<HarborCache>,
+    /// Client of `/v2`.
+    pub puller: Puller,
+    /// The host in image references.
+    pub pull_host: String,
+}
+
+/// Why an instance cannot be used now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConnectError {
+    /// Reason of the condition.
+    pub reason: Reason,
+    /// What a user can do.
+    pub message: String,
+    /// Whether nothing changes until a user acts.
+    pub stalled: bool,
+}
+
+impl Connections {
+    /// Creates instances whose pulls fetch at most `bytes_at_once` bytes of blobs concurrently, and that send nothing
+    /// while `leadership` does not hold.
+    pub fn new(bytes_at_once: u64, leadership: Leadership) -> Self {
+        Self { lanes: PullConcurrency::new(bytes_at_once), leadership, ..Self::default() }
+    }
+
+    /// Replaces the deadlines.
+    #[must_use]
+    pub fn with_deadlines(self, deadlines: Deadlines) -> Self {
+        Self { deadlines, ..self }
+    }
+
+    /// Adds an observer of each request to the Harbor of an instance.
+    #[must_use]
+    pub fn observed(self, by: impl Fn(&str) -> Arc<dyn RequestObserver> + Send + Sync + 'static) -> Self {
+        Self { observers: Some(ObserverFactory(Arc::new(by))), ..self }
+    }
+
+    /// Bytes of blobs that running pulls fetch, as declared in their manifests.
+    pub fn bytes_under_way(&self) -> u64 {
+        self.lanes.bytes_under_way()
+    }
+
+    /// The connection to the instance of that name.
+    ///
+    /// # Errors
+    /// [`Unusable`] when the instance does not exist, is suspended, is unreachable now, or its Secret or spec is not
+    /// usable.
+    pub async fn connect(&self, directory: &dyn ResourceStore, name: &str) -> Result<Connection, ConnectError> {
+        let Some(instance) = directory.instance(name) else {
+            return Err(ConnectError {
+                reason: Reason::InstanceNotFound,
+                message: format!("HarborInstance {name} does not exist; create it or correct spec.harborRef.name"),
+                stalled: false,
+            });
+        };
+        if let Some(message) = unreachable(name, &instance) {
+            return Err(ConnectError { reason: Reason::InstanceNotReady, message, stalled: false });
+        }
+        self.connect_to(directory, name, &instance).await
+    }
+
+    /// The connection to this instance.
+    ///
+    /// # Errors
+    /// [`Unusable`] when its Secret or spec is not usable.
+    pub async fn connect_to(
+        &self,
+        directory: &dyn ResourceStore,
+        name: &str,
+        instance: &HarborInstance,
+    ) -> Result<Connection, ConnectError> {
+        let secret_name = &instance.spec.credentials_secret_ref.name;
+        let secret = read_secret(directory, secret_name).await?;
+        if let Some(known) = self.lock().get(name)
+            && known.spec == instance.spec
+            && known.revision == secret.revision
+        {
+            return Ok(known.connection.clone());
+        }
+        let credentials = secret.credentials().map_err(|detail| ConnectError {
+            reason: Reason::SecretInvalid,
+            message: format!("Secret {secret_name}: {detail}"),
+            stalled: false,
+        })?;
+        let endpoint = Endpoint {
+            url: instance.spec.url.clone(),
+            ca_bundle: instance.spec.ca_bundle.clone(),
+            credentials: Some(credentials),
+            max_concurrent_requests: instance.spec.max_concurrent_requests,
+        };
+        let observer = self.observers.as_ref().map(|observers| observers.0(name));
+        let client =
+            Client::within(&endpoint, self.deadlines, observer.clone()).map(|client| client.under(&self.leadership));
+        let client = client.map_err(|error| ConnectError {
+            reason: error.reason(),
+            message: error.to_string(),
+            stalled: true,
+        })?;
+        let puller = self
+            .puller(&endpoint, instance.spec.token_path.as_deref(), &client, observer)
+            .map_err(|error| ConnectError { reason: error.reason(), message: error.to_string(), stalled: true })?;
+        // Harbor already has the secrets of Registries, and its first answer may show one.
+        teach_upstreams(directory, name, client.secrets()).await;
+        let view = Arc::new(HarborCache::new(client.clone()));
+        let pull_host = instance.spec.effective_pull_host().to_owned();
+        let connection = Connection { client, view, puller, pull_host };
+        let known =
+            CachedConnection { spec: instance.spec.clone(), revision: secret.revision, connection: connection.clone() };
+        self.lock().insert(name.to_owned(), known);
+        Ok(connection)
+    }
+
+    /// The limits on pulls of a project and its upstream, from their current specs.
+    pub fn lane(&self, project: &ProxyProject, upstream: Option<&Registry>) -> ProjectConcurrency {
+        let name = project.metadata.name.as_deref().unwrap_or_default();
+        // Beyond this limit Harbor itself would refuse.
+        let connections = project.spec.max_upstream_connections.and_then(|most| u16::try_from(most).ok());
+        let own = project.spec.prewarm.max_concurrent_pulls.or(connections);
+        let theirs = upstream.and_then(|registry| registry.spec.max_concurrent_pulls);
+        self.lanes.lane((name, own), (&project.spec.registry_ref.name, theirs))
+    }
+
+    /// The last connection made to the instance of that name.
+    pub fn known(&self, name: &str) -> Option<Connection> {
+        self.lock().get(name).map(|known| known.connection.clone())
+    }
+
+    /// Whether the Harbor of that name failed to answer recently.
+    pub fn silence(&self, name: &str) -> CircuitBreaker {
+        self.silences.lock().unwrap_or_else(PoisonError::into_inner).entry(name.to_owned()).or_default().clone()
+    }
+
+    /// Redacts messages about the instance of that name: removes everything that was sent to its Harbor as a secret, and
+    /// line breaks.
+    pub fn secrets(&self, name: &str) -> Redactor {
+        self.known(name).map(|connection| connection.client.secrets().clone()).unwrap_or_default()
+    }
+
+    fn puller(
+        &self,
+        endpoint: &Endpoint,
+        token_path: Option<&str>,
+        client: &Client,
+        observer: Option<Arc<dyn RequestObserver>>,
+    ) -> Result<Puller, registry::Error> {
+        let endpoint = registry::Endpoint {
+            ca_bundle: endpoint.ca_bundle.clone(),
+            credentials: endpoint.credentials.clone(),
+            max_concurrent_requests: endpoint.max_concurrent_requests,
+            connect_deadline: self.deadlines.connect,
+            idle_deadline: self.deadlines.idle,
+            ..registry::Endpoint::new(endpoint.url.clone())
+        };
+        let client = registry::Client::observed(&endpoint, observer)?
+            .concealing(client.secrets())
+            .with_token_path(token_path.unwrap_or(registry::TOKEN_PATH))
+            .under(&self.leadership);
+        Ok(Puller::new(client, PullLimits::default()).within(self.lanes.clone()))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, CachedConnection>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Adds the secrets of all Registries of an instance to those that are redacted from messages. A Secret that cannot be
+/// read is reported at its Registry.
+async fn teach_upstreams(directory: &dyn ResourceStore, instance: &str, secrets: &Redactor) {
+    let registries = directory.registries();
+    let own = registries.iter().filter(|registry| registry.spec.harbor_ref.name == instance);
+    let names: BTreeSet<&str> = own
+        .filter_map(|registry| registry.spec.credentials_secret_ref.as_ref())
+        .map(|reference| reference.name.as_str())
+        .collect();
+    stream::iter(names)
+        .for_each_concurrent(SECRETS_AT_ONCE, async |name| {
+            if let Ok(Some(secret)) = directory.secret(name).await {
+                secret.redact_with(secrets);
+            }
+        })
+        .await;
+}
+
+/// Why no request may be sent to a Harbor now, as far as its instance knows.
+pub fn unreachable(name: &str, instance: &HarborInstance) -> Option<String> {
+    if instance.spec.suspend {
+        return Some(format!("HarborInstance {name} is suspended"));
+    }
+    let why = refused(instance)?;
+    Some(format!("waiting for HarborInstance {name}, which is not ready: {why}"))
+}
+
+/// Why Harbor did not answer the instance's own reconcile, as far as its status knows. Requests in that state would
+/// prolong an outage, and with a wrong password could lock the account. Only the instance finds out when the state ends.
+fn refused(instance: &HarborInstance) -> Option<&str> {
+    let status =
+        instance.status.as_ref().filter(|status| status.observed_generation == instance.metadata.generation)?;
+    let ready = condition::find(&status.conditions, ConditionType::Ready).filter(|ready| ready.status == "False")?;
+    let asked = [Reason::HarborUnreachable, Reason::HarborError, Reason::HarborUnauthorized, Reason::RateLimited];
+    asked.iter().any(|reason| reason.to_string() == ready.reason).then_some(ready.message.as_str())
+}
+
+/// Harbor's version: from its HarborInstance if known, else from Harbor.
+///
+/// # Errors
+/// See [`Error`].
+pub async fn version(directory: &dyn ResourceStore, name: &str, client: &Client) -> Result<Option<String>, Error> {
+    let known = directory.instance(name).and_then(|instance| instance.status.as_ref()?.version.clone());
+    match known {
+        Some(version) => Ok(Some(version)),
+        None => Ok(client.system_info().await?.harbor_version),
+    }
+}
+
+/// Reads a Secret that must exist.
+///
+/// # Errors
+/// [`Unusable`] with what to do.
+pub async fn read_secret(directory: &dyn ResourceStore, name: &str) -> Result<super::SecretValue, ConnectError> {
+    match directory.secret(name).await {
+        Ok(Some(secret)) => Ok(secret),
+        Ok(None) => Err(ConnectError {
+            reason: Reason::SecretNotFound,
+            message: format!(
+                "Secret {name} is not in the operator's namespace; create it there with the keys `username` and `password`"
+            ),
+            stalled: false,
+        }),
+        Err(detail) => Err(ConnectError {
+            reason: Reason::SecretNotFound,
+            message: format!("Secret {name} cannot be read: {detail}"),
+            stalled: false,
+        }),
+    }
+}
