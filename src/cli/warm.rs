@@ -23,7 +23,7 @@ use self::{
 use super::{eprint_line, exit, input, prewarm, print, shutdown_on_signal, sources, warn_of};
 use crate::{
     api::{HarborInstance, Interval, Platform, cached_image::Require},
-    prewarm::PrewarmContext as Warming,
+    prewarm::PrewarmContext,
 };
 
 const HELP: &str = "\
@@ -171,7 +171,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<u8> {
 
 /// What is known before the first pull.
 struct Prepared {
-    context: Warming,
+    context: PrewarmContext,
     places: Arc<ImageTargets>,
     board: Arc<ProgressBoard>,
     wanted: Vec<RequestedImage>,
@@ -208,7 +208,7 @@ async fn prepare(arguments: Arguments, timeout: Duration) -> anyhow::Result<Prep
     let board = ProgressBoard::new(wanted.len(), arguments.quiet);
     let places = Arc::new(harbors.surroundings(&sources, &wanted, usual, board.clone()));
     let context =
-        Warming { timing: arguments.prewarm.timing(), warm_deadline: timeout, ..Warming::new(places.clone()) };
+        PrewarmContext { timing: arguments.prewarm.timing(), warm_deadline: timeout, ..PrewarmContext::new(places.clone()) };
     Ok(Prepared { context, places, board, wanted, harbors, listed, unread: files.failed })
 }
 

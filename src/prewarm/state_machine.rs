@@ -1,4 +1,4 @@
-//! The state machine of a CachedImage: Pending → Warming → Verifying → Ready, with failures, backoff and permanent errors.
+//! The state machine of a CachedImage: Pending → Pulling → Verifying → Ready, with failures, backoff and permanent errors.
 //!
 //! Pure. [`step`] returns what to do now; [`next`] returns the status after it, and when to requeue. The status alone carries
 //! the state, so a restart continues where it stopped.
@@ -40,7 +40,7 @@ pub enum ImageAction {
 /// The result of a step.
 #[derive(Debug, Clone, Copy)]
 pub enum ImageEvent<'a> {
-    /// Warming begins. The string gives the reason for the condition's message.
+    /// The pull begins. The string gives the reason for the condition's message.
     Begun(&'a str),
     /// The pull succeeded.
     Warmed(&'a PulledImage),
