@@ -141,7 +141,7 @@ async fn standalone_shows_no_secret_on_its_page_in_metrics_or_logs() {
     let mut command = site.command();
     command.args([
         "standalone",
-        "--from",
+        "--manifests-dir",
         ".",
         "--webhook-bind-address",
         "127.0.0.1:0",
@@ -267,7 +267,7 @@ async fn timeout_ends_every_command_that_asks_a_harbor_or_an_api_server_that_dri
         &["plan", "-f", "."],
         &["plan", "-f", ".", "--apply"],
         &["status"],
-        &["release"],
+        &["remove-finalizers"],
         &["check", "-f", pod],
         &["rewrite", "-f", pod],
         &["explain", "nginx"],

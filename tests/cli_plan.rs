@@ -517,7 +517,7 @@ async fn a_wrong_file_is_named_and_nothing_is_planned() {
     let harbor = files.directory.path().join("10-harbor.yaml");
     fs::write(harbor, "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\n").unwrap();
     let ran = files.plan(&[]).await;
-    assert!(ran.code == 2 && ran.err.contains("there is no HarborInstance"), "{ran:?}");
+    assert!(ran.code == 2 && ran.err.contains("the files have no HarborInstance"), "{ran:?}");
     let ran = files.plan(&["-f", "nowhere"]).await;
     assert!(ran.code == 2 && ran.err.contains("nowhere"), "{ran:?}");
 }

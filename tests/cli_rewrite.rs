@@ -298,7 +298,7 @@ fn an_image_that_an_anchor_binds_to_something_else_stays_and_shows_in_the_status
     let done = desk.rewrite(&["-f", "-"], text);
     assert_eq!(done.code, 3);
     assert_eq!(done.out, text.replace("image: redis", "image: harbor.example.com/hub/library/redis"));
-    assert!(done.err.contains("(standard input):5: nginx stays as it is"), "{}", done.err);
+    assert!(done.err.contains("(standard input):5: nginx is not rewritten"), "{}", done.err);
 }
 
 #[test]
@@ -315,11 +315,11 @@ fn rewrite_writes_nothing_and_says_where_something_is_wrong() {
         (&["--rules", "rules.yaml", "-f", "nowhere.yaml"], "nowhere.yaml: "),
         (&["--rules", "rules.yaml", "-f", "empty"], "empty: no .yaml"),
         (&["--rules", "rules.yaml", "-f", "latin.yaml"], "latin.yaml: not UTF-8 at byte 4"),
-        (&["--rules", "rules.yaml", "-f", "-", "-f", "-"], "standard input can be read once only"),
-        (&["--rules", "rules.yaml", "-f", "-", "--in-place"], "--in-place has no file to write"),
+        (&["--rules", "rules.yaml", "-f", "-", "-f", "-"], "standard input can be read only once"),
+        (&["--rules", "rules.yaml", "-f", "-", "--in-place"], "--in-place cannot be used with -f -"),
         (&["--rules", "bad.yaml", "-f", "good.yaml"], "rules: bad.yaml"),
         (&["--rules", "broken-rules.yaml", "-f", "good.yaml"], "Registry ghcr is not among the manifests"),
-        (&["-f", "good.yaml"], "set KUBECONFIG, or give the rules as manifests with --rules"),
+        (&["-f", "good.yaml"], "set KUBECONFIG, or read the rules from manifests with --rules"),
         (&["--rules", "rules.yaml"], "--filename"),
     ] {
         let failed = desk.run(&[&["rewrite"], arguments].concat(), "");
@@ -351,8 +351,8 @@ fn rewrite_counts_what_is_at_harbor_and_what_stays_and_lists_texts_that_name_ima
         done.err
     );
     for expected in [
-        "(standard input):8:19: Pod p: spec.containers[0].args[0]: docker.io/library/redis:7 stays",
-        "(standard input):9:38: Pod p: spec.containers[0].env[0].value: busybox:1 stays",
+        "(standard input):8:19: Pod p: spec.containers[0].args[0]: docker.io/library/redis:7 is not rewritten",
+        "(standard input):9:38: Pod p: spec.containers[0].env[0].value: busybox:1 is not rewritten",
     ] {
         assert!(done.err.contains(expected), "{expected}: {}", done.err);
     }
@@ -435,7 +435,7 @@ fn rewrite_changes_the_names_that_kustomizations_look_for_or_leaves_their_images
     let held = desk.rewrite(&["-f", "app", "--in-place"], "");
     assert_eq!(held.code, 3);
     assert!(
-        held.err.contains("nginx:latest stays as it is: app/kustomization.yaml:3: the entry of `images` for nginx"),
+        held.err.contains("nginx:latest is not rewritten: app/kustomization.yaml:3: the entry of `images` for nginx"),
         "{}",
         held.err
     );
@@ -444,7 +444,7 @@ fn rewrite_changes_the_names_that_kustomizations_look_for_or_leaves_their_images
     desk.write("app/kustomization.yaml", &kustomization("pod.yaml"));
     let outside = desk.rewrite(&["-f", "app/pod.yaml"], "");
     assert_eq!(outside.code, 3);
-    assert!(outside.err.contains("is not among the files: give it, too"), "{}", outside.err);
+    assert!(outside.err.contains("is not on the command line: add it"), "{}", outside.err);
 
     let done = desk.rewrite(&["-f", "app", "--in-place"], "");
     assert_eq!(done.code, 0, "{}", done.err);
@@ -504,7 +504,7 @@ fn an_image_is_explained_by_every_rule() {
         ("nginx", "  ghcr     host differs: docker.io is not that of ghcr.io/acme"),
         ("nginx", "  old      not in force: it is suspended"),
         ("ghcr.io/other/app", "  ghcr     path differs: other/app does not begin as ghcr.io/acme does"),
-        ("registry:2", "NoRule: it stays as it is: no rule speaks of it"),
+        ("registry:2", "NoRule: not rewritten: no rule matches"),
         ("registry:2", "  hub      matches docker.io, but excludes docker.io/library/registry"),
         (
             "bitnami/kafka",
@@ -584,7 +584,7 @@ fn rewrite_names_each_invalid_reference_with_its_place_and_counts_those_of_mappe
     let text = format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: p}}\nspec:\n  containers:\n{containers}");
     let done = desk.rewrite(&["-f", "-", "--strict"], &text);
     for n in 0..12 {
-        let line = format!(":{}:12: Pod p: spec.containers[{n}].image: ghcr.io//acme/{n} stays", 7 + 2 * n);
+        let line = format!(":{}:12: Pod p: spec.containers[{n}].image: ghcr.io//acme/{n} is not rewritten", 7 + 2 * n);
         assert_eq!(done.err.matches(&line).count(), 1, "{line}: {}", done.err);
     }
     assert!(!done.err.contains("warning: Pod p: the image"), "{}", done.err);

@@ -237,10 +237,10 @@ fn what_holds_no_images_cannot_be_purged_and_that_is_said() {
     for policy in ["Retain", "Delete", "Purge"] {
         let wrong = policy == "Purge";
         let registry = refused("Registry", json!({"type": "docker-hub", "deletionPolicy": policy}));
-        assert_eq!(registry.contains("a registry holds none: use Delete"), wrong, "{registry}");
+        assert_eq!(registry.contains("a registry has none: use Delete"), wrong, "{registry}");
         let source = json!({"registryRef": {"name": "x"}});
         let rule = refused("ReplicationRule", json!({"source": source, "deletionPolicy": policy}));
-        assert_eq!(rule.contains("a replication policy holds none: use Delete"), wrong, "{rule}");
+        assert_eq!(rule.contains("a replication policy has none: use Delete"), wrong, "{rule}");
         assert_eq!(refused("ProxyProject", json!({"registryRef": {"name": "x"}, "deletionPolicy": policy})), "");
     }
 }

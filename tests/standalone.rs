@@ -239,7 +239,7 @@ async fn the_command_issues_its_certificate_says_how_it_is_and_ends_when_it_is_t
             &ops,
             "--shutdown-delay",
             "1s",
-            "--from",
+            "--manifests-dir",
         ])
         .arg(&manifests)
         .arg("--tls-dir")

@@ -18,39 +18,39 @@ use super::condition::whole_seconds;
 pub struct OwnedObject {
     /// Harbor's id.
     pub id: i64,
-    /// Since when. What Harbor made later is another object, whatever its id.
+    /// Creation time in Harbor. An object created later is another object, even with the same id.
     pub since: Time,
 }
 
 impl OwnedObject {
-    /// How far Harbor's clock may be ahead of ours.
+    /// Largest accepted difference between Harbor's clock and ours.
     const SKEW: SignedDuration = SignedDuration::from_secs(60);
 
-    /// Remembers the object of this id from now on, unless it is remembered already.
+    /// Records the object with this id, unless one is recorded already.
     pub fn remember(owned: &mut Option<Self>, id: Option<i64>, now: Timestamp) {
         if owned.as_ref().map(|owned| owned.id) != id {
             *owned = id.map(|id| Self { id, since: Time(whole_seconds(now)) });
         }
     }
 
-    /// Whether the object of that id, made by Harbor at that time, is the one that is remembered.
+    /// Returns whether the object with that id and creation time is the recorded one.
     pub fn is(&self, id: i64, created: Option<Timestamp>) -> bool {
         self.id == id && created.is_some_and(|created| created <= self.since.0 + Self::SKEW)
     }
 }
 
-/// Annotation whose value, whenever it changes, has a resource looked at at once, and Harbor asked anew: any text, such as the
-/// time.
+/// Annotation that starts a reconcile without cached responses of Harbor whenever its value changes. The value is any text, such
+/// as the time.
 pub const RECONCILE_NOW: &str = "harbor-pilot.dev/reconcile-now";
 
-/// The value of an annotation that asks for something once: its first 253 bytes, or a few less.
+/// The value of a one-time request annotation: at most its first 253 bytes.
 pub fn token<'a>(metadata: &'a ObjectMeta, annotation: &str) -> Option<&'a str> {
     let token = metadata.annotations.as_ref()?.get(annotation)?;
     let end = (0..=token.len().min(253)).rfind(|at| token.is_char_boundary(*at))?;
     token.get(..end).filter(|token| !token.is_empty())
 }
 
-/// Whether [`RECONCILE_NOW`] has another value than `last` had, which has it now. No value asks for nothing.
+/// Returns whether [`RECONCILE_NOW`] differs from `last`, and sets `last` to it. Without a value nothing is requested.
 pub fn is_requested(metadata: &ObjectMeta, last: &mut Option<String>) -> bool {
     let token = token(metadata, RECONCILE_NOW);
     let asked_for = token.is_some() && token != last.as_deref();
@@ -58,7 +58,7 @@ pub fn is_requested(metadata: &ObjectMeta, last: &mut Option<String>) -> bool {
     asked_for
 }
 
-/// Which HarborInstance a resource belongs to.
+/// The HarborInstance of a resource.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HarborRef {
@@ -78,7 +78,7 @@ fn default_instance() -> String {
     "default".to_owned()
 }
 
-/// A reference by name alone: to a Secret in the operator's own namespace, or to another cluster-scoped resource.
+/// A reference by name: to a Secret in the operator's own namespace, or to another cluster-scoped resource.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LocalRef {
@@ -90,46 +90,47 @@ pub struct LocalRef {
 /// Whether the controller may write to Harbor for this resource.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum ManagementPolicy {
-    /// Harbor is made to agree with the spec.
+    /// The controller changes Harbor to match the spec.
     #[default]
     Full,
-    /// Differences are reported in status and Events; nothing is written to Harbor.
+    /// The controller reports differences in status and Events, and writes nothing to Harbor.
     ObserveOnly,
 }
 
-/// What happens when Harbor already has an object of this name without our marker.
+/// What to do when Harbor already has an object of this name without our marker.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum AdoptionPolicy {
-    /// It is left alone, and the resource says `AdoptionRequired`.
+    /// The object is not modified; the resource gets the reason `AdoptionRequired`.
     #[default]
     Never,
-    /// It is taken over: marked as ours, and changed to what the spec says.
+    /// The object is adopted: it gets our marker, and is changed to match the spec.
     IfExists,
 }
 
-/// What becomes of the object in Harbor when the resource is deleted.
+/// What happens to the object in Harbor when the resource is deleted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum DeletionPolicy {
-    /// It stays in Harbor. The resource goes at once, and applying it again finds its object by its marker.
+    /// The object stays in Harbor, and the resource is deleted immediately. A resource that is created again finds its object by
+    /// the marker.
     #[default]
     Retain,
-    /// It is deleted as far as Harbor allows; until then the resource says `DeletionBlocked`.
+    /// The object is deleted if Harbor allows it. Until then the resource has the condition `DeletionBlocked`.
     Delete,
-    /// It is deleted with what is in it: a project with its repositories, if it carries our marker.
+    /// The object is deleted with its content: a project with its repositories, if it has our marker.
     Purge,
 }
 
-/// A length of time such as `30s`, `10m` or `1h30m`; whole seconds, at least one.
+/// A duration such as `30s`, `10m` or `1h30m`: whole seconds, at least one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Interval(Duration);
 
 impl Interval {
-    /// An interval of whole seconds; zero becomes one.
+    /// Returns an interval of whole seconds; zero becomes one.
     pub fn from_secs(seconds: u64) -> Self {
         Self(Duration::from_secs(seconds.max(1)))
     }
 
-    /// The interval as a duration, one second or longer.
+    /// Returns the interval as a duration of at least one second.
     pub fn duration(self) -> Duration {
         self.0
     }

@@ -1,7 +1,7 @@
-//! Conditions that follow kstatus, with a closed list of types and reasons.
+//! Conditions that follow kstatus, with a fixed list of types and reasons.
 //!
-//! `Reconciling` and `Stalled` exist only while they are true (kstatus, "abnormal-true" conditions), so that `kubectl wait`,
-//! Argo CD and Flux judge our resources without being told how.
+//! `Reconciling` and `Stalled` exist only while they are true (kstatus: "abnormal-true" conditions), so that `kubectl wait`, Argo
+//! CD and Flux read the status of our resources without configuration.
 
 use std::time::Duration;
 
@@ -10,18 +10,18 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 
-/// The condition types that this project writes.
+/// The condition types of this project.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConditionType {
-    /// The resource does what its spec says.
+    /// The object in Harbor matches the spec.
     Ready,
-    /// Work is under way (kstatus); absent otherwise.
+    /// A change is in progress (kstatus); absent otherwise.
     Reconciling,
-    /// Nothing will change until a person acts (kstatus); absent otherwise.
+    /// The resource needs a change by a user (kstatus); absent otherwise.
     Stalled,
-    /// Harbor differs from the spec and is not being changed (`managementPolicy: ObserveOnly`).
+    /// Harbor differs from the spec and is not changed (`managementPolicy: ObserveOnly`).
     Drifted,
-    /// Harbor refuses to delete the object; the message says what stands in the way.
+    /// Harbor refuses to delete the object. The message names the cause.
     DeletionBlocked,
     /// A match of the project's rule belongs to an older project, or can never apply; absent otherwise.
     RewriteConflict,
@@ -29,12 +29,12 @@ pub enum ConditionType {
     OfflineByTag,
     /// The image can be pulled by its upstream digest while the upstream is down.
     OfflineByDigest,
-    /// Harbor has a wanted manifest and lets nobody pull it; absent otherwise.
+    /// Harbor stores a requested manifest and refuses to serve it; absent otherwise.
     PullBlocked,
 }
 
 impl ConditionType {
-    /// The `type` as it stands in status.
+    /// Returns the `type` as written in status.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Ready => "Ready",
@@ -50,78 +50,78 @@ impl ConditionType {
     }
 }
 
-/// Why a condition is what it is: machine-readable, never free text.
+/// The reason of a condition: machine-readable, from a fixed list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
-    /// Harbor is as the spec says.
+    /// Harbor matches the spec.
     Reconciled,
     /// Harbor answers, and its components are healthy.
     Healthy,
-    /// Harbor answers, and a component of it is not healthy.
+    /// Harbor answers, and one of its components is not healthy.
     Degraded,
-    /// A change is being made.
+    /// A change is in progress.
     Progressing,
     /// `spec.suspend` is set.
     Suspended,
-    /// Harbor differs from the spec, and the policy is to observe only.
+    /// Harbor differs from the spec, and the policy is `ObserveOnly`.
     Drifted,
-    /// A field of the spec cannot be used; the message says which and why.
+    /// A field of the spec is invalid. The message names the field and the cause.
     InvalidSpec,
     /// The HarborInstance does not allow Registries at this host.
     HostNotAllowed,
-    /// No HarborInstance of that name exists.
+    /// The HarborInstance does not exist.
     InstanceNotFound,
     /// The HarborInstance is not ready.
     InstanceNotReady,
-    /// No Registry of that name exists.
+    /// The Registry does not exist.
     RegistryNotFound,
-    /// The Registry exists and has not been accepted by Harbor yet.
+    /// The Registry exists, and Harbor has not accepted it yet.
     RegistryNotReady,
-    /// No Secret of that name is in the operator's namespace.
+    /// The operator's namespace has no Secret of that name.
     SecretNotFound,
-    /// The Secret lacks a key that is needed.
+    /// The Secret lacks a required key.
     SecretInvalid,
-    /// No answer came from Harbor.
+    /// Harbor did not answer.
     HarborUnreachable,
     /// Harbor refused our credentials (401).
     HarborUnauthorized,
-    /// Our account lacks a right in Harbor (403).
+    /// Our user or robot account lacks a permission in Harbor (403).
     HarborForbidden,
     /// Harbor refused the request as invalid (4xx).
     HarborRefused,
-    /// Harbor failed (5xx), or answered what it should not.
+    /// Harbor failed (5xx), or its response was invalid.
     HarborError,
     /// The upstream answers without our credentials and not with them.
     CredentialsRejected,
     /// Harbor cannot use the upstream: it is unreachable, or refuses the credentials.
     UpstreamUnhealthy,
-    /// Harbor has an object of this name that is not marked as ours.
+    /// Harbor has an object of this name without our marker.
     AdoptionRequired,
     /// Another resource owns the object of this name.
     NameConflict,
-    /// The spec asks for a change that Harbor cannot make.
+    /// The spec requires a change that Harbor cannot make.
     Immutable,
-    /// The object is used by another one.
+    /// Another object in Harbor uses this object.
     InUse,
     /// The object still holds data.
     NotEmpty,
-    /// An execution of a replication policy was started.
+    /// An execution of a replication policy started.
     ExecutionStarted,
     /// An execution of a replication policy failed.
     ExecutionFailed,
-    /// Vulnerability prevention keeps images from being replicated.
+    /// Vulnerability prevention blocks the replication of images.
     BlockedByScan,
     /// An older project has the same match.
     MatchConflict,
-    /// The match lies at Harbor itself.
+    /// The match names the host of Harbor itself.
     MatchIsHarborHost,
-    /// Nobody has looked at the image yet.
+    /// The image was not reconciled yet.
     Pending,
-    /// Every wanted manifest and blob is stored in Harbor.
+    /// Harbor stores every requested manifest and blob.
     Warm,
     /// The image is being fetched through Harbor.
     Pulling,
-    /// The image was fetched; Harbor has not stored all of it yet.
+    /// The image was fetched, and Harbor has not stored all of it yet.
     Verifying,
     /// The image does not belong to a managed proxy project.
     NotProxied,
@@ -129,13 +129,13 @@ pub enum Reason {
     InvalidImage,
     /// The upstream has no such image.
     ImageNotFound,
-    /// The image has no child for a wanted platform.
+    /// The image has no child manifest for a requested platform.
     PlatformMissing,
-    /// No node has told its platform yet.
+    /// No node has reported its platform yet.
     PlatformsUnknown,
-    /// The upstream limits our rate.
+    /// The upstream limits our request rate.
     RateLimited,
-    /// The pull failed for a reason that may pass.
+    /// The pull failed with an error that is retried.
     PullFailed,
     /// Harbor refused to serve the image (policy, quota or rights).
     PullBlocked,
@@ -145,25 +145,25 @@ pub enum Reason {
     Tagged,
     /// Harbor has no tag for the stored image yet.
     Untagged,
-    /// Harbor stores the very bytes of the upstream's manifest.
+    /// Harbor stores the upstream's manifest byte for byte.
     DigestStored,
-    /// Harbor stores the index under another digest: it serialises indexes anew, and drops children it has not cached.
+    /// Harbor stores the index under another digest: it serializes indexes again, and drops children that it has not cached.
     IndexDigestChanged,
-    /// Harbor cached the index under another tag before, and does not tag it again: pull by digest.
+    /// Harbor cached the index under another tag before, and does not add this tag: pull by digest.
     PullByDigest,
-    /// The index lists an index, which Harbor does not store as it is: pull each platform by its digest.
+    /// The index lists another index, which Harbor does not store unchanged: pull each platform by its digest.
     NestedIndex,
-    /// A layer lies outside of registries, so that Harbor never stores the manifest.
+    /// A layer is not in a registry, so Harbor never stores the manifest.
     ForeignLayer,
-    /// Harbor does not let the image be pulled for the vulnerabilities that its scan found.
+    /// Harbor refuses to serve the image because of the vulnerabilities that its scan found.
     VulnerabilitiesFound,
-    /// Harbor does not let the image be pulled until a scan of it is done, and none is under way.
+    /// Harbor refuses to serve the image until it is scanned, and no scan is running.
     NotScanned,
-    /// Harbor does not let the image be pulled until the scan that is under way is done.
+    /// Harbor refuses to serve the image until the running scan is done.
     Scanning,
-    /// Harbor does not let the image be pulled, for its scan failed.
+    /// Harbor refuses to serve the image because its scan failed.
     ScanFailed,
-    /// Harbor does not let the image be pulled until a scan of it is done, and has no scanner that would.
+    /// Harbor refuses to serve the image until it is scanned, and the project has no scanner.
     NoScanner,
 }
 
@@ -174,7 +174,7 @@ impl std::fmt::Display for Reason {
     }
 }
 
-/// The conditions of one resource while its status is being decided.
+/// The conditions of one resource while its status is computed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Conditions {
     list: Vec<Condition>,
@@ -183,34 +183,34 @@ pub struct Conditions {
 }
 
 impl Conditions {
-    /// Starts from the conditions that stand in status. `generation` is `metadata.generation` of the object that is judged.
+    /// Starts from the conditions in status. `generation` is the `metadata.generation` of the reconciled object.
     pub fn from_status(list: &[Condition], generation: Option<i64>, now: Timestamp) -> Self {
         Self { list: list.to_vec(), generation, now }
     }
 
-    /// Sets a condition. `lastTransitionTime` moves only when the status does.
+    /// Sets a condition. `lastTransitionTime` changes only with the status.
     pub fn set(&mut self, kind: ConditionType, status: bool, reason: Reason, message: impl Into<String>) {
         self.put(kind, if status { "True" } else { "False" }, reason, message.into());
     }
 
-    /// Sets a condition whose truth is not known yet.
+    /// Sets a condition to `Unknown`.
     pub fn set_unknown(&mut self, kind: ConditionType, reason: Reason, message: impl Into<String>) {
         self.put(kind, "Unknown", reason, message.into());
     }
 
-    /// Takes a condition away.
+    /// Removes a condition.
     pub fn remove(&mut self, kind: ConditionType) {
         self.list.retain(|condition| condition.type_ != kind.as_str());
     }
 
-    /// Ready, and nothing under way.
+    /// Sets Ready, and removes Reconciling and Stalled.
     pub fn ready(&mut self, reason: Reason, message: impl Into<String>) {
         self.set(ConditionType::Ready, true, reason, message);
         self.remove(ConditionType::Reconciling);
         self.remove(ConditionType::Stalled);
     }
 
-    /// Not ready, and being worked on or tried again without anybody's help.
+    /// Sets Ready to false: work is in progress or retried, and no user action is needed.
     pub fn progressing(&mut self, reason: Reason, message: impl Into<String>) {
         let message = message.into();
         self.set(ConditionType::Ready, false, reason, message.clone());
@@ -218,7 +218,7 @@ impl Conditions {
         self.remove(ConditionType::Stalled);
     }
 
-    /// Not ready, and staying so until a person changes something.
+    /// Sets Ready to false until a user changes something.
     pub fn stalled(&mut self, reason: Reason, message: impl Into<String>) {
         let message = message.into();
         self.set(ConditionType::Ready, false, reason, message.clone());
@@ -226,7 +226,7 @@ impl Conditions {
         self.remove(ConditionType::Reconciling);
     }
 
-    /// The list for `status.conditions`.
+    /// Returns the list for `status.conditions`.
     pub fn into_list(self) -> Vec<Condition> {
         self.list
     }
@@ -252,27 +252,27 @@ impl Conditions {
     }
 }
 
-/// Whether the condition `kind` of the list is `True`.
+/// Returns whether the condition `kind` of the list is `True`.
 pub fn is_true(list: &[Condition], kind: ConditionType) -> bool {
     list.iter().any(|condition| condition.type_ == kind.as_str() && condition.status == "True")
 }
 
-/// The condition `kind` of the list.
+/// Returns the condition `kind` of the list.
 pub fn find(list: &[Condition], kind: ConditionType) -> Option<&Condition> {
     list.iter().find(|condition| condition.type_ == kind.as_str())
 }
 
-/// `metav1.Time` keeps whole seconds; a fraction would read back as a difference.
+/// `metav1.Time` keeps whole seconds; with a fraction, the stored value would differ.
 pub fn whole_seconds(time: Timestamp) -> Timestamp {
     Timestamp::from_second(time.as_second()).unwrap_or(time)
 }
 
-/// From `earlier` to `later`; zero when it is the other way round.
+/// Returns the time from `earlier` to `later`; zero if `later` is before `earlier`.
 pub fn since(earlier: Timestamp, later: Timestamp) -> Duration {
     Duration::try_from(later.duration_since(earlier)).unwrap_or_default()
 }
 
-/// `metav1.Condition` allows 32,768 bytes; a person reads far fewer.
+/// `metav1.Condition` allows 32,768 bytes; a shorter message is easier to read.
 fn bounded(mut message: String) -> String {
     const LIMIT: usize = 1024;
     if message.len() > LIMIT {
@@ -301,7 +301,7 @@ mod tests {
         let ready = find(&list, ConditionType::Ready).unwrap();
         assert_eq!((ready.last_transition_time.0, ready.observed_generation), (at(100), Some(2)));
         let mut third = Conditions::from_status(&list, Some(2), at(300));
-        third.stalled(Reason::AdoptionRequired, "somebody else's");
+        third.stalled(Reason::AdoptionRequired, "owned by another system");
         assert_eq!(find(&third.into_list(), ConditionType::Ready).unwrap().last_transition_time.0, at(300));
     }
 

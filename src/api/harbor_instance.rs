@@ -26,48 +26,48 @@ use super::common::{Interval, LocalRef};
 )]
 #[serde(rename_all = "camelCase")]
 pub struct HarborInstanceSpec {
-    /// Where Harbor's API is, such as `https://harbor.example.com`. A path is not supported.
+    /// URL of Harbor's API, such as `https://harbor.example.com`. A path is not supported.
     #[schemars(length(min = 8, max = 512))]
     #[x_kube(validation = Rule::new("self.matches('^https?://[^/?#@ ]+/?$')")
         .message("url must be http:// or https://, a host and an optional port, without path, query or user"))]
     pub url: String,
-    /// The host (and port) that stands in image references. Default: the host and port of `url`.
+    /// Host (and port) in image references. Default: the host and port of `url`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255))]
     #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9.-]+(:[0-9]{1,5})?$') && (self.contains('.') || self.contains(':') || self == 'localhost')")
-        .message("pullHost must be a host with a dot or a port, such as harbor.example.com or harbor:8443: container runtimes take anything else for a Docker Hub name"))]
+        .message("pullHost must be a host with a dot or a port, such as harbor.example.com or harbor:8443: container runtimes read any other name as a Docker Hub repository"))]
     pub pull_host: Option<String>,
-    /// PEM certificates to trust beside the system's when talking to `url`.
+    /// PEM certificates to trust for `url`, in addition to the system's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 65536))]
     pub ca_bundle: Option<String>,
-    /// Secret in the operator's namespace with the keys `username` and `password`: a system robot account, or a user. Robots
-    /// cost Harbor a fiftieth of what a user costs it per request.
+    /// Secret in the operator's namespace with the keys `username` and `password`, of a system robot account or a user. A request
+    /// of a user costs Harbor 50 times as much as one of a robot.
     pub credentials_secret_ref: LocalRef,
-    /// Path of the token service that image pulls of this operator get their tokens from, at the host of `url`. Its account is
-    /// sent to this path and to `/api/v2.0`, and nowhere else. Default `/service/token`, which is Harbor's own: set it only where a
-    /// proxy before Harbor has a token service of its own.
+    /// Path of the token service for image pulls of this operator, at the host of `url`. The credentials are sent only to this
+    /// path and to `/api/v2.0`. Default `/service/token`, which is Harbor's own. Set it only if a proxy in front of Harbor has
+    /// its own token service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 2, max = 128))]
     #[x_kube(validation = Rule::new("self.matches('^(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+$')")
         .message("tokenPath must be a path such as /service/token, without query"))]
     pub token_path: Option<String>,
     /// Hosts that Registries of this Harbor may name: names or addresses, with `*` for any characters, each with or without a
-    /// port, such as `ghcr.io`, `*.corp.example`, `10.0.0.5:5000`. Harbor connects to what a Registry names, and may reach what
-    /// tenants cannot. Absent or empty: all hosts, but for link-local and metadata addresses, which have to be named here.
+    /// port, such as `ghcr.io`, `*.corp.example`, `10.0.0.5:5000`. Harbor connects to the host of a Registry, and may reach hosts
+    /// that tenants cannot. Absent or empty: all hosts except link-local and metadata addresses, which must be listed here.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256), inner(length(min = 1, max = 255)))]
     #[x_kube(validation = Rule::new("self.all(host, host.matches('^[^/@{} ]+$'))")
-        .message("allowedRegistryHosts are hosts such as ghcr.io, *.corp.example or 10.0.0.5:5000: no scheme, path or CIDR"))]
+        .message("allowedRegistryHosts must be hosts such as ghcr.io, *.corp.example or 10.0.0.5:5000: no scheme, path or CIDR"))]
     pub allowed_registry_hosts: Vec<String>,
-    /// How many requests this operator has under way at Harbor at once, from 1 to 64. Default 4.
+    /// Maximum number of concurrent requests of this operator to Harbor, from 1 to 64. Default 4.
     #[serde(default = "default_concurrency")]
     #[schemars(range(min = 1, max = 64))]
     pub max_concurrent_requests: u16,
-    /// How often Harbor is asked for its health. Default `30s`.
+    /// Interval of Harbor's health check. Default `30s`.
     #[serde(default = "default_interval")]
     pub interval: Interval,
-    /// Stops all work for this Harbor, and nothing else: what serves goes on serving.
+    /// Stops all work for this Harbor. Admission continues with the active rules.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub suspend: bool,
 }
@@ -81,21 +81,21 @@ fn default_interval() -> Interval {
 }
 
 impl HarborInstanceSpec {
-    /// The host and port that stand in image references of this Harbor.
+    /// Returns the host and port in image references of this Harbor.
     pub fn effective_pull_host(&self) -> &str {
         let rest = self.url.split_once("://").map_or(self.url.as_str(), |(_, rest)| rest);
         self.pull_host.as_deref().unwrap_or_else(|| rest.trim_end_matches('/'))
     }
 }
 
-/// What is known of a Harbor.
+/// Observed state of a Harbor.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HarborInstanceStatus {
-    /// The `metadata.generation` that this status speaks of.
+    /// The `metadata.generation` that this status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// The value of the annotation `harbor-pilot.dev/reconcile-now` that was last acted on.
+    /// The last handled value of the annotation `harbor-pilot.dev/reconcile-now`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_reconcile_token: Option<String>,
     /// Ready, Reconciling, Stalled.
@@ -105,10 +105,10 @@ pub struct HarborInstanceStatus {
     /// Harbor's version, from /systeminfo.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
-    /// The host (and port) that stands in image references.
+    /// Host (and port) in image references.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pull_host: Option<String>,
-    /// Components that Harbor itself calls unhealthy, from /health.
+    /// Components that Harbor reports as unhealthy, from /health.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unhealthy_components: Vec<String>,
 }

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{common::Interval, scan::FoundSeverity};
 
-/// Which images Pods may run. Pods are judged as they arrive, after rewriting; templates of workloads as rules would rewrite them.
+/// Which images Pods may run. Pods are checked at admission after rewriting; Pod templates of workloads are checked as rules
+/// would rewrite them.
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "harbor-pilot.dev",
@@ -21,7 +22,7 @@ use super::{common::Interval, scan::FoundSeverity};
     status = "ImagePolicyStatus",
     derive = "PartialEq",
     cel,
-    doc = "Which images Pods may run. What is judged is the image that rules make of the one that was written.",
+    doc = "Which images Pods may run. Images are checked after rewriting.",
     printcolumn(name = "Action", type_ = "string", json_path = ".spec.action"),
     printcolumn(name = "Allows", type_ = "string", json_path = ".spec.allowed[*].host"),
     printcolumn(name = "Digest", type_ = "boolean", json_path = ".spec.requireDigest"),
@@ -32,61 +33,61 @@ use super::{common::Interval, scan::FoundSeverity};
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.allowed) || (has(self.requireDigest) && self.requireDigest) || (has(self.forbidLatest) && self.forbidLatest) || has(self.vulnerability)")
-    .message("the policy asks for nothing: set allowed, requireDigest, forbidLatest or vulnerability"))]
+    .message("the policy checks nothing: set allowed, requireDigest, forbidLatest or vulnerability"))]
 pub struct ImagePolicySpec {
     /// What happens to a Pod with an image that the policy does not allow.
     pub action: PolicyAction,
-    /// Registries, and projects there, that images may come from. Absent: any.
+    /// Registries, and projects in them, that images may come from. Absent: any.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1, max = 32))]
     pub allowed: Vec<AllowedRegistry>,
-    /// Whether an image must name a digest.
+    /// Whether an image must have a digest.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub require_digest: bool,
-    /// Whether an image may have the tag `latest`, or neither tag nor digest, which means the same.
+    /// Whether to forbid the tag `latest`. An image without tag and digest has it, too.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub forbid_latest: bool,
-    /// How vulnerable an image may be, by what Harbor's scanner said of it when it was warmed.
+    /// How vulnerable an image may be, by the scan of Harbor when the image was cached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vulnerability: Option<Vulnerability>,
-    /// Namespaces whose Pods are judged. Default: all.
+    /// Namespaces whose Pods are checked. Default: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace_selector: Option<LabelSelector>,
-    /// Pods that are judged, by their labels. Default: all.
+    /// Pods that are checked, by their labels. Default: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub object_selector: Option<LabelSelector>,
-    /// Images, namespaces, or images in namespaces, that the policy does not speak of.
+    /// Images, namespaces, or images in namespaces, that the policy skips.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub exemptions: Vec<Exemption>,
-    /// What happens to images that are not from an allowed registry because Harbor is unavailable and their rule leaves
-    /// them as they are then (`whenUnavailable: Original`). It matters for the action `Enforce` alone.
+    /// What happens to images that are not from an allowed registry only because Harbor is unavailable and their rule does not
+    /// rewrite them then (`whenUnavailable: Original`). Used with the action `Enforce` only.
     #[serde(default)]
     pub during_outage: DuringOutage,
 }
 
-/// How vulnerable an image may be. A verdict belongs to a digest: an image that names one is judged by that, another one by
-/// what its tag pointed to when it was last looked at.
+/// How vulnerable an image may be. A verdict belongs to a digest. An image with a digest uses its verdict; another image uses the
+/// verdict of the digest that its tag pointed to at the last check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Vulnerability {
-    /// The most severe vulnerability that an image may have.
+    /// The highest allowed severity.
     pub max_severity: MaxSeverity,
-    /// What happens to an image without a verdict: it was not scanned, its scan failed, its tag has moved since, its verdict
-    /// is older than `maxAge`, or it is not known at all.
+    /// What happens to an image without a verdict: it was not scanned, its scan failed, its tag has moved since, its verdict is
+    /// older than `maxAge`, or the image is unknown.
     #[serde(default)]
     pub on_unscanned: OnUnscanned,
-    /// A verdict that is older is none. Harbor is asked for a new one at half of that age. At least an hour.
+    /// Maximum age of a verdict; an older one is ignored. A new scan is requested at half of that age. At least an hour.
     #[serde(default = "week")]
     #[x_kube(validation = Rule::new("duration(self) >= duration('1h')")
-        .message("maxAge is an hour or longer: Harbor scans each image twice in that time"))]
+        .message("maxAge must be at least 1h: Harbor scans each image twice in that time"))]
     pub max_age: Interval,
 }
 
-/// The most severe vulnerability that an image may have.
+/// The highest allowed severity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub enum MaxSeverity {
-    /// None at all.
+    /// No vulnerability.
     None,
     /// Low, negligible, or of unknown severity.
     Low,
@@ -94,12 +95,12 @@ pub enum MaxSeverity {
     Medium,
     /// High and below.
     High,
-    /// Any; what counts is that it was scanned.
+    /// Any severity: the image only must be scanned.
     Critical,
 }
 
 impl MaxSeverity {
-    /// The worst finding that is admitted.
+    /// Returns the worst finding that is allowed.
     pub fn ceiling(self) -> FoundSeverity {
         match self {
             Self::None => FoundSeverity::None,
@@ -119,7 +120,7 @@ pub enum OnUnscanned {
     /// It is admitted with a warning.
     #[default]
     Warn,
-    /// It is treated as one that is too vulnerable.
+    /// It is treated as too vulnerable.
     Deny,
 }
 
@@ -130,18 +131,18 @@ fn week() -> Interval {
 /// What happens to a Pod with an image that a policy does not allow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum PolicyAction {
-    /// It is refused. Workloads with such a template are admitted with a warning.
+    /// It is rejected. Workloads with such a template are admitted with a warning.
     Enforce,
     /// It is admitted with a warning, which kubectl prints.
     Warn,
-    /// It is admitted, and the API server's audit log says which policy it violates.
+    /// It is admitted. The API server's audit log names the violated policy.
     Audit,
 }
 
-/// What a policy with the action `Enforce` does while Harbor is unavailable.
+/// How a policy with the action `Enforce` acts while Harbor is unavailable.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum DuringOutage {
-    /// Pods are refused as ever.
+    /// Pods are rejected as usual.
     #[default]
     Enforce,
     /// Pods are admitted with a warning.
@@ -152,59 +153,59 @@ pub enum DuringOutage {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AllowedRegistry {
-    /// `host` or `host:port`, as images name it; the case of letters does not matter, the port does.
+    /// `host` or `host:port`, as in image references. Letter case is ignored; the port must match.
     #[schemars(
         length(min = 1, max = 255),
         regex(pattern = r"^([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\])(:[0-9]{1,5})?$")
     )]
     pub host: String,
-    /// Globs over the first component of the repository, which is the project in Harbor: `dockerhub`, `team-*`. Absent:
-    /// all projects.
+    /// Globs for the first component of the repository, which is the project in Harbor: `dockerhub`, `team-*`. Absent: all
+    /// projects.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 255)))]
-    #[x_kube(validation = Rule::new("self.all(glob, !glob.contains('/'))").message("projects are names or globs without '/'"))]
+    #[x_kube(validation = Rule::new("self.all(glob, !glob.contains('/'))").message("projects must be names or globs without '/'"))]
     pub projects: Vec<String>,
 }
 
-/// What a policy does not speak of: images that match one of `images`, in one of `namespaces`.
+/// An exemption: images that match one of `images`, in one of `namespaces`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.images) || has(self.namespaces)")
     .message("the exemption exempts nothing: set images, namespaces or both"))]
 pub struct Exemption {
-    /// Globs over the full form of the image that a Pod would run, such as `docker.io/library/*` or `**/*:latest`. Absent:
-    /// all images.
+    /// Globs for the full form of the image that a Pod would run, such as `docker.io/library/*` or `**/*:latest`. Absent: all
+    /// images.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1, max = 32), inner(length(min = 1, max = 255)))]
     #[x_kube(validation = Rule::new("self.all(glob, glob.matches('^([^/]*[.*?{\\\\[]|[^/]*:[^/]*/|localhost/)'))")
-        .message("images begin with a host or a wildcard, as docker.io/library/nginx or **/nginx does"))]
+        .message("images must begin with a host or a wildcard, such as docker.io/library/nginx or **/nginx"))]
     pub images: Vec<String>,
     /// Names of namespaces. Absent: all namespaces.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 63)))]
     pub namespaces: Vec<String>,
-    /// Why, for those who come later.
+    /// The reason for the exemption, as documentation.
     #[schemars(length(min = 1, max = 1024))]
     pub reason: String,
 }
 
-/// After what time policies want no verdict any more: the shortest; `None` where none goes by scans.
+/// Returns the shortest maximum age of a verdict over all policies; `None` if no policy uses verdicts.
 pub fn shortest_max_age<'p>(policies: impl IntoIterator<Item = &'p ImagePolicy>) -> Option<Duration> {
     let going = policies.into_iter().filter(|policy| policy.metadata.deletion_timestamp.is_none());
     going.filter_map(|policy| Some(policy.spec.vulnerability?.max_age.duration())).min()
 }
 
-/// The worst severity that all policies admit; `None` where none uses scans.
+/// Returns the highest severity that all policies allow; `None` if no policy uses scans.
 pub fn lowest_ceiling<'p>(policies: impl IntoIterator<Item = &'p ImagePolicy>) -> Option<FoundSeverity> {
     let active = policies.into_iter().filter(|policy| policy.metadata.deletion_timestamp.is_none());
     active.filter_map(|policy| Some(policy.spec.vulnerability?.max_severity.ceiling())).min()
 }
 
-/// What is known of a policy.
+/// Observed state of a policy.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ImagePolicyStatus {
-    /// The `metadata.generation` that this status speaks of.
+    /// The `metadata.generation` that this status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// Conditions of the policy.

@@ -1,8 +1,8 @@
-//! The custom resources of `harbor-pilot.dev/v1alpha1`, one file a kind.
+//! The custom resources of `harbor-pilot.dev/v1alpha1`, one file per kind.
 //!
-//! What flows in is YAML or JSON that users wrote; what flows out are validated values. What a value cannot hold (an
-//! interval that does not parse, a platform without an architecture) fails at decoding; what needs two fields or the old
-//! object is a CEL rule, which the API server and [`standalone`](crate::cli) both evaluate.
+//! The input is YAML or JSON from users; the output is validated values. A value that its type cannot hold (an invalid interval,
+//! a platform without an architecture) fails to decode. A check of two fields, or of the old object, is a CEL rule; the API
+//! server and [`standalone`](crate::cli) both evaluate it.
 
 #![allow(clippy::duplicated_attributes, reason = "each printcolumn of a kind has a type_ of its own")]
 
@@ -47,10 +47,10 @@ pub use vulnerabilities::{CveAllowlist, Severity, Vulnerabilities};
 pub const GROUP: &str = "harbor-pilot.dev";
 /// The only served version.
 pub const VERSION: &str = "v1alpha1";
-/// Finalizer of resources whose deletion has to reach Harbor (`deletionPolicy` other than `Retain`).
+/// Finalizer of resources whose deletion changes Harbor (`deletionPolicy` other than `Retain`).
 pub const FINALIZER: &str = "harbor-pilot.dev/finalizer";
 
-/// The definitions of all kinds, in the order in which they should be applied.
+/// The CRDs of all kinds, in the order in which to apply them.
 pub fn crds() -> Vec<CustomResourceDefinition> {
     let unseen = serde_json::json!({"observedGeneration": -1});
     let reconciled = [HarborInstance::crd(), Registry::crd(), ProxyProject::crd(), ReplicationRule::crd()];
@@ -59,10 +59,10 @@ pub fn crds() -> Vec<CustomResourceDefinition> {
     reconciled.chain([images, ImagePolicy::crd()]).map(known_formats).collect()
 }
 
-/// A definition as YAML, without the status that the API server writes.
+/// A CRD as YAML, without the status that the API server writes.
 ///
 /// # Errors
-/// None that a definition of ours can cause.
+/// No error occurs for the CRDs of this project.
 pub fn yaml(crd: &CustomResourceDefinition) -> Result<String, serde_saphyr::ser::Error> {
     let mut text = serde_saphyr::to_string(crd)?;
     if !text.ends_with('\n') {
@@ -71,8 +71,8 @@ pub fn yaml(crd: &CustomResourceDefinition) -> Result<String, serde_saphyr::ser:
     Ok(text)
 }
 
-/// A resource that no controller has seen yet says so. Without a status kstatus would take it for done, and whoever applies
-/// it and waits would go on too soon.
+/// Adds a default status that says that no controller has reconciled the resource. Without a status, kstatus reports the resource
+/// as done, and tools that apply it and wait would continue too early.
 fn unseen_at_first(mut crd: CustomResourceDefinition, first: &serde_json::Value) -> CustomResourceDefinition {
     for version in &mut crd.spec.versions {
         let schema = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut());
@@ -84,7 +84,7 @@ fn unseen_at_first(mut crd: CustomResourceDefinition, first: &serde_json::Value)
     crd
 }
 
-/// Formats of unsigned numbers are those of Rust: the API server warns of each that it does not know. The bounds stay.
+/// Removes the formats of unsigned numbers: they are names of Rust types, and the API server warns about each. The bounds stay.
 fn known_formats(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
     let schemas =
         crd.spec.versions.iter_mut().filter_map(|version| version.schema.as_mut()?.open_api_v3_schema.as_mut());
@@ -103,11 +103,11 @@ fn forget_unsigned(schema: &mut JSONSchemaProps) {
     }
 }
 
-/// Thousands of images may wait for their turn: each says from the first moment that it does.
+/// Thousands of images may wait in the queue. Each shows that from its creation on.
 fn pending() -> serde_json::Value {
     let ready = serde_json::json!({
         "type": "Ready", "status": "Unknown", "reason": Reason::Pending.to_string(),
-        "message": "waits for its turn", "lastTransitionTime": "1970-01-01T00:00:00Z",
+        "message": "waiting for the first reconcile", "lastTransitionTime": "1970-01-01T00:00:00Z",
     });
     serde_json::json!({"observedGeneration": -1, "conditions": [ready]})
 }

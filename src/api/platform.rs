@@ -5,9 +5,9 @@ use std::{borrow::Cow, fmt, str::FromStr};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-/// `os/architecture[/variant]`, such as `linux/amd64` or `linux/arm/v7`, in the words of the OCI image index.
+/// `os/architecture[/variant]`, such as `linux/amd64` or `linux/arm/v7`, with the names of the OCI image index.
 ///
-/// `linux/arm64` and `linux/arm64/v8` are one platform, as in containerd's normalisation: the variant `v8` of arm64 is dropped.
+/// `linux/arm64` and `linux/arm64/v8` are the same platform, as in containerd: the variant `v8` of arm64 is dropped.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Platform {
     os: String,
@@ -16,7 +16,7 @@ pub struct Platform {
 }
 
 impl Platform {
-    /// Builds a platform from its parts, normalised: lower case, `x86_64` is `amd64`, `aarch64` is `arm64`.
+    /// Builds a normalized platform from its parts: lower case, `x86_64` is `amd64`, `aarch64` is `arm64`.
     pub fn new(os: &str, architecture: &str, variant: Option<&str>) -> Self {
         let architecture = match architecture.to_ascii_lowercase().as_str() {
             "x86_64" | "x86-64" => "amd64".to_owned(),
@@ -34,7 +34,7 @@ impl Platform {
         &self.os
     }
 
-    /// Architecture in Go's words, such as `amd64`.
+    /// Architecture as Go names it, such as `amd64`.
     pub fn architecture(&self) -> &str {
         &self.architecture
     }
@@ -44,9 +44,9 @@ impl Platform {
         self.variant.as_deref()
     }
 
-    /// Whether a node of platform `self` runs an image child of platform `offered`.
+    /// Returns whether a node of platform `self` runs a child manifest of platform `offered`.
     ///
-    /// A node tells no variant (`kubernetes.io/arch`), so a wanted platform without a variant takes every variant.
+    /// A node does not report its variant (`kubernetes.io/arch`), so a platform without a variant accepts every variant.
     pub fn accepts(&self, offered: &Platform) -> bool {
         self.os == offered.os
             && self.architecture == offered.architecture

@@ -1,4 +1,4 @@
-//! What warming may ask of an upstream, and what it has asked.
+//! Pull limits of an upstream, and their use.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::KubeSchema;
@@ -6,32 +6,32 @@ use serde::{Deserialize, Serialize};
 
 use super::common::Interval;
 
-/// How much warming may ask of a registry. Docker Hub, for one, counts the manifests that are fetched, and allows 100 in six
-/// hours to the anonymous. What nodes pull counts there, too: leave them their part.
+/// Maximum number of pulls from a registry for prewarming. Docker Hub, for example, counts manifests, and allows anonymous
+/// clients 100 in six hours. Pulls of nodes count, too: leave a part of the limit for them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PullLimit {
-    /// Manifests that warming may ask for in a period, indexes included.
+    /// Maximum number of manifests per period, indexes included.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub manifests: u32,
-    /// The length of a period, such as `6h`; it begins with the first manifest.
+    /// Length of a period, such as `6h`. It begins with the first manifest.
     pub per: Interval,
 }
 
-/// What warming has asked of a registry: here, so that a restart does not forget it.
+/// Pulls from a registry for prewarming. They are in the status so that a restart keeps them.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct UpstreamPulls {
-    /// Nothing is warmed from the registry before this time, because it limits our rate (429).
+    /// Prewarming from the registry is paused until this time, because it limits our request rate (429).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused_until: Option<Time>,
-    /// How often it did so in a row.
+    /// Number of consecutive responses with a rate limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refusals: Option<u32>,
-    /// When the present period of `spec.pullLimit` began.
+    /// Start of the current period of `spec.pullLimit`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Time>,
-    /// Manifests asked for in this period, rounded up to a twentieth of the limit.
+    /// Manifests requested in this period, rounded up to a twentieth of the limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manifests: Option<u32>,
 }

@@ -1,4 +1,4 @@
-//! Registry: an upstream registry, or a peer, that Harbor knows.
+//! Registry: an upstream registry, or a peer, of Harbor.
 
 use std::borrow::Cow;
 
@@ -26,7 +26,7 @@ use super::{
     cel,
     doc = "An upstream registry that Harbor proxies or replicates with.",
     validation = Rule::new("(has(self.spec.name) ? self.spec.name : self.metadata.name).size() <= 64")
-        .message("Harbor takes registry names of at most 64 characters: set spec.name to a shorter one"),
+        .message("Harbor accepts registry names of at most 64 characters: set spec.name to a shorter one"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
     printcolumn(name = "Type", type_ = "string", json_path = ".spec.type"),
@@ -37,21 +37,21 @@ use super::{
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.name) == has(oldSelf.name) && (!has(self.name) || self.name == oldSelf.name)")
-    .message("name is immutable: make a new Registry and point the ProxyProjects of a new name at it"))]
+    .message("name is immutable: create a new Registry, and new ProxyProjects that refer to it"))]
 #[x_kube(validation = Rule::new("self.type == oldSelf.type").message("type is immutable: Harbor ignores a change of it"))]
 #[x_kube(validation = Rule::new("self.harborRef.name == oldSelf.harborRef.name").message("harborRef is immutable"))]
 #[x_kube(validation = Rule::new("self.type != 'aws-ecr' || !has(self.url) || self.url.matches('^https://(api\\\\.ecr\\\\.|[0-9]{12}\\\\.dkr\\\\.ecr(-fips)?\\\\.)[a-z0-9-]+\\\\.(amazonaws\\\\.com(\\\\.cn)?|sc2s\\\\.sgov\\\\.gov|c2s\\\\.ic\\\\.gov)/?$')")
     .message("an aws-ecr url must be https://ACCOUNT.dkr.ecr.REGION.amazonaws.com or https://api.ecr.REGION.amazonaws.com (Harbor answers 500 to anything else)"))]
 #[x_kube(validation = Rule::new("has(self.url) || has(self.ecr) || self.type in ['docker-hub', 'github-ghcr', 'google-gcr', 'ecr-public', 'quay', 'quay-io']")
-    .message("url is needed: this type has none of its own (for aws-ecr, ecr with account and region will do)"))]
+    .message("url is required: this type has no default (aws-ecr accepts ecr with account and region instead)"))]
 #[x_kube(validation = Rule::new("!has(self.ecr) || (self.type == 'aws-ecr' && !has(self.url))")
-    .message("ecr goes with type aws-ecr, and without url"))]
+    .message("ecr requires type aws-ecr, and no url"))]
 #[x_kube(validation = Rule::new("self.type != 'aws-ecr' || has(self.credentialsSecretRef)")
     .message("aws-ecr needs credentialsSecretRef: there is no anonymous access, and Harbor crashes without keys"))]
 #[x_kube(validation = Rule::new("!has(self.url) || !(self.type in ['ecr-public', 'quay-io'])")
-    .message("ecr-public and quay-io are at one place: leave out url, or use type docker-registry"))]
+    .message("ecr-public and quay-io have a fixed url: remove url, or use type docker-registry"))]
 pub struct RegistrySpec {
-    /// The HarborInstance this belongs to. Immutable.
+    /// The HarborInstance of this registry. Immutable.
     #[serde(default)]
     pub harbor_ref: HarborRef,
     /// Name in Harbor, 1 to 64 characters. Default: `metadata.name`. Immutable.
@@ -61,50 +61,50 @@ pub struct RegistrySpec {
     /// Harbor's adapter for this registry. Immutable.
     #[serde(rename = "type")]
     pub type_: RegistryType,
-    /// Where the registry is, such as `https://registry.corp`. Default where `type` says it: `https://hub.docker.com`,
-    /// `https://ghcr.io`, `https://gcr.io`, `https://public.ecr.aws`, `https://quay.io`; for `aws-ecr` what `ecr` says.
+    /// URL of the registry, such as `https://registry.corp`. Some types have a default: `https://hub.docker.com`,
+    /// `https://ghcr.io`, `https://gcr.io`, `https://public.ecr.aws`, `https://quay.io`; `aws-ecr` uses `ecr`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 8, max = 512))]
     #[x_kube(validation = Rule::new("self.matches('^https?://[^?#@ ]+$')")
         .message("url must begin with http:// or https://, and have no query, fragment or user: Harbor would drop them"))]
     pub url: Option<String>,
-    /// Account and region of a private registry of Amazon, instead of its `url`.
+    /// Account and region of a private Amazon registry, instead of `url`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ecr: Option<PrivateEcr>,
-    /// What stands in Harbor's description, beside our marker.
+    /// Description in Harbor, before our marker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512))]
     pub description: Option<String>,
     /// Secret in the operator's namespace with the keys `username` and `password` (for AWS the access key and its secret).
-    /// Absent: Harbor asks the registry anonymously.
+    /// Absent: Harbor connects to the registry without credentials.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_secret_ref: Option<LocalRef>,
     /// PEM certificate that Harbor trusts for this registry (Harbor 2.15 and later).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 65536))]
     pub ca_bundle: Option<String>,
-    /// Harbor does not verify the registry's certificate.
+    /// Whether Harbor skips the verification of the registry's certificate.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub insecure: bool,
-    /// How much warming may ask of this registry. Absent: no limit but the one that the registry itself tells.
+    /// Pull limit for prewarming from this registry. Absent: only the limit that the registry itself reports.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pull_limit: Option<PullLimit>,
-    /// How many manifests and layers Harbor is brought to fetch from this registry at once, in all projects together, from 1 to
-    /// 1024. Default: as many as its HarborInstance allows.
+    /// Maximum number of manifests and layers that Harbor fetches concurrently from this registry, in all projects together, from
+    /// 1 to 1024. Default: the limit of its HarborInstance.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1024))]
     pub max_concurrent_pulls: Option<u16>,
-    /// Whether Harbor is changed, or only observed.
+    /// Whether the controller may write to Harbor.
     #[serde(default)]
     pub management_policy: ManagementPolicy,
-    /// What to do when Harbor has a registry of this name that is not ours.
+    /// What to do when Harbor has a registry of this name without our marker.
     #[serde(default)]
     pub adoption_policy: AdoptionPolicy,
-    /// What becomes of the registry in Harbor when this resource is deleted: it stays (`Retain`), or it is deleted once
-    /// nothing uses it (`Delete`). There is nothing in it to purge.
+    /// What happens to the registry in Harbor when this resource is deleted: it stays (`Retain`), or it is deleted once no other
+    /// object uses it (`Delete`). A registry has no content to purge.
     #[serde(default)]
     #[x_kube(validation = Rule::new("self != 'Purge'")
-        .message("Purge is for what holds images, and a registry holds none: use Delete"))]
+        .message("Purge deletes images, and a registry has none: use Delete"))]
     pub deletion_policy: DeletionPolicy,
     /// Stops reconciling this resource.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -118,48 +118,48 @@ fn default_interval() -> Interval {
     Interval::from_secs(300)
 }
 
-/// What is known of a registry in Harbor.
+/// Observed state of a registry in Harbor.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RegistryStatus {
-    /// The `metadata.generation` that this status speaks of.
+    /// The `metadata.generation` that this status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// The value of the annotation `harbor-pilot.dev/reconcile-now` that was last acted on.
+    /// The last handled value of the annotation `harbor-pilot.dev/reconcile-now`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_reconcile_token: Option<String>,
     /// Ready, Reconciling, Stalled, Drifted, DeletionBlocked.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_owned()]))]
     pub conditions: Vec<Condition>,
-    /// Where the registry is, by `url`, `ecr` or `type`.
+    /// URL of the registry, from `url`, `ecr` or `type`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
     /// Harbor's id of the registry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<i64>,
-    /// Present while the object in Harbor belongs to this resource: it was created, adopted, or found with our marker. A marker that
-    /// a person removes is restored while this is the same object.
+    /// The object in Harbor that belongs to this resource: created, adopted, or found with our marker. If a user removes the
+    /// marker of this object, it is restored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owned: Option<OwnedObject>,
-    /// Which revision of the credentials Harbor was last given: the Secret's resourceVersion, never its content.
+    /// Revision of the credentials that Harbor has: the Secret's resourceVersion, never its content.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_revision: Option<String>,
-    /// What warming has asked of the registry, where that is limited.
+    /// Pulls from the registry, if they are limited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pulls: Option<UpstreamPulls>,
-    /// Fields in which Harbor differs from the spec, while they are not being changed.
+    /// Fields that differ between Harbor and the spec, while the controller does not change them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub drift: Vec<String>,
 }
 
 impl Registry {
-    /// The name in Harbor.
+    /// Returns the name in Harbor.
     pub fn harbor_name(&self) -> &str {
         self.spec.name.as_deref().or(self.metadata.name.as_deref()).unwrap_or_default()
     }
 
-    /// Where the registry is, by `url`, `ecr` or `type`. Empty where none of them says.
+    /// Returns the URL of the registry, from `url`, `ecr` or `type`; empty if none of them has one.
     pub fn url(&self) -> Cow<'_, str> {
         let spec = &self.spec;
         match (&spec.url, &spec.ecr) {

@@ -1,11 +1,11 @@
-//! What sort of registry it is: which adapter of Harbor speaks to it, where it is, and whether Harbor can proxy it.
+//! The type of a registry: its adapter in Harbor, its default URL, and whether Harbor can proxy it.
 
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Harbor's registry adapters (GET /replication/adapters), `quay`, which Harbor has without listing it, and two registries that
-/// need no more than their name.
+/// Harbor's registry adapters (GET /replication/adapters), `quay`, which Harbor does not list, and two registries with a fixed
+/// URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[allow(missing_docs, reason = "each variant is named by the adapter it stands for")]
 pub enum RegistryType {
@@ -33,19 +33,19 @@ pub enum RegistryType {
     TencentTcr,
     #[serde(rename = "volcengine-cr")]
     VolcengineCr,
-    /// Harbor's adapter for Quay: for replication alone.
+    /// Harbor's adapter for Quay, for replication only.
     #[serde(rename = "quay")]
     Quay,
-    /// `https://public.ecr.aws`, by the adapter `docker-registry`.
+    /// `https://public.ecr.aws`, with the adapter `docker-registry`.
     #[serde(rename = "ecr-public")]
     EcrPublic,
-    /// `https://quay.io`, by the adapter `docker-registry`, with which Harbor can proxy it.
+    /// `https://quay.io`, with the adapter `docker-registry`, so that Harbor can proxy it.
     #[serde(rename = "quay-io")]
     QuayIo,
 }
 
 impl RegistryType {
-    /// The adapter's name in Harbor's API.
+    /// Returns the adapter's name in Harbor's API.
     pub fn adapter(self) -> &'static str {
         match self {
             Self::DockerHub => "docker-hub",
@@ -64,7 +64,7 @@ impl RegistryType {
         }
     }
 
-    /// Where it is unless the spec says otherwise. `None` where there are many.
+    /// Returns the default URL; `None` if the type has many.
     pub fn home(self) -> Option<&'static str> {
         match self {
             Self::DockerHub => Some("https://hub.docker.com"),
@@ -76,26 +76,26 @@ impl RegistryType {
         }
     }
 
-    /// Whether Harbor makes proxy projects on it; it answers 400 for the others.
+    /// Returns whether Harbor creates proxy projects for this type. For the others it answers 400.
     pub fn is_proxied(self) -> bool {
         !matches!(self, Self::HuaweiSwr | Self::TencentTcr | Self::VolcengineCr | Self::Quay)
     }
 }
 
-/// A private registry of Amazon.
+/// A private Amazon registry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PrivateEcr {
-    /// The account: 12 digits, in quotes, so that YAML takes them for text.
+    /// The account: 12 digits, quoted, so that YAML reads them as text.
     #[schemars(regex(pattern = "^[0-9]{12}$"))]
     pub account: String,
-    /// Such as `eu-central-1`.
+    /// The region, such as `eu-central-1`.
     #[schemars(length(max = 32), regex(pattern = "^[a-z]{2,4}(-[a-z]+){1,3}-[0-9]{1,2}$"))]
     pub region: String,
 }
 
 impl PrivateEcr {
-    /// Where it is.
+    /// Returns the URL.
     pub fn url(&self) -> String {
         let Self { account, region } = self;
         let domain = match region {

@@ -10,7 +10,7 @@ pub use status::{BlockedImage, BlockedImageState, ExecutionStatus, PendingRun, R
 
 use super::common::{AdoptionPolicy, DeletionPolicy, HarborRef, Interval, LocalRef, ManagementPolicy};
 
-/// Annotation whose value names one run: a value that was not there before starts one execution of the rule.
+/// Annotation whose value names one run: a new value starts one execution of the rule.
 pub const RUN_NOW: &str = "harbor-pilot.dev/run-now";
 
 /// Copies images between Harbor and a registry (Harbor: Administration, Replications).
@@ -42,43 +42,43 @@ pub const RUN_NOW: &str = "harbor-pilot.dev/run-now";
 #[x_kube(validation = Rule::new("has(self.source) != (has(self.destination) && has(self.destination.registryRef))")
     .message("set exactly one of source (Harbor pulls) and destination.registryRef (Harbor pushes)"))]
 #[x_kube(validation = Rule::new("!has(self.source) || !has(self.trigger) || self.trigger.type != 'EventBased'")
-    .message("trigger EventBased needs destination.registryRef: Harbor hears nothing of pushes to another registry; use Scheduled"))]
+    .message("trigger EventBased needs destination.registryRef: Harbor receives no events of other registries; use Scheduled"))]
 #[x_kube(validation = Rule::new("!has(self.singleActive) || !self.singleActive || !has(self.trigger) || self.trigger.type != 'EventBased'")
     .message("singleActive cannot be used with trigger EventBased (Harbor answers 500 to it)"))]
 #[x_kube(validation = Rule::new("!has(self.replicateDeletions) || !self.replicateDeletions || !has(self.trigger) || self.trigger.type == 'EventBased'")
-    .message("replicateDeletions needs trigger EventBased: Harbor learns of deletions by events alone"))]
+    .message("replicateDeletions needs trigger EventBased: Harbor sees deletions only as events"))]
 #[x_kube(validation = Rule::new("!has(self.afterScan) || !self.afterScan || (!has(self.source) && has(self.trigger) && self.trigger.type == 'EventBased')")
-    .message("afterScan needs destination.registryRef and trigger EventBased: it repeats what a push set off before its image was scanned"))]
+    .message("afterScan needs destination.registryRef and trigger EventBased: it repeats executions that a push started before its image was scanned"))]
 pub struct ReplicationRuleSpec {
-    /// The HarborInstance this belongs to. Immutable.
+    /// The HarborInstance of this policy. Immutable.
     #[serde(default)]
     pub harbor_ref: HarborRef,
-    /// Name in Harbor, 1 to 256 characters. Default: `metadata.name`. A change of it renames the policy in Harbor.
+    /// Name in Harbor, 1 to 256 characters. Default: `metadata.name`. A change renames the policy in Harbor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]
     pub name: Option<String>,
-    /// What stands in Harbor's description, beside our marker. Absent: not managed.
+    /// Description in Harbor, before our marker. Absent: not managed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512))]
     pub description: Option<String>,
-    /// Where images are pulled from into Harbor. Absent: Harbor pushes its own to `destination.registryRef`.
+    /// Where Harbor pulls images from. Absent: Harbor pushes its own images to `destination.registryRef`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<Source>,
-    /// Where images go.
+    /// Where images are copied to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub destination: Option<Destination>,
-    /// When Harbor copies. Absent: not managed (a new policy is run by hand).
+    /// When Harbor copies. Absent: not managed (a new policy is started manually).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trigger: Option<Trigger>,
-    /// Which images are copied: those that pass all filters. Absent: not managed (a new policy copies everything); `{}` is no
+    /// Which images are copied: those that pass all filters. Absent: not managed (a new policy copies everything). `{}` is no
     /// filter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filters: Option<Filters>,
-    /// Whether an image that the destination has under the same tag is overwritten. Absent: not managed (Harbor: it is not).
+    /// Whether to overwrite an image with the same tag at the destination. Absent: not managed (Harbor does not).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[serde(rename = "override")]
     pub override_: Option<bool>,
-    /// Whether an image that is deleted in Harbor is deleted at the destination, too. Needs `EventBased`. Absent: not managed.
+    /// Whether an image that is deleted in Harbor is also deleted at the destination. Needs `EventBased`. Absent: not managed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replicate_deletions: Option<bool>,
     /// Bandwidth of each task in KiB/s; -1 is unlimited. Absent: not managed (Harbor: unlimited).
@@ -89,29 +89,29 @@ pub struct ReplicationRuleSpec {
     /// Whether blobs are copied in chunks, for destinations that limit the size of a request. Absent: not managed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub copy_by_chunk: Option<bool>,
-    /// Whether a run that begins while another one is under way fails at once. Not with `EventBased`. Absent: not managed.
+    /// Whether a run fails immediately while another one is running. Not with `EventBased`. Absent: not managed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub single_active: Option<bool>,
-    /// Whether Harbor runs the policy at all. Absent: not managed (a new policy is enabled).
+    /// Whether Harbor runs the policy. Absent: not managed (a new policy is enabled).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enabled: Option<bool>,
-    /// Repeats what a project's vulnerability prevention refused before the scan of a pushed image was done, once it is done.
-    /// Images that stay refused are listed in `status.blockedImages`.
+    /// Whether to repeat, after the scan, executions that vulnerability prevention blocked because a pushed image was not scanned
+    /// yet. Images that stay blocked are listed in `status.blockedImages`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub after_scan: bool,
-    /// Whether Harbor is changed, or only observed.
+    /// Whether the controller may write to Harbor.
     #[serde(default)]
     pub management_policy: ManagementPolicy,
-    /// What to do when Harbor has a replication policy of this name that is not ours.
+    /// What to do when Harbor has a replication policy of this name without our marker.
     #[serde(default)]
     pub adoption_policy: AdoptionPolicy,
-    /// What becomes of the policy in Harbor when this resource is deleted: by default it is deleted, too, for it holds no data.
-    /// There is nothing in it to purge.
+    /// What happens to the policy in Harbor when this resource is deleted. By default it is deleted, too: it contains no data, so
+    /// there is nothing to purge.
     #[serde(default = "default_deletion_policy")]
     #[x_kube(validation = Rule::new("self != 'Purge'")
-        .message("Purge is for what holds images, and a replication policy holds none: use Delete"))]
+        .message("Purge deletes images, and a replication policy has none: use Delete"))]
     pub deletion_policy: DeletionPolicy,
-    /// Stops reconciling this resource. Harbor goes on running the policy: set `enabled: false` against that.
+    /// Stops reconciling this resource. Harbor still runs the policy: to stop that, set `enabled: false`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub suspend: bool,
     /// How often Harbor is compared with the spec. Default `5m`.
@@ -135,24 +135,24 @@ pub struct Source {
     pub registry_ref: LocalRef,
 }
 
-/// Where images go.
+/// Where images are copied to.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Destination {
-    /// The Registry that Harbor pushes to. Absent: images go into Harbor itself.
+    /// The Registry that Harbor pushes to. Absent: images are copied into Harbor itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub registry_ref: Option<LocalRef>,
-    /// Where in the destination images are put, such as `mirror` or `mirror/hub`; its first part is the project if the
-    /// destination is a Harbor, and is created if need be. `""` keeps the names of the source. Absent: not managed.
+    /// Namespace at the destination, such as `mirror` or `mirror/hub`. If the destination is a Harbor, its first part is the
+    /// project, which is created if it does not exist. `""` keeps the names of the source. Absent: not managed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(max = 255),
         regex(pattern = r"^([a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*)?$")
     )]
     pub namespace: Option<String>,
-    /// How many leading components of an image's name `namespace` replaces: with `mirror`, `a/b/app` becomes `mirror/a/b/app`
-    /// at 0, `mirror/b/app` at 1, and `mirror/app` at -1, which replaces all but the last. A name that has fewer fails the
-    /// execution. Absent: not managed (Harbor: -1).
+    /// How many leading components of an image's name `namespace` replaces. With `mirror`, `a/b/app` becomes `mirror/a/b/app` at
+    /// 0, `mirror/b/app` at 1, and `mirror/app` at -1, which replaces all but the last. The execution fails if a name has fewer
+    /// components. Absent: not managed (Harbor: -1).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = -1, max = 64))]
     pub flatten_levels: Option<i32>,
@@ -162,12 +162,12 @@ pub struct Destination {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("(self.type == 'Scheduled') == has(self.cron)")
-    .message("cron belongs to type Scheduled, which needs it"))]
+    .message("cron and type Scheduled require each other"))]
 pub struct Trigger {
-    /// What sets off a run.
+    /// What starts a run.
     #[serde(rename = "type")]
     pub type_: TriggerType,
-    /// When, in UTC: second, minute, hour, day, month and weekday, such as `0 30 2 * * *`. For `Scheduled`.
+    /// Schedule in UTC: second, minute, hour, day, month and weekday, such as `0 30 2 * * *`. For `Scheduled`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 11, max = 128))]
     #[x_kube(validation = Rule::new("self.matches('^[^ @]+( [^ ]+){5}$')")
@@ -178,14 +178,14 @@ pub struct Trigger {
     pub cron: Option<String>,
 }
 
-/// What sets off a run. `harbor-pilot.dev/run-now` does at any time.
+/// What starts a run. `harbor-pilot.dev/run-now` starts one at any time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum TriggerType {
-    /// Only a person, or the annotation `harbor-pilot.dev/run-now`.
+    /// Only a user, or the annotation `harbor-pilot.dev/run-now`.
     Manual,
-    /// The time.
+    /// The schedule in `cron`.
     Scheduled,
-    /// An image that was pushed, retagged or deleted in Harbor.
+    /// A push, retag or deletion of an image in Harbor.
     EventBased,
 }
 
@@ -193,8 +193,8 @@ pub enum TriggerType {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Filters {
-    /// Repositories, as a glob over the whole name without the host: `production/**`, `library/{nginx,redis}`. `*` stands for
-    /// characters of one component, `**` for whole components.
+    /// Repositories, as a glob for the whole name without the host: `production/**`, `library/{nginx,redis}`. `*` matches
+    /// characters of one component, `**` matches whole components.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub name: Option<String>,
@@ -204,12 +204,12 @@ pub struct Filters {
     /// Labels of images in Harbor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub labels: Option<LabelFilter>,
-    /// What is copied. Default: all.
+    /// Type of content to copy. Default: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resource: Option<ResourceType>,
 }
 
-/// Which tags are copied, or left out.
+/// Which tags are copied or excluded.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.matches) != has(self.excludes)").message("set exactly one of matches and excludes"))]
@@ -218,13 +218,13 @@ pub struct TagFilter {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub matches: Option<String>,
-    /// Tags that are left out.
+    /// Tags that are excluded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub excludes: Option<String>,
 }
 
-/// Which labelled images are copied, or left out.
+/// Which labelled images are copied or excluded.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.matches) != has(self.excludes)").message("set exactly one of matches and excludes"))]
@@ -233,28 +233,28 @@ pub struct LabelFilter {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 32), inner(length(min = 1, max = 128)))]
     pub matches: Option<Vec<String>>,
-    /// Images that have one of these labels are left out.
+    /// Images that have one of these labels are excluded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 32), inner(length(min = 1, max = 128)))]
     pub excludes: Option<Vec<String>>,
 }
 
-/// What is copied.
+/// Type of content to copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum ResourceType {
     /// Container images.
     Image,
-    /// All else that a registry holds: charts, signatures, bundles.
+    /// All other content of a registry: charts, signatures, bundles.
     Artifact,
 }
 
 impl ReplicationRule {
-    /// The name in Harbor.
+    /// Returns the name in Harbor.
     pub fn harbor_name(&self) -> &str {
         self.spec.name.as_deref().or(self.metadata.name.as_deref()).unwrap_or_default()
     }
 
-    /// The name of the Registry at the other end.
+    /// Returns the name of the Registry at the other end.
     pub fn registry_name(&self) -> &str {
         let (source, destination) = (self.spec.source.as_ref(), self.spec.destination.as_ref());
         let reference = source.map(|source| &source.registry_ref);
@@ -262,7 +262,7 @@ impl ReplicationRule {
         reference.map_or("", |reference| reference.name.as_str())
     }
 
-    /// The value of the annotation that asks for a run.
+    /// Returns the value of the annotation that requests a run.
     pub fn run_token(&self) -> Option<&str> {
         super::common::token(&self.metadata, RUN_NOW)
     }
@@ -330,8 +330,8 @@ mod tests {
                 "replicateDeletions",
             ),
             (json!({"destination": {"registryRef": {"name": "b"}}, "afterScan": true}), "afterScan"),
-            (pull(json!({"type": "Scheduled"})), "cron belongs to type Scheduled"),
-            (pull(json!({"type": "Manual", "cron": "0 0 2 * * *"})), "cron belongs to type Scheduled"),
+            (pull(json!({"type": "Scheduled"})), "cron and type Scheduled require"),
+            (pull(json!({"type": "Manual", "cron": "0 0 2 * * *"})), "cron and type Scheduled require"),
             (cron("@daily"), "6 fields"),
             (cron("0 2 * * *"), "6 fields"),
             (cron("0 0  2 * * *"), "6 fields"),

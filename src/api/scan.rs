@@ -1,69 +1,69 @@
-//! What is known of the vulnerabilities of an image.
+//! Scan results of an image.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What Harbor's scanner says of a manifest.
+/// The result of Harbor's scanner for a manifest.
 ///
-/// Severity, counts and time are those of the last scan that was done. They stay while another one is under way or has
-/// failed: they are about a digest, and grow old, not wrong.
+/// Severity, counts and time are those of the last completed scan. They stay while another scan is running or has failed, because
+/// a result belongs to a digest: it becomes old, but not wrong.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ScanStatus {
-    /// How far the last scan has come; of an image the least of its manifests.
+    /// State of the last scan. For an image: the least advanced state of its manifests.
     pub state: ScanState,
-    /// The worst that was found, as Harbor says it: `None`, `Unknown`, `Negligible`, `Low`, `Medium`, `High`, `Critical`.
+    /// The worst finding, as Harbor names it: `None`, `Unknown`, `Negligible`, `Low`, `Medium`, `High`, `Critical`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub severity: Option<String>,
-    /// Vulnerabilities of any severity.
+    /// Number of vulnerabilities of any severity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub total: Option<u32>,
-    /// Those of them that a newer version of a package mends.
+    /// Number of them that a newer version of a package fixes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fixable: Option<u32>,
-    /// When that was found.
+    /// Time of the result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scanned_at: Option<Time>,
-    /// Of an image: the manifest that severity, counts and time belong to.
+    /// For an image: the manifest of severity, counts and time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
-    /// Why there is no newer verdict, and what to do about it.
+    /// Why there is no newer result, and how to fix it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// When Harbor was last asked to scan it.
+    /// When Harbor was last asked for a scan.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requested_at: Option<Time>,
-    /// How often it was asked since the last scan that was done.
+    /// Number of scan requests since the last completed scan.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requests: Option<u32>,
 }
 
-/// How far a scan has come.
+/// State of a scan.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub enum ScanState {
-    /// It is done.
+    /// Completed.
     Scanned,
-    /// It is under way, or was asked for.
+    /// Running, or requested.
     Scanning,
-    /// There was none.
+    /// No scan was started.
     #[default]
     Unscanned,
-    /// It was given up.
+    /// Stopped.
     Failed,
-    /// Harbor has no scanner for the project.
+    /// The project has no scanner.
     NoScanner,
 }
 
-/// Harbor's words for how bad the worst finding of a scan is, the mildest first.
+/// Harbor's names of severities, mildest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FoundSeverity {
-    /// Nothing was found.
+    /// No vulnerability was found.
     None,
     /// Not rated.
     Unknown,
-    /// Hardly one.
+    /// Negligible.
     Negligible,
     /// Low.
     Low,
@@ -73,12 +73,12 @@ pub enum FoundSeverity {
     High,
     /// Critical.
     Critical,
-    /// A word that we do not know: taken for the worst.
+    /// An unknown name: treated as the worst.
     Unheard,
 }
 
 impl FoundSeverity {
-    /// What Harbor's word means.
+    /// Parses Harbor's name.
     pub fn of(word: &str) -> Self {
         match word {
             "None" => Self::None,
@@ -95,7 +95,7 @@ impl FoundSeverity {
 
 impl std::fmt::Display for FoundSeverity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // The names of the variants are Harbor's words.
+        // The names of the variants are Harbor's.
         write!(f, "{self:?}")
     }
 }

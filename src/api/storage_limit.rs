@@ -1,4 +1,4 @@
-//! How much a project of Harbor may store.
+//! The storage quota of a project in Harbor.
 
 use std::{borrow::Cow, fmt};
 
@@ -6,7 +6,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize, de};
 
 /// A quantity of bytes such as `50Gi`, or `-1` for no limit. Whole numbers with a unit of 1000 (`k`, `M`, `G`, `T`), of 1024
-/// (`Ki`, `Mi`, `Gi`, `Ti`) or none. Harbor takes 1 byte to 1024Ti.
+/// (`Ki`, `Mi`, `Gi`, `Ti`) or without a unit. Harbor accepts 1 byte to 1024Ti.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StorageLimit {
     text: String,
@@ -14,12 +14,13 @@ pub struct StorageLimit {
 }
 
 impl StorageLimit {
-    /// No limit, in Harbor's words.
+    /// No limit, in Harbor's API.
     pub const UNLIMITED: i64 = -1;
-    /// The most that Harbor takes, in bytes: 1024 TiB.
+    /// The largest quota that Harbor accepts, in bytes: 1024 TiB.
     pub const MOST: i64 = 1 << 50;
 
-    /// In bytes; [`Self::UNLIMITED`] for no limit. What is too large for the type is its largest value.
+    /// Returns the limit in bytes; [`Self::UNLIMITED`] for no limit. A larger number than the type can hold becomes its largest
+    /// value.
     pub fn bytes(&self) -> i64 {
         self.bytes
     }

@@ -1,4 +1,4 @@
-//! Arguments about the webhook's certificates, as the controller keeps them.
+//! Arguments for the webhook's certificates that the controller manages.
 
 use anyhow::bail;
 use clap::{Args, ValueEnum};
@@ -10,44 +10,44 @@ use crate::{api::Interval, cluster::certificates};
 
 const DAY: u64 = 24 * 3600;
 
-/// A certificate travels by a Secret that kubelets look at each minute or two; a shorter life would end on the way.
+/// Kubelets read the Secret of a certificate every one to two minutes. A shorter lifetime could end before that.
 const SHORTEST: u64 = 600;
 
-/// A hundred years.
+/// 100 years.
 const LONGEST: u64 = 36_500 * DAY;
 
-/// Who keeps the webhook's certificates, and how.
+/// How the webhook's certificates are managed.
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(super) struct Arguments {
-    /// Who issues the webhook's certificate and writes the caBundle of its configurations
+    /// Source of the webhook's certificate, and of the caBundle in its configurations
     #[arg(long, value_enum, default_value_t = CertificateSource::External)]
     certificates: CertificateSource,
-    /// Service of the webhook; its certificates are kept in the Secrets SERVICE-tls and SERVICE-ca
+    /// Service of the webhook. Its certificates are in the Secrets SERVICE-tls and SERVICE-ca
     #[arg(long, value_name = "SERVICE", default_value = "harbor-pilot-webhook")]
     webhook_service: String,
-    /// Name of the MutatingWebhookConfiguration and the ValidatingWebhookConfiguration whose caBundle is written
+    /// Name of the MutatingWebhookConfiguration and the ValidatingWebhookConfiguration that get the caBundle
     #[arg(long, value_name = "NAME", default_value = "harbor-pilot")]
     webhook_configuration: String,
-    /// How long a certificate of the webhook is valid, such as 90d or 48h; it is renewed when two thirds of that are over
+    /// Lifetime of a serving certificate, such as 90d or 48h; it is renewed after two thirds of that
     #[arg(long, value_name = "DURATION", default_value = "90d", value_parser = lifetime)]
     certificate_lifetime: SignedDuration,
-    /// How long the authority is valid, at least four times as long
+    /// Lifetime of the CA, at least four times as long
     #[arg(long, value_name = "DURATION", default_value = "730d", value_parser = lifetime)]
     ca_lifetime: SignedDuration,
 }
 
-/// Where the certificates come from.
+/// Source of the certificates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum CertificateSource {
     /// This controller issues and rotates them
     Managed,
-    /// Somebody else does: cert-manager, or you
+    /// Another system issues them, such as cert-manager
     External,
 }
 
 impl Arguments {
-    /// What to keep; `None` if somebody else does.
+    /// Returns the options; `None` if another system issues the certificates.
     pub(super) fn settings(self, namespace: &str) -> anyhow::Result<Option<certificates::CertificateOptions>> {
         if self.ca_lifetime < self.certificate_lifetime * 4 {
             bail!("--ca-lifetime must be at least four times --certificate-lifetime");
@@ -62,7 +62,7 @@ impl Arguments {
     }
 }
 
-/// Keeps the certificates until `shutdown`, if that is ours to do.
+/// Reconciles the certificates until `shutdown`, if this controller issues them.
 pub(super) async fn keep(
     client: Client,
     settings: Option<certificates::CertificateOptions>,
@@ -81,7 +81,7 @@ fn lifetime(text: &str) -> Result<SignedDuration, String> {
     let seconds = seconds.filter(|seconds| (SHORTEST..=LONGEST).contains(seconds));
     let seconds = seconds.and_then(|seconds| i64::try_from(seconds).ok());
     seconds.map(SignedDuration::from_secs).ok_or_else(|| {
-        format!("`{text}` is no lifetime of a certificate: write days, or hours and minutes, from `10m` to `36500d`")
+        format!("`{text}` is not a certificate lifetime: write days, or hours and minutes, from `10m` to `36500d`")
     })
 }
 

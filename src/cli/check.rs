@@ -16,19 +16,19 @@ mod report;
 
 const EXIT_CODES: &str = "\
 Exit status:
-  0  no policy refuses anything; there may be warnings
-  1  a policy with action Enforce would refuse Pods; with --strict also: a text names an
-     image of a mapped host where nothing says for certain that it is one, or an image of
-     a mapped host is not filled in yet or no valid reference
-  2  an error: what could be read was judged all the same, unless --fail-fast was given
+  0  no policy rejects an image; there may be warnings
+  1  a policy with action Enforce would reject Pods; with --strict also: a text may be an
+     image of a mapped host, or an image of a mapped host is a placeholder or an invalid
+     reference
+  2  an error: the readable files were still checked, unless --fail-fast was given
 
-What is judged is what `harbor-pilot rewrite` would make of the images, as admission does.
+Images are checked as `harbor-pilot rewrite` would change them, as at admission.
 
 Examples:
   helm template web ./chart | harbor-pilot check -f - --rules rules/
   harbor-pilot check -f deploy/ -R --output sarif > check.sarif";
 
-/// What checking takes from the command line.
+/// Arguments of `check`.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
 pub(super) struct Arguments {
@@ -40,30 +40,30 @@ pub(super) struct Arguments {
     sources: sources::Arguments,
     #[command(flatten)]
     deadline: deadline::Arguments,
-    /// How the result is printed
+    /// Output format
     #[arg(short, long, value_enum, default_value = "text")]
     output: Output,
-    /// Exits with 1 if a text names an image of a mapped host and is not judged, or is no valid reference
+    /// Exits with 1 if a text with an image of a mapped host is not checked, or is not a valid reference
     #[arg(long)]
     strict: bool,
-    /// Namespace of objects that name none [default: that of the kubeconfig, where rules come from the cluster]
+    /// Namespace of objects without one [default: that of the kubeconfig, if rules come from the cluster]
     #[arg(short, long, value_name = "NAMESPACE")]
     namespace: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Output {
-    /// A line for each violation
+    /// One line for each violation
     Text,
     /// A list of violations
     Json,
-    /// A test case for each image, which fails when it would be refused
+    /// One test case for each image, which fails if a policy would reject it
     Junit,
-    /// SARIF 2.1.0, which code hosts show beside the lines
+    /// SARIF 2.1.0, which code hosts show next to the lines
     Sarif,
 }
 
-/// Checks; see [`EXIT_CODES`].
+/// Runs the command; see [`EXIT_CODES`].
 pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let files = arguments.input.manifests(&arguments.reading)?;
     let sources = arguments.deadline.bound(arguments.sources.read()).await?;
@@ -71,7 +71,7 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let rules = sources.active_rules()?;
     warn_of(policies.findings());
     if policies.is_empty() {
-        eprint_line("warning: there is no policy in force: nothing is judged");
+        eprint_line("warning: no active policy: no image is checked");
     }
 
     let records: Vec<ScanRecord> = sources.images.iter().filter_map(ScanRecord::of).collect();
@@ -88,8 +88,8 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
             for image in &template.images {
                 if let Some(why) = listing::defect(&rules, image) {
                     let what_happens = match image.placeholder {
-                        Some(_) => format!("cannot be judged: {why}"),
-                        None => format!("is judged as it is written: {why}"),
+                        Some(_) => format!("cannot be checked: {why}"),
+                        None => format!("is checked as written: {why}"),
                     };
                     eprint_line(listing::image_line(input, template, image, &what_happens));
                     defects += 1;
@@ -98,7 +98,7 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
             checked.extend(check(&input.name, template, &admission, &policies, &evidence)?);
         }
     }
-    let what_happens = "is not judged: nothing says for certain that this is an image";
+    let what_happens = "is not checked: it is not certain that this is an image";
     let listed = listing::tell_mentions(&files, &rules, what_happens, true)?;
     let text = match arguments.output {
         Output::Text => report::text(&checked),
@@ -114,10 +114,10 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
         _ => format!(", {count} {several}"),
     };
     eprint_line(format_args!(
-        "{refused} of {} images would be refused{}; {}{}",
+        "{refused} of {} images would be rejected{}; {}{}",
         checked.len(),
-        some(defects, "is not filled in or no valid reference", "are not filled in or no valid references"),
-        listing::counted(listed, "is not judged", "are not judged"),
+        some(defects, "is a placeholder or an invalid reference", "are placeholders or invalid references"),
+        listing::counted(listed, "is not checked", "are not checked"),
         some(files.failed, "file could not be read", "files could not be read"),
     ));
     Ok(if files.failed > 0 {
@@ -137,7 +137,7 @@ fn check(
     evidence: &ScanEvidence<'_>,
 ) -> anyhow::Result<Vec<Checked>> {
     admission.admit(file, template, |subject, outcome| {
-        // The image that a webhook, or the controller of the kind, puts there is judged in the Pod.
+        // The Pod is checked after the webhook, or the controller of the kind, has set the image.
         let is_later = |image: &TemplateImage| {
             placeholder(&image.image).is_some() || image.placeholder == Some(Placeholder::RunTime)
         };
@@ -164,7 +164,7 @@ fn check(
     })
 }
 
-/// What policies say of an image. Of one that is not filled in yet there is one reason: nothing else of it is known.
+/// Returns the violations of an image. A placeholder has only one: its value is not known yet.
 fn violations(image: &TemplateImage, judgement: &PolicyResult) -> Vec<Violation> {
     let levels =
         [(Level::Error, judgement.denials()), (Level::Warning, judgement.warnings()), (Level::Note, judgement.notes())];

@@ -1,4 +1,4 @@
-//! Arguments about who may call the webhook.
+//! Arguments for clients of the webhook.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -10,23 +10,24 @@ use crate::tls::{
     serve::{Certificate, server_config, server_config_for},
 };
 
-/// The file is looked at that often.
+/// Interval of checking the file for changes.
 const POLL: Duration = Duration::from_secs(2);
 
-/// Whose certificates clients need, if they need any.
+/// Which client certificates are required, if any.
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(super) struct Arguments {
-    /// File with the authorities that clients, such as the API server, must have a certificate of; it is looked at again every 2 s
+    /// File with CA certificates. Clients such as the API server must have a certificate of one of them; the file is checked for
+    /// changes every 2 s
     #[arg(long, value_name = "FILE")]
     client_ca: Option<PathBuf>,
-    /// Common name or DNS name that the certificate of a client must have; may be given several times
+    /// Allowed common name or DNS name of client certificates; may be given several times
     #[arg(long, value_name = "NAME", requires = "client_ca")]
     client_name: Vec<String>,
 }
 
 impl Arguments {
-    /// What TLS is served: to anybody, or to clients with a certificate.
+    /// Returns the TLS configuration: for all clients, or for clients with a certificate.
     pub(super) async fn tls(&self, certificate: Arc<Certificate>) -> anyhow::Result<Arc<ServerConfig>> {
         let Some(path) = &self.client_ca else { return Ok(Arc::new(server_config(certificate)?)) };
         let authorities = ClientAuthorities::load(path, self.client_name.clone()).await?;

@@ -12,25 +12,25 @@ use crate::{
     telemetry::exposition::Exposition,
 };
 
-/// What the controller takes from the command line.
+/// Arguments of `controller`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// The operator's own namespace, where the Secrets lie
+    /// The operator's own namespace, with its Secrets
     #[arg(long, env = "POD_NAMESPACE", default_value = "harbor-pilot")]
     namespace: String,
     /// Name of this installation in Harbor's markers [default: the uid of the namespace kube-system]
     #[arg(long, env = "HARBOR_PILOT_INSTALLATION")]
     installation_id: Option<String>,
-    /// Resources of one kind that are reconciled at once
+    /// Maximum number of concurrent reconciles for each kind
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
     concurrency: u16,
-    /// Images that are warmed at once
+    /// Maximum number of images that are prewarmed concurrently
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
     warm_concurrency: u16,
     #[command(flatten)]
     caps: super::caps::Arguments,
-    /// The namespaceSelector of the webhook configuration, as JSON: workloads of namespaces that it does not select are not warmed
-    /// [default: all but kube-system and the operator's own]
+    /// The namespaceSelector of the webhook configuration, as JSON: workloads in other namespaces are not prewarmed [default: all
+    /// namespaces except kube-system and the operator's own]
     #[arg(long, value_name = "SELECTOR", value_parser = namespace_selector)]
     namespace_selector: Option<AdmittedNamespaces>,
     #[command(flatten)]
@@ -93,9 +93,9 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
 fn namespace_selector(text: &str) -> Result<AdmittedNamespaces, String> {
     let example = r#"write a label selector as JSON, such as {"matchLabels": {"images": "harbor"}}"#;
     let refuse = |why: String| format!("{why}; {example}");
-    let value: serde_json::Value = serde_json::from_str(text).map_err(|_| refuse("this is no JSON".to_owned()))?;
-    let fields = value.as_object().ok_or_else(|| refuse("this is no JSON object".to_owned()))?;
-    // A misspelt field would select every namespace.
+    let value: serde_json::Value = serde_json::from_str(text).map_err(|_| refuse("this is not JSON".to_owned()))?;
+    let fields = value.as_object().ok_or_else(|| refuse("this is not a JSON object".to_owned()))?;
+    // A selector with a misspelt field would select every namespace.
     if let Some(unknown) = fields.keys().find(|field| !["matchLabels", "matchExpressions"].contains(&field.as_str())) {
         return Err(refuse(format!("a label selector has no field {unknown:?}")));
     }
@@ -112,8 +112,8 @@ mod tests {
         assert!(namespace_selector(r#"{"matchLabels": {"images": "harbor"}}"#).is_ok());
         assert!(namespace_selector("{}").is_ok(), "every namespace, by intention");
         let refused = [
-            ("foo", "this is no JSON;"),
-            ("[]", "this is no JSON object;"),
+            ("foo", "this is not JSON;"),
+            ("[]", "this is not a JSON object;"),
             (r#"{"matchlabels": {"images": "harbor"}}"#, "a label selector has no field \"matchlabels\";"),
             (r#"{"matchExpressions": [{"key": "a", "operator": "Gt", "values": ["1"]}]}"#, "operator \"Gt\" of key"),
             (r#"{"matchLabels": ["a"]}"#, "invalid type"),

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use crate::api;
 
-/// Prints all definitions as one YAML stream.
+/// Prints all CRDs as one YAML stream.
 pub(super) fn run() -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     for crd in api::crds() {

@@ -1,18 +1,18 @@
-//! The account at Harbor that the environment names, in the place of a Secret.
+//! The credentials for Harbor from the environment, which replace a Secret.
 
 use anyhow::bail;
 
 use crate::{controller::SecretValue, standalone};
 
-/// Its name.
+/// The user name.
 pub(super) const USERNAME: &str = "HARBOR_USERNAME";
-/// Its password.
+/// The password.
 pub(super) const PASSWORD: &str = "HARBOR_PASSWORD";
 
-/// The account of the environment, if there is one.
+/// Returns the credentials from the environment, if set.
 ///
 /// # Errors
-/// When half of it is there.
+/// If only one of the two variables is set.
 pub(super) fn from_environment() -> anyhow::Result<Option<SecretValue>> {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     match (variable(USERNAME), variable(PASSWORD)) {
@@ -21,6 +21,6 @@ pub(super) fn from_environment() -> anyhow::Result<Option<SecretValue>> {
             Ok(Some(standalone::secret_value(values)))
         }
         (None, None) => Ok(None),
-        _ => bail!("{USERNAME} and {PASSWORD} go together: set both, or none"),
+        _ => bail!("set both {USERNAME} and {PASSWORD}, or none"),
     }
 }

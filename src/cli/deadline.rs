@@ -1,4 +1,4 @@
-//! One bound on all that a command waits for.
+//! One timeout for everything that a command waits for.
 
 use anyhow::bail;
 use clap::Args;
@@ -9,23 +9,22 @@ use crate::api::Interval;
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(super) struct Arguments {
-    /// For everything together, whatever Harbor or the API server does; then the command ends with an error
+    /// Time limit for all requests to Harbor and the API server together; after it the command ends with an error
     #[arg(long, default_value = "10m", value_name = "TIME")]
     timeout: Interval,
 }
 
 impl Arguments {
-    /// Awaits the work of a command. Requests have deadlines of their own: this is for the sum of them.
+    /// Awaits the work of a command. Each request has its own deadline; this one limits their sum.
     ///
     /// # Errors
-    /// Those of the work, and that there was no result in time.
+    /// Those of the work, and the timeout.
     pub(super) async fn bound<T>(&self, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
         match tokio::time::timeout(self.timeout.duration(), work).await {
             Ok(result) => result,
-            Err(_) => bail!(
-                "no result within {} (--timeout): changes that were made stay; run the command again",
-                self.timeout
-            ),
+            Err(_) => {
+                bail!("no result within {} (--timeout). Completed changes remain; run the command again", self.timeout)
+            }
         }
     }
 }

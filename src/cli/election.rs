@@ -1,4 +1,4 @@
-//! Arguments about who leads where several controllers run, and a run under them.
+//! Arguments for leader election, and work as the leader.
 
 use std::time::Duration;
 
@@ -13,23 +13,23 @@ use crate::{
     lease::{LeaseLoss, LeaseTiming},
 };
 
-/// How long work that runs may take to end. The kubelet gives 30 s for all of the end, unless told otherwise.
+/// How long running work may take to end after a signal. By default the kubelet sends SIGKILL after 30 s.
 const GRACE: Duration = Duration::from_secs(20);
 
 /// Whether and how a leader is elected.
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(super) struct Arguments {
-    /// Work only while this process holds the Lease harbor-pilot-controller of its namespace, so that several may run
+    /// Works only while this process holds the Lease harbor-pilot-controller of its namespace, so that several replicas may run
     #[arg(long)]
     leader_election: bool,
-    /// Others lead once they have seen nobody renew the Lease for so long
+    /// Other replicas take the Lease if it was not renewed for this time
     #[arg(long, default_value = "15s", hide = true)]
     lease_duration: Interval,
-    /// A leader writes nothing any more once its last renewal began so long ago
+    /// A leader stops writing if its last renewal started before this time
     #[arg(long, default_value = "10s", hide = true)]
     lease_renew_deadline: Interval,
-    /// Time between two tries to renew or to get the Lease
+    /// Time between two attempts to renew or acquire the Lease
     #[arg(long, default_value = "2s", hide = true)]
     lease_retry_period: Interval,
     /// Name of this process in the Lease
@@ -38,11 +38,11 @@ pub(super) struct Arguments {
 }
 
 impl Arguments {
-    /// Does `work` with a client whose writes stop with the lead, as soon as this process leads, and until some time after
-    /// `shutdown` at most.
+    /// Runs `work` once this process is the leader, with a client that stops writing when leadership is lost. After `shutdown`,
+    /// the work may continue for a limited time.
     ///
     /// # Errors
-    /// When there is no way to the API server, the work fails, or the lead is lost.
+    /// If the API server cannot be reached, the work fails, or leadership is lost.
     pub(super) async fn run<W, E>(
         &self,
         namespace: &str,
@@ -54,7 +54,7 @@ impl Arguments {
         E: std::error::Error + Send + Sync + 'static,
     {
         let config = kube::Config::infer().await;
-        let config = config.context("no way to the API server: set KUBECONFIG, or run in a Pod")?;
+        let config = config.context("cannot connect to the API server: set KUBECONFIG, or run in a Pod")?;
         let leadership = if self.leader_election { Leadership::elected() } else { Leadership::always() };
         let work = within(&shutdown, work(guarded_client(config.clone(), &leadership)?, leadership.clone()));
         if !self.leader_election {
@@ -68,21 +68,21 @@ impl Arguments {
         let client = kube::Client::try_from(config)?;
         let candidate = LeaseCandidate::new(client, namespace, &self.process_name, timing.check()?, leadership.clone());
         let led = candidate.lead(&shutdown, async {
-            leadership.backstop(end).context("start a thread")?;
+            leadership.backstop(end).context("cannot start a thread")?;
             Ok(work.await?)
         });
         led.await?.unwrap_or(Ok(()))
     }
 }
 
-/// Ends a process that was halted, or is so busy that it has not ended by itself. Nobody who reads the log slowly holds it up.
+/// Ends a process that hangs or is too busy to end itself. It writes no log, so a slow reader of the log cannot delay it.
 fn end() {
     std::thread::spawn(|| super::eprint_line(LeadershipLost::from(LeaseLoss::Late)));
     std::thread::sleep(Duration::from_millis(100));
     std::process::exit(1);
 }
 
-/// The result of `work`, which is dropped where it stands when it runs on for too long after `shutdown`.
+/// Returns the result of `work`, which is dropped if it runs too long after `shutdown`.
 async fn within<E>(shutdown: &CancellationToken, work: impl Future<Output = Result<(), E>>) -> Result<(), E> {
     let too_long = async {
         shutdown.cancelled().await;
@@ -91,7 +91,7 @@ async fn within<E>(shutdown: &CancellationToken, work: impl Future<Output = Resu
     tokio::select! {
         done = work => done,
         () = too_long => {
-            tracing::warn!(grace = ?GRACE, "not all that ran has ended; the next start goes on with it");
+            tracing::warn!(grace = ?GRACE, "shutdown timed out; the next start continues the unfinished work");
             Ok(())
         }
     }

@@ -6,13 +6,13 @@ use std::process::ExitCode;
 
 use super::eprint_line;
 
-/// The command did what it should, and found nothing: no difference, nothing refused, everything is Ready.
+/// Success without findings: no difference, nothing rejected, everything is Ready.
 pub(super) const DONE: u8 = 0;
-/// The command did what it should, and found something. Its help says what.
+/// Success with findings. The help of each command lists them.
 pub(super) const FOUND: u8 = 1;
-/// The command could not do what it should. clap has the same status for a wrong command line.
+/// An error. clap uses the same status for an invalid command line.
 pub(super) const FAILED: u8 = 2;
-/// `rewrite` wrote everything but single images.
+/// `rewrite` wrote everything except single images.
 pub(super) const INCOMPLETE: u8 = 3;
 
 /// The exit status of a command. An error is printed to standard error.

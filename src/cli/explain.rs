@@ -20,32 +20,32 @@ use reasons::Candidate;
 
 const EXIT_CODES: &str = "\
 Exit status:
-  0  explained, whatever the rules say
+  0  the result is printed, whatever it is
   2  an error: the image or the rules cannot be read
 
 Example:
   harbor-pilot explain nginx:1.27 --rules rules/ --namespace shop --labels app=web";
 
-/// What explaining takes from the command line.
+/// Arguments of `explain`.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
 pub(super) struct Arguments {
-    /// The image as it stands in a Pod
+    /// The image as written in a Pod
     image: String,
     #[command(flatten)]
     sources: sources::Arguments,
     #[command(flatten)]
     deadline: deadline::Arguments,
-    /// Namespace of the Pod [default: that of the kubeconfig, where rules come from the cluster]
+    /// Namespace of the Pod [default: that of the kubeconfig, if rules come from the cluster]
     #[arg(short, long, value_name = "NAMESPACE")]
     namespace: Option<String>,
-    /// Labels of the namespace [default: those that it has in the cluster]
+    /// Labels of the namespace [default: its labels in the cluster]
     #[arg(long, value_name = "KEY=VALUE,…", value_delimiter = ',', value_parser = label)]
     namespace_labels: Vec<(String, String)>,
     /// Labels of the Pod
     #[arg(short, long, value_name = "KEY=VALUE,…", value_delimiter = ',', value_parser = label)]
     labels: Vec<(String, String)>,
-    /// How to print it
+    /// Output format
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     output: Format,
 }
@@ -56,7 +56,7 @@ enum Format {
     Json,
 }
 
-/// What becomes of an image, and why.
+/// The result of the rules for an image, with the reasons.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Explanation {
@@ -65,21 +65,21 @@ struct Explanation {
     /// As container runtimes read it.
     reference: String,
     decision: &'static str,
-    /// The image that the Pod gets, or that is warmed for it.
+    /// The image that the Pod gets, or that is prewarmed for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     result: Option<String>,
-    /// The rule that decides.
+    /// The rule that applies.
     #[serde(skip_serializing_if = "Option::is_none")]
     rule: Option<String>,
-    /// In a sentence.
+    /// One sentence.
     summary: String,
-    /// Every rule, and what it says.
+    /// Every rule with its result.
     rules: Vec<Candidate>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<String>,
 }
 
-/// Explains; see [`EXIT_CODES`].
+/// Runs the command; see [`EXIT_CODES`].
 pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let image = ImageRef::parse(&arguments.image).with_context(|| format!("image {:?}", arguments.image))?;
     let sources = arguments.deadline.bound(arguments.sources.read()).await?;
@@ -97,7 +97,7 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     {
         let whose =
             if namespace.is_empty() { "of the namespace".to_owned() } else { format!("of namespace {namespace}") };
-        warnings.push(format!("the labels {whose} are not known; give --namespace-labels"));
+        warnings.push(format!("the labels {whose} are unknown; set --namespace-labels"));
     }
     let found = rules.find(&image, &subject);
     let rule = match &found {
@@ -112,33 +112,31 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let unavailable = sources.unavailable();
     let away = name.as_ref().is_some_and(|name| unavailable.contains(name));
     let (mut decision, mut result, mut summary) = match &found {
-        RuleDecision::Rewritten { image, .. } => ("Rewritten", Some(image), format!("{image} is what the Pod gets")),
+        RuleDecision::Rewritten { image, .. } => ("Rewritten", Some(image), format!("the Pod gets {image}")),
         RuleDecision::Mapped { image, .. } => (
             "Mapped",
             Some(image),
-            format!("the Pod keeps it; {image} is what is warmed (spec.rewrite.mode is Disabled)"),
+            format!("the Pod keeps its image, and {image} is prewarmed (spec.rewrite.mode is Disabled)"),
         ),
         RuleDecision::Unavailable { .. } => {
-            ("Unavailable", None, "the Pod keeps it while Harbor is unavailable".to_owned())
+            ("Unavailable", None, "not rewritten while Harbor is unavailable".to_owned())
         }
         RuleDecision::AlreadyAtHarbor { .. } => {
-            ("AlreadyAtHarbor", None, "it is at Harbor already and stays as it is".to_owned())
+            ("AlreadyAtHarbor", None, "not rewritten: the image is already at Harbor".to_owned())
         }
-        RuleDecision::TooLong { .. } => (
-            "TooLong",
-            None,
-            "it stays as it is: at Harbor its repository would have more than 255 characters".to_owned(),
-        ),
-        RuleDecision::NoRule => ("NoRule", None, "it stays as it is: no rule speaks of it".to_owned()),
+        RuleDecision::TooLong { .. } => {
+            ("TooLong", None, "not rewritten: its repository at Harbor would be longer than 255 characters".to_owned())
+        }
+        RuleDecision::NoRule => ("NoRule", None, "not rewritten: no rule matches".to_owned()),
     };
     let mut candidates = reasons::candidates(&sources, &image, &subject, &found);
     let whose = placeholder(&arguments.image);
     if let Some(whose) = whose {
         candidates.iter_mut().for_each(Candidate::leave_to_injector);
         (decision, result) = ("Placeholder", None);
-        summary = format!("it stays as it is: a placeholder, which {whose} replaces");
+        summary = format!("not rewritten: a placeholder that {whose} replaces");
     } else if away {
-        summary.push_str("; Harbor is unavailable now, and spec.rewrite.whenUnavailable decides while it is");
+        summary.push_str("; Harbor is unavailable, so spec.rewrite.whenUnavailable applies");
     }
     let explanation = Explanation {
         image: arguments.image.clone(),

@@ -1,4 +1,4 @@
-//! Manifests named on the command line, the same for every command that reads them.
+//! Manifests from the command line, shared by all commands that read them.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -12,35 +12,35 @@ use clap::Args;
 use super::{eprint_line, kustomization};
 use crate::manifests::{self, KindTable, ManifestText};
 
-/// More is refused, of standard input as of a file: a chart makes some 100 KiB.
+/// Maximum size of a file and of standard input. A chart renders to about 100 KiB.
 const MAX_BYTES: u64 = 32 << 20;
-/// All inputs together.
+/// Maximum size of all inputs together.
 const MAX_TOTAL: u64 = 64 << 20;
-/// Directories within directories.
+/// Maximum depth of nested directories.
 const MAX_DEPTH: usize = 32;
-/// What files of kustomize are called.
+/// File names of Kustomizations.
 pub(super) const KUSTOMIZATIONS: [&str; 3] = ["kustomization.yaml", "kustomization.yml", "Kustomization"];
 
-/// Which manifests.
+/// Which manifests to read.
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(super) struct Arguments {
     /// File or directory of manifests (.yaml, .yml and .json), or - for standard input; may be given several times
     #[arg(short = 'f', long = "filename", value_name = "FILE|DIR|-", required = true)]
     filenames: Vec<PathBuf>,
-    /// Reads directories below directories, too
+    /// Reads subdirectories, too
     #[arg(short = 'R', long)]
     recursive: bool,
 }
 
-/// The same for a command that has something to do without manifests.
+/// The same for a command that also works without manifests.
 #[derive(Debug, Clone, Args)]
 #[group(skip)]
 pub(super) struct Optional {
     /// File or directory of manifests (.yaml, .yml and .json), or - for standard input; may be given several times
     #[arg(short = 'f', long = "filename", value_name = "FILE|DIR|-")]
     filenames: Vec<PathBuf>,
-    /// Reads directories below directories, too
+    /// Reads subdirectories, too
     #[arg(short = 'R', long)]
     recursive: bool,
 }
@@ -49,10 +49,10 @@ pub(super) struct Optional {
 #[derive(Debug, Clone, Default, Args)]
 #[group(skip)]
 pub(super) struct ReadOptions {
-    /// File with kinds and the fields of theirs that name images, beside those that are known
+    /// File with more kinds, and their fields that contain images
     #[arg(long, value_name = "FILE")]
     pub(super) fields: Option<PathBuf>,
-    /// Ends at the first file that cannot be read, and does nothing with the others
+    /// Stops at the first file that cannot be read, and does not process the others
     #[arg(long)]
     pub(super) fail_fast: bool,
 }
@@ -60,41 +60,41 @@ pub(super) struct ReadOptions {
 /// One text.
 #[derive(Debug)]
 pub(super) struct Input {
-    /// What people call it.
+    /// Name for messages.
     pub(super) name: String,
     /// The file; `None` for standard input.
     pub(super) file: Option<PathBuf>,
     pub(super) text: String,
 }
 
-/// Texts that are manifests. Those that are none were told of.
+/// The texts that are manifests. For the others an error was printed.
 #[derive(Debug)]
 pub(super) struct Files {
     pub(super) inputs: Vec<Input>,
-    /// Labels of the Namespaces among them.
+    /// Labels of the Namespaces in them.
     pub(super) namespaces: BTreeMap<String, BTreeMap<String, String>>,
-    /// How many could not be read.
+    /// Number of files that could not be read.
     pub(super) failed: usize,
-    /// Files of kustomize among those that could not be read.
+    /// Kustomizations among the files that could not be read.
     pub(super) unread: Vec<Unread>,
     fields: KindTable,
 }
 
-/// A file of kustomize that cannot be read as one.
+/// A Kustomization that could not be read.
 #[derive(Debug)]
 pub(super) struct Unread {
     pub(super) file: PathBuf,
-    /// What it has, where that is text.
+    /// Its content, if it is text.
     pub(super) text: Option<String>,
 }
 
 impl Arguments {
-    /// Reads all, each file once, those of a directory in the order of their names.
+    /// Reads all inputs, each file once, files of a directory in order of their names.
     pub(super) fn read(&self) -> anyhow::Result<Vec<Input>> {
         let inputs: Vec<Input> =
             read(&self.filenames, self.recursive).into_iter().map(|(_, input)| input).collect::<anyhow::Result<_>>()?;
         for input in &inputs {
-            // What cannot be read is for the one who asked.
+            // If there are no manifests, the user gets the error.
             ManifestText::read(&input.text).iter().for_each(|manifests| warn_of_duplicates(input, manifests));
         }
         Ok(inputs)
@@ -114,7 +114,7 @@ impl Optional {
 }
 
 impl Input {
-    /// Whether its name makes it a file of kustomize, whatever it says of itself.
+    /// Returns whether its file name is that of a Kustomization, whatever its content.
     pub(super) fn is_kustomization(&self) -> bool {
         self.file.as_deref().is_some_and(is_kustomization)
     }
@@ -142,12 +142,12 @@ impl Files {
         Ok(files)
     }
 
-    /// These texts, of which each is known to be manifests.
+    /// Wraps texts that are known to be manifests.
     pub(super) fn of(inputs: Vec<Input>, fields: KindTable) -> Self {
         Self { inputs, namespaces: BTreeMap::new(), failed: 0, unread: Vec::new(), fields }
     }
 
-    /// Takes a text, or says why not, and hands the text back.
+    /// Adds a text, or returns the error and the text.
     fn add(&mut self, input: Input) -> Result<(), (anyhow::Error, Option<String>)> {
         let read = self.parse(&input).map(|manifests| {
             warn_of_duplicates(&input, &manifests);
@@ -167,9 +167,7 @@ impl Files {
         read.map_err(|error| {
             let manifests::ManifestError { line, column, detail, .. } = &error;
             let advice = unrendered(&input.text).map(|line| {
-                format!(
-                    " (line {line} has `{{{{`: this is an unrendered template; render it first, with `helm template`)"
-                )
+                format!(" (line {line} has `{{{{`: this is a chart template; render it first with `helm template`)")
             });
             anyhow::anyhow!("{}:{line}:{column}: {detail}{}", input.name, advice.unwrap_or_default())
         })
@@ -186,7 +184,7 @@ fn warn_of_duplicates(input: &Input, manifests: &ManifestText<'_>) {
     }
 }
 
-/// The table of the user, if there is one.
+/// Reads the user's table, if given.
 fn fields(file: Option<&Path>) -> anyhow::Result<KindTable> {
     let Some(file) = file else { return Ok(KindTable::default()) };
     let name = || file.display().to_string();
@@ -196,7 +194,7 @@ fn fields(file: Option<&Path>) -> anyhow::Result<KindTable> {
         .map_err(|error| anyhow::anyhow!("{}:{}:{}: {}", name(), error.line, error.column, error.detail))
 }
 
-/// The first line that has what templates of charts have.
+/// Returns the first line with the syntax of chart templates.
 fn unrendered(text: &str) -> Option<usize> {
     text.lines().position(|line| line.contains("{{")).map(|index| index + 1)
 }
@@ -225,7 +223,7 @@ fn read(filenames: &[PathBuf], recursive: bool) -> Vec<(PathBuf, anyhow::Result<
                 }
                 inputs.push((file, input));
             } else if file.as_os_str() == "-" {
-                let error = anyhow::anyhow!("standard input can be read once only: give -f - once");
+                let error = anyhow::anyhow!("standard input can be read only once: use -f - once");
                 inputs.push((file, Err(error)));
             }
         }
@@ -233,7 +231,7 @@ fn read(filenames: &[PathBuf], recursive: bool) -> Vec<(PathBuf, anyhow::Result<
     inputs
 }
 
-/// A file that was not given.
+/// Reads a file that is not on the command line.
 pub(super) fn sibling_path(file: &Path) -> anyhow::Result<Input> {
     read_one(file.to_owned(), MAX_BYTES)
 }
@@ -244,12 +242,12 @@ fn files_of(given: &Path, recursive: bool) -> anyhow::Result<Vec<PathBuf>> {
     }
     let mut files = Vec::new();
     collect(given, recursive, &mut Vec::new(), &mut files)?;
-    ensure!(!files.is_empty(), "{}: no .yaml, .yml or .json file there", given.display());
+    ensure!(!files.is_empty(), "{}: no .yaml, .yml or .json file", given.display());
     Ok(files)
 }
 
 fn read_one(file: PathBuf, left: u64) -> anyhow::Result<Input> {
-    ensure!(left > 0, "{}: the files have more than {MAX_TOTAL} bytes together: give fewer", file.display());
+    ensure!(left > 0, "{}: the files have more than {MAX_TOTAL} bytes together: use fewer files", file.display());
     let limit = MAX_BYTES.min(left);
     if file.as_os_str() == "-" {
         let text = bounded(std::io::stdin().lock(), limit).context("standard input")?;
@@ -261,7 +259,7 @@ fn read_one(file: PathBuf, left: u64) -> anyhow::Result<Input> {
     Ok(Input { name, file: Some(file), text })
 }
 
-/// `above` are the directories that lead there.
+/// `above` are the parent directories.
 fn collect(
     directory: &Path,
     recursive: bool,
@@ -274,7 +272,7 @@ fn collect(
         return Ok(());
     }
     if above.len() > MAX_DEPTH {
-        bail!("{}: more than {MAX_DEPTH} directories within one another", directory.display());
+        bail!("{}: more than {MAX_DEPTH} nested directories", directory.display());
     }
     let listing = std::fs::read_dir(directory).with_context(|| directory.display().to_string())?;
     let mut entries = listing.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>()?;
@@ -286,9 +284,9 @@ fn collect(
                 collect(&entry, recursive, above, files)?;
             }
         } else if is_manifest(&entry) {
-            // Reading a pipe or a device may never end. A link that leads nowhere is an error later.
+            // Reading a pipe or a device may never end. A broken link fails later.
             if entry.metadata().is_ok_and(|metadata| !metadata.is_file()) {
-                eprint_line(format_args!("{}: skipped: this is no regular file", entry.display()));
+                eprint_line(format_args!("{}: skipped: not a regular file", entry.display()));
             } else {
                 files.push(entry);
             }

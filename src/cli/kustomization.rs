@@ -1,4 +1,4 @@
-//! What a Kustomization names: files that are parts of it.
+//! The files that a Kustomization refers to.
 
 use std::path::{Path, PathBuf};
 
@@ -21,7 +21,7 @@ pub(super) struct Named {
 }
 
 impl Named {
-    /// What a Kustomization names.
+    /// Reads the file names of a Kustomization.
     pub(super) fn of(document: &Value) -> Self {
         let items = |field: &str| document.get(field).and_then(Value::as_array).into_iter().flatten();
         let texts = |field: &str| items(field).filter_map(Value::as_str).map(str::to_owned).collect::<Vec<_>>();
@@ -39,14 +39,14 @@ impl Named {
         }
     }
 
-    /// Files that have no objects of their own, or parts of objects only.
+    /// Files without own objects, or with parts of objects only.
     pub(super) fn parts(&self) -> impl Iterator<Item = &String> {
         self.patches.iter().chain(&self.replacements).chain(&self.configurations)
     }
 }
 
-/// Files that a Kustomization names and that a directory does not list, because their names have no extension of a manifest.
-/// Only those within the directory that was given.
+/// Files that a Kustomization refers to and that a directory listing does not include, because their names have no manifest
+/// extension. Only files below the directory of the command line.
 pub(super) fn unlisted(text: &str, file: &Path, given: &Path, recursive: bool) -> Vec<PathBuf> {
     let (fields, parent) = (KindTable::default(), file.parent().unwrap_or(given));
     let Ok(manifests) = ManifestText::read_file(text, &fields, true) else { return Vec::new() };

@@ -1,4 +1,4 @@
-//! Texts that name images of mapped hosts and stay as they are, the same for every command that reads manifests.
+//! Texts with images of mapped hosts that are not processed, shared by all commands that read manifests.
 
 use std::collections::BTreeSet;
 
@@ -13,8 +13,8 @@ use crate::{
     rewrite::Rules,
 };
 
-/// Texts of all files that name an image of a mapped host where nothing says for certain that it is one; each is told with
-/// its line, without those that [`defect`] speaks of where the command names these. Hands over how many there are.
+/// Prints each text of the files with an image of a mapped host that is not certain to be an image, without those that [`defect`]
+/// reports if the command prints these. Returns their number.
 pub(super) fn tell_mentions(
     files: &Files,
     rules: &Rules,
@@ -34,8 +34,7 @@ pub(super) fn tell_mentions(
     Ok(count)
 }
 
-/// Whether a text that names an image is a part of an image for certain that is not filled in yet: a command that names
-/// these images names it once.
+/// Returns whether a text is part of an image that is a placeholder. A command that lists such images prints them once.
 pub(super) fn is_defect(manifests: &ManifestText<'_>) -> impl Fn(&Mention) -> bool {
     let images = manifests.templates().iter().flat_map(|template| &template.images);
     let unfilled = images.filter(|image| !matches!(image.placeholder, None | Some(Placeholder::RunTime)));
@@ -43,7 +42,7 @@ pub(super) fn is_defect(manifests: &ManifestText<'_>) -> impl Fn(&Mention) -> bo
     move |mention| places.contains(&(mention.line, mention.place.clone()))
 }
 
-/// As [`tell_mentions`], with the images that are images for certain: of a command that reads none.
+/// Like [`tell_mentions`], including certain images: for a command that processes none.
 pub(super) fn tell_images(files: &Files, rules: &Rules, what_happens: &str) -> anyhow::Result<usize> {
     let mut count = 0;
     for input in &files.inputs {
@@ -61,12 +60,12 @@ pub(super) fn tell_images(files: &Files, rules: &Rules, what_happens: &str) -> a
     Ok(count + tell_mentions(files, rules, what_happens, false)?)
 }
 
-/// Texts of one file that name an image of a mapped host where nothing says for certain that it is one.
+/// Texts of one file with an image of a mapped host that are not certain to be images.
 pub(super) fn mentions(manifests: &ManifestText<'_>, rules: &Rules) -> Vec<Mention> {
     manifests.mentions(&|image| is_mapped(rules, image))
 }
 
-/// Why an image of a mapped host is none yet, or none at all: it is not filled in, or no valid reference.
+/// Why an image of a mapped host cannot be used: it is a placeholder, or not a valid reference.
 pub(super) fn defect(rules: &Rules, image: &TemplateImage) -> Option<String> {
     match image.placeholder {
         Some(Placeholder::RunTime) => None,
@@ -78,20 +77,20 @@ pub(super) fn defect(rules: &Rules, image: &TemplateImage) -> Option<String> {
     }
 }
 
-/// `FILE:LINE:COLUMN: Kind name: place: image what happens`.
+/// `FILE:LINE:COLUMN: Kind name: field: image what happens`.
 pub(super) fn line(input: &Input, mention: &Mention, what_happens: &str) -> String {
     let Mention { object, place, image, line, column } = mention;
     let object = object.as_ref().map(|object| format!("{object}: ")).unwrap_or_default();
     format!("{}:{line}:{column}: {object}{place}: {image} {what_happens}", input.name)
 }
 
-/// The same of an image for certain.
+/// The same for a certain image.
 pub(super) fn image_line(input: &Input, template: &Template, image: &TemplateImage, what_happens: &str) -> String {
     let TemplateImage { image, line, column, place, .. } = image;
     format!("{}:{line}:{column}: {}: {place}: {image} {what_happens}", input.name, template.object)
 }
 
-/// How many texts were listed: `1 more text names …`. What happens to one, and to several: `stays`, `stay`.
+/// The number of listed texts: `1 more text names …`. `one` and `several` say what happens to them: `is skipped`, `are skipped`.
 pub(super) fn counted(count: usize, one: &str, several: &str) -> String {
     match count {
         1 => format!("1 more text names an image of a mapped host and {one}"),
@@ -99,7 +98,7 @@ pub(super) fn counted(count: usize, one: &str, several: &str) -> String {
     }
 }
 
-/// Whether rules map the host of a text that is no valid reference, or what is left of it without its mistakes.
+/// Returns whether rules map the host of an invalid reference.
 pub(super) fn would_be_mapped(rules: &Rules, text: &str) -> bool {
     let (host, path) = text.split_once('/').unwrap_or(("docker.io", text));
     let path = path.split(['@', ':']).next().unwrap_or_default().to_ascii_lowercase();

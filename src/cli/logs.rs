@@ -1,4 +1,4 @@
-//! Arguments about logs and traces, the same for every command that serves.
+//! Arguments for logs and traces, shared by all commands that serve.
 
 use std::sync::Arc;
 
@@ -14,23 +14,23 @@ use crate::{
     },
 };
 
-/// What the process says of itself.
+/// Logs and traces of the process.
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(super) struct Arguments {
-    /// What is logged: a level, or `target=level,…`. PUT /log on the ops port changes it while the process runs
+    /// Log filter: a level, or `target=level,…`. PUT /log on the ops port changes it while the process runs
     #[arg(long, env = logs::FILTER_VARIABLE, default_value = logs::DEFAULT_FILTER)]
     log: String,
-    /// Logs what the product does in detail, whatever --log says
+    /// Logs details of all modules of harbor-pilot, in addition to --log
     #[arg(long)]
     debug: bool,
-    /// How a line looks
+    /// Format of log lines
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
-    /// Collector that spans are sent to, by OTLP over HTTP [default: none are made]
+    /// Collector that receives spans, by OTLP over HTTP [default: no spans]
     #[arg(long, env = traces::ENDPOINT_VARIABLE, value_name = "URL", hide_env_values = true)]
     otlp_endpoint: Option<String>,
-    /// The part of traces that is sent, from 0 to 1
+    /// Ratio of traces that are sent, from 0 to 1
     #[arg(long, env = traces::RATIO_VARIABLE, default_value_t = 0.1, value_parser = ratio)]
     trace_ratio: f64,
     /// Name of this replica in traces
@@ -44,10 +44,10 @@ enum LogFormat {
     Json,
 }
 
-/// Logs and traces that were begun.
+/// The running logs and traces.
 #[derive(Clone)]
 pub(super) struct LoggingGuard {
-    /// Says and changes what is logged.
+    /// Reads and changes the log filter.
     pub(super) control: LogControl,
     /// The last warnings and errors.
     pub(super) troubles: RecentErrors,
@@ -56,7 +56,7 @@ pub(super) struct LoggingGuard {
 }
 
 impl Arguments {
-    /// Sets logs and traces up. `component` is what the process is in the product.
+    /// Starts logs and traces. `component` is the role of the process.
     pub(super) fn begin(&self, component: &str) -> anyhow::Result<LoggingGuard> {
         let format = match self.log_format {
             LogFormat::Text => Format::Text,
@@ -80,15 +80,15 @@ impl Arguments {
 }
 
 impl LoggingGuard {
-    /// What the status page shows of it.
+    /// What the status page shows about the process.
     pub(super) fn about(&self) -> PageInputs {
         PageInputs { started: self.started, logs: self.control.clone(), troubles: self.troubles.clone() }
     }
 
-    /// Sends what is left of the traces; for the end of the process.
+    /// Flushes the remaining spans when the process ends.
     pub(super) async fn end(self) {
         if let Some(traces) = self.traces {
-            // It is bounded by itself, and a panic in it changes nothing any more.
+            // It has its own time limit, and at this point a panic in it can be ignored.
             tokio::task::spawn_blocking(move || traces.end()).await.ok();
         }
     }
@@ -96,5 +96,5 @@ impl LoggingGuard {
 
 fn ratio(text: &str) -> Result<f64, String> {
     let ratio = text.parse::<f64>().ok().filter(|ratio| (0.0..=1.0).contains(ratio));
-    ratio.ok_or_else(|| format!("`{text}` is no ratio: write a number from 0 to 1, such as `0.1`"))
+    ratio.ok_or_else(|| format!("`{text}` is not a ratio: write a number from 0 to 1, such as `0.1`"))
 }

@@ -1,4 +1,4 @@
-//! `harbor-pilot completions` and `harbor-pilot man`: the command line as shells and `man` want it told.
+//! `harbor-pilot completions` and `harbor-pilot man`: shell completions and manual pages.
 
 use std::{fs, path::PathBuf};
 
@@ -9,24 +9,24 @@ use clap_mangen::Man;
 
 use super::Cli;
 
-/// What `completions` takes from the command line.
+/// Arguments of `completions`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   harbor-pilot completions bash > /etc/bash_completion.d/harbor-pilot
   harbor-pilot completions zsh > \"${fpath[1]}/_harbor-pilot\"
   harbor-pilot completions fish > ~/.config/fish/completions/harbor-pilot.fish")]
 pub(super) struct Completions {
-    /// The shell that reads the script
+    /// The shell of the script
     shell: Shell,
 }
 
-/// What `man` takes from the command line.
+/// Arguments of `man`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   harbor-pilot man | man -l -
   harbor-pilot man --dir /usr/local/share/man/man1")]
 pub(super) struct Pages {
-    /// Directory to write harbor-pilot.1 and a page for each command to; it is made where it is missing
+    /// Directory for harbor-pilot.1 and a page for each command; it is created if it does not exist
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 }
@@ -35,7 +35,7 @@ pub(super) struct Pages {
 pub(super) fn completions(arguments: &Completions) -> anyhow::Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(arguments.shell, &mut Cli::command(), "harbor-pilot", &mut script);
-    super::print(&String::from_utf8(script).context("the completions are no text")?)
+    super::print(&String::from_utf8(script).context("the completions are not UTF-8")?)
 }
 
 /// Prints the manual page, or writes all pages to a directory.
@@ -45,7 +45,7 @@ pub(super) fn man(arguments: &Pages) -> anyhow::Result<()> {
     let Some(directory) = &arguments.dir else {
         return super::print(&page(&command)?);
     };
-    fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
     let of_commands = command.get_subcommands().filter(|command| command.get_name() != "help");
     for command in of_commands.chain([&command]) {
         let name = command.get_display_name().unwrap_or_else(|| command.get_name());
@@ -56,8 +56,8 @@ pub(super) fn man(arguments: &Pages) -> anyhow::Result<()> {
 }
 
 fn page(command: &clap::Command) -> anyhow::Result<String> {
-    // The page's name is `harbor-pilot-warm`, and the command still reads `harbor-pilot warm`.
+    // The page's name is `harbor-pilot-warm`; the command line in it is `harbor-pilot warm`.
     let mut page = Vec::new();
-    Man::new(command.clone().disable_help_subcommand(true)).render(&mut page).context("render the page")?;
-    String::from_utf8(page).context("the page is no text")
+    Man::new(command.clone().disable_help_subcommand(true)).render(&mut page).context("cannot render the page")?;
+    String::from_utf8(page).context("the page is not UTF-8")
 }

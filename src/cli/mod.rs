@@ -1,6 +1,6 @@
-//! The command line, one file a subcommand.
+//! The command line, one file per subcommand.
 //!
-//! In: arguments and environment. Out: values that the rest of the library takes; nothing below this reads either.
+//! Input: arguments and environment. Output: values for the rest of the library, which reads neither.
 
 mod caps;
 mod certificates;
@@ -42,7 +42,7 @@ use crate::text;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 
-/// Brings the images of a cluster's Pods from Harbor, keeps Harbor's proxy caches warm, and Harbor itself as Git says.
+/// Rewrites the images of Pods to Harbor, prewarms Harbor's proxy caches, and configures Harbor from manifests.
 #[derive(Debug, Parser)]
 #[command(name = "harbor-pilot", version, max_term_width = 100)]
 pub struct Cli {
@@ -54,37 +54,37 @@ pub struct Cli {
 enum Command {
     /// Serves the admission webhook of a cluster
     Webhook(webhook::Arguments),
-    /// Reconciles the cluster's resources into Harbor, and warms images
+    /// Reconciles the cluster's resources into Harbor, and prewarms images
     Controller(controller::Arguments),
-    /// Does both from manifests in a directory, without a cluster
+    /// Runs webhook and controller from manifests in a directory, without a cluster
     Standalone(standalone::Arguments),
     /// Prints manifests with their images rewritten
     Rewrite(rewrite::Arguments),
-    /// Judges the images of manifests by policies
+    /// Checks the images of manifests against policies
     Check(check::Arguments),
-    /// Says which rule an image is rewritten by, and why not by the others
+    /// Shows which rule rewrites an image, and why others do not
     Explain(explain::Arguments),
-    /// Says what the controller would change in Harbor, or does it once
+    /// Shows what the controller would change in Harbor, or applies it once
     Plan(plan::Arguments),
-    /// Says which rights in Harbor the account needs for given manifests
+    /// Lists the permissions in Harbor that given manifests need
     Permissions(permissions::Arguments),
-    /// Warms images through Harbor, now and from here
+    /// Prewarms images through Harbor, from a shell or CI
     Warm(warm::Arguments),
-    /// Says how everything is: instances, rules, warm images, and what is not Ready and why
+    /// Shows the state of all resources: instances, rules, cached images, and what is not Ready and why
     Status(status::Arguments),
-    /// Lets resources go whose deletion waits for a controller or a Harbor that is gone
-    Release(remove_finalizers::Arguments),
+    /// Removes the finalizers of resources whose deletion waits for a deleted controller or Harbor
+    RemoveFinalizers(remove_finalizers::Arguments),
     /// Prints the CustomResourceDefinitions as YAML
     Crds,
-    /// Prints what makes a shell complete this command line
+    /// Prints the completion script of a shell
     Completions(manual::Completions),
     /// Prints the manual page, or writes one for each command
     Man(manual::Pages),
 }
 
 impl Cli {
-    /// Runs the command. Exit status 0: nothing was found; 1: findings or differences; more: an error. The help of each
-    /// command lists what it finds.
+    /// Runs the command. Exit status 0: no findings; 1: findings or differences; more: an error. The help of each command lists
+    /// its findings.
     pub async fn run(self) -> ExitCode {
         let done = |()| exit::DONE;
         exit::status(match self.command {
@@ -98,7 +98,7 @@ impl Cli {
             Command::Permissions(arguments) => permissions::run(&arguments).map(done),
             Command::Warm(arguments) => Box::pin(warm::run(arguments)).await,
             Command::Status(arguments) => Box::pin(status::run(&arguments)).await,
-            Command::Release(arguments) => remove_finalizers::run(&arguments).await,
+            Command::RemoveFinalizers(arguments) => remove_finalizers::run(&arguments).await,
             Command::Crds => crds::run().map(done),
             Command::Completions(arguments) => manual::completions(&arguments).map(done),
             Command::Man(arguments) => manual::man(&arguments).map(done),
@@ -110,21 +110,21 @@ impl Cli {
 fn print(text: &str) -> anyhow::Result<()> {
     use std::io::Write;
     let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("standard output")
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("cannot write to standard output")
 }
 
-/// Warns of what is odd about rules or policies.
+/// Prints warnings about invalid or shadowed rules and policies.
 fn warn_of(findings: &[impl std::fmt::Display]) {
     findings.iter().for_each(|finding| eprint_line(format_args!("warning: {finding}")));
 }
 
-/// Writes a line to standard error; when even that is closed there is nobody left to tell.
+/// Writes a line to standard error. If standard error is closed, the line is lost.
 fn eprint_line(message: impl std::fmt::Display) {
     use std::io::Write;
     writeln!(std::io::stderr(), "harbor-pilot: {}", escaped(&message.to_string())).ok();
 }
 
-/// A text without characters that move the cursor, end the line or change the direction of writing.
+/// Escapes characters that move the cursor, end the line or change the writing direction.
 fn escaped(text: &str) -> String {
     let is_control = |c: char| {
         c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')

@@ -1,4 +1,4 @@
-//! The ops port of the controller: probes, metrics, status page, and what is logged.
+//! The ops port of the controller: probes, metrics, status page and log filter.
 
 use std::{
     net::{SocketAddr, TcpListener},
@@ -15,30 +15,30 @@ use crate::{
     webhook::{self, ServeOptions},
 };
 
-/// Where the ops port is.
+/// Address of the ops port.
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(super) struct Arguments {
-    /// Where the status page, /healthz, /readyz, /metrics and /log are served over plain HTTP
+    /// Address of the status page, /healthz, /readyz, /metrics and /log, over plain HTTP
     #[arg(long, default_value = "0.0.0.0:8081")]
     metrics_bind_address: SocketAddr,
 }
 
-/// The port, bound.
+/// The bound port.
 pub(super) struct Bound(TcpListener);
 
 impl Arguments {
-    /// Binds the port, so that one that is taken is found out before anything begins.
+    /// Binds the port, so that the command fails at start if it is in use.
     pub(super) fn bind(&self) -> anyhow::Result<Bound> {
         let address = self.metrics_bind_address;
         let listener = TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))?;
-        tracing::info!(ops = %address, "serving probes, metrics and the status page");
+        tracing::info!(ops = %address, "serving probes, metrics and status page");
         Ok(Bound(listener))
     }
 }
 
 impl Bound {
-    /// Serves until dropped. The controller is ready as soon as it runs: one that waits to lead is, too.
+    /// Serves until dropped. The controller is ready once it runs, also while it waits for leadership.
     pub(super) async fn serve(
         self,
         metrics: Arc<dyn Exposed>,
@@ -54,7 +54,7 @@ impl Bound {
     }
 }
 
-/// All that an ops port serves.
+/// All routes of an ops port.
 pub(super) fn router(readiness: Readiness, metrics: Arc<dyn Exposed>, page: Router, begun: &LoggingGuard) -> Router {
     probes::ops(readiness, metrics).merge(log_level(begun.control.clone())).merge(page)
 }

@@ -18,10 +18,10 @@ use crate::{
 };
 
 const HELP: &str = "\
-Nothing is asked of Harbor or of a cluster. Rights of the level `project` are for all projects (*): a ProxyProject is created by
-the account, and Harbor gives robots no right on a project that is not there yet.
+The command contacts neither Harbor nor a cluster. Permissions of the level `project` are for all projects (*): the robot account
+creates the project of a ProxyProject, and Harbor grants no permission on a project that does not exist yet.
 
-A robot cannot be given more rights than who creates it has; create it as an administrator:
+A robot account cannot get more permissions than its creator has. Create it as an administrator:
   harbor-pilot permissions -f harbor/ -o json |
     curl --fail -u admin -H 'Content-Type: application/json' -d @- https://harbor.example.com/api/v2.0/robots
 
@@ -30,52 +30,51 @@ Examples:
   harbor-pilot permissions -f harbor/ -o json > robot.json
 
 Exit status:
-  0  the rights are printed
-  1  the manifests cannot be read, or nothing in them needs rights
-  2  the command line is wrong";
+  0  the permissions are printed
+  2  an error: an invalid command line, unreadable manifests, or nothing in them needs permissions";
 
-/// What the command takes.
+/// Arguments of `permissions`.
 #[derive(Debug, Args)]
 #[command(after_help = HELP)]
 pub(super) struct Arguments {
     #[command(flatten)]
     input: input::Arguments,
-    /// HarborInstance whose account it is [default: the only one in the files, else `default`]
+    /// HarborInstance of the account [default: the only one in the files, else `default`]
     #[arg(long, value_name = "NAME")]
     instance: Option<String>,
-    /// Name of the robot, without Harbor's prefix
+    /// Name of the robot account, without Harbor's prefix
     #[arg(long, default_value = "harbor-pilot", value_name = "NAME")]
     name: String,
-    /// Days until the robot expires; -1: never
+    /// Days until the robot account expires; -1: never
     #[arg(long, default_value_t = -1, allow_negative_numbers = true, value_name = "DAYS",
           value_parser = clap::value_parser!(i64).range(-1..=2_147_483_646))]
     duration: i64,
-    /// How the rights are printed
+    /// Output format
     #[arg(short, long, value_enum, default_value = "text")]
     output: Output,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Output {
-    /// A table: each right, and what needs it
+    /// A table: each permission, and the resources that need it
     Text,
     /// The body of a POST to /api/v2.0/robots
     Json,
 }
 
-/// Prints the rights.
+/// Prints the permissions.
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     permissions(arguments).and_then(|text| print(&text))
 }
 
 fn permissions(arguments: &Arguments) -> anyhow::Result<String> {
-    ensure!(arguments.duration != 0, "--duration is a number of days from 1, or -1: Harbor takes no other");
+    ensure!(arguments.duration != 0, "--duration must be a number of days of at least 1, or -1");
     let (manifests, _) = resources::read(&arguments.input)?;
     let instance = instance(arguments, &manifests)?;
     let needs = required_permissions::of(&subjects(manifests), &instance);
     ensure!(
         !needs.is_empty(),
-        "no Registry, ProxyProject or ReplicationRule of HarborInstance {instance} is in the files"
+        "the files have no Registry, ProxyProject or ReplicationRule of HarborInstance {instance}"
     );
     Ok(match arguments.output {
         Output::Text => table(&needs),
@@ -89,7 +88,9 @@ fn instance(arguments: &Arguments, manifests: &ManifestSet) -> anyhow::Result<St
         (Some(name), _) => Ok(name.clone()),
         (None, [name]) => Ok((*name).to_owned()),
         (None, []) => Ok("default".to_owned()),
-        (None, several) => anyhow::bail!("the files have {} HarborInstances: name one with --instance", several.len()),
+        (None, several) => {
+            anyhow::bail!("the files have {} HarborInstances: choose one with --instance", several.len())
+        }
     }
 }
 
@@ -105,7 +106,7 @@ fn subjects(manifests: ManifestSet) -> PreviewInput {
     }
 }
 
-/// The rights of each resource of Harbor in a line, with what needs them.
+/// The permissions for each resource of Harbor, with the resources that need them.
 fn table(needs: &Needs) -> String {
     let mut rows: Vec<[String; 4]> = Vec::new();
     for (right, who) in needs {
@@ -120,11 +121,11 @@ fn table(needs: &Needs) -> String {
         rows.push([level.to_owned(), right.resource.to_owned(), right.action.to_owned(), who]);
     }
     let mut text = columns(["LEVEL", "RESOURCE", "ACTION", "NEEDED BY"], rows);
-    writeln!(text, "{} rights; -o json prints the robot account that has them and no other", needs.len()).ok();
+    writeln!(text, "{} permissions; -o json prints a robot account with exactly these", needs.len()).ok();
     text
 }
 
-/// The body that creates the robot.
+/// The request body that creates the robot account.
 pub(super) fn robot(needs: &Needs, name: &str, duration: i64) -> Value {
     let access = |level: PermissionLevel| -> Vec<Value> {
         let rights = needs.keys().filter(|right| right.level == level);
@@ -137,6 +138,6 @@ pub(super) fn robot(needs: &Needs, name: &str, duration: i64) -> Value {
         .collect();
     json!({
         "name": name, "level": "system", "duration": duration, "disable": false,
-        "description": "Harbor Pilot, with the rights that its resources need", "permissions": permissions,
+        "description": "Harbor Pilot, with the permissions that its resources need", "permissions": permissions,
     })
 }

@@ -25,40 +25,40 @@ use crate::{
     standalone::{ManifestSet, MemoryStore},
 };
 
-/// What a Secret cannot be called.
+/// Not a valid name of a Secret.
 const FROM_ENVIRONMENT: &str = "HARBOR_USERNAME, HARBOR_PASSWORD";
 
 const EXIT_CODES: &str = "\
 Exit status:
-  0  nothing to do: Harbor is as specified
+  0  no difference: Harbor matches the files
   1  Harbor differs from the files
   2  an error: something was refused, or could not be read or reached
-With --apply: what is the case afterwards.
+With --apply: the state afterwards.
 
-HARBOR_USERNAME and HARBOR_PASSWORD, where they are set, stand in for the Secret of the HarborInstance.
+HARBOR_USERNAME and HARBOR_PASSWORD, if set, replace the Secret of the HarborInstance.
 
 Examples:
   harbor-pilot plan -f harbor/ --installation-id \"$(kubectl get ns kube-system -o jsonpath='{.metadata.uid}')\"
   harbor-pilot plan -f harbor/ --harbor https://harbor.example.com --output json > plan.json
   harbor-pilot plan -f harbor/ --apply";
 
-/// What planning takes from the command line.
+/// Arguments of `plan`.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
 pub(super) struct Arguments {
     #[command(flatten)]
     input: input::Arguments,
-    /// Harbor's address, in the place of the one in the HarborInstance; without a HarborInstance, of one called `default`
+    /// Harbor's URL, instead of the one in the HarborInstance; without a HarborInstance, of one named `default`
     #[arg(long, value_name = "URL")]
     harbor: Option<String>,
-    /// Does once what the plan says; without it nothing is written to Harbor
+    /// Applies the plan once; without it nothing is written to Harbor
     #[arg(long)]
     apply: bool,
-    /// How the plan is printed
+    /// Output format
     #[arg(short, long, value_enum, default_value = "text")]
     output: Output,
-    /// Name of this installation in Harbor's markers: for the objects of a cluster the uid of its namespace kube-system,
-    /// unless its controller was given another
+    /// Name of this installation in Harbor's markers: for the objects of a cluster the uid of its namespace kube-system, unless
+    /// its controller has another name
     #[arg(long, env = "HARBOR_PILOT_INSTALLATION", default_value = "standalone")]
     installation_id: String,
     #[command(flatten)]
@@ -67,13 +67,13 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Output {
-    /// A line for each resource, and one for each field that differs
+    /// One line for each resource and each field that differs
     Text,
     /// One object
     Json,
 }
 
-/// Plans; see [`EXIT_CODES`].
+/// Runs the command; see [`EXIT_CODES`].
 pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     arguments.deadline.bound(plan(arguments)).await
 }
@@ -109,7 +109,7 @@ async fn plan(arguments: &Arguments) -> anyhow::Result<u8> {
     })
 }
 
-/// All that is looked at, as it stands.
+/// All resources of the store.
 fn subjects(world: &MemoryStore) -> PreviewInput {
     PreviewInput { instances: world.all(), registries: world.all(), projects: world.all(), rules: world.all() }
 }
@@ -120,7 +120,7 @@ fn manifests(arguments: &Arguments) -> anyhow::Result<ManifestSet> {
         [manifests.instances.len(), manifests.registries.len(), manifests.projects.len(), manifests.rules.len()];
     ensure!(
         resources.iter().any(|count| *count > 0),
-        "there is no HarborInstance, Registry, ProxyProject or ReplicationRule in the files"
+        "the files have no HarborInstance, Registry, ProxyProject or ReplicationRule"
     );
     if let Some(url) = &arguments.harbor {
         override_url(&mut manifests, url)?;
@@ -130,14 +130,14 @@ fn manifests(arguments: &Arguments) -> anyhow::Result<ManifestSet> {
     Ok(manifests)
 }
 
-/// Tells of images in the files that the plan says nothing of: it is one of kinds of harbor-pilot.dev.
+/// Prints images in the files that are not part of the plan, which contains kinds of harbor-pilot.dev only.
 fn list_images(inputs: Vec<Input>, manifests: &ManifestSet) {
     let (rules, _) = rewrite::assumed(&manifests.instances, &manifests.registries, &manifests.projects);
     let files = Files::of(inputs, KindTable::default());
     match listing::tell_images(&files, &rules, "is not part of the plan: see rewrite, check and warm -f") {
         Ok(0) => {}
         Ok(count) => eprint_line(listing::counted(count, "is not part of the plan", "are not part of the plan")),
-        Err(error) => eprint_line(format_args!("warning: not searched for images: {error:#}")),
+        Err(error) => eprint_line(format_args!("warning: cannot search the files for images: {error:#}")),
     }
 }
 
@@ -150,13 +150,13 @@ fn override_url(manifests: &mut ManifestSet, url: &str) -> anyhow::Result<()> {
         manifests.instances.push(serde_json::from_value(assumed)?);
     }
     let [instance] = manifests.instances.as_mut_slice() else {
-        bail!("--harbor takes the place of one address, and the files have several HarborInstances");
+        bail!("--harbor replaces one URL, and the files have several HarborInstances");
     };
     instance.spec.url = url.to_owned();
     instance.validate_cel().context("--harbor")
 }
 
-/// The account of the environment is that of one Harbor: it is not shown to several.
+/// The credentials of the environment are for one Harbor: they are not sent to several.
 fn shared_credentials(manifests: &mut ManifestSet) -> anyhow::Result<()> {
     let account = credentials_env::from_environment()?;
     if let (Some(account), [instance]) = (account, manifests.instances.as_mut_slice()) {
@@ -168,10 +168,12 @@ fn shared_credentials(manifests: &mut ManifestSet) -> anyhow::Result<()> {
     };
     match manifests.instances.iter().find(missing).map(|instance| &instance.spec.credentials_secret_ref.name) {
         None => Ok(()),
-        Some(_) if manifests.instances.len() > 1 => bail!(
-            "with several HarborInstances the Secrets that their credentialsSecretRef name have to be among the files"
-        ),
-        Some(name) if name == FROM_ENVIRONMENT => bail!("set {USERNAME} and {PASSWORD}: there is no HarborInstance"),
-        Some(name) => bail!("Secret {name} is not among the files: add it, or set {USERNAME} and {PASSWORD}"),
+        Some(_) if manifests.instances.len() > 1 => {
+            bail!("with several HarborInstances, add the Secrets of their credentialsSecretRef to the files")
+        }
+        Some(name) if name == FROM_ENVIRONMENT => {
+            bail!("set {USERNAME} and {PASSWORD}: the files have no HarborInstance")
+        }
+        Some(name) => bail!("the files have no Secret {name}: add it, or set {USERNAME} and {PASSWORD}"),
     }
 }

@@ -1,4 +1,4 @@
-//! Arguments about warming, the same for every command that warms.
+//! Arguments for prewarming, shared by all commands that prewarm.
 
 use clap::Args;
 
@@ -7,26 +7,27 @@ use crate::{
     prewarm::PrewarmTiming,
 };
 
-/// How images are warmed.
+/// How images are prewarmed.
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(super) struct Arguments {
-    /// How long Harbor takes to list an image after it was pulled; all waiting for Harbor is scaled by it. A stock Harbor
-    /// looks every 20 s
+    /// How long Harbor takes to list an image after a pull; all waiting times for Harbor scale with it. A default Harbor checks
+    /// every 20 s
     #[arg(long, default_value = "20s")]
     store_delay: Interval,
-    /// Bytes of layers that Harbor is brought to fetch at once, in all pulls together; -1 is no bound. A larger layer goes alone
+    /// Maximum bytes of layers that Harbor fetches at the same time, for all pulls together; -1 is unlimited. A larger layer is
+    /// fetched alone
     #[arg(long, default_value = "1Gi", allow_hyphen_values = true)]
     max_inflight_bytes: StorageLimit,
 }
 
 impl Arguments {
-    /// The timing that this pace means.
+    /// Returns the timings for this delay.
     pub(super) fn timing(&self) -> PrewarmTiming {
         PrewarmTiming::paced(self.store_delay.duration())
     }
 
-    /// The budget in bytes.
+    /// Returns the limit in bytes.
     pub(super) fn max_inflight_bytes(&self) -> u64 {
         u64::try_from(self.max_inflight_bytes.bytes()).unwrap_or(u64::MAX)
     }

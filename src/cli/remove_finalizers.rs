@@ -1,4 +1,4 @@
-//! `harbor-pilot release`
+//! `harbor-pilot remove-finalizers`
 
 use std::fmt::Write;
 
@@ -8,53 +8,53 @@ use clap::Args;
 use super::{deadline, exit, print};
 use crate::cluster::finalizer_removal::{self, FinalizedResource, FinalizerScope};
 
-/// Stands before what belongs to the line above.
+/// Indentation of detail lines.
 const DETAIL: &str = "           ";
 
 const HELP: &str = "\
-What is released goes from the cluster; its object stays in Harbor as it is, and nothing is asked of Harbor. While a controller
-runs this command is not needed: set spec.deletionPolicy: Retain, and it lets the resource go.
+Without its finalizer a resource is deleted from the cluster. Its object in Harbor is not modified, and Harbor is not contacted.
+While a controller runs, this command is not needed: set spec.deletionPolicy: Retain, and the controller removes the finalizer.
 
 Exit status:
-  0  nothing to release, or all was released
-  1  something would be released, and --apply was not given
-  2  an error: something could not be read or released
+  0  no finalizer to remove, or all were removed
+  1  finalizers would be removed, and --apply was not given
+  2  an error: a resource could not be read or changed
 
 Examples:
-  harbor-pilot release                             # what waits to be deleted, and would be released
-  harbor-pilot release --apply
-  harbor-pilot release ReplicationRule/nightly --apply
-  harbor-pilot release --all --apply               # before `kubectl delete crd`, when the controller is gone";
+  harbor-pilot remove-finalizers                   # resources that wait for deletion
+  harbor-pilot remove-finalizers --apply
+  harbor-pilot remove-finalizers ReplicationRule/nightly --apply
+  harbor-pilot remove-finalizers --all --apply     # before `kubectl delete crd`, without a controller";
 
-/// What releasing takes from the command line.
+/// Arguments of `remove-finalizers`.
 #[derive(Debug, Args)]
 #[command(after_help = HELP)]
 pub(super) struct Arguments {
-    /// Only these, each a kind and a name; without any, all
+    /// Only these resources, each as kind and name [default: all]
     #[arg(value_name = "KIND/NAME")]
     only: Vec<String>,
-    /// Also what is not being deleted. A controller that runs puts the finalizer back
+    /// Also resources that are not being deleted. A running controller adds the finalizer again
     #[arg(long)]
     all: bool,
-    /// Releases; without it nothing is changed
+    /// Removes the finalizers; without it nothing is changed
     #[arg(long)]
     apply: bool,
     #[command(flatten)]
     deadline: deadline::Arguments,
 }
 
-/// Releases; see [`HELP`].
+/// Runs the command; see [`HELP`].
 pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     arguments.deadline.bound(remove(arguments)).await
 }
 
 async fn remove(arguments: &Arguments) -> anyhow::Result<u8> {
-    let client = kube::Client::try_default().await.context("no way to the API server: set KUBECONFIG")?;
+    let client = kube::Client::try_default().await.context("cannot connect to the API server: set KUBECONFIG")?;
     let held = finalizer_removal::finalized_resources(&client).await?;
     for only in &arguments.only {
         ensure!(
             held.iter().any(|held| is(held, only)),
-            "{only} has no finalizer of ours: it is gone already, or has deletionPolicy Retain, or is written otherwise (KIND/NAME)"
+            "{only} has no finalizer of Harbor Pilot: check the name (KIND/NAME); it may be deleted already, or have deletionPolicy Retain"
         );
     }
     let meant =
@@ -64,7 +64,7 @@ async fn remove(arguments: &Arguments) -> anyhow::Result<u8> {
     let mut text = String::new();
     let mut failures = 0;
     for held in &chosen {
-        let word = if arguments.apply { remove_finalizer(&client, held, arguments.all).await } else { Ok("release ") };
+        let word = if arguments.apply { remove_finalizer(&client, held, arguments.all).await } else { Ok("pending ") };
         match word {
             Ok(word) => describe(&mut text, word, held, arguments.apply)?,
             Err(error) => {
@@ -88,10 +88,10 @@ async fn remove_finalizer(
     all: bool,
 ) -> Result<&'static str, crate::cluster::Error> {
     let which = if all { FinalizerScope::All } else { FinalizerScope::Deleted };
-    Ok(if finalizer_removal::remove_finalizer(client, held, which).await? { "released" } else { "gone    " })
+    Ok(if finalizer_removal::remove_finalizer(client, held, which).await? { "removed " } else { "deleted " })
 }
 
-/// Kinds are written as users write them to kubectl: in any case, singular or plural, or short.
+/// Kinds are accepted as in kubectl: in any case, singular or plural, or short.
 fn is(held: &FinalizedResource, only: &str) -> bool {
     let Some((kind, name)) = only.split_once('/') else { return false };
     let kind = kind.split('.').next().unwrap_or(kind).to_lowercase();
@@ -106,7 +106,7 @@ fn is(held: &FinalizedResource, only: &str) -> bool {
 fn describe(text: &mut String, word: &str, held: &FinalizedResource, applied: bool) -> std::fmt::Result {
     let FinalizedResource { kind, name, object, harbor, .. } = held;
     let stays = if applied { "stays" } else { "would stay" };
-    writeln!(text, "{word} {kind} {name}: {object} {stays} in {harbor}, if it is still there")?;
+    writeln!(text, "{word} {kind} {name}: {object} {stays} in {harbor}, if it still exists")?;
     match (held.since, &held.blocked) {
         (Some(since), Some(blocked)) => writeln!(text, "{DETAIL}being deleted since {since}: {blocked}"),
         (Some(since), None) => writeln!(text, "{DETAIL}being deleted since {since}"),
@@ -122,12 +122,12 @@ fn conclude(
     failures: usize,
 ) -> anyhow::Result<()> {
     match (arguments.apply, chosen) {
-        (_, 0) => writeln!(text, "Nothing waits to be deleted.")?,
-        (true, _) => writeln!(text, "{} released, {failures} failed.", chosen - failures)?,
-        (false, _) => writeln!(text, "{chosen} to release. Nothing was changed: add --apply.")?,
+        (_, 0) => writeln!(text, "No resource is waiting for deletion.")?,
+        (true, _) => writeln!(text, "{} finalizers removed, {failures} failed.", chosen - failures)?,
+        (false, _) => writeln!(text, "{chosen} finalizers to remove. Nothing was changed: add --apply.")?,
     }
     if undeleted > 0 {
-        writeln!(text, "{undeleted} more would wait if deleted, and are not being deleted: --all has them, too.")?;
+        writeln!(text, "{undeleted} more have a finalizer and are not being deleted: --all includes them.")?;
     }
     Ok(())
 }

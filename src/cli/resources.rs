@@ -1,11 +1,11 @@
-//! Manifests of our own kinds, as `plan` and `permissions` read them.
+//! Manifests of our own kinds, for `plan` and `permissions`.
 
 use std::path::Path;
 
 use super::input::{self, Input};
 use crate::standalone::{self, ManifestSet};
 
-/// The resources in the files of the command line, and the files.
+/// Reads the resources in the files of the command line, and the files.
 pub(super) fn read(arguments: &input::Arguments) -> anyhow::Result<(ManifestSet, Vec<Input>)> {
     let inputs = arguments.read()?;
     let texts = inputs.iter().map(|input| {

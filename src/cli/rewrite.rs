@@ -29,26 +29,25 @@ use crate::manifests::separated;
 const EXIT_CODES: &str = "\
 Exit status:
   0  done; with --diff: nothing would change
-  1  with --diff: something would change. With --strict: texts that name images of mapped
-     hosts were listed and stay, or an image is not filled in yet
-  2  an error: what could be read was rewritten all the same, unless --fail-fast was given
-     or writing failed; then nothing was written. With --diff, cases that are 3 otherwise
-     are 2.
+  1  with --diff: something would change. With --strict: listed texts with images of mapped
+     hosts are not rewritten, or an image is a placeholder
+  2  an error: the readable files were still rewritten. With --fail-fast, or if writing
+     failed, nothing was written. With --diff, also the cases of exit status 3
   3  written, but an image or a pull secret could not be changed without changing
      something else (an anchor, a merge key, a Kustomization); standard error says which
 
-Rewritten is what is an image for certain: the images of containers and image volumes of
-Pods and Pod templates in objects of any kind, fields that the kind is known for
-(Argo Workflows, Tekton, Spark, operators; more by --fields), and the images of
-Kustomizations, with the names that they look for. Other texts that name an image of a
-mapped host (arguments, variables, data of ConfigMaps, values of charts) are listed on
-standard error with file, line and place. All else stays byte for byte.
+The command rewrites certain images: those of containers and image volumes of Pods and
+Pod templates in objects of any kind, of known fields of a kind (Argo Workflows, Tekton,
+Spark, operators; more by --fields), and of Kustomizations, with the names that they
+select. Other texts with an image of a mapped host (arguments, variables, data of
+ConfigMaps, values of charts) are listed on standard error with file, line and field.
+Everything else stays byte for byte.
 
 Examples:
   helm template web ./chart | harbor-pilot rewrite -f - --rules rules/ | kubectl apply -f -
   harbor-pilot rewrite -f deploy/ -R --diff --strict";
 
-/// What rewriting takes from the command line.
+/// Arguments of `rewrite`.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
 pub(super) struct Arguments {
@@ -60,33 +59,33 @@ pub(super) struct Arguments {
     sources: sources::Arguments,
     #[command(flatten)]
     deadline: deadline::Arguments,
-    /// Prints what would change as a unified diff
+    /// Prints changes as a unified diff
     #[arg(long)]
     diff: bool,
     /// Writes the files instead of printing them: all of them, or none
     #[arg(long, conflicts_with = "diff")]
     in_place: bool,
-    /// Adds the pull secrets of the rules where the kinds of rewritten images take them
+    /// Adds the pull secrets of the rules to kinds of rewritten images that have a field for them
     #[arg(long)]
     pull_secrets: bool,
-    /// Exits with 1 if a text names an image of a mapped host and is not rewritten
+    /// Exits with 1 if a text with an image of a mapped host is not rewritten
     #[arg(long)]
     strict: bool,
-    /// Namespace of objects that name none [default: that of the kubeconfig, where rules come from the cluster]
+    /// Namespace of objects without one [default: that of the kubeconfig, if rules come from the cluster]
     #[arg(short, long, value_name = "NAMESPACE")]
     namespace: Option<String>,
 }
 
-/// Rewrites; see [`EXIT_CODES`].
+/// Runs the command; see [`EXIT_CODES`].
 pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let files = arguments.input.manifests(&arguments.reading)?;
     let inputs = &files.inputs;
     let from_stdin = inputs.iter().any(|input| input.file.is_none());
-    ensure!(!(arguments.in_place && from_stdin), "--in-place has no file to write with -f -: leave one of them out");
+    ensure!(!(arguments.in_place && from_stdin), "--in-place cannot be used with -f -");
     let sources = arguments.deadline.bound(arguments.sources.read()).await?;
     let rules = sources.active_rules()?;
     if rules.is_empty() {
-        eprint_line("warning: there is no rule in force: no image is rewritten");
+        eprint_line("warning: no active rule: no image is rewritten");
     }
 
     let admission = TemplateAdmission::new(&rules, &sources, arguments.namespace.as_deref(), &files.namespaces);
@@ -126,7 +125,7 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     })
 }
 
-/// What Kustomizations among the files, and beside them, need.
+/// Computes what Kustomizations in the files, and next to them, require.
 fn kustomizations(files: &Files, work: &RewriteRun<'_>) -> anyhow::Result<Consequences> {
     let outside = outside(files);
     if outside.is_empty() && !files.inputs.iter().any(may_be_kustomization) {
@@ -139,7 +138,7 @@ fn kustomizations(files: &Files, work: &RewriteRun<'_>) -> anyhow::Result<Conseq
     Ok(if seen.iter().any(Seen::is_kustomization) { consequences(&seen) } else { Consequences::default() })
 }
 
-/// Files that are not given, and that Kustomizations name as parts of them: patches, `replacements` and `configurations`.
+/// Files that Kustomizations refer to and that are not on the command line: patches, `replacements` and `configurations`.
 fn parts(files: &Files, seen: &[Seen]) -> Vec<Seen> {
     let known: BTreeSet<&Path> = seen.iter().filter_map(|seen| seen.path.as_deref()).collect();
     let named = seen.iter().flat_map(|seen| {
@@ -155,7 +154,7 @@ fn parts(files: &Files, seen: &[Seen]) -> Vec<Seen> {
         .collect()
 }
 
-/// A file that was not given; `None` where it cannot be read.
+/// A file that is not on the command line; `None` if it cannot be read.
 fn read_beside(files: &Files, path: PathBuf) -> Option<Seen> {
     let input = input::sibling_path(&path).ok()?;
     let seen = Seen::of(&files.parse(&input).ok()?, |_, _| None);
@@ -166,13 +165,13 @@ fn may_be_kustomization(input: &Input) -> bool {
     input.is_kustomization() || input.text.contains("kustomize.config.k8s.io")
 }
 
-/// The Kustomizations beside the files that are not among them, and those that cannot be read.
+/// Kustomizations next to the files, and those that cannot be read.
 fn outside(files: &Files) -> Vec<Seen> {
     let given: Vec<PathBuf> =
         files.inputs.iter().filter_map(|input| input.file.as_deref()?.canonicalize().ok()).collect();
     let directories: BTreeSet<&Path> = given.iter().filter_map(|file| file.parent()).collect();
     let beside = directories.into_iter().flat_map(|directory| input::KUSTOMIZATIONS.map(|name| directory.join(name)));
-    // Those of the input that cannot be read: what they may build on stays.
+    // Kustomizations of the input that cannot be read: images that they may use are not rewritten.
     let unread = files.unread.iter().map(|unread| {
         let path = unread.file.canonicalize().unwrap_or_else(|_| unread.file.clone());
         let seen = Seen::unreadable(unread.text.as_deref());
@@ -206,7 +205,7 @@ fn write(results: &[(&Input, String)]) -> anyhow::Result<()> {
     let left = replace::leftovers(results.iter().filter_map(|(input, _)| input.file.as_deref()));
     if let Some(first) = left.first() {
         eprint_line(format_args!(
-            "warning: {} of a run that was killed: all files are whole; remove what ends in .harbor-pilot-new or \
+            "warning: {} of an earlier run that was killed: all files are complete; remove files that end in .harbor-pilot-new or \
              .harbor-pilot-old when no other run is at work ({}, …)",
             if left.len() == 1 { "1 file is left".to_owned() } else { format!("{} files are left", left.len()) },
             first.display()
@@ -234,7 +233,7 @@ fn joined(results: &[(&Input, String)]) -> anyhow::Result<String> {
     Ok(only.clone())
 }
 
-/// A text without `%YAML` at its beginning, which may stand at the beginning of a stream only.
+/// A text without `%YAML` at its beginning, which is allowed only at the beginning of a stream.
 fn without_directives(input: &Input, text: &str) -> anyhow::Result<String> {
     let of_head = |line: &str| line.trim().is_empty() || line.starts_with(['#', '%']);
     let length: usize = text.split_inclusive('\n').take_while(|line| of_head(line)).map(str::len).sum();
@@ -243,7 +242,7 @@ fn without_directives(input: &Input, text: &str) -> anyhow::Result<String> {
     for line in head.split_inclusive('\n') {
         ensure!(
             !line.starts_with('%') || line.starts_with("%YAML"),
-            "{}: a file with the directive {} cannot be printed with other files: give it alone, or use --in-place",
+            "{}: a file with the directive {} cannot be printed with other files: pass it alone, or use --in-place",
             input.name,
             line.trim_end()
         );

@@ -1,4 +1,4 @@
-//! What admission goes by, from manifests: for a webhook that asks neither a cluster nor Harbor.
+//! Rules and policies from manifests, for a webhook without cluster and Harbor.
 
 use std::{path::Path, sync::Arc};
 
@@ -9,13 +9,13 @@ use crate::{
     rewrite, standalone,
 };
 
-/// Puts in force what the manifests of a file or directory say, every rule taken as served, and logs what is odd about
-/// rules and policies.
+/// Activates the rules and policies of a file or directory, every rule as if Harbor served it. Logs invalid or shadowed rules and
+/// policies.
 ///
-/// A thread of its own does it: the memory that checking takes, some times that of the rules, is given back with it.
+/// A separate thread does it: the memory for checking, which is several times that of the rules, is freed with the thread.
 ///
 /// # Errors
-/// When a manifest is wrong, or a ProxyProject states no rule.
+/// If a manifest is invalid, or a ProxyProject has no rule.
 pub(super) fn activate(path: &Path, in_force: &ActiveConfig) -> anyhow::Result<()> {
     let read = || read_and_activate(path, in_force);
     std::thread::scope(|scope| scope.spawn(read).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))

@@ -1,4 +1,4 @@
-//! Arguments about serving, the same for every command that serves admission.
+//! Arguments for serving, shared by all commands that serve admission.
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -16,57 +16,57 @@ use crate::{
     webhook::ServeOptions,
 };
 
-/// The certificate files are looked at that often.
+/// Interval of checking the certificate files for changes.
 const POLL: Duration = Duration::from_secs(2);
 
-/// Where and how admission is served.
+/// Addresses and certificates for admission.
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(super) struct Arguments {
-    /// Where the webhook listens
+    /// Address of the webhook
     #[arg(long, default_value = "0.0.0.0:8443")]
     listen: SocketAddr,
-    /// Directory with tls.crt and tls.key; they are looked at again every 2 s
+    /// Directory with tls.crt and tls.key; they are checked for changes every 2 s
     #[arg(long)]
     tls_dir: PathBuf,
-    /// Where the status page, /healthz, /readyz, /metrics and /log are served over plain HTTP
+    /// Address of the status page, /healthz, /readyz, /metrics and /log, over plain HTTP
     #[arg(long, default_value = "0.0.0.0:8081")]
     metrics_bind_address: SocketAddr,
-    /// How long to serve on, unready, after SIGTERM
+    /// How long to continue serving, unready, after SIGTERM
     #[arg(long, default_value = "10s")]
     linger: Interval,
 }
 
 impl Arguments {
-    /// Where admission listens.
+    /// Returns the address of admission.
     pub(super) fn listen(&self) -> SocketAddr {
         self.listen
     }
 
-    /// Where probes and metrics are served.
+    /// Returns the address of probes and metrics.
     pub(super) fn metrics_bind_address(&self) -> SocketAddr {
         self.metrics_bind_address
     }
 
-    /// Bounds of the server.
+    /// Returns the limits of the server.
     pub(super) fn options(&self) -> ServeOptions {
         ServeOptions { shutdown_delay: self.linger.duration(), ..ServeOptions::default() }
     }
 
-    /// The certificate of the directory, which is followed from now on.
+    /// Loads the certificate of the directory, and reloads it when it changes.
     pub(super) async fn certificate(&self) -> anyhow::Result<Arc<Certificate>> {
         let directory = CertificateDirectory::load(&self.tls_dir).await?;
         let certificate = directory.certificate();
         let (now, validity) = (Timestamp::now(), certificate.validity());
         if let Some(validity) = validity.filter(|validity| !validity.holds(now)) {
             let (from, until) = (validity.from, validity.until);
-            tracing::error!(%from, %until, "the certificate is not valid now: clients refuse it until it is replaced");
+            tracing::error!(%from, %until, "certificate is not valid now: clients refuse it until it is replaced");
         }
         tokio::spawn(directory.watch(POLL));
         Ok(certificate)
     }
 
-    /// Issues a certificate for this machine where the directory has none: ca.crt, tls.crt and tls.key, valid for a year.
+    /// Issues a certificate for this machine if the directory has none: ca.crt, tls.crt and tls.key, valid for a year.
     pub(super) fn issue_where_missing(&self, names: &[String]) -> anyhow::Result<()> {
         let path = |name: &str| self.tls_dir.join(name);
         if path(CERTIFICATE).exists() || path(KEY).exists() {
@@ -75,7 +75,7 @@ impl Arguments {
         let validity = Validity::starting(Timestamp::now(), SignedDuration::from_hours(24 * 365));
         let authority = Authority::new("harbor-pilot", validity)?;
         let leaf = authority.issue(names, validity)?;
-        std::fs::create_dir_all(&self.tls_dir).with_context(|| format!("cannot make {}", self.tls_dir.display()))?;
+        std::fs::create_dir_all(&self.tls_dir).with_context(|| format!("cannot create {}", self.tls_dir.display()))?;
         write_private(&path(KEY), &leaf.key_pem)?;
         for (name, text) in [(CERTIFICATE, &leaf.certificate_pem), (AUTHORITY, &authority.issued().certificate_pem)] {
             std::fs::write(path(name), text).with_context(|| format!("cannot write {}", path(name).display()))?;

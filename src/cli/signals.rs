@@ -1,10 +1,10 @@
-//! Signals of a process that serves.
+//! Signals of a serving process.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// As [`shutdown_on_signal`], for a process that serves: SIGHUP, SIGUSR1 and SIGUSR2 do not end it. Users send them to daemons
-/// to have files read again, which happens here without a signal.
+/// Like [`shutdown_on_signal`], for a process that serves: SIGHUP, SIGUSR1 and SIGUSR2 do not end it. Users send them to daemons
+/// to reload files, which needs no signal here.
 pub(super) fn serve_until_signal() -> anyhow::Result<CancellationToken> {
     for (name, kind) in [
         ("SIGHUP", SignalKind::hangup()),
@@ -35,6 +35,6 @@ pub(super) fn shutdown_on_signal() -> anyhow::Result<CancellationToken> {
 
 async fn ignore(name: &'static str, mut signals: Signal) {
     while signals.recv().await.is_some() {
-        tracing::info!(signal = name, "the signal changes nothing: files are read again without one");
+        tracing::info!(signal = name, "ignoring signal: files are reloaded when they change");
     }
 }

@@ -1,4 +1,4 @@
-//! Where a tool takes its rules from: manifests, or the cluster.
+//! Sources of rules for a command: manifests, or the cluster.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,35 +19,35 @@ use crate::{
     standalone,
 };
 
-/// Which rules.
+/// Which rules to use.
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(super) struct Arguments {
-    /// File or directory with the manifests of HarborInstances, Registries, ProxyProjects, ImagePolicies and CachedImages with their status: every rule is
-    /// taken as served. Default: the ProxyProjects of the cluster that serve
+    /// File or directory with HarborInstances, Registries, ProxyProjects, ImagePolicies and CachedImages with their status: every
+    /// rule counts as active. Default: the active rules of the cluster
     #[arg(long, value_name = "FILE|DIR")]
     pub(super) rules: Option<PathBuf>,
 }
 
-/// ProxyProjects and what is known about them.
+/// ProxyProjects and the objects that they refer to.
 pub(super) struct Sources {
-    /// All of them, whether their rules are in force or not.
+    /// All ProxyProjects, active or not.
     pub(super) projects: Vec<ProxyProject>,
-    /// The HarborInstances that are known: not everybody who asks for rules may read them.
+    /// The known HarborInstances: some users may not read them.
     pub(super) instances: Vec<HarborInstance>,
-    /// Those that are known: not everybody may read them.
+    /// The known Registries: some users may not read them.
     pub(super) registries: Vec<Registry>,
-    /// All ImagePolicies, or why they cannot be read: not everybody who asks for rules may.
+    /// All ImagePolicies, or why they cannot be read: some users may not read them.
     pub(super) policies: Result<Vec<ImagePolicy>, String>,
-    /// CachedImages, whose scans policies may go by; of a cluster only where one does, and where they may be read.
+    /// CachedImages, whose scans policies may use. From a cluster only if a policy uses them and they may be read.
     pub(super) images: Vec<CachedImage>,
-    /// Labels of the namespaces that are known.
+    /// Labels of the known namespaces.
     pub(super) namespaces: BTreeMap<String, BTreeMap<String, String>>,
-    /// The namespace that applies where none is written: that of the kubeconfig.
+    /// The default namespace: that of the kubeconfig.
     pub(super) default_namespace: Option<String>,
     /// Secrets by name, from manifests.
     pub(super) secrets: BTreeMap<String, SecretValue>,
-    /// The API server that all of it comes from, unless it comes from manifests.
+    /// The API server, unless everything comes from manifests.
     pub(super) cluster: Option<Client>,
 }
 
@@ -71,7 +71,7 @@ impl Arguments {
 }
 
 impl Sources {
-    /// One Harbor, and no rules.
+    /// One Harbor without rules.
     pub(super) fn of(instance: HarborInstance) -> Self {
         Self {
             projects: Vec::new(),
@@ -86,7 +86,7 @@ impl Sources {
         }
     }
 
-    /// The rules in force, as if every Harbor were available; and why projects of the manifests state none.
+    /// The active rules, as if every Harbor were available, and why projects of the manifests have none.
     pub(super) fn rules(&self) -> (Rules, Vec<DesiredRuleError>) {
         if self.cluster.is_some() {
             return (rewrite::active_rules(&self.projects, |_| false), Vec::new());
@@ -94,7 +94,7 @@ impl Sources {
         rewrite::assumed(&self.instances, &self.registries, &self.projects)
     }
 
-    /// [`Sources::rules`] for a command that says nothing without them; what is odd about them is told.
+    /// Like [`Sources::rules`], and prints warnings about invalid or shadowed rules.
     pub(super) fn active_rules(&self) -> anyhow::Result<Rules> {
         let (rules, problems) = self.rules();
         if let Some(problem) = problems.into_iter().next() {
@@ -104,7 +104,7 @@ impl Sources {
         Ok(rules)
     }
 
-    /// The rule of a project, or why it is not in force.
+    /// Returns the rule of a project, or why it is not active.
     pub(super) fn rule(&self, project: &ProxyProject) -> Result<RewriteRuleStatus, String> {
         if project.metadata.deletion_timestamp.is_some() {
             return Err("it is being deleted".to_owned());
@@ -119,12 +119,12 @@ impl Sources {
         let named = |name: &str, found: Option<&str>| found == Some(name);
         let instance = self.instances.iter().find(|one| named(instance, one.metadata.name.as_deref()));
         let registry = self.registries.iter().find(|one| named(registry, one.metadata.name.as_deref()));
-        let instance = instance.ok_or("its HarborInstance is not among the manifests")?;
-        let registry = registry.ok_or("its Registry is not among the manifests")?;
+        let instance = instance.ok_or("the manifests have no HarborInstance for it")?;
+        let registry = registry.ok_or("the manifests have no Registry for it")?;
         rewrite::desired_rule(project, registry, instance.spec.effective_pull_host()).map_err(|error| error.to_string())
     }
 
-    /// Names of the projects whose Harbor is unavailable; manifests say of none that it is.
+    /// Names of the projects whose Harbor is unavailable. From manifests: none.
     pub(super) fn unavailable(&self) -> BTreeSet<String> {
         if self.cluster.is_none() {
             return BTreeSet::new();
@@ -139,14 +139,14 @@ fn not_served(project: &ProxyProject) -> String {
     let mut conditions = project.status.iter().flat_map(|status| &status.conditions);
     let ready = conditions.find(|condition| condition.type_ == "Ready");
     let why = ready.map(|ready| format!(": Ready is {}, {}: {}", ready.status, ready.reason, ready.message));
-    format!("Harbor does not serve it yet{}", why.unwrap_or_default())
+    format!("Harbor does not serve the project yet{}", why.unwrap_or_default())
 }
 
 async fn from_cluster() -> anyhow::Result<Sources> {
-    // Its text has those of its sources in it already.
+    // The text of the error includes its sources.
     let no_way = |error| {
         anyhow::anyhow!(
-            "no way to the API server: set KUBECONFIG, or give the rules as manifests with --rules: {error}"
+            "cannot connect to the API server: set KUBECONFIG, or read the rules from manifests with --rules: {error}"
         )
     };
     let client = Client::try_default().await.map_err(no_way)?;
@@ -167,7 +167,7 @@ async fn from_cluster() -> anyhow::Result<Sources> {
         false => Vec::new(),
     };
     let namespaces: Api<Namespace> = Api::all(client.clone());
-    // Not everybody may list these: what is not known is said where it matters.
+    // Some users may not list these. Missing data is reported where it matters.
     let namespaces = bounded("listing Namespaces", namespaces.list_metadata(&parameters)).await;
     let labels = namespaces.into_iter().flatten();
     Ok(Sources {

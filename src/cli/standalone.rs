@@ -15,20 +15,20 @@ use crate::{
     webhook,
 };
 
-/// The manifests are looked at that often.
+/// Interval of checking the manifests for changes.
 const RELOAD: Duration = Duration::from_secs(2);
 
-/// What standalone mode takes from the command line.
+/// Arguments of `standalone`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Directory of manifests: HarborInstance, Registry, ProxyProject, ReplicationRule, CachedImage, the Secrets that they
-    /// name, ImagePolicy, and Namespaces for their labels. Read again when it changes
+    /// Directory of manifests: HarborInstance, Registry, ProxyProject, ReplicationRule, CachedImage, the Secrets that they refer
+    /// to, ImagePolicy, and Namespaces for their labels. It is reloaded when it changes
     #[arg(long, value_name = "DIR")]
-    from: PathBuf,
-    /// Platform to warm where neither image nor ProxyProject says; may be given several times [default: this machine's]
+    manifests_dir: PathBuf,
+    /// Platform to prewarm if neither image nor ProxyProject has platforms; may be given several times [default: this machine's]
     #[arg(long = "platform", value_name = "OS/ARCH")]
     platforms: Vec<Platform>,
-    /// Name or address for which a certificate is issued where --tls-dir holds none; may be given several times
+    /// Name or address for the certificate that is issued if --tls-dir has none; may be given several times
     #[arg(long = "tls-name", value_name = "NAME", default_values = ["localhost", "127.0.0.1"])]
     tls_names: Vec<String>,
     /// Name of this installation in Harbor's markers
@@ -54,7 +54,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let options = || arguments.serve.options();
     let certificate = arguments.serve.certificate().await?;
     let settings = StandaloneOptions {
-        directory: arguments.from,
+        directory: arguments.manifests_dir,
         listen: arguments.serve.listen(),
         certificate: certificate.clone(),
         platforms,

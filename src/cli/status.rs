@@ -14,14 +14,14 @@ use crate::{
     summary::SummaryBuilder,
 };
 
-/// Resources that one request lists.
+/// Resources per list request.
 const PAGE: u32 = 500;
-/// More pages of a kind are not read.
+/// Maximum number of pages per kind.
 const MAX_PAGES: usize = 200;
 
 const HELP: &str = "\
-Reads our resources from the cluster of the kubeconfig, and asks neither Harbor nor the controller: what stands there is what
-the controller has seen last. What you may not read is said, and the rest is shown.
+Reads the resources of Harbor Pilot from the cluster of the kubeconfig. It contacts neither Harbor nor the controller: the status
+shows the last reconcile of the controller. Kinds that you may not read are listed, and the others are shown.
 
 Exit status:
   0  everything is Ready
@@ -33,14 +33,14 @@ Examples:
   harbor-pilot status --limit 5
   harbor-pilot status --output json | jq -r '.notReady.items[] | [.kind, .name, .reason] | @tsv'";
 
-/// What showing takes from the command line.
+/// Arguments of `status`.
 #[derive(Debug, Args)]
 #[command(after_help = HELP)]
 pub(super) struct Arguments {
-    /// Resources that each list shows at most; what there is beyond is counted
+    /// Maximum number of resources per list; the rest is counted
     #[arg(long, default_value_t = 50, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     limit: u32,
-    /// How it is printed
+    /// Output format
     #[arg(short, long, value_enum, default_value = "text")]
     output: Output,
     #[command(flatten)]
@@ -49,20 +49,20 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Output {
-    /// A table for each kind, and what is not Ready
+    /// One table per kind, and resources that are not Ready
     Text,
     /// One object
     Json,
 }
 
-/// Shows; see [`HELP`].
+/// Runs the command; see [`HELP`].
 pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     arguments.deadline.bound(status(arguments)).await
 }
 
 async fn status(arguments: &Arguments) -> anyhow::Result<u8> {
-    // Its text has those of its sources in it already.
-    let no_way = |error| anyhow::anyhow!("no way to the API server: set KUBECONFIG: {error}");
+    // The text of the error includes its sources.
+    let no_way = |error| anyhow::anyhow!("cannot connect to the API server: set KUBECONFIG: {error}");
     let client = Client::try_default().await.map_err(no_way)?;
     let mut survey = SummaryBuilder::new(usize::try_from(arguments.limit).unwrap_or(usize::MAX));
     let mut missing = 0;
@@ -73,7 +73,7 @@ async fn status(arguments: &Arguments) -> anyhow::Result<u8> {
                 Ok(()) => read += 1,
                 Err(error) if error.is_not_found() => {
                     missing += 1;
-                    survey.unreadable($plural, "the cluster has no such kind: kubectl apply -f crds/".to_owned());
+                    survey.unreadable($plural, "the cluster has no CRD for it: kubectl apply -f crds/".to_owned());
                 }
                 Err(error) if !error.is_api_response() => return Err(error).context("no answer from the API server"),
                 Err(error) => survey.unreadable($plural, format!("{:#}", anyhow::Error::from(error))),
@@ -88,7 +88,7 @@ async fn status(arguments: &Arguments) -> anyhow::Result<u8> {
     each!(image, "CachedImages");
     ensure!(
         read > 0 || missing == 0,
-        "the cluster has none of our kinds: is Harbor Pilot installed there (kubectl apply -f crds/)?"
+        "the cluster has no CRDs of Harbor Pilot: is it installed (kubectl apply -f crds/)?"
     );
     let report = survey.report();
     let text = match arguments.output {
@@ -103,12 +103,12 @@ async fn status(arguments: &Arguments) -> anyhow::Result<u8> {
     })
 }
 
-/// Hands over all resources of a kind, page by page.
+/// Passes all resources of a kind to `take`, page by page.
 async fn gather<K>(client: &Client, survey: &mut SummaryBuilder, take: fn(&mut SummaryBuilder, &K)) -> Result<(), Error>
 where
     K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned,
 {
-    // One resource of another version of the product is no obstacle to the others.
+    // A resource of another version of the product must not hide the others.
     let api: Api<DeserializeGuard<K>> = Api::all(client.clone());
     let mut parameters = ListParams::default().limit(PAGE);
     for _ in 0..MAX_PAGES {

@@ -1,4 +1,4 @@
-//! What admission would make of the Pods of manifests, the same for every command that asks.
+//! What admission would do with the Pods of manifests, shared by all commands that use it.
 
 use std::collections::BTreeMap;
 
@@ -13,18 +13,19 @@ use crate::{
     rewrite::{PodChange, PodMutation, PodScope, RuleDecision, Rules, decide, pod::Pod},
 };
 
-/// Admission by rules, of Pods that do not exist yet.
+/// Admission by rules, for Pods that do not exist yet.
 #[derive(Debug)]
 pub(super) struct TemplateAdmission<'a> {
-    /// The rules in force.
+    /// The active rules.
     pub(super) rules: &'a Rules,
     namespace: Option<&'a str>,
-    /// Labels by namespace: those of the input win over those of the sources.
+    /// Labels by namespace: those of the input take precedence over those of the sources.
     namespaces: BTreeMap<&'a str, &'a BTreeMap<String, String>>,
 }
 
 impl<'a> TemplateAdmission<'a> {
-    /// Admission of Pods of the input, which has Namespaces with labels. `namespace` is that of objects that name none; without it, it is that of the sources.
+    /// Admission of Pods of the input, whose Namespaces have labels. `namespace` is the namespace of objects without one; its
+    /// default is that of the sources.
     pub(super) fn new(
         rules: &'a Rules,
         sources: &'a Sources,
@@ -39,10 +40,10 @@ impl<'a> TemplateAdmission<'a> {
         }
     }
 
-    /// Decides on a Pod of a template and hands over whose it is and what becomes of it.
+    /// Decides on a Pod of a template, and passes its scope and the result to a function.
     ///
     /// # Errors
-    /// When the template, which `file` has, makes no Pod.
+    /// If the template of `file` is not a Pod.
     pub(super) fn admit<T>(
         &self,
         file: &str,
@@ -60,14 +61,14 @@ impl<'a> TemplateAdmission<'a> {
     }
 }
 
-/// Whether an image is one of a host that rules map, and not at Harbor: it is, or would be, rewritten for some Pod.
+/// Returns whether rules map the host of an image that is not at Harbor: it is, or would be, rewritten for some Pod.
 pub(super) fn is_mapped(rules: &Rules, image: &str) -> bool {
     ImageRef::parse(image).is_ok_and(|image| {
         matches!(rules.find_for_anyone(&image), RuleDecision::Rewritten { .. } | RuleDecision::TooLong { .. })
     })
 }
 
-/// What is wrong with a Pod that cannot be read, in the words of one who reads all of it.
+/// The error of a Pod that cannot be read, from a complete decode.
 fn reason(text: &str, unread: Unread) -> anyhow::Error {
     serde_json::from_str::<v1::Pod>(text).map_or_else(Into::into, |_| unread.into())
 }

@@ -27,25 +27,25 @@ use crate::{
 };
 
 const HELP: &str = "\
-Images are pulled through Harbor as a container runtime pulls them, nothing of them is kept here, and then Harbor is asked
-until it has stored them. What Harbor has stored before is not fetched again.
+The command pulls images through Harbor as a container runtime does, keeps nothing, and waits until Harbor has stored them.
+Blobs that Harbor has stored before are not fetched again.
 
-What is waited for, by default (--require listed): nodes can pull the image, and Harbor's API lists it under its tag, or under
-its digest where it is pinned to one. Harbor does that about 30 s after a single image, 60 s after all platforms of an index,
-and 7 minutes after some of them; --require online does not wait for it. An image that Harbor will never list is reported at once.
+By default (--require listed) it waits until nodes can pull the image and Harbor's API lists it under its tag, or under its
+digest if it is pinned to one. That takes about 30 s for a single image, 60 s for all platforms of an index, and 7 minutes for
+some of them; --require online does not wait for it. An image that Harbor will never list is reported immediately.
 
-Where Harbor is, and who asks:
-  --rules FILE|DIR   the HarborInstances, ProxyProjects and Registries there, and the Secrets that they name
-  --harbor URL       this Harbor; without --rules images are named as they are there
+Harbor and its credentials:
+  --rules FILE|DIR   the HarborInstances, ProxyProjects and Registries in it, and the Secrets that they refer to
+  --harbor URL       this Harbor; without --rules, images are named as they are there
   neither            the cluster's HarborInstances and ProxyProjects, by the kubeconfig
-HARBOR_USERNAME and HARBOR_PASSWORD, where they are set, stand in for the Secret of the HarborInstance.
+HARBOR_USERNAME and HARBOR_PASSWORD, if set, replace the Secret of the HarborInstance.
 
 Exit status:
   0  all images are warm
-  1  some are not: standard output says which, why, and what to do; also when it was stopped, or the time was up. With
-     --strict also: a text of the manifests names an image of a mapped host and was not warmed
-  2  an error before anything was warmed (also: a wrong command line), or a file that could
-     not be read: the images of the others are warmed all the same, unless --fail-fast was given
+  1  some are not: standard output says which, why, and how to fix it; also after an interrupt or the timeout. With --strict
+     also: a text of the manifests with an image of a mapped host was not prewarmed
+  2  an error before the first pull (also: an invalid command line), or a file that could not be read: the images of the
+     others were still prewarmed, unless --fail-fast was given
 
 Examples:
   harbor-pilot warm nginx:1.27 redis:8                      # as Pods name them, by the cluster's rules
@@ -53,11 +53,11 @@ Examples:
   harbor-pilot warm -f deploy/ -R --rules harbor/ --all-platforms --require offline-by-tag
   harbor-pilot warm --harbor https://harbor.example.com harbor.example.com/dockerhub/library/nginx:1.27";
 
-/// What warming takes from the command line.
+/// Arguments of `warm`.
 #[derive(Debug, Args)]
 #[command(after_help = HELP)]
 pub(super) struct Arguments {
-    /// Images, as Pods name them or as they are at Harbor
+    /// Images, as Pods name them or as they are named at Harbor
     #[arg(value_name = "IMAGE", required_unless_present = "filenames")]
     images: Vec<String>,
     #[command(flatten)]
@@ -66,41 +66,41 @@ pub(super) struct Arguments {
     reading: input::ReadOptions,
     #[command(flatten)]
     sources: sources::Arguments,
-    /// Harbor's address from here, in the place of the one in the HarborInstance
+    /// Harbor's URL as seen from here, instead of the one in the HarborInstance
     #[arg(long, value_name = "URL")]
     harbor: Option<String>,
-    /// Platform to warm; may be given several times [default: those that CachedImage or ProxyProject name, else those of the
+    /// Platform to prewarm; may be given several times [default: those of the CachedImage or ProxyProject, else those of the
     /// cluster's nodes, else this machine's]
     #[arg(long = "platform", value_name = "OS/ARCH", conflicts_with = "all_platforms")]
     platforms: Vec<Platform>,
-    /// Warms all platforms that an image has
+    /// Prewarms all platforms of an image
     #[arg(long)]
     all_platforms: bool,
-    /// What is waited for [default: what a CachedImage says, else listed]
+    /// What to wait for [default: as the CachedImage says, else listed]
     #[arg(long, value_enum, conflicts_with = "no_verify")]
     require: Option<Wait>,
-    /// Ends with the pull, and does not wait until Harbor has stored everything
+    /// Ends after the pull, and does not wait until Harbor has stored everything
     #[arg(long)]
     no_verify: bool,
-    /// Images that are pulled at once
+    /// Number of images that are pulled concurrently
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     concurrency: u16,
-    /// For everything together, whatever Harbor or the cluster does
+    /// Time limit for everything together
     #[arg(long, default_value = "30m")]
     timeout: Interval,
-    /// How the result is printed
+    /// Output format
     #[arg(short, long, value_enum, default_value = "text")]
     output: Output,
-    /// Exits with 1 if a text of the manifests names an image of a mapped host and is not warmed
+    /// Exits with 1 if a text of the manifests with an image of a mapped host is not prewarmed
     #[arg(long)]
     strict: bool,
-    /// Says nothing while it goes on
+    /// Prints no progress
     #[arg(short, long)]
     quiet: bool,
-    /// Namespace of objects that name none [default: that of the kubeconfig, where rules come from the cluster]
+    /// Namespace of objects without one [default: that of the kubeconfig, if rules come from the cluster]
     #[arg(short, long, value_name = "NAMESPACE")]
     namespace: Option<String>,
-    /// The operator's own namespace, where the Secrets lie
+    /// The operator's own namespace, with its Secrets
     #[arg(long, env = "POD_NAMESPACE", default_value = "harbor-pilot", value_name = "NAMESPACE")]
     operator_namespace: String,
     #[command(flatten)]
@@ -109,25 +109,25 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Wait {
-    /// Everything is stored, and Harbor's API lists the image, or it is known that it never will
+    /// Everything is stored, and Harbor's API lists the image, or will never list it
     Listed,
-    /// Everything is stored; the upstream may be asked for the tag
+    /// Everything is stored; Harbor may need the upstream to serve the tag
     Online,
-    /// And the tag is served while the upstream is down
+    /// Also, Harbor serves the tag while the upstream is down
     OfflineByTag,
-    /// And the upstream's digest is served while the upstream is down
+    /// Also, Harbor serves the upstream's digest while the upstream is down
     OfflineByDigest,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Output {
-    /// A table, and what failed with what to do about it
+    /// A table, and failures with their fix
     Text,
     /// One object
     Json,
 }
 
-/// Warms; see [`HELP`].
+/// Runs the command; see [`HELP`].
 pub(super) async fn run(arguments: Arguments) -> anyhow::Result<u8> {
     let begun = Instant::now();
     let stop = shutdown_on_signal()?;
@@ -141,12 +141,12 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<u8> {
         deadline,
     };
     let (quiet, strict, output) = (arguments.quiet, arguments.strict, arguments.output);
-    // Whatever is read or asked for before the first pull ends in time, too: a terminal, a name service, the API server, Harbor.
+    // The timeout also covers everything before the first pull: a terminal, a DNS server, the API server, Harbor.
     let prepared = tokio::select! {
         prepared = prepare(arguments, timeout) => prepared?,
         () = stop.cancelled() => return Ok(ended_early("stopped")),
         () = tokio::time::sleep_until(deadline) => {
-            return Ok(ended_early(&format!("the time was up ({})", super::text::time(timeout))));
+            return Ok(ended_early(&format!("timed out ({})", super::text::time(timeout))));
         }
     };
     let Prepared { context, places, board, wanted, harbors, listed, unread } = prepared;
@@ -169,16 +169,16 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<u8> {
     })
 }
 
-/// What is known before the first pull.
+/// The result of the preparation.
 struct Prepared {
     context: PrewarmContext,
     places: Arc<ImageTargets>,
     board: Arc<ProgressBoard>,
     wanted: Vec<RequestedImage>,
     harbors: Harbors,
-    /// Texts that name images of mapped hosts and are not warmed.
+    /// Number of texts with images of mapped hosts that are not prewarmed.
     listed: usize,
-    /// Files that could not be read.
+    /// Number of files that could not be read.
     unread: usize,
 }
 
@@ -193,10 +193,10 @@ async fn prepare(arguments: Arguments, timeout: Duration) -> anyhow::Result<Prep
     arguments.images.iter().for_each(|image| finder.named(image));
     let listed = finder.manifests(&files, arguments.namespace.as_deref())?;
     if listed > 0 {
-        eprint_line(super::listing::counted(listed, "is not warmed", "are not warmed"));
+        eprint_line(super::listing::counted(listed, "is not prewarmed", "are not prewarmed"));
     }
     let wanted = finder.into_wanted();
-    ensure!(!wanted.is_empty(), "there is no image in the manifests");
+    ensure!(!wanted.is_empty(), "the manifests have no image");
 
     let budget = arguments.prewarm.max_inflight_bytes();
     let harbors = Harbors::connect(&sources, &wanted, &arguments.operator_namespace, budget).await?;
@@ -213,12 +213,12 @@ async fn prepare(arguments: Arguments, timeout: Duration) -> anyhow::Result<Prep
 }
 
 fn ended_early(why: &str) -> u8 {
-    eprint_line(format_args!("{why} before anything was warmed"));
+    eprint_line(format_args!("{why} before the first pull"));
     exit::FOUND
 }
 
 impl Wait {
-    /// In the place of what each image requires.
+    /// Replaces the requirement of each image.
     fn require(self) -> Option<Require> {
         match self {
             Self::Listed => None,
@@ -232,7 +232,7 @@ impl Wait {
 async fn read_sources(arguments: &Arguments) -> anyhow::Result<sources::Sources> {
     let Some(url) = &arguments.harbor else {
         let read = arguments.sources.read().await;
-        let hint = "name Harbor with --harbor URL, if there is no cluster";
+        let hint = "without a cluster, use --harbor URL";
         return if arguments.sources.rules.is_none() { read.context(hint) } else { read };
     };
     if arguments.sources.rules.is_none() {
@@ -247,9 +247,9 @@ async fn read_sources(arguments: &Arguments) -> anyhow::Result<sources::Sources>
     let mut sources = arguments.sources.read().await?;
     let instances = sources.instances.len();
     let [instance] = sources.instances.as_mut_slice() else {
-        anyhow::bail!("--harbor takes the place of one address, and the rules have {instances} HarborInstances");
+        anyhow::bail!("--harbor replaces one URL, and the rules have {instances} HarborInstances");
     };
-    // Images keep their names, wherever Harbor is reached from here.
+    // Images keep their names, whatever the URL of Harbor is here.
     instance.spec.pull_host = Some(instance.spec.effective_pull_host().to_owned());
     instance.spec.url.clone_from(url);
     instance.validate_cel().context("--harbor")?;

@@ -18,18 +18,17 @@ use crate::{
     webhook::{self, Admission, BodyLimits, PrewarmSink, ServeOptions},
 };
 
-/// What the webhook takes from the command line.
+/// Arguments of `webhook`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// File or directory of manifests to take rules, policies and labels of Namespaces from, as if Harbor served all of them: for trying and measuring.
-    /// Neither a cluster nor Harbor is asked, and nothing is warmed
+    /// File or directory of manifests with rules, policies and labels of Namespaces, which are used as if Harbor served all of
+    /// them: for tests and measurements. Neither a cluster nor Harbor is contacted, and nothing is prewarmed
     #[arg(long, value_name = "FILE|DIR")]
     rules: Option<PathBuf>,
-    /// New images that the Pods of one namespace may bring at once; the controller finds what is beyond by its own watch, where the Pod
-    /// was admitted
+    /// Burst of prewarm requests of one namespace; the controller finds further images by its own watch, once the Pod exists
     #[arg(long, default_value_t = NamespaceLimit::default().burst, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     namespace_rate_burst: u32,
-    /// New images that the Pods of one namespace may bring each second from then on
+    /// Prewarm requests of one namespace per second after the burst
     #[arg(long, default_value_t = NamespaceLimit::default().per_second, value_parser = rate)]
     namespace_rate_qps: f64,
     #[command(flatten)]
@@ -96,15 +95,16 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Where images are offered, and what has to run meanwhile: it ends with an error only.
+/// Creates the queue of prewarm requests and the tasks that follow the cluster; they end only with an error.
 async fn follow_cluster(
     in_force: &ActiveConfig,
     metrics: &mut Metrics,
     readiness: Readiness,
     limit: NamespaceLimit,
 ) -> anyhow::Result<(PrewarmSink, LocalBoxFuture<'static, anyhow::Result<()>>)> {
-    let client =
-        kube::Client::try_default().await.context("no way to the API server: set KUBECONFIG, or run in a Pod")?;
+    let client = kube::Client::try_default()
+        .await
+        .context("cannot connect to the API server: set KUBECONFIG, or run in a Pod")?;
     let writer = client.clone();
     let (offers, offered) =
         queue::queue(queue::QueueBounds { of_namespace: Some(limit), ..queue::QueueBounds::default() });
@@ -121,8 +121,8 @@ async fn follow_cluster(
     };
     let both = async {
         tokio::select! {
-            () = follow => anyhow::bail!("the watch of what admission goes by ended"),
-            // Nobody is left who offers: the server has ended.
+            () = follow => anyhow::bail!("the watches of the webhook ended"),
+            // No sender is left: the server has ended.
             () = store => std::future::pending().await,
         }
     };
@@ -131,8 +131,8 @@ async fn follow_cluster(
     Ok((sink, both.boxed_local()))
 }
 
-/// A number of images a second.
+/// A number of images per second.
 fn rate(text: &str) -> Result<f64, String> {
     let rate = text.parse::<f64>().ok().filter(|rate| (0.001..=10_000.0).contains(rate));
-    rate.ok_or_else(|| format!("`{text}` is no rate: write a number from 0.001 to 10000, such as `0.5`"))
+    rate.ok_or_else(|| format!("`{text}` is not a rate: write a number from 0.001 to 10000, such as `0.5`"))
 }

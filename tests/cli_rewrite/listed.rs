@@ -19,14 +19,18 @@ fn every_command_lists_what_it_does_not_read_with_file_line_and_place() {
     desk.write("app.yaml", MIXED);
     let text = "app.yaml:6:43: Pod p: spec.containers[0].args[0]: docker.io/library/redis:7 ";
     let commands: [(&[&str], &str, &[&str]); 3] = [
-        (&["rewrite", "--rules", "rules.yaml", "-f", "app.yaml"], "stays", &["ghcr.io//acme/b stays as it is"]),
+        (
+            &["rewrite", "--rules", "rules.yaml", "-f", "app.yaml"],
+            "is not rewritten",
+            &["ghcr.io//acme/b is not rewritten"],
+        ),
         (
             &["check", "--rules", "rules.yaml", "-f", "app.yaml"],
-            "is not judged",
+            "is not checked",
             &[
-                "; 1 more text names an image of a mapped host and is not judged",
-                "app.yaml:7:22: Pod p: spec.containers[1].image: ghcr.io//acme/b is judged as it is written",
-                "app.yaml:8:22: Pod p: spec.containers[2].image: ${IMAGE} cannot be judged: this is a variable",
+                "; 1 more text names an image of a mapped host and is not checked",
+                "app.yaml:7:22: Pod p: spec.containers[1].image: ghcr.io//acme/b is checked as written",
+                "app.yaml:8:22: Pod p: spec.containers[2].image: ${IMAGE} cannot be checked: this is a variable",
                 "2 are not filled in or no valid references",
             ],
         ),
@@ -59,7 +63,7 @@ fn rewrite_leaves_images_that_a_kustomization_which_cannot_be_read_may_build_on(
     desk.write("k/prod/kustomization.yaml", "resources: [../base\nimages: [{name: nginx, newTag: '2'}]\n");
     let done = desk.rewrite(&["-f", "k", "-R", "--in-place"], "");
     assert_eq!(done.code, 2, "{}", done.err);
-    assert!(done.err.contains("stays as it is: k/prod/kustomization.yaml cannot be read"), "{}", done.err);
+    assert!(done.err.contains("is not rewritten: k/prod/kustomization.yaml cannot be read"), "{}", done.err);
     assert_eq!(desk.read("k/base/pod.yaml"), pod);
     assert!(desk.read("k/other/pod.yaml").contains("harbor.example.com/hub/library/nginx"));
 
@@ -116,9 +120,9 @@ fn the_placeholder_of_an_injector_stays_and_each_command_says_whose_it_is() {
     let pod = "{apiVersion: v1, kind: Pod, spec: {containers: [{name: a, image: auto}]}}\n";
     let done = desk.rewrite(&["-f", "-"], pod);
     assert_eq!((done.code, done.out.as_str()), (0, pod), "{}", done.err);
-    assert!(done.err.contains("auto stays as it is: a placeholder, which Istio's injector replaces"), "{}", done.err);
+    assert!(done.err.contains("auto is not rewritten: a placeholder that Istio's injector replaces"), "{}", done.err);
     let out = desk.explain(&["auto"]).out;
-    assert!(out.contains("Placeholder: it stays as it is: a placeholder, which Istio's injector replaces\n"), "{out}");
+    assert!(out.contains("Placeholder: not rewritten: a placeholder that Istio's injector replaces\n"), "{out}");
     assert!(!out.contains("decides\n") && out.contains("hub      matches docker.io, but does not decide"), "{out}");
 }
 

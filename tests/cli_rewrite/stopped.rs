@@ -79,7 +79,7 @@ fn rewrite_in_place_that_is_killed_leaves_whole_files_and_a_second_run_finishes(
         let again = desk.rewrite(&["-f", "in", "--in-place"], "");
         assert_eq!(again.code, 0, "{}", again.err);
         assert_eq!(state(&desk), (FILES, left), "a second run finishes, and removes nothing of another one");
-        assert_eq!(again.err.contains("of a run that was killed"), left > 0, "{}", again.err);
+        assert_eq!(again.err.contains("of an earlier run that was killed"), left > 0, "{}", again.err);
     }
     assert!(interrupted > 0, "no run was killed in the middle");
 }

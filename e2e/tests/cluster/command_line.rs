@@ -81,7 +81,7 @@ async fn an_image_is_explained_by_the_rules_of_the_cluster_and_by_those_that_do_
     let other =
         |name: &str| read["rules"].as_array().unwrap().iter().find(|rule| rule["rule"] == name).cloned().unwrap();
     assert_eq!(other("waiting")["verdict"], "NotServing", "{read}");
-    assert!(other("waiting")["why"].as_str().unwrap().contains("Harbor does not serve it yet"), "{read}");
+    assert!(other("waiting")["why"].as_str().unwrap().contains("Harbor does not serve the project yet"), "{read}");
     cluster.delete("ProxyProject", "waiting").await.unwrap();
     cluster.forget("explained").await.unwrap();
 }

@@ -275,7 +275,7 @@ async fn kinds_are_deleted_after_the_operator_is_gone(cluster: &mut Cluster) {
     let kubeconfig = account(&cluster.plane, cluster.plane.directory(), "releaser").await.unwrap();
     let release = async |arguments: &[&str]| {
         let output = tokio::process::Command::new(pilot::binary().await.unwrap())
-            .arg("release")
+            .arg("remove-finalizers")
             .args(arguments)
             .env("KUBECONFIG", &kubeconfig)
             .stdin(Stdio::null())
@@ -288,9 +288,9 @@ async fn kinds_are_deleted_after_the_operator_is_gone(cluster: &mut Cluster) {
     let dry = release(&[]).await;
     assert_eq!(dry.0, Some(1), "{dry:?}");
     for told in [
-        "release  ReplicationRule released: replication policy released would stay in the Harbor of HarborInstance default",
-        "release  Registry held: registry held would stay",
-        "2 to release. Nothing was changed: add --apply.",
+        "pending  ReplicationRule released: replication policy released would stay in the Harbor of HarborInstance default",
+        "pending  Registry held: registry held would stay",
+        "2 finalizers to remove. Nothing was changed: add --apply.",
     ] {
         assert!(dry.1.contains(told), "{told}: {}", dry.1);
     }
@@ -298,14 +298,14 @@ async fn kinds_are_deleted_after_the_operator_is_gone(cluster: &mut Cluster) {
     let one = release(&["hrr/released", "--apply"]).await;
     assert_eq!(one.0, Some(0), "{one:?}");
     assert!(
-        one.1.starts_with("released ReplicationRule released:") && one.1.contains("1 released, 0 failed"),
+        one.1.starts_with("removed  ReplicationRule released:") && one.1.contains("1 finalizers removed, 0 failed"),
         "{one:?}"
     );
     let gone = ["wait", "--for=delete", &definition("replicationrules"), "--timeout=30s"];
     cluster.plane.kubectl(&gone).await.unwrap().ok().unwrap();
 
     let rest = release(&["--apply"]).await;
-    assert!(rest.0 == Some(0) && rest.1.contains("released Registry held"), "{rest:?}");
+    assert!(rest.0 == Some(0) && rest.1.contains("removed  Registry held"), "{rest:?}");
     // What somebody else holds stays held.
     let held = cluster.get("Registry", "held").await.unwrap();
     assert_eq!(held["metadata"]["finalizers"], json!(["example.com/someone-else"]));
@@ -314,7 +314,7 @@ async fn kinds_are_deleted_after_the_operator_is_gone(cluster: &mut Cluster) {
     let gone = ["wait", "--for=delete", &definition("registries"), "--timeout=30s"];
     cluster.plane.kubectl(&gone).await.unwrap().ok().unwrap();
     let nothing = release(&["--apply"]).await;
-    assert!(nothing.0 == Some(0) && nothing.1.contains("Nothing waits to be deleted."), "{nothing:?}");
+    assert!(nothing.0 == Some(0) && nothing.1.contains("No resource is waiting for deletion."), "{nothing:?}");
 
     // Harbor, which was away, still has it all.
     for path in ["/registries?name=held", "/replication/policies?name=released", "/replication/policies?name=let-go"] {

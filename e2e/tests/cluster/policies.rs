@@ -185,10 +185,10 @@ async fn the_api_server_refuses_policies_that_say_nothing() {
     let cluster = shared().await.unwrap();
     let harbor = json!([{"host": "harbor.corp"}]);
     for (spec, told) in [
-        (json!({"action": "Enforce"}), "the policy asks for nothing"),
+        (json!({"action": "Enforce"}), "the policy checks nothing"),
         (json!({"action": "Deny", "allowed": harbor}), "Unsupported value"),
         (json!({"action": "Warn", "vulnerability": {}}), "maxSeverity: Required value"),
-        (json!({"action": "Warn", "vulnerability": {"maxSeverity": "High", "maxAge": "59m"}}), "an hour or longer"),
+        (json!({"action": "Warn", "vulnerability": {"maxSeverity": "High", "maxAge": "59m"}}), "must be at least 1h"),
         (json!({"allowed": harbor}), "action: Required value"),
         (json!({"action": "Warn", "allowed": [{"host": "https://harbor.corp"}]}), "spec.allowed[0].host"),
         (json!({"action": "Warn", "allowed": [{"host": "harbor.corp", "projects": ["a/b"]}]}), "without '/'"),

@@ -1,4 +1,4 @@
-//! What a ReplicationRule tells: the policy in Harbor, its newest run, and what is held back.
+//! Status of a ReplicationRule: the policy in Harbor, its newest execution, and blocked images.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::KubeSchema;
@@ -7,14 +7,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::common::OwnedObject;
 
-/// What is known of a replication policy in Harbor.
+/// Observed state of a replication policy in Harbor.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ReplicationRuleStatus {
-    /// The `metadata.generation` that this status speaks of.
+    /// The `metadata.generation` that this status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// The value of the annotation `harbor-pilot.dev/reconcile-now` that was last acted on.
+    /// The last handled value of the annotation `harbor-pilot.dev/reconcile-now`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_reconcile_token: Option<String>,
     /// Ready, Reconciling, Stalled, Drifted, DeletionBlocked.
@@ -24,11 +24,11 @@ pub struct ReplicationRuleStatus {
     /// Harbor's id of the policy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<i64>,
-    /// The policy in Harbor while it is this resource's own: it was created, adopted, or found with our marker. A marker that a person
-    /// removes is restored where this agrees.
+    /// The policy in Harbor that belongs to this resource: created, adopted, or found with our marker. If a user removes the
+    /// marker of this policy, it is restored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owned: Option<OwnedObject>,
-    /// Fields in which Harbor differs from the spec, while they are not being changed.
+    /// Fields that differ between Harbor and the spec, while the controller does not change them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub drift: Vec<String>,
     /// When `spec.trigger.cron` fires next, while the policy is enabled.
@@ -37,32 +37,32 @@ pub struct ReplicationRuleStatus {
     /// The newest execution of the policy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_execution: Option<ExecutionStatus>,
-    /// The value of the annotation `harbor-pilot.dev/run-now` that was last acted on.
+    /// The last handled value of the annotation `harbor-pilot.dev/run-now`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_run_token: Option<String>,
-    /// An execution that is about to be started.
+    /// An execution that the controller is about to start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pending_run: Option<PendingRun>,
-    /// With `spec.afterScan`: the newest execution whose failures are reflected in `blockedImages`.
+    /// With `spec.afterScan`: the newest execution whose failures are in `blockedImages`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub considered_execution: Option<i64>,
-    /// With `spec.afterScan`: images that were pushed and not copied, and why. At most 64.
+    /// With `spec.afterScan`: pushed images that were not copied, and why. At most 64.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub blocked_images: Vec<BlockedImage>,
 }
 
-/// An execution that is about to be started. It is written down first, so that a crash does not start two.
+/// An execution that the controller is about to start. It is written first, so that a crash does not start two.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PendingRun {
-    /// The value of the annotation that asked for it; absent: `spec.afterScan` did.
+    /// The value of the annotation that requested it. Absent: `spec.afterScan` started it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
-    /// The newest execution before it; 0 is none. A manual one after it is the one that was to be started.
+    /// The newest execution before it; 0 is none. The next manual execution is the requested one.
     pub after_execution: i64,
 }
 
-/// One execution of a policy, as Harbor tells it; its counts lag by up to 30 s.
+/// One execution of a policy as Harbor reports it. Its counts lag by up to 30 s.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ExecutionStatus {
@@ -72,13 +72,13 @@ pub struct ExecutionStatus {
     pub status: String,
     /// `manual`, `scheduled` or `event_based`.
     pub trigger: String,
-    /// When it began.
+    /// Start time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_time: Option<Time>,
-    /// When it ended.
+    /// End time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end_time: Option<Time>,
-    /// Tasks: about one a repository.
+    /// Tasks: about one per repository.
     pub total: i64,
     /// Tasks that succeeded.
     pub succeeded: i64,
@@ -86,9 +86,9 @@ pub struct ExecutionStatus {
     pub failed: i64,
     /// Tasks that were stopped.
     pub stopped: i64,
-    /// Tasks that are under way.
+    /// Tasks that are running.
     pub in_progress: i64,
-    /// What Harbor says of the execution as a whole.
+    /// Harbor's message about the execution.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
     /// What failed, and why. At most 10.
@@ -100,52 +100,52 @@ pub struct ExecutionStatus {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TaskFailure {
-    /// What was to be copied.
+    /// The image or repository.
     pub resource: String,
     /// The last error of the task's log.
     pub reason: String,
 }
 
-/// An image that vulnerability prevention keeps from being copied.
+/// An image whose copy vulnerability prevention blocks.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BlockedImage {
-    /// `project/repository:tag`; in place of a tag may stand a digest.
+    /// `project/repository:tag`, or a digest instead of the tag.
     pub image: String,
-    /// What is being done about it.
+    /// The current state of the image.
     pub state: BlockedImageState,
-    /// Why, for people.
+    /// The cause, for display.
     pub reason: String,
-    /// The digest that was judged.
+    /// The scanned digest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
     /// The most severe finding of the scan.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub severity: Option<String>,
-    /// How many vulnerabilities the scan found.
+    /// Number of vulnerabilities that the scan found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vulnerabilities: Option<i64>,
-    /// The execution in which the image was tried again.
+    /// The execution of the last retry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retried_in: Option<i64>,
-    /// How often the digest was tried again.
+    /// Number of retries for the digest.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub tries: i32,
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde requires a reference")]
 fn is_zero(number: &i32) -> bool {
     *number == 0
 }
 
-/// What is being done about an image that was not copied.
+/// The state of an image that was not copied.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub enum BlockedImageState {
     /// Its scan is not done.
     #[default]
     WaitingForScan,
-    /// Its scan lets it through, and the policy is being run again.
+    /// Its scan allows the copy, and the policy is running again.
     Retrying,
-    /// It stays here until another image has its tag, or a scan says something else.
+    /// It stays blocked until its tag names another image, or a scan has another result.
     Refused,
 }

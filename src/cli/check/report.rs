@@ -1,4 +1,4 @@
-//! What was judged, as people and machines read it.
+//! Output formats of `check`.
 
 use std::fmt::Write;
 
@@ -9,7 +9,7 @@ use serde_json::json;
 #[derive(Debug)]
 pub(super) struct Checked {
     pub(super) file: String,
-    /// Counted from 1, as the column.
+    /// Starts at 1, as does the column.
     pub(super) line: usize,
     pub(super) column: usize,
     /// `Kind namespace/name`.
@@ -19,22 +19,22 @@ pub(super) struct Checked {
     pub(super) violations: Vec<Violation>,
 }
 
-/// What a policy has against it.
+/// The violations of policies.
 #[derive(Debug)]
 pub(super) struct Violation {
     pub(super) level: Level,
     pub(super) message: String,
 }
 
-/// What it means for the Pod; SARIF has the same names.
+/// The effect on the Pod. SARIF uses the same names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Level {
-    /// It is refused.
+    /// The Pod is rejected.
     Error,
-    /// Its user is warned.
+    /// The user gets a warning.
     Warning,
-    /// The audit log knows.
+    /// The audit log has an annotation.
     Note,
 }
 
@@ -60,7 +60,7 @@ pub(super) fn text(checked: &[Checked]) -> String {
     for (image, violation) in violations(checked) {
         let Checked { file, line, column, object, .. } = image;
         let (level, message) = (violation.level.name(), &violation.message);
-        // Writing to memory has no way to fail.
+        // Writing to a string cannot fail.
         let line = format!("{file}:{line}:{column}: {level}: {object}: {message}");
         let _ = writeln!(out, "{}", crate::cli::escaped(&line));
     }
@@ -78,7 +78,7 @@ pub(super) fn json(checked: &[Checked]) -> String {
     format!("{:#}\n", list.collect::<serde_json::Value>())
 }
 
-/// A `testcase` for each image.
+/// One `testcase` for each image.
 pub(super) fn junit(checked: &[Checked]) -> String {
     let failures = checked.iter().filter(|image| image.is_refused()).count();
     let mut out = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n");
@@ -128,7 +128,7 @@ fn violations(checked: &[Checked]) -> impl Iterator<Item = (&Checked, &Violation
     checked.iter().flat_map(|image| image.violations.iter().map(move |violation| (image, violation)))
 }
 
-/// For XML, which has no way to write most control characters.
+/// Escapes for XML, which cannot contain most control characters.
 fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for character in text.chars() {

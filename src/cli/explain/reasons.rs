@@ -1,4 +1,4 @@
-//! What each rule has to say of an image, and why it does not decide.
+//! The result of each rule for an image, and why other rules do not apply.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::ResourceExt;
@@ -11,53 +11,53 @@ use crate::{
     rewrite::{PodScope, Rule, RuleDecision, Rules, glob::Globs, selector::Selector},
 };
 
-/// One rule, and what it says of the image.
+/// One rule, and its result for the image.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Candidate {
     /// Name of the ProxyProject.
     pub(super) rule: String,
     pub(super) verdict: RuleVerdict,
-    /// The match that fits.
+    /// The matching prefix.
     #[serde(rename = "match", skip_serializing_if = "Option::is_none")]
     pub(super) matched: Option<String>,
-    /// In a sentence.
+    /// One sentence.
     pub(super) why: String,
 }
 
-/// Why a rule decides, or does not.
+/// Why a rule applies, or does not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub(super) enum RuleVerdict {
-    /// It is the one.
+    /// It applies.
     Decides,
-    /// It fits as well, and another is older.
+    /// It matches, and an older rule has the same match.
     Younger,
-    /// It fits, and another fits longer.
+    /// It matches, and another rule has a longer match.
     ShorterMatch,
-    /// It would decide, and the image is a placeholder, about which no rule is asked.
+    /// It would apply, but the image is a placeholder, for which no rule is evaluated.
     Placeholder,
-    /// It would fit, and a glob excludes the image.
+    /// It would match, and a glob excludes the image.
     Excluded,
-    /// It would fit, and its selector does not mean the namespace.
+    /// It would match, and its selector does not select the namespace.
     NamespaceSelector,
-    /// It would fit, and its selector does not mean the Pod.
+    /// It would match, and its selector does not select the Pod.
     ObjectSelector,
-    /// It would fit, and its rule is not in force.
+    /// It would match, and its rule is not active.
     NotServing,
-    /// Its host fits, and none of its paths.
+    /// Its host matches, and none of its paths.
     PathDiffers,
-    /// None of its hosts fits.
+    /// None of its hosts matches.
     HostDiffers,
-    /// The image is at Harbor, where no rule applies.
+    /// The image is at Harbor, so no rule applies.
     AtHarbor,
 }
 
 impl Candidate {
-    /// Of a placeholder, which an injector replaces: no rule decides on it.
+    /// For a placeholder, which an injector replaces: no rule applies.
     pub(super) fn leave_to_injector(&mut self) {
         if self.verdict.decides() {
             self.verdict = RuleVerdict::Placeholder;
-            self.why = self.why.replace(", decides", ", but does not decide on a placeholder");
+            self.why = self.why.replace(", applies", ", but does not apply to a placeholder");
         }
     }
 }
@@ -68,7 +68,7 @@ impl RuleVerdict {
     }
 }
 
-/// What all rules say, the nearest first.
+/// Returns the results of all rules, the closest first.
 pub(super) fn candidates(
     sources: &Sources,
     image: &ImageRef,
@@ -112,9 +112,9 @@ type Judged = (RuleVerdict, Option<String>, String);
 fn at_harbor(project: &ProxyProject, holder: Option<&str>) -> Judged {
     let name = project.name_any();
     if holder == Some(name.as_str()) {
-        return (RuleVerdict::Decides, None, "the image lies in its project; no rule applies at Harbor".to_owned());
+        return (RuleVerdict::Decides, None, "the image is in this project at Harbor, so no rule applies".to_owned());
     }
-    (RuleVerdict::AtHarbor, None, "the image is at Harbor, where no rule applies".to_owned())
+    (RuleVerdict::AtHarbor, None, "the image is at Harbor, so no rule applies".to_owned())
 }
 
 fn evaluate(
@@ -126,7 +126,7 @@ fn evaluate(
 ) -> Judged {
     let rule = match sources.rule(project) {
         Ok(rule) => rule,
-        Err(why) => return (RuleVerdict::NotServing, None, format!("not in force: {why}")),
+        Err(why) => return (RuleVerdict::NotServing, None, format!("not active: {why}")),
     };
     let Some(matched) = longest(&rule, image) else { return no_match(&rule, image) };
     let fits = |verdict, why: String| (verdict, Some(matched.clone()), format!("matches {matched}, {why}"));
@@ -141,17 +141,17 @@ fn evaluate(
     if !selects(rule.terms.namespace_selector.as_ref(), |key| subject.namespace_label(key)) {
         return fits(
             RuleVerdict::NamespaceSelector,
-            format!("but its namespaceSelector does not mean {}", namespace(subject)),
+            format!("but its namespaceSelector does not select {}", namespace(subject)),
         );
     }
     if !selects(rule.terms.object_selector.as_ref(), |key| subject.label(key)) {
         return fits(
             RuleVerdict::ObjectSelector,
-            "but its objectSelector does not mean the labels of the Pod".to_owned(),
+            "but its objectSelector does not select the labels of the Pod".to_owned(),
         );
     }
     let Some(Winner { name, matched: Some(longer) }) = winner else {
-        return fits(RuleVerdict::NotServing, "but is not in force: see the warnings".to_owned());
+        return fits(RuleVerdict::NotServing, "but is not active: see the warnings".to_owned());
     };
     if depth(longer) > depth(&matched) {
         return fits(RuleVerdict::ShorterMatch, format!("but {longer} of {name} is longer"));
@@ -164,18 +164,22 @@ fn no_match(rule: &RewriteRuleStatus, image: &ImageRef) -> Judged {
     let all = rule.matches.join(", ");
     let repository = image.repository();
     if hosts.into_iter().any(|host| fits(rule, host, image)) {
-        return (RuleVerdict::PathDiffers, None, format!("path differs: {repository} does not begin as {all} does"));
+        return (
+            RuleVerdict::PathDiffers,
+            None,
+            format!("path differs: {repository} does not begin with the path of {all}"),
+        );
     }
     (RuleVerdict::HostDiffers, None, format!("host differs: {} is not that of {all}", image.host()))
 }
 
-/// The longest match that the image begins with.
+/// Returns the longest match that is a prefix of the image.
 fn longest(rule: &RewriteRuleStatus, image: &ImageRef) -> Option<String> {
     let fitting = rule.matches.iter().filter(|matched| fits(rule, matched, image));
     fitting.max_by_key(|matched| depth(matched)).cloned()
 }
 
-/// Whether the rules would find the image if this were the only match of all.
+/// Returns whether the rules would match the image with this match alone.
 fn fits(rule: &RewriteRuleStatus, matched: &str, image: &ImageRef) -> bool {
     let alone = Rule {
         matches: vec![matched.to_owned()],
@@ -187,7 +191,7 @@ fn fits(rule: &RewriteRuleStatus, matched: &str, image: &ImageRef) -> bool {
     matches!(rules.find_for_anyone(image), RuleDecision::Rewritten { .. } | RuleDecision::TooLong { .. })
 }
 
-/// Components of a match.
+/// Number of components of a match.
 fn depth(matched: &str) -> usize {
     matched.trim_end_matches('/').split('/').count()
 }

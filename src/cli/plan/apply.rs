@@ -1,4 +1,4 @@
-//! What `--apply` does: the controller's own reconcile, once for each resource; then another look.
+//! `plan --apply`: one reconcile of the controller for each resource, then a second comparison.
 
 use std::collections::BTreeMap;
 
@@ -13,21 +13,21 @@ use crate::{
     standalone::{MemoryStore, StoredKind},
 };
 
-/// Reasons of the notes that tell of a request which Harbor accepted. Others tell what is waited for.
+/// Event reasons of requests that Harbor accepted. Other Events are about waiting.
 const ACCEPTED: [Reason; 2] = [Reason::Reconciled, Reason::ExecutionStarted];
 
-/// What one reconcile came to.
+/// The result of one reconcile.
 struct AppliedResource {
     /// What Harbor accepted.
     accepted: Vec<String>,
-    /// Why not all could be done.
+    /// Why the reconcile is incomplete.
     failure: Option<PreviewResult>,
 }
 
 /// By kind and name.
 type Results = BTreeMap<(String, String), AppliedResource>;
 
-/// Carries the plan out, and says what is left of it.
+/// Applies the plan, and returns what is left of it.
 pub(super) async fn apply(world: &MemoryStore, kinds: &Reconcilers, planned: Vec<Preview>) -> Vec<PlanEntry> {
     let mut results = Results::new();
     let hand = ApplyRun { world, kinds, planned: &planned };
@@ -45,7 +45,7 @@ pub(super) async fn apply(world: &MemoryStore, kinds: &Reconcilers, planned: Vec
         };
         let (done, unverified) =
             if is_done(&before.verdict, now.as_ref()) { (accepted, Vec::new()) } else { (Vec::new(), accepted) };
-        // What was refused was not tried, whatever has become possible meanwhile.
+        // A refused resource was not tried, even if its change is possible now.
         let left = if before.verdict.is_refused() { None } else { failure.or(now) };
         PlanEntry { before, done, unverified, left }
     };
@@ -90,7 +90,8 @@ fn is_accepted(reason: &str) -> bool {
     ACCEPTED.iter().any(|accepted| accepted.to_string() == reason)
 }
 
-/// Whether the look afterwards shows what was accepted: Harbor is as specified, or has the object that it did not have before.
+/// Returns whether the second comparison confirms an accepted request: Harbor matches the spec, or has an object that it did not
+/// have before.
 fn is_done(before: &PreviewResult, now: Option<&PreviewResult>) -> bool {
     let creates = |verdict: &PreviewResult| match verdict {
         PreviewResult::Compared { difference, .. } => difference.action == Action::Create,
@@ -102,7 +103,7 @@ fn is_done(before: &PreviewResult, now: Option<&PreviewResult>) -> bool {
     }
 }
 
-/// A Registry is looked at even where nothing differs: the secret that Harbor has cannot be compared, and is sent.
+/// A Registry is reconciled even without differences: the secret in Harbor cannot be compared, so it is sent.
 fn is_to_do(preview: &Preview) -> bool {
     match preview.verdict {
         PreviewResult::Compared { writes: true, .. } => preview.verdict.differs() || preview.kind == "Registry",

@@ -1,4 +1,4 @@
-//! A plan as text, and as JSON.
+//! A plan as text and as JSON.
 
 use std::fmt::Write;
 
@@ -10,14 +10,14 @@ use crate::{
     plan::Action,
 };
 
-/// Stands before what belongs to the line above.
+/// Indentation of detail lines.
 const DETAIL: &str = "           ";
 
-/// What is printed.
+/// The printed document.
 pub(super) struct PlanReport {
-    /// Of the markers.
+    /// The installation id in the markers.
     pub(super) installation: String,
-    /// Whether it was carried out.
+    /// Whether the plan was applied.
     pub(super) applied: bool,
     /// In order of dependency.
     pub(super) entries: Vec<PlanEntry>,
@@ -25,29 +25,29 @@ pub(super) struct PlanReport {
 
 /// One resource.
 pub(super) struct PlanEntry {
-    /// What was to be done.
+    /// The planned change.
     pub(super) before: Preview,
-    /// What was done, as the look afterwards shows.
+    /// The completed change, as confirmed by the second comparison.
     pub(super) done: Vec<String>,
-    /// What Harbor accepted, and the look afterwards does not show.
+    /// Changes that Harbor accepted and that the second comparison does not show.
     pub(super) unverified: Vec<String>,
-    /// What is to be done now, where it was tried.
+    /// The remaining change after `--apply`.
     pub(super) left: Option<PreviewResult>,
 }
 
 impl PlanEntry {
-    /// A plan that is not carried out.
+    /// A plan that is not applied.
     pub(super) fn planned(before: Preview) -> Self {
         Self { before, done: Vec::new(), unverified: Vec::new(), left: None }
     }
 
-    /// How it stands at the end.
+    /// The final state.
     pub(super) fn verdict(&self) -> &PreviewResult {
         self.left.as_ref().unwrap_or(&self.before.verdict)
     }
 }
 
-/// What would be done, in a word.
+/// The planned action in one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum ActionWord {
@@ -55,7 +55,7 @@ enum ActionWord {
     Create,
     Adopt,
     Change,
-    /// It differs, and is observed only.
+    /// It differs, and the policy is `ObserveOnly`.
     Observe,
     Refused,
 }
@@ -112,14 +112,14 @@ struct PlanLine<'a> {
     remarks: &'a [String],
     #[serde(skip_serializing_if = "Option::is_none")]
     done: Option<&'a [String]>,
-    /// What Harbor accepted, and does not show.
+    /// Changes that Harbor accepted and does not show.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     unverified: &'a [String],
     #[serde(skip_serializing_if = "Option::is_none")]
     left: Option<Shown<'a>>,
 }
 
-/// A verdict as JSON.
+/// A result as JSON.
 #[derive(Serialize)]
 struct Shown<'a> {
     action: ActionWord,
@@ -149,7 +149,7 @@ struct PlanDocument<'a> {
 }
 
 impl PlanReport {
-    /// A line for each resource, one for each field that differs, and a summary.
+    /// One line for each resource and each field that differs, and a summary.
     pub(super) fn text(&self) -> String {
         let mut text = String::new();
         for entry in &self.entries {
@@ -162,7 +162,7 @@ impl PlanReport {
                 writeln!(text, "  done     {}", printable(done)).ok();
             }
             for sent in &entry.unverified {
-                writeln!(text, "  sent     {} (Harbor accepted it, and does not show it)", printable(sent)).ok();
+                writeln!(text, "  sent     {} (Harbor accepted it and does not show it)", printable(sent)).ok();
             }
             if let Some(left) = entry.left.as_ref().filter(|left| ActionWord::of(left) != ActionWord::Nothing) {
                 describe(&mut text, "afterwards", left);
@@ -176,7 +176,7 @@ impl PlanReport {
         text
     }
 
-    /// The same as one object, whose fields stay as they are: others may be added.
+    /// The same as one object. Later versions may add fields, and keep these.
     pub(super) fn json(&self) -> serde_json::Result<String> {
         let verdicts: Vec<&PreviewResult> = self.entries.iter().map(PlanEntry::verdict).collect();
         let whole = PlanDocument {

@@ -1,5 +1,5 @@
-//! Kustomizations and the files that they build on: an entry of `images` means images by name, so the name changes when
-//! theirs does. Where that is not possible for all that an entry means, these images stay as they are.
+//! Kustomizations and their files: an entry of `images` selects images by name, so its name must change with theirs. If that is
+//! not possible for all of them, these images are not rewritten.
 
 mod entry;
 mod hold;
@@ -20,24 +20,24 @@ use serde_json::Value;
 use self::scope::Scope;
 use crate::cli::kustomization::Named;
 
-/// A file, as far as it matters here.
+/// A file, reduced to the fields that matter for Kustomizations.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
-    /// What people call it.
+    /// Name for messages.
     pub(super) name: String,
-    /// Where it is; `None` of standard input.
+    /// Path; `None` for standard input.
     pub(super) path: Option<PathBuf>,
     pub(super) images: Vec<SeenImage>,
     pub(super) kustomizations: Vec<Kustomization>,
-    /// Texts that are no objects, such as patches by JSON Patch.
+    /// Texts that are not objects, such as JSON Patches.
     pub(super) texts: String,
     /// All documents.
     pub(super) documents: Vec<Value>,
-    /// Whether it is only looked at: the command was not given it.
+    /// Whether it is only read: it is not on the command line.
     pub(super) outside: bool,
-    /// Whether it is a Kustomization that cannot be read here: `kubectl` may read it.
+    /// Whether it is a Kustomization that cannot be read here. `kubectl` may be able to read it.
     pub(super) unreadable: bool,
-    /// Of one that cannot be read: what it may build on. `None`: anything.
+    /// For an unreadable Kustomization: the files that it may use. `None`: any file.
     pub(super) may_build_on: Option<Vec<String>>,
 }
 
@@ -46,18 +46,18 @@ pub(super) struct Seen {
 pub(super) struct SeenImage {
     /// Without tag and digest, as written.
     pub(super) name: String,
-    /// What the name is to become.
+    /// The new name.
     pub(super) new: Option<String>,
-    /// Template and image of the file that hold it.
+    /// Template and image of the file that contain it.
     at: (usize, usize),
-    /// Whether an entry of a Kustomization puts it there.
+    /// Whether an entry of a Kustomization sets it.
     is_new_name: bool,
-    /// The document it stands in, counted from 1.
+    /// The number of its document, from 1.
     document: usize,
     /// Kind and name of the object.
     kind: String,
     object: String,
-    /// Where it stands in its document.
+    /// Its field in the document.
     place: String,
 }
 
@@ -66,43 +66,43 @@ pub(super) struct SeenImage {
 pub(super) struct Kustomization {
     is_component: bool,
     entries: Vec<Entry>,
-    /// Names in `imageTags`, which `images` were once.
+    /// Names in `imageTags`, the former name of `images`.
     legacy: Vec<String>,
-    /// Files and directories that it builds on.
+    /// Files and directories that it uses.
     builds_on: Vec<String>,
     named: Named,
-    /// Patches within it, as text and read.
+    /// Inline patches, as text and parsed.
     inline: String,
     patches: Vec<Value>,
-    /// `replacements` and `vars` within it.
+    /// Its `replacements` and `vars`.
     replacements: Vec<Value>,
     vars: Vec<Value>,
-    /// What it puts before and behind the names of objects.
+    /// The prefixes and suffixes that it adds to the names of objects.
     name_prefix: String,
     name_suffix: String,
     /// Whether `transformers` may change names, too.
     has_transformers: bool,
-    /// A field that makes objects of something that is no manifest.
+    /// A field that generates objects from other files.
     makes: Option<&'static str>,
 }
 
 #[derive(Debug)]
 struct Entry {
-    /// Template and image of the file that hold the name.
+    /// Template and image of the file that contain the name.
     at: (usize, usize),
     name: String,
     line: usize,
 }
 
-/// What the Kustomizations need.
+/// The requirements of the Kustomizations.
 #[derive(Debug, Default)]
 pub(super) struct Consequences {
     /// New names of entries, by file, template and image.
     pub(super) renamed: BTreeMap<(usize, usize, usize), String>,
-    /// Images that have to stay, by file and name, and why.
+    /// Images that must not be rewritten, by file and name, with the reason.
     pub(super) held: BTreeMap<(usize, String), String>,
 }
-/// Decides for all files of the input together, and files beside them that were only looked at.
+/// Decides for all files of the input together, and for files that were only read.
 pub(super) fn consequences(files: &[Seen]) -> Consequences {
     let by_path: BTreeMap<&Path, usize> =
         files.iter().enumerate().filter_map(|(index, file)| Some((file.path.as_deref()?, index))).collect();
@@ -120,7 +120,7 @@ pub(super) fn consequences(files: &[Seen]) -> Consequences {
         hold::tested(files, scope, &mut done);
         replacement::hold(files, &by_path, scope, &mut done);
     }
-    // Each round holds an image more at least, or is the last one.
+    // Each round holds at least one more image, or is the last one.
     loop {
         let before = done.held.len();
         done.renamed.clear();
@@ -137,7 +137,7 @@ pub(super) fn consequences(files: &[Seen]) -> Consequences {
     }
 }
 
-/// An image without tag and digest.
+/// Returns an image without tag and digest.
 pub(super) fn name_of(image: &str) -> &str {
     let image = image.split('@').next().unwrap_or_default();
     image.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')).map_or(image, |(name, _)| name)

@@ -1,9 +1,9 @@
-//! Files replaced by others, all or none.
+//! Replaces files, all or none.
 //!
-//! Each new text is written beside its file first. Only when all of them are on disk are they renamed over the files, and
-//! only after the last rename are the old files given up: until then each has a second name, so that a failure puts back
-//! what was renamed already. A process that is killed between two renames leaves whole files, old or new, and names beside
-//! them that end in `.harbor-pilot-new` or `.harbor-pilot-old`.
+//! Each new text is written next to its file first. When all of them are on disk, they are renamed over the files. The old files
+//! are removed after the last rename: until then each has a second name, so that a failure restores the renamed files. A process
+//! that is killed between two renames leaves complete files, old or new, and next to them names that end in `.harbor-pilot-new`
+//! or `.harbor-pilot-old`.
 
 use std::{
     collections::BTreeSet,
@@ -20,7 +20,7 @@ const NEW: &str = "harbor-pilot-new";
 const OLD: &str = "harbor-pilot-old";
 const ANY_WRITE: u32 = 0o222;
 
-/// What a file is to become.
+/// A file and its new text.
 pub(super) struct FileChange<'c> {
     pub(super) file: &'c Path,
     /// The text that was read.
@@ -28,20 +28,21 @@ pub(super) struct FileChange<'c> {
     pub(super) new: &'c str,
 }
 
-/// A file and its new text, written beside it.
+/// A file and its new text, which is written next to it.
 struct Staged {
-    /// The file itself: of a symbolic link what it leads to.
+    /// The file itself: the target of a symbolic link.
     target: PathBuf,
     new: PathBuf,
     old: PathBuf,
     renamed: bool,
 }
 
-/// Writes all files or none. Symbolic links stay, and what they lead to is written. Mode and owner stay. Other hard links
-/// of a file keep the old text.
+/// Writes all files or none. Symbolic links remain, and their targets are written. Mode and owner remain. Other hard links of a
+/// file keep the old text.
 ///
 /// # Errors
-/// When one file cannot be written or has another text than was read, or `stop` was cancelled before the first was: then all are as they were.
+/// If a file cannot be written or was changed since it was read, or `stop` was cancelled before the first rename: then no file is
+/// changed.
 pub(super) fn replace_all(files: &[FileChange<'_>], stop: &CancellationToken) -> anyhow::Result<()> {
     replace_by(files, stop, swap_all)
 }
@@ -55,7 +56,7 @@ fn replace_by(
     let done = stage_all(files, stop, &mut staged).and_then(|()| swap(&mut staged));
     let undone = if done.is_err() { restore(&staged) } else { Ok(()) };
     for Staged { new, old, .. } in &staged {
-        // Each is there only where something failed, or, of the old ones, until now.
+        // Each exists only after a failure, or, for the old files, until now.
         std::fs::remove_file(new).ok();
         if undone.is_ok() {
             std::fs::remove_file(old).ok();
@@ -65,7 +66,7 @@ fn replace_by(
     done
 }
 
-/// Names beside these files that a run left which was killed.
+/// Files that a killed run left next to these files.
 pub(super) fn leftovers<'f>(files: impl Iterator<Item = &'f Path>) -> Vec<PathBuf> {
     let targets = files.filter_map(|file| file.canonicalize().ok());
     let directories: BTreeSet<PathBuf> = targets.filter_map(|file| Some(file.parent()?.to_owned())).collect();
@@ -79,19 +80,19 @@ fn stage_all(files: &[FileChange<'_>], stop: &CancellationToken, staged: &mut Ve
     for change @ FileChange { file, new, .. } in files {
         let target = file.canonicalize().with_context(|| file.display().to_string())?;
         let metadata = target.metadata().with_context(|| file.display().to_string())?;
-        ensure!(metadata.is_file(), "{}: this is no regular file", file.display());
+        ensure!(metadata.is_file(), "{}: not a regular file", file.display());
         ensure!(
             metadata.permissions().mode() & ANY_WRITE != 0,
-            "{}: the file is read-only, so no file was written: make it writable (chmod u+w), or leave it out",
+            "{}: the file is read-only, so no file was written: make it writable (chmod u+w), or remove it from the command line",
             file.display()
         );
         match targets.iter().find(|(known, _)| *known == target) {
             Some((_, known)) if known.new == *new => {}
-            Some(_) => bail!("{}: another name of the same file is to have another text", file.display()),
+            Some(_) => bail!("{}: another path of the same file would get another text", file.display()),
             None => targets.push((target, change)),
         }
     }
-    // In a container every process has the same id: a name by chance is not that of a process which was killed.
+    // In containers the process ids are often the same, so the name is random and not that of a killed process.
     let run = crate::jitter::number();
     for (target, change) in &targets {
         let target = target.clone();
@@ -114,7 +115,7 @@ fn stage_all(files: &[FileChange<'_>], stop: &CancellationToken, staged: &mut Ve
     Ok(())
 }
 
-/// Writes the new text beside the file, readable by nobody else until it has the mode and owner of the file.
+/// Writes the new text next to the file. Other users cannot read it until it has the mode and owner of the file.
 fn stage(staged: &Staged, text: &str) -> anyhow::Result<()> {
     let metadata = staged.target.metadata()?;
     let mut file = create(&staged.new)?;
@@ -122,14 +123,14 @@ fn stage(staged: &Staged, text: &str) -> anyhow::Result<()> {
     let own = file.metadata()?;
     if (own.uid(), own.gid()) != (metadata.uid(), metadata.gid()) {
         std::os::unix::fs::fchown(&file, Some(metadata.uid()), Some(metadata.gid()))
-            .context("the file belongs to another account, which the new one cannot be given")?;
+            .context("the file belongs to another user, and its owner cannot be set on the new file")?;
     }
     file.set_permissions(Permissions::from_mode(metadata.permissions().mode() & 0o7777))?;
     file.sync_all()?;
     Ok(std::fs::hard_link(&staged.target, &staged.old)?)
 }
 
-/// A new file that no other account can read.
+/// Creates a file that other users cannot read.
 fn create(path: &Path) -> std::io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
@@ -140,7 +141,7 @@ fn swap_all(staged: &mut [Staged]) -> anyhow::Result<()> {
         each.renamed = true;
     }
     for each in &*staged {
-        // What is renamed lasts when its directory is on disk, too; file systems that cannot say so need not.
+        // A rename is durable when its directory is on disk. File systems without that operation are accepted.
         if let Some(directory) = each.target.parent() {
             File::open(directory).and_then(|directory| directory.sync_all()).ok();
         }
@@ -152,14 +153,14 @@ fn restore(staged: &[Staged]) -> anyhow::Result<()> {
     let mut failed = Vec::new();
     for each in staged.iter().filter(|each| each.renamed) {
         if let Err(error) = std::fs::rename(&each.old, &each.target) {
-            failed.push(format!("{} (the old text is in {}): {error}", each.target.display(), each.old.display()));
+            failed.push(format!("{} (the old content is in {}): {error}", each.target.display(), each.old.display()));
         }
     }
-    ensure!(failed.is_empty(), "files that could not be put back: {}", failed.join("; "));
+    ensure!(failed.is_empty(), "files that could not be restored: {}", failed.join("; "));
     Ok(())
 }
 
-/// A name of this run, in the same directory.
+/// A temporary name of this run, in the same directory.
 fn temporary_path(target: &Path, run: u64, ending: &str) -> PathBuf {
     let mut name = std::ffi::OsString::from(".");
     name.push(target.file_name().unwrap_or_default());
@@ -187,7 +188,7 @@ mod tests {
         replace_all(&all, &CancellationToken::new())
     }
 
-    /// All that is there, by name.
+    /// The directory's content, by name.
     fn content(directory: &tempfile::TempDir) -> Vec<(String, String)> {
         let entries = std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().path());
         let read = |path: PathBuf| {
@@ -258,7 +259,7 @@ mod tests {
     fn replace_all_keeps_the_owner_or_writes_nothing() {
         let here = directory(&[("a", "1")]);
         let path = here.path().join("a");
-        // Only root can give a file away.
+        // Only root can change the owner of a file.
         if std::os::unix::fs::chown(&path, Some(12_345), Some(12_346)).is_err() {
             return;
         }

@@ -1,4 +1,4 @@
-//! What becomes of each text.
+//! Rewrites the texts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -21,25 +21,25 @@ pub(super) struct RewriteRun<'w> {
     pub(super) admission: &'w TemplateAdmission<'w>,
     pub(super) pull_secrets: bool,
     pub(super) counts: RewriteCounts,
-    /// What was said once and need not be said again.
+    /// Warnings that were printed.
     said: BTreeSet<String>,
 }
 
-/// Of all files together.
+/// The counts for all files together.
 #[derive(Debug, Default)]
 pub(super) struct RewriteCounts {
-    /// Those that are images for certain.
+    /// Certain images.
     images: usize,
     rewritten: usize,
     at_harbor: usize,
-    /// Texts that name an image of a mapped host and stay.
+    /// Texts with an image of a mapped host that are not rewritten.
     pub(super) listed: usize,
-    /// Images that are not filled in yet.
+    /// Images that are placeholders.
     pub(super) unrendered: usize,
-    /// Images of a mapped host that are no valid references.
+    /// Invalid references of a mapped host.
     pub(super) invalid: usize,
     secrets: usize,
-    /// Images whose kind is not known to take pull secrets.
+    /// Images whose kind has no known field for pull secrets.
     pub(super) secretless: usize,
     pub(super) unkept: usize,
 }
@@ -49,7 +49,7 @@ impl<'w> RewriteRun<'w> {
         Self { files, admission, pull_secrets, counts: RewriteCounts::default(), said: BTreeSet::new() }
     }
 
-    /// What of a file matters to Kustomizations.
+    /// Reads the parts of a file that matter for Kustomizations.
     pub(super) fn see(&self, input: &Input) -> anyhow::Result<Seen> {
         let manifests = self.files.parse(input)?;
         let mut new: BTreeMap<(usize, usize), String> = BTreeMap::new();
@@ -62,7 +62,7 @@ impl<'w> RewriteRun<'w> {
                 }
             })?;
         }
-        // An entry must not follow an image that cannot change, such as one that an anchor binds.
+        // An entry must not follow an image that cannot change, for example because of a YAML anchor.
         let edit = |(&(template, image), text): (&(usize, usize), &String)| Edit::Image {
             template,
             image,
@@ -84,7 +84,7 @@ impl<'w> RewriteRun<'w> {
     pub(super) fn rewrite(&mut self, number: usize, input: &Input, needs: &Consequences) -> anyhow::Result<String> {
         let manifests = self.files.parse(input)?;
         for document in manifests.foreign_documents() {
-            let why = "has no apiVersion and kind and stays as it is";
+            let why = "has no apiVersion and kind, and is not modified";
             eprint_line(format_args!("{}: warning: document {document} {why}", input.name));
         }
         let mut wishes = Vec::new();
@@ -107,8 +107,8 @@ impl<'w> RewriteRun<'w> {
         Ok(edited.text)
     }
 
-    /// Wishes for what admission would make of the Pods of a template.
-    #[expect(clippy::too_many_arguments, reason = "what is asked, and what is known")]
+    /// Adds the edits that admission would make in the Pods of a template.
+    #[expect(clippy::too_many_arguments, reason = "inputs and context of one template")]
     fn wish(
         &mut self,
         file: usize,
@@ -120,7 +120,7 @@ impl<'w> RewriteRun<'w> {
         wishes: &mut Vec<Edit>,
     ) {
         let at = format!("{}:{}: warning: {}", input.name, found.line, found.object);
-        // Images that are no valid references have a line of their own each.
+        // Invalid references have their own lines.
         let parsed = found.images.iter().filter(|image| image.placeholder.is_none());
         let invalid = parsed.filter_map(|image| Some(ImageRef::parse(&image.image).err()?.to_string()));
         let invalid: BTreeSet<String> = invalid.collect();
@@ -133,7 +133,7 @@ impl<'w> RewriteRun<'w> {
         for (number, image) in found.images.iter().enumerate() {
             self.counts.images += 1;
             if is_image_id(&image.image) {
-                self.stay_with(input, found, image, "the ID of a local image, which no registry has");
+                self.stay_with(input, found, image, "the ID of a local image");
                 continue;
             }
             let new = match image.role {
@@ -146,7 +146,7 @@ impl<'w> RewriteRun<'w> {
             match (new, held) {
                 (_, Some(why)) => {
                     let TemplateImage { image, line, column, .. } = image;
-                    eprint_line(format_args!("{}:{line}:{column}: {image} stays as it is: {why}", input.name));
+                    eprint_line(format_args!("{}:{line}:{column}: {image} is not rewritten: {why}", input.name));
                     self.counts.unkept += 1;
                 }
                 (Some(new), None) => {
@@ -177,7 +177,7 @@ impl<'w> RewriteRun<'w> {
             let names = names.iter().map(|name| &**name).collect::<Vec<_>>().join(", ");
             let kind = &found.object.kind;
             eprint_line(format_args!(
-                "{at}: pull secret {names} was not added: where {kind} takes pull secrets for these images is not known, or \
+                "{at}: pull secret {names} was not added: {kind} has no known field for pull secrets of these images; \
                  not there; add it to the ServiceAccount of the Pods"
             ));
             self.counts.secretless += 1;
@@ -185,26 +185,26 @@ impl<'w> RewriteRun<'w> {
         }
         if found.pull_secrets.is_empty() {
             self.tell_once(format!(
-                "{at}: a Pod that names pull secrets does not get those of its ServiceAccount: if it needs them, name \
+                "{at}: a Pod with pull secrets does not get those of its ServiceAccount: if it needs them, add \
                  them, too"
             ));
         }
         wishes.extend(names.iter().map(|name| Edit::PullSecret { template, name: name.to_string() }));
     }
 
-    /// An image that is not changed: why, where that is not plain.
+    /// Prints why an image is not changed, unless that is obvious.
     fn stays(&mut self, input: &Input, found: &Template, image: &TemplateImage) {
         let TemplateImage { image: text, line, column, place, placeholder, .. } = image;
         let at = format!("{}:{line}:{column}: {}: {place}", input.name, found.object);
         if let Some(placeholder) = placeholder {
             if *placeholder != Placeholder::RunTime {
-                eprint_line(format_args!("{at}: {text} stays as it is: {}", placeholder.advice()));
+                eprint_line(format_args!("{at}: {text} is not rewritten: {}", placeholder.advice()));
                 self.counts.unrendered += 1;
             }
             return;
         }
         if let Some(whose) = crate::rewrite::placeholder(text) {
-            return self.stay_with(input, found, image, &format!("a placeholder, which {whose} replaces"));
+            return self.stay_with(input, found, image, &format!("a placeholder that {whose} replaces"));
         }
         let parsed = match ImageRef::parse(text) {
             Ok(parsed) => parsed,
@@ -216,11 +216,13 @@ impl<'w> RewriteRun<'w> {
         match self.admission.rules.find_for_anyone(&parsed) {
             RuleDecision::AlreadyAtHarbor { .. } => self.counts.at_harbor += 1,
             RuleDecision::Rewritten { .. } if image.role == ImageRole::KustomizeName => {
-                eprint_line(format_args!("{at}: {text} stays: the name that an entry of a Kustomization looks for"));
+                eprint_line(format_args!(
+                    "{at}: {text} is not rewritten: an entry of a Kustomization selects this name"
+                ));
             }
             RuleDecision::Rewritten { .. } => {
                 eprint_line(format_args!(
-                    "{at}: {text} stays: admission would not change it either (a label or annotation of the Pod, a selector \
+                    "{at}: {text} is not rewritten: admission would not change it either (a label or annotation of the Pod, a selector \
                      or the mode of the rule, imagePullPolicy)"
                 ));
             }
@@ -229,19 +231,19 @@ impl<'w> RewriteRun<'w> {
     }
 
     fn stay_with(&self, input: &Input, found: &Template, image: &TemplateImage, why: &str) {
-        eprint_line(listing::image_line(input, found, image, &format!("stays as it is: {why}")));
+        eprint_line(listing::image_line(input, found, image, &format!("is not rewritten: {why}")));
     }
 
-    /// Texts that name images where nothing says for certain that they are.
+    /// Texts with images that are not certain to be images.
     fn list(&mut self, input: &Input, manifests: &ManifestText<'_>) {
         let is_said = listing::is_defect(manifests);
         for mention in listing::mentions(manifests, self.admission.rules).iter().filter(|mention| !is_said(mention)) {
-            eprint_line(listing::line(input, mention, "stays: nothing says for certain that this is an image"));
+            eprint_line(listing::line(input, mention, "is not rewritten: it is not certain that this is an image"));
             self.counts.listed += 1;
         }
     }
 
-    /// What is not known is judged as if there were no labels: say so where a rule asks.
+    /// Unknown labels are treated as no labels: prints a warning if a rule uses them.
     fn warn_of_selectors(&mut self, template: &Template, subject: &PodScope<'_>) {
         let ask = |asks: &dyn Fn(&RewriteTarget) -> bool| {
             let names =
@@ -252,16 +254,16 @@ impl<'w> RewriteRun<'w> {
         let names = ask(&|target| !target.selectors().namespaces.is_everything());
         if subject.namespace_labels.is_none() && !names.is_empty() {
             let whose = match subject.namespace {
-                "" => "an object names no namespace (give --namespace)".to_owned(),
-                name => format!("the labels of namespace {name} are not known (add the Namespace to the input)"),
+                "" => "an object has no namespace (set --namespace)".to_owned(),
+                name => format!("the labels of namespace {name} are unknown (add the Namespace to the input)"),
             };
-            warnings.push(format!("{whose}; the namespaceSelector of {names} is judged as if it had none"));
+            warnings.push(format!("{whose}; the namespaceSelector of {names} is evaluated without labels"));
         }
         let names = ask(&|target| !target.selectors().objects.is_everything());
         if template.labels.is_none() && !names.is_empty() {
             let object = &template.object;
             warnings.push(format!(
-                "which labels the Pods of {object} have is not known; the objectSelector of {names} is judged as if they had none"
+                "the labels of the Pods of {object} are unknown; the objectSelector of {names} is evaluated without labels"
             ));
         }
         for warning in warnings {
@@ -269,7 +271,7 @@ impl<'w> RewriteRun<'w> {
         }
     }
 
-    /// An object of several templates has the same warning for each.
+    /// An object with several templates gets the same warning for each; it is printed once.
     fn tell_once(&mut self, line: String) {
         if !self.said.contains(&line) {
             eprint_line(&line);
@@ -279,37 +281,37 @@ impl<'w> RewriteRun<'w> {
 }
 
 impl RewriteCounts {
-    /// Whether something stays that may have to change.
+    /// Returns whether something was not rewritten that may have to change.
     pub(super) fn has_findings(&self) -> bool {
         self.listed > 0 || self.unrendered > 0 || self.invalid > 0 || self.secretless > 0
     }
 
-    /// One line for all of it.
+    /// A summary in one line.
     pub(super) fn summary(&self, failed: usize) -> String {
         let Self { images, rewritten, at_harbor, listed, invalid, secrets, secretless, unkept, .. } = self;
         let left = images - rewritten - at_harbor;
         let mut text =
-            format!("{rewritten} of {images} images rewritten, {at_harbor} at Harbor already, {left} left as they are");
-        // Writing to memory has no way to fail.
+            format!("{rewritten} of {images} images rewritten, {at_harbor} already at Harbor, {left} not rewritten");
+        // Writing to a string cannot fail.
         let mut add = |count: &usize, one: &str, more: &str| {
             if *count > 0 {
                 let _ = write!(text, ", {count} {}", if *count == 1 { one } else { more });
             }
         };
         add(secrets, "list of pull secrets extended", "lists of pull secrets extended");
-        add(secretless, "without a place for pull secrets", "without a place for pull secrets");
+        add(secretless, "without a field for pull secrets", "without a field for pull secrets");
         add(invalid, "invalid reference of a mapped host", "invalid references of mapped hosts");
-        add(unkept, "change left out", "changes left out");
-        add(&failed, "file that could not be read", "files that could not be read");
+        add(unkept, "change skipped", "changes skipped");
+        add(&failed, "unreadable file", "unreadable files");
         let _ = write!(text, "; {}", listing::counted(*listed, "stays", "stay"));
         if *listed > 0 {
-            text.push_str(": change them by hand, or name their fields with --fields");
+            text.push_str(": change them manually, or add their fields with --fields");
         }
         text
     }
 }
 
-/// Whether a text is the ID of an image, as container runtimes have it: `sha256:` and 64 hexadecimal digits.
+/// Returns whether a text is an image ID of container runtimes: `sha256:` and 64 hexadecimal digits.
 fn is_image_id(text: &str) -> bool {
     let is_hex = |id: &str| id.len() == 64 && id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     text.strip_prefix("sha256:").is_some_and(is_hex)

@@ -11,7 +11,7 @@ use crate::summary::{
 use crate::text::{columns, printable, short_image, size, time};
 
 impl Summary {
-    /// Tables, and what is not Ready. `now` makes ages of times.
+    /// Tables, and resources that are not Ready. `now` is for ages.
     pub(super) fn text(&self, now: Timestamp) -> String {
         let mut text = String::new();
         let state = |state: &SummaryState| {
@@ -30,7 +30,7 @@ impl Summary {
         let header = ["PROXY PROJECT", "READY", "REASON", "REWRITES", "TO", "MODE", "PREWARM"];
         table(&mut text, &self.proxy_projects, header, |line| {
             let (name, ready, reason) = state(&line.state);
-            let matches = if line.in_force { line.matches.join(",") } else { "(not in force)".to_owned() };
+            let matches = if line.in_force { line.matches.join(",") } else { "(not active)".to_owned() };
             let (target, mode) = (line.target.clone().unwrap_or_default(), line.mode.clone().unwrap_or_default());
             [name, ready, reason, matches, target, mode, line.prewarm.clone()]
         });
@@ -81,7 +81,7 @@ impl Summary {
             let image = image.as_ref().map(|image| format!(", {}", short_image(image))).unwrap_or_default();
             let age = since.map(|since| format!(" for {}", time(condition::since(since, now)))).unwrap_or_default();
             let condition = if *condition == "Ready" { String::new() } else { format!("{condition}: ") };
-            let acts = if *stalled { "; until somebody acts" } else { "" };
+            let acts = if *stalled { "; needs user action" } else { "" };
             let head = format!("{kind} {name}{image}: {condition}{reason}{age}{acts}");
             writeln!(text, "  {}\n    {}", printable(&head), printable(message)).ok();
         }

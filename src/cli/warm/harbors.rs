@@ -1,4 +1,4 @@
-//! The Harbors that images are warmed in: with which account, for which platforms, and whether they answer.
+//! The Harbors of the images: credentials, platforms, and whether they answer.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -34,30 +34,30 @@ use crate::{
     standalone::{self, ManifestSet, MemoryStore},
 };
 
-/// Nodes that one request lists.
+/// Nodes per list request.
 const PAGE: u32 = 500;
 
-/// Which platforms are warmed where an image has none of its own.
+/// The platforms of images without own platforms.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum DefaultPlatforms {
-    /// These, whatever ProxyProjects say; empty: all that an image has.
+    /// These, whatever ProxyProjects say; empty: all platforms of an image.
     Given(Vec<Platform>),
     /// Those of the image's ProxyProject, else these.
     Project(Vec<Platform>),
 }
 
-/// Harbors that can be talked to.
+/// The connected Harbors.
 pub(super) struct Harbors {
     instances: Connections,
     connections: BTreeMap<String, Result<Connection, NotWarmable>>,
 }
 
 impl Harbors {
-    /// Connects to the Harbors of these images and sees whether they know the account. Their pulls have `budget` bytes of layers
-    /// under way at once.
+    /// Connects to the Harbors of these images and checks the credentials. Their pulls fetch at most `budget` bytes of layers at
+    /// the same time.
     ///
     /// # Errors
-    /// When there is no account to try.
+    /// If there are no credentials.
     pub(super) async fn connect(
         sources: &Sources,
         wanted: &[RequestedImage],
@@ -69,7 +69,7 @@ impl Harbors {
         let account = credentials_env::from_environment()?;
         if account.is_some() && needed.len() > 1 {
             eprint_line(format_args!(
-                "warning: the images are of {} Harbors, and {USERNAME} is the account of one: their Secrets are used",
+                "warning: the images are in {} Harbors, and {USERNAME} is for one: the Secrets of the HarborInstances are used",
                 needed.len()
             ));
         }
@@ -78,7 +78,7 @@ impl Harbors {
         for name in needed {
             let found = sources.instances.iter().find(|instance| instance.metadata.name.as_deref() == Some(name));
             let Some(instance) = found else {
-                bail!("HarborInstance {name} is not there, or you may not read it: use --harbor URL, or --rules");
+                bail!("HarborInstance {name} does not exist, or you may not read it: use --harbor URL, or --rules");
             };
             let secret = match &account {
                 Some(account) => account.clone(),
@@ -89,7 +89,7 @@ impl Harbors {
         Ok(Self { instances, connections })
     }
 
-    /// What reconciling images needs of the world: each of these at its place, or why it is nowhere.
+    /// The environment for the reconciles of images: each image with its target, or the reason why it has none.
     pub(super) fn surroundings(
         &self,
         sources: &Sources,
@@ -104,7 +104,7 @@ impl Harbors {
         ImageTargets { resolved, usual, board }
     }
 
-    /// Why images of an instance cannot be warmed.
+    /// Why images of an instance cannot be prewarmed.
     pub(super) fn refusal(&self, place: &ImageTarget) -> Option<&NotWarmable> {
         self.connections.get(&place.instance)?.as_ref().err()
     }
@@ -129,7 +129,7 @@ impl Harbors {
             platforms,
             puller: connection.puller.on(lane, strategy),
             harbor: connection.client,
-            // Who warms by hand decides what it may cost.
+            // A user who runs the command decides what it may pull.
             allowance: RateLimiter::default(),
             away: None,
             silence: CircuitBreaker::default(),
@@ -137,7 +137,7 @@ impl Harbors {
     }
 }
 
-/// The images of one run at their places.
+/// The images of one run with their targets.
 pub(super) struct ImageTargets {
     resolved: HashMap<String, Resolved>,
     usual: DefaultPlatforms,
@@ -145,7 +145,7 @@ pub(super) struct ImageTargets {
 }
 
 impl ImageTargets {
-    /// The platforms that an image is to be warmed for: none in particular means those of its surroundings.
+    /// The platforms to prewarm for an image; empty means those of its environment.
     pub(super) fn platforms(&self, image: &str, wanted: &RequestedImage) -> Vec<Platform> {
         match &self.usual {
             DefaultPlatforms::Given(given) => given.clone(),
@@ -174,7 +174,7 @@ impl Environment for ImageTargets {
     }
 }
 
-/// The platforms of the cluster's nodes, else that of this machine, with a word on which.
+/// The platforms of the cluster's nodes, else that of this machine, with a message about the choice.
 pub(super) async fn usual_platforms(cluster: Option<&Client>, quiet: bool) -> Vec<Platform> {
     let own = Platform::new("linux", std::env::consts::ARCH, None);
     let why = match cluster {
@@ -182,13 +182,13 @@ pub(super) async fn usual_platforms(cluster: Option<&Client>, quiet: bool) -> Ve
         Some(client) => match node_platforms(client).await {
             Ok(platforms) if !platforms.is_empty() => return platforms,
             Ok(_) => Some("the cluster has no node".to_owned()),
-            Err(error) => Some(format!("the nodes' platforms are not known ({error})")),
+            Err(error) => Some(format!("cannot read the nodes' platforms ({error})")),
         },
     };
     if !quiet {
         let why = why.map(|why| format!("{why}: ")).unwrap_or_default();
         eprint_line(format_args!(
-            "{why}warming for {own}, as this machine is; --platform or --all-platforms says otherwise"
+            "{why}prewarming for {own}, the platform of this machine; use --platform or --all-platforms for others"
         ));
     }
     vec![own]
@@ -213,12 +213,12 @@ fn upstream_of<'s>(sources: &'s Sources, project: &ProxyProject) -> Option<&'s R
 }
 
 async fn secret(sources: &Sources, name: &str, operator: &str) -> anyhow::Result<SecretValue> {
-    let instead = format!("set {USERNAME} and {PASSWORD} to an account that may pull");
+    let instead = format!("set {USERNAME} and {PASSWORD} to credentials that may pull");
     let Some(cluster) = &sources.cluster else {
-        ensure!(!name.is_empty(), "no account at Harbor: {instead}");
+        ensure!(!name.is_empty(), "no credentials for Harbor: {instead}");
         let found = sources.secrets.get(name).cloned();
         return found
-            .ok_or_else(|| anyhow::anyhow!("Secret {name} is not among the rules' manifests: add it, or {instead}"));
+            .ok_or_else(|| anyhow::anyhow!("the manifests of --rules have no Secret {name}: add it, or {instead}"));
     };
     let secrets: Api<Secret> = Api::namespaced(cluster.clone(), operator);
     match bounded("reading the Secret of the HarborInstance", secrets.get_opt(name)).await {
@@ -228,14 +228,14 @@ async fn secret(sources: &Sources, name: &str, operator: &str) -> anyhow::Result
             Ok(standalone::secret_value(values.collect()))
         }
         Ok(None) => bail!(
-            "Secret {operator}/{name} is not there: is the operator in another namespace (--operator-namespace)? Or {instead}"
+            "Secret {operator}/{name} does not exist: is the operator in another namespace (--operator-namespace)? Or {instead}"
         ),
-        Err(error) => bail!("Secret {operator}/{name} cannot be read by you ({error}): {instead}"),
+        Err(error) => bail!("cannot read Secret {operator}/{name} ({error}): {instead}"),
     }
 }
 
-/// One request tells whether all else has a point: an account that is wrong is not tried with each image, for Harbor locks
-/// accounts, and serves public projects whatever the password.
+/// Checks the credentials with one request. Wrong credentials are not tried with each image: Harbor locks accounts, and serves
+/// public projects with any password.
 async fn connect(
     instances: &Connections,
     name: &str,
@@ -249,11 +249,11 @@ async fn connect(
     let connection = instances.connect_to(&world, name, instance).await.map_err(unusable)?;
     let refused = |error: Error| {
         let strange = matches!(error, Error::NotFound { .. } | Error::Malformed { .. });
-        let hint = if strange { format!("; is {} the address of a Harbor?", instance.spec.url) } else { String::new() };
+        let hint = if strange { format!("; is {} the URL of a Harbor?", instance.spec.url) } else { String::new() };
         NotWarmable { reason: error.reason(), message: format!("{error}{hint}") }
     };
     let info = connection.client.system_info().await.map_err(refused)?;
-    // Harbor answers a wrong password here as it answers nobody: 200, without the version.
+    // With a wrong password Harbor answers as to a client without credentials: 200, without the version.
     match info.harbor_version {
         Some(_) => Ok(connection),
         None => Err(refused(Error::Unauthorized { operation: "GET /systeminfo".to_owned() })),

@@ -1,4 +1,4 @@
-//! Which images are warmed: from arguments and manifests to places at Harbor, each image once.
+//! Which images are prewarmed: from arguments and manifests to targets at Harbor, each image once.
 
 use std::collections::BTreeMap;
 
@@ -19,18 +19,18 @@ use crate::{
     standalone,
 };
 
-/// An image to be warmed.
+/// An image to prewarm.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct RequestedImage {
-    /// How it is named: as given, and by whom where it stands in a manifest. The first mention.
+    /// Its name as given, and its object in a manifest. Of the first mention.
     pub(super) named: String,
-    /// Where it is at Harbor, or why nowhere.
+    /// Its target at Harbor, or why it has none.
     pub(super) place: Result<ImageTarget, NotWarmable>,
     /// Platforms of its own.
     pub(super) platforms: Vec<Platform>,
-    /// Whether it is wanted for the usual platforms, too: those that apply where it is.
+    /// Whether it is also prewarmed for the default platforms of its target.
     pub(super) usual: bool,
-    /// What is waited for.
+    /// What to wait for.
     pub(super) require: Require,
 }
 
@@ -40,15 +40,15 @@ pub(super) struct ImageTarget {
     pub(super) image: ImageRef,
     /// Name of the HarborInstance.
     pub(super) instance: String,
-    /// Name of the ProxyProject, where one manages the project that the image is in.
+    /// Name of the ProxyProject that manages the project of the image, if any.
     pub(super) project: Option<String>,
 }
 
-/// Why an image cannot be warmed.
+/// Why an image cannot be prewarmed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct NotWarmable {
     pub(super) reason: Reason,
-    /// What can be done.
+    /// How to fix it.
     pub(super) message: String,
 }
 
@@ -58,17 +58,17 @@ impl RequestedImage {
     }
 }
 
-/// Finds the images.
+/// Collects the images.
 pub(super) struct ImageFinder<'a> {
     sources: &'a Sources,
     rules: &'a Rules,
     found: BTreeMap<String, RequestedImage>,
-    /// Keys in the order of the first mention.
+    /// Keys in order of the first mention.
     order: Vec<String>,
 }
 
 impl<'a> ImageFinder<'a> {
-    /// By rules that are in force, and HarborInstances that are known.
+    /// With active rules and known HarborInstances.
     pub(super) fn new(sources: &'a Sources, rules: &'a Rules) -> Self {
         Self { sources, rules, found: BTreeMap::new(), order: Vec::new() }
     }
@@ -79,11 +79,11 @@ impl<'a> ImageFinder<'a> {
         self.add(RequestedImage::usual(image.to_owned(), place));
     }
 
-    /// The images of manifests: of Pods and what Pods are made from, as admission would map them, and of CachedImages. Hands
-    /// over how many other texts name images of mapped hosts.
+    /// Adds the images of manifests: of Pods and kinds that create Pods, as admission would map them, and of CachedImages.
+    /// Returns how many other texts name images of mapped hosts.
     ///
     /// # Errors
-    /// When a text is none, or a template makes no Pod.
+    /// If a text is not a manifest, or a template is not a Pod.
     pub(super) fn manifests(&mut self, files: &Files, namespace: Option<&str>) -> anyhow::Result<usize> {
         let admission = TemplateAdmission::new(self.rules, self.sources, namespace, &files.namespaces);
         for input in &files.inputs {
@@ -102,11 +102,11 @@ impl<'a> ImageFinder<'a> {
                 self.add(RequestedImage { named, place, usual: platforms.is_empty(), platforms, require });
             }
         }
-        let what_happens = "is not warmed: nothing says for certain that this is an image";
+        let what_happens = "is not prewarmed: it is not certain that this is an image";
         listing::tell_mentions(files, self.rules, what_happens, false)
     }
 
-    /// What was found, in the order in which it was named.
+    /// Returns the images in order of their first mention.
     pub(super) fn into_wanted(mut self) -> Vec<RequestedImage> {
         self.order.iter().filter_map(|key| self.found.remove(key)).collect()
     }
@@ -148,7 +148,7 @@ impl<'a> ImageFinder<'a> {
                 RuleDecision::Rewritten { .. } if outcome.image(found.list, found.index).is_none() => {
                     Err(NotWarmable {
                         reason: Reason::NotProxied,
-                        message: "the Pod is exempt, and pulls it from where it is".to_owned(),
+                        message: "the Pod is exempt: it pulls the image from the upstream".to_owned(),
                     })
                 }
                 decision => self.place(&image, decision),
@@ -163,8 +163,7 @@ impl<'a> ImageFinder<'a> {
             RuleDecision::Rewritten { image, rule } | RuleDecision::Mapped { image, rule } => (image, rule),
             RuleDecision::AlreadyAtHarbor { rule: Some(rule) } => (rule.canonical(image), rule),
             RuleDecision::TooLong { rule } => {
-                let message =
-                    format!("at Harbor, under {}, its repository would have more than 255 characters", rule.name());
+                let message = format!("its repository in {} would be longer than 255 characters", rule.name());
                 return Err(NotWarmable { reason: Reason::InvalidImage, message });
             }
             RuleDecision::AlreadyAtHarbor { rule: None } | RuleDecision::NoRule | RuleDecision::Unavailable { .. } => {
@@ -177,7 +176,7 @@ impl<'a> ImageFinder<'a> {
         Ok(ImageTarget { image: at_harbor, instance: instance.to_owned(), project: Some(rule.name().to_string()) })
     }
 
-    /// An image that no rule speaks of may still be one of a Harbor that we know.
+    /// An image that no rule matches may be at a known Harbor.
     fn unmanaged(&self, image: &ImageRef) -> Result<ImageTarget, NotWarmable> {
         let at = |instance: &&HarborInstance| is_same_host(instance.spec.effective_pull_host(), image.host());
         if let Some(instance) = self.sources.instances.iter().find(at) {
@@ -187,8 +186,8 @@ impl<'a> ImageFinder<'a> {
         let hosts = self.sources.instances.iter().map(|instance| instance.spec.effective_pull_host());
         let hosts = hosts.collect::<Vec<_>>().join(", ");
         let message = match (self.rules.is_empty(), hosts.is_empty()) {
-            (true, false) => format!("there are no rules, and it is not at {hosts}: name it there, or give the rules with --rules"),
-            _ => "no ProxyProject that serves maps it, so Pods do not pull it through Harbor: create one for its host, or see \
+            (true, false) => format!("there are no rules, and the image is not at {hosts}: use its name there, or set --rules"),
+            _ => "no active ProxyProject maps it, so Pods do not pull it through Harbor: create one for its host, or see \
                   `harbor-pilot explain`"
                 .to_owned(),
         };
@@ -197,15 +196,17 @@ impl<'a> ImageFinder<'a> {
 }
 
 fn parse(text: &str) -> Result<ImageRef, NotWarmable> {
-    ImageRef::parse(text)
-        .map_err(|error| NotWarmable { reason: Reason::InvalidImage, message: format!("this is no image: {error}") })
+    ImageRef::parse(text).map_err(|error| NotWarmable {
+        reason: Reason::InvalidImage,
+        message: format!("this is not an image: {error}"),
+    })
 }
 
 fn name_of(image: &CachedImage) -> &str {
     image.metadata.name.as_deref().unwrap_or_default()
 }
 
-/// The CachedImages of a text, checked as the API server would; all else in it is passed over.
+/// The CachedImages of a text, validated as the API server does; other objects are skipped.
 fn cached_images(input: &Input, manifests: &ManifestText<'_>) -> anyhow::Result<Vec<CachedImage>> {
     const KIND: &str = "CachedImage";
     if !input.text.contains(KIND) {
@@ -223,7 +224,7 @@ fn cached_images(input: &Input, manifests: &ManifestText<'_>) -> anyhow::Result<
     Ok(read.images)
 }
 
-/// Objects of a kind of ours, also those within Lists.
+/// Objects of one of our kinds, also within Lists.
 fn collect(object: Value, kind: &str, found: &mut Vec<Value>) {
     let text = |key: &str| object.get(key).and_then(Value::as_str).unwrap_or_default();
     if text("kind") == kind && text("apiVersion").split('/').next() == Some(GROUP) {

@@ -1,4 +1,4 @@
-//! What a person sees while images are warmed: bars in a terminal, lines elsewhere.
+//! Progress of prewarming: bars on a terminal, lines elsewhere.
 
 use std::{
     collections::HashMap,
@@ -18,14 +18,14 @@ use crate::{
     registry::Descriptor,
 };
 
-/// Characters of an image in front of its bar.
+/// Width of the image name before its bar.
 const NAME: usize = 44;
 const BAR: &str =
     "{prefix:44!} {bar:20} {binary_bytes:>11}/{binary_total_bytes:<11} {binary_bytes_per_sec:>13} {eta:>4}  {wide_msg}";
 
-/// How it is shown.
+/// How progress is shown.
 enum ProgressOutput {
-    /// Bars: one for each pull under way, and one for all.
+    /// Bars: one per running pull, and one for all.
     Bars {
         all: MultiProgress,
         total: ProgressBar,
@@ -34,7 +34,7 @@ enum ProgressOutput {
     Nothing,
 }
 
-/// Where all pulls tell how they come along.
+/// Progress of all pulls.
 pub(super) struct ProgressBoard {
     output: ProgressOutput,
     pulls: Mutex<HashMap<String, Arc<PullProgressBar>>>,
@@ -43,7 +43,7 @@ pub(super) struct ProgressBoard {
     begun: Instant,
 }
 
-/// How many images stand how.
+/// Number of images per state.
 #[derive(Debug, Clone, Copy, Default)]
 struct ImageCounts {
     images: usize,
@@ -64,14 +64,14 @@ pub(super) struct PullTotals {
     received: AtomicU64,
 }
 
-/// What came of the blobs of an image.
+/// Totals of an image's blobs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct FetchTotals {
     /// Blobs that Harbor fetched now.
     pub(super) blobs: u64,
     /// Their bytes.
     pub(super) bytes: u64,
-    /// Bytes of those that it had.
+    /// Bytes of blobs that Harbor already had.
     pub(super) there: u64,
 }
 
@@ -84,7 +84,7 @@ pub(super) struct PullProgressBar {
 }
 
 impl ProgressBoard {
-    /// Bars where standard error is a terminal that can move its cursor.
+    /// Uses bars if standard error is a terminal that can move its cursor.
     pub(super) fn new(images: usize, quiet: bool) -> Arc<Self> {
         let terminal = std::io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
         let output = match (quiet, terminal) {
@@ -103,7 +103,7 @@ impl ProgressBoard {
         Arc::new(board)
     }
 
-    /// A pull of an image begins; one of its pulls is under way at most.
+    /// Starts a pull of an image; each image has at most one running pull.
     pub(super) fn pull(self: &Arc<Self>, image: &str) -> Arc<PullProgressBar> {
         let bar = match &self.output {
             ProgressOutput::Bars { all, .. } => {
@@ -124,31 +124,31 @@ impl ProgressBoard {
         pull
     }
 
-    /// An image is being pulled.
+    /// Counts an image that is being pulled.
     pub(super) fn pulling(&self) {
         self.count(|counts| counts.pulling += 1);
     }
 
-    /// The pull of an image is over. Says what came of its blobs.
+    /// Ends the pull of an image. Returns the totals of its blobs.
     pub(super) fn pulled(&self, image: &str) -> FetchTotals {
         let pull = lock(&self.pulls).remove(image);
         self.count(|counts| counts.pulling = counts.pulling.saturating_sub(1));
         pull.map(|pull| pull.end()).unwrap_or_default()
     }
 
-    /// Harbor is waited for, or no longer.
+    /// Counts an image that waits, or no longer waits, for Harbor.
     pub(super) fn waiting(&self, begins: bool) {
         self.count(|counts| {
             counts.waiting = if begins { counts.waiting + 1 } else { counts.waiting.saturating_sub(1) };
         });
     }
 
-    /// An image has come to its end.
+    /// Counts a finished image.
     pub(super) fn ended(&self, well: bool) {
         self.count(|counts| if well { counts.done += 1 } else { counts.failed += 1 });
     }
 
-    /// A line that stays.
+    /// Prints a permanent line.
     pub(super) fn print_line(&self, image: &str, what: &str) {
         let line = printable(&format!("{}: {what}", short_image(image)));
         match &self.output {
@@ -160,7 +160,7 @@ impl ProgressBoard {
         }
     }
 
-    /// How it stands in all, where no bar shows it.
+    /// Prints the totals, if there are no bars.
     pub(super) fn print_totals(&self) {
         if matches!(self.output, ProgressOutput::Lines) {
             let seconds = self.begun.elapsed().as_secs_f64().max(0.1);
@@ -170,7 +170,7 @@ impl ProgressBoard {
         }
     }
 
-    /// Takes the bars away.
+    /// Removes the bars.
     pub(super) fn clear(&self) {
         if let ProgressOutput::Bars { all, total } = &self.output {
             total.finish_and_clear();
@@ -220,8 +220,8 @@ impl PullTotals {
         }
     }
 
-    /// Bytes that were fetched, and that have to be: what was there would spoil the rate. Of a blob that does not pass us we
-    /// hear when it is done.
+    /// Fetched bytes and bytes to fetch. Blobs that Harbor already had are excluded, because they would distort the rate. A blob
+    /// that Harbor fetches itself counts when it is done.
     fn position(&self) -> (u64, u64) {
         let value = |number: &AtomicU64| number.load(Ordering::Relaxed);
         let there = value(&self.there_bytes);
@@ -243,7 +243,7 @@ impl PullProgressBar {
         self.board.show();
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     fn end(&self) -> FetchTotals {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
@@ -265,7 +265,7 @@ impl PullProgress for PullProgressBar {
     fn received(&self, bytes: u64) {
         self.tally.received.fetch_add(bytes, Ordering::Relaxed);
         self.board.all.received.fetch_add(bytes, Ordering::Relaxed);
-        // Of this there are thousands a second: no text is made.
+        // This is called thousands of times a second: no text is formatted.
         if let (Some(bar), ProgressOutput::Bars { total, .. }) = (&self.bar, &self.board.output) {
             bar.set_position(self.tally.position().0);
             total.set_position(self.board.all.position().0);
@@ -281,7 +281,7 @@ impl PullProgress for PullProgressBar {
 }
 
 impl FetchTotals {
-    /// With what another pull of the same image fetched before.
+    /// Adds what an earlier pull of the same image fetched.
     pub(super) fn after(self, before: Self) -> Self {
         let blobs = self.blobs.saturating_add(before.blobs);
         let bytes = self.bytes.saturating_add(before.bytes);
@@ -289,7 +289,7 @@ impl FetchTotals {
     }
 }
 
-/// The end of a name says more than its beginning.
+/// Shortens a name to its end, which is more specific than its beginning.
 fn name(image: &str) -> String {
     let short = printable(&short_image(image));
     let length = short.chars().count();

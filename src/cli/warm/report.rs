@@ -1,4 +1,4 @@
-//! What was warmed, as text and as JSON. Pure.
+//! The result of `warm` as text and as JSON. Pure.
 
 use std::{collections::BTreeMap, fmt::Write, time::Duration};
 
@@ -57,7 +57,7 @@ struct WarmLine<'a> {
 struct OfflineCondition<'a> {
     status: &'a str,
     reason: &'a str,
-    /// Why not, and what works.
+    /// The reason, and the fix.
     #[serde(skip_serializing_if = "str::is_empty")]
     message: &'a str,
 }
@@ -75,12 +75,12 @@ struct WarmSummary {
 }
 
 impl WarmReport {
-    /// Whether every image is as warm as it was to be.
+    /// Returns whether every image is as warm as required.
     pub(super) fn is_good(&self) -> bool {
         self.done.iter().all(is_good)
     }
 
-    /// A table, what failed with what to do about it, and a summary.
+    /// A table, failures with their fix, and a summary.
     pub(super) fn text(&self) -> String {
         let mut text = String::new();
         let header = ["IMAGE", "STATE", "PLATFORMS", "DIGEST", "SIZE", "FETCHED", "BY TAG", "BY DIGEST", "TIME"];
@@ -107,7 +107,7 @@ impl WarmReport {
         text
     }
 
-    /// What is warm and not served by tag while the upstream is down: why, and what is served.
+    /// Images that are warm and not served by tag while the upstream is down: why, and what is served.
     fn untagged(&self, text: &mut String) {
         for done in self.done.iter().filter(|done| done.end == WarmEnd::Warm) {
             let found = condition::find(&done.status.conditions, ConditionType::OfflineByTag);
@@ -117,7 +117,7 @@ impl WarmReport {
         }
     }
 
-    /// The same as one object, whose fields stay as they are: others may be added.
+    /// The same as one object. Later versions may add fields, and keep these.
     pub(super) fn json(&self) -> serde_json::Result<String> {
         let whole = WarmDocument { images: self.done.iter().map(line).collect(), summary: self.summary() };
         Ok(serde_json::to_string_pretty(&whole)? + "\n")
@@ -147,8 +147,8 @@ impl WarmReport {
         let rate = size((fetched_bytes as f64 / self.took.as_secs_f64().max(0.001)) as u64);
         match fetched_bytes {
             _ if warm + pulled == 0 => None,
-            0 => write!(text, ", {}; nothing had to be fetched", size(bytes)).ok(),
-            _ => write!(text, ", {}; {} were fetched ({rate}/s)", size(bytes), size(fetched_bytes)).ok(),
+            0 => write!(text, ", {}; nothing was fetched", size(bytes)).ok(),
+            _ => write!(text, ", {}; {} fetched ({rate}/s)", size(bytes), size(fetched_bytes)).ok(),
         };
         write!(text, "; {}", time(self.took)).ok();
         if failed > 0 {
@@ -165,13 +165,13 @@ fn is_good(done: &WarmedImage) -> bool {
 fn row(done: &WarmedImage) -> [String; 9] {
     let image = done.wanted.place.as_ref().map(|place| place.image.to_string()).unwrap_or_default();
     let platforms = done.status.platforms.iter().map(|child| child.platform.as_str());
-    // An image without an index does not say which it is for.
+    // An image without an index does not state its platform.
     let platforms = platforms.filter(|platform| *platform != "unknown").collect::<Vec<_>>().join(",");
     let digest =
         done.status.digest.as_deref().and_then(|digest| digest.split_once(':')?.1.get(..12)).unwrap_or_default();
     let pulled = !done.status.platforms.is_empty();
     let fetched = match done.fetched.bytes {
-        0 if pulled => "was there".to_owned(),
+        0 if pulled => "cached".to_owned(),
         0 => String::new(),
         bytes => size(bytes),
     };
@@ -235,47 +235,51 @@ fn state(done: &WarmedImage) -> &'static str {
     }
 }
 
-/// Reason and message of what is not warm.
+/// Returns reason and message of an image that is not warm.
 fn why(done: &WarmedImage) -> (&str, &str) {
     match done.end {
-        WarmEnd::TimedOut | WarmEnd::Interrupted if done.reason.is_empty() => (state(done), "it had not begun"),
+        WarmEnd::TimedOut | WarmEnd::Interrupted if done.reason.is_empty() => (state(done), "not started"),
         WarmEnd::TimedOut | WarmEnd::Interrupted => (state(done), &done.message),
         WarmEnd::Warm | WarmEnd::Pulled | WarmEnd::Failed => (&done.reason, &done.message),
     }
 }
 
-/// What to do, where the message does not say it.
+/// Returns the fix, if the message does not have it.
 fn advice(done: &WarmedImage) -> Option<&'static str> {
     let is_ready = condition::is_true(&done.status.conditions, ConditionType::Ready);
     Some(match (done.end, done.reason.as_str()) {
         (WarmEnd::Warm | WarmEnd::Pulled, _) => return None,
         (WarmEnd::TimedOut, _) if is_ready && done.status.index_children.is_none() => {
-            "nodes can pull it; Harbor lists it about 30 s after the pull: take a longer --timeout, or --require online"
+            "nodes can pull it; Harbor lists it about 30 s after the pull: use a longer --timeout, or --require online"
         }
         (WarmEnd::TimedOut, _) if is_ready => {
-            "nodes can pull it; Harbor lists an index about 7 minutes after some of its platforms: take --all-platforms, \
+            "nodes can pull it; Harbor lists an index about 7 minutes after some of its platforms: use --all-platforms, \
              --require online, or a longer --timeout"
         }
         (WarmEnd::TimedOut, _) => {
-            "run it again, or with a longer --timeout: what is stored by now is not fetched again"
+            "run the command again, or with a longer --timeout: stored blobs are not fetched again"
         }
-        (WarmEnd::Interrupted, _) => "run it again: what is stored by now is not fetched again",
+        (WarmEnd::Interrupted, _) => "run the command again: stored blobs are not fetched again",
         (_, "HarborUnauthorized") => "check HARBOR_USERNAME and HARBOR_PASSWORD, or the Secret of the HarborInstance",
-        (_, "HarborForbidden") => "the account needs, of the project: repository (pull) and artifact (list, read)",
+        (_, "HarborForbidden") => {
+            "the account needs these permissions on the project: repository (pull) and artifact (list, read)"
+        }
         (_, "RateLimited") => {
-            "run it again later, or give the Registry an account at the upstream (credentialsSecretRef)"
+            "run the command later, or set credentials for the upstream in the Registry (credentialsSecretRef)"
         }
-        (_, "PlatformMissing") => "choose among the image's platforms with --platform, or take --all-platforms",
-        (_, "PullByDigest") => "--require online does not wait for the tag: no longer --timeout brings it",
-        (_, "NestedIndex" | "ForeignLayer") => "no second try and no longer --timeout mends it",
+        (_, "PlatformMissing") => "choose platforms of the image with --platform, or use --all-platforms",
+        (_, "PullByDigest") => {
+            "use --require online, which does not wait for the tag; a longer --timeout does not help"
+        }
+        (_, "NestedIndex" | "ForeignLayer") => "a retry or a longer --timeout does not help",
         (_, "HarborUnreachable") => {
-            "check the url of the HarborInstance, or --harbor, from this machine; what is stored by now is not fetched again"
+            "check the url of the HarborInstance, or --harbor, from this machine; stored blobs are not fetched again"
         }
-        // The message says which path Harbor named.
+        // The message contains the path that Harbor reported.
         (_, "PullFailed") if done.message.contains("set spec.tokenPath") => {
             "correct spec.tokenPath of the HarborInstance"
         }
-        (_, "HarborError" | "PullFailed") => "run it again: what is stored by now is not fetched again",
+        (_, "HarborError" | "PullFailed") => "run the command again: stored blobs are not fetched again",
         _ => return None,
     })
 }
@@ -284,7 +288,7 @@ fn bytes(done: &WarmedImage) -> u64 {
     done.status.platforms.iter().fold(0, |sum, child| sum.saturating_add(child.bytes))
 }
 
-/// To the millisecond.
+/// Seconds, rounded to milliseconds.
 fn seconds(duration: Duration) -> f64 {
     duration.as_millis() as f64 / 1000.0
 }

@@ -1,4 +1,4 @@
-//! Each image to its end: the controller's own steps, one after the other, until it is warm or cannot be.
+//! Prewarms each image with the controller's own steps, one after the other, until it is warm or cannot be.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,11 +19,11 @@ use crate::{
     prewarm::{Environment as _, PrewarmContext, reconcile, state_machine},
 };
 
-/// A pull is tried that often before it is given up, where trying again can help at all.
+/// Maximum number of attempts of a pull, if a retry can help at all.
 const TRIES: u32 = 3;
-/// How often lines say how it stands in all.
+/// Interval of the lines with the totals.
 const TELL: Duration = Duration::from_secs(10);
-/// What no second try mends.
+/// Reasons that a retry does not fix.
 const FINAL: [Reason; 9] = [
     Reason::ImageNotFound,
     Reason::HarborUnauthorized,
@@ -36,36 +36,36 @@ const FINAL: [Reason; 9] = [
     Reason::PlatformMissing,
 ];
 
-/// How far images are brought.
+/// Options of a run.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct WarmOptions {
-    /// Whether it ends with the pull.
+    /// Whether it ends after the pull.
     pub(super) no_verify: bool,
-    /// In the place of what each image requires.
+    /// Replaces the requirement of each image.
     pub(super) require: Option<Require>,
-    /// Whether an image is waited for until Harbor's API lists it.
+    /// Whether to wait until Harbor's API lists an image.
     pub(super) listed: bool,
-    /// Images that are pulled at once.
+    /// Number of images that are pulled concurrently.
     pub(super) concurrency: usize,
-    /// For all of it.
+    /// Time limit for the run.
     pub(super) deadline: Instant,
 }
 
-/// How it ended.
+/// The end of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum WarmEnd {
-    /// Warm, as far as is required.
+    /// As warm as required.
     Warm,
-    /// Pulled; nobody looked whether Harbor stored it.
+    /// Pulled, without checking whether Harbor stored it.
     Pulled,
     Failed,
-    /// The time was up.
+    /// The time limit was reached.
     TimedOut,
-    /// Somebody stopped it.
+    /// A user stopped the command.
     Interrupted,
 }
 
-/// What came of an image.
+/// The result of an image.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct WarmedImage {
     pub(super) wanted: RequestedImage,
@@ -78,7 +78,7 @@ pub(super) struct WarmedImage {
     pub(super) took: Duration,
 }
 
-/// All that images have in common.
+/// The shared state of all images.
 pub(super) struct WarmRun {
     pub(super) context: PrewarmContext,
     pub(super) places: Arc<ImageTargets>,
@@ -89,7 +89,7 @@ pub(super) struct WarmRun {
 }
 
 impl WarmRun {
-    /// By these terms, until `stop`.
+    /// With these options, until `stop`.
     pub(super) fn new(
         context: PrewarmContext,
         places: Arc<ImageTargets>,
@@ -100,7 +100,7 @@ impl WarmRun {
         Self { context, places, board, terms, stop, slots: Semaphore::new(terms.concurrency.max(1)) }
     }
 
-    /// Warms all, and says what came of each, in their order.
+    /// Prewarms all images, and returns the results in the same order.
     pub(super) async fn run(&self, wanted: Vec<RequestedImage>, harbors: &Harbors) -> anyhow::Result<Vec<WarmedImage>> {
         let images: Vec<_> = wanted
             .into_iter()
@@ -112,7 +112,7 @@ impl WarmRun {
                 self.cached(&wanted).map(|cached| (wanted, cached, refused))
             })
             .collect::<Result<_, _>>()?;
-        // All of them before the first pull: what they share is tagged for each only then.
+        // All tags are recorded before the first pull: shared manifests get a tag for each of them only then.
         for (wanted, ..) in &images {
             self.note_tag(wanted);
         }
@@ -123,7 +123,7 @@ impl WarmRun {
             self.tell(&done, "");
             done
         });
-        // All live at once, for most of a life is waiting; pulls take slots.
+        // All images run concurrently, because most of the time is waiting. Pulls are limited.
         let lives = stream::iter(lives).buffered(at_once).collect();
         let mut ticks = tokio::time::interval_at(Instant::now() + TELL, TELL);
         let telling = async {
@@ -178,7 +178,7 @@ impl WarmRun {
         done
     }
 
-    /// One step; `None` when it was cut short.
+    /// Runs one step; `None` if it was interrupted.
     async fn step(&self, cached: &mut CachedImage, fetched: &mut FetchTotals) -> Option<Duration> {
         let image = cached.spec.image.clone();
         let pulls = state_machine::step(cached, &image, Timestamp::now()) == state_machine::ImageAction::Warm;
@@ -203,9 +203,9 @@ impl WarmRun {
             if state_machine::ready_reason(&outcome.status) == Some("Verifying") {
                 let took = time(begun.elapsed());
                 let pulled = match (now.blobs, now.there) {
-                    (0, there) => format!("all of it was there ({}), seen in {took}", size(there)),
+                    (0, there) => format!("already cached ({}), checked in {took}", size(there)),
                     (_, 0) => format!("pulled {} in {took}", size(now.bytes)),
-                    (_, there) => format!("pulled {} in {took}; {} were there", size(now.bytes), size(there)),
+                    (_, there) => format!("pulled {} in {took}; {} already cached", size(now.bytes), size(there)),
                 };
                 self.board.print_line(&image, &pulled);
             }
@@ -219,7 +219,7 @@ impl WarmRun {
         Some(outcome.requeue)
     }
 
-    /// Says once why an image that nodes can pull is waited for.
+    /// Prints once why an image that nodes can pull is waited for.
     fn print_waiting(&self, image: &str, status: &CachedImageStatus, told: &mut bool) {
         if !*told && condition::is_true(&status.conditions, ConditionType::Ready) {
             *told = true;
@@ -230,7 +230,7 @@ impl WarmRun {
         }
     }
 
-    /// Waits; `false` when it was cut short.
+    /// Waits; `false` if it was interrupted.
     async fn pause(&self, pause: Duration) -> bool {
         self.board.waiting(true);
         let whole = tokio::select! {
@@ -276,7 +276,7 @@ impl WarmedImage {
     }
 }
 
-/// A pull under way: however it ends, its bar goes, and what it fetched is counted.
+/// A running pull: when it ends, its bar is removed and its bytes are counted.
 struct Pulling<'a> {
     board: &'a ProgressBoard,
     image: &'a str,
@@ -289,14 +289,14 @@ impl Drop for Pulling<'_> {
     }
 }
 
-/// Whether that is the end, given the time until the next step and the time that is left.
+/// Returns the end of the image, if it is reached, from the time until the next step and the remaining time.
 fn end(status: &CachedImageStatus, requeue: Duration, left: Duration, terms: &WarmOptions) -> Option<WarmEnd> {
     if condition::is_true(&status.conditions, ConditionType::Ready) {
         return (!terms.listed || is_listed(status)).then_some(WarmEnd::Warm);
     }
     let reason = state_machine::ready_reason(status).unwrap_or_default();
-    // The account was known when it began. Harbor locks it for a moment whenever somebody else mistypes its password, and a
-    // look comes again; a pull that is refused lacks the rights.
+    // The credentials were valid at the start. Harbor locks an account for a moment after a wrong password of another client, so
+    // the step is retried. A refused pull lacks permissions.
     let passing = reason == Reason::HarborUnauthorized.to_string() && status.attempts.is_none();
     if condition::is_true(&status.conditions, ConditionType::Stalled)
         || (!passing && FINAL.iter().any(|end| end.to_string() == reason))
@@ -307,7 +307,7 @@ fn end(status: &CachedImageStatus, requeue: Duration, left: Duration, terms: &Wa
     (terms.no_verify && reason == Reason::Verifying.to_string()).then_some(WarmEnd::Pulled)
 }
 
-/// Whether Harbor's API lists what is stored, under its tag or, where it is pinned, under its digest; or never will.
+/// Returns whether Harbor's API lists the stored image, by tag or by pinned digest, or will never list it.
 fn is_listed(status: &CachedImageStatus) -> bool {
     let find = |kind| condition::find(&status.conditions, kind);
     let found = find(ConditionType::OfflineByTag).or_else(|| find(ConditionType::OfflineByDigest));
@@ -357,7 +357,7 @@ mod tests {
         assert_eq!(
             end(&limited, second * 61, second * 60, &terms()),
             Some(WarmEnd::Failed),
-            "nobody waits beyond the end"
+            "no wait beyond the time limit"
         );
     }
 

@@ -1,4 +1,4 @@
-//! Whether the name of an entry of `images` changes with the images that it means.
+//! Decides whether the name of an entry of `images` changes with its images.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,7 +12,7 @@ use super::{
     scope::{self, Scope},
 };
 
-/// Renames an entry, or holds the images that it means.
+/// Renames an entry, or holds its images.
 pub(super) fn decide(
     files: &[Seen],
     by_path: &BTreeMap<&Path, usize>,
@@ -26,7 +26,7 @@ pub(super) fn decide(
     for index in &scope.files {
         let Some(file) = files.get(*index) else { continue };
         let is_held = done.held.contains_key(&(*index, entry.name.clone()));
-        // Of its own file it means what entries before it put there.
+        // In its own file it selects the images that earlier entries set.
         let is_before = |image: &&SeenImage| image.is_new_name && image.at < entry.at;
         let in_scope = file.images.iter().filter(|image| *index != scope.file || is_before(image));
         let meant = in_scope.filter(|image| image.name == entry.name);
@@ -39,19 +39,19 @@ pub(super) fn decide(
     let Some(first) = first else { return hold_newcomers(files, scope, entry, done) };
     let taken = others_named(files, scope, entry, first, done);
     let why = if own.outside {
-        Some("is not among the files: give it, too, so that both change together".to_owned())
+        Some("is not on the command line: add it, so that both change together".to_owned())
     } else if let Some(missing) = &scope.missing {
-        Some(format!("builds on {missing}, which is not among the files that can be read, and may have it, too"))
+        Some(format!("uses {missing}, which cannot be read and may contain it"))
     } else if in_text {
         Some("has a patch or another text with this image, which is not rewritten".to_owned())
     } else if let Some(what) = configured(files, by_path, scope, &entry.name) {
         Some(what)
     } else if let Some(what) = lists::unclaimed(files, scope, &entry.name) {
-        Some(format!("means an image of {what}, too, which is not rewritten"))
+        Some(format!("also selects an image of {what}, which is not rewritten"))
     } else if another.is_some() || becomes.contains(&None) {
-        Some("means more images of this name, which do not all become the same".to_owned())
+        Some("selects several images of this name that get different new names".to_owned())
     } else if let Some((_, name)) = taken.first() {
-        Some(format!("would mean {name}, too: both have the name {first} at Harbor; write the images out alike"))
+        Some(format!("would also select {name}: both have the name {first} at Harbor; write both images the same way"))
     } else {
         None
     };
@@ -65,12 +65,12 @@ pub(super) fn decide(
     }
 }
 
-/// Why the name cannot change: a file of `configurations` makes entries mean another field, which has it and is not rewritten.
+/// Why the name cannot change: a file of `configurations` adds a field that contains the name and is not rewritten.
 fn configured(files: &[Seen], by_path: &BTreeMap<&Path, usize>, scope: &Scope, name: &str) -> Option<String> {
     let own = files.get(scope.file)?;
     for text in own.kustomizations.iter().flat_map(|found| &found.named.configurations) {
         let Some(file) = scope::find(own, by_path, text).and_then(|index| files.get(index)) else {
-            return Some(format!("has `configurations` of {text}, which cannot be read, and may mean more fields"));
+            return Some(format!("has `configurations` of {text}, which cannot be read and may add more fields"));
         };
         let fields = file.documents.iter().filter_map(|document| document.get("images")?.as_array()).flatten();
         for field in fields {
@@ -78,14 +78,14 @@ fn configured(files: &[Seen], by_path: &BTreeMap<&Path, usize>, scope: &Scope, n
             let kind = field.get("kind").and_then(Value::as_str);
             if scope.files.iter().filter_map(|index| files.get(*index)).any(|file| is_at(file, kind, path, name)) {
                 let what = kind.unwrap_or("objects");
-                return Some(format!("means {path} of {what}, too ({text}), which is not rewritten"));
+                return Some(format!("also selects {path} of {what} ({text}), which is not rewritten"));
             }
         }
     }
     None
 }
 
-/// Whether an object of a kind names an image at a path of `configurations`, which is not an image for certain.
+/// Returns whether an object of a kind has the image in a field of `configurations` where it is not certain to be an image.
 fn is_at(file: &Seen, kind: Option<&str>, path: &str, name: &str) -> bool {
     let is_kind = |object: &&Value| kind.is_none_or(|kind| object.get("kind").and_then(Value::as_str) == Some(kind));
     let items = |document: &Value| document.get("items").and_then(Value::as_array).cloned().unwrap_or_default();
@@ -113,16 +113,16 @@ fn holds(value: &Value, keys: &[&str], name: &str) -> bool {
     }
 }
 
-/// An entry that keeps its name must not mean images that get this name now.
+/// An entry that keeps its name must not select images that get this name.
 fn hold_newcomers(files: &[Seen], scope: &Scope, entry: &Entry, done: &mut Consequences) {
     let name = files.get(scope.file).map_or("", |file| &file.name);
     for found in others_named(files, scope, entry, &entry.name, done) {
-        let why = format!("{name}:{}: the entry of `images` for {} would mean it, too", entry.line, entry.name);
+        let why = format!("{name}:{}: the entry of `images` for {} would also select it", entry.line, entry.name);
         done.held.entry(found).or_insert(why);
     }
 }
 
-/// Images in scope, by file and name, that the entry does not mean and that have, or get, this name.
+/// Images in scope, by file and name, that the entry does not select and that have, or get, this name.
 fn others_named(files: &[Seen], scope: &Scope, entry: &Entry, name: &str, done: &Consequences) -> Vec<(usize, String)> {
     let mut found = Vec::new();
     for index in &scope.files {
@@ -138,7 +138,7 @@ fn others_named(files: &[Seen], scope: &Scope, entry: &Entry, name: &str, done: 
     found
 }
 
-/// Whether a text has an image of this name: the name, with nothing of a name around it.
+/// Returns whether a text contains an image of exactly this name.
 fn names_image(text: &str, name: &str) -> bool {
     let of_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-/".contains(byte);
     let bytes = text.as_bytes();

@@ -1,5 +1,5 @@
-//! Lists of containers, as kustomize knows them: it changes `image` in every `containers` and `initContainers`, at any depth of
-//! any object but a CRD. Not all of these images are images for certain, and those that are not are not rewritten.
+//! Lists of containers, as kustomize handles them: it changes `image` in every `containers` and `initContainers`, at any depth of
+//! any object except CRDs. Some of these are not certain to be images, and those are not rewritten.
 
 use serde_json::Value;
 
@@ -24,7 +24,7 @@ pub(super) fn unclaimed(files: &[Seen], scope: &Scope, name: &str) -> Option<Str
     None
 }
 
-/// How many images of this name stand in lists of containers. The depth of a document is bounded when it is read.
+/// Number of images of this name in lists of containers. The depth of a document is limited when it is read.
 fn count(value: &Value, name: &str) -> usize {
     match value {
         Value::Object(fields) if fields.get("kind").and_then(Value::as_str) == Some("CustomResourceDefinition") => 0,
@@ -40,7 +40,7 @@ fn of_list(key: &str, value: &Value, name: &str) -> usize {
     images.filter(|image| name_of(image) == name).count()
 }
 
-/// Whether a place is that of an image in such a list: `spec.containers[0].image`.
+/// Returns whether a field is an image in such a list: `spec.containers[0].image`.
 fn is_in_list(place: &str) -> bool {
     let list = place.strip_suffix("].image").and_then(|place| place.rsplit_once('['));
     list.and_then(|(list, _)| list.rsplit('.').next()).is_some_and(|list| LISTS.contains(&list))

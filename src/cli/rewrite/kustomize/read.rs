@@ -1,4 +1,4 @@
-//! What of a file matters to Kustomizations.
+//! The parts of a file that matter for Kustomizations.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,12 +10,11 @@ use crate::{
     manifests::{ImageRole, ManifestText, TemplateImage},
 };
 
-/// A Kustomization with more words that cannot be read may build on anything.
+/// An unreadable Kustomization with more words than this may use any file.
 const MAX_WORDS: usize = 4_096;
 
 impl Seen {
-    /// A Kustomization that cannot be read: what its words name it may build on, and anything where its text has parts that
-    /// become words later.
+    /// An unreadable Kustomization: it may use the files that its words name, or any file if it contains parts of words.
     pub(in crate::cli::rewrite) fn unreadable(text: Option<&str>) -> Self {
         let literal = text.filter(|text| !text.contains("{{") && !text.contains(['\\', '$', '&', '*']));
         let words = literal.map(|text| {
@@ -28,7 +27,7 @@ impl Seen {
         Self { unreadable: true, may_build_on, ..Self::default() }
     }
 
-    /// Takes from a file what its Kustomizations are. `new` is what an image is to become.
+    /// Reads the Kustomizations of a file. `new` is the new image for an image.
     pub(in crate::cli::rewrite) fn of(
         manifests: &ManifestText<'_>,
         new: impl Fn(usize, usize) -> Option<String>,
@@ -76,12 +75,12 @@ impl Seen {
         seen
     }
 
-    /// Whether there is anything here to decide.
+    /// Returns whether the file has anything to decide.
     pub(in crate::cli::rewrite) fn is_kustomization(&self) -> bool {
         self.unreadable || !self.kustomizations.is_empty()
     }
 
-    /// Files that its Kustomizations name as parts of them.
+    /// Files that its Kustomizations refer to.
     pub(in crate::cli::rewrite) fn parts(&self) -> impl Iterator<Item = &String> {
         self.kustomizations.iter().flat_map(|found| found.named.parts())
     }
@@ -112,7 +111,7 @@ impl Kustomization {
         }
         const MAKING: [&str; 4] = ["helmCharts", "helmChartInflationGenerator", "generators", "transformers"];
         found.makes = MAKING.into_iter().find(|field| document.get(*field).is_some());
-        // They copy fields: most of them names, some of them images.
+        // They copy fields: mostly names, sometimes images.
         let replacements = document.get("replacements").map(Value::to_string).unwrap_or_default();
         if replacements.contains("image") || replacements.contains("\"path\"") {
             found.makes.get_or_insert("replacements");

@@ -1,8 +1,8 @@
 //! `replacements` of a Kustomization: they copy a field, or a part of it, into other fields.
 //!
-//! A whole image that is copied to an image stays the same before and after rewriting. A part of an image (`options.delimiter`)
-//! is another part when its name changes, and an image that is copied to another text is not rewritten there: such images stay.
-//! So do images that `vars` copy: they can stand in any text.
+//! A complete image that is copied to an image is the same before and after rewriting. A part of an image (`options.delimiter`)
+//! changes when the name changes, and an image that is copied into another text is not rewritten there. Such images are not
+//! rewritten. The same applies to images that `vars` copy: they can be in any text.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -26,14 +26,14 @@ pub(super) fn hold(files: &[Seen], by_path: &BTreeMap<&Path, usize>, scope: &Sco
         for path in &found.named.replacements {
             match scope::find(own, by_path, path).and_then(|index| files.get(index)) {
                 Some(file) => {
-                    // A file has one, or a list of them.
+                    // A file has one or a list of them.
                     for document in &file.documents {
                         let list = document.as_array().map_or(std::slice::from_ref(document), Vec::as_slice);
                         list.iter().for_each(|replacement| hold_of(files, scope, replacement, &file.name, done));
                     }
                 }
                 None => {
-                    let why = format!("{}: `replacements` of {path}, which cannot be read, may mean it", own.name);
+                    let why = format!("{}: `replacements` of {path}, which cannot be read, may select it", own.name);
                     hold_images(files, scope, &why, done, |_| true);
                 }
             }
@@ -95,17 +95,17 @@ fn hold_images(
     }
 }
 
-/// Whether a source or a target is a part of a field.
+/// Returns whether a source or a target is a part of a field.
 fn is_partial(side: &Value) -> bool {
     let delimiter = side.get("options").and_then(|options| options.get("delimiter"));
     delimiter.and_then(Value::as_str).is_some_and(|delimiter| !delimiter.is_empty())
 }
 
-/// What Kustomizations put around the names of objects.
+/// The prefixes and suffixes that Kustomizations add to the names of objects.
 struct Affixes<'f> {
     prefixes: Vec<&'f str>,
     suffixes: Vec<&'f str>,
-    /// Whether something else may, too.
+    /// Whether something else may change names, too.
     any: bool,
 }
 
@@ -120,7 +120,7 @@ impl<'f> Affixes<'f> {
         }
     }
 
-    /// Whether an object can have this name: its own, or one with prefixes and suffixes around.
+    /// Returns whether an object can have this name: its own, or one with prefixes and suffixes.
     fn make(&self, name: &str, own: &str) -> bool {
         own.is_empty()
             || name.match_indices(own).any(|(at, _)| {
@@ -133,7 +133,7 @@ impl<'f> Affixes<'f> {
     }
 }
 
-/// Whether a selector may mean the object of an image. Selectors may be regular expressions.
+/// Returns whether a selector may select the object of an image. Selectors may be regular expressions.
 fn selects(selector: &Value, image: &SeenImage, affixes: &Affixes<'_>) -> bool {
     let plain = |field: &str| {
         let text = selector.get(field).and_then(Value::as_str).filter(|text| !text.is_empty());
@@ -143,7 +143,8 @@ fn selects(selector: &Value, image: &SeenImage, affixes: &Affixes<'_>) -> bool {
         && plain("name").is_none_or(|name| affixes.make(name, &image.object))
 }
 
-/// Whether a path of a field leads to a place, or to a mapping or list around it. In a List the place has steps before.
+/// Returns whether the path of a field is that of a field, or of a mapping or list around it. In a List the field's path has
+/// leading steps.
 fn leads_to(path: &str, place: &str) -> bool {
     let place = place.replace('[', ".[");
     let place: Vec<&str> = place.split('.').collect();

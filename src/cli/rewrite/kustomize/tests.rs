@@ -64,8 +64,8 @@ fn a_component_means_what_those_have_that_use_it() {
 #[test]
 fn images_stay_where_an_entry_would_not_mean_all_of_them_any_more() {
     for (more, why) in [
-        ("resources: [pod.yaml, ../elsewhere]", "builds on ../elsewhere"),
-        ("resources: [pod.yaml, 'https://example.com/x.yaml']", "builds on https://example.com/x.yaml"),
+        ("resources: [pod.yaml, ../elsewhere]", "uses ../elsewhere"),
+        ("resources: [pod.yaml, 'https://example.com/x.yaml']", "uses https://example.com/x.yaml"),
         ("resources: [pod.yaml], helmCharts: [{name: x}]", "`helmCharts`"),
         ("resources: [pod.yaml], patches: [{patch: '[{op: add, path: /x, value: \"nginx:2\"}]'}]", "has a patch"),
     ] {
@@ -105,10 +105,10 @@ fn a_kustomization_that_was_not_given_holds_what_it_means() {
         ..file("/a/kustomization.yaml", &kustomization("resources: [pod.yaml], images: [{name: nginx, newTag: '1'}]"))
     };
     let done = consequences(&[file("/a/pod.yaml", &pod("nginx")), outside]);
-    assert!(done.held[&(0, "nginx".to_owned())].contains("is not among the files"), "{done:?}");
+    assert!(done.held[&(0, "nginx".to_owned())].contains("is not on the command line"), "{done:?}");
 }
 
-/// As [`file`], where images of Docker Hub have one name at Harbor.
+/// Like [`file`], for images of Docker Hub that have one name at Harbor.
 fn hub_file(path: &str, text: &str) -> Seen {
     let manifests = ManifestText::read(text).unwrap();
     let new = |template: usize, image: usize| {
@@ -135,7 +135,7 @@ fn an_image_stays_where_its_entry_would_mean_another_one_of_the_same_name_at_har
     for second in ["docker.io/web:2", "harbor.test/hub/web:2"] {
         let done = two_images("web:1", second, "{name: web, newTag: '3'}");
         assert!(done.renamed.is_empty(), "{second}: {done:?}");
-        assert!(done.held[&(0, "web".to_owned())].contains("would mean"), "{done:?}");
+        assert!(done.held[&(0, "web".to_owned())].contains("would also select"), "{done:?}");
     }
     let done = two_images("web:1", "docker.io/web:2", "{name: web, newTag: '3'}, {name: docker.io/web, newTag: '4'}");
     assert_eq!((renamed(&done), done.held.len()), (vec!["harbor.test/hub/web"], 3), "{done:?}");
@@ -146,7 +146,7 @@ fn an_image_stays_where_its_entry_would_mean_another_one_of_the_same_name_at_har
 fn an_image_stays_where_an_entry_that_stays_would_mean_it() {
     let done = two_images("web:1", "harbor.test/hub/web:2", "{name: harbor.test/hub/web, newTag: '3'}");
     assert!(done.renamed.is_empty(), "{done:?}");
-    assert!(done.held[&(0, "web".to_owned())].contains("would mean it, too"), "{done:?}");
+    assert!(done.held[&(0, "web".to_owned())].contains("would also select it"), "{done:?}");
 }
 
 #[test]
@@ -178,7 +178,7 @@ fn images_stay_that_an_entry_without_a_plain_name_or_of_image_tags_may_mean() {
     }
 }
 
-/// A Kustomization that cannot be read, in `/a`.
+/// An unreadable Kustomization, in `/a`.
 fn unreadable(text: Option<&str>) -> Seen {
     let path = Some("/a/kustomization.yaml".into());
     Seen { name: "a".to_owned(), path, ..Seen::unreadable(text) }
@@ -223,7 +223,7 @@ fn an_entry_keeps_its_name_where_a_base_cannot_be_read() {
     assert!([0, 2].iter().all(|file| done.held.contains_key(&(*file, "web".to_owned()))), "{done:?}");
 }
 
-/// A Deployment with a container of each image, named as it is without tag.
+/// A Deployment with one container for each image, named like the image without tag.
 fn deployment(images: &[&str]) -> String {
     let containers: Vec<String> =
         images.iter().map(|image| format!("{{name: {}, image: '{image}'}}", name_of(image))).collect();
@@ -236,7 +236,7 @@ fn deployment(images: &[&str]) -> String {
 const SOURCE: &str = "source: {kind: ConfigMap, name: c, fieldPath: data.tag}";
 const IMAGE: &str = "spec.template.spec.containers.[name=one].image";
 
-/// Names that stay.
+/// Names that are not rewritten.
 fn held(files: &[Seen]) -> Vec<String> {
     consequences(files).held.into_keys().map(|(_, name)| name).collect()
 }
