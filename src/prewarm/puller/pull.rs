@@ -1,11 +1,9 @@
 //! One running pull: from the manifest down to the blobs.
 
-use std::{
-    collections::HashSet,
-    sync::{Mutex, PoisonError},
-};
+use std::collections::HashSet;
 
 use futures::{StreamExt, TryStreamExt, stream};
+use parking_lot::Mutex;
 
 use super::{
     BlobFetches, MAX_DEPTH, MAX_FOREIGN, PullError, PullProgress, PulledManifest, Puller,
@@ -160,7 +158,7 @@ impl<'a> RunningPull<'a> {
     }
 
     fn take(&self, blob: &Descriptor) -> bool {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner).insert(blob.digest.clone())
+        self.taken.lock().insert(blob.digest.clone())
     }
 }
 
