@@ -77,7 +77,7 @@ impl Arguments {
 
 /// Ends a process that was halted, or is so busy that it has not ended by itself. Nobody who reads the log slowly holds it up.
 fn end() {
-    std::thread::spawn(|| super::eprint_line(LeadershipLost::from(LeaseLoss::Late)));
+    std::thread::spawn(|| super::output::eprint_line(LeadershipLost::from(LeaseLoss::Late)));
     std::thread::sleep(Duration::from_millis(100));
     std::process::exit(1);
 }

@@ -4,7 +4,7 @@
 
 use std::process::ExitCode;
 
-use super::eprint_line;
+use super::output::eprint_line;
 
 /// The command did what it should, and found nothing: no difference, nothing refused, everything is Ready.
 pub(super) const DONE: u8 = 0;

@@ -9,7 +9,10 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use clap::Args;
 
-use super::{eprint_line, kustomization};
+use super::{
+    kustomization::{self, is_kustomization, is_manifest},
+    output::eprint_line,
+};
 use crate::manifests::{self, KindTable, ManifestText};
 
 /// More is refused, of standard input as of a file: a chart makes some 100 KiB.
@@ -18,8 +21,6 @@ const MAX_BYTES: u64 = 32 << 20;
 const MAX_TOTAL: u64 = 64 << 20;
 /// Directories within directories.
 const MAX_DEPTH: usize = 32;
-/// What files of kustomize are called.
-pub(super) const KUSTOMIZATIONS: [&str; 3] = ["kustomization.yaml", "kustomization.yml", "Kustomization"];
 
 /// Which manifests.
 #[derive(Debug, Args)]
@@ -176,10 +177,6 @@ impl Files {
     }
 }
 
-fn is_kustomization(file: &Path) -> bool {
-    file.file_name().and_then(|name| name.to_str()).is_some_and(|name| KUSTOMIZATIONS.contains(&name))
-}
-
 fn warn_of_duplicates(input: &Input, manifests: &ManifestText<'_>) {
     for manifests::ManifestError { line, column, detail, .. } in manifests.duplicates() {
         eprint_line(format_args!("{}:{line}:{column}: warning: {detail}", input.name));
@@ -296,11 +293,6 @@ fn collect(
     }
     above.pop();
     Ok(())
-}
-
-pub(super) fn is_manifest(file: &Path) -> bool {
-    let ending = file.extension().and_then(|ending| ending.to_str());
-    ending.is_some_and(|ending| matches!(ending, "yaml" | "yml" | "json")) || is_kustomization(file)
 }
 
 fn bounded(source: impl Read, limit: u64) -> anyhow::Result<String> {

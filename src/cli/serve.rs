@@ -9,9 +9,9 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use crate::{
     api::Interval,
     tls::{
+        certificate::Certificate,
         files::{AUTHORITY, CERTIFICATE, CertificateDirectory, KEY},
         issue::{Authority, Validity},
-        serve::Certificate,
     },
     webhook::ServeOptions,
 };

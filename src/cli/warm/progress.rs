@@ -14,9 +14,9 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use parking_lot::Mutex;
 
 use crate::{
-    cli::text::{printable, short_image, size},
     prewarm::PullProgress,
     registry::Descriptor,
+    text::{printable, short_image, size},
 };
 
 /// Characters of an image in front of its bar.

@@ -15,8 +15,8 @@ use super::{
 };
 use crate::{
     api::{CachedImage, CachedImageStatus, ConditionType, Reason, cached_image::Require, condition},
-    cli::text::{size, time},
     prewarm::{Environment as _, PrewarmContext, reconcile, state_machine},
+    text::{size, time},
 };
 
 /// A pull is tried that often before it is given up, where trying again can help at all.
