@@ -7,7 +7,7 @@ use std::{
     collections::{BTreeSet, HashSet},
     fmt::Display,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicI64, Ordering},
     },
     time::Duration,
@@ -16,6 +16,7 @@ use std::{
 use arc_swap::ArcSwap;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
+use parking_lot::Mutex;
 
 use crate::{
     api::{CachedImage, ImagePolicy, ProxyProject, proxy_project::PrewarmMode},
@@ -55,7 +56,7 @@ impl ActiveConfig {
     /// Compiles the rules of the projects, with the HarborInstances in `unavailable`, and activates them. Does nothing
     /// when both are the same as the last time: projects are compared by pointer, not by content.
     pub fn recompile(&self, projects: &[Arc<ProxyProject>], unavailable: BTreeSet<String>) {
-        let mut basis = self.basis.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut basis = self.basis.lock();
         if basis.is(projects, &unavailable) {
             return;
         }
@@ -151,7 +152,7 @@ mod tests {
 
         impl std::io::Write for Log {
             fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-                self.0.lock().unwrap().write(bytes)
+                self.0.lock().write(bytes)
             }
 
             fn flush(&mut self) -> std::io::Result<()> {
@@ -163,7 +164,7 @@ mod tests {
         let writer = log.clone();
         let lines = tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).without_time();
         tracing::subscriber::with_default(lines.with_target(false).finish(), work);
-        let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        let text = String::from_utf8(log.0.lock().clone()).unwrap();
         text.lines().map(|line| line.trim().to_owned()).collect()
     }
 

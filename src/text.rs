@@ -1,8 +1,31 @@
-//! Text that the commands print: columns, sizes, ages, and escaped text from outside.
+//! Text for messages and commands: columns, sizes, ages, and escaped text from outside.
 
+use std::fmt::{self, Write};
 use std::time::Duration;
 
 use comfy_table::{Table, presets::NOTHING};
+
+/// Text from outside for a message: in quotes, at most N characters, only printable ASCII, because warnings travel in HTTP headers.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Quoted<'t>(pub(crate) &'t str, pub(crate) usize);
+
+/// As [`Quoted`], without the quotes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PrintableText<'t>(pub(crate) &'t str, pub(crate) usize);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{}\"", PrintableText(self.0, self.1))
+    }
+}
+
+impl fmt::Display for PrintableText<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let printable = |c: char| if c == ' ' || c.is_ascii_graphic() { c } else { '?' };
+        self.0.chars().take(self.1).try_for_each(|c| f.write_char(printable(c)))?;
+        if self.0.chars().nth(self.1).is_some() { f.write_str("...") } else { Ok(()) }
+    }
+}
 
 /// Escapes text from any source: the result cannot move the cursor, start a line or change the text direction.
 pub(crate) fn printable(text: &str) -> String {

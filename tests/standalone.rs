@@ -10,8 +10,8 @@ use harbor_pilot::{
     prewarm::{PrewarmTiming, puller::DEFAULT_BYTES},
     standalone::{Standalone, StandaloneOptions, StartError},
     tls::{
+        certificate::Certificate,
         issue::{Authority, Validity},
-        serve::Certificate,
     },
     webhook::ServeOptions,
 };

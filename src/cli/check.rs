@@ -4,7 +4,12 @@ use clap::{Args, ValueEnum};
 use k8s_openapi::jiff::Timestamp;
 
 use self::report::{Checked, Level, Violation};
-use super::{deadline, eprint_line, exit, input, listing, print, sources, templates::TemplateAdmission, warn_of};
+use super::{
+    deadline, exit, input, listing,
+    output::{eprint_line, print, warn_of},
+    sources,
+    templates::TemplateAdmission,
+};
 use crate::{
     image::ImageRef,
     manifests::{Placeholder, Template, TemplateImage},

@@ -6,8 +6,9 @@ use clap::Args;
 use rustls::ServerConfig;
 
 use crate::tls::{
+    certificate::Certificate,
     client_verifier::ClientAuthorities,
-    serve::{Certificate, server_config, server_config_for},
+    serve::{server_config, server_config_for},
 };
 
 /// Interval of checking the file for changes.

@@ -22,7 +22,7 @@ const GRACE: Duration = Duration::from_secs(20);
 pub(super) struct Arguments {
     /// Works only while this process holds the Lease harbor-pilot-controller of its namespace, so that several replicas may run
     #[arg(long)]
-    leader_election: bool,
+    leader_elect: bool,
     /// Other replicas take the Lease if it was not renewed for this time
     #[arg(long, default_value = "15s", hide = true)]
     lease_duration: Interval,
@@ -55,9 +55,9 @@ impl Arguments {
     {
         let config = kube::Config::infer().await;
         let config = config.context("cannot connect to the API server: set KUBECONFIG, or run in a Pod")?;
-        let leadership = if self.leader_election { Leadership::elected() } else { Leadership::always() };
+        let leadership = if self.leader_elect { Leadership::elected() } else { Leadership::always() };
         let work = within(&shutdown, work(guarded_client(config.clone(), &leadership)?, leadership.clone()));
-        if !self.leader_election {
+        if !self.leader_elect {
             return Ok(work.await?);
         }
         let timing = LeaseTiming {
@@ -77,7 +77,7 @@ impl Arguments {
 
 /// Ends a process that hangs or is too busy to end itself. It writes no log, so a slow reader of the log cannot delay it.
 fn end() {
-    std::thread::spawn(|| super::eprint_line(LeadershipLost::from(LeaseLoss::Late)));
+    std::thread::spawn(|| super::output::eprint_line(LeadershipLost::from(LeaseLoss::Late)));
     std::thread::sleep(Duration::from_millis(100));
     std::process::exit(1);
 }

@@ -4,7 +4,7 @@
 
 use std::process::ExitCode;
 
-use super::eprint_line;
+use super::output::eprint_line;
 
 /// Success without findings: no difference, nothing rejected, everything is Ready.
 pub(super) const DONE: u8 = 0;

@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use super::{deadline, exit, print, sources};
+use super::{deadline, exit, output::print, sources};
 use crate::{
     image::ImageRef,
     rewrite::{

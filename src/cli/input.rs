@@ -9,7 +9,10 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use clap::Args;
 
-use super::{eprint_line, kustomization};
+use super::{
+    kustomization::{self, is_kustomization, is_manifest},
+    output::eprint_line,
+};
 use crate::manifests::{self, KindTable, ManifestText};
 
 /// Maximum size of a file and of standard input. A chart renders to about 100 KiB.
@@ -18,8 +21,6 @@ const MAX_BYTES: u64 = 32 << 20;
 const MAX_TOTAL: u64 = 64 << 20;
 /// Maximum depth of nested directories.
 const MAX_DEPTH: usize = 32;
-/// File names of Kustomizations.
-pub(super) const KUSTOMIZATIONS: [&str; 3] = ["kustomization.yaml", "kustomization.yml", "Kustomization"];
 
 /// Which manifests to read.
 #[derive(Debug, Args)]
@@ -174,10 +175,6 @@ impl Files {
     }
 }
 
-fn is_kustomization(file: &Path) -> bool {
-    file.file_name().and_then(|name| name.to_str()).is_some_and(|name| KUSTOMIZATIONS.contains(&name))
-}
-
 fn warn_of_duplicates(input: &Input, manifests: &ManifestText<'_>) {
     for manifests::ManifestError { line, column, detail, .. } in manifests.duplicates() {
         eprint_line(format_args!("{}:{line}:{column}: warning: {detail}", input.name));
@@ -294,11 +291,6 @@ fn collect(
     }
     above.pop();
     Ok(())
-}
-
-pub(super) fn is_manifest(file: &Path) -> bool {
-    let ending = file.extension().and_then(|ending| ending.to_str());
-    ending.is_some_and(|ending| matches!(ending, "yaml" | "yml" | "json")) || is_kustomization(file)
 }
 
 fn bounded(source: impl Read, limit: u64) -> anyhow::Result<String> {

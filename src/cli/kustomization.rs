@@ -4,8 +4,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::input::is_manifest;
 use crate::manifests::{KindTable, ManifestText};
+
+/// Names of the files of kustomize.
+pub(super) const KUSTOMIZATIONS: [&str; 3] = ["kustomization.yaml", "kustomization.yml", "Kustomization"];
 
 /// Files of a Kustomization, as it names them.
 #[derive(Debug, Default)]
@@ -62,4 +64,13 @@ pub(super) fn unlisted(text: &str, file: &Path, given: &Path, recursive: bool) -
         named.resources.iter().chain(named.parts()).map(|text| parent.join(text)).collect::<Vec<_>>()
     });
     named.filter(|path| !is_manifest(path) && path.is_file() && is_within(path)).collect()
+}
+
+pub(super) fn is_manifest(file: &Path) -> bool {
+    let ending = file.extension().and_then(|ending| ending.to_str());
+    ending.is_some_and(|ending| matches!(ending, "yaml" | "yml" | "json")) || is_kustomization(file)
+}
+
+pub(super) fn is_kustomization(file: &Path) -> bool {
+    file.file_name().and_then(|name| name.to_str()).is_some_and(|name| KUSTOMIZATIONS.contains(&name))
 }

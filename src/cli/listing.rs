@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::{
-    eprint_line,
     input::{Files, Input},
+    output::eprint_line,
     templates::is_mapped,
 };
 use crate::{

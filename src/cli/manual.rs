@@ -35,7 +35,7 @@ pub(super) struct Pages {
 pub(super) fn completions(arguments: &Completions) -> anyhow::Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(arguments.shell, &mut Cli::command(), "harbor-pilot", &mut script);
-    super::print(&String::from_utf8(script).context("the completions are not UTF-8")?)
+    super::output::print(&String::from_utf8(script).context("the completions are not UTF-8")?)
 }
 
 /// Prints the manual page, or writes all pages to a directory.
@@ -43,7 +43,7 @@ pub(super) fn man(arguments: &Pages) -> anyhow::Result<()> {
     let mut command = Cli::command();
     command.build();
     let Some(directory) = &arguments.dir else {
-        return super::print(&page(&command)?);
+        return super::output::print(&page(&command)?);
     };
     fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
     let of_commands = command.get_subcommands().filter(|command| command.get_name() != "help");

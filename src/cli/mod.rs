@@ -19,6 +19,7 @@ mod listing;
 mod logs;
 mod manual;
 mod ops;
+mod output;
 mod permissions;
 mod plan;
 mod prewarm;
@@ -37,9 +38,6 @@ mod webhook;
 
 use std::process::ExitCode;
 
-use self::signals::shutdown_on_signal;
-use crate::text;
-use anyhow::Context;
 use clap::{Parser, Subcommand};
 
 /// Rewrites the images of Pods to Harbor, prewarms Harbor's proxy caches, and configures Harbor from manifests.
@@ -106,44 +104,9 @@ impl Cli {
     }
 }
 
-/// Writes a result to standard output.
-fn print(text: &str) -> anyhow::Result<()> {
-    use std::io::Write;
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("cannot write to standard output")
-}
-
-/// Prints warnings about invalid or shadowed rules and policies.
-fn warn_of(findings: &[impl std::fmt::Display]) {
-    findings.iter().for_each(|finding| eprint_line(format_args!("warning: {finding}")));
-}
-
-/// Writes a line to standard error. If standard error is closed, the line is lost.
-fn eprint_line(message: impl std::fmt::Display) {
-    use std::io::Write;
-    writeln!(std::io::stderr(), "harbor-pilot: {}", escaped(&message.to_string())).ok();
-}
-
-/// Escapes characters that move the cursor, end the line or change the writing direction.
-fn escaped(text: &str) -> String {
-    let is_control = |c: char| {
-        c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        if is_control(c) { out.extend(c.escape_default()) } else { out.push(c) }
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn escaped_leaves_no_control_characters() {
-        assert_eq!(escaped("a\u{1b}[31m\nb\u{202e}\u{e9}"), "a\\u{1b}[31m\\nb\\u{202e}\u{e9}");
-    }
 
     #[test]
     fn the_command_line_is_consistent() {

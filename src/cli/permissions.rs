@@ -6,7 +6,7 @@ use anyhow::ensure;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
-use super::{input, print, resources};
+use super::{input, output::print, resources};
 use crate::{
     controller::{
         PreviewInput,

@@ -13,9 +13,11 @@ use serde_json::json;
 use self::report::{PlanEntry, PlanReport};
 use super::{
     credentials_env::{self, PASSWORD, USERNAME},
-    deadline, eprint_line, exit,
+    deadline, exit,
     input::{self, Files, Input},
-    listing, print, resources,
+    listing,
+    output::{eprint_line, print},
+    resources,
 };
 use crate::{
     api::HarborInstance,

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use anyhow::{Context, ensure};
 use clap::Args;
 
-use super::{deadline, exit, print};
+use super::{deadline, exit, output::print};
 use crate::cluster::finalizer_removal::{self, FinalizedResource, FinalizerScope};
 
 /// Indentation of detail lines.

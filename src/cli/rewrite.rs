@@ -19,9 +19,12 @@ use self::{
     run::RewriteRun,
 };
 use super::{
-    deadline, eprint_line, exit,
+    deadline, exit,
     input::{self, Files, Input},
-    print, shutdown_on_signal, sources,
+    kustomization::KUSTOMIZATIONS,
+    output::{eprint_line, print},
+    signals::shutdown_on_signal,
+    sources,
     templates::TemplateAdmission,
 };
 use crate::manifests::separated;
@@ -170,7 +173,7 @@ fn outside(files: &Files) -> Vec<Seen> {
     let given: Vec<PathBuf> =
         files.inputs.iter().filter_map(|input| input.file.as_deref()?.canonicalize().ok()).collect();
     let directories: BTreeSet<&Path> = given.iter().filter_map(|file| file.parent()).collect();
-    let beside = directories.into_iter().flat_map(|directory| input::KUSTOMIZATIONS.map(|name| directory.join(name)));
+    let beside = directories.into_iter().flat_map(|directory| KUSTOMIZATIONS.map(|name| directory.join(name)));
     // Kustomizations of the input that cannot be read: images that they may use are not rewritten.
     let unread = files.unread.iter().map(|unread| {
         let path = unread.file.canonicalize().unwrap_or_else(|_| unread.file.clone());

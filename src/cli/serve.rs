@@ -9,9 +9,9 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use crate::{
     api::Interval,
     tls::{
+        certificate::Certificate,
         files::{AUTHORITY, CERTIFICATE, CertificateDirectory, KEY},
         issue::{Authority, Validity},
-        serve::Certificate,
     },
     webhook::ServeOptions,
 };
@@ -25,7 +25,7 @@ const POLL: Duration = Duration::from_secs(2);
 pub(super) struct Arguments {
     /// Address of the webhook
     #[arg(long, default_value = "0.0.0.0:8443")]
-    listen: SocketAddr,
+    webhook_bind_address: SocketAddr,
     /// Directory with tls.crt and tls.key; they are checked for changes every 2 s
     #[arg(long)]
     tls_dir: PathBuf,
@@ -34,13 +34,13 @@ pub(super) struct Arguments {
     metrics_bind_address: SocketAddr,
     /// How long to continue serving, unready, after SIGTERM
     #[arg(long, default_value = "10s")]
-    linger: Interval,
+    shutdown_delay: Interval,
 }
 
 impl Arguments {
     /// Returns the address of admission.
-    pub(super) fn listen(&self) -> SocketAddr {
-        self.listen
+    pub(super) fn webhook_bind_address(&self) -> SocketAddr {
+        self.webhook_bind_address
     }
 
     /// Returns the address of probes and metrics.
@@ -50,7 +50,7 @@ impl Arguments {
 
     /// Returns the limits of the server.
     pub(super) fn options(&self) -> ServeOptions {
-        ServeOptions { shutdown_delay: self.linger.duration(), ..ServeOptions::default() }
+        ServeOptions { shutdown_delay: self.shutdown_delay.duration(), ..ServeOptions::default() }
     }
 
     /// Loads the certificate of the directory, and reloads it when it changes.

@@ -10,7 +10,7 @@ use clap::Args;
 use k8s_openapi::{api::core::v1::Namespace, jiff::Timestamp};
 use kube::{Api, Client, ResourceExt, api::ListParams};
 
-use super::warn_of;
+use super::output::warn_of;
 use crate::{
     api::{CachedImage, HarborInstance, ImagePolicy, ProxyProject, Registry, RewriteRuleStatus},
     cluster::bounded,

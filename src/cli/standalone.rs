@@ -55,7 +55,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let certificate = arguments.serve.certificate().await?;
     let settings = StandaloneOptions {
         directory: arguments.manifests_dir,
-        listen: arguments.serve.listen(),
+        listen: arguments.serve.webhook_bind_address(),
         certificate: certificate.clone(),
         platforms,
         installation: arguments.installation_id,

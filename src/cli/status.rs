@@ -8,7 +8,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::{Api, Client, Resource, api::ListParams, core::DeserializeGuard};
 use serde::de::DeserializeOwned;
 
-use super::{deadline, exit, print};
+use super::{deadline, exit, output::print};
 use crate::{
     cluster::{Error, bounded, turn},
     summary::SummaryBuilder,

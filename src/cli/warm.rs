@@ -20,7 +20,13 @@ use self::{
     report::WarmReport,
     run::{WarmOptions, WarmRun},
 };
-use super::{eprint_line, exit, input, prewarm, print, shutdown_on_signal, sources, warn_of};
+use super::{
+    exit, input,
+    output::{eprint_line, print, warn_of},
+    prewarm,
+    signals::shutdown_on_signal,
+    sources,
+};
 use crate::{
     api::{HarborInstance, Interval, Platform, cached_image::Require},
     prewarm::PrewarmContext,
@@ -146,7 +152,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<u8> {
         prepared = prepare(arguments, timeout) => prepared?,
         () = stop.cancelled() => return Ok(ended_early("stopped")),
         () = tokio::time::sleep_until(deadline) => {
-            return Ok(ended_early(&format!("timed out ({})", super::text::time(timeout))));
+            return Ok(ended_early(&format!("the time was up ({})", crate::text::time(timeout))));
         }
     };
     let Prepared { context, places, board, wanted, harbors, listed, unread } = prepared;

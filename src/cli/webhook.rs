@@ -65,7 +65,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     metrics.exposition_mut().collect(CertificateCollector { certificate: certificate.clone() });
     let tls = arguments.clients.tls(certificate).await?;
     let bind = |address| TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"));
-    let (listener, ops_listener) = (bind(serve.listen())?, bind(serve.metrics_bind_address())?);
+    let (listener, ops_listener) = (bind(serve.webhook_bind_address())?, bind(serve.metrics_bind_address())?);
     let connections = metrics.admission.connections.clone();
     let router = webhook::router(Admission {
         rules: in_force.rules.clone(),
@@ -77,7 +77,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         readiness: readiness.clone(),
         limits: BodyLimits::default(),
     });
-    tracing::info!(address = %serve.listen(), ops = %serve.metrics_bind_address(), "serving admission");
+    tracing::info!(address = %serve.webhook_bind_address(), ops = %serve.metrics_bind_address(), "serving admission");
     let page = page_inputs::of_webhook(in_force.clone(), begun.about());
     let options = ServeOptions { metrics: connections, ..serve.options() };
     let ops = super::ops::router(readiness.clone(), Arc::new(metrics), page, &begun);

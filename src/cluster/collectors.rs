@@ -21,7 +21,7 @@ use crate::{
     controller::ReconciledKind,
     prewarm::PrewarmQueue,
     summary::NOT_OBSERVED,
-    tls::serve::Certificate,
+    tls::certificate::Certificate,
 };
 
 /// Maximum number of names per metric; `kubectl get` shows the others.

@@ -3,11 +3,7 @@
 //!
 //! kube's own recorder counts by reason only, so a second note with the same reason would show the message of the first.
 
-use std::{
-    collections::HashMap,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, time::Duration};
 
 use k8s_openapi::{
     api::{core::v1::ObjectReference, events::v1::Event},
@@ -18,6 +14,7 @@ use kube::{
     Api, Client,
     api::{ObjectMeta, Patch, PatchParams, PostParams},
 };
+use parking_lot::Mutex;
 use serde_json::json;
 
 use super::{Error, FIELD_MANAGER, bounded};
@@ -58,7 +55,7 @@ impl Events {
             reason: note.reason.clone(),
             message: note.message.clone(),
         };
-        let again = self.lock().again(&key, now);
+        let again = self.memory.lock().again(&key, now);
         if let Some((name, count)) = again {
             let series = Patch::Merge(json!({"series": {"count": count, "lastObservedTime": MicroTime(now)}}));
             let parameters = PatchParams::default();
@@ -71,12 +68,8 @@ impl Events {
         let event = event(about, note, now);
         let name = event.metadata.name.clone().unwrap_or_default();
         bounded("publishing an Event", self.api.create(&PostParams::default(), &event)).await?;
-        self.lock().publish_count(key, name, now);
+        self.memory.lock().publish_count(key, name, now);
         Ok(())
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, RecentEvents> {
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -4,12 +4,13 @@
 //! immediately. The image waits in the lane of its namespace, and is reconciled again when it is invited.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use futures::{Stream, stream};
 use kube::{ResourceExt, runtime::reflector::ObjectRef};
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use crate::{
@@ -63,7 +64,7 @@ impl Gate {
             return Entry::Free;
         }
         let namespace = image.annotations().get(REQUESTED_BY).cloned().unwrap_or_default();
-        let mut turns = self.turns();
+        let mut turns = self.turns.lock();
         let entered = turns.enter(&namespace, &image.name_any(), Instant::now());
         self.invite(&mut turns);
         if entered { Entry::Slot(Slot { gate: Arc::clone(self), namespace }) } else { Entry::Later }
@@ -75,15 +76,11 @@ impl Gate {
             self.invited.try_send(name).ok();
         }
     }
-
-    fn turns(&self) -> MutexGuard<'_, Turns> {
-        self.turns.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let mut turns = self.gate.turns();
+        let mut turns = self.gate.turns.lock();
         turns.leave(&self.namespace);
         self.gate.invite(&mut turns);
     }

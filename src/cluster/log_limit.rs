@@ -2,9 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
+
+use parking_lot::Mutex;
 
 /// Interval after which the same warning is logged again.
 const AGAIN: Duration = Duration::from_secs(600);
@@ -18,7 +19,7 @@ pub(super) struct LogLimit(Mutex<HashMap<String, Instant>>);
 impl LogLimit {
     /// Whether a warning should be logged now.
     pub(super) fn is_due(&self, warning: &str, now: Instant) -> bool {
-        let mut logged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut logged = self.0.lock();
         let recent = |at: &Instant| now.saturating_duration_since(*at) < AGAIN;
         if logged.get(warning).is_some_and(recent) {
             return false;

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Instant,
@@ -14,6 +14,7 @@ use kube::{
     api::{DeleteParams, Preconditions},
     runtime::reflector::{ObjectRef, Store},
 };
+use parking_lot::Mutex;
 
 use super::{bounded, log_limit::LogLimit, resource_store::ClusterStore};
 use crate::{
@@ -81,7 +82,7 @@ impl Quota {
     /// Records that the CachedImage of an image was created.
     pub(super) fn created(&self, offer: &PrewarmRequest) {
         let worth = Worth { refused: false, ready: false, last: Timestamp::now() };
-        self.ledger().created(&offer.namespace, cached_image_name(&offer.image), worth, Instant::now());
+        self.state.ledger.lock().created(&offer.namespace, cached_image_name(&offer.image), worth, Instant::now());
     }
 
     /// Records that the image of a Pod or a workload was not enqueued, or not stored.
@@ -105,7 +106,7 @@ impl Quota {
     }
 
     fn room(&self, namespace: &str) -> Room {
-        let mut ledger = self.ledger();
+        let mut ledger = self.state.ledger.lock();
         let holdings = || {
             let images = self.images.state();
             let records = images.iter().filter_map(|image| lifetime_of(image, self.directory.as_ref(), &self.asked));
@@ -133,7 +134,7 @@ impl Quota {
             }
         };
         // Recorded also when the deletion fails: the CachedImage is not chosen again for a while.
-        self.ledger().deleted(name.to_owned(), Instant::now());
+        self.state.ledger.lock().deleted(name.to_owned(), Instant::now());
         deleted
     }
 
@@ -156,9 +157,5 @@ impl Quota {
                  warmed (--max-cached-images)"
             ),
         }
-    }
-
-    fn ledger(&self) -> MutexGuard<'_, Ledger> {
-        self.state.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,7 +1,7 @@
 //! One reconcile of one resource: finalizer, outcome, status, Events. The same for every kind.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -10,6 +10,7 @@ use kube::{
     Api, ResourceExt,
     api::{Patch, PatchParams},
 };
+use parking_lot::Mutex;
 use serde_json::json;
 use tracing::Instrument;
 
@@ -156,7 +157,7 @@ impl<K: ReconciledKind, R: Reconciler<K>> ReconcileLoop<K, R> {
     }
 
     fn newest(&self, object: &K) -> K {
-        let mut written = self.written();
+        let mut written = self.written.lock();
         match written.over(&object.name_any(), object.meta().resource_version.as_deref()) {
             Some(status) => object.with_status(status.clone()),
             None => object.clone(),
@@ -165,15 +166,11 @@ impl<K: ReconciledKind, R: Reconciler<K>> ReconcileLoop<K, R> {
 
     fn remember(&self, object: &K, status: &K::Status) {
         if let Some(over) = object.resource_version() {
-            self.written().record(object.name_any(), over, status.clone(), Instant::now());
+            self.written.lock().record(object.name_any(), over, status.clone(), Instant::now());
         }
     }
 
     fn forget(&self, object: &K) {
-        self.written().forget(&object.name_any());
-    }
-
-    fn written(&self) -> MutexGuard<'_, StatusCache<K::Status>> {
-        self.written.lock().unwrap_or_else(PoisonError::into_inner)
+        self.written.lock().forget(&object.name_any());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
@@ -13,6 +13,7 @@ use kube::{
     core::PartialObjectMeta,
     runtime::{reflector::Store, watcher},
 };
+use parking_lot::Mutex;
 
 use super::{scan_requirements, shared_watch::SharedWatch, watch::watch, watch_map::follow};
 use crate::{
@@ -58,8 +59,7 @@ pub(super) fn follow_projects(
 pub async fn follow_all(client: Client, in_force: ActiveConfig, watches: &WatchMetrics, complete: impl Fn()) {
     let state = Mutex::new(RuleInputs::default());
     let with = |change: &dyn Fn(&mut RuleInputs)| {
-        // A panic while the lock was held could only come from the rule compiler, which leaves the state intact.
-        let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = state.lock();
         change(&mut state);
         state.recompile(&in_force);
         state.warn_of_outages(&in_force);

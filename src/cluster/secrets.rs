@@ -6,7 +6,6 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -17,6 +16,7 @@ use kube::{
     core::PartialObjectMeta,
     runtime::watcher::{Config, Event},
 };
+use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, broadcast},
     time::Instant,
@@ -83,7 +83,7 @@ impl SecretStore {
     /// # Errors
     /// [`Error`] of the API server.
     pub async fn read(&self, name: &str) -> Result<Option<SecretValue>, Error> {
-        let known = self.lock().get(name).and_then(WatchedSecret::current);
+        let known = self.known.lock().get(name).and_then(WatchedSecret::current);
         if let Some(value) = known {
             return Ok(value);
         }
@@ -104,7 +104,7 @@ impl SecretStore {
         let mut running = FuturesUnordered::new();
         loop {
             self.forget_all_but(&named());
-            let wanted: HashSet<String> = self.lock().keys().cloned().collect();
+            let wanted: HashSet<String> = self.known.lock().keys().cloned().collect();
             guards.retain(|name, _| wanted.contains(name));
             for name in wanted {
                 if !guards.contains_key(&name) {
@@ -166,7 +166,7 @@ impl SecretStore {
 
     /// Records that a read of a Secret starts; returns whether its watch has already seen it.
     fn begin(&self, name: &str) -> bool {
-        let mut known = self.lock();
+        let mut known = self.known.lock();
         if let Some(watched) = known.get(name) {
             return watched.seen.is_some();
         }
@@ -185,17 +185,17 @@ impl SecretStore {
             watched.value = found;
             watched.was_read(revision, was_watched)
         };
-        let changed = self.lock().get_mut(name).is_some_and(was_read);
+        let changed = self.known.lock().get_mut(name).is_some_and(was_read);
         self.tell(name, changed);
     }
 
     fn saw(&self, name: &str, revision: SecretRevision) {
-        let changed = self.lock().get_mut(name).is_some_and(|watched| watched.saw(revision));
+        let changed = self.known.lock().get_mut(name).is_some_and(|watched| watched.saw(revision));
         self.tell(name, changed);
     }
 
     fn lost(&self, name: &str) {
-        if let Some(watched) = self.lock().get_mut(name) {
+        if let Some(watched) = self.known.lock().get_mut(name) {
             watched.lost();
         }
     }
@@ -209,11 +209,7 @@ impl SecretStore {
     }
 
     fn forget_all_but(&self, named: &HashSet<String>) {
-        self.lock().retain(|name, _| named.contains(name));
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, WatchedSecret>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock().retain(|name, _| named.contains(name));
     }
 }
 

@@ -4,10 +4,11 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
 use futures::{StreamExt, stream};
+use parking_lot::Mutex;
 
 use super::{rate_limits::RateLimits, resource_store::ResourceStore};
 use crate::{
@@ -135,7 +136,7 @@ impl Connections {
     ) -> Result<Connection, ConnectError> {
         let secret_name = &instance.spec.credentials_secret_ref.name;
         let secret = read_secret(directory, secret_name).await?;
-        if let Some(known) = self.lock().get(name)
+        if let Some(known) = self.known.lock().get(name)
             && known.spec == instance.spec
             && known.revision == secret.revision
         {
@@ -170,7 +171,7 @@ impl Connections {
         let connection = Connection { client, view, puller, pull_host };
         let known =
             CachedConnection { spec: instance.spec.clone(), revision: secret.revision, connection: connection.clone() };
-        self.lock().insert(name.to_owned(), known);
+        self.known.lock().insert(name.to_owned(), known);
         Ok(connection)
     }
 
@@ -186,12 +187,12 @@ impl Connections {
 
     /// The last connection made to the instance of that name.
     pub fn known(&self, name: &str) -> Option<Connection> {
-        self.lock().get(name).map(|known| known.connection.clone())
+        self.known.lock().get(name).map(|known| known.connection.clone())
     }
 
     /// Whether the Harbor of that name failed to answer recently.
     pub fn silence(&self, name: &str) -> CircuitBreaker {
-        self.silences.lock().unwrap_or_else(PoisonError::into_inner).entry(name.to_owned()).or_default().clone()
+        self.silences.lock().entry(name.to_owned()).or_default().clone()
     }
 
     /// Redacts messages about the instance of that name: removes everything that was sent to its Harbor as a secret, and
@@ -220,10 +221,6 @@ impl Connections {
             .with_token_path(token_path.unwrap_or(registry::TOKEN_PATH))
             .under(&self.leadership);
         Ok(Puller::new(client, PullLimits::default()).within(self.lanes.clone()))
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, CachedConnection>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

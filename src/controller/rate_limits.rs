@@ -1,11 +1,9 @@
 //! Limits of warming for each upstream, by the name of its Registry.
 
-use std::{
-    collections::HashMap,
-    sync::{Mutex, PoisonError},
-};
+use std::collections::HashMap;
 
 use futures::{Stream, stream};
+use parking_lot::Mutex;
 use tokio::sync::broadcast::{self, error::RecvError};
 
 use crate::{
@@ -35,7 +33,7 @@ impl RateLimits {
     pub fn of(&self, registry: &Registry) -> RateLimiter {
         let name = registry.metadata.name.clone().unwrap_or_default();
         let limit = registry.spec.pull_limit;
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.lock();
         let allowance = known.entry(name.clone()).or_insert_with(|| {
             let pulls = registry.status.as_ref().and_then(|status| status.pulls.as_ref());
             let news = self.news.clone();

@@ -1,10 +1,11 @@
 //! Requests, deadlines, paging and errors, the same for every operation.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use reqwest::{Method, header};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Serialize, de::DeserializeOwned};
@@ -231,7 +232,7 @@ impl Client {
             self.tell(request, &span, &result, begin.elapsed());
             if let Err(Error::RateLimited { retry_after }) = &result {
                 let rest = retry_after.map_or(REST, Duration::from_secs).min(LONGEST_REST);
-                *self.inner.rest.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + rest);
+                *self.inner.rest.lock() = Some(Instant::now() + rest);
             }
             result
         };
@@ -258,7 +259,7 @@ impl Client {
 
     /// Returns how long Harbor is backed off: for all clones of this client, because Harbor counts their requests together.
     fn rest(&self) -> Option<Duration> {
-        let until = (*self.inner.rest.lock().unwrap_or_else(PoisonError::into_inner))?;
+        let until = (*self.inner.rest.lock())?;
         until.checked_duration_since(Instant::now())
     }
 

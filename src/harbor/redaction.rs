@@ -8,8 +8,9 @@
 mod encodings;
 mod needles;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use secrecy::{ExposeSecret, SecretString};
 
 use self::{
@@ -51,7 +52,7 @@ impl std::fmt::Debug for Redactor {
 impl Redactor {
     /// Remembers another secret, with a user name or an empty one.
     pub fn learn(&self, username: &str, secret: &SecretString) {
-        let mut known = self.lock();
+        let mut known = self.0.lock();
         let same = |(name, value): &(String, SecretString)| {
             name == username && value.expose_secret() == secret.expose_secret()
         };
@@ -131,17 +132,13 @@ impl Redactor {
     }
 
     fn needles(&self) -> Arc<Needles> {
-        let mut known = self.lock();
+        let mut known = self.0.lock();
         if let Some(needles) = &known.needles {
             return needles.clone();
         }
         let needles = Arc::new(Needles::new(&known.pairs));
         known.needles = Some(needles.clone());
         needles
-    }
-
-    fn lock(&self) -> MutexGuard<'_, KnownSecrets> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

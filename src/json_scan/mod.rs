@@ -51,6 +51,26 @@ pub trait Fields<'a>: Default {
     fn field(&mut self, name: &[u8], scanner: &mut Scanner<'a>) -> Result<(), Unread>;
 }
 
+/// Implements [`Fields`] for a struct of [`Option`]s: the field that receives the value of each JSON name. All other values are
+/// skipped.
+macro_rules! fields {
+    ($object:ty $(where [$($parameters:tt)+])? { $($name:literal => $field:ident),+ }) => {
+        impl<'a $(, $($parameters)+)?> $crate::json_scan::Fields<'a> for $object {
+            fn field(
+                &mut self,
+                name: &[u8],
+                scanner: &mut $crate::json_scan::Scanner<'a>,
+            ) -> Result<(), $crate::json_scan::Unread> {
+                match name {
+                    $($name => scanner.field(&mut self.$field),)+
+                    _ => scanner.skip(),
+                }
+            }
+        }
+    };
+}
+pub(crate) use fields;
+
 /// The text is not what was expected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the text is no JSON, or has another type of value than expected")]

@@ -16,18 +16,7 @@ struct Taken<'a> {
     map: Option<Map>,
 }
 
-impl<'a> Fields<'a> for Taken<'a> {
-    fn field(&mut self, name: &[u8], scanner: &mut Scanner<'a>) -> Result<(), Unread> {
-        match name {
-            b"text" => scanner.field(&mut self.text),
-            b"list" => scanner.field(&mut self.list),
-            b"inner" => scanner.field(&mut self.inner),
-            b"flag" => scanner.field(&mut self.flag),
-            b"map" => scanner.field(&mut self.map),
-            _ => scanner.skip(),
-        }
-    }
-}
+fields!(Taken<'a> { b"text" => text, b"list" => list, b"inner" => inner, b"flag" => flag, b"map" => map });
 
 impl<'a> Read<'a> for Box<Taken<'a>> {
     fn read(scanner: &mut Scanner<'a>) -> Result<Self, Unread> {

@@ -8,9 +8,10 @@ use granit_parser::ScalarStyle;
 use super::{
     ManifestError, ManifestText, Object, TemplateImage,
     pull_secrets::TextInsertion,
+    scalar::{is_plain, quoted},
+    template::SecretsPlace,
     tree::{NodeContent, NodeId, Tree},
     value::{Value, ValueData, values},
-    workloads::SecretsPlace,
 };
 
 /// An edit.
@@ -297,17 +298,4 @@ fn spliced(text: &str, splices: &BTreeMap<usize, (Range<usize>, String)>) -> Str
     }
     out.push_str(text.get(at..).unwrap_or_default());
     out
-}
-
-/// Returns whether a text needs no quotes, in block and in flow style: true for all images without an IPv6 host.
-fn is_plain(text: &str) -> bool {
-    text.starts_with(|first: char| first.is_ascii_alphanumeric())
-        && text.ends_with(|last: char| last.is_ascii_alphanumeric() || last == '_' || last == '-' || last == '.')
-        && text.contains('/')
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._:/@+-".contains(&byte))
-}
-
-/// Returns the text as JSON, which is also YAML.
-pub(super) fn quoted(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
 }

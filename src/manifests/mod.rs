@@ -14,10 +14,13 @@ mod edit;
 mod field_path;
 mod kind_table;
 mod mentions;
+mod object;
 mod parts;
 mod pull_secrets;
 mod refs;
+mod scalar;
 mod shape;
+mod template;
 mod tree;
 mod value;
 mod walk;
@@ -26,8 +29,10 @@ mod workloads;
 pub use edit::{Edit, EditedText, RejectedEdit};
 pub use kind_table::KindTable;
 pub use mentions::Mention;
+pub use object::{Object, PATTERN_GROUPS};
 pub use parts::separated;
-pub use workloads::{ImageRole, ManifestText, Object, PATTERN_GROUPS, Placeholder, Template, TemplateImage};
+pub use template::{ImageRole, Placeholder, Template, TemplateImage};
+pub use workloads::ManifestText;
 
 /// The error of a text that cannot be read or edited.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -3,11 +3,11 @@
 use std::fmt::Write as _;
 
 use super::{
-    edit::quoted,
     kind_table::PullSecretsField,
+    scalar::{quoted, secret_name},
+    template::SecretsPlace,
     tree::{Node, NodeContent, NodeId, Tree},
     value::{Value, ValueData},
-    workloads::SecretsPlace,
 };
 
 /// A text to insert, and the value that it adds.
@@ -163,7 +163,7 @@ fn block_field(text: &str, first: &Node, taking: &PullSecretsField, names: &[&st
 }
 
 fn block_item(taking: &PullSecretsField, name: &str) -> String {
-    format!("- {}{}", if taking.names { "" } else { "name: " }, scalar(name))
+    format!("- {}{}", if taking.names { "" } else { "name: " }, secret_name(name))
 }
 
 fn flow_field(taking: &PullSecretsField, names: &[&str]) -> String {
@@ -177,14 +177,6 @@ fn flow_items(taking: &PullSecretsField, names: &[&str]) -> String {
     };
     let items: Vec<String> = names.iter().map(item).collect();
     items.join(", ")
-}
-
-/// Names of Secrets are DNS names: a name needs quotes if it looks like a number or a YAML keyword.
-fn scalar(name: &str) -> String {
-    let plain = name.starts_with(|first: char| first.is_ascii_lowercase())
-        && name.contains('-')
-        && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte));
-    if plain { name.to_owned() } else { quoted(name) }
 }
 
 /// Returns the line ending of a text.

@@ -10,9 +10,9 @@ use super::{
     field_path::{FieldPath, PathSegment},
     kind_table::{KnownKind, PullSecretsField},
     shape,
+    template::SecretsPlace,
     tree::Tree,
     value::{Value, ValueData},
-    workloads::SecretsPlace,
 };
 use crate::rewrite::pod::ImageLocation;
 

@@ -3,9 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::policies::{ApplicablePolicy, Policy, PolicyScope, PolicyViolation};
-use super::text::{PrintableText, Quoted};
+use super::compiled::{ApplicablePolicy, Policy, PolicyScope};
+use super::violation::PolicyViolation;
 use crate::api::image_policy::{DuringOutage, OnUnscanned, PolicyAction};
+use crate::text::{PrintableText, Quoted};
 
 /// The most messages of a kind; the last one counts the rest. The API server cuts longer texts.
 const MAX_MESSAGES: usize = 8;

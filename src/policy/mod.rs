@@ -8,17 +8,18 @@
 //!
 //! Images are compared only as parsed references, never as text: a text that resembles an allowed registry does not match.
 
+mod compiled;
 mod evaluate;
 mod policies;
 mod scans;
 mod severity_limit;
-mod text;
+mod violation;
 
+pub use compiled::PolicyWarning;
 pub use evaluate::{ForeignReason, JudgedImage, PolicyResult};
-pub use policies::{Policies, PolicyWarning};
+pub use policies::Policies;
 pub use scans::{NoVerdict, ScanIndex, ScanRecord, ScanVerdict};
 pub use severity_limit::ScanEvidence;
-pub use text::{PrintableText, Quoted};
 
 #[cfg(test)]
 mod tests;

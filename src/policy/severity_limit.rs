@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 
-use super::policies::PolicyViolation;
 use super::scans::{NoVerdict, ScanIndex};
+use super::violation::PolicyViolation;
 use crate::api::image_policy::{MaxSeverity, OnUnscanned, Vulnerability};
 use crate::image::ImageRef;
 

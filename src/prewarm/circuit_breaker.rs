@@ -1,11 +1,9 @@
 //! Backoff for a Harbor that does not answer: one image asks it each half minute, however many wait for it.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::jiff::Timestamp;
+use parking_lot::Mutex;
 
 use super::probe_backoff::{ProbeBackoff, ProbeDenied};
 
@@ -31,7 +29,7 @@ impl CircuitBreaker {
     /// # Errors
     /// The time to retry, while Harbor is backed off.
     pub fn attempt(&self, now: Timestamp) -> Result<CircuitProbe, Timestamp> {
-        let mut rest = self.rest();
+        let mut rest = self.rest.lock();
         rest.check(now).map_err(|held| match held {
             ProbeDenied::Until(until) => until,
             ProbeDenied::Trial => after(now),
@@ -40,16 +38,12 @@ impl CircuitBreaker {
         drop(rest);
         Ok(CircuitProbe { silence: self.clone(), probe })
     }
-
-    fn rest(&self) -> MutexGuard<'_, ProbeBackoff> {
-        self.rest.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl CircuitProbe {
     /// Records whether Harbor answered, as of `now`.
     pub fn end(self, answered: bool, now: Timestamp) {
-        let mut rest = self.silence.rest();
+        let mut rest = self.silence.rest.lock();
         if answered { rest.serves() } else { rest.extend(after(now)) }
     }
 }
@@ -57,7 +51,7 @@ impl CircuitProbe {
 impl Drop for CircuitProbe {
     fn drop(&mut self) {
         if self.probe {
-            self.silence.rest().ask_over();
+            self.silence.rest.lock().ask_over();
         }
     }
 }

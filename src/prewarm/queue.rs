@@ -5,12 +5,13 @@
 use std::{
     collections::HashSet,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::namespace_limit::{NamespaceBuckets, NamespaceLimit};
@@ -150,7 +151,7 @@ impl PrewarmQueue {
 
     /// Returns the number of waiting requests.
     pub fn waiting(&self) -> usize {
-        let state = self.shared.lock();
+        let state = self.shared.state.lock();
         state.turn.len() + state.last.len()
     }
 
@@ -169,7 +170,7 @@ impl PrewarmQueue {
             self.shared.count(EnqueueResult::Dropped);
             return EnqueueResult::Dropped;
         }
-        let (fate, displaced) = self.shared.lock().push(order, offer, now);
+        let (fate, displaced) = self.shared.state.lock().push(order, offer, now);
         self.shared.count(fate);
         if displaced {
             self.shared.count(EnqueueResult::Dropped);
@@ -187,7 +188,7 @@ impl PrewarmReceiver {
         loop {
             // In this order, so that a request that was enqueued before the last sender was dropped is found.
             let ended = self.shared.ended.load(Ordering::Acquire);
-            let (offer, waits) = self.shared.lock().take(Instant::now());
+            let (offer, waits) = self.shared.state.lock().take(Instant::now());
             match (offer, waits) {
                 (Some(offer), _) => return Some(offer),
                 (None, false) if ended => return None,
@@ -199,7 +200,7 @@ impl PrewarmReceiver {
 
     /// Forgets an image that could not be processed, so that the next request for it counts.
     pub fn forget(&self, image: &ImageRef) {
-        let mut state = self.shared.lock();
+        let mut state = self.shared.state.lock();
         state.memory.recent.remove(image);
         state.memory.older.remove(image);
     }
@@ -237,10 +238,6 @@ struct QueueState {
 }
 
 impl QueueState {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn count(&self, fate: EnqueueResult) {
         let count = match fate {
             EnqueueResult::Queued => &self.queued,
@@ -370,7 +367,7 @@ mod tests {
             fates,
             [EnqueueResult::Queued, EnqueueResult::Queued, EnqueueResult::Dropped, EnqueueResult::Dropped]
         );
-        receiver.shared.lock().take(Instant::now()).0.unwrap();
+        receiver.shared.state.lock().take(Instant::now()).0.unwrap();
         assert_eq!(offers.try_enqueue(offer("c")), EnqueueResult::Queued);
         drop(receiver);
         assert_eq!(offers.try_enqueue(offer("d")), EnqueueResult::Dropped);
@@ -381,7 +378,7 @@ mod tests {
         let (offers, receiver) = queue(bounds(16, 16));
         let start = Instant::now();
         let at = |seconds| offers.decide(Order::Turn, offer("nginx"), start + Duration::from_secs(seconds));
-        let take_at = |seconds| receiver.shared.lock().take(start + Duration::from_secs(seconds)).0;
+        let take_at = |seconds| receiver.shared.state.lock().take(start + Duration::from_secs(seconds)).0;
         assert_eq!([at(1), at(59)], [EnqueueResult::Queued, EnqueueResult::Duplicate]);
         assert!(take_at(59).is_some());
         assert_eq!(at(100), EnqueueResult::Duplicate);
@@ -397,10 +394,10 @@ mod tests {
         for number in 0..5000 {
             offers.try_enqueue(offer(&format!("app:{number}")));
             if number % 2 == 0 {
-                receiver.shared.lock().take(Instant::now());
+                receiver.shared.state.lock().take(Instant::now());
             }
         }
-        let state = receiver.shared.lock();
+        let state = receiver.shared.state.lock();
         assert_eq!((state.turn.len(), state.waiting.len()), (1000, 1000));
         assert!(state.memory.recent.len() + state.memory.older.len() <= 200);
     }

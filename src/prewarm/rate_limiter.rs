@@ -4,12 +4,10 @@
 //! [`Account`] is pure. [`Allowance`] shares one account between all images of an upstream. One answer of 429, or none, counts
 //! for all of them, and after the pause one image tries first, not all. Images of other upstreams keep their workers.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
+use parking_lot::Mutex;
 
 use super::probe_backoff::{ProbeBackoff, ProbeDenied};
 use crate::api::{PullLimit, Reason, UpstreamPulls, condition::whole_seconds};
@@ -238,7 +236,7 @@ pub struct RateLimiter {
 
 impl std::fmt::Debug for RateLimiter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Allowance").field("account", &*self.account()).finish_non_exhaustive()
+        f.debug_struct("Allowance").field("account", &*self.account.lock()).finish_non_exhaustive()
     }
 }
 
@@ -264,22 +262,22 @@ impl RateLimiter {
 
     /// See [`Account::is_paused`].
     pub fn is_paused(&self, now: Timestamp) -> bool {
-        self.account().is_paused(now)
+        self.account.lock().is_paused(now)
     }
 
     /// Replaces the limit from now on.
     pub fn limit(&self, limit: Option<PullLimit>) {
-        self.account().limit = limit;
+        self.account.lock().limit = limit;
     }
 
     /// See [`Account::to_remember`].
     pub fn to_remember(&self) -> Option<UpstreamPulls> {
-        self.account().to_status()
+        self.account.lock().to_status()
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut RateLimitState) -> T) -> T {
         let (value, news) = {
-            let mut account = self.account();
+            let mut account = self.account.lock();
             let before = account.to_status();
             let value = change(&mut account);
             (value, account.to_status() != before)
@@ -288,10 +286,6 @@ impl RateLimiter {
             told();
         }
         value
-    }
-
-    fn account(&self) -> MutexGuard<'_, RateLimitState> {
-        self.account.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -314,7 +308,7 @@ impl RatePermit {
 impl Drop for RatePermit {
     fn drop(&mut self) {
         if !self.settled {
-            self.allowance.account().ask_over();
+            self.allowance.account.lock().ask_over();
         }
     }
 }

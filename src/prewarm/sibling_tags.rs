@@ -5,9 +5,11 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
+
+use parking_lot::Mutex;
 
 /// Maximum number of remembered tags of one repository, and of tags requested before one of them is pulled.
 pub const MOST_TAGS: usize = 16;
@@ -28,7 +30,7 @@ pub struct SiblingTags {
 impl SiblingTags {
     /// Records that a tag of a repository is wanted. `repository` begins with the host of its Harbor.
     pub fn record(&self, repository: &str, tag: &str) {
-        let mut known = self.lock();
+        let mut known = self.known.lock();
         if known.len() >= MOST_REPOSITORIES && !known.contains_key(repository) {
             known.clear();
         }
@@ -41,7 +43,7 @@ impl SiblingTags {
     /// Returns the other tags to request before `tag` is pulled at `now`. They count as requested from then on, and so does
     /// `tag`.
     pub fn due_siblings(&self, repository: &str, tag: &str, now: Instant) -> Vec<String> {
-        let mut known = self.lock();
+        let mut known = self.known.lock();
         let Some(tags) = known.get_mut(repository) else { return Vec::new() };
         let mut due = Vec::new();
         for (known, asked) in tags.iter_mut() {
@@ -55,10 +57,6 @@ impl SiblingTags {
         }
         due.sort_unstable();
         due
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Tags>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -84,6 +82,6 @@ mod tests {
         (0..1000).for_each(|number| siblings.record("h/p/app", &number.to_string()));
         assert_eq!(siblings.due_siblings("h/p/app", "x", Instant::now()).len(), MOST_TAGS);
         (0..3 * MOST_REPOSITORIES).for_each(|number| siblings.record(&number.to_string(), "v1"));
-        assert!(siblings.lock().len() <= MOST_REPOSITORIES);
+        assert!(siblings.known.lock().len() <= MOST_REPOSITORIES);
     }
 }

@@ -6,10 +6,11 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, OnceLock},
 };
 
 use k8s_openapi::jiff::Timestamp;
+use parking_lot::Mutex;
 
 /// Maximum number of namespaces of one image, in memory and in `status.requestedBy`.
 pub const REQUESTERS: usize = 8;
@@ -47,7 +48,7 @@ impl UsageTracker {
 
     /// Records that a Pod or workload of a namespace needs an image.
     pub fn record(&self, image: &str, namespace: &str, now: Timestamp) {
-        let mut known = self.lock();
+        let mut known = self.known.lock();
         if let Some(request) = known.get_mut(image) {
             request.at = request.at.max(now);
             request.add(namespace);
@@ -66,11 +67,7 @@ impl UsageTracker {
 
     /// Returns the last requests for an image; `None` if there was none.
     pub fn last(&self, image: &str) -> Option<LastUse> {
-        self.lock().get(image).cloned()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<Box<str>, LastUse>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock().get(image).cloned()
     }
 }
 
@@ -120,7 +117,7 @@ mod tests {
         for number in 0..3 * MOST {
             asked.record(&number.to_string(), "shop", at(i64::try_from(number).unwrap()));
         }
-        assert!(asked.lock().len() <= MOST);
+        assert!(asked.known.lock().len() <= MOST);
         assert!(asked.last(&(3 * MOST - 1).to_string()).is_some() && asked.last("0").is_none());
     }
 }

@@ -6,10 +6,10 @@
 
 use std::{
     collections::HashMap,
-    sync::Mutex,
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use reqwest::header::{HeaderMap, WWW_AUTHENTICATE};
 use secrecy::SecretString;
 use serde::Deserialize;
@@ -90,13 +90,12 @@ pub(super) struct TokenCache {
 impl TokenCache {
     /// Returns the token of a repository if it is still usable at `now`.
     pub(super) fn get(&self, repository: &str, now: Instant) -> Option<SecretString> {
-        let kept = self.kept.lock().ok()?;
-        kept.get(repository).filter(|(_, until)| *until > now).map(|(token, _)| token.clone())
+        self.kept.lock().get(repository).filter(|(_, until)| *until > now).map(|(token, _)| token.clone())
     }
 
     /// Caches a token until `until`.
     pub(super) fn put(&self, repository: &str, token: SecretString, until: Instant, now: Instant) {
-        let Ok(mut kept) = self.kept.lock() else { return };
+        let mut kept = self.kept.lock();
         if kept.len() >= MAX_TOKENS && !kept.contains_key(repository) {
             kept.retain(|_, (_, until)| *until > now);
             let first = kept.iter().min_by_key(|(_, (_, until))| *until).map(|(name, _)| name.clone());
@@ -159,7 +158,7 @@ mod tests {
             let until = start + Duration::from_secs(number + 1);
             tokens.put(&format!("r{number}"), SecretString::from("t"), until, start);
         }
-        assert_eq!(tokens.kept.lock().unwrap().len(), MAX_TOKENS);
+        assert_eq!(tokens.kept.lock().len(), MAX_TOKENS);
         assert!(tokens.get("r0", start).is_none() && tokens.get("r2047", start).is_some());
     }
 }

@@ -8,12 +8,14 @@ use std::sync::Arc;
 use super::image_decision::{ImageDecider, ImageDecision, parse, placeholder};
 use super::limits::{BudgetExhausted, MAX_ANNOTATIONS, StepBudget};
 use super::opt_out::{ALLOW_EXEMPT, EXEMPT, OptOut};
-use super::original_images::{ORIGINAL_IMAGES, OriginalEntries, OriginalImages, may_be_made_from};
+use super::original_images::{OriginalEntries, OriginalImages, may_be_made_from};
 use super::patch::{ImageChange, NewImage, PodEdits, RecordEdit, distinct};
-use super::pod::{ImageField, ImageLocation, Pod};
+use super::pod::{ImageField, ImageLocation, ORIGINAL_IMAGES, Pod};
 use super::pod_scope::PodScope;
+use super::prewarm_target::PrewarmTarget;
 use super::rules::{RuleDecision, Rules};
-use crate::image::{ImageRef, ImageRefError};
+use crate::image::ImageRefError;
+use crate::text::PrintableText;
 
 /// The most warnings. The API server would cut more.
 const MAX_WARNINGS: usize = 8;
@@ -50,15 +52,6 @@ pub struct PodMutation<'p> {
     at_harbor: Vec<PrewarmTarget>,
     left_alone: usize,
     warnings: Vec<String>,
-}
-
-/// An image to prewarm.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PrewarmTarget {
-    /// The image at Harbor, as the kubelet pulls it.
-    pub image: ImageRef,
-    /// Name of the ProxyProject of the image.
-    pub proxy_project: Arc<str>,
 }
 
 /// Decides on a Pod without a budget: for commands and controllers. See [`decide_within`].
@@ -259,7 +252,7 @@ impl<'p> PodMutation<'p> {
     /// A Pod that a backup restores from another Harbor has a record, and no rule knows that Harbor.
     fn drop_record(&mut self, slot: &ImageField<'_>) {
         if self.warnings.len() < MAX_WARNINGS {
-            let (noun, name) = (slot.kind.noun(), PrintableName(slot.name));
+            let (noun, name) = (slot.kind.noun(), PrintableText(slot.name, MAX_NAME_IN_WARNING));
             self.warnings.push(format!(
                 "harbor-pilot: the record of the original image of {noun} \"{name}\" is dropped: no rule maps the image that it \
                  has; if that is at another Harbor, add its HOST/PROJECT to rewrite.matches of a ProxyProject"
@@ -270,7 +263,7 @@ impl<'p> PodMutation<'p> {
     fn leave(&mut self, slot: &ImageField<'_>, why: &dyn fmt::Display) {
         self.left_alone += 1;
         if self.left_alone <= MAX_WARNINGS {
-            let name = PrintableName(slot.name);
+            let name = PrintableText(slot.name, MAX_NAME_IN_WARNING);
             let noun = slot.kind.noun();
             self.warnings.push(format!("harbor-pilot: the image of {noun} \"{name}\" was left as it is: {why}"));
         }
@@ -396,16 +389,6 @@ fn made_from<'s>(
     let original = sent.original(slot)?;
     let found = rules.find_for_anyone_within(&parse(original).ok()?, budget);
     matches!(found, RuleDecision::Rewritten { image, .. } if image.as_str() == made).then_some(original)
-}
-
-/// A name for a warning, which travels in an HTTP header: short, and without control characters.
-struct PrintableName<'t>(&'t str);
-
-impl fmt::Display for PrintableName<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let graphic = |c: char| if c.is_ascii_graphic() { c } else { '?' };
-        self.0.chars().take(MAX_NAME_IN_WARNING).try_for_each(|c| fmt::Write::write_char(f, graphic(c)))
-    }
 }
 
 #[cfg(test)]

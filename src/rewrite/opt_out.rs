@@ -9,8 +9,6 @@ use super::pod_scope::PodScope;
 pub const EXEMPT: &str = "harbor-pilot.dev/exempt";
 /// Label of a namespace whose Pods may use [`EXEMPT`], if it is `true`.
 pub const ALLOW_EXEMPT: &str = "harbor-pilot.dev/allow-exempt";
-/// Annotation of a Pod with names of containers and volumes, separated by commas, whose images are not modified.
-pub const KEEP_IMAGES: &str = "harbor-pilot.dev/keep-images";
 
 /// Whether the Pod asks for an exemption.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

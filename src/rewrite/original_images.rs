@@ -6,10 +6,6 @@ use super::image_decision::parse;
 use super::json::{push_escaped, push_string};
 use super::pod::{ImageField, ImageLocation};
 
-/// Key of the annotation that admission writes: original images by `containers/NAME`, `initContainers/NAME`,
-/// `ephemeralContainers/NAME` and `volumes/NAME`, only for changed images.
-pub const ORIGINAL_IMAGES: &str = "harbor-pilot.dev/original-images";
-
 /// A record from a Pod. An invalid record is read as empty.
 #[derive(Debug, Default)]
 pub(super) struct OriginalImages(HashMap<String, String>);

@@ -4,10 +4,9 @@ use std::collections::HashSet;
 use std::fmt::Write;
 use std::sync::Arc;
 
-use super::decide::PrewarmTarget;
 use super::json::push_string;
-use super::original_images::ORIGINAL_IMAGES;
-use super::pod::{ImageField, PullSecret};
+use super::pod::{ImageField, ORIGINAL_IMAGES, PullSecret};
+use super::prewarm_target::PrewarmTarget;
 
 /// [`ORIGINAL_IMAGES`] as a JSON Pointer (RFC 6901).
 const ANNOTATION_POINTER: &str = "/metadata/annotations/harbor-pilot.dev~1original-images";

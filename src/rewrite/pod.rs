@@ -4,10 +4,13 @@ use std::borrow::Cow;
 use std::ops::Deref;
 
 use super::limits::{MAX_ANNOTATIONS, MAX_CONTAINERS, MAX_LABELS, MAX_PULL_SECRETS, MAX_VOLUMES};
-use super::opt_out::KEEP_IMAGES;
-use super::original_images::ORIGINAL_IMAGES;
-use crate::json_scan::{Fields, Read, Scanner, Unread};
+use crate::json_scan::{Fields, Read, Scanner, Unread, fields};
 
+/// Annotation of a Pod with names of containers and volumes, separated by commas, whose images are not modified.
+pub const KEEP_IMAGES: &str = "harbor-pilot.dev/keep-images";
+/// Key of the annotation that admission writes: original images by `containers/NAME`, `initContainers/NAME`,
+/// `ephemeralContainers/NAME` and `volumes/NAME`, only for changed images.
+pub const ORIGINAL_IMAGES: &str = "harbor-pilot.dev/original-images";
 /// The annotation that marks the mirror of a static Pod (Kubernetes' `kubernetes.io/config.mirror`).
 const MIRROR: &str = "kubernetes.io/config.mirror";
 const TOO_MANY_CONTAINERS: &str = "the Pod has more than 16384 containers";
@@ -281,28 +284,14 @@ impl Deref for JsonStr<'_> {
     }
 }
 
-impl<'a> Fields<'a> for Pod<'a> {
-    fn field(&mut self, name: &[u8], scanner: &mut Scanner<'a>) -> Result<(), Unread> {
-        match name {
-            b"metadata" => scanner.field(&mut self.metadata),
-            b"spec" => scanner.field(&mut self.spec),
-            _ => scanner.skip(),
-        }
-    }
-}
-
-impl<'a> Fields<'a> for Metadata<'a> {
-    fn field(&mut self, name: &[u8], scanner: &mut Scanner<'a>) -> Result<(), Unread> {
-        match name {
-            b"name" => scanner.field(&mut self.name),
-            b"generateName" => scanner.field(&mut self.generate_name),
-            b"namespace" => scanner.field(&mut self.namespace),
-            b"labels" => scanner.field(&mut self.labels),
-            b"annotations" => scanner.field(&mut self.annotations),
-            _ => scanner.skip(),
-        }
-    }
-}
+fields!(Pod<'a> { b"metadata" => metadata, b"spec" => spec });
+fields!(Metadata<'a> {
+    b"name" => name,
+    b"generateName" => generate_name,
+    b"namespace" => namespace,
+    b"labels" => labels,
+    b"annotations" => annotations
+});
 
 impl<'a> Fields<'a> for Spec<'a> {
     fn field(&mut self, name: &[u8], scanner: &mut Scanner<'a>) -> Result<(), Unread> {
@@ -349,36 +338,9 @@ fn take_list<'a, T: Read<'a>>(
     Ok(is_cut)
 }
 
-impl<'a> Fields<'a> for Container<'a> {
-    fn field(&mut self, name: &[u8], scanner: &mut Scanner<'a>) -> Result<(), Unread> {
-        match name {
-            b"name" => scanner.field(&mut self.name),
-            b"image" => scanner.field(&mut self.image),
-            b"imagePullPolicy" => scanner.field(&mut self.pull_policy),
-            _ => scanner.skip(),
-        }
-    }
-}
-
-impl<'a> Fields<'a> for Volume<'a> {
-    fn field(&mut self, name: &[u8], scanner: &mut Scanner<'a>) -> Result<(), Unread> {
-        match name {
-            b"name" => scanner.field(&mut self.name),
-            b"image" => scanner.field(&mut self.image),
-            _ => scanner.skip(),
-        }
-    }
-}
-
-impl<'a> Fields<'a> for ImageVolume<'a> {
-    fn field(&mut self, name: &[u8], scanner: &mut Scanner<'a>) -> Result<(), Unread> {
-        match name {
-            b"reference" => scanner.field(&mut self.reference),
-            b"pullPolicy" => scanner.field(&mut self.pull_policy),
-            _ => scanner.skip(),
-        }
-    }
-}
+fields!(Container<'a> { b"name" => name, b"image" => image, b"imagePullPolicy" => pull_policy });
+fields!(Volume<'a> { b"name" => name, b"image" => image });
+fields!(ImageVolume<'a> { b"reference" => reference, b"pullPolicy" => pull_policy });
 
 impl<'a> Read<'a> for PullPolicy {
     fn read(scanner: &mut Scanner<'a>) -> Result<Self, Unread> {
@@ -386,11 +348,7 @@ impl<'a> Read<'a> for PullPolicy {
     }
 }
 
-impl<'a> Fields<'a> for PullSecret<'a> {
-    fn field(&mut self, name: &[u8], scanner: &mut Scanner<'a>) -> Result<(), Unread> {
-        if name == b"name" { scanner.field(&mut self.name) } else { scanner.skip() }
-    }
-}
+fields!(PullSecret<'a> { b"name" => name });
 
 impl<'a> Read<'a> for JsonStr<'a> {
     fn read(scanner: &mut Scanner<'a>) -> Result<Self, Unread> {

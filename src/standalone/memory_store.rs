@@ -2,12 +2,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::Arc,
     time::Duration,
 };
 
 use futures::{FutureExt, future::BoxFuture};
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
+use parking_lot::RwLock;
 use serde_json::Value;
 
 use super::ManifestSet;
@@ -81,7 +82,7 @@ impl MemoryStore {
     /// Replaces the resources with those of the manifests. Deletes resources that are missing there, gives new and changed
     /// ones a new generation, and keeps the status.
     pub fn apply(&self, manifests: &ManifestSet, now: Timestamp) {
-        let mut state = self.write();
+        let mut state = self.state.write();
         state.secrets.clone_from(&manifests.secrets);
         state.scan_max_age = shortest_max_age(&manifests.policies);
         state.scan_ceiling = lowest_ceiling(&manifests.policies);
@@ -97,7 +98,7 @@ impl MemoryStore {
 
     /// Adds a resource unless one with its name exists. Returns whether it was added.
     pub fn add<K: StoredKind>(&self, object: K, now: Timestamp) -> bool {
-        let mut state = self.write();
+        let mut state = self.state.write();
         let name = object.meta().name.clone().unwrap_or_default();
         let shelf = K::shelf_mut(&mut state);
         if shelf.contains_key(&name) {
@@ -109,17 +110,17 @@ impl MemoryStore {
 
     /// The resource of that name.
     pub fn get<K: StoredKind>(&self, name: &str) -> Option<Arc<K>> {
-        K::shelf(&self.read()).get(name).cloned()
+        K::shelf(&self.state.read()).get(name).cloned()
     }
 
     /// All resources of a kind, in the order of their names.
     pub fn all<K: StoredKind>(&self) -> Vec<Arc<K>> {
-        K::shelf(&self.read()).values().cloned().collect()
+        K::shelf(&self.state.read()).values().cloned().collect()
     }
 
     /// Stores a status if the resource still exists. Returns whether that changed anything.
     pub fn set_status<K: StoredKind>(&self, name: &str, status: K::Status) -> bool {
-        let mut state = self.write();
+        let mut state = self.state.write();
         match K::shelf_mut(&mut state).get_mut(name) {
             Some(object) if object.status() != Some(&status) => {
                 *object = Arc::new(object.with_status(status));
@@ -131,15 +132,7 @@ impl MemoryStore {
 
     /// Removes a resource.
     pub fn remove<K: StoredKind>(&self, name: &str) {
-        K::shelf_mut(&mut self.write()).remove(name);
-    }
-
-    fn read(&self) -> RwLockReadGuard<'_, StoreState> {
-        self.state.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn write(&self) -> RwLockWriteGuard<'_, StoreState> {
-        self.state.write().unwrap_or_else(PoisonError::into_inner)
+        K::shelf_mut(&mut self.state.write()).remove(name);
     }
 }
 
@@ -173,11 +166,11 @@ impl ResourceStore for MemoryStore {
     }
 
     fn scan_max_age(&self) -> Option<Duration> {
-        self.read().scan_max_age
+        self.state.read().scan_max_age
     }
 
     fn scan_ceiling(&self) -> Option<FoundSeverity> {
-        self.read().scan_ceiling
+        self.state.read().scan_ceiling
     }
 
     fn node_platforms(&self) -> Vec<Platform> {
@@ -185,7 +178,7 @@ impl ResourceStore for MemoryStore {
     }
 
     fn secret<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<SecretValue>, String>> {
-        let found = self.read().secrets.get(name).cloned();
+        let found = self.state.read().secrets.get(name).cloned();
         std::future::ready(Ok(found)).boxed()
     }
 }

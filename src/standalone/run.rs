@@ -33,7 +33,7 @@ use crate::{
     },
     rewrite::{self, Rules},
     telemetry::{metrics::Metrics, probes::Readiness},
-    tls::serve::{Certificate, server_config},
+    tls::{certificate::Certificate, serve::server_config},
     webhook::{self, Admission, BodyLimits, ServeError, ServeOptions},
 };
 

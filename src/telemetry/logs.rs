@@ -1,8 +1,9 @@
 //! Log lines on standard error, as text or JSON. The filter can change while the process runs.
 
 use std::io::IsTerminal;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tracing_subscriber::filter::{EnvFilter, ParseError};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::reload::{self, Handle};
@@ -102,7 +103,7 @@ pub fn init(
 impl LogControl {
     /// Returns the current filter.
     pub fn filter(&self) -> String {
-        self.current().filter.clone()
+        self.0.current.lock().filter.clone()
     }
 
     /// Sets the filter. Returns a number for [`LogControl::fall_back`].
@@ -115,7 +116,7 @@ impl LogControl {
             return Err(SetError::Empty);
         }
         let parsed = EnvFilter::try_new(filter)?;
-        let mut current = self.current();
+        let mut current = self.0.current.lock();
         self.0.handle.reload(parsed)?;
         tracing::warn!(before = current.filter, now = filter, "what is logged was changed");
         *current = Current { filter: filter.to_owned(), changes: current.changes + 1 };
@@ -124,14 +125,10 @@ impl LogControl {
 
     /// Restores the initial filter, unless it was changed since `change`.
     pub fn fall_back(&self, change: u64) {
-        if self.current().changes == change {
+        if self.0.current.lock().changes == change {
             // The filter was valid at the start.
             self.set(&self.0.first).ok();
         }
-    }
-
-    fn current(&self) -> std::sync::MutexGuard<'_, Current> {
-        self.0.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

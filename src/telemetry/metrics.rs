@@ -6,10 +6,10 @@ use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use super::exposition::{Exposed, Exposition};
-use super::histogram::DurationHistogram;
 
 /// All metrics of a process that serves admission.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ pub struct Metrics {
 pub struct AdmissionMetrics {
     /// One counter for each pair of labels, created at the start, so that counting takes no lock.
     requests: [[Counter; AdmissionOutcome::ALL.len()]; OperationLabel::ALL.len()],
-    duration: DurationHistogram,
+    duration: Histogram,
     /// Metrics of connections to the webhook's port.
     pub connections: ConnectionMetrics,
     /// Images that patches changed.
@@ -150,7 +150,7 @@ impl AdmissionMetrics {
         counter.inspect(|counter| {
             counter.inc();
         });
-        self.duration.observe(took);
+        self.duration.observe(took.as_secs_f64());
     }
 
     /// Counts a dropped prewarm request.
@@ -163,7 +163,8 @@ impl AdmissionMetrics {
     fn new(registry: &mut Registry) -> Self {
         let registry = registry.sub_registry_with_prefix("admission");
         let requests = Family::<RequestLabels, Counter>::default();
-        let duration = DurationHistogram::default();
+        // From 10 µs to 163.84 ms.
+        let duration = Histogram::new(exponential_buckets(0.00001, 2.0, 15));
         let (rewritten, left_alone) = (Counter::default(), Counter::default());
         let unrewritten = Counter::default();
         let connections = ConnectionMetrics::register(registry);
@@ -259,5 +260,25 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }
+    }
+
+    #[test]
+    fn duration_has_buckets_that_double_from_10_microseconds() {
+        let metrics = Metrics::new();
+        for took in [Duration::ZERO, Duration::from_micros(20), Duration::from_nanos(20_001), Duration::from_secs(1)] {
+            metrics.admission.count(OperationLabel::Create, AdmissionOutcome::Patched, took);
+        }
+        let text = metrics.encode().unwrap();
+        let name = "harbor_pilot_admission_duration_seconds_";
+        let found: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix(name)).collect();
+        let bounds = [
+            "0.00001", "0.00002", "0.00004", "0.00008", "0.00016", "0.00032", "0.00064", "0.00128", "0.00256",
+            "0.00512", "0.01024", "0.02048", "0.04096", "0.08192", "0.16384", "+Inf",
+        ];
+        let counts = [1, 2, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 4];
+        let buckets = bounds.iter().zip(counts).map(|(bound, count)| format!(r#"bucket{{le="{bound}"}} {count}"#));
+        let expected: Vec<String> =
+            ["sum 1.000040001".to_owned(), "count 4".to_owned()].into_iter().chain(buckets).collect();
+        assert_eq!(found, expected);
     }
 }

@@ -5,7 +5,6 @@
 
 pub mod controller;
 pub mod exposition;
-mod histogram;
 pub mod log_level;
 pub mod logs;
 pub mod metrics;

@@ -2,9 +2,10 @@
 
 use std::collections::VecDeque;
 use std::fmt::{self, Write};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use k8s_openapi::jiff::Timestamp;
+use parking_lot::Mutex;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
@@ -37,12 +38,12 @@ pub struct LoggedError {
 impl RecentErrors {
     /// Returns the entries, newest first.
     pub fn newest(&self) -> Vec<LoggedError> {
-        self.lock().iter().rev().cloned().collect()
+        self.0.lock().iter().rev().cloned().collect()
     }
 
     /// Adds an entry.
     pub fn note(&self, is_error: bool, text: String, at: Timestamp) {
-        let mut kept = self.lock();
+        let mut kept = self.0.lock();
         if let Some(last) = kept.back_mut().filter(|last| last.text == text && last.is_error == is_error) {
             (last.at, last.times) = (at, last.times.saturating_add(1));
             return;
@@ -59,10 +60,6 @@ impl RecentErrors {
         S: Subscriber + for<'a> LookupSpan<'a>,
     {
         RecordingLayer(self.clone()).with_filter(LevelFilter::WARN)
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<LoggedError>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::io::AsyncReadExt;
 
-use super::serve::{Certificate, CertificateError};
+use super::certificate::{Certificate, CertificateError};
 
 /// The certificate and its intermediate CAs, as in a Secret of type `kubernetes.io/tls`.
 pub const CERTIFICATE: &str = "tls.crt";

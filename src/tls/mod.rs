@@ -5,6 +5,7 @@
 //! replaced under load. In the controller, in: the stored, trusted and served certificates ([`probe`], [`x509`]); out: the
 //! next step of a rotation.
 
+pub mod certificate;
 pub mod client_verifier;
 pub mod files;
 pub mod issue;

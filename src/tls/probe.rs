@@ -2,9 +2,10 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -50,7 +51,7 @@ pub async fn served_by(address: SocketAddr, name: &str, deadline: Duration) -> R
     };
     let result = tokio::time::timeout(deadline, handshake).await;
     // A server that asks for our certificate sends its own before it refuses us.
-    if let Some(certificate) = seen.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
+    if let Some(certificate) = seen.0.lock().take() {
         return Ok(X509::from_der(certificate)?);
     }
     result.map_err(|_| ProbeError::Timeout(deadline))??;
@@ -70,7 +71,7 @@ impl ServerCertVerifier for CertificateRecorder {
         _: &[u8],
         _: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(end_entity.clone().into_owned());
+        *self.0.lock() = Some(end_entity.clone().into_owned());
         Ok(ServerCertVerified::assertion())
     }
 

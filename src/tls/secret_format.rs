@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 
 use rcgen::{KeyPair, PublicKeyData};
 
+use super::certificate::Certificate;
 use super::files::{AUTHORITY, CERTIFICATE, KEY};
 use super::issue::{Authority, Issued};
-use super::serve::Certificate;
 use super::x509::X509;
 
 /// The data of a Secret.

@@ -2,12 +2,13 @@
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::task::AtomicWaker;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::peer_slots::{Peer, PeerSlot, SlotHolder};
@@ -114,7 +115,7 @@ impl Connection {
     }
 
     fn change(&self, seat: ConnectionState) {
-        let mut held = self.seat.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.seat.lock();
         let over = if matches!(*held, ConnectionState::Ended) { seat } else { std::mem::replace(&mut *held, seat) };
         drop(held);
         // Outside of the lock: the drop locks the slots.

@@ -8,9 +8,10 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
@@ -97,7 +98,7 @@ impl<T: SlotHolder> PeerSlots<T> {
     /// Returns a slot for a newcomer, and the number of evicted occupants.
     pub(super) fn admit(self: &Arc<Self>, newcomer: Arc<T>, size: usize) -> Result<(PeerSlot<T>, usize), NoSlot> {
         let peer = newcomer.peer();
-        let mut taken = self.lock();
+        let mut taken = self.taken.lock();
         let evicted = taken.make_room(self.room, peer, size, None)?;
         let id = taken.next;
         taken.next += 1;
@@ -135,11 +136,7 @@ impl<T: SlotHolder> PeerSlots<T> {
 
     /// Calls `act` with each occupant.
     pub(super) fn each(&self, mut act: impl FnMut(&Arc<T>)) {
-        self.lock().occupants.values().for_each(|(occupant, _)| act(occupant));
-    }
-
-    fn lock(&self) -> MutexGuard<'_, TakenSlots<T>> {
-        lock(&self.taken)
+        self.taken.lock().occupants.values().for_each(|(occupant, _)| act(occupant));
     }
 }
 
@@ -207,7 +204,7 @@ impl<T: SlotHolder> TakenSlots<T> {
 impl<T: SlotHolder> PeerSlot<T> {
     /// Takes more for the same occupant. Never waits: it holds a share that others may wait for.
     pub(super) fn grow(&self, more: usize) -> Result<(), NoSlot> {
-        let mut taken = self.places.lock();
+        let mut taken = self.places.taken.lock();
         let peer = taken.occupants.get(&self.id).map(|(occupant, _)| occupant.peer()).ok_or(NoSlot::Peer)?;
         taken.make_room(self.places.room, peer, more, Some(self.id))?;
         taken.sum += more;
@@ -221,8 +218,8 @@ impl<T: SlotHolder> PeerSlot<T> {
 
 impl<T: SlotHolder> Drop for PeerSlot<T> {
     fn drop(&mut self) {
-        let removed = self.places.lock().remove(self.id);
-        if removed.is_some() && lock(&self.places.waiting).sum > 0 {
+        let removed = self.places.taken.lock().remove(self.id);
+        if removed.is_some() && self.places.waiting.lock().sum > 0 {
             self.places.freed.notify_waiters();
         }
     }
@@ -232,7 +229,7 @@ struct SlotWait<'a>(&'a Mutex<WaitCounts>, Peer);
 
 impl<'a> SlotWait<'a> {
     fn begin(all: &'a Mutex<WaitCounts>, peer: Peer, most: SlotCapacity) -> Result<Self, NoSlot> {
-        let mut waiting = lock(all);
+        let mut waiting = all.lock();
         if waiting.sum >= most.total {
             return Err(NoSlot::All);
         }
@@ -248,7 +245,7 @@ impl<'a> SlotWait<'a> {
 
 impl Drop for SlotWait<'_> {
     fn drop(&mut self) {
-        let mut waiting = lock(self.0);
+        let mut waiting = self.0.lock();
         waiting.sum -= 1;
         if let Some(of_peer) = waiting.peers.get_mut(&self.1) {
             *of_peer -= 1;
@@ -257,10 +254,6 @@ impl Drop for SlotWait<'_> {
             }
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<T> fmt::Debug for PeerSlots<T> {

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
-use crate::json_scan::{self, Fields, Read, Scanner, Unread};
+use crate::json_scan::{self, Read, fields};
 use crate::rewrite::pod::{JsonStr, Pod};
 use crate::rewrite::{Namespaces, PodChange, PodScope};
 
@@ -239,53 +239,22 @@ impl<'a> AdmissionRequest<'a, Pod<'a>> {
     }
 }
 
-impl<'a, O: Read<'a> + Default> Fields<'a> for Review<'a, O> {
-    fn field(&mut self, name: &[u8], scanner: &mut Scanner<'a>) -> Result<(), Unread> {
-        match name {
-            b"apiVersion" => scanner.field(&mut self.api_version),
-            b"kind" => scanner.field(&mut self.kind),
-            b"request" => scanner.field(&mut self.request),
-            _ => scanner.skip(),
-        }
-    }
-}
-
-impl<'a, O: Read<'a> + Default> Fields<'a> for AdmissionRequest<'a, O> {
-    fn field(&mut self, name: &[u8], scanner: &mut Scanner<'a>) -> Result<(), Unread> {
-        match name {
-            b"uid" => scanner.field(&mut self.uid),
-            b"kind" => scanner.field(&mut self.kind),
-            b"resource" => scanner.field(&mut self.resource),
-            b"subResource" => scanner.field(&mut self.sub_resource),
-            b"operation" => scanner.field(&mut self.operation),
-            b"namespace" => scanner.field(&mut self.namespace),
-            b"dryRun" => scanner.field(&mut self.dry_run),
-            b"object" => scanner.field(&mut self.object),
-            b"oldObject" => scanner.field(&mut self.old_object),
-            _ => scanner.skip(),
-        }
-    }
-}
-
-impl<'a> Fields<'a> for GroupVersionKind<'a> {
-    fn field(&mut self, name: &[u8], scanner: &mut Scanner<'a>) -> Result<(), Unread> {
-        match name {
-            b"group" => scanner.field(&mut self.group),
-            b"kind" => scanner.field(&mut self.kind),
-            _ => scanner.skip(),
-        }
-    }
-}
-
-impl<'a> Fields<'a> for GroupVersionResource<'a> {
-    fn field(&mut self, name: &[u8], scanner: &mut Scanner<'a>) -> Result<(), Unread> {
-        match name {
-            b"group" => scanner.field(&mut self.group),
-            b"resource" => scanner.field(&mut self.resource),
-            _ => scanner.skip(),
-        }
-    }
-}
+fields!(Review<'a, O> where [O: Read<'a> + Default] {
+    b"apiVersion" => api_version, b"kind" => kind, b"request" => request
+});
+fields!(AdmissionRequest<'a, O> where [O: Read<'a> + Default] {
+    b"uid" => uid,
+    b"kind" => kind,
+    b"resource" => resource,
+    b"subResource" => sub_resource,
+    b"operation" => operation,
+    b"namespace" => namespace,
+    b"dryRun" => dry_run,
+    b"object" => object,
+    b"oldObject" => old_object
+});
+fields!(GroupVersionKind<'a> { b"group" => group, b"kind" => kind });
+fields!(GroupVersionResource<'a> { b"group" => group, b"resource" => resource });
 
 impl GroupVersionKind<'_> {
     fn to_pair(&self) -> (String, String) {

@@ -18,11 +18,12 @@ use super::response::ReviewResponse;
 use super::review::{ReviewOutcome, ReviewReply};
 use super::workload::{Workload, is_workload};
 use crate::image::ImageRef;
-use crate::policy::{ForeignReason, JudgedImage, Policies, PolicyResult, PrintableText, ScanEvidence, ScanIndex};
+use crate::policy::{ForeignReason, JudgedImage, Policies, PolicyResult, ScanEvidence, ScanIndex};
 use crate::rewrite::pod::{ImageField, Pod};
 use crate::rewrite::{
     BudgetExhausted, ImageDecider, ImageDecision, KeepReason, Namespaces, PodChange, RuleDecision, Rules, StepBudget,
 };
+use crate::text::PrintableText;
 
 /// The most problems of policies in a warning; the log has all.
 const MAX_FINDINGS: usize = 2;

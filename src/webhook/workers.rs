@@ -3,9 +3,10 @@
 //! Peers take turns, so that a peer with many long reviews delays only its own.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -60,7 +61,7 @@ impl Workers {
 
 impl Drop for Workers {
     fn drop(&mut self) {
-        self.queue.lock().ended = true;
+        self.queue.waiting.lock().ended = true;
         self.queue.arrived.notify_all();
     }
 }
@@ -74,14 +75,14 @@ struct Queue {
 impl Queue {
     fn push(&self, peer: Peer, job: Job) -> Result<(), DeadlineExceeded> {
         // Dropped after the lock is released, because it may be large.
-        let _dropped = self.lock().push(peer, job)?;
+        let _dropped = self.waiting.lock().push(peer, job)?;
         self.arrived.notify_one();
         Ok(())
     }
 
     /// Returns the next job; `None` at shutdown.
     fn next(&self) -> Option<Job> {
-        let mut waiting = self.lock();
+        let mut waiting = self.waiting.lock();
         loop {
             if let Some(job) = waiting.jobs.take(|_| true) {
                 return Some(job);
@@ -89,12 +90,8 @@ impl Queue {
             if waiting.ended {
                 return None;
             }
-            waiting = self.arrived.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+            self.arrived.wait(&mut waiting);
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, PeerQueues> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -174,7 +171,7 @@ mod tests {
         let released = Arc::new(Mutex::new(released));
         for _ in 0..THREADS {
             let released = Arc::clone(&released);
-            let wait = move || released.lock().unwrap().recv().unwrap();
+            let wait = move || released.lock().recv().unwrap();
             assert_eq!(workers.run(peer(1), Duration::from_millis(20), wait).await, Err(DeadlineExceeded));
         }
         let ran = Arc::new(OnceLock::new());

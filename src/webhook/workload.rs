@@ -1,6 +1,6 @@
 //! The fields of a workload that policies need: its Pod template.
 
-use crate::json_scan::{Fields, Scanner, Unread};
+use crate::json_scan::fields;
 use crate::rewrite::pod::Pod;
 
 /// A Deployment, StatefulSet, DaemonSet, ReplicaSet, ReplicationController or Job, with `spec.template`; a CronJob, with
@@ -37,37 +37,10 @@ impl<'a> Workload<'a> {
     }
 }
 
-impl<'a> Fields<'a> for Workload<'a> {
-    fn field(&mut self, name: &[u8], scanner: &mut Scanner<'a>) -> Result<(), Unread> {
-        match name {
-            b"spec" => scanner.field(&mut self.spec),
-            b"template" => scanner.field(&mut self.template),
-            _ => scanner.skip(),
-        }
-    }
-}
-
-impl<'a> Fields<'a> for Spec<'a> {
-    fn field(&mut self, name: &[u8], scanner: &mut Scanner<'a>) -> Result<(), Unread> {
-        match name {
-            b"template" => scanner.field(&mut self.template),
-            b"jobTemplate" => scanner.field(&mut self.job_template),
-            _ => scanner.skip(),
-        }
-    }
-}
-
-impl<'a> Fields<'a> for JobTemplate<'a> {
-    fn field(&mut self, name: &[u8], scanner: &mut Scanner<'a>) -> Result<(), Unread> {
-        if name == b"spec" { scanner.field(&mut self.spec) } else { scanner.skip() }
-    }
-}
-
-impl<'a> Fields<'a> for JobSpec<'a> {
-    fn field(&mut self, name: &[u8], scanner: &mut Scanner<'a>) -> Result<(), Unread> {
-        if name == b"template" { scanner.field(&mut self.template) } else { scanner.skip() }
-    }
-}
+fields!(Workload<'a> { b"spec" => spec, b"template" => template });
+fields!(Spec<'a> { b"template" => template, b"jobTemplate" => job_template });
+fields!(JobTemplate<'a> { b"spec" => spec });
+fields!(JobSpec<'a> { b"template" => template });
 
 /// Whether objects of this kind have a template that policies check.
 pub(super) fn is_workload(group: &str, kind: &str) -> bool {

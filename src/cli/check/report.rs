@@ -62,7 +62,7 @@ pub(super) fn text(checked: &[Checked]) -> String {
         let (level, message) = (violation.level.name(), &violation.message);
         // Writing to a string cannot fail.
         let line = format!("{file}:{line}:{column}: {level}: {object}: {message}");
-        let _ = writeln!(out, "{}", crate::cli::escaped(&line));
+        let _ = writeln!(out, "{}", crate::cli::output::escaped(&line));
     }
     out
 }

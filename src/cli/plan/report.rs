@@ -5,9 +5,9 @@ use std::fmt::Write;
 use serde::Serialize;
 
 use crate::{
-    cli::text::printable,
     controller::{Preview, PreviewResult},
     plan::Action,
+    text::printable,
 };
 
 /// Indentation of detail lines.

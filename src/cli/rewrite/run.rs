@@ -6,9 +6,9 @@ use std::fmt::Write as _;
 use super::kustomize::{Consequences, Seen, name_of};
 use crate::{
     cli::{
-        eprint_line,
         input::{Files, Input},
         listing,
+        output::eprint_line,
         templates::TemplateAdmission,
     },
     image::ImageRef,

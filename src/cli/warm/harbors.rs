@@ -20,7 +20,7 @@ use crate::{
     api::{CachedImage, HarborInstance, Platform, ProxyProject, Registry},
     cli::{
         credentials_env::{self, PASSWORD, USERNAME},
-        eprint_line,
+        output::eprint_line,
         sources::Sources,
     },
     cluster::{bounded, nodes::platform_of, turn},

@@ -4,18 +4,19 @@ use std::{
     collections::HashMap,
     io::IsTerminal,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use parking_lot::Mutex;
 
 use crate::{
-    cli::text::{printable, short_image, size},
     prewarm::PullProgress,
     registry::Descriptor,
+    text::{printable, short_image, size},
 };
 
 /// Width of the image name before its bar.
@@ -117,7 +118,7 @@ impl ProgressBoard {
             tally: PullTotals::default(),
             fetched: AtomicU64::new(0),
         });
-        let before = lock(&self.pulls).insert(image.to_owned(), pull.clone());
+        let before = self.pulls.lock().insert(image.to_owned(), pull.clone());
         if let Some(before) = before {
             before.end();
         }
@@ -131,7 +132,7 @@ impl ProgressBoard {
 
     /// Ends the pull of an image. Returns the totals of its blobs.
     pub(super) fn pulled(&self, image: &str) -> FetchTotals {
-        let pull = lock(&self.pulls).remove(image);
+        let pull = self.pulls.lock().remove(image);
         self.count(|counts| counts.pulling = counts.pulling.saturating_sub(1));
         pull.map(|pull| pull.end()).unwrap_or_default()
     }
@@ -166,7 +167,7 @@ impl ProgressBoard {
             let seconds = self.begun.elapsed().as_secs_f64().max(0.1);
             let (position, length) = self.all.position();
             let rate = size((position as f64 / seconds) as u64);
-            write(&format!("total: {}; {} of {}, {rate}/s", lock(&self.counts).text(), size(position), size(length)));
+            write(&format!("total: {}; {} of {}, {rate}/s", self.counts.lock().text(), size(position), size(length)));
         }
     }
 
@@ -179,7 +180,7 @@ impl ProgressBoard {
     }
 
     fn count(&self, change: impl FnOnce(&mut ImageCounts)) {
-        change(&mut lock(&self.counts));
+        change(&mut self.counts.lock());
         self.show();
     }
 
@@ -188,7 +189,7 @@ impl ProgressBoard {
             let (position, length) = self.all.position();
             total.set_length(length);
             total.set_position(position);
-            total.set_message(lock(&self.counts).text());
+            total.set_message(self.counts.lock().text());
         }
     }
 }
@@ -306,8 +307,4 @@ fn style(template: &str) -> ProgressStyle {
 fn write(line: &str) {
     use std::io::Write;
     writeln!(std::io::stderr(), "{line}").ok();
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

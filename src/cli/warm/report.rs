@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::run::{WarmEnd, WarmedImage};
 use crate::{
     api::{ConditionType, cached_image::PlatformStatus, condition},
-    cli::text::{columns, count, printable, short_image, size, time},
+    text::{columns, count, printable, short_image, size, time},
 };
 
 /// A run.

@@ -15,8 +15,8 @@ use super::{
 };
 use crate::{
     api::{CachedImage, CachedImageStatus, ConditionType, Reason, cached_image::Require, condition},
-    cli::text::{size, time},
     prewarm::{Environment as _, PrewarmContext, reconcile, state_machine},
+    text::{size, time},
 };
 
 /// Maximum number of attempts of a pull, if a retry can help at all.

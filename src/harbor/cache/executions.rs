@@ -1,10 +1,7 @@
 //! Executions of replication policies: one list has the newest of all policies, and each read continues where the last one
 //! ended.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::MutexGuard,
-};
+use std::collections::{BTreeMap, HashMap};
 
 use k8s_openapi::jiff::Timestamp;
 
@@ -50,41 +47,37 @@ impl ExecutionCache {
         since: Timestamp,
     ) -> Result<Vec<ReplicationExecution>, Error> {
         self.follow(source, since).await?;
-        let ask = self.lock().must_ask(policy, after);
+        let ask = self.known.lock().must_ask(policy, after);
         if let Some(limit) = ask {
             let found = source.guarded(source.client.replication_executions(policy, limit)).await?;
-            self.lock().answered(policy, limit, found);
+            self.known.lock().answered(policy, limit, found);
         }
-        Ok(self.lock().newest_first(policy))
+        Ok(self.known.lock().newest_first(policy))
     }
 
     /// Records a new policy: it has no executions that the list does not show.
     pub(super) fn insert_new(&self, policy: i64) {
-        self.lock().answered(policy, MOST, Vec::new());
+        self.known.lock().answered(policy, MOST, Vec::new());
     }
 
     /// Records the start of an execution: the list must be read again.
     pub(super) fn started(&self) {
-        self.lock().begun = None;
+        self.known.lock().begun = None;
     }
 
     /// Forgets everything.
     pub(super) fn clear(&self) {
-        *self.lock() = CachedExecutions::default();
+        *self.known.lock() = CachedExecutions::default();
     }
 
     /// Reads the list, unless it was read at `since` or later.
     async fn follow(&self, source: &CacheSource, since: Timestamp) -> Result<(), Error> {
         let is_fresh = |known: &CachedExecutions| known.begun.is_some_and(|begun| begun >= since);
         let read = async {
-            let top = self.lock().top;
+            let top = self.known.lock().top;
             source.guarded(newest(&source.client, (top > 0).then_some(top))).await
         };
         self.known.refresh(is_fresh, read, |known, begun, (found, ended)| known.merge(begun, found, ended)).await
-    }
-
-    fn lock(&self) -> MutexGuard<'_, CachedExecutions> {
-        self.known.lock()
     }
 }
 

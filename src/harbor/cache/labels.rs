@@ -1,11 +1,9 @@
 //! Labels of projects, which Harbor lists one project at a time. They are read again in turn, a few in each round.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::{Mutex, MutexGuard},
-};
+use std::collections::{BTreeSet, HashMap};
 
 use k8s_openapi::jiff::Timestamp;
+use parking_lot::Mutex;
 
 use super::Freshness;
 
@@ -32,17 +30,13 @@ impl LabelCache {
     pub(super) fn are_due(&self, project: i64, freshness: Freshness) -> bool {
         match freshness {
             Freshness::Asked(_) => true,
-            Freshness::Listed(since) => self.lock().take_turn(project, since),
+            Freshness::Listed(since) => self.known.lock().take_turn(project, since),
         }
     }
 
     /// Forgets everything: Harbor may be another one.
     pub(super) fn clear(&self) {
-        *self.lock() = CachedLabels::default();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, CachedLabels> {
-        super::lock(&self.known)
+        *self.known.lock() = CachedLabels::default();
     }
 }
 

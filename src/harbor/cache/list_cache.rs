@@ -1,11 +1,6 @@
 //! One list of Harbor, read once for all readers, and kept until a reader needs a newer one.
 
-use std::{
-    collections::HashMap,
-    fmt::Debug,
-    hash::Hash,
-    sync::{Arc, MutexGuard},
-};
+use std::{collections::HashMap, fmt::Debug, hash::Hash, sync::Arc};
 
 use k8s_openapi::jiff::Timestamp;
 
@@ -78,13 +73,13 @@ impl<T: Listing> ListCache<T> {
         key: &T::Key,
         freshness: Freshness,
     ) -> Result<Cached<T>, Error> {
-        let found = self.lock().find(key, freshness);
+        let found = self.known.lock().find(key, freshness);
         match found {
             CacheLookup::Seen(seen) => return Ok(seen),
             CacheLookup::Ask => return self.ask(source, key).await,
             CacheLookup::TooOld => self.read(source, freshness.since()).await?,
         }
-        let found = self.lock().find(key, freshness);
+        let found = self.known.lock().find(key, freshness);
         match found {
             CacheLookup::Seen(seen) => Ok(seen),
             // The item was written while the list was read.
@@ -95,27 +90,27 @@ impl<T: Listing> ListCache<T> {
     /// Returns all items of a list that began at `since` or later.
     pub(super) async fn all(&self, source: &CacheSource, since: Timestamp) -> Result<Vec<Arc<T>>, Error> {
         self.read(source, since).await?;
-        let unknown = self.lock().unknown();
+        let unknown = self.known.lock().unknown();
         for key in unknown {
             self.ask(source, &key).await?;
         }
-        Ok(self.lock().all())
+        Ok(self.known.lock().all())
     }
 
     /// Stores an item that a caller has just read.
     pub(super) fn put(&self, item: T, at: Timestamp) {
         let key = item.key();
-        self.lock().learn(key, CachedItem { at, read: Some(Some(Arc::new(item))) });
+        self.known.lock().learn(key, CachedItem { at, read: Some(Some(Arc::new(item))) });
     }
 
     /// Records a write to an item: the next reader asks Harbor.
     pub(super) fn forget(&self, key: T::Key) {
-        self.lock().learn(key, CachedItem { at: Timestamp::now(), read: None });
+        self.known.lock().learn(key, CachedItem { at: Timestamp::now(), read: None });
     }
 
     /// Forgets everything.
     pub(super) fn clear(&self) {
-        *self.lock() = CachedList::default();
+        *self.known.lock() = CachedList::default();
     }
 
     /// Reads the list, unless a known one began at `since` or later.
@@ -127,12 +122,8 @@ impl<T: Listing> ListCache<T> {
     async fn ask(&self, source: &CacheSource, key: &T::Key) -> Result<Cached<T>, Error> {
         let at = Timestamp::now();
         let item = source.guarded(T::one(&source.client, key)).await?.map(Arc::new);
-        self.lock().learn(key.clone(), CachedItem { at, read: Some(item.clone()) });
+        self.known.lock().learn(key.clone(), CachedItem { at, read: Some(item.clone()) });
         Ok(Cached { item, at })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, CachedList<T>> {
-        self.known.lock()
     }
 }
 

@@ -13,11 +13,12 @@ mod shared_read;
 
 use std::{
     collections::HashSet,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use parking_lot::Mutex;
 
 use self::{
     executions::ExecutionCache,
@@ -242,11 +243,6 @@ impl HarborCache {
     }
 }
 
-/// Locks; the state is valid even after a panic.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// The source of a view: a client with backoff.
 #[derive(Debug)]
 struct CacheSource {
@@ -258,7 +254,7 @@ struct CacheSource {
 impl CacheSource {
     /// Sends a request, unless Harbor did not answer a moment ago.
     async fn guarded<T>(&self, request: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-        let silent = lock(&self.silent).clone();
+        let silent = self.silent.lock().clone();
         if let Some((since, error)) = silent
             && since.elapsed() < SILENCE
         {
@@ -266,14 +262,14 @@ impl CacheSource {
         }
         let result = request.await;
         match &result {
-            Err(error) if error.is_silence() => *lock(&self.silent) = Some((Instant::now(), error.clone())),
+            Err(error) if error.is_silence() => *self.silent.lock() = Some((Instant::now(), error.clone())),
             _ => self.speaks(),
         }
         result
     }
 
     fn speaks(&self) {
-        *lock(&self.silent) = None;
+        *self.silent.lock() = None;
     }
 }
 

@@ -2,10 +2,11 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Arc, Mutex, MutexGuard},
+    sync::Arc,
 };
 
 use k8s_openapi::jiff::Timestamp;
+use parking_lot::Mutex;
 
 use super::{CacheSource, Freshness};
 use crate::harbor::{Error, model::RetentionPolicy};
@@ -36,28 +37,24 @@ impl RetentionCache {
         id: i64,
         freshness: Freshness,
     ) -> Result<Arc<RetentionPolicy>, Error> {
-        let known = self.lock().find(id, freshness);
+        let known = self.known.lock().find(id, freshness);
         if let Some(policy) = known {
             return Ok(policy);
         }
         let at = Timestamp::now();
         let policy = Arc::new(source.guarded(source.client.retention(id)).await?);
-        self.lock().read.insert(id, (at, policy.clone()));
+        self.known.lock().read.insert(id, (at, policy.clone()));
         Ok(policy)
     }
 
     /// Records a write to a policy.
     pub(super) fn forget(&self, id: i64) {
-        self.lock().read.remove(&id);
+        self.known.lock().read.remove(&id);
     }
 
     /// Forgets everything.
     pub(super) fn clear(&self) {
-        *self.lock() = CachedRetention::default();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, CachedRetention> {
-        super::lock(&self.known)
+        *self.known.lock() = CachedRetention::default();
     }
 }
 

@@ -1,8 +1,7 @@
 //! State that many need and one reads.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
 use k8s_openapi::jiff::Timestamp;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::harbor::Error;
 
@@ -14,9 +13,9 @@ pub(super) struct SharedRead<T> {
 }
 
 impl<T> SharedRead<T> {
-    /// Locks the known value, which is valid even after a panic.
+    /// Locks the known value.
     pub(super) fn lock(&self) -> MutexGuard<'_, T> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock()
     }
 
     /// Reads unless the known value is fresh. `take` stores the result in the known value, with the time at which the read

@@ -190,7 +190,7 @@ fn learn_keeps_the_newest_and_a_bounded_number() {
     let secrets = Redactor::default();
     (0..MOST + 10).for_each(|number| secrets.learn("", &SecretString::from(format!("secret-number-{number}"))));
     secrets.learn("", &SecretString::from(format!("secret-number-{MOST}")));
-    assert_eq!(secrets.lock().pairs.len(), MOST);
+    assert_eq!(secrets.0.lock().pairs.len(), MOST);
     assert_eq!(secrets.redact(&format!("secret-number-{}", MOST + 9)), REDACTED);
 }
 

@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::{StreamExt, stream};
 
-use super::{BlobFetches, pull::RunningPull};
+use super::{
+    BlobFetches,
+    pull::{MAX_ATTESTATIONS, RunningPull},
+};
 use crate::registry::{Error, IndexChild, Manifest};
 
-/// Maximum number of attestations that are fetched for one index; an index with more gets none.
-pub(super) const MAX_ATTESTATIONS: usize = 128;
 /// Maximum bytes of attestations that are fetched for one index, by the sizes in their manifests: a bill of materials may have
 /// megabytes.
 const MAX_ATTESTATION_BYTES: u64 = 64 << 20;

@@ -5,10 +5,11 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use tokio::sync::OwnedMutexGuard;
 
 use super::resizable_semaphore::{ResizableSemaphore, SemaphorePermit};
@@ -103,7 +104,7 @@ impl PullConcurrency {
     pub(super) async fn flight(&self, repository: String, digest: &Digest) -> BlobLock {
         let key = (repository, digest.clone());
         let track = {
-            let mut flights = lock(&self.inner.flights);
+            let mut flights = self.inner.flights.lock();
             if flights.len() >= REMEMBERED {
                 flights.retain(|_, track| Arc::strong_count(track) > 1);
             }
@@ -113,7 +114,7 @@ impl PullConcurrency {
     }
 
     fn gate(&self, name: String, bound: Option<u16>) -> ResizableSemaphore {
-        let mut gates = lock(&self.inner.gates);
+        let mut gates = self.inner.gates.lock();
         if !gates.contains_key(&name) {
             gates.retain(|_, gate| gate.is_shared());
         }
@@ -167,7 +168,7 @@ impl Drop for BlobLock {
     fn drop(&mut self) {
         let Some(track) = self.track.take() else { return };
         let over = track.asked.is_none() && !track.settles();
-        let mut flights = lock(&self.lanes.inner.flights);
+        let mut flights = self.lanes.inner.flights.lock();
         drop(track);
         // The count cannot grow while the map is locked.
         if over && flights.get(&self.key).is_some_and(|track| Arc::strong_count(track) == 1) {
@@ -180,8 +181,4 @@ impl BlobState {
     fn settles(&self) -> bool {
         self.read.is_some_and(|read| read.elapsed() < SETTLES)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,21 +1,21 @@
 //! One running pull: from the manifest down to the blobs.
 
-use std::{
-    collections::HashSet,
-    sync::{Mutex, PoisonError},
-};
+use std::collections::HashSet;
 
 use futures::{StreamExt, TryStreamExt, stream};
+use parking_lot::Mutex;
 
 use super::{
-    BlobFetches, MAX_DEPTH, MAX_FOREIGN, PullError, PullProgress, PulledManifest, Puller,
-    attestations::MAX_ATTESTATIONS, store_timeout::StoreTimeout,
+    BlobFetches, MAX_DEPTH, MAX_FOREIGN, PullError, PullProgress, PulledManifest, Puller, store_timeout::StoreTimeout,
 };
 use crate::{
     api::{Platform, proxy_project::PullStrategy},
     prewarm::{manifest_presence::stored, platform_select::select, target::Target},
     registry::{Descriptor, Digest, Error, ImageManifest, Index, IndexChild, Manifest},
 };
+
+/// Maximum number of attestations that are fetched for one index; an index with more gets none.
+pub(super) const MAX_ATTESTATIONS: usize = 128;
 
 /// One running pull.
 pub(super) struct RunningPull<'a> {
@@ -160,7 +160,7 @@ impl<'a> RunningPull<'a> {
     }
 
     fn take(&self, blob: &Descriptor) -> bool {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner).insert(blob.digest.clone())
+        self.taken.lock().insert(blob.digest.clone())
     }
 }
 

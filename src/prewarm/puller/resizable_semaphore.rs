@@ -2,11 +2,9 @@
 //!
 //! Not a semaphore of the runtime: that one cannot shrink while its permits are out.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::VecDeque, sync::Arc};
 
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 /// Admits work up to its bound. Clones are the same gate.
@@ -45,7 +43,7 @@ impl ResizableSemaphore {
 
     /// Changes the bound. Admitted work stays admitted; waiting work that now has room is admitted.
     pub fn set_bound(&self, bound: Option<u64>) {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         if inner.bound != bound {
             inner.bound = bound;
             let admitted = inner.admissible();
@@ -57,7 +55,7 @@ impl ResizableSemaphore {
     /// Waits for a share of that weight. Work heavier than the whole bound runs alone; no waiter overtakes another.
     pub async fn enter(&self, weight: u64) -> SemaphorePermit {
         let admitted = {
-            let mut inner = self.lock();
+            let mut inner = self.inner.lock();
             if inner.waiting.is_empty() && inner.has_room(weight) {
                 inner.used = inner.used.saturating_add(weight);
                 return SemaphorePermit { gate: self.clone(), weight };
@@ -75,7 +73,7 @@ impl ResizableSemaphore {
 
     /// Returns the weight that is admitted now.
     pub fn used(&self) -> u64 {
-        self.lock().used
+        self.inner.lock().used
     }
 
     /// Returns whether another clone of this gate exists.
@@ -84,7 +82,7 @@ impl ResizableSemaphore {
     }
 
     fn give_back(&self, weight: u64) {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         inner.used = inner.used.saturating_sub(weight);
         let admitted = inner.admissible();
         drop(inner);
@@ -96,10 +94,6 @@ impl ResizableSemaphore {
         for Waiter { weight, admit } in admitted {
             drop(admit.send(SemaphorePermit { gate: self.clone(), weight }));
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

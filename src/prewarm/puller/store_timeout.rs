@@ -1,9 +1,8 @@
 //! How long to wait for Harbor to store a requested blob, estimated from the speed of earlier blobs.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
+
+use parking_lot::Mutex;
 
 /// Assumed bytes a second before the first blob is stored.
 const UNKNOWN: f64 = 256.0 * 1024.0;
@@ -51,7 +50,7 @@ impl StoreTimeout {
     pub(super) fn record_stored(&self, size: u64, after: Duration) {
         if size >= TELLING {
             let rate = size as f64 / after.as_secs_f64().max(0.001);
-            let mut seen = self.seen();
+            let mut seen = self.seen.lock();
             seen.rate = Some(seen.rate.map_or(rate, |slowest| slowest.min(rate)));
             seen.usual = Some(seen.usual.map_or(rate, |usual| usual + NEWEST * (rate - usual)));
         }
@@ -60,30 +59,26 @@ impl StoreTimeout {
     /// Records that a blob did not arrive in time. Harbor stores nothing, as with a full quota, or stores too slowly: the pull
     /// waits for no other blob either.
     pub(super) fn record_timeout(&self) {
-        self.seen().given_up = true;
+        self.seen.lock().given_up = true;
     }
 
     /// Returns whether a blob of this pull did not arrive in time.
     pub(super) fn has_timed_out(&self) -> bool {
-        self.seen().given_up
+        self.seen.lock().given_up
     }
 
     /// Returns how long to wait for a blob of `size` bytes.
     pub(super) fn timeout(&self, size: u64) -> Duration {
-        let rate = self.seen().rate.map_or(UNKNOWN, |slowest| (slowest / ROOM).clamp(SLOWEST, FASTEST));
+        let rate = self.seen.lock().rate.map_or(UNKNOWN, |slowest| (slowest / ROOM).clamp(SLOWEST, FASTEST));
         (self.grace + Duration::from_secs_f64(size as f64 / rate).min(LONGEST)).min(LONGEST)
     }
 
     /// Returns the pause before the next check of a blob of `size` bytes that was requested `waited` ago.
     pub(super) fn pause(&self, size: u64, waited: Duration) -> Duration {
-        let expected = self.seen().usual.filter(|_| size >= TELLING).map(|usual| size as f64 / usual.max(SLOWEST));
+        let expected = self.seen.lock().usual.filter(|_| size >= TELLING).map(|usual| size as f64 / usual.max(SLOWEST));
         let expected = Duration::from_secs_f64(expected.unwrap_or_default() * EXPECTED_SHARE);
         let pause = waited.mul_f64(LOOK_SHARE).max(expected.saturating_sub(waited));
         pause.clamp(FIRST_LOOK, RAREST_LOOK)
-    }
-
-    fn seen(&self) -> std::sync::MutexGuard<'_, StoreSample> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -9,6 +9,7 @@ use crate::{
         puller::{Attestations, PulledImage},
         verify::ListedArtifact,
     },
+    text::count,
 };
 
 /// Describes how the blobs came into the cache.
@@ -55,10 +56,6 @@ pub(super) fn foreign(platforms: &[PlatformStatus]) -> Option<String> {
         "{first}{more} has foreign layers, which the upstream does not hold, so Harbor never stores the manifest: nodes pull it only \
          while the upstream and the layers' own addresses can be reached"
     ))
-}
-
-pub(super) fn count(number: usize, noun: &str) -> String {
-    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 
 pub(super) fn mebibytes(bytes: u64) -> String {

@@ -6,7 +6,7 @@ use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 
 use super::{
     EventContext, PullFailure,
-    display::{attestations, count, explain, foreign, how, mebibytes},
+    display::{attestations, explain, foreign, how, mebibytes},
     ready_reason,
     scan_blocking::ScanBlock,
 };
@@ -23,6 +23,7 @@ use crate::{
         verify::{Presence, Verification},
     },
     registry::RetryClass,
+    text::count,
 };
 
 /// Interval of the check whether a limit was raised.

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::{RewriteTarget, RuleMap};
+use super::RuleMap;
 use crate::image::{DOCKER_HUB, ImageRef, LEGACY_DOCKER_HUB, canonical_host, is_host, is_path, reads_as_host};
 
 /// The entry of a host.
@@ -39,11 +39,7 @@ impl HostMatches {
     }
 
     /// Returns the first usable rule, from the longest path to the whole host.
-    pub(super) fn longest<'t>(
-        &self,
-        repository: &str,
-        usable: impl Fn(&usize) -> Option<&'t RewriteTarget>,
-    ) -> Option<&'t RewriteTarget> {
+    pub(super) fn longest<T>(&self, repository: &str, usable: impl Fn(&usize) -> Option<T>) -> Option<T> {
         if self.depth > 0 {
             let end = repository.match_indices('/').nth(self.depth - 1).map_or(repository.len(), |(at, _)| at);
             let mut prefix = repository.get(..end);

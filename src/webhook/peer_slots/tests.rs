@@ -1,6 +1,6 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{Arc, Duration, Instant, NoSlot, Peer, PeerSlots, SlotCapacity, SlotHolder, SlotWait, lock};
+use super::{Arc, Duration, Instant, NoSlot, Peer, PeerSlots, SlotCapacity, SlotHolder, SlotWait};
 
 struct Guest {
     peer: Peer,
@@ -107,9 +107,9 @@ fn what_is_dropped_is_free_again_also_after_an_eviction() {
     let (second, evicted) = places.admit(guest(2, Some(1)), 6).unwrap();
     assert_eq!(evicted, 1);
     drop(first);
-    assert_eq!(places.lock().sum, 6);
+    assert_eq!(places.taken.lock().sum, 6);
     drop(second);
-    let taken = places.lock();
+    let taken = places.taken.lock();
     assert_eq!((taken.sum, taken.peers.len(), taken.occupants.len()), (0, 0, 0));
 }
 
@@ -122,7 +122,7 @@ async fn a_few_wait_for_room_and_the_rest_are_refused_at_once() {
         let places = Arc::clone(&places);
         async move { places.admit_within(guest(2, None), 1, ONE, patience).await.is_ok() }
     });
-    while lock(&places.waiting).sum == 0 {
+    while places.waiting.lock().sum == 0 {
         tokio::task::yield_now().await;
     }
     assert!(places.admit_within(guest(3, None), 1, ONE, patience).await.is_err());
@@ -157,10 +157,10 @@ fn an_occupant_grows_into_free_room_or_that_of_heavier_peers_and_never_evicts_it
     let (mine, _) = places.admit(Arc::clone(&growing), 1).unwrap();
     let theirs = places.admit(Arc::clone(&heavy), 5).unwrap();
     assert_eq!((mine.grow(2), mine.grow(1)), (Ok(()), Ok(())));
-    assert_eq!((evicted(&[growing, heavy]), places.lock().sum), (vec![1], 4));
+    assert_eq!((evicted(&[growing, heavy]), places.taken.lock().sum), (vec![1], 4));
     assert_eq!(mine.grow(2), Err(NoSlot::Peer));
     drop((mine, theirs));
-    assert_eq!(places.lock().sum, 0);
+    assert_eq!(places.taken.lock().sum, 0);
 }
 
 #[test]

@@ -78,7 +78,7 @@ fn extend(files: &[Seen], by_path: &BTreeMap<&Path, usize>, index: usize, scope:
 /// The file of the input that a Kustomization refers to, or the Kustomization of the directory that it refers to.
 pub(super) fn find(file: &Seen, by_path: &BTreeMap<&Path, usize>, text: &str) -> Option<usize> {
     let path = resolved(file, text)?;
-    let in_directory = crate::cli::input::KUSTOMIZATIONS.iter().map(|name| path.join(name));
+    let in_directory = crate::cli::kustomization::KUSTOMIZATIONS.iter().map(|name| path.join(name));
     std::iter::once(path.clone()).chain(in_directory).find_map(|path| by_path.get(path.as_path()).copied())
 }
 
