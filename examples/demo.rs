@@ -25,9 +25,9 @@ use harbor_pilot::{
     registry::Descriptor,
     standalone::{Standalone, StandaloneOptions, StoredKind},
     tls::{
+        certificate::Certificate,
         install_crypto_provider,
         issue::{Authority, Validity},
-        serve::Certificate,
     },
     webhook::ServeOptions,
 };

@@ -213,8 +213,11 @@ async fn prepare(arguments: Arguments, timeout: Duration) -> anyhow::Result<Prep
     };
     let board = ProgressBoard::new(wanted.len(), arguments.quiet);
     let places = Arc::new(harbors.surroundings(&sources, &wanted, usual, board.clone()));
-    let context =
-        PrewarmContext { timing: arguments.prewarm.timing(), warm_deadline: timeout, ..PrewarmContext::new(places.clone()) };
+    let context = PrewarmContext {
+        timing: arguments.prewarm.timing(),
+        warm_deadline: timeout,
+        ..PrewarmContext::new(places.clone())
+    };
     Ok(Prepared { context, places, board, wanted, harbors, listed, unread: files.failed })
 }
 

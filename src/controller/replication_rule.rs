@@ -47,12 +47,12 @@ pub async fn reconcile(
             // Another client changed Harbor after the read: read again and retry.
             result = ensure(kinds, rule, frame.sight.uncached(), &mut frame.status, &mut frame.notes).await;
         }
-        let held_back = match frame.status.blocked_images.len() {
+        let blocked_images = match frame.status.blocked_images.len() {
             0 => String::new(),
             1 => "; 1 image is held back by vulnerability prevention".to_owned(),
             more => format!("; {more} images are held back by vulnerability prevention"),
         };
-        frame.conclude(result.map(|()| format!("Harbor has this replication policy as specified{held_back}")));
+        frame.conclude(result.map(|()| format!("Harbor has this replication policy as specified{blocked_images}")));
     }
     let mut outcome = frame.close();
     if !rule.spec.suspend {

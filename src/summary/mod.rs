@@ -89,7 +89,7 @@ impl SummaryBuilder {
             registry: rule.registry_name().to_owned(),
             trigger: rule.spec.trigger.as_ref().map(|trigger| format!("{:?}", trigger.type_)),
             enabled: rule.spec.enabled,
-            held_back: status.blocked_images.len(),
+            blocked_images: status.blocked_images.len(),
             last_execution: last,
         };
         self.report.replication_rules.add(line, self.limit);

@@ -161,21 +161,21 @@ impl AdmissionMetrics {
     }
 
     fn new(registry: &mut Registry) -> Self {
-        let registry = registry.sub_registry_with_prefix("admission");
         let requests = Family::<RequestLabels, Counter>::default();
         // From 10 µs to 163.84 ms.
         let duration = Histogram::new(exponential_buckets(0.00001, 2.0, 15));
         let (rewritten, left_alone) = (Counter::default(), Counter::default());
         let unrewritten = Counter::default();
-        let connections = ConnectionMetrics::register(registry);
         let (offers, dropped) = (Counter::default(), Family::<DropLabels, Counter>::default());
+        registry.register("prewarm_requests", "Requests to prewarm an image", offers.clone());
+        registry.register("prewarm_requests_dropped", "Requests to prewarm that the queue refused", dropped.clone());
+        let connections = ConnectionMetrics::register(registry);
+        let registry = registry.sub_registry_with_prefix("admission");
         registry.register("requests", "Admission requests", requests.clone());
         registry.register_with_unit("duration", "Time to answer, body read", Unit::Seconds, duration.clone());
         registry.register("images_rewritten", "Images that patches changed", rewritten.clone());
         registry.register("images_skipped", "Images not readable or not rewritable", left_alone.clone());
         registry.register("unmutated_pods", "Pods that /mutate did not see before /validate", unrewritten.clone());
-        registry.register("offers", "Images offered for prewarming", offers.clone());
-        registry.register("offers_dropped", "Offers that were not taken", dropped.clone());
         Self {
             requests: OperationLabel::ALL.map(|operation| {
                 AdmissionOutcome::ALL.map(|outcome| requests.get_or_create_owned(&RequestLabels { operation, outcome }))
@@ -195,8 +195,9 @@ impl ConnectionMetrics {
     fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
         let Self { open, tls_handshake_errors, evicted, refused, stalled, flooding } = &metrics;
+        registry.register("tls_handshake_errors", "Failed TLS handshakes", tls_handshake_errors.clone());
+        let registry = registry.sub_registry_with_prefix("admission");
         registry.register("connections", "Connections that are open", open.clone());
-        registry.register("tls_handshake_errors", "Connections that came to no TLS", tls_handshake_errors.clone());
         registry.register("connections_evicted", "Idle connections that made room for another", evicted.clone());
         registry.register("connections_refused", "Connections for which there was no room", refused.clone());
         registry.register("connections_stalled", "Connections closed that did not read their answers", stalled.clone());

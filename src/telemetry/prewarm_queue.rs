@@ -35,7 +35,7 @@ impl PrewarmQueueMetrics {
     /// Registers the counts at zero.
     pub fn register(registry: &mut Registry) -> Self {
         let all = Self::default();
-        registry.register("offers_stored", "Offers written as CachedImages", all.stored.clone());
+        registry.register("prewarm_requests_processed", "Prewarm requests that left the queue", all.stored.clone());
         for outcome in [
             StoreOutcome::Created,
             StoreOutcome::Known,
