@@ -5,6 +5,8 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::condition::named;
+
 /// What Harbor's scanner says of a manifest.
 ///
 /// Severity, counts and time are those of the last scan that was done. They stay while another one is under way or has
@@ -56,6 +58,7 @@ pub enum ScanState {
     NoScanner,
 }
 
+named! {
 /// Harbor's words for how bad the worst finding of a scan is, the mildest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FoundSeverity {
@@ -76,26 +79,11 @@ pub enum FoundSeverity {
     /// A word that we do not know: taken for the worst.
     Unheard,
 }
+}
 
 impl FoundSeverity {
     /// What Harbor's word means.
     pub fn of(word: &str) -> Self {
-        match word {
-            "None" => Self::None,
-            "Unknown" => Self::Unknown,
-            "Negligible" => Self::Negligible,
-            "Low" => Self::Low,
-            "Medium" => Self::Medium,
-            "High" => Self::High,
-            "Critical" => Self::Critical,
-            _ => Self::Unheard,
-        }
-    }
-}
-
-impl std::fmt::Display for FoundSeverity {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // The names of the variants are Harbor's words.
-        write!(f, "{self:?}")
+        word.parse().unwrap_or(Self::Unheard)
     }
 }

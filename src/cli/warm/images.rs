@@ -15,6 +15,7 @@ use crate::{
     },
     image::{ImageRef, is_same_host},
     manifests::{ManifestText, Template},
+    reconcile::ReconcileError,
     rewrite::{PodMutation, PodScope, RuleDecision, Rules},
     standalone,
 };
@@ -25,7 +26,7 @@ pub(super) struct RequestedImage {
     /// How it is named: as given, and by whom where it stands in a manifest. The first mention.
     pub(super) named: String,
     /// Where it is at Harbor, or why nowhere.
-    pub(super) place: Result<ImageTarget, NotWarmable>,
+    pub(super) place: Result<ImageTarget, ReconcileError>,
     /// Platforms of its own.
     pub(super) platforms: Vec<Platform>,
     /// Whether it is wanted for the usual platforms, too: those that apply where it is.
@@ -44,16 +45,8 @@ pub(super) struct ImageTarget {
     pub(super) project: Option<String>,
 }
 
-/// Why an image cannot be warmed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct NotWarmable {
-    pub(super) reason: Reason,
-    /// What can be done.
-    pub(super) message: String,
-}
-
 impl RequestedImage {
-    fn usual(named: String, place: Result<ImageTarget, NotWarmable>) -> Self {
+    fn usual(named: String, place: Result<ImageTarget, ReconcileError>) -> Self {
         Self { named, place, platforms: Vec::new(), usual: true, require: Require::default() }
     }
 }
@@ -130,7 +123,7 @@ impl<'a> ImageFinder<'a> {
         }
     }
 
-    fn of_anyone(&self, text: &str) -> Result<ImageTarget, NotWarmable> {
+    fn of_anyone(&self, text: &str) -> Result<ImageTarget, ReconcileError> {
         let image = parse(text)?;
         self.place(&image, self.rules.find_for_anyone(&image))
     }
@@ -146,10 +139,8 @@ impl<'a> ImageFinder<'a> {
         let wanted = images.map(|found| {
             let place = parse(&found.image).and_then(|image| match self.rules.find(&image, subject) {
                 RuleDecision::Rewritten { .. } if outcome.image(found.list, found.index).is_none() => {
-                    Err(NotWarmable {
-                        reason: Reason::NotProxied,
-                        message: "the Pod is exempt, and pulls it from where it is".to_owned(),
-                    })
+                    let message = "the Pod is exempt, and pulls it from where it is";
+                    Err(ReconcileError::stalled(Reason::NotProxied, message))
                 }
                 decision => self.place(&image, decision),
             });
@@ -158,14 +149,14 @@ impl<'a> ImageFinder<'a> {
         wanted.collect()
     }
 
-    fn place(&self, image: &ImageRef, decision: RuleDecision<'_>) -> Result<ImageTarget, NotWarmable> {
+    fn place(&self, image: &ImageRef, decision: RuleDecision<'_>) -> Result<ImageTarget, ReconcileError> {
         let (at_harbor, rule) = match decision {
             RuleDecision::Rewritten { image, rule } | RuleDecision::Mapped { image, rule } => (image, rule),
             RuleDecision::AlreadyAtHarbor { rule: Some(rule) } => (rule.canonical(image), rule),
             RuleDecision::TooLong { rule } => {
                 let message =
                     format!("at Harbor, under {}, its repository would have more than 255 characters", rule.name());
-                return Err(NotWarmable { reason: Reason::InvalidImage, message });
+                return Err(ReconcileError::stalled(Reason::InvalidImage, message));
             }
             RuleDecision::AlreadyAtHarbor { rule: None } | RuleDecision::NoRule | RuleDecision::Unavailable { .. } => {
                 return self.unmanaged(image);
@@ -178,7 +169,7 @@ impl<'a> ImageFinder<'a> {
     }
 
     /// An image that no rule speaks of may still be one of a Harbor that we know.
-    fn unmanaged(&self, image: &ImageRef) -> Result<ImageTarget, NotWarmable> {
+    fn unmanaged(&self, image: &ImageRef) -> Result<ImageTarget, ReconcileError> {
         let at = |instance: &&HarborInstance| is_same_host(instance.spec.effective_pull_host(), image.host());
         if let Some(instance) = self.sources.instances.iter().find(at) {
             let instance = instance.metadata.name.clone().unwrap_or_default();
@@ -192,13 +183,13 @@ impl<'a> ImageFinder<'a> {
                   `harbor-pilot explain`"
                 .to_owned(),
         };
-        Err(NotWarmable { reason: Reason::NotProxied, message })
+        Err(ReconcileError::stalled(Reason::NotProxied, message))
     }
 }
 
-fn parse(text: &str) -> Result<ImageRef, NotWarmable> {
+fn parse(text: &str) -> Result<ImageRef, ReconcileError> {
     ImageRef::parse(text)
-        .map_err(|error| NotWarmable { reason: Reason::InvalidImage, message: format!("this is no image: {error}") })
+        .map_err(|error| ReconcileError::stalled(Reason::InvalidImage, format!("this is no image: {error}")))
 }
 
 fn name_of(image: &CachedImage) -> &str {

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::run::{WarmEnd, WarmedImage};
 use crate::{
-    api::{ConditionType, cached_image::PlatformStatus, condition},
+    api::{ConditionType, Reason, cached_image::PlatformStatus, condition},
     cli::text::{columns, count, printable, short_image, size, time},
 };
 
@@ -238,16 +238,16 @@ fn state(done: &WarmedImage) -> &'static str {
 /// Reason and message of what is not warm.
 fn why(done: &WarmedImage) -> (&str, &str) {
     match done.end {
-        WarmEnd::TimedOut | WarmEnd::Interrupted if done.reason.is_empty() => (state(done), "it had not begun"),
+        WarmEnd::TimedOut | WarmEnd::Interrupted if done.reason.is_none() => (state(done), "it had not begun"),
         WarmEnd::TimedOut | WarmEnd::Interrupted => (state(done), &done.message),
-        WarmEnd::Warm | WarmEnd::Pulled | WarmEnd::Failed => (&done.reason, &done.message),
+        WarmEnd::Warm | WarmEnd::Pulled | WarmEnd::Failed => (done.reason_text(), &done.message),
     }
 }
 
 /// What to do, where the message does not say it.
 fn advice(done: &WarmedImage) -> Option<&'static str> {
     let is_ready = condition::is_true(&done.status.conditions, ConditionType::Ready);
-    Some(match (done.end, done.reason.as_str()) {
+    Some(match (done.end, done.reason) {
         (WarmEnd::Warm | WarmEnd::Pulled, _) => return None,
         (WarmEnd::TimedOut, _) if is_ready && done.status.index_children.is_none() => {
             "nodes can pull it; Harbor lists it about 30 s after the pull: take a longer --timeout, or --require online"
@@ -260,22 +260,30 @@ fn advice(done: &WarmedImage) -> Option<&'static str> {
             "run it again, or with a longer --timeout: what is stored by now is not fetched again"
         }
         (WarmEnd::Interrupted, _) => "run it again: what is stored by now is not fetched again",
-        (_, "HarborUnauthorized") => "check HARBOR_USERNAME and HARBOR_PASSWORD, or the Secret of the HarborInstance",
-        (_, "HarborForbidden") => "the account needs, of the project: repository (pull) and artifact (list, read)",
-        (_, "RateLimited") => {
+        (_, Some(Reason::HarborUnauthorized)) => {
+            "check HARBOR_USERNAME and HARBOR_PASSWORD, or the Secret of the HarborInstance"
+        }
+        (_, Some(Reason::HarborForbidden)) => {
+            "the account needs, of the project: repository (pull) and artifact (list, read)"
+        }
+        (_, Some(Reason::RateLimited)) => {
             "run it again later, or give the Registry an account at the upstream (credentialsSecretRef)"
         }
-        (_, "PlatformMissing") => "choose among the image's platforms with --platform, or take --all-platforms",
-        (_, "PullByDigest") => "--require online does not wait for the tag: no longer --timeout brings it",
-        (_, "NestedIndex" | "ForeignLayer") => "no second try and no longer --timeout mends it",
-        (_, "HarborUnreachable") => {
+        (_, Some(Reason::PlatformMissing)) => {
+            "choose among the image's platforms with --platform, or take --all-platforms"
+        }
+        (_, Some(Reason::PullByDigest)) => "--require online does not wait for the tag: no longer --timeout brings it",
+        (_, Some(Reason::NestedIndex | Reason::ForeignLayer)) => "no second try and no longer --timeout mends it",
+        (_, Some(Reason::HarborUnreachable)) => {
             "check the url of the HarborInstance, or --harbor, from this machine; what is stored by now is not fetched again"
         }
         // The message says which path Harbor named.
-        (_, "PullFailed") if done.message.contains("set spec.tokenPath") => {
+        (_, Some(Reason::PullFailed)) if done.message.contains("set spec.tokenPath") => {
             "correct spec.tokenPath of the HarborInstance"
         }
-        (_, "HarborError" | "PullFailed") => "run it again: what is stored by now is not fetched again",
+        (_, Some(Reason::HarborError | Reason::PullFailed)) => {
+            "run it again: what is stored by now is not fetched again"
+        }
         _ => return None,
     })
 }
