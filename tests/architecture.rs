@@ -19,8 +19,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("leadership", &[]),
     ("harbor", &["addresses", "api", "leadership"]),
     ("registry", &["api", "harbor", "leadership"]),
-    ("scanner", &[]),
-    ("rewrite", &["api", "image", "scanner"]),
+    ("json_scan", &[]),
+    ("rewrite", &["api", "image", "json_scan"]),
     ("manifests", &["image", "rewrite"]),
     ("policy", &["api", "image", "rewrite"]),
     ("active_config", &["api", "policy", "rewrite"]),
@@ -33,7 +33,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("reconcile", &["api", "harbor", "registry"]),
     ("prewarm", &["api", "jitter", "fair", "harbor", "image", "reconcile", "registry", "rewrite"]),
     ("controller", &["api", "harbor", "image", "leadership", "plan", "prewarm", "reconcile", "registry", "rewrite"]),
-    ("webhook", &["api", "fair", "image", "policy", "prewarm", "rewrite", "scanner", "telemetry", "tls"]),
+    ("webhook", &["api", "fair", "image", "policy", "prewarm", "rewrite", "json_scan", "telemetry", "tls"]),
     (
         "cluster",
         &[
@@ -83,7 +83,7 @@ const PURE: &[&str] = &[
     "plan",
     "policy",
     "rewrite",
-    "scanner",
+    "json_scan",
     "summary",
     "text",
 ];
