@@ -32,6 +32,7 @@
 //! | [`harbor`] | typed requests | the state of Harbor, or an error with its fix |
 //! | [`registry`] | a repository and a reference | checked manifests, streamed blobs |
 //! | [`prewarm`] | prewarm requests and CachedImages | verified warm images |
+//! | [`mod@reconcile`] | – | what every reconcile returns: a status, Events, a requeue time, or a failure |
 //! | [`controller`] | a resource and its directory | the next status, Events, when to reconcile again |
 //! | [`cluster`] | the API server | watches, status, finalizers, Events |
 //! | [`standalone`] | a directory of manifests | the same without a cluster |
@@ -60,6 +61,7 @@ pub mod manifests;
 pub mod plan;
 pub mod policy;
 pub mod prewarm;
+pub mod reconcile;
 pub mod registry;
 pub mod rewrite;
 pub mod standalone;

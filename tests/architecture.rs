@@ -6,6 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use harbor_pilot::api::Reason;
+
 /// What each module may use of the others. `cli` stands above all of them.
 const ALLOWED: &[(&str, &[&str])] = &[
     ("addresses", &[]),
@@ -28,8 +30,9 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("text", &[]),
     ("summary", &["api"]),
     ("status_page", &["api", "summary", "telemetry", "text"]),
-    ("prewarm", &["api", "jitter", "fair", "harbor", "image", "registry", "rewrite", "text"]),
-    ("controller", &["api", "harbor", "image", "leadership", "plan", "prewarm", "registry", "rewrite"]),
+    ("reconcile", &["api", "harbor", "registry"]),
+    ("prewarm", &["api", "jitter", "fair", "harbor", "image", "reconcile", "registry", "rewrite", "text"]),
+    ("controller", &["api", "harbor", "image", "leadership", "plan", "prewarm", "reconcile", "registry", "rewrite"]),
     ("webhook", &["api", "fair", "image", "policy", "prewarm", "rewrite", "json_scan", "telemetry", "text", "tls"]),
     (
         "cluster",
@@ -183,6 +186,55 @@ fn files_have_one_subject_and_about_four_hundred_lines_at_most() {
         .map(|(file, lines)| format!("{}: {lines} lines", file.display()))
         .collect();
     assert!(too_long.is_empty(), "{too_long:#?}");
+}
+
+#[test]
+fn no_decision_compares_a_reason_as_text() {
+    let mut wrong = Vec::new();
+    for (file, code) in modules().into_values().flatten().filter(|(file, _)| !is_test(file)) {
+        for line in code.lines() {
+            let names = || Reason::ALL.iter().map(|reason| format!("\"{reason}\""));
+            let is_named = names().any(|name| line.contains(&name)) && !names_another_thing(&file, line);
+            if is_named || compares_a_reason_as_text(line) {
+                wrong.push(format!("{}: {}", file.display(), line.trim()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "ask condition::reason, and match its variants: {wrong:#?}");
+}
+
+#[test]
+fn comparisons_of_reasons_as_text_are_recognised() {
+    for line in [
+        "if ready.reason == Reason::Suspended.to_string() {",
+        "own.iter().any(|reason| reason.to_string() == ready.reason)",
+        "let is_said = ready_reason(&status) == Some(format!(\"{reason:?}\").as_str());",
+        "ACCEPTED.iter().any(|accepted| accepted.to_string() == reason)",
+        "match ready.reason.as_str() {",
+        "if note.reason.as_str() == other {",
+        "[Reason::HarborUnreachable].map(|reason| reason.to_string()).contains(&ready.reason)",
+    ] {
+        assert!(compares_a_reason_as_text(line), "{line}");
+    }
+    for line in ["reason: Some(note.reason.to_string()),", "old.status == new.status && old.reason == new.reason"] {
+        assert!(!compares_a_reason_as_text(line), "{line}");
+    }
+}
+
+/// Whether a line compares text with the text of a reason.
+fn compares_a_reason_as_text(line: &str) -> bool {
+    let compares = ["==", "!=", "contains(", "match "].iter().any(|compared| line.contains(compared));
+    let as_text = [".to_string()", ".as_str()", ":?}"].iter().any(|text| line.contains(text));
+    line.contains("reason") && compares && as_text
+}
+
+/// Whether a text that is also a reason means another thing: the end of `harbor-pilot warm`.
+fn names_another_thing(file: &Path, line: &str) -> bool {
+    file.ends_with("cli/warm/report.rs") && line.contains("WarmEnd::")
+}
+
+fn is_test(file: &Path) -> bool {
+    file.ends_with("tests.rs")
 }
 
 /// Every module below `src`, with its files and their code: without comments, and without the tests at the end.

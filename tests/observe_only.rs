@@ -6,7 +6,7 @@ mod support;
 
 use harbor_double::Upstream;
 use harbor_pilot::{
-    api::{ConditionType, ProxyProject, Registry, ReplicationRule},
+    api::{ConditionType, ProxyProject, Reason, Registry, ReplicationRule},
     controller::{EventMessage, Reconciler, Reconcilers},
     harbor::model::{self, ReplicationPolicyContent},
     standalone::StoredKind,
@@ -68,7 +68,7 @@ async fn assert_observed<K>(
             assert_eq!((found, notes, ready.as_str()), (Vec::new(), Vec::new(), "True Reconciled"));
         } else {
             assert!(ready == "False Drifted" && found.iter().any(|line| line.starts_with(field)), "{found:?}");
-            let told = [EventMessage { warning: true, reason: "Drifted".to_owned(), message: found.join("; ") }];
+            let told = [EventMessage { warning: true, reason: Reason::Drifted, message: found.join("; ") }];
             assert_eq!(notes, told, "it appeared, or is another than before");
             let again = look::<K>(site, name, drift).await;
             assert_eq!(again, (found, Vec::new(), ready), "it stays, and is not told again");

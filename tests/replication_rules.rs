@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use harbor_double::{Harbor, Image, Severity, Upstream};
 use harbor_pilot::{
     api::{
-        ConditionType, Registry, ReplicationRule, ReplicationRuleStatus,
+        ConditionType, Reason, Registry, ReplicationRule, ReplicationRuleStatus,
         replication_rule::{BlockedImageState, RUN_NOW},
     },
     controller::FinalizeResult,
@@ -219,7 +219,7 @@ async fn a_token_starts_one_execution_and_a_crash_at_any_step_starts_no_second()
     look(&site, &name).await;
     let written = status(&site, &name);
     let started = look(&site, &name).await;
-    assert!(started.0.notes.iter().any(|note| note.reason == "ExecutionStarted"), "{:?}", started.0.notes);
+    assert!(started.0.notes.iter().any(|note| note.reason == Reason::ExecutionStarted), "{:?}", started.0.notes);
     // Stopped after Harbor was asked, and before that was stored.
     site.world.set_status::<ReplicationRule>(&name, written);
     let resumed = look(&site, &name).await;
@@ -267,7 +267,7 @@ async fn why_an_execution_failed_is_told_once() {
     let last = seen.0.status.last_execution.clone().unwrap();
     assert_eq!(last.status, "Failed");
     assert!(last.message.as_deref().unwrap_or_default().contains("no/such"), "{last:?}");
-    let told = seen.0.notes.iter().filter(|note| note.reason == "ExecutionFailed").count();
+    let told = seen.0.notes.iter().filter(|note| note.reason == Reason::ExecutionFailed).count();
     assert_eq!(told, 1, "{:?}", seen.0.notes);
     assert!(look(&site, &name).await.0.notes.is_empty(), "it is told once");
     assert_eq!(seen.ready(), "True Reconciled", "the policy is as specified, whatever its runs come to");
@@ -389,7 +389,7 @@ async fn after_their_scans_clean_images_are_copied_and_bad_ones_held_back_and_le
     push(&site, "clean", "a", (Severity::Low, 1)).await;
     let digest = push(&site, "crit", "b", (Severity::Critical, 2)).await;
     let seen = until(&site, &name, |status| status.blocked_images.len() == 2).await;
-    let failed = seen.0.notes.iter().any(|note| note.reason == "ExecutionFailed");
+    let failed = seen.0.notes.iter().any(|note| note.reason == Reason::ExecutionFailed);
     assert!(!failed, "to wait for a scan is nothing to be warned of: {:?}", seen.0.notes);
     assert!(seen.0.requeue <= Duration::from_secs(30), "events are noticed soon");
     let settled = |status: &ReplicationRuleStatus| {

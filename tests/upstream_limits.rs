@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use harbor_double::{Failure, Harbor, Image, Upstream};
 use harbor_pilot::{
     active_config::ActiveConfig,
-    api::{CachedImage, ConditionType, ProxyProject, Registry, condition},
+    api::{CachedImage, ConditionType, ProxyProject, Reason, Registry, condition},
     controller::{Reconciler, Reconcilers, cached_image::CachedImageReconciler},
     prewarm::PrewarmTiming,
 };
@@ -123,7 +123,7 @@ async fn one_refusal_pauses_all_images_of_the_upstream_and_no_other_and_a_restar
 
     let seen = site.reconcile::<Registry>(&limited.name).await;
     assert_eq!(seen.ready(), "True Reconciled", "it is as specified nevertheless");
-    let told: Vec<_> = seen.0.notes.iter().filter(|note| note.warning && note.reason == "RateLimited").collect();
+    let told: Vec<_> = seen.0.notes.iter().filter(|note| note.warning && note.reason == Reason::RateLimited).collect();
     assert_eq!(told.len(), 1, "{:?}", seen.0.notes);
     let pulls = limited.registry().status.clone().unwrap().pulls.unwrap();
     let pause = pulls.paused_until.unwrap().0.duration_since(Timestamp::now()).as_secs();

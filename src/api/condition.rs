@@ -10,6 +10,49 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 
+/// An enum whose variants have their names as text, in both directions: the one table of these texts.
+macro_rules! named {
+    ($(#[$about:meta])* pub enum $name:ident { $($(#[$doc:meta])* $variant:ident,)+ }) => {
+        $(#[$about])*
+        pub enum $name {
+            $($(#[$doc])* $variant,)+
+        }
+
+        impl $name {
+            /// Every variant.
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+
+            /// The text in a status.
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => stringify!($variant),)+
+                }
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.pad(self.as_str())
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = $crate::api::condition::UnknownName;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                Self::ALL.iter().copied().find(|name| name.as_str() == text).ok_or($crate::api::condition::UnknownName)
+            }
+        }
+    };
+}
+pub(super) use named;
+
+/// The text is not a name of the enum. Another version of this project, or another client, wrote it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("unknown name")]
+pub struct UnknownName;
+
+named! {
 /// The condition types of this project.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConditionType {
@@ -32,25 +75,10 @@ pub enum ConditionType {
     /// Harbor stores a requested manifest and refuses to serve it; absent otherwise.
     PullBlocked,
 }
-
-impl ConditionType {
-    /// Returns the `type` as written in status.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Ready => "Ready",
-            Self::Reconciling => "Reconciling",
-            Self::Stalled => "Stalled",
-            Self::Drifted => "Drifted",
-            Self::DeletionBlocked => "DeletionBlocked",
-            Self::RewriteConflict => "RewriteConflict",
-            Self::OfflineByTag => "OfflineByTag",
-            Self::OfflineByDigest => "OfflineByDigest",
-            Self::PullBlocked => "PullBlocked",
-        }
-    }
 }
 
-/// The reason of a condition: machine-readable, from a fixed list.
+named! {
+/// The reason of a condition or an Event: machine-readable, from a fixed list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
     /// Harbor matches the spec.
@@ -165,13 +193,17 @@ pub enum Reason {
     ScanFailed,
     /// Harbor refuses to serve the image until it is scanned, and the project has no scanner.
     NoScanner,
+    /// An Event: the controller created a CA for the webhook.
+    AuthorityIssued,
+    /// An Event: the webhook configurations trust another set of CAs.
+    AuthorityPublished,
+    /// An Event: the webhook has a new serving certificate.
+    CertificateIssued,
+    /// An Event: a CA that is no longer used was removed.
+    AuthorityDropped,
+    /// An Event: the controller cannot maintain the certificates.
+    CertificatesNotKept,
 }
-
-impl std::fmt::Display for Reason {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // The names of the variants are the reasons.
-        write!(f, "{self:?}")
-    }
 }
 
 /// The conditions of one resource while its status is computed.
@@ -262,6 +294,16 @@ pub fn find(list: &[Condition], kind: ConditionType) -> Option<&Condition> {
     list.iter().find(|condition| condition.type_ == kind.as_str())
 }
 
+/// The reason of the condition `kind`; `None` without that condition, or for a reason that this version does not know.
+pub fn reason(list: &[Condition], kind: ConditionType) -> Option<Reason> {
+    find(list, kind)?.reason.parse().ok()
+}
+
+/// The reason of the condition `kind` while it is `False`.
+pub fn reason_if_false(list: &[Condition], kind: ConditionType) -> Option<Reason> {
+    find(list, kind).filter(|condition| condition.status == "False")?.reason.parse().ok()
+}
+
 /// `metav1.Time` keeps whole seconds; with a fraction, the stored value would differ.
 pub fn whole_seconds(time: Timestamp) -> Timestamp {
     Timestamp::from_second(time.as_second()).unwrap_or(time)
@@ -289,6 +331,30 @@ mod tests {
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn every_reason_and_type_reads_back_from_its_text_which_is_camel_case() {
+        let reasons = Reason::ALL.iter().map(|reason| (reason.as_str(), reason.as_str().parse() == Ok(*reason)));
+        let types = ConditionType::ALL.iter().map(|kind| (kind.as_str(), kind.as_str().parse() == Ok(*kind)));
+        for (text, reads_back) in reasons.chain(types) {
+            assert!(reads_back, "{text}");
+            assert!(text.starts_with(|first: char| first.is_ascii_uppercase()), "{text}");
+            assert!(text.chars().all(|character| character.is_ascii_alphanumeric()), "{text}");
+        }
+        assert_eq!("SomethingElse".parse::<Reason>(), Err(UnknownName));
+    }
+
+    #[test]
+    fn a_reason_is_known_only_of_a_condition_that_is_there_with_a_name_of_ours() {
+        let mut conditions = Conditions::from_status(&[], None, at(1));
+        conditions.ready(Reason::Warm, "stored");
+        let mut list = conditions.into_list();
+        assert_eq!(reason(&list, ConditionType::Ready), Some(Reason::Warm));
+        assert_eq!(reason_if_false(&list, ConditionType::Ready), None);
+        assert_eq!(reason(&list, ConditionType::Stalled), None);
+        list[0].reason = "SomethingElse".to_owned();
+        assert_eq!(reason(&list, ConditionType::Ready), None);
     }
 
     #[test]

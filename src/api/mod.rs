@@ -106,7 +106,7 @@ fn forget_unsigned(schema: &mut JSONSchemaProps) {
 /// Thousands of images may wait in the queue. Each shows that from its creation on.
 fn pending() -> serde_json::Value {
     let ready = serde_json::json!({
-        "type": "Ready", "status": "Unknown", "reason": Reason::Pending.to_string(),
+        "type": "Ready", "status": "Unknown", "reason": Reason::Pending.as_str(),
         "message": "waiting for the first reconcile", "lastTransitionTime": "1970-01-01T00:00:00Z",
     });
     serde_json::json!({"observedGeneration": -1, "conditions": [ready]})

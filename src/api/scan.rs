@@ -5,6 +5,8 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::condition::named;
+
 /// The result of Harbor's scanner for a manifest.
 ///
 /// Severity, counts and time are those of the last completed scan. They stay while another scan is running or has failed, because
@@ -56,6 +58,7 @@ pub enum ScanState {
     NoScanner,
 }
 
+named! {
 /// Harbor's names of severities, mildest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FoundSeverity {
@@ -76,26 +79,11 @@ pub enum FoundSeverity {
     /// An unknown name: treated as the worst.
     Unheard,
 }
+}
 
 impl FoundSeverity {
     /// Parses Harbor's name.
     pub fn of(word: &str) -> Self {
-        match word {
-            "None" => Self::None,
-            "Unknown" => Self::Unknown,
-            "Negligible" => Self::Negligible,
-            "Low" => Self::Low,
-            "Medium" => Self::Medium,
-            "High" => Self::High,
-            "Critical" => Self::Critical,
-            _ => Self::Unheard,
-        }
-    }
-}
-
-impl std::fmt::Display for FoundSeverity {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // The names of the variants are Harbor's.
-        write!(f, "{self:?}")
+        word.parse().unwrap_or(Self::Unheard)
     }
 }

@@ -52,7 +52,7 @@ impl Events {
         let now = Timestamp::now();
         let key = EventKey {
             uid: about.uid.clone().unwrap_or_default(),
-            reason: note.reason.clone(),
+            reason: note.reason.to_string(),
             message: note.message.clone(),
         };
         let again = self.memory.lock().again(&key, now);
@@ -122,7 +122,7 @@ fn event(about: &ObjectReference, note: &EventMessage, now: Timestamp) -> Event 
         action: Some("Reconcile".to_owned()),
         event_time: Some(MicroTime(now)),
         note: Some(clipped(&note.message, NOTE).to_owned()),
-        reason: Some(note.reason.clone()),
+        reason: Some(note.reason.to_string()),
         regarding: Some(about.clone()),
         reporting_controller: Some(FIELD_MANAGER.to_owned()),
         reporting_instance: Some(FIELD_MANAGER.to_owned()),
@@ -145,6 +145,7 @@ mod tests {
     use k8s_openapi::jiff::SignedDuration;
 
     use super::*;
+    use crate::api::Reason;
 
     fn key(uid: &str, message: &str) -> EventKey {
         EventKey { uid: uid.to_owned(), reason: "Reconciled".to_owned(), message: message.to_owned() }
@@ -176,7 +177,7 @@ mod tests {
     #[test]
     fn a_long_name_and_a_long_note_are_cut_between_characters() {
         let about = ObjectReference { name: Some(format!("{}-b", "a".repeat(235))), ..ObjectReference::default() };
-        let note = EventMessage { warning: true, reason: "InUse".to_owned(), message: "ä".repeat(600) };
+        let note = EventMessage { warning: true, reason: Reason::InUse, message: "ä".repeat(600) };
         let event = event(&about, &note, Timestamp::from_second(4_000_000_000).unwrap());
         let name = event.metadata.name.unwrap();
         assert!(name.len() <= 253 && name.starts_with("aaa") && !name.contains("-."), "{name}");

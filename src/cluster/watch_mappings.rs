@@ -150,10 +150,10 @@ fn matches(project: &ProxyProject) -> &[String] {
 
 /// The instance of a resource whose Harbor did not answer.
 fn unreachable_instance(conditions: Option<&[Condition]>, harbor: &HarborRef) -> Vec<ObjectRef<HarborInstance>> {
-    let ready = conditions.and_then(|conditions| condition::find(conditions, ConditionType::Ready));
-    let away = [Reason::HarborUnreachable, Reason::HarborError].map(|reason| reason.to_string());
-    let away = ready.filter(|ready| away.contains(&ready.reason));
-    away.iter().map(|_| ObjectRef::new(&harbor.name)).collect()
+    match condition::reason(conditions.unwrap_or_default(), ConditionType::Ready) {
+        Some(Reason::HarborUnreachable | Reason::HarborError) => vec![ObjectRef::new(&harbor.name)],
+        _ => Vec::new(),
+    }
 }
 
 /// All resources for which `names` returns that they refer to a Secret, when that Secret changes.

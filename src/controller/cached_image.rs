@@ -6,7 +6,7 @@ use arc_swap::ArcSwap;
 use k8s_openapi::jiff::Timestamp;
 use kube::Resource;
 
-use super::{Connections, EventMessage, ReconcileResult, Reconciler, ResourceStore, connections::unreachable};
+use super::{Connections, ReconcileResult, Reconciler, ResourceStore, connections::unreachable};
 use crate::{
     api::{CachedImage, CachedImageStatus, ConditionType, FoundSeverity, Interval, Platform, condition},
     image::ImageRef,
@@ -67,11 +67,7 @@ impl Reconciler<CachedImage> for CachedImageReconciler {
         let project = outcome.status.proxy_project.as_deref().unwrap_or_default();
         let lifetime = expire_after(self.places.directory.as_ref(), project);
         let status = stamp(object, outcome.status.clone(), self.asked.last(image).as_ref(), lifetime);
-        let requeue = outcome.requeue.min(coarse(lifetime));
-        let notes = outcome.notes.into_iter();
-        let notes =
-            notes.map(|note| EventMessage { warning: note.warning, reason: note.reason, message: note.message });
-        ReconcileResult { status, requeue, notes: notes.collect() }
+        ReconcileResult { status, requeue: outcome.requeue.min(coarse(lifetime)), notes: outcome.notes }
     }
 }
 

@@ -19,6 +19,7 @@ use crate::{
         CircuitBreaker, Puller,
         puller::{ProjectConcurrency, PullConcurrency, PullLimits},
     },
+    reconcile::ReconcileError,
     registry,
 };
 
@@ -70,17 +71,6 @@ pub struct Connection {
     pub pull_host: String,
 }
 
-/// Why an instance cannot be used now.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConnectError {
-    /// Reason of the condition.
-    pub reason: Reason,
-    /// What a user can do.
-    pub message: String,
-    /// Whether nothing changes until a user acts.
-    pub stalled: bool,
-}
-
 impl Connections {
     /// Creates instances whose pulls fetch at most `bytes_at_once` bytes of blobs concurrently, and that send nothing
     /// while `leadership` does not hold.
@@ -108,18 +98,15 @@ impl Connections {
     /// The connection to the instance of that name.
     ///
     /// # Errors
-    /// [`Unusable`] when the instance does not exist, is suspended, is unreachable now, or its Secret or spec is not
+    /// [`ReconcileError`] when the instance does not exist, is suspended, is unreachable now, or its Secret or spec is not
     /// usable.
-    pub async fn connect(&self, directory: &dyn ResourceStore, name: &str) -> Result<Connection, ConnectError> {
+    pub async fn connect(&self, directory: &dyn ResourceStore, name: &str) -> Result<Connection, ReconcileError> {
         let Some(instance) = directory.instance(name) else {
-            return Err(ConnectError {
-                reason: Reason::InstanceNotFound,
-                message: format!("HarborInstance {name} does not exist; create it or correct spec.harborRef.name"),
-                stalled: false,
-            });
+            let message = format!("HarborInstance {name} does not exist; create it or correct spec.harborRef.name");
+            return Err(ReconcileError::waiting(Reason::InstanceNotFound, message));
         };
         if let Some(message) = unreachable(name, &instance) {
-            return Err(ConnectError { reason: Reason::InstanceNotReady, message, stalled: false });
+            return Err(ReconcileError::waiting(Reason::InstanceNotReady, message));
         }
         self.connect_to(directory, name, &instance).await
     }
@@ -127,13 +114,13 @@ impl Connections {
     /// The connection to this instance.
     ///
     /// # Errors
-    /// [`Unusable`] when its Secret or spec is not usable.
+    /// [`ReconcileError`] when its Secret or spec is not usable.
     pub async fn connect_to(
         &self,
         directory: &dyn ResourceStore,
         name: &str,
         instance: &HarborInstance,
-    ) -> Result<Connection, ConnectError> {
+    ) -> Result<Connection, ReconcileError> {
         let secret_name = &instance.spec.credentials_secret_ref.name;
         let secret = read_secret(directory, secret_name).await?;
         if let Some(known) = self.known.lock().get(name)
@@ -142,10 +129,8 @@ impl Connections {
         {
             return Ok(known.connection.clone());
         }
-        let credentials = secret.credentials().map_err(|detail| ConnectError {
-            reason: Reason::SecretInvalid,
-            message: format!("Secret {secret_name}: {detail}"),
-            stalled: false,
+        let credentials = secret.credentials().map_err(|detail| {
+            ReconcileError::waiting(Reason::SecretInvalid, format!("Secret {secret_name}: {detail}"))
         })?;
         let endpoint = Endpoint {
             url: instance.spec.url.clone(),
@@ -156,14 +141,10 @@ impl Connections {
         let observer = self.observers.as_ref().map(|observers| observers.0(name));
         let client =
             Client::within(&endpoint, self.deadlines, observer.clone()).map(|client| client.under(&self.leadership));
-        let client = client.map_err(|error| ConnectError {
-            reason: error.reason(),
-            message: error.to_string(),
-            stalled: true,
-        })?;
+        let client = client.map_err(|error| ReconcileError::stalled(error.reason(), error))?;
         let puller = self
             .puller(&endpoint, instance.spec.token_path.as_deref(), &client, observer)
-            .map_err(|error| ConnectError { reason: error.reason(), message: error.to_string(), stalled: true })?;
+            .map_err(|error| ReconcileError::stalled(error.reason(), error))?;
         // Harbor already has the secrets of Registries, and its first answer may show one.
         teach_upstreams(directory, name, client.secrets()).await;
         let view = Arc::new(HarborCache::new(client.clone()));
@@ -256,9 +237,12 @@ pub fn unreachable(name: &str, instance: &HarborInstance) -> Option<String> {
 fn refused(instance: &HarborInstance) -> Option<&str> {
     let status =
         instance.status.as_ref().filter(|status| status.observed_generation == instance.metadata.generation)?;
-    let ready = condition::find(&status.conditions, ConditionType::Ready).filter(|ready| ready.status == "False")?;
-    let asked = [Reason::HarborUnreachable, Reason::HarborError, Reason::HarborUnauthorized, Reason::RateLimited];
-    asked.iter().any(|reason| reason.to_string() == ready.reason).then_some(ready.message.as_str())
+    match condition::reason_if_false(&status.conditions, ConditionType::Ready)? {
+        Reason::HarborUnreachable | Reason::HarborError | Reason::HarborUnauthorized | Reason::RateLimited => {
+            condition::find(&status.conditions, ConditionType::Ready).map(|ready| ready.message.as_str())
+        }
+        _ => None,
+    }
 }
 
 /// Harbor's version: from its HarborInstance if known, else from Harbor.
@@ -276,21 +260,18 @@ pub async fn version(directory: &dyn ResourceStore, name: &str, client: &Client)
 /// Reads a Secret that must exist.
 ///
 /// # Errors
-/// [`Unusable`] with what to do.
-pub async fn read_secret(directory: &dyn ResourceStore, name: &str) -> Result<super::SecretValue, ConnectError> {
+/// [`ReconcileError`] with what to do.
+pub async fn read_secret(directory: &dyn ResourceStore, name: &str) -> Result<super::SecretValue, ReconcileError> {
     match directory.secret(name).await {
         Ok(Some(secret)) => Ok(secret),
-        Ok(None) => Err(ConnectError {
-            reason: Reason::SecretNotFound,
-            message: format!(
+        Ok(None) => {
+            let message = format!(
                 "Secret {name} is not in the operator's namespace; create it there with the keys `username` and `password`"
-            ),
-            stalled: false,
-        }),
-        Err(detail) => Err(ConnectError {
-            reason: Reason::SecretNotFound,
-            message: format!("Secret {name} cannot be read: {detail}"),
-            stalled: false,
-        }),
+            );
+            Err(ReconcileError::waiting(Reason::SecretNotFound, message))
+        }
+        Err(detail) => {
+            Err(ReconcileError::waiting(Reason::SecretNotFound, format!("Secret {name} cannot be read: {detail}")))
+        }
     }
 }

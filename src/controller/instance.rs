@@ -3,7 +3,7 @@
 use k8s_openapi::jiff::Timestamp;
 
 use super::{
-    Connections, EventMessage, ReconcileResult, ResourceStore,
+    Connections, EventMessage, ReconcileError, ReconcileResult, ResourceStore,
     status_report::{probe, warn_of_change},
 };
 use crate::{
@@ -37,7 +37,7 @@ pub async fn reconcile(
     } else {
         let name = instance.metadata.name.as_deref().unwrap_or_default();
         match instances.connect_to(directory, name, instance).await {
-            Err(unusable) => conditions.failed(&unusable.into()),
+            Err(unusable) => conditions.failed(&unusable),
             Ok(connection) => match check(&connection.client).await {
                 Ok(seen) => {
                     let seen = seen.without(connection.client.secrets());
@@ -52,7 +52,7 @@ pub async fn reconcile(
                     status.version = Some(seen.version);
                     status.unhealthy_components = seen.unhealthy;
                 }
-                Err(error) => conditions.failed(&error.into()),
+                Err(error) => conditions.failed(&ReconcileError::from(error)),
             },
         }
     }

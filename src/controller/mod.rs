@@ -1,6 +1,6 @@
 //! Reconciles resources into Harbor: observe → plan → apply → status, one file per kind.
 //!
-//! In: a resource and a [`Directory`] of the resources it refers to. Out: an [`Outcome`] with its next status, Events and
+//! In: a resource and a [`ResourceStore`] of the resources it refers to. Out: a [`ReconcileResult`] with its next status, Events and
 //! the requeue time. Nothing here depends on whether resources live in a cluster or in files; the caller writes the status
 //! back.
 
@@ -28,62 +28,12 @@ pub use preview::{Preview, PreviewInput, PreviewResult};
 pub use reconciler::{ReconciledKind, Reconciler, Reconcilers};
 pub use resource_store::{ResourceStore, SecretValue};
 
-use crate::{api::Reason, plan::ownership_marker::Marker};
+pub use crate::reconcile::{EventMessage, FinalizeResult, ReconcileError, ReconcileResult};
+
+use crate::plan::ownership_marker::Marker;
 
 /// Requeue time while an external problem has to be resolved first.
 pub const RECHECK: Duration = Duration::from_secs(30);
-
-/// Result of one reconcile.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ReconcileResult<Status> {
-    /// The status to store.
-    pub status: Status,
-    /// Maximum time until the next reconcile.
-    pub requeue: Duration,
-    /// Notes for users.
-    pub notes: Vec<EventMessage>,
-}
-
-/// Result of one deletion attempt.
-#[derive(Debug, Clone, PartialEq)]
-pub enum FinalizeResult<Status> {
-    /// Harbor is in the desired state; the finalizer can be removed.
-    Done(Vec<EventMessage>),
-    /// The deletion is blocked.
-    Blocked(ReconcileResult<Status>),
-}
-
-/// An action that was done, or that failed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EventMessage {
-    /// Whether it needs a user's attention.
-    pub warning: bool,
-    /// Machine-readable: the name of a [`Reason`].
-    pub reason: String,
-    /// For users; never contains a secret.
-    pub message: String,
-}
-
-impl EventMessage {
-    /// A note about an action that was done.
-    pub fn done(reason: Reason, message: impl Into<String>) -> Self {
-        Self { warning: false, reason: reason.to_string(), message: message.into() }
-    }
-
-    /// Writes it to the log.
-    pub fn log(&self, kind: &str, name: &str) {
-        if self.warning {
-            tracing::warn!(kind, name, reason = self.reason, "{}", self.message);
-        } else {
-            tracing::info!(kind, name, reason = self.reason, "{}", self.message);
-        }
-    }
-
-    /// A note about an action that failed.
-    pub fn warning(reason: Reason, message: impl Into<String>) -> Self {
-        Self { warning: true, reason: reason.to_string(), message: message.into() }
-    }
-}
 
 /// The identity of this installation, part of every marker.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,13 +4,10 @@ use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::{ReconciledKind, Reconcilers, ResourceStore, status_report::ReconcileError};
+use super::{ReconcileError, ReconciledKind, Reconcilers, ResourceStore};
 use crate::{
     api::{ManagementPolicy, ProxyProject, Reason, Registry, ReplicationRule},
-    plan::{
-        Refusal,
-        ownership_marker::{Marker, OtherOwner},
-    },
+    plan::ownership_marker::{Marker, OtherOwner},
 };
 
 /// A kind whose resources each stand for one object in Harbor.
@@ -67,13 +64,11 @@ impl Reconcilers {
         let older = all.iter().map(AsRef::as_ref).filter(|other| other.claim() == claim && age(*other) < age(object));
         let Some(oldest) = older.min_by(|a, b| age(*a).cmp(&age(*b))) else { return Ok(()) };
         let (kind, oldest) = (K::kind(&()), oldest.meta().name.clone().unwrap_or_default());
-        Err(ReconcileError::Refused(Refusal {
-            reason: Reason::NameConflict,
-            message: format!(
-                "{kind} {oldest} is older and stands for {} in Harbor; give one of the two another spec.name, or delete one",
-                claim.name
-            ),
-        }))
+        let message = format!(
+            "{kind} {oldest} is older and stands for {} in Harbor; give one of the two another spec.name, or delete one",
+            claim.name
+        );
+        Err(ReconcileError::stalled(Reason::NameConflict, message))
     }
 
     /// The state of the resource whose marker an object has.

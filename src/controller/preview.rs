@@ -8,12 +8,11 @@ use futures::{StreamExt, stream};
 use k8s_openapi::jiff::Timestamp;
 
 use super::{
-    ReconciledKind, Reconcilers, instance, proxy_project,
+    ReconcileError, ReconciledKind, Reconcilers, instance, proxy_project,
     registry::{self, ComparePurpose},
     registry_resolver::{PlannedRegistries, PlannedRegistry},
     replication_rule,
     resync::ReadMode,
-    status_report::ReconcileError,
 };
 use crate::{
     api::{
@@ -103,8 +102,7 @@ impl PreviewResult {
 
 impl From<ReconcileError> for PreviewResult {
     fn from(failure: ReconcileError) -> Self {
-        let (reason, message) = failure.into_message();
-        Self::Refused { reason: reason.to_string(), message }
+        Self::Refused { reason: failure.reason.to_string(), message: failure.message }
     }
 }
 

@@ -11,12 +11,11 @@ pub use self::removal::finalize;
 
 use self::apply::apply;
 use super::{
-    EventMessage, ReconcileResult, Reconcilers, ResourceStore,
+    EventMessage, ReconcileError, ReconcileResult, Reconcilers, ResourceStore,
     connections::{Connection, version},
     reconcile_context::ReconcileContext,
     registry_resolver::{PlannedRegistries, RegistryResolver},
     resync::{ReadMode, disowns, is_settled},
-    status_report::ReconcileError,
 };
 use crate::{
     api::{
@@ -44,7 +43,7 @@ pub async fn reconcile(
         frame.status.rewrite = None;
     } else {
         let mut result = ensure(kinds, project, frame.sight, &mut frame.status, &mut frame.notes).await;
-        if matches!(result, Err(ReconcileError::Harbor(Error::Conflict { .. }))) {
+        if result.as_ref().is_err_and(ReconcileError::is_conflict) {
             // Another client changed Harbor after the read: read again and retry.
             result = ensure(kinds, project, frame.sight.uncached(), &mut frame.status, &mut frame.notes).await;
         }
@@ -136,8 +135,8 @@ async fn ensure(
 /// Whether the last reconcile found that the project in Harbor belongs to another owner.
 fn was_refused(project: &ProxyProject) -> bool {
     let conditions = project.status.as_ref().map_or(&[][..], |status| status.conditions.as_slice());
-    let refused = [Reason::NameConflict, Reason::AdoptionRequired].map(|reason| reason.to_string());
-    condition::find(conditions, ConditionType::Ready).is_some_and(|ready| refused.contains(&ready.reason))
+    let reason = condition::reason(conditions, ConditionType::Ready);
+    matches!(reason, Some(Reason::NameConflict | Reason::AdoptionRequired))
 }
 
 /// Result of comparing a ProxyProject with Harbor.

@@ -5,9 +5,9 @@ use std::time::Duration;
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
 
 use super::{
-    EventMessage, FinalizeResult, RECHECK, ReconcileResult, ReconciledKind, Reconcilers,
+    EventMessage, FinalizeResult, RECHECK, ReconcileError, ReconcileResult, ReconciledKind, Reconcilers,
     resync::{ReadMode, ResyncSchedule},
-    status_report::{self, ReconcileError},
+    status_report,
 };
 use crate::{
     api::{

@@ -7,8 +7,7 @@ use kube::Resource;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    Connections, FinalizeResult, Installation, ReconcileResult, ResourceStore,
-    connections::{ConnectError, Connection},
+    Connections, FinalizeResult, Installation, ReconcileError, ReconcileResult, ResourceStore, connections::Connection,
     instance, proxy_project, registry, replication_rule,
 };
 use crate::api::{
@@ -71,7 +70,7 @@ pub struct Reconcilers {
 
 impl Reconcilers {
     /// The connection to the instance that a resource refers to.
-    pub(super) async fn connect(&self, harbor: &HarborRef) -> Result<Connection, ConnectError> {
+    pub(super) async fn connect(&self, harbor: &HarborRef) -> Result<Connection, ReconcileError> {
         self.instances.connect(self.directory.as_ref(), &harbor.name).await
     }
 }

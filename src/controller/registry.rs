@@ -3,11 +3,10 @@
 use k8s_openapi::jiff::Timestamp;
 
 use super::{
-    EventMessage, FinalizeResult, RECHECK, ReconcileResult, Reconcilers,
-    connections::{ConnectError, Connection, read_secret, version},
+    EventMessage, FinalizeResult, RECHECK, ReconcileError, ReconcileResult, Reconcilers,
+    connections::{Connection, read_secret, version},
     reconcile_context::{self, ReconcileContext},
     resync::{ReadMode, disowns, is_settled},
-    status_report::ReconcileError,
 };
 use crate::{
     api::{ManagementPolicy, OwnedObject, Reason, Registry, RegistryStatus, UpstreamPulls},
@@ -22,7 +21,7 @@ pub async fn reconcile(kinds: &Reconcilers, registry: &Registry, now: Timestamp)
         return frame.close();
     }
     let mut result = ensure(kinds, registry, frame.sight, &mut frame.status, &mut frame.notes).await;
-    if matches!(result, Err(ReconcileError::Harbor(Error::Conflict { .. }))) {
+    if result.as_ref().is_err_and(ReconcileError::is_conflict) {
         // Another client changed Harbor after the read: read again and retry.
         result = ensure(kinds, registry, frame.sight.uncached(), &mut frame.status, &mut frame.notes).await;
     }
@@ -38,10 +37,10 @@ pub async fn reconcile(kinds: &Reconcilers, registry: &Registry, now: Timestamp)
 pub async fn finalize(kinds: &Reconcilers, registry: &Registry, now: Timestamp) -> FinalizeResult<RegistryStatus> {
     let words = match remove(kinds, registry).await {
         Ok(notes) => return FinalizeResult::Done(notes),
-        Err(ReconcileError::Harbor(Error::Precondition { message })) => {
+        Err(ReconcileError { reason: Reason::InUse, message, .. }) => {
             (Reason::InUse, in_the_way(kinds, registry).await.unwrap_or(message))
         }
-        Err(failure) => failure.into_message(),
+        Err(failure) => (failure.reason, failure.message),
     };
     reconcile_context::blocked(kinds, registry, now, words)
 }
@@ -94,8 +93,7 @@ async fn ensure(
         match apply(&look.connection, &look.desired.name, step).await {
             Ok(id) => status.id = Some(id),
             Err(error) if error.is_unhealthy_registry() => {
-                let (reason, message) = diagnose(client, &look.desired).await;
-                return Err(ReconcileError::Upstream(reason, message));
+                return Err(diagnose(client, &look.desired).await);
             }
             Err(error) => return Err(error.into()),
         }
@@ -166,7 +164,7 @@ pub(super) async fn compare(
     let specification = dereference(kinds, registry, connection.client.secrets()).await;
     check_host(kinds, registry)?;
     let specification = match specification {
-        Err(ConnectError { reason: Reason::SecretNotFound, .. }) if purpose == ComparePurpose::Preview => None,
+        Err(ReconcileError { reason: Reason::SecretNotFound, .. }) if purpose == ComparePurpose::Preview => None,
         specification => Some(specification?),
     };
     let Cached { item: have, at } = connection.view.registry(registry.harbor_name(), freshness).await?;
@@ -209,16 +207,14 @@ async fn dereference(
     kinds: &Reconcilers,
     registry: &Registry,
     secrets: &Redactor,
-) -> Result<plan::Desired, ConnectError> {
+) -> Result<plan::Desired, ReconcileError> {
     let (credentials, revision) = match &registry.spec.credentials_secret_ref {
         None => (None, None),
         Some(reference) => {
             let secret = read_secret(kinds.directory.as_ref(), &reference.name).await?;
             secret.redact_with(secrets);
-            let credentials = secret.credentials().map_err(|detail| ConnectError {
-                reason: Reason::SecretInvalid,
-                message: format!("Secret {}: {detail}", reference.name),
-                stalled: false,
+            let credentials = secret.credentials().map_err(|detail| {
+                ReconcileError::waiting(Reason::SecretInvalid, format!("Secret {}: {detail}", reference.name))
             })?;
             (Some(credentials), Some(secret.revision))
         }
@@ -264,7 +260,7 @@ async fn apply(Connection { client, view, .. }: &Connection, name: &str, step: &
 
 /// Finds out why Harbor cannot use the upstream. Harbor gives the same answer for every cause; without our credentials it
 /// may say more.
-async fn diagnose(client: &Client, desired: &plan::Desired) -> (Reason, String) {
+async fn diagnose(client: &Client, desired: &plan::Desired) -> ReconcileError {
     let anonymous =
         model::RegistryPing { type_: desired.type_.to_owned(), url: desired.url.clone(), insecure: desired.insecure };
     let url = &desired.url;
@@ -273,15 +269,15 @@ async fn diagnose(client: &Client, desired: &plan::Desired) -> (Reason, String) 
             let message = format!(
                 "{url} answers Harbor, and refuses the credentials of spec.credentialsSecretRef: correct username and password there"
             );
-            return (Reason::CredentialsRejected, message);
+            return ReconcileError::stalled(Reason::CredentialsRejected, message);
         }
         let message = format!(
             "Harbor cannot use {url}: it is unreachable from Harbor, or refuses the credentials (Harbor does not tell which)"
         );
-        return (Reason::UpstreamUnhealthy, message);
+        return ReconcileError::waiting(Reason::UpstreamUnhealthy, message);
     }
     let message = format!("Harbor cannot use {url}: it is unreachable from Harbor, or wants credentials");
-    (Reason::UpstreamUnhealthy, message)
+    ReconcileError::waiting(Reason::UpstreamUnhealthy, message)
 }
 
 async fn remove(kinds: &Reconcilers, registry: &Registry) -> Result<Vec<EventMessage>, ReconcileError> {

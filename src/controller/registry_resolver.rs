@@ -4,9 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::jiff::SignedDuration;
 
-use super::{
-    Reconcilers, connections::ConnectError, registry::check_host, resync::ReadMode, status_report::ReconcileError,
-};
+use super::{ReconcileError, Reconcilers, registry::check_host, resync::ReadMode};
 use crate::{
     api::{ConditionType, HarborRef, ManagementPolicy, OwnedObject, Reason, Registry, condition},
     harbor::{Error, Freshness, HarborCache, model},
@@ -46,20 +44,15 @@ impl RegistryResolver<'_> {
         whose: &str,
     ) -> Result<(Arc<Registry>, i64), ReconcileError> {
         let Some(registry) = self.kinds.directory.registry(name) else {
-            return Err(ReconcileError::Unusable(ConnectError {
-                reason: Reason::RegistryNotFound,
-                message: format!("Registry {name} does not exist; create it, or a {whose} with the right registryRef"),
-                stalled: false,
-            }));
+            let message = format!("Registry {name} does not exist; create it, or a {whose} with the right registryRef");
+            return Err(ReconcileError::waiting(Reason::RegistryNotFound, message));
         };
         if registry.spec.harbor_ref != *harbor {
-            return Err(ReconcileError::Refused(Refusal {
-                reason: Reason::InvalidSpec,
-                message: format!(
-                    "Registry {name} is of HarborInstance {}, this {whose} of {}: both must be of one",
-                    registry.spec.harbor_ref.name, harbor.name
-                ),
-            }));
+            let message = format!(
+                "Registry {name} is of HarborInstance {}, this {whose} of {}: both must be of one",
+                registry.spec.harbor_ref.name, harbor.name
+            );
+            return Err(ReconcileError::stalled(Reason::InvalidSpec, message));
         }
         // Harbor may have the registry from before its host was refused.
         if let Err(Refusal { reason, message }) = check_host(self.kinds, &registry) {
@@ -99,11 +92,7 @@ impl RegistryResolver<'_> {
 }
 
 fn waiting(what: String) -> ReconcileError {
-    ReconcileError::Unusable(ConnectError {
-        reason: Reason::RegistryNotReady,
-        message: format!("waiting for Registry {what}"),
-        stalled: false,
-    })
+    ReconcileError::waiting(Reason::RegistryNotReady, format!("waiting for Registry {what}"))
 }
 
 fn owned(registry: &Registry) -> Option<&OwnedObject> {

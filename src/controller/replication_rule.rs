@@ -8,12 +8,11 @@ use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 
 use self::executions::ExecutionTracker;
 use super::{
-    EventMessage, FinalizeResult, RECHECK, ReconcileResult, Reconcilers,
+    EventMessage, FinalizeResult, RECHECK, ReconcileError, ReconcileResult, Reconcilers,
     connections::Connection,
     reconcile_context::{self, ReconcileContext},
     registry_resolver::{PlannedRegistries, RegistryResolver},
     resync::{FRESH, ReadMode, disowns},
-    status_report::ReconcileError,
 };
 use crate::{
     api::{ManagementPolicy, OwnedObject, Reason, ReplicationRule, ReplicationRuleStatus},
@@ -43,7 +42,7 @@ pub async fn reconcile(
     let mut frame = ReconcileContext::open(kinds, rule, now);
     if !frame.is_suspended() {
         let mut result = ensure(kinds, rule, frame.sight, &mut frame.status, &mut frame.notes).await;
-        if matches!(result, Err(ReconcileError::Harbor(Error::Conflict { .. }))) {
+        if result.as_ref().is_err_and(ReconcileError::is_conflict) {
             // Another client changed Harbor after the read: read again and retry.
             result = ensure(kinds, rule, frame.sight.uncached(), &mut frame.status, &mut frame.notes).await;
         }
@@ -81,7 +80,7 @@ pub async fn finalize(
                 done @ FinalizeResult::Done(_) => done,
             }
         }
-        Err(failure) => reconcile_context::blocked(kinds, rule, now, failure.into_message()),
+        Err(failure) => reconcile_context::blocked(kinds, rule, now, (failure.reason, failure.message)),
     }
 }
 

@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
 
-use super::{EventMessage, RECHECK, connections::ConnectError};
+use super::{EventMessage, RECHECK, ReconcileError};
 use crate::{
     api::{ConditionType, Conditions, Reason, condition},
-    harbor::{Error, RetryClass},
     plan::Refusal,
 };
 
@@ -16,69 +15,13 @@ const SHORTEST: Duration = Duration::from_secs(4);
 /// Longest retry interval, for an object that Harbor keeps refusing.
 const LONGEST: Duration = Duration::from_secs(300);
 
-/// Why an object in Harbor is not in the desired state.
-#[derive(Debug)]
-pub(super) enum ReconcileError {
-    /// Harbor, or an object that the resource refers to, is not available.
-    Unusable(ConnectError),
-    /// The plan refuses.
-    Refused(Refusal),
-    /// Harbor's API failed or refused.
-    Harbor(Error),
-    /// Harbor's probe of the upstream failed, with the likely reason.
-    Upstream(Reason, String),
-}
-
-impl From<ConnectError> for ReconcileError {
-    fn from(unusable: ConnectError) -> Self {
-        Self::Unusable(unusable)
-    }
-}
-
 impl From<Refusal> for ReconcileError {
-    fn from(refusal: Refusal) -> Self {
-        Self::Refused(refusal)
-    }
-}
-
-impl From<Error> for ReconcileError {
-    fn from(error: Error) -> Self {
-        Self::Harbor(error)
-    }
-}
-
-impl ReconcileError {
-    /// Reason and message for a condition other than Ready.
-    pub(super) fn into_message(self) -> (Reason, String) {
-        match self {
-            Self::Unusable(unusable) => (unusable.reason, unusable.message),
-            Self::Refused(refusal) => (refusal.reason, refusal.message),
-            Self::Harbor(error) => (error.reason(), error.to_string()),
-            Self::Upstream(reason, message) => (reason, message),
-        }
+    fn from(Refusal { reason, message }: Refusal) -> Self {
+        Self::stalled(reason, message)
     }
 }
 
 impl Conditions {
-    /// Sets Ready to false with the reason.
-    pub(super) fn failed(&mut self, failure: &ReconcileError) {
-        match failure {
-            ReconcileError::Unusable(unusable) if unusable.stalled => {
-                self.stalled(unusable.reason, unusable.message.clone())
-            }
-            ReconcileError::Unusable(unusable) => self.progressing(unusable.reason, unusable.message.clone()),
-            ReconcileError::Refused(refusal) => self.stalled(refusal.reason, refusal.message.clone()),
-            ReconcileError::Upstream(Reason::CredentialsRejected, message) => {
-                self.stalled(Reason::CredentialsRejected, message.clone());
-            }
-            ReconcileError::Upstream(reason, message) => self.progressing(*reason, message.clone()),
-            ReconcileError::Harbor(error) => match error.class() {
-                RetryClass::Retry | RetryClass::Wait => self.progressing(error.reason(), error.to_string()),
-                RetryClass::Stalled => self.stalled(error.reason(), error.to_string()),
-            },
-        }
-    }
-
     /// Sets Ready to false because `spec.suspend` is set.
     pub(super) fn suspended(&mut self) {
         self.set(ConditionType::Ready, false, Reason::Suspended, "spec.suspend is set");
@@ -122,11 +65,11 @@ fn is_settled(conditions: &[Condition], suspended: bool) -> bool {
 /// Retry interval. A recovery is noticed within half a minute. When Harbor refuses only this object, the first retry comes
 /// soon, and the interval grows while the failure lasts.
 fn backoff(conditions: &[Condition], now: Timestamp) -> Duration {
-    let own = [Reason::HarborError, Reason::HarborForbidden, Reason::HarborRefused, Reason::NameConflict];
-    let ready = condition::find(conditions, ConditionType::Ready);
-    let Some(ready) = ready.filter(|ready| own.iter().any(|reason| reason.to_string() == ready.reason)) else {
-        return RECHECK;
-    };
+    let is_own = matches!(
+        condition::reason(conditions, ConditionType::Ready),
+        Some(Reason::HarborError | Reason::HarborForbidden | Reason::HarborRefused | Reason::NameConflict)
+    );
+    let Some(ready) = condition::find(conditions, ConditionType::Ready).filter(|_| is_own) else { return RECHECK };
     let failed_for = now.duration_since(ready.last_transition_time.0).unsigned_abs();
     (failed_for / 4).clamp(SHORTEST, LONGEST)
 }
@@ -134,23 +77,24 @@ fn backoff(conditions: &[Condition], now: Timestamp) -> Duration {
 /// Adds a note when Ready became false or changed its reason, or when other fields drifted than before.
 pub(super) fn warn_of_change(before: &[Condition], after: &[Condition], notes: &mut Vec<EventMessage>) {
     let ready = |conditions| condition::find(conditions, ConditionType::Ready);
-    let bad = |condition: &&Condition| condition.status == "False" && condition.reason != Reason::Suspended.to_string();
-    if let Some(new) = ready(after).filter(bad)
-        && ready(before)
-            .is_none_or(|old| old.status != new.status || old.reason != new.reason || drifted_further(old, new))
-    {
-        // Resources that are applied together wait for one another for a moment: no reason for a warning.
-        let waits =
-            [Reason::InstanceNotReady, Reason::RegistryNotReady, Reason::RegistryNotFound, Reason::InstanceNotFound];
-        let warning = !waits.iter().any(|reason| reason.to_string() == new.reason);
-        notes.push(EventMessage { warning, reason: new.reason.clone(), message: new.message.clone() });
-    }
-}
-
-/// Only drift is reported again when its message changes: other messages may contain numbers that change with each
-/// reconcile.
-fn drifted_further(old: &Condition, new: &Condition) -> bool {
-    new.reason == Reason::Drifted.to_string() && old.message != new.message
+    let Some(reason) = condition::reason_if_false(after, ConditionType::Ready) else { return };
+    // Only drift is reported again when its message changes: other messages may contain numbers that change with each
+    // reconcile.
+    let is_known = |old: &Condition, new: &Condition| {
+        old.status == new.status
+            && old.reason == new.reason
+            && (reason != Reason::Drifted || old.message == new.message)
+    };
+    let Some(new) = ready(after).filter(|new| !ready(before).is_some_and(|old| is_known(old, new))) else { return };
+    // Resources that are applied together wait for one another for a moment: no reason for a warning.
+    let message = match reason {
+        Reason::Suspended => return,
+        Reason::InstanceNotReady | Reason::RegistryNotReady | Reason::RegistryNotFound | Reason::InstanceNotFound => {
+            EventMessage::done(reason, &new.message)
+        }
+        _ => EventMessage::warning(reason, &new.message),
+    };
+    notes.push(message);
 }
 
 /// Adds a warning when RewriteConflict appeared, or changed its subject.
@@ -158,8 +102,9 @@ pub(super) fn warn_of_conflict(before: &[Condition], after: &[Condition], notes:
     let conflict = |conditions| condition::find(conditions, ConditionType::RewriteConflict);
     if let Some(new) = conflict(after)
         && conflict(before).is_none_or(|old| old.message != new.message)
+        && let Ok(reason) = new.reason.parse()
     {
-        notes.push(EventMessage { warning: true, reason: new.reason.clone(), message: new.message.clone() });
+        notes.push(EventMessage::warning(reason, &new.message));
     }
 }
 

@@ -7,10 +7,10 @@ use super::{
     platform_select::takes,
     puller::{AttestationError, PullError, PulledImage},
     rate_limiter::UpstreamResult,
-    state_machine::PullFailure,
 };
 use crate::{
     api::{Platform, Reason, cached_image::PlatformStatus},
+    reconcile::ReconcileError,
     registry::{self, RetryClass},
 };
 
@@ -19,21 +19,21 @@ use crate::{
 pub(super) const SOON: Duration = Duration::from_secs(15);
 
 /// The failure for a tag that the upstream no longer has.
-pub(super) fn gone(tag: &str, error: &registry::Error) -> PullFailure {
+pub(super) fn gone(tag: &str, error: &registry::Error) -> ReconcileError {
     let message = format!(
         "the upstream has no tag {tag} any more, so Harbor does not serve it: name a digest, or set serveRemoved in the \
          ProxyProject; {error}"
     );
-    PullFailure::new(error.reason(), message, error.class())
+    ReconcileError::new(error.reason(), message, error.class())
 }
 
-pub(super) fn unresolved(why: &Unresolved) -> PullFailure {
+pub(super) fn unresolved(why: &Unresolved) -> ReconcileError {
     let (reason, class) = match why {
         Unresolved::InvalidImage(_) => (Reason::InvalidImage, RetryClass::Stalled),
         Unresolved::NotProxied(_) => (Reason::NotProxied, RetryClass::Wait(Some(SOON * 2))),
         Unresolved::InstanceNotReady(_) => (Reason::InstanceNotReady, RetryClass::Wait(Some(SOON))),
     };
-    PullFailure::new(reason, why, class)
+    ReconcileError::new(reason, why, class)
 }
 
 /// Returns how the upstream answered a pull; `harbor_answers` says whether Harbor itself answered a check. Harbor may have

@@ -1,26 +1,26 @@
 //! Prewarming: images of admitted Pods become CachedImages, and CachedImages become warm and verified.
 //!
-//! In: an [`queue::Offer`] from the webhook, or a CachedImage and the current time. Out: requests to Harbor, and the next
+//! In: a [`PrewarmRequest`] from the webhook, or a CachedImage and the current time. Out: requests to Harbor, and the next
 //! status with the requeue time. No step waits for Harbor's background work; a later reconcile checks it.
 //!
 //! ```text
-//! Offer → queue → name → CachedImage → reconcile ─┬─ life    what to do now, what the status becomes      PURE
-//!                                                 ├─ puller  pull through Harbor as containerd does
-//!                                                 ├─ verify  what Harbor has stored, what it serves offline
-//!                                                 └─ scan    what scans say, when Harbor is asked for one        PURE
+//! queue → name → CachedImage → reconcile ─┬─ state_machine  what to do now, what the status becomes      PURE
+//!                                         ├─ puller         pull through Harbor as containerd does
+//!                                         ├─ verify         what Harbor has stored, what it serves offline
+//!                                         └─ scan           what scans say, when Harbor is asked for one PURE
 //! ```
 //!
-//! Before a pull, [`allowance`] decides whether the upstream may be asked now, and [`silence`] whether Harbor may.
+//! Before a pull, [`rate_limiter`] decides whether the upstream may be asked now, and [`circuit_breaker`] whether Harbor may.
 
 mod causes;
 pub mod circuit_breaker;
 pub mod environment;
-mod event_message;
 pub mod expiry;
 pub mod manifest_presence;
 pub mod name;
 pub mod namespace_limit;
 pub mod new_platforms;
+pub mod phase;
 pub mod platform_select;
 mod probe_backoff;
 pub mod puller;
@@ -40,11 +40,11 @@ pub mod verify;
 
 pub use circuit_breaker::CircuitBreaker;
 pub use environment::{Environment, Resolved, Unresolved};
-pub use event_message::Note;
+pub use phase::Phase;
 pub use puller::{PullProgress, PulledImage, Puller};
 pub use queue::{PrewarmQueue, PrewarmReceiver, PrewarmRequest};
 pub use rate_limiter::RateLimiter;
-pub use reconcile::{ImageResult, PrewarmContext, reconcile};
+pub use reconcile::{PrewarmContext, reconcile};
 pub use scan::ScanTerms;
 pub use sibling_tags::SiblingTags;
 pub use target::Target;

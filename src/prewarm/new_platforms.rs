@@ -2,16 +2,20 @@
 //!
 //! Pure. A platform that is no longer wanted changes nothing: nodes come and go, and stored content costs nothing.
 
-use super::platform_select::takes;
+use super::{phase::Phase, platform_select::takes};
 use crate::api::{CachedImageStatus, ConditionType, Platform, condition};
 
 /// Returns the platforms of `wanted` that the last pull did not cover, if the image is idle. An image that was pulled for all
 /// platforms, or not yet, lacks none.
 pub fn added_platforms(status: &CachedImageStatus, wanted: &[Platform]) -> Vec<Platform> {
     // A running or failed pull uses the current platforms in its next attempt; a verification finishes first.
-    let settled = status.next_attempt_at.is_some() || condition::is_true(&status.conditions, ConditionType::Ready);
+    let is_idle = match Phase::of(status) {
+        Phase::Settled { .. } => true,
+        Phase::Verifying => condition::is_true(&status.conditions, ConditionType::Ready),
+        Phase::Pending | Phase::Pulling | Phase::Deferred { .. } | Phase::BackingOff { .. } => false,
+    };
     let pulled = &status.wanted;
-    if !settled || status.attempts.is_some() || status.warmed_at.is_none() || pulled.is_empty() {
+    if !is_idle || pulled.is_empty() {
         return Vec::new();
     }
     wanted.iter().filter(|platform| !takes(pulled, Some(platform))).cloned().collect()
@@ -32,7 +36,7 @@ mod tests {
         let time = "2026-01-01T00:00:00Z";
         let ready =
             json!([{"type": "Ready", "status": "True", "reason": "Warm", "message": "", "lastTransitionTime": time}]);
-        let settled = json!({"warmedAt": time, "nextAttemptAt": time, "wanted": ["linux/amd64"], "conditions": ready});
+        let settled = json!({"warmedAt": time, "digest": "sha256:a", "nextAttemptAt": time, "wanted": ["linux/amd64"], "conditions": ready});
         let with = |key: &str, value: serde_json::Value| {
             let mut status = settled.clone();
             status[key] = value;
@@ -52,7 +56,7 @@ mod tests {
             let status = serde_json::from_value(status).unwrap();
             assert_eq!(added_platforms(&status, &platforms(&wanted)), platforms(&expected), "{what}");
         }
-        let verifying = json!({"warmedAt": time, "wanted": ["linux/amd64"]});
+        let verifying = json!({"warmedAt": time, "digest": "sha256:a", "wanted": ["linux/amd64"]});
         let verifying = serde_json::from_value(verifying).unwrap();
         assert!(added_platforms(&verifying, &platforms(&["linux/arm64"])).is_empty());
     }

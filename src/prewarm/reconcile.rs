@@ -16,12 +16,12 @@ use tracing::Instrument;
 use super::{
     causes::{SOON, answer, gone, missing, unresolved},
     environment::{Environment, Resolved},
-    event_message::Note,
     new_platforms::added_platforms,
+    phase::Phase,
     puller::{PullError, list},
     scanner::ImageScanner,
     sibling_tags::SiblingTags,
-    state_machine::{self, EventContext, ImageAction, ImageEvent, NextStatus, PullFailure},
+    state_machine::{self, EventContext, ImageAction, ImageEvent},
     target::Target,
     timing::PrewarmTiming,
     verify::{self, Verification, VerifyDepth, VerifyError, VerifyRequest},
@@ -33,6 +33,7 @@ use crate::{
     },
     harbor::model::Artifact,
     jitter,
+    reconcile::{ReconcileError, ReconcileResult},
     registry::{self, RetryClass},
 };
 
@@ -74,27 +75,19 @@ impl PrewarmContext {
     }
 }
 
-/// The result of a step.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ImageResult {
-    /// The complete status; equal to the old one when nothing changed.
-    pub status: CachedImageStatus,
-    /// Requeue after this time, or when the image changes.
-    pub requeue: Duration,
-    /// Events to publish.
-    pub notes: Vec<Note>,
-}
+type ImageResult = ReconcileResult<CachedImageStatus>;
 
 /// Executes the step that is due for `cached` at `now`.
-pub async fn reconcile(cached: &CachedImage, context: &PrewarmContext, now: Timestamp) -> ImageResult {
-    let old = cached.status.clone().unwrap_or_default();
+pub async fn reconcile(
+    cached: &CachedImage,
+    context: &PrewarmContext,
+    now: Timestamp,
+) -> ReconcileResult<CachedImageStatus> {
     let own = cached.spec.refresh_interval.map(Interval::duration);
     let timing = PrewarmTiming { refresh: own.unwrap_or(context.timing.refresh), ..context.timing };
     let run =
         ImageReconcile { cached, context, timing, now, started: Instant::now(), unanswered: AtomicBool::new(false) };
-    let next = run.step().await;
-    let notes = Note::of_change(&old, &next.status).into_iter().collect();
-    ImageResult { status: next.status, requeue: next.requeue, notes }
+    run.step().await
 }
 
 /// One running step.
@@ -117,12 +110,12 @@ struct WarmTarget {
 
 /// Why an image cannot be warmed, and where it would be at Harbor.
 struct NoWarmTarget {
-    failure: PullFailure,
+    failure: ReconcileError,
     resolved: Option<Resolved>,
 }
 
 impl NoWarmTarget {
-    fn boxed(failure: PullFailure, resolved: Option<Resolved>) -> Box<Self> {
+    fn boxed(failure: ReconcileError, resolved: Option<Resolved>) -> Box<Self> {
         Box::new(Self { failure, resolved })
     }
 }
@@ -132,11 +125,11 @@ enum ObservedImage {
     Verdict(Verification),
     Moved(String),
     /// Harbor no longer serves the tag, whatever it has stored.
-    Gone(PullFailure),
+    Gone(ReconcileError),
 }
 
 impl ImageReconcile<'_> {
-    async fn step(&self) -> NextStatus {
+    async fn step(&self) -> ImageResult {
         let place = match self.place() {
             Ok(place) => place,
             Err(why) => return self.unplaced(&why),
@@ -152,20 +145,20 @@ impl ImageReconcile<'_> {
             return self.next(&place, ImageEvent::Begun(&why));
         }
         match step {
-            ImageAction::Idle(pause) => {
-                NextStatus { status: self.cached.status.clone().unwrap_or_default(), requeue: pause }
-            }
+            ImageAction::Idle(pause) => self.unchanged(pause),
             ImageAction::Begin => {
                 let platforms = &place.platforms;
                 let wanted = if platforms.is_empty() { "all platforms".to_owned() } else { list(platforms) };
                 self.next(&place, ImageEvent::Begun(&format!("pulling {} for {wanted}", place.resolved.image)))
             }
-            step => self.with_harbor(&place, step).await,
+            step @ (ImageAction::Warm | ImageAction::Look | ImageAction::Refresh) => {
+                self.with_harbor(&place, step).await
+            }
         }
     }
 
     /// Executes a step that needs Harbor, unless Harbor is backed off.
-    async fn with_harbor(&self, place: &WarmTarget, step: ImageAction) -> NextStatus {
+    async fn with_harbor(&self, place: &WarmTarget, step: ImageAction) -> ImageResult {
         if let Some(why) = &place.resolved.away {
             return self.next(place, ImageEvent::Away(why));
         }
@@ -189,29 +182,28 @@ impl ImageReconcile<'_> {
         let surroundings = &self.context.surroundings;
         let resolved =
             surroundings.resolve(&self.cached.spec.image).map_err(|why| NoWarmTarget::boxed(unresolved(&why), None))?;
-        let target = Target::new(&resolved.image).map_err(|error| {
-            NoWarmTarget::boxed(PullFailure::new(Reason::InvalidImage, error, RetryClass::Stalled), None)
-        })?;
+        let target = Target::new(&resolved.image)
+            .map_err(|error| NoWarmTarget::boxed(ReconcileError::stalled(Reason::InvalidImage, error), None))?;
         let own = [&self.cached.spec.platforms, &resolved.platforms].into_iter().find(|list| !list.is_empty());
         match own.cloned().or_else(|| surroundings.cluster_platforms()) {
             Some(platforms) => Ok(WarmTarget { resolved, target, platforms }),
             None => {
                 let message = "no node has told its platform yet, and neither image nor ProxyProject lists platforms";
-                let failure = PullFailure::new(Reason::PlatformsUnknown, message, RetryClass::Wait(Some(SOON)));
+                let failure = ReconcileError::new(Reason::PlatformsUnknown, message, RetryClass::Wait(Some(SOON)));
                 Err(NoWarmTarget::boxed(failure, Some(resolved)))
             }
         }
     }
 
     /// An image that cannot be warmed keeps its status while the cause is the same, until the next attempt is due.
-    fn unplaced(&self, unplaced: &NoWarmTarget) -> NextStatus {
+    fn unplaced(&self, unplaced: &NoWarmTarget) -> ImageResult {
         let NoWarmTarget { failure, resolved } = unplaced;
         if let Some(status) = &self.cached.status {
-            let same = state_machine::ready_reason(status) == Some(format!("{:?}", failure.reason).as_str())
+            let is_same = condition::reason(&status.conditions, ConditionType::Ready) == Some(failure.reason)
                 && status.observed_generation == self.cached.metadata.generation;
-            let pause = status.next_attempt_at.as_ref().map(|next| next.0.duration_since(self.now));
-            if let Some(pause) = pause.filter(|pause| same && pause.is_positive()) {
-                return NextStatus { status: status.clone(), requeue: Duration::try_from(pause).unwrap_or(SOON) };
+            let pause = Phase::of(status).until().map_or(Duration::ZERO, |until| condition::since(self.now, until));
+            if is_same && !pause.is_zero() {
+                return self.unchanged(pause);
             }
         }
         let (image, project) =
@@ -220,7 +212,7 @@ impl ImageReconcile<'_> {
         state_machine::next(self.cached, ImageEvent::Failed(failure), &self.setting(image, project, false, &[], timing))
     }
 
-    async fn warm(&self, place: &WarmTarget) -> NextStatus {
+    async fn warm(&self, place: &WarmTarget) -> ImageResult {
         let deadline = self.context.warm_deadline;
         // An index, and a child for each platform.
         let manifests = u32::try_from(place.platforms.len()).unwrap_or(u32::MAX).saturating_add(1);
@@ -256,7 +248,7 @@ impl ImageReconcile<'_> {
                 self.next(place, ImageEvent::Failed(&why.unwrap_or_else(|_| state_machine::refused(&message, None))))
             }
             Err(error) => {
-                let failure = PullFailure::new(error.reason(), &error, error.class());
+                let failure = ReconcileError::new(error.reason(), &error, error.class());
                 let failure = if may_be_harbor { attributed(failure, harbor_answers) } else { failure };
                 self.next(place, ImageEvent::Failed(&failure))
             }
@@ -272,16 +264,16 @@ impl ImageReconcile<'_> {
     }
 
     /// The failure of a pull that the registry refuses (412), from its message and the known status of a pending scan.
-    async fn refused(&self, place: &WarmTarget) -> PullFailure {
+    async fn refused(&self, place: &WarmTarget) -> ReconcileError {
         let client = place.resolved.puller.client();
         // An answer to HEAD has no message.
         let message = match client.manifest(&place.target.path(), place.target.reference()).await {
             Err(registry::Error::PolicyBlocked { message }) => message,
-            Err(error) => return PullFailure::new(error.reason(), &error, error.class()),
+            Err(error) => return ReconcileError::new(error.reason(), &error, error.class()),
             // Its scan finished in the meantime.
             Ok(_) => {
                 let message = "Harbor refused to serve a manifest (412), and served it a moment later";
-                return PullFailure::new(Reason::PullFailed, message, RetryClass::Retry);
+                return ReconcileError::new(Reason::PullFailed, message, RetryClass::Retry);
             }
         };
         let known = self.cached.status.as_ref().map_or(&[][..], |status| &status.platforms);
@@ -289,7 +281,7 @@ impl ImageReconcile<'_> {
         state_machine::refused(&message, scan.as_ref())
     }
 
-    async fn look(&self, place: &WarmTarget, refresh: bool) -> NextStatus {
+    async fn look(&self, place: &WarmTarget, refresh: bool) -> ImageResult {
         let deadline = self.context.look_deadline;
         let (failure, may_be_harbor) = match tokio::time::timeout(deadline, self.observe(place, refresh)).await {
             Ok(Ok(ObservedImage::Verdict(verdict))) => return self.next(place, ImageEvent::Looked(&verdict)),
@@ -300,10 +292,10 @@ impl ImageReconcile<'_> {
                 return next;
             }
             Ok(Ok(ObservedImage::Gone(failure))) => return self.next(place, ImageEvent::Failed(&failure)),
-            Ok(Err(error)) => (PullFailure::new(error.reason(), &error, error.class()), error.may_be_harbor()),
+            Ok(Err(error)) => (ReconcileError::new(error.reason(), &error, error.class()), error.may_be_harbor()),
             Err(_) => {
                 let message = format!("Harbor did not say within {} s what it has stored", deadline.as_secs());
-                (PullFailure::new(Reason::HarborUnreachable, message, RetryClass::Retry), true)
+                (ReconcileError::new(Reason::HarborUnreachable, message, RetryClass::Retry), true)
             }
         };
         let harbor_answers = self.harbor_answers(place, may_be_harbor).await;
@@ -382,7 +374,7 @@ impl ImageReconcile<'_> {
         }
     }
 
-    fn next(&self, place: &WarmTarget, event: ImageEvent<'_>) -> NextStatus {
+    fn next(&self, place: &WarmTarget, event: ImageEvent<'_>) -> ImageResult {
         let missing = match &self.cached.status {
             Some(status) if status.index_children.is_some() => missing(&place.platforms, &status.platforms),
             _ => Vec::new(),
@@ -394,6 +386,10 @@ impl ImageReconcile<'_> {
         };
         let (image, proxy_project) = (place.resolved.image.as_str(), &place.resolved.proxy_project);
         state_machine::next(self.cached, event, &self.setting(image, proxy_project, pinned, &missing, &timing))
+    }
+
+    fn unchanged(&self, requeue: Duration) -> ImageResult {
+        ReconcileResult { status: self.cached.status.clone().unwrap_or_default(), requeue, notes: Vec::new() }
     }
 
     fn setting<'s>(
@@ -416,17 +412,17 @@ impl ImageReconcile<'_> {
 
 /// Attributes a failure that Harbor may have caused: to Harbor if it does not answer; otherwise to the upstream or the single
 /// image, which affects no other image.
-fn attributed(failure: PullFailure, harbor_answers: bool) -> PullFailure {
+fn attributed(failure: ReconcileError, harbor_answers: bool) -> ReconcileError {
     if !harbor_answers {
         let class = if failure.class == RetryClass::Stalled { RetryClass::Retry } else { failure.class };
-        return PullFailure { reason: Reason::HarborUnreachable, class, ..failure };
+        return ReconcileError { reason: Reason::HarborUnreachable, class, ..failure };
     }
     if failure.reason != Reason::HarborUnreachable {
         return failure;
     }
     let message =
         format!("{}; Harbor itself answers, so the upstream of this image is the likely cause", failure.message);
-    PullFailure { reason: Reason::PullFailed, message, ..failure }
+    ReconcileError { reason: Reason::PullFailed, message, ..failure }
 }
 
 /// Includes the address of its Harbor.

@@ -1,23 +1,38 @@
-//! The state machine of a CachedImage: Pending → Pulling → Verifying → Ready, with failures, backoff and permanent errors.
+//! The state machine of a CachedImage. Pure.
 //!
-//! Pure. [`step`] returns what to do now; [`next`] returns the status after it, and when to requeue. The status alone carries
-//! the state, so a restart continues where it stopped.
+//! ```text
+//! Pending ──Begun──▶ Pulling ──Warmed──▶ Verifying ──Looked──▶ Settled ──Looked──▶ Settled
+//!
+//! Pulling     Failed                     ▶ BackingOff, which pulls again later
+//! Pulling     Deferred, Away             ▶ Deferred, which pulls again as soon as it may
+//! Verifying   Looked, not all stored     ▶ Verifying; too late: Pulling, then BackingOff
+//! Settled     Looked, some was removed   ▶ Pulling
+//! any         Begun                      ▶ Pulling: another spec, mapping or platform, or the tag moved
+//! ```
+//!
+//! [`step`] returns what to do now; [`next`] returns the status after it, and when to requeue. The status alone carries the
+//! state ([`Phase`]), so a restart continues where it stopped. Ready is another question than the phase: `check` sets it when
+//! everything is stored, in Verifying as in Settled, and it stays until a check or a pull says otherwise.
 
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 
-pub use self::scan_blocking::refused;
 use self::transitions::StatusTransition;
-use super::{puller::PulledImage, rate_limiter::RateRefusal, timing::PrewarmTiming, verify::Verification};
+pub use self::{
+    scan_blocking::refused,
+    transitions::{EventContext, ImageEvent},
+};
+use super::phase::{DeferredBy, Phase};
 use crate::{
     api::{
-        CachedImage, CachedImageStatus, ConditionType, Conditions, Platform, Reason,
+        CachedImage, CachedImageStatus, ConditionType, Conditions, Reason,
         condition::{self, since},
     },
-    registry::RetryClass,
+    reconcile::{EventMessage, ReconcileResult},
 };
 
+mod check;
 mod display;
 mod scan_blocking;
 mod transitions;
@@ -27,7 +42,7 @@ mod transitions;
 pub enum ImageAction {
     /// Do nothing for this time.
     Idle(Duration),
-    /// Mark the image as warming ([`Event::Begun`]).
+    /// Mark the image as warming ([`ImageEvent::Begun`]).
     Begin,
     /// Pull the image.
     Warm,
@@ -37,130 +52,92 @@ pub enum ImageAction {
     Refresh,
 }
 
-/// The result of a step.
-#[derive(Debug, Clone, Copy)]
-pub enum ImageEvent<'a> {
-    /// The pull begins. The string gives the reason for the condition's message.
-    Begun(&'a str),
-    /// The pull succeeded.
-    Warmed(&'a PulledImage),
-    /// The pull, or its preparation, failed.
-    Failed(&'a PullFailure),
-    /// The upstream must not be asked before a later time.
-    Deferred(&'a RateRefusal),
-    /// Harbor is not asked for now. The string gives the reason for the condition's message.
-    Away(&'a str),
-    /// Harbor's inventory was checked.
-    Looked(&'a Verification),
-    /// The check of Harbor's inventory failed.
-    LookFailed(&'a PullFailure),
-}
-
-/// A failed step.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PullFailure {
-    /// Reason for the condition.
-    pub reason: Reason,
-    /// Message for the condition.
-    pub message: String,
-    /// How to handle the failure.
-    pub class: RetryClass,
-}
-
-impl PullFailure {
-    /// Creates a failure with this message.
-    pub fn new(reason: Reason, message: impl ToString, class: RetryClass) -> Self {
-        Self { reason, message: message.to_string(), class }
-    }
-}
-
-/// The inputs of [`next`] besides the event.
-#[derive(Debug, Clone, Copy)]
-pub struct EventContext<'a> {
-    /// The image at Harbor.
-    pub image: &'a str,
-    /// The ProxyProject of the image.
-    pub proxy_project: &'a str,
-    /// Whether the image is pinned to a digest.
-    pub pinned: bool,
-    /// Wanted platforms that the image has no child for.
-    pub missing: &'a [Platform],
-    /// The current time.
-    pub now: Timestamp,
-    /// A random number from 0 to 1.
-    pub jitter: f64,
-    /// Durations of waits and pauses.
-    pub timing: &'a PrewarmTiming,
-}
-
-/// The next status, and when to requeue.
-#[derive(Debug, Clone, PartialEq)]
-pub struct NextStatus {
-    /// The complete status.
-    pub status: CachedImageStatus,
-    /// Requeue after this time.
-    pub requeue: Duration,
-}
-
 /// Returns the step that is due for `cached` now. `image` is the image at Harbor under today's mapping.
 pub fn step(cached: &CachedImage, image: &str, now: Timestamp) -> ImageAction {
-    let Some(status) = cached.status.as_ref().filter(|status| status.image.as_deref() == Some(image)) else {
-        return ImageAction::Begin;
+    let is_current = |status: &&CachedImageStatus| {
+        status.image.as_deref() == Some(image) && status.observed_generation == cached.metadata.generation
     };
-    if status.observed_generation != cached.metadata.generation {
-        return ImageAction::Begin;
-    }
-    // Whether the upstream may be asked is known without a request; a limit may have been raised.
-    let is_deferred = [Some("RateLimited"), Some("UpstreamUnhealthy")].contains(&ready_reason(status));
-    let deferred = is_deferred && status.attempts == Some(0);
-    if deferred {
-        return ImageAction::Warm;
-    }
-    if let Some(next) = &status.next_attempt_at {
-        let pause = since(now, next.0);
-        if !pause.is_zero() {
-            return ImageAction::Idle(pause);
-        }
-    }
-    let warming = ready_reason(status) == Some("Pulling");
-    if warming || status.attempts.is_some() || status.warmed_at.is_none() || status.digest.is_none() {
-        ImageAction::Warm
-    } else if status.next_attempt_at.is_none() {
-        ImageAction::Look
-    } else {
-        ImageAction::Refresh
+    let Some(status) = cached.status.as_ref().filter(is_current) else { return ImageAction::Begin };
+    let phase = Phase::of(status);
+    let pause = phase.until().map_or(Duration::ZERO, |until| since(now, until));
+    match phase {
+        Phase::Pending => ImageAction::Begin,
+        // Whether the upstream may be asked is known without a request; a limit may have been raised.
+        Phase::Pulling | Phase::Deferred { by: DeferredBy::Upstream, .. } => ImageAction::Warm,
+        _ if !pause.is_zero() => ImageAction::Idle(pause),
+        Phase::Deferred { by: DeferredBy::Harbor, .. } | Phase::BackingOff { .. } => ImageAction::Warm,
+        Phase::Verifying => ImageAction::Look,
+        Phase::Settled { .. } => ImageAction::Refresh,
     }
 }
 
 /// Returns the status of `cached` after `event`.
-pub fn next(cached: &CachedImage, event: ImageEvent<'_>, setting: &EventContext<'_>) -> NextStatus {
+pub fn next(
+    cached: &CachedImage,
+    event: ImageEvent<'_>,
+    setting: &EventContext<'_>,
+) -> ReconcileResult<CachedImageStatus> {
+    transition(cached, event, setting).0
+}
+
+/// Returns the result of `event`, and the phase that it entered.
+fn transition(
+    cached: &CachedImage,
+    event: ImageEvent<'_>,
+    setting: &EventContext<'_>,
+) -> (ReconcileResult<CachedImageStatus>, Phase) {
     let mut status = cached.status.clone().unwrap_or_default();
     status.observed_generation = cached.metadata.generation;
-    let conditions = Conditions::from_status(&status.conditions, cached.metadata.generation, setting.now);
+    let before = condition::reason(&status.conditions, ConditionType::Ready);
     let mut change = StatusTransition {
         require: cached.spec.require,
         explicit: !cached.spec.platforms.is_empty(),
+        conditions: Conditions::from_status(&status.conditions, cached.metadata.generation, setting.now),
+        phase: Phase::of(&status),
         status,
-        conditions,
         setting,
     };
-    let requeue = match event {
-        ImageEvent::Begun(why) => change.begun(why),
-        ImageEvent::Warmed(warmed) => change.warmed(warmed),
-        ImageEvent::Failed(failure) => change.failed(failure),
-        ImageEvent::Deferred(refused) => change.deferred(refused),
-        ImageEvent::Away(why) => change.unreachable(why),
-        ImageEvent::Looked(verdict) => change.looked(verdict),
-        ImageEvent::LookFailed(failure) => change.verify_failed(failure),
+    let requeue = match (change.phase, event) {
+        (_, ImageEvent::Begun(why)) => change.begun(why),
+        (_, ImageEvent::Warmed(warmed)) => change.warmed(warmed),
+        (_, ImageEvent::Failed(failure)) => change.failed(failure),
+        (_, ImageEvent::Deferred(refused)) => change.deferred(refused),
+        (_, ImageEvent::Away(why)) => change.unreachable(why),
+        (Phase::Verifying | Phase::Settled { .. }, ImageEvent::Looked(verdict)) => change.looked(verdict),
+        (Phase::Verifying | Phase::Settled { .. }, ImageEvent::LookFailed(failure)) => change.verify_failed(failure),
+        // There is nothing to check before the pull.
+        (
+            Phase::Pending | Phase::Pulling | Phase::Deferred { .. } | Phase::BackingOff { .. },
+            ImageEvent::Looked(_) | ImageEvent::LookFailed(_),
+        ) => setting.timing.look_min,
     };
-    let StatusTransition { mut status, conditions, .. } = change;
+    let StatusTransition { mut status, conditions, phase, .. } = change;
     status.conditions = conditions.into_list();
-    NextStatus { status, requeue }
+    let notes = event_of_change(before, &status, phase).into_iter().collect();
+    (ReconcileResult { status, requeue, notes }, phase)
 }
 
-/// Returns the reason of the Ready condition.
-pub fn ready_reason(status: &CachedImageStatus) -> Option<&str> {
-    condition::find(&status.conditions, ConditionType::Ready).map(|ready| ready.reason.as_str())
+/// Returns an Event if the reason of Ready changed.
+fn event_of_change(before: Option<Reason>, new: &CachedImageStatus, phase: Phase) -> Option<EventMessage> {
+    let ready = condition::find(&new.conditions, ConditionType::Ready)?;
+    let reason = ready.reason.parse().ok().filter(|reason| Some(*reason) != before)?;
+    // An image that waits for another resource recovers without a user.
+    let is_expected = matches!(
+        reason,
+        Reason::Pulling
+            | Reason::Verifying
+            | Reason::Warm
+            | Reason::NotProxied
+            | Reason::InstanceNotReady
+            | Reason::PlatformsUnknown
+            | Reason::Scanning
+            | Reason::NotScanned
+    );
+    let mut message = ready.message.clone();
+    if let Some(at) = phase.retry_at() {
+        message = format!("{message}; next try at {at}");
+    }
+    Some(EventMessage { warning: !is_expected, reason, message })
 }
 
 #[cfg(test)]

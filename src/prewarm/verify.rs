@@ -36,11 +36,7 @@ impl VerifyError {
     /// Returns how to handle the error.
     pub fn class(&self) -> RetryClass {
         match self {
-            Self::Inventory(error) => match error.class() {
-                harbor::RetryClass::Retry => RetryClass::Retry,
-                harbor::RetryClass::Wait => RetryClass::Wait(None),
-                harbor::RetryClass::Stalled => RetryClass::Stalled,
-            },
+            Self::Inventory(error) => error.class().into(),
             Self::Registry(error) => error.class(),
         }
     }

@@ -69,9 +69,8 @@ pub(super) fn rule_of(project: &ProxyProject, rule: &RewriteRuleStatus, unavaila
 fn is_unavailable(instance: &HarborInstance, now: Timestamp) -> bool {
     let ready = instance.status.as_ref().and_then(|status| find(&status.conditions, ConditionType::Ready));
     ready.is_some_and(|ready| {
-        let away = [Reason::HarborUnreachable, Reason::HarborError].map(|reason| reason.to_string());
         ready.status == "False"
-            && away.contains(&ready.reason)
+            && matches!(ready.reason.parse(), Ok(Reason::HarborUnreachable | Reason::HarborError))
             && now.duration_since(ready.last_transition_time.0) >= OUTAGE_AFTER
     })
 }

@@ -10,7 +10,7 @@ pub(crate) use self::report::{
     ReplicationSummary, Summary, SummaryList, SummaryState, UnreadableKind,
 };
 use crate::api::{
-    CachedImage, CachedImageStatus, ConditionType, HarborInstance, ImagePolicy, ProxyProject, Registry,
+    CachedImage, CachedImageStatus, ConditionType, HarborInstance, ImagePolicy, ProxyProject, Reason, Registry,
     ReplicationRule, condition,
 };
 
@@ -116,14 +116,15 @@ impl SummaryBuilder {
             &mut self.report.images;
         *total += 1;
         *bytes = bytes.saturating_add(status.map_or(0, CachedImageStatus::stored_bytes));
-        match state.reason.as_deref() {
+        let reason = state.reason.filter(|reason| reason != NOT_OBSERVED);
+        match reason.as_deref().map(str::parse) {
             _ if state.ready == "True" => *ready += 1,
-            None | Some(NOT_OBSERVED) => *pending += 1,
-            Some("Pulling") => *warming += 1,
-            Some("Verifying") => *verifying += 1,
-            Some(reason) => {
+            None => *pending += 1,
+            Some(Ok(Reason::Pulling)) => *warming += 1,
+            Some(Ok(Reason::Verifying)) => *verifying += 1,
+            Some(_) => {
                 *failed += 1;
-                *failed_by_reason.entry(reason.to_owned()).or_default() += 1;
+                *failed_by_reason.entry(reason.unwrap_or_default()).or_default() += 1;
             }
         }
     }

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use harbor_double::{Failure, Image};
 use harbor_pilot::{
-    api::ConditionType,
-    prewarm::{ImageResult, PrewarmContext, Puller, puller::PullLimits, reconcile},
+    api::{CachedImageStatus, ConditionType},
+    prewarm::{PrewarmContext, Puller, puller::PullLimits, reconcile},
+    reconcile::ReconcileResult,
     registry,
 };
 use k8s_openapi::jiff::Timestamp;
@@ -14,7 +15,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use crate::world::{World, is_ready, state};
 
 /// Two steps: one that says that it begins, and one that pulls.
-async fn pulled(world: &World, name: &str, context: &PrewarmContext) -> (String, ImageResult) {
+async fn pulled(world: &World, name: &str, context: &PrewarmContext) -> (String, ReconcileResult<CachedImageStatus>) {
     let mut image = world.cached(name);
     let first = reconcile(&image, context, Timestamp::now()).await;
     image.status = Some(first.status);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use harbor_double::Image;
 use harbor_pilot::{
-    api::{CachedImage, Interval},
+    api::{CachedImage, Interval, Reason},
     prewarm::reconcile,
 };
 use k8s_openapi::jiff::Timestamp;
@@ -27,7 +27,7 @@ async fn a_platform_that_comes_is_warmed_and_one_that_goes_starts_nothing() {
     };
     let outcomes = world.live(&mut image, &both, both_stored).await;
     let first = &outcomes[0].notes[0];
-    assert_eq!(first.reason, "Pulling");
+    assert_eq!(first.reason, Reason::Pulling);
     assert!(first.message.contains("linux/arm64") && !first.message.contains("amd64"), "{first:?}");
     assert_eq!(image.status.as_ref().unwrap().wanted, platforms(&["linux/amd64", "linux/arm64"]));
     let log = world.upstream.log();

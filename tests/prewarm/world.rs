@@ -11,18 +11,19 @@ use std::{
 use harbor_double::{Harbor, Image, Pushed, Request, Severity, Upstream};
 use harbor_pilot::{
     api::{
-        CachedImage, CachedImageSpec, ConditionType, Platform, cached_image::Require, condition,
+        CachedImage, CachedImageSpec, CachedImageStatus, ConditionType, Platform, cached_image::Require, condition,
         proxy_project::PullStrategy,
     },
     harbor,
     image::ImageRef,
     prewarm::{
-        CircuitBreaker, Environment, ImageResult, PrewarmContext, PrewarmTiming, Puller, RateLimiter, Resolved,
-        ScanTerms, Target, Unresolved,
+        CircuitBreaker, Environment, PrewarmContext, PrewarmTiming, Puller, RateLimiter, Resolved, ScanTerms, Target,
+        Unresolved,
         puller::{ProjectConcurrency, PullLimits},
         rate_limiter::RateLimitState,
         reconcile,
     },
+    reconcile::ReconcileResult,
     registry,
 };
 use k8s_openapi::jiff::Timestamp;
@@ -318,12 +319,15 @@ impl World {
         image: &mut CachedImage,
         context: &PrewarmContext,
         enough: impl Fn(&CachedImage) -> bool,
-    ) -> Vec<ImageResult> {
+    ) -> Vec<ReconcileResult<CachedImageStatus>> {
         let start = Instant::now();
         let mut outcomes = Vec::new();
         while !enough(image) {
             assert!(start.elapsed() < self.patience(), "it did not come about: {:#?}", image.status);
-            if let Some(last) = outcomes.last().map(|last: &ImageResult| last.requeue.min(Duration::from_secs(5))) {
+            if let Some(last) = outcomes
+                .last()
+                .map(|last: &ReconcileResult<CachedImageStatus>| last.requeue.min(Duration::from_secs(5)))
+            {
                 tokio::time::sleep(last).await;
             }
             let outcome = reconcile(image, context, Timestamp::now()).await;
@@ -339,7 +343,7 @@ impl World {
         image: &mut CachedImage,
         context: &PrewarmContext,
         times: usize,
-    ) -> Vec<ImageResult> {
+    ) -> Vec<ReconcileResult<CachedImageStatus>> {
         let left = std::cell::Cell::new(times + 1);
         let enough = |_: &CachedImage| {
             left.set(left.get().saturating_sub(1));

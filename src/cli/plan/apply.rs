@@ -13,9 +13,6 @@ use crate::{
     standalone::{MemoryStore, StoredKind},
 };
 
-/// Event reasons of requests that Harbor accepted. Other Events are about waiting.
-const ACCEPTED: [Reason; 2] = [Reason::Reconciled, Reason::ExecutionStarted];
-
 /// The result of one reconcile.
 struct AppliedResource {
     /// What Harbor accepted.
@@ -74,7 +71,7 @@ impl ApplyRun<'_> {
                     reason: ready.reason.clone(),
                     message: ready.message.clone(),
                 });
-                let notes = outcome.notes.into_iter().filter(|note| !note.warning && is_accepted(&note.reason));
+                let notes = outcome.notes.into_iter().filter(|note| !note.warning && is_accepted(note.reason));
                 let accepted = notes.map(|note| note.message).collect();
                 self.world.set_status::<K>(&preview.name, outcome.status);
                 Some(((preview.kind.clone(), preview.name.clone()), AppliedResource { accepted, failure }))
@@ -86,8 +83,9 @@ impl ApplyRun<'_> {
     }
 }
 
-fn is_accepted(reason: &str) -> bool {
-    ACCEPTED.iter().any(|accepted| accepted.to_string() == reason)
+/// Whether an Event of this reason reports a request that Harbor accepted. Others report what is waited for.
+fn is_accepted(reason: Reason) -> bool {
+    matches!(reason, Reason::Reconciled | Reason::ExecutionStarted)
 }
 
 /// Returns whether the second comparison confirms an accepted request: Harbor matches the spec, or has an object that it did not
@@ -127,7 +125,8 @@ mod tests {
 
     #[test]
     fn is_done_believes_the_look_afterwards_and_no_answer_of_harbor() {
-        let refused = || PreviewResult::Refused { reason: "HarborUnreachable".to_owned(), message: "away".to_owned() };
+        let refused =
+            || PreviewResult::Refused { reason: Reason::HarborUnreachable.to_string(), message: "away".to_owned() };
         let table = [
             (Action::Create, Some(compared(Action::Nothing)), true),
             (Action::Create, Some(compared(Action::Change)), true),
@@ -155,7 +154,7 @@ mod tests {
             (Reason::InstanceNotReady, false),
             (Reason::Healthy, false),
         ] {
-            assert_eq!(is_accepted(&reason.to_string()), accepted, "{reason}");
+            assert_eq!(is_accepted(reason), accepted, "{reason}");
         }
     }
 }

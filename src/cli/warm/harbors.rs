@@ -13,7 +13,7 @@ use k8s_openapi::{
 use kube::{Api, Client, api::ListParams};
 
 use super::{
-    images::{ImageTarget, NotWarmable, RequestedImage},
+    images::{ImageTarget, RequestedImage},
     progress::ProgressBoard,
 };
 use crate::{
@@ -24,13 +24,11 @@ use crate::{
         sources::Sources,
     },
     cluster::{bounded, nodes::platform_of, turn},
-    controller::{
-        Connections, SecretValue,
-        connections::{ConnectError, Connection},
-    },
+    controller::{Connections, SecretValue, connections::Connection},
     harbor::Error,
     leadership::Leadership,
     prewarm::{CircuitBreaker, Environment, PullProgress, RateLimiter, Resolved, Unresolved},
+    reconcile::ReconcileError,
     standalone::{self, ManifestSet, MemoryStore},
 };
 
@@ -49,7 +47,7 @@ pub(super) enum DefaultPlatforms {
 /// The connected Harbors.
 pub(super) struct Harbors {
     instances: Connections,
-    connections: BTreeMap<String, Result<Connection, NotWarmable>>,
+    connections: BTreeMap<String, Result<Connection, ReconcileError>>,
 }
 
 impl Harbors {
@@ -105,7 +103,7 @@ impl Harbors {
     }
 
     /// Why images of an instance cannot be prewarmed.
-    pub(super) fn refusal(&self, place: &ImageTarget) -> Option<&NotWarmable> {
+    pub(super) fn refusal(&self, place: &ImageTarget) -> Option<&ReconcileError> {
         self.connections.get(&place.instance)?.as_ref().err()
     }
 
@@ -241,16 +239,15 @@ async fn connect(
     name: &str,
     instance: &HarborInstance,
     secret: SecretValue,
-) -> Result<Connection, NotWarmable> {
+) -> Result<Connection, ReconcileError> {
     let world = MemoryStore::new(Vec::new());
     let secrets = BTreeMap::from([(instance.spec.credentials_secret_ref.name.clone(), secret)]);
     world.apply(&ManifestSet { secrets, ..ManifestSet::default() }, Timestamp::now());
-    let unusable = |unusable: ConnectError| NotWarmable { reason: unusable.reason, message: unusable.message };
-    let connection = instances.connect_to(&world, name, instance).await.map_err(unusable)?;
+    let connection = instances.connect_to(&world, name, instance).await?;
     let refused = |error: Error| {
         let strange = matches!(error, Error::NotFound { .. } | Error::Malformed { .. });
         let hint = if strange { format!("; is {} the URL of a Harbor?", instance.spec.url) } else { String::new() };
-        NotWarmable { reason: error.reason(), message: format!("{error}{hint}") }
+        ReconcileError::stalled(error.reason(), format!("{error}{hint}"))
     };
     let info = connection.client.system_info().await.map_err(refused)?;
     // With a wrong password Harbor answers as to a client without credentials: 200, without the version.

@@ -15,6 +15,7 @@ use crate::{
     },
     image::{ImageRef, is_same_host},
     manifests::{ManifestText, Template},
+    reconcile::ReconcileError,
     rewrite::{PodMutation, PodScope, RuleDecision, Rules},
     standalone,
 };
@@ -25,7 +26,7 @@ pub(super) struct RequestedImage {
     /// Its name as given, and its object in a manifest. Of the first mention.
     pub(super) named: String,
     /// Its target at Harbor, or why it has none.
-    pub(super) place: Result<ImageTarget, NotWarmable>,
+    pub(super) place: Result<ImageTarget, ReconcileError>,
     /// Platforms of its own.
     pub(super) platforms: Vec<Platform>,
     /// Whether it is also prewarmed for the default platforms of its target.
@@ -44,16 +45,8 @@ pub(super) struct ImageTarget {
     pub(super) project: Option<String>,
 }
 
-/// Why an image cannot be prewarmed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct NotWarmable {
-    pub(super) reason: Reason,
-    /// How to fix it.
-    pub(super) message: String,
-}
-
 impl RequestedImage {
-    fn usual(named: String, place: Result<ImageTarget, NotWarmable>) -> Self {
+    fn usual(named: String, place: Result<ImageTarget, ReconcileError>) -> Self {
         Self { named, place, platforms: Vec::new(), usual: true, require: Require::default() }
     }
 }
@@ -130,7 +123,7 @@ impl<'a> ImageFinder<'a> {
         }
     }
 
-    fn of_anyone(&self, text: &str) -> Result<ImageTarget, NotWarmable> {
+    fn of_anyone(&self, text: &str) -> Result<ImageTarget, ReconcileError> {
         let image = parse(text)?;
         self.place(&image, self.rules.find_for_anyone(&image))
     }
@@ -146,10 +139,8 @@ impl<'a> ImageFinder<'a> {
         let wanted = images.map(|found| {
             let place = parse(&found.image).and_then(|image| match self.rules.find(&image, subject) {
                 RuleDecision::Rewritten { .. } if outcome.image(found.list, found.index).is_none() => {
-                    Err(NotWarmable {
-                        reason: Reason::NotProxied,
-                        message: "the Pod is exempt: it pulls the image from the upstream".to_owned(),
-                    })
+                    let message = "the Pod is exempt: it pulls the image from the upstream";
+                    Err(ReconcileError::stalled(Reason::NotProxied, message))
                 }
                 decision => self.place(&image, decision),
             });
@@ -158,13 +149,13 @@ impl<'a> ImageFinder<'a> {
         wanted.collect()
     }
 
-    fn place(&self, image: &ImageRef, decision: RuleDecision<'_>) -> Result<ImageTarget, NotWarmable> {
+    fn place(&self, image: &ImageRef, decision: RuleDecision<'_>) -> Result<ImageTarget, ReconcileError> {
         let (at_harbor, rule) = match decision {
             RuleDecision::Rewritten { image, rule } | RuleDecision::Mapped { image, rule } => (image, rule),
             RuleDecision::AlreadyAtHarbor { rule: Some(rule) } => (rule.canonical(image), rule),
             RuleDecision::TooLong { rule } => {
                 let message = format!("its repository in {} would be longer than 255 characters", rule.name());
-                return Err(NotWarmable { reason: Reason::InvalidImage, message });
+                return Err(ReconcileError::stalled(Reason::InvalidImage, message));
             }
             RuleDecision::AlreadyAtHarbor { rule: None } | RuleDecision::NoRule | RuleDecision::Unavailable { .. } => {
                 return self.unmanaged(image);
@@ -177,7 +168,7 @@ impl<'a> ImageFinder<'a> {
     }
 
     /// An image that no rule matches may be at a known Harbor.
-    fn unmanaged(&self, image: &ImageRef) -> Result<ImageTarget, NotWarmable> {
+    fn unmanaged(&self, image: &ImageRef) -> Result<ImageTarget, ReconcileError> {
         let at = |instance: &&HarborInstance| is_same_host(instance.spec.effective_pull_host(), image.host());
         if let Some(instance) = self.sources.instances.iter().find(at) {
             let instance = instance.metadata.name.clone().unwrap_or_default();
@@ -191,15 +182,13 @@ impl<'a> ImageFinder<'a> {
                   `harbor-pilot explain`"
                 .to_owned(),
         };
-        Err(NotWarmable { reason: Reason::NotProxied, message })
+        Err(ReconcileError::stalled(Reason::NotProxied, message))
     }
 }
 
-fn parse(text: &str) -> Result<ImageRef, NotWarmable> {
-    ImageRef::parse(text).map_err(|error| NotWarmable {
-        reason: Reason::InvalidImage,
-        message: format!("this is not an image: {error}"),
-    })
+fn parse(text: &str) -> Result<ImageRef, ReconcileError> {
+    ImageRef::parse(text)
+        .map_err(|error| ReconcileError::stalled(Reason::InvalidImage, format!("this is not an image: {error}")))
 }
 
 fn name_of(image: &CachedImage) -> &str {

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::run::{WarmEnd, WarmedImage};
 use crate::{
-    api::{ConditionType, cached_image::PlatformStatus, condition},
+    api::{ConditionType, Reason, cached_image::PlatformStatus, condition},
     text::{columns, count, printable, short_image, size, time},
 };
 
@@ -238,16 +238,16 @@ fn state(done: &WarmedImage) -> &'static str {
 /// Returns reason and message of an image that is not warm.
 fn why(done: &WarmedImage) -> (&str, &str) {
     match done.end {
-        WarmEnd::TimedOut | WarmEnd::Interrupted if done.reason.is_empty() => (state(done), "not started"),
+        WarmEnd::TimedOut | WarmEnd::Interrupted if done.reason.is_none() => (state(done), "not started"),
         WarmEnd::TimedOut | WarmEnd::Interrupted => (state(done), &done.message),
-        WarmEnd::Warm | WarmEnd::Pulled | WarmEnd::Failed => (&done.reason, &done.message),
+        WarmEnd::Warm | WarmEnd::Pulled | WarmEnd::Failed => (done.reason_text(), &done.message),
     }
 }
 
 /// Returns the fix, if the message does not have it.
 fn advice(done: &WarmedImage) -> Option<&'static str> {
     let is_ready = condition::is_true(&done.status.conditions, ConditionType::Ready);
-    Some(match (done.end, done.reason.as_str()) {
+    Some(match (done.end, done.reason) {
         (WarmEnd::Warm | WarmEnd::Pulled, _) => return None,
         (WarmEnd::TimedOut, _) if is_ready && done.status.index_children.is_none() => {
             "nodes can pull it; Harbor lists it about 30 s after the pull: use a longer --timeout, or --require online"
@@ -260,26 +260,30 @@ fn advice(done: &WarmedImage) -> Option<&'static str> {
             "run the command again, or with a longer --timeout: stored blobs are not fetched again"
         }
         (WarmEnd::Interrupted, _) => "run the command again: stored blobs are not fetched again",
-        (_, "HarborUnauthorized") => "check HARBOR_USERNAME and HARBOR_PASSWORD, or the Secret of the HarborInstance",
-        (_, "HarborForbidden") => {
+        (_, Some(Reason::HarborUnauthorized)) => {
+            "check HARBOR_USERNAME and HARBOR_PASSWORD, or the Secret of the HarborInstance"
+        }
+        (_, Some(Reason::HarborForbidden)) => {
             "the account needs these permissions on the project: repository (pull) and artifact (list, read)"
         }
-        (_, "RateLimited") => {
+        (_, Some(Reason::RateLimited)) => {
             "run the command later, or set credentials for the upstream in the Registry (credentialsSecretRef)"
         }
-        (_, "PlatformMissing") => "choose platforms of the image with --platform, or use --all-platforms",
-        (_, "PullByDigest") => {
-            "use --require online, which does not wait for the tag; a longer --timeout does not help"
+        (_, Some(Reason::PlatformMissing)) => {
+            "choose platforms of the image with --platform, or use --all-platforms"
         }
-        (_, "NestedIndex" | "ForeignLayer") => "a retry or a longer --timeout does not help",
-        (_, "HarborUnreachable") => {
+        (_, Some(Reason::PullByDigest)) => "use --require online, which does not wait for the tag; a longer --timeout does not help",
+        (_, Some(Reason::NestedIndex | Reason::ForeignLayer)) => "a retry or a longer --timeout does not help",
+        (_, Some(Reason::HarborUnreachable)) => {
             "check the url of the HarborInstance, or --harbor, from this machine; stored blobs are not fetched again"
         }
         // The message contains the path that Harbor reported.
-        (_, "PullFailed") if done.message.contains("set spec.tokenPath") => {
+        (_, Some(Reason::PullFailed)) if done.message.contains("set spec.tokenPath") => {
             "correct spec.tokenPath of the HarborInstance"
         }
-        (_, "HarborError" | "PullFailed") => "run the command again: stored blobs are not fetched again",
+        (_, Some(Reason::HarborError | Reason::PullFailed)) => {
+            "run the command again: stored blobs are not fetched again"
+        }
         _ => return None,
     })
 }

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     api::{CachedImage, CachedImageStatus, ConditionType, Reason, cached_image::Require, condition},
-    prewarm::{Environment as _, PrewarmContext, reconcile, state_machine},
+    prewarm::{Environment as _, Phase, PrewarmContext, reconcile, state_machine},
     text::{size, time},
 };
 
@@ -23,18 +23,6 @@ use crate::{
 const TRIES: u32 = 3;
 /// Interval of the lines with the totals.
 const TELL: Duration = Duration::from_secs(10);
-/// Reasons that a retry does not fix.
-const FINAL: [Reason; 9] = [
-    Reason::ImageNotFound,
-    Reason::HarborUnauthorized,
-    Reason::HarborForbidden,
-    Reason::HarborRefused,
-    Reason::PullBlocked,
-    Reason::NotProxied,
-    Reason::InvalidImage,
-    Reason::InvalidSpec,
-    Reason::PlatformMissing,
-];
 
 /// Options of a run.
 #[derive(Debug, Clone, Copy)]
@@ -72,7 +60,7 @@ pub(super) struct WarmedImage {
     pub(super) status: CachedImageStatus,
     pub(super) end: WarmEnd,
     /// Why it is not warm.
-    pub(super) reason: String,
+    pub(super) reason: Option<Reason>,
     pub(super) message: String,
     pub(super) fetched: FetchTotals,
     pub(super) took: Duration,
@@ -119,7 +107,7 @@ impl WarmRun {
         let at_once = images.len().max(1);
         let lives = images.into_iter().map(|(wanted, cached, refused)| async move {
             let Some(refused) = refused else { return self.live(wanted, cached).await };
-            let done = WarmedImage::at_once(wanted, &refused.reason.to_string(), refused.message);
+            let done = WarmedImage::at_once(wanted, refused.reason, refused.message);
             self.tell(&done, "");
             done
         });
@@ -171,8 +159,9 @@ impl WarmRun {
             }
         };
         let status = cached.status.unwrap_or_default();
-        let ready = condition::find(&status.conditions, ConditionType::Ready);
-        let (reason, message) = ready.map(|ready| (ready.reason.clone(), ready.message.clone())).unwrap_or_default();
+        let reason = condition::reason(&status.conditions, ConditionType::Ready);
+        let message = condition::find(&status.conditions, ConditionType::Ready).map(|ready| ready.message.clone());
+        let message = message.unwrap_or_default();
         let done = WarmedImage { wanted, status, end, reason, message, fetched, took: begun.elapsed() };
         self.tell(&done, &image);
         done
@@ -200,7 +189,7 @@ impl WarmRun {
                 reconcile(cached, &self.context, Timestamp::now()).await
             };
             let now = *fetched;
-            if state_machine::ready_reason(&outcome.status) == Some("Verifying") {
+            if Phase::of(&outcome.status) == Phase::Verifying {
                 let took = time(begun.elapsed());
                 let pulled = match (now.blobs, now.there) {
                     (0, there) => format!("already cached ({}), checked in {took}", size(there)),
@@ -256,19 +245,24 @@ impl WarmRun {
         let image = if image.is_empty() { &done.wanted.named } else { image };
         match done.end {
             WarmEnd::Warm => self.board.print_line(image, &format!("warm after {}", time(done.took))),
-            WarmEnd::Failed => self.board.print_line(image, &format!("{}: {}", done.reason, done.message)),
+            WarmEnd::Failed => self.board.print_line(image, &format!("{}: {}", done.reason_text(), done.message)),
             WarmEnd::Pulled | WarmEnd::TimedOut | WarmEnd::Interrupted => {}
         }
     }
 }
 
 impl WarmedImage {
-    fn at_once(wanted: RequestedImage, reason: &str, message: String) -> Self {
+    /// The reason as text; empty without one.
+    pub(super) fn reason_text(&self) -> &'static str {
+        self.reason.map_or("", Reason::as_str)
+    }
+
+    fn at_once(wanted: RequestedImage, reason: Reason, message: String) -> Self {
         Self {
             wanted,
             status: CachedImageStatus::default(),
             end: WarmEnd::Failed,
-            reason: reason.to_owned(),
+            reason: Some(reason),
             message,
             fetched: FetchTotals::default(),
             took: Duration::ZERO,
@@ -294,17 +288,34 @@ fn end(status: &CachedImageStatus, requeue: Duration, left: Duration, terms: &Wa
     if condition::is_true(&status.conditions, ConditionType::Ready) {
         return (!terms.listed || is_listed(status)).then_some(WarmEnd::Warm);
     }
-    let reason = state_machine::ready_reason(status).unwrap_or_default();
-    // The credentials were valid at the start. Harbor locks an account for a moment after a wrong password of another client, so
-    // the step is retried. A refused pull lacks permissions.
-    let passing = reason == Reason::HarborUnauthorized.to_string() && status.attempts.is_none();
-    if condition::is_true(&status.conditions, ConditionType::Stalled)
-        || (!passing && FINAL.iter().any(|end| end.to_string() == reason))
-        || status.attempts.is_some_and(|attempts| attempts >= TRIES || requeue > left)
-    {
+    let phase = Phase::of(status);
+    let reason = condition::reason(&status.conditions, ConditionType::Ready);
+    let gives_up = match phase {
+        Phase::BackingOff { attempts, .. } => attempts >= TRIES || requeue > left,
+        Phase::Deferred { .. } => requeue > left,
+        Phase::Pending | Phase::Pulling | Phase::Verifying | Phase::Settled { .. } => false,
+    };
+    let is_final = match reason {
+        // The credentials were valid at the start. Harbor locks an account for a moment after a wrong password of another
+        // client, so the check is retried. A refused pull lacks permissions.
+        Some(Reason::HarborUnauthorized) => phase.attempts() > 0,
+        // A retry does not fix these.
+        Some(
+            Reason::ImageNotFound
+            | Reason::HarborForbidden
+            | Reason::HarborRefused
+            | Reason::PullBlocked
+            | Reason::NotProxied
+            | Reason::InvalidImage
+            | Reason::InvalidSpec
+            | Reason::PlatformMissing,
+        ) => true,
+        _ => false,
+    };
+    if condition::is_true(&status.conditions, ConditionType::Stalled) || is_final || gives_up {
         return Some(WarmEnd::Failed);
     }
-    (terms.no_verify && reason == Reason::Verifying.to_string()).then_some(WarmEnd::Pulled)
+    (terms.no_verify && reason == Some(Reason::Verifying)).then_some(WarmEnd::Pulled)
 }
 
 /// Returns whether Harbor's API lists the stored image, by tag or by pinned digest, or will never list it.
@@ -351,7 +362,7 @@ mod tests {
         ];
         for (status, no_verify, expected) in table {
             let terms = WarmOptions { no_verify, ..terms() };
-            assert_eq!(end(status, second, second * 60, &terms), expected, "{:?}", state_machine::ready_reason(status));
+            assert_eq!(end(status, second, second * 60, &terms), expected, "{status:?}");
         }
         let limited = failed(Reason::RateLimited, Some(1));
         assert_eq!(

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use self::{configurations::Configurations, replicas::Service, secrets::CertificateSecrets};
 use super::{Error, events::Events};
 use crate::{
+    api::Reason,
     controller::EventMessage,
     tls::{
         issue::{Authority, IssueError, Validity},
@@ -181,18 +182,18 @@ impl CertificateManager {
             RotationAction::Wait => None,
             RotationAction::Stand(why) => {
                 let news = self.log_once("stands", Some(&why), true);
-                news.then(|| note("CertificatesNotKept", why, true))
+                news.then(|| note(Reason::CertificatesNotKept, why, true))
             }
             RotationAction::NewAuthority { because, previous } => {
                 let name = format!("{} {}", self.authority_name, now.strftime("%Y-%m-%dT%H:%M:%SZ"));
                 let authority = Authority::new(&name, Validity::starting(now, self.policy.authority))?;
                 self.secrets.write_authorities(&observed.secrets, AuthoritySet::data(&authority, &previous)).await?;
                 let others = previous.len();
-                Some(note("AuthorityIssued", format!("{because}; trusted beside it: {others} before it"), false))
+                Some(note(Reason::AuthorityIssued, format!("{because}; trusted beside it: {others} before it"), false))
             }
             RotationAction::Publish(bundles) => {
                 let told = self.configurations.publish(&observed.configurations, &bundles).await?;
-                Some(note("AuthorityPublished", told, false))
+                Some(note(Reason::AuthorityPublished, told, false))
             }
             RotationAction::NewLeaf { because, validity } => {
                 let StoredState::Held(authorities) = &observed.secrets.authorities else { return Ok(None) };
@@ -200,7 +201,7 @@ impl CertificateManager {
                 let leaf = authority.issue(&self.policy.names, validity)?;
                 self.secrets.write_leaf(&observed.secrets, leaf_data(&leaf, &authority)).await?;
                 Some(note(
-                    "CertificateIssued",
+                    Reason::CertificateIssued,
                     format!("{because}; the new one is valid until {}", validity.until),
                     false,
                 ))
@@ -210,7 +211,7 @@ impl CertificateManager {
                 self.secrets.write_authorities(&observed.secrets, authorities.keeping(&keep)).await?;
                 let dropped = authorities.previous.iter().filter(|one| !keep.contains(one)).map(X509::subject);
                 let dropped = dropped.collect::<Vec<_>>().join(", ");
-                Some(note("AuthorityDropped", format!("{dropped} is trusted no longer: {because}"), false))
+                Some(note(Reason::AuthorityDropped, format!("{dropped} is trusted no longer: {because}"), false))
             }
         };
         if !stands {
@@ -240,7 +241,7 @@ impl CertificateManager {
     /// Writes the note to the log, and to an Event on a webhook configuration if one exists.
     async fn publish(&self, observed: &CertificateState, note: EventMessage) {
         if !note.warning {
-            tracing::info!(reason = note.reason, "certificates: {}", note.message);
+            tracing::info!(reason = note.reason.as_str(), "certificates: {}", note.message);
         }
         let Some(about) = observed.configurations.about() else { return };
         if let Err(error) = self.events.publish(&about, &note).await {
@@ -249,8 +250,8 @@ impl CertificateManager {
     }
 }
 
-fn note(reason: &str, message: String, warning: bool) -> EventMessage {
-    EventMessage { warning, reason: reason.to_owned(), message }
+fn note(reason: Reason, message: String, warning: bool) -> EventMessage {
+    EventMessage { warning, reason, message }
 }
 
 /// The object that an Event refers to.

@@ -8,12 +8,11 @@ use k8s_openapi::jiff::Timestamp;
 
 use self::purge::PurgeProgress;
 use super::super::{
-    EventMessage, FinalizeResult, ReconcileResult, Reconcilers,
+    EventMessage, FinalizeResult, ReconcileError, ReconcileResult, Reconcilers,
     connections::Connection,
     reconcile_context,
     registry_resolver::{PlannedRegistries, RegistryResolver},
     resync::ReadMode,
-    status_report::ReconcileError,
 };
 use crate::{
     api::{ConditionType, DeletionPolicy, ManagementPolicy, ProxyProject, ProxyProjectStatus, Reason, condition},
@@ -36,13 +35,13 @@ pub async fn finalize(
         Ok(Removal::Done(notes)) => return FinalizeResult::Done(notes),
         Ok(Removal::Purging(left)) => return purging(kinds, project, now, left),
         Ok(Removal::Kept(why)) => (Reason::NotEmpty, format!("project {name} in Harbor {why}")),
-        Err(ReconcileError::Harbor(Error::Precondition { message })) => (
+        Err(ReconcileError { reason: Reason::InUse, message, .. }) => (
             Reason::NotEmpty,
             format!(
                 "project {name} in Harbor: {message}; delete its repositories there, or set spec.deletionPolicy: Purge to delete them with it"
             ),
         ),
-        Err(failure) => failure.into_message(),
+        Err(failure) => (failure.reason, failure.message),
     };
     reconcile_context::blocked(kinds, project, now, words)
 }
@@ -130,8 +129,7 @@ fn purging(
     match reconcile_context::blocked(kinds, project, now, (Reason::Progressing, message)) {
         FinalizeResult::Blocked(mut outcome) => {
             let before = project.status.as_ref().map_or(&[][..], |status| status.conditions.as_slice());
-            let told = condition::find(before, ConditionType::DeletionBlocked);
-            if told.is_some_and(|told| told.reason == Reason::Progressing.to_string()) {
+            if condition::reason(before, ConditionType::DeletionBlocked) == Some(Reason::Progressing) {
                 outcome.notes.clear();
             }
             FinalizeResult::Blocked(ReconcileResult { requeue: GO_ON, ..outcome })

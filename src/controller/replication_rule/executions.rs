@@ -7,7 +7,7 @@ use k8s_openapi::{
     jiff::{SignedDuration, Timestamp},
 };
 
-use super::super::{EventMessage, connections::Connection, status_report::ReconcileError};
+use super::super::{EventMessage, ReconcileError, connections::Connection};
 use crate::{
     api::{
         Reason, ReplicationRule, ReplicationRuleStatus,

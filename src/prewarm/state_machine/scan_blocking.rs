@@ -1,15 +1,10 @@
-//! The effect of scans on a status, and of images that Harbor has stored but refuses to serve.
+//! Why Harbor refuses to serve an image that it has stored. Pure.
 
-use std::time::Duration;
-
-use super::{PullFailure, transitions::StatusTransition};
 use crate::{
-    api::{ConditionType, Reason, ScanState, ScanStatus, cached_image::PlatformStatus},
+    api::{Reason, ScanState, ScanStatus, cached_image::PlatformStatus},
     harbor::model::{is_for_its_findings, is_for_its_scan},
-    prewarm::{
-        scan::{ScanFindings, worst},
-        verify::Verification,
-    },
+    prewarm::verify::Verification,
+    reconcile::ReconcileError,
     registry::RetryClass,
 };
 
@@ -18,8 +13,8 @@ const NAMED: usize = 3;
 
 /// What prevents the image from being pulled.
 pub(super) struct ScanBlock {
-    reason: Reason,
-    message: String,
+    pub(super) reason: Reason,
+    pub(super) message: String,
 }
 
 impl ScanBlock {
@@ -47,68 +42,20 @@ impl ScanBlock {
     }
 }
 
-impl StatusTransition<'_> {
-    pub(super) fn scanned(&mut self, found: &ScanFindings) {
-        for (child, scan) in self.status.platforms.iter_mut().zip(&found.each) {
-            child.scan.clone_from(scan);
-        }
-        self.sum_scans();
-    }
-
-    /// Aggregates the scans of the manifests.
-    pub(super) fn sum_scans(&mut self) {
-        let scans = self.status.platforms.iter().map(|child| (child.digest.as_str(), child.scan.as_ref()));
-        let any = self.status.platforms.iter().any(|child| child.scan.is_some());
-        self.status.scan = any.then(|| worst(scans)).flatten();
-    }
-
-    /// Sets the status of an image that Harbor has stored but refuses to serve.
-    pub(super) fn blocked(&mut self, block: &ScanBlock, verdict: &Verification, age: Duration) -> Duration {
-        let ScanBlock { reason, message } = block;
-        self.status.attempts = None;
-        self.conditions.set(ConditionType::PullBlocked, true, *reason, message);
-        self.conditions.set(ConditionType::OfflineByDigest, false, *reason, "see PullBlocked");
-        if verdict.by_tag.is_some() {
-            self.conditions.set(ConditionType::OfflineByTag, false, *reason, "see PullBlocked");
-        }
-        let mut each = verdict.stored.iter().zip(&verdict.refused);
-        let others_missing = each.any(|(stored, refused)| !stored && refused.is_none());
-        if others_missing && self.status.next_attempt_at.is_some() {
-            return self.begun(&format!("{message}. Of the others some was removed since; pulling it again"));
-        }
-        if others_missing && age < self.setting.timing.store_bound {
-            self.conditions.progressing(*reason, format!("{message}. Harbor has not stored all of the others yet"));
-            return self.verify_interval(age);
-        }
-        if is_final(*reason) {
-            self.conditions.stalled(*reason, message);
-        } else {
-            self.conditions.progressing(*reason, message);
-            if verdict.scans.again.is_none() && age < self.setting.timing.offline_bound {
-                self.status.next_attempt_at = None;
-                return self.verify_interval(age);
-            }
-        }
-        self.rest(&verdict.scans)
-    }
-
-    /// Sets PullBlocked after a pull that failed because Harbor refuses to serve the image; removes it after another failure.
-    pub(super) fn report_blocked(&mut self, failure: &PullFailure) {
-        // Credentials without rights are refused too, but other clients may pull.
-        let blocks = is_final(failure.reason) && failure.reason != Reason::PullBlocked;
-        if blocks || is_open(failure.reason) {
-            self.conditions.set(ConditionType::PullBlocked, true, failure.reason, &failure.message);
-        } else {
-            self.conditions.remove(ConditionType::PullBlocked);
-        }
-    }
+/// Whether a pull that failed for this reason shows that Harbor refuses to serve the image. Credentials without rights are
+/// refused too ([`Reason::PullBlocked`]), but other clients may pull.
+pub(super) fn blocks_pulls(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::VulnerabilitiesFound | Reason::NoScanner | Reason::Scanning | Reason::ScanFailed | Reason::NotScanned
+    )
 }
 
 /// The failure of a pull that the registry refuses (412), with its message `refusal`. `scan` is the known scan status.
-pub fn refused(refusal: &str, scan: Option<&ScanStatus>) -> PullFailure {
+pub fn refused(refusal: &str, scan: Option<&ScanStatus>) -> ReconcileError {
     let reason = reason_of(refusal, scan);
     let class = if is_final(reason) { RetryClass::Stalled } else { RetryClass::Wait(None) };
-    PullFailure { reason, message: format!("Harbor refuses to serve a manifest: {refusal}. {}", advice(reason)), class }
+    ReconcileError::new(reason, format!("Harbor refuses to serve a manifest: {refusal}. {}", advice(reason)), class)
 }
 
 /// The reason of a 412, from the registry's message and the scan status known by now.
@@ -128,13 +75,8 @@ fn reason_of(refusal: &str, scan: Option<&ScanStatus>) -> Reason {
 }
 
 /// Whether the refusal lasts until a person acts.
-fn is_final(reason: Reason) -> bool {
+pub(super) fn is_final(reason: Reason) -> bool {
     matches!(reason, Reason::VulnerabilitiesFound | Reason::PullBlocked | Reason::NoScanner)
-}
-
-/// Whether a scan may end the refusal.
-fn is_open(reason: Reason) -> bool {
-    matches!(reason, Reason::Scanning | Reason::ScanFailed | Reason::NotScanned)
 }
 
 fn why(reason: Reason, refusal: &str, scan: Option<&ScanStatus>) -> String {

@@ -1,15 +1,21 @@
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use proptest::prelude::*;
+
 use super::*;
 use crate::{
     api::{
-        CachedImageSpec,
+        CachedImageSpec, Platform,
         cached_image::{IndexState, Require},
     },
     prewarm::{
-        puller::{AttestationError, Attestations, BlobFetches, PulledManifest},
+        puller::{AttestationError, Attestations, BlobFetches, PulledImage, PulledManifest},
+        rate_limiter::RateRefusal,
         scan::ScanFindings,
-        verify::{ListedArtifact, Presence},
+        timing::PrewarmTiming,
+        verify::{ListedArtifact, Presence, Verification},
     },
-    registry::Digest,
+    reconcile::ReconcileError,
+    registry::{Digest, RetryClass},
 };
 
 const IMAGE: &str = "h.example/hub/library/nginx:1.27";
@@ -71,8 +77,8 @@ fn verdict(stored: bool, by_tag: Presence, by_digest: Presence) -> Verification 
     }
 }
 
-fn failure(reason: Reason, class: RetryClass) -> PullFailure {
-    PullFailure { reason, message: "it did not work".to_owned(), class }
+fn failure(reason: Reason, class: RetryClass) -> ReconcileError {
+    ReconcileError::new(reason, "it did not work", class)
 }
 
 /// Ready as `status/reason`, and whether Reconciling and Stalled are set.
@@ -470,5 +476,185 @@ fn what_harbor_lets_nobody_pull_is_blocked_with_the_reason_of_its_scan() {
         let conditions = &image.status.as_ref().unwrap().conditions;
         assert!(condition::find(conditions, ConditionType::PullBlocked).is_none(), "{reason}");
         assert_eq!(state(&image).0, "True/Warm", "{reason}");
+    }
+}
+
+/// An event, owned.
+#[derive(Debug, Clone)]
+enum AnyEvent {
+    Begun,
+    Warmed(PulledImage),
+    Failed(ReconcileError),
+    Deferred(RateRefusal),
+    Away,
+    Looked(Verification),
+    LookFailed(ReconcileError),
+}
+
+impl AnyEvent {
+    fn event(&self) -> ImageEvent<'_> {
+        match self {
+            Self::Begun => ImageEvent::Begun("for linux/amd64"),
+            Self::Warmed(warmed) => ImageEvent::Warmed(warmed),
+            Self::Failed(failure) => ImageEvent::Failed(failure),
+            Self::Deferred(refused) => ImageEvent::Deferred(refused),
+            Self::Away => ImageEvent::Away("Harbor did not answer"),
+            Self::Looked(verdict) => ImageEvent::Looked(verdict),
+            Self::LookFailed(failure) => ImageEvent::LookFailed(failure),
+        }
+    }
+}
+
+fn any_failure() -> impl Strategy<Value = ReconcileError> {
+    let reasons = prop::sample::select(vec![
+        Reason::HarborUnreachable,
+        Reason::HarborUnauthorized,
+        Reason::ImageNotFound,
+        Reason::InstanceNotReady,
+        Reason::NotScanned,
+        Reason::PlatformsUnknown,
+        Reason::PullBlocked,
+        Reason::PullFailed,
+        Reason::RateLimited,
+        Reason::UpstreamUnhealthy,
+        Reason::VulnerabilitiesFound,
+    ]);
+    let classes = prop::sample::select(vec![
+        RetryClass::Retry,
+        RetryClass::Wait(None),
+        RetryClass::Wait(Some(Duration::from_secs(500))),
+        RetryClass::Stalled,
+    ]);
+    (reasons, classes).prop_map(|(reason, class)| failure(reason, class))
+}
+
+fn any_verification() -> impl Strategy<Value = Verification> {
+    let by_tag = prop::sample::select(vec![
+        None,
+        Some(TAGGED),
+        Some(UNTAGGED),
+        Some(Presence::No(Reason::NestedIndex)),
+        Some(Presence::No(Reason::PullByDigest)),
+    ]);
+    let by_digest = prop::sample::select(vec![SAME, REWRITTEN, NOT_YET]);
+    let refused = prop::sample::select(vec![
+        None,
+        Some("The image is not signed.".to_owned()),
+        Some("current image without vulnerability scanning cannot be pulled due to configured policy".to_owned()),
+    ]);
+    let again = prop::option::of((1_u64..600).prop_map(Duration::from_secs));
+    (any::<bool>(), by_tag, by_digest, refused, any::<bool>(), again).prop_map(
+        |(stored, by_tag, by_digest, refused, waits, again)| Verification {
+            by_tag,
+            refused: vec![refused],
+            scans: ScanFindings { each: vec![None], waits, again },
+            ..verdict(stored, UNTAGGED, by_digest)
+        },
+    )
+}
+
+fn any_event() -> impl Strategy<Value = AnyEvent> {
+    let pulled = (0_u32..3, any::<bool>(), 0_u32..2).prop_map(|(fetched, nested, foreign)| {
+        let mut pulled = PulledImage { nested, ..warmed(fetched) };
+        pulled.children[0].foreign = foreign;
+        pulled
+    });
+    let refusals = (any::<bool>(), 0_i64..4000).prop_map(|(limited, second)| {
+        let until = at(second);
+        if limited { RateRefusal::Paused { until } } else { RateRefusal::Silent { until } }
+    });
+    prop_oneof![
+        Just(AnyEvent::Begun),
+        pulled.prop_map(AnyEvent::Warmed),
+        any_failure().prop_map(AnyEvent::Failed),
+        refusals.prop_map(AnyEvent::Deferred),
+        Just(AnyEvent::Away),
+        any_verification().prop_map(AnyEvent::Looked),
+        any_failure().prop_map(AnyEvent::LookFailed),
+    ]
+}
+
+fn any_image() -> impl Strategy<Value = CachedImage> {
+    prop::sample::select(vec![Require::Online, Require::OfflineByTag, Require::OfflineByDigest]).prop_map(cached)
+}
+
+/// The phases that may follow an event.
+fn follows(before: Phase, event: &AnyEvent, after: Phase) -> bool {
+    use Phase::{BackingOff, Deferred, Pending, Pulling, Settled, Verifying};
+    match (before, event) {
+        (_, AnyEvent::Begun) => after == Pulling,
+        (_, AnyEvent::Warmed(_)) => after == Verifying,
+        (_, AnyEvent::Failed(_)) => matches!(after, BackingOff { attempts, .. } if attempts == before.attempts() + 1),
+        (BackingOff { attempts, .. }, AnyEvent::Deferred(_)) => {
+            matches!(after, BackingOff { attempts: kept, .. } if kept == attempts)
+        }
+        (_, AnyEvent::Deferred(_)) => matches!(after, Deferred { by: DeferredBy::Upstream, .. }) || after == before,
+        (Pending | Pulling | Deferred { .. }, AnyEvent::Away) => {
+            matches!(after, Deferred { by: DeferredBy::Harbor, .. })
+        }
+        (BackingOff { .. } | Verifying | Settled { .. }, AnyEvent::Away) => after == before,
+        (Verifying | Settled { .. }, AnyEvent::Looked(_)) => {
+            matches!(after, Pulling | Verifying | Settled { .. } | BackingOff { .. })
+        }
+        (Verifying | Settled { .. }, AnyEvent::LookFailed(_)) => {
+            matches!(after, Verifying | Settled { .. } | BackingOff { .. })
+        }
+        (Pending | Pulling | Deferred { .. } | BackingOff { .. }, AnyEvent::Looked(_) | AnyEvent::LookFailed(_)) => {
+            after == before
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn each_event_in_each_phase_leads_to_a_phase_that_the_status_shows(
+        mut image in any_image(),
+        events in prop::collection::vec((any_event(), 0_i64..4000), 1..12),
+        jitter in 0.0..1.0,
+    ) {
+        let timing = PrewarmTiming::default();
+        let mut second = 0;
+        for (event, passed) in &events {
+            second += passed;
+            let before = Phase::of(image.status.as_ref().unwrap_or(&CachedImageStatus::default()));
+            let setting = EventContext { jitter, ..setting(at(second), &timing) };
+            let (result, entered) = transition(&image, event.event(), &setting);
+            prop_assert_eq!(Phase::of(&result.status), entered, "{:?} in {:?}", event, before);
+            prop_assert!(follows(before, event, entered), "{event:?} in {before:?} led to {entered:?}");
+            prop_assert!(result.requeue <= timing.backoff_max * 5 / 4);
+            image.status = Some(result.status);
+            // A step is due in every phase, at the latest when the phase ends.
+            let late = entered.until().unwrap_or(at(second)).max(at(second));
+            let action = step(&image, IMAGE, late);
+            prop_assert!(!matches!(action, ImageAction::Idle(_)), "{entered:?} ends, and is idle");
+        }
+    }
+
+    #[test]
+    fn a_recorded_phase_reads_back(second in 0_i64..1_000_000, attempts in 1_u32..1000) {
+        let pulled = CachedImageStatus {
+            warmed_at: Some(Time(at(0))), digest: Some("sha256:a".to_owned()), ..CachedImageStatus::default()
+        };
+        let until = at(second);
+        let table = [
+            (Phase::Pending, None, &CachedImageStatus::default()),
+            (Phase::Pulling, Some(Reason::Pulling), &CachedImageStatus::default()),
+            (Phase::Pulling, Some(Reason::Pulling), &pulled),
+            (Phase::Deferred { by: DeferredBy::Upstream, until: Some(until) }, Some(Reason::RateLimited), &pulled),
+            (Phase::Deferred { by: DeferredBy::Harbor, until: None }, Some(Reason::InstanceNotReady), &pulled),
+            (Phase::BackingOff { attempts, until }, Some(Reason::RateLimited), &pulled),
+            (Phase::Verifying, Some(Reason::Warm), &pulled),
+            (Phase::Settled { until }, Some(Reason::Warm), &pulled),
+        ];
+        for (phase, reason, status) in table {
+            let mut status = status.clone();
+            if let Some(reason) = reason {
+                let mut conditions = Conditions::from_status(&[], Some(1), at(0));
+                conditions.progressing(reason, "why");
+                status.conditions = conditions.into_list();
+            }
+            phase.record(&mut status);
+            prop_assert_eq!(Phase::of(&status), phase);
+        }
     }
 }

@@ -1,27 +1,28 @@
-//! Applies an event to a status.
+//! Applies an event to a status: pulls, failures and waits. [`super::check`] applies the checks of Harbor.
 
 use std::time::Duration;
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 
 use super::{
-    EventContext, PullFailure,
-    display::{attestations, explain, foreign, how, mebibytes},
-    ready_reason,
-    scan_blocking::ScanBlock,
+    super::phase::{DeferredBy, Phase},
+    display::{attestations, explain, foreign, how},
+    scan_blocking::blocks_pulls,
 };
 use crate::{
     api::{
-        CachedImageStatus, ConditionType, Conditions, Reason,
+        CachedImageStatus, ConditionType, Conditions, Platform, Reason,
         cached_image::{IndexState, PlatformStatus, Require},
         condition::{self, since},
     },
     prewarm::{
-        puller::{PulledImage, PulledManifest, list},
+        puller::{PulledImage, PulledManifest},
         rate_limiter::RateRefusal,
-        scan::ScanFindings,
-        verify::{Presence, Verification},
+        scan::worst,
+        timing::PrewarmTiming,
+        verify::Verification,
     },
+    reconcile::ReconcileError,
     registry::RetryClass,
     text::count,
 };
@@ -32,10 +33,50 @@ const LIMIT_LOOK: Duration = Duration::from_secs(300);
 /// Interval of the check whether Harbor has recovered; it sends no request.
 const AWAY_LOOK: Duration = Duration::from_secs(15);
 
+/// The result of a step.
+#[derive(Debug, Clone, Copy)]
+pub enum ImageEvent<'a> {
+    /// Warming begins. The string gives the reason for the condition's message.
+    Begun(&'a str),
+    /// The pull succeeded.
+    Warmed(&'a PulledImage),
+    /// The pull, or its preparation, failed.
+    Failed(&'a ReconcileError),
+    /// The upstream must not be asked before a later time.
+    Deferred(&'a RateRefusal),
+    /// Harbor is not asked for now. The string gives the reason for the condition's message.
+    Away(&'a str),
+    /// Harbor's inventory was checked.
+    Looked(&'a Verification),
+    /// The check of Harbor's inventory failed.
+    LookFailed(&'a ReconcileError),
+}
+
+/// The inputs of [`super::next`] besides the event.
+#[derive(Debug, Clone, Copy)]
+pub struct EventContext<'a> {
+    /// The image at Harbor.
+    pub image: &'a str,
+    /// The ProxyProject of the image.
+    pub proxy_project: &'a str,
+    /// Whether the image is pinned to a digest.
+    pub pinned: bool,
+    /// Wanted platforms that the image has no child for.
+    pub missing: &'a [Platform],
+    /// The current time.
+    pub now: Timestamp,
+    /// A random number from 0 to 1.
+    pub jitter: f64,
+    /// Durations of waits and pauses.
+    pub timing: &'a PrewarmTiming,
+}
+
 /// A status under change. Each method returns the time until the requeue.
 pub(super) struct StatusTransition<'a> {
     pub(super) status: CachedImageStatus,
     pub(super) conditions: Conditions,
+    /// The phase before the event, and that which an event entered.
+    pub(super) phase: Phase,
     pub(super) require: Require,
     /// The image's own spec names the platforms.
     pub(super) explicit: bool,
@@ -45,8 +86,7 @@ pub(super) struct StatusTransition<'a> {
 impl StatusTransition<'_> {
     pub(super) fn begun(&mut self, why: &str) -> Duration {
         self.place();
-        self.status.attempts = None;
-        self.status.next_attempt_at = None;
+        self.enter(Phase::Pulling);
         self.conditions.progressing(Reason::Pulling, why);
         Duration::ZERO
     }
@@ -76,8 +116,7 @@ impl StatusTransition<'_> {
         self.status.attestations = attestations(warmed);
         self.sum_scans();
         self.status.warmed_at = Some(Time(condition::whole_seconds(self.setting.now)));
-        self.status.attempts = None;
-        self.status.next_attempt_at = None;
+        self.enter(Phase::Verifying);
         let fetches = warmed.fetches();
         let pulled = warmed.children.iter().filter(|child| child.refused.is_none()).count();
         let message = format!("pulled {} of {}: {}", count(pulled, "manifest"), warmed.digest, how(warmed));
@@ -99,23 +138,26 @@ impl StatusTransition<'_> {
         if fetches.is_over() { Duration::ZERO } else { self.setting.timing.first_look }
     }
 
-    pub(super) fn failed(&mut self, failure: &PullFailure) -> Duration {
+    pub(super) fn failed(&mut self, failure: &ReconcileError) -> Duration {
+        self.failed_times(self.phase.attempts().saturating_add(1), failure)
+    }
+
+    pub(super) fn failed_times(&mut self, attempts: u32, failure: &ReconcileError) -> Duration {
         self.place();
-        let attempts = self.status.attempts.unwrap_or(0).saturating_add(1);
         let pause = match failure.class {
             RetryClass::Retry => self.backoff(attempts, Duration::ZERO),
             RetryClass::Wait(None) => self.backoff(attempts, self.setting.timing.backoff * 3),
             RetryClass::Wait(Some(named)) => named.max(self.backoff(1, Duration::ZERO)),
             RetryClass::Stalled => self.setting.timing.backoff_max,
         };
-        self.status.attempts = Some(attempts);
-        self.report_blocked(failure);
-        if failure.class == RetryClass::Stalled {
-            self.conditions.stalled(failure.reason, &failure.message);
+        if blocks_pulls(failure.reason) {
+            self.conditions.set(ConditionType::PullBlocked, true, failure.reason, &failure.message);
         } else {
-            self.conditions.progressing(failure.reason, &failure.message);
+            self.conditions.remove(ConditionType::PullBlocked);
         }
-        self.resume_after(pause)
+        self.conditions.failed(failure);
+        self.enter(Phase::BackingOff { attempts, until: self.after(pause) });
+        pause
     }
 
     /// An upstream that must not be asked is no failure of the image, so its backoff does not grow. Images that wait for one
@@ -123,256 +165,76 @@ impl StatusTransition<'_> {
     pub(super) fn deferred(&mut self, refused: &RateRefusal) -> Duration {
         let spread = Duration::from_secs(30).mul_f64(self.setting.jitter.clamp(0.0, 1.0));
         let pause = since(self.setting.now, refused.until()) + spread;
-        let reason = refused.reason();
-        let is_said = ready_reason(&self.status) == Some(format!("{reason:?}").as_str());
-        let known = is_said && self.status.next_attempt_at.is_some();
-        if !known {
+        let is_known = self.reason() == Some(refused.reason()) && self.phase.until().is_some();
+        if !is_known {
             self.place();
-            self.status.attempts.get_or_insert(0);
-            self.conditions.progressing(reason, refused.to_string());
-            self.resume_after(pause);
+            self.conditions.progressing(refused.reason(), refused.to_string());
+            let until = self.after(pause);
+            self.enter(match self.phase {
+                Phase::BackingOff { attempts, .. } => Phase::BackingOff { attempts, until },
+                Phase::Pending | Phase::Pulling | Phase::Deferred { .. } | Phase::Verifying | Phase::Settled { .. } => {
+                    Phase::Deferred { by: DeferredBy::Upstream, until: Some(until) }
+                }
+            });
         }
         pause.min(LIMIT_LOOK)
     }
 
     /// Keeps the known state and postpones the step.
     pub(super) fn unreachable(&mut self, why: &str) -> Duration {
-        let reason = ready_reason(&self.status);
-        let known = condition::is_true(&self.status.conditions, ConditionType::Ready)
-            // A failed check of Harbor set this reason, or this method did.
-            || [Some("InstanceNotReady"), Some("HarborUnreachable")].contains(&reason)
-            || self.status.attempts.is_some_and(|attempts| attempts > 0);
-        if !known {
-            if reason == Some("Pulling") {
-                // As for any other image that is due for a pull, whatever the rest of the status says.
-                self.status.attempts = Some(0);
-            }
-            self.conditions.progressing(Reason::InstanceNotReady, why);
+        let is_ready = condition::is_true(&self.status.conditions, ConditionType::Ready);
+        // A failed check of Harbor set this reason, or this method did.
+        let is_known = matches!(self.reason(), Some(Reason::InstanceNotReady | Reason::HarborUnreachable));
+        if is_ready || is_known {
+            return AWAY_LOOK;
         }
+        let until = match self.phase {
+            Phase::BackingOff { .. } => return AWAY_LOOK,
+            Phase::Pending | Phase::Pulling => Some(None),
+            Phase::Deferred { until, .. } => Some(until),
+            Phase::Verifying | Phase::Settled { .. } => None,
+        };
+        if let Some(until) = until {
+            self.enter(Phase::Deferred { by: DeferredBy::Harbor, until });
+        }
+        self.conditions.progressing(Reason::InstanceNotReady, why);
         AWAY_LOOK
     }
 
-    pub(super) fn looked(&mut self, verdict: &Verification) -> Duration {
-        self.place();
-        for (child, stored) in self.status.platforms.iter_mut().zip(&verdict.stored) {
-            child.stored = *stored;
-        }
-        self.status.index = verdict.index;
-        self.scanned(&verdict.scans);
-        let age = self.age();
-        if let Some(block) = ScanBlock::of(verdict, &self.status.platforms) {
-            return self.blocked(&block, verdict, age);
-        }
-        self.conditions.remove(ConditionType::PullBlocked);
-        if !verdict.complete() {
-            return self.incomplete(verdict, age);
-        }
-        self.status.unstored_pulls = None;
-        let by_digest = self.offline(ConditionType::OfflineByDigest, verdict.by_digest, verdict, age);
-        let by_tag = match verdict.by_tag {
-            Some(finding) => {
-                let finding = self.untagged(finding, verdict, age);
-                self.offline(ConditionType::OfflineByTag, finding, verdict, age)
-            }
-            None => {
-                self.conditions.remove(ConditionType::OfflineByTag);
-                OfflineState::Never(Reason::InvalidSpec)
-            }
-        };
-        self.verified(by_tag, by_digest);
-        let open = |offline| matches!(offline, OfflineState::Open);
-        if open(by_digest) || open(by_tag) {
-            self.status.next_attempt_at = None;
-            return self.verify_interval(age);
-        }
-        // Clocks may differ: check once more soon after the pull.
-        if by_tag == OfflineState::Never(Reason::PullByDigest) && age < self.setting.timing.store_bound {
-            return self.resume_after(self.setting.timing.look_max);
-        }
-        self.rest(&verdict.scans)
+    pub(super) fn enter(&mut self, phase: Phase) {
+        self.phase = phase;
+        phase.record(&mut self.status);
     }
 
-    /// An index that has been stored for a while without a tag gets none: Harbor knew the index before this tag was requested.
-    fn untagged(&self, finding: Presence, verdict: &Verification, age: Duration) -> Presence {
-        let bound = self.setting.timing.tag_bound;
-        let stored = verdict.artifact.as_ref().filter(|_| verdict.index.is_some()).and_then(|listed| listed.since);
-        let is_late = stored.is_some_and(|stored| since(stored, self.setting.now) >= bound && age >= bound);
-        match finding {
-            Presence::NotYet(Reason::Untagged) if is_late => Presence::No(Reason::PullByDigest),
-            other => other,
-        }
+    /// The reason of Ready before the event.
+    fn reason(&self) -> Option<Reason> {
+        condition::reason(&self.status.conditions, ConditionType::Ready)
     }
 
-    /// Nothing remains but periodic checks, and the results of scans.
-    pub(super) fn rest(&mut self, scans: &ScanFindings) -> Duration {
-        if scans.waits {
-            self.status.next_attempt_at = None;
-            return scans.again.unwrap_or(self.setting.timing.look_max);
-        }
-        let spread = self.setting.timing.refresh.mul_f64(0.9 + 0.2 * self.setting.jitter.clamp(0.0, 1.0));
-        self.resume_after(scans.again.map_or(spread, |again| again.min(spread)))
+    /// Aggregates the scans of the manifests.
+    pub(super) fn sum_scans(&mut self) {
+        let scans = self.status.platforms.iter().map(|child| (child.digest.as_str(), child.scan.as_ref()));
+        let any = self.status.platforms.iter().any(|child| child.scan.is_some());
+        self.status.scan = any.then(|| worst(scans)).flatten();
     }
 
-    /// Sets Ready from the verification once everything is stored.
-    fn verified(&mut self, by_tag: OfflineState, by_digest: OfflineState) {
-        let demanded = match self.require {
-            Require::Online => OfflineState::Served,
-            Require::OfflineByTag => by_tag,
-            Require::OfflineByDigest => by_digest,
-        };
-        let missing = self.setting.missing;
-        match demanded {
-            _ if self.explicit && !missing.is_empty() => {
-                let message = format!("the image has no child for {}; the others are stored", list(missing));
-                self.conditions.stalled(Reason::PlatformMissing, message);
-            }
-            OfflineState::Served => {
-                let bytes = self.status.platforms.iter().fold(0_u64, |sum, child| sum.saturating_add(child.bytes));
-                let manifests = count(self.status.platforms.len(), "manifest");
-                let mut message = format!("{manifests} with {} stored in Harbor", mebibytes(bytes));
-                if !missing.is_empty() {
-                    message = format!("{message}; the image has no child for {}", list(missing));
-                }
-                self.conditions.ready(Reason::Warm, message);
-            }
-            OfflineState::Open => self.conditions.progressing(
-                Reason::Verifying,
-                format!("everything is stored; waiting for require: {:?}", self.require),
-            ),
-            OfflineState::Never(Reason::InvalidSpec) => self.conditions.stalled(
-                Reason::InvalidSpec,
-                "require: OfflineByTag can never be: the image is pinned to a digest. Use OfflineByDigest or Online",
-            ),
-            OfflineState::Never(reason) => self.conditions.stalled(
-                reason,
-                format!(
-                    "everything is stored, but require: {:?} does not come about; see that condition",
-                    self.require
-                ),
-            ),
-        }
-    }
-
-    fn incomplete(&mut self, verdict: &Verification, age: Duration) -> Duration {
-        let stored = verdict.stored.iter().filter(|stored| **stored).count();
-        let state = format!("{stored} of {} stored in Harbor", count(verdict.stored.len(), "manifest"));
-        let was_ready = self.status.next_attempt_at.is_some();
-        let foreign = foreign(&self.status.platforms);
-        if let Some(foreign) = &foreign {
-            self.set_offline(false, Reason::ForeignLayer, foreign);
-            let never = self.status.platforms.iter().filter(|child| child.foreign_layers > 0).count();
-            if stored + never >= verdict.stored.len() {
-                self.conditions.stalled(Reason::ForeignLayer, format!("{state}: {foreign}"));
-                return self.rest(&verdict.scans);
-            }
-        } else {
-            let unknown = "not everything is stored";
-            self.conditions.set_unknown(ConditionType::OfflineByDigest, Reason::Verifying, unknown);
-            if verdict.by_tag.is_some() {
-                self.conditions.set_unknown(ConditionType::OfflineByTag, Reason::Verifying, unknown);
-            }
-        }
-        if was_ready {
-            return self.begun(&format!("{state}: some was removed since; pulling it again"));
-        }
-        let pulls = self.status.unstored_pulls.unwrap_or(0);
-        if age >= self.setting.timing.store_after(pulls) {
-            return self.unstored(&state, pulls.saturating_add(1), age);
-        }
-        self.conditions.progressing(Reason::Verifying, state);
-        self.verify_interval(age)
-    }
-
-    /// Harbor did not store everything in time. It may have been read-only for a moment, and it does not retry what it could
-    /// not store. The image is pulled again, the first time at once.
-    fn unstored(&mut self, state: &str, pulls: u32, age: Duration) -> Duration {
-        self.status.unstored_pulls = Some(pulls);
-        if pulls == 1 {
-            return self.begun(&format!("{state} after {} s: pulling it again", age.as_secs()));
-        }
-        self.status.attempts = Some(pulls - 1);
-        let message = format!(
-            "{state} {} s after pull {pulls}: check the quota of the project, whether Harbor is read-only, and that its registry \
-             and job service run",
-            age.as_secs()
-        );
-        self.failed(&PullFailure { reason: Reason::StoreTimeout, message, class: RetryClass::Wait(None) })
-    }
-
-    pub(super) fn verify_failed(&mut self, failure: &PullFailure) -> Duration {
-        let ready =
-            self.status.next_attempt_at.is_some() || ready_reason(&self.status).is_some_and(|reason| reason == "Warm");
-        let blocked = matches!(failure.reason, Reason::PullBlocked);
-        if blocked || (!ready && self.age() >= self.setting.timing.store_bound) {
-            return self.failed(failure);
-        }
-        let named = if let RetryClass::Wait(Some(named)) = failure.class { named } else { Duration::ZERO };
-        let pause = named.max(self.setting.timing.look_max);
-        // The last result stays true until another one is seen.
-        if !ready {
-            self.conditions.progressing(failure.reason, &failure.message);
-            return pause;
-        }
-        self.resume_after(pause)
-    }
-
-    /// Sets the condition for offline service, and returns whether the result is final.
-    fn offline(
-        &mut self,
-        kind: ConditionType,
-        finding: Presence,
-        verdict: &Verification,
-        age: Duration,
-    ) -> OfflineState {
-        let timing = self.setting.timing;
-        let listed = verdict.artifact.as_ref();
-        match finding {
-            Presence::Yes(reason) => {
-                self.conditions.set(kind, true, reason, explain(self.setting.image, reason, listed));
-                OfflineState::Served
-            }
-            Presence::No(reason) => {
-                self.conditions.set(kind, false, reason, explain(self.setting.image, reason, listed));
-                // For a nested index, both the outer and the inner index need the time.
-                let settle = if reason == Reason::NestedIndex { timing.settle * 2 } else { timing.settle };
-                if age >= settle || reason == Reason::PullByDigest {
-                    OfflineState::Never(reason)
-                } else {
-                    OfflineState::Open
-                }
-            }
-            Presence::NotYet(reason) if age >= timing.offline_bound => {
-                let message =
-                    format!("{}, {} s after the pull", explain(self.setting.image, reason, listed), age.as_secs());
-                let reason = if reason == Reason::Verifying { Reason::StoreTimeout } else { reason };
-                self.conditions.set(kind, false, reason, message);
-                OfflineState::Never(reason)
-            }
-            Presence::NotYet(reason) => {
-                self.conditions.set_unknown(kind, reason, explain(self.setting.image, reason, listed));
-                OfflineState::Open
-            }
-        }
-    }
-
-    fn set_offline(&mut self, served: bool, reason: Reason, message: &str) {
+    pub(super) fn set_offline(&mut self, served: bool, reason: Reason, message: &str) {
         self.conditions.set(ConditionType::OfflineByDigest, served, reason, message);
         if !self.setting.pinned {
             self.conditions.set(ConditionType::OfflineByTag, served, reason, message);
         }
     }
 
-    fn place(&mut self) {
+    pub(super) fn place(&mut self) {
         self.status.image = Some(self.setting.image.to_owned()).filter(|image| !image.is_empty());
         self.status.proxy_project = Some(self.setting.proxy_project.to_owned()).filter(|name| !name.is_empty());
     }
 
-    /// Schedules the next attempt after `pause`, in whole seconds, rounded up.
-    fn resume_after(&mut self, pause: Duration) -> Duration {
+    /// The time after `pause`, in whole seconds, rounded up.
+    pub(super) fn after(&self, pause: Duration) -> Timestamp {
         let seconds = i64::try_from(pause.as_secs() + u64::from(pause.subsec_nanos() > 0)).unwrap_or(i64::MAX);
         let at = self.setting.now.as_second().saturating_add(seconds);
-        self.status.next_attempt_at = Timestamp::from_second(at).ok().map(Time);
-        pause
+        Timestamp::from_second(at).unwrap_or(Timestamp::MAX)
     }
 
     fn backoff(&self, attempts: u32, least: Duration) -> Duration {
@@ -380,20 +242,4 @@ impl StatusTransition<'_> {
         let doubled = timing.backoff.saturating_mul(1 << attempts.saturating_sub(1).min(20));
         doubled.max(least).min(timing.backoff_max).mul_f64(0.75 + 0.5 * self.setting.jitter.clamp(0.0, 1.0))
     }
-
-    pub(super) fn verify_interval(&self, age: Duration) -> Duration {
-        (age / 4).clamp(self.setting.timing.look_min, self.setting.timing.look_max)
-    }
-
-    /// Returns the time since the pull.
-    fn age(&self) -> Duration {
-        self.status.warmed_at.as_ref().map_or(Duration::ZERO, |time| since(time.0, self.setting.now))
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum OfflineState {
-    Served,
-    Open,
-    Never(Reason),
 }
