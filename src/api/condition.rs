@@ -10,6 +10,48 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 
+/// An enum whose variants have their names as text, in both directions: the one table of these texts.
+macro_rules! named {
+    ($(#[$about:meta])* pub enum $name:ident { $($(#[$doc:meta])* $variant:ident,)+ }) => {
+        $(#[$about])*
+        pub enum $name {
+            $($(#[$doc])* $variant,)+
+        }
+
+        impl $name {
+            /// Every variant.
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+
+            /// The text in a status.
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => stringify!($variant),)+
+                }
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.pad(self.as_str())
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = $crate::api::condition::UnknownName;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                Self::ALL.iter().copied().find(|name| name.as_str() == text).ok_or($crate::api::condition::UnknownName)
+            }
+        }
+    };
+}
+
+/// A text that is no name of the enum: from another version of this project, or from another client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("unknown name")]
+pub struct UnknownName;
+
+named! {
 /// The condition types that this project writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConditionType {
@@ -32,24 +74,9 @@ pub enum ConditionType {
     /// Harbor has a wanted manifest and lets nobody pull it; absent otherwise.
     PullBlocked,
 }
-
-impl ConditionType {
-    /// The `type` as it stands in status.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Ready => "Ready",
-            Self::Reconciling => "Reconciling",
-            Self::Stalled => "Stalled",
-            Self::Drifted => "Drifted",
-            Self::DeletionBlocked => "DeletionBlocked",
-            Self::RewriteConflict => "RewriteConflict",
-            Self::OfflineByTag => "OfflineByTag",
-            Self::OfflineByDigest => "OfflineByDigest",
-            Self::PullBlocked => "PullBlocked",
-        }
-    }
 }
 
+named! {
 /// Why a condition is what it is: machine-readable, never free text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
@@ -166,11 +193,34 @@ pub enum Reason {
     /// Harbor does not let the image be pulled until a scan of it is done, and has no scanner that would.
     NoScanner,
 }
+}
 
-impl std::fmt::Display for Reason {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // The names of the variants are the reasons.
-        write!(f, "{self:?}")
+impl Reason {
+    /// Returns whether Harbor is unreachable: it does not answer, or fails. The one list of these reasons.
+    pub fn means_unreachable(self) -> bool {
+        match self {
+            Self::HarborUnreachable | Self::HarborError => true,
+            Self::Reconciled | Self::Healthy | Self::Degraded | Self::Progressing | Self::Suspended => false,
+            Self::Drifted | Self::InvalidSpec | Self::HostNotAllowed | Self::AdoptionRequired => false,
+            Self::InstanceNotFound | Self::InstanceNotReady | Self::RegistryNotFound | Self::RegistryNotReady => false,
+            Self::SecretNotFound | Self::SecretInvalid | Self::CredentialsRejected | Self::UpstreamUnhealthy => false,
+            Self::HarborUnauthorized | Self::HarborForbidden | Self::HarborRefused | Self::NameConflict => false,
+            Self::Immutable | Self::InUse | Self::NotEmpty | Self::ExecutionStarted | Self::ExecutionFailed => false,
+            Self::BlockedByScan | Self::MatchConflict | Self::MatchIsHarborHost | Self::Pending | Self::Warm => false,
+            Self::Pulling | Self::Verifying | Self::NotProxied | Self::InvalidImage | Self::ImageNotFound => false,
+            Self::PlatformMissing | Self::PlatformsUnknown | Self::RateLimited | Self::PullFailed => false,
+            Self::PullBlocked | Self::StoreTimeout | Self::Tagged | Self::Untagged | Self::DigestStored => false,
+            Self::IndexDigestChanged | Self::PullByDigest | Self::NestedIndex | Self::ForeignLayer => false,
+            Self::VulnerabilitiesFound | Self::NotScanned | Self::Scanning | Self::ScanFailed | Self::NoScanner => {
+                false
+            }
+        }
+    }
+
+    /// Returns whether requests would do harm while a HarborInstance has this reason: prolong an outage, lock the account, or
+    /// use up a rate limit.
+    pub fn forbids_requests(self) -> bool {
+        self.means_unreachable() || matches!(self, Self::HarborUnauthorized | Self::RateLimited)
     }
 }
 
@@ -262,6 +312,16 @@ pub fn find(list: &[Condition], kind: ConditionType) -> Option<&Condition> {
     list.iter().find(|condition| condition.type_ == kind.as_str())
 }
 
+/// The reason of the condition `kind`; `None` without that condition, or for a reason that this version does not know.
+pub fn reason(list: &[Condition], kind: ConditionType) -> Option<Reason> {
+    find(list, kind)?.reason.parse().ok()
+}
+
+/// The reason of the condition `kind` while it is `False`.
+pub fn reason_if_false(list: &[Condition], kind: ConditionType) -> Option<Reason> {
+    find(list, kind).filter(|condition| condition.status == "False")?.reason.parse().ok()
+}
+
 /// `metav1.Time` keeps whole seconds; a fraction would read back as a difference.
 pub fn whole_seconds(time: Timestamp) -> Timestamp {
     Timestamp::from_second(time.as_second()).unwrap_or(time)
@@ -289,6 +349,30 @@ mod tests {
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn every_reason_and_type_reads_back_from_its_text_which_is_camel_case() {
+        let reasons = Reason::ALL.iter().map(|reason| (reason.as_str(), reason.as_str().parse() == Ok(*reason)));
+        let types = ConditionType::ALL.iter().map(|kind| (kind.as_str(), kind.as_str().parse() == Ok(*kind)));
+        for (text, reads_back) in reasons.chain(types) {
+            assert!(reads_back, "{text}");
+            assert!(text.starts_with(|first: char| first.is_ascii_uppercase()), "{text}");
+            assert!(text.chars().all(|character| character.is_ascii_alphanumeric()), "{text}");
+        }
+        assert_eq!("SomethingElse".parse::<Reason>(), Err(UnknownName));
+    }
+
+    #[test]
+    fn a_reason_is_known_only_of_a_condition_that_is_there_with_a_name_of_ours() {
+        let mut conditions = Conditions::from_status(&[], None, at(1));
+        conditions.ready(Reason::Warm, "stored");
+        let mut list = conditions.into_list();
+        assert_eq!(reason(&list, ConditionType::Ready), Some(Reason::Warm));
+        assert_eq!(reason_if_false(&list, ConditionType::Ready), None);
+        assert_eq!(reason(&list, ConditionType::Stalled), None);
+        list[0].reason = "SomethingElse".to_owned();
+        assert_eq!(reason(&list, ConditionType::Ready), None);
     }
 
     #[test]

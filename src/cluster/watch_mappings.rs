@@ -19,7 +19,7 @@ use super::{
     shared_watch::{SharedWatch, WatchChange},
 };
 use crate::{
-    api::{ConditionType, HarborInstance, HarborRef, ProxyProject, Reason, Registry, ReplicationRule, condition},
+    api::{ConditionType, HarborInstance, HarborRef, ProxyProject, Registry, ReplicationRule, condition},
     controller::ReconciledKind,
 };
 
@@ -150,10 +150,9 @@ fn matches(project: &ProxyProject) -> &[String] {
 
 /// The instance of a resource whose Harbor did not answer.
 fn unreachable_instance(conditions: Option<&[Condition]>, harbor: &HarborRef) -> Vec<ObjectRef<HarborInstance>> {
-    let ready = conditions.and_then(|conditions| condition::find(conditions, ConditionType::Ready));
-    let away = [Reason::HarborUnreachable, Reason::HarborError].map(|reason| reason.to_string());
-    let away = ready.filter(|ready| away.contains(&ready.reason));
-    away.iter().map(|_| ObjectRef::new(&harbor.name)).collect()
+    let reason = conditions.and_then(|conditions| condition::reason(conditions, ConditionType::Ready));
+    let unreachable = reason.filter(|reason| reason.means_unreachable());
+    unreachable.iter().map(|_| ObjectRef::new(&harbor.name)).collect()
 }
 
 /// All resources for which `names` returns that they refer to a Secret, when that Secret changes.

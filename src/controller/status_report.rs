@@ -7,8 +7,9 @@ use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp}
 use super::{EventMessage, RECHECK, connections::ConnectError};
 use crate::{
     api::{ConditionType, Conditions, Reason, condition},
-    harbor::{Error, RetryClass},
+    harbor::Error,
     plan::Refusal,
+    transport::{RetryClass, timings::PROBE_INTERVAL},
 };
 
 /// Shortest retry interval, for a failure that just started.
@@ -64,7 +65,7 @@ impl Conditions {
     pub(super) fn failed(&mut self, failure: &ReconcileError) {
         match failure {
             ReconcileError::Unusable(unusable) if unusable.stalled => {
-                self.stalled(unusable.reason, unusable.message.clone())
+                self.stalled(unusable.reason, unusable.message.clone());
             }
             ReconcileError::Unusable(unusable) => self.progressing(unusable.reason, unusable.message.clone()),
             ReconcileError::Refused(refusal) => self.stalled(refusal.reason, refusal.message.clone()),
@@ -73,7 +74,7 @@ impl Conditions {
             }
             ReconcileError::Upstream(reason, message) => self.progressing(*reason, message.clone()),
             ReconcileError::Harbor(error) => match error.class() {
-                RetryClass::Retry | RetryClass::Wait => self.progressing(error.reason(), error.to_string()),
+                RetryClass::Retry | RetryClass::Wait(_) => self.progressing(error.reason(), error.to_string()),
                 RetryClass::Stalled => self.stalled(error.reason(), error.to_string()),
             },
         }
@@ -109,7 +110,7 @@ pub(super) fn requeue(conditions: &[Condition], suspended: bool, beat: Duration,
 /// such a Harbor receives a request at most every half minute, however long the outage lasts and whatever answers in its
 /// place.
 pub(super) fn probe(conditions: &[Condition], suspended: bool, interval: Duration) -> Duration {
-    if is_settled(conditions, suspended) { interval } else { interval.min(RECHECK) }
+    if is_settled(conditions, suspended) { interval } else { interval.min(PROBE_INTERVAL) }
 }
 
 /// Whether only the next resync is to wait for. A problem that needs a user is not retried sooner: a rejected password

@@ -26,31 +26,29 @@ use serde::{Deserialize, Serialize};
 
 /// GET /systeminfo.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
 pub struct SystemInfo {
     /// Harbor sends it only to an authenticated account.
-    #[serde(default)]
     pub harbor_version: Option<String>,
 }
 
 /// GET /health.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
 pub struct Health {
     /// `healthy` or `unhealthy`.
-    #[serde(default)]
     pub status: String,
     /// core, database, jobservice, portal, redis, registry, registryctl, trivy.
-    #[serde(default)]
     pub components: Vec<ComponentHealth>,
 }
 
 /// One component of Harbor.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
 pub struct ComponentHealth {
     /// Name of the component.
-    #[serde(default)]
     pub name: String,
     /// `healthy` or `unhealthy`.
-    #[serde(default)]
     pub status: String,
 }
 
@@ -96,9 +94,9 @@ impl Registry {
 
 /// The readable part of a registry's credential.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
 pub struct RegistryCredential {
     /// User name or access key; empty without a credential.
-    #[serde(default)]
     pub access_key: String,
 }
 
@@ -242,12 +240,11 @@ pub struct ProjectUpdate {
 
 /// GET /projects/{id}/_deletable.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
 pub struct Deletable {
     /// Absent when false.
-    #[serde(default)]
     pub deletable: bool,
     /// Why the project cannot be deleted.
-    #[serde(default)]
     pub message: String,
 }
 

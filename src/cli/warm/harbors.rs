@@ -30,7 +30,7 @@ use crate::{
     },
     harbor::Error,
     leadership::Leadership,
-    prewarm::{CircuitBreaker, Environment, PullProgress, RateLimiter, Resolved, Unresolved},
+    prewarm::{Environment, PullProgress, RateLimiter, Resolved, Unresolved},
     standalone::{self, ManifestSet, MemoryStore},
 };
 
@@ -132,7 +132,6 @@ impl Harbors {
             // Who warms by hand decides what it may cost.
             allowance: RateLimiter::default(),
             away: None,
-            silence: CircuitBreaker::default(),
         })
     }
 }

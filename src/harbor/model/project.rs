@@ -4,12 +4,13 @@ use serde::{Deserialize, Serialize};
 
 /// Vulnerabilities that are ignored, as a project returns them and PUT of a project accepts them. PUT replaces the whole list.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct CveAllowlist {
     /// The vulnerabilities. Harbor answers 500 to a duplicate.
-    #[serde(default, deserialize_with = "super::null_is_empty")]
+    #[serde(deserialize_with = "super::null_is_empty")]
     pub items: Vec<CveItem>,
     /// Seconds since 1970; absent: no expiry.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<i64>,
 }
 

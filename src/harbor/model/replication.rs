@@ -90,9 +90,9 @@ impl Default for ReplicationPolicyContent {
 
 /// One end of a policy. GET returns the whole registry; only its id is written and compared.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(default)]
 pub struct RegistryReference {
     /// Id of a registry; 0 is Harbor itself.
-    #[serde(default)]
     pub id: i64,
 }
 
@@ -165,10 +165,10 @@ impl Default for ReplicationTrigger {
 
 /// The settings of a trigger.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct TriggerSettings {
     /// Six fields, seconds `0`, minutes not `*`, in UTC. A schedule that never fires hangs Harbor's job service: validate it
     /// first.
-    #[serde(default)]
     pub cron: String,
 }
 
