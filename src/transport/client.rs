@@ -6,9 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
-use k8s_openapi::jiff::Timestamp;
 use reqwest::RequestBuilder;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::{
@@ -19,15 +17,11 @@ use tracing::Instrument;
 use url::Url;
 
 use super::{
-    Api, CircuitBreaker, Deadlines, Error, Redactor, Refusal, RequestObserver, RequestResult, address,
-    timings::{ERROR_BODY, PING, RATE_LIMIT_PAUSE, RATE_LIMIT_PAUSE_MAX, SLOT_HELD},
+    Api, CircuitBreaker, Deadlines, Error, Redactor, Refusal, RequestObserver, RequestResult, Response, address,
+    call::Call,
+    timings::{PING, RATE_LIMIT_PAUSE, RATE_LIMIT_PAUSE_MAX, SLOT_HELD},
 };
 use crate::leadership::Leadership;
-
-/// Growth step in bytes of the buffer for a long body.
-const GROWTH: usize = 512 << 10;
-/// Maximum bytes that are read of an error's body.
-const MAX_ERROR_BODY: usize = 16 << 10;
 
 /// The credentials of a user or a robot account of Harbor.
 #[derive(Debug, Clone)]
@@ -76,11 +70,11 @@ pub struct Shared {
 
 /// A client of one API of a Harbor. Clones share the connections and the limit on concurrent requests.
 #[derive(Debug, Clone)]
-pub struct Client(Arc<Inner>);
+pub struct Client(pub(super) Arc<Inner>);
 
 #[derive(Debug)]
-struct Inner {
-    api: Api,
+pub(super) struct Inner {
+    pub(super) api: Api,
     base: Url,
     http: reqwest::Client,
     credentials: Option<Credentials>,
@@ -88,7 +82,7 @@ struct Inner {
     slots: Semaphore,
     /// End of the pause after a 429 of the API: for all clones, because Harbor counts their requests together.
     paused_until: Mutex<Option<Instant>>,
-    shared: Shared,
+    pub(super) shared: Shared,
 }
 
 /// A request.
@@ -113,17 +107,6 @@ impl std::fmt::Display for Request<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} /{}", self.method, self.path)
     }
-}
-
-/// A response whose body is not read yet. Dropping it closes its connection.
-pub struct Response<'c> {
-    client: &'c Client,
-    http: reqwest::Response,
-    /// Method and path of the request.
-    pub operation: String,
-    /// The token that was sent.
-    token: Option<SecretString>,
-    _slot: Option<SemaphorePermit<'c>>,
 }
 
 impl Client {
@@ -300,7 +283,7 @@ impl Client {
         })))
     }
 
-    fn error(&self, operation: String, error: reqwest::Error, response_began: bool) -> Error {
+    pub(super) fn error(&self, operation: String, error: reqwest::Error, response_began: bool) -> Error {
         let deadline = match self.0.api {
             Api::Management => self.0.deadlines.request,
             Api::Registry => self.0.deadlines.idle,
@@ -326,151 +309,5 @@ impl Client {
             return Error::BrokenOff { operation, detail };
         }
         Error::Unreachable { url: self.address(), detail }
-    }
-}
-
-impl Response<'_> {
-    /// Returns the HTTP status.
-    pub fn status(&self) -> StatusCode {
-        self.http.status()
-    }
-
-    /// Returns the headers.
-    pub fn headers(&self) -> &HeaderMap {
-        self.http.headers()
-    }
-
-    /// Returns the announced length of the body.
-    pub fn content_length(&self) -> Option<u64> {
-        self.http.content_length()
-    }
-
-    /// Returns the response if its status is 2xx.
-    ///
-    /// # Errors
-    /// [`Error::Refused`] with the beginning of the body: its end does not change the error.
-    pub async fn success(mut self) -> Result<Self, Error> {
-        if self.status().is_success() {
-            return Ok(self);
-        }
-        let (mut body, mut cut) = (Vec::new(), true);
-        let read = async {
-            while let Ok(piece) = self.http.chunk().await {
-                let Some(piece) = piece else {
-                    cut = false;
-                    return;
-                };
-                let room = MAX_ERROR_BODY - body.len();
-                body.extend(piece.iter().take(room));
-                if piece.len() > room {
-                    return;
-                }
-            }
-        };
-        timeout(ERROR_BODY, self.client.0.shared.leadership.guard(read)).await.ok();
-        let token = self.token.as_ref().map(ExposeSecret::expose_secret);
-        let secrets = (&self.client.0.shared.redactor, token.as_slice());
-        let head = (self.http.status(), self.http.headers());
-        Err(Error::Refused(Box::new(Refusal::read(self.operation, head, (&body, cut), secrets, Timestamp::now()))))
-    }
-
-    /// Reads the next piece of the body; `None` at its end.
-    ///
-    /// # Errors
-    /// See [`Error`].
-    pub async fn piece(&mut self) -> Result<Option<Bytes>, Error> {
-        let piece = self.client.0.shared.leadership.guard(self.http.chunk()).await;
-        piece.map_err(|error| self.client.error(self.operation.clone(), error, true))
-    }
-
-    /// Reads the body.
-    ///
-    /// # Errors
-    /// [`Error::TooLarge`] for one of more than `limit` bytes; see [`Error`].
-    pub async fn body(&mut self, limit: usize) -> Result<Vec<u8>, Error> {
-        let too_large = |operation: &str| Error::TooLarge {
-            operation: operation.to_owned(),
-            detail: format!("larger than the limit of {} KiB", limit >> 10),
-        };
-        if self.content_length().is_some_and(|length| length > limit as u64) {
-            return Err(too_large(&self.operation));
-        }
-        let mut body = Vec::new();
-        while let Some(piece) = self.piece().await? {
-            if body.len() + piece.len() > limit {
-                return Err(too_large(&self.operation));
-            }
-            if body.capacity() - body.len() < piece.len() {
-                // No doubling: a body may be as large as its limit.
-                body.reserve_exact(piece.len().max(body.len().min(GROWTH)));
-            }
-            body.extend_from_slice(&piece);
-        }
-        Ok(body)
-    }
-}
-
-/// A request that was sent: its span, and what its result is compared with.
-struct Call<'c> {
-    client: &'c Client,
-    reads: bool,
-    /// Whether Harbor may wait for an upstream before it answers.
-    asks_upstream: bool,
-    operation: String,
-    span: tracing::Span,
-    begin: Instant,
-    sent: Timestamp,
-}
-
-impl<'c> Call<'c> {
-    fn begin(client: &'c Client, request: &Request<'_>) -> Self {
-        let span = tracing::debug_span!(
-            "harbor request",
-            otel.kind = "client",
-            http.request.method = %request.method,
-            url.path = request.path,
-            http.response.status_code = tracing::field::Empty,
-            otel.status_code = tracing::field::Empty,
-            error.type = tracing::field::Empty,
-        );
-        let reads = matches!(request.method, Method::GET | Method::HEAD);
-        let asks_upstream = match client.0.api {
-            Api::Management => !reads,
-            Api::Registry => request.path != "v2/",
-        };
-        let (begin, sent) = (Instant::now(), Timestamp::now());
-        Self { client, reads, asks_upstream, operation: request.to_string(), span, begin, sent }
-    }
-
-    /// Records the result in span, metrics and circuit breaker. `None`: nothing was sent.
-    fn end(self, result: Result<StatusCode, &Error>) -> Option<RequestResult> {
-        let answer = match result {
-            Ok(status) => RequestResult::Status(status.as_u16()),
-            Err(error) => error.result()?,
-        };
-        if let RequestResult::Status(status) = answer {
-            self.span.record("http.response.status_code", status);
-        }
-        if !matches!(answer, RequestResult::Status(..400)) {
-            let kind = match answer {
-                RequestResult::Status(status) => status.to_string(),
-                other => format!("{other:?}"),
-            };
-            self.span.record("otel.status_code", "ERROR").record("error.type", kind);
-        }
-        let Shared { breaker, observer, .. } = &self.client.0.shared;
-        if let Some(observer) = observer {
-            observer.answered(self.client.0.api, self.reads, answer, self.begin.elapsed());
-        }
-        let now = Timestamp::now();
-        match (answer.is_unanswered(), self.asks_upstream) {
-            (false, _) => breaker.succeeded(now),
-            (true, false) => {
-                let status = || format!("a gateway answered {} in place of Harbor: {answer:?}", self.operation);
-                breaker.failed(self.sent, now, result.err().map_or_else(status, ToString::to_string));
-            }
-            (true, true) => {}
-        }
-        Some(answer)
     }
 }

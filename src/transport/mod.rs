@@ -6,18 +6,21 @@
 //! [`CircuitBreaker`] that decides whether Harbor is unreachable.
 
 mod address;
+mod call;
 mod circuit_breaker;
 mod client;
 mod error;
 mod observer;
 mod redaction;
 mod refusal;
+mod response;
 pub mod timings;
 
 pub use circuit_breaker::{CircuitBreaker, CircuitState, Denied, Open, Probe};
-pub use client::{Client, Credentials, Endpoint, Request, Response, Shared};
+pub use client::{Client, Credentials, Endpoint, Request, Shared};
 pub use error::{Error, RetryClass};
 pub use observer::{Api, RequestObserver, RequestResult};
 pub use redaction::{REDACTED, Redactor};
 pub use refusal::Refusal;
+pub use response::Response;
 pub use timings::Deadlines;

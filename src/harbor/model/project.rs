@@ -24,19 +24,16 @@ pub struct CveItem {
 /// A quota as GET /quotas returns it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct Quota {
-    /// Harbor's id.
     pub id: i64,
     /// The project of the quota.
     #[serde(rename = "ref")]
     pub reference: QuotaReference,
-    /// The limits.
     pub hard: QuotaLimits,
 }
 
 /// The project of a quota.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct QuotaReference {
-    /// Harbor's id of the project.
     pub id: i64,
 }
 
@@ -50,6 +47,5 @@ pub struct QuotaLimits {
 /// PUT /quotas/{id}.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct QuotaUpdate {
-    /// The limits.
     pub hard: QuotaLimits,
 }

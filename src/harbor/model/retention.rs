@@ -17,10 +17,8 @@ pub struct RetentionPolicy {
     /// At most 15, without duplicates.
     #[serde(default, deserialize_with = "super::null_is_empty")]
     pub rules: Vec<RetentionRule>,
-    /// The schedule of the policy.
     #[serde(default)]
     pub trigger: RetentionTrigger,
-    /// The project of the policy.
     pub scope: RetentionScope,
 }
 
@@ -40,7 +38,6 @@ pub struct RetentionRule {
     pub template: String,
     /// The number, under the name of the template. Harbor accepts any value.
     pub params: BTreeMap<String, Value>,
-    /// Selectors of tags.
     #[serde(deserialize_with = "super::null_is_empty")]
     pub tag_selectors: Vec<RetentionSelector>,
     /// Selectors of repositories, under the key `repository`.
@@ -55,7 +52,6 @@ pub struct RetentionSelector {
     pub kind: String,
     /// `matches` or `excludes` of tags, `repoMatches` or `repoExcludes` of repositories.
     pub decoration: String,
-    /// The glob.
     pub pattern: String,
     /// JSON in a string: `{"untagged":true}`.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -68,7 +64,6 @@ pub struct RetentionSelector {
 pub struct RetentionTrigger {
     /// Always `Schedule`.
     pub kind: String,
-    /// The schedule.
     pub settings: RetentionSchedule,
 }
 
@@ -85,7 +80,6 @@ pub struct RetentionSchedule {
 pub struct RetentionScope {
     /// `project`: Harbor has no other.
     pub level: String,
-    /// Harbor's id of the project.
     #[serde(rename = "ref")]
     pub reference: i64,
 }

@@ -16,7 +16,6 @@ pub struct ScanSummary {
     /// The highest severity that was found: `None`, `Unknown`, `Negligible`, `Low`, `Medium`, `High`, `Critical`; empty until
     /// it is done.
     pub severity: String,
-    /// Counts of vulnerabilities.
     pub summary: ScanCounts,
     /// End time; the year 1 until then.
     pub end_time: Option<Timestamp>,
