@@ -21,13 +21,13 @@ use futures::{StreamExt, stream};
 use harbor_double::{Harbor, Image, Pushed, Upstream};
 use harbor_pilot::{
     api::proxy_project::PullStrategy,
-    harbor::Credentials,
     image::ImageRef,
     prewarm::{
         Puller, Target,
         puller::{ProjectConcurrency, PullLimits},
     },
-    registry::{Client, Endpoint},
+    registry::Client,
+    transport::{Credentials, Endpoint},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};

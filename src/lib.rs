@@ -29,6 +29,7 @@
 //! | [`policy`] | images that Pods would run, and ImagePolicies | refusals, warnings, entries of the audit log |
 //! | [`in_force`] | ProxyProjects, HarborInstances, ImagePolicies | the rules and policies for admission, swapped whole |
 //! | [`plan`] | the desired and the observed state of Harbor | steps, drift, or a refusal |
+//! | [`transport`] | requests to one Harbor, and its address | bounded responses; whether Harbor is unreachable |
 //! | [`harbor`] | typed requests | the state of Harbor, or an error with its fix |
 //! | [`registry`] | a repository and a reference | checked manifests, streamed blobs |
 //! | [`prewarm`] | prewarm requests and CachedImages | verified warm images |
@@ -70,4 +71,5 @@ mod summary;
 pub mod telemetry;
 mod text;
 pub mod tls;
+pub mod transport;
 pub mod webhook;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::{
     api::{Conditions, Reason},
     harbor,
-    registry::RetryClass,
+    transport::RetryClass,
 };
 
 /// Result of one reconcile.
@@ -106,16 +106,6 @@ impl Conditions {
 
 impl From<harbor::Error> for ReconcileError {
     fn from(error: harbor::Error) -> Self {
-        Self::new(error.reason(), &error, error.class().into())
-    }
-}
-
-impl From<harbor::RetryClass> for RetryClass {
-    fn from(class: harbor::RetryClass) -> Self {
-        match class {
-            harbor::RetryClass::Retry => Self::Retry,
-            harbor::RetryClass::Wait => Self::Wait(None),
-            harbor::RetryClass::Stalled => Self::Stalled,
-        }
+        Self::new(error.reason(), &error, error.class())
     }
 }

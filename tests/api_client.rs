@@ -17,7 +17,10 @@ use axum::{
 };
 use bytes::Bytes;
 use futures::{StreamExt, stream};
-use harbor_pilot::harbor::{Client, Endpoint, Error};
+use harbor_pilot::{
+    harbor::{Client, Error},
+    transport::{self, Endpoint},
+};
 
 /// A server that answers everything alike, and counts.
 async fn server(answer: impl Fn(usize) -> Response + Clone + Send + Sync + 'static) -> (Client, Arc<AtomicUsize>) {
@@ -32,8 +35,7 @@ async fn server(answer: impl Fn(usize) -> Response + Clone + Send + Sync + 'stat
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(async move { axum::serve(listener, router).await });
-    let endpoint = Endpoint { url, ca_bundle: None, credentials: None, max_concurrent_requests: 4 };
-    (Client::new(&endpoint).unwrap(), asked)
+    (Client::new(&Endpoint::new(url)).unwrap(), asked)
 }
 
 #[tokio::test]
@@ -76,7 +78,7 @@ async fn list_without_end_is_an_error_that_names_its_bounds() {
     for (description, pages) in [(String::new(), 1000), ("x".repeat(10_000), 34)] {
         let (client, asked) = server(move |number| page(number, &description).into_response()).await;
         let error = client.registries().await.unwrap_err();
-        assert!(matches!(error, Error::TooLarge { .. }), "{error}");
+        assert!(matches!(error, Error::Transport(transport::Error::TooLarge { .. })), "{error}");
         assert!(error.to_string().contains("no more than 100000 objects or 32 MiB are read; check"), "{error}");
         let asked = asked.load(Ordering::SeqCst);
         assert!(asked.abs_diff(pages) <= 2, "{asked} pages");
@@ -116,7 +118,10 @@ async fn an_answer_beyond_its_bound_is_not_read_on() {
     })
     .await;
     let error = client.registries().await.unwrap_err();
-    assert!(matches!(error, Error::TooLarge { .. }) && error.to_string().contains("8 MiB"), "{error}");
+    assert!(
+        matches!(error, Error::Transport(transport::Error::TooLarge { .. })) && error.to_string().contains("8192 KiB"),
+        "{error}"
+    );
     tokio::time::sleep(Duration::from_millis(100)).await;
     // What is on its way counts, too.
     let taken = taken.load(Ordering::SeqCst);

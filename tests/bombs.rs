@@ -27,7 +27,8 @@ use harbor_pilot::{
         Puller,
         puller::{ProjectConcurrency, PullError, PullLimits},
     },
-    registry::{Descriptor, Digest, Error, RetryClass},
+    registry::{Descriptor, Digest, Error},
+    transport::{self, RetryClass},
 };
 use http::{StatusCode, header};
 use serde_json::json;
@@ -145,7 +146,7 @@ async fn manifests_that_drip(fake: &Fake) {
     fake.answer("/v2/p/app/manifests/drip", drip);
     let start = Instant::now();
     let error = fake.client().manifest("p/app", "drip").await.unwrap_err();
-    assert!(matches!(error, Error::BrokenOff { .. }), "{error}");
+    assert!(matches!(error, Error::Transport(transport::Error::BrokenOff { .. })), "{error}");
     assert!(start.elapsed() < Duration::from_secs(5), "it was waited for");
 }
 

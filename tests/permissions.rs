@@ -14,10 +14,11 @@ use harbor_double::{Image, Upstream};
 use harbor_pilot::{
     api::{HarborInstance, ProxyProject, Registry, ReplicationRule},
     harbor::{
-        Client, Credentials, Endpoint, Error, model,
+        Client, Error, model,
         permissions::{OPERATIONS, Permission, PermissionLevel},
     },
     registry,
+    transport::{Credentials, Endpoint},
 };
 use serde_json::{Value, json};
 use support::Site;
@@ -46,7 +47,7 @@ async fn made(site: &Site, body: Value) -> Credentials {
 
 fn client(site: &Site, credentials: &Credentials) -> Client {
     let credentials = Some(credentials.clone());
-    Client::new(&Endpoint { url: site.url.clone(), ca_bundle: None, credentials, max_concurrent_requests: 4 }).unwrap()
+    Client::new(&Endpoint { credentials, ..Endpoint::new(site.url.clone()) }).unwrap()
 }
 
 /// What the operations are about.
@@ -281,8 +282,7 @@ async fn rights_to_pull_are_those_of_the_repository() {
     others.retain(|right| right.action != "pull");
     for (rights, name, may) in [(every_right(), "pulls", true), (others, "lacks", false)] {
         let credentials = robot(&site, name, &ground.name, &rights).await;
-        let endpoint =
-            registry::Endpoint { credentials: Some(credentials), ..registry::Endpoint::new(site.url.clone()) };
+        let endpoint = Endpoint { credentials: Some(credentials), ..Endpoint::new(site.url.clone()) };
         let client = registry::Client::new(&endpoint).unwrap();
         let result = client.head(&format!("{}/team/app", ground.name), "v1").await;
         assert_eq!(result.is_ok(), may, "{result:?}");

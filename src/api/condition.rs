@@ -206,6 +206,37 @@ pub enum Reason {
 }
 }
 
+impl Reason {
+    /// Returns whether Harbor is unreachable: it does not answer, or fails. The one list of these reasons.
+    pub fn means_unreachable(self) -> bool {
+        match self {
+            Self::HarborUnreachable | Self::HarborError => true,
+            Self::Reconciled | Self::Healthy | Self::Degraded | Self::Progressing | Self::Suspended => false,
+            Self::Drifted | Self::InvalidSpec | Self::HostNotAllowed | Self::AdoptionRequired => false,
+            Self::InstanceNotFound | Self::InstanceNotReady | Self::RegistryNotFound | Self::RegistryNotReady => false,
+            Self::SecretNotFound | Self::SecretInvalid | Self::CredentialsRejected | Self::UpstreamUnhealthy => false,
+            Self::HarborUnauthorized | Self::HarborForbidden | Self::HarborRefused | Self::NameConflict => false,
+            Self::Immutable | Self::InUse | Self::NotEmpty | Self::ExecutionStarted | Self::ExecutionFailed => false,
+            Self::BlockedByScan | Self::MatchConflict | Self::MatchIsHarborHost | Self::Pending | Self::Warm => false,
+            Self::Pulling | Self::Verifying | Self::NotProxied | Self::InvalidImage | Self::ImageNotFound => false,
+            Self::PlatformMissing | Self::PlatformsUnknown | Self::RateLimited | Self::PullFailed => false,
+            Self::PullBlocked | Self::StoreTimeout | Self::Tagged | Self::Untagged | Self::DigestStored => false,
+            Self::IndexDigestChanged | Self::PullByDigest | Self::NestedIndex | Self::ForeignLayer => false,
+            Self::VulnerabilitiesFound | Self::NotScanned | Self::Scanning | Self::ScanFailed | Self::NoScanner => {
+                false
+            }
+            Self::AuthorityIssued | Self::AuthorityPublished | Self::AuthorityDropped => false,
+            Self::CertificateIssued | Self::CertificatesNotKept => false,
+        }
+    }
+
+    /// Returns whether requests would do harm while a HarborInstance has this reason: prolong an outage, lock the account, or
+    /// use up a rate limit.
+    pub fn forbids_requests(self) -> bool {
+        self.means_unreachable() || matches!(self, Self::HarborUnauthorized | Self::RateLimited)
+    }
+}
+
 /// The conditions of one resource while its status is computed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Conditions {

@@ -17,7 +17,6 @@ use crate::{
     active_config::ActiveConfig,
     api::{CachedImage, Reason},
     controller::Connections,
-    harbor::{Api, RequestObserver, RequestResult},
     leadership::Leadership,
     prewarm::{PrewarmQueue, PullProgress},
     registry::Descriptor,
@@ -26,6 +25,7 @@ use crate::{
         prewarm_queue::PrewarmQueueMetrics,
         watches::WatchMetrics,
     },
+    transport::{Api, RequestObserver, RequestResult},
 };
 
 /// The metrics of the controller. Clones share them.

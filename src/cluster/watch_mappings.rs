@@ -19,7 +19,7 @@ use super::{
     shared_watch::{SharedWatch, WatchChange},
 };
 use crate::{
-    api::{ConditionType, HarborInstance, HarborRef, ProxyProject, Reason, Registry, ReplicationRule, condition},
+    api::{ConditionType, HarborInstance, HarborRef, ProxyProject, Registry, ReplicationRule, condition},
     controller::ReconciledKind,
 };
 
@@ -151,7 +151,7 @@ fn matches(project: &ProxyProject) -> &[String] {
 /// The instance of a resource whose Harbor did not answer.
 fn unreachable_instance(conditions: Option<&[Condition]>, harbor: &HarborRef) -> Vec<ObjectRef<HarborInstance>> {
     match condition::reason(conditions.unwrap_or_default(), ConditionType::Ready) {
-        Some(Reason::HarborUnreachable | Reason::HarborError) => vec![ObjectRef::new(&harbor.name)],
+        Some(reason) if reason.means_unreachable() => vec![ObjectRef::new(&harbor.name)],
         _ => Vec::new(),
     }
 }

@@ -106,7 +106,6 @@ impl Environment for ImageResolver {
         Ok(Resolved {
             allowance,
             away,
-            silence: self.instances.silence(instance),
             image,
             proxy_project: name,
             platforms: project.spec.prewarm.platforms.clone(),

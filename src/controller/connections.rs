@@ -13,14 +13,15 @@ use parking_lot::Mutex;
 use super::{rate_limits::RateLimits, resource_store::ResourceStore};
 use crate::{
     api::{ConditionType, HarborInstance, HarborInstanceSpec, ProxyProject, Reason, Registry, condition},
-    harbor::{Client, Deadlines, Endpoint, Error, HarborCache, Redactor, RequestObserver},
+    harbor::{Client, Error, HarborCache},
     leadership::Leadership,
     prewarm::{
-        CircuitBreaker, Puller,
+        Puller,
         puller::{ProjectConcurrency, PullConcurrency, PullLimits},
     },
     reconcile::ReconcileError,
     registry,
+    transport::{Deadlines, Endpoint, Redactor, RequestObserver, Shared},
 };
 
 /// Maximum number of Secrets read concurrently.
@@ -30,7 +31,6 @@ const SECRETS_AT_ONCE: usize = 8;
 #[derive(Debug, Default)]
 pub struct Connections {
     known: Mutex<HashMap<String, CachedConnection>>,
-    silences: Mutex<HashMap<String, CircuitBreaker>>,
     /// Limits of warming for the upstreams of the instances.
     pub allowances: RateLimits,
     lanes: PullConcurrency,
@@ -137,14 +137,19 @@ impl Connections {
             ca_bundle: instance.spec.ca_bundle.clone(),
             credentials: Some(credentials),
             max_concurrent_requests: instance.spec.max_concurrent_requests,
+            deadlines: self.deadlines,
         };
-        let observer = self.observers.as_ref().map(|observers| observers.0(name));
-        let client =
-            Client::within(&endpoint, self.deadlines, observer.clone()).map(|client| client.under(&self.leadership));
+        let shared = Shared {
+            observer: self.observers.as_ref().map(|observers| observers.0(name)),
+            leadership: self.leadership.clone(),
+            ..Shared::default()
+        };
+        let client = Client::sharing(&endpoint, shared.clone());
         let client = client.map_err(|error| ReconcileError::stalled(error.reason(), error))?;
-        let puller = self
-            .puller(&endpoint, instance.spec.token_path.as_deref(), &client, observer)
-            .map_err(|error| ReconcileError::stalled(error.reason(), error))?;
+        let puller = registry::Client::sharing(&endpoint, shared);
+        let puller = puller.map_err(|error| ReconcileError::stalled(error.reason(), error))?;
+        let puller = puller.with_token_path(instance.spec.token_path.as_deref().unwrap_or(registry::TOKEN_PATH));
+        let puller = Puller::new(puller, PullLimits::default()).within(self.lanes.clone());
         // Harbor already has the secrets of Registries, and its first answer may show one.
         teach_upstreams(directory, name, client.secrets()).await;
         let view = Arc::new(HarborCache::new(client.clone()));
@@ -171,37 +176,10 @@ impl Connections {
         self.known.lock().get(name).map(|known| known.connection.clone())
     }
 
-    /// Whether the Harbor of that name failed to answer recently.
-    pub fn silence(&self, name: &str) -> CircuitBreaker {
-        self.silences.lock().entry(name.to_owned()).or_default().clone()
-    }
-
     /// Redacts messages about the instance of that name: removes everything that was sent to its Harbor as a secret, and
     /// line breaks.
     pub fn secrets(&self, name: &str) -> Redactor {
         self.known(name).map(|connection| connection.client.secrets().clone()).unwrap_or_default()
-    }
-
-    fn puller(
-        &self,
-        endpoint: &Endpoint,
-        token_path: Option<&str>,
-        client: &Client,
-        observer: Option<Arc<dyn RequestObserver>>,
-    ) -> Result<Puller, registry::Error> {
-        let endpoint = registry::Endpoint {
-            ca_bundle: endpoint.ca_bundle.clone(),
-            credentials: endpoint.credentials.clone(),
-            max_concurrent_requests: endpoint.max_concurrent_requests,
-            connect_deadline: self.deadlines.connect,
-            idle_deadline: self.deadlines.idle,
-            ..registry::Endpoint::new(endpoint.url.clone())
-        };
-        let client = registry::Client::observed(&endpoint, observer)?
-            .concealing(client.secrets())
-            .with_token_path(token_path.unwrap_or(registry::TOKEN_PATH))
-            .under(&self.leadership);
-        Ok(Puller::new(client, PullLimits::default()).within(self.lanes.clone()))
     }
 }
 
@@ -237,12 +215,9 @@ pub fn unreachable(name: &str, instance: &HarborInstance) -> Option<String> {
 fn refused(instance: &HarborInstance) -> Option<&str> {
     let status =
         instance.status.as_ref().filter(|status| status.observed_generation == instance.metadata.generation)?;
-    match condition::reason_if_false(&status.conditions, ConditionType::Ready)? {
-        Reason::HarborUnreachable | Reason::HarborError | Reason::HarborUnauthorized | Reason::RateLimited => {
-            condition::find(&status.conditions, ConditionType::Ready).map(|ready| ready.message.as_str())
-        }
-        _ => None,
-    }
+    let reason = condition::reason_if_false(&status.conditions, ConditionType::Ready)?;
+    let ready = condition::find(&status.conditions, ConditionType::Ready)?;
+    reason.forbids_requests().then_some(ready.message.as_str())
 }
 
 /// Harbor's version: from its HarborInstance if known, else from Harbor.

@@ -8,7 +8,8 @@ use super::{
 };
 use crate::{
     api::{ConditionType, Conditions, HarborInstance, HarborInstanceStatus, Reason, common, condition},
-    harbor::{Client, Error, Redactor},
+    harbor::{Client, Error},
+    transport::Redactor,
 };
 
 /// Maximum number of components; Harbor has ten.

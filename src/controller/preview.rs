@@ -18,8 +18,9 @@ use crate::{
     api::{
         ConditionType, HarborInstance, ManagementPolicy, ProxyProject, Reason, Registry, ReplicationRule, condition,
     },
-    harbor::{Freshness, Redactor},
+    harbor::Freshness,
     plan::{Action, Difference, TO_BE_CREATED},
+    transport::Redactor,
 };
 
 /// Maximum number of resources compared concurrently; an instance has its own limit on requests.

@@ -10,8 +10,9 @@ use super::{
 };
 use crate::{
     api::{ManagementPolicy, OwnedObject, Reason, Registry, RegistryStatus, UpstreamPulls},
-    harbor::{Cached, Client, Credentials, Error, Freshness, Redactor, model},
+    harbor::{Cached, Client, Error, Freshness, model},
     plan::{Plan, Refusal, hosts, ownership_marker::Marker, registry as plan},
+    transport::{Credentials, Redactor},
 };
 
 /// Reconciles a Registry's object in Harbor with its spec.

@@ -7,7 +7,7 @@ use secrecy::SecretString;
 
 use crate::{
     api::{FoundSeverity, HarborInstance, Platform, ProxyProject, Registry, ReplicationRule},
-    harbor::{Credentials, Redactor},
+    transport::{Credentials, Redactor},
 };
 
 /// Reads other resources. All methods except `secret` answer from memory.

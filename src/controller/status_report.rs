@@ -8,6 +8,7 @@ use super::{EventMessage, RECHECK, ReconcileError};
 use crate::{
     api::{ConditionType, Conditions, Reason, condition},
     plan::Refusal,
+    transport::timings::PROBE_INTERVAL,
 };
 
 /// Shortest retry interval, for a failure that just started.
@@ -52,7 +53,7 @@ pub(super) fn requeue(conditions: &[Condition], suspended: bool, beat: Duration,
 /// such a Harbor receives a request at most every half minute, however long the outage lasts and whatever answers in its
 /// place.
 pub(super) fn probe(conditions: &[Condition], suspended: bool, interval: Duration) -> Duration {
-    if is_settled(conditions, suspended) { interval } else { interval.min(RECHECK) }
+    if is_settled(conditions, suspended) { interval } else { interval.min(PROBE_INTERVAL) }
 }
 
 /// Whether only the next resync is to wait for. A problem that needs a user is not retried sooner: a rejected password

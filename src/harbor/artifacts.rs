@@ -5,9 +5,6 @@ use super::{Client, Error, model};
 impl Client {
     /// GET /projects/{project}/repositories, all pages: returns their names, without the project's. The project is always a
     /// name here, even if it is a number.
-    ///
-    /// # Errors
-    /// See [`Error`].
     pub async fn repositories(&self, project: &str) -> Result<Vec<String>, Error> {
         let found: Vec<model::Repository> = self.list(&format!("projects/{project}/repositories"), &[]).await?;
         let within = |name: &str| Some(name.strip_prefix(project)?.strip_prefix('/')?.to_owned());
@@ -25,9 +22,6 @@ impl Client {
 
     /// GET /projects/{project}/repositories/{repository}/artifacts, all pages: with tags and the results of the last scans,
     /// including the untagged children of indexes (`q=base=*`). Returns none for a repository that Harbor does not have (yet).
-    ///
-    /// # Errors
-    /// See [`Error`].
     pub async fn scanned_artifacts(&self, project: &str, repository: &str) -> Result<Vec<model::Artifact>, Error> {
         let query = [("with_tag", "true"), ("with_scan_overview", "true"), ("q", "base=*")];
         self.artifacts_by(project, repository, &query).await
@@ -35,9 +29,6 @@ impl Client {
 
     /// Returns the artifacts with one of these digests, children of an index included. Reads only these, however large the
     /// repository is.
-    ///
-    /// # Errors
-    /// See [`Error`].
     pub async fn artifacts_of(
         &self,
         project: &str,
@@ -74,31 +65,35 @@ impl Client {
     }
 
     /// GET of one artifact by tag or digest.
-    ///
-    /// # Errors
-    /// See [`Error`].
     pub async fn artifact(
         &self,
         project: &str,
         repository: &str,
         reference: &str,
     ) -> Result<Option<model::Artifact>, Error> {
-        let repository = encoded(repository);
-        self.find(&format!("projects/{project}/repositories/{repository}/artifacts/{reference}?with_tag=true")).await
+        self.artifact_with(project, repository, reference, &[("with_tag", "true")]).await
     }
 
     /// Like [`Client::artifact`], with the result of its last scan.
-    ///
-    /// # Errors
-    /// See [`Error`].
     pub async fn scanned_artifact(
         &self,
         project: &str,
         repository: &str,
         reference: &str,
     ) -> Result<Option<model::Artifact>, Error> {
+        let query = [("with_tag", "true"), ("with_scan_overview", "true")];
+        self.artifact_with(project, repository, reference, &query).await
+    }
+
+    async fn artifact_with(
+        &self,
+        project: &str,
+        repository: &str,
+        reference: &str,
+        query: &[(&str, &str)],
+    ) -> Result<Option<model::Artifact>, Error> {
         let path = format!("projects/{project}/repositories/{}/artifacts/{reference}", encoded(repository));
-        self.find(&format!("{path}?with_tag=true&with_scan_overview=true")).await
+        self.find(&path, query).await
     }
 }
 

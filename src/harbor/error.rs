@@ -1,160 +1,111 @@
 //! Errors of requests to Harbor's API.
 
-use crate::api::Reason;
+use std::time::Duration;
+
+use crate::{
+    api::Reason,
+    transport::{self, Refusal, RequestResult, RetryClass, timings::RATE_LIMIT_PAUSE_MAX},
+};
 
 /// A failed request.
+///
+/// `operation` is method and path, and `message` is what Harbor said, without secrets.
 #[derive(Debug, Clone, thiserror::Error)]
+#[allow(missing_docs, reason = "said once, above")]
 pub enum Error {
-    /// The endpoint cannot be used at all.
-    #[error("the Harbor endpoint cannot be used: {0}")]
-    Endpoint(String),
-    /// No connection, or it broke.
-    #[error(
-        "Harbor cannot be reached at {url}: {detail}; check the address (http:// or https://, and the port), DNS, the network and the certificate"
-    )]
-    Unreachable {
-        /// Scheme, host and port.
-        url: String,
-        /// Message of the HTTP client.
-        detail: String,
-    },
-    /// No answer arrived within the deadline.
-    #[error("Harbor did not answer {operation} within {seconds} s")]
-    Timeout {
-        /// Method and path.
-        operation: String,
-        /// The deadline in seconds.
-        seconds: u64,
-    },
+    /// Harbor was not asked, or did not answer as an HTTP server does.
+    #[error(transparent)]
+    Transport(transport::Error),
     /// HTTP status 401.
     #[error("Harbor refused the credentials (401) for {operation}; check the Secret of the HarborInstance")]
-    Unauthorized {
-        /// Method and path.
-        operation: String,
-    },
+    Unauthorized { operation: String },
     /// HTTP status 403.
     #[error(
         "Harbor forbids {operation} to this account (403): {message}; `harbor-pilot permissions` prints the rights"
     )]
-    Forbidden {
-        /// Method and path.
-        operation: String,
-        /// Harbor's message.
-        message: String,
-    },
+    Forbidden { operation: String, message: String },
     /// HTTP status 404.
     #[error("Harbor has no such object ({operation}): {message}")]
-    NotFound {
-        /// Method and path.
-        operation: String,
-        /// Harbor's message.
-        message: String,
-    },
+    NotFound { operation: String, message: String },
     /// HTTP status 409.
     #[error("Harbor has an object of that name already: {message}")]
-    Conflict {
-        /// Harbor's message.
-        message: String,
-    },
+    Conflict { message: String },
     /// 412: another object or a setting blocks the request.
     #[error("{message}")]
-    Precondition {
-        /// Harbor's message.
-        message: String,
-    },
+    Precondition { message: String },
     /// HTTP status 429.
     #[error("Harbor limits our rate; tried again after {} s", retry_after.unwrap_or(60))]
-    RateLimited {
-        /// `Retry-After` in seconds.
-        retry_after: Option<u64>,
-    },
+    RateLimited { retry_after: Option<u64> },
     /// Another 4xx.
     #[error("Harbor refused {operation} ({status}): {message}")]
-    Refused {
-        /// Method and path.
-        operation: String,
-        /// HTTP status.
-        status: u16,
-        /// Harbor's message.
-        message: String,
-    },
+    Refused { operation: String, status: u16, message: String },
     /// HTTP status 5xx.
     #[error("Harbor failed at {operation} ({status}): {message}")]
-    Server {
-        /// Method and path.
-        operation: String,
-        /// HTTP status.
-        status: u16,
-        /// Harbor's message.
-        message: String,
-    },
-    /// An answer that Harbor does not send: a login page, a truncated body.
+    Server { operation: String, status: u16, message: String },
+    /// An answer that Harbor does not send, such as a login page.
     #[error("the answer to {operation} is not Harbor's: {detail}; is there a proxy or a login page in between?")]
-    Malformed {
-        /// Method and path.
-        operation: String,
-        /// The fault in the answer.
-        detail: String,
-    },
-    /// An answer, or a list, that is longer than any of a Harbor.
-    #[error(
-        "the answer to {operation} is too large: {detail}; check that nothing between here and Harbor repeats or pads answers, and delete from Harbor what nobody needs"
-    )]
-    TooLarge {
-        /// Method and path.
-        operation: String,
-        /// The number of read bytes or objects, and the limit.
-        detail: String,
-    },
+    Malformed { operation: String, detail: String },
 }
 
-/// How to handle an error.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RetryClass {
-    /// Retry soon, with backoff.
-    Retry,
-    /// Retry at the next interval, or when something else changes.
-    Wait,
-    /// A person must change something.
-    Stalled,
+impl From<transport::Error> for Error {
+    fn from(error: transport::Error) -> Self {
+        let refusal = match error {
+            transport::Error::Refused(refusal) => *refusal,
+            other => return Self::Transport(other),
+        };
+        let Refusal { operation, status, retry_after, message, .. } = refusal;
+        match status {
+            401 => Self::Unauthorized { operation },
+            403 => Self::Forbidden { operation, message },
+            404 => Self::NotFound { operation, message },
+            409 => Self::Conflict { message },
+            412 => Self::Precondition { message },
+            429 => {
+                Self::RateLimited { retry_after: retry_after.map(|pause| pause.min(RATE_LIMIT_PAUSE_MAX).as_secs()) }
+            }
+            400..500 => Self::Refused { operation, status, message },
+            500..600 => Self::Server { operation, status, message },
+            _ => Self::Malformed { operation, detail: format!("status {status}") },
+        }
+    }
 }
 
 impl Error {
     /// Returns how to handle the error.
     pub fn class(&self) -> RetryClass {
         match self {
-            Self::Unreachable { .. }
-            | Self::Timeout { .. }
-            | Self::Server { .. }
-            | Self::Malformed { .. }
-            | Self::TooLarge { .. }
-            | Self::Conflict { .. }
-            | Self::RateLimited { .. } => RetryClass::Retry,
+            Self::Transport(error) => error.class(),
+            Self::Server { .. } | Self::Malformed { .. } | Self::Conflict { .. } => RetryClass::Retry,
+            Self::RateLimited { retry_after } => RetryClass::Wait(retry_after.map(Duration::from_secs)),
             Self::Unauthorized { .. } | Self::Forbidden { .. } | Self::NotFound { .. } | Self::Precondition { .. } => {
-                RetryClass::Wait
+                RetryClass::Wait(None)
             }
-            Self::Endpoint(_) | Self::Refused { .. } => RetryClass::Stalled,
+            Self::Refused { .. } => RetryClass::Stalled,
         }
     }
 
     /// Returns the reason for a condition.
     pub fn reason(&self) -> Reason {
         match self {
-            Self::Endpoint(_) => Reason::InvalidSpec,
-            Self::Unreachable { .. } | Self::Timeout { .. } => Reason::HarborUnreachable,
+            Self::Transport(transport::Error::Endpoint(_)) => Reason::InvalidSpec,
+            Self::Transport(error) if error.is_unreachable() => Reason::HarborUnreachable,
+            Self::Transport(_) | Self::Server { .. } | Self::Malformed { .. } => Reason::HarborError,
             Self::Unauthorized { .. } => Reason::HarborUnauthorized,
             Self::Forbidden { .. } => Reason::HarborForbidden,
             Self::Conflict { .. } => Reason::NameConflict,
             Self::Precondition { .. } => Reason::InUse,
             Self::RateLimited { .. } => Reason::RateLimited,
             Self::Refused { .. } | Self::NotFound { .. } => Reason::HarborRefused,
-            Self::Server { .. } | Self::Malformed { .. } | Self::TooLarge { .. } => Reason::HarborError,
         }
     }
 
-    /// Returns whether Harbor is unreachable now, whatever the request.
-    pub fn is_silence(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::Timeout { .. })
+    /// Returns whether Harbor itself may be the cause; see [`RequestResult::is_unanswered`].
+    pub fn may_be_harbor(&self) -> bool {
+        match self {
+            Self::Transport(error) => error.may_be_harbor(),
+            Self::Server { status, .. } => RequestResult::Status(*status).is_unanswered(),
+            _ => false,
+        }
     }
 
     /// Returns whether this is the one 400 that Harbor sends for every upstream that it cannot use.

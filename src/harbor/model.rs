@@ -1,7 +1,8 @@
 //! The types of Harbor's API, limited to the fields in use.
 //!
 //! Harbor omits false and empty fields from its answers. So every field that may be absent has a default, and a value that was
-//! read equals the value that was written.
+//! read equals the value that was written. A field has Harbor's name, and a comment where that does not say enough.
+#![allow(missing_docs, reason = "Harbor's API documents them")]
 
 mod project;
 mod replication;
@@ -26,42 +27,36 @@ use serde::{Deserialize, Serialize};
 
 /// GET /systeminfo.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
 pub struct SystemInfo {
     /// Harbor sends it only to an authenticated account.
-    #[serde(default)]
     pub harbor_version: Option<String>,
 }
 
 /// GET /health.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
 pub struct Health {
     /// `healthy` or `unhealthy`.
-    #[serde(default)]
     pub status: String,
     /// core, database, jobservice, portal, redis, registry, registryctl, trivy.
-    #[serde(default)]
     pub components: Vec<ComponentHealth>,
 }
 
 /// One component of Harbor.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
 pub struct ComponentHealth {
-    /// Name of the component.
-    #[serde(default)]
     pub name: String,
     /// `healthy` or `unhealthy`.
-    #[serde(default)]
     pub status: String,
 }
 
 /// A registry as GET returns it. Harbor returns the secret as `*****`; this type omits it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct Registry {
-    /// Harbor's id.
     pub id: i64,
-    /// Unique name.
     pub name: String,
-    /// Name of the adapter.
     #[serde(rename = "type", default)]
     pub type_: String,
     /// As Harbor normalizes it: without trailing `/`, query and user.
@@ -73,16 +68,13 @@ pub struct Registry {
     /// The credential without its secret.
     #[serde(default)]
     pub credential: RegistryCredential,
-    /// Whether the certificate is not verified.
     #[serde(default)]
     pub insecure: bool,
-    /// PEM certificates.
     #[serde(default)]
     pub ca_certificate: String,
     /// `healthy` or `unhealthy`, from Harbor's own check every 5 minutes.
     #[serde(default)]
     pub status: String,
-    /// Time of creation.
     #[serde(default)]
     pub creation_time: Option<jiff::Timestamp>,
 }
@@ -96,9 +88,9 @@ impl Registry {
 
 /// The readable part of a registry's credential.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
 pub struct RegistryCredential {
     /// User name or access key; empty without a credential.
-    #[serde(default)]
     pub access_key: String,
 }
 
@@ -107,17 +99,14 @@ pub struct RegistryCredential {
 pub struct NewRegistry {
     /// 1 to 64 characters.
     pub name: String,
-    /// Name of the adapter.
     #[serde(rename = "type")]
     pub type_: String,
-    /// Address of the upstream.
     pub url: String,
     /// Free text; contains the marker.
     pub description: String,
     /// Absent: anonymous.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub credential: Option<NewCredential>,
-    /// Whether the certificate is not verified.
     pub insecure: bool,
     /// PEM certificates; absent: the system's.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -130,9 +119,7 @@ pub struct NewCredential {
     /// Always `basic`.
     #[serde(rename = "type")]
     pub type_: &'static str,
-    /// User name or access key.
     pub access_key: String,
-    /// Password or secret key.
     pub access_secret: String,
 }
 
@@ -145,7 +132,6 @@ impl std::fmt::Debug for NewCredential {
 /// PUT /registries/{id}: merges; `None` keeps a field. A changed `url` without the secret would clear the secret.
 #[derive(Clone, Default, PartialEq, Eq, Serialize)]
 pub struct RegistryUpdate {
-    /// Address of the upstream.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
     /// Free text; contains the marker.
@@ -160,7 +146,6 @@ pub struct RegistryUpdate {
     /// Password or secret key; empty clears it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub access_secret: Option<String>,
-    /// Whether the certificate is not verified.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub insecure: Option<bool>,
     /// PEM certificates; empty clears them.
@@ -182,21 +167,16 @@ impl std::fmt::Debug for RegistryUpdate {
 /// POST /registries/ping of an endpoint that is not stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RegistryPing {
-    /// Name of the adapter.
     #[serde(rename = "type")]
     pub type_: String,
-    /// Address of the upstream.
     pub url: String,
-    /// Whether the certificate is not verified.
     pub insecure: bool,
 }
 
 /// A project as GET returns it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct Project {
-    /// Harbor's id.
     pub project_id: i64,
-    /// Unique name.
     pub name: String,
     /// Id of the proxied registry; absent in other projects.
     #[serde(default)]
@@ -204,13 +184,10 @@ pub struct Project {
     /// Strings, whatever their meaning: `public`, `proxy_speed_kb`, `max_upstream_conn`, …
     #[serde(default)]
     pub metadata: BTreeMap<String, String>,
-    /// Time of creation.
     #[serde(default)]
     pub creation_time: Option<jiff::Timestamp>,
-    /// Number of repositories.
     #[serde(default)]
     pub repo_count: i64,
-    /// Vulnerabilities that are ignored.
     #[serde(default)]
     pub cve_allowlist: CveAllowlist,
 }
@@ -220,7 +197,6 @@ pub struct Project {
 pub struct NewProject {
     /// Lower-case letters, digits and single separators.
     pub project_name: String,
-    /// Id of the registry to proxy.
     pub registry_id: i64,
     /// Strings only: a JSON boolean is 422.
     pub metadata: BTreeMap<String, String>,
@@ -232,22 +208,19 @@ pub struct NewProject {
 /// PUT /projects/{id}: merges the metadata key by key, hardly validated; an omitted field keeps its value.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct ProjectUpdate {
-    /// The keys to change.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
-    /// The new list.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cve_allowlist: Option<CveAllowlist>,
 }
 
 /// GET /projects/{id}/_deletable.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
 pub struct Deletable {
     /// Absent when false.
-    #[serde(default)]
     pub deletable: bool,
     /// Why the project cannot be deleted.
-    #[serde(default)]
     pub message: String,
 }
 
@@ -280,21 +253,17 @@ pub struct Repository {
 /// An artifact of a repository.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct Artifact {
-    /// Digest of the manifest that Harbor stores.
     pub digest: String,
-    /// Media type of that manifest.
     #[serde(default)]
     pub manifest_media_type: String,
     /// When Harbor stored it, by Harbor's clock (RFC 3339).
     #[serde(default)]
     pub push_time: Option<String>,
-    /// Its tags.
     #[serde(default, deserialize_with = "null_is_empty")]
     pub tags: Vec<Tag>,
     /// Media type of a report → the last scan; empty without a scan, and if it was not requested.
     #[serde(default, deserialize_with = "null_is_no_scan")]
     pub scan_overview: BTreeMap<String, ScanSummary>,
-    /// The children of an index.
     #[serde(default, deserialize_with = "null_is_empty")]
     pub references: Vec<Reference>,
 }
@@ -302,14 +271,12 @@ pub struct Artifact {
 /// A tag of an artifact.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct Tag {
-    /// Name of the tag.
     pub name: String,
 }
 
 /// A child of an index.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct Reference {
-    /// Digest of the child's manifest.
     pub child_digest: String,
 }
 

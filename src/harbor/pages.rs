@@ -2,10 +2,11 @@
 
 use std::hash::{BuildHasher, RandomState};
 
-use reqwest::Method;
+use http::Method;
 use serde::de::DeserializeOwned;
 
-use super::{Client, Error, response::ApiRequest};
+use super::{Client, Error};
+use crate::transport::{self, Request};
 
 /// Harbor's maximum; a larger page is 422.
 const PAGE_SIZE: usize = 100;
@@ -17,14 +18,9 @@ const MAX_BYTES: usize = 32 << 20;
 impl Client {
     /// Reads all pages of a list. It requests pages by number and does not follow `Link`.
     pub(super) async fn list<T: DeserializeOwned>(&self, path: &str, query: &[(&str, &str)]) -> Result<Vec<T>, Error> {
-        let deadline = self.deadlines().list;
-        match tokio::time::timeout(deadline, self.pages(path, query)).await {
-            Ok(result) => result,
-            Err(_) => {
-                let operation = format!("all pages of GET /{path}");
-                Err(Error::Timeout { operation, seconds: deadline.as_secs() })
-            }
-        }
+        let (deadline, operation) = (self.transport().deadlines().list, format!("all pages of GET /{path}"));
+        let late = |_| Err(transport::Error::Timeout { operation, deadline }.into());
+        tokio::time::timeout(deadline, self.pages(path, query)).await.unwrap_or_else(late)
     }
 
     async fn pages<T: DeserializeOwned>(&self, path: &str, query: &[(&str, &str)]) -> Result<Vec<T>, Error> {
@@ -35,29 +31,30 @@ impl Client {
             let page = number.to_string();
             let mut paged = query.to_vec();
             paged.extend([("page", page.as_str()), ("page_size", page_size.as_str())]);
-            let request = ApiRequest { method: Method::GET, path, query: &paged };
-            let answer = self.send(&request, None::<&()>).await?;
-            bytes += answer.body.len();
+            let request = Request { method: Method::GET, path, query: &paged };
+            let (headers, body) = self.send(&request, None::<&()>).await?;
+            let total = headers.get("x-total-count").and_then(|total| total.to_str().ok()?.parse::<usize>().ok());
+            bytes += body.len();
             // An empty list is `null` at some endpoints.
-            let items = self.decode::<Option<Vec<T>>>(&request, &answer.body)?.unwrap_or_default();
+            let items = self.decode::<Option<Vec<T>>>(&request, &body)?.unwrap_or_default();
             let last = items.len() < PAGE_SIZE;
             all.extend(items);
-            if last || answer.total.is_some_and(|total| all.len() >= total) {
+            if last || total.is_some_and(|total| all.len() >= total) {
                 break;
             }
-            let same = Some(hasher.hash_one(&answer.body));
+            let same = Some(hasher.hash_one(&body));
             if before == same {
                 let detail = format!("page {number} of the list is page {} once more", number - 1);
-                return Err(request.malformed(&detail));
+                return Err(Error::Malformed { operation: request.to_string(), detail });
             }
             before = same;
             if bytes > MAX_BYTES || all.len() >= MAX_ITEMS {
-                let (read, size) = (all.len(), bytes >> 20);
-                return Err(request.too_large(format!(
+                let (read, size, limit) = (all.len(), bytes >> 20, MAX_BYTES >> 20);
+                let detail = format!(
                     "{read} objects in {number} pages ({size} MiB) are not all of the list, and no more than {MAX_ITEMS} \
-                     objects or {} MiB are read",
-                    MAX_BYTES >> 20
-                )));
+                     objects or {limit} MiB are read"
+                );
+                return Err(transport::Error::TooLarge { operation: request.to_string(), detail }.into());
             }
         }
         Ok(all)

@@ -4,17 +4,11 @@ use super::{Client, Error, model};
 
 impl Client {
     /// GET /projects, all pages.
-    ///
-    /// # Errors
-    /// See [`Error`].
     pub async fn projects(&self) -> Result<Vec<model::Project>, Error> {
         self.list("projects", &[("sort", "project_id")]).await
     }
 
     /// GET /projects with the exact name.
-    ///
-    /// # Errors
-    /// See [`Error`].
     pub async fn project_named(&self, name: &str) -> Result<Option<model::Project>, Error> {
         // A list with `q`, not GET /projects/{name}: Harbor would read a numeric name as an id.
         let found: Vec<model::Project> = self.list("projects", &[("q", &format!("name={name}"))]).await?;
@@ -22,9 +16,6 @@ impl Client {
     }
 
     /// GET /projects that proxy the registry.
-    ///
-    /// # Errors
-    /// See [`Error`].
     pub async fn projects_of_registry(&self, registry_id: i64) -> Result<Vec<model::Project>, Error> {
         let found: Vec<model::Project> = self.list("projects", &[("q", &format!("registry_id={registry_id}"))]).await?;
         // Harbor ignores unknown keys in `q`, so the answer is checked.
@@ -32,25 +23,16 @@ impl Client {
     }
 
     /// POST /projects. Returns the id.
-    ///
-    /// # Errors
-    /// See [`Error`].
     pub async fn create_project(&self, project: &model::NewProject) -> Result<i64, Error> {
         self.create("projects", project).await
     }
 
     /// PUT /projects/{id}: merges metadata.
-    ///
-    /// # Errors
-    /// See [`Error`].
     pub async fn update_project(&self, id: i64, update: &model::ProjectUpdate) -> Result<(), Error> {
         self.put(&format!("projects/{id}"), update).await
     }
 
     /// GET /projects/{id}/_deletable.
-    ///
-    /// # Errors
-    /// See [`Error`].
     pub async fn project_deletable(&self, id: i64) -> Result<model::Deletable, Error> {
         self.get(&format!("projects/{id}/_deletable"), &[]).await
     }
@@ -64,17 +46,11 @@ impl Client {
     }
 
     /// GET /quotas of all projects.
-    ///
-    /// # Errors
-    /// See [`Error`].
     pub async fn project_quotas(&self) -> Result<Vec<model::Quota>, Error> {
         self.list("quotas", &[("reference", "project")]).await
     }
 
     /// GET /quotas of one project. `None` if quotas are disabled in Harbor.
-    ///
-    /// # Errors
-    /// See [`Error`].
     pub async fn project_quota(&self, project_id: i64) -> Result<Option<model::Quota>, Error> {
         let query = [("reference", "project"), ("reference_id", &*project_id.to_string())];
         let found: Vec<model::Quota> = self.list("quotas", &query).await?;
@@ -90,9 +66,6 @@ impl Client {
     }
 
     /// GET /projects/{id}.
-    ///
-    /// # Errors
-    /// See [`Error`].
     pub async fn project(&self, id: i64) -> Result<model::Project, Error> {
         self.get(&format!("projects/{id}"), &[]).await
     }
@@ -130,25 +103,16 @@ impl Client {
     }
 
     /// GET /labels of one project.
-    ///
-    /// # Errors
-    /// See [`Error`].
     pub async fn project_labels(&self, project_id: i64) -> Result<Vec<model::Label>, Error> {
         self.list("labels", &[("scope", "p"), ("project_id", &project_id.to_string())]).await
     }
 
     /// POST /labels. Returns the id.
-    ///
-    /// # Errors
-    /// See [`Error`].
     pub async fn create_label(&self, label: &model::Label) -> Result<i64, Error> {
         self.create("labels", label).await
     }
 
     /// PUT /labels/{id}.
-    ///
-    /// # Errors
-    /// See [`Error`].
     pub async fn update_label(&self, id: i64, label: &model::Label) -> Result<(), Error> {
         self.put(&format!("labels/{id}"), label).await
     }

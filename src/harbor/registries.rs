@@ -4,18 +4,12 @@ use super::{Client, Error, model};
 
 impl Client {
     /// GET /registries, all pages.
-    ///
-    /// # Errors
-    /// See [`Error`].
     pub async fn registries(&self) -> Result<Vec<model::Registry>, Error> {
         // Without `sort` Harbor lists the last written registry at the end, and pages would shift during the read.
         self.list("registries", &[("sort", "id")]).await
     }
 
     /// GET /registries whose upstreams failed Harbor's last check.
-    ///
-    /// # Errors
-    /// See [`Error`].
     pub async fn unhealthy_registries(&self) -> Result<Vec<model::Registry>, Error> {
         // `health` is the name of the column; Harbor would ignore an unknown key and list all registries.
         let found: Vec<model::Registry> = self.list("registries", &[("q", "health=unhealthy"), ("sort", "id")]).await?;
@@ -23,9 +17,6 @@ impl Client {
     }
 
     /// GET /registries with the exact name.
-    ///
-    /// # Errors
-    /// See [`Error`].
     pub async fn registry_named(&self, name: &str) -> Result<Option<model::Registry>, Error> {
         let found: Vec<model::Registry> = self.list("registries", &[("q", &format!("name={name}"))]).await?;
         Ok(found.into_iter().find(|registry| registry.name == name))
@@ -43,9 +34,6 @@ impl Client {
     }
 
     /// PUT /registries/{id}. Harbor probes the upstream first, and clears its status `unhealthy`.
-    ///
-    /// # Errors
-    /// See [`Error`].
     pub async fn update_registry(&self, id: i64, update: &model::RegistryUpdate) -> Result<(), Error> {
         if let Some(secret) = &update.access_secret {
             self.secrets().learn(update.access_key.as_deref().unwrap_or_default(), &secret.clone().into());
@@ -62,9 +50,6 @@ impl Client {
     }
 
     /// POST /registries/ping: asks Harbor to probe an endpoint without storing it.
-    ///
-    /// # Errors
-    /// See [`Error`].
     pub async fn ping_registry(&self, ping: &model::RegistryPing) -> Result<(), Error> {
         self.post("registries/ping", ping).await
     }

@@ -4,17 +4,11 @@ use super::{Client, Error, model};
 
 impl Client {
     /// GET /replication/policies, all pages.
-    ///
-    /// # Errors
-    /// See [`Error`].
     pub async fn replication_policies(&self) -> Result<Vec<model::ReplicationPolicy>, Error> {
         self.list("replication/policies", &[("sort", "id")]).await
     }
 
     /// GET /replication/policies with the exact name.
-    ///
-    /// # Errors
-    /// See [`Error`].
     pub async fn replication_policy_named(&self, name: &str) -> Result<Option<model::ReplicationPolicy>, Error> {
         let query = format!("name={name}");
         let found: Vec<model::ReplicationPolicy> = self.list("replication/policies", &[("q", &query)]).await?;
@@ -22,17 +16,14 @@ impl Client {
     }
 
     /// GET /replication/policies/{id}.
-    ///
-    /// # Errors
-    /// See [`Error`].
     pub async fn replication_policy(&self, id: i64) -> Result<Option<model::ReplicationPolicy>, Error> {
-        self.find(&format!("replication/policies/{id}")).await
+        self.find(&format!("replication/policies/{id}"), &[]).await
     }
 
     /// POST /replication/policies. Returns the id.
     ///
     /// # Errors
-    /// [`Error::Conflict`] for an existing name; [`Error::Timeout`] for a cron schedule that never fires, and Harbor's job
+    /// [`Error::Conflict`] for an existing name; [`transport::Error::Timeout`](crate::transport::Error::Timeout) for a cron schedule that never fires, and Harbor's job
     /// service hangs from then on.
     pub async fn create_replication_policy(&self, policy: &model::ReplicationPolicyContent) -> Result<i64, Error> {
         self.create("replication/policies", policy).await
@@ -67,9 +58,6 @@ impl Client {
     }
 
     /// GET /replication/executions of one policy, the newest first, at most `limit` (1 to 100).
-    ///
-    /// # Errors
-    /// See [`Error`].
     pub async fn replication_executions(
         &self,
         policy_id: i64,
@@ -79,42 +67,27 @@ impl Client {
     }
 
     /// GET /replication/executions of all policies, the newest first. Returns page `page`, from 1, of a hundred executions.
-    ///
-    /// # Errors
-    /// See [`Error`].
     pub async fn replication_executions_page(&self, page: usize) -> Result<Vec<model::ReplicationExecution>, Error> {
         self.first("replication/executions", &[("page", &page.to_string())], 100).await
     }
 
     /// GET /replication/executions/{id}.
-    ///
-    /// # Errors
-    /// See [`Error`].
     pub async fn replication_execution(&self, id: i64) -> Result<Option<model::ReplicationExecution>, Error> {
-        self.find(&format!("replication/executions/{id}")).await
+        self.find(&format!("replication/executions/{id}"), &[]).await
     }
 
     /// PUT /replication/executions/{id}: stops it, some time later. Succeeds if it has already ended.
-    ///
-    /// # Errors
-    /// See [`Error`].
     pub async fn stop_replication(&self, execution_id: i64) -> Result<(), Error> {
         self.put(&format!("replication/executions/{execution_id}"), &()).await
     }
 
     /// GET /replication/executions/{id}/tasks, all pages, the newest first.
-    ///
-    /// # Errors
-    /// See [`Error`].
     pub async fn replication_tasks(&self, execution_id: i64) -> Result<Vec<model::ReplicationTask>, Error> {
         self.list(&format!("replication/executions/{execution_id}/tasks"), &[]).await
     }
 
     /// GET /replication/executions/{id}/tasks/{task}/log: the only place that says why a task failed
     /// ([`model::replication_failure`]).
-    ///
-    /// # Errors
-    /// See [`Error`].
     pub async fn replication_task_log(&self, execution_id: i64, task_id: i64) -> Result<String, Error> {
         self.text(&format!("replication/executions/{execution_id}/tasks/{task_id}/log")).await
     }

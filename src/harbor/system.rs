@@ -4,17 +4,11 @@ use super::{Client, Error, model};
 
 impl Client {
     /// GET /systeminfo. Harbor sends the version only to authenticated accounts; it answers 401 to wrong credentials.
-    ///
-    /// # Errors
-    /// See [`Error`].
     pub async fn system_info(&self) -> Result<model::SystemInfo, Error> {
         self.get("systeminfo", &[]).await
     }
 
     /// GET /health.
-    ///
-    /// # Errors
-    /// See [`Error`].
     pub async fn health(&self) -> Result<model::Health, Error> {
         self.get("health", &[]).await
     }

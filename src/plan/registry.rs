@@ -7,7 +7,8 @@ use super::{
 };
 use crate::{
     api::{AdoptionPolicy, OwnedObject, Reason},
-    harbor::{Credentials, model},
+    harbor::model,
+    transport::Credentials,
 };
 use secrecy::ExposeSecret;
 

@@ -11,7 +11,8 @@ use super::{
 use crate::{
     api::{Platform, Reason, cached_image::PlatformStatus},
     reconcile::ReconcileError,
-    registry::{self, RetryClass},
+    registry,
+    transport::RetryClass,
 };
 
 /// Pause while no platform is known or the HarborInstance is not ready. This is no failure of the image, so the pause does not
@@ -53,7 +54,7 @@ pub(super) fn answer(pulled: &Result<PulledImage, PullError>, harbor_answers: bo
         Err(PullError::Pull(registry::Error::RateLimited { retry_after, .. })) => UpstreamResult::Limited(*retry_after),
         Err(PullError::Pull(registry::Error::NotFound { .. })) => UpstreamResult::Served(0),
         // No status line came although Harbor answers: Harbor waits only for the upstream.
-        Err(PullError::Pull(registry::Error::Timeout { .. })) if harbor_answers => UpstreamResult::Silent,
+        Err(PullError::Pull(error)) if error.is_timeout() && harbor_answers => UpstreamResult::Silent,
         Err(PullError::Deadline(_)) => UpstreamResult::Failed,
         Err(error) if error.may_be_harbor() => UpstreamResult::Failed,
         Err(_) => UpstreamResult::Wrong,
@@ -72,13 +73,15 @@ pub(super) fn missing(wanted: &[Platform], pulled: &[PlatformStatus]) -> Vec<Pla
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transport;
 
     #[test]
     fn answer_lays_a_response_that_broke_off_to_the_upstream_and_no_response_to_neither() {
         let (operation, detail) = ("GET /v2/x".to_owned(), "said".to_owned());
-        let timeout = registry::Error::Timeout { operation: operation.clone(), deadline: SOON };
-        let unreachable = registry::Error::Unreachable { operation: operation.clone(), detail: detail.clone() };
-        let broken_off = registry::Error::BrokenOff { operation, detail };
+        let timeout = transport::Error::Timeout { operation: operation.clone(), deadline: SOON };
+        let unreachable =
+            transport::Error::Unreachable { url: "http://harbor.test".to_owned(), detail: detail.clone() };
+        let broken_off = transport::Error::BrokenOff { operation, detail };
         let table = [
             (broken_off.clone(), true, UpstreamResult::Wrong),
             (broken_off, false, UpstreamResult::Wrong),
@@ -87,7 +90,7 @@ mod tests {
             (unreachable, false, UpstreamResult::Failed),
         ];
         for (error, harbor_answers, expected) in table {
-            let pulled = Err(PullError::Pull(error));
+            let pulled = Err(PullError::Pull(error.into()));
             assert_eq!(answer(&pulled, harbor_answers), expected, "{pulled:?}, Harbor answers: {harbor_answers}");
         }
     }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use super::{
-    circuit_breaker::CircuitBreaker,
     puller::{PullProgress, Puller},
     rate_limiter::RateLimiter,
     scan::ScanTerms,
@@ -55,8 +54,6 @@ pub struct Resolved {
     pub allowance: RateLimiter,
     /// Why Harbor must not be asked, from the status of its HarborInstance.
     pub away: Option<String>,
-    /// Backoff of a Harbor that did not answer.
-    pub silence: CircuitBreaker,
 }
 
 /// Why an image cannot be warmed now.

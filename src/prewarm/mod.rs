@@ -10,10 +10,10 @@
 //!                                         └─ scan           what scans say, when Harbor is asked for one PURE
 //! ```
 //!
-//! Before a pull, [`rate_limiter`] decides whether the upstream may be asked now, and [`circuit_breaker`] whether Harbor may.
+//! Before a pull, [`rate_limiter`] decides whether the upstream may be asked now, and the [`CircuitBreaker`](crate::transport::CircuitBreaker)
+//! whether Harbor may.
 
 mod causes;
-pub mod circuit_breaker;
 pub mod environment;
 pub mod expiry;
 pub mod manifest_presence;
@@ -22,7 +22,6 @@ pub mod namespace_limit;
 pub mod new_platforms;
 pub mod phase;
 pub mod platform_select;
-mod probe_backoff;
 pub mod puller;
 pub mod queue;
 pub mod quota;
@@ -38,7 +37,6 @@ pub mod turns;
 pub mod usage_tracker;
 pub mod verify;
 
-pub use circuit_breaker::CircuitBreaker;
 pub use environment::{Environment, Resolved, Unresolved};
 pub use phase::Phase;
 pub use puller::{PullProgress, PulledImage, Puller};

@@ -9,8 +9,10 @@ use std::{sync::Arc, time::Duration};
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use parking_lot::Mutex;
 
-use super::probe_backoff::{ProbeBackoff, ProbeDenied};
-use crate::api::{PullLimit, Reason, UpstreamPulls, condition::whole_seconds};
+use crate::{
+    api::{PullLimit, Reason, UpstreamPulls, condition::whole_seconds},
+    transport::{CircuitState, Denied},
+};
 
 /// See [`Account::pause`].
 const PAUSE: Duration = Duration::from_secs(60);
@@ -31,10 +33,10 @@ pub struct RateLimitState {
     /// Start of the period, and the manifests requested in it.
     period: Option<(Timestamp, u32)>,
     /// The pause after a 429, and whether one image tries if it is over.
-    rest: ProbeBackoff,
+    rest: CircuitState,
     /// After the upstream did not answer: one image at a time, so that its images do not occupy the workers of others. Not kept
     /// over a restart.
-    silence: ProbeBackoff,
+    silence: CircuitState,
     /// Refusals in a row; at least 1 during a pause.
     refusals: u32,
 }
@@ -114,8 +116,8 @@ impl Default for RateLimitState {
             limit: None,
             pause: PAUSE,
             period: None,
-            rest: ProbeBackoff::default(),
-            silence: ProbeBackoff::default(),
+            rest: CircuitState::Closed,
+            silence: CircuitState::Closed,
             refusals: 0,
         }
     }
@@ -135,7 +137,7 @@ impl RateLimitState {
         Self {
             limit,
             period: since.map(|since| (since, pulls.manifests.unwrap_or(0))),
-            rest: pulls.paused_until.as_ref().map(|time| ProbeBackoff::until(time.0)).unwrap_or_default(),
+            rest: pulls.paused_until.as_ref().map(|time| CircuitState::Open(time.0)).unwrap_or_default(),
             refusals: pulls.refusals.unwrap_or(0),
             ..Self::default()
         }
@@ -149,7 +151,7 @@ impl RateLimitState {
             (Time(whole_seconds(since)), used.div_ceil(step).saturating_mul(step).min(limit.manifests.max(used)))
         });
         let pulls = UpstreamPulls {
-            paused_until: self.rest.end().map(|until| Time(whole_seconds(until))),
+            paused_until: self.rest.until().map(|until| Time(whole_seconds(until))),
             refusals: Some(self.refusals).filter(|refusals| *refusals > 0),
             since: period.as_ref().map(|(since, _)| since.clone()),
             manifests: period.map(|(_, used)| used),
@@ -163,8 +165,8 @@ impl RateLimitState {
     /// [`Refused`] with the time to retry.
     pub fn ask(&mut self, manifests: u32, now: Timestamp) -> Result<(), RateRefusal> {
         self.rest.check(now).map_err(|held| match held {
-            ProbeDenied::Until(until) => RateRefusal::Paused { until },
-            ProbeDenied::Trial => RateRefusal::Trial { until: after(now, TRIAL) },
+            Denied::Until(until) => RateRefusal::Paused { until },
+            Denied::Probing => RateRefusal::Trial { until: after(now, TRIAL) },
         })?;
         self.silence.check(now).map_err(|_| RateRefusal::Silent { until: after(now, TRIAL) })?;
         if let Some(limit) = &self.limit {
@@ -177,8 +179,8 @@ impl RateLimitState {
             }
             self.period = Some((since, next));
         }
-        self.rest.ask();
-        self.silence.ask();
+        self.rest.begin();
+        self.silence.begin();
         Ok(())
     }
 
@@ -186,14 +188,14 @@ impl RateLimitState {
     pub fn settle(&mut self, asked: u32, answer: UpstreamResult, now: Timestamp) {
         self.ask_over();
         match answer {
-            UpstreamResult::Silent => return self.silence.extend(now),
+            UpstreamResult::Silent => return self.silence.fail(now),
             UpstreamResult::Failed => return,
-            UpstreamResult::Served(_) | UpstreamResult::Limited(_) | UpstreamResult::Wrong => self.silence.serves(),
+            UpstreamResult::Served(_) | UpstreamResult::Limited(_) | UpstreamResult::Wrong => self.silence.succeed(),
         }
         match answer {
             UpstreamResult::Served(served) => {
                 self.refusals = 0;
-                self.rest.serves();
+                self.rest.succeed();
                 if let Some((_, used)) = &mut self.period {
                     *used = used.saturating_sub(asked).saturating_add(served);
                 }
@@ -205,25 +207,25 @@ impl RateLimitState {
 
     /// Ends the trial, whatever its result was.
     fn ask_over(&mut self) {
-        self.rest.ask_over();
-        self.silence.ask_over();
+        self.rest.release();
+        self.silence.release();
     }
 
     /// Records a 429 on a request that was not reserved with [`Account::ask`].
     pub fn limited(&mut self, named: Option<Duration>, now: Timestamp) {
-        let told = self.rest.is_on(now);
+        let told = self.rest.is_open(now);
         // Requests that were in flight at the first refusal are refused too; they count as one refusal.
         if !told {
             self.refusals = self.refusals.saturating_add(1);
         }
         let own = self.pause.saturating_mul(1 << self.refusals.saturating_sub(1).min(10)).min(PAUSE_MAX);
         let until = after(now, named.unwrap_or(if told { Duration::ZERO } else { own }));
-        self.rest.extend(self.rest.end().map_or(until, |end| end.max(until)));
+        self.rest.fail(self.rest.until().map_or(until, |end| end.max(until)));
     }
 
     /// Returns whether the account is paused after a 429.
     pub fn is_paused(&self, now: Timestamp) -> bool {
-        self.rest.is_on(now)
+        self.rest.is_open(now)
     }
 }
 
@@ -402,9 +404,9 @@ mod tests {
         for second in 1..=4 {
             account.settle(1, UpstreamResult::Limited(None), at(second));
         }
-        assert_eq!((account.refusals, account.rest.end()), (1, Some(at(61))));
+        assert_eq!((account.refusals, account.rest.until()), (1, Some(at(61))));
         account.limited(Some(Duration::from_secs(600)), at(5));
-        assert_eq!((account.refusals, account.rest.end()), (1, Some(at(605))), "the longest wait that was named");
+        assert_eq!((account.refusals, account.rest.until()), (1, Some(at(605))), "the longest wait that was named");
     }
 
     #[test]

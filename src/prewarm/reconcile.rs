@@ -3,10 +3,7 @@
 //! Bounded: a pull ends at its deadline and continues with the next attempt, and no step waits for Harbor to store.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -34,7 +31,8 @@ use crate::{
     harbor::model::Artifact,
     jitter,
     reconcile::{ReconcileError, ReconcileResult},
-    registry::{self, RetryClass},
+    registry,
+    transport::RetryClass,
 };
 
 /// The inputs that are the same for every image.
@@ -85,8 +83,7 @@ pub async fn reconcile(
 ) -> ReconcileResult<CachedImageStatus> {
     let own = cached.spec.refresh_interval.map(Interval::duration);
     let timing = PrewarmTiming { refresh: own.unwrap_or(context.timing.refresh), ..context.timing };
-    let run =
-        ImageReconcile { cached, context, timing, now, started: Instant::now(), unanswered: AtomicBool::new(false) };
+    let run = ImageReconcile { cached, context, timing, now, started: Instant::now() };
     run.step().await
 }
 
@@ -97,8 +94,6 @@ struct ImageReconcile<'a> {
     timing: PrewarmTiming,
     now: Timestamp,
     started: Instant,
-    /// Harbor did not answer.
-    unanswered: AtomicBool,
 }
 
 /// An image that can be warmed.
@@ -162,10 +157,11 @@ impl ImageReconcile<'_> {
         if let Some(why) = &place.resolved.away {
             return self.next(place, ImageEvent::Away(why));
         }
-        let attempt = match place.resolved.silence.attempt(self.now) {
-            Ok(attempt) => attempt,
-            Err(until) => {
-                let why = format!("Harbor did not answer; it is asked again after {}", condition::whole_seconds(until));
+        let probe = match place.resolved.puller.client().transport().shared().breaker.admit(self.now) {
+            Ok(probe) => probe,
+            Err(open) => {
+                let until = condition::whole_seconds(open.until);
+                let why = format!("Harbor did not answer; it is asked again after {until}");
                 return self.next(place, ImageEvent::Away(&why));
             }
         };
@@ -174,7 +170,7 @@ impl ImageReconcile<'_> {
             ImageAction::Look => self.look(place, false).await,
             _ => self.warm(place).await,
         };
-        attempt.end(!self.unanswered.load(Ordering::Relaxed), self.later());
+        probe.end(self.later());
         next
     }
 
@@ -235,7 +231,7 @@ impl ImageReconcile<'_> {
         let pulled = tokio::time::timeout(deadline, pull).await.unwrap_or(Err(PullError::Deadline(deadline)));
         progress.ended(pulled.as_ref().err().map(PullError::reason));
         let may_be_harbor = pulled.as_ref().is_err_and(|error| error.may_be_harbor());
-        let harbor_answers = self.harbor_answers(place, may_be_harbor).await;
+        let harbor_answers = harbor_answers(place, may_be_harbor).await;
         leave.settle(answer(&pulled, harbor_answers), self.later());
         match pulled {
             Ok(warmed) => {
@@ -253,14 +249,6 @@ impl ImageReconcile<'_> {
                 self.next(place, ImageEvent::Failed(&failure))
             }
         }
-    }
-
-    /// Returns whether Harbor itself answers. It is asked only if Harbor may be the cause of a failure; if it does not answer,
-    /// no other image is pulled either.
-    async fn harbor_answers(&self, place: &WarmTarget, may_be_harbor: bool) -> bool {
-        let answers = !may_be_harbor || place.resolved.puller.client().answers().await;
-        self.unanswered.store(!answers, Ordering::Relaxed);
-        answers
     }
 
     /// The failure of a pull that the registry refuses (412), from its message and the known status of a pending scan.
@@ -298,7 +286,7 @@ impl ImageReconcile<'_> {
                 (ReconcileError::new(Reason::HarborUnreachable, message, RetryClass::Retry), true)
             }
         };
-        let harbor_answers = self.harbor_answers(place, may_be_harbor).await;
+        let harbor_answers = harbor_answers(place, may_be_harbor).await;
         let failure = if may_be_harbor { attributed(failure, harbor_answers) } else { failure };
         self.next(place, ImageEvent::LookFailed(&failure))
     }
@@ -410,6 +398,12 @@ impl ImageReconcile<'_> {
     }
 }
 
+/// Returns whether Harbor itself answers. It is asked only if Harbor may be the cause of a failure; if it does not answer, the
+/// circuit breaker opens, and no other image is pulled either.
+async fn harbor_answers(place: &WarmTarget, may_be_harbor: bool) -> bool {
+    !may_be_harbor || place.resolved.puller.client().transport().ping().await
+}
+
 /// Attributes a failure that Harbor may have caused: to Harbor if it does not answer; otherwise to the upstream or the single
 /// image, which affects no other image.
 fn attributed(failure: ReconcileError, harbor_answers: bool) -> ReconcileError {
@@ -427,5 +421,5 @@ fn attributed(failure: ReconcileError, harbor_answers: bool) -> ReconcileError {
 
 /// Includes the address of its Harbor.
 fn repository(resolved: &Resolved, target: &Target) -> String {
-    format!("{}{}", resolved.puller.client().address(), target.path())
+    format!("{}/{}", resolved.puller.client().transport().address(), target.path())
 }

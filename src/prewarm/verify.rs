@@ -15,7 +15,8 @@ use crate::{
         cached_image::{IndexState, PlatformStatus},
     },
     harbor::{self, model::Artifact},
-    registry::{self, Client, Digest, Error, ImageManifest, Manifest, RetryClass},
+    registry::{self, Client, Digest, Error, ImageManifest, Manifest},
+    transport::RetryClass,
 };
 
 /// Blobs that are checked at once.
@@ -36,7 +37,7 @@ impl VerifyError {
     /// Returns how to handle the error.
     pub fn class(&self) -> RetryClass {
         match self {
-            Self::Inventory(error) => error.class().into(),
+            Self::Inventory(error) => error.class(),
             Self::Registry(error) => error.class(),
         }
     }
@@ -44,7 +45,7 @@ impl VerifyError {
     /// Returns whether Harbor itself may be the cause. Its API asks no upstream.
     pub fn may_be_harbor(&self) -> bool {
         match self {
-            Self::Inventory(error) => error.is_silence(),
+            Self::Inventory(error) => error.may_be_harbor(),
             Self::Registry(error) => error.may_be_harbor(),
         }
     }

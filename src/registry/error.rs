@@ -3,177 +3,99 @@
 use std::time::Duration;
 
 use super::digest::Digest;
-use crate::api::Reason;
+use crate::{
+    api::Reason,
+    transport::{self, Refusal, RequestResult, RetryClass},
+};
 
 /// A failed pull.
+///
+/// `operation` is method and path, and `message` is what Harbor said, without secrets.
 #[derive(Debug, Clone, thiserror::Error)]
+#[allow(missing_docs, reason = "said once, above")]
 pub enum Error {
-    /// The endpoint cannot be used at all.
-    #[error("the registry endpoint cannot be used: {0}; check the URL and the CA of the HarborInstance")]
-    Endpoint(String),
-    /// No connection, or it was closed before a status line arrived.
-    #[error("Harbor cannot be reached ({operation}): {detail}; check the URL, DNS, the network and the certificate")]
-    Unreachable {
-        /// Method and path.
-        operation: String,
-        /// Message of the HTTP client.
-        detail: String,
-    },
-    /// A response began, but its body ended early. Harbor relays what the upstream does, so this is no sign of a failure of
-    /// Harbor itself.
-    #[error(
-        "the response to {operation} broke off ({detail}): the upstream ended it early, or something on the way did"
-    )]
-    BrokenOff {
-        /// Method and path.
-        operation: String,
-        /// Message of the HTTP client.
-        detail: String,
-    },
-    /// No status line arrived within the deadline.
-    #[error("no answer to {operation} within {} s", deadline.as_secs_f32())]
-    Timeout {
-        /// Method and path.
-        operation: String,
-        /// The deadline.
-        deadline: Duration,
-    },
+    /// Nothing was sent, no HTTP response began, or it ended early.
+    #[error(transparent)]
+    Transport(transport::Error),
     /// 401 with a fresh token. Harbor answers a wrong password with a token that grants nothing.
     #[error(
         "Harbor refused {operation} (401): {message}; check the credentials of the HarborInstance and the rights of the account"
     )]
-    Unauthorized {
-        /// Method and path.
-        operation: String,
-        /// Harbor's message.
-        message: String,
-    },
+    Unauthorized { operation: String, message: String },
     /// 401 because the project does not exist: Harbor answers this to an administrator too.
     #[error(
         "Harbor has no such project, or none that the account may see: {message}; check the project's name in the image, and the ProxyProject"
     )]
-    ProjectNotFound {
-        /// Harbor's message.
-        message: String,
-    },
+    ProjectNotFound { message: String },
     /// HTTP status 403.
     #[error("Harbor forbids {operation} (403): {message}; check the rights of the account")]
-    Forbidden {
-        /// Method and path.
-        operation: String,
-        /// Harbor's message.
-        message: String,
-    },
+    Forbidden { operation: String, message: String },
     /// 404: an upstream that is down looks the same, so it is not permanent.
     #[error("not found ({operation}): {message}; check the name, and that the upstream has it")]
-    NotFound {
-        /// Method and path.
-        operation: String,
-        /// Harbor's message.
-        message: String,
-    },
+    NotFound { operation: String, message: String },
     /// 404 from Harbor's own store: Harbor could not ask the upstream, or was refused there, and has not stored the image.
     #[error(
         "Harbor did not get it from the upstream (which is unreachable, refuses Harbor's credentials, or answers what Harbor \
          cannot use), and has not stored it: {message}"
     )]
-    UpstreamUnavailable {
-        /// Harbor's message.
-        message: String,
-    },
+    UpstreamUnavailable { message: String },
     /// 412: a policy of the project blocks the pull, for example one on vulnerabilities.
     #[error("a policy of the project stops the pull (412): {message}")]
-    PolicyBlocked {
-        /// Harbor's message.
-        message: String,
-    },
+    PolicyBlocked { message: String },
     /// 429, from Harbor or from the upstream behind it.
     #[error("the rate of pulls is limited (429): {message}")]
-    RateLimited {
-        /// `Retry-After`, if the answer has it.
-        retry_after: Option<Duration>,
-        /// Harbor's message.
-        message: String,
-    },
+    RateLimited { retry_after: Option<Duration>, message: String },
     /// 5xx, from Harbor or from the upstream behind it.
     #[error("Harbor or the upstream failed at {operation} ({status}): {message}")]
-    Server {
-        /// Method and path.
-        operation: String,
-        /// HTTP status.
-        status: u16,
-        /// `Retry-After`, if the answer has it.
-        retry_after: Option<Duration>,
-        /// Harbor's message.
-        message: String,
-    },
+    Server { operation: String, status: u16, retry_after: Option<Duration>, message: String },
     /// A status that a registry must not send.
     #[error("unexpected answer to {operation} ({status}): {message}")]
-    Unexpected {
-        /// Method and path.
-        operation: String,
-        /// HTTP status.
-        status: u16,
-        /// Harbor's message.
-        message: String,
-    },
+    Unexpected { operation: String, status: u16, message: String },
     /// The bytes have another digest than the requested one.
     #[error("the content of {expected} has the digest {actual}: the upstream or something on the way altered it")]
-    DigestMismatch {
-        /// The requested digest.
-        expected: Digest,
-        /// The digest of the received bytes.
-        actual: Digest,
-    },
+    DigestMismatch { expected: Digest, actual: Digest },
     /// The length of a blob differs from its manifest.
     #[error("{digest} has {actual} bytes and its manifest says {expected}")]
-    SizeMismatch {
-        /// The blob.
-        digest: Digest,
-        /// Bytes that the manifest states.
-        expected: u64,
-        /// Received bytes, or the first count above the expected one.
-        actual: u64,
-    },
-    /// The content exceeds the limit.
-    #[error("{what} is larger than the limit of {limit}")]
-    TooLarge {
-        /// The content that is too large.
-        what: String,
-        /// The limit, with its unit.
-        limit: String,
-    },
+    SizeMismatch { digest: Digest, expected: u64, actual: u64 },
     /// An answer that no registry sends: a login page, a truncated body, a manifest of an old schema.
     #[error("the answer to {operation} cannot be used: {detail}")]
-    Malformed {
-        /// Method and path.
-        operation: String,
-        /// The fault in the answer.
-        detail: String,
-    },
+    Malformed { operation: String, detail: String },
 }
 
-/// How to handle an error.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RetryClass {
-    /// Retry soon, with backoff.
-    Retry,
-    /// Retry later: at the time that the answer named, or when something else changes.
-    Wait(Option<Duration>),
-    /// A person must change something.
-    Stalled,
+impl From<transport::Error> for Error {
+    fn from(error: transport::Error) -> Self {
+        let refusal = match error {
+            transport::Error::Refused(refusal) => *refusal,
+            other => return Self::Transport(other),
+        };
+        let Refusal { operation, status, retry_after, rate_limited, no_challenge, message } = refusal;
+        match status {
+            _ if rate_limited => Self::RateLimited { retry_after, message },
+            401 if no_challenge => Self::ProjectNotFound { message },
+            401 => Self::Unauthorized { operation, message },
+            403 => Self::Forbidden { operation, message },
+            // Harbor answers "resource not found" for content that the upstream does not have; these messages are about its
+            // own store.
+            404 if message.starts_with("artifact ") || message.starts_with("repository ") => {
+                Self::UpstreamUnavailable { message }
+            }
+            404 => Self::NotFound { operation, message },
+            412 => Self::PolicyBlocked { message },
+            500..600 => Self::Server { operation, status, retry_after, message },
+            _ => Self::Unexpected { operation, status, message },
+        }
+    }
 }
 
 impl Error {
     /// Returns how to handle the error.
     pub fn class(&self) -> RetryClass {
         match self {
-            Self::Unreachable { .. }
-            | Self::BrokenOff { .. }
-            | Self::Timeout { .. }
-            | Self::Malformed { .. }
-            | Self::Unexpected { .. } => RetryClass::Retry,
-            Self::Server { retry_after: None, .. } | Self::UpstreamUnavailable { .. } => RetryClass::Retry,
+            // A manifest is as large at the next attempt.
+            Self::Transport(transport::Error::TooLarge { .. }) => RetryClass::Stalled,
+            Self::Transport(error) => error.class(),
+            Self::Malformed { .. } | Self::Unexpected { .. } | Self::UpstreamUnavailable { .. } => RetryClass::Retry,
+            Self::Server { retry_after: None, .. } => RetryClass::Retry,
             Self::Server { retry_after, .. } | Self::RateLimited { retry_after, .. } => RetryClass::Wait(*retry_after),
             Self::Unauthorized { .. }
             | Self::ProjectNotFound { .. }
@@ -182,73 +104,107 @@ impl Error {
             | Self::PolicyBlocked { .. }
             | Self::DigestMismatch { .. }
             | Self::SizeMismatch { .. } => RetryClass::Wait(None),
-            Self::Endpoint(_) | Self::TooLarge { .. } => RetryClass::Stalled,
         }
     }
 
     /// Returns the reason for a condition.
     pub fn reason(&self) -> Reason {
         match self {
-            Self::Endpoint(_) => Reason::InvalidSpec,
-            Self::Unreachable { .. } => Reason::HarborUnreachable,
+            Self::Transport(transport::Error::Endpoint(_)) => Reason::InvalidSpec,
+            Self::Transport(transport::Error::Unreachable { .. } | transport::Error::CircuitOpen(_)) => {
+                Reason::HarborUnreachable
+            }
             Self::Unauthorized { .. } => Reason::HarborUnauthorized,
             Self::Forbidden { .. } => Reason::HarborForbidden,
             Self::NotFound { .. } => Reason::ImageNotFound,
             Self::UpstreamUnavailable { .. } => Reason::UpstreamUnhealthy,
             Self::ProjectNotFound { .. } | Self::PolicyBlocked { .. } => Reason::PullBlocked,
             Self::RateLimited { .. } => Reason::RateLimited,
-            Self::BrokenOff { .. }
-            | Self::Timeout { .. }
+            Self::Transport(_)
             | Self::Server { .. }
             | Self::Unexpected { .. }
             | Self::DigestMismatch { .. }
             | Self::SizeMismatch { .. }
-            | Self::TooLarge { .. }
             | Self::Malformed { .. } => Reason::PullFailed,
         }
     }
 
-    /// Returns whether Harbor itself may be the cause: no status line arrived, or a gateway in front of it answered. An
-    /// upstream that hangs looks the same, so [`Client::answers`](super::Client::answers) decides.
+    /// Returns whether no status line arrived in time.
+    pub fn is_timeout(&self) -> bool {
+        matches!(self, Self::Transport(transport::Error::Timeout { .. }))
+    }
+
+    /// Returns whether Harbor itself may be the cause. An upstream that hangs looks the same, so
+    /// [`transport::Client::ping`] decides.
     pub fn may_be_harbor(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::Timeout { .. } => true,
-            Self::Server { status, .. } => is_gateway(*status),
+            Self::Transport(error) => error.may_be_harbor(),
+            Self::Server { status, .. } => RequestResult::Status(*status).is_unanswered(),
             _ => false,
         }
     }
 }
 
-/// Whether a gateway sends this status when its backend does not answer.
-pub(super) fn is_gateway(status: u16) -> bool {
-    matches!(status, 502..=504)
-}
-
 #[cfg(test)]
 mod tests {
+    use http::{HeaderMap, HeaderValue, StatusCode, header};
+    use jiff::Timestamp;
+
     use super::*;
+    use crate::transport::Redactor;
+
+    fn of(status: u16, no_challenge: bool, body: &str) -> Error {
+        let mut headers = HeaderMap::new();
+        if no_challenge {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(""));
+        }
+        let head = (StatusCode::from_u16(status).unwrap(), &headers);
+        let (redactor, now) = (Redactor::default(), Timestamp::UNIX_EPOCH);
+        let body = (body.as_bytes(), false);
+        transport::Error::Refused(Box::new(Refusal::read("GET /v2/x".to_owned(), head, body, (&redactor, &[]), now)))
+            .into()
+    }
+
+    #[test]
+    fn each_refusal_of_harbor_is_told_apart() {
+        let missing =
+            r#"{"errors":[{"code":"UNAUTHORIZED","message":"project nope not found: project nope not found"}]}"#;
+        assert!(matches!(of(401, true, missing), Error::ProjectNotFound { message } if message.contains("nope")));
+        assert!(matches!(of(401, false, "{}"), Error::Unauthorized { .. }));
+        assert!(matches!(of(403, false, ""), Error::Forbidden { message, .. } if message == "Forbidden"));
+        let policy =
+            r#"{"errors":[{"code":"PROJECTPOLICYVIOLATION","message":"current image with 3 vulnerabilities"}]}"#;
+        assert!(matches!(of(412, false, policy), Error::PolicyBlocked { message } if message.contains("3 vuln")));
+        assert!(
+            matches!(of(502, false, "<html>bad\u{7}</html>"), Error::Server { message, .. } if message == "<html>bad </html>")
+        );
+        let hidden = r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"You have reached your pull rate limit"}]}"#;
+        assert!(matches!(of(500, false, hidden), Error::RateLimited { .. }));
+        let unproxied = r#"{"errors":[{"code":"NOT_FOUND","message":"artifact hub/app:v1 not found"}]}"#;
+        assert!(matches!(of(404, false, unproxied), Error::UpstreamUnavailable { .. }));
+        let absent =
+            r#"{"errors":[{"code":"NOT_FOUND","message":"resource not found: repo hub/app, tag v1 not found"}]}"#;
+        assert!(matches!(of(404, false, absent), Error::NotFound { .. }));
+        assert!(matches!(of(301, false, ""), Error::Unexpected { status: 301, .. }));
+    }
 
     /// This decides whether the circuit breaker of a Harbor opens.
     #[test]
     fn may_be_harbor_holds_only_where_no_response_began_or_a_gateway_answered() {
-        let (operation, message) = ("GET /v2/x".to_owned(), "said".to_owned());
-        let server = |status| Error::Server {
-            operation: operation.clone(),
-            status,
-            retry_after: None,
-            message: message.clone(),
-        };
-        let unreachable = Error::Unreachable { operation: operation.clone(), detail: "refused".to_owned() };
-        let timeout = Error::Timeout { operation: operation.clone(), deadline: Duration::from_secs(1) };
-        for error in [unreachable, timeout, server(502), server(503), server(504)] {
+        let operation = "GET /v2/x".to_owned();
+        let (url, detail) = ("http://harbor.test".to_owned(), "refused".to_owned());
+        let unreachable = transport::Error::Unreachable { url, detail: detail.clone() }.into();
+        let timeout =
+            transport::Error::Timeout { operation: operation.clone(), deadline: Duration::from_secs(1) }.into();
+        for error in [unreachable, timeout, of(502, false, ""), of(503, false, ""), of(504, false, "")] {
             assert!(error.may_be_harbor(), "{error}");
         }
-        let broken_off = Error::BrokenOff { operation: operation.clone(), detail: "end of file".to_owned() };
+        let broken_off = Error::from(transport::Error::BrokenOff { operation, detail });
         assert_eq!((broken_off.reason(), broken_off.class()), (Reason::PullFailed, RetryClass::Retry));
         let size = Error::SizeMismatch { digest: Digest::of(b"x"), expected: 2, actual: 1 };
-        let limited = Error::RateLimited { retry_after: None, message: message.clone() };
-        let unavailable = Error::UpstreamUnavailable { message: message.clone() };
-        for error in [broken_off, size, limited, unavailable, server(500)] {
+        let limited = Error::RateLimited { retry_after: None, message: String::new() };
+        let unavailable = Error::UpstreamUnavailable { message: String::new() };
+        for error in [broken_off, size, limited, unavailable, of(500, false, "")] {
             assert!(!error.may_be_harbor(), "{error}");
             assert_ne!(error.reason(), Reason::HarborUnreachable, "{error}");
         }

@@ -6,7 +6,7 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::rules::Reach;
 use super::{Rule, RuleWarning, Rules};
-use crate::api::condition::find;
+use crate::api::condition::{find, reason_if_false};
 use crate::api::{ConditionType, HarborInstance, ProxyProject, Reason, RewriteRuleStatus};
 
 /// How long a Harbor must be unreachable before rules act on it: a restart is not an outage.
@@ -67,12 +67,10 @@ pub(super) fn rule_of(project: &ProxyProject, rule: &RewriteRuleStatus, unavaila
 }
 
 fn is_unavailable(instance: &HarborInstance, now: Timestamp) -> bool {
-    let ready = instance.status.as_ref().and_then(|status| find(&status.conditions, ConditionType::Ready));
-    ready.is_some_and(|ready| {
-        ready.status == "False"
-            && matches!(ready.reason.parse(), Ok(Reason::HarborUnreachable | Reason::HarborError))
-            && now.duration_since(ready.last_transition_time.0) >= OUTAGE_AFTER
-    })
+    let conditions = instance.status.as_ref().map_or(&[][..], |status| &status.conditions);
+    let is_unreachable = reason_if_false(conditions, ConditionType::Ready).is_some_and(Reason::means_unreachable);
+    let since = find(conditions, ConditionType::Ready).map(|ready| ready.last_transition_time.0);
+    is_unreachable && since.is_some_and(|since| now.duration_since(since) >= OUTAGE_AFTER)
 }
 
 #[cfg(test)]

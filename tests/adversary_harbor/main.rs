@@ -21,10 +21,10 @@ use harbor_pilot::{
         HarborInstance, HarborInstanceStatus, ProxyProject, ProxyProjectStatus, Registry, RegistryStatus, condition,
     },
     controller::{Connections, Installation, ReconciledKind, Reconciler, Reconcilers, SecretValue},
-    harbor::Deadlines,
     image::ImageRef,
     prewarm::Target,
     standalone::{ManifestSet, MemoryStore, StoredKind},
+    transport::Deadlines,
 };
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};

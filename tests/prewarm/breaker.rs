@@ -8,6 +8,7 @@ use harbor_pilot::{
     prewarm::{PrewarmContext, Puller, puller::PullLimits, reconcile},
     reconcile::ReconcileResult,
     registry,
+    transport::{Deadlines, Endpoint},
 };
 use k8s_openapi::jiff::Timestamp;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -66,8 +67,9 @@ async fn reconcile_does_not_take_an_upstream_that_hangs_for_a_harbor_that_does()
     world.upstream.push_image("good/app", "v1", &Image::single("linux", "amd64"));
     world.upstream.fail_next("hangs/app/manifests", 100_000, &Failure::Delay(Duration::from_secs(20)));
     // Less than the upstream hangs, and more than Harbor takes.
-    let idle_deadline = Duration::from_millis(if world.double.is_some() { 500 } else { 8000 });
-    let impatient = registry::Endpoint { idle_deadline, ..world.endpoint.clone() };
+    let idle = Duration::from_millis(if world.double.is_some() { 500 } else { 8000 });
+    let deadlines = Deadlines { idle, ..Deadlines::default() };
+    let impatient = Endpoint { deadlines, ..world.endpoint.clone() };
     let limits = PullLimits { pause: Duration::from_millis(1), ..PullLimits::default() };
     let puller = Puller::new(registry::Client::new(&impatient).unwrap(), limits);
     let context = world.context_through(puller);

@@ -21,7 +21,7 @@ use harbor_pilot::{
         CachedImage, ConditionType, Platform,
         cached_image::{IndexState, Require},
     },
-    prewarm::{CircuitBreaker, Environment, PrewarmContext, Resolved, Unresolved, puller::PullError, reconcile},
+    prewarm::{Environment, PrewarmContext, Resolved, Unresolved, puller::PullError, reconcile},
     registry,
 };
 use k8s_openapi::jiff::Timestamp;
@@ -283,7 +283,6 @@ async fn what_cannot_be_warmed_yet_says_why_and_asks_nothing_of_harbor() {
         harbor: world.client.clone(),
         allowance: world.allowance(),
         away: None,
-        silence: CircuitBreaker::default(),
     };
     let table = [
         (Err(Unresolved::InvalidImage("no".to_owned())), "False/InvalidImage", true),

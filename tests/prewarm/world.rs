@@ -17,14 +17,14 @@ use harbor_pilot::{
     harbor,
     image::ImageRef,
     prewarm::{
-        CircuitBreaker, Environment, PrewarmContext, PrewarmTiming, Puller, RateLimiter, Resolved, ScanTerms, Target,
-        Unresolved,
+        Environment, PrewarmContext, PrewarmTiming, Puller, RateLimiter, Resolved, ScanTerms, Target, Unresolved,
         puller::{ProjectConcurrency, PullLimits},
         rate_limiter::RateLimitState,
         reconcile,
     },
     reconcile::ReconcileResult,
     registry,
+    transport::{Credentials, Endpoint},
 };
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
@@ -39,7 +39,7 @@ pub(crate) struct World {
     /// The double; `None` with a real Harbor.
     pub(crate) double: Option<Harbor>,
     pub(crate) project: String,
-    pub(crate) endpoint: registry::Endpoint,
+    pub(crate) endpoint: Endpoint,
     pub(crate) client: harbor::Client,
     registry_id: i64,
     /// A scanner that a real Harbor was given, and its id there.
@@ -84,15 +84,8 @@ impl World {
         };
         let username = from_env("HARBOR_USERNAME", "admin");
         let password = secrecy::SecretString::from(from_env("HARBOR_PASSWORD", "Harbor12345"));
-        let mut endpoint = registry::Endpoint::new(url.clone());
-        endpoint.credentials = Some(harbor::Credentials { username: username.clone(), password: password.clone() });
-        let client = harbor::Client::new(&harbor::Endpoint {
-            url,
-            ca_bundle: None,
-            credentials: Some(harbor::Credentials { username, password }),
-            max_concurrent_requests: 4,
-        })
-        .unwrap();
+        let endpoint = Endpoint { credentials: Some(Credentials { username, password }), ..Endpoint::new(url) };
+        let client = harbor::Client::new(&endpoint).unwrap();
         let mut world = Self {
             upstream,
             double,
@@ -242,14 +235,9 @@ impl World {
 
     /// The same with a Harbor at another address.
     pub(crate) fn elsewhere(&self, url: &str) -> PrewarmContext {
-        let endpoint = registry::Endpoint { url: url.to_owned(), ..self.endpoint.clone() };
+        let endpoint = Endpoint { url: url.to_owned(), ..self.endpoint.clone() };
         let limits = PullLimits { pause: Duration::from_millis(1), ..PullLimits::default() };
-        let client = harbor::Client::new(&harbor::Endpoint {
-            url: url.to_owned(),
-            ca_bundle: None,
-            credentials: None,
-            max_concurrent_requests: 4,
-        });
+        let client = harbor::Client::new(&Endpoint::new(url));
         let around = Around {
             resolved: Resolved {
                 puller: Puller::new(registry::Client::new(&endpoint).unwrap(), limits),
@@ -271,7 +259,6 @@ impl World {
             harbor: self.client.clone(),
             allowance: self.allowance(),
             away: None,
-            silence: CircuitBreaker::default(),
         }
     }
 

@@ -16,7 +16,8 @@ use harbor_pilot::{
         Puller,
         puller::{ProjectConcurrency, PullConcurrency, PullLimits},
     },
-    registry::{Client, Descriptor, Digest, Endpoint},
+    registry::{Client, Descriptor, Digest},
+    transport::Endpoint,
 };
 use http::StatusCode;
 use serde_json::json;

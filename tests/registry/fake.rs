@@ -19,10 +19,10 @@ use axum::{
 use bytes::Bytes;
 use futures::stream;
 use harbor_pilot::{
-    harbor::Credentials,
     image::ImageRef,
     prewarm::{Puller, Target, puller::PullLimits},
-    registry::{Client, Descriptor, Digest, Endpoint},
+    registry::{Client, Descriptor, Digest},
+    transport::{Credentials, Deadlines, Endpoint},
 };
 use http::{HeaderMap, StatusCode, header};
 use serde_json::{Value, json};
@@ -95,7 +95,7 @@ impl Fake {
         let credentials = Credentials { username: "robot$pilot".to_owned(), password: CANARY.to_owned().into() };
         Endpoint {
             credentials: Some(credentials),
-            idle_deadline: Duration::from_millis(400),
+            deadlines: Deadlines { idle: Duration::from_millis(400), ..Deadlines::default() },
             ..Endpoint::new(self.url.clone())
         }
     }

@@ -20,7 +20,8 @@ use harbor_pilot::{
         Puller,
         puller::{PullError, PullLimits},
     },
-    registry::{BlobResponse, Client, Descriptor, Digest, Endpoint, Error},
+    registry::{BlobResponse, Client, Descriptor, Digest, Error},
+    transport::{self, Deadlines, Endpoint},
 };
 use http::{StatusCode, header};
 use serde_json::{Value, json};
@@ -36,7 +37,7 @@ async fn an_endless_manifest_is_given_up_at_its_limit() {
         ([(header::CONTENT_TYPE, MANIFEST)], endless(&counted)).into_response()
     });
     let error = fake.client().manifest("p/app", "v1").await.unwrap_err();
-    assert!(matches!(error, Error::TooLarge { .. }), "{error}");
+    assert!(matches!(error, Error::Transport(transport::Error::TooLarge { .. })), "{error}");
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert!(taken.load(Ordering::Relaxed) < 32 << 20, "read on after the limit");
 }
@@ -145,17 +146,20 @@ async fn silence_and_dripping_end_at_the_deadline() {
     fake.answer(&blob_path(&blob), move || drip().into_response());
     let start = Instant::now();
     let error = fake.client().stream_blob("p/app", &blob, |_| {}).await.unwrap_err();
-    assert!(matches!(error, Error::BrokenOff { .. }), "{error}");
+    assert!(matches!(error, Error::Transport(transport::Error::BrokenOff { .. })), "{error}");
     assert!(!error.may_be_harbor(), "a response had begun");
 
     // Accepts, and never answers.
     let mute = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = Endpoint { url: format!("http://{}", mute.local_addr().unwrap()), ..fake.endpoint() };
     let error = Client::new(&endpoint).unwrap().head("p/app", "v1").await.unwrap_err();
-    assert!(matches!(error, Error::Timeout { .. }) && error.may_be_harbor(), "{error}");
+    assert!(matches!(error, Error::Transport(transport::Error::Timeout { .. })) && error.may_be_harbor(), "{error}");
     drop(mute);
     let error = Client::new(&endpoint).unwrap().head("p/app", "v1").await.unwrap_err();
-    assert!(matches!(error, Error::Unreachable { .. }) && error.may_be_harbor(), "{error}");
+    assert!(
+        matches!(error, Error::Transport(transport::Error::Unreachable { .. })) && error.may_be_harbor(),
+        "{error}"
+    );
     assert!(start.elapsed() < Duration::from_secs(10));
 }
 
@@ -172,7 +176,8 @@ async fn a_blob_and_a_manifest_that_drip_below_every_read_timeout_end_at_their_d
     };
     fake.answer(&blob_path(&blob), move || drip().into_response());
     fake.answer("/v2/p/app/manifests/v1", move || ([(header::CONTENT_TYPE, MANIFEST)], drip()).into_response());
-    let client = Client::new(&Endpoint { idle_deadline: Duration::from_secs(1), ..fake.endpoint() }).unwrap();
+    let deadlines = Deadlines { idle: Duration::from_secs(1), ..Deadlines::default() };
+    let client = Client::new(&Endpoint { deadlines, ..fake.endpoint() }).unwrap();
     let received = AtomicU64::new(0);
     let both = futures::future::join(
         client.stream_blob("p/app", &blob, |bytes| {
@@ -182,7 +187,10 @@ async fn a_blob_and_a_manifest_that_drip_below_every_read_timeout_end_at_their_d
     );
     let (blob, manifest) = tokio::time::timeout(Duration::from_secs(10), both).await.expect("a drip has no deadline");
     for error in [blob.unwrap_err(), manifest.unwrap_err()] {
-        assert!(matches!(&error, Error::BrokenOff { detail, .. } if detail == "not complete within 2 s"), "{error}");
+        assert!(
+            matches!(&error, Error::Transport(transport::Error::BrokenOff { detail, .. }) if detail == "not complete within 2 s"),
+            "{error}"
+        );
     }
     assert!(received.into_inner() > 2, "it did not drip");
 }
@@ -309,7 +317,7 @@ async fn a_request_that_an_upstream_holds_up_gives_its_slot_to_others() {
         async move { client.head("p/hangs", "v1").await }
     });
     tokio::time::sleep(Duration::from_millis(300)).await;
-    assert!(client.answers().await, "it takes no slot");
+    assert!(client.transport().ping().await, "it takes no slot");
     let other = tokio::time::timeout(Duration::from_secs(20), client.head("p/other", "v1")).await;
     assert!(matches!(other, Ok(Err(Error::NotFound { .. }))), "{other:?}");
     assert!(!held.is_finished());

@@ -18,8 +18,9 @@ use harbor_pilot::{
         Connections, FinalizeResult, Installation, ReconcileResult, ReconciledKind, Reconciler, Reconcilers,
         SecretValue,
     },
-    harbor::{Client, Credentials, Endpoint},
+    harbor::Client,
     standalone::{ManifestSet, MemoryStore, StoredKind},
+    transport::{Credentials, Endpoint},
 };
 use k8s_openapi::jiff::Timestamp;
 use serde::de::DeserializeOwned;
@@ -94,13 +95,8 @@ impl Site {
 
     /// A client of our own, to look with and to meddle with.
     pub fn client(&self) -> Client {
-        Client::new(&Endpoint {
-            url: self.url.clone(),
-            ca_bundle: None,
-            credentials: Some(Credentials { username: self.username.clone(), password: self.password.clone().into() }),
-            max_concurrent_requests: 4,
-        })
-        .unwrap()
+        let own = Credentials { username: self.username.clone(), password: self.password.clone().into() };
+        Client::new(&Endpoint { credentials: Some(own), ..Endpoint::new(self.url.clone()) }).unwrap()
     }
 
     /// A request to Harbor's API as an administrator makes it by hand. `path` is below `/api/v2.0`. Answers status and body.

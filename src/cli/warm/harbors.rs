@@ -27,7 +27,7 @@ use crate::{
     controller::{Connections, SecretValue, connections::Connection},
     harbor::Error,
     leadership::Leadership,
-    prewarm::{CircuitBreaker, Environment, PullProgress, RateLimiter, Resolved, Unresolved},
+    prewarm::{Environment, PullProgress, RateLimiter, Resolved, Unresolved},
     reconcile::ReconcileError,
     standalone::{self, ManifestSet, MemoryStore},
 };
@@ -130,7 +130,6 @@ impl Harbors {
             // A user who runs the command decides what it may pull.
             allowance: RateLimiter::default(),
             away: None,
-            silence: CircuitBreaker::default(),
         })
     }
 }

@@ -269,10 +269,10 @@ fn advice(done: &WarmedImage) -> Option<&'static str> {
         (_, Some(Reason::RateLimited)) => {
             "run the command later, or set credentials for the upstream in the Registry (credentialsSecretRef)"
         }
-        (_, Some(Reason::PlatformMissing)) => {
-            "choose platforms of the image with --platform, or use --all-platforms"
+        (_, Some(Reason::PlatformMissing)) => "choose platforms of the image with --platform, or use --all-platforms",
+        (_, Some(Reason::PullByDigest)) => {
+            "use --require online, which does not wait for the tag; a longer --timeout does not help"
         }
-        (_, Some(Reason::PullByDigest)) => "use --require online, which does not wait for the tag; a longer --timeout does not help",
         (_, Some(Reason::NestedIndex | Reason::ForeignLayer)) => "a retry or a longer --timeout does not help",
         (_, Some(Reason::HarborUnreachable)) => {
             "check the url of the HarborInstance, or --harbor, from this machine; stored blobs are not fetched again"

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use k8s_openapi::jiff::Timestamp;
 
-use super::{CacheSource, shared_read::SharedRead};
+use super::shared_read::SharedRead;
 use crate::harbor::{Client, Error, model::ReplicationExecution};
 
 /// Maximum number of pages that are read to find where the last read ended. Older executions are requested for each policy.
@@ -41,15 +41,15 @@ impl ExecutionCache {
     /// Returns executions of a policy, the newest first: the newest of all, and those that are newer than `after`.
     pub(super) async fn of(
         &self,
-        source: &CacheSource,
+        client: &Client,
         policy: i64,
         after: Option<i64>,
         since: Timestamp,
     ) -> Result<Vec<ReplicationExecution>, Error> {
-        self.follow(source, since).await?;
+        self.follow(client, since).await?;
         let ask = self.known.lock().must_ask(policy, after);
         if let Some(limit) = ask {
-            let found = source.guarded(source.client.replication_executions(policy, limit)).await?;
+            let found = client.admitted(client.replication_executions(policy, limit)).await?;
             self.known.lock().answered(policy, limit, found);
         }
         Ok(self.known.lock().newest_first(policy))
@@ -71,11 +71,11 @@ impl ExecutionCache {
     }
 
     /// Reads the list, unless it was read at `since` or later.
-    async fn follow(&self, source: &CacheSource, since: Timestamp) -> Result<(), Error> {
+    async fn follow(&self, client: &Client, since: Timestamp) -> Result<(), Error> {
         let is_fresh = |known: &CachedExecutions| known.begun.is_some_and(|begun| begun >= since);
         let read = async {
             let top = self.known.lock().top;
-            source.guarded(newest(&source.client, (top > 0).then_some(top))).await
+            client.admitted(newest(client, (top > 0).then_some(top))).await
         };
         self.known.refresh(is_fresh, read, |known, begun, (found, ended)| known.merge(begun, found, ended)).await
     }

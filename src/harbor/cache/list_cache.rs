@@ -4,7 +4,7 @@ use std::{collections::HashMap, fmt::Debug, hash::Hash, sync::Arc};
 
 use k8s_openapi::jiff::Timestamp;
 
-use super::{CacheSource, Cached, Freshness, shared_read::SharedRead};
+use super::{Cached, Freshness, shared_read::SharedRead};
 use crate::harbor::{Client, Error};
 
 /// An object type that Harbor lists.
@@ -67,32 +67,27 @@ impl<T: Listing> Default for CachedList<T> {
 
 impl<T: Listing> ListCache<T> {
     /// Returns one item, as recent as `freshness` requires.
-    pub(super) async fn get(
-        &self,
-        source: &CacheSource,
-        key: &T::Key,
-        freshness: Freshness,
-    ) -> Result<Cached<T>, Error> {
+    pub(super) async fn get(&self, client: &Client, key: &T::Key, freshness: Freshness) -> Result<Cached<T>, Error> {
         let found = self.known.lock().find(key, freshness);
         match found {
             CacheLookup::Seen(seen) => return Ok(seen),
-            CacheLookup::Ask => return self.ask(source, key).await,
-            CacheLookup::TooOld => self.read(source, freshness.since()).await?,
+            CacheLookup::Ask => return self.ask(client, key).await,
+            CacheLookup::TooOld => self.read(client, freshness.since()).await?,
         }
         let found = self.known.lock().find(key, freshness);
         match found {
             CacheLookup::Seen(seen) => Ok(seen),
             // The item was written while the list was read.
-            CacheLookup::Ask | CacheLookup::TooOld => self.ask(source, key).await,
+            CacheLookup::Ask | CacheLookup::TooOld => self.ask(client, key).await,
         }
     }
 
     /// Returns all items of a list that began at `since` or later.
-    pub(super) async fn all(&self, source: &CacheSource, since: Timestamp) -> Result<Vec<Arc<T>>, Error> {
-        self.read(source, since).await?;
+    pub(super) async fn all(&self, client: &Client, since: Timestamp) -> Result<Vec<Arc<T>>, Error> {
+        self.read(client, since).await?;
         let unknown = self.known.lock().unknown();
         for key in unknown {
-            self.ask(source, &key).await?;
+            self.ask(client, &key).await?;
         }
         Ok(self.known.lock().all())
     }
@@ -114,14 +109,14 @@ impl<T: Listing> ListCache<T> {
     }
 
     /// Reads the list, unless a known one began at `since` or later.
-    async fn read(&self, source: &CacheSource, since: Timestamp) -> Result<(), Error> {
+    async fn read(&self, client: &Client, since: Timestamp) -> Result<(), Error> {
         let is_fresh = |known: &CachedList<T>| known.begun.is_some_and(|begun| begun >= since);
-        self.known.refresh(is_fresh, source.guarded(T::all(&source.client)), CachedList::replace).await
+        self.known.refresh(is_fresh, client.admitted(T::all(client)), CachedList::replace).await
     }
 
-    async fn ask(&self, source: &CacheSource, key: &T::Key) -> Result<Cached<T>, Error> {
+    async fn ask(&self, client: &Client, key: &T::Key) -> Result<Cached<T>, Error> {
         let at = Timestamp::now();
-        let item = source.guarded(T::one(&source.client, key)).await?.map(Arc::new);
+        let item = client.admitted(T::one(client, key)).await?.map(Arc::new);
         self.known.lock().learn(key.clone(), CachedItem { at, read: Some(item.clone()) });
         Ok(Cached { item, at })
     }

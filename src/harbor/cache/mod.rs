@@ -1,41 +1,30 @@
 //! The state of a Harbor, read by lists and shared by all readers: a resync of a thousand resources costs pages, not one
 //! request for each resource.
 //!
-//! In: how recent an answer must be ([`Freshness`]). Out: the state of Harbor, and when it was read ([`Seen`]). A caller that
+//! In: how recent an answer must be ([`Freshness`]). Out: the state of Harbor, and when it was read ([`Cached`]). A caller that
 //! writes an object reports it (`wrote_…`), and the next reader asks Harbor; a caller that creates one passes its state
 //! (`made_…`).
 
 mod executions;
-mod labels;
 mod list_cache;
-mod retentions;
+mod rounds;
 mod shared_read;
 
-use std::{
-    collections::HashSet,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::HashSet, sync::Arc};
 
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use parking_lot::Mutex;
+use k8s_openapi::jiff::Timestamp;
 
 use self::{
     executions::ExecutionCache,
-    labels::LabelCache,
     list_cache::{ListCache, Listing},
-    retentions::RetentionCache,
+    rounds::{LabelCache, RetentionCache},
     shared_read::SharedRead,
 };
 use super::{
     Client, Error,
     model::{Project, Quota, Registry, ReplicationExecution, ReplicationPolicy, RetentionPolicy},
 };
-
-/// Backoff after a Harbor did not answer: a thousand resources that need it send one request.
-const SILENCE: Duration = Duration::from_secs(20);
-/// Maximum age of the list of upstreams that Harbor calls unhealthy.
-const HEALTH: SignedDuration = SignedDuration::from_secs(25);
+use crate::transport::timings::UNHEALTHY_LIST_AGE;
 
 /// How recent an answer must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,10 +52,10 @@ pub struct Cached<T> {
     pub at: Timestamp,
 }
 
-/// A cached view of one Harbor.
+/// A cache of the state of one Harbor.
 #[derive(Debug)]
 pub struct HarborCache {
-    source: CacheSource,
+    client: Client,
     registries: ListCache<Registry>,
     projects: ListCache<Project>,
     quotas: ListCache<Quota>,
@@ -85,10 +74,10 @@ struct UnhealthyRegistries {
 }
 
 impl HarborCache {
-    /// Creates an empty view.
+    /// Creates an empty cache.
     pub fn new(client: Client) -> Self {
         Self {
-            source: CacheSource { client, silent: Mutex::default() },
+            client,
             registries: ListCache::default(),
             projects: ListCache::default(),
             quotas: ListCache::default(),
@@ -102,7 +91,6 @@ impl HarborCache {
 
     /// Forgets everything: Harbor was unreachable, and may have been replaced by another one.
     pub fn clear(&self) {
-        self.source.speaks();
         self.registries.clear();
         self.projects.clear();
         self.quotas.clear();
@@ -114,36 +102,24 @@ impl HarborCache {
     }
 
     /// Returns the registry with that name. Its `status` is never older than half a minute, however old the rest may be.
-    ///
-    /// # Errors
-    /// See [`Error`].
     pub async fn registry(&self, name: &str, freshness: Freshness) -> Result<Cached<Registry>, Error> {
         self.update_unhealthy().await?;
-        self.registries.get(&self.source, &name.to_owned(), freshness).await
+        self.registries.get(&self.client, &name.to_owned(), freshness).await
     }
 
     /// Returns the project with that name.
-    ///
-    /// # Errors
-    /// See [`Error`].
     pub async fn project(&self, name: &str, freshness: Freshness) -> Result<Cached<Project>, Error> {
-        self.projects.get(&self.source, &name.to_owned(), freshness).await
+        self.projects.get(&self.client, &name.to_owned(), freshness).await
     }
 
     /// Returns the quota of a project; none if quotas are disabled in Harbor.
-    ///
-    /// # Errors
-    /// See [`Error`].
     pub async fn quota(&self, project_id: i64, freshness: Freshness) -> Result<Cached<Quota>, Error> {
-        self.quotas.get(&self.source, &project_id, freshness).await
+        self.quotas.get(&self.client, &project_id, freshness).await
     }
 
     /// Returns a retention policy. Harbor has no list of these: they are read in turn, and may be some intervals old.
-    ///
-    /// # Errors
-    /// See [`Error`].
     pub async fn retention(&self, id: i64, freshness: Freshness) -> Result<Arc<RetentionPolicy>, Error> {
-        self.retentions.get(&self.source, id, freshness).await
+        self.retentions.get(&self.client, id, freshness).await
     }
 
     /// Returns whether to read the labels of a project although it has no other work. Harbor lists them one project at a time,
@@ -153,47 +129,38 @@ impl HarborCache {
     }
 
     /// Returns the replication policy with that id.
-    ///
-    /// # Errors
-    /// See [`Error`].
     pub async fn policy(&self, id: i64, freshness: Freshness) -> Result<Cached<ReplicationPolicy>, Error> {
-        self.policies.get(&self.source, &id, freshness).await
+        self.policies.get(&self.client, &id, freshness).await
     }
 
     /// Returns all replication policies, from a list that began at `since` or later.
-    ///
-    /// # Errors
-    /// See [`Error`].
     pub async fn policies(&self, since: Timestamp) -> Result<Vec<Arc<ReplicationPolicy>>, Error> {
-        self.policies.all(&self.source, since).await
+        self.policies.all(&self.client, since).await
     }
 
     /// Returns executions of a policy as of `since`, the newest first: the newest of all, and all that are newer than `after`,
     /// at most a hundred.
-    ///
-    /// # Errors
-    /// See [`Error`].
     pub async fn executions(
         &self,
         policy: i64,
         after: Option<i64>,
         since: Timestamp,
     ) -> Result<Vec<ReplicationExecution>, Error> {
-        self.executions.of(&self.source, policy, after, since).await
+        self.executions.of(&self.client, policy, after, since).await
     }
 
-    /// Stores a registry that was created. The view returns this state until the next list has it.
+    /// Stores a registry that was created. The cache returns this state until the next list has it.
     pub fn made_registry(&self, registry: Registry) {
         self.registries.put(registry, Timestamp::now());
     }
 
-    /// Stores a project that was created. The view returns this state until the next list has it. Its quota is unknown.
+    /// Stores a project that was created. The cache returns this state until the next list has it. Its quota is unknown.
     pub fn made_project(&self, project: Project) {
         self.quotas.forget(project.project_id);
         self.projects.put(project, Timestamp::now());
     }
 
-    /// Stores a replication policy that was created. The view returns this state until the next list has it.
+    /// Stores a replication policy that was created. The cache returns this state until the next list has it.
     pub fn made_policy(&self, policy: ReplicationPolicy) {
         self.executions.insert_new(policy.id);
         self.policies.put(policy, Timestamp::now());
@@ -230,9 +197,9 @@ impl HarborCache {
     /// Reads which upstreams Harbor calls unhealthy, in one request. Harbor proxies nothing of these until its own next check.
     async fn update_unhealthy(&self) -> Result<(), Error> {
         let is_fresh = |known: &UnhealthyRegistries| {
-            known.asked.is_some_and(|asked| Timestamp::now().duration_since(asked).abs() < HEALTH)
+            known.asked.is_some_and(|asked| Timestamp::now().duration_since(asked).unsigned_abs() < UNHEALTHY_LIST_AGE)
         };
-        let read = self.source.guarded(self.source.client.unhealthy_registries());
+        let read = self.client.admitted(self.client.unhealthy_registries());
         let take = |known: &mut UnhealthyRegistries, asked, found: Vec<Registry>| {
             let names: HashSet<String> = found.iter().map(|registry| registry.name.clone()).collect();
             known.names.difference(&names).for_each(|well_again| self.registries.forget(well_again.clone()));
@@ -243,96 +210,28 @@ impl HarborCache {
     }
 }
 
-/// The source of a view: a client with backoff.
-#[derive(Debug)]
-struct CacheSource {
-    client: Client,
-    /// Since when Harbor has not answered, and the error.
-    silent: Mutex<Option<(Instant, Error)>>,
-}
+macro_rules! listing {
+    ($item:ty, $key:ty, |$this:ident| $of:expr, $all:ident, |$client:ident, $id:ident| $one:expr) => {
+        impl Listing for $item {
+            type Key = $key;
 
-impl CacheSource {
-    /// Sends a request, unless Harbor did not answer a moment ago.
-    async fn guarded<T>(&self, request: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-        let silent = self.silent.lock().clone();
-        if let Some((since, error)) = silent
-            && since.elapsed() < SILENCE
-        {
-            return Err(error);
+            fn key(&self) -> $key {
+                let $this = self;
+                $of
+            }
+
+            async fn all(client: &Client) -> Result<Vec<Self>, Error> {
+                client.$all().await
+            }
+
+            async fn one($client: &Client, $id: &$key) -> Result<Option<Self>, Error> {
+                $one.await
+            }
         }
-        let result = request.await;
-        match &result {
-            Err(error) if error.is_silence() => *self.silent.lock() = Some((Instant::now(), error.clone())),
-            _ => self.speaks(),
-        }
-        result
-    }
-
-    fn speaks(&self) {
-        *self.silent.lock() = None;
-    }
+    };
 }
 
-impl Listing for Registry {
-    type Key = String;
-
-    fn key(&self) -> String {
-        self.name.clone()
-    }
-
-    async fn all(client: &Client) -> Result<Vec<Self>, Error> {
-        client.registries().await
-    }
-
-    async fn one(client: &Client, name: &String) -> Result<Option<Self>, Error> {
-        client.registry_named(name).await
-    }
-}
-
-impl Listing for Project {
-    type Key = String;
-
-    fn key(&self) -> String {
-        self.name.clone()
-    }
-
-    async fn all(client: &Client) -> Result<Vec<Self>, Error> {
-        client.projects().await
-    }
-
-    async fn one(client: &Client, name: &String) -> Result<Option<Self>, Error> {
-        client.project_named(name).await
-    }
-}
-
-impl Listing for Quota {
-    type Key = i64;
-
-    fn key(&self) -> i64 {
-        self.reference.id
-    }
-
-    async fn all(client: &Client) -> Result<Vec<Self>, Error> {
-        client.project_quotas().await
-    }
-
-    async fn one(client: &Client, project_id: &i64) -> Result<Option<Self>, Error> {
-        client.project_quota(*project_id).await
-    }
-}
-
-impl Listing for ReplicationPolicy {
-    type Key = i64;
-
-    fn key(&self) -> i64 {
-        self.id
-    }
-
-    async fn all(client: &Client) -> Result<Vec<Self>, Error> {
-        client.replication_policies().await
-    }
-
-    async fn one(client: &Client, id: &i64) -> Result<Option<Self>, Error> {
-        client.replication_policy(*id).await
-    }
-}
+listing!(Registry, String, |item| item.name.clone(), registries, |client, name| client.registry_named(name));
+listing!(Project, String, |item| item.name.clone(), projects, |client, name| client.project_named(name));
+listing!(Quota, i64, |item| item.reference.id, project_quotas, |client, project| client.project_quota(*project));
+listing!(ReplicationPolicy, i64, |item| item.id, replication_policies, |client, id| client.replication_policy(*id));

@@ -56,7 +56,7 @@ mod tests {
             };
             shared.refresh(Option::is_some, read, |known, _, found| *known = Some(found))
         };
-        assert!(ask(Err(Error::Endpoint("away".to_owned()))).await.is_err());
+        assert!(ask(Err(Error::Conflict { message: "away".to_owned() })).await.is_err());
         let (first, second, third) = tokio::join!(ask(Ok(1)), ask(Ok(2)), ask(Ok(3)));
         assert!(first.is_ok() && second.is_ok() && third.is_ok());
         assert_eq!((*shared.lock(), reads.into_inner()), (Some(1), 2));

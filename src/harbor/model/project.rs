@@ -4,12 +4,13 @@ use serde::{Deserialize, Serialize};
 
 /// Vulnerabilities that are ignored, as a project returns them and PUT of a project accepts them. PUT replaces the whole list.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct CveAllowlist {
     /// The vulnerabilities. Harbor answers 500 to a duplicate.
-    #[serde(default, deserialize_with = "super::null_is_empty")]
+    #[serde(deserialize_with = "super::null_is_empty")]
     pub items: Vec<CveItem>,
     /// Seconds since 1970; absent: no expiry.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<i64>,
 }
 
@@ -23,19 +24,16 @@ pub struct CveItem {
 /// A quota as GET /quotas returns it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct Quota {
-    /// Harbor's id.
     pub id: i64,
     /// The project of the quota.
     #[serde(rename = "ref")]
     pub reference: QuotaReference,
-    /// The limits.
     pub hard: QuotaLimits,
 }
 
 /// The project of a quota.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct QuotaReference {
-    /// Harbor's id of the project.
     pub id: i64,
 }
 
@@ -49,6 +47,5 @@ pub struct QuotaLimits {
 /// PUT /quotas/{id}.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct QuotaUpdate {
-    /// The limits.
     pub hard: QuotaLimits,
 }

@@ -8,9 +8,7 @@ use super::null_is_empty;
 /// A replication policy as GET returns it: Harbor's fields, and the content that this client writes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct ReplicationPolicy {
-    /// Harbor's id.
     pub id: i64,
-    /// When it was created.
     #[serde(default, deserialize_with = "zero_is_none")]
     pub creation_time: Option<Timestamp>,
     /// The fields of POST and PUT. Read back, they equal the sent ones, except for a negative `speed` (0 then).
@@ -90,9 +88,9 @@ impl Default for ReplicationPolicyContent {
 
 /// One end of a policy. GET returns the whole registry; only its id is written and compared.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(default)]
 pub struct RegistryReference {
     /// Id of a registry; 0 is Harbor itself.
-    #[serde(default)]
     pub id: i64,
 }
 
@@ -165,10 +163,10 @@ impl Default for ReplicationTrigger {
 
 /// The settings of a trigger.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct TriggerSettings {
     /// Six fields, seconds `0`, minutes not `*`, in UTC. A schedule that never fires hangs Harbor's job service: validate it
     /// first.
-    #[serde(default)]
     pub cron: String,
 }
 
@@ -195,7 +193,6 @@ pub struct ReplicationExecution {
     /// The type of trigger that started it.
     #[serde(default)]
     pub trigger: String,
-    /// Start time.
     #[serde(default, deserialize_with = "zero_is_none")]
     pub start_time: Option<Timestamp>,
     /// End time; `None` while it runs.
@@ -245,9 +242,7 @@ impl ReplicationExecution {
 /// The copy of one repository within an execution. Harbor reports the cause of a failure only in the task's log.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct ReplicationTask {
-    /// Harbor's id.
     pub id: i64,
-    /// Id of the execution.
     pub execution_id: i64,
     /// `Pending`, `InProgress`, `Succeed`, `Failed` or `Stopped`.
     #[serde(default)]
@@ -264,7 +259,6 @@ pub struct ReplicationTask {
     /// As `src_resource`, at the destination.
     #[serde(default)]
     pub dst_resource: String,
-    /// Start time.
     #[serde(default, deserialize_with = "zero_is_none")]
     pub start_time: Option<Timestamp>,
     /// End time; `None` while it runs.
@@ -282,7 +276,6 @@ impl ReplicationTask {
 /// POST /replication/executions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct StartReplication {
-    /// Id of the policy to run.
     pub policy_id: i64,
 }
 

@@ -17,10 +17,8 @@ pub struct RetentionPolicy {
     /// At most 15, without duplicates.
     #[serde(default, deserialize_with = "super::null_is_empty")]
     pub rules: Vec<RetentionRule>,
-    /// The schedule of the policy.
     #[serde(default)]
     pub trigger: RetentionTrigger,
-    /// The project of the policy.
     pub scope: RetentionScope,
 }
 
@@ -30,60 +28,50 @@ fn is_zero(id: &i64) -> bool {
 
 /// A rule: the images to keep.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct RetentionRule {
     /// Absent when false.
-    #[serde(default)]
     pub disabled: bool,
     /// Always `retain`.
-    #[serde(default)]
     pub action: String,
     /// `nDaysSinceLastPull`, `nDaysSinceLastPush`, `latestPulledN`, `latestPushedK` or `always`. Harbor accepts any text.
-    #[serde(default)]
     pub template: String,
     /// The number, under the name of the template. Harbor accepts any value.
-    #[serde(default)]
     pub params: BTreeMap<String, Value>,
-    /// Selectors of tags.
-    #[serde(default, deserialize_with = "super::null_is_empty")]
+    #[serde(deserialize_with = "super::null_is_empty")]
     pub tag_selectors: Vec<RetentionSelector>,
     /// Selectors of repositories, under the key `repository`.
-    #[serde(default)]
     pub scope_selectors: BTreeMap<String, Vec<RetentionSelector>>,
 }
 
 /// Selects names by a glob.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct RetentionSelector {
     /// Always `doublestar`.
-    #[serde(default)]
     pub kind: String,
     /// `matches` or `excludes` of tags, `repoMatches` or `repoExcludes` of repositories.
-    #[serde(default)]
     pub decoration: String,
-    /// The glob.
-    #[serde(default)]
     pub pattern: String,
     /// JSON in a string: `{"untagged":true}`.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub extras: String,
 }
 
 /// The trigger of a retention policy.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct RetentionTrigger {
     /// Always `Schedule`.
-    #[serde(default)]
     pub kind: String,
-    /// The schedule.
-    #[serde(default)]
     pub settings: RetentionSchedule,
 }
 
 /// The schedule of a retention policy.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct RetentionSchedule {
     /// Six fields, or empty.
-    #[serde(default)]
     pub cron: String,
 }
 
@@ -92,7 +80,6 @@ pub struct RetentionSchedule {
 pub struct RetentionScope {
     /// `project`: Harbor has no other.
     pub level: String,
-    /// Harbor's id of the project.
     #[serde(rename = "ref")]
     pub reference: i64,
 }

@@ -9,30 +9,25 @@ use super::Artifact;
 
 /// The last scan of an artifact.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
 pub struct ScanSummary {
     /// `Pending`, `Scheduled`, `Running`, `Success`, `Error` or `Stopped`.
-    #[serde(default)]
     pub scan_status: String,
     /// The highest severity that was found: `None`, `Unknown`, `Negligible`, `Low`, `Medium`, `High`, `Critical`; empty until
     /// it is done.
-    #[serde(default)]
     pub severity: String,
-    /// Counts of vulnerabilities.
-    #[serde(default)]
     pub summary: ScanCounts,
     /// End time; the year 1 until then.
-    #[serde(default)]
     pub end_time: Option<Timestamp>,
 }
 
 /// Counts of the vulnerabilities that a scan found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
 pub struct ScanCounts {
     /// Vulnerabilities of any severity.
-    #[serde(default)]
     pub total: i64,
     /// Those that a newer version of a package fixes.
-    #[serde(default)]
     pub fixable: i64,
 }
 

@@ -18,7 +18,7 @@ impl RunningPull<'_> {
     /// Fetches one blob into Harbor.
     pub(super) async fn blob(&self, blob: Descriptor) -> Result<BlobFetches, Error> {
         let lanes = &self.puller.lanes;
-        let repository = format!("{}v2/{}", self.puller.client.address(), self.path);
+        let repository = format!("{}/v2/{}", self.puller.client.transport().address(), self.path);
         let mut flight = lanes.flight(repository, &blob.digest).await;
         let fetches = if self.is_stored(&blob).await? {
             flight.note_over();

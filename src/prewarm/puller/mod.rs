@@ -23,7 +23,8 @@ use super::target::Target;
 use crate::{
     api::{Platform, Reason, proxy_project::PullStrategy},
     harbor,
-    registry::{Client, Descriptor, Digest, Error, Manifest, RetryClass},
+    registry::{Client, Descriptor, Digest, Error, Manifest},
+    transport::RetryClass,
 };
 
 /// An index may contain an index, which must not contain another one.
@@ -353,9 +354,9 @@ impl Puller {
         let backoff =
             ExponentialBuilder::default().with_min_delay(self.limits.pause).with_max_times(self.limits.repeats);
         // A request without a status line has used its time: another attempt at the image comes later.
-        let again = |error: &Error| error.class() == RetryClass::Retry && !matches!(error, Error::Timeout { .. });
+        let again = |error: &Error| error.class() == RetryClass::Retry && !error.is_timeout();
         let retried = request.retry(backoff.with_jitter()).when(again);
-        retried.notify(|_, _| self.client.record_retry()).await
+        retried.notify(|_, _| self.client.transport().record_retry()).await
     }
 }
 

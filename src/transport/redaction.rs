@@ -82,7 +82,7 @@ impl Redactor {
         result
     }
 
-    /// Like [`Secrets::redact`], on one line.
+    /// Like [`Redactor::redact`], on one line.
     pub fn line(&self, text: &str) -> String {
         flat(&self.redact(text))
     }

@@ -1,5 +1,5 @@
-//! The HTTP transport to a Harbor, the same for its API and for `/v2`: it follows no redirect, keeps no cookie, and connects to
-//! no address that cannot be a Harbor.
+//! The address of a Harbor, and the HTTP client for it, which follows no redirect, keeps no cookie, and connects to no address
+//! that cannot be a Harbor.
 
 use std::net::SocketAddr;
 
@@ -103,10 +103,11 @@ use tests::look_up;
 mod tests {
     use std::io;
 
+    use http::Method;
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::harbor::{Client, Endpoint};
+    use crate::transport::{Api, Client, Endpoint, Error, Request, Shared};
 
     /// Resolves `127-0-0-1.0-0-0-0.addresses.localhost` to the addresses in the name, and no other name.
     pub(super) async fn look_up(name: &str) -> io::Result<impl Iterator<Item = SocketAddr>> {
@@ -120,22 +121,25 @@ mod tests {
         // On Linux a connection to 0.0.0.0 reaches this listener.
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let ask = async |addresses: &str| {
-            let url = format!("http://{addresses}.addresses.localhost:{port}");
-            let endpoint = Endpoint { url, ca_bundle: None, credentials: None, max_concurrent_requests: 1 };
-            Client::new(&endpoint).unwrap().registries().await
+        let ask = async |api, addresses: &str| {
+            let endpoint = Endpoint::new(format!("http://{addresses}.addresses.localhost:{port}"));
+            let client = Client::new(&endpoint, api, Shared::default()).unwrap();
+            client.open(&Request::new(Method::GET, "v2/"), None, |http| http).await.map(|response| response.status())
         };
-        tokio::select! {
-            result = ask("0-0-0-0") => {
-                let error = result.unwrap_err().to_string();
-                assert!(error.contains("resolves to 0.0.0.0, an address that no server has"), "{error}");
-            }
-            _ = listener.accept() => panic!("a refused address was connected to"),
-        }
-        for addresses in ["127-0-0-1", "169-254-169-254.127-0-0-1"] {
+        for api in [Api::Management, Api::Registry] {
             tokio::select! {
-                result = ask(addresses) => panic!("{addresses}: {:?}", result.err()),
-                accepted = listener.accept() => assert!(accepted.is_ok(), "{addresses}"),
+                result = ask(api, "0-0-0-0") => {
+                    let error = result.unwrap_err();
+                    assert!(matches!(error, Error::Unreachable { .. }), "{error}");
+                    assert!(error.to_string().contains("resolves to 0.0.0.0, an address that no server has"), "{error}");
+                }
+                _ = listener.accept() => panic!("a refused address was connected to"),
+            }
+            for addresses in ["127-0-0-1", "169-254-169-254.127-0-0-1"] {
+                tokio::select! {
+                    result = ask(api, addresses) => panic!("{addresses}: {:?}", result.err()),
+                    accepted = listener.accept() => assert!(accepted.is_ok(), "{addresses}"),
+                }
             }
         }
     }

@@ -2,16 +2,16 @@
 
 use std::time::Instant;
 
-use reqwest::StatusCode;
-use secrecy::{ExposeSecret, SecretString};
+use http::{Method, StatusCode};
+use secrecy::SecretString;
 
-use super::Client;
-use crate::registry::{
+use super::{
+    Client, Error,
     auth::{Challenge, TokenResponse},
-    error::Error,
 };
+use crate::transport::Request;
 
-/// Maximum size of a token answer in bytes; a longer one is malformed.
+/// Maximum size of a token answer in bytes.
 const MAX_TOKEN_ANSWER: usize = 256 << 10;
 
 impl Client {
@@ -19,23 +19,18 @@ impl Client {
     pub(super) async fn fetch_token(&self, repository: &str) -> Result<Option<SecretString>, Error> {
         let Challenge::Bearer { path, service } = self.challenge().await? else { return Ok(None) };
         let scope = format!("repository:{repository}:pull");
-        let mut request = self.inner.http.get(self.url(&path)).query(&[("scope", scope.as_str())]);
-        if let Some(service) = service {
-            request = request.query(&[("service", service.as_str())]);
-        }
-        if let Some(own) = &self.inner.credentials {
-            request = request.basic_auth(&own.username, Some(own.password.expose_secret()));
-        }
-        let operation = format!("GET {path}");
-        let answer = self.execute(request, operation.clone()).await?.successful().await?;
-        let body = self.body(answer, MAX_TOKEN_ANSWER).await?;
+        let mut query = vec![("scope", scope.as_str())];
+        query.extend(service.as_deref().map(|service| ("service", service)));
+        let request = Request { method: Method::GET, path: path.trim_start_matches('/'), query: &query };
+        let answer = self.transport.open(&request, None, |http| self.transport.basic_auth(http)).await?;
+        let body = self.document(answer.success().await?, MAX_TOKEN_ANSWER).await?;
         // The body holds a token: no part of it may appear in an error.
         let parsed = serde_json::from_slice::<TokenResponse>(&body).ok().and_then(TokenResponse::token);
         let Some((token, life)) = parsed else {
-            return Err(Error::Malformed { operation, detail: "no token in it".to_owned() });
+            return Err(Error::Malformed { operation: request.to_string(), detail: "no token in it".to_owned() });
         };
         let now = Instant::now();
-        self.inner.tokens.put(repository, token.clone(), now + life, now);
+        self.auth.tokens.put(repository, token.clone(), now + life, now);
         Ok(Some(token))
     }
 
@@ -44,7 +39,7 @@ impl Client {
         if *path == *self.token_path {
             return Ok(());
         }
-        let shown = self.secrets.message(path.as_bytes(), false, &[]);
+        let shown = self.transport.shared().redactor.message(path.as_bytes(), false, &[]);
         let detail = format!(
             "its challenge names {shown} as the token service, and credentials are sent to {} alone; if a proxy before Harbor \
              has a token service of its own, set spec.tokenPath of the HarborInstance",
@@ -54,18 +49,18 @@ impl Client {
     }
 
     async fn challenge(&self) -> Result<Challenge, Error> {
-        let mut known = self.inner.challenge.lock().await;
+        let mut known = self.auth.challenge.lock().await;
         if let Some(challenge) = &*known {
             return Ok(challenge.clone());
         }
-        let answer = self.execute(self.inner.http.get(self.url("/v2/")), "GET /v2/".to_owned()).await?;
-        let challenge = if answer.response.status() == StatusCode::UNAUTHORIZED {
-            Challenge::read(answer.response.headers()).ok_or_else(|| Error::Malformed {
+        let answer = self.transport.open(&Request::new(Method::GET, "v2/"), None, |http| http).await?;
+        let challenge = if answer.status() == StatusCode::UNAUTHORIZED {
+            Challenge::read(answer.headers()).ok_or_else(|| Error::Malformed {
                 operation: answer.operation.clone(),
                 detail: "401 without a challenge that can be read: is this a registry?".to_owned(),
             })?
         } else {
-            answer.successful().await.map(|_| Challenge::Open)?
+            answer.success().await.map(|_| Challenge::Open)?
         };
         if let Challenge::Bearer { path, .. } = &challenge {
             self.check_token_path(path)?;
