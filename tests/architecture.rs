@@ -32,16 +32,14 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("controller", &["api", "harbor", "image", "leadership", "plan", "prewarm", "registry", "rewrite"]),
     ("webhook", &["api", "fair", "image", "policy", "prewarm", "rewrite", "scanner", "telemetry", "tls"]),
     (
-        "cluster",
+        "engine",
         &[
+            "active_config",
             "api",
-            "jitter",
             "controller",
             "harbor",
             "image",
-            "active_config",
             "leadership",
-            "lease",
             "policy",
             "prewarm",
             "registry",
@@ -53,19 +51,25 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "standalone",
+        "cluster",
         &[
+            "active_config",
             "api",
             "controller",
+            "engine",
             "image",
-            "active_config",
+            "jitter",
             "leadership",
+            "lease",
             "prewarm",
             "rewrite",
             "telemetry",
             "tls",
-            "webhook",
         ],
+    ),
+    (
+        "standalone",
+        &["active_config", "api", "controller", "engine", "leadership", "prewarm", "telemetry", "tls", "webhook"],
     ),
 ];
 

@@ -5,10 +5,8 @@ use std::sync::Arc;
 use clap::Args;
 
 use crate::{
-    cluster::{
-        admitted_namespaces::AdmittedNamespaces, collectors::ControllerCollector, instruments::Instruments,
-        page_inputs, run,
-    },
+    cluster::{admitted_namespaces::AdmittedNamespaces, run},
+    engine::{collectors::ControllerCollector, instruments::Instruments, page_inputs, run::EngineOptions},
     telemetry::exposition::Exposition,
 };
 
@@ -21,12 +19,8 @@ pub(super) struct Arguments {
     /// Name of this installation in Harbor's markers [default: the uid of the namespace kube-system]
     #[arg(long, env = "HARBOR_PILOT_INSTALLATION")]
     installation_id: Option<String>,
-    /// Resources of one kind that are reconciled at once
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
-    concurrency: u16,
-    /// Images that are warmed at once
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
-    warm_concurrency: u16,
+    #[command(flatten)]
+    concurrency: super::concurrency::Arguments,
     #[command(flatten)]
     caps: super::caps::Arguments,
     /// The namespaceSelector of the webhook configuration, as JSON: workloads of namespaces that it does not select are not warmed
@@ -62,12 +56,14 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         namespace: arguments.namespace.clone(),
         admitted_namespaces,
         installation: arguments.installation_id,
-        concurrency: arguments.concurrency,
-        warm_concurrency: arguments.warm_concurrency,
-        caps: arguments.caps.caps(),
-        max_inflight_bytes: arguments.prewarm.max_inflight_bytes(),
-        timing: arguments.prewarm.timing(),
-        meters: meters.clone(),
+        engine: EngineOptions {
+            concurrency: arguments.concurrency.concurrency,
+            warm_concurrency: arguments.concurrency.warm_concurrency,
+            caps: arguments.caps.caps(),
+            max_inflight_bytes: arguments.prewarm.max_inflight_bytes(),
+            timing: arguments.prewarm.timing(),
+            meters: meters.clone(),
+        },
     };
     let page = page_inputs::of_controller(meters, begun.about());
     let ops = ops.serve(Arc::new(exposition), page, &begun);

@@ -6,6 +6,7 @@ mod caps;
 mod certificates;
 mod check;
 mod client_ca;
+mod concurrency;
 mod controller;
 mod crds;
 mod credentials_env;

@@ -180,8 +180,15 @@ impl Bed {
 
     async fn controller(&self, certificate: &str, authority: &str) -> Pilot {
         let lifetimes = ["--certificate-lifetime", certificate, "--ca-lifetime", authority];
-        let fixed =
-            ["controller", "--namespace", NAMESPACE, "--certificates", "managed", "--metrics-bind-address", "127.0.0.1:0"];
+        let fixed = [
+            "controller",
+            "--namespace",
+            NAMESPACE,
+            "--certificates",
+            "managed",
+            "--metrics-bind-address",
+            "127.0.0.1:0",
+        ];
         let arguments = [&fixed[..], &lifetimes[..]].concat();
         Pilot::spawn(&arguments, &[("KUBECONFIG", self.kubeconfig.to_str().unwrap())]).await.unwrap()
     }

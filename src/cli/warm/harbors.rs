@@ -31,7 +31,7 @@ use crate::{
     harbor::Error,
     leadership::Leadership,
     prewarm::{CircuitBreaker, Environment, PullProgress, RateLimiter, Resolved, Unresolved},
-    standalone::{self, ManifestSet, MemoryStore},
+    standalone::{self, ManifestSet, MemoryBackend},
 };
 
 /// Nodes that one request lists.
@@ -242,11 +242,11 @@ async fn connect(
     instance: &HarborInstance,
     secret: SecretValue,
 ) -> Result<Connection, NotWarmable> {
-    let world = MemoryStore::new(Vec::new());
+    let world = MemoryBackend::new(Vec::new());
     let secrets = BTreeMap::from([(instance.spec.credentials_secret_ref.name.clone(), secret)]);
     world.apply(&ManifestSet { secrets, ..ManifestSet::default() }, Timestamp::now());
     let unusable = |unusable: ConnectError| NotWarmable { reason: unusable.reason, message: unusable.message };
-    let connection = instances.connect_to(&world, name, instance).await.map_err(unusable)?;
+    let connection = instances.connect_to(world.directory().as_ref(), name, instance).await.map_err(unusable)?;
     let refused = |error: Error| {
         let strange = matches!(error, Error::NotFound { .. } | Error::Malformed { .. });
         let hint = if strange { format!("; is {} the address of a Harbor?", instance.spec.url) } else { String::new() };

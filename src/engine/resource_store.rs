@@ -1,18 +1,19 @@
-//! The directory of a cluster: reflector stores of our kinds, and Secrets read one by one by name.
+//! The resources of all kinds, as the watches show them.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use futures::{FutureExt, future::BoxFuture};
 use kube::runtime::reflector::{ObjectRef, Store};
 
-use super::{nodes::NodePlatforms, scan_requirements::ScanRequirements, secrets::SecretStore};
+use super::{backend::Backend, scan_requirements::ScanRequirements};
 use crate::{
-    api::{FoundSeverity, HarborInstance, Platform, ProxyProject, Registry, ReplicationRule},
-    controller::{ResourceStore, SecretValue},
+    api::{CachedImage, FoundSeverity, HarborInstance, Platform, ProxyProject, Registry, ReplicationRule},
+    controller::{self, SecretValue},
 };
 
-/// Answers from the watches. Sends requests to the API server only for Secrets in the operator's own namespace.
-pub struct ClusterStore {
+/// The stores of our kinds. Clones share them.
+#[derive(Clone)]
+pub struct Stores {
     /// HarborInstances.
     pub instances: Store<HarborInstance>,
     /// Registries.
@@ -21,17 +22,23 @@ pub struct ClusterStore {
     pub projects: Store<ProxyProject>,
     /// ReplicationRules.
     pub rules: Store<ReplicationRule>,
-    /// Platforms of the nodes.
-    pub platforms: NodePlatforms,
-    /// Which scan results ImagePolicies require.
-    pub scans: ScanRequirements,
-    /// Secrets of the operator's own namespace.
-    pub secrets: Arc<SecretStore>,
+    /// CachedImages.
+    pub images: Store<CachedImage>,
 }
 
-impl ClusterStore {
+/// Answers from the watches. Asks the backend only for Secrets.
+pub struct ResourceStore<B> {
+    /// The resources.
+    pub stores: Stores,
+    /// Which scan results ImagePolicies require.
+    pub scans: ScanRequirements,
+    /// The source of Secrets and of the nodes' platforms.
+    pub backend: B,
+}
+
+impl Stores {
     /// The Secrets that resources refer to.
-    pub(super) fn named_secrets(&self) -> HashSet<String> {
+    pub(super) fn referenced_secrets(&self) -> HashSet<String> {
         let (instances, registries) = (self.instances.state(), self.registries.state());
         let of_instances = instances.iter().map(|instance| &instance.spec.credentials_secret_ref);
         let of_registries = registries.iter().filter_map(|registry| registry.spec.credentials_secret_ref.as_ref());
@@ -39,37 +46,33 @@ impl ClusterStore {
     }
 }
 
-impl ResourceStore for ClusterStore {
+impl<B: Backend> controller::ResourceStore for ResourceStore<B> {
     fn instance(&self, name: &str) -> Option<Arc<HarborInstance>> {
-        self.instances.get(&ObjectRef::new(name))
+        self.stores.instances.get(&ObjectRef::new(name))
     }
 
     fn registry(&self, name: &str) -> Option<Arc<Registry>> {
-        self.registries.get(&ObjectRef::new(name))
-    }
-
-    fn proxy_project(&self, name: &str) -> Option<Arc<ProxyProject>> {
-        self.projects.get(&ObjectRef::new(name))
+        self.stores.registries.get(&ObjectRef::new(name))
     }
 
     fn registries(&self) -> Vec<Arc<Registry>> {
-        self.registries.state()
+        self.stores.registries.state()
     }
 
-    fn replication_rule(&self, name: &str) -> Option<Arc<ReplicationRule>> {
-        self.rules.get(&ObjectRef::new(name))
+    fn proxy_project(&self, name: &str) -> Option<Arc<ProxyProject>> {
+        self.stores.projects.get(&ObjectRef::new(name))
     }
 
     fn proxy_projects(&self) -> Vec<Arc<ProxyProject>> {
-        self.projects.state()
+        self.stores.projects.state()
+    }
+
+    fn replication_rule(&self, name: &str) -> Option<Arc<ReplicationRule>> {
+        self.stores.rules.get(&ObjectRef::new(name))
     }
 
     fn replication_rules(&self) -> Vec<Arc<ReplicationRule>> {
-        self.rules.state()
-    }
-
-    fn node_platforms(&self) -> Vec<Platform> {
-        self.platforms.current()
+        self.stores.rules.state()
     }
 
     fn scan_max_age(&self) -> Option<Duration> {
@@ -80,7 +83,11 @@ impl ResourceStore for ClusterStore {
         self.scans.ceiling()
     }
 
+    fn node_platforms(&self) -> Vec<Platform> {
+        self.backend.platforms().current()
+    }
+
     fn secret<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<SecretValue>, String>> {
-        async move { self.secrets.read(name).await.map_err(|error| error.to_string()) }.boxed()
+        self.backend.secret(name).boxed()
     }
 }
