@@ -114,7 +114,7 @@ async fn follow_cluster(
     let followed = in_force.clone();
     let resources = ApiResources { client, watches };
     let writer = resources.clone();
-    let follow = async move { rules::follow_all(&resources, &followed, move || readiness.set(true)).await };
+    let follow = async move { Box::pin(rules::follow_all(&resources, &followed, move || readiness.set(true))).await };
     let manual = in_force.manual.clone();
     let store = async move {
         let create = |offer: queue::PrewarmRequest| {

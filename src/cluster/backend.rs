@@ -153,7 +153,7 @@ impl Backend for ApiBackend {
     }
 
     async fn follow_image_sources(&self, usage: &ImageUsage) {
-        self.sources(usage).follow_all().await;
+        Box::pin(self.sources(usage).follow_all()).await;
     }
 
     async fn images_in_use(&self, usage: &ImageUsage, among: &HashSet<String>) -> Result<HashSet<String>, Error> {

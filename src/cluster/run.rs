@@ -48,7 +48,8 @@ pub async fn run(
     let resources = ApiResources { client, watches: settings.engine.meters.watches.clone() };
     let backend = ApiBackend::new(resources, &settings.namespace, settings.admitted_namespaces);
     let queue = run::prewarm_queue();
-    run::run(backend, settings.engine, installation, queue, ImageOrigin::Cluster, leadership, shutdown).await;
+    let engine = run::run(backend, settings.engine, installation, queue, ImageOrigin::Cluster, leadership, shutdown);
+    Box::pin(engine).await;
     Ok(())
 }
 

@@ -143,10 +143,10 @@ impl Standalone {
         let rules = {
             let (resources, active) = (resources.clone(), active.clone());
             async move {
-                rules::follow_all(&resources, &active, || {
+                let loaded = || {
                     loaded.send_replace(true);
-                })
-                .await;
+                };
+                Box::pin(rules::follow_all(&resources, &active, loaded)).await;
             }
         };
         let files = follow_files(settings.directory, settings.reload, manifests.fingerprint, resources.clone());
