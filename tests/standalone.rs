@@ -89,6 +89,7 @@ impl Site {
             timing: PrewarmTiming::paced(Duration::from_secs_f64(20.0 / SPEED)),
             max_inflight_bytes: DEFAULT_BYTES,
             caps: harbor_pilot::prewarm::quota::Caps::default(),
+            progress: None,
             serve: ServeOptions { shutdown_delay: Duration::ZERO, ..ServeOptions::default() },
         };
         Standalone::start(settings, shutdown.clone()).await

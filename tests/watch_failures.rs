@@ -76,6 +76,7 @@ async fn a_failing_watch_of_each_kind_is_counted() {
         caps: Caps::default(),
         max_inflight_bytes: DEFAULT_BYTES,
         timing: PrewarmTiming::default(),
+        progress: None,
         meters: meters.clone(),
     };
     let engine = Box::pin(run::run(

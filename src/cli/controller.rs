@@ -62,6 +62,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
             caps: arguments.caps.caps(),
             max_inflight_bytes: arguments.prewarm.max_inflight_bytes(),
             timing: arguments.prewarm.timing(),
+            progress: None,
             meters: meters.clone(),
         },
     };

@@ -64,6 +64,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         timing: arguments.prewarm.timing(),
         max_inflight_bytes: arguments.prewarm.max_inflight_bytes(),
         caps: arguments.caps.caps(),
+        progress: None,
         serve: options(),
     };
     let ops_address = arguments.serve.metrics_bind_address();

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Settings of the controller.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ControllerOptions {
     /// The operator's own namespace, which holds the Secrets.
     pub namespace: String,

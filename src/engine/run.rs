@@ -54,7 +54,7 @@ use crate::{
 };
 
 /// Settings of the engine.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct EngineOptions {
     /// Maximum number of concurrent reconciles per kind.
     pub concurrency: u16,
@@ -66,6 +66,8 @@ pub struct EngineOptions {
     pub max_inflight_bytes: u64,
     /// How long warming waits for work that Harbor does on its own.
     pub timing: PrewarmTiming,
+    /// Creates the observers of pulls; `None` counts them in the metrics.
+    pub progress: Option<ProgressObserver>,
     /// The metrics.
     pub meters: Instruments,
 }
@@ -128,10 +130,8 @@ pub async fn run<B: Backend>(
     let connections = Arc::new(connections.observed(move |instance| observer.observer(instance)));
     let kinds = Arc::new(Reconcilers { directory: directory.clone(), instances: connections.clone(), installation });
     let active = ActiveConfig::default();
-    let progress: ProgressObserver = {
-        let meters = meters.clone();
-        Arc::new(move |_| meters.pull())
-    };
+    let counts = meters.clone();
+    let progress = settings.progress.unwrap_or_else(|| Arc::new(move |_| counts.pull()));
     let (rules, timing) = (active.rules.clone(), settings.timing);
     let warmer = CachedImageReconciler::new(directory.clone(), connections.clone(), rules, timing, Some(progress));
     let warmer = Arc::new(warmer);

@@ -15,7 +15,7 @@ use super::{ManifestProblem, ManifestSet, MemoryBackend, manifest_source};
 use crate::{
     active_config::ActiveConfig,
     api::Platform,
-    controller::Installation,
+    controller::{Installation, cached_image::ProgressObserver},
     engine::{
         collectors::{AdmissionCollector, StandaloneCollector},
         instruments::Instruments,
@@ -53,6 +53,8 @@ pub struct StandaloneOptions {
     pub max_inflight_bytes: u64,
     /// Maximum numbers of CachedImages created for Pods.
     pub caps: Caps,
+    /// Creates the observers of pulls; `None` counts them in the metrics.
+    pub progress: Option<ProgressObserver>,
     /// Limits of the server.
     pub serve: ServeOptions,
 }
@@ -128,6 +130,7 @@ impl Standalone {
             caps: settings.caps,
             max_inflight_bytes: settings.max_inflight_bytes,
             timing: settings.timing,
+            progress: settings.progress,
             meters: instruments.clone(),
         };
         let engine = Box::pin(run::run(
