@@ -7,6 +7,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use harbor_double::{Harbor, Image, Upstream};
 use harbor_pilot::{
     api::{CachedImage, ConditionType, ProxyProject, condition},
+    engine::run::EngineOptions,
     prewarm::{PrewarmTiming, puller::DEFAULT_BYTES},
     standalone::{Standalone, StandaloneOptions, StartError},
     tls::{
@@ -84,12 +85,14 @@ impl Site {
             platforms: vec!["linux/amd64".parse().unwrap()],
             installation: "test".to_owned(),
             reload: Duration::from_millis(50),
-            concurrency: 8,
-            warm_concurrency: 4,
-            timing: PrewarmTiming::paced(Duration::from_secs_f64(20.0 / SPEED)),
-            max_inflight_bytes: DEFAULT_BYTES,
-            caps: harbor_pilot::prewarm::quota::Caps::default(),
-            progress: None,
+            engine: EngineOptions {
+                concurrency: 8,
+                warm_concurrency: 4,
+                timing: PrewarmTiming::paced(Duration::from_secs_f64(20.0 / SPEED)),
+                max_inflight_bytes: DEFAULT_BYTES,
+                caps: harbor_pilot::prewarm::quota::Caps::default(),
+                progress: None,
+            },
             serve: ServeOptions { shutdown_delay: Duration::ZERO, ..ServeOptions::default() },
         };
         Standalone::start(settings, shutdown.clone()).await

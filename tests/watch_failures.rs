@@ -14,7 +14,7 @@ use harbor_pilot::{
         Backend,
         image_usage::{ImageUsage, due},
         instruments::Instruments,
-        run::{self, EngineOptions, prewarm_queue},
+        run::{self, Engine, EngineOptions, prewarm_queue},
     },
     leadership::Leadership,
     prewarm::{PrewarmTiming, expiry::ImageOrigin, puller::DEFAULT_BYTES, quota::Caps},
@@ -77,17 +77,17 @@ async fn a_failing_watch_of_each_kind_is_counted() {
         max_inflight_bytes: DEFAULT_BYTES,
         timing: PrewarmTiming::default(),
         progress: None,
-        meters: meters.clone(),
     };
-    let engine = Box::pin(run::run(
-        engine,
+    let engine = Engine {
+        backend: engine,
         options,
-        Installation("test".to_owned()),
-        prewarm_queue(),
-        ImageOrigin::Cluster,
-        Leadership::always(),
-        CancellationToken::new(),
-    ));
+        meters: meters.clone(),
+        installation: Installation("test".to_owned()),
+        queue: prewarm_queue(),
+        origin: ImageOrigin::Cluster,
+        leadership: Leadership::always(),
+    };
+    let engine = Box::pin(run::run(engine, CancellationToken::new()));
     let all = async {
         tokio::join!(
             engine,

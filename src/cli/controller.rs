@@ -6,7 +6,7 @@ use clap::Args;
 
 use crate::{
     cluster::{admitted_namespaces::AdmittedNamespaces, run},
-    engine::{collectors::ControllerCollector, instruments::Instruments, page_inputs, run::EngineOptions},
+    engine::{collectors::ControllerCollector, instruments::Instruments, page_inputs},
     telemetry::exposition::Exposition,
 };
 
@@ -20,9 +20,7 @@ pub(super) struct Arguments {
     #[arg(long, env = "HARBOR_PILOT_INSTALLATION")]
     installation_id: Option<String>,
     #[command(flatten)]
-    concurrency: super::concurrency::Arguments,
-    #[command(flatten)]
-    caps: super::caps::Arguments,
+    engine: super::engine::Arguments,
     /// The namespaceSelector of the webhook configuration, as JSON: workloads of namespaces that it does not select are not warmed
     /// [default: all but kube-system and the operator's own]
     #[arg(long, value_name = "SELECTOR", value_parser = namespace_selector)]
@@ -31,8 +29,6 @@ pub(super) struct Arguments {
     certificates: super::certificates::Arguments,
     #[command(flatten)]
     election: super::election::Arguments,
-    #[command(flatten)]
-    prewarm: super::prewarm::Arguments,
     #[command(flatten)]
     logs: super::logs::Arguments,
     #[command(flatten)]
@@ -56,15 +52,8 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         namespace: arguments.namespace.clone(),
         admitted_namespaces,
         installation: arguments.installation_id,
-        engine: EngineOptions {
-            concurrency: arguments.concurrency.concurrency,
-            warm_concurrency: arguments.concurrency.warm_concurrency,
-            caps: arguments.caps.caps(),
-            max_inflight_bytes: arguments.prewarm.max_inflight_bytes(),
-            timing: arguments.prewarm.timing(),
-            progress: None,
-            meters: meters.clone(),
-        },
+        engine: arguments.engine.options(),
+        meters: meters.clone(),
     };
     let page = page_inputs::of_controller(meters, begun.about());
     let ops = ops.serve(Arc::new(exposition), page, &begun);

@@ -34,11 +34,7 @@ pub(super) struct Arguments {
     #[command(flatten)]
     serve: super::serve::Arguments,
     #[command(flatten)]
-    concurrency: super::concurrency::Arguments,
-    #[command(flatten)]
-    prewarm: super::prewarm::Arguments,
-    #[command(flatten)]
-    caps: super::caps::Arguments,
+    engine: super::engine::Arguments,
     #[command(flatten)]
     logs: super::logs::Arguments,
 }
@@ -59,12 +55,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         platforms,
         installation: arguments.installation_id,
         reload: RELOAD,
-        concurrency: arguments.concurrency.concurrency,
-        warm_concurrency: arguments.concurrency.warm_concurrency,
-        timing: arguments.prewarm.timing(),
-        max_inflight_bytes: arguments.prewarm.max_inflight_bytes(),
-        caps: arguments.caps.caps(),
-        progress: None,
+        engine: arguments.engine.options(),
         serve: options(),
     };
     let ops_address = arguments.serve.metrics_bind_address();

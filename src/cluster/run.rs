@@ -12,7 +12,10 @@ use super::{
 };
 use crate::{
     controller::Installation,
-    engine::run::{self, EngineOptions},
+    engine::{
+        instruments::Instruments,
+        run::{self, Engine, EngineOptions},
+    },
     leadership::Leadership,
     prewarm::expiry::ImageOrigin,
 };
@@ -28,6 +31,8 @@ pub struct ControllerOptions {
     pub installation: Option<String>,
     /// Settings of the engine.
     pub engine: EngineOptions,
+    /// The metrics.
+    pub meters: Instruments,
 }
 
 /// Runs all controllers until `shutdown`. Sends nothing to any Harbor while `leadership` does not hold.
@@ -45,11 +50,18 @@ pub async fn run(
         None => identify(&client).await?,
     };
     tracing::info!(installation = installation.0, namespace = settings.namespace, "controller starts");
-    let resources = ApiResources { client, watches: settings.engine.meters.watches.clone() };
+    let resources = ApiResources { client, watches: settings.meters.watches.clone() };
     let backend = ApiBackend::new(resources, &settings.namespace, settings.admitted_namespaces);
-    let queue = run::prewarm_queue();
-    let engine = run::run(backend, settings.engine, installation, queue, ImageOrigin::Cluster, leadership, shutdown);
-    Box::pin(engine).await;
+    let engine = Engine {
+        backend,
+        options: settings.engine,
+        meters: settings.meters,
+        installation,
+        queue: run::prewarm_queue(),
+        origin: ImageOrigin::Cluster,
+        leadership,
+    };
+    Box::pin(run::run(engine, shutdown)).await;
     Ok(())
 }
 

@@ -22,7 +22,6 @@ use super::{
     backend::{Backend, Error},
     image_usage::ImageUsage,
     quota::Quota,
-    resource_store::ResourceStore,
     shared_watch::{SharedWatch, WatchChange},
 };
 use crate::{
@@ -34,7 +33,7 @@ use crate::{
         queue::Order,
     },
     rewrite::PrewarmTarget,
-    telemetry::controller::{ControllerMetrics, ExpiryCauseLabel},
+    telemetry::controller::ExpiryCauseLabel,
 };
 
 /// Fraction of the shortest lifetime between two sweeps.
@@ -56,11 +55,9 @@ const JUST_NOW: Duration = Duration::from_secs(30);
 /// Limits the number of CachedImages.
 pub(super) struct ExpiryLoop<B> {
     pub(super) usage: Arc<ImageUsage>,
-    pub(super) directory: Arc<ResourceStore<B>>,
     pub(super) quota: Arc<Quota<B>>,
     /// Notified when ProxyProjects change.
     pub(super) changed: Arc<Notify>,
-    pub(super) metrics: ControllerMetrics,
 }
 
 impl<B: Backend> ExpiryLoop<B> {
@@ -145,8 +142,8 @@ impl<B: Backend> ExpiryLoop<B> {
                 }
             }
         }
-        self.metrics.count_expired(ExpiryCauseLabel::Unused, unused);
-        self.metrics.count_expired(ExpiryCauseLabel::TooMany, too_many);
+        self.quota.metrics.count_expired(ExpiryCauseLabel::Unused, unused);
+        self.quota.metrics.count_expired(ExpiryCauseLabel::TooMany, too_many);
         let left = records.len().saturating_sub(unused + too_many);
         tracing::info!(unused, too_many, in_use = in_use.len(), left, most = caps.total, "expired CachedImages");
         wanted > 0 && too_many > 0
@@ -158,7 +155,7 @@ impl<B: Backend> ExpiryLoop<B> {
             return false;
         }
         let preconditions = Preconditions { uid: image.uid(), resource_version: image.resource_version() };
-        match self.directory.backend.delete(&record.name, preconditions).await {
+        match self.quota.directory.backend.delete(&record.name, preconditions).await {
             Ok(()) => {
                 tracing::info!(name = record.name, image = record.image, last = %record.last, ?cause, "expired");
                 true
@@ -202,19 +199,19 @@ impl<B: Backend> ExpiryLoop<B> {
     }
 
     async fn list_sources(&self, among: &HashSet<String>) -> Result<HashSet<String>, Error> {
-        self.directory.backend.images_in_use(&self.usage, among).await
+        self.quota.directory.backend.images_in_use(&self.usage, among).await
     }
 
     fn images(&self) -> &Store<CachedImage> {
-        &self.directory.stores.images
+        &self.quota.directory.stores.images
     }
 
     fn record(&self, image: &CachedImage) -> Option<ExpiryCandidate> {
-        lifetime_of(image, self.directory.as_ref(), &self.usage.tracker)
+        lifetime_of(image, self.quota.directory.as_ref(), &self.usage.tracker)
     }
 
     fn pause(&self) -> Duration {
-        let projects = self.directory.stores.projects.state();
+        let projects = self.quota.directory.stores.projects.state();
         let lifetimes = projects.iter().filter_map(|project| project.spec.prewarm.expire_after);
         let shortest = lifetimes.map(Interval::duration).min().unwrap_or(EXPIRE_AFTER);
         (shortest / LOOKS).clamp(OFTEN, SELDOM)
@@ -223,6 +220,7 @@ impl<B: Backend> ExpiryLoop<B> {
     /// The rules that map images to projects.
     fn rules(&self) -> Vec<(String, Option<RewriteRuleStatus>)> {
         let mut rules: Vec<_> = self
+            .quota
             .directory
             .stores
             .projects
@@ -285,19 +283,18 @@ mod tests {
     async fn an_image_that_no_pod_asks_for_goes_after_its_time_and_one_of_a_manifest_stays() {
         let (backend, active) = (MemoryBackend::new(Vec::new()), ActiveConfig::default());
         let (directory, tracker) = (backend.directory(), Arc::<crate::prewarm::UsageTracker>::default());
-        let metrics = ControllerMetrics::unregistered();
         let quota = Quota {
             directory: directory.clone(),
             asked: tracker.clone(),
             caps: Caps::default(),
-            metrics: metrics.clone(),
+            metrics: crate::telemetry::controller::ControllerMetrics::unregistered(),
             state: quota::State::default(),
         };
         let images = directory.stores.images.clone();
         let (offers, _receiver) = crate::engine::run::prewarm_queue();
         let missed = AtomicBool::new(false);
         let usage = Arc::new(ImageUsage { active, tracker: tracker.clone(), images, offers, due: due().0, missed });
-        let expiry = ExpiryLoop { usage, directory, quota: Arc::new(quota), changed: Arc::default(), metrics };
+        let expiry = ExpiryLoop { usage, quota: Arc::new(quota), changed: Arc::default() };
 
         let at = |hour: i64| Timestamp::from_second(1_700_000_000 + hour * 3600).unwrap();
         for image in ["h.example/hub/once:1", "h.example/hub/again:1"] {

@@ -7,7 +7,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use futures::{Stream, stream};
+use futures::{Stream, StreamExt, stream};
 use k8s_openapi::jiff::Timestamp;
 use kube::{
     ResourceExt,
@@ -37,11 +37,10 @@ pub fn due() -> (mpsc::Sender<String>, impl Stream<Item = ObjectRef<CachedImage>
 }
 
 /// The CachedImages of the names that arrive.
-pub(super) fn names(receiver: mpsc::Receiver<String>) -> impl Stream<Item = ObjectRef<CachedImage>> + Send + 'static {
-    stream::unfold(receiver, async |mut receiver: mpsc::Receiver<String>| {
-        let name = receiver.recv().await?;
-        Some((ObjectRef::new(&name), receiver))
-    })
+pub(super) fn names(
+    mut receiver: mpsc::Receiver<String>,
+) -> impl Stream<Item = ObjectRef<CachedImage>> + Send + 'static {
+    stream::poll_fn(move |context| receiver.poll_recv(context)).map(|name| ObjectRef::new(&name))
 }
 
 /// Records who needs which image, and enqueues images without a CachedImage.
@@ -97,7 +96,6 @@ impl ImageUsage {
 
 #[cfg(test)]
 mod tests {
-    use futures::StreamExt;
     use kube::runtime::{reflector, watcher::Event};
     use serde_json::json;
 

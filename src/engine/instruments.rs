@@ -11,11 +11,10 @@ use std::{
 use arc_swap::ArcSwapOption;
 use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
 
-use super::resource_store::Stores;
 use crate::{
     active_config::ActiveConfig,
     api::Reason,
-    controller::Connections,
+    controller::{Connections, Stores},
     harbor::{Api, RequestObserver, RequestResult},
     leadership::Leadership,
     prewarm::{PrewarmQueue, PullProgress},

@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// Decides whether one more CachedImage may be created.
-pub struct Quota<B> {
+pub(super) struct Quota<B> {
     pub(super) directory: Arc<ResourceStore<B>>,
     pub(super) asked: Arc<UsageTracker>,
     pub(super) caps: Caps,
@@ -42,7 +42,7 @@ pub struct Quota<B> {
 
 /// The counts of CachedImages.
 #[derive(Default)]
-pub struct State {
+pub(super) struct State {
     ledger: Mutex<Ledger>,
     warned: LogLimit,
     refused: AtomicUsize,

@@ -29,9 +29,9 @@ use super::{
     node_platforms::NodePlatforms,
     quota::{self, Quota},
     reconcile_loop::ReconcileLoop,
-    resource_store::{ResourceStore, Stores},
+    resource_store::{self, ResourceStore},
     rules,
-    scan_requirements::ScanRequirements,
+    scan_requirements::{self, ScanRequirements},
     shared_watch,
     watch_mappings::{self, WatchMappings},
 };
@@ -39,7 +39,7 @@ use crate::{
     active_config::ActiveConfig,
     api::{CachedImage, HarborInstance, ProxyProject, Registry, ReplicationRule},
     controller::{
-        Connections, Installation, ReconciledKind, Reconciler, Reconcilers,
+        Connections, Installation, ReconciledKind, Reconciler, Reconcilers, Stores,
         cached_image::{CachedImageReconciler, ProgressObserver},
     },
     leadership::Leadership,
@@ -68,8 +68,6 @@ pub struct EngineOptions {
     pub timing: PrewarmTiming,
     /// Creates the observers of pulls; `None` counts them in the metrics.
     pub progress: Option<ProgressObserver>,
-    /// The metrics.
-    pub meters: Instruments,
 }
 
 /// Retry interval after the backend did not accept a write.
@@ -96,24 +94,33 @@ pub fn prewarm_queue() -> (PrewarmQueue, PrewarmReceiver) {
     queue::queue(bounds)
 }
 
-/// Runs all controllers until `shutdown`. Sends nothing to any Harbor while `leadership` does not hold. `origin` is where
-/// the images of the queue come from.
-pub async fn run<B: Backend>(
-    backend: B,
-    settings: EngineOptions,
-    installation: Installation,
-    (offers, offered): (PrewarmQueue, PrewarmReceiver),
-    origin: ImageOrigin,
-    leadership: Leadership,
-    shutdown: CancellationToken,
-) {
-    let meters = settings.meters;
-    let busy = || Config::default().concurrency(settings.concurrency);
+/// The engine over a backend.
+pub struct Engine<B> {
+    /// The source of resources and the sink of their state.
+    pub backend: B,
+    /// The options.
+    pub options: EngineOptions,
+    /// The metrics.
+    pub meters: Instruments,
+    /// The identity of this installation, part of every marker in Harbor.
+    pub installation: Installation,
+    /// The queue of images that need a CachedImage.
+    pub queue: (PrewarmQueue, PrewarmReceiver),
+    /// Where the images of the queue come from.
+    pub origin: ImageOrigin,
+    /// Whether this process may write to Harbor.
+    pub leadership: Leadership,
+}
+
+/// Runs all controllers until `shutdown`. Sends nothing to any Harbor while `leadership` does not hold.
+pub async fn run<B: Backend>(engine: Engine<B>, shutdown: CancellationToken) {
+    let Engine { backend, options, meters, installation, queue: (offers, offered), origin, leadership } = engine;
+    let busy = || Config::default().concurrency(options.concurrency);
     let (instances, instance_changes) = shared_watch::controller::<HarborInstance>(&backend, busy());
     let (registries, registry_changes) = shared_watch::controller::<Registry>(&backend, busy());
     let (projects, project_changes) = shared_watch::controller::<ProxyProject>(&backend, busy());
     let (replications, rule_changes) = shared_watch::controller::<ReplicationRule>(&backend, busy());
-    let warming = Config::default().concurrency(settings.warm_concurrency.saturating_add(1 + gate::SPARE));
+    let warming = Config::default().concurrency(options.warm_concurrency.saturating_add(1 + gate::SPARE));
     let (images, image_changes) = shared_watch::controller::<CachedImage>(&backend, warming);
 
     let stores = Stores {
@@ -126,13 +133,13 @@ pub async fn run<B: Backend>(
     let scans = ScanRequirements::default();
     let directory = Arc::new(ResourceStore { stores: stores.clone(), scans: scans.clone(), backend: backend.clone() });
     let observer = meters.clone();
-    let connections = Connections::new(settings.max_inflight_bytes, leadership.clone());
+    let connections = Connections::new(options.max_inflight_bytes, leadership.clone());
     let connections = Arc::new(connections.observed(move |instance| observer.observer(instance)));
     let kinds = Arc::new(Reconcilers { directory: directory.clone(), instances: connections.clone(), installation });
     let active = ActiveConfig::default();
     let counts = meters.clone();
-    let progress = settings.progress.unwrap_or_else(|| Arc::new(move |_| counts.pull()));
-    let (rules, timing) = (active.rules.clone(), settings.timing);
+    let progress = options.progress.unwrap_or_else(|| Arc::new(move |_| counts.pull()));
+    let (rules, timing) = (active.rules.clone(), options.timing);
     let warmer = CachedImageReconciler::new(directory.clone(), connections.clone(), rules, timing, Some(progress));
     let warmer = Arc::new(warmer);
     meters.seen.store(Some(Arc::new(RunningState {
@@ -155,17 +162,11 @@ pub async fn run<B: Backend>(
     let quota = Arc::new(Quota {
         directory: directory.clone(),
         asked: warmer.usage().clone(),
-        caps: settings.caps,
+        caps: options.caps,
         metrics: meters.controller.clone(),
         state: quota::State::default(),
     });
-    let expiry = ExpiryLoop {
-        usage: usage.clone(),
-        directory: directory.clone(),
-        quota: quota.clone(),
-        changed: Arc::new(Notify::new()),
-        metrics: meters.controller.clone(),
-    };
+    let expiry = ExpiryLoop { usage: usage.clone(), quota: quota.clone(), changed: Arc::default() };
 
     let mappings = WatchMappings {
         stores: &stores,
@@ -181,7 +182,7 @@ pub async fn run<B: Backend>(
     let projects = mappings.of_projects(projects);
     let replications = mappings.of_rules(replications);
     drop(mappings);
-    let (gate, invited) = gate::gate(settings.warm_concurrency);
+    let (gate, invited) = gate::gate(options.warm_concurrency);
     let images = images.reconcile_all_on(watch_mappings::whenever(wake_images.clone()));
     let images = images.reconcile_on(when_due).reconcile_on(invited);
 
@@ -237,8 +238,8 @@ pub async fn run<B: Backend>(
             );
         } => {}
         () = backend.follow_platforms(|| wake_images.notify_one()) => {}
-        () = scans.follow(&backend) => {}
-        () = backend.follow_secrets(|| stores.referenced_secrets()) => {}
+        () = scan_requirements::follow_policies(&backend, &scans) => {}
+        () = backend.follow_secrets(|| resource_store::referenced_secrets(&stores)) => {}
         () = follow_rules => {}
         () = follow_namespaces => {}
         () = follow_sources => {}

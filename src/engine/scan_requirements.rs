@@ -14,29 +14,23 @@ use crate::api::{
 };
 
 /// Which scan results ImagePolicies require. Clones share it.
-#[derive(Debug, Clone, Default)]
-pub struct ScanRequirements {
-    max_age: Arc<ArcSwap<Option<Duration>>>,
-    ceiling: Arc<ArcSwap<Option<FoundSeverity>>>,
+pub type ScanRequirements = Arc<ArcSwap<RequiredScans>>;
+
+/// The requirements of all policies together; `None` when no policy uses scans.
+#[derive(Debug, Default)]
+pub struct RequiredScans {
+    /// The shortest maximum age of a scan result that a policy accepts.
+    pub max_age: Option<Duration>,
+    /// The worst severity that all policies admit.
+    pub ceiling: Option<FoundSeverity>,
 }
 
-impl ScanRequirements {
-    /// The shortest maximum age of a scan result that a policy accepts; `None` when no policy uses scans.
-    pub fn max_age(&self) -> Option<Duration> {
-        **self.max_age.load()
-    }
-
-    /// The worst severity that all policies admit; `None` when none uses scans.
-    pub fn ceiling(&self) -> Option<FoundSeverity> {
-        **self.ceiling.load()
-    }
-
-    /// Follows ImagePolicies until dropped.
-    pub(super) async fn follow(&self, backend: &impl Resources) {
-        follow(backend.watch::<ImagePolicy>(), ImagePolicy::NAME, Arc::new, |policies| {
-            self.ceiling.store(Arc::new(lowest_ceiling(policies.values().map(AsRef::as_ref))));
-            self.max_age.store(Arc::new(shortest_max_age(policies.values().map(AsRef::as_ref))));
-        })
-        .await;
-    }
+/// Follows ImagePolicies until dropped.
+pub(super) async fn follow_policies(backend: &impl Resources, scans: &ScanRequirements) {
+    follow(backend.watch::<ImagePolicy>(), ImagePolicy::NAME, Arc::new, |policies| {
+        let policies = || policies.values().map(AsRef::as_ref);
+        let (max_age, ceiling) = (shortest_max_age(policies()), lowest_ceiling(policies()));
+        scans.store(Arc::new(RequiredScans { max_age, ceiling }));
+    })
+    .await;
 }

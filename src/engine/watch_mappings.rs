@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use futures::{Stream, StreamExt, stream};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{
     ResourceExt,
     runtime::{
@@ -17,10 +16,10 @@ use tokio::sync::{
     broadcast::{self, error::RecvError},
 };
 
-use super::{resource_store::Stores, shared_watch::SharedWatch};
+use super::shared_watch::SharedWatch;
 use crate::{
     api::{ConditionType, HarborInstance, HarborRef, ProxyProject, Reason, Registry, ReplicationRule, condition},
-    controller::ReconciledKind,
+    controller::{ReconciledKind, Stores},
 };
 
 /// The changes of all kinds that others follow, and the existing resources.
@@ -42,18 +41,9 @@ impl WatchMappings<'_> {
         let own = |instance: &HarborInstance, secret: &str| instance.spec.credentials_secret_ref.name == secret;
         controller
             .reconcile_on(self.of_secret(store, own))
-            .reconcile_on(self.registries.concern(store, |registry| {
-                let status = registry.status.as_ref();
-                unreachable_instance(status.map(|status| &*status.conditions), &registry.spec.harbor_ref)
-            }))
-            .reconcile_on(self.projects.concern(store, |project| {
-                let status = project.status.as_ref();
-                unreachable_instance(status.map(|status| &*status.conditions), &project.spec.harbor_ref)
-            }))
-            .reconcile_on(self.rules.concern(store, |rule| {
-                let status = rule.status.as_ref();
-                unreachable_instance(status.map(|status| &*status.conditions), &rule.spec.harbor_ref)
-            }))
+            .reconcile_on(self.registries.concern(store, |registry| unreachable(registry, &registry.spec.harbor_ref)))
+            .reconcile_on(self.projects.concern(store, |project| unreachable(project, &project.spec.harbor_ref)))
+            .reconcile_on(self.rules.concern(store, |rule| unreachable(rule, &rule.spec.harbor_ref)))
     }
 
     /// Reconciles Registries when their Secret, their instance or its Secret changes; when its deletion is blocked, also
@@ -172,8 +162,8 @@ fn matches(project: &ProxyProject) -> &[String] {
 }
 
 /// The instance of a resource whose Harbor did not answer.
-fn unreachable_instance(conditions: Option<&[Condition]>, harbor: &HarborRef) -> Vec<ObjectRef<HarborInstance>> {
-    let ready = conditions.and_then(|conditions| condition::find(conditions, ConditionType::Ready));
+fn unreachable<K: ReconciledKind>(object: &K, harbor: &HarborRef) -> Vec<ObjectRef<HarborInstance>> {
+    let ready = object.status().and_then(|status| condition::find(K::conditions(status), ConditionType::Ready));
     let away = [Reason::HarborUnreachable, Reason::HarborError].map(|reason| reason.to_string());
     let away = ready.filter(|ready| away.contains(&ready.reason));
     away.iter().map(|_| ObjectRef::new(&harbor.name)).collect()

@@ -31,13 +31,12 @@ use tokio::sync::broadcast;
 use super::{ManifestSet, kind_store::KindStore};
 use crate::{
     api::{CachedImage, ImagePolicy, Platform, condition::whole_seconds},
-    controller::{EventMessage, ReconciledKind, SecretValue},
+    controller::{EventMessage, ReconciledKind, SecretValue, Stores},
     engine::{
         Backend, Error, Resources,
         backend::{WatchStream, WatchedKind},
         node_platforms::NodePlatforms,
-        resource_store::{ResourceStore, Stores},
-        scan_requirements::ScanRequirements,
+        resource_store::ResourceStore,
     },
 };
 
@@ -47,7 +46,7 @@ const BACKLOG: usize = 1024;
 /// All resources with their status. Clones share them.
 #[derive(Clone)]
 pub struct MemoryBackend {
-    kinds: Arc<RwLock<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>>,
+    kinds: Arc<Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>>,
     /// The last resourceVersion.
     version: Arc<AtomicU64>,
     secrets: Arc<RwLock<BTreeMap<String, SecretValue>>>,
@@ -193,7 +192,7 @@ impl MemoryBackend {
             rules: self.store(),
             images: self.store(),
         };
-        Arc::new(ResourceStore { stores, scans: ScanRequirements::default(), backend: self.clone() })
+        Arc::new(ResourceStore { stores, scans: Arc::default(), backend: self.clone() })
     }
 
     fn store<K: WatchedKind>(&self) -> Store<K> {
@@ -201,18 +200,10 @@ impl MemoryBackend {
     }
 
     fn kind<K: WatchedKind>(&self) -> Arc<KindStore<K>> {
-        let known = |kinds: &HashMap<TypeId, Arc<dyn Any + Send + Sync>>| {
-            kinds.get(&TypeId::of::<K>()).cloned().and_then(|kind| kind.downcast().ok())
-        };
-        if let Some(kind) = known(&self.kinds.read().unwrap_or_else(PoisonError::into_inner)) {
-            return kind;
-        }
-        let mut kinds = self.kinds.write().unwrap_or_else(PoisonError::into_inner);
-        known(&kinds).unwrap_or_else(|| {
-            let kind = Arc::new(KindStore::default());
-            kinds.insert(TypeId::of::<K>(), kind.clone());
-            kind
-        })
+        let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
+        let kind = kinds.entry(TypeId::of::<K>()).or_insert_with(|| Arc::new(KindStore::<K>::default()));
+        // The key is the type, so the cast cannot fail.
+        Arc::clone(kind).downcast().unwrap_or_default()
     }
 
     fn update<K: WatchedKind>(

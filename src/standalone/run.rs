@@ -15,15 +15,15 @@ use super::{ManifestProblem, ManifestSet, MemoryBackend, manifest_source};
 use crate::{
     active_config::ActiveConfig,
     api::Platform,
-    controller::{Installation, cached_image::ProgressObserver},
+    controller::Installation,
     engine::{
         collectors::{AdmissionCollector, StandaloneCollector},
         instruments::Instruments,
         rules,
-        run::{self, EngineOptions},
+        run::{self, Engine, EngineOptions},
     },
     leadership::Leadership,
-    prewarm::{PrewarmTiming, expiry::ImageOrigin, quota::Caps},
+    prewarm::expiry::ImageOrigin,
     telemetry::{metrics::Metrics, probes::Readiness},
     tls::serve::{Certificate, server_config},
     webhook::{self, Admission, BodyLimits, ServeError, ServeOptions},
@@ -43,18 +43,8 @@ pub struct StandaloneOptions {
     pub installation: String,
     /// Interval of the check for changed files.
     pub reload: Duration,
-    /// Maximum number of concurrent reconciles per kind.
-    pub concurrency: u16,
-    /// Maximum number of images warmed concurrently.
-    pub warm_concurrency: u16,
-    /// How long warming waits for work that Harbor does on its own.
-    pub timing: PrewarmTiming,
-    /// Maximum number of layer bytes that all pulls together make Harbor fetch at once.
-    pub max_inflight_bytes: u64,
-    /// Maximum numbers of CachedImages created for Pods.
-    pub caps: Caps,
-    /// Creates the observers of pulls; `None` counts them in the metrics.
-    pub progress: Option<ProgressObserver>,
+    /// Settings of the engine.
+    pub engine: EngineOptions,
     /// Limits of the server.
     pub serve: ServeOptions,
 }
@@ -124,24 +114,16 @@ impl Standalone {
             readiness: readiness.clone(),
             limits: BodyLimits::default(),
         });
-        let options = EngineOptions {
-            concurrency: settings.concurrency,
-            warm_concurrency: settings.warm_concurrency,
-            caps: settings.caps,
-            max_inflight_bytes: settings.max_inflight_bytes,
-            timing: settings.timing,
-            progress: settings.progress,
+        let engine = Engine {
+            backend: resources.clone(),
+            options: settings.engine,
             meters: instruments.clone(),
+            installation: Installation(settings.installation),
+            queue: (offers, offered),
+            origin: ImageOrigin::Admission,
+            leadership: Leadership::always(),
         };
-        let engine = Box::pin(run::run(
-            resources.clone(),
-            options,
-            Installation(settings.installation),
-            (offers, offered),
-            ImageOrigin::Admission,
-            Leadership::always(),
-            shutdown.clone(),
-        ));
+        let engine = Box::pin(run::run(engine, shutdown.clone()));
         let (loaded, mut when_loaded) = watch::channel(false);
         let rules = {
             let (resources, active) = (resources.clone(), active.clone());
