@@ -21,9 +21,10 @@ use harbor_double::{Harbor, Image, Pushed, Upstream};
 use harbor_pilot::{
     api::{CachedImage, ConditionType, HarborInstance, ProxyProject, Registry, condition},
     controller::{ReconciledKind, cached_image::ProgressObserver},
+    engine::run::EngineOptions,
     prewarm::{PrewarmTiming, PullProgress, puller::DEFAULT_BYTES},
     registry::Descriptor,
-    standalone::{Standalone, StandaloneOptions, StoredKind},
+    standalone::{Standalone, StandaloneOptions},
     tls::{
         certificate::Certificate,
         install_crypto_provider,
@@ -66,10 +67,14 @@ async fn main() -> Result<()> {
             platforms: vec!["linux/amd64".parse().map_err(anyhow::Error::msg)?],
             installation: "demo".to_owned(),
             reload: Duration::from_secs(2),
-            timing: PrewarmTiming::paced(Duration::from_secs_f64(20.0 / SPEED)),
-            max_inflight_bytes: DEFAULT_BYTES,
-            caps: harbor_pilot::prewarm::quota::Caps::default(),
-            watcher: Some(bars.clone().watcher()),
+            engine: EngineOptions {
+                concurrency: 8,
+                warm_concurrency: 4,
+                timing: PrewarmTiming::paced(Duration::from_secs_f64(20.0 / SPEED)),
+                max_inflight_bytes: DEFAULT_BYTES,
+                caps: harbor_pilot::prewarm::quota::Caps::default(),
+                progress: Some(bars.clone().watcher()),
+            },
             serve: ServeOptions { shutdown_delay: Duration::ZERO, ..ServeOptions::default() },
         },
         shutdown.clone(),
@@ -197,8 +202,8 @@ async fn admit(client: &reqwest::Client, url: &str, name: &str, image: &str) -> 
 }
 
 fn resources(pilot: &Standalone) -> Table {
-    fn rows<K: StoredKind>(table: &mut Table, pilot: &Standalone, detail: impl Fn(&K) -> String) {
-        for object in pilot.world.all::<K>() {
+    fn rows<K: ReconciledKind>(table: &mut Table, pilot: &Standalone, detail: impl Fn(&K) -> String) {
+        for object in pilot.resources.all::<K>() {
             let (ready, reason) = ready_of(object.as_ref());
             let name = object.meta().name.clone().unwrap_or_default();
             table.add_row([K::kind(&()).into_owned(), name, ready, reason, detail(&object)]);
@@ -218,7 +223,7 @@ fn resources(pilot: &Standalone) -> Table {
 
 fn images(pilot: &Standalone) -> Table {
     let mut table = table(["image", "Ready", "platforms", "stored", "by tag offline", "by digest offline"]);
-    for image in pilot.world.all::<CachedImage>() {
+    for image in pilot.resources.all::<CachedImage>() {
         let status = image.status.clone().unwrap_or_default();
         let bytes: u64 = status.platforms.iter().map(|platform| platform.bytes).sum();
         let stored = status.platforms.iter().filter(|platform| platform.stored).count();
@@ -245,8 +250,8 @@ fn ready_of<K: ReconciledKind>(object: &K) -> (String, String) {
         .map_or_else(Default::default, |ready| (ready.status.clone(), ready.reason.clone()))
 }
 
-fn all_ready<K: StoredKind>(pilot: &Standalone) -> bool {
-    pilot.world.all::<K>().iter().all(|object| ready_of(object.as_ref()).0 == "True")
+fn all_ready<K: ReconciledKind>(pilot: &Standalone) -> bool {
+    pilot.resources.all::<K>().iter().all(|object| ready_of(object.as_ref()).0 == "True")
 }
 
 /// Images that are Ready, and of which it is known what they are worth without the upstream.
@@ -258,7 +263,7 @@ fn warm(pilot: &Standalone) -> usize {
             && known(ConditionType::OfflineByTag)
             && known(ConditionType::OfflineByDigest)
     };
-    pilot.world.all::<CachedImage>().iter().filter(|image| decided(image)).count()
+    pilot.resources.all::<CachedImage>().iter().filter(|image| decided(image)).count()
 }
 
 async fn wait_for(what: &str, done: impl Fn() -> bool) -> Result<()> {

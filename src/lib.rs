@@ -3,7 +3,7 @@
 //! ```text
 //!                    AdmissionReview                         HarborInstance, Registry,          Nodes, Pods
 //!                          │                                 ProxyProject, ReplicationRule,          │
-//!                          ▼                                 CachedImage │ cluster (or standalone) ◀───┘
+//!                          ▼                                 CachedImage │ engine: cluster or standalone ◀┘
 //!    webhook::handler → webhook::review                                ▼
 //!                          │                               controller::* ──observe──▶ harbor   (API v2.0)
 //!                          ▼                                           │
@@ -35,8 +35,9 @@
 //! | [`prewarm`] | prewarm requests and CachedImages | verified warm images |
 //! | [`mod@reconcile`] | – | what every reconcile returns: a status, Events, a requeue time, or a failure |
 //! | [`controller`] | a resource and its directory | the next status, Events, when to reconcile again |
-//! | [`cluster`] | the API server | watches, status, finalizers, Events |
-//! | [`standalone`] | a directory of manifests | the same without a cluster |
+//! | [`engine`] | a backend: watches of all kinds | reconciles, with their status, finalizers and Events |
+//! | [`cluster`] | the API server | the backend of a cluster; Lease and certificates |
+//! | [`standalone`] | a directory of manifests | the backend and the run without a cluster |
 //! | [`chance`] | – | random numbers that are not predictable |
 //! | [`fair`] | items and their owners | the next item, each owner in turn |
 //! | [`lease`] | the Lease of the API server, and the time | the leader |
@@ -51,6 +52,7 @@ pub mod api;
 pub mod cli;
 pub mod cluster;
 pub mod controller;
+pub mod engine;
 pub mod fair;
 pub mod harbor;
 pub mod image;

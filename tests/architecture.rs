@@ -39,16 +39,14 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     ("webhook", &["api", "fair", "image", "policy", "prewarm", "rewrite", "json_scan", "telemetry", "text", "tls"]),
     (
-        "cluster",
+        "engine",
         &[
+            "active_config",
             "api",
-            "jitter",
             "controller",
             "harbor",
             "image",
-            "active_config",
             "leadership",
-            "lease",
             "policy",
             "prewarm",
             "registry",
@@ -61,19 +59,25 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "standalone",
+        "cluster",
         &[
+            "active_config",
             "api",
             "controller",
+            "engine",
             "image",
-            "active_config",
+            "jitter",
             "leadership",
+            "lease",
             "prewarm",
             "rewrite",
             "telemetry",
             "tls",
-            "webhook",
         ],
+    ),
+    (
+        "standalone",
+        &["active_config", "api", "controller", "engine", "leadership", "prewarm", "telemetry", "tls", "webhook"],
     ),
 ];
 

@@ -7,9 +7,8 @@ mod support;
 use harbor_double::Upstream;
 use harbor_pilot::{
     api::{ConditionType, ProxyProject, Reason, Registry, ReplicationRule},
-    controller::{EventMessage, Reconciler, Reconcilers},
+    controller::{EventMessage, ReconciledKind, Reconciler, Reconcilers},
     harbor::model::{self, ReplicationPolicyContent},
-    standalone::StoredKind,
 };
 use serde_json::{Value, json};
 use support::{Declared, Site};
@@ -39,7 +38,7 @@ async fn look<K>(
     drift: fn(&K::Status) -> &[String],
 ) -> (Vec<String>, Vec<EventMessage>, String)
 where
-    K: StoredKind,
+    K: ReconciledKind,
     Reconcilers: Reconciler<K>,
 {
     let seen = site.reconcile::<K>(name).await;
@@ -168,7 +167,7 @@ async fn a_secret_that_was_never_ours_to_send_is_no_drift() {
     site.apply::<Registry>(&name, registry(&upstream, &credentials));
     assert_eq!(site.reconcile::<Registry>(&name).await.ready(), "True Reconciled");
     // As it was restored from a backup that has no status.
-    site.world.set_status::<Registry>(&name, harbor_pilot::api::RegistryStatus::default());
+    site.world.set_status::<Registry>(&name, harbor_pilot::api::RegistryStatus::default()).unwrap();
     let observed = changed(registry(&upstream, &credentials), &json!({"managementPolicy": "ObserveOnly"}));
     site.apply::<Registry>(&name, observed);
     site.writes();

@@ -7,8 +7,7 @@ mod support;
 use harbor_double::{Harbor, Image, Upstream};
 use harbor_pilot::{
     api::{ProxyProject, ProxyProjectStatus, Registry, RegistryStatus, ReplicationRule, ReplicationRuleStatus},
-    controller::{EventMessage, FinalizeResult, Reconciler, Reconcilers},
-    standalone::StoredKind,
+    controller::{EventMessage, FinalizeResult, ReconciledKind, Reconciler, Reconcilers},
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use rstest::rstest;
@@ -48,7 +47,7 @@ impl<'a> Trio<'a> {
 
     /// One look at each. What Ready says, and its message.
     async fn look(&self) -> [(String, String); 3] {
-        fn ready<K: harbor_pilot::controller::ReconciledKind>(seen: &Seen<K>) -> (String, String) {
+        fn ready<K: ReconciledKind>(seen: &Seen<K>) -> (String, String) {
             (seen.ready(), seen.message())
         }
         [
@@ -96,7 +95,7 @@ async fn upstream() -> Upstream {
 /// Deletes a resource, and what it has in Harbor if that is its own.
 async fn delete<K>(site: &Site, name: &str) -> Vec<EventMessage>
 where
-    K: StoredKind + Declared,
+    K: ReconciledKind + Declared,
     Reconcilers: Reconciler<K>,
 {
     site.delete::<K>(name);
@@ -124,9 +123,9 @@ async fn without_any_status_everything_is_found_again_and_only_a_secret_is_sent_
     trio.apply(&json!({}));
     trio.assert_ready().await;
     let ids = trio.ids().await;
-    site.world.set_status::<Registry>(&trio.name, RegistryStatus::default());
-    site.world.set_status::<ProxyProject>(&trio.name, ProxyProjectStatus::default());
-    site.world.set_status::<ReplicationRule>(&trio.name, ReplicationRuleStatus::default());
+    site.world.set_status::<Registry>(&trio.name, RegistryStatus::default()).unwrap();
+    site.world.set_status::<ProxyProject>(&trio.name, ProxyProjectStatus::default()).unwrap();
+    site.world.set_status::<ReplicationRule>(&trio.name, ReplicationRuleStatus::default()).unwrap();
     site.writes();
     trio.assert_ready().await;
     assert_eq!((trio.ids().await, trio.remembered()), (ids, ids.map(Some)));
@@ -250,7 +249,7 @@ async fn what_has_our_names_and_ids_in_a_restored_harbor_and_no_marker_is_a_stra
             let mut status = site.world.get::<$kind>("ours").unwrap().status.clone().unwrap();
             let owned = status.owned.as_mut().unwrap();
             owned.since = before.clone();
-            site.world.set_status::<$kind>("ours", status);
+            site.world.set_status::<$kind>("ours", status).unwrap();
         };
     }
     since!(Registry);
@@ -588,7 +587,7 @@ async fn ownership_of_a_project_with_repositories_is_restored_where_status_remem
     assert!(label().await.is_some_and(|label| label.description.contains("ProxyProject/stocked")));
 
     unmark().await;
-    site.world.set_status::<ProxyProject>("stocked", ProxyProjectStatus::default());
+    site.world.set_status::<ProxyProject>("stocked", ProxyProjectStatus::default()).unwrap();
     let seen = site.reconcile::<ProxyProject>("stocked").await;
     assert_eq!(seen.ready(), "False AdoptionRequired", "{}", seen.message());
     assert_eq!(label().await, None);

@@ -75,7 +75,7 @@ impl Stage {
     async fn look(&self) -> FinalizeResult<ProxyProjectStatus> {
         let finalized = self.site.finalize::<ProxyProject>(&self.name).await;
         if let FinalizeResult::Blocked(outcome) = &finalized {
-            self.site.world.set_status::<ProxyProject>(&self.name, outcome.status.clone());
+            self.site.world.set_status::<ProxyProject>(&self.name, outcome.status.clone()).unwrap();
         }
         finalized
     }

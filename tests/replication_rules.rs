@@ -139,7 +139,7 @@ async fn a_policy_is_renamed_and_found_again_without_status_and_made_anew_when_i
     assert_eq!(look(&site, &name).await.ready(), "True Reconciled");
     assert_eq!(policy(&site, &other).await.id, id);
 
-    site.world.set_status::<ReplicationRule>(&name, ReplicationRuleStatus::default());
+    site.world.set_status::<ReplicationRule>(&name, ReplicationRuleStatus::default()).unwrap();
     site.writes();
     assert_eq!(look(&site, &name).await.0.status.id, Some(id));
     assert!(site.writes().is_none_or(|writes| writes == 0));
@@ -215,13 +215,13 @@ async fn a_token_starts_one_execution_and_a_crash_at_any_step_starts_no_second()
     assert_eq!(prepared.0.status.pending_run.as_ref().unwrap().token.as_deref(), Some("first"));
     assert_eq!(executions().await, 0, "nothing is started that is not written down");
     // Stopped before that was stored.
-    site.world.set_status::<ReplicationRule>(&name, before);
+    site.world.set_status::<ReplicationRule>(&name, before).unwrap();
     look(&site, &name).await;
     let written = status(&site, &name);
     let started = look(&site, &name).await;
     assert!(started.0.notes.iter().any(|note| note.reason == Reason::ExecutionStarted), "{:?}", started.0.notes);
     // Stopped after Harbor was asked, and before that was stored.
-    site.world.set_status::<ReplicationRule>(&name, written);
+    site.world.set_status::<ReplicationRule>(&name, written).unwrap();
     let resumed = look(&site, &name).await;
     assert_eq!(resumed.0.status.last_run_token.as_deref(), Some("first"));
     assert_eq!(executions().await, 1);
@@ -436,7 +436,7 @@ async fn without_its_status_a_rule_finds_out_again_what_is_held_back() {
     };
     until(&site, &name, |status| refused(status) && ended(status)).await;
     let before = executions(&site, &name).await;
-    site.world.set_status::<ReplicationRule>(&name, ReplicationRuleStatus::default());
+    site.world.set_status::<ReplicationRule>(&name, ReplicationRuleStatus::default()).unwrap();
     let seen = until(&site, &name, |status| refused(status) && ended(status)).await;
     assert_eq!(seen.0.status.blocked_images[0].image, "gate/crit:v1");
     assert!(executions(&site, &name).await <= before + 1, "what was refused in the past is tried once more at most");

@@ -6,8 +6,7 @@ mod support;
 use harbor_double::{Harbor, Upstream};
 use harbor_pilot::{
     api::{ProxyProject, Registry, ReplicationRule},
-    controller::{Reconciler, Reconcilers},
-    standalone::StoredKind,
+    controller::{ReconciledKind, Reconciler, Reconcilers},
 };
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
@@ -17,7 +16,7 @@ use support::{Declared, Site};
 /// takes over only if it is told to.
 async fn contend<K>(site: &Site, object: &str, spec: Value)
 where
-    K: StoredKind + Declared,
+    K: ReconciledKind + Declared,
     Reconcilers: Reconciler<K>,
 {
     let with = |extra: Value| {

@@ -8,8 +8,7 @@ use std::{collections::BTreeMap, time::Duration};
 use harbor_double::{Harbor, Upstream};
 use harbor_pilot::{
     api::{DeletionPolicy, HarborInstance, ProxyProject, Registry, ReplicationRule, common::RECONCILE_NOW},
-    controller::{Reconciler, Reconcilers},
-    standalone::StoredKind,
+    controller::{ReconciledKind, Reconciler, Reconcilers},
 };
 use serde_json::json;
 use support::{Declared, Site};
@@ -24,7 +23,7 @@ const INTERVAL: Duration = Duration::from_secs(8);
 /// Looks at resources until nothing changes. Returns when the next look is due.
 async fn settle<K>(site: &Site, names: &[String]) -> Duration
 where
-    K: StoredKind + Declared,
+    K: ReconciledKind + Declared,
     Reconcilers: Reconciler<K>,
 {
     let mut due = Duration::MAX;
@@ -45,7 +44,7 @@ where
 /// Looks once at each, and asserts that its status stays what it was.
 async fn look<K>(site: &Site, names: &[String])
 where
-    K: StoredKind + Declared,
+    K: ReconciledKind + Declared,
     Reconcilers: Reconciler<K>,
 {
     for name in names {

@@ -7,6 +7,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use harbor_double::{Harbor, Image, Upstream};
 use harbor_pilot::{
     api::{CachedImage, ConditionType, ProxyProject, condition},
+    engine::run::EngineOptions,
     prewarm::{PrewarmTiming, puller::DEFAULT_BYTES},
     standalone::{Standalone, StandaloneOptions, StartError},
     tls::{
@@ -84,10 +85,14 @@ impl Site {
             platforms: vec!["linux/amd64".parse().unwrap()],
             installation: "test".to_owned(),
             reload: Duration::from_millis(50),
-            timing: PrewarmTiming::paced(Duration::from_secs_f64(20.0 / SPEED)),
-            max_inflight_bytes: DEFAULT_BYTES,
-            caps: harbor_pilot::prewarm::quota::Caps::default(),
-            watcher: None,
+            engine: EngineOptions {
+                concurrency: 8,
+                warm_concurrency: 4,
+                timing: PrewarmTiming::paced(Duration::from_secs_f64(20.0 / SPEED)),
+                max_inflight_bytes: DEFAULT_BYTES,
+                caps: harbor_pilot::prewarm::quota::Caps::default(),
+                progress: None,
+            },
             serve: ServeOptions { shutdown_delay: Duration::ZERO, ..ServeOptions::default() },
         };
         Standalone::start(settings, shutdown.clone()).await
@@ -129,7 +134,7 @@ async fn eventually(what: &str, done: impl Fn() -> bool) {
 }
 
 fn rule(pilot: &Standalone) -> Option<Vec<String>> {
-    Some(pilot.world.get::<ProxyProject>("up")?.active_rule()?.matches.clone())
+    Some(pilot.resources.get::<ProxyProject>("up")?.active_rule()?.matches.clone())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -143,11 +148,11 @@ async fn manifests_alone_rewrite_pods_and_warm_what_they_need() {
     assert_eq!(site.admit(&pilot, &image, true).await, expected);
     assert_eq!(site.admit(&pilot, "ghcr.io/acme/tools:2", false).await, "ghcr.io/acme/tools:2");
     tokio::time::sleep(Duration::from_millis(300)).await;
-    assert!(pilot.world.all::<CachedImage>().is_empty(), "a dry run and a stranger's image warm nothing");
+    assert!(pilot.resources.all::<CachedImage>().is_empty(), "a dry run and a stranger's image warm nothing");
 
     assert_eq!(site.admit(&pilot, &image, false).await, expected);
     eventually("the image is warm", || {
-        let images = pilot.world.all::<CachedImage>();
+        let images = pilot.resources.all::<CachedImage>();
         let status = images.first().and_then(|image| image.status.clone()).unwrap_or_default();
         condition::is_true(&status.conditions, ConditionType::Ready) && status.platforms.iter().all(|it| it.stored)
     })
@@ -171,7 +176,7 @@ async fn a_changed_file_is_taken_and_a_wrong_one_changes_nothing() {
     let expected = format!("{}/up/app", site.harbor.host());
     eventually("the new rule rewrites", || {
         let image = harbor_pilot::image::ImageRef::parse("registry.example.com/app").unwrap();
-        matches!(pilot.rules.load().find_for_anyone(&image), harbor_pilot::rewrite::RuleDecision::Rewritten { image, .. } if image.to_string() == expected)
+        matches!(pilot.active.rules.load().find_for_anyone(&image), harbor_pilot::rewrite::RuleDecision::Rewritten { image, .. } if image.to_string() == expected)
     })
     .await;
     shutdown.cancel();
@@ -187,7 +192,8 @@ async fn a_resource_whose_file_goes_is_deleted_in_harbor_where_its_policy_says_s
     std::fs::remove_file(site.path().join("proxy.yaml")).unwrap();
     // The registry can go only after the project that uses it.
     eventually("both are gone", || {
-        pilot.world.all::<ProxyProject>().is_empty() && pilot.world.all::<harbor_pilot::api::Registry>().is_empty()
+        pilot.resources.all::<ProxyProject>().is_empty()
+            && pilot.resources.all::<harbor_pilot::api::Registry>().is_empty()
     })
     .await;
     assert_eq!(site.harbor.by_hand("GET", "/projects/up", None).await.0, 404);
@@ -200,11 +206,66 @@ async fn a_rule_goes_with_its_file_and_what_is_retained_stays_in_harbor() {
     let (site, shutdown) = (Site::new().await, CancellationToken::new());
     site.write("proxy.yaml", &site.proxy("{}").replace("deletionPolicy: Delete", "deletionPolicy: Retain"));
     let pilot = site.start(&shutdown).await.unwrap();
-    eventually("the rule serves", || !pilot.rules.load().is_empty()).await;
+    eventually("the rule serves", || !pilot.active.rules.load().is_empty()).await;
 
     std::fs::remove_file(site.path().join("proxy.yaml")).unwrap();
-    eventually("the rule is gone", || pilot.rules.load().is_empty()).await;
+    eventually("the rule is gone", || pilot.active.rules.load().is_empty()).await;
     assert_eq!(site.harbor.by_hand("GET", "/projects/up", None).await.0, 200);
+    shutdown.cancel();
+}
+
+/// The reconciles of a kind, whatever their outcome.
+fn reconciles(pilot: &Standalone, kind: &str) -> u64 {
+    let text = pilot.metrics.encode().unwrap();
+    let name = format!("harbor_pilot_reconciles_total{{kind=\"{kind}\"");
+    let counts = text.lines().filter(|line| line.starts_with(&name));
+    counts.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_reconciles_what_it_concerns_and_nothing_else_and_each_reconcile_is_counted() {
+    let (site, shutdown) = (Site::new().await, CancellationToken::new());
+    let other = |interval: &str| {
+        format!(
+            "apiVersion: harbor-pilot.dev/v1alpha1\nkind: Registry\nmetadata: {{name: other}}\n\
+             spec: {{type: docker-registry, url: '{}', interval: {interval}}}\n",
+            site.upstream.url()
+        )
+    };
+    site.write("other.yaml", &other("10m"));
+    let image = format!("{}/team/app:1", site.upstream.host());
+    site.write(
+        "image.yaml",
+        &format!(
+            "apiVersion: harbor-pilot.dev/v1alpha1\nkind: CachedImage\nmetadata: {{name: app}}\nspec: {{image: '{image}'}}\n"
+        ),
+    );
+    let pilot = site.start(&shutdown).await.unwrap();
+    let is_offline = || {
+        let status =
+            pilot.resources.get::<CachedImage>("app").and_then(|image| image.status.clone()).unwrap_or_default();
+        condition::is_true(&status.conditions, ConditionType::OfflineByTag)
+    };
+    eventually("the image is warm", is_offline).await;
+    let kinds = ["HarborInstance", "Registry", "ProxyProject", "ReplicationRule", "CachedImage"];
+    let counts = || kinds.map(|kind| reconciles(&pilot, kind));
+    assert!(counts().iter().zip(kinds).all(|(count, kind)| *count > 0 || kind == "ReplicationRule"), "{:?}", counts());
+
+    // Until nothing follows any more from the start.
+    let mut before = counts();
+    loop {
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        if before == counts() {
+            break;
+        }
+        before = counts();
+    }
+    site.write("other.yaml", &other("20m"));
+    eventually("the changed Registry is reconciled", || counts()[1] > before[1]).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let after = counts();
+    let more: Vec<u64> = after.iter().zip(before).map(|(after, before)| after - before).collect();
+    assert!(more[1] > 0 && more.iter().sum::<u64>() == more[1], "{kinds:?} {more:?}");
     shutdown.cancel();
 }
 

@@ -13,6 +13,7 @@ use harbor_pilot::{
     prewarm::PrewarmTiming,
 };
 use k8s_openapi::jiff::Timestamp;
+use kube::api::Preconditions;
 use serde_json::{Value, json};
 use support::Site;
 
@@ -58,7 +59,7 @@ impl<'s> Place<'s> {
         }))
         .unwrap();
         image.metadata.generation = Some(1);
-        assert!(self.site.world.add(image, Timestamp::now()));
+        self.site.world.create_object(image, Timestamp::now()).unwrap();
     }
 
     /// Two looks at each image, as a controller would take them: one says that it begins, one pulls.
@@ -69,7 +70,7 @@ impl<'s> Place<'s> {
             for _ in 0..2 {
                 let object = self.site.world.get::<CachedImage>(&name).unwrap();
                 let outcome = images.reconcile(object.as_ref(), Timestamp::now()).await;
-                self.site.world.set_status::<CachedImage>(&name, outcome.status);
+                self.site.world.set_status::<CachedImage>(&name, outcome.status).unwrap();
             }
             ready.push(self.reason(number));
         }
@@ -93,7 +94,8 @@ impl<'s> Place<'s> {
     async fn end(self) {
         let Self { site, name, .. } = self;
         for number in 0..20 {
-            site.world.remove::<CachedImage>(&format!("{name}-{number}"));
+            let (image, any) = (format!("{name}-{number}"), Preconditions::default());
+            site.world.delete_object::<CachedImage>(&image, &any, Timestamp::now()).ok();
         }
         site.clean(&[&name]).await;
     }

@@ -5,10 +5,8 @@ use std::sync::Arc;
 use clap::Args;
 
 use crate::{
-    cluster::{
-        admitted_namespaces::AdmittedNamespaces, collectors::ControllerCollector, instruments::Instruments,
-        page_inputs, run,
-    },
+    cluster::{admitted_namespaces::AdmittedNamespaces, run},
+    engine::{collectors::ControllerCollector, instruments::Instruments, page_inputs},
     telemetry::exposition::Exposition,
 };
 
@@ -21,14 +19,8 @@ pub(super) struct Arguments {
     /// Name of this installation in Harbor's markers [default: the uid of the namespace kube-system]
     #[arg(long, env = "HARBOR_PILOT_INSTALLATION")]
     installation_id: Option<String>,
-    /// Maximum number of concurrent reconciles for each kind
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
-    concurrency: u16,
-    /// Maximum number of images that are prewarmed concurrently
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
-    warm_concurrency: u16,
     #[command(flatten)]
-    caps: super::caps::Arguments,
+    engine: super::engine::Arguments,
     /// The namespaceSelector of the webhook configuration, as JSON: workloads in other namespaces are not prewarmed [default: all
     /// namespaces except kube-system and the operator's own]
     #[arg(long, value_name = "SELECTOR", value_parser = namespace_selector)]
@@ -37,8 +29,6 @@ pub(super) struct Arguments {
     certificates: super::certificates::Arguments,
     #[command(flatten)]
     election: super::election::Arguments,
-    #[command(flatten)]
-    prewarm: super::prewarm::Arguments,
     #[command(flatten)]
     logs: super::logs::Arguments,
     #[command(flatten)]
@@ -62,11 +52,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         namespace: arguments.namespace.clone(),
         admitted_namespaces,
         installation: arguments.installation_id,
-        concurrency: arguments.concurrency,
-        warm_concurrency: arguments.warm_concurrency,
-        caps: arguments.caps.caps(),
-        max_inflight_bytes: arguments.prewarm.max_inflight_bytes(),
-        timing: arguments.prewarm.timing(),
+        engine: arguments.engine.options(),
         meters: meters.clone(),
     };
     let page = page_inputs::of_controller(meters, begun.about());

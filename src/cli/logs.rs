@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use k8s_openapi::jiff::Timestamp;
 
 use crate::{
-    cluster::page_inputs::PageInputs,
+    engine::page_inputs::PageInputs,
     telemetry::{
         logs::{self, Format, LogControl},
         recent_errors::RecentErrors,

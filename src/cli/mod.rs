@@ -11,6 +11,7 @@ mod crds;
 mod credentials_env;
 mod deadline;
 mod election;
+mod engine;
 mod exit;
 mod explain;
 mod input;

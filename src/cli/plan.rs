@@ -24,7 +24,7 @@ use crate::{
     controller::{Connections, Installation, PreviewInput, Reconcilers},
     manifests::KindTable,
     rewrite,
-    standalone::{ManifestSet, MemoryStore},
+    standalone::{ManifestSet, MemoryBackend},
 };
 
 /// Not a valid name of a Secret.
@@ -82,10 +82,10 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
 
 async fn plan(arguments: &Arguments) -> anyhow::Result<u8> {
     let manifests = manifests(arguments)?;
-    let world = Arc::new(MemoryStore::new(Vec::new()));
+    let world = MemoryBackend::new(Vec::new());
     world.apply(&manifests, Timestamp::now());
     let kinds = Reconcilers {
-        directory: world.clone(),
+        directory: world.directory(),
         instances: Arc::new(Connections::default()),
         installation: Installation(arguments.installation_id.clone()),
     };
@@ -112,7 +112,7 @@ async fn plan(arguments: &Arguments) -> anyhow::Result<u8> {
 }
 
 /// All resources of the store.
-fn subjects(world: &MemoryStore) -> PreviewInput {
+fn subjects(world: &MemoryBackend) -> PreviewInput {
     PreviewInput { instances: world.all(), registries: world.all(), projects: world.all(), rules: world.all() }
 }
 

@@ -7,10 +7,7 @@ use clap::Args;
 
 use crate::{
     api::Platform,
-    cluster::{
-        collectors::{AdmissionCollector, CertificateCollector},
-        page_inputs,
-    },
+    engine::{collectors::CertificateCollector, page_inputs},
     standalone::{Standalone, StandaloneOptions},
     webhook,
 };
@@ -37,9 +34,7 @@ pub(super) struct Arguments {
     #[command(flatten)]
     serve: super::serve::Arguments,
     #[command(flatten)]
-    prewarm: super::prewarm::Arguments,
-    #[command(flatten)]
-    caps: super::caps::Arguments,
+    engine: super::engine::Arguments,
     #[command(flatten)]
     logs: super::logs::Arguments,
 }
@@ -60,20 +55,15 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         platforms,
         installation: arguments.installation_id,
         reload: RELOAD,
-        timing: arguments.prewarm.timing(),
-        max_inflight_bytes: arguments.prewarm.max_inflight_bytes(),
-        caps: arguments.caps.caps(),
-        watcher: None,
+        engine: arguments.engine.options(),
         serve: options(),
     };
     let ops_address = arguments.serve.metrics_bind_address();
     let ops_listener = TcpListener::bind(ops_address).with_context(|| format!("cannot listen on {ops_address}"))?;
     let mut pilot = Standalone::start(settings, shutdown.clone()).await?;
     tracing::info!(address = %pilot.address, ops = %ops_address, "serving admission");
-    let page = page_inputs::of_webhook(pilot.in_force.clone(), begun.about());
+    let page = page_inputs::of_standalone(pilot.instruments.clone(), pilot.active.clone(), begun.about());
     let mut metrics = std::mem::take(&mut pilot.metrics);
-    let offers = Some(pilot.offers.clone());
-    metrics.exposition_mut().collect(AdmissionCollector { in_force: pilot.in_force.clone(), offers });
     metrics.exposition_mut().collect(CertificateCollector { certificate });
     let ops = super::ops::router(pilot.readiness.clone(), Arc::new(metrics), page, &begun);
     let readiness = pilot.readiness.clone();

@@ -9,7 +9,8 @@ use futures::{FutureExt, future::LocalBoxFuture};
 use super::rules::activate;
 use crate::{
     active_config::ActiveConfig,
-    cluster::{
+    cluster::backend::ApiResources,
+    engine::{
         collectors::{AdmissionCollector, CertificateCollector},
         create_cached_images, page_inputs, rules,
     },
@@ -105,19 +106,22 @@ async fn follow_cluster(
     let client = kube::Client::try_default()
         .await
         .context("cannot connect to the API server: set KUBECONFIG, or run in a Pod")?;
-    let writer = client.clone();
     let (offers, offered) =
         queue::queue(queue::QueueBounds { of_namespace: Some(limit), ..queue::QueueBounds::default() });
     metrics.exposition_mut().collect(AdmissionCollector { in_force: in_force.clone(), offers: Some(offers.clone()) });
     let registry = metrics.exposition_mut().registry_mut();
     let (watches, stored) = (WatchMetrics::register(registry), PrewarmQueueMetrics::register(registry));
     let followed = in_force.clone();
-    let follow =
-        async move { Box::pin(rules::follow_all(client, followed, &watches, move || readiness.set(true))).await };
+    let resources = ApiResources { client, watches };
+    let writer = resources.clone();
+    let follow = async move { Box::pin(rules::follow_all(&resources, &followed, move || readiness.set(true))).await };
     let manual = in_force.manual.clone();
     let store = async move {
-        let wanted = move |offer: &queue::PrewarmRequest| !manual.load().contains(&offer.proxy_project);
-        create_cached_images::store(writer, offered, ImageOrigin::Admission, &stored, wanted, None).await;
+        let create = |offer: queue::PrewarmRequest| {
+            let writer = &writer;
+            async move { create_cached_images::create(writer, &offer, ImageOrigin::Admission).await }
+        };
+        create_cached_images::store(offered, &stored, &manual, create).await;
     };
     let both = async {
         tokio::select! {

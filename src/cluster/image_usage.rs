@@ -1,87 +1,52 @@
-//! The images that Pods and workloads need from Harbor: recorded for existing CachedImages, enqueued for new ones.
+//! The images that Pods and workloads need from Harbor.
 //!
-//! In: existing Pods, and the templates of workloads whose Pods do not exist yet. Out: records in [`Asked`], and prewarm
-//! requests. Keeps nothing of a Pod.
+//! In: existing Pods, and the templates of workloads whose Pods do not exist yet. Out: images at Harbor, and their
+//! ProxyProjects. Keeps nothing of a Pod.
 
-use std::{
-    collections::HashSet,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Instant,
-};
+use std::{collections::HashSet, sync::Arc, time::Instant};
 
-use futures::{Stream, stream};
 use k8s_openapi::{
     api::core::v1::{Pod, PodSpec, PodTemplateSpec},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
-    jiff::Timestamp,
 };
-use kube::{
-    ResourceExt,
-    runtime::reflector::{ObjectRef, Store},
-};
-use tokio::sync::mpsc;
 
-use super::{admitted_namespaces::AdmittedNamespaces, log_limit::LogLimit, templates};
+use super::{admitted_namespaces::AdmittedNamespaces, templates};
 use crate::{
     active_config::ActiveConfig,
-    api::CachedImage,
+    engine::log_limit::LogLimit,
     image::ImageRef,
-    prewarm::{
-        UsageTracker, expiry,
-        name::cached_image_name,
-        queue::{EnqueueResult, Order, PrewarmQueue, PrewarmRequest},
-    },
     rewrite::{Namespaces, PodChange, PodScope, PrewarmTarget, RuleDecision, Rules, decide, limits::MAX_WARMED},
 };
 
-/// Maximum number of CachedImages that wait for a reconcile because their recorded requests are outdated. Beyond it, the
-/// next request enqueues them.
-const DUE: usize = 256;
-
-/// A channel: [`Demand`] sends the CachedImages to reconcile, and the stream yields them.
-pub(super) fn due() -> (mpsc::Sender<String>, impl Stream<Item = ObjectRef<CachedImage>> + Send + 'static) {
-    let (sender, receiver) = mpsc::channel(DUE);
-    let names = stream::unfold(receiver, async |mut receiver: mpsc::Receiver<String>| {
-        let name = receiver.recv().await?;
-        Some((ObjectRef::new(&name), receiver))
-    });
-    (sender, names)
-}
-
-/// Records who needs which image, and enqueues images without a CachedImage.
-pub(super) struct ImageUsage {
-    pub(super) in_force: ActiveConfig,
-    pub(super) asked: Arc<UsageTracker>,
-    pub(super) images: Store<CachedImage>,
-    pub(super) offers: PrewarmQueue,
-    /// Names of CachedImages to reconcile now.
-    pub(super) due: mpsc::Sender<String>,
+/// Finds the images of Pods and workloads.
+#[derive(Clone)]
+pub(super) struct PodImages {
     /// Namespaces whose workloads count: admission does not rewrite Pods of others.
     pub(super) admitted: AdmittedNamespaces,
     /// Limits warnings about Pods and workloads with too many images.
-    pub(super) warned: LogLimit,
-    /// Whether an image could not be enqueued.
-    pub(super) missed: AtomicBool,
+    pub(super) warned: Arc<LogLimit>,
 }
 
-impl ImageUsage {
+impl PodImages {
     /// The images of a Pod that the kubelet pulls through Harbor, or that are only warmed (`rewrite.mode: Disabled`).
-    pub(super) fn of_pod(&self, pod: &Pod) -> Vec<PrewarmTarget> {
+    pub(super) fn of_pod(&self, active: &ActiveConfig, pod: &Pod) -> Vec<PrewarmTarget> {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         let labels = templates::labels(&pod.metadata);
-        let (rules, namespaces) = (self.in_force.rules.load(), self.in_force.namespaces.load());
+        let (rules, namespaces) = (active.rules.load(), active.namespaces.load());
         let subject = PodScope { namespace, namespace_labels: namespaces.labels(namespace), labels: &labels };
         let images = pod.spec.iter().flat_map(images);
         self.first(&pod.metadata, images.filter_map(|image| wanted(&rules, image, &subject)))
     }
 
     /// The images that Pods of a template will need, mapped as admission will map them.
-    pub(super) fn of_template(&self, owner: &ObjectMeta, template: &PodTemplateSpec) -> Vec<PrewarmTarget> {
+    pub(super) fn of_template(
+        &self,
+        active: &ActiveConfig,
+        owner: &ObjectMeta,
+        template: &PodTemplateSpec,
+    ) -> Vec<PrewarmTarget> {
         let namespace = owner.namespace.as_deref().unwrap_or_default();
-        let (rules, namespaces) = (self.in_force.rules.load(), self.in_force.namespaces.load());
+        let (rules, namespaces) = (active.rules.load(), active.namespaces.load());
         if !self.admitted.contains(namespace, namespaces.labels(namespace)) {
             return Vec::new();
         }
@@ -100,39 +65,6 @@ impl ImageUsage {
             }
         }
         first
-    }
-
-    /// Records that an object in the namespace needs these images.
-    pub(super) fn record(&self, namespace: &str, wanted: &[PrewarmTarget]) {
-        let now = Timestamp::now();
-        for PrewarmTarget { image, .. } in wanted {
-            self.asked.record(image.as_str(), namespace, now);
-            let known = self.images.get(&ObjectRef::new(&cached_image_name(image)));
-            if let Some(known) = known.filter(|known| expiry::is_due(known, now)) {
-                self.due.try_send(known.name_any()).ok();
-            }
-        }
-    }
-
-    /// Enqueues the images that have no CachedImage yet. Never waits: an image that does not fit counts as missed, see
-    /// [`Self::take_missed`].
-    pub(super) fn enqueue(&self, order: Order, namespace: &str, wanted: &[PrewarmTarget]) {
-        for PrewarmTarget { image, proxy_project } in wanted {
-            let known = self.images.get(&ObjectRef::new(&cached_image_name(image))).is_some();
-            if !known && !self.in_force.manual.load().contains(&**proxy_project) {
-                let (image, proxy_project, namespace) =
-                    (image.clone(), proxy_project.to_string(), namespace.to_owned());
-                let fate = self.offers.offer_in(order, PrewarmRequest { image, proxy_project, namespace });
-                if matches!(fate, EnqueueResult::Dropped | EnqueueResult::Limited) {
-                    self.missed.store(true, Ordering::Relaxed);
-                }
-            }
-        }
-    }
-
-    /// Whether an image could not be enqueued since the last call.
-    pub(super) fn take_missed(&self) -> bool {
-        self.missed.swap(false, Ordering::Relaxed)
     }
 }
 
@@ -175,19 +107,14 @@ fn images(spec: &PodSpec) -> impl Iterator<Item = &str> {
 
 #[cfg(test)]
 mod tests {
-    use futures::StreamExt;
-    use kube::runtime::reflector;
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::{
-        api::ProxyProject,
-        prewarm::queue::{PrewarmReceiver, QueueBounds, queue},
-    };
+    use crate::api::ProxyProject;
 
     /// Projects `hub` (docker.io, for namespaces of team shop), `ecr` (mapped only), `off` (suspended) and `byhand`
     /// (Manual), and a namespace of team shop.
-    fn demand(known: &[&str]) -> (ImageUsage, PrewarmReceiver) {
+    fn demand() -> Demand {
         let shop = json!({"namespaceSelector": {"matchLabels": {"team": "shop"}}});
         let projects = [
             project("hub", "docker.io", shop, json!({})),
@@ -199,19 +126,23 @@ mod tests {
         in_force.recompile(&projects, std::collections::BTreeSet::new());
         let labels = [("team".to_owned(), "shop".to_owned())].into();
         in_force.namespaces.store(Arc::new([("shop".to_owned(), labels)].into_iter().collect()));
-        let (images, mut writer) = reflector::store();
-        for image in known {
-            let name = cached_image_name(&ImageRef::parse(image).unwrap());
-            let spec = serde_json::from_value(json!({"image": image})).unwrap();
-            writer.apply_watcher_event(&kube::runtime::watcher::Event::Apply(CachedImage::new(&name, spec)));
-        }
-        let (offers, receiver) = queue(QueueBounds::default());
         let admitted = AdmittedNamespaces::all_but_system("harbor-pilot").unwrap();
-        let (warned, missed) = (LogLimit::default(), AtomicBool::new(false));
-        (
-            ImageUsage { in_force, asked: Arc::default(), images, offers, due: due().0, admitted, warned, missed },
-            receiver,
-        )
+        Demand { active: in_force, images: PodImages { admitted, warned: Arc::default() } }
+    }
+
+    struct Demand {
+        active: ActiveConfig,
+        images: PodImages,
+    }
+
+    impl Demand {
+        fn of_pod(&self, pod: &Pod) -> Vec<PrewarmTarget> {
+            self.images.of_pod(&self.active, pod)
+        }
+
+        fn of_template(&self, owner: &ObjectMeta, template: &PodTemplateSpec) -> Vec<PrewarmTarget> {
+            self.images.of_template(&self.active, owner, template)
+        }
     }
 
     fn project(name: &str, matched: &str, terms: Value, spec: Value) -> Arc<ProxyProject> {
@@ -226,33 +157,6 @@ mod tests {
         Arc::new(serde_json::from_value(object).unwrap())
     }
 
-    #[tokio::test]
-    async fn a_request_is_written_down_at_once_when_the_last_one_was_written_long_ago() {
-        let (mut demand, _offered) = demand(&[]);
-        let (due, names) = due();
-        demand.due = due;
-        let mut names = Box::pin(names);
-        let (images, mut writer) = reflector::store();
-        for (name, ago) in [("old", 7 * 3600), ("new", 5 * 3600)] {
-            let last = Timestamp::from_second(Timestamp::now().as_second() - ago).unwrap();
-            let expires = last.checked_add(expiry::EXPIRE_AFTER).unwrap();
-            let image = format!("harbor.corp/hub/{name}:1");
-            let object = json!({"apiVersion": "harbor-pilot.dev/v1alpha1", "kind": "CachedImage",
-                "metadata": {"name": cached_image_name(&ImageRef::parse(&image).unwrap())}, "spec": {"image": image},
-                "status": {"lastRequestedAt": last, "expiresAt": expires}});
-            writer.apply_watcher_event(&kube::runtime::watcher::Event::Apply(serde_json::from_value(object).unwrap()));
-        }
-        demand.images = images;
-        for name in ["new", "old"] {
-            let pod = json!({"metadata": {"namespace": "shop"}, "spec": {"containers": [{"name": "a",
-                "image": format!("harbor.corp/hub/{name}:1")}]}});
-            demand.record("shop", &demand.of_pod(&serde_json::from_value(pod).unwrap()));
-        }
-        drop(demand);
-        let told: Vec<_> = names.by_ref().map(|name| name.name).collect().await;
-        assert_eq!(told, [cached_image_name(&ImageRef::parse("harbor.corp/hub/old:1").unwrap())]);
-    }
-
     fn text(wanted: &[PrewarmTarget]) -> Vec<String> {
         wanted.iter().map(|wanted| wanted.image.to_string()).collect()
     }
@@ -261,7 +165,7 @@ mod tests {
 
     #[test]
     fn of_a_pod_that_is_there_counts_what_comes_from_harbor_or_is_mapped_and_not_what_passed_admission_by() {
-        let (demand, _offered) = demand(&[]);
+        let demand = demand();
         let table = [
             (NGINX, vec![NGINX]),
             ("HARBOR.corp:443/hub/library/nginx:1", vec![NGINX]),
@@ -289,7 +193,7 @@ mod tests {
 
     #[test]
     fn a_template_needs_what_its_pods_will_be_rewritten_to() {
-        let (demand, _offered) = demand(&[]);
+        let demand = demand();
         let keep = json!({"annotations": {"harbor-pilot.dev/keep-images": "a"}});
         let table = [
             ("shop", "nginx:1", json!({}), vec![NGINX]),
@@ -320,8 +224,9 @@ mod tests {
             (json!({}), [1, 1, 1]),
         ];
         for (selector, expected) in selectors {
-            let (mut demand, _offered) = demand(&[]);
-            demand.admitted = AdmittedNamespaces::new(&serde_json::from_value(selector.clone()).unwrap()).unwrap();
+            let mut demand = demand();
+            demand.images.admitted =
+                AdmittedNamespaces::new(&serde_json::from_value(selector.clone()).unwrap()).unwrap();
             let template = json!({"spec": {"containers": [{"name": "a", "image": "ecr.example/app:1"}]}});
             let template: PodTemplateSpec = serde_json::from_value(template).unwrap();
             let found = ["harbor", "shop", "bank"].map(|namespace| {
@@ -334,7 +239,7 @@ mod tests {
 
     #[test]
     fn demand_takes_the_first_images_of_one_workload_and_each_once() {
-        let (demand, _offered) = demand(&[]);
+        let demand = demand();
         for (count, expected) in [(1, 1), (MAX_WARMED, MAX_WARMED), (3 * MAX_WARMED, MAX_WARMED)] {
             let containers: Vec<_> = (0..count * 2)
                 .map(|number| json!({"name": "a", "image": format!("ecr.example/app:{}", number % count)}))
@@ -345,38 +250,5 @@ mod tests {
             let pod = json!({"metadata": {"namespace": "shop"}, "spec": {"containers": containers}});
             assert_eq!(demand.of_pod(&serde_json::from_value(pod).unwrap()).len(), expected);
         }
-    }
-
-    #[test]
-    fn demand_misses_what_finds_no_room_and_says_so_once() {
-        let (mut demand, _offered) = demand(&[]);
-        let (offers, _receiver) = queue(QueueBounds { waiting: 2, ..QueueBounds::default() });
-        demand.offers = offers;
-        let wanted = |number: usize| {
-            let image = ImageRef::parse(&format!("harbor.corp/hub/app:{number}")).unwrap();
-            PrewarmTarget { image, proxy_project: "hub".into() }
-        };
-        demand.enqueue(Order::Turn, "shop", &[wanted(1), wanted(2)]);
-        assert!(!demand.take_missed());
-        demand.enqueue(Order::Turn, "shop", &[wanted(3)]);
-        assert!(demand.take_missed() && !demand.take_missed());
-    }
-
-    #[tokio::test]
-    async fn what_has_a_cached_image_is_noted_and_only_what_has_none_is_offered_and_nothing_by_hand() {
-        let (demand, mut offered) = demand(&[NGINX]);
-        let images = [NGINX, "harbor.corp/hub/new:1", "harbor.corp/byhand/app:1"];
-        let containers: Vec<_> = images.iter().map(|image| json!({"name": "a", "image": image})).collect();
-        let pod = json!({"metadata": {"namespace": "shop"}, "spec": {"containers": containers}});
-        let wanted = demand.of_pod(&serde_json::from_value(pod).unwrap());
-        demand.record("shop", &wanted);
-        demand.enqueue(Order::Turn, "shop", &wanted);
-        for image in images {
-            assert_eq!(demand.asked.last(image).unwrap().namespaces[0].as_ref(), "shop", "{image}");
-        }
-        drop(demand);
-        let offer = offered.next().await.unwrap();
-        assert_eq!((offer.image.as_str(), offer.proxy_project.as_str()), ("harbor.corp/hub/new:1", "hub"));
-        assert!(offered.next().await.is_none());
     }
 }

@@ -9,22 +9,19 @@ use std::{
     time::Duration,
 };
 
-use futures::{FutureExt, StreamExt, TryStreamExt, stream::FuturesUnordered};
+use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
 use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
-use kube::{
-    Api, Client,
-    core::PartialObjectMeta,
-    runtime::watcher::{Config, Event},
-};
+use kube::{Api, Client, core::PartialObjectMeta, runtime::watcher::Config};
 use parking_lot::Mutex;
-use tokio::{
-    sync::{Notify, broadcast},
-    time::Instant,
-};
+use tokio::sync::{Notify, broadcast};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{Error, backoff, bounded, watch::watch};
-use crate::{controller::SecretValue, telemetry::watches::WatchMetrics};
+use super::{Error, bounded, watch::watch};
+use crate::{
+    controller::SecretValue,
+    engine::watch::{SteadyBackoff, follow_events, relisting, resumed},
+    telemetry::watches::WatchMetrics,
+};
 
 /// Maximum number of watched Secrets: each takes a connection to the API server. A change of any other Secret is found at
 /// the interval of the resource that refers to it.
@@ -32,9 +29,6 @@ pub const MOST: usize = 256;
 
 /// A watch of a Secret that no resource refers to ends after this long at most.
 const LOOK: Duration = Duration::from_secs(10);
-
-/// A watch that lasted this long was healthy: its end does not mean that the next will fail.
-const LASTED: Duration = Duration::from_secs(60);
 
 /// Maximum number of changes that wait for a controller. A controller that falls behind reconciles all its resources.
 const BACKLOG: usize = 1024;
@@ -99,7 +93,7 @@ impl SecretStore {
     }
 
     /// Watches the Secrets that were read, until dropped. `named` returns the names still in use.
-    pub(super) async fn follow(&self, watches: &WatchMetrics, named: impl Fn() -> HashSet<String>) {
+    pub(super) async fn follow(&self, watches: &WatchMetrics, named: impl Fn() -> HashSet<String> + Send) {
         let mut guards: HashMap<String, DropGuard> = HashMap::new();
         let mut running = FuturesUnordered::new();
         loop {
@@ -134,34 +128,11 @@ impl SecretStore {
     /// Lists again after each error: reads in the meantime are compared with that list.
     async fn watch(&self, name: &str, watches: &WatchMetrics) {
         let config = Config::default().fields(&format!("metadata.name={name}"));
-        let (mut waits, mut told) = (backoff(), false);
-        loop {
-            let begun = Instant::now();
-            let mut events = watch(self.metadata.clone(), config.clone(), "Secret", watches).boxed();
-            let mut listed = None;
-            let error = loop {
-                match events.try_next().await {
-                    Ok(Some(Event::Init)) => listed = None,
-                    Ok(Some(Event::InitApply(secret))) => listed = Some(revision(&secret.metadata)),
-                    Ok(Some(Event::InitDone)) => self.saw(name, listed.take()),
-                    Ok(Some(Event::Apply(secret))) => self.saw(name, Some(revision(&secret.metadata))),
-                    Ok(Some(Event::Delete(_))) => self.saw(name, None),
-                    Ok(None) => return,
-                    Err(error) => break error,
-                }
-            };
-            self.lost(name);
-            if begun.elapsed() > LASTED {
-                (waits, told) = (backoff(), false);
-            }
-            if !told {
-                tracing::warn!(
-                    %error, name, "watching a Secret; until it is, it is read at the interval of what names it"
-                );
-            }
-            told = true;
-            tokio::time::sleep(waits.next().unwrap_or(LOOK)).await;
-        }
+        let events = relisting(|| watch(self.metadata.clone(), config.clone(), "Secret", watches));
+        let what = format!("Secret {name}");
+        let events = resumed(events, SteadyBackoff::default(), &what, || self.lost(name));
+        let keep = |secret: PartialObjectMeta<Secret>| revision(&secret.metadata);
+        follow_events(events, Duration::ZERO, keep, |revisions| self.saw(name, revisions.get(name).cloned())).await;
     }
 
     /// Records that a read of a Secret starts; returns whether its watch has already seen it.

@@ -2,36 +2,35 @@
 
 use std::fmt::Debug;
 
-use futures::{Stream, StreamExt};
+use futures::Stream;
 use kube::{
     Api, Resource,
     runtime::watcher::{self, watcher},
 };
 use serde::de::DeserializeOwned;
 
-use crate::telemetry::watches::WatchMetrics;
+use crate::{engine::watch::counted, telemetry::watches::WatchMetrics};
 
-/// Watches a kind. Counts each list and each failure under `kind`, before a backoff hides it.
-pub(super) fn watch<K>(
+/// What can be watched.
+pub(super) trait Watched: Resource + Clone + DeserializeOwned + Debug + Send + 'static {}
+
+impl<K: Resource + Clone + DeserializeOwned + Debug + Send + 'static> Watched for K {}
+
+/// Watches a kind. Counts each list and each failure under `kind`.
+pub(super) fn watch<K: Watched>(
     api: Api<K>,
     config: watcher::Config,
     kind: &'static str,
     watches: &WatchMetrics,
-) -> impl Stream<Item = watcher::Result<watcher::Event<K>>> + Send + use<K>
-where
-    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
-{
-    let watches = watches.clone();
-    watcher(api, config).inspect(move |event| match event {
-        Ok(watcher::Event::Init) => watches.listed(kind),
-        Ok(_) => {}
-        Err(_) => watches.failed(kind),
-    })
+) -> impl Stream<Item = watcher::Result<watcher::Event<K>>> + Send + use<K> {
+    counted(watcher(api, config), kind, watches)
 }
 
 #[cfg(test)]
 mod tests {
     use std::{convert::Infallible, time::Duration};
+
+    use futures::StreamExt;
 
     use k8s_openapi::api::core::v1::Node;
     use kube::{Client, client::Body};

@@ -3,7 +3,7 @@
 
 use std::{collections::HashSet, fmt::Debug};
 
-use futures::{StreamExt, TryStreamExt};
+use futures::StreamExt;
 use k8s_openapi::{
     NamespaceResourceScope,
     api::{
@@ -11,56 +11,107 @@ use k8s_openapi::{
         batch::v1::{CronJob, Job},
         core::v1::{Pod, PodTemplateSpec},
     },
-    jiff::Timestamp,
 };
 use kube::{
-    Api, Client, Resource,
+    Api, Resource,
     api::ListParams,
-    runtime::{WatchStreamExt, watcher},
+    runtime::watcher::{self, Event},
 };
 use serde::de::DeserializeOwned;
 
 use super::{
-    Error, backoff, bounded,
-    image_usage::{ImageUsage, named},
+    Error,
+    backend::ApiResources,
+    bounded,
+    image_usage::{PodImages, named},
     turn,
-    watch::watch,
 };
-use crate::{prewarm::queue::Order, rewrite::PrewarmTarget, telemetry::watches::WatchMetrics};
+use crate::{
+    active_config::ActiveConfig,
+    engine::{image_usage::ImageUsage, watch},
+    prewarm::queue::Order,
+    rewrite::PrewarmTarget,
+};
 
 /// Objects per page: half the page size of a watch, so that an audit log shows which request is which.
 const PAGE: u32 = 250;
 
-/// Follows all sources until dropped: records and enqueues the images they need.
-pub(super) async fn follow_all(client: &Client, demand: &ImageUsage, watches: &WatchMetrics) {
-    demand.asked.begin(Timestamp::now());
-    tokio::join!(
-        follow::<Pod>(client, demand, watches),
-        follow::<Deployment>(client, demand, watches),
-        follow::<StatefulSet>(client, demand, watches),
-        follow::<DaemonSet>(client, demand, watches),
-        follow::<Job>(client, demand, watches),
-        follow::<CronJob>(client, demand, watches),
-    );
+/// Finds the images that objects of the API server name, records and enqueues them.
+pub(super) struct ImageSources<'a> {
+    pub(super) resources: &'a ApiResources,
+    pub(super) images: &'a PodImages,
+    pub(super) usage: &'a ImageUsage,
 }
 
-/// Lists all sources once: records and enqueues the images they need. Returns which of the images `among` are in use.
-///
-/// # Errors
-/// [`Error`] when the list is incomplete: then it is unknown which images are unused.
-pub(super) async fn survey(
-    client: &Client,
-    demand: &ImageUsage,
-    among: &HashSet<String>,
-) -> Result<HashSet<String>, Error> {
-    let mut in_use = HashSet::new();
-    list::<Pod>(client, demand, among, &mut in_use).await?;
-    list::<Deployment>(client, demand, among, &mut in_use).await?;
-    list::<StatefulSet>(client, demand, among, &mut in_use).await?;
-    list::<DaemonSet>(client, demand, among, &mut in_use).await?;
-    list::<Job>(client, demand, among, &mut in_use).await?;
-    list::<CronJob>(client, demand, among, &mut in_use).await?;
-    Ok(in_use)
+impl ImageSources<'_> {
+    /// Follows all sources until dropped: records and enqueues the images they need.
+    pub(super) async fn follow_all(&self) {
+        tokio::join!(
+            self.follow::<Pod>(),
+            self.follow::<Deployment>(),
+            self.follow::<StatefulSet>(),
+            self.follow::<DaemonSet>(),
+            self.follow::<Job>(),
+            self.follow::<CronJob>(),
+        );
+    }
+
+    /// Lists all sources once: records and enqueues the images they need. Returns which of the images `among` are in use.
+    ///
+    /// # Errors
+    /// [`Error`] when the list is incomplete: then it is unknown which images are unused.
+    pub(super) async fn list_all(&self, among: &HashSet<String>) -> Result<HashSet<String>, Error> {
+        let mut in_use = HashSet::new();
+        self.list::<Pod>(among, &mut in_use).await?;
+        self.list::<Deployment>(among, &mut in_use).await?;
+        self.list::<StatefulSet>(among, &mut in_use).await?;
+        self.list::<DaemonSet>(among, &mut in_use).await?;
+        self.list::<Job>(among, &mut in_use).await?;
+        self.list::<CronJob>(among, &mut in_use).await?;
+        Ok(in_use)
+    }
+
+    async fn follow<K: ImageSource>(&self) {
+        let config = watcher::Config { field_selector: K::FIELDS.map(str::to_owned), ..watcher::Config::default() };
+        let events = self.resources.watch_as(Api::<K>::all(self.resources.client.clone()), config, K::KIND);
+        let mut events = std::pin::pin!(watch::resumed(events, watch::backoff(), K::KIND, || ()));
+        while let Some(event) = events.next().await {
+            match event {
+                Event::Apply(object) | Event::InitApply(object) => drop(self.take(&object)),
+                // It needed its images until now.
+                Event::Delete(object) => self.usage.record(namespace(&object), &self.wanted(&object)),
+                Event::Init | Event::InitDone => {}
+            }
+        }
+    }
+
+    async fn list<K: ImageSource>(&self, among: &HashSet<String>, in_use: &mut HashSet<String>) -> Result<(), Error> {
+        let api: Api<K> = Api::all(self.resources.client.clone());
+        let mut parameters = ListParams::default().limit(PAGE);
+        parameters.field_selector = K::FIELDS.map(str::to_owned);
+        loop {
+            let page = bounded("listing what names images", api.list(&parameters)).await?;
+            for object in &page.items {
+                let wanted = self.take(object);
+                let at_harbor = wanted.iter().map(|wanted| wanted.image.to_string());
+                in_use.extend(at_harbor.chain(object.named()).filter(|image| among.contains(image)));
+            }
+            if !turn(&mut parameters, page.metadata) {
+                return Ok(());
+            }
+        }
+    }
+
+    fn take<K: ImageSource>(&self, object: &K) -> Vec<PrewarmTarget> {
+        let wanted = self.wanted(object);
+        self.usage.record(namespace(object), &wanted);
+        self.usage.enqueue(object.order(), namespace(object), &wanted);
+        wanted
+    }
+
+    fn wanted<K: ImageSource>(&self, object: &K) -> Vec<PrewarmTarget> {
+        object.wanted(self.images, &self.usage.active)
+    }
 }
 
 /// A kind that names images.
@@ -73,7 +124,7 @@ trait ImageSource:
     const FIELDS: Option<&'static str> = None;
 
     /// The images that the object needs from Harbor.
-    fn wanted(&self, demand: &ImageUsage) -> Vec<PrewarmTarget>;
+    fn wanted(&self, images: &PodImages, active: &ActiveConfig) -> Vec<PrewarmTarget>;
 
     /// When to warm its images: last when it creates no Pods now.
     fn order(&self) -> Order {
@@ -91,8 +142,8 @@ impl ImageSource for Pod {
     // Finished Pods need no images.
     const FIELDS: Option<&'static str> = Some("status.phase!=Succeeded,status.phase!=Failed");
 
-    fn wanted(&self, demand: &ImageUsage) -> Vec<PrewarmTarget> {
-        demand.of_pod(self)
+    fn wanted(&self, images: &PodImages, active: &ActiveConfig) -> Vec<PrewarmTarget> {
+        images.of_pod(active, self)
     }
 
     fn named(&self) -> HashSet<String> {
@@ -105,9 +156,9 @@ macro_rules! workload {
         impl ImageSource for $kind {
             const KIND: &'static str = <Self as k8s_openapi::Resource>::KIND;
 
-            fn wanted(&self, demand: &ImageUsage) -> Vec<PrewarmTarget> {
+            fn wanted(&self, images: &PodImages, active: &ActiveConfig) -> Vec<PrewarmTarget> {
                 let template: fn(&$kind) -> Option<&PodTemplateSpec> = $template;
-                template(self).map(|template| demand.of_template(&self.metadata, template)).unwrap_or_default()
+                template(self).map(|template| images.of_template(active, &self.metadata, template)).unwrap_or_default()
             }
 
             fn order(&self) -> Order {
@@ -144,56 +195,6 @@ fn is_of_cron_job(job: &Job) -> bool {
         .iter()
         .flatten()
         .any(|owner| owner.kind == "CronJob" && owner.controller == Some(true))
-}
-
-async fn follow<K: ImageSource>(client: &Client, demand: &ImageUsage, watches: &WatchMetrics) {
-    let mut config = watcher::Config::default();
-    if let Some(fields) = K::FIELDS {
-        config = config.fields(fields);
-    }
-    let events = watch(Api::<K>::all(client.clone()), config, K::KIND, watches);
-    let mut events = events.backoff(backoff()).boxed();
-    loop {
-        match events.try_next().await {
-            Ok(Some(watcher::Event::Apply(object) | watcher::Event::InitApply(object))) => {
-                drop(take(&object, demand));
-            }
-            // It needed its images until now.
-            Ok(Some(watcher::Event::Delete(object))) => demand.record(namespace(&object), &object.wanted(demand)),
-            Ok(Some(watcher::Event::Init | watcher::Event::InitDone)) => {}
-            Ok(None) => return,
-            Err(error) => tracing::warn!(kind = K::KIND, %error, "watching what names images"),
-        }
-    }
-}
-
-async fn list<K: ImageSource>(
-    client: &Client,
-    demand: &ImageUsage,
-    among: &HashSet<String>,
-    in_use: &mut HashSet<String>,
-) -> Result<(), Error> {
-    let api: Api<K> = Api::all(client.clone());
-    let mut parameters = ListParams::default().limit(PAGE);
-    parameters.field_selector = K::FIELDS.map(str::to_owned);
-    loop {
-        let page = bounded("listing what names images", api.list(&parameters)).await?;
-        for object in &page.items {
-            let wanted = take(object, demand);
-            let at_harbor = wanted.iter().map(|wanted| wanted.image.to_string());
-            in_use.extend(at_harbor.chain(object.named()).filter(|image| among.contains(image)));
-        }
-        if !turn(&mut parameters, page.metadata) {
-            return Ok(());
-        }
-    }
-}
-
-fn take<K: ImageSource>(object: &K, demand: &ImageUsage) -> Vec<PrewarmTarget> {
-    let wanted = object.wanted(demand);
-    demand.record(namespace(object), &wanted);
-    demand.enqueue(object.order(), namespace(object), &wanted);
-    wanted
 }
 
 fn namespace<K: ImageSource>(object: &K) -> &str {

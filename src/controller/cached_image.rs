@@ -205,9 +205,3 @@ pub fn cached_image_for(offer: &prewarm::PrewarmRequest, source: ImageOrigin) ->
     image.meta_mut().annotations = Some(annotations.map(owned).into());
     image
 }
-
-/// Whether images of this ProxyProject are warmed when Pods request them.
-pub fn prewarms_on_admission(directory: &dyn ResourceStore, proxy_project: &str) -> bool {
-    use crate::api::proxy_project::PrewarmMode;
-    directory.proxy_project(proxy_project).is_some_and(|project| project.spec.prewarm.mode == PrewarmMode::OnAdmission)
-}

@@ -26,7 +26,7 @@ mod status_report;
 pub use connections::Connections;
 pub use preview::{Preview, PreviewInput, PreviewResult};
 pub use reconciler::{ReconciledKind, Reconciler, Reconcilers};
-pub use resource_store::{ResourceStore, SecretValue};
+pub use resource_store::{ResourceStore, SecretValue, Stores};
 
 pub use crate::reconcile::{EventMessage, FinalizeResult, ReconcileError, ReconcileResult};
 

@@ -3,29 +3,61 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
+use kube::runtime::reflector::{ObjectRef, Store};
 use secrecy::SecretString;
 
 use crate::{
-    api::{FoundSeverity, HarborInstance, Platform, ProxyProject, Registry, ReplicationRule},
+    api::{CachedImage, FoundSeverity, HarborInstance, Platform, ProxyProject, Registry, ReplicationRule},
     transport::{Credentials, Redactor},
 };
 
+/// The stores of our kinds. Clones share them.
+#[derive(Clone)]
+pub struct Stores {
+    /// HarborInstances.
+    pub instances: Store<HarborInstance>,
+    /// Registries.
+    pub registries: Store<Registry>,
+    /// ProxyProjects.
+    pub projects: Store<ProxyProject>,
+    /// ReplicationRules.
+    pub rules: Store<ReplicationRule>,
+    /// CachedImages.
+    pub images: Store<CachedImage>,
+}
+
 /// Reads other resources. All methods except `secret` answer from memory.
 pub trait ResourceStore: Send + Sync + 'static {
+    /// The resources.
+    fn stores(&self) -> &Stores;
     /// The HarborInstance of that name.
-    fn instance(&self, name: &str) -> Option<Arc<HarborInstance>>;
+    fn instance(&self, name: &str) -> Option<Arc<HarborInstance>> {
+        self.stores().instances.get(&ObjectRef::new(name))
+    }
     /// The Registry of that name.
-    fn registry(&self, name: &str) -> Option<Arc<Registry>>;
-    /// All Registries.
-    fn registries(&self) -> Vec<Arc<Registry>>;
+    fn registry(&self, name: &str) -> Option<Arc<Registry>> {
+        self.stores().registries.get(&ObjectRef::new(name))
+    }
     /// The ProxyProject of that name.
-    fn proxy_project(&self, name: &str) -> Option<Arc<ProxyProject>>;
-    /// All ProxyProjects.
-    fn proxy_projects(&self) -> Vec<Arc<ProxyProject>>;
+    fn proxy_project(&self, name: &str) -> Option<Arc<ProxyProject>> {
+        self.stores().projects.get(&ObjectRef::new(name))
+    }
     /// The ReplicationRule of that name.
-    fn replication_rule(&self, name: &str) -> Option<Arc<ReplicationRule>>;
+    fn replication_rule(&self, name: &str) -> Option<Arc<ReplicationRule>> {
+        self.stores().rules.get(&ObjectRef::new(name))
+    }
+    /// All Registries.
+    fn registries(&self) -> Vec<Arc<Registry>> {
+        self.stores().registries.state()
+    }
+    /// All ProxyProjects.
+    fn proxy_projects(&self) -> Vec<Arc<ProxyProject>> {
+        self.stores().projects.state()
+    }
     /// All ReplicationRules.
-    fn replication_rules(&self) -> Vec<Arc<ReplicationRule>>;
+    fn replication_rules(&self) -> Vec<Arc<ReplicationRule>> {
+        self.stores().rules.state()
+    }
     /// The shortest maximum age of a scan result among ImagePolicies that use scans; `None` without such a policy.
     fn scan_max_age(&self) -> Option<Duration>;
     /// The worst severity that all such policies admit; `None` without such a policy.

@@ -163,30 +163,12 @@ impl ManifestReader {
                 }
             }
             _ if version.split('/').next() != Some(GROUP) => {}
-            (_, "HarborInstance") => {
-                let instance = self.typed(document, HarborInstance::validate_cel)?;
-                self.manifests.instances.push(instance);
-            }
-            (_, "Registry") => {
-                let registry = self.typed(document, Registry::validate_cel)?;
-                self.manifests.registries.push(registry);
-            }
-            (_, "ProxyProject") => {
-                let project = self.typed(document, ProxyProject::validate_cel)?;
-                self.manifests.projects.push(project);
-            }
-            (_, "ReplicationRule") => {
-                let rule = self.typed(document, ReplicationRule::validate_cel)?;
-                self.manifests.rules.push(rule);
-            }
-            (_, "CachedImage") => {
-                let image = self.typed(document, CachedImage::validate_cel)?;
-                self.manifests.images.push(image);
-            }
-            (_, "ImagePolicy") => {
-                let policy = self.typed(document, ImagePolicy::validate_cel)?;
-                self.manifests.policies.push(policy);
-            }
+            (_, "HarborInstance") => self.push(document, HarborInstance::validate_cel, |all| &mut all.instances)?,
+            (_, "Registry") => self.push(document, Registry::validate_cel, |all| &mut all.registries)?,
+            (_, "ProxyProject") => self.push(document, ProxyProject::validate_cel, |all| &mut all.projects)?,
+            (_, "ReplicationRule") => self.push(document, ReplicationRule::validate_cel, |all| &mut all.rules)?,
+            (_, "CachedImage") => self.push(document, CachedImage::validate_cel, |all| &mut all.images)?,
+            (_, "ImagePolicy") => self.push(document, ImagePolicy::validate_cel, |all| &mut all.policies)?,
             _ => {
                 return Err(format!(
                     "{version} has no kind `{kind}`; known are HarborInstance, Registry, ProxyProject, \
@@ -197,7 +179,12 @@ impl ManifestReader {
         Ok(())
     }
 
-    fn typed<K, E>(&mut self, document: Value, validate: impl Fn(&K) -> Result<(), E>) -> Result<K, String>
+    fn push<K, E>(
+        &mut self,
+        document: Value,
+        validate: impl Fn(&K) -> Result<(), E>,
+        list: fn(&mut ManifestSet) -> &mut Vec<K>,
+    ) -> Result<(), String>
     where
         K: Resource<DynamicType = ()> + CustomResourceExt + DeserializeOwned,
         E: std::fmt::Display,
@@ -216,7 +203,8 @@ impl ManifestReader {
         let name = name.ok_or_else(|| format!("{kind} without metadata.name"))?;
         validate(&object).map_err(|error| format!("{kind} {name}: {error}"))?;
         self.once(&kind, &name)?;
-        Ok(object)
+        list(&mut self.manifests).push(object);
+        Ok(())
     }
 
     fn once(&mut self, kind: &str, name: &str) -> Result<(), String> {

@@ -23,7 +23,7 @@ use harbor_pilot::{
     controller::{Connections, Installation, ReconciledKind, Reconciler, Reconcilers, SecretValue},
     image::ImageRef,
     prewarm::Target,
-    standalone::{ManifestSet, MemoryStore, StoredKind},
+    standalone::{ManifestSet, MemoryBackend},
     transport::Deadlines,
 };
 use k8s_openapi::jiff::Timestamp;
@@ -42,7 +42,7 @@ struct Stage {
     front: Front,
     harbor: Harbor,
     upstream: String,
-    world: Arc<MemoryStore>,
+    world: MemoryBackend,
     kinds: Reconcilers,
 }
 
@@ -50,11 +50,11 @@ impl Stage {
     async fn start(upstream: &Upstream) -> Self {
         let harbor = Harbor::builder().speed(200.0).start().await;
         let front = Front::start(harbor.url()).await;
-        let world = Arc::new(MemoryStore::new(vec!["linux/amd64".parse().unwrap()]));
+        let world = MemoryBackend::new(vec!["linux/amd64".parse().unwrap()]);
         let short = Duration::from_millis(750);
         let deadlines = Deadlines { connect: short, request: short * 2, list: short * 16, idle: short };
         let kinds = Reconcilers {
-            directory: world.clone(),
+            directory: world.directory(),
             instances: Arc::new(Connections::default().with_deadlines(deadlines)),
             installation: Installation("adversary".to_owned()),
         };
@@ -80,19 +80,19 @@ impl Stage {
             ..ManifestSet::default()
         };
         self.world.apply(&manifests, Timestamp::now());
-        let directory = self.world.as_ref();
+        let directory = self.world.directory();
         let instance = self.world.get::<HarborInstance>("harbor").unwrap();
         // Building a client takes longer than an attack may.
-        self.kinds.instances.connect_to(directory, "harbor", &instance).await.unwrap();
+        self.kinds.instances.connect_to(directory.as_ref(), "harbor", &instance).await.unwrap();
     }
 
     /// A Harbor that has nothing, resources that know nothing, and the attack.
     async fn begin(&self, attack: &Attack) {
         self.harbor.wipe();
         make_robot(&self.harbor).await;
-        self.world.set_status::<HarborInstance>("harbor", HarborInstanceStatus::default());
-        self.world.set_status::<Registry>("up", RegistryStatus::default());
-        self.world.set_status::<ProxyProject>("up", ProxyProjectStatus::default());
+        self.world.set_status::<HarborInstance>("harbor", HarborInstanceStatus::default()).unwrap();
+        self.world.set_status::<Registry>("up", RegistryStatus::default()).unwrap();
+        self.world.set_status::<ProxyProject>("up", ProxyProjectStatus::default()).unwrap();
         if attack.shows == Shows::Pull {
             self.renew(&format!("{}{}", attack.name, attack.number)).await;
         }
@@ -100,7 +100,7 @@ impl Stage {
     }
 
     /// Reason and all that is said.
-    async fn look<K: StoredKind>(&self, name: &str) -> (String, String)
+    async fn look<K: ReconciledKind>(&self, name: &str) -> (String, String)
     where
         Reconcilers: Reconciler<K>,
     {
@@ -112,7 +112,7 @@ impl Stage {
         outcome.notes.iter().for_each(|note| note.log(&K::kind(&()), name));
         let said = format!("{} {:?}", serde_json::to_string(&outcome.status).unwrap(), outcome.notes);
         let ready = condition::find(K::conditions(&outcome.status), condition::ConditionType::Ready).unwrap().clone();
-        self.world.set_status::<K>(name, outcome.status);
+        self.world.set_status::<K>(name, outcome.status).unwrap();
         (ready.reason, said)
     }
 

@@ -10,9 +10,8 @@ use std::{
 use harbor_double::{Harbor, Image, Upstream};
 use harbor_pilot::{
     api::{ProxyProject, Registry, ReplicationRule, replication_rule::RUN_NOW},
-    controller::{FinalizeResult, Reconciler, Reconcilers},
+    controller::{FinalizeResult, ReconciledKind, Reconciler, Reconcilers},
     harbor::model::ReplicationExecution,
-    standalone::StoredKind,
 };
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
@@ -201,7 +200,7 @@ impl<'a> Life<'a> {
 
     async fn step<K>(&self, process: &Arc<Reconcilers>, name: &str, kill: Kill) -> Step
     where
-        K: StoredKind + Declared,
+        K: ReconciledKind + Declared,
         Reconcilers: Reconciler<K>,
     {
         let Some(object) = self.site.world.get::<K>(name) else { return Step::Same };
@@ -223,7 +222,7 @@ impl<'a> Life<'a> {
         }
         match status {
             Some(status) => drop(self.site.world.set_status::<K>(name, status)),
-            None => self.site.world.remove::<K>(name),
+            None => drop(self.site.world.set_finalizers::<K>(name, None, Vec::new())),
         }
         Step::Changed
     }

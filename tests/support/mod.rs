@@ -13,13 +13,13 @@ use std::{
 
 use harbor_double::{Harbor, HarborBuilder};
 use harbor_pilot::{
-    api::{HarborInstance, ProxyProject, Registry, ReplicationRule, condition},
+    api::{FINALIZER, HarborInstance, ProxyProject, Registry, ReplicationRule, condition},
     controller::{
         Connections, FinalizeResult, Installation, ReconcileResult, ReconciledKind, Reconciler, Reconcilers,
         SecretValue,
     },
     harbor::Client,
-    standalone::{ManifestSet, MemoryStore, StoredKind},
+    standalone::{ManifestSet, MemoryBackend},
     transport::{Credentials, Endpoint},
 };
 use k8s_openapi::jiff::Timestamp;
@@ -32,7 +32,7 @@ pub struct Site {
     pub url: String,
     pub username: String,
     pub password: String,
-    pub world: Arc<MemoryStore>,
+    pub world: MemoryBackend,
     pub kinds: Arc<Reconcilers>,
     manifests: std::sync::Mutex<ManifestSet>,
     suffix: String,
@@ -68,7 +68,7 @@ impl Site {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
         let suffix = format!("{since:x}{}", COUNT.fetch_add(1, Ordering::Relaxed));
-        let world = Arc::new(MemoryStore::new(vec!["linux/amd64".parse().unwrap()]));
+        let world = MemoryBackend::new(vec!["linux/amd64".parse().unwrap()]);
         let kinds = process(&world, &format!("test-{suffix}"));
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         let manifests = std::sync::Mutex::default();
@@ -140,8 +140,11 @@ impl Site {
         let mut manifests = self.manifests.lock().unwrap();
         let list = K::list(&mut manifests);
         list.retain(|object| object.meta().name.as_deref() != Some(name));
-        list.push(resource(name, spec));
+        let object: K = resource(name, spec);
+        let finalizers = finalizers(&object);
+        list.push(object);
         self.world.apply(&manifests, now);
+        self.world.set_finalizers::<K>(name, None, finalizers).unwrap();
     }
 
     /// As [`apply`](Self::apply) for many, which are there with [`applied`](Self::applied).
@@ -178,7 +181,7 @@ impl Site {
     /// Looks at the resource once, at Harbor as it is by now, and stores its status.
     pub async fn reconcile<K>(&self, name: &str) -> Seen<K>
     where
-        K: StoredKind,
+        K: ReconciledKind,
         Reconcilers: Reconciler<K>,
     {
         if let Some(connection) = self.kinds.instances.known("default") {
@@ -190,26 +193,26 @@ impl Site {
     /// Looks at the resource once more within the same beat, and stores its status.
     pub async fn reconcile_again<K>(&self, name: &str) -> Seen<K>
     where
-        K: StoredKind,
+        K: ReconciledKind,
         Reconcilers: Reconciler<K>,
     {
         let object = self.world.get::<K>(name).unwrap();
         let outcome = self.kinds.reconcile(object.as_ref(), Timestamp::now()).await;
-        self.world.set_status::<K>(name, outcome.status.clone());
+        self.world.set_status::<K>(name, outcome.status.clone()).unwrap();
         Seen(outcome)
     }
 
     /// Tries to delete what a deleted resource made in Harbor.
     pub async fn finalize<K>(&self, name: &str) -> FinalizeResult<K::Status>
     where
-        K: StoredKind,
+        K: ReconciledKind,
         Reconcilers: Reconciler<K>,
     {
         let object = self.world.get::<K>(name).expect("a resource that waits for its finalizer");
         assert!(object.meta().deletion_timestamp.is_some(), "{name} is not being deleted");
         let finalized = self.kinds.finalize(object.as_ref(), Timestamp::now()).await;
         if matches!(finalized, FinalizeResult::Done(_)) {
-            self.world.remove::<K>(name);
+            self.world.set_finalizers::<K>(name, None, Vec::new()).unwrap();
         }
         finalized
     }
@@ -236,7 +239,7 @@ impl Site {
 }
 
 /// A kind that manifests declare.
-pub trait Declared: StoredKind + DeserializeOwned {
+pub trait Declared: ReconciledKind + DeserializeOwned {
     fn list(manifests: &mut ManifestSet) -> &mut Vec<Self>;
 }
 
@@ -290,9 +293,9 @@ impl<K: ReconciledKind> Seen<K> {
 }
 
 /// Reconcilers that know nothing but what is stored, as after a start.
-pub fn process(world: &Arc<MemoryStore>, installation: &str) -> Arc<Reconcilers> {
+pub fn process(world: &MemoryBackend, installation: &str) -> Arc<Reconcilers> {
     Arc::new(Reconcilers {
-        directory: world.clone(),
+        directory: world.directory(),
         instances: Arc::new(Connections::default()),
         installation: Installation(installation.to_owned()),
     })
@@ -302,9 +305,16 @@ fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
+/// A resource as it is after its first reconcile: with our finalizer, where it wants one.
 fn resource<K: ReconciledKind>(name: &str, spec: Value) -> K {
-    serde_json::from_value(json!({
+    let mut object: K = serde_json::from_value(json!({
         "apiVersion": K::api_version(&()), "kind": K::kind(&()), "metadata": {"name": name}, "spec": spec,
     }))
-    .unwrap()
+    .unwrap();
+    object.meta_mut().finalizers = Some(finalizers(&object));
+    object
+}
+
+fn finalizers<K: ReconciledKind>(object: &K) -> Vec<String> {
+    object.wants_finalizer().then(|| FINALIZER.to_owned()).into_iter().collect()
 }

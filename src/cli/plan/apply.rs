@@ -8,9 +8,9 @@ use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp}
 use super::{report::PlanEntry, subjects};
 use crate::{
     api::{ConditionType, ProxyProject, Reason, Registry, ReplicationRule, condition},
-    controller::{Preview, PreviewResult, Reconciler, Reconcilers, preview::AT_ONCE},
+    controller::{Preview, PreviewResult, ReconciledKind, Reconciler, Reconcilers, preview::AT_ONCE},
     plan::Action,
-    standalone::{MemoryStore, StoredKind},
+    standalone::MemoryBackend,
 };
 
 /// The result of one reconcile.
@@ -25,7 +25,7 @@ struct AppliedResource {
 type Results = BTreeMap<(String, String), AppliedResource>;
 
 /// Applies the plan, and returns what is left of it.
-pub(super) async fn apply(world: &MemoryStore, kinds: &Reconcilers, planned: Vec<Preview>) -> Vec<PlanEntry> {
+pub(super) async fn apply(world: &MemoryBackend, kinds: &Reconcilers, planned: Vec<Preview>) -> Vec<PlanEntry> {
     let mut results = Results::new();
     let hand = ApplyRun { world, kinds, planned: &planned };
     hand.apply_all::<Registry>(&mut results, |status| &status.conditions).await;
@@ -50,13 +50,13 @@ pub(super) async fn apply(world: &MemoryStore, kinds: &Reconcilers, planned: Vec
 }
 
 struct ApplyRun<'a> {
-    world: &'a MemoryStore,
+    world: &'a MemoryBackend,
     kinds: &'a Reconcilers,
     planned: &'a [Preview],
 }
 
 impl ApplyRun<'_> {
-    async fn apply_all<K: StoredKind>(&self, results: &mut Results, conditions: fn(&K::Status) -> &[Condition])
+    async fn apply_all<K: ReconciledKind>(&self, results: &mut Results, conditions: fn(&K::Status) -> &[Condition])
     where
         Reconcilers: Reconciler<K>,
     {
@@ -73,7 +73,7 @@ impl ApplyRun<'_> {
                 });
                 let notes = outcome.notes.into_iter().filter(|note| !note.warning && is_accepted(note.reason));
                 let accepted = notes.map(|note| note.message).collect();
-                self.world.set_status::<K>(&preview.name, outcome.status);
+                self.world.set_status::<K>(&preview.name, outcome.status).ok()?;
                 Some(((preview.kind.clone(), preview.name.clone()), AppliedResource { accepted, failure }))
             })
             .buffered(AT_ONCE)

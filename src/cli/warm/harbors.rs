@@ -29,7 +29,7 @@ use crate::{
     leadership::Leadership,
     prewarm::{Environment, PullProgress, RateLimiter, Resolved, Unresolved},
     reconcile::ReconcileError,
-    standalone::{self, ManifestSet, MemoryStore},
+    standalone::{self, ManifestSet, MemoryBackend},
 };
 
 /// Nodes per list request.
@@ -239,10 +239,10 @@ async fn connect(
     instance: &HarborInstance,
     secret: SecretValue,
 ) -> Result<Connection, ReconcileError> {
-    let world = MemoryStore::new(Vec::new());
+    let world = MemoryBackend::new(Vec::new());
     let secrets = BTreeMap::from([(instance.spec.credentials_secret_ref.name.clone(), secret)]);
     world.apply(&ManifestSet { secrets, ..ManifestSet::default() }, Timestamp::now());
-    let connection = instances.connect_to(&world, name, instance).await?;
+    let connection = instances.connect_to(world.directory().as_ref(), name, instance).await?;
     let refused = |error: Error| {
         let strange = matches!(error, Error::NotFound { .. } | Error::Malformed { .. });
         let hint = if strange { format!("; is {} the URL of a Harbor?", instance.spec.url) } else { String::new() };

@@ -4,7 +4,7 @@ use std::{cmp::Reverse, sync::Arc};
 
 use k8s_openapi::jiff::Timestamp;
 
-use super::instruments::{Instruments, RunningState};
+use super::instruments::Instruments;
 use crate::{
     active_config::ActiveConfig,
     api::{CachedImage, CachedImageStatus, ConditionType, condition},
@@ -31,9 +31,7 @@ pub fn of_controller(meters: Instruments, about: PageInputs) -> axum::Router {
         let mut content = about.content("controller");
         let leads = meters.leads();
         content.facts.push(("Leads", if leads { "yes" } else { "no, another replica does" }.to_owned()));
-        if let Some(seen) = meters.seen.load_full() {
-            fill(&mut content, &seen);
-        }
+        add_controller(&mut content, &meters);
         content
     }))
 }
@@ -42,9 +40,17 @@ pub fn of_controller(meters: Instruments, about: PageInputs) -> axum::Router {
 pub fn of_webhook(in_force: ActiveConfig, about: PageInputs) -> axum::Router {
     status_page::router(Arc::new(move || {
         let mut content = about.content("webhook");
-        content.rules = Some(rules(&in_force.rules.load()));
-        let policies = in_force.policies.load();
-        content.facts.push(("Policies in force", policies.len().to_string()));
+        add_webhook(&mut content, &in_force);
+        content
+    }))
+}
+
+/// Builds the status page of a process that is controller and webhook.
+pub fn of_standalone(meters: Instruments, in_force: ActiveConfig, about: PageInputs) -> axum::Router {
+    status_page::router(Arc::new(move || {
+        let mut content = about.content("standalone");
+        add_controller(&mut content, &meters);
+        add_webhook(&mut content, &in_force);
         content
     }))
 }
@@ -60,13 +66,20 @@ impl PageInputs {
     }
 }
 
-fn fill(content: &mut PageContent, seen: &RunningState) {
-    let (directory, mut survey) = (&seen.directory, SummaryBuilder::new(LIMIT));
-    directory.instances.state().iter().for_each(|one| survey.instance(one));
-    directory.registries.state().iter().for_each(|one| survey.registry(one));
-    directory.projects.state().iter().for_each(|one| survey.project(one));
-    directory.rules.state().iter().for_each(|one| survey.replication(one));
-    let mut images = seen.images.state();
+fn add_webhook(content: &mut PageContent, in_force: &ActiveConfig) {
+    content.rules = Some(rules(&in_force.rules.load()));
+    let policies = in_force.policies.load();
+    content.facts.push(("Policies in force", policies.len().to_string()));
+}
+
+fn add_controller(content: &mut PageContent, meters: &Instruments) {
+    let Some(seen) = meters.seen.load_full() else { return };
+    let (stores, mut survey) = (&seen.stores, SummaryBuilder::new(LIMIT));
+    stores.instances.state().iter().for_each(|one| survey.instance(one));
+    stores.registries.state().iter().for_each(|one| survey.registry(one));
+    stores.projects.state().iter().for_each(|one| survey.project(one));
+    stores.rules.state().iter().for_each(|one| survey.replication(one));
+    let mut images = stores.images.state();
     images.iter().for_each(|one| survey.image(one));
     content.report = Some(survey.report());
     content.rules = Some(rules(&seen.in_force.rules.load()));

@@ -6,15 +6,14 @@ use std::{
 };
 
 use k8s_openapi::jiff::Timestamp;
-use kube::{
-    Api, ResourceExt,
-    api::{Patch, PatchParams},
-};
+use kube::ResourceExt;
 use parking_lot::Mutex;
-use serde_json::json;
 use tracing::Instrument;
 
-use super::{Error, FIELD_MANAGER, bounded, events::Events, status_cache::StatusCache};
+use super::{
+    backend::{Backend, Error},
+    status_cache::StatusCache,
+};
 use crate::{
     api::{ConditionType, FINALIZER, condition},
     controller::{EventMessage, FinalizeResult, ReconcileResult, ReconciledKind, Reconciler},
@@ -22,25 +21,24 @@ use crate::{
 };
 
 /// Stores the outcomes of one kind.
-pub struct ReconcileLoop<K: ReconciledKind, R> {
-    api: Api<K>,
-    events: Arc<Events>,
+pub struct ReconcileLoop<K: ReconciledKind, R, B> {
+    backend: B,
     reconciler: R,
     metrics: ControllerMetrics,
     written: Mutex<StatusCache<K::Status>>,
 }
 
-impl<K: ReconciledKind, R: Reconciler<K>> ReconcileLoop<K, R> {
-    /// Creates a driver that writes with this API, publishes to these Events and counts under the name of its kind.
-    pub fn new(api: Api<K>, events: Arc<Events>, reconciler: R, metrics: ControllerMetrics) -> Self {
+impl<K: ReconciledKind, R: Reconciler<K>, B: Backend> ReconcileLoop<K, R, B> {
+    /// Creates a loop that writes to this backend and counts under the name of its kind.
+    pub fn new(backend: B, reconciler: R, metrics: ControllerMetrics) -> Self {
         metrics.expect_kind(K::KIND);
-        Self { api, events, reconciler, metrics, written: Mutex::default() }
+        Self { backend, reconciler, metrics, written: Mutex::default() }
     }
 
     /// Reconciles the object once and stores the outcome. Returns when to reconcile again; `None` when the object is gone.
     ///
     /// # Errors
-    /// [`Error`] when the API server did not accept the write. Nothing is lost: the next reconcile finds the same state.
+    /// [`Error`] when the backend did not accept the write. Nothing is lost: the next reconcile finds the same state.
     pub async fn step(&self, object: Arc<K>) -> Result<Option<Duration>, Error> {
         let begin = Instant::now();
         let _running = self.metrics.begin_reconcile(K::KIND);
@@ -98,19 +96,13 @@ impl<K: ReconciledKind, R: Reconciler<K>> ReconcileLoop<K, R> {
         self.set_finalizer(&object, wants).await
     }
 
-    /// Carries the resourceVersion, because other controllers also change the list of finalizers.
     async fn set_finalizer(&self, object: &K, present: bool) -> Result<K, Error> {
         let mut finalizers = object.finalizers().to_vec();
         finalizers.retain(|finalizer| finalizer != FINALIZER);
         if present {
             finalizers.push(FINALIZER.to_owned());
         }
-        let name = object.name_any();
-        let patch =
-            Patch::Merge(json!({"metadata": {"finalizers": finalizers, "resourceVersion": object.resource_version()}}));
-        let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-        let request = self.api.patch(&name, &parameters, &patch);
-        let patched = bounded("writing the finalizer", request).await?;
+        let patched = self.backend.write_finalizers(object, finalizers).await?;
         // The object may be from a stale watch: when the answer has no status, keep the newer one that is already known.
         Ok(match object.status() {
             Some(status) if patched.status().is_none() => patched.with_status(status.clone()),
@@ -120,17 +112,8 @@ impl<K: ReconciledKind, R: Reconciler<K>> ReconcileLoop<K, R> {
 
     async fn store(&self, object: &K, outcome: &ReconcileResult<K::Status>) -> Result<(), Error> {
         if object.status() != Some(&outcome.status) {
-            let name = object.name_any();
-            let patch = Patch::Apply(json!({
-                "apiVersion": K::api_version(&()),
-                "kind": K::KIND,
-                "metadata": {"name": name},
-                "status": outcome.status,
-            }));
-            let parameters = PatchParams::apply(FIELD_MANAGER).force();
-            let request = self.api.patch_status(&name, &parameters, &patch);
-            match bounded("writing the status", request).await {
-                Ok(_) => self.remember(object, &outcome.status),
+            match self.backend.write_status(object, &outcome.status).await {
+                Ok(()) => self.remember(object, &outcome.status),
                 // The object was deleted meanwhile and needs no status.
                 Err(error) if error.is_not_found() => return Ok(()),
                 Err(error) => return Err(error),
@@ -144,7 +127,7 @@ impl<K: ReconciledKind, R: Reconciler<K>> ReconcileLoop<K, R> {
         let reference = object.object_ref(&());
         for note in notes {
             // A lost Event does not fail the reconcile.
-            let outcome = match self.events.publish(&reference, note).await {
+            let outcome = match self.backend.publish(&reference, note).await {
                 Ok(()) => EventOutcome::Published,
                 Err(error) => {
                     tracing::debug!(%error, "event lost");

@@ -9,9 +9,9 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use futures::StreamExt;
 use k8s_openapi::jiff::Timestamp;
 use kube::{
-    Api, Client, ResourceExt,
-    api::{DeleteParams, Preconditions},
-    runtime::reflector::ObjectRef,
+    ResourceExt,
+    api::Preconditions,
+    runtime::reflector::{ObjectRef, Store},
 };
 use tokio::{
     sync::Notify,
@@ -19,12 +19,10 @@ use tokio::{
 };
 
 use super::{
-    bounded,
+    backend::{Backend, Error},
     image_usage::ImageUsage,
     quota::Quota,
-    resource_store::ClusterStore,
     shared_watch::{SharedWatch, WatchChange},
-    workload_watch::survey,
 };
 use crate::{
     api::{CachedImage, Interval, RewriteRuleStatus, condition::since},
@@ -35,7 +33,7 @@ use crate::{
         queue::Order,
     },
     rewrite::PrewarmTarget,
-    telemetry::controller::{ControllerMetrics, ExpiryCauseLabel},
+    telemetry::controller::ExpiryCauseLabel,
 };
 
 /// Fraction of the shortest lifetime between two sweeps.
@@ -55,17 +53,14 @@ const TOGETHER: Duration = Duration::from_secs(5);
 const JUST_NOW: Duration = Duration::from_secs(30);
 
 /// Limits the number of CachedImages.
-pub(super) struct ExpiryLoop {
-    pub(super) client: Client,
-    pub(super) demand: Arc<ImageUsage>,
-    pub(super) directory: Arc<ClusterStore>,
-    pub(super) quota: Arc<Quota>,
+pub(super) struct ExpiryLoop<B> {
+    pub(super) usage: Arc<ImageUsage>,
+    pub(super) quota: Arc<Quota<B>>,
     /// Notified when ProxyProjects change.
     pub(super) changed: Arc<Notify>,
-    pub(super) metrics: ControllerMetrics,
 }
 
-impl ExpiryLoop {
+impl<B: Backend> ExpiryLoop<B> {
     /// Runs until dropped. `changes` are the changes of CachedImages.
     pub(super) async fn run(&self, changes: &SharedWatch<CachedImage>) {
         tokio::join!(self.watch_over(), self.enqueue_again(changes));
@@ -80,7 +75,7 @@ impl ExpiryLoop {
         loop {
             tokio::select! {
                 () = sleep_until(next) => {
-                    if self.expire_once().await {
+                    if self.expire_once(Timestamp::now()).await {
                         resync.due_at(Instant::now());
                     }
                     next = Instant::now() + self.pause();
@@ -90,9 +85,9 @@ impl ExpiryLoop {
                         next = next.min(Instant::now() + URGENT);
                     }
                     // `|` does not short-circuit: both flags have to be taken.
-                    let missed = self.demand.take_missed() | self.quota.take_missed();
+                    let missed = self.usage.take_missed() | self.quota.take_missed();
                     if resync.is_due(missed, Instant::now())
-                        && let Err(error) = survey(&self.client, &self.demand, &HashSet::new()).await
+                        && let Err(error) = self.list_sources(&HashSet::new()).await
                     {
                         tracing::warn!(%error, "images that were missed are listed again later");
                         self.quota.miss();
@@ -107,7 +102,7 @@ impl ExpiryLoop {
                         continue;
                     }
                     // With the new rules, existing objects may need other images.
-                    match survey(&self.client, &self.demand, &HashSet::new()).await {
+                    match self.list_sources(&HashSet::new()).await {
                         Ok(_) => rules = now,
                         Err(error) => {
                             tracing::warn!(%error, "images of new rules are looked for again");
@@ -120,24 +115,24 @@ impl ExpiryLoop {
     }
 
     /// Deletes everything that is due, once. Returns whether images that found no room may find some now.
-    async fn expire_once(&self) -> bool {
+    async fn expire_once(&self, now: Timestamp) -> bool {
         let caps = &self.quota.caps;
         let wanted = self.quota.take_refused();
         let records = self.records();
-        if !is_any_due(&records, caps, wanted, Timestamp::now()) {
+        if !is_any_due(&records, caps, wanted, now) {
             return false;
         }
         let images = records.iter().map(|record| record.image.clone()).collect();
-        let in_use = match survey(&self.client, &self.demand, &images).await {
+        let in_use = match self.list_sources(&images).await {
             Ok(in_use) => in_use,
             Err(error) => {
                 tracing::warn!(%error, "nothing expires until it is known what is in use");
                 return false;
             }
         };
-        // Requests during the survey have renewed some images.
+        // Requests during the list have renewed some images.
         let records = self.records();
-        let chosen = choose(&records, &in_use, caps, wanted, Timestamp::now());
+        let chosen = choose(&records, &in_use, caps, wanted, now);
         let (mut unused, mut too_many) = (0, 0);
         for (record, cause) in chosen {
             if self.delete(record, cause).await {
@@ -147,23 +142,21 @@ impl ExpiryLoop {
                 }
             }
         }
-        self.metrics.count_expired(ExpiryCauseLabel::Unused, unused);
-        self.metrics.count_expired(ExpiryCauseLabel::TooMany, too_many);
+        self.quota.metrics.count_expired(ExpiryCauseLabel::Unused, unused);
+        self.quota.metrics.count_expired(ExpiryCauseLabel::TooMany, too_many);
         let left = records.len().saturating_sub(unused + too_many);
         tracing::info!(unused, too_many, in_use = in_use.len(), left, most = caps.total, "expired CachedImages");
         wanted > 0 && too_many > 0
     }
 
     async fn delete(&self, record: &ExpiryCandidate, cause: ExpiryCause) -> bool {
-        let Some(image) = self.demand.images.get(&ObjectRef::new(&record.name)) else { return false };
+        let Some(image) = self.images().get(&ObjectRef::new(&record.name)) else { return false };
         if self.record(&image).as_ref() != Some(record) {
             return false;
         }
         let preconditions = Preconditions { uid: image.uid(), resource_version: image.resource_version() };
-        let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
-        let api: Api<CachedImage> = Api::all(self.client.clone());
-        match bounded("deleting a CachedImage", api.delete(&record.name, &parameters)).await {
-            Ok(_) => {
+        match self.quota.directory.backend.delete(&record.name, preconditions).await {
+            Ok(()) => {
                 tracing::info!(name = record.name, image = record.image, last = %record.last, ?cause, "expired");
                 true
             }
@@ -182,16 +175,16 @@ impl ExpiryLoop {
         let mut changes = changes.follow().boxed();
         while let Some(change) = changes.next().await {
             let WatchChange::One(image) = change else { continue };
-            let gone = self.demand.images.get(&ObjectRef::from_obj(image.as_ref())).is_none();
+            let gone = self.images().get(&ObjectRef::from_obj(image.as_ref())).is_none();
             if !gone || !expiry::is_ours(image.metadata.labels.as_ref()) {
                 continue;
             }
-            let Some(request) = self.demand.asked.last(&image.spec.image) else { continue };
+            let Some(request) = self.usage.tracker.last(&image.spec.image) else { continue };
             let age = since(request.at, Timestamp::now());
             let project = image.status.as_ref().and_then(|status| status.proxy_project.as_deref());
             if let (true, Some(project), Ok(parsed)) = (age < JUST_NOW, project, ImageRef::parse(&image.spec.image)) {
                 let namespace = request.namespaces.first().map(AsRef::as_ref).unwrap_or_default();
-                self.demand.enqueue(
+                self.usage.enqueue(
                     Order::Turn,
                     namespace,
                     &[PrewarmTarget { image: parsed, proxy_project: project.into() }],
@@ -202,15 +195,23 @@ impl ExpiryLoop {
 
     /// The CachedImages that may be deleted.
     fn records(&self) -> Vec<ExpiryCandidate> {
-        self.demand.images.state().iter().filter_map(|image| self.record(image)).collect()
+        self.images().state().iter().filter_map(|image| self.record(image)).collect()
+    }
+
+    async fn list_sources(&self, among: &HashSet<String>) -> Result<HashSet<String>, Error> {
+        self.quota.directory.backend.images_in_use(&self.usage, among).await
+    }
+
+    fn images(&self) -> &Store<CachedImage> {
+        &self.quota.directory.stores.images
     }
 
     fn record(&self, image: &CachedImage) -> Option<ExpiryCandidate> {
-        lifetime_of(image, self.directory.as_ref(), &self.demand.asked)
+        lifetime_of(image, self.quota.directory.as_ref(), &self.usage.tracker)
     }
 
     fn pause(&self) -> Duration {
-        let projects = self.directory.projects.state();
+        let projects = self.quota.directory.stores.projects.state();
         let lifetimes = projects.iter().filter_map(|project| project.spec.prewarm.expire_after);
         let shortest = lifetimes.map(Interval::duration).min().unwrap_or(EXPIRE_AFTER);
         (shortest / LOOKS).clamp(OFTEN, SELDOM)
@@ -219,7 +220,9 @@ impl ExpiryLoop {
     /// The rules that map images to projects.
     fn rules(&self) -> Vec<(String, Option<RewriteRuleStatus>)> {
         let mut rules: Vec<_> = self
+            .quota
             .directory
+            .stores
             .projects
             .state()
             .iter()
@@ -263,7 +266,60 @@ impl Resync {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use serde_json::json;
+
     use super::*;
+    use crate::{
+        active_config::ActiveConfig,
+        controller::cached_image::cached_image_for,
+        engine::{image_usage::due, quota},
+        prewarm::{PrewarmRequest, expiry::ImageOrigin, quota::Caps},
+        standalone::MemoryBackend,
+    };
+
+    #[tokio::test]
+    async fn an_image_that_no_pod_asks_for_goes_after_its_time_and_one_of_a_manifest_stays() {
+        let (backend, active) = (MemoryBackend::new(Vec::new()), ActiveConfig::default());
+        let (directory, tracker) = (backend.directory(), Arc::<crate::prewarm::UsageTracker>::default());
+        let quota = Quota {
+            directory: directory.clone(),
+            asked: tracker.clone(),
+            caps: Caps::default(),
+            metrics: crate::telemetry::controller::ControllerMetrics::unregistered(),
+            state: quota::State::default(),
+        };
+        let images = directory.stores.images.clone();
+        let (offers, _receiver) = crate::engine::run::prewarm_queue();
+        let missed = AtomicBool::new(false);
+        let usage = Arc::new(ImageUsage { active, tracker: tracker.clone(), images, offers, due: due().0, missed });
+        let expiry = ExpiryLoop { usage, quota: Arc::new(quota), changed: Arc::default() };
+
+        let at = |hour: i64| Timestamp::from_second(1_700_000_000 + hour * 3600).unwrap();
+        for image in ["h.example/hub/once:1", "h.example/hub/again:1"] {
+            let (image, proxy_project) = (ImageRef::parse(image).unwrap(), "hub".to_owned());
+            let offer = PrewarmRequest { image, proxy_project, namespace: "shop".to_owned() };
+            backend.create_object(cached_image_for(&offer, ImageOrigin::Admission), at(0)).unwrap();
+        }
+        let spec = serde_json::from_value(json!({"image": "h.example/hub/mine:1"})).unwrap();
+        backend.create_object(CachedImage::new("mine", spec), at(0)).unwrap();
+        tracker.begin(at(0));
+        tracker.record("h.example/hub/again:1", "shop", at(20));
+        let left = || {
+            let images = backend.all::<CachedImage>();
+            let mut images: Vec<_> =
+                images.iter().map(|image| image.spec.image.replace("h.example/hub/", "")).collect();
+            images.sort();
+            images
+        };
+        expiry.expire_once(at(23)).await;
+        assert_eq!(left(), ["again:1", "mine:1", "once:1"]);
+        expiry.expire_once(at(25)).await;
+        assert_eq!(left(), ["again:1", "mine:1"]);
+        expiry.expire_once(at(10_000)).await;
+        assert_eq!(left(), ["mine:1"]);
+    }
 
     #[test]
     fn resync_follows_what_was_missed_more_and_more_seldom_and_soon_again_after_a_rest() {

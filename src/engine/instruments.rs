@@ -9,14 +9,12 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use kube::runtime::reflector::Store;
 use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
 
-use super::resource_store::ClusterStore;
 use crate::{
     active_config::ActiveConfig,
-    api::{CachedImage, Reason},
-    controller::Connections,
+    api::Reason,
+    controller::{Connections, Stores},
     leadership::Leadership,
     prewarm::{PrewarmQueue, PullProgress},
     registry::Descriptor,
@@ -42,9 +40,8 @@ pub struct Instruments {
 
 /// Stores that can be shown once the controller runs.
 pub(super) struct RunningState {
-    pub(super) directory: Arc<ClusterStore>,
+    pub(super) stores: Stores,
     pub(super) leadership: Leadership,
-    pub(super) images: Store<CachedImage>,
     pub(super) instances: Arc<Connections>,
     pub(super) in_force: ActiveConfig,
     pub(super) offers: PrewarmQueue,
@@ -52,7 +49,7 @@ pub(super) struct RunningState {
 
 impl std::fmt::Debug for RunningState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Seen")
+        f.write_str("RunningState")
     }
 }
 

@@ -14,11 +14,11 @@ const MOST: usize = 1024;
 
 /// The warnings that were logged recently.
 #[derive(Debug, Default)]
-pub(super) struct LogLimit(Mutex<HashMap<String, Instant>>);
+pub struct LogLimit(Mutex<HashMap<String, Instant>>);
 
 impl LogLimit {
     /// Whether a warning should be logged now.
-    pub(super) fn is_due(&self, warning: &str, now: Instant) -> bool {
+    pub fn is_due(&self, warning: &str, now: Instant) -> bool {
         let mut logged = self.0.lock();
         let recent = |at: &Instant| now.saturating_duration_since(*at) < AGAIN;
         if logged.get(warning).is_some_and(recent) {

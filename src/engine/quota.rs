@@ -10,19 +10,19 @@ use std::{
 
 use k8s_openapi::jiff::Timestamp;
 use kube::{
-    Api, Client, ResourceExt,
-    api::{DeleteParams, Preconditions},
+    ResourceExt,
+    api::Preconditions,
     runtime::reflector::{ObjectRef, Store},
 };
 use parking_lot::Mutex;
 
-use super::{bounded, log_limit::LogLimit, resource_store::ClusterStore};
+use super::{backend::Backend, create_cached_images, log_limit::LogLimit, resource_store::ResourceStore};
 use crate::{
     api::CachedImage,
     controller::cached_image::lifetime_of,
     prewarm::{
         PrewarmRequest, UsageTracker,
-        expiry::ExpiryCandidate,
+        expiry::{ExpiryCandidate, ImageOrigin},
         name::cached_image_name,
         quota::{Caps, Full, Ledger, Room, Worth},
     },
@@ -33,10 +33,8 @@ use crate::{
 };
 
 /// Decides whether one more CachedImage may be created.
-pub struct Quota {
-    pub(super) client: Client,
-    pub(super) images: Store<CachedImage>,
-    pub(super) directory: Arc<ClusterStore>,
+pub(super) struct Quota<B> {
+    pub(super) directory: Arc<ResourceStore<B>>,
     pub(super) asked: Arc<UsageTracker>,
     pub(super) caps: Caps,
     pub(super) metrics: ControllerMetrics,
@@ -45,19 +43,37 @@ pub struct Quota {
 
 /// The counts of CachedImages.
 #[derive(Default)]
-pub struct State {
+pub(super) struct State {
     ledger: Mutex<Ledger>,
     warned: LogLimit,
     refused: AtomicUsize,
     missed: AtomicBool,
 }
 
-impl Quota {
+impl<B: Backend> Quota<B> {
+    /// Creates the CachedImage of a prewarm request, if there is room. An image without one counts as missed until all
+    /// objects that name images are listed again.
+    pub(super) async fn create(&self, offer: &PrewarmRequest, source: ImageOrigin) -> StoreOutcome {
+        if self.images().get(&ObjectRef::new(&cached_image_name(&offer.image))).is_some() {
+            return StoreOutcome::Known;
+        }
+        if let Err(why) = self.make_room(offer).await {
+            return why;
+        }
+        let outcome = create_cached_images::create(&self.directory.backend, offer, source).await;
+        match outcome {
+            StoreOutcome::Created => self.created(offer),
+            StoreOutcome::Failed => self.miss(),
+            StoreOutcome::Known | StoreOutcome::NamespaceFull | StoreOutcome::Full => {}
+        }
+        outcome
+    }
+
     /// Makes room for an image.
     ///
     /// # Errors
-    /// Why there is no room. The image counts as missed until all objects that name images are listed again.
-    pub(super) async fn make_room(&self, offer: &PrewarmRequest) -> Result<(), StoreOutcome> {
+    /// Why there is no room.
+    async fn make_room(&self, offer: &PrewarmRequest) -> Result<(), StoreOutcome> {
         match self.room(&offer.namespace) {
             Room::Free => Ok(()),
             Room::InPlaceOf(name) => {
@@ -80,7 +96,7 @@ impl Quota {
     }
 
     /// Records that the CachedImage of an image was created.
-    pub(super) fn created(&self, offer: &PrewarmRequest) {
+    fn created(&self, offer: &PrewarmRequest) {
         let worth = Worth { refused: false, ready: false, last: Timestamp::now() };
         self.state.ledger.lock().created(&offer.namespace, cached_image_name(&offer.image), worth, Instant::now());
     }
@@ -108,7 +124,7 @@ impl Quota {
     fn room(&self, namespace: &str) -> Room {
         let mut ledger = self.state.ledger.lock();
         let holdings = || {
-            let images = self.images.state();
+            let images = self.images().state();
             let records = images.iter().filter_map(|image| lifetime_of(image, self.directory.as_ref(), &self.asked));
             records.map(ExpiryCandidate::holding).collect()
         };
@@ -117,12 +133,10 @@ impl Quota {
     }
 
     async fn evict(&self, name: &str) -> bool {
-        let uid = self.images.get(&ObjectRef::new(name)).and_then(|image| image.uid());
+        let uid = self.images().get(&ObjectRef::new(name)).and_then(|image| image.uid());
         let preconditions = Preconditions { uid, resource_version: None };
-        let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
-        let api: Api<CachedImage> = Api::all(self.client.clone());
-        let deleted = match bounded("evicting a CachedImage", api.delete(name, &parameters)).await {
-            Ok(_) => {
+        let deleted = match self.directory.backend.delete(name, preconditions).await {
+            Ok(()) => {
                 self.metrics.count_expired(ExpiryCauseLabel::TooMany, 1);
                 tracing::info!(name, "evicted: another namespace has fewer images");
                 true
@@ -157,5 +171,43 @@ impl Quota {
                  warmed (--max-cached-images)"
             ),
         }
+    }
+
+    fn images(&self) -> &Store<CachedImage> {
+        &self.directory.stores.images
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{image::ImageRef, standalone::MemoryBackend};
+
+    #[tokio::test]
+    async fn quota_holds_the_caps_and_evicts_from_the_namespace_with_the_most() {
+        let backend = MemoryBackend::new(Vec::new());
+        let caps = Caps { total: 30, of_namespace: 20 };
+        let quota = Quota {
+            directory: backend.directory(),
+            asked: Arc::default(),
+            caps,
+            metrics: ControllerMetrics::unregistered(),
+            state: State::default(),
+        };
+        let mut created = Vec::new();
+        for (namespace, count) in [("flood", 100), ("other", 100), ("shop", 5)] {
+            let mut found_room = 0;
+            for number in 0..count {
+                let image = ImageRef::parse(&format!("h.example/hub/{namespace}:{number}")).unwrap();
+                let (proxy_project, namespace) = ("hub".to_owned(), namespace.to_owned());
+                let offer = PrewarmRequest { image, proxy_project, namespace };
+                let outcome = quota.create(&offer, ImageOrigin::Admission).await;
+                found_room += usize::from(outcome == StoreOutcome::Created);
+                assert!(backend.all::<CachedImage>().len() <= caps.total);
+            }
+            created.push(found_room);
+        }
+        assert_eq!(created, [20, 15, 5]);
+        assert_eq!(backend.all::<CachedImage>().len(), caps.total);
     }
 }

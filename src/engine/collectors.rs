@@ -35,21 +35,40 @@ pub struct ControllerCollector(pub Instruments);
 
 impl Collector for ControllerCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
-        let leads = f64::from(u8::from(self.0.leads()));
-        gauge(&mut encoder, "leader", "Whether this replica leads, and is the one that writes", leads)?;
-        let Some(seen) = self.0.seen.load_full() else { return Ok(()) };
-        resources(&seen, &mut encoder)?;
-        instances(&seen, &mut encoder)?;
-        upstreams(&seen, &mut encoder)?;
-        let images = seen.images.state();
-        let each = images.iter().filter_map(|image| image.status.as_ref());
-        let stored = each.fold(0_u64, |sum, status| sum.saturating_add(status.stored_bytes()));
-        gauge(&mut encoder, "images_stored_bytes", "What Harbor has stored of images", stored as f64)?;
-        let under_way = seen.instances.bytes_under_way() as f64;
-        gauge(&mut encoder, "active_pull_bytes", "Blobs that pulls have under way", under_way)?;
+        let Some(seen) = controller(&self.0, &mut encoder)? else { return Ok(()) };
         waiting(&mut encoder, &seen.offers)?;
         in_force(&mut encoder, &seen.in_force)
     }
+}
+
+/// States of a process that is controller and webhook.
+#[derive(Debug)]
+pub struct StandaloneCollector(pub Instruments, pub AdmissionCollector);
+
+impl Collector for StandaloneCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
+        controller(&self.0, &mut encoder)?;
+        self.1.encode(encoder)
+    }
+}
+
+fn controller(
+    instruments: &Instruments,
+    encoder: &mut DescriptorEncoder<'_>,
+) -> Result<Option<Arc<RunningState>>, Error> {
+    let leads = f64::from(u8::from(instruments.leads()));
+    gauge(encoder, "leader", "Whether this replica leads, and is the one that writes", leads)?;
+    let Some(seen) = instruments.seen.load_full() else { return Ok(None) };
+    resources(&seen, encoder)?;
+    instances(&seen, encoder)?;
+    upstreams(&seen, encoder)?;
+    let images = seen.stores.images.state();
+    let each = images.iter().filter_map(|image| image.status.as_ref());
+    let stored = each.fold(0_u64, |sum, status| sum.saturating_add(status.stored_bytes()));
+    gauge(encoder, "images_stored_bytes", "What Harbor has stored of images", stored as f64)?;
+    let under_way = seen.instances.bytes_under_way() as f64;
+    gauge(encoder, "active_pull_bytes", "Blobs that pulls have under way", under_way)?;
+    Ok(Some(seen))
 }
 
 /// The active rules and policies of a webhook, and its queue of prewarm requests.
@@ -108,13 +127,13 @@ fn waiting(encoder: &mut DescriptorEncoder<'_>, offers: &PrewarmQueue) -> Result
 
 /// Number of resources of each kind by Ready status and reason.
 fn resources(seen: &RunningState, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
-    let directory = &seen.directory;
+    let stores = &seen.stores;
     let mut counts = ResourceCounts::default();
-    counts.add(&directory.instances.state());
-    counts.add(&directory.registries.state());
-    counts.add(&directory.projects.state());
-    counts.add(&directory.rules.state());
-    counts.add(&seen.images.state());
+    counts.add(&stores.instances.state());
+    counts.add(&stores.registries.state());
+    counts.add(&stores.projects.state());
+    counts.add(&stores.rules.state());
+    counts.add(&stores.images.state());
     let lines = counts.by_labels.iter().map(|((kind, ready, reason), count)| {
         ([("kind", *kind), ("ready", ready.as_str()), ("reason", reason.as_str())], *count as f64)
     });
@@ -122,7 +141,7 @@ fn resources(seen: &RunningState, encoder: &mut DescriptorEncoder<'_>) -> Result
 }
 
 fn instances(seen: &RunningState, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
-    let instances = seen.directory.instances.state();
+    let instances = seen.stores.instances.state();
     let lines: Vec<(String, f64)> =
         instances.iter().take(NAMES).map(|one| (one.name_any(), ready(one.as_ref()))).collect();
     let lines = lines.iter().map(|(name, ready)| ([("harbor", name.as_str())], *ready));
@@ -130,7 +149,7 @@ fn instances(seen: &RunningState, encoder: &mut DescriptorEncoder<'_>) -> Result
 }
 
 fn upstreams(seen: &RunningState, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
-    let registries = seen.directory.registries.state();
+    let registries = seen.stores.registries.state();
     let registries: Vec<_> = registries.iter().take(NAMES).map(|registry| (registry.name_any(), registry)).collect();
     let now = Timestamp::now();
     let each = |value: fn(&Registry, Timestamp) -> Option<f64>| {

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use futures::{Stream, StreamExt, stream};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{
     ResourceExt,
     runtime::{
@@ -12,20 +11,22 @@ use kube::{
         reflector::{ObjectRef, Store},
     },
 };
-use tokio::sync::{Notify, broadcast::error::RecvError};
-
-use super::{
-    resource_store::ClusterStore,
-    shared_watch::{SharedWatch, WatchChange},
+use tokio::sync::{
+    Notify,
+    broadcast::{self, error::RecvError},
 };
+
+use super::shared_watch::SharedWatch;
 use crate::{
     api::{ConditionType, HarborInstance, HarborRef, ProxyProject, Registry, ReplicationRule, condition},
-    controller::ReconciledKind,
+    controller::{ReconciledKind, Stores},
 };
 
-/// The changes of all kinds that others follow, and the directory of existing resources.
+/// The changes of all kinds that others follow, and the existing resources.
 pub(super) struct WatchMappings<'a> {
-    pub(super) directory: &'a ClusterStore,
+    pub(super) stores: &'a Stores,
+    /// The names of Secrets that change.
+    pub(super) secrets: broadcast::Receiver<String>,
     pub(super) instances: &'a SharedWatch<HarborInstance>,
     pub(super) registries: &'a SharedWatch<Registry>,
     pub(super) projects: &'a SharedWatch<ProxyProject>,
@@ -36,29 +37,20 @@ impl WatchMappings<'_> {
     /// Reconciles instances when their Secret changes, and when one of their resources finds Harbor unreachable: the other
     /// resources then wait for the instance.
     pub(super) fn of_instances(&self, controller: Controller<HarborInstance>) -> Controller<HarborInstance> {
-        let store = &self.directory.instances;
+        let store = &self.stores.instances;
         let own = |instance: &HarborInstance, secret: &str| instance.spec.credentials_secret_ref.name == secret;
         controller
-            .reconcile_on(of_secret(self.directory, store, own))
-            .reconcile_on(self.registries.concern(store, |registry| {
-                let status = registry.status.as_ref();
-                unreachable_instance(status.map(|status| &*status.conditions), &registry.spec.harbor_ref)
-            }))
-            .reconcile_on(self.projects.concern(store, |project| {
-                let status = project.status.as_ref();
-                unreachable_instance(status.map(|status| &*status.conditions), &project.spec.harbor_ref)
-            }))
-            .reconcile_on(self.rules.concern(store, |rule| {
-                let status = rule.status.as_ref();
-                unreachable_instance(status.map(|status| &*status.conditions), &rule.spec.harbor_ref)
-            }))
+            .reconcile_on(self.of_secret(store, own))
+            .reconcile_on(self.registries.concern(store, |registry| unreachable(registry, &registry.spec.harbor_ref)))
+            .reconcile_on(self.projects.concern(store, |project| unreachable(project, &project.spec.harbor_ref)))
+            .reconcile_on(self.rules.concern(store, |rule| unreachable(rule, &rule.spec.harbor_ref)))
     }
 
     /// Reconciles Registries when their Secret, their instance or its Secret changes; when its deletion is blocked, also
     /// when the projects and rules that block it change.
     pub(super) fn of_registries(&self, controller: Controller<Registry>) -> Controller<Registry> {
-        let store = &self.directory.registries;
-        let account = account(self.directory);
+        let store = &self.stores.registries;
+        let account = account(self.stores);
         let secret = move |registry: &Registry, secret: &str| {
             let own = registry.spec.credentials_secret_ref.as_ref();
             own.is_some_and(|own| own.name == secret) || account(&registry.spec.harbor_ref, secret)
@@ -69,7 +61,7 @@ impl WatchMappings<'_> {
         };
         let (of_projects, of_rules) = (store.clone(), store.clone());
         controller
-            .reconcile_on(of_secret(self.directory, store, secret))
+            .reconcile_on(self.of_secret(store, secret))
             .reconcile_on(self.members(store, |registry| &registry.spec.harbor_ref))
             .reconcile_on(
                 self.projects.concern(store, move |project| may_be_free(&of_projects, &project.spec.registry_ref.name)),
@@ -79,19 +71,19 @@ impl WatchMappings<'_> {
 
     /// Reconciles rules when their instance, its Secret or their registry changes.
     pub(super) fn of_rules(&self, controller: Controller<ReplicationRule>) -> Controller<ReplicationRule> {
-        let store = &self.directory.rules;
-        let account = account(self.directory);
+        let store = &self.stores.rules;
+        let account = account(self.stores);
         let secret = move |rule: &ReplicationRule, secret: &str| account(&rule.spec.harbor_ref, secret);
         controller
-            .reconcile_on(of_secret(self.directory, store, secret))
+            .reconcile_on(self.of_secret(store, secret))
             .reconcile_on(self.members(store, |rule| &rule.spec.harbor_ref))
             .reconcile_on(self.users(store, ReplicationRule::registry_name))
     }
 
     /// Reconciles projects when their instance, its Secret, their registry or another project with the same match changes.
     pub(super) fn of_projects(&self, controller: Controller<ProxyProject>) -> Controller<ProxyProject> {
-        let store = &self.directory.projects;
-        let account = account(self.directory);
+        let store = &self.stores.projects;
+        let account = account(self.stores);
         let secret = move |project: &ProxyProject, secret: &str| account(&project.spec.harbor_ref, secret);
         let neighbours = store.clone();
         let of_neighbour = move |changed: &ProxyProject| {
@@ -99,10 +91,31 @@ impl WatchMappings<'_> {
             others.map(|other| ObjectRef::from_obj(other.as_ref())).collect()
         };
         controller
-            .reconcile_on(of_secret(self.directory, store, secret))
+            .reconcile_on(self.of_secret(store, secret))
             .reconcile_on(self.members(store, |project| &project.spec.harbor_ref))
             .reconcile_on(self.users(store, |project| &project.spec.registry_ref.name))
             .reconcile_on(self.projects.concern(store, of_neighbour))
+    }
+
+    /// All resources for which `names` returns that they refer to a Secret, when that Secret changes.
+    fn of_secret<K: ReconciledKind>(
+        &self,
+        store: &Store<K>,
+        names: impl Fn(&K, &str) -> bool + Send + 'static,
+    ) -> impl Stream<Item = ObjectRef<K>> + Send + 'static {
+        let changes = stream::unfold(self.secrets.resubscribe(), |mut changes| async move {
+            match changes.recv().await {
+                Ok(name) => Some((Some(name), changes)),
+                Err(RecvError::Lagged(_)) => Some((None, changes)),
+                Err(RecvError::Closed) => None,
+            }
+        });
+        let store = store.clone();
+        changes.flat_map(move |secret| {
+            let concerned = |object: &K| secret.as_ref().is_none_or(|secret| names(object, secret));
+            let objects = store.state().into_iter().filter(|object| concerned(object));
+            stream::iter(objects.map(|object| ObjectRef::from_obj(object.as_ref())).collect::<Vec<_>>())
+        })
     }
 
     /// All resources of an instance, when the instance changes.
@@ -149,41 +162,18 @@ fn matches(project: &ProxyProject) -> &[String] {
 }
 
 /// The instance of a resource whose Harbor did not answer.
-fn unreachable_instance(conditions: Option<&[Condition]>, harbor: &HarborRef) -> Vec<ObjectRef<HarborInstance>> {
-    match condition::reason(conditions.unwrap_or_default(), ConditionType::Ready) {
+fn unreachable<K: ReconciledKind>(object: &K, harbor: &HarborRef) -> Vec<ObjectRef<HarborInstance>> {
+    let conditions = object.status().map(K::conditions).unwrap_or_default();
+    match condition::reason(conditions, ConditionType::Ready) {
         Some(reason) if reason.means_unreachable() => vec![ObjectRef::new(&harbor.name)],
         _ => Vec::new(),
     }
 }
 
-/// All resources for which `names` returns that they refer to a Secret, when that Secret changes.
-fn of_secret<K: ReconciledKind>(
-    directory: &ClusterStore,
-    store: &Store<K>,
-    names: impl Fn(&K, &str) -> bool + Send + 'static,
-) -> impl Stream<Item = ObjectRef<K>> + Send + 'static {
-    let changes = stream::unfold(directory.secrets.changes(), |mut changes| async move {
-        match changes.recv().await {
-            Ok(name) => Some((WatchChange::One(name), changes)),
-            Err(RecvError::Lagged(_)) => Some((WatchChange::Any, changes)),
-            Err(RecvError::Closed) => None,
-        }
-    });
-    let store = store.clone();
-    changes.flat_map(move |change| {
-        let concerned = |object: &K| match &change {
-            WatchChange::One(secret) => names(object, secret),
-            WatchChange::Any => true,
-        };
-        let objects = store.state().into_iter().filter(|object| concerned(object));
-        stream::iter(objects.map(|object| ObjectRef::from_obj(object.as_ref())).collect::<Vec<_>>())
-    })
-}
-
 /// Whether a Secret holds the account of an instance. An instance that stays Ready does not change when its password does,
 /// so resources that Harbor refused with the old password are reconciled because of the Secret.
-fn account(directory: &ClusterStore) -> impl Fn(&HarborRef, &str) -> bool + Send + Sync + 'static {
-    let instances = directory.instances.clone();
+fn account(stores: &Stores) -> impl Fn(&HarborRef, &str) -> bool + Send + Sync + 'static {
+    let instances = stores.instances.clone();
     move |harbor, secret| {
         let instance = instances.get(&ObjectRef::new(&harbor.name));
         instance.is_some_and(|instance| instance.spec.credentials_secret_ref.name == secret)

@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use kube::{
-    Api, Client, ResourceExt,
+    ResourceExt,
     runtime::{
         Controller, WatchStreamExt,
         controller::Config,
         reflector::{self, ObjectRef, Store},
-        watcher::{self, Event},
+        watcher::Event,
     },
 };
 use tokio::sync::{
@@ -20,8 +20,8 @@ use tokio::sync::{
     watch,
 };
 
-use super::{backoff, watch::watch};
-use crate::{controller::ReconciledKind, telemetry::watches::WatchMetrics};
+use super::{backend::Resources, watch::backoff};
+use crate::controller::ReconciledKind;
 
 /// Maximum number of changes that wait for one follower.
 const BACKLOG: usize = 1024;
@@ -43,20 +43,18 @@ pub(super) struct SharedWatch<K> {
 
 /// The only watch of a kind, and its controller. The watch starts when the controller runs.
 pub(super) fn controller<K: ReconciledKind>(
-    client: &Client,
+    backend: &impl Resources,
     config: Config,
-    watches: &WatchMetrics,
 ) -> (Controller<K>, SharedWatch<K>) {
     let (store, writer) = reflector::store();
     let sender = broadcast::Sender::new(BACKLOG);
     let listed = watch::Sender::new(false);
-    let (told, done) = (sender.clone(), listed.clone());
-    let events = watch(Api::<K>::all(client.clone()), watcher::Config::default(), K::KIND, watches);
+    let (followers, done) = (sender.clone(), listed.clone());
     // managedFields take more memory than the other fields, and no code here reads them.
-    let events = events.modify(|object| object.managed_fields_mut().clear()).reflect(writer);
+    let events = backend.watch::<K>().modify(|object| object.managed_fields_mut().clear()).reflect(writer);
     // The store already has the change at this point, so followers find the object there.
     let events = events.inspect_ok(move |event| {
-        notify(&told, event);
+        notify(&followers, event);
         if matches!(event, Event::InitDone) {
             done.send_replace(true);
         }
@@ -120,11 +118,14 @@ mod tests {
     use std::{convert::Infallible, time::Duration};
 
     use futures::FutureExt;
-    use kube::{client::Body, runtime::controller::Action};
-    use tokio::sync::Notify;
+    use k8s_openapi::jiff::Timestamp;
+    use kube::{api::Preconditions, runtime::controller::Action};
 
     use super::*;
-    use crate::api::{HarborInstance, Registry};
+    use crate::{
+        api::{HarborInstance, Registry},
+        standalone::MemoryBackend,
+    };
 
     fn registry(name: &str) -> Registry {
         let spec = serde_json::json!({"type": "docker-registry", "url": "https://registry.example"});
@@ -170,41 +171,18 @@ mod tests {
         assert_eq!(next(), ["one", "two", "two", "two"], "one was lost, and two came");
     }
 
-    /// An API server with one Registry, which is deleted after it was reconciled.
-    async fn soon_without_it(
-        request: http::Request<Body>,
-        looked_at: Arc<Notify>,
-    ) -> Result<http::Response<Body>, Infallible> {
-        let version = |version: &str| serde_json::json!({"resourceVersion": version});
-        let mut object = serde_json::to_value(registry("one")).unwrap();
-        object["metadata"]["resourceVersion"] = "1".into();
-        let query = request.uri().query().unwrap_or_default();
-        let answer = match query.contains("watch=") {
-            false => {
-                serde_json::json!({"kind": "RegistryList", "apiVersion": "v1", "metadata": version("1"), "items": [object]})
-            }
-            true if query.contains("resourceVersion=1") => {
-                looked_at.notified().await;
-                object["metadata"]["resourceVersion"] = "2".into();
-                serde_json::json!({"type": "DELETED", "object": object})
-            }
-            true => std::future::pending().await,
-        };
-        Ok(http::Response::new(Body::from(format!("{answer}\n").into_bytes())))
-    }
-
     #[tokio::test]
     async fn a_controller_hears_of_what_is_gone_and_does_not_wait_until_its_look_is_due() {
-        let looked_at = Arc::new(Notify::new());
-        let told = looked_at.clone();
-        let client = Client::new(tower::service_fn(move |request| soon_without_it(request, told.clone())), "default");
-        let watches = WatchMetrics::register(&mut prometheus_client::registry::Registry::default());
-        let (controller, _changes) = controller::<Registry>(&client, Config::default(), &watches);
-        let in_an_hour = async |_: Arc<Registry>, looked_at: Arc<Notify>| {
-            looked_at.notify_one();
+        let backend = MemoryBackend::new(Vec::new());
+        backend.create_object(registry("one"), Timestamp::UNIX_EPOCH).unwrap();
+        let (controller, _changes) = controller::<Registry>(&backend, Config::default());
+        let in_an_hour = async |object: Arc<Registry>, backend: Arc<MemoryBackend>| {
+            backend
+                .delete_object::<Registry>(&object.name_any(), &Preconditions::default(), Timestamp::UNIX_EPOCH)
+                .ok();
             Ok::<_, Infallible>(Action::requeue(Duration::from_secs(3600)))
         };
-        let looks = controller.run(in_an_hour, |_, _, _| Action::await_change(), looked_at);
+        let looks = controller.run(in_an_hour, |_, _, _| Action::await_change(), Arc::new(backend));
         let mut gone = std::pin::pin!(looks.filter(|look| {
             std::future::ready(matches!(look, Err(kube::runtime::controller::Error::ObjectNotFound(_))))
         }));

@@ -8,11 +8,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::{Stream, stream};
+use futures::Stream;
 use kube::{ResourceExt, runtime::reflector::ObjectRef};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
+use super::image_usage;
 use crate::{
     api::CachedImage,
     prewarm::{expiry::REQUESTED_BY, turns::Turns},
@@ -50,11 +51,7 @@ pub(super) struct Slot {
 /// Creates a gate with this many slots, and a stream of the images to reconcile because a slot is free.
 pub(super) fn gate(slots: u16) -> (Arc<Gate>, impl Stream<Item = ObjectRef<CachedImage>> + Send + 'static) {
     let (invited, receiver) = mpsc::channel(ON_THE_WAY);
-    let names = stream::unfold(receiver, async |mut receiver: mpsc::Receiver<String>| {
-        let name = receiver.recv().await?;
-        Some((ObjectRef::new(&name), receiver))
-    });
-    (Arc::new(Gate { turns: Mutex::new(Turns::new(slots.into())), invited }), names)
+    (Arc::new(Gate { turns: Mutex::new(Turns::new(slots.into())), invited }), image_usage::names(receiver))
 }
 
 impl Gate {
