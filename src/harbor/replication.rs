@@ -23,8 +23,8 @@ impl Client {
     /// POST /replication/policies. Returns the id.
     ///
     /// # Errors
-    /// [`Error::Conflict`] for an existing name; [`transport::Error::Timeout`](crate::transport::Error::Timeout) for a cron schedule that never fires, and Harbor's job
-    /// service hangs from then on.
+    /// [`Error::Conflict`] for an existing name; a timeout for a cron schedule that never fires, and Harbor's job service hangs
+    /// from then on.
     pub async fn create_replication_policy(&self, policy: &model::ReplicationPolicyContent) -> Result<i64, Error> {
         self.create("replication/policies", policy).await
     }

@@ -1,6 +1,9 @@
 //! Decides whether a Harbor is unreachable, for all its users: after a failure nothing is sent for a while, and then one request
 //! probes whether it answers again.
 //!
+//! The cache of Harbor's state and each image ask for permission. The reconcile of the HarborInstance does not: it asks Harbor
+//! each half minute, and its first answer closes the circuit for all.
+//!
 //! [`CircuitState`] is pure. [`CircuitBreaker`] shares one state between all users of a Harbor. What counts as a failure is
 //! [`RequestResult::is_unanswered`](super::RequestResult::is_unanswered).
 
@@ -81,7 +84,7 @@ impl CircuitState {
 }
 
 /// The circuit breaker of one Harbor. Clones share it. The transport records the result of each request; callers that would send
-/// many ask [`CircuitBreaker::admit`] first.
+/// many requests ask [`CircuitBreaker::admit`] first.
 #[derive(Debug, Clone, Default)]
 pub struct CircuitBreaker(Arc<Mutex<Circuit>>);
 

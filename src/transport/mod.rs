@@ -1,7 +1,7 @@
 //! The HTTP transport to one Harbor, the same for its API (`/api/v2.0`) and for `/v2`.
 //!
-//! In: an [`Endpoint`], and requests of a protocol. Out: bounded responses, or an [`Error`] that says when to retry. The transport
-//! owns the address and the CA, the limit on concurrent requests, the deadlines ([`timings`]), the tracing span and the
+//! In: an [`Endpoint`], and requests of a protocol. Out: bounded responses, or an [`Error`] that says when to retry. The
+//! transport owns the address and the CA, the limit on concurrent requests, the deadlines ([`timings`]), the tracing span and the
 //! [`RequestObserver`], the write guard (no request while the leadership does not hold), the redaction of secrets, and the
 //! [`CircuitBreaker`] that decides whether Harbor is unreachable.
 
