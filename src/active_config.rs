@@ -68,10 +68,10 @@ impl ActiveConfig {
         let manual = projects.iter().filter(|project| project.spec.prewarm.mode == PrewarmMode::Manual);
         self.manual.store(Arc::new(manual.map(|project| project.name_any()).collect()));
         for instance in unavailable.difference(&basis.unavailable) {
-            tracing::warn!(instance, "Harbor is unavailable; rules go by whenUnavailable");
+            tracing::warn!(instance, "Harbor is unavailable; rules follow whenUnavailable");
         }
         for instance in basis.unavailable.difference(&unavailable) {
-            tracing::info!(instance, "Harbor is no longer unavailable; rules rewrite as ever");
+            tracing::info!(instance, "Harbor is available again; rules rewrite images");
         }
         *basis = CompiledFrom { projects: projects.to_vec(), unavailable };
     }
@@ -184,8 +184,8 @@ mod tests {
     #[test]
     fn a_harbor_that_goes_away_or_comes_back_is_told_once() {
         let in_force = ActiveConfig::default();
-        let gone = "WARN Harbor is unavailable; rules go by whenUnavailable instance=\"default\"";
-        let back = "INFO Harbor is no longer unavailable; rules rewrite as ever instance=\"default\"";
+        let gone = "WARN Harbor is unavailable; rules follow whenUnavailable instance=\"default\"";
+        let back = "INFO Harbor is available again; rules rewrite images instance=\"default\"";
         let table = [
             (away(&[]), vec![]),
             (away(&["default"]), vec![gone]),
@@ -204,7 +204,7 @@ mod tests {
     fn what_is_odd_about_a_rule_is_told_once_until_it_is_mended() {
         let in_force = ActiveConfig::default();
         let both = || [project("acme"), project("hub")];
-        let told = "WARN rule finding=hub: match docker.io belongs to the older acme; remove it from one of them";
+        let told = "WARN rule finding=hub: match docker.io belongs to the older rule acme; remove it from one of them";
         for (projects, expected) in
             [(&both()[..], vec![told]), (&both(), vec![]), (&[project("hub")], vec![]), (&both(), vec![told])]
         {

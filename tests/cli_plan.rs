@@ -420,7 +420,7 @@ async fn a_secret_is_sent_when_it_is_applied_and_never_printed() {
     assert_eq!(all[1].code, 0, "{:?}", all[1]);
     site.writes();
     let planned = files.plan(&[]).await;
-    assert!(planned.code == 0 && planned.out.contains("Harbor does not show the secret"), "{planned:?}");
+    assert!(planned.code == 0 && planned.out.contains("Harbor does not return its secret"), "{planned:?}");
     assert_eq!(files.writes(), 0);
     all.push(planned);
     all.push(files.plan(&["-o", "json", "--apply"]).await);

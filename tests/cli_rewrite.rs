@@ -394,8 +394,8 @@ fn rewrite_names_what_is_not_filled_in_yet() {
     let desk = Desk::new();
     let pod = |image: &str| format!("apiVersion: v1\nkind: Pod\nspec: {{containers: [{{name: a, image: {image}}}]}}\n");
     for (image, expected) in [
-        ("'{{ .Values.image }}'", "this is an unrendered template: render it first (`helm template`)"),
-        ("\"${IMAGE}\"", "this is a variable that is not substituted yet"),
+        ("'{{ .Values.image }}'", "this is a chart template: render it first (`helm template`)"),
+        ("\"${IMAGE}\"", "this is a variable"),
     ] {
         let done = desk.rewrite(&["-f", "-", "--strict"], &pod(image));
         assert_eq!((done.code, &done.out), (1, &pod(image)), "{}", done.err);

@@ -305,7 +305,7 @@ async fn a_second_installation_with_the_same_manifests_says_so_and_writes_nothin
         delete::<Registry>(&second, &name).await,
     ];
     for notes in notes {
-        assert!(notes.len() == 1 && notes[0].warning && notes[0].message.contains("left alone"), "{notes:?}");
+        assert!(notes.len() == 1 && notes[0].warning && notes[0].message.contains("was not modified"), "{notes:?}");
     }
     assert!(site.writes().is_none_or(|writes| writes == 0));
     ours.assert_ready().await;
@@ -452,7 +452,7 @@ async fn an_empty_project_that_is_older_than_its_resource_does_not_go_with_it() 
     tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
     site.apply::<ProxyProject>(&name, json!({"registryRef": {"name": name}, "deletionPolicy": "Purge"}));
     let notes = delete::<ProxyProject>(&site, &name).await;
-    assert!(notes[0].warning && notes[0].message.contains("left alone"), "{notes:?}");
+    assert!(notes[0].warning && notes[0].message.contains("was not modified"), "{notes:?}");
     assert!(client.project_named(&name).await.unwrap().is_some());
 
     // The same of a project that was made since.

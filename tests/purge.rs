@@ -151,7 +151,7 @@ async fn a_project_that_does_not_carry_our_marker_keeps_everything() {
         let finalized =
             harbor_pilot::controller::Reconciler::finalize(&stage.site.kinds, deleted.as_ref(), jiff::Timestamp::now());
         let FinalizeResult::Done(notes) = finalized.await else { panic!("blocked by {text:?}") };
-        assert!(notes[0].warning && notes[0].message.contains("not marked as ours"), "{notes:?}");
+        assert!(notes[0].warning && notes[0].message.contains("no marker of ours"), "{notes:?}");
         assert!(stage.site.writes().is_none_or(|writes| writes == 0), "{text:?}");
         assert_eq!(stage.repositories().await, ["app"]);
     }

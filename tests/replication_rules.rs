@@ -399,7 +399,7 @@ async fn after_their_scans_clean_images_are_copied_and_bad_ones_held_back_and_le
     };
     let seen = until(&site, &name, settled).await;
     assert_eq!(seen.ready(), "True Reconciled");
-    assert!(seen.message().contains("1 image is held back"), "{}", seen.message());
+    assert!(seen.message().contains("vulnerability prevention blocks 1 image"), "{}", seen.message());
     assert!(upstream.manifest("out/clean", "v1").is_some(), "the clean image has been copied");
     assert!(upstream.manifest("out/crit", "v1").is_none());
     let held = &seen.0.status.blocked_images[0];

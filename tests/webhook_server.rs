@@ -305,7 +305,7 @@ async fn clients_need_a_certificate_of_an_authority_in_the_file_and_an_allowed_n
     assert!(ask(Some(client(&first, "kube-apiserver"))).await);
     assert!(!ask(None).await, "no certificate");
     assert!(!ask(Some(client(&first, "somebody"))).await, "a name that is not allowed");
-    assert!(!ask(Some(client(&second, "kube-apiserver"))).await, "another authority");
+    assert!(!ask(Some(client(&second, "kube-apiserver"))).await, "another CA");
     let shown = probe::served_by(address, "localhost", SOON).await.unwrap();
     assert_eq!(X509::to_pem([&shown]), served.certificate_pem, "what it serves anybody can see");
 

@@ -42,7 +42,7 @@ pub async fn store(
                 if let Some(quota) = quota {
                     quota.created(&offer);
                 }
-                tracing::info!(image = %offer.image, namespace = offer.namespace, "to be warmed");
+                tracing::info!(image = %offer.image, namespace = offer.namespace, "created a CachedImage");
             }
             Err(error) if error.is_conflict() => metrics.count(StoreOutcome::Known),
             Err(error) => {
@@ -52,7 +52,7 @@ pub async fn store(
                     quota.miss();
                 }
                 metrics.count(StoreOutcome::Failed);
-                tracing::warn!(%error, image = %offer.image, "offer lost for now");
+                tracing::warn!(%error, image = %offer.image, "prewarm request dropped");
             }
         }
     }

@@ -94,7 +94,7 @@ impl ExpiryLoop {
                     if resync.is_due(missed, Instant::now())
                         && let Err(error) = survey(&self.client, &self.demand, &HashSet::new()).await
                     {
-                        tracing::warn!(%error, "images that were missed are listed again later");
+                        tracing::warn!(%error, "missed images are listed again later");
                         self.quota.miss();
                     }
                 }
@@ -110,7 +110,7 @@ impl ExpiryLoop {
                     match survey(&self.client, &self.demand, &HashSet::new()).await {
                         Ok(_) => rules = now,
                         Err(error) => {
-                            tracing::warn!(%error, "images of new rules are looked for again");
+                            tracing::warn!(%error, "listing the images of new rules again");
                             self.changed.notify_one();
                         }
                     }
@@ -131,7 +131,7 @@ impl ExpiryLoop {
         let in_use = match survey(&self.client, &self.demand, &images).await {
             Ok(in_use) => in_use,
             Err(error) => {
-                tracing::warn!(%error, "nothing expires until it is known what is in use");
+                tracing::warn!(%error, "no CachedImage expires until the used images are known");
                 return false;
             }
         };
@@ -170,7 +170,7 @@ impl ExpiryLoop {
             Err(error) => {
                 // A conflict or NotFound means: it changed meanwhile, or another client deleted it.
                 if !error.is_conflict() && !error.is_not_found() {
-                    tracing::warn!(%error, name = record.name, "tried again at the next look");
+                    tracing::warn!(%error, name = record.name, "retrying at the next check");
                 }
                 false
             }

@@ -69,7 +69,7 @@ impl NodePlatforms {
                     self.publish(&known, &came);
                 }
                 Ok(None) => return,
-                Err(error) => tracing::warn!(%error, "watching nodes; the platforms stay as they are"),
+                Err(error) => tracing::warn!(%error, "cannot watch nodes; keeping the known platforms"),
             }
         }
     }

@@ -146,7 +146,7 @@ impl<K: ReconciledKind, R: Reconciler<K>> ReconcileLoop<K, R> {
             let outcome = match self.events.publish(&reference, note).await {
                 Ok(()) => EventOutcome::Published,
                 Err(error) => {
-                    tracing::debug!(%error, "event lost");
+                    tracing::debug!(%error, "cannot publish an Event");
                     EventOutcome::Dropped
                 }
             };

@@ -263,7 +263,7 @@ pub async fn run(
         }, Some(&quota)) => {}
     }
     if !shutdown.is_cancelled() {
-        tracing::error!("a watch ended by itself");
+        tracing::error!("a watch ended");
     }
     Ok(())
 }
@@ -316,7 +316,7 @@ async fn run_gated<K, R>(
                 }
             },
             |_, error, _| {
-                tracing::warn!(%error, "tried again");
+                tracing::warn!(%error, "retrying");
                 Action::requeue(API_RETRY)
             },
             driver,

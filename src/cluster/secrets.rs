@@ -156,7 +156,7 @@ impl SecretStore {
             }
             if !told {
                 tracing::warn!(
-                    %error, name, "watching a Secret; until it is, it is read at the interval of what names it"
+                    %error, name, "cannot watch a Secret; it is read at each resync until the watch works"
                 );
             }
             told = true;
@@ -174,7 +174,7 @@ impl SecretStore {
             known.insert(name.to_owned(), WatchedSecret::default());
             self.wanted.notify_one();
         } else {
-            tracing::debug!(name, "not watched: {MOST} Secrets are");
+            tracing::debug!(name, "the limit of {MOST} watched Secrets is reached");
         }
         false
     }

@@ -57,7 +57,7 @@ pub(super) async fn follow_together<K: Resource, V>(
                     untold = true;
                 }
                 Ok(None) => return,
-                Err(error) => tracing::warn!(%error, "watching {what}; what is known stays in force"),
+                Err(error) => tracing::warn!(%error, "cannot watch {what}; keeping the known objects"),
             }
             if together.is_zero() {
                 break;

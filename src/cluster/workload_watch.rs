@@ -162,7 +162,7 @@ async fn follow<K: ImageSource>(client: &Client, demand: &ImageUsage, watches: &
             Ok(Some(watcher::Event::Delete(object))) => demand.record(namespace(&object), &object.wanted(demand)),
             Ok(Some(watcher::Event::Init | watcher::Event::InitDone)) => {}
             Ok(None) => return,
-            Err(error) => tracing::warn!(kind = K::KIND, %error, "watching what names images"),
+            Err(error) => tracing::warn!(kind = K::KIND, %error, "watching workloads"),
         }
     }
 }
@@ -177,7 +177,7 @@ async fn list<K: ImageSource>(
     let mut parameters = ListParams::default().limit(PAGE);
     parameters.field_selector = K::FIELDS.map(str::to_owned);
     loop {
-        let page = bounded("listing what names images", api.list(&parameters)).await?;
+        let page = bounded("listing workloads", api.list(&parameters)).await?;
         for object in &page.items {
             let wanted = take(object, demand);
             let at_harbor = wanted.iter().map(|wanted| wanted.image.to_string());

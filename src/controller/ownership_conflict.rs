@@ -70,7 +70,7 @@ impl Reconcilers {
         Err(ReconcileError::Refused(Refusal {
             reason: Reason::NameConflict,
             message: format!(
-                "{kind} {oldest} is older and stands for {} in Harbor; give one of the two another spec.name, or delete one",
+                "{kind} {oldest} is older and has the same name {} in Harbor; set another spec.name for one of them, or delete one",
                 claim.name
             ),
         }))

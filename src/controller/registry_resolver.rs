@@ -48,7 +48,7 @@ impl RegistryResolver<'_> {
         let Some(registry) = self.kinds.directory.registry(name) else {
             return Err(ReconcileError::Unusable(ConnectError {
                 reason: Reason::RegistryNotFound,
-                message: format!("Registry {name} does not exist; create it, or a {whose} with the right registryRef"),
+                message: format!("Registry {name} does not exist; create it, or a {whose} with another registryRef"),
                 stalled: false,
             }));
         };
@@ -56,7 +56,7 @@ impl RegistryResolver<'_> {
             return Err(ReconcileError::Refused(Refusal {
                 reason: Reason::InvalidSpec,
                 message: format!(
-                    "Registry {name} is of HarborInstance {}, this {whose} of {}: both must be of one",
+                    "Registry {name} belongs to HarborInstance {}, and this {whose} to {}: both must have the same HarborInstance",
                     registry.spec.harbor_ref.name, harbor.name
                 ),
             }));

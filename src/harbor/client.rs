@@ -340,7 +340,7 @@ impl Client {
         }
         let detail = self.inner.secrets.message(detail.as_bytes(), false, &[]);
         if broke_off {
-            return request.malformed(&format!("it broke off: {detail}"));
+            return request.malformed(&format!("it ended early: {detail}"));
         }
         Error::Unreachable { url: self.inner.base.origin().ascii_serialization(), detail }
     }

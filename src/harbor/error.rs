@@ -34,7 +34,7 @@ pub enum Error {
     },
     /// HTTP status 403.
     #[error(
-        "Harbor forbids {operation} to this account (403): {message}; `harbor-pilot permissions` prints the rights"
+        "Harbor forbids {operation} for this account (403): {message}; `harbor-pilot permissions` prints the required permissions"
     )]
     Forbidden {
         /// Method and path.
@@ -51,7 +51,7 @@ pub enum Error {
         message: String,
     },
     /// HTTP status 409.
-    #[error("Harbor has an object of that name already: {message}")]
+    #[error("Harbor already has an object of that name: {message}")]
     Conflict {
         /// Harbor's message.
         message: String,
@@ -63,7 +63,7 @@ pub enum Error {
         message: String,
     },
     /// HTTP status 429.
-    #[error("Harbor limits our rate; tried again after {} s", retry_after.unwrap_or(60))]
+    #[error("Harbor limits our request rate; retrying after {} s", retry_after.unwrap_or(60))]
     RateLimited {
         /// `Retry-After` in seconds.
         retry_after: Option<u64>,
@@ -89,7 +89,7 @@ pub enum Error {
         message: String,
     },
     /// An answer that Harbor does not send: a login page, a truncated body.
-    #[error("the answer to {operation} is not Harbor's: {detail}; is there a proxy or a login page in between?")]
+    #[error("the response to {operation} is not from Harbor: {detail}; is a proxy or a login page in between?")]
     Malformed {
         /// Method and path.
         operation: String,
@@ -98,7 +98,7 @@ pub enum Error {
     },
     /// An answer, or a list, that is longer than any of a Harbor.
     #[error(
-        "the answer to {operation} is too large: {detail}; check that nothing between here and Harbor repeats or pads answers, and delete from Harbor what nobody needs"
+        "the response to {operation} is too large: {detail}; check that no proxy repeats or pads responses, and delete unneeded objects from Harbor"
     )]
     TooLarge {
         /// Method and path.

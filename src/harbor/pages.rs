@@ -47,7 +47,7 @@ impl Client {
             }
             let same = Some(hasher.hash_one(&answer.body));
             if before == same {
-                let detail = format!("page {number} of the list is page {} once more", number - 1);
+                let detail = format!("page {number} of the list repeats page {}", number - 1);
                 return Err(request.malformed(&detail));
             }
             before = same;

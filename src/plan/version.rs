@@ -62,7 +62,7 @@ pub fn check<'a>(asked: impl Iterator<Item = &'a RequiredVersion>, have: Option<
     if missing.is_empty() {
         return Ok(());
     }
-    let message = format!("{}; this Harbor is {version}: leave it out, or upgrade Harbor", missing.join(", "));
+    let message = format!("{}; this Harbor is {version}: remove it, or upgrade Harbor", missing.join(", "));
     Err(Refusal { reason: Reason::InvalidSpec, message })
 }
 

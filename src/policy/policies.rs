@@ -35,7 +35,7 @@ pub struct Policies {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PolicyWarning {
     /// A selector is invalid: the scope of the policy is unknown, so the policy is skipped.
-    #[error("policy {policy} is not in force: {problem}")]
+    #[error("policy {policy} is not active: {problem}")]
     NotInForce {
         /// Name of the policy.
         policy: String,
@@ -43,7 +43,7 @@ pub enum PolicyWarning {
         problem: String,
     },
     /// A registry, a project or an exemption is invalid: it allows or exempts nothing.
-    #[error("policy {policy}: {problem}; that part of it allows nothing")]
+    #[error("policy {policy}: {problem}; this part of it allows nothing")]
     Part {
         /// Name of the policy.
         policy: String,
@@ -52,7 +52,7 @@ pub enum PolicyWarning {
     },
     /// While Harbor is unreachable, a rule does not rewrite images, and a policy refuses the originals.
     #[error(
-        "policy {policy} would refuse every Pod whose images ProxyProject {rule} leaves as they are while Harbor is \
+        "policy {policy} would reject every Pod whose images ProxyProject {rule} does not rewrite while Harbor is \
          unavailable; set duringOutage: Warn in the policy, or whenUnavailable: Rewrite in the project"
     )]
     Outage {
@@ -393,7 +393,7 @@ struct PolicyExemption {
 impl PolicyExemption {
     fn compile(exemption: &Exemption, problem: &mut impl FnMut(String)) -> Option<Self> {
         if exemption.images.is_empty() && exemption.namespaces.is_empty() {
-            problem("an exemption names neither images nor namespaces".to_owned());
+            problem("an exemption has neither images nor namespaces".to_owned());
             return None;
         }
         match Globs::compile(&exemption.images) {

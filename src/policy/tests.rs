@@ -148,7 +148,7 @@ fn a_refusal_names_the_container_the_image_the_policy_and_the_fix() {
     );
     assert_eq!(
         told(&only_harbor, "Nginx"),
-        "container \"web\": image \"Nginx\" is no image reference (policy only-harbor); write host/project/name:tag"
+        "container \"web\": image \"Nginx\" is not a valid image reference (policy only-harbor); write host/project/name:tag"
     );
     let rewritten = JudgedImage { image: "harbor.corp/hub/library/nginx", ..judged("nginx") };
     let denials = only_harbor.evaluate(&PodScope::default(), [rewritten], None).denials();
@@ -293,7 +293,7 @@ fn what_cannot_be_read_is_told_and_never_allows() {
     ]);
     let told: Vec<String> = policies.findings().iter().map(ToString::to_string).collect();
     assert_eq!(told.len(), 4, "{told:#?}");
-    assert!(told.iter().any(|told| told.starts_with("policy scope is not in force: objectSelector")), "{told:#?}");
+    assert!(told.iter().any(|told| told.starts_with("policy scope is not active: objectSelector")), "{told:#?}");
     assert_eq!(policies.len(), 3);
     let judgement = judge(&policies, "harbor.corp/hub/nginx:1");
     assert_eq!(judgement.audit().as_deref(), Some("exempt=1,host=1,project=1"));

@@ -35,7 +35,7 @@ impl Note {
         let warning = !expected.iter().any(|reason| format!("{reason:?}") == ready.reason);
         let mut message = ready.message.clone();
         if let Some(next) = new.next_attempt_at.as_ref().filter(|_| new.attempts.is_some()) {
-            message = format!("{message}; next try at {}", next.0);
+            message = format!("{message}; next attempt at {}", next.0);
         }
         Some(Note { warning, reason: ready.reason.clone(), message })
     }

@@ -45,26 +45,26 @@ pub struct RateLimitState {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RateRefusal {
     /// The upstream limits the rate.
-    #[error("the upstream limits the rate of pulls; nothing is asked of it before {until}")]
+    #[error("the upstream limits the rate of pulls; requests are paused until {until}")]
     Paused {
         /// End of the pause.
         until: Timestamp,
     },
     /// Another image tries whether the upstream serves again.
-    #[error("the upstream limited the rate of pulls; another image tries whether it serves again")]
+    #[error("the upstream limited the rate of pulls; another image probes it")]
     Trial {
         /// Time to retry.
         until: Timestamp,
     },
     /// The upstream did not answer.
-    #[error("the upstream did not answer; another image tries whether it does now")]
+    #[error("the upstream did not answer; another image probes it")]
     Silent {
         /// Time to retry.
         until: Timestamp,
     },
     /// `spec.pullLimit` of the Registry is used up.
     #[error(
-        "spec.pullLimit of its Registry is used up: {used} of {limit} manifests; the next period begins at {until}"
+        "spec.pullLimit of its Registry is used up: {used} of {limit} manifests; the next period starts at {until}"
     )]
     UsedUp {
         /// End of the period.

@@ -148,7 +148,7 @@ impl ImageReconcile<'_> {
             _ => Vec::new(),
         };
         if !newcomers.is_empty() {
-            let why = format!("pulling {} for {}, wanted since", place.resolved.image, list(&newcomers));
+            let why = format!("pulling {} for {}, requested later", place.resolved.image, list(&newcomers));
             return self.next(&place, ImageEvent::Begun(&why));
         }
         match step {
@@ -172,7 +172,7 @@ impl ImageReconcile<'_> {
         let attempt = match place.resolved.silence.attempt(self.now) {
             Ok(attempt) => attempt,
             Err(until) => {
-                let why = format!("Harbor did not answer; it is asked again after {}", condition::whole_seconds(until));
+                let why = format!("Harbor did not answer; retrying after {}", condition::whole_seconds(until));
                 return self.next(place, ImageEvent::Away(&why));
             }
         };
@@ -196,7 +196,8 @@ impl ImageReconcile<'_> {
         match own.cloned().or_else(|| surroundings.cluster_platforms()) {
             Some(platforms) => Ok(WarmTarget { resolved, target, platforms }),
             None => {
-                let message = "no node has told its platform yet, and neither image nor ProxyProject lists platforms";
+                let message =
+                    "no node has reported its platform yet, and neither image nor ProxyProject lists platforms";
                 let failure = PullFailure::new(Reason::PlatformsUnknown, message, RetryClass::Wait(Some(SOON)));
                 Err(NoWarmTarget::boxed(failure, Some(resolved)))
             }
@@ -302,7 +303,7 @@ impl ImageReconcile<'_> {
             Ok(Ok(ObservedImage::Gone(failure))) => return self.next(place, ImageEvent::Failed(&failure)),
             Ok(Err(error)) => (PullFailure::new(error.reason(), &error, error.class()), error.may_be_harbor()),
             Err(_) => {
-                let message = format!("Harbor did not say within {} s what it has stored", deadline.as_secs());
+                let message = format!("Harbor did not report within {} s what it has stored", deadline.as_secs());
                 (PullFailure::new(Reason::HarborUnreachable, message, RetryClass::Retry), true)
             }
         };

@@ -21,9 +21,7 @@ pub enum Error {
     },
     /// A response began, but its body ended early. Harbor relays what the upstream does, so this is no sign of a failure of
     /// Harbor itself.
-    #[error(
-        "the response to {operation} broke off ({detail}): the upstream ended it early, or something on the way did"
-    )]
+    #[error("the response to {operation} ended early ({detail}): the upstream or a proxy closed it")]
     BrokenOff {
         /// Method and path.
         operation: String,
@@ -40,7 +38,7 @@ pub enum Error {
     },
     /// 401 with a fresh token. Harbor answers a wrong password with a token that grants nothing.
     #[error(
-        "Harbor refused {operation} (401): {message}; check the credentials of the HarborInstance and the rights of the account"
+        "Harbor refused {operation} (401): {message}; check the credentials of the HarborInstance and the permissions of the account"
     )]
     Unauthorized {
         /// Method and path.
@@ -50,14 +48,14 @@ pub enum Error {
     },
     /// 401 because the project does not exist: Harbor answers this to an administrator too.
     #[error(
-        "Harbor has no such project, or none that the account may see: {message}; check the project's name in the image, and the ProxyProject"
+        "Harbor has no such project, or the account may not see it: {message}; check the project's name in the image, and the ProxyProject"
     )]
     ProjectNotFound {
         /// Harbor's message.
         message: String,
     },
     /// HTTP status 403.
-    #[error("Harbor forbids {operation} (403): {message}; check the rights of the account")]
+    #[error("Harbor forbids {operation} (403): {message}; check the permissions of the account")]
     Forbidden {
         /// Method and path.
         operation: String,
@@ -74,15 +72,15 @@ pub enum Error {
     },
     /// 404 from Harbor's own store: Harbor could not ask the upstream, or was refused there, and has not stored the image.
     #[error(
-        "Harbor did not get it from the upstream (which is unreachable, refuses Harbor's credentials, or answers what Harbor \
-         cannot use), and has not stored it: {message}"
+        "Harbor did not get it from the upstream (which is unreachable, refuses Harbor's credentials, or sends an invalid \
+         response), and has not stored it: {message}"
     )]
     UpstreamUnavailable {
         /// Harbor's message.
         message: String,
     },
     /// 412: a policy of the project blocks the pull, for example one on vulnerabilities.
-    #[error("a policy of the project stops the pull (412): {message}")]
+    #[error("a policy of the project blocks the pull (412): {message}")]
     PolicyBlocked {
         /// Harbor's message.
         message: String,
@@ -108,7 +106,7 @@ pub enum Error {
         message: String,
     },
     /// A status that a registry must not send.
-    #[error("unexpected answer to {operation} ({status}): {message}")]
+    #[error("unexpected response to {operation} ({status}): {message}")]
     Unexpected {
         /// Method and path.
         operation: String,
@@ -118,7 +116,7 @@ pub enum Error {
         message: String,
     },
     /// The bytes have another digest than the requested one.
-    #[error("the content of {expected} has the digest {actual}: the upstream or something on the way altered it")]
+    #[error("the content of {expected} has the digest {actual}: the upstream or a proxy changed it")]
     DigestMismatch {
         /// The requested digest.
         expected: Digest,
@@ -144,7 +142,7 @@ pub enum Error {
         limit: String,
     },
     /// An answer that no registry sends: a login page, a truncated body, a manifest of an old schema.
-    #[error("the answer to {operation} cannot be used: {detail}")]
+    #[error("the response to {operation} is invalid: {detail}")]
     Malformed {
         /// Method and path.
         operation: String,

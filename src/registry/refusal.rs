@@ -46,7 +46,7 @@ pub(super) fn unanswered(operation: &str, error: reqwest::Error, deadline: Durat
 pub(super) fn broken_off(operation: &str, error: reqwest::Error, deadline: Duration, secrets: &Redactor) -> Error {
     let operation = operation.to_owned();
     if error.is_timeout() {
-        let detail = format!("no further byte within {} s", deadline.as_secs_f32());
+        let detail = format!("no data within {} s", deadline.as_secs_f32());
         return Error::BrokenOff { operation, detail };
     }
     Error::BrokenOff { operation, detail: detail(error, secrets) }

@@ -48,7 +48,7 @@ pub enum PodChange<'p> {
 pub struct PodMutation<'p> {
     edits: PodEdits<'p>,
     at_harbor: Vec<PrewarmTarget>,
-    left_alone: usize,
+    skipped_images: usize,
     warnings: Vec<String>,
 }
 
@@ -200,7 +200,7 @@ impl<'p> PodMutation<'p> {
 
     /// Returns the number of images that were not modified because they could not be read or rewritten.
     pub fn skipped_images(&self) -> usize {
-        self.left_alone
+        self.skipped_images
     }
 
     /// Returns the warnings for the user, few and short.
@@ -239,7 +239,10 @@ impl<'p> PodMutation<'p> {
             }
             RuleDecision::Unavailable { rule } => {
                 let (host, rule) = (rule.pull_host(), rule.name());
-                self.leave(&slot, &format_args!("{host} is unavailable, and ProxyProject {rule} waits for it"));
+                self.leave(
+                    &slot,
+                    &format_args!("{host} is unavailable, and ProxyProject {rule} does not rewrite images meanwhile"),
+                );
             }
             RuleDecision::AlreadyAtHarbor { rule } => {
                 if let Some(rule) = rule {
@@ -268,17 +271,17 @@ impl<'p> PodMutation<'p> {
     }
 
     fn leave(&mut self, slot: &ImageField<'_>, why: &dyn fmt::Display) {
-        self.left_alone += 1;
-        if self.left_alone <= MAX_WARNINGS {
+        self.skipped_images += 1;
+        if self.skipped_images <= MAX_WARNINGS {
             let name = PrintableName(slot.name);
             let noun = slot.kind.noun();
-            self.warnings.push(format!("harbor-pilot: the image of {noun} \"{name}\" was left as it is: {why}"));
+            self.warnings.push(format!("harbor-pilot: the image of {noun} \"{name}\" was not rewritten: {why}"));
         }
     }
 
     fn warn_of_the_rest(&mut self) {
-        if let Some(rest) = self.left_alone.checked_sub(MAX_WARNINGS).filter(|rest| *rest > 0) {
-            self.warnings.push(format!("harbor-pilot: {rest} more images were left as they are"));
+        if let Some(rest) = self.skipped_images.checked_sub(MAX_WARNINGS).filter(|rest| *rest > 0) {
+            self.warnings.push(format!("harbor-pilot: {rest} more images were not rewritten"));
         }
     }
 
@@ -288,7 +291,7 @@ impl<'p> PodMutation<'p> {
             .saturating_sub(pod.annotations().map_or(0, |annotations| annotations.other_bytes));
         let text = if record.is_empty() { None } else { record.text(room) };
         if text.is_none() && !record.is_empty() {
-            self.warnings.push(format!("harbor-pilot: no room for the annotation {ORIGINAL_IMAGES}"));
+            self.warnings.push(format!("harbor-pilot: the annotations of the Pod have no room for {ORIGINAL_IMAGES}"));
         }
         self.edits.annotation = match (text, pod.originals()) {
             (None, None) => RecordEdit::Keep,

@@ -240,7 +240,7 @@ async fn follow_files(
             Ok(Err(problem)) => {
                 let problem = problem.to_string();
                 if problem != told {
-                    tracing::warn!(problem, "the manifests are not taken; the last good ones stay in force");
+                    tracing::warn!(problem, "the manifests are invalid; keeping the last valid ones");
                     told = problem;
                 }
             }
@@ -271,12 +271,12 @@ async fn keep_cached_images(
                 }
                 if !make_room(&world, &asked, &mut ledger, &offer, &caps) {
                     if refused == 0 {
-                        tracing::warn!(namespace = offer.namespace, "no room for more CachedImages of this namespace");
+                        tracing::warn!(namespace = offer.namespace, "the namespace has its maximum of CachedImages");
                     }
                     refused = refused.saturating_add(1);
                     offers.forget(&offer.image);
                 } else if world.add(cached_image_for(&offer, ImageOrigin::Admission), now) {
-                    tracing::info!(image = %offer.image, namespace = offer.namespace, "to be warmed");
+                    tracing::info!(image = %offer.image, namespace = offer.namespace, "created a CachedImage");
                     wake.notify_one();
                 }
             }

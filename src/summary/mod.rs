@@ -89,7 +89,7 @@ impl SummaryBuilder {
             registry: rule.registry_name().to_owned(),
             trigger: rule.spec.trigger.as_ref().map(|trigger| format!("{:?}", trigger.type_)),
             enabled: rule.spec.enabled,
-            held_back: status.blocked_images.len(),
+            blocked_images: status.blocked_images.len(),
             last_execution: last,
         };
         self.report.replication_rules.add(line, self.limit);
@@ -190,7 +190,7 @@ impl SummaryBuilder {
                     trouble("Ready", &ready.reason, &ready.message, Some(ready.last_transition_time.0))
                 }
                 _ => {
-                    let message = "no controller has looked at it, or not since it was changed: does one run?";
+                    let message = "not reconciled since the last change: check that a controller runs";
                     let born = metadata.creation_timestamp.as_ref().map(|time| time.0);
                     trouble("Ready", NOT_OBSERVED, message, born.filter(|_| observed.is_none_or(|seen| seen < 1)))
                 }

@@ -84,7 +84,7 @@ pub(crate) struct ReplicationSummary {
     pub(crate) registry: String,
     pub(crate) trigger: Option<String>,
     pub(crate) enabled: Option<bool>,
-    pub(crate) held_back: usize,
+    pub(crate) blocked_images: usize,
     pub(crate) last_execution: Option<ExecutionSummary>,
 }
 

@@ -6,6 +6,7 @@
 pub mod controller;
 pub mod exposition;
 mod histogram;
+mod labels;
 pub mod log_level;
 pub mod logs;
 pub mod metrics;

@@ -143,7 +143,7 @@ impl Validator<'_> {
             Err(exhausted) => return Ok(about.malformed(&exhausted.to_string())),
         };
         let (_, kind) = request.kind();
-        let refused = format!("Pods of this {} will be refused: ", PrintableText(kind, MAX_KIND));
+        let refused = format!("Pods of this {} will be rejected: ", PrintableText(kind, MAX_KIND));
         let mut warnings = prefixed(judgement.denials(), &refused);
         warnings.extend(prefixed(judgement.warnings(), ""));
         warnings.extend(self.findings());
@@ -227,7 +227,7 @@ fn refuse(about: RequestInfo<'_>, problem: &str, policies: &Policies) -> ReviewR
     if !policies.enforces() {
         return about.malformed(problem);
     }
-    let why = format!("refused without judging, because a policy with action Enforce exists: {problem}");
+    let why = format!("rejected without a check, because a policy with action Enforce exists: {problem}");
     about.reply(
         &ReviewResponse { uid: about.uid, denied: Some(&why), ..ReviewResponse::default() },
         ReviewOutcome::Denied,

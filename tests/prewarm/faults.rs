@@ -58,7 +58,7 @@ fn faults() -> Vec<Row> {
         ("404 for a layer", At(Layer, Status(404)), "ImageNotFound", "blobs/sha256"),
         ("403 for a layer", At(Layer, Status(403)), "HarborForbidden", "403"),
         ("a layer is cut short", At(Layer, CutShort), "PullFailed", "sha256:"),
-        ("a layer of other bytes", At(Layer, WrongBytes), "PullFailed", "altered it"),
+        ("a layer of other bytes", At(Layer, WrongBytes), "PullFailed", "changed it"),
         ("a child that cannot be read", At(Child, WrongBytes), "UpstreamUnhealthy", "answers what Harbor cannot use"),
         ("the quota is used up", OverQuota, "StoreTimeout", "check the quota"),
     ]

@@ -174,8 +174,10 @@ async fn a_burst_of_pods_warms_each_image_once_while_admission_goes_on_as_ever_t
         .collect();
     assert_eq!(sources.into_iter().collect::<Vec<_>>(), ["admission", "cluster"], "the rest was found by the Pods");
     let metrics = cluster.webhook_metrics().await.unwrap();
-    let limited =
-        metrics.lines().find(|line| line.contains(r#"offers_dropped_total{reason="NamespaceLimit"}"#)).unwrap();
+    let limited = metrics
+        .lines()
+        .find(|line| line.contains(r#"prewarm_requests_dropped_total{reason="namespace_limit"}"#))
+        .unwrap();
     assert!(!limited.ends_with(" 0"), "{limited}");
     assert!(cluster.cached("burst-cold").await.unwrap().is_empty(), "prewarm.mode: Manual");
 

@@ -253,7 +253,7 @@ async fn a_cached_image_reads_well_from_the_first_moment_and_a_new_architecture_
     loop {
         let told = cluster.plane.kubectl(&["get", "events", "-n", "default", "--field-selector", about]).await.unwrap();
         let told = told.ok().unwrap();
-        if told.contains("ImageNotFound") && told.contains("next try at") {
+        if told.contains("ImageNotFound") && told.contains("next attempt at") {
             eprintln!("{told}");
             break;
         }

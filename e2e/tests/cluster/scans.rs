@@ -57,7 +57,7 @@ async fn an_image_that_is_known_to_be_bad_is_refused_and_its_mended_version_admi
         "Forbidden",
         &format!("container \"app\": image \"{host}/scanned/app/web:v1\" has vulnerabilities") as &str,
         "(policy scanned admits High at most): 2 found, 2 fixable, scanned 20",
-        "use a mended image, or ask for an exemption",
+        "use a fixed image, or ask for an exemption",
     ] {
         assert!(refused.stderr.contains(part), "{part}: {}", refused.stderr);
     }

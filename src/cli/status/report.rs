@@ -34,14 +34,14 @@ impl Summary {
             let (target, mode) = (line.target.clone().unwrap_or_default(), line.mode.clone().unwrap_or_default());
             [name, ready, reason, matches, target, mode, line.prewarm.clone()]
         });
-        let header = ["REPLICATION", "READY", "REASON", "DIRECTION", "REGISTRY", "TRIGGER", "LAST RUN", "HELD BACK"];
+        let header = ["REPLICATION", "READY", "REASON", "DIRECTION", "REGISTRY", "TRIGGER", "LAST RUN", "BLOCKED"];
         table(&mut text, &self.replication_rules, header, |line| {
             let (name, ready, reason) = state(&line.state);
             let trigger = match line.enabled {
                 Some(false) => "(disabled)".to_owned(),
                 _ => line.trigger.clone().unwrap_or_default(),
             };
-            let held = if line.held_back > 0 { line.held_back.to_string() } else { String::new() };
+            let held = if line.blocked_images > 0 { line.blocked_images.to_string() } else { String::new() };
             let last = line.last_execution.as_ref().map(|last| last.text(now)).unwrap_or_default();
             [name, ready, reason, line.direction.to_owned(), line.registry.clone(), trigger, last, held]
         });

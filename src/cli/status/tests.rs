@@ -91,11 +91,11 @@ default    True    Degraded   v2.15.2   https://harbor.corp   trivy,redis
 REGISTRY   READY   REASON       TYPE         UPSTREAM
 hub        True    Reconciled   docker-hub   https://hub.docker.com
 
-PROXY PROJECT   READY     REASON        REWRITES         TO                MODE      PREWARM
-hub             True      Reconciled    docker.io        harbor.corp/hub   Enabled   OnAdmission
-new             Unknown   NotObserved   (not in force)   -                 -         OnAdmission
+PROXY PROJECT   READY     REASON        REWRITES       TO                MODE      PREWARM
+hub             True      Reconciled    docker.io      harbor.corp/hub   Enabled   OnAdmission
+new             Unknown   NotObserved   (not active)   -                 -         OnAdmission
 
-REPLICATION   READY   REASON       DIRECTION   REGISTRY   TRIGGER     LAST RUN             HELD BACK
+REPLICATION   READY   REASON       DIRECTION   REGISTRY   TRIGGER     LAST RUN             BLOCKED
 nightly       True    Reconciled   pull        hub        Scheduled   Failed 9h ago, 8/9   -
 
 POLICY        ACTION    ALLOWS        DEMANDS
@@ -104,8 +104,8 @@ only-harbor   Enforce   harbor.corp   not latest
 IMAGES: 1 of 6 warm, 1 pending, 1 warming, 3 failed (ImageNotFound 2, RateLimited 1); 3.0 MiB in Harbor
 
 NOT READY: 6, the newest 3 of them here (--limit)
-  CachedImage redis, docker.io/library/redis:1: Warming for 60 s
-    Warming is why
+  CachedImage redis, docker.io/library/redis:1: Pulling for 60 s
+    Pulling is why
   CachedImage gone, docker.io/library/gone:1: ImageNotFound for 60m
     ImageNotFound is why
   CachedImage gone-too, docker.io/library/gone-too:1: ImageNotFound for 61m
@@ -135,7 +135,7 @@ fn the_same_stands_in_the_json_under_stable_names() {
     assert_eq!(read["images"], images);
     let trouble = json!({
         "kind": "CachedImage", "name": "redis", "image": "docker.io/library/redis:1", "condition": "Ready", "reason": "Pulling",
-        "message": "Warming is why", "since": "2026-03-01T11:59:00Z", "stalled": false,
+        "message": "Pulling is why", "since": "2026-03-01T11:59:00Z", "stalled": false,
     });
     assert_eq!((&read["notReady"]["total"], &read["notReady"]["items"][0]), (&json!(6), &trouble));
 }

@@ -182,7 +182,7 @@ fn a_schedule_that_would_hang_harbor_is_refused_before_anything_is_sent() {
     let impossible = spec(json!({"trigger": {"type": "Scheduled", "cron": "0 0 2 30 2 *"}}));
     let refusal = refusal(&impossible, &Observed::default());
     assert_eq!(refusal.reason, Reason::InvalidSpec);
-    assert!(refusal.message.contains("never fires"), "{}", refusal.message);
+    assert!(refusal.message.contains("does not fire"), "{}", refusal.message);
     let policy = created(&spec(json!({})));
     assert_eq!(self::refusal(&impossible, &marked(policy.clone())).reason, Reason::InvalidSpec);
     let wrong = spec(json!({"trigger": {"type": "Scheduled", "cron": "0 0 25 * * *"}}));
@@ -193,7 +193,7 @@ fn a_schedule_that_would_hang_harbor_is_refused_before_anything_is_sent() {
 fn a_glob_that_fails_each_run_is_refused() {
     for glob in ["a/{b", "a/[b", "{a,{b,c}", "a/b\\"] {
         let refusal = refusal(&spec(json!({"filters": {"name": glob}})), &Observed::default());
-        assert!(refusal.message.contains("has no end"), "{glob}: {}", refusal.message);
+        assert!(refusal.message.contains("is not closed"), "{glob}: {}", refusal.message);
     }
     for glob in ["a/{b,c}/**", "{a,{b,c}}", "a/b}", "[a-c]{1,2}", "a\\{b", "[{]"] {
         assert!(

@@ -221,13 +221,13 @@ fn the_refusal_says_what_was_found_when_and_what_to_do() {
     assert_eq!(
         denials,
         [
-            "container \"app\": image \"harbor.corp/hub/app:1\" has vulnerabilities of severity Critical (policy ceiling admits \
-          High at most): 3 found, 2 fixable, scanned 2027-01-15T07:00:00Z; use a mended image, or ask for an exemption"
+            "container \"app\": image \"harbor.corp/hub/app:1\" has vulnerabilities of severity Critical (policy ceiling allows at most \
+          High): 3 found, 2 fixable, scanned 2027-01-15T07:00:00Z; use a fixed image, or ask for an exemption"
         ]
     );
     let unknown = judge(&policy("Enforce", "High", "Deny"), &scans, "harbor.corp/hub/app:2", false).denials();
     assert!(
-        unknown[0].contains("has no verdict of a scan (policy ceiling asks for one): nothing is known of it"),
+        unknown[0].contains("has no scan result (policy ceiling requires one): the image is not known yet"),
         "{unknown:?}"
     );
 }

@@ -113,7 +113,7 @@ fn what_harbor_answers_to_a_request_is_kept_with_what_to_do_about_it() {
         (
             Err(Error::Precondition { message: message() }),
             ScanState::NoScanner,
-            Some("project: 3; give Harbor a scanner"),
+            Some("project: 3; configure a scanner in Harbor"),
         ),
         (
             Err(Error::Forbidden { operation: operation(), message: message() }),

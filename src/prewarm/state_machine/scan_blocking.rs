@@ -74,7 +74,7 @@ impl StatusTransition<'_> {
         let mut each = verdict.stored.iter().zip(&verdict.refused);
         let others_missing = each.any(|(stored, refused)| !stored && refused.is_none());
         if others_missing && self.status.next_attempt_at.is_some() {
-            return self.begun(&format!("{message}. Of the others some was removed since; pulling it again"));
+            return self.begun(&format!("{message}. Others were deleted since; pulling again"));
         }
         if others_missing && age < self.setting.timing.store_bound {
             self.conditions.progressing(*reason, format!("{message}. Harbor has not stored all of the others yet"));
@@ -149,7 +149,7 @@ fn why(reason: Reason, refusal: &str, scan: Option<&ScanStatus>) -> String {
         }
         Reason::Scanning => "its scan is not done".to_owned(),
         Reason::ScanFailed => said.unwrap_or_else(|| "its scan failed".to_owned()),
-        Reason::NoScanner => said.unwrap_or_else(|| "nothing scans it".to_owned()),
+        Reason::NoScanner => said.unwrap_or_else(|| "it has no scanner".to_owned()),
         Reason::NotScanned => said.unwrap_or_else(|| "it has not been scanned".to_owned()),
         _ => refusal.to_owned(),
     }
@@ -158,10 +158,10 @@ fn why(reason: Reason, refusal: &str, scan: Option<&ScanStatus>) -> String {
 fn advice(reason: Reason) -> &'static str {
     match reason {
         Reason::VulnerabilitiesFound => {
-            "Use a mended image, or let these vulnerabilities pass: cveAllowlist or vulnerabilities.severity of the ProxyProject"
+            "Use a fixed image, or allow these vulnerabilities: cveAllowlist or vulnerabilities.severity of the ProxyProject"
         }
-        Reason::Scanning => "It is looked at again",
-        Reason::ScanFailed => "Harbor is asked to scan it again, more and more seldom",
+        Reason::Scanning => "It is checked again",
+        Reason::ScanFailed => "Harbor is asked to scan it again, with backoff",
         Reason::NotScanned => "Harbor is asked to scan it",
         Reason::NoScanner => "Without a scanner set vulnerabilities.prevent: false in the ProxyProject",
         _ => "See the policies of the project in Harbor",

@@ -422,7 +422,7 @@ fn how_the_blobs_came_is_told() {
     let slow = message(&|warmed| {
         warmed.children[0].fetches = BlobFetches { touched: 1, streamed: 1, fell_back: 1, ..BlobFetches::default() }
     });
-    assert!(slow.contains("2 blobs fetched") && slow.contains("1 blob did not come in time"), "{slow}");
+    assert!(slow.contains("2 blobs fetched") && slow.contains("1 blob not stored in time"), "{slow}");
     assert!(
         message(&|warmed| warmed.attestations = Attestations { found: 3, fetched: 2, ..Attestations::default() })
             .contains("2 of 3 attestations fetched, too")

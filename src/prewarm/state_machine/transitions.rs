@@ -81,7 +81,7 @@ impl StatusTransition<'_> {
         let pulled = warmed.children.iter().filter(|child| child.refused.is_none()).count();
         let message = format!("pulled {} of {}: {}", count(pulled, "manifest"), warmed.digest, how(warmed));
         self.conditions.progressing(Reason::Verifying, message);
-        let waiting = "Harbor has not been looked at since the pull";
+        let waiting = "not verified since the pull";
         self.conditions.set_unknown(ConditionType::OfflineByDigest, Reason::Verifying, waiting);
         if self.setting.pinned {
             self.conditions.remove(ConditionType::OfflineByTag);
@@ -240,14 +240,11 @@ impl StatusTransition<'_> {
             ),
             OfflineState::Never(Reason::InvalidSpec) => self.conditions.stalled(
                 Reason::InvalidSpec,
-                "require: OfflineByTag can never be: the image is pinned to a digest. Use OfflineByDigest or Online",
+                "require: OfflineByTag is impossible: the image is pinned to a digest. Use OfflineByDigest or Online",
             ),
             OfflineState::Never(reason) => self.conditions.stalled(
                 reason,
-                format!(
-                    "everything is stored, but require: {:?} does not come about; see that condition",
-                    self.require
-                ),
+                format!("everything is stored, but require: {:?} is not reached; see that condition", self.require),
             ),
         }
     }
@@ -272,7 +269,7 @@ impl StatusTransition<'_> {
             }
         }
         if was_ready {
-            return self.begun(&format!("{state}: some was removed since; pulling it again"));
+            return self.begun(&format!("{state}: some was deleted since; pulling again"));
         }
         let pulls = self.status.unstored_pulls.unwrap_or(0);
         if age >= self.setting.timing.store_after(pulls) {

@@ -16,7 +16,7 @@ async fn client_connects_to_no_refused_address_of_a_name() {
         result = ask("0-0-0-0") => {
             let error = result.unwrap_err();
             assert!(matches!(error, Error::Unreachable { .. }), "{error}");
-            assert!(error.to_string().contains("resolves to 0.0.0.0, an address that no server has"), "{error}");
+            assert!(error.to_string().contains("resolves to 0.0.0.0, an address that no server can have"), "{error}");
         }
         _ = listener.accept() => panic!("a refused address was connected to"),
     }

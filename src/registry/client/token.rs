@@ -32,7 +32,7 @@ impl Client {
         // The body holds a token: no part of it may appear in an error.
         let parsed = serde_json::from_slice::<TokenResponse>(&body).ok().and_then(TokenResponse::token);
         let Some((token, life)) = parsed else {
-            return Err(Error::Malformed { operation, detail: "no token in it".to_owned() });
+            return Err(Error::Malformed { operation, detail: "no token in the response".to_owned() });
         };
         let now = Instant::now();
         self.inner.tokens.put(repository, token.clone(), now + life, now);
@@ -46,8 +46,8 @@ impl Client {
         }
         let shown = self.secrets.message(path.as_bytes(), false, &[]);
         let detail = format!(
-            "its challenge names {shown} as the token service, and credentials are sent to {} alone; if a proxy before Harbor \
-             has a token service of its own, set spec.tokenPath of the HarborInstance",
+            "its challenge has the token service {shown}, and credentials are only sent to {}; if a proxy in front of Harbor \
+             has its own token service, set spec.tokenPath of the HarborInstance",
             self.token_path
         );
         Err(Error::Malformed { operation: "GET /v2/".to_owned(), detail })
@@ -62,7 +62,7 @@ impl Client {
         let challenge = if answer.response.status() == StatusCode::UNAUTHORIZED {
             Challenge::read(answer.response.headers()).ok_or_else(|| Error::Malformed {
                 operation: answer.operation.clone(),
-                detail: "401 without a challenge that can be read: is this a registry?".to_owned(),
+                detail: "401 without a valid challenge: is this a registry?".to_owned(),
             })?
         } else {
             answer.successful().await.map(|_| Challenge::Open)?

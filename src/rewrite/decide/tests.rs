@@ -195,7 +195,7 @@ fn images_that_cannot_be_read_are_left_with_a_warning_that_names_the_container()
     assert_eq!((told.operations, told.warnings.len()), (0, 9));
     assert_eq!(
         told.warnings[0],
-        "harbor-pilot: the image of container \"c0\" was left as it is: repository name must be lowercase"
+        "harbor-pilot: the image of container \"c0\" was not rewritten: repository name must be lowercase"
     );
     assert_eq!(told.warnings[8], "harbor-pilot: 12 more images were left as they are");
 
@@ -420,7 +420,7 @@ fn while_harbor_is_away_images_stay_with_a_warning_that_says_why() {
     assert_eq!(
         told.warnings,
         [
-            "harbor-pilot: the image of container \"app\" was left as it is: harbor.corp is unavailable, and ProxyProject hub waits for it"
+            "harbor-pilot: the image of container \"app\" was not rewritten: harbor.corp is unavailable, and ProxyProject hub does not rewrite images meanwhile"
         ]
     );
 }

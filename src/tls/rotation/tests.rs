@@ -141,7 +141,7 @@ fn what_is_somebody_elses_is_left_alone_and_what_is_damaged_is_made_anew_beside_
     };
     assert!(matches!(damaged.step(after(1)), RotationAction::NewLeaf { .. }));
     let step = Look::settled().step(beginning() - SignedDuration::from_hours(2));
-    assert!(matches!(&step, RotationAction::Stand(why) if why.contains("by the clock here")), "{step:?}");
+    assert!(matches!(&step, RotationAction::Stand(why) if why.contains("the local clock says")), "{step:?}");
 }
 
 #[test]
@@ -194,11 +194,11 @@ fn what_a_secret_holds_is_told_apart() {
     for (data, why) in [
         (SecretData::new(), "`ca.crt` is missing or empty"),
         (with(&good, "ca.key", b""), "`ca.key` is missing or empty"),
-        (with(&good, "ca.key", b"x"), "`ca.key` holds no private key"),
+        (with(&good, "ca.key", b"x"), "`ca.key` has no private key"),
         (with(&good, "ca.key", &[0xff]), "`ca.key` is no text"),
         (with(&good, "ca.crt", b"x"), "`ca.crt` does not hold one certificate"),
-        (with(&good, "ca.crt", &other["ca.crt"]), "`ca.crt` and `ca.key` do not go together"),
-        (with(&good, "ca.crt", &leaf["tls.crt"]), "is none of an authority"),
+        (with(&good, "ca.crt", &other["ca.crt"]), "`ca.crt` and `ca.key` do not match"),
+        (with(&good, "ca.crt", &leaf["tls.crt"]), "is not a CA certificate"),
         (
             with(&good, "previous.crt", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"),
             "previous.crt",
