@@ -420,7 +420,7 @@ async fn post_nothing_of(webhook: &Webhook, length: usize) -> StatusCode {
 }
 
 #[tokio::test]
-async fn large_bodies_beyond_the_memory_for_all_are_turned_away() {
+async fn large_bodies_beyond_the_total_memory_are_refused() {
     let time = std::time::Duration::from_millis(300);
     let limits = BodyLimits { body: 1 << 20, memory: 4 << 20, time, ..BodyLimits::default() };
     let webhook = webhook_with(Arc::new(|_| {}), Arc::default(), limits);

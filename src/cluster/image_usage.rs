@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_request_is_written_down_at_once_when_the_last_one_was_written_long_ago() {
+    async fn image_usage_writes_a_request_immediately_after_a_long_pause() {
         let (mut demand, _offered) = demand(&[]);
         let (due, names) = due();
         demand.due = due;
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_has_a_cached_image_is_noted_and_only_what_has_none_is_offered_and_nothing_by_hand() {
+    async fn image_usage_enqueues_only_images_without_a_cached_image() {
         let (demand, mut offered) = demand(&[NGINX]);
         let images = [NGINX, "harbor.corp/hub/new:1", "harbor.corp/byhand/app:1"];
         let containers: Vec<_> = images.iter().map(|image| json!({"name": "a", "image": image})).collect();

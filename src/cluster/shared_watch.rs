@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_controller_hears_of_what_is_gone_and_does_not_wait_until_its_look_is_due() {
+    async fn shared_watch_reconciles_a_deleted_object_immediately() {
         let looked_at = Arc::new(Notify::new());
         let told = looked_at.clone();
         let client = Client::new(tower::service_fn(move |request| soon_without_it(request, told.clone())), "default");

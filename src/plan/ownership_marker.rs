@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn what_another_resource_of_ours_made_is_left_to_it_unless_it_is_younger_or_gone() {
+    fn marker_of_another_resource_is_respected_unless_that_is_younger_or_deleted() {
         let (ours, theirs, stranger) = (marker("a", "x"), marker("a", "y"), marker("b", "y"));
         let verdict = |found: &Marker, other, adoption| {
             may_write(&ours, Some(found), other, adoption, "registry x").map_err(|refusal| refusal.reason)

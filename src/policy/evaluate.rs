@@ -113,28 +113,28 @@ impl PolicyResult {
         // No vulnerability of it is known.
         let lenient = matches!(problem, PolicyViolation::Unscanned(_, OnUnscanned::Warn));
         if lenient && policy.action != PolicyAction::Audit {
-            self.warnings.add(|| told(judged, policy, problem));
+            self.warnings.add(|| reported(judged, policy, problem));
             return;
         }
         applying.violations += 1;
         // Known vulnerabilities count in an outage, too.
-        let away =
+        let unreachable =
             judged.unavailable && matches!(problem, PolicyViolation::NotAllowed | PolicyViolation::Unscanned(..));
         match policy.action {
-            PolicyAction::Enforce if away && policy.during_outage == DuringOutage::Warn => {
+            PolicyAction::Enforce if unreachable && policy.during_outage == DuringOutage::Warn => {
                 self.warnings
-                    .add(|| format!("{}; admitted while Harbor is unavailable", told(judged, policy, problem)));
+                    .add(|| format!("{}; admitted while Harbor is unavailable", reported(judged, policy, problem)));
             }
             PolicyAction::Enforce => self.denials.add(|| {
-                let why = match (away, scope) {
+                let why = match (unreachable, scope) {
                     (true, _) => "; Harbor is unavailable, try again later",
                     (_, PolicyScope::Perhaps) => "; the labels of the namespace are not known yet, try again",
                     _ => "",
                 };
-                format!("{}{why}", told(judged, policy, problem))
+                format!("{}{why}", reported(judged, policy, problem))
             }),
-            PolicyAction::Warn => self.warnings.add(|| told(judged, policy, problem)),
-            PolicyAction::Audit => self.notes.add(|| told(judged, policy, problem)),
+            PolicyAction::Warn => self.warnings.add(|| reported(judged, policy, problem)),
+            PolicyAction::Audit => self.notes.add(|| reported(judged, policy, problem)),
         }
     }
 }
@@ -162,7 +162,7 @@ impl Messages {
     }
 }
 
-fn told(judged: &JudgedImage<'_>, policy: &Policy, problem: PolicyViolation) -> String {
+fn reported(judged: &JudgedImage<'_>, policy: &Policy, problem: PolicyViolation) -> String {
     let (noun, name, sent) = (judged.noun, Quoted(judged.name, MAX_NAME), Quoted(judged.sent, MAX_IMAGE));
     let policy_name = PrintableText(&policy.name, MAX_NAME);
     let is_placeholder = matches!(judged.note, ForeignReason::Placeholder(_));

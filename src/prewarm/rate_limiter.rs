@@ -442,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_to_be_remembered_is_told_when_it_changes_and_seldom() {
+    fn rate_limiter_reports_its_state_on_change_and_rarely() {
         let told = Arc::new(AtomicU32::new(0));
         let counter = told.clone();
         let allowance = RateLimiter::new(limited_to(1000, 3600), move || {

@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn children_keep_platform_and_variant_and_attestations_are_told_apart() {
+    fn manifest_children_keep_their_platform_and_attestations_are_recognized() {
         let entry = |name: &str, platform: Value, annotations: Value| {
             json!({"mediaType": OCI_IMAGE_MEDIA_TYPE,
             "digest": digest(name), "size": 1, "platform": platform, "annotations": annotations})

@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn each_refusal_of_harbor_is_told_apart() {
+    fn refusal_is_classified_from_each_response_of_harbor() {
         let missing =
             r#"{"errors":[{"code":"UNAUTHORIZED","message":"project nope not found: project nope not found"}]}"#;
         assert!(matches!(of(401, true, missing), Error::ProjectNotFound { message } if message.contains("nope")));

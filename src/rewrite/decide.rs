@@ -218,8 +218,8 @@ impl<'p> PodMutation<'p> {
         wanted
     }
 
-    fn take(&mut self, slot: ImageField<'p>, fate: ImageDecision<'_>) -> RecordedImage {
-        let (image, decision) = match fate {
+    fn take(&mut self, slot: ImageField<'p>, decided: ImageDecision<'_>) -> RecordedImage {
+        let (image, decision) = match decided {
             ImageDecision::Kept(_) => return RecordedImage::Nothing,
             ImageDecision::Unreadable(error) => {
                 self.leave(&slot, &error);

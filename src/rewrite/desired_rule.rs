@@ -312,9 +312,9 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_followed_is_told() {
+    fn desired_rule_reports_invalid_fields() {
         let hub = [registry("docker-hub", "https://hub.docker.com")];
-        for (rewrite, told) in [
+        for (rewrite, reported) in [
             (json!({"matches": ["nodot"]}), "match nodot is not host"),
             (json!({"exclude": ["nginx"]}), "exclude: \"nginx\" is not a pattern"),
             (
@@ -324,7 +324,7 @@ mod tests {
         ] {
             let (rules, problems) = assumed(&[instance()], &hub, &[project(rewrite)]);
             assert!(rules.is_empty());
-            assert!(problems[0].to_string().contains(told), "{}", problems[0]);
+            assert!(problems[0].to_string().contains(reported), "{}", problems[0]);
         }
         let (_, problems) = assumed(&[instance()], &[], &[project(json!({}))]);
         assert_eq!(problems[0].to_string(), "p: Registry up is not among the manifests; add it");

@@ -191,8 +191,8 @@ impl SummaryBuilder {
                 }
                 _ => {
                     let message = "not reconciled since the last change: check that a controller runs";
-                    let born = metadata.creation_timestamp.as_ref().map(|time| time.0);
-                    trouble("Ready", NOT_OBSERVED, message, born.filter(|_| observed.is_none_or(|seen| seen < 1)))
+                    let created_at = metadata.creation_timestamp.as_ref().map(|time| time.0);
+                    trouble("Ready", NOT_OBSERVED, message, created_at.filter(|_| observed.is_none_or(|seen| seen < 1)))
                 }
             };
             self.trouble(trouble);

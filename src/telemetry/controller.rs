@@ -320,7 +320,7 @@ mod tests {
     use crate::telemetry::exposition::{Exposed, Exposition};
 
     #[test]
-    fn a_kind_is_shown_before_anything_happens_to_it_and_what_runs_is_told_until_it_ends() {
+    fn expected_kind_is_exported_at_zero_and_running_reconciles_are_counted() {
         let mut exposition = Exposition::new();
         let metrics = ControllerMetrics::register(exposition.registry_mut());
         metrics.expect_kind("Registry");

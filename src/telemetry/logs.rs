@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_filter_that_cannot_be_read_is_told() {
+    fn log_filter_that_is_invalid_is_an_error() {
         let error = init(Some("harbor_pilot=loud"), Format::Text, &RecentErrors::default(), None).unwrap_err();
         assert!(error.to_string().contains("HARBOR_PILOT_LOG"), "{error}");
     }

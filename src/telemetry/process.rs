@@ -79,7 +79,7 @@ mod tests {
     use crate::telemetry::exposition::{Exposed, Exposition};
 
     #[test]
-    fn a_process_tells_its_memory_its_files_and_its_start() {
+    fn process_metrics_have_memory_files_and_start() {
         let text = Exposition::new().encode().unwrap();
         let value = |name: &str| {
             let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));

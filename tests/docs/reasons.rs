@@ -3,20 +3,20 @@
 use super::{anchors, at, read};
 
 #[test]
-fn each_reason_and_each_condition_has_its_place_in_troubleshooting() {
-    let told = anchors(&read(&at("docs/troubleshooting.md")));
+fn troubleshooting_has_each_reason_and_condition() {
+    let reported = anchors(&read(&at("docs/troubleshooting.md")));
     let source = read(&at("src/api/condition.rs"));
     let mut missing = Vec::new();
     for list in ["ConditionType", "Reason"] {
         let names = variants(&source, list);
         assert!(names.len() > 5, "{names:?}");
-        missing.extend(names.into_iter().filter(|name| !told.contains(&name.to_lowercase())));
+        missing.extend(names.into_iter().filter(|name| !reported.contains(&name.to_lowercase())));
     }
     assert!(missing.is_empty(), "no heading of docs/troubleshooting.md is {missing:?}");
 }
 
 #[test]
-fn no_reason_is_told_of_that_no_condition_has() {
+fn troubleshooting_has_no_unknown_reason() {
     let source = read(&at("src/api/condition.rs"));
     let known = [variants(&source, "ConditionType"), variants(&source, "Reason")].concat();
     let text = read(&at("docs/troubleshooting.md"));

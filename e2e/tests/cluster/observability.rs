@@ -183,7 +183,7 @@ async fn prometheus_reads_the_alerts_and_every_expression_of_the_dashboard() {
 }
 
 /// Nothing that the controller says of itself has one of these in it.
-pub(super) async fn assert_untold(cluster: &Cluster, values: &[&str]) {
+pub(super) async fn assert_not_reported(cluster: &Cluster, values: &[&str]) {
     let metrics = get(format!("{}/metrics", cluster.controller_ops())).await;
     let page = get(cluster.controller_ops()).await;
     // Spans are sent every two seconds.

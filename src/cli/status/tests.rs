@@ -115,7 +115,7 @@ NOT READY: 6, the newest 3 of them here (--limit)
 }
 
 #[test]
-fn the_same_stands_in_the_json_under_stable_names() {
+fn json_has_stable_names() {
     let read: Value = serde_json::from_str(&busy().report().json().unwrap()).unwrap();
     assert_eq!(read["ready"], false);
     assert_eq!(

@@ -75,7 +75,7 @@ impl RuleWarning {
 mod tests {
     use crate::rewrite::rules::{
         Rule, Rules,
-        tests::{rule, scoped, told},
+        tests::{reported, rule, scoped},
     };
 
     #[test]
@@ -87,11 +87,11 @@ mod tests {
         );
         for rules in [vec![old.clone(), young.clone(), twin.clone()], vec![young, twin, old]] {
             let rules = Rules::compile(rules);
-            assert_eq!(told(&rules, "ghcr.io/app"), "harbor.corp/y/app");
-            assert_eq!(told(&rules, "x.io/app"), "harbor.corp/a/app");
-            let told: Vec<_> = rules.findings().iter().map(ToString::to_string).collect();
+            assert_eq!(reported(&rules, "ghcr.io/app"), "harbor.corp/y/app");
+            assert_eq!(reported(&rules, "x.io/app"), "harbor.corp/a/app");
+            let reported: Vec<_> = rules.findings().iter().map(ToString::to_string).collect();
             assert_eq!(
-                told,
+                reported,
                 [
                     "z: match ghcr.io belongs to the older rule y; remove it from one of them",
                     "a: match ghcr.io belongs to the older rule y; remove it from one of them",
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_match_nothing_is_told_and_the_rest_holds() {
+    fn rule_warning_reports_matches_that_cannot_apply() {
         let broken = Rule { pull_host: "harbor".to_owned(), ..rule("broken", 0, &["docker.io"], "p") };
         let bad = ["nginx", "", "/", "a b.c", "ghcr.io/Acme", "ghcr.io//x", "https://ghcr.io", "*.io", "harbor.corp/x"];
         let mut matches = bad.to_vec();
@@ -109,7 +109,7 @@ mod tests {
         let rules = Rules::compile([rule("hub", 1, &matches, "hub"), broken]);
         assert_eq!(rules.len(), 1);
         assert_eq!(rules.findings().len(), bad.len() + 1, "{:#?}", rules.findings());
-        assert_eq!(told(&rules, "nginx"), "harbor.corp/hub/library/nginx");
+        assert_eq!(reported(&rules, "nginx"), "harbor.corp/hub/library/nginx");
     }
 
     #[test]

@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_many_refusals_a_few_are_told_and_the_others_counted() {
+    fn purge_lists_a_few_refusals_and_counts_the_others() {
         let refused = |count: usize| (0..count).map(|at| format!("app-{at}: no")).collect();
         let words = |count| PurgeProgress { left: 0, refused: refused(count) }.refusals();
         assert_eq!(words(0), None);
