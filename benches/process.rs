@@ -140,9 +140,9 @@ impl Webhook {
     async fn until_rewriting(&mut self, authority: &Authority, body: &Bytes, log: &Path) {
         let end = Instant::now() + START_DEADLINE;
         loop {
-            let told = || fs::read_to_string(log).unwrap_or_default();
-            assert!(self.process.try_wait().unwrap().is_none(), "the webhook has ended: {}", told());
-            assert!(Instant::now() < end, "the webhook rewrites nothing: {}", told());
+            let reported = || fs::read_to_string(log).unwrap_or_default();
+            assert!(self.process.try_wait().unwrap().is_none(), "the webhook has ended: {}", reported());
+            assert!(Instant::now() < end, "the webhook rewrites nothing: {}", reported());
             if TcpStream::connect(self.address).await.is_ok()
                 && Client::http1(authority, self.address, body).ask().await
             {

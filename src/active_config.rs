@@ -69,10 +69,10 @@ impl ActiveConfig {
         let manual = projects.iter().filter(|project| project.spec.prewarm.mode == PrewarmMode::Manual);
         self.manual.store(Arc::new(manual.map(|project| project.name_any()).collect()));
         for instance in unavailable.difference(&basis.unavailable) {
-            tracing::warn!(instance, "Harbor is unavailable; rules go by whenUnavailable");
+            tracing::warn!(instance, "Harbor is unavailable; rules follow whenUnavailable");
         }
         for instance in basis.unavailable.difference(&unavailable) {
-            tracing::info!(instance, "Harbor is no longer unavailable; rules rewrite as ever");
+            tracing::info!(instance, "Harbor is available again; rules rewrite images");
         }
         *basis = CompiledFrom { projects: projects.to_vec(), unavailable };
     }
@@ -133,15 +133,15 @@ mod tests {
         Arc::new(serde_json::from_value(project).unwrap())
     }
 
-    fn away(instances: &[&str]) -> BTreeSet<String> {
+    fn unreachable(instances: &[&str]) -> BTreeSet<String> {
         instances.iter().map(|name| (*name).to_owned()).collect()
     }
 
     /// Whether the active rules differ afterwards.
-    fn recompiled(in_force: &ActiveConfig, projects: &[Arc<ProxyProject>], away: BTreeSet<String>) -> bool {
+    fn recompiled(in_force: &ActiveConfig, projects: &[Arc<ProxyProject>], unreachable: BTreeSet<String>) -> bool {
         let before = in_force.rules.load_full();
         // The first thread to reach a log line decides for the whole process whether it has a subscriber.
-        logged(|| in_force.recompile(projects, away));
+        logged(|| in_force.recompile(projects, unreachable));
         !Arc::ptr_eq(&before, &in_force.rules.load_full())
     }
 
@@ -169,30 +169,30 @@ mod tests {
     }
 
     #[test]
-    fn rules_are_compiled_anew_only_when_a_project_or_the_instances_that_are_away_changed() {
+    fn rules_are_recompiled_only_when_a_project_or_an_unavailable_instance_changes() {
         let in_force = ActiveConfig::default();
         let (hub, acme) = (project("hub"), project("acme"));
         let both = [hub.clone(), acme.clone()];
-        assert!(recompiled(&in_force, &both, away(&[])));
-        assert!(!recompiled(&in_force, &both, away(&[])));
-        assert!(recompiled(&in_force, &both, away(&["default"])));
-        assert!(!recompiled(&in_force, &both, away(&["default"])));
-        assert!(recompiled(&in_force, &both, away(&[])));
-        assert!(recompiled(&in_force, &[project("hub"), acme], away(&[])), "its status is another");
-        assert!(recompiled(&in_force, &[hub], away(&[])), "one is gone");
+        assert!(recompiled(&in_force, &both, unreachable(&[])));
+        assert!(!recompiled(&in_force, &both, unreachable(&[])));
+        assert!(recompiled(&in_force, &both, unreachable(&["default"])));
+        assert!(!recompiled(&in_force, &both, unreachable(&["default"])));
+        assert!(recompiled(&in_force, &both, unreachable(&[])));
+        assert!(recompiled(&in_force, &[project("hub"), acme], unreachable(&[])), "its status is another");
+        assert!(recompiled(&in_force, &[hub], unreachable(&[])), "one is gone");
     }
 
     #[test]
-    fn a_harbor_that_goes_away_or_comes_back_is_told_once() {
+    fn outage_of_a_harbor_is_logged_once_at_its_start_and_end() {
         let in_force = ActiveConfig::default();
-        let gone = "WARN Harbor is unavailable; rules go by whenUnavailable instance=\"default\"";
-        let back = "INFO Harbor is no longer unavailable; rules rewrite as ever instance=\"default\"";
+        let deleted = "WARN Harbor is unavailable; rules follow whenUnavailable instance=\"default\"";
+        let back = "INFO Harbor is available again; rules rewrite images instance=\"default\"";
         let table = [
-            (away(&[]), vec![]),
-            (away(&["default"]), vec![gone]),
-            (away(&["default"]), vec![]),
-            (away(&[]), vec![back]),
-            (away(&[]), vec![]),
+            (unreachable(&[]), vec![]),
+            (unreachable(&["default"]), vec![deleted]),
+            (unreachable(&["default"]), vec![]),
+            (unreachable(&[]), vec![back]),
+            (unreachable(&[]), vec![]),
         ];
         for (step, (unavailable, expected)) in table.into_iter().enumerate() {
             // Each time with another project: statuses change while a Harbor is unreachable.
@@ -202,14 +202,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_odd_about_a_rule_is_told_once_until_it_is_mended() {
+    fn rule_warning_is_logged_once_until_it_is_fixed() {
         let in_force = ActiveConfig::default();
         let both = || [project("acme"), project("hub")];
-        let told = "WARN rule finding=hub: match docker.io belongs to the older acme; remove it from one of them";
+        let reported =
+            "WARN rule finding=hub: match docker.io belongs to the older rule acme; remove it from one of them";
         for (projects, expected) in
-            [(&both()[..], vec![told]), (&both(), vec![]), (&[project("hub")], vec![]), (&both(), vec![told])]
+            [(&both()[..], vec![reported]), (&both(), vec![]), (&[project("hub")], vec![]), (&both(), vec![reported])]
         {
-            assert_eq!(logged(|| in_force.recompile(projects, away(&[]))), expected);
+            assert_eq!(logged(|| in_force.recompile(projects, unreachable(&[]))), expected);
         }
     }
 }

@@ -22,7 +22,7 @@ fn objection_v4(address: Ipv4Addr) -> Option<&'static str> {
     } else if address == Ipv4Addr::new(100, 100, 100, 200) || address == Ipv4Addr::new(192, 0, 0, 192) {
         Some("a metadata address of a cloud provider")
     } else if address.octets().first() == Some(&0) || address.is_multicast() || address.is_broadcast() {
-        Some("an address that no server has")
+        Some("an address that no server can have")
     } else {
         None
     }
@@ -34,7 +34,7 @@ fn objection_v6(address: Ipv6Addr) -> Option<&'static str> {
     } else if address == Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254) {
         Some("a metadata address of a cloud provider")
     } else if address.is_unspecified() || address.is_multicast() {
-        Some("an address that no server has")
+        Some("an address that no server can have")
     } else {
         None
     }
@@ -87,7 +87,7 @@ impl Hosts {
             let entry = entry.trim().to_ascii_lowercase();
             let entry = entry.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')).unwrap_or(&entry);
             if entry.is_empty() || entry.contains(['/', '@', '[', '{', ' ']) {
-                return Err(format!("`{entry}` is no host: write a name or an address, with `*` if need be"));
+                return Err(format!("`{entry}` is not a host: write a name or an address, optionally with `*`"));
             }
             set.add(Glob::new(entry).map_err(|error| error.kind().to_string())?);
         }

@@ -37,7 +37,7 @@ pub struct ImageRef {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ImageRefError {
     /// The text is 64 lower-case hexadecimal digits: container runtimes take it for the ID of a local image.
-    #[error("cannot specify 64-byte hexadecimal strings: put a registry host or a namespace in front")]
+    #[error("cannot specify 64-byte hexadecimal strings: add a registry host or a namespace")]
     Identifier,
     /// The name has upper-case letters; in lower case it is valid.
     #[error("repository name must be lowercase")]
@@ -52,7 +52,7 @@ pub enum ImageRefError {
     #[error("unsupported digest algorithm: use sha256, sha384 or sha512")]
     DigestAlgorithm,
     /// The number of digits does not match the algorithm.
-    #[error("invalid digest length: the digest was cut or padded")]
+    #[error("invalid digest length")]
     DigestLength,
     /// The digest has characters that are not allowed, such as upper-case letters.
     #[error("invalid digest format: use lower-case hexadecimal digits")]

@@ -21,7 +21,7 @@ fn run() -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            writeln!(std::io::stderr(), "error: no thread can be started: {error}").ok();
+            writeln!(std::io::stderr(), "error: cannot start a thread: {error}").ok();
             return ExitCode::from(2);
         }
     };

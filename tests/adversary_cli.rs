@@ -258,8 +258,8 @@ async fn timeout_ends_every_command_that_asks_a_harbor_or_an_api_server_that_dri
         "clusters": [{"name": "a", "cluster": {"server": site.front.url}}],
         "contexts": [{"name": "a", "context": {"cluster": "a", "user": ""}}],
     });
-    let away = tempfile::tempdir().unwrap();
-    let (config, pod) = (away.path().join("config"), away.path().join("pod.yaml"));
+    let unreachable = tempfile::tempdir().unwrap();
+    let (config, pod) = (unreachable.path().join("config"), unreachable.path().join("pod.yaml"));
     fs::write(&config, kubeconfig.to_string()).unwrap();
     fs::write(&pod, "apiVersion: v1\nkind: Pod\nspec: {containers: [{name: a, image: nginx}]}\n").unwrap();
     let pod = pod.to_str().unwrap();

@@ -90,12 +90,12 @@ fn check_strict_says_by_its_status_that_a_text_names_an_image_of_a_mapped_host()
 }
 
 #[test]
-fn each_violation_is_told_with_its_line() {
+fn check_prints_each_violation_with_its_line() {
     let output = check(&deployment("ghcr.io/acme/tool"), &[]);
     let lines: Vec<&str> = stdout(&output).lines().collect();
     assert_eq!(lines.len(), 3, "{output:?}");
-    for (line, told) in lines.iter().zip(["error: ", "warning: ", "note: "]) {
-        assert!(line.starts_with("app.yaml:8:") && line.contains(told), "{line}");
+    for (line, reported) in lines.iter().zip(["error: ", "warning: ", "note: "]) {
+        assert!(line.starts_with("app.yaml:8:") && line.contains(reported), "{line}");
     }
     assert!(
         lines[0].contains("container \"web\": image \"ghcr.io/acme/tool\" is not from an allowed registry"),
@@ -140,17 +140,17 @@ status:
 #[test]
 fn what_scans_found_is_taken_from_images_among_the_rules() {
     let rules = format!("{RULES}---{SCANNED}");
-    for (image, status, told) in [
+    for (image, status, reported) in [
         ("bad:1", 1, "error: Deployment shop/web: container \"web\": image \"bad:1\", which becomes"),
         (
             "bad:1",
             1,
             "has vulnerabilities of severity Critical (policy ceiling admits High at most): 3 found, 1 fixable",
         ),
-        ("new:1", 0, "has no verdict of a scan (policy ceiling asks for one): nothing is known of it yet"),
+        ("new:1", 0, "has no verdict of a scan (policy ceiling asks for one): the image is not known yet"),
     ] {
         let output = check_by(&rules, &deployment(image), &[]);
         assert_eq!(output.status.code(), Some(status), "{image}: {output:?}");
-        assert!(stdout(&output).contains(told), "{told}: {output:?}");
+        assert!(stdout(&output).contains(reported), "{reported}: {output:?}");
     }
 }

@@ -286,8 +286,8 @@ async fn each_field_that_differs_is_shown_in_the_words_of_the_controller() {
     assert_eq!(applied.code, 0, "{applied:?}");
     for line in applied.json()["resources"].as_array().unwrap().iter().skip(1) {
         let kind = line["kind"].as_str().unwrap();
-        let told = format!("in Harbor, which had {}", planned.changes(kind).join("; "));
-        assert!(line["done"][0].as_str().unwrap().ends_with(&told), "{line}");
+        let reported = format!("in Harbor, which had {}", planned.changes(kind).join("; "));
+        assert!(line["done"][0].as_str().unwrap().ends_with(&reported), "{line}");
         assert_eq!((&line["action"], &line["left"]["action"]), (&json!("change"), &json!("nothing")));
     }
     assert_eq!(files.plan(&[]).await.code, 0);
@@ -298,7 +298,7 @@ async fn each_field_that_differs_is_shown_in_the_words_of_the_controller() {
 async fn what_belongs_to_a_stranger_is_refused_with_what_depends_on_it_and_adopted_where_that_is_asked_for() {
     let (site, upstream) = (Site::start().await, Upstream::builder().start().await);
     let (files, name) = (Files::new(&site), site.name("stranger"));
-    let by_hand = model::NewRegistry {
+    let manual_request = model::NewRegistry {
         name: name.clone(),
         type_: "docker-registry".to_owned(),
         url: upstream.url(),
@@ -307,7 +307,7 @@ async fn what_belongs_to_a_stranger_is_refused_with_what_depends_on_it_and_adopt
         insecure: false,
         ca_certificate: None,
     };
-    let id = site.client().create_registry(&by_hand).await.unwrap();
+    let id = site.client().create_registry(&manual_request).await.unwrap();
     files.declare(&name, &Specs::of(&name, &upstream));
     site.writes();
     for apply in [&["-o", "json"][..], &["-o", "json", "--apply"]] {
@@ -348,8 +348,8 @@ async fn a_project_without_a_marker_is_adopted_only_where_that_is_asked_for() {
     assert_eq!(files.plan(&["--apply"]).await.code, 0);
     let registry_id = site.client().registry_named(&name).await.unwrap().unwrap().id;
     let metadata = [("public".to_owned(), "true".to_owned())].into();
-    let by_hand = model::NewProject { project_name: name.clone(), registry_id, metadata, storage_limit: None };
-    site.client().create_project(&by_hand).await.unwrap();
+    let manual_request = model::NewProject { project_name: name.clone(), registry_id, metadata, storage_limit: None };
+    site.client().create_project(&manual_request).await.unwrap();
     site.writes();
 
     files.write(
@@ -420,7 +420,7 @@ async fn a_secret_is_sent_when_it_is_applied_and_never_printed() {
     assert_eq!(all[1].code, 0, "{:?}", all[1]);
     site.writes();
     let planned = files.plan(&[]).await;
-    assert!(planned.code == 0 && planned.out.contains("Harbor does not show the secret"), "{planned:?}");
+    assert!(planned.code == 0 && planned.out.contains("Harbor does not return its secret"), "{planned:?}");
     assert_eq!(files.writes(), 0);
     all.push(planned);
     all.push(files.plan(&["-o", "json", "--apply"]).await);
@@ -556,7 +556,7 @@ async fn the_documentation_shows_what_is_printed() {
     let content = ReplicationPolicyContent { enabled: false, ..policy.content };
     client.update_replication_policy(policy.id, &content).await.unwrap();
     let quay = json!({"name": "quay", "type": "docker-registry", "url": upstream.url()});
-    assert_eq!(site.double.as_ref().unwrap().by_hand("POST", "/registries", Some(quay)).await.0, 201);
+    assert_eq!(site.double.as_ref().unwrap().manual_request("POST", "/registries", Some(quay)).await.0, 201);
     files.write("40-ghcr.yaml", &declare("ghcr"));
     files.write("50-quay.yaml", &declare("quay"));
 

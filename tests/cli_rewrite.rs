@@ -274,7 +274,7 @@ fn rewrite_prints_a_warning_of_an_object_with_several_templates_once() {
 }
 
 #[test]
-fn selectors_are_judged_with_the_namespace_of_the_input_and_what_is_unknown_is_told() {
+fn selectors_use_the_namespace_of_the_input_and_unknown_labels_are_reported() {
     let desk = Desk::new();
     let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: p, namespace: shop}\nspec: {containers: [{name: a, image: bitnami/kafka}]}\n";
     let unknown = desk.rewrite(&["-f", "-"], pod);
@@ -309,7 +309,7 @@ fn rewrite_writes_nothing_and_says_where_something_is_wrong() {
     desk.write("broken-rules.yaml", &RULES.replace("name: ghcr}\nspec: {type", "name: other}\nspec: {type"));
     std::fs::write(desk.path("latin.yaml"), b"a: \xe9\n").unwrap();
     std::fs::create_dir(desk.path("empty")).unwrap();
-    for (arguments, told) in [
+    for (arguments, reported) in [
         (&["--rules", "rules.yaml", "-f", "good.yaml", "-f", "bad.yaml", "--fail-fast"][..], "bad.yaml:3:4: "),
         (&["--rules", "rules.yaml", "-f", "good.yaml", "-f", "bad.yaml", "--fail-fast", "--in-place"], "bad.yaml:3:4"),
         (&["--rules", "rules.yaml", "-f", "nowhere.yaml"], "nowhere.yaml: "),
@@ -324,7 +324,7 @@ fn rewrite_writes_nothing_and_says_where_something_is_wrong() {
     ] {
         let failed = desk.run(&[&["rewrite"], arguments].concat(), "");
         assert_eq!((failed.code, failed.out.as_str()), (2, ""), "{arguments:?}");
-        assert!(failed.err.contains(told), "{arguments:?}: {}", failed.err);
+        assert!(failed.err.contains(reported), "{arguments:?}: {}", failed.err);
         assert_eq!(desk.read("good.yaml"), CHART);
     }
 }
@@ -394,8 +394,8 @@ fn rewrite_names_what_is_not_filled_in_yet() {
     let desk = Desk::new();
     let pod = |image: &str| format!("apiVersion: v1\nkind: Pod\nspec: {{containers: [{{name: a, image: {image}}}]}}\n");
     for (image, expected) in [
-        ("'{{ .Values.image }}'", "this is an unrendered template: render it first (`helm template`)"),
-        ("\"${IMAGE}\"", "this is a variable that is not substituted yet"),
+        ("'{{ .Values.image }}'", "this is a chart template: render it first (`helm template`)"),
+        ("\"${IMAGE}\"", "this is a variable"),
     ] {
         let done = desk.rewrite(&["-f", "-", "--strict"], &pod(image));
         assert_eq!((done.code, &done.out), (1, &pod(image)), "{}", done.err);
@@ -496,7 +496,7 @@ fn rewrite_refuses_a_bomb_of_aliases_within_little_memory() {
 fn an_image_is_explained_by_every_rule() {
     let desk = Desk::new();
     let lines = |image: &str| desk.explain(&[image, "--namespace", "shop", "--namespace-labels", "team=bank"]).out;
-    for (image, told) in [
+    for (image, reported) in [
         ("nginx", "nginx, which is docker.io/library/nginx"),
         ("nginx", "Rewritten: harbor.example.com/hub/library/nginx is what the Pod gets (ProxyProject hub)"),
         ("nginx", "* hub      matches docker.io, decides"),
@@ -514,7 +514,7 @@ fn an_image_is_explained_by_every_rule() {
         ("harbor.example.com/hub/a", "* hub      the image lies in its project"),
     ] {
         let out = lines(image);
-        assert!(out.contains(told), "{image}: expected {told} in\n{out}");
+        assert!(out.contains(reported), "{image}: expected {reported} in\n{out}");
     }
     let shop = desk.explain(&["bitnami/kafka", "--namespace", "shop", "--namespace-labels", "team=shop"]).out;
     assert!(shop.contains("  hub      matches docker.io, but docker.io/bitnami of bitnami is longer"), "{shop}");

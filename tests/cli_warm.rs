@@ -170,7 +170,7 @@ async fn the_images_of_manifests_are_warmed_each_once_and_what_is_not_is_said_wi
     for name in ["web", "init", "cached"] {
         stage.upstream.push_image(&format!("team/{name}"), "1", &multi(name));
     }
-    let [web, init, cached, gone] =
+    let [web, init, cached, deleted] =
         ["web:1", "init:1", "cached:1", "gone:1"].map(|name| stage.image(&format!("team/{name}")));
     let pod = json!({
         "initContainers": [{"name": "init", "image": init}],
@@ -185,7 +185,7 @@ async fn the_images_of_manifests_are_warmed_each_once_and_what_is_not_is_said_wi
     ]});
     fs::write(stage.directory.path().join("deploy.yaml"), format!("{deployment}\n---\n{list}\n")).unwrap();
 
-    let done = stage.warm(&[&gone, "-f", "deploy.yaml", "-o", "json"]).await;
+    let done = stage.warm(&[&deleted, "-f", "deploy.yaml", "-o", "json"]).await;
     assert_eq!(done.code, 1, "{done:?}");
     let found = done.states();
     let warm = ("Warm".to_owned(), String::new());
@@ -211,7 +211,7 @@ async fn the_images_of_manifests_are_warmed_each_once_and_what_is_not_is_said_wi
         assert!(named.iter().any(|name| documentation.contains(name)), "{field} is not documented");
     }
 
-    let text = stage.warm(&[&gone, "-f", "deploy.yaml"]).await;
+    let text = stage.warm(&[&deleted, "-f", "deploy.yaml"]).await;
     assert_eq!(text.code, 1, "{text:?}");
     for part in [
         "\nImageNotFound: ",
@@ -231,9 +231,9 @@ async fn without_rules_images_are_named_at_harbor_and_the_account_is_that_of_the
     stage.upstream.push_image("team/app", "1", &multi("a"));
     let image = stage.at_harbor("team/app:1");
     let arguments = ["--harbor", stage.site.url.as_str(), "--all-platforms", image.as_str(), "-o", "json"];
-    let nobody = run(stage.command(&arguments)).await;
-    assert_eq!(nobody.code, 2, "{nobody:?}");
-    assert!(nobody.err.contains("set HARBOR_USERNAME and HARBOR_PASSWORD"), "{}", nobody.err);
+    let anonymous = run(stage.command(&arguments)).await;
+    assert_eq!(anonymous.code, 2, "{anonymous:?}");
+    assert!(anonymous.err.contains("set HARBOR_USERNAME and HARBOR_PASSWORD"), "{}", anonymous.err);
 
     let with = |username: &str| {
         let mut command = stage.command(&arguments);
@@ -437,7 +437,7 @@ async fn a_run_that_is_stopped_or_out_of_time_says_what_was_done_and_the_next_on
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_may_be_asked_of_an_upstream_at_once_holds_for_whoever_warms_by_hand() {
+async fn warm_respects_the_concurrency_limit_of_an_upstream() {
     // Slow enough not to fetch the layers by itself meanwhile.
     let stage = Stage::at(Site::with(Harbor::builder().speed(10.0)).await).await;
     let rules = stage.directory.path().join("rules.yaml");

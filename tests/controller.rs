@@ -31,7 +31,7 @@ async fn proxy(site: &Site, upstream: &Upstream, name: &str) {
 }
 
 #[tokio::test]
-async fn an_instance_tells_its_version_and_a_wrong_password_is_named() {
+async fn instance_status_has_the_version_and_names_a_wrong_password() {
     let site = Site::start().await;
     let seen = site.reconcile::<HarborInstance>("default").await;
     assert!(seen.ready().starts_with("True"), "{}", seen.message());
@@ -52,7 +52,7 @@ async fn an_instance_tells_its_version_and_a_wrong_password_is_named() {
 }
 
 #[tokio::test]
-async fn what_belongs_to_an_instance_waits_for_it_while_its_harbor_is_away() {
+async fn resources_wait_for_their_instance_while_its_harbor_is_unreachable() {
     let (site, upstream) = (Site::start().await, Upstream::builder().start().await);
     let name = site.name("waits");
     let instance = |url: &str| json!({"url": url, "credentialsSecretRef": {"name": "harbor"}});
@@ -132,7 +132,7 @@ async fn a_registry_whose_host_is_no_longer_allowed_stops_its_dependants_and_its
 }
 
 #[tokio::test]
-async fn what_somebody_changes_in_harbor_is_repaired_and_told() {
+async fn drift_is_repaired_and_reported() {
     let (site, upstream) = (Site::start().await, Upstream::builder().start().await);
     let name = site.name("drift");
     proxy(&site, &upstream, &name).await;
@@ -149,8 +149,11 @@ async fn what_somebody_changes_in_harbor_is_repaired_and_told() {
 
     let seen = site.reconcile::<ProxyProject>(&name).await;
     assert_eq!(seen.ready(), "True Reconciled");
-    let told = &seen.0.notes[0].message;
-    assert!(told.contains("public: false instead of true") && told.contains("proxy_speed_kb: bad"), "{told}");
+    let reported = &seen.0.notes[0].message;
+    assert!(
+        reported.contains("public: false instead of true") && reported.contains("proxy_speed_kb: bad"),
+        "{reported}"
+    );
     assert_settled(&site, &name, Some(&name)).await;
     assert_eq!(client.project_named(&name).await.unwrap().unwrap().metadata["public"], "true");
     site.clean(&[&name]).await;
@@ -294,7 +297,7 @@ async fn observing_reports_the_drift_and_writes_nothing() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_is_down_is_told_apart_and_a_project_lost_in_harbor_stops_serving_until_it_is_back() {
+async fn unhealthy_upstream_has_its_own_reason_and_a_lost_project_stops_its_rule() {
     let (site, upstream) = (Site::start().await, Upstream::builder().start().await);
     let name = site.name("lost");
     proxy(&site, &upstream, &name).await;

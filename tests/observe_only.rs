@@ -42,9 +42,9 @@ where
     Reconcilers: Reconciler<K>,
 {
     let seen = site.reconcile::<K>(name).await;
-    let told = seen.condition(ConditionType::Drifted).map(|(status, _, message)| (status, message));
+    let reported = seen.condition(ConditionType::Drifted).map(|(status, _, message)| (status, message));
     let drift = drift(&seen.0.status).to_vec();
-    assert_eq!(told, (!drift.is_empty()).then(|| ("True".to_owned(), drift.join("; "))));
+    assert_eq!(reported, (!drift.is_empty()).then(|| ("True".to_owned(), drift.join("; "))));
     (drift, seen.0.notes.clone(), seen.ready())
 }
 
@@ -77,7 +77,7 @@ async fn assert_observed<K>(
 }
 
 #[tokio::test]
-async fn drift_of_each_kind_stands_in_status_and_is_told_when_it_appears_or_changes() {
+async fn drift_of_each_kind_is_in_status_and_reported_on_change() {
     let (site, upstream) = (Site::start().await, Upstream::builder().start().await);
     let (name, none) = (site.name("drift"), json!({}));
     site.apply::<Registry>(&name, registry(&upstream, &none));
@@ -106,7 +106,7 @@ async fn drift_of_each_kind_stands_in_status_and_is_told_when_it_appears_or_chan
 }
 
 #[tokio::test]
-async fn what_somebody_changes_in_harbor_or_deletes_is_told_and_not_put_back() {
+async fn observe_only_reports_changes_and_deletions_without_repair() {
     let (site, upstream) = (Site::start().await, Upstream::builder().start().await);
     let (name, observe) = (site.name("hand"), json!({"managementPolicy": "ObserveOnly"}));
     site.apply::<Registry>(&name, registry(&upstream, &json!({})));
@@ -145,15 +145,15 @@ async fn what_somebody_changes_in_harbor_or_deletes_is_told_and_not_put_back() {
     client.delete_replication_policy(policy.id).await.unwrap();
     client.delete_project(project_id).await.unwrap();
     site.writes();
-    let gone = vec!["Harbor has no such object".to_owned()];
+    let deleted = vec!["Harbor has no such object".to_owned()];
     let (drift, notes, _) = look::<ReplicationRule>(&site, &name, |status| &status.drift).await;
-    assert_eq!((&drift, notes.len()), (&gone, 1));
+    assert_eq!((&drift, notes.len()), (&deleted, 1));
     let (drift, notes, _) = look::<ProxyProject>(&site, &name, |status| &status.drift).await;
-    assert_eq!((&drift, notes.len()), (&gone, 1));
+    assert_eq!((&drift, notes.len()), (&deleted, 1));
     client.delete_registry(id).await.unwrap();
     site.writes();
     let (drift, notes, _) = look::<Registry>(&site, &name, |status| &status.drift).await;
-    assert_eq!((&drift, notes.len()), (&gone, 1));
+    assert_eq!((&drift, notes.len()), (&deleted, 1));
     assert!(site.writes().is_none_or(|writes| writes == 0));
 }
 
@@ -185,8 +185,8 @@ async fn a_project_that_lacks_our_marker_drifts_at_every_look_until_it_has_it() 
     site.reconcile::<Registry>(&name).await;
     let registry_id = site.client().registry_named(&name).await.unwrap().unwrap().id;
     let metadata = [("public".to_owned(), "true".to_owned()), ("proxy_speed_kb".to_owned(), "512".to_owned())].into();
-    let by_hand = model::NewProject { project_name: name.clone(), registry_id, metadata, storage_limit: None };
-    site.client().create_project(&by_hand).await.unwrap();
+    let manual_request = model::NewProject { project_name: name.clone(), registry_id, metadata, storage_limit: None };
+    site.client().create_project(&manual_request).await.unwrap();
 
     let adopt = json!({"adoptionPolicy": "IfExists", "managementPolicy": "ObserveOnly"});
     site.apply::<ProxyProject>(&name, project(&name, &adopt));

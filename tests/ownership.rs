@@ -109,7 +109,7 @@ where
 async fn documents(site: &Site, paths: &[String]) -> Vec<Value> {
     let mut documents = Vec::new();
     for path in paths {
-        let (status, body) = site.by_hand("GET", path, None).await;
+        let (status, body) = site.manual_request("GET", path, None).await;
         assert_eq!(status, 200, "{path}");
         documents.push(body);
     }
@@ -145,7 +145,7 @@ async fn without_any_status_everything_is_found_again_and_only_a_secret_is_sent_
 async fn make_strangers(harbor: &Harbor, upstream: &Upstream, names: &[String]) {
     let credential = json!({"type": "basic", "access_key": "puller", "access_secret": "right"});
     let made = async |path: &str, body: Value| {
-        let (status, answer) = harbor.by_hand("POST", path, Some(body)).await;
+        let (status, answer) = harbor.manual_request("POST", path, Some(body)).await;
         assert_eq!(status, 201, "{path}: {answer}");
     };
     for name in names {
@@ -175,7 +175,7 @@ fn paths(count: i64) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_harbor_that_was_built_anew_has_everything_once_under_new_ids_and_those_of_status_belong_to_others() {
+async fn rebuilt_harbor_gets_everything_once_under_new_ids() {
     let (site, upstream) = (Site::doubled(Harbor::builder().speed(100.0)).await, upstream().await);
     let double = site.double.as_ref().unwrap();
     let trio = Trio::new(&site, &upstream, "ours");
@@ -213,7 +213,7 @@ fn created(double: &Harbor) -> usize {
 }
 
 #[tokio::test]
-async fn what_was_listed_before_harbor_was_built_anew_is_not_written_by() {
+async fn stale_list_from_before_a_rebuild_causes_no_write() {
     let (site, upstream) = (Site::doubled(Harbor::builder().speed(100.0)).await, upstream().await);
     let double = site.double.as_ref().unwrap();
     let trio = Trio::new(&site, &upstream, "ours");
@@ -304,7 +304,7 @@ async fn a_second_installation_with_the_same_manifests_says_so_and_writes_nothin
         delete::<Registry>(&second, &name).await,
     ];
     for notes in notes {
-        assert!(notes.len() == 1 && notes[0].warning && notes[0].message.contains("left alone"), "{notes:?}");
+        assert!(notes.len() == 1 && notes[0].warning && notes[0].message.contains("was not modified"), "{notes:?}");
     }
     assert!(site.writes().is_none_or(|writes| writes == 0));
     ours.assert_ready().await;
@@ -372,11 +372,11 @@ async fn another_name_makes_another_registry_and_project_and_renames_a_policy() 
 #[case::never("Never")]
 #[case::if_exists("IfExists")]
 #[tokio::test]
-async fn what_was_made_by_hand_is_adopted_with_all_that_is_not_managed_or_left_alone(#[case] adoption: &str) {
+async fn manually_created_objects_are_adopted_or_not_modified(#[case] adoption: &str) {
     let (site, upstream) = (Site::start().await, upstream().await);
     let (name, base) = (site.name("adopted"), site.name("base"));
     let made = async |path: &str, body: Value| {
-        let (status, answer) = site.by_hand("POST", path, Some(&body)).await;
+        let (status, answer) = site.manual_request("POST", path, Some(&body)).await;
         assert_eq!(status, 201, "{path}: {answer}");
     };
     let credential = json!({"type": "basic", "access_key": "puller", "access_secret": "right"});
@@ -446,19 +446,19 @@ async fn an_empty_project_that_is_older_than_its_resource_does_not_go_with_it() 
     let client = site.client();
     let registry = client.registry_named(&name).await.unwrap().unwrap().id;
     let project = json!({"project_name": name, "registry_id": registry});
-    assert_eq!(site.by_hand("POST", "/projects", Some(&project)).await.0, 201);
+    assert_eq!(site.manual_request("POST", "/projects", Some(&project)).await.0, 201);
     // Times of resources are in whole seconds.
     tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
     site.apply::<ProxyProject>(&name, json!({"registryRef": {"name": name}, "deletionPolicy": "Purge"}));
     let notes = delete::<ProxyProject>(&site, &name).await;
-    assert!(notes[0].warning && notes[0].message.contains("left alone"), "{notes:?}");
+    assert!(notes[0].warning && notes[0].message.contains("was not modified"), "{notes:?}");
     assert!(client.project_named(&name).await.unwrap().is_some());
 
     // The same of a project that was made since.
     let id = client.project_named(&name).await.unwrap().unwrap().project_id;
     client.delete_project(id).await.unwrap();
     site.apply::<ProxyProject>(&name, json!({"registryRef": {"name": name}, "deletionPolicy": "Delete"}));
-    assert_eq!(site.by_hand("POST", "/projects", Some(&project)).await.0, 201);
+    assert_eq!(site.manual_request("POST", "/projects", Some(&project)).await.0, 201);
     let notes = delete::<ProxyProject>(&site, &name).await;
     assert!(notes[0].message.starts_with("deleted project"), "{notes:?}");
     site.clean(&[&name]).await;
@@ -480,7 +480,7 @@ async fn unmark(site: &Site, name: &str, [registry, project, policy]: [i64; 3], 
         Left::Foreign => format!("edited [harbor-pilot somebody-else/{kind}/{name}]"),
     };
     let done = async |method: &str, path: &str, body: Option<Value>| {
-        let (status, answer) = site.by_hand(method, path, body.as_ref()).await;
+        let (status, answer) = site.manual_request(method, path, body.as_ref()).await;
         assert_eq!(status, 200, "{method} {path}: {answer}");
     };
     let registry = format!("/registries/{registry}");
@@ -495,7 +495,7 @@ async fn unmark(site: &Site, name: &str, [registry, project, policy]: [i64; 3], 
         done("PUT", &path, Some(label)).await;
     }
     let path = format!("/replication/policies/{policy}");
-    let mut document = site.by_hand("GET", &path, None).await.1;
+    let mut document = site.manual_request("GET", &path, None).await.1;
     document["description"] = json!(text("ReplicationRule"));
     done("PUT", &path, Some(document)).await;
 }
@@ -551,7 +551,7 @@ async fn ownership_label_that_a_person_removed_is_restored_in_turn_and_before_a_
     trio.assert_ready().await;
     let ids = trio.ids().await;
     let label = site.client().project_labels(ids[1]).await.unwrap()[0].id;
-    assert_eq!(site.by_hand("DELETE", &format!("/labels/{label}"), None).await.0, 200);
+    assert_eq!(site.manual_request("DELETE", &format!("/labels/{label}"), None).await.0, 200);
     let spec = json!({"registryRef": {"name": name}, "proxySpeedKB": 1024});
     site.apply::<ProxyProject>(&name, spec);
     let seen = site.reconcile::<ProxyProject>(&name).await;
@@ -578,7 +578,7 @@ async fn ownership_of_a_project_with_repositories_is_restored_where_status_remem
     let label = async || site.client().project_labels(project).await.unwrap().into_iter().next();
     let unmark = async || {
         let path = format!("/labels/{}", label().await.unwrap().id);
-        assert_eq!(site.by_hand("DELETE", &path, None).await.0, 200);
+        assert_eq!(site.manual_request("DELETE", &path, None).await.0, 200);
     };
     unmark().await;
     site.annotate::<ProxyProject>("stocked", "harbor-pilot.dev/reconcile-now", "1");
@@ -617,7 +617,7 @@ async fn ownership_of_a_foreign_marker_is_never_taken_back() {
 
 async fn unmark_registry(site: &Site, id: i64) {
     let path = format!("/registries/{id}");
-    assert_eq!(site.by_hand("PUT", &path, Some(&json!({"description": "nobody's"}))).await.0, 200);
+    assert_eq!(site.manual_request("PUT", &path, Some(&json!({"description": "nobody's"}))).await.0, 200);
 }
 
 #[rstest]
@@ -631,21 +631,21 @@ async fn ownership_is_not_claimed_of_an_unmarked_registry(#[case] what: &str) {
     site.secret("up", "puller", "right");
     let policy = if what == "observed" { "ObserveOnly" } else { "Full" };
     let spec = |policy: &str| json!({"type": "docker-registry", "url": upstream.url(), "credentialsSecretRef": {"name": "up"}, "managementPolicy": policy});
-    let by_hand = json!({"name": name, "type": "docker-registry", "url": upstream.url(), "description": "by hand", "credential": {"type": "basic", "access_key": "puller", "access_secret": "right"}});
+    let manual_request = json!({"name": name, "type": "docker-registry", "url": upstream.url(), "description": "by hand", "credential": {"type": "basic", "access_key": "puller", "access_secret": "right"}});
     if what == "observed" {
-        assert_eq!(site.by_hand("POST", "/registries", Some(&by_hand)).await.0, 201);
+        assert_eq!(site.manual_request("POST", "/registries", Some(&manual_request)).await.0, 201);
     }
     site.apply::<Registry>(&name, spec(policy));
     site.reconcile::<Registry>(&name).await;
     let id = site.client().registry_named(&name).await.unwrap().unwrap().id;
     match what {
         "id" => {
-            assert_eq!(site.by_hand("DELETE", &format!("/registries/{id}"), None).await.0, 200);
-            assert_eq!(site.by_hand("POST", "/registries", Some(&by_hand)).await.0, 201);
+            assert_eq!(site.manual_request("DELETE", &format!("/registries/{id}"), None).await.0, 200);
+            assert_eq!(site.manual_request("POST", "/registries", Some(&manual_request)).await.0, 201);
         }
         "url" => {
             let body = json!({"description": "moved", "url": other.url(), "credential_type": "basic", "access_key": "puller", "access_secret": "right"});
-            assert_eq!(site.by_hand("PUT", &format!("/registries/{id}"), Some(&body)).await.0, 200);
+            assert_eq!(site.manual_request("PUT", &format!("/registries/{id}"), Some(&body)).await.0, 200);
         }
         _ => site.apply::<Registry>(&name, spec("Full")),
     }

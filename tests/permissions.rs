@@ -39,7 +39,7 @@ async fn robot(site: &Site, name: &str, namespace: &str, rights: &BTreeSet<Permi
 }
 
 async fn made(site: &Site, body: Value) -> Credentials {
-    let (status, made) = site.by_hand("POST", "/robots", Some(&body)).await;
+    let (status, made) = site.manual_request("POST", "/robots", Some(&body)).await;
     assert_eq!(status, 201, "{body}: {made}");
     let text = |key: &str| made[key].as_str().unwrap().to_owned();
     Credentials { username: text("name"), password: text("secret").into() }
@@ -65,19 +65,23 @@ struct Ground {
 async fn ground(site: &Site, upstream: &Upstream) -> Ground {
     let name = site.name("rights");
     let admin = site.client();
-    let by_hand = async |path: &str, body: Value| {
-        let (status, answer) = site.by_hand("POST", path, Some(&body)).await;
+    let manual_request = async |path: &str, body: Value| {
+        let (status, answer) = site.manual_request("POST", path, Some(&body)).await;
         assert_eq!(status, 201, "{path}: {answer}");
     };
-    by_hand("/registries", json!({"name": name, "type": "docker-registry", "url": upstream.url()})).await;
+    manual_request("/registries", json!({"name": name, "type": "docker-registry", "url": upstream.url()})).await;
     let registry = admin.registry_named(&name).await.unwrap().unwrap().id;
-    by_hand("/projects", json!({"project_name": name, "registry_id": registry, "metadata": {"public": "false"}})).await;
+    manual_request(
+        "/projects",
+        json!({"project_name": name, "registry_id": registry, "metadata": {"public": "false"}}),
+    )
+    .await;
     let found = admin.project_named(&name).await.unwrap().unwrap();
     let project = found.project_id;
-    by_hand("/labels", json!({"name": "mark", "scope": "p", "project_id": project})).await;
+    manual_request("/labels", json!({"name": "mark", "scope": "p", "project_id": project})).await;
     let policy =
         json!({"name": name, "src_registry": {"id": registry}, "trigger": {"type": "manual"}, "enabled": true});
-    by_hand("/replication/policies", policy).await;
+    manual_request("/replication/policies", policy).await;
     Ground {
         project,
         registry,
@@ -386,11 +390,11 @@ async fn permissions_prints_a_robot_that_can_do_all_that_the_files_say() {
             // By hand: the retention is removed, and the label loses the marker.
             let found = site.client().project_named(name).await.unwrap().unwrap();
             let retention = format!("/retentions/{}", found.metadata["retention_id"]);
-            assert_eq!(site.by_hand("DELETE", &retention, None).await.0, 200);
+            assert_eq!(site.manual_request("DELETE", &retention, None).await.0, 200);
             let label = site.client().project_labels(found.project_id).await.unwrap()[0].clone();
             let edited =
                 json!({"name": label.name, "description": "edited", "scope": "p", "project_id": found.project_id});
-            assert_eq!(site.by_hand("PUT", &format!("/labels/{}", label.id), Some(&edited)).await.0, 200);
+            assert_eq!(site.manual_request("PUT", &format!("/labels/{}", label.id), Some(&edited)).await.0, 200);
         }
     }
     site.annotate::<ReplicationRule>(name, "harbor-pilot.dev/run-now", "1");

@@ -63,8 +63,8 @@ async fn the_storage_limit_is_that_of_the_quota_from_the_first_day_on() {
     let limit = async || client.project_quota(id).await.unwrap().unwrap().hard.storage;
     assert_eq!(limit().await, 10 << 20);
 
-    let told = stage.project(json!({"storageLimit": "1Gi"})).await;
-    assert!(told.contains("storage_limit: 10485760 instead of 1073741824"), "{told}");
+    let reported = stage.project(json!({"storageLimit": "1Gi"})).await;
+    assert!(reported.contains("storage_limit: 10485760 instead of 1073741824"), "{reported}");
     assert_eq!(limit().await, 1 << 30);
     stage.assert_settled().await;
 
@@ -95,8 +95,11 @@ async fn prevention_comes_with_its_severity_and_its_scans_and_drift_is_repaired(
     let bad = [("severity".to_owned(), "HUGE".to_owned()), ("auto_scan".to_owned(), "false".to_owned())];
     let bad = model::ProjectUpdate { metadata: bad.into(), ..model::ProjectUpdate::default() };
     client.update_project(stage.id().await, &bad).await.unwrap();
-    let told = stage.project(spec).await;
-    assert!(told.contains("severity: unknown instead of high") && told.contains("auto_scan: false"), "{told}");
+    let reported = stage.project(spec).await;
+    assert!(
+        reported.contains("severity: unknown instead of high") && reported.contains("auto_scan: false"),
+        "{reported}"
+    );
     assert_eq!(has(&metadata().await), ["true", "high", "true", "true"]);
     stage.assert_settled().await;
 
@@ -148,17 +151,17 @@ async fn retention_is_the_policy_that_harbor_made_changed_repaired_deleted_and_m
     let month = json!({"rules": [{"pulledWithinDays": 30, "tags": {"matches": "v*"}, "untagged": true}], "schedule": "0 0 3 * * *"});
     stage.project(json!({"retention": month})).await;
     stage.assert_settled().await;
-    let born = id().await.unwrap();
-    let policy = client.retention(born).await.unwrap();
+    let created_at = id().await.unwrap();
+    let policy = client.retention(created_at).await.unwrap();
     assert_eq!(policy.rules[0].params["nDaysSinceLastPull"], 30);
     assert_eq!((policy.rules.len(), policy.trigger.settings.cron.as_str()), (1, "0 0 3 * * *"));
 
     let mut spoiled = policy.clone();
     spoiled.trigger.settings.cron = "0 0 4 * * *".to_owned();
     client.update_retention(&spoiled).await.unwrap();
-    let told = stage.project(json!({"retention": month})).await;
-    assert!(told.contains("at 0 0 4 * * * instead of"), "{told}");
-    assert_eq!(client.retention(born).await.unwrap(), policy);
+    let reported = stage.project(json!({"retention": month})).await;
+    assert!(reported.contains("at 0 0 4 * * * instead of"), "{reported}");
+    assert_eq!(client.retention(created_at).await.unwrap(), policy);
     stage.assert_settled().await;
 
     stage.project(json!({"retention": {"rules": []}})).await;
@@ -176,7 +179,7 @@ async fn retention_is_the_policy_that_harbor_made_changed_repaired_deleted_and_m
 }
 
 #[tokio::test]
-async fn a_project_may_be_born_without_retention_and_a_schedule_that_would_hang_harbor_never_reaches_it() {
+async fn project_can_be_created_without_retention_and_a_hanging_schedule_is_not_sent() {
     let stage = Stage::start("unretained").await;
     stage.project(json!({"retention": {"rules": []}})).await;
     let project = stage.site.client().project_named(&stage.name).await.unwrap().unwrap();

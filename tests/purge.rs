@@ -87,7 +87,7 @@ impl Stage {
         (outcome, reason, message)
     }
 
-    async fn assert_gone(&self) {
+    async fn assert_deleted(&self) {
         let finalized = self.look().await;
         let FinalizeResult::Done(notes) = &finalized else { panic!("{finalized:?}") };
         assert!(notes.len() == 1 && notes[0].message.starts_with("deleted project"), "{notes:?}");
@@ -100,12 +100,12 @@ async fn a_project_goes_with_its_repositories_whatever_their_names() {
     let stage = Stage::start("purged", "Purge").await;
     stage.cache(&["app", "team/app", "team/x_y/deep.er-app"]).await;
     stage.site.delete::<ProxyProject>(&stage.name);
-    stage.assert_gone().await;
+    stage.assert_deleted().await;
     stage.site.clean(&[&stage.name]).await;
 }
 
 #[tokio::test]
-async fn what_harbor_does_not_delete_is_told_in_its_words_and_the_rest_goes() {
+async fn purge_reports_what_harbor_does_not_delete_and_deletes_the_rest() {
     let stage = Stage::start("immutable", "Purge").await;
     stage.cache(&["team/kept", "team/gone"]).await;
     let selector =
@@ -115,7 +115,7 @@ async fn what_harbor_does_not_delete_is_told_in_its_words_and_the_rest_goes() {
         "scope_selectors": {"repository": selector("repoMatches", "team/kept")},
     });
     let rules = format!("/projects/{}/immutabletagrules", stage.name);
-    assert_eq!(stage.site.by_hand("POST", &rules, Some(&rule)).await.0, 201);
+    assert_eq!(stage.site.manual_request("POST", &rules, Some(&rule)).await.0, 201);
     stage.site.delete::<ProxyProject>(&stage.name);
     let (_, reason, message) = stage.blocked().await;
     assert_eq!(reason, "NotEmpty");
@@ -127,10 +127,10 @@ async fn what_harbor_does_not_delete_is_told_in_its_words_and_the_rest_goes() {
     let (outcome, _, again) = stage.blocked().await;
     assert_eq!((again, outcome.notes), (message, Vec::new()), "what is told once is enough");
 
-    let found = stage.site.by_hand("GET", &rules, None).await.1;
+    let found = stage.site.manual_request("GET", &rules, None).await.1;
     let id = found[0]["id"].as_i64().unwrap();
-    assert_eq!(stage.site.by_hand("DELETE", &format!("{rules}/{id}"), None).await.0, 200);
-    stage.assert_gone().await;
+    assert_eq!(stage.site.manual_request("DELETE", &format!("{rules}/{id}"), None).await.0, 200);
+    stage.assert_deleted().await;
     stage.site.clean(&[&stage.name]).await;
 }
 
@@ -151,7 +151,7 @@ async fn a_project_that_does_not_carry_our_marker_keeps_everything() {
         let finalized =
             harbor_pilot::controller::Reconciler::finalize(&stage.site.kinds, deleted.as_ref(), jiff::Timestamp::now());
         let FinalizeResult::Done(notes) = finalized.await else { panic!("blocked by {text:?}") };
-        assert!(notes[0].warning && notes[0].message.contains("not marked as ours"), "{notes:?}");
+        assert!(notes[0].warning && notes[0].message.contains("no marker of ours"), "{notes:?}");
         assert!(stage.site.writes().is_none_or(|writes| writes == 0), "{text:?}");
         assert_eq!(stage.repositories().await, ["app"]);
     }
@@ -171,12 +171,12 @@ async fn a_full_project_is_kept_by_delete_and_the_way_out_is_named() {
     );
     assert_eq!(stage.repositories().await, ["app"]);
     stage.site.client().delete_repository(&stage.name, "app").await.unwrap();
-    stage.assert_gone().await;
+    stage.assert_deleted().await;
     stage.site.clean(&[&stage.name]).await;
 }
 
 #[tokio::test]
-async fn a_large_project_is_purged_in_several_looks_that_tell_how_far_they_have_come() {
+async fn purge_of_a_large_project_takes_several_reconciles_and_reports_progress() {
     let stage = Stage::start("large", "Purge").await;
     let Some(double) = &stage.site.double else { return stage.site.clean(&[&stage.name]).await };
     for number in 0..230 {
@@ -191,9 +191,9 @@ async fn a_large_project_is_purged_in_several_looks_that_tell_how_far_they_have_
             FinalizeResult::Blocked(outcome) => {
                 assert!(outcome.requeue <= Duration::from_secs(5));
                 notes += outcome.notes.len();
-                let told = Seen::<ProxyProject>(outcome).condition(ConditionType::DeletionBlocked).unwrap();
-                assert_eq!(told.1, "Progressing");
-                let digits = told.2.split_once("in Harbor: ").unwrap().1.split(' ').next().unwrap().to_owned();
+                let reported = Seen::<ProxyProject>(outcome).condition(ConditionType::DeletionBlocked).unwrap();
+                assert_eq!(reported.1, "Progressing");
+                let digits = reported.2.split_once("in Harbor: ").unwrap().1.split(' ').next().unwrap().to_owned();
                 left.push(digits.parse::<usize>().unwrap());
             }
         }
@@ -221,7 +221,7 @@ async fn a_purge_that_was_killed_goes_on_where_it_was() {
         double.hold(None);
     }
     assert!(stage.repositories().await.len() < 12);
-    stage.assert_gone().await;
+    stage.assert_deleted().await;
 }
 
 #[test]

@@ -97,7 +97,7 @@ async fn end(site: &Site, names: &[&str]) {
 }
 
 #[tokio::test]
-async fn a_policy_is_created_once_and_what_somebody_changes_in_it_is_put_back_and_told() {
+async fn replication_policy_is_created_once_and_its_drift_is_repaired_and_reported() {
     let site = Site::start().await;
     let name = site.name("nightly");
     let _upstream = upstream(&site, &name).await;
@@ -119,15 +119,18 @@ async fn a_policy_is_created_once_and_what_somebody_changes_in_it_is_put_back_an
         ReplicationPolicyContent { override_: false, filters: Vec::new(), copy_by_chunk: true, ..made.content };
     site.client().update_replication_policy(made.id, &meddled).await.unwrap();
     let seen = look(&site, &name).await;
-    let told = &seen.0.notes[0].message;
-    assert!(told.contains("override: false instead of true") && told.contains("filters: nothing instead of"), "{told}");
+    let reported = &seen.0.notes[0].message;
+    assert!(
+        reported.contains("override: false instead of true") && reported.contains("filters: nothing instead of"),
+        "{reported}"
+    );
     let repaired = policy(&site, &name).await.content;
     assert!(repaired.override_ && repaired.filters.len() == 2 && repaired.copy_by_chunk, "{repaired:?}");
     end(&site, &[&name]).await;
 }
 
 #[tokio::test]
-async fn a_policy_is_renamed_and_found_again_without_status_and_made_anew_when_it_is_gone() {
+async fn replication_policy_is_renamed_found_without_status_and_recreated() {
     let site = Site::start().await;
     let (name, other) = (site.name("old"), site.name("new"));
     let _upstream = upstream(&site, &name).await;
@@ -172,14 +175,14 @@ async fn a_strangers_policy_is_left_alone_and_observing_writes_nothing() {
     let name = site.name("stranger");
     let _upstream = upstream(&site, &name).await;
     let registry = site.client().registry_named(&name).await.unwrap().unwrap().id;
-    let by_hand = ReplicationPolicyContent {
+    let manual_request = ReplicationPolicyContent {
         name: name.clone(),
         description: "by hand".to_owned(),
         src_registry: harbor_pilot::harbor::model::RegistryReference { id: registry },
         dest_namespace: "elsewhere".to_owned(),
         ..ReplicationPolicyContent::default()
     };
-    site.client().create_replication_policy(&by_hand).await.unwrap();
+    site.client().create_replication_policy(&manual_request).await.unwrap();
     site.writes();
     site.apply::<ReplicationRule>(&name, pull(&name, json!({})));
     assert_eq!(look(&site, &name).await.ready(), "False AdoptionRequired");
@@ -257,7 +260,7 @@ async fn a_disabled_policy_is_not_run_and_not_later_by_surprise() {
 }
 
 #[tokio::test]
-async fn why_an_execution_failed_is_told_once() {
+async fn failed_execution_is_reported_once() {
     let site = Site::start().await;
     let name = site.name("failing");
     let upstream = upstream(&site, &name).await;
@@ -340,7 +343,7 @@ async fn gate() -> (Site, Upstream, String) {
     let site = Site::doubled(Harbor::builder().speed(100.0).scanner()).await;
     let metadata = json!({"public": "false", "prevent_vul": "true", "severity": "high", "auto_scan": "true"});
     let project = json!({"project_name": "gate", "metadata": metadata});
-    assert_eq!(site.double.as_ref().unwrap().by_hand("POST", "/projects", Some(project)).await.0, 201);
+    assert_eq!(site.double.as_ref().unwrap().manual_request("POST", "/projects", Some(project)).await.0, 201);
     let (upstream, name) = (Upstream::builder().start().await, site.name("gated"));
     site.apply::<Registry>(&name, json!({"type": "docker-registry", "url": upstream.url()}));
     site.reconcile::<Registry>(&name).await;
@@ -384,7 +387,7 @@ async fn executions(site: &Site, name: &str) -> usize {
 }
 
 #[tokio::test]
-async fn after_their_scans_clean_images_are_copied_and_bad_ones_held_back_and_left_alone() {
+async fn after_scan_copies_clean_images_and_blocks_others() {
     let (site, upstream, name) = gate().await;
     push(&site, "clean", "a", (Severity::Low, 1)).await;
     let digest = push(&site, "crit", "b", (Severity::Critical, 2)).await;
@@ -399,7 +402,7 @@ async fn after_their_scans_clean_images_are_copied_and_bad_ones_held_back_and_le
     };
     let seen = until(&site, &name, settled).await;
     assert_eq!(seen.ready(), "True Reconciled");
-    assert!(seen.message().contains("1 image is held back"), "{}", seen.message());
+    assert!(seen.message().contains("vulnerability prevention blocks 1 image"), "{}", seen.message());
     assert!(upstream.manifest("out/clean", "v1").is_some(), "the clean image has been copied");
     assert!(upstream.manifest("out/crit", "v1").is_none());
     let held = &seen.0.status.blocked_images[0];
@@ -419,14 +422,14 @@ async fn after_their_scans_clean_images_are_copied_and_bad_ones_held_back_and_le
     let double = site.double.as_ref().unwrap();
     double.set_report(&digest, Severity::Low, 1);
     let scan = "/projects/gate/repositories/crit/artifacts/v1/scan";
-    assert_eq!(double.by_hand("POST", scan, Some(json!({"scan_type": "vulnerability"}))).await.0, 202);
+    assert_eq!(double.manual_request("POST", scan, Some(json!({"scan_type": "vulnerability"}))).await.0, 202);
     until(&site, &name, |status| status.blocked_images.is_empty() && ended(status)).await;
     assert!(upstream.manifest("out/crit", "v1").is_some());
     assert_eq!(executions(&site, &name).await, before + 1);
 }
 
 #[tokio::test]
-async fn without_its_status_a_rule_finds_out_again_what_is_held_back() {
+async fn after_scan_finds_blocked_images_again_without_status() {
     let (site, upstream, name) = gate().await;
     push(&site, "clean", "a", (Severity::None, 0)).await;
     push(&site, "crit", "b", (Severity::Critical, 2)).await;

@@ -66,7 +66,7 @@ async fn peer_account(harbor: &Harbor, rights: &[(&str, &str)]) -> String {
             {"kind": "project", "namespace": "*", "access": access(rights)},
         ],
     });
-    let (status, robot) = harbor.by_hand("POST", "/robots", Some(body)).await;
+    let (status, robot) = harbor.manual_request("POST", "/robots", Some(body)).await;
     assert_eq!(status, 201, "{robot}");
     robot["secret"].as_str().unwrap().to_owned()
 }
@@ -147,17 +147,17 @@ async fn pull(harbor: &Harbor, upstream: &Upstream, from: &str, to: &str, tag: &
 /// A hosted project, as an administrator makes it.
 async fn host(harbor: &Harbor, project: &str) {
     let body = json!({"project_name": project, "metadata": {"public": "false"}});
-    assert_eq!(harbor.by_hand("POST", "/projects", Some(body)).await.0, 201);
+    assert_eq!(harbor.manual_request("POST", "/projects", Some(body)).await.0, 201);
 }
 
 /// Waits until so many executions of the policy have ended well, and answers how many there are after that.
 async fn succeeded(harbor: &Harbor, policy: &str, wanted: usize) -> usize {
     let path = format!("/replication/policies?name={policy}");
-    let id = harbor.by_hand("GET", &path, None).await.1[0]["id"].as_i64().unwrap();
+    let id = harbor.manual_request("GET", &path, None).await.1[0]["id"].as_i64().unwrap();
     let end = Instant::now() + Duration::from_secs(30);
     loop {
         let path = format!("/replication/executions?policy_id={id}&page_size=100");
-        let executions = harbor.by_hand("GET", &path, None).await.1.as_array().cloned().unwrap_or_default();
+        let executions = harbor.manual_request("GET", &path, None).await.1.as_array().cloned().unwrap_or_default();
         let well = executions.iter().filter(|execution| execution["status"] == "Succeed").count();
         if well >= wanted && well == executions.len() {
             return well;
@@ -229,7 +229,7 @@ async fn keys_that_ecr_rejects_are_named_and_no_pod_is_sent_to_a_project_that_ca
     let ran = run(&["plan", "-f", "-", "-f", &rules[0], "-f", &rules[1], "--apply"], instance).await;
     assert_eq!(ran.code, 2, "{ran:?}");
     assert!(ran.out.contains("UpstreamUnhealthy") || ran.out.contains("CredentialsRejected"), "{ran:?}");
-    assert_eq!(harbor.by_hand("GET", "/projects/ecr", None).await.0, 404, "{ran:?}");
+    assert_eq!(harbor.manual_request("GET", "/projects/ecr", None).await.0, 404, "{ran:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -243,7 +243,7 @@ async fn an_upstream_is_in_harbor_after_the_night() {
     }
     let harbor = harbor().route("quay.io", quay.url()).start().await;
     apply("replicate-nightly", &harbor).await;
-    let (_, policies) = harbor.by_hand("GET", "/replication/policies?name=monitoring", None).await;
+    let (_, policies) = harbor.manual_request("GET", "/replication/policies?name=monitoring", None).await;
     assert_eq!(policies[0]["trigger"]["trigger_settings"]["cron"], "0 30 2 * * *", "{policies}");
     assert_eq!(tags(&harbor, "mirror/quay/prometheus/prometheus"), Vec::<String>::new());
 
@@ -279,7 +279,7 @@ async fn a_release_arrives_at_the_other_harbor_and_nothing_else_does() {
     assert!(dr.artifacts("dev/app").is_empty());
     // What is deleted here stays there.
     let artifact = "/projects/production/repositories/app/artifacts/v1";
-    assert_eq!(harbor.by_hand("DELETE", artifact, None).await.0, 200);
+    assert_eq!(harbor.manual_request("DELETE", artifact, None).await.0, 200);
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(tags(&dr, "production/app"), ["v1"]);
 }
@@ -323,7 +323,7 @@ async fn what_is_pushed_at_one_site_is_at_both_and_comes_to_rest() {
         assert_eq!(succeeded(harbor, policy, 1).await, 1, "{policy}: what arrives is not sent on");
     }
     let artifact = "/projects/site-a/repositories/app/artifacts/v1";
-    assert_eq!(site_a.by_hand("DELETE", artifact, None).await.0, 200);
+    assert_eq!(site_a.manual_request("DELETE", artifact, None).await.0, 200);
     succeeded(&site_a, "a-to-b", 2).await;
     assert_eq!(tags(&site_b, "site-a/app"), Vec::<String>::new());
     assert_eq!(tags(&site_b, "site-b/app"), ["v1"]);

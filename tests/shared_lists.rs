@@ -143,9 +143,9 @@ async fn what_a_list_showed_is_not_written_by_when_harbor_says_otherwise_by_now(
 
     // Another registry has the name by now, and it is not ours.
     let id = site.world.get::<Registry>("hub").unwrap().status.as_ref().unwrap().id.unwrap();
-    assert_eq!(double.by_hand("DELETE", &format!("/registries/{id}"), None).await.0, 200);
+    assert_eq!(double.manual_request("DELETE", &format!("/registries/{id}"), None).await.0, 200);
     let stranger = json!({"name": "hub", "type": "docker-registry", "url": upstream.url(), "description": "theirs"});
-    assert_eq!(double.by_hand("POST", "/registries", Some(stranger)).await.0, 201);
+    assert_eq!(double.manual_request("POST", "/registries", Some(stranger)).await.0, 201);
     double.clear_log();
     site.apply::<Registry>("hub", spec("second"));
     let seen = site.reconcile_again::<Registry>("hub").await;
@@ -189,7 +189,7 @@ async fn reconcile_now_looks_at_harbor_itself_and_not_at_the_last_list() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_harbor_calls_unhealthy_is_heard_of_and_prodded_between_the_beats() {
+async fn unhealthy_upstream_is_detected_and_pinged_between_resyncs() {
     let site = Site::doubled(Harbor::builder().speed(100.0).health_interval(Duration::from_secs(3600))).await;
     let double = site.double.as_ref().unwrap();
     let upstream = Upstream::builder().start().await;
@@ -200,8 +200,9 @@ async fn an_upstream_that_harbor_calls_unhealthy_is_heard_of_and_prodded_between
     upstream.set_down(true).await;
     double.check_upstreams().await;
     upstream.set_down(false).await;
-    let status =
-        || async { double.by_hand("GET", "/registries?q=health%3Dunhealthy", None).await.1.as_array().unwrap().len() };
+    let status = || async {
+        double.manual_request("GET", "/registries?q=health%3Dunhealthy", None).await.1.as_array().unwrap().len()
+    };
     assert_eq!(status().await, 1, "Harbor would say so for an hour");
 
     tokio::time::sleep(Duration::from_secs(26)).await;

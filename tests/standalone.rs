@@ -187,7 +187,7 @@ async fn a_resource_whose_file_goes_is_deleted_in_harbor_where_its_policy_says_s
     let (site, shutdown) = (Site::new().await, CancellationToken::new());
     let pilot = site.start(&shutdown).await.unwrap();
     eventually("the rule serves", || rule(&pilot).is_some()).await;
-    assert_eq!(site.harbor.by_hand("GET", "/projects/up", None).await.0, 200);
+    assert_eq!(site.harbor.manual_request("GET", "/projects/up", None).await.0, 200);
 
     std::fs::remove_file(site.path().join("proxy.yaml")).unwrap();
     // The registry can go only after the project that uses it.
@@ -196,8 +196,8 @@ async fn a_resource_whose_file_goes_is_deleted_in_harbor_where_its_policy_says_s
             && pilot.resources.all::<harbor_pilot::api::Registry>().is_empty()
     })
     .await;
-    assert_eq!(site.harbor.by_hand("GET", "/projects/up", None).await.0, 404);
-    assert_eq!(site.harbor.by_hand("GET", "/registries?name=up", None).await.1, json!([]));
+    assert_eq!(site.harbor.manual_request("GET", "/projects/up", None).await.0, 404);
+    assert_eq!(site.harbor.manual_request("GET", "/registries?name=up", None).await.1, json!([]));
     shutdown.cancel();
 }
 
@@ -210,7 +210,7 @@ async fn a_rule_goes_with_its_file_and_what_is_retained_stays_in_harbor() {
 
     std::fs::remove_file(site.path().join("proxy.yaml")).unwrap();
     eventually("the rule is gone", || pilot.active.rules.load().is_empty()).await;
-    assert_eq!(site.harbor.by_hand("GET", "/projects/up", None).await.0, 200);
+    assert_eq!(site.harbor.manual_request("GET", "/projects/up", None).await.0, 200);
     shutdown.cancel();
 }
 
@@ -282,7 +282,7 @@ async fn a_wrong_manifest_at_the_start_is_refused_with_its_place() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_command_issues_its_certificate_says_how_it_is_and_ends_when_it_is_told_to() {
+async fn standalone_command_issues_its_certificate_serves_status_and_ends_on_sigterm() {
     let site = Site::new().await;
     let (tls, manifests) = (site.path().join("tls"), site.path().join("manifests"));
     std::fs::create_dir(&manifests).unwrap();

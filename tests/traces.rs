@@ -170,13 +170,13 @@ async fn an_admission_is_a_span_with_what_came_of_it_and_a_part_of_the_trace_of_
 }
 
 #[tokio::test]
-async fn a_collector_that_hangs_or_is_away_slows_no_admission_and_no_end() {
+async fn collector_that_hangs_or_is_unreachable_delays_neither_admission_nor_shutdown() {
     // It takes connections and answers nothing.
     let hanging = TcpListener::bind("127.0.0.1:0").unwrap();
-    let [away] = free_addresses();
+    let [unreachable] = free_addresses();
     let mut last = None;
     // More than the queue holds.
-    for (collector, admissions) in [(away, 50), (hanging.local_addr().unwrap(), 2500)] {
+    for (collector, admissions) in [(unreachable, 50), (hanging.local_addr().unwrap(), 2500)] {
         let webhook = Webhook::start(&format!("http://{collector}")).await;
         let mut longest = Duration::ZERO;
         for number in 0..admissions {

@@ -149,7 +149,7 @@ async fn one_refusal_pauses_all_images_of_the_upstream_and_no_other_and_a_restar
 }
 
 #[tokio::test]
-async fn the_limit_of_a_registry_is_kept_also_by_the_next_process_and_a_higher_one_counts_at_once() {
+async fn pull_limit_survives_a_restart_and_a_higher_one_applies_immediately() {
     let site = Site::start().await;
     // An image may cost two manifests, an index and its child; these cost one each in the end.
     let place = Place::new(&site, "few", 6, Some(json!({"manifests": 4, "per": "6h"}))).await;

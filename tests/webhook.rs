@@ -176,10 +176,7 @@ async fn an_image_that_cannot_be_read_is_left_with_a_warning_and_the_others_are_
     let response = webhook.admit(&review).await;
     let warning = response["warnings"][0].as_str().unwrap();
     assert!(warning.contains("container \"bad\"") && warning.contains("lowercase"), "{warning}");
-    assert_eq!(
-        response["auditAnnotations"],
-        json!({"images-rewritten": "1", "images-left-alone": "1", "rules": "hub"})
-    );
+    assert_eq!(response["auditAnnotations"], json!({"images-rewritten": "1", "images-skipped": "1", "rules": "hub"}));
     let stored = webhook.stored(&review).await;
     assert_eq!(stored["spec"]["containers"][0]["image"], "Nginx:1");
     assert_eq!(stored["spec"]["containers"][1]["image"], "harbor.corp/hub/library/nginx");
@@ -423,7 +420,7 @@ async fn post_nothing_of(webhook: &Webhook, length: usize) -> StatusCode {
 }
 
 #[tokio::test]
-async fn large_bodies_beyond_the_memory_for_all_are_turned_away() {
+async fn large_bodies_beyond_the_total_memory_are_refused() {
     let time = std::time::Duration::from_millis(300);
     let limits = BodyLimits { body: 1 << 20, memory: 4 << 20, time, ..BodyLimits::default() };
     let webhook = webhook_with(Arc::new(|_| {}), Arc::default(), limits);
@@ -489,7 +486,7 @@ async fn readiness_is_shown_until_the_server_drains_or_has_no_room() {
     webhook.readiness.set(true);
     assert_eq!(get("/readyz").await.0, StatusCode::OK);
     webhook.readiness.refuse();
-    assert_eq!(get("/readyz").await, unready("no room for another connection\n"));
+    assert_eq!(get("/readyz").await, unready("too many connections\n"));
 
     webhook.readiness.drain();
     webhook.readiness.set(true);
@@ -508,12 +505,12 @@ async fn requests_are_counted_by_operation_and_outcome() {
     let response = ops.oneshot(request).await.unwrap();
     let text = String::from_utf8(to_bytes(response.into_body(), 1 << 20).await.unwrap().to_vec()).unwrap();
     for line in [
-        r#"requests_total{operation="Create",outcome="Patched"} 1"#,
-        r#"requests_total{operation="Create",outcome="Unchanged"} 1"#,
-        r#"requests_total{operation="Other",outcome="Refused"} 1"#,
+        r#"requests_total{operation="create",outcome="patched"} 1"#,
+        r#"requests_total{operation="create",outcome="unchanged"} 1"#,
+        r#"requests_total{operation="other",outcome="refused"} 1"#,
         "images_rewritten_total 1",
         "images_left_alone_total 1",
-        "offers_total 1",
+        "prewarm_requests_total 1",
         "duration_seconds_count 3",
     ] {
         assert!(text.contains(&format!("harbor_pilot_admission_{line}\n")), "{line} is not in\n{text}");

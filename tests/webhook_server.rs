@@ -306,7 +306,7 @@ async fn clients_need_a_certificate_of_an_authority_in_the_file_and_an_allowed_n
     assert!(ask(Some(client(&first, "kube-apiserver"))).await);
     assert!(!ask(None).await, "no certificate");
     assert!(!ask(Some(client(&first, "somebody"))).await, "a name that is not allowed");
-    assert!(!ask(Some(client(&second, "kube-apiserver"))).await, "another authority");
+    assert!(!ask(Some(client(&second, "kube-apiserver"))).await, "another CA");
     let shown = probe::served_by(address, "localhost", SOON).await.unwrap();
     assert_eq!(X509::to_pem([&shown]), served.certificate_pem, "what it serves anybody can see");
 
@@ -341,7 +341,7 @@ fn client((issuer, _): &ClientAuthority, name: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_new_certificate_is_served_at_once_and_running_connections_go_on() {
+async fn new_certificate_is_served_immediately_and_running_connections_continue() {
     let server = start(ServeOptions::default());
     let before = server.client();
     let ask = async |client: &reqwest::Client| client.post(server.url("/mutate")).json(&review("u")).send().await;
@@ -488,7 +488,7 @@ async fn idle_http1_connections_are_served_after_half_of_the_linger_time_and_the
 }
 
 #[tokio::test]
-async fn http2_connections_are_asked_to_end_while_whoever_connects_anew_is_still_served() {
+async fn http2_connections_get_a_goaway_while_new_connections_are_served() {
     let shutdown_delay = Duration::from_secs(4);
     let readiness = Readiness::new();
     let slow = axum::routing::get(async || {
@@ -524,7 +524,7 @@ async fn http2_connections_are_asked_to_end_while_whoever_connects_anew_is_still
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flood_of_connections_and_slow_bodies_holds_up_nobody_who_is_served() {
+async fn flood_of_connections_and_slow_bodies_does_not_delay_other_clients() {
     let server = start(ServeOptions { connections: 64, ..ServeOptions::default() });
     let stream = server.tls(&["h2"], &[&version::TLS13]).await;
     let (sender, connection) = h2::client::handshake(stream).await.unwrap();

@@ -141,7 +141,7 @@ fn validate_refuses_a_pod_that_missed_mutate_and_says_what_to_check() {
         message,
         "container \"web\": image \"nginx:1.27\" is not from an allowed registry (policy only-harbor allows harbor.corp); \
          /mutate did not act on it, else it would be \"harbor.corp/hub/library/nginx:1.27\": try again, then check that \
-         MutatingWebhookConfiguration harbor-pilot is there, that its calls succeed in time, and that no other webhook \
+         MutatingWebhookConfiguration harbor-pilot exists, that its calls succeed in time, and that no other webhook \
          sets images after it"
     );
     let warned = answer(&create(pod("nginx")), &only_harbor("Warn"));
@@ -163,17 +163,17 @@ fn validate_says_why_an_image_was_not_rewritten() {
     };
     let mut volume = pod("harbor.corp/hub/x");
     volume["spec"]["volumes"] = json!([{"name": "v", "image": {"reference": "nginx", "pullPolicy": "Never"}}]);
-    for (pod, told) in [
-        (with("imagePullPolicy", json!("Never")), "; its pull policy is Never, so that no rule rewrites it"),
-        (volume, "; its pull policy is Never, so that no rule rewrites it"),
+    for (pod, reported) in [
+        (with("imagePullPolicy", json!("Never")), "; its pull policy is Never, so no rule rewrites it"),
+        (volume, "; its pull policy is Never, so no rule rewrites it"),
         (with("image", json!("auto")), "; it is a placeholder for Istio's injector, which did not replace it"),
         (with("image", json!("injector-envoy-image")), "; it is a placeholder for the injector of AWS App Mesh"),
-        (annotated(KEEP_IMAGES, "other, web"), "; the Pod keeps it from being rewritten"),
+        (annotated(KEEP_IMAGES, "other, web"), "; the Pod opts out of rewriting"),
         (with("imagePullPolicy", json!("Always")), "; /mutate did not act on it"),
         (with("image", json!("ghcr.io/acme/tool")), "; push it to Harbor or ask for a rule"),
     ] {
         let message = refusal(&create(pod.clone()), &rules(false), &only_harbor("Enforce"));
-        assert!(message.contains(told), "{told} is not in {message}, of {pod}");
+        assert!(message.contains(reported), "{reported} is not in {message}, of {pod}");
     }
 }
 
@@ -203,9 +203,9 @@ fn validate_gives_up_a_pod_beyond_the_limits_as_one_that_cannot_be_read() {
     many["spec"]["initContainers"] = vec![json!({}); 20_000].into();
     let mut kept = pod("harbor.corp/hub/x");
     kept["metadata"]["annotations"] = json!({KEEP_IMAGES: "a,".repeat(200_000)});
-    for (pod, told) in [(many, "more than 16384 containers"), (kept, "have more than 256 KiB")] {
+    for (pod, reported) in [(many, "more than 16384 containers"), (kept, "have more than 256 KiB")] {
         let message = refusal(&create(pod.clone()), &rules(false), &only_harbor("Enforce"));
-        assert!(message.starts_with("refused without judging") && message.contains(told), "{message}");
+        assert!(message.starts_with("rejected without a check") && message.contains(reported), "{message}");
         let (admitted, verdict) = answered(&create(pod), &rules(false), &only_harbor("Warn"));
         assert_eq!((&admitted["allowed"], verdict), (&json!(true), ReviewOutcome::Malformed));
     }
@@ -285,7 +285,7 @@ fn a_denial_says_what_is_wrong_and_how_to_mend_it() {
 fn every_place_that_holds_an_image_is_judged() {
     let policies = only_harbor("Enforce");
     let bad = json!([{"name": "x", "image": "ghcr.io/a/b"}]);
-    for (field, list, told) in [
+    for (field, list, reported) in [
         ("containers", bad.clone(), "container \"x\""),
         ("initContainers", bad.clone(), "init container \"x\""),
         ("ephemeralContainers", bad, "ephemeral container \"x\""),
@@ -294,7 +294,7 @@ fn every_place_that_holds_an_image_is_judged() {
         let mut pod = pod("harbor.corp/hub/library/nginx");
         pod["spec"][field] = list;
         let response = answer(&create(pod), &policies);
-        assert!(response["status"]["message"].as_str().unwrap().starts_with(told), "{field}: {response}");
+        assert!(response["status"]["message"].as_str().unwrap().starts_with(reported), "{field}: {response}");
     }
 }
 
@@ -344,12 +344,12 @@ fn a_workload_is_admitted_with_a_warning_that_its_pods_will_not_be() {
     let core = ["ReplicationController", "PodTemplate"];
     for kind in ["Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Job", "CronJob"].into_iter().chain(core) {
         let response = answer(&create(workload(kind, "ghcr.io/acme/tool:1")), &policies);
-        let told = format!(
+        let reported = format!(
             "harbor-pilot: Pods of this {kind} will be refused: container \"web\": image \"ghcr.io/acme/tool:1\" is not"
         );
         assert_eq!(response["allowed"], true, "{kind}");
         assert_eq!(response["warnings"].as_array().unwrap().len(), 1, "{response}");
-        assert!(response["warnings"][0].as_str().unwrap().starts_with(&told), "{response}");
+        assert!(response["warnings"][0].as_str().unwrap().starts_with(&reported), "{response}");
         assert_eq!(response["auditAnnotations"]["policy-violations"], "only-harbor=1", "{kind}");
 
         assert!(
@@ -424,7 +424,7 @@ fn what_cannot_be_read_fails_as_the_policies_say() {
         let (refused, verdict) = answered(&review, &rules(false), &only_harbor("Enforce"));
         assert_eq!((&refused["allowed"], verdict), (&json!(false), ReviewOutcome::Denied), "{review}");
         let why = refused["status"]["message"].as_str().unwrap();
-        assert!(why.starts_with("refused without judging"), "{why}");
+        assert!(why.starts_with("rejected without a check"), "{why}");
         for lenient in [only_harbor("Warn"), Policies::default()] {
             let (admitted, verdict) = answered(&review, &rules(false), &lenient);
             assert_eq!((&admitted["allowed"], verdict), (&json!(true), ReviewOutcome::Malformed), "{review}");
@@ -463,7 +463,7 @@ fn namespaces_and_exemptions_bound_a_policy() {
 }
 
 #[test]
-fn a_policy_that_is_not_in_force_is_told_to_whoever_it_would_concern() {
+fn validate_warns_users_about_an_inactive_policy() {
     let selector = json!({"matchExpressions": [{"key": "a", "operator": "Gt"}]});
     let policies = policies(&[("odd", json!({"action": "Enforce", "forbidLatest": true, "objectSelector": selector}))]);
     let response = answer(&create(pod("nginx")), &policies);
@@ -512,7 +512,7 @@ async fn over_http_policies_are_followed_as_they_change_and_denials_are_counted(
     }
     let counted = metrics.encode().unwrap();
     for line in [
-        r#"harbor_pilot_admission_requests_total{operation="Create",outcome="Denied"} 2"#,
+        r#"harbor_pilot_admission_requests_total{operation="create",outcome="denied"} 2"#,
         "harbor_pilot_admission_unmutated_pods_total 1",
     ] {
         assert!(counted.lines().any(|found| found == line), "{line} is not in\n{counted}");
@@ -552,7 +552,7 @@ async fn over_http_a_review_that_takes_too_long_is_answered_as_one_that_cannot_b
         let response = router.clone().oneshot(request).await.unwrap();
         let body = to_bytes(response.into_body(), usize::MAX).await.unwrap();
         let answer = serde_json::from_slice::<Value>(&body).unwrap()["response"].take();
-        (answer["allowed"] == true, answer.to_string().contains("it took too long to judge"))
+        (answer["allowed"] == true, answer.to_string().contains("the review took too long"))
     };
     // Those that are answered where they come in have no time limit: their size is one.
     assert_eq!(ask("/validate", 100).await, (true, false));
@@ -561,7 +561,7 @@ async fn over_http_a_review_that_takes_too_long_is_answered_as_one_that_cannot_b
     policies.store(Arc::new(only_harbor("Warn")));
     assert_eq!(ask("/validate", 100_000).await, (true, true));
     let counted = metrics.encode().unwrap();
-    let line = r#"harbor_pilot_admission_requests_total{operation="Other",outcome="Expired"} 3"#;
+    let line = r#"harbor_pilot_admission_requests_total{operation="other",outcome="expired"} 3"#;
     assert!(counted.lines().any(|found| found == line), "{counted}");
 }
 
@@ -640,7 +640,7 @@ async fn over_http_a_review_that_is_not_read_to_its_end_is_answered_as_one_that_
         assert!([408, 413].contains(&status), "{what}: {status}");
     }
     let counted = metrics.encode().unwrap();
-    for line in [r#"{operation="Update",outcome="Unread"} 20"#, r#"{operation="Other",outcome="Refused"} 5"#] {
+    for line in [r#"{operation="update",outcome="unread"} 20"#, r#"{operation="other",outcome="refused"} 5"#] {
         let line = format!("harbor_pilot_admission_requests_total{line}");
         assert!(counted.lines().any(|found| found == line), "{line}: {counted}");
     }
@@ -692,7 +692,7 @@ async fn over_http_a_review_for_which_there_is_no_room_is_refused_while_a_policy
 }
 
 #[tokio::test]
-async fn over_http_what_scans_found_is_followed_as_it_changes_and_harbor_may_be_away() {
+async fn validate_over_http_follows_changed_scans_during_an_outage() {
     let ceiling = json!({"action": "Enforce", "vulnerability": {"maxSeverity": "Medium"}, "duringOutage": "Warn"});
     let scans = Arc::new(ArcSwap::from_pointee(ScanIndex::default()));
     let rules_now = Arc::new(ArcSwap::from_pointee(rules(false)));
@@ -711,7 +711,7 @@ async fn over_http_what_scans_found_is_followed_as_it_changes_and_harbor_may_be_
     assert_eq!(unknown["allowed"], true);
     let warned = unknown["warnings"][0].as_str().unwrap();
     assert!(
-        warned.contains("has no verdict of a scan (policy ceiling asks for one): nothing is known of it yet"),
+        warned.contains("has no verdict of a scan (policy ceiling asks for one): the image is not known yet"),
         "{warned}"
     );
 
@@ -728,8 +728,11 @@ async fn over_http_what_scans_found_is_followed_as_it_changes_and_harbor_may_be_
     }
     let workload = post(workload("Deployment", "nginx:1")).await;
     assert_eq!(workload["allowed"], true);
-    let told = workload["warnings"][0].as_str().unwrap();
-    assert!(told.starts_with("harbor-pilot: Pods of this Deployment will be refused: container \"web\""), "{told}");
+    let reported = workload["warnings"][0].as_str().unwrap();
+    assert!(
+        reported.starts_with("harbor-pilot: Pods of this Deployment will be refused: container \"web\""),
+        "{reported}"
+    );
     scans.store(Arc::new(scanned("Low")));
     let admitted = post(pod("nginx:1")).await;
     assert!(admitted["allowed"] == true && admitted["warnings"].is_null(), "{admitted}");

@@ -454,7 +454,7 @@ impl Cluster {
                 object if Instant::now() >= end => {
                     bail!(
                         "{condition} of {kind} {name} is {state:?} and not {wanted:?}: {}\n{}",
-                        told(object),
+                        reported(object),
                         self.logs()
                     )
                 }
@@ -475,7 +475,7 @@ impl Cluster {
                 return Ok(object);
             }
             if Instant::now() >= end {
-                bail!("{kind} {name} has no {condition}: {}", told(Ok(object)));
+                bail!("{kind} {name} has no {condition}: {}", reported(Ok(object)));
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
@@ -582,7 +582,7 @@ impl Process {
 }
 
 /// The status of a resource, or why there is none.
-fn told(object: Result<Value>) -> String {
+fn reported(object: Result<Value>) -> String {
     object.map_or_else(|error| error.to_string(), |object| object.get("status").unwrap_or(&Value::Null).to_string())
 }
 
@@ -660,7 +660,7 @@ pub async fn robot(harbor: &Harbor) -> Result<String> {
             {"kind": "project", "namespace": "*", "access": access(&PROJECT_RIGHTS)},
         ],
     });
-    let (status, answer) = harbor.by_hand("POST", "/robots", Some(body)).await;
+    let (status, answer) = harbor.manual_request("POST", "/robots", Some(body)).await;
     let secret = answer.get("secret").and_then(Value::as_str);
     Ok(secret.with_context(|| format!("Harbor made no robot: {status} {answer}"))?.to_owned())
 }

@@ -21,7 +21,7 @@ pub enum State {
     Progressing,
     /// Ready is True.
     Ready,
-    /// Ready is False until somebody acts: Stalled.
+    /// Ready is False needs user action: Stalled.
     Stalled,
     /// Ready is False, for the spec says to leave it alone.
     Suspended,

@@ -131,7 +131,7 @@ mod tests {
     #[test]
     fn a_new_field_is_found_by_its_name_by_the_names_above_it_or_by_its_description() {
         let string = || json!({"type": "string"});
-        let told = |text: &str| json!({"type": "string", "description": text});
+        let reported = |text: &str| json!({"type": "string", "description": text});
         let container = || json!({"image": string(), "imagePullPolicy": string(), "name": string()});
         let volume =
             || json!({"image": {"type": "object", "properties": {"reference": string(), "pullPolicy": string()}}});
@@ -143,7 +143,7 @@ mod tests {
             ("images", json!({"type": "array", "items": string()}), "images[]"),
             ("imagesByArch", json!({"type": "object", "additionalProperties": string()}), "imagesByArch{}"),
             ("baseImage", json!({"properties": {"from": {"properties": {"ref": string()}}}}), "baseImage.from.ref"),
-            ("rootfs", told("Name of the OCI artifact to mount."), "rootfs"),
+            ("rootfs", reported("Name of the OCI artifact to mount."), "rootfs"),
         ];
         for (name, schema, path) in table {
             let mut more = container();

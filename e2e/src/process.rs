@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_watchdog_that_is_dropped_harms_nobody() {
+    fn watchdog_that_is_dropped_kills_no_other_process() {
         let directory = tempfile::tempdir().unwrap();
         let mut process = shell("exec sleep 600", directory.path());
         let mut watchdog = Watchdog::start(directory.path()).unwrap();

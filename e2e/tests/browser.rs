@@ -48,7 +48,7 @@ async fn shows_what_there_is_and_a_hostile_message_as_text() {
             cluster.controller_ops(),
             &["default", "hostile", "dockerhub", "HarborError", "✓ Warm", "document.title="][..],
         ),
-        (cluster.webhook_ops(), &["Rules in force", "dockerhub", "serves"]),
+        (cluster.webhook_ops(), &["Active rules", "dockerhub", "serves"]),
     ] {
         look(&browser, &ops, wanted).await;
     }

@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lifetime_is_given_in_days_or_hours_and_minutes() {
+    fn lifetime_accepts_days_or_hours_and_minutes() {
         for (text, hours) in [("90d", 90 * 24), ("36500d", 36_500 * 24), ("48h", 48), ("1h60m", 2)] {
             assert_eq!(lifetime(text), Ok(SignedDuration::from_hours(hours)), "{text}");
         }

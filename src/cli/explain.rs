@@ -110,7 +110,7 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     };
     let name = rule.map(|rule| rule.name().to_string());
     let unavailable = sources.unavailable();
-    let away = name.as_ref().is_some_and(|name| unavailable.contains(name));
+    let unreachable = name.as_ref().is_some_and(|name| unavailable.contains(name));
     let (mut decision, mut result, mut summary) = match &found {
         RuleDecision::Rewritten { image, .. } => ("Rewritten", Some(image), format!("the Pod gets {image}")),
         RuleDecision::Mapped { image, .. } => (
@@ -135,7 +135,7 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<u8> {
         candidates.iter_mut().for_each(Candidate::leave_to_injector);
         (decision, result) = ("Placeholder", None);
         summary = format!("not rewritten: a placeholder that {whose} replaces");
-    } else if away {
+    } else if unreachable {
         summary.push_str("; Harbor is unavailable, so spec.rewrite.whenUnavailable applies");
     }
     let explanation = Explanation {

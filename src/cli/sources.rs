@@ -129,8 +129,8 @@ impl Sources {
         if self.cluster.is_none() {
             return BTreeSet::new();
         }
-        let away = rewrite::unavailable(&self.instances, Timestamp::now());
-        let waiting = self.projects.iter().filter(|project| away.contains(&project.spec.harbor_ref.name));
+        let unreachable = rewrite::unavailable(&self.instances, Timestamp::now());
+        let waiting = self.projects.iter().filter(|project| unreachable.contains(&project.spec.harbor_ref.name));
         waiting.map(ResourceExt::name_any).collect()
     }
 }

@@ -88,7 +88,7 @@ pub async fn remove_finalizer(client: &Client, held: &FinalizedResource, which: 
         let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
         let patch = Patch::Merge(json!({"metadata": metadata}));
         tries += 1;
-        match bounded("taking the finalizer off", api.patch(&held.name, &parameters, &patch)).await {
+        match bounded("removing the finalizer", api.patch(&held.name, &parameters, &patch)).await {
             Ok(_) => return Ok(true),
             Err(error) if error.is_not_found() => return Ok(false),
             Err(error) if error.is_conflict() && tries < TRIES => {}

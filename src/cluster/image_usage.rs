@@ -61,7 +61,7 @@ impl PodImages {
         if distinct.next().is_some() {
             let (namespace, name) = (owner.namespace.as_deref().unwrap_or_default(), owner.name.as_deref());
             if self.warned.is_due(namespace, Instant::now()) {
-                tracing::warn!(namespace, name, most = MAX_WARMED, "too many images: only the first are warmed");
+                tracing::warn!(namespace, name, most = MAX_WARMED, "too many images: only the first are prewarmed");
             }
         }
         first

@@ -28,7 +28,7 @@ const RELEASE_DEADLINE: Duration = Duration::from_secs(3);
 
 /// The process no longer leads. It has to exit and be restarted.
 #[derive(Debug, thiserror::Error)]
-#[error("lost the Lease {NAME}: {0}; ending, to be started again as one that waits for it")]
+#[error("lost the Lease {NAME}: {0}; exiting, to restart as a candidate")]
 pub struct LeadershipLost(#[from] LeaseLoss);
 
 /// A candidate for the Lease, with its client.
@@ -86,7 +86,7 @@ impl LeaseCandidate {
         self.leadership.end();
         match tokio::time::timeout(RELEASE_DEADLINE, self.release()).await {
             Ok(true) => tracing::info!(identity = self.identity, lease = NAME, "released the Lease"),
-            _ => tracing::warn!(lease = NAME, "the Lease was not released: the next one leads when it has run out"),
+            _ => tracing::warn!(lease = NAME, "cannot release the Lease: the next leader waits until it expires"),
         }
         Ok(Some(done))
     }
@@ -102,7 +102,7 @@ impl LeaseCandidate {
             }
             let leader = self.election.holder();
             if leader != told && !leader.is_empty() && leader != self.identity {
-                tracing::info!(leader, lease = NAME, "another leads");
+                tracing::info!(leader, lease = NAME, "another replica leads");
                 leader.clone_into(&mut told);
             }
             if let Some(pause) = pause {
@@ -167,7 +167,7 @@ impl LeaseCandidate {
                 return Ok(Some(pause));
             }
             Some(Err(error)) => tracing::warn!(%error, lease = NAME, "the Lease"),
-            None => tracing::warn!(?deadline, lease = NAME, "the Lease: no answer in time"),
+            None => tracing::warn!(?deadline, lease = NAME, "timeout of a request for the Lease"),
         }
         self.election.stale();
         // The request took its whole deadline without an answer: do not wait longer.

@@ -145,7 +145,7 @@ impl SecretStore {
             known.insert(name.to_owned(), WatchedSecret::default());
             self.wanted.notify_one();
         } else {
-            tracing::debug!(name, "not watched: {MOST} Secrets are");
+            tracing::debug!(name, "the limit of {MOST} watched Secrets is reached");
         }
         false
     }
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_read_as_it_is_wakes_nobody_and_each_change_wakes_once() {
+    fn secret_watch_triggers_once_for_each_change() {
         let mut watched = WatchedSecret::default();
         assert!(!watched.was_read(some("1"), false));
         assert!(!watched.saw(some("1")));
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_read_each_time_while_nobody_watches_it_and_what_was_missed_then_is_told() {
+    fn secret_without_a_watch_is_read_each_time_and_missed_changes_trigger() {
         let value = |revision: &str| SecretValue { revision: revision.to_owned(), values: BTreeMap::new() };
         for (then, told) in [(some("1"), false), (some("2"), true), (None, true)] {
             let mut watched = WatchedSecret { value: Some(value("1")), ..WatchedSecret::default() };
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_read_that_the_watch_is_behind_of_wakes_nobody_for_ever() {
+    fn secret_read_ahead_of_the_watch_triggers_at_most_once() {
         let mut watched = WatchedSecret::default();
         watched.was_read(some("1"), false);
         watched.saw(some("1"));

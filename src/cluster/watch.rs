@@ -57,6 +57,6 @@ mod tests {
         assert_eq!(tokio::time::timeout(Duration::from_secs(20), failures).await.unwrap(), 2);
         let mut text = String::new();
         encode(&mut text, &registry).unwrap();
-        assert!(text.contains(r#"watch_failures_total{kind="Node"} 2"#), "{text}");
+        assert!(text.contains(r#"watch_errors_total{kind="Node"} 2"#), "{text}");
     }
 }

@@ -83,10 +83,10 @@ impl InstanceState {
     fn message(&self, user_account: bool) -> String {
         let mut message = format!("Harbor {} answers", self.version);
         if !self.unhealthy.is_empty() {
-            message.push_str(&format!("; it calls unhealthy: {}", self.unhealthy.join(", ")));
+            message.push_str(&format!("; unhealthy components: {}", self.unhealthy.join(", ")));
         }
         if user_account {
-            message.push_str("; the account is a user, which costs Harbor about 100 ms of CPU a request: prefer a system robot account");
+            message.push_str("; the credentials are those of a user, which costs Harbor about 100 ms of CPU per request: use a system robot account");
         }
         message
     }

@@ -211,7 +211,7 @@ impl PreviewRun<'_> {
         }
         self.away.contains(instance).then(|| PreviewResult::Refused {
             reason: Reason::InstanceNotReady.to_string(),
-            message: format!("HarborInstance {instance} is not usable; see its own line"),
+            message: format!("HarborInstance {instance} cannot be used; see its own line"),
         })
     }
 

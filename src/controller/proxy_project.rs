@@ -50,7 +50,7 @@ pub async fn reconcile(
         let rule = frame.status.rewrite.as_ref();
         let rule =
             rule.map_or_else(String::new, |rule| format!("; {} becomes {}", rule.matches.join(", "), rule.target));
-        frame.conclude(result.map(|()| format!("Harbor has this project as specified{rule}")));
+        frame.conclude(result.map(|()| format!("the project in Harbor matches the spec{rule}")));
     }
     set_conflicts(kinds.directory.as_ref(), project, &frame.status, &mut frame.conditions);
     frame.close()

@@ -27,7 +27,7 @@ pub async fn reconcile(kinds: &Reconcilers, registry: &Registry, now: Timestamp)
         result = ensure(kinds, registry, frame.sight.uncached(), &mut frame.status, &mut frame.notes).await;
     }
     remember_pulls(kinds, registry, &mut frame.status, &mut frame.notes);
-    frame.conclude(result.map(|()| "Harbor has this registry as specified".to_owned()));
+    frame.conclude(result.map(|()| "the registry in Harbor matches the spec".to_owned()));
     let mut outcome = frame.close();
     // Harbor notices only after minutes that an upstream recovered; we check sooner.
     outcome.requeue = outcome.requeue.min(RECHECK);
@@ -57,7 +57,7 @@ fn remember_pulls(
     let pause = |pulls: &Option<UpstreamPulls>| pulls.as_ref().and_then(|pulls| pulls.paused_until.clone());
     let now = pause(&pulls);
     if let Some(until) = now.as_ref().filter(|_| pause(&status.pulls) != now) {
-        let message = format!("the registry limits the rate of pulls: nothing is warmed from it before {}", until.0);
+        let message = format!("the registry limits the rate of pulls: prewarming from it is paused until {}", until.0);
         notes.push(EventMessage::warning(Reason::RateLimited, message));
     }
     status.pulls = pulls;
@@ -172,14 +172,14 @@ pub(super) async fn compare(
     let have = have.map(|registry| registry.as_ref().clone());
     let (id, mut remarks) = (have.as_ref().map(|registry| registry.id), Vec::new());
     let desired = specification.unwrap_or_else(|| {
-        remarks.push("its Secret is not at hand, so its credentials were not compared".to_owned());
+        remarks.push("its Secret is not available, so its credentials were not compared".to_owned());
         let key = have.as_ref().map(|have| have.credential.access_key.clone()).filter(|key| !key.is_empty());
         let credentials = key.map(|username| Credentials { username, password: String::new().into() });
         specified(kinds, registry, credentials, None)
     });
     let assumed = remembered.is_none() && purpose != ComparePurpose::Write;
     if assumed && purpose == ComparePurpose::Preview && id.is_some() && desired.credentials_revision.is_some() {
-        remarks.push("Harbor does not show the secret that it has, so that was not compared".to_owned());
+        remarks.push("Harbor does not return its secret, so it was not compared".to_owned());
     }
     let credentials_revision = if assumed { desired.credentials_revision.clone() } else { remembered };
     let version = match desired.ca_certificate {
@@ -268,12 +268,12 @@ async fn diagnose(client: &Client, desired: &plan::Desired) -> ReconcileError {
     if desired.credentials.is_some() {
         if client.ping_registry(&anonymous).await.is_ok() {
             let message = format!(
-                "{url} answers Harbor, and refuses the credentials of spec.credentialsSecretRef: correct username and password there"
+                "{url} answers Harbor and refuses the credentials: correct username and password in the Secret of spec.credentialsSecretRef"
             );
             return ReconcileError::stalled(Reason::CredentialsRejected, message);
         }
         let message = format!(
-            "Harbor cannot use {url}: it is unreachable from Harbor, or refuses the credentials (Harbor does not tell which)"
+            "Harbor cannot use {url}: it is unreachable from Harbor, or refuses the credentials (Harbor does not report which)"
         );
         return ReconcileError::waiting(Reason::UpstreamUnhealthy, message);
     }
@@ -291,7 +291,7 @@ async fn remove(kinds: &Reconcilers, registry: &Registry) -> Result<Vec<EventMes
         return Ok(Vec::new());
     };
     if Marker::split(&have.description).1 != Some(kinds.installation.marker(registry)) {
-        let message = format!("registry {name} in Harbor is not marked as ours and was left alone");
+        let message = format!("registry {name} in Harbor has no marker of ours and was not modified");
         return Ok(vec![EventMessage::warning(Reason::AdoptionRequired, message)]);
     }
     let deleted = connection.client.delete_registry(have.id).await;
@@ -334,5 +334,9 @@ async fn in_the_way(kinds: &Reconcilers, registry: &Registry) -> Option<String> 
     if users.is_empty() {
         return None;
     }
-    Some(format!("registry {} in Harbor is used by {}; delete that first", registry.harbor_name(), users.join(", ")))
+    Some(format!(
+        "registry {} in Harbor is used by {}; delete its users first",
+        registry.harbor_name(),
+        users.join(", ")
+    ))
 }

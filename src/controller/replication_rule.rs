@@ -48,8 +48,8 @@ pub async fn reconcile(
         }
         let blocked_images = match frame.status.blocked_images.len() {
             0 => String::new(),
-            1 => "; 1 image is held back by vulnerability prevention".to_owned(),
-            more => format!("; {more} images are held back by vulnerability prevention"),
+            1 => "; vulnerability prevention blocks 1 image".to_owned(),
+            more => format!("; vulnerability prevention blocks {more} images"),
         };
         frame.conclude(result.map(|()| format!("Harbor has this replication policy as specified{blocked_images}")));
     }
@@ -252,7 +252,7 @@ async fn remove(kinds: &Reconcilers, rule: &ReplicationRule, now: Timestamp) -> 
     let (observed, _) = observe(&view, name, &marker, remembered, Freshness::Asked(now)).await?;
     let Some(policy) = observed.marked else {
         let left = observed.named.map(|_| {
-            let message = format!("replication policy {name} in Harbor is not marked as ours and was left alone");
+            let message = format!("replication policy {name} in Harbor has no marker of ours and was not modified");
             EventMessage::warning(Reason::AdoptionRequired, message)
         });
         return Ok(Removal::Done(left.into_iter().collect()));

@@ -88,7 +88,7 @@ impl SecretValue {
     pub fn credentials(&self) -> Result<Credentials, String> {
         let value = |key: &str| {
             self.values.get(key).filter(|value| !secrecy::ExposeSecret::expose_secret(*value).is_empty()).ok_or_else(|| {
-                format!("key `{key}` is missing or empty; the keys `username` and `password` are needed (type kubernetes.io/basic-auth)")
+                format!("key `{key}` is missing or empty; the keys `username` and `password` are required (type kubernetes.io/basic-auth)")
             })
         };
         let username = secrecy::ExposeSecret::expose_secret(value("username")?).trim().to_owned();

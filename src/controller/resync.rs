@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn all_beat_together_once_an_interval() {
+    fn resync_is_due_for_all_once_an_interval() {
         let start = 1_800_000_000_000;
         let first = ResyncSchedule::at(at(start), MINUTE, "a");
         for passed in (0..600_000).step_by(777) {
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn another_installation_has_another_beat() {
+    fn resync_of_another_installation_has_another_offset() {
         let now = at(1_800_000_000_000);
         let beats: std::collections::BTreeSet<_> =
             (0..20).map(|number| ResyncSchedule::at(now, Duration::from_secs(300), number).last).collect();

@@ -84,11 +84,11 @@ impl Collector for AdmissionCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
         in_force(&mut encoder, &self.in_force)?;
         let policies = self.in_force.policies.load();
-        gauge(&mut encoder, "active_policies", "ImagePolicies that are asked", policies.len() as f64)?;
+        gauge(&mut encoder, "active_policies", "Active ImagePolicies", policies.len() as f64)?;
         let findings = policies.findings().len() as f64;
-        gauge(&mut encoder, "policy_warnings", "What is odd about policies; the log says what", findings)?;
+        gauge(&mut encoder, "policy_warnings", "ImagePolicies with a problem; the log has details", findings)?;
         let scanned = self.in_force.scans.load().len() as f64;
-        gauge(&mut encoder, "scans_known", "Images of which policies know a scan", scanned)?;
+        gauge(&mut encoder, "scans_known", "Images with a scan that policies can use", scanned)?;
         self.offers.iter().try_for_each(|offers| waiting(&mut encoder, offers))
     }
 }
@@ -103,26 +103,26 @@ pub struct CertificateCollector {
 impl Collector for CertificateCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
         let end = self.certificate.validity().map_or(0, |validity| validity.until.as_second()) as f64;
-        let help = "End of the certificate that is served, in seconds since 1970; 0 for one that cannot be read";
+        let help = "End of the serving certificate, in seconds since 1970; 0 for one that cannot be read";
         gauge(&mut encoder, "certificate_not_after_timestamp_seconds", help, end)?;
         let rejected = f64::from(u8::from(self.certificate.has_rejected()));
-        let help = "1 while the files hold a certificate that is not served; the log says why";
+        let help = "1 while the files have a certificate that is not served; the log has details";
         gauge(&mut encoder, "certificate_rejected", help, rejected)
     }
 }
 
 fn in_force(encoder: &mut DescriptorEncoder<'_>, in_force: &ActiveConfig) -> Result<(), Error> {
     let rules = in_force.rules.load();
-    gauge(encoder, "active_rules", "Rules that images are rewritten by", rules.len() as f64)?;
+    gauge(encoder, "active_rules", "Active rules", rules.len() as f64)?;
     let waiting = rules.targets().iter().filter(|target| target.waits()).count() as f64;
-    gauge(encoder, "rules_bypassed", "Rules that leave images as they are: their Harbor is unavailable", waiting)?;
-    gauge(encoder, "rule_warnings", "What is odd about rules; the log says what", rules.findings().len() as f64)?;
-    let help = "When the rules in force were compiled, since 1970; 0 before";
+    gauge(encoder, "rules_bypassed", "Rules that do not rewrite images because their Harbor is unavailable", waiting)?;
+    gauge(encoder, "rule_warnings", "Invalid or shadowed rules; the log has details", rules.findings().len() as f64)?;
+    let help = "When the active rules were compiled, in seconds since 1970; 0 before";
     gauge(encoder, "rules_compiled_timestamp_seconds", help, in_force.compiled_at() as f64)
 }
 
 fn waiting(encoder: &mut DescriptorEncoder<'_>, offers: &PrewarmQueue) -> Result<(), Error> {
-    gauge(encoder, "prewarm_queue_length", "Offers that wait to be written as CachedImages", offers.waiting() as f64)
+    gauge(encoder, "prewarm_queue_length", "Prewarm requests that wait to become CachedImages", offers.waiting() as f64)
 }
 
 /// Number of resources of each kind by Ready status and reason.
@@ -137,7 +137,7 @@ fn resources(seen: &RunningState, encoder: &mut DescriptorEncoder<'_>) -> Result
     let lines = counts.by_labels.iter().map(|((kind, ready, reason), count)| {
         ([("kind", *kind), ("ready", ready.as_str()), ("reason", reason.as_str())], *count as f64)
     });
-    family(encoder, "resources", "Resources by what their condition Ready says", lines)
+    family(encoder, "resources", "Resources by status and reason of their condition Ready", lines)
 }
 
 fn instances(seen: &RunningState, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
@@ -145,7 +145,7 @@ fn instances(seen: &RunningState, encoder: &mut DescriptorEncoder<'_>) -> Result
     let lines: Vec<(String, f64)> =
         instances.iter().take(NAMES).map(|one| (one.name_any(), ready(one.as_ref()))).collect();
     let lines = lines.iter().map(|(name, ready)| ([("harbor", name.as_str())], *ready));
-    family(encoder, "instance_ready", "Whether a HarborInstance is Ready", lines)
+    family(encoder, "instance_ready", "1 while a HarborInstance is Ready", lines)
 }
 
 fn upstreams(seen: &RunningState, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
@@ -156,11 +156,11 @@ fn upstreams(seen: &RunningState, encoder: &mut DescriptorEncoder<'_>) -> Result
         let lines = registries.iter().map(move |(name, registry)| (name.as_str(), value(registry, now)));
         lines.filter_map(|(name, value)| Some(([("registry", name)], value?)))
     };
-    let help = "Whether pulls of an upstream pause, for it limits our rate";
+    let help = "1 while pulls of an upstream pause because of its rate limit";
     family(encoder, "upstream_paused", help, each(|registry, now| Some(paused(registry, now))))?;
-    let help = "Manifests that were asked of an upstream in this period, to a twentieth of its limit";
+    let help = "Manifests requested from an upstream in this period, to a twentieth of its limit";
     family(encoder, "upstream_manifests", help, each(|registry, _| Some(f64::from(used(registry)?))))?;
-    let help = "Manifests that spec.pullLimit allows in a period";
+    let help = "Manifests that spec.pullLimit allows per period";
     let limit = |registry: &Registry, _| Some(f64::from(registry.spec.pull_limit.as_ref()?.manifests));
     family(encoder, "upstream_manifests_limit", help, each(limit))
 }

@@ -89,7 +89,7 @@ impl<B: Backend> ExpiryLoop<B> {
                     if resync.is_due(missed, Instant::now())
                         && let Err(error) = self.list_sources(&HashSet::new()).await
                     {
-                        tracing::warn!(%error, "images that were missed are listed again later");
+                        tracing::warn!(%error, "missed images are listed again later");
                         self.quota.miss();
                     }
                 }
@@ -105,7 +105,7 @@ impl<B: Backend> ExpiryLoop<B> {
                     match self.list_sources(&HashSet::new()).await {
                         Ok(_) => rules = now,
                         Err(error) => {
-                            tracing::warn!(%error, "images of new rules are looked for again");
+                            tracing::warn!(%error, "listing the images of new rules again");
                             self.changed.notify_one();
                         }
                     }
@@ -126,7 +126,7 @@ impl<B: Backend> ExpiryLoop<B> {
         let in_use = match self.list_sources(&images).await {
             Ok(in_use) => in_use,
             Err(error) => {
-                tracing::warn!(%error, "nothing expires until it is known what is in use");
+                tracing::warn!(%error, "no CachedImage expires until the used images are known");
                 return false;
             }
         };
@@ -163,7 +163,7 @@ impl<B: Backend> ExpiryLoop<B> {
             Err(error) => {
                 // A conflict or NotFound means: it changed meanwhile, or another client deleted it.
                 if !error.is_conflict() && !error.is_not_found() {
-                    tracing::warn!(%error, name = record.name, "tried again at the next look");
+                    tracing::warn!(%error, name = record.name, "retrying at the next check");
                 }
                 false
             }

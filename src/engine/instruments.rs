@@ -134,7 +134,7 @@ impl PullProgress for PullRecorder {
     }
 
     fn ended(&self, failed: Option<Reason>) {
-        let outcome = failed.map_or_else(|| "Warmed".to_owned(), |reason| reason.to_string());
+        let outcome = failed.map_or_else(|| "succeeded".to_owned(), |reason| reason.to_string());
         self.metrics.count_pull(outcome, self.begin.elapsed());
     }
 }

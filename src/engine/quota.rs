@@ -143,7 +143,7 @@ impl<B: Backend> Quota<B> {
             }
             Err(error) if error.is_not_found() => true,
             Err(error) => {
-                tracing::warn!(%error, name, "a CachedImage could not be evicted; another attempt follows");
+                tracing::warn!(%error, name, "cannot evict a CachedImage; retrying");
                 false
             }
         };
@@ -161,14 +161,14 @@ impl<B: Backend> Quota<B> {
             Full::Namespace => tracing::warn!(
                 namespace,
                 most = of_namespace,
-                "this namespace has as many CachedImages as it may: its further images are not warmed \
+                "the namespace has its maximum of CachedImages: further images are not prewarmed \
                  (--max-cached-images-per-namespace)"
             ),
             Full::Total => tracing::warn!(
                 namespace,
                 most = total,
-                "there are as many CachedImages as there may be, and no namespace has more than this one: its further images are not \
-                 warmed (--max-cached-images)"
+                "the maximum of CachedImages is reached, and no namespace has more than this one: its further images are not \
+                 prewarmed (--max-cached-images)"
             ),
         }
     }

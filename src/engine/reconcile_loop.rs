@@ -130,7 +130,7 @@ impl<K: ReconciledKind, R: Reconciler<K>, B: Backend> ReconcileLoop<K, R, B> {
             let outcome = match self.backend.publish(&reference, note).await {
                 Ok(()) => EventOutcome::Published,
                 Err(error) => {
-                    tracing::debug!(%error, "event lost");
+                    tracing::debug!(%error, "cannot publish an Event");
                     EventOutcome::Dropped
                 }
             };

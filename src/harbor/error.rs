@@ -21,7 +21,7 @@ pub enum Error {
     Unauthorized { operation: String },
     /// HTTP status 403.
     #[error(
-        "Harbor forbids {operation} to this account (403): {message}; `harbor-pilot permissions` prints the rights"
+        "Harbor forbids {operation} for this account (403): {message}; `harbor-pilot permissions` prints the required permissions"
     )]
     Forbidden { operation: String, message: String },
     /// HTTP status 404.

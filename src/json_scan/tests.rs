@@ -51,15 +51,15 @@ impl<'a> Read<'a> for Map {
 /// The same fields as `serde_json` reads them.
 #[derive(Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
-struct Told {
+struct Reported {
     text: Option<String>,
-    list: Option<Vec<Told>>,
-    inner: Option<Box<Told>>,
+    list: Option<Vec<Reported>>,
+    inner: Option<Box<Reported>>,
     flag: Option<bool>,
     map: Option<HashMap<String, Option<String>>>,
 }
 
-impl From<Taken<'_>> for Told {
+impl From<Taken<'_>> for Reported {
     fn from(taken: Taken<'_>) -> Self {
         Self {
             text: taken.text.map(|text| text.0.into_owned()),
@@ -71,8 +71,8 @@ impl From<Taken<'_>> for Told {
     }
 }
 
-fn both(text: &[u8]) -> (Option<Told>, Option<Told>) {
-    (read::<Taken<'_>>(text).ok().map(Told::from), serde_json::from_slice(text).ok())
+fn both(text: &[u8]) -> (Option<Reported>, Option<Reported>) {
+    (read::<Taken<'_>>(text).ok().map(Reported::from), serde_json::from_slice(text).ok())
 }
 
 fn texts() -> impl Strategy<Value = String> {

@@ -40,10 +40,10 @@ impl Default for LeaseTiming {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadTiming {
     /// Two candidates might lead at the same time.
-    #[error("the lease must last at least a quarter longer than the renew deadline: lengthen --lease-duration")]
+    #[error("--lease-duration must be at least 25% longer than --renew-deadline")]
     Lease,
     /// One slow answer would lose the lead.
-    #[error("the renew deadline must be at least twice the retry period, which must be at least 100 ms")]
+    #[error("--renew-deadline must be at least twice --retry-period, which must be at least 100 ms")]
     Renew,
 }
 
@@ -87,10 +87,10 @@ pub enum ElectionAction {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LeaseLoss {
     /// It could not renew in time.
-    #[error("it could not be renewed in time")]
+    #[error("the Lease could not be renewed in time")]
     Late,
     /// The Lease names another holder.
-    #[error("it is held by {0}")]
+    #[error("the Lease is held by {0}")]
     Taken(String),
 }
 

@@ -176,8 +176,8 @@ impl<'m, 'w> TextEditor<'m, 'w> {
             let Some((wish, text)) = each.wish else { continue };
             let TemplateImage { image, line, .. } = each.image;
             let detail = format!(
-                "{image} stays as it is: by an anchor it is also something that does not become {text}; write the image out \
-                 where it is used"
+                "{image} is not rewritten: its anchor is also used where it would not become {text}; write the image \
+                 without the anchor"
             );
             self.unkept.push(RejectedEdit { wish: wish.clone(), line: *line, detail });
         }
@@ -222,14 +222,14 @@ impl<'m, 'w> TextEditor<'m, 'w> {
             let addition = if self.of.visits.target(place.node) == count && alike {
                 TextInsertion::new(&self.of.tree, self.of.text, place, &texts)
             } else {
-                Err("by an anchor its specification is also that of something else")
+                Err("its specification is shared by an anchor")
             };
             match addition {
                 Ok(addition) => {
                     if done.insert(place.node, wished).is_none() {
                         let at = addition.at();
                         let before = self.splices.insert(at, (at..addition.end(), addition.text().to_owned()));
-                        debug_assert!(before.is_none(), "nothing else begins where a secret is added");
+                        debug_assert!(before.is_none(), "an edit at this position is unambiguous");
                     }
                     additions.push((*document, *place, addition));
                 }
@@ -237,7 +237,7 @@ impl<'m, 'w> TextEditor<'m, 'w> {
                     let all = wished.iter().map(|(name, wish)| RejectedEdit {
                         wish: (*wish).clone(),
                         line: *line,
-                        detail: format!("{object}: pull secret {name} was not added: {why}; write it by hand"),
+                        detail: format!("{object}: pull secret {name} was not added: {why}; add it manually"),
                     });
                     self.unkept.extend(all);
                 }

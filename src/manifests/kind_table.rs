@@ -124,7 +124,7 @@ fn read(text: &str) -> Result<Vec<KindEntry>, ManifestError> {
     for value in values(&tree)? {
         let kinds = value.get("kinds").and_then(Value::items);
         let kinds =
-            kinds.ok_or_else(|| tree.error(value.token, "no list `kinds`: see docs/rewrite.md for the form"))?;
+            kinds.ok_or_else(|| tree.error(value.token, "no list `kinds`: see docs/rewrite.md for the format"))?;
         for entry in kinds {
             entries.push(read_entry(&tree, entry)?);
         }

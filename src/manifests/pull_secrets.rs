@@ -35,8 +35,8 @@ impl TextInsertion {
     /// Returns the text to insert for these names; none of them is there yet.
     pub(super) fn new(tree: &Tree, text: &str, place: &SecretsPlace, names: &[&str]) -> Result<Self, &'static str> {
         let taking = &place.taking;
-        let spec = tree.node(place.node).ok_or("it is nowhere")?;
-        let NodeContent::Mapping { flow, entries } = &spec.content else { return Err("it is no mapping") };
+        let spec = tree.node(place.node).ok_or("its field is missing")?;
+        let NodeContent::Mapping { flow, entries } = &spec.content else { return Err("it is not a mapping") };
         let field = |(key, value): &(NodeId, NodeId)| {
             matches!(tree.node(*key).map(|key| &key.content), Some(NodeContent::Scalar { text, .. }) if **text == *taking.field)
                 .then_some(*value)
@@ -111,7 +111,7 @@ fn in_list(
     taking: &PullSecretsField,
     names: &[&str],
 ) -> Result<(usize, usize, String, InsertPosition), &'static str> {
-    let node = tree.node(list).ok_or("it is nowhere")?;
+    let node = tree.node(list).ok_or("its field is missing")?;
     match &node.content {
         NodeContent::Sequence { flow: true, items } => {
             let at = node.span.start + 1;
@@ -124,7 +124,7 @@ fn in_list(
             let before = text.get(line_start..first.span.start).unwrap_or_default();
             let indent = before.len() - before.trim_start_matches(' ').len();
             if before.trim() != "-" {
-                return Err("the first entry of its list does not stand in a line of its own");
+                return Err("the first entry of its list is not on its own line");
             }
             let at = line_start + indent;
             let mut new = String::new();
@@ -147,7 +147,7 @@ fn begin_of_line(text: &str, key: &Node) -> Result<usize, &'static str> {
     let before = text.get(line_start..key.span.start).unwrap_or_default();
     let only_indentation = before.trim_start_matches('\u{feff}').bytes().all(|byte| byte == b' ' || byte == b'-');
     if key.has_properties || !only_indentation {
-        return Err("its first key does not stand in a line of its own");
+        return Err("its first key is not on its own line");
     }
     Ok(key.span.start)
 }

@@ -187,7 +187,7 @@ fn an_image_that_is_also_something_else_is_written_out_or_named_as_left() {
     let done = edited(&defined);
     assert_eq!((done.text, done.images), (defined, 0));
     assert_eq!(done.unkept[0].line, 7);
-    assert!(done.unkept[0].detail.contains("write the image out"), "{}", done.unkept[0].detail);
+    assert!(done.unkept[0].detail.contains("write the image without the anchor"), "{}", done.unkept[0].detail);
 
     let overridden = pod("  - &c {name: a, image: nginx}\n  - <<: *c\n    name: b\n    image: redis\n");
     let done = edited(&overridden);
@@ -217,10 +217,10 @@ fn what_is_no_yaml_is_refused_with_document_line_and_column() {
         ("a: 1\n---\nb: [1\n", "document 2, line 3, column 4: unclosed bracket"),
         ("a: 'x", "document 1, line 1, column 4"),
         ("a: 1\n\tb: 2\n", "tab"),
-        ("a: *nobody\n", "unknown anchor"),
+        ("a: *missing\n", "unknown anchor"),
         ("{\"a\": 1}\n{\"b\": }\n{\"c\": [}\n", "document 2, line 2, column 7: expected value"),
-        ("a: &a [*a]\n", "more than 200 values within one another"),
-        ("a: &a {<<: *a}\n", "merge keys without end"),
+        ("a: &a [*a]\n", "more than 200 nested values"),
+        ("a: &a {<<: *a}\n", "endless merge keys"),
         ("a: {<<: 1}\n", "a merge key takes a mapping"),
     ] {
         let error = ManifestText::read(text).unwrap_err().to_string();
@@ -267,7 +267,7 @@ fn a_pull_secret_that_cannot_be_added_is_named() {
     let text = pod("  - {name: a, image: nginx}\n  imagePullSecrets:\n");
     let done = with_secret(&text);
     assert_eq!(done.text, text);
-    assert!(done.unkept[0].detail.contains("write it by hand"), "{:?}", done.unkept);
+    assert!(done.unkept[0].detail.contains("add it manually"), "{:?}", done.unkept);
 }
 
 /// Draws choices from bytes, so that proptest can shrink them.

@@ -227,7 +227,7 @@ impl TreeBuilder {
             let Some(Node { content: NodeContent::Scalar { text, .. }, line, .. }) = node else { continue };
             if let Some(first) = seen.insert(text, *line) {
                 let detail =
-                    format!("key `{text}` is there twice, first in line {first}: the last one counts, as for kubectl");
+                    format!("key `{text}` is duplicated, first in line {first}: the last one counts, as in kubectl");
                 found.push(self.tree.error(*key, detail));
             }
         }
@@ -239,7 +239,7 @@ impl TreeBuilder {
 /// Adds the fix to a problem, where it is not obvious.
 fn with_advice(detail: String) -> String {
     if detail.contains("indentation in multiline quoted scalar") {
-        return format!("{detail}: indent its further lines deeper than its key (kubectl reads it without, too)");
+        return format!("{detail}: indent its further lines deeper than its key (kubectl also accepts it without)");
     }
     detail
 }

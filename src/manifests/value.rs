@@ -189,9 +189,9 @@ struct Expanding<'t> {
 
 impl Expanding<'_> {
     fn value(&mut self, token: NodeId, depth: usize) -> Result<Value, ManifestError> {
-        let too_much = |what: &str| self.tree.error(token, format!("{what}: this is refused"));
+        let too_much = |what: &str| self.tree.error(token, format!("{what}: not allowed"));
         if depth > MAX_DEPTH {
-            return Err(too_much(&format!("more than {MAX_DEPTH} values within one another")));
+            return Err(too_much(&format!("more than {MAX_DEPTH} nested values")));
         }
         self.left =
             self.left.checked_sub(1).ok_or_else(|| too_much(&format!("more than {MAX_REPEATED} values by aliases")))?;
@@ -233,11 +233,11 @@ impl Expanding<'_> {
         for source in merged {
             self.left = self.left.saturating_sub(1);
             if depth > MAX_DEPTH || self.left == 0 {
-                return Err(self.tree.error(mapping, "merge keys without end: this is refused"));
+                return Err(self.tree.error(mapping, "endless merge keys: not allowed"));
             }
             for (key, value) in self.entries(source, depth + 1)? {
                 let Some(text) = key.scalar() else {
-                    return Err(self.tree.error(key.token, "a key that is no text cannot be merged: write it out"));
+                    return Err(self.tree.error(key.token, "a key that is not text cannot be merged: write it out"));
                 };
                 if known.insert(text) {
                     own.push((key, value));

@@ -276,11 +276,11 @@ fn advance(held: &BlockedImage, look: &Observed<'_>) -> Option<BlockedImage> {
 fn evaluate(image: &str, scan: &Scan) -> BlockedImage {
     match &scan.verdict {
         ScanOutcome::Unscanned => {
-            let reason = "it has not been scanned: let the project scan images on push, or scan it in Harbor";
+            let reason = "it has not been scanned: enable scans on push in the project, or scan it in Harbor";
             judged(image, scan, BlockedImageState::WaitingForScan, reason.to_owned())
         }
         ScanOutcome::Unfinished(status) if matches!(status.as_str(), "Error" | "Stopped") => {
-            let reason = format!("its scan ended as {status}: scan it again in Harbor");
+            let reason = format!("its scan ended with status {status}: scan it again in Harbor");
             judged(image, scan, BlockedImageState::WaitingForScan, reason)
         }
         ScanOutcome::Unfinished(status) => {
@@ -293,7 +293,7 @@ fn evaluate(image: &str, scan: &Scan) -> BlockedImage {
             judged(image, scan, state, reason)
         }
         ScanOutcome::Done { .. } => {
-            judged(image, scan, BlockedImageState::Retrying, "its scan is done: the policy is run again".to_owned())
+            judged(image, scan, BlockedImageState::Retrying, "its scan is done: the policy runs again".to_owned())
         }
     }
 }

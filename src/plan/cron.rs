@@ -64,7 +64,7 @@ impl Cron {
         match cron.next(now) {
             Some(_) => Ok(cron),
             None => Err(format!(
-                "`{text}` never fires within five years, which hangs Harbor's job service; is there such a day?"
+                "`{text}` does not fire within five years, and Harbor's job service would hang: check that the day exists"
             )),
         }
     }

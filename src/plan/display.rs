@@ -34,7 +34,7 @@ impl Difference {
         let object = &self.object;
         let had = self.lines().join("; ");
         match self.action {
-            Action::Nothing => format!("{object} in Harbor is as specified"),
+            Action::Nothing => format!("{object} in Harbor matches the spec"),
             Action::Create => format!("created {object} in Harbor"),
             Action::Adopt => format!("adopted {object} in Harbor, which had {had}"),
             Action::Change => format!("changed {object} in Harbor, which had {had}"),

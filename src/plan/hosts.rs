@@ -35,7 +35,7 @@ pub fn check(url: &str, allowed: &[String], harbor: &str) -> Result<(), Refusal>
     match addresses::literal_objection(&parsed, host) {
         Some(why) => refused(why),
         None if hosts.is_empty() || hosts.contains(&parsed) => Ok(()),
-        None => refused(format!("{host} is not among the hosts that Registries may name")),
+        None => refused(format!("{host} is not an allowed host for Registries")),
     }
 }
 

@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wish_from_before_harbor_was_built_anew_is_written_down_anew() {
+    fn manual_run_is_recorded_again_after_harbor_was_rebuilt() {
         let wish = pending(Some("b"), 700);
         let executions = [execution(2, "manual")];
         assert_eq!(run(Some("b"), None, false, Some(&wish), &executions), ManualRun::Prepare(pending(Some("b"), 2)));

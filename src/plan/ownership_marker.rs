@@ -80,7 +80,7 @@ pub fn may_write(
                 AdoptionPolicy::Never => Err(Refusal {
                     reason: Reason::AdoptionRequired,
                     message: format!(
-                        "{object} in Harbor was left there by {} {}, which is gone; set spec.adoptionPolicy: IfExists to take it over, or another spec.name",
+                        "{object} in Harbor was left behind by the deleted {} {}; set spec.adoptionPolicy: IfExists to adopt it, or another spec.name",
                         found.kind, found.name
                     ),
                 }),
@@ -93,14 +93,14 @@ pub fn may_write(
         Some(other) if other.installation == ours.installation => Err(Refusal {
             reason: Reason::NameConflict,
             message: format!(
-                "{object} in Harbor belongs to {} {} of this cluster; give one of the two another spec.name",
+                "{object} in Harbor belongs to {} {} of this cluster; set another spec.name for one of them",
                 other.kind, other.name
             ),
         }),
         Some(other) => Err(Refusal {
             reason: Reason::NameConflict,
             message: format!(
-                "{object} in Harbor belongs to {} {} of installation {}; set another spec.name, or remove the marker from its description to let it be adopted",
+                "{object} in Harbor belongs to {} {} of installation {}; set another spec.name, or remove the marker from its description so that it can be adopted",
                 other.kind, other.name, other.installation
             ),
         }),
@@ -108,7 +108,7 @@ pub fn may_write(
         None => Err(Refusal {
             reason: Reason::AdoptionRequired,
             message: format!(
-                "{object} exists in Harbor and is not marked as ours; set spec.adoptionPolicy: IfExists to take it over, or another spec.name"
+                "{object} exists in Harbor without our marker; set spec.adoptionPolicy: IfExists to adopt it, or another spec.name"
             ),
         }),
     }
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn what_another_resource_of_ours_made_is_left_to_it_unless_it_is_younger_or_gone() {
+    fn marker_of_another_resource_is_respected_unless_that_is_younger_or_deleted() {
         let (ours, theirs, stranger) = (marker("a", "x"), marker("a", "y"), marker("b", "y"));
         let verdict = |found: &Marker, other, adoption| {
             may_write(&ours, Some(found), other, adoption, "registry x").map_err(|refusal| refusal.reason)

@@ -143,7 +143,7 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Result<Plan<Step>, Refusa
     if have.registry_id != Some(desired.registry_id) {
         let proxied = have.registry_id.map_or("no registry".to_owned(), |id| format!("registry {id}"));
         let wanted = match desired.registry_id {
-            TO_BE_CREATED => "the registry that is to be created".to_owned(),
+            TO_BE_CREATED => "the registry to be created".to_owned(),
             id => format!("registry {id}"),
         };
         return Err(Refusal {
@@ -198,7 +198,7 @@ fn check_limit(desired: &Desired) -> Result<(), Refusal> {
     }
     Err(Refusal {
         reason: Reason::InvalidSpec,
-        message: "spec.storageLimit must be 1 byte to 1024Ti, or -1 for no limit: Harbor takes nothing else".to_owned(),
+        message: "spec.storageLimit must be 1 byte to 1024Ti, or -1 for no limit".to_owned(),
     })
 }
 
@@ -256,7 +256,7 @@ fn limit(desired: &Desired, observed: &Observed, name: &str, drift: &mut Vec<Dri
         return Err(Refusal {
             reason: Reason::InvalidSpec,
             message: format!(
-                "Harbor keeps no quota of project {name}: set quota_per_project_enable in its configuration, or leave out spec.storageLimit"
+                "Harbor has no quota for project {name}: set quota_per_project_enable in its configuration, or remove spec.storageLimit"
             ),
         });
     };

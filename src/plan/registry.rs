@@ -96,7 +96,7 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Result<Plan<Step>, Refusa
         return Err(Refusal {
             reason: Reason::Immutable,
             message: format!(
-                "registry {} in Harbor has type {}, which Harbor cannot change to {}; delete it there or choose another spec.name",
+                "registry {} in Harbor has type {}, which Harbor cannot change to {}; delete it in Harbor, or choose another spec.name",
                 have.name, have.type_, desired.type_
             ),
         });

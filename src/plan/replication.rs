@@ -230,7 +230,9 @@ fn check(want: &ReplicationPolicyContent, now: Timestamp) -> Result<(), Refusal>
             && let Some(bracket) = unclosed(glob)
         {
             let type_ = &filter.type_;
-            return refuse(format!("spec.filters.{type_} `{glob}`: `{bracket}` has no end, and each run would fail"));
+            return refuse(format!(
+                "spec.filters.{type_} `{glob}`: `{bracket}` is not closed, and each run would fail"
+            ));
         }
     }
     if want.trigger.type_ == ReplicationTrigger::SCHEDULED {
@@ -242,7 +244,8 @@ fn check(want: &ReplicationPolicyContent, now: Timestamp) -> Result<(), Refusal>
     if want.trigger.type_ == ReplicationTrigger::EVENT_BASED {
         if want.dest_registry == RegistryReference::LOCAL {
             return refuse(
-                "the policy in Harbor is event-based, which a policy that pulls cannot be: set spec.trigger".to_owned(),
+                "the policy in Harbor is event-based, which is not possible for a policy that pulls: set spec.trigger"
+                    .to_owned(),
             );
         }
         if want.single_active_replication {
@@ -279,7 +282,7 @@ fn differences(have: &ReplicationPolicyContent, want: &ReplicationPolicyContent)
     let flag = |value: bool| value.to_string();
     let registry = |reference: RegistryReference| match reference {
         RegistryReference::LOCAL => "Harbor".to_owned(),
-        RegistryReference { id: TO_BE_CREATED } => "the registry that is to be created".to_owned(),
+        RegistryReference { id: TO_BE_CREATED } => "the registry to be created".to_owned(),
         RegistryReference { id } => format!("registry {id}"),
     };
     let fields = [

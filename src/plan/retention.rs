@@ -51,7 +51,7 @@ pub fn desired(spec: &Retention, now: Timestamp) -> Result<Desired, Refusal> {
             return Err(refuse(format!("spec.retention.rules[{number}] must have one of {all}")));
         }
         if let Some(earlier) = rules.iter().take(number).position(|other| other == rule) {
-            let message = "say the same: Harbor would refuse that; leave one out";
+            let message = "are equal, which Harbor refuses; remove one";
             return Err(refuse(format!("spec.retention.rules[{earlier}] and [{number}] {message}")));
         }
     }

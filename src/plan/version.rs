@@ -62,7 +62,7 @@ pub fn check<'a>(asked: impl Iterator<Item = &'a RequiredVersion>, have: Option<
     if missing.is_empty() {
         return Ok(());
     }
-    let message = format!("{}; this Harbor is {version}: leave it out, or upgrade Harbor", missing.join(", "));
+    let message = format!("{}; this Harbor is {version}: remove it, or upgrade Harbor", missing.join(", "));
     Err(Refusal { reason: Reason::InvalidSpec, message })
 }
 
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_are_read_as_harbor_tells_them_and_a_build_that_is_no_release_has_everything() {
+    fn version_is_parsed_and_a_development_build_has_everything() {
         for (text, version) in [
             ("v2.15.2-080b0220", Some(Version(2, 15, 2))),
             ("v2.9.0", Some(Version(2, 9, 0))),

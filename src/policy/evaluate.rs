@@ -114,28 +114,28 @@ impl PolicyResult {
         // No vulnerability of it is known.
         let lenient = matches!(problem, PolicyViolation::Unscanned(_, OnUnscanned::Warn));
         if lenient && policy.action != PolicyAction::Audit {
-            self.warnings.add(|| told(judged, policy, problem));
+            self.warnings.add(|| reported(judged, policy, problem));
             return;
         }
         applying.violations += 1;
         // Known vulnerabilities count in an outage, too.
-        let away =
+        let unreachable =
             judged.unavailable && matches!(problem, PolicyViolation::NotAllowed | PolicyViolation::Unscanned(..));
         match policy.action {
-            PolicyAction::Enforce if away && policy.during_outage == DuringOutage::Warn => {
+            PolicyAction::Enforce if unreachable && policy.during_outage == DuringOutage::Warn => {
                 self.warnings
-                    .add(|| format!("{}; admitted while Harbor is unavailable", told(judged, policy, problem)));
+                    .add(|| format!("{}; admitted while Harbor is unavailable", reported(judged, policy, problem)));
             }
             PolicyAction::Enforce => self.denials.add(|| {
-                let why = match (away, scope) {
-                    (true, _) => "; Harbor is unavailable, try again when it is back",
+                let why = match (unreachable, scope) {
+                    (true, _) => "; Harbor is unavailable, try again later",
                     (_, PolicyScope::Perhaps) => "; the labels of the namespace are not known yet, try again",
                     _ => "",
                 };
-                format!("{}{why}", told(judged, policy, problem))
+                format!("{}{why}", reported(judged, policy, problem))
             }),
-            PolicyAction::Warn => self.warnings.add(|| told(judged, policy, problem)),
-            PolicyAction::Audit => self.notes.add(|| told(judged, policy, problem)),
+            PolicyAction::Warn => self.warnings.add(|| reported(judged, policy, problem)),
+            PolicyAction::Audit => self.notes.add(|| reported(judged, policy, problem)),
         }
     }
 }
@@ -163,13 +163,13 @@ impl Messages {
     }
 }
 
-fn told(judged: &JudgedImage<'_>, policy: &Policy, problem: PolicyViolation) -> String {
+fn reported(judged: &JudgedImage<'_>, policy: &Policy, problem: PolicyViolation) -> String {
     let (noun, name, sent) = (judged.noun, Quoted(judged.name, MAX_NAME), Quoted(judged.sent, MAX_IMAGE));
     let policy_name = PrintableText(&policy.name, MAX_NAME);
     let is_placeholder = matches!(judged.note, ForeignReason::Placeholder(_));
     let what = match problem {
         PolicyViolation::Unreadable => {
-            format!("is no image reference (policy {policy_name}); write host/project/name:tag")
+            format!("is not a valid image reference (policy {policy_name}); write host/project/name:tag")
         }
         PolicyViolation::NotAllowed => format!(
             "is not from an allowed registry (policy {policy_name} allows {}){}",
@@ -183,13 +183,13 @@ fn told(judged: &JudgedImage<'_>, policy: &Policy, problem: PolicyViolation) -> 
             format!("has no fixed tag (policy {policy_name} forbids latest); name a version or a digest")
         }
         PolicyViolation::Vulnerable(found, admitted) => format!(
-            "has vulnerabilities of severity {} (policy {policy_name} admits {admitted:?} at most): {} found, {} fixable, scanned \
-             {}; use a mended image, or ask for an exemption",
+            "has vulnerabilities of severity {} (policy {policy_name} allows at most {admitted:?}): {} found, {} fixable, scanned \
+             {}; use a fixed image, or ask for an exemption",
             found.severity, found.total, found.fixable, found.scanned_at
         ),
-        PolicyViolation::Unscanned(why, _) => format!(
-            "has no verdict of a scan (policy {policy_name} asks for one): {why}; try again when Harbor has scanned it"
-        ),
+        PolicyViolation::Unscanned(why, _) => {
+            format!("has no scan result (policy {policy_name} requires one): {why}; try again after the scan")
+        }
         PolicyViolation::NoDigest if is_placeholder => {
             format!("has no digest (policy {policy_name} requires one){}", Advice(judged.note, false))
         }
@@ -213,18 +213,18 @@ impl fmt::Display for Advice<'_> {
             Self(ForeignReason::Missed(image), _) => write!(
                 f,
                 "; /mutate did not act on it, else it would be {}: try again, then check that \
-                 MutatingWebhookConfiguration harbor-pilot is there, that its calls succeed in time, and that no other \
+                 MutatingWebhookConfiguration harbor-pilot exists, that its calls succeed in time, and that no other \
                  webhook sets images after it",
                 Quoted(image, MAX_IMAGE)
             ),
             Self(ForeignReason::Placeholder(whose), _) => {
-                write!(f, "; it is a placeholder for {whose}, which did not replace it: check that it selects this Pod")
+                write!(f, "; it is a placeholder that {whose} did not replace: check that it selects this Pod")
             }
             Self(ForeignReason::NeverPulled, _) => {
-                f.write_str("; its pull policy is Never, so that no rule rewrites it: ask for an exemption")
+                f.write_str("; its pull policy is Never, so no rule rewrites it: ask for an exemption")
             }
             Self(ForeignReason::Kept, _) => f.write_str(
-                "; the Pod keeps it from being rewritten: remove its label harbor-pilot.dev/exempt, or its name from the annotation harbor-pilot.dev/keep-images",
+                "; the Pod opts out of rewriting: remove its label harbor-pilot.dev/exempt, or its name from the annotation harbor-pilot.dev/keep-images",
             ),
         }
     }

@@ -177,13 +177,13 @@ impl ScannedManifest {
 impl fmt::Display for NoVerdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoRecord => f.write_str("nothing is known of it yet"),
+            Self::NoRecord => f.write_str("the image is not known yet"),
             Self::NotWarm => f.write_str("it is being fetched, or its tag has moved"),
             Self::Open(ScanState::Failed) => f.write_str("its scan failed"),
             Self::Open(ScanState::NoScanner) => f.write_str("Harbor has no scanner"),
-            Self::Open(ScanState::Scanning) => f.write_str("its scan is not done"),
+            Self::Open(ScanState::Scanning) => f.write_str("its scan is running"),
             Self::Open(ScanState::Scanned | ScanState::Unscanned) => f.write_str("it has not been scanned"),
-            Self::Stale(scanned) => write!(f, "its last scan is of {scanned}"),
+            Self::Stale(scanned) => write!(f, "its last scan was at {scanned}"),
         }
     }
 }

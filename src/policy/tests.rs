@@ -131,24 +131,24 @@ fn latest_is_a_tag_or_none_and_a_digest_is_what_it_says() {
 #[test]
 fn a_refusal_names_the_container_the_image_the_policy_and_the_fix() {
     let only_harbor = enforced(json!({"allowed": [{"host": "harbor.corp", "projects": ["dockerhub", "team-*"]}]}));
-    let told = |policies: &Policies, image: &str| judge(policies, image).denials().join("\n");
+    let reported = |policies: &Policies, image: &str| judge(policies, image).denials().join("\n");
     assert_eq!(
-        told(&only_harbor, "nginx:1.27"),
+        reported(&only_harbor, "nginx:1.27"),
         "container \"web\": image \"nginx:1.27\" is not from an allowed registry (policy only-harbor allows \
          harbor.corp/{dockerhub,team-*}); push it to Harbor or ask for a rule"
     );
     assert_eq!(
-        told(&enforced(json!({"forbidLatest": true})), "nginx"),
+        reported(&enforced(json!({"forbidLatest": true})), "nginx"),
         "container \"web\": image \"nginx\" has no fixed tag (policy only-harbor forbids latest); name a version or a \
          digest"
     );
     assert_eq!(
-        told(&enforced(json!({"requireDigest": true})), "nginx:1"),
+        reported(&enforced(json!({"requireDigest": true})), "nginx:1"),
         "container \"web\": image \"nginx:1\" has no digest (policy only-harbor requires one); append @sha256:..."
     );
     assert_eq!(
-        told(&only_harbor, "Nginx"),
-        "container \"web\": image \"Nginx\" is no image reference (policy only-harbor); write host/project/name:tag"
+        reported(&only_harbor, "Nginx"),
+        "container \"web\": image \"Nginx\" is not a valid image reference (policy only-harbor); write host/project/name:tag"
     );
     let rewritten = JudgedImage { image: "harbor.corp/hub/library/nginx", ..judged("nginx") };
     let denials = only_harbor.evaluate(&PodScope::default(), [rewritten], None).denials();
@@ -276,7 +276,7 @@ fn a_pair_that_would_refuse_every_pod_in_an_outage_is_found() {
 }
 
 #[test]
-fn what_cannot_be_read_is_told_and_never_allows() {
+fn policy_parts_that_are_invalid_are_reported_and_allow_nothing() {
     let policies = Policies::compile([
         &policy(
             "scope",
@@ -291,9 +291,12 @@ fn what_cannot_be_read_is_told_and_never_allows() {
             "exemptions": [{"images": ["nginx"], "reason": "x"}]}),
         ),
     ]);
-    let told: Vec<String> = policies.findings().iter().map(ToString::to_string).collect();
-    assert_eq!(told.len(), 4, "{told:#?}");
-    assert!(told.iter().any(|told| told.starts_with("policy scope is not in force: objectSelector")), "{told:#?}");
+    let reported: Vec<String> = policies.findings().iter().map(ToString::to_string).collect();
+    assert_eq!(reported.len(), 4, "{reported:#?}");
+    assert!(
+        reported.iter().any(|reported| reported.starts_with("policy scope is not active: objectSelector")),
+        "{reported:#?}"
+    );
     assert_eq!(policies.len(), 3);
     let judgement = judge(&policies, "harbor.corp/hub/nginx:1");
     assert_eq!(judgement.audit().as_deref(), Some("exempt=1,host=1,project=1"));

@@ -22,7 +22,7 @@ pub(super) const SOON: Duration = Duration::from_secs(15);
 /// The failure for a tag that the upstream no longer has.
 pub(super) fn gone(tag: &str, error: &registry::Error) -> ReconcileError {
     let message = format!(
-        "the upstream has no tag {tag} any more, so Harbor does not serve it: name a digest, or set serveRemoved in the \
+        "the upstream no longer has the tag {tag}, so Harbor does not serve it: use a digest, or set serveRemoved in the \
          ProxyProject; {error}"
     );
     ReconcileError::new(error.reason(), message, error.class())

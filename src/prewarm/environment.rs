@@ -63,7 +63,7 @@ pub enum Unresolved {
     #[error("the image is not valid: {0}")]
     InvalidImage(String),
     /// No rule maps it, and it names no managed proxy project.
-    #[error("no ProxyProject that serves maps {0}: create one, or wait for it to be Ready")]
+    #[error("no active ProxyProject maps {0}: create one, or wait until it is Ready")]
     NotProxied(String),
     /// The Harbor of its ProxyProject is not ready.
     #[error("HarborInstance {0} is not ready")]

@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn wanted_platforms_choose_their_children_and_tell_what_is_missing() {
+    fn platform_select_returns_children_and_missing_platforms() {
         let multi = index(&[
             ("amd64", Some("linux/amd64"), false),
             ("arm64", Some("linux/arm64/v8"), false),

@@ -45,26 +45,26 @@ pub struct RateLimitState {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RateRefusal {
     /// The upstream limits the rate.
-    #[error("the upstream limits the rate of pulls; nothing is asked of it before {until}")]
+    #[error("the upstream limits the rate of pulls; requests are paused until {until}")]
     Paused {
         /// End of the pause.
         until: Timestamp,
     },
     /// Another image tries whether the upstream serves again.
-    #[error("the upstream limited the rate of pulls; another image tries whether it serves again")]
+    #[error("the upstream limited the rate of pulls; another image probes it")]
     Trial {
         /// Time to retry.
         until: Timestamp,
     },
     /// The upstream did not answer.
-    #[error("the upstream did not answer; another image tries whether it does now")]
+    #[error("the upstream did not answer; another image probes it")]
     Silent {
         /// Time to retry.
         until: Timestamp,
     },
     /// `spec.pullLimit` of the Registry is used up.
     #[error(
-        "spec.pullLimit of its Registry is used up: {used} of {limit} manifests; the next period begins at {until}"
+        "spec.pullLimit of its Registry is used up: {used} of {limit} manifests; the next period starts at {until}"
     )]
     UsedUp {
         /// End of the period.
@@ -438,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_to_be_remembered_is_told_when_it_changes_and_seldom() {
+    fn rate_limiter_reports_its_state_on_change_and_rarely() {
         let told = Arc::new(AtomicU32::new(0));
         let counter = told.clone();
         let allowance = RateLimiter::new(limited_to(1000, 3600), move || {

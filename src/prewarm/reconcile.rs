@@ -136,7 +136,7 @@ impl ImageReconcile<'_> {
             _ => Vec::new(),
         };
         if !newcomers.is_empty() {
-            let why = format!("pulling {} for {}, wanted since", place.resolved.image, list(&newcomers));
+            let why = format!("pulling {} for {}, requested later", place.resolved.image, list(&newcomers));
             return self.next(&place, ImageEvent::Begun(&why));
         }
         match step {

@@ -62,7 +62,7 @@ pub fn read(artifact: &Artifact, known: Option<&ScanStatus>) -> ScanStatus {
         }
         ScanStage::UnderWay(_) => ScanStatus { state: ScanState::Scanning, message: None, ..known },
         ScanStage::Failed(scan) => {
-            let message = format!("the scan ended as {}; the log of Harbor's scanner says why", scan.scan_status);
+            let message = format!("the scan ended with status {}; see the log of Harbor's scanner", scan.scan_status);
             ScanStatus { state: ScanState::Failed, message: Some(message), ..known }
         }
         // Without a scanner, Harbor does not show earlier scans either.
@@ -90,14 +90,18 @@ pub fn asked(scan: ScanStatus, answer: &Result<(), harbor::Error>, now: Timestam
         Ok(()) | Err(harbor::Error::Conflict { .. }) => ScanStatus { state: ScanState::Scanning, ..asked },
         Err(harbor::Error::Precondition { message }) => ScanStatus {
             state: ScanState::NoScanner,
-            message: Some(format!("{message}; give Harbor a scanner (Interrogation Services), or the project another")),
+            message: Some(format!(
+                "{message}; configure a scanner in Harbor (Interrogation Services), or another one for the project"
+            )),
             ..asked
         },
         Err(harbor::Error::Forbidden { .. }) => ScanStatus {
-            message: Some("our account may not ask for scans: give its robot the permission Scan, Create".to_owned()),
+            message: Some(
+                "our account may not start scans: grant its robot account the permission Scan, Create".to_owned(),
+            ),
             ..asked
         },
-        Err(error) => ScanStatus { message: Some(format!("asked for a scan: {error}")), ..asked },
+        Err(error) => ScanStatus { message: Some(format!("cannot start a scan: {error}")), ..asked },
     }
 }
 

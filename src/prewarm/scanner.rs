@@ -92,7 +92,7 @@ impl ImageScanner<'_> {
     async fn ask(&self, scan: ScanStatus, digest: &str) -> ScanStatus {
         let answer = self.harbor.start_scan(self.target.project(), self.target.repository(), digest).await;
         if let Err(error) = &answer {
-            tracing::debug!(%error, digest, "asked for a scan");
+            tracing::debug!(%error, digest, "started a scan");
         }
         scan::asked(scan, &answer, self.now)
     }

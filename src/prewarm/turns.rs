@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn turns_hold_a_slot_for_an_invited_image_and_give_it_away_when_the_image_does_not_come() {
+    fn turns_hold_a_slot_for_an_invited_image_until_it_expires() {
         let now = Instant::now();
         let mut turns = Turns::new(1);
         assert!(turns.enter("shop", "runs", now) && !turns.enter("shop", "waits", now));

@@ -19,28 +19,28 @@ pub enum Error {
     Transport(transport::Error),
     /// 401 with a fresh token. Harbor answers a wrong password with a token that grants nothing.
     #[error(
-        "Harbor refused {operation} (401): {message}; check the credentials of the HarborInstance and the rights of the account"
+        "Harbor refused {operation} (401): {message}; check the credentials of the HarborInstance and the permissions of the account"
     )]
     Unauthorized { operation: String, message: String },
     /// 401 because the project does not exist: Harbor answers this to an administrator too.
     #[error(
-        "Harbor has no such project, or none that the account may see: {message}; check the project's name in the image, and the ProxyProject"
+        "Harbor has no such project, or the account may not see it: {message}; check the project's name in the image, and the ProxyProject"
     )]
     ProjectNotFound { message: String },
     /// HTTP status 403.
-    #[error("Harbor forbids {operation} (403): {message}; check the rights of the account")]
+    #[error("Harbor forbids {operation} (403): {message}; check the permissions of the account")]
     Forbidden { operation: String, message: String },
     /// 404: an upstream that is down looks the same, so it is not permanent.
     #[error("not found ({operation}): {message}; check the name, and that the upstream has it")]
     NotFound { operation: String, message: String },
     /// 404 from Harbor's own store: Harbor could not ask the upstream, or was refused there, and has not stored the image.
     #[error(
-        "Harbor did not get it from the upstream (which is unreachable, refuses Harbor's credentials, or answers what Harbor \
-         cannot use), and has not stored it: {message}"
+        "Harbor did not get it from the upstream (which is unreachable, refuses Harbor's credentials, or sends an invalid \
+         response), and has not stored it: {message}"
     )]
     UpstreamUnavailable { message: String },
     /// 412: a policy of the project blocks the pull, for example one on vulnerabilities.
-    #[error("a policy of the project stops the pull (412): {message}")]
+    #[error("a policy of the project blocks the pull (412): {message}")]
     PolicyBlocked { message: String },
     /// 429, from Harbor or from the upstream behind it.
     #[error("the rate of pulls is limited (429): {message}")]
@@ -49,16 +49,16 @@ pub enum Error {
     #[error("Harbor or the upstream failed at {operation} ({status}): {message}")]
     Server { operation: String, status: u16, retry_after: Option<Duration>, message: String },
     /// A status that a registry must not send.
-    #[error("unexpected answer to {operation} ({status}): {message}")]
+    #[error("unexpected response to {operation} ({status}): {message}")]
     Unexpected { operation: String, status: u16, message: String },
     /// The bytes have another digest than the requested one.
-    #[error("the content of {expected} has the digest {actual}: the upstream or something on the way altered it")]
+    #[error("the content of {expected} has the digest {actual}: the upstream or a proxy changed it")]
     DigestMismatch { expected: Digest, actual: Digest },
     /// The length of a blob differs from its manifest.
     #[error("{digest} has {actual} bytes and its manifest says {expected}")]
     SizeMismatch { digest: Digest, expected: u64, actual: u64 },
     /// An answer that no registry sends: a login page, a truncated body, a manifest of an old schema.
-    #[error("the answer to {operation} cannot be used: {detail}")]
+    #[error("the response to {operation} is invalid: {detail}")]
     Malformed { operation: String, detail: String },
 }
 

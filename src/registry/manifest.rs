@@ -96,14 +96,14 @@ impl Manifest {
         // Counted before any entry is stored: a list of small entries takes many times its own size.
         let (children, layers) = (count(&outline.manifests), count(&outline.layers));
         if children > MAX_CHILDREN {
-            return Err(format!("{children} children are more than {MAX_CHILDREN}"));
+            return Err(format!("{children} children exceed the maximum of {MAX_CHILDREN}"));
         }
         if layers > MAX_LAYERS {
-            return Err(format!("{layers} layers are more than {MAX_LAYERS}"));
+            return Err(format!("{layers} layers exceed the maximum of {MAX_LAYERS}"));
         }
         // A document with both would mean one thing here and another to the runtime.
         if outline.manifests.is_some() && outline.layers.is_some() {
-            return Err("it is an index and an image at once".to_owned());
+            return Err("it is both an index and an image".to_owned());
         }
         if index { Index::parse(body).map(Self::Index) } else { ImageManifest::parse(body).map(Self::Image) }
     }
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn children_keep_platform_and_variant_and_attestations_are_told_apart() {
+    fn manifest_children_keep_their_platform_and_attestations_are_recognized() {
         let entry = |name: &str, platform: Value, annotations: Value| {
             json!({"mediaType": OCI_IMAGE_MEDIA_TYPE,
             "digest": digest(name), "size": 1, "platform": platform, "annotations": annotations})
@@ -279,7 +279,7 @@ mod tests {
         both["manifests"] = json!([]);
         let many: Vec<_> = (0..=MAX_LAYERS).map(|_| blob("a", 1)).collect();
         let cases = [
-            ("index and image", both, "at once"),
+            ("index and image", both, "both an index and an image"),
             ("negative size", image(&[blob("a", -1)]), "size -1"),
             ("too many layers", image(&many), "more than"),
             ("schema 1", json!({"schemaVersion": 1, "mediaType": OCI_IMAGE_MEDIA_TYPE}), "schema version 1"),

@@ -41,8 +41,8 @@ impl Client {
         }
         let shown = self.transport.shared().redactor.message(path.as_bytes(), false, &[]);
         let detail = format!(
-            "its challenge names {shown} as the token service, and credentials are sent to {} alone; if a proxy before Harbor \
-             has a token service of its own, set spec.tokenPath of the HarborInstance",
+            "its challenge has the token service {shown}, and credentials are only sent to {}; if a proxy in front of Harbor \
+             has its own token service, set spec.tokenPath of the HarborInstance",
             self.token_path
         );
         Err(Error::Malformed { operation: "GET /v2/".to_owned(), detail })
@@ -57,7 +57,7 @@ impl Client {
         let challenge = if answer.status() == StatusCode::UNAUTHORIZED {
             Challenge::read(answer.headers()).ok_or_else(|| Error::Malformed {
                 operation: answer.operation.clone(),
-                detail: "401 without a challenge that can be read: is this a registry?".to_owned(),
+                detail: "401 without a valid challenge: is this a registry?".to_owned(),
             })?
         } else {
             answer.success().await.map(|_| Challenge::Open)?

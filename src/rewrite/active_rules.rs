@@ -46,8 +46,8 @@ pub fn conflicts<'a>(
 /// Returns the names of the unavailable HarborInstances: those that have not answered, or failed, for [`OUTAGE_AFTER`]. An
 /// instance is available again with the first good answer.
 pub fn unavailable<'a>(instances: impl IntoIterator<Item = &'a HarborInstance>, now: Timestamp) -> BTreeSet<String> {
-    let away = instances.into_iter().filter(|instance| is_unavailable(instance, now));
-    away.filter_map(|instance| instance.metadata.name.clone()).collect()
+    let unreachable = instances.into_iter().filter(|instance| is_unavailable(instance, now));
+    unreachable.filter_map(|instance| instance.metadata.name.clone()).collect()
 }
 
 /// Returns a rule in the form that the compiler takes.
@@ -109,7 +109,7 @@ mod tests {
         assert_eq!(rewritten(&[project("hub", false, true)]).unwrap(), "harbor.example.com/hub/library/nginx");
     }
 
-    fn told(name: &str, created: i64, matches: &[&str], host: &str) -> ProxyProject {
+    fn reported(name: &str, created: i64, matches: &[&str], host: &str) -> ProxyProject {
         let created = Timestamp::from_second(1_800_000_000 + created).unwrap().to_string();
         serde_json::from_value(json!({
             "apiVersion": "harbor-pilot.dev/v1alpha1", "kind": "ProxyProject",
@@ -123,7 +123,7 @@ mod tests {
     proptest::proptest! {
         /// Each project gets its own part of all findings, although not all rules are compiled for it.
         #[test]
-        fn each_project_is_told_of_all_its_neighbours(
+        fn conflicts_of_each_project_cover_all_its_neighbours(
             projects in proptest::collection::vec(
                 (0..3_i64, proptest::collection::vec(0..7_usize, 1..4), 0..3_usize), 1..8,
             ),
@@ -133,7 +133,7 @@ mod tests {
             const HOSTS: [&str; 3] = ["harbor.corp", "Other.corp", "bad host"];
             let projects: Vec<ProxyProject> = projects.iter().enumerate().map(|(index, (created, matches, host))| {
                 let matches: Vec<&str> = matches.iter().map(|index| MATCHES[*index]).collect();
-                told(&format!("p{index}"), *created, &matches, HOSTS[*host])
+                reported(&format!("p{index}"), *created, &matches, HOSTS[*host])
             }).collect();
             let all = active_rules(&projects, |_| false);
             for project in &projects {
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn of_several_instances_those_that_are_away_are_named() {
+    fn unavailable_names_each_unavailable_instance() {
         let since = "2026-01-01T00:00:00Z";
         let instances = [
             instance("near", "True", "Healthy", since),
@@ -184,22 +184,22 @@ mod tests {
             instance("restarting", "False", "HarborUnreachable", "2026-01-01T00:59:30Z"),
             instance("broken", "False", "HarborError", since),
         ];
-        let away = unavailable(&instances, "2026-01-01T01:00:00Z".parse().unwrap());
-        assert_eq!(away.iter().map(String::as_str).collect::<Vec<_>>(), ["broken", "far"]);
+        let unreachable = unavailable(&instances, "2026-01-01T01:00:00Z".parse().unwrap());
+        assert_eq!(unreachable.iter().map(String::as_str).collect::<Vec<_>>(), ["broken", "far"]);
     }
 
     #[test]
-    fn only_the_rules_of_an_instance_that_is_away_wait_for_it() {
+    fn active_rules_wait_only_for_their_own_instance() {
         let projects = [project("hub", false, true)];
-        for (away, waits) in [("default", true), ("other", false)] {
-            let rules = active_rules(&projects, |instance| instance == away);
+        for (unreachable, waits) in [("default", true), ("other", false)] {
+            let rules = active_rules(&projects, |instance| instance == unreachable);
             let decision = rules.find(&ImageRef::parse("nginx").unwrap(), &PodScope::default());
-            assert_eq!(matches!(decision, RuleDecision::Unavailable { .. }), waits, "{away}");
+            assert_eq!(matches!(decision, RuleDecision::Unavailable { .. }), waits, "{unreachable}");
         }
     }
 
     #[test]
-    fn a_project_is_told_of_its_own_conflicts_alone() {
+    fn conflicts_of_a_project_are_only_its_own() {
         let projects = [project("a-older", false, true), project("b-younger", false, true)];
         let found = |index: usize| {
             let rule = projects[index].active_rule().unwrap();

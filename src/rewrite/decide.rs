@@ -50,7 +50,7 @@ pub enum PodChange<'p> {
 pub struct PodMutation<'p> {
     edits: PodEdits<'p>,
     at_harbor: Vec<PrewarmTarget>,
-    left_alone: usize,
+    skipped_images: usize,
     warnings: Vec<String>,
 }
 
@@ -193,7 +193,7 @@ impl<'p> PodMutation<'p> {
 
     /// Returns the number of images that were not modified because they could not be read or rewritten.
     pub fn skipped_images(&self) -> usize {
-        self.left_alone
+        self.skipped_images
     }
 
     /// Returns the warnings for the user, few and short.
@@ -211,8 +211,8 @@ impl<'p> PodMutation<'p> {
         wanted
     }
 
-    fn take(&mut self, slot: ImageField<'p>, fate: ImageDecision<'_>) -> RecordedImage {
-        let (image, decision) = match fate {
+    fn take(&mut self, slot: ImageField<'p>, decided: ImageDecision<'_>) -> RecordedImage {
+        let (image, decision) = match decided {
             ImageDecision::Kept(_) => return RecordedImage::Nothing,
             ImageDecision::Unreadable(error) => {
                 self.leave(&slot, &error);
@@ -232,7 +232,10 @@ impl<'p> PodMutation<'p> {
             }
             RuleDecision::Unavailable { rule } => {
                 let (host, rule) = (rule.pull_host(), rule.name());
-                self.leave(&slot, &format_args!("{host} is unavailable, and ProxyProject {rule} waits for it"));
+                self.leave(
+                    &slot,
+                    &format_args!("{host} is unavailable, and ProxyProject {rule} does not rewrite images meanwhile"),
+                );
             }
             RuleDecision::AlreadyAtHarbor { rule } => {
                 if let Some(rule) = rule {
@@ -261,17 +264,17 @@ impl<'p> PodMutation<'p> {
     }
 
     fn leave(&mut self, slot: &ImageField<'_>, why: &dyn fmt::Display) {
-        self.left_alone += 1;
-        if self.left_alone <= MAX_WARNINGS {
+        self.skipped_images += 1;
+        if self.skipped_images <= MAX_WARNINGS {
             let name = PrintableText(slot.name, MAX_NAME_IN_WARNING);
             let noun = slot.kind.noun();
-            self.warnings.push(format!("harbor-pilot: the image of {noun} \"{name}\" was left as it is: {why}"));
+            self.warnings.push(format!("harbor-pilot: the image of {noun} \"{name}\" was not rewritten: {why}"));
         }
     }
 
     fn warn_of_the_rest(&mut self) {
-        if let Some(rest) = self.left_alone.checked_sub(MAX_WARNINGS).filter(|rest| *rest > 0) {
-            self.warnings.push(format!("harbor-pilot: {rest} more images were left as they are"));
+        if let Some(rest) = self.skipped_images.checked_sub(MAX_WARNINGS).filter(|rest| *rest > 0) {
+            self.warnings.push(format!("harbor-pilot: {rest} more images were not rewritten"));
         }
     }
 
@@ -281,7 +284,7 @@ impl<'p> PodMutation<'p> {
             .saturating_sub(pod.annotations().map_or(0, |annotations| annotations.other_bytes));
         let text = if record.is_empty() { None } else { record.text(room) };
         if text.is_none() && !record.is_empty() {
-            self.warnings.push(format!("harbor-pilot: no room for the annotation {ORIGINAL_IMAGES}"));
+            self.warnings.push(format!("harbor-pilot: the annotations of the Pod have no room for {ORIGINAL_IMAGES}"));
         }
         self.edits.annotation = match (text, pod.originals()) {
             (None, None) => RecordEdit::Keep,

@@ -14,7 +14,7 @@ const DOCKER_HUBS: [&str; 4] = [DOCKER_HUB, "index.docker.io", "registry-1.docke
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DesiredRuleError {
     /// The URL of Amazon's API is not a registry host; the registry host contains the account.
-    #[error("the Registry's url names no account; set spec.rewrite.matches to ACCOUNT.dkr.ecr.REGION.amazonaws.com")]
+    #[error("the Registry's url has no account; set spec.rewrite.matches to ACCOUNT.dkr.ecr.REGION.amazonaws.com")]
     EcrApi,
     /// Harbor supports no proxy project on a registry of this type.
     #[error("{}", not_proxied(.0))]
@@ -23,7 +23,7 @@ pub enum DesiredRuleError {
     #[error("spec.rewrite: {0}")]
     Rule(RuleWarning),
     /// The referenced resource does not exist.
-    #[error("{project}: {kind} {name} is not among the manifests; add it")]
+    #[error("{project}: the manifests have no {kind} {name}; add it")]
     Missing {
         /// Name of the ProxyProject.
         project: String,
@@ -37,7 +37,7 @@ pub enum DesiredRuleError {
 fn not_proxied(adapter: &str) -> String {
     let way_out = match adapter {
         "quay" => "use a Registry of type quay-io, or of type docker-registry with the url of your Quay",
-        _ => "use a Registry of type docker-registry with the same url, if that registry speaks the plain protocol",
+        _ => "use a Registry of type docker-registry with the same url, if that registry supports the distribution API",
     };
     format!("Harbor cannot proxy a registry of type {adapter}, only replicate with it: {way_out}")
 }
@@ -312,11 +312,11 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_followed_is_told() {
+    fn desired_rule_reports_invalid_fields() {
         let hub = [registry("docker-hub", "https://hub.docker.com")];
-        for (rewrite, told) in [
+        for (rewrite, reported) in [
             (json!({"matches": ["nodot"]}), "match nodot is not host"),
-            (json!({"exclude": ["nginx"]}), "exclude: \"nginx\" is no pattern"),
+            (json!({"exclude": ["nginx"]}), "exclude: \"nginx\" is not a pattern"),
             (
                 json!({"namespaceSelector": {"matchExpressions": [{"key": "a", "operator": "In"}]}}),
                 "namespaceSelector: operator In of key \"a\" needs values",
@@ -324,7 +324,7 @@ mod tests {
         ] {
             let (rules, problems) = assumed(&[instance()], &hub, &[project(rewrite)]);
             assert!(rules.is_empty());
-            assert!(problems[0].to_string().contains(told), "{}", problems[0]);
+            assert!(problems[0].to_string().contains(reported), "{}", problems[0]);
         }
         let (_, problems) = assumed(&[instance()], &[], &[project(json!({}))]);
         assert_eq!(problems[0].to_string(), "p: Registry up is not among the manifests; add it");

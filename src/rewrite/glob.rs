@@ -10,7 +10,7 @@ pub struct Globs(Vec<GlobMatcher>);
 
 /// The problem of a pattern.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{pattern:?} is no pattern for images: {problem}")]
+#[error("{pattern:?} is not a pattern for images: {problem}")]
 pub struct GlobError {
     /// The pattern.
     pub pattern: String,
@@ -26,7 +26,7 @@ impl Globs {
         let compiled = patterns.into_iter().map(|pattern| {
             let problem = |problem: String| GlobError { pattern: pattern.clone(), problem };
             if !begins_with_host(pattern) {
-                let advice = "it must begin with a host or a wildcard, as docker.io/library/nginx or **/nginx does";
+                let advice = "it must begin with a host or a wildcard, such as docker.io/library/nginx or **/nginx";
                 return Err(problem(advice.to_owned()));
             }
             let glob = GlobBuilder::new(pattern).literal_separator(true).build();

@@ -41,7 +41,7 @@ pub struct StepBudget {
 
 /// The work for a review exceeds its budget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the Pod has too many images for so many rules and policies: make it smaller")]
+#[error("the Pod has too many images for the number of rules and policies: use fewer images")]
 pub struct BudgetExhausted;
 
 impl StepBudget {

@@ -195,14 +195,14 @@ mod tests {
 
     #[test]
     fn what_no_api_server_would_take_is_refused_with_the_key() {
-        for (operator, values, told) in [
+        for (operator, values, reported) in [
             ("Gt", json!(["1"]), "operator \"Gt\" of key \"a\" is unknown"),
             ("In", json!([]), "operator In of key \"a\" needs values"),
             ("Exists", json!(["x"]), "operator Exists of key \"a\" takes no values"),
         ] {
             let value = json!({"matchExpressions": [{"key": "a", "operator": operator, "values": values}]});
             let error = selector(value).unwrap_err().to_string();
-            assert!(error.starts_with(told), "{error}");
+            assert!(error.starts_with(reported), "{error}");
         }
     }
 }

@@ -171,7 +171,7 @@ impl ManifestReader {
             (_, "ImagePolicy") => self.push(document, ImagePolicy::validate_cel, |all| &mut all.policies)?,
             _ => {
                 return Err(format!(
-                    "{version} has no kind `{kind}`; known are HarborInstance, Registry, ProxyProject, \
+                    "{version} has no kind `{kind}`; the kinds are HarborInstance, Registry, ProxyProject, \
                      ReplicationRule, CachedImage, ImagePolicy"
                 ));
             }
@@ -191,7 +191,7 @@ impl ManifestReader {
     {
         let kind = K::kind(&());
         if document.get("apiVersion").and_then(Value::as_str) != Some(K::api_version(&()).as_ref()) {
-            return Err(format!("{kind} is served as {} only", K::api_version(&())));
+            return Err(format!("{kind} has only the version {}", K::api_version(&())));
         }
         let known = self.specs.entry(kind.to_string()).or_insert_with(spec_of::<K>);
         let spec = document.get("spec").zip(known.as_ref());
@@ -209,7 +209,7 @@ impl ManifestReader {
 
     fn once(&mut self, kind: &str, name: &str) -> Result<(), String> {
         let fresh = self.names.insert((kind.to_owned(), name.to_owned()));
-        if fresh { Ok(()) } else { Err(format!("{kind} {name} is there twice")) }
+        if fresh { Ok(()) } else { Err(format!("{kind} {name} is duplicated")) }
     }
 }
 
@@ -328,7 +328,7 @@ mod tests {
             (registry("{type: docker-hub, url: 'https://hub.docker.com', adopton: Never}"), "spec.adopton"),
             (registry("{type: dockerhub, url: 'https://hub.docker.com'}"), "docker-hub"),
             (registry("{type: aws-ecr, url: 'https://ecr.example.com'}"), "amazonaws.com"),
-            (registry("{type: harbor}"), "url is needed"),
+            (registry("{type: harbor}"), "url is required"),
             (registry("{type: docker-hub, url: 'https://hub.docker.com', interval: 5x}"), "1h30m"),
             (
                 "apiVersion: harbor-pilot.dev/v1alpha1\nkind: CachedImage\nmetadata: {name: a}\n\

@@ -180,7 +180,7 @@ async fn follow_files(directory: PathBuf, every: Duration, mut fingerprint: Vec<
             Ok(Err(problem)) => {
                 let problem = problem.to_string();
                 if problem != warned {
-                    tracing::warn!(problem, "the manifests are not applied; the last valid ones stay active");
+                    tracing::warn!(problem, "the manifests are invalid; keeping the last valid ones");
                     warned = problem;
                 }
             }

@@ -35,7 +35,7 @@ pub(super) fn html(content: &PageContent, style: &str, now: Timestamp) -> String
                     (last(troubles, now))
                 }
                 footer {
-                    p { "As of " (moment(now)) ". Reload for the present; " code { "/metrics" } " has the figures." }
+                    p { "As of " (moment(now)) ". Reload to update; " code { "/metrics" } " has the figures." }
                 }
             }
         }
@@ -97,7 +97,7 @@ fn resources(report: &Summary, now: Timestamp) -> Markup {
 fn not_ready(list: &SummaryList<NotReadyItem>, now: Timestamp) -> Markup {
     html! {
         section {
-            h2 { "Not as it should be" (beyond(list.items.len(), list.total)) }
+            h2 { "Not Ready" (beyond(list.items.len(), list.total)) }
             table {
                 thead { tr { th scope="col" { "Resource" } th scope="col" { "Why" } th.num scope="col" { "For" } } }
                 tbody {
@@ -106,7 +106,7 @@ fn not_ready(list: &SummaryList<NotReadyItem>, now: Timestamp) -> Markup {
                             th scope="row" { (trouble.kind) " " (printable(&trouble.name)) }
                             td {
                                 span.state.bad { (printable(&trouble.reason)) }
-                                @if trouble.stalled { " " span.warn { "until somebody acts" } }
+                                @if trouble.stalled { " " span.warn { "needs user action" } }
                                 @if let Some(image) = &trouble.image { p { (code(&short_image(image))) } }
                                 p { (printable(&trouble.message)) }
                             }
@@ -122,8 +122,8 @@ fn not_ready(list: &SummaryList<NotReadyItem>, now: Timestamp) -> Markup {
 fn in_force(rules: &PageRules) -> Markup {
     html! {
         section {
-            h2 { "Rules in force" (beyond(rules.items.len(), rules.total)) }
-            @if rules.items.is_empty() { p.soft { "None: every image stays as it is." } }
+            h2 { "Active rules" (beyond(rules.items.len(), rules.total)) }
+            @if rules.items.is_empty() { p.soft { "None: no image is rewritten." } }
             @else {
                 table {
                     thead { tr {
@@ -150,13 +150,13 @@ fn in_force(rules: &PageRules) -> Markup {
 fn warm(images: &[PageImage], now: Timestamp) -> Markup {
     html! {
         section {
-            h2 { "Images" small { " · those that became warm last first" } }
+            h2 { "Images" small { " · most recent first" } }
             @if images.is_empty() { p.soft { "None yet." } }
             @else {
                 table {
                     thead { tr {
                         th scope="col" { "Image" } th scope="col" { "State" } th scope="col" { "Offline" }
-                        th.num scope="col" { "Stored" } th.num scope="col" { "Warm since" }
+                        th.num scope="col" { "Stored" } th.num scope="col" { "Cached since" }
                     } }
                     tbody {
                         @for image in images {

@@ -59,7 +59,7 @@ async fn whatever_comes_from_outside_is_text_wherever_it_stands() {
 }
 
 #[tokio::test]
-async fn a_browser_is_told_to_load_nothing_and_to_follow_our_style_alone() {
+async fn status_page_headers_allow_only_its_own_style() {
     let answer = answer("GET").await;
     let header = |name: &str| answer.headers().get(name).unwrap().to_str().unwrap().to_owned();
     let policy = header("content-security-policy");

@@ -191,9 +191,9 @@ impl SummaryBuilder {
                     trouble("Ready", &ready.reason, &ready.message, Some(ready.last_transition_time.0))
                 }
                 _ => {
-                    let message = "no controller has looked at it, or not since it was changed: does one run?";
-                    let born = metadata.creation_timestamp.as_ref().map(|time| time.0);
-                    trouble("Ready", NOT_OBSERVED, message, born.filter(|_| observed.is_none_or(|seen| seen < 1)))
+                    let message = "not reconciled since the last change: check that a controller runs";
+                    let created_at = metadata.creation_timestamp.as_ref().map(|time| time.0);
+                    trouble("Ready", NOT_OBSERVED, message, created_at.filter(|_| observed.is_none_or(|seen| seen < 1)))
                 }
             };
             self.trouble(trouble);

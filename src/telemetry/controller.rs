@@ -3,12 +3,14 @@
 
 use std::time::Duration;
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
+
+use super::labels::label_values;
 
 /// Metrics of the controller. Cloning shares them.
 #[derive(Debug, Clone)]
@@ -29,85 +31,92 @@ pub struct ControllerMetrics {
     events: Family<EventLabels, Counter>,
 }
 
-/// Label `outcome` of a reconcile.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-pub enum ReconcileOutcome {
-    /// The resource is Ready.
-    Ready,
-    /// The resource is not Ready; its status has the reason.
-    NotReady,
-    /// The resource was deleted, with its objects in Harbor.
-    Deleted,
-    /// The deletion of the resource is blocked.
-    DeletionBlocked,
-    /// The API server did not accept a write.
-    Failed,
+label_values! {
+    /// Label `outcome` of a reconcile.
+    pub enum ReconcileOutcome {
+        /// The resource is Ready.
+        Ready = "ready",
+        /// The resource is not Ready; its status has the reason.
+        NotReady = "not_ready",
+        /// The resource was deleted, with its objects in Harbor.
+        Deleted = "deleted",
+        /// The deletion of the resource is blocked.
+        DeletionBlocked = "deletion_blocked",
+        /// The API server did not accept a write.
+        Failed = "failed",
+    }
 }
 
-/// Label `answer` of a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-pub enum ResponseClass {
-    /// 2xx and 3xx.
-    Ok,
-    /// 401 and 403.
-    Denied,
-    /// 404.
-    NotFound,
-    /// 429.
-    RateLimited,
-    /// Another 4xx.
-    Refused,
-    /// 5xx.
-    Failed,
-    /// No answer within the timeout.
-    Timeout,
-    /// No connection, or a broken one.
-    Unreachable,
+label_values! {
+    /// Label `result` of a request.
+    pub enum ResponseClass {
+        /// 2xx and 3xx.
+        Ok = "ok",
+        /// 401 and 403.
+        Denied = "denied",
+        /// 404.
+        NotFound = "not_found",
+        /// 429.
+        RateLimited = "rate_limited",
+        /// Another 4xx.
+        Refused = "refused",
+        /// 5xx.
+        Failed = "failed",
+        /// No answer within the timeout.
+        Timeout = "timeout",
+        /// No connection, or a broken one.
+        Unreachable = "unreachable",
+    }
 }
 
-/// Label `api`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-pub enum ApiLabel {
-    /// Harbor's API v2.0.
-    Harbor,
-    /// Its registry, `/v2`.
-    Registry,
+label_values! {
+    /// Label `api`.
+    pub enum ApiLabel {
+        /// Harbor's API v2.0.
+        Harbor = "harbor",
+        /// Its registry, `/v2`.
+        Registry = "registry",
+    }
 }
 
-/// Label `operation`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-pub enum AccessLabel {
-    /// GET and HEAD.
-    Read,
-    /// All others.
-    Write,
+label_values! {
+    /// Label `operation`.
+    pub enum AccessLabel {
+        /// GET and HEAD.
+        Read = "read",
+        /// All others.
+        Write = "write",
+    }
 }
 
-/// Label `cause` of evicted images.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-pub enum ExpiryCauseLabel {
-    /// No Pod asked for the image within its time.
-    Unused,
-    /// There were too many images.
-    TooMany,
+label_values! {
+    /// Label `cause` of evicted images.
+    pub enum ExpiryCauseLabel {
+        /// No Pod requested the image within its lifetime.
+        Unused = "unused",
+        /// There were too many images.
+        TooMany = "too_many",
+    }
 }
 
-/// Label `outcome` of an Event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-pub enum EventOutcome {
-    /// The API server accepted the Event.
-    Published,
-    /// The API server did not accept the Event, and it is lost.
-    Dropped,
+label_values! {
+    /// Label `outcome` of an Event.
+    pub enum EventOutcome {
+        /// The API server accepted the Event.
+        Published = "published",
+        /// The API server did not accept the Event, and it is lost.
+        Dropped = "dropped",
+    }
 }
 
-/// Label `outcome` of a blob of a pull.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-pub enum BlobOutcome {
-    /// This pull brought the blob into the cache.
-    Fetched,
-    /// Harbor already had the blob.
-    Skipped,
+label_values! {
+    /// Label `outcome` of a blob of a pull.
+    pub enum BlobOutcome {
+        /// This pull brought the blob into the cache.
+        Fetched = "fetched",
+        /// Harbor already had the blob.
+        Skipped = "skipped",
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -126,7 +135,7 @@ struct RequestLabels {
     harbor: String,
     api: ApiLabel,
     operation: AccessLabel,
-    answer: ResponseClass,
+    result: ResponseClass,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -183,25 +192,25 @@ impl ControllerMetrics {
     /// Registers the metrics at zero.
     pub fn register(registry: &mut Registry) -> Self {
         let all = Self::unregistered();
-        registry.register("reconciles", "Looks at resources", all.reconciles.clone());
-        let help = "Time of one look at a resource";
+        registry.register("reconciles", "Reconciles of resources", all.reconciles.clone());
+        let help = "Time of one reconcile";
         registry.register_with_unit("reconcile_duration", help, Unit::Seconds, all.reconcile_duration.clone());
-        registry.register("active_reconciles", "Looks under way", all.running.clone());
+        registry.register("active_reconciles", "Running reconciles", all.running.clone());
         registry.register("harbor_requests", "Requests to a Harbor", all.requests.clone());
-        let help = "Time to the end of the answer, or of a registry to its head";
+        let help = "Time to the end of the response; for a registry, to its head";
         registry.register_with_unit("harbor_request_duration", help, Unit::Seconds, all.request_duration.clone());
         registry.register(
             "harbor_request_retries",
-            "Requests to a registry made again within a pull",
+            "Requests to a registry that were retried within a pull",
             all.repeats.clone(),
         );
-        registry.register("active_pulls", "Pulls of images under way", all.active_pulls.clone());
+        registry.register("active_pulls", "Running pulls of images", all.active_pulls.clone());
         registry.register("pulls", "Pulls of images", all.pulls.clone());
         registry.register_with_unit("pull_duration", "Time of one pull", Unit::Seconds, all.pull_duration.clone());
         registry.register("pull_blobs", "Configs and layers of pulls", all.blobs.clone());
-        let help = "What came into caches by pulls";
+        let help = "Bytes that pulls brought into caches";
         registry.register_with_unit("pull_fetched", help, Unit::Bytes, all.blob_bytes.clone());
-        registry.register("images_expired", "CachedImages that were let go", all.expired.clone());
+        registry.register("images_expired", "CachedImages that were deleted", all.expired.clone());
         registry.register("events", "Kubernetes Events", all.events.clone());
         for outcome in [BlobOutcome::Fetched, BlobOutcome::Skipped] {
             all.blobs.get_or_create_owned(&BlobLabels { outcome });
@@ -242,9 +251,9 @@ impl ControllerMetrics {
     }
 
     /// Counts a request to the Harbor of an instance.
-    pub fn count_request(&self, instance: &str, what: (ApiLabel, AccessLabel), answer: ResponseClass, took: Duration) {
+    pub fn count_request(&self, instance: &str, what: (ApiLabel, AccessLabel), result: ResponseClass, took: Duration) {
         let (api, operation) = what;
-        let labels = RequestLabels { harbor: instance.to_owned(), api, operation, answer };
+        let labels = RequestLabels { harbor: instance.to_owned(), api, operation, result };
         self.requests.get_or_create(&labels).inc();
         let labels = ApiLabels { harbor: instance.to_owned(), api };
         self.request_duration.get_or_create(&labels).observe(took.as_secs_f64());
@@ -255,7 +264,7 @@ impl ControllerMetrics {
         self.repeats.get_or_create(&InstanceLabels { harbor: instance.to_owned() }).inc();
     }
 
-    /// Counts a pull. `outcome` is from a closed list: the reason of a failure, or `Warmed`.
+    /// Counts a pull. `outcome` is from a closed list: the reason of a failure, or `succeeded`.
     pub fn count_pull(&self, outcome: String, took: Duration) {
         self.pulls.get_or_create(&PullLabels { outcome }).inc();
         self.pull_duration.observe(took.as_secs_f64());
@@ -311,7 +320,7 @@ mod tests {
     use crate::telemetry::exposition::{Exposed, Exposition};
 
     #[test]
-    fn a_kind_is_shown_before_anything_happens_to_it_and_what_runs_is_told_until_it_ends() {
+    fn expected_kind_is_exported_at_zero_and_running_reconciles_are_counted() {
         let mut exposition = Exposition::new();
         let metrics = ControllerMetrics::register(exposition.registry_mut());
         metrics.expect_kind("Registry");
@@ -319,11 +328,11 @@ mod tests {
         metrics.count_reconcile("Registry", ReconcileOutcome::NotReady, Duration::from_millis(12));
         let has = |line: &str| exposition.encode().unwrap().lines().any(|found| found == line);
         for line in [
-            r#"harbor_pilot_reconciles_total{kind="Registry",outcome="Ready"} 0"#,
-            r#"harbor_pilot_reconciles_total{kind="Registry",outcome="NotReady"} 1"#,
+            r#"harbor_pilot_reconciles_total{kind="Registry",outcome="ready"} 0"#,
+            r#"harbor_pilot_reconciles_total{kind="Registry",outcome="not_ready"} 1"#,
             r#"harbor_pilot_reconcile_duration_seconds_count{kind="Registry"} 1"#,
             r#"harbor_pilot_active_reconciles{kind="Registry"} 1"#,
-            r#"harbor_pilot_events_total{outcome="Dropped"} 0"#,
+            r#"harbor_pilot_events_total{outcome="dropped"} 0"#,
         ] {
             assert!(has(line), "{line} is not in\n{}", exposition.encode().unwrap());
         }

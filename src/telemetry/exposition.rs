@@ -30,7 +30,7 @@ impl Exposition {
     pub fn new() -> Self {
         let (mut own, mut usual) = (Registry::with_prefix("harbor_pilot"), Registry::default());
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
-        own.register("build", "The version that runs", build);
+        own.register("build", "The running version", build);
         usual.register_collector(Box::new(Process));
         Self { own, usual }
     }

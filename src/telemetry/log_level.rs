@@ -40,7 +40,7 @@ async fn show(State(control): State<LogControl>) -> String {
 
 async fn change(State(control): State<LogControl>, Query(options): Query<Options>, body: Bytes) -> Response {
     let refused = |why: String| (StatusCode::BAD_REQUEST, why + "\n").into_response();
-    let Ok(filter) = std::str::from_utf8(&body) else { return refused("the filter is no text".to_owned()) };
+    let Ok(filter) = std::str::from_utf8(&body) else { return refused("the filter is not UTF-8".to_owned()) };
     match control.set(filter) {
         Ok(change) => {
             if let Some(seconds) = options.seconds {

@@ -37,7 +37,7 @@ pub enum LogsError {
     #[error("cannot read {FILTER_VARIABLE}: {0}; write a level such as `info`, or `target=level,…`")]
     Filter(#[from] ParseError),
     /// Logging is already set up.
-    #[error("logs are set up already: {0}; do it once")]
+    #[error("logging is already set up: {0}")]
     Twice(#[from] tracing_subscriber::util::TryInitError),
 }
 
@@ -51,7 +51,7 @@ pub enum SetError {
     #[error("the filter is empty; write a level such as `info`")]
     Empty,
     /// Logging is not set up.
-    #[error("the logs of this process cannot be changed: {0}")]
+    #[error("the log filter of this process cannot be changed: {0}")]
     Gone(#[from] reload::Error),
 }
 
@@ -118,7 +118,7 @@ impl LogControl {
         let parsed = EnvFilter::try_new(filter)?;
         let mut current = self.0.current.lock();
         self.0.handle.reload(parsed)?;
-        tracing::warn!(before = current.filter, now = filter, "what is logged was changed");
+        tracing::warn!(before = current.filter, now = filter, "log filter changed");
         *current = Current { filter: filter.to_owned(), changes: current.changes + 1 };
         Ok(current.changes)
     }
@@ -137,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_filter_that_cannot_be_read_is_told() {
+    fn log_filter_that_is_invalid_is_an_error() {
         let error = init(Some("harbor_pilot=loud"), Format::Text, &RecentErrors::default(), None).unwrap_err();
         assert!(error.to_string().contains("HARBOR_PILOT_LOG"), "{error}");
     }

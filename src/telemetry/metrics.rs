@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -10,6 +10,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use super::exposition::{Exposed, Exposition};
+use super::labels::label_values;
 
 /// All metrics of a process that serves admission.
 #[derive(Debug)]
@@ -56,15 +57,16 @@ pub struct ConnectionMetrics {
     pub flooding: Counter,
 }
 
-/// Label `reason` of dropped prewarm requests.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-pub enum DropReason {
-    /// The queue was full.
-    Full,
-    /// The namespace has sent too many new images.
-    NamespaceLimit,
-    /// The review names a namespace that does not exist.
-    UnknownNamespace,
+label_values! {
+    /// Label `reason` of dropped prewarm requests.
+    pub enum DropReason {
+        /// The queue was full.
+        Full = "full",
+        /// The namespace has sent too many new images.
+        NamespaceLimit = "namespace_limit",
+        /// The review names a namespace that does not exist.
+        UnknownNamespace = "unknown_namespace",
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -72,38 +74,40 @@ struct DropLabels {
     reason: DropReason,
 }
 
-/// Label `operation`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-pub enum OperationLabel {
-    /// A new object.
-    Create,
-    /// An update.
-    Update,
-    /// Any other operation.
-    Other,
+label_values! {
+    /// Label `operation`.
+    pub enum OperationLabel {
+        /// A new object.
+        Create = "create",
+        /// An update.
+        Update = "update",
+        /// Any other operation.
+        Other = "other",
+    }
 }
 
-/// Label `outcome`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-pub enum AdmissionOutcome {
-    /// Admitted with a patch.
-    Patched,
-    /// Admitted as it was.
-    Unchanged,
-    /// Admitted; no decision was needed.
-    Skipped,
-    /// Refused by a policy, or because it could not be read while at least one policy refuses Pods.
-    Denied,
-    /// Could not be read, admitted with a warning.
-    Malformed,
-    /// No AdmissionReview in the answer: the body is not JSON, or the uid of its review is not known.
-    Refused,
-    /// An internal error, answered as malformed.
-    Panicked,
-    /// Took too long, answered as malformed.
-    Expired,
-    /// Was too large or too slow, or found no memory; answered as malformed.
-    Unread,
+label_values! {
+    /// Label `outcome`.
+    pub enum AdmissionOutcome {
+        /// Admitted with a patch.
+        Patched = "patched",
+        /// Admitted as it was.
+        Unchanged = "unchanged",
+        /// Admitted; no decision was needed.
+        Skipped = "skipped",
+        /// Refused by a policy, or because it could not be read while at least one policy refuses Pods.
+        Denied = "denied",
+        /// Could not be read, admitted with a warning.
+        Malformed = "malformed",
+        /// No AdmissionReview in the answer: the body is not JSON, or the uid of its review is not known.
+        Refused = "refused",
+        /// An internal error, answered as malformed.
+        Panicked = "panicked",
+        /// Took too long, answered as malformed.
+        Expired = "expired",
+        /// Was too large or too slow, or found no memory; answered as malformed.
+        Unread = "unread",
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -164,18 +168,27 @@ impl AdmissionMetrics {
         let requests = Family::<RequestLabels, Counter>::default();
         // From 10 µs to 163.84 ms.
         let duration = Histogram::new(exponential_buckets(0.00001, 2.0, 15));
-        let (rewritten, left_alone) = (Counter::default(), Counter::default());
+        let (rewritten, skipped_images) = (Counter::default(), Counter::default());
         let unrewritten = Counter::default();
         let (offers, dropped) = (Counter::default(), Family::<DropLabels, Counter>::default());
-        registry.register("prewarm_requests", "Requests to prewarm an image", offers.clone());
-        registry.register("prewarm_requests_dropped", "Requests to prewarm that the queue refused", dropped.clone());
+        registry.register("prewarm_requests", "Images that admission enqueued for prewarming", offers.clone());
+        registry.register("prewarm_requests_dropped", "Prewarm requests that were dropped", dropped.clone());
         let connections = ConnectionMetrics::register(registry);
         let registry = registry.sub_registry_with_prefix("admission");
         registry.register("requests", "Admission requests", requests.clone());
-        registry.register_with_unit("duration", "Time to answer, body read", Unit::Seconds, duration.clone());
+        registry.register_with_unit(
+            "duration",
+            "Time from the end of the request body to the response",
+            Unit::Seconds,
+            duration.clone(),
+        );
         registry.register("images_rewritten", "Images that patches changed", rewritten.clone());
-        registry.register("images_skipped", "Images not readable or not rewritable", left_alone.clone());
-        registry.register("unmutated_pods", "Pods that /mutate did not see before /validate", unrewritten.clone());
+        registry.register("images_skipped", "Images that could not be read or rewritten", skipped_images.clone());
+        registry.register(
+            "unmutated_pods",
+            "Pods that reached /validate with an image that a rule rewrites",
+            unrewritten.clone(),
+        );
         Self {
             requests: OperationLabel::ALL.map(|operation| {
                 AdmissionOutcome::ALL.map(|outcome| requests.get_or_create_owned(&RequestLabels { operation, outcome }))
@@ -183,7 +196,7 @@ impl AdmissionMetrics {
             duration,
             connections,
             images_rewritten: rewritten,
-            images_skipped: left_alone,
+            images_skipped: skipped_images,
             unmutated_pods: unrewritten,
             offers,
             offers_dropped: DropReason::ALL.map(|reason| dropped.get_or_create_owned(&DropLabels { reason })),
@@ -197,13 +210,17 @@ impl ConnectionMetrics {
         let Self { open, tls_handshake_errors, evicted, refused, stalled, flooding } = &metrics;
         registry.register("tls_handshake_errors", "Failed TLS handshakes", tls_handshake_errors.clone());
         let registry = registry.sub_registry_with_prefix("admission");
-        registry.register("connections", "Connections that are open", open.clone());
-        registry.register("connections_evicted", "Idle connections that made room for another", evicted.clone());
-        registry.register("connections_refused", "Connections for which there was no room", refused.clone());
-        registry.register("connections_stalled", "Connections closed that did not read their answers", stalled.clone());
+        registry.register("connections", "Open connections", open.clone());
+        registry.register(
+            "connections_evicted",
+            "Idle connections that were closed to admit another one",
+            evicted.clone(),
+        );
+        registry.register("connections_refused", "Connections that were refused because of a limit", refused.clone());
+        registry.register("connections_stalled", "Connections that did not read their responses", stalled.clone());
         registry.register(
             "connections_flooding",
-            "Connections closed that sent frames without requests",
+            "Connections that sent HTTP/2 frames without requests",
             flooding.clone(),
         );
         metrics
@@ -248,16 +265,16 @@ mod tests {
         (0..7).for_each(|_| metrics.admission.count_dropped(DropReason::NamespaceLimit));
         let text = metrics.encode().unwrap();
         for line in [
-            r#"harbor_pilot_admission_requests_total{operation="Create",outcome="Panicked"} 3"#,
-            r#"harbor_pilot_admission_requests_total{operation="Other",outcome="Patched"} 1"#,
-            r#"harbor_pilot_admission_requests_total{operation="Update",outcome="Patched"} 0"#,
+            r#"harbor_pilot_admission_requests_total{operation="create",outcome="panicked"} 3"#,
+            r#"harbor_pilot_admission_requests_total{operation="other",outcome="patched"} 1"#,
+            r#"harbor_pilot_admission_requests_total{operation="update",outcome="patched"} 0"#,
             r#"harbor_pilot_admission_duration_seconds_bucket{le="0.00001"} 1"#,
             r#"harbor_pilot_admission_duration_seconds_bucket{le="0.00002"} 4"#,
             r#"harbor_pilot_admission_duration_seconds_bucket{le="+Inf"} 4"#,
             "harbor_pilot_admission_duration_seconds_count 4",
             "harbor_pilot_admission_duration_seconds_sum 0.000045",
-            r#"harbor_pilot_prewarm_requests_dropped_total{reason="NamespaceLimit"} 7"#,
-            r#"harbor_pilot_prewarm_requests_dropped_total{reason="Full"} 0"#,
+            r#"harbor_pilot_prewarm_requests_dropped_total{reason="namespace_limit"} 7"#,
+            r#"harbor_pilot_prewarm_requests_dropped_total{reason="full"} 0"#,
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }

@@ -5,6 +5,7 @@
 
 pub mod controller;
 pub mod exposition;
+mod labels;
 pub mod log_level;
 pub mod logs;
 pub mod metrics;

@@ -1,9 +1,11 @@
 //! Results of prewarm requests: the same for the webhook and the controller.
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
+
+use super::labels::label_values;
 
 /// Counts prewarm requests that were taken from the queue. Clones share the counts; the default exports nothing.
 #[derive(Debug, Clone, Default)]
@@ -11,19 +13,20 @@ pub struct PrewarmQueueMetrics {
     stored: Family<Labels, Counter>,
 }
 
-/// Label `outcome`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-pub enum StoreOutcome {
-    /// A new CachedImage exists for it.
-    Created,
-    /// A CachedImage existed already.
-    Known,
-    /// The API server did not accept it. The next Pod, or the controller's resync of Pods, requests it again.
-    Failed,
-    /// Its namespace has its maximum of CachedImages.
-    NamespaceFull,
-    /// The total number of CachedImages is at its maximum, and no other namespace has more than its own.
-    Full,
+label_values! {
+    /// Label `outcome`.
+    pub enum StoreOutcome {
+        /// A new CachedImage exists for it.
+        Created = "created",
+        /// A CachedImage existed already.
+        Known = "known",
+        /// The API server did not accept it. The next Pod, or the controller's resync of Pods, requests it again.
+        Failed = "failed",
+        /// Its namespace has its maximum of CachedImages.
+        NamespaceFull = "namespace_full",
+        /// The total number of CachedImages is at its maximum, and no other namespace has more than its own.
+        Full = "full",
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -35,7 +38,7 @@ impl PrewarmQueueMetrics {
     /// Registers the counts at zero.
     pub fn register(registry: &mut Registry) -> Self {
         let all = Self::default();
-        registry.register("prewarm_requests_processed", "Prewarm requests that left the queue", all.stored.clone());
+        registry.register("prewarm_requests_processed", "Prewarm requests by result", all.stored.clone());
         for outcome in [
             StoreOutcome::Created,
             StoreOutcome::Known,

@@ -103,7 +103,7 @@ async fn ready(State(readiness): State<Readiness>) -> (StatusCode, &'static str)
     } else if readiness.is_draining() {
         (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
     } else if readiness.is_full() {
-        (StatusCode::SERVICE_UNAVAILABLE, "no room for another connection\n")
+        (StatusCode::SERVICE_UNAVAILABLE, "too many connections\n")
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "not ready yet\n")
     }

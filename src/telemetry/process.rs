@@ -20,11 +20,11 @@ impl Collector for Process {
         let cpu = ConstCounter::new(seen.cpu_seconds);
         put(&mut encoder, "process_cpu", "CPU time in user and system mode", Some(&Unit::Seconds), &cpu)?;
         let gauges = [
-            ("process_resident_memory", "Memory that is resident", Some(&Unit::Bytes), seen.resident_bytes as f64),
+            ("process_resident_memory", "Resident memory", Some(&Unit::Bytes), seen.resident_bytes as f64),
             ("process_open_fds", "Open file descriptors", None, seen.open_fds as f64),
-            ("process_max_fds", "File descriptors that may be open", None, seen.max_fds as f64),
+            ("process_max_fds", "Maximum number of open file descriptors", None, seen.max_fds as f64),
             ("process_threads", "Threads", None, seen.threads as f64),
-            ("process_start_time", "Start of the process since 1970", Some(&Unit::Seconds), seen.started),
+            ("process_start_time", "Start of the process, in seconds since 1970", Some(&Unit::Seconds), seen.started),
         ];
         for (name, help, unit, value) in gauges {
             put(&mut encoder, name, help, unit, &ConstGauge::new(value))?;
@@ -79,7 +79,7 @@ mod tests {
     use crate::telemetry::exposition::{Exposed, Exposition};
 
     #[test]
-    fn a_process_tells_its_memory_its_files_and_its_start() {
+    fn process_metrics_have_memory_files_and_start() {
         let text = Exposition::new().encode().unwrap();
         let value = |name: &str| {
             let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));

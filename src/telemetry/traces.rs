@@ -53,7 +53,7 @@ pub enum TracesError {
     )]
     Endpoint(String),
     /// The HTTP client could not be created.
-    #[error("no client for the OTLP endpoint: {0}")]
+    #[error("cannot create the client of the OTLP endpoint: {0}")]
     Client(String),
 }
 
@@ -205,11 +205,11 @@ impl HttpClient for Sender {
         match (failed, self.silent.load(Ordering::Relaxed)) {
             (Some(why), false) => {
                 self.silent.store(true, Ordering::Relaxed);
-                tracing::warn!(why, "the collector of traces does not take spans; they are dropped until it does");
+                tracing::warn!(why, "cannot send spans to the collector; spans are dropped");
             }
             (None, true) => {
                 self.silent.store(false, Ordering::Relaxed);
-                tracing::info!("the collector of traces takes spans again");
+                tracing::info!("sending spans to the collector again");
             }
             _ => {}
         }
@@ -235,7 +235,7 @@ async fn exchange(http: &reqwest::Client, request: Request<Bytes>) -> Result<Res
 }
 
 fn refused(status: http::StatusCode) -> Option<String> {
-    (!status.is_success()).then(|| format!("it answers {status}"))
+    (!status.is_success()).then(|| format!("status {status}"))
 }
 
 fn address(endpoint: &str) -> Result<String, TracesError> {

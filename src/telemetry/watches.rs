@@ -21,8 +21,8 @@ impl WatchMetrics {
     /// Registers the counts.
     pub fn register(registry: &mut Registry) -> Self {
         let all = Self::default();
-        registry.register("watch_lists", "Lists that watches began with, or began again with", all.lists.clone());
-        registry.register("watch_errors", "Errors of watches; each watch retries", all.failures.clone());
+        registry.register("watch_lists", "Lists that started or restarted a watch", all.lists.clone());
+        registry.register("watch_errors", "Failed watches; they retry", all.failures.clone());
         all
     }
 

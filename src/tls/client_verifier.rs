@@ -25,7 +25,7 @@ pub enum ClientsError {
     #[error(transparent)]
     File(#[from] FilesError),
     /// The file holds no CA.
-    #[error("cannot use the authorities of clients in {}: {why}", path.display())]
+    #[error("cannot use the client CAs in {}: {why}", path.display())]
     Authorities {
         /// The file.
         path: PathBuf,
@@ -88,8 +88,8 @@ impl ClientAuthorities {
             tokio::time::sleep(every).await;
             match self.poll().await {
                 Ok(false) => {}
-                Ok(true) => tracing::info!(path = %self.path.display(), "clients are judged by the new authorities"),
-                Err(error) => tracing::warn!(%error, "clients are judged by the old authorities"),
+                Ok(true) => tracing::info!(path = %self.path.display(), "client CAs reloaded"),
+                Err(error) => tracing::warn!(%error, "cannot reload the client CAs; keeping the old ones"),
             }
         }
     }
@@ -126,7 +126,7 @@ impl ClientCertVerifier for ClientVerifier {
         let certificate = X509::from_der(end_entity.clone()).map_err(|_| CertificateError::BadEncoding)?;
         let mut bears = certificate.names().iter().map(String::as_str).chain(certificate.common_name());
         if !bears.any(|name| self.names.iter().any(|allowed| allowed == name)) {
-            tracing::warn!(subject = certificate.subject(), "a client was refused: it is not among the allowed names");
+            tracing::warn!(subject = certificate.subject(), "client rejected: its name is not allowed");
             return Err(CertificateError::ApplicationVerificationFailure.into());
         }
         Ok(verified)

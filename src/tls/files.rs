@@ -187,7 +187,7 @@ mod tests {
         // Half of a rotation, reported once.
         write(directory.path(), &second.certificate_pem, &first.key_pem);
         let Poll::Kept(error) = files.poll(hour(1)).await else { panic!("a wrong pair was taken") };
-        assert!(error.to_string().contains("do not go together"), "{error}");
+        assert!(error.to_string().contains("do not match"), "{error}");
         assert!(matches!(files.poll(hour(1)).await, Poll::Same));
 
         write(directory.path(), &second.certificate_pem, &second.key_pem);

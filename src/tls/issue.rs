@@ -16,7 +16,7 @@ pub const BACKDATED: SignedDuration = SignedDuration::from_hours(1);
 #[derive(Debug, thiserror::Error)]
 pub enum IssueError {
     /// A name is neither a DNS name nor an IP address, or a key is invalid.
-    #[error("cannot issue the certificate: {0}; check its names, and the stored key of the authority")]
+    #[error("cannot issue the certificate: {0}; check its names, and the stored key of the CA")]
     Rcgen(#[from] rcgen::Error),
     /// The certificate would never be valid.
     #[error("cannot issue a certificate that is valid until {until}, but not before {from}")]

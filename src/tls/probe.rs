@@ -19,7 +19,7 @@ use super::x509::{X509, X509Error};
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
     /// The name is not valid for TLS.
-    #[error("`{0}` is no name of a server")]
+    #[error("`{0}` is not a valid server name")]
     Name(String),
     /// The address does not answer, or not with TLS.
     #[error("{0}; may the controller connect to it?")]

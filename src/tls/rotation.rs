@@ -173,16 +173,14 @@ pub fn next(
         (StoredState::NotOurs(why), _) | (_, StoredState::NotOurs(why)) => {
             return do_now(RotationAction::Stand(why.clone()));
         }
-        (StoredState::Missing, _) => return new_authority("there is none", seen.salvaged, now),
+        (StoredState::Missing, _) => return new_authority("there is no certificate", seen.salvaged, now),
         (StoredState::Damaged(why), _) => return new_authority(why, seen.salvaged, now),
         (StoredState::Held(authorities), _) => authorities,
     };
     let current = &authorities.current;
     if now < current.validity().from {
         let from = current.validity().from;
-        return do_now(RotationAction::Stand(format!(
-            "it is {now} by the clock here, and the authority is valid from {from}"
-        )));
+        return do_now(RotationAction::Stand(format!("the CA is valid from {from}, and the local clock says {now}")));
     }
     if let Some(why) = seen.bundles.iter().find_map(|bundle| bundle.kept_by.clone()) {
         return do_now(RotationAction::Stand(why));
@@ -214,7 +212,7 @@ pub fn next(
         let settled = if nobody_serves { Duration::ZERO } else { policy.settle() };
         return match settled.checked_sub(published_for) {
             None | Some(Duration::ZERO) => certify(because),
-            Some(rest) => wait(rest, Some("API servers learn of the new authority".to_owned())),
+            Some(rest) => wait(rest, Some("API servers receive the new CA".to_owned())),
         };
     }
     let keep: Vec<X509> = authorities.previous.iter().filter(|one| !is_over(one, now)).cloned().collect();
@@ -226,7 +224,7 @@ pub fn next(
     }
     match policy.overlap().checked_sub(taken_over_for) {
         _ if behind.is_some() => wait(LOOK, behind),
-        Some(rest) if !rest.is_zero() => wait(rest, Some("replicas that start with the old certificate".to_owned())),
+        Some(rest) if !rest.is_zero() => wait(rest, Some("replicas may start with the old certificate".to_owned())),
         _ if !authorities.previous.is_empty() => do_now(RotationAction::Drop {
             because: "every replica serves the new certificate".to_owned(),
             keep: Vec::new(),
@@ -267,7 +265,7 @@ fn leaf_wanted(
         StoredState::Missing | StoredState::NotOurs(_) => return wanted("there is none".to_owned(), false),
     };
     if !leaf.is_issued_by(current) {
-        return wanted("it is of another authority".to_owned(), false);
+        return wanted("it was issued by another CA".to_owned(), false);
     }
     if let Some(name) = policy.names.iter().find(|name| !leaf.names().contains(name)) {
         return wanted(format!("it is not for {name}"), true);
@@ -280,7 +278,7 @@ fn leaf_wanted(
         return wanted(format!("it is valid until {until}"), true);
     }
     if lasts_too_long(leaf, policy.leaf, now) {
-        return wanted(format!("it is valid until {until}, longer than it should be"), true);
+        return wanted(format!("it is valid until {until}, longer than its lifetime allows"), true);
     }
     None
 }
@@ -293,7 +291,7 @@ fn authority_due(current: &X509, policy: &RotationPolicy, now: Timestamp) -> Opt
         return Some(format!("it is valid until {until}"));
     }
     lasts_too_long(current, policy.authority, now)
-        .then(|| format!("it is valid until {until}, longer than it should be"))
+        .then(|| format!("it is valid until {until}, longer than its lifetime allows"))
 }
 
 /// Returns the validity of a certificate from its issue.
@@ -343,8 +341,8 @@ fn bundles(bundles: &[CaBundle], all: &[X509], exact: bool, now: Timestamp) -> V
 /// Returns why the previous CAs are still needed.
 fn behind(replicas: &Replicas, current: &X509) -> Option<String> {
     let replicas = match replicas {
-        Replicas::NotAsked => return Some("it is not known what replicas serve".to_owned()),
-        Replicas::Unknown(why) => return Some(format!("it is not known what replicas serve: {why}")),
+        Replicas::NotAsked => return Some("the certificates of the replicas are unknown".to_owned()),
+        Replicas::Unknown(why) => return Some(format!("the certificates of the replicas are unknown: {why}")),
         Replicas::Known(replicas) => replicas,
     };
     replicas.iter().find_map(|Replica { address, serving, shows }| match shows {
@@ -352,7 +350,7 @@ fn behind(replicas: &Replicas, current: &X509) -> Option<String> {
         Ok(_) => Some(format!("{address} serves the old certificate")),
         // A replica that is neither ready nor terminating serves no client, and starts with the current files.
         Err(_) if !serving => None,
-        Err(why) => Some(format!("it is not known what {address} serves: {why}")),
+        Err(why) => Some(format!("the certificate of {address} is unknown: {why}")),
     })
 }
 

@@ -77,14 +77,14 @@ impl AuthoritySet {
         let key_pem = text(data, CA_KEY)?;
         let mut certificates = certificates(data, AUTHORITY)?;
         let (Some(current), true) = (certificates.pop(), certificates.is_empty()) else {
-            return Err(format!("`{AUTHORITY}` does not hold one certificate"));
+            return Err(format!("`{AUTHORITY}` must have exactly one certificate"));
         };
         if !current.is_authority() {
-            return Err(format!("the certificate in `{AUTHORITY}` is none of an authority"));
+            return Err(format!("the certificate in `{AUTHORITY}` is not a CA certificate"));
         }
-        let key = KeyPair::from_pem(&key_pem).map_err(|error| format!("`{CA_KEY}` holds no private key: {error}"))?;
+        let key = KeyPair::from_pem(&key_pem).map_err(|error| format!("`{CA_KEY}` has no private key: {error}"))?;
         if key.subject_public_key_info() != current.public_key() {
-            return Err(format!("`{AUTHORITY}` and `{CA_KEY}` do not go together"));
+            return Err(format!("`{AUTHORITY}` and `{CA_KEY}` do not match"));
         }
         let previous = if data.contains_key(PREVIOUS) { self::certificates(data, PREVIOUS)? } else { Vec::new() };
         Ok(Self { current, previous, issued: Issued { certificate_pem, key_pem } })
@@ -115,7 +115,7 @@ pub fn read_leaf(data: &SecretData) -> StoredState<X509> {
         let (chain, key) = (text(data, CERTIFICATE)?, text(data, KEY)?);
         Certificate::from_pem(chain.as_bytes(), key.as_bytes()).map_err(|error| error.to_string())?;
         let first = certificates(data, CERTIFICATE)?.into_iter().next();
-        first.ok_or_else(|| format!("`{CERTIFICATE}` holds no certificate"))
+        first.ok_or_else(|| format!("`{CERTIFICATE}` has no certificate"))
     };
     parse().map_or_else(StoredState::Damaged, StoredState::Held)
 }
@@ -138,7 +138,7 @@ pub fn recover(data: &SecretData) -> Vec<X509> {
 fn text(data: &SecretData, key: &str) -> Result<String, String> {
     let bytes =
         data.get(key).filter(|bytes| !bytes.is_empty()).ok_or_else(|| format!("`{key}` is missing or empty"))?;
-    String::from_utf8(bytes.clone()).map_err(|_| format!("`{key}` is no text"))
+    String::from_utf8(bytes.clone()).map_err(|_| format!("`{key}` is not UTF-8"))
 }
 
 fn certificates(data: &SecretData, key: &str) -> Result<Vec<X509>, String> {

@@ -21,10 +21,10 @@ pub enum X509Error {
     #[error("it is not PEM: {0}")]
     Pem(String),
     /// The PEM holds another kind of object.
-    #[error("it is no X.509 certificate: {0}")]
+    #[error("it is not an X.509 certificate: {0}")]
     Der(String),
     /// The data holds too many certificates.
-    #[error("it holds more than {MOST} certificates")]
+    #[error("it has more than {MOST} certificates")]
     TooMany,
 }
 

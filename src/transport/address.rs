@@ -15,15 +15,15 @@ use crate::addresses;
 pub fn base(url: &str) -> Result<Url, String> {
     let base = Url::parse(url).map_err(|error| format!("the URL cannot be read: {error}"))?;
     if !matches!(base.scheme(), "http" | "https") || base.host_str().is_none_or(str::is_empty) {
-        return Err("the URL must be http:// or https:// and a host".to_owned());
+        return Err("the URL must have http:// or https:// and a host".to_owned());
     }
     if !base.username().is_empty() || base.password().is_some() {
-        return Err("the URL names a user: put user name and password into the Secret".to_owned());
+        return Err("the URL has a user: set user name and password in the Secret".to_owned());
     }
     let host = base.host_str().unwrap_or_default();
     match addresses::literal_objection(&base, host) {
         Some(why) if !addresses::is_written_plainly(&base, url) => {
-            Err(format!("{why}; if that is meant, write the address in its usual form"))
+            Err(format!("{why}; write the address in its usual form"))
         }
         _ => Ok(base),
     }
@@ -44,7 +44,7 @@ pub fn builder(ca_bundle: Option<&str>) -> Result<reqwest::ClientBuilder, String
             .map_err(|error| format!("caBundle is not PEM: {error}"))?;
         // Text without PEM is an empty bundle; without this check a failed handshake would be the first sign of it.
         if certificates.is_empty() {
-            return Err("caBundle has no PEM certificate in it".to_owned());
+            return Err("caBundle has no PEM certificate".to_owned());
         }
         http = http.tls_certs_merge(certificates);
     }

@@ -101,9 +101,9 @@ pub(super) enum BodyError {
     TooLarge,
     #[error("the body did not arrive in time")]
     TooSlow,
-    #[error("the body broke off")]
+    #[error("the body ended early")]
     Broken,
-    #[error("no room for another body; try again")]
+    #[error("too many bodies are in memory; try again")]
     NoRoom,
 }
 

@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_with_an_answer_to_write_makes_room_at_once_for_a_peer_that_holds_less() {
+    fn connection_with_an_unwritten_answer_is_evicted_for_a_peer_that_holds_less() {
         let room = SlotCapacity { total: 8, peer: 4 };
         let places = PeerSlots::new(room);
         let of = |peer: u8| Arc::new(Connection::new(([10, 0, 0, peer], 1).into(), LIMIT));

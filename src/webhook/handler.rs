@@ -34,8 +34,8 @@ use crate::telemetry::metrics::{AdmissionMetrics, AdmissionOutcome, DropReason, 
 use crate::telemetry::probes::{Readiness, probes};
 use crate::telemetry::traces;
 
-const OUR_ERROR: &str = "an error of harbor-pilot itself; its log has more";
-const TOO_LONG: &str = "it took too long to judge";
+const OUR_ERROR: &str = "an internal error of harbor-pilot; see its log";
+const TOO_LONG: &str = "the review took too long";
 /// The shortest time between two log lines for reviews that were not read.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 /// The longest name of a namespace (RFC 1123 label), in bytes.
@@ -180,7 +180,7 @@ impl HandlerState {
                 let about = beginning.about();
                 self.unread.log(start, |times| {
                     let (uid, namespace) = (about.uid, about.namespace);
-                    tracing::warn!(uid, namespace, %error, times, "an admission review was answered as one that cannot be read");
+                    tracing::warn!(uid, namespace, %error, times, "cannot read an admission review; answered as malformed");
                 });
                 let replied = Ok((endpoint.unread)(&self.admission, about, &beginning.rest(), &error.to_string()));
                 self.admission.conclude(ReviewResult {
@@ -232,30 +232,26 @@ impl Admission {
         };
         let (outcome, took) = (outcome.unwrap_or(reply.verdict.into()), start.elapsed());
         self.metrics.count(reply.operation.into(), outcome, took);
-        let ReviewReply { uid, namespace, operation, rewritten, left_alone, dry_run, .. } = &reply;
+        let ReviewReply { uid, namespace, operation, rewritten, skipped_images, dry_run, .. } = &reply;
         let namespace = if namespace.len() > MAX_NAMESPACE { "" } else { namespace };
         match outcome {
-            AdmissionOutcome::Panicked => tracing::error!(
-                uid,
-                namespace,
-                "answering an admission review panicked; it was answered as one that cannot be read"
-            ),
-            AdmissionOutcome::Expired => tracing::warn!(
-                uid,
-                namespace,
-                "an admission review took too long; it was answered as one that cannot be read"
-            ),
+            AdmissionOutcome::Panicked => {
+                tracing::error!(uid, namespace, "panic in an admission review; answered as malformed")
+            }
+            AdmissionOutcome::Expired => {
+                tracing::warn!(uid, namespace, "an admission review took too long; answered as malformed")
+            }
             _ => {}
         }
         if !span.is_disabled() {
             span.record("uid", uid).record("namespace", namespace);
             span.record("operation", debug(operation)).record("outcome", debug(outcome));
         }
-        tracing::debug!(uid, namespace, ?operation, ?outcome, rewritten, left_alone, dry_run, ?took, "admission");
+        tracing::debug!(uid, namespace, ?operation, ?outcome, rewritten, skipped_images, dry_run, ?took, "admission");
         drop(entered);
         self.metrics.images_rewritten.inc_by(reply.rewritten as u64);
         self.metrics.unmutated_pods.inc_by(reply.unrewritten.into());
-        self.metrics.images_skipped.inc_by(reply.left_alone as u64);
+        self.metrics.images_skipped.inc_by(reply.skipped_images as u64);
         self.respond(reply)
     }
 
@@ -275,7 +271,7 @@ impl Admission {
             }
         }));
         if offering.is_err() {
-            tracing::error!("offering images to the prewarmer panicked");
+            tracing::error!("panic while enqueuing images for prewarming");
         }
         ([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], Body::from(body)).into_response()
     }
@@ -340,7 +336,7 @@ mod tests {
         let answer: serde_json::Value = serde_json::from_slice(&reply.unwrap().body).unwrap();
         assert_eq!(answer["response"]["uid"], "u-1");
         assert_eq!(answer["response"]["allowed"], true);
-        assert_eq!(answer["response"]["warnings"][0], "harbor-pilot: admitted as it is: an error");
+        assert_eq!(answer["response"]["warnings"][0], "harbor-pilot: admitted without changes: an error");
     }
     #[test]
     fn an_offer_for_which_there_is_no_room_is_counted_as_dropped() {
@@ -353,7 +349,7 @@ mod tests {
             sink(PrewarmRequest { image, proxy_project: "hub".to_owned(), namespace: "shop".to_owned() });
         }
         let text = metrics.encode().unwrap();
-        let one = r#"harbor_pilot_prewarm_requests_dropped_total{reason="Full"} 1"#;
+        let one = r#"harbor_pilot_prewarm_requests_dropped_total{reason="full"} 1"#;
         assert!(text.lines().any(|line| line == one), "a duplicate is not dropped: {text}");
     }
 }

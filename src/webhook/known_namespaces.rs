@@ -56,7 +56,7 @@ mod tests {
         }
         assert_eq!(offers.waiting(), 5, "shop has its limit, and the others have none");
         let text = metrics.encode().unwrap();
-        for line in ["UnknownNamespace\"} 1502", "NamespaceLimit\"} 45"] {
+        for line in ["unknown_namespace\"} 1502", "namespace_limit\"} 45"] {
             let line = format!("harbor_pilot_prewarm_requests_dropped_total{{reason=\"{line}");
             assert!(text.lines().any(|found| found == line), "{line}: {text}");
         }

@@ -158,7 +158,7 @@ impl<'a, O> Review<'a, O> {
         };
         let about = request.about();
         if self.api_version.as_deref() != Some(API_VERSION) || self.kind.as_deref() != Some(KIND) {
-            return Err((about, "only AdmissionReview of admission.k8s.io/v1 is understood"));
+            return Err((about, "only AdmissionReview of admission.k8s.io/v1 is supported"));
         }
         if about.uid.is_empty() {
             let problem = if request.uid.is_none() { "the request has no uid" } else { "the uid is empty or too long" };

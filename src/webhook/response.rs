@@ -22,7 +22,7 @@ pub(super) struct ReviewResponse<'a> {
     /// webhook's name.
     pub(super) rewritten: usize,
     /// The number of images that were not modified; kept in the audit log as `rewritten` is.
-    pub(super) left_alone: usize,
+    pub(super) skipped_images: usize,
     /// The ProxyProjects whose rules changed images; kept in the audit log as `rewritten` is.
     pub(super) acted: &'a [&'a str],
     /// The violated policies, each with its count; kept in the audit log as `rewritten` is.
@@ -74,7 +74,7 @@ impl ReviewResponse<'_> {
     }
 
     fn push_audit(&self, out: &mut String) {
-        let counts = [("images-rewritten", self.rewritten), ("images-left-alone", self.left_alone)];
+        let counts = [("images-rewritten", self.rewritten), ("images-skipped", self.skipped_images)];
         let mut before = r#","auditAnnotations":{"#;
         let mut after = "";
         for (name, count) in counts.into_iter().filter(|(_, count)| *count > 0) {

@@ -28,7 +28,7 @@ pub struct ReviewReply {
     /// The number of images that the patch changes.
     pub rewritten: usize,
     /// The number of images that were not modified although the user may expect it.
-    pub left_alone: usize,
+    pub skipped_images: usize,
     /// Whether the request validates a Pod with an image that a rule would rewrite.
     pub unrewritten: bool,
 }
@@ -92,7 +92,7 @@ impl RequestInfo<'_> {
             outcome.write_patch(&mut patch);
             patch
         });
-        let (rewritten, left_alone) = (outcome.rewritten(), outcome.skipped_images());
+        let (rewritten, skipped_images) = (outcome.rewritten(), outcome.skipped_images());
         let acted = outcome.acted();
         let warnings = outcome.warnings();
         let answer = ReviewResponse {
@@ -100,17 +100,17 @@ impl RequestInfo<'_> {
             patch,
             warnings,
             rewritten,
-            left_alone,
+            skipped_images,
             acted: &acted,
             ..ReviewResponse::default()
         };
         let reply = self.reply(&answer, verdict);
         let wanted = if self.dry_run { Vec::new() } else { outcome.into_wanted() };
-        ReviewReply { wanted, rewritten, left_alone, ..reply }
+        ReviewReply { wanted, rewritten, skipped_images, ..reply }
     }
 
     pub(super) fn malformed(self, problem: &str) -> ReviewReply {
-        let warnings = [format!("harbor-pilot: admitted as it is: {problem}")];
+        let warnings = [format!("harbor-pilot: admitted without changes: {problem}")];
         self.reply(
             &ReviewResponse { uid: self.uid, warnings: &warnings, ..ReviewResponse::default() },
             ReviewOutcome::Malformed,
@@ -133,7 +133,7 @@ impl RequestInfo<'_> {
             operation: self.operation,
             verdict,
             rewritten: 0,
-            left_alone: 0,
+            skipped_images: 0,
             unrewritten: false,
         }
     }

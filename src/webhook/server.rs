@@ -97,7 +97,7 @@ impl Default for ServeOptions {
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The server cannot listen on the address.
-    #[error("cannot serve on the address: {0}; is it taken?")]
+    #[error("cannot listen on the address: {0}; is it in use?")]
     Listener(#[from] io::Error),
 }
 
@@ -153,7 +153,7 @@ pub async fn serve(
     serving.until(shutdown).await;
     readiness.drain();
     let Server { options: ServeOptions { shutdown_delay: linger, drain, .. }, .. } = *serving.server;
-    tracing::info!(?linger, "shutting down: unready, serving on");
+    tracing::info!(?linger, "shutting down: unready, still serving");
     let ending = Instant::now() + linger;
     serving.until(sleep_until(ending - linger / 2)).await;
     hub.order(ConnectionOrder::Finish, |connection| connection.is_http2());

@@ -144,7 +144,7 @@ impl Validator<'_> {
             Err(exhausted) => return Ok(about.malformed(&exhausted.to_string())),
         };
         let (_, kind) = request.kind();
-        let refused = format!("Pods of this {} will be refused: ", PrintableText(kind, MAX_KIND));
+        let refused = format!("Pods of this {} will be rejected: ", PrintableText(kind, MAX_KIND));
         let mut warnings = prefixed(judgement.denials(), &refused);
         warnings.extend(prefixed(judgement.warnings(), ""));
         warnings.extend(self.findings());
@@ -171,10 +171,10 @@ impl Validator<'_> {
         let new = request.new_images().into_iter();
         let images: Vec<_> = new.map(|slot| (slot, reader.decide(&slot))).collect();
         budget.check()?;
-        let unrewritten = images.iter().any(|(_, fate)| rewritten(fate).is_some());
+        let unrewritten = images.iter().any(|(_, decision)| rewritten(decision).is_some());
         let at_harbor = |image: &ImageRef| self.rules.canonical_for_anyone_within(image, &budget);
         let evidence = self.scans.map(|(scans, now)| ScanEvidence { scans, now, at_harbor: &at_harbor });
-        let judged = images.iter().filter_map(|(slot, fate)| judged(slot, fate, judged_as));
+        let judged = images.iter().filter_map(|(slot, decision)| judged(slot, decision, judged_as));
         let judgement = self.policies.evaluate_within(&subject, judged, evidence.as_ref(), &budget)?;
         Ok((judgement, unrewritten))
     }
@@ -190,17 +190,17 @@ impl Validator<'_> {
 }
 
 /// Returns the image that the rules write, if they change it.
-fn rewritten<'f>(fate: &'f ImageDecision<'_>) -> Option<&'f str> {
-    match fate {
+fn rewritten<'f>(decision: &'f ImageDecision<'_>) -> Option<&'f str> {
+    match decision {
         ImageDecision::Decided(_, RuleDecision::Rewritten { image, .. }) => Some(image.as_str()),
         _ => None,
     }
 }
 
 /// Returns an image in the form that policies take; `None` for an image that is not known yet.
-fn judged<'i>(slot: &ImageField<'i>, fate: &'i ImageDecision<'_>, judged_as: JudgedAs) -> Option<JudgedImage<'i>> {
-    let made = rewritten(fate);
-    let (image, note) = match (judged_as, fate) {
+fn judged<'i>(slot: &ImageField<'i>, decision: &'i ImageDecision<'_>, judged_as: JudgedAs) -> Option<JudgedImage<'i>> {
+    let made = rewritten(decision);
+    let (image, note) = match (judged_as, decision) {
         // The image that its webhook writes is checked in the Pod.
         (JudgedAs::Rewritten, ImageDecision::Kept(KeepReason::Placeholder(_))) => return None,
         (JudgedAs::Rewritten, _) if made.is_some() => (made, ForeignReason::None),
@@ -215,7 +215,7 @@ fn judged<'i>(slot: &ImageField<'i>, fate: &'i ImageDecision<'_>, judged_as: Jud
         name: slot.name,
         sent: slot.image,
         image: image.unwrap_or(slot.image),
-        unavailable: matches!(fate, ImageDecision::Decided(_, RuleDecision::Unavailable { .. })),
+        unavailable: matches!(decision, ImageDecision::Decided(_, RuleDecision::Unavailable { .. })),
         note,
     })
 }
@@ -228,7 +228,7 @@ fn refuse(about: RequestInfo<'_>, problem: &str, policies: &Policies) -> ReviewR
     if !policies.enforces() {
         return about.malformed(problem);
     }
-    let why = format!("refused without judging, because a policy with action Enforce exists: {problem}");
+    let why = format!("rejected without a check, because a policy with action Enforce exists: {problem}");
     about.reply(
         &ReviewResponse { uid: about.uid, denied: Some(&why), ..ReviewResponse::default() },
         ReviewOutcome::Denied,

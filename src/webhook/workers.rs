@@ -126,7 +126,10 @@ fn start(queue: &Arc<Queue>) -> bool {
     let started = (0..THREADS).filter(|index| {
         let queue = Arc::clone(queue);
         let thread = std::thread::Builder::new().name(format!("review-{index}"));
-        thread.spawn(move || work(&queue)).inspect_err(|error| tracing::error!(%error, "no thread for reviews")).is_ok()
+        thread
+            .spawn(move || work(&queue))
+            .inspect_err(|error| tracing::error!(%error, "cannot start a thread for reviews"))
+            .is_ok()
     });
     started.count() > 0
 }

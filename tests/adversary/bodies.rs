@@ -26,7 +26,7 @@ async fn endless(target: Target) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn bodies_of_one_peer_that_never_end_turn_away_no_large_review_of_another() {
+async fn endless_bodies_of_one_peer_do_not_block_large_reviews_of_another() {
     let webhook = Webhook::start(&[]);
     let mut attack = tokio::task::JoinSet::new();
     for _ in 0..40 {

@@ -113,7 +113,7 @@ async fn each_attack_on_the_wire_costs_little_memory() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn all_at_once_stay_under_the_memory_limit_of_the_chart_and_others_are_served() {
+async fn concurrent_attacks_stay_under_the_memory_limit_of_the_chart() {
     let webhook = Webhook::start(&[]);
     let bystanders = Bystanders::start(&webhook);
     webhook.reset_high_water();
@@ -143,7 +143,7 @@ async fn all_at_once_stay_under_the_memory_limit_of_the_chart_and_others_are_ser
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn idle_connections_of_one_peer_lock_out_nobody() {
+async fn idle_connections_of_one_peer_do_not_lock_out_other_peers() {
     let webhook = Webhook::start(&[]);
     let mut held = Vec::new();
     // Some bring a request, so that they look like clients; all of them answer pings.

@@ -177,7 +177,7 @@ pub fn hostile() -> Vec<Hostile> {
         );
     }
     // Small ones that are odd.
-    let odd: [(&str, bool, Vec<u8>); 29] = [
+    let unusual: [(&str, bool, Vec<u8>); 29] = [
         ("nothing", false, Vec::new()),
         ("one byte", false, b"{".to_vec()),
         ("a list", false, b"[]".to_vec()),
@@ -224,7 +224,7 @@ pub fn hostile() -> Vec<Hostile> {
         ("a name that is no number", true, pod(&format!(r#""a":NaN,"containers":[{FOREIGN}]"#)).into_bytes()),
         ("images in a namespace of 60 KB", true, long_namespace()),
     ];
-    for (name, foreign, body) in odd {
+    for (name, foreign, body) in unusual {
         add(name, foreign, Box::new(move || body.clone()));
     }
     all

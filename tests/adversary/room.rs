@@ -81,7 +81,7 @@ async fn connections_that_do_not_take_their_answers_make_room_for_others() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flood_of_the_ops_port_turns_away_no_probe_and_leaves_the_process_ready() {
+async fn flood_of_the_ops_port_blocks_no_probe_and_leaves_the_process_ready() {
     let webhook = Webhook::start(&[]);
     for peers in [1, 8] {
         let held = stuck_at_ops(&webhook, peers, 320 / peers).await.unwrap();

@@ -60,7 +60,7 @@ pub fn attacks() -> Vec<(&'static str, Attack)> {
             }),
         ),
         ("a path of 4 MiB", attack(long_path)),
-        ("timeouts that are odd", attack(odd_timeouts)),
+        ("timeouts that are odd", attack(unusual_timeouts)),
         ("requests without waiting for answers", attack(pipelined)),
         ("bodies that break off", attack(broken)),
         ("a body in chunks of a byte", attack(dripping)),
@@ -114,7 +114,7 @@ async fn long_path(target: Target) -> io::Result<()> {
     stream.write_all(&vec![b'a'; 4 << 20]).await
 }
 
-async fn odd_timeouts(target: Target) -> io::Result<()> {
+async fn unusual_timeouts(target: Target) -> io::Result<()> {
     for timeout in ["0s", "-1s", "99999999999999999999h", "1ns", "%00", "", "10s&timeout=1s", "🦀"] {
         target.post(&format!("/mutate?timeout={timeout}"), &small("odd")).await.ok();
     }

@@ -12,10 +12,10 @@ pub const ROBOT: &str = "robot$adversary";
 /// Gives a Harbor the robot that has all rights, and its password.
 pub async fn make_robot(harbor: &Harbor) {
     let robot = json!({"name": "adversary", "level": "system", "duration": -1, "permissions": all_rights()});
-    let (status, made) = harbor.by_hand("POST", "/robots", Some(robot)).await;
+    let (status, made) = harbor.manual_request("POST", "/robots", Some(robot)).await;
     assert_eq!(status, 201, "{made}");
     let secret = json!({"secret": PASSWORD});
-    harbor.by_hand("PATCH", &format!("/robots/{}", made["id"]), Some(secret)).await;
+    harbor.manual_request("PATCH", &format!("/robots/{}", made["id"]), Some(secret)).await;
 }
 
 fn all_rights() -> Value {

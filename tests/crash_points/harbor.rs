@@ -134,12 +134,12 @@ fn is_strange(object: &Value) -> bool {
 }
 
 async fn get(harbor: &Harbor, path: &str) -> Value {
-    let (status, body) = harbor.by_hand("GET", path, None).await;
+    let (status, body) = harbor.manual_request("GET", path, None).await;
     assert_eq!(status, 200, "{path}: {body}");
     if body.is_null() { json!([]) } else { body }
 }
 
 async fn make(harbor: &Harbor, path: &str, body: Value) {
-    let (status, answer) = harbor.by_hand("POST", path, Some(body.clone())).await;
+    let (status, answer) = harbor.manual_request("POST", path, Some(body.clone())).await;
     assert_eq!(status, 201, "{path} {body}: {answer}");
 }

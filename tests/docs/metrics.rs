@@ -23,7 +23,7 @@ fn named(text: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn dashboard_and_alerts_name_metrics_that_there_are() {
+fn dashboard_and_alerts_use_only_documented_metrics() {
     let documented = documented();
     assert!(documented.len() > 40, "{documented:?}");
     for file in
@@ -37,7 +37,7 @@ fn dashboard_and_alerts_name_metrics_that_there_are() {
 }
 
 #[test]
-fn each_alert_sends_to_a_runbook_of_its_own_and_each_runbook_belongs_to_an_alert() {
+fn alerts_and_runbooks_correspond() {
     let alerts = read(&at("charts/harbor-pilot/files/monitoring/alerts.yaml"));
     let after = |line: &str, key: &str| line.trim().trim_start_matches("- ").strip_prefix(key).map(str::to_owned);
     let names: Vec<String> = alerts.lines().filter_map(|line| after(line, "alert: ")).collect();

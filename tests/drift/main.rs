@@ -75,7 +75,7 @@ impl Stage {
     async fn documents(&self, paths: &[String]) -> Vec<Value> {
         let mut documents = Vec::new();
         for path in paths {
-            let (status, mut document) = self.site.by_hand("GET", path, None).await;
+            let (status, mut document) = self.site.manual_request("GET", path, None).await;
             assert_eq!(status, 200, "{path}");
             document.as_object_mut().unwrap().remove("update_time");
             documents.push(document);
@@ -86,8 +86,8 @@ impl Stage {
     /// Changes what the row says, by hand.
     async fn meddle(&self, paths: &[String], hand: &Hand) {
         let path = &paths[hand.document()];
-        let body = hand.body(self.site.by_hand("GET", path, None).await.1);
-        let (status, answer) = self.site.by_hand("PUT", path, Some(&body)).await;
+        let body = hand.body(self.site.manual_request("GET", path, None).await.1);
+        let (status, answer) = self.site.manual_request("PUT", path, Some(&body)).await;
         assert_eq!(status, 200, "{path} {body}: {answer}");
     }
 
@@ -117,15 +117,15 @@ impl Stage {
         let drift = json!(seen.0.status)["drift"].clone();
         let lines: Vec<&str> = drift.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         assert!(seen.ready() == "False Drifted" && lines.len() == 1, "{field}: {lines:?}");
-        assert!(lines[0].starts_with(&row.told), "{field}: {lines:?} instead of {}", row.told);
+        assert!(lines[0].starts_with(&row.reported), "{field}: {lines:?} instead of {}", row.reported);
         assert!(site.writes().is_none_or(|writes| writes == 0), "{field}: observing wrote to Harbor");
         assert_eq!(self.documents(&paths).await, meddled, "{field}: observing changed Harbor");
 
         apply("Full");
         let seen = site.reconcile::<K>(name).await;
         assert_eq!(seen.ready(), "True Reconciled", "{field}: {}", seen.message());
-        let told = seen.0.notes.iter().any(|note| note.message.contains(&row.told));
-        assert!(told, "{field}: {:?}", seen.0.notes);
+        let reported = seen.0.notes.iter().any(|note| note.message.contains(&row.reported));
+        assert!(reported, "{field}: {:?}", seen.0.notes);
         assert_eq!(self.documents(&paths).await, before, "{field} was not put back");
         site.writes();
         assert_eq!(site.reconcile::<K>(name).await.0.notes, [], "{field}");
@@ -143,7 +143,7 @@ async fn upstream() -> Upstream {
 }
 
 #[tokio::test]
-async fn each_field_of_a_registry_that_somebody_changes_is_told_and_put_back() {
+async fn registry_drift_in_each_field_is_reported_and_repaired() {
     let stage = Stage::start("registry", "Registry").await;
     for row in rows::of_registry(&stage.place) {
         stage.check::<Registry>(&row).await;
@@ -152,7 +152,7 @@ async fn each_field_of_a_registry_that_somebody_changes_is_told_and_put_back() {
 }
 
 #[tokio::test]
-async fn each_field_of_a_project_that_somebody_changes_is_told_and_put_back() {
+async fn project_drift_in_each_field_is_reported_and_repaired() {
     let stage = Stage::start("project", "ProxyProject").await;
     for row in rows::of_project(&stage.place) {
         stage.check::<ProxyProject>(&row).await;
@@ -161,7 +161,7 @@ async fn each_field_of_a_project_that_somebody_changes_is_told_and_put_back() {
 }
 
 #[tokio::test]
-async fn each_field_of_a_rule_that_somebody_changes_is_told_and_put_back() {
+async fn replication_rule_drift_in_each_field_is_reported_and_repaired() {
     let stage = Stage::start("rule", "ReplicationRule").await;
     for row in rows::of_rule(&stage.place) {
         stage.check::<ReplicationRule>(&row).await;

@@ -86,19 +86,19 @@ pub struct Row {
     pub spec: Value,
     pub hand: Hand,
     /// How the line of drift begins.
-    pub told: String,
+    pub reported: String,
 }
 
 /// A row whose spec is `base` with `change`.
-fn row(base: &Value, field: &'static str, change: Value, hand: Hand, told: impl Into<String>) -> Row {
+fn row(base: &Value, field: &'static str, change: Value, hand: Hand, reported: impl Into<String>) -> Row {
     let mut spec = base.clone();
     json_patch::merge(&mut spec, &change);
-    Row { field, spec, hand, told: told.into() }
+    Row { field, spec, hand, reported: reported.into() }
 }
 
 pub fn of_registry(place: &Place) -> Vec<Row> {
     let base = json!({"type": "docker-registry", "url": place.url});
-    let row = |field, change, hand, told: &str| row(&base, field, change, hand, told);
+    let row = |field, change, hand, reported: &str| row(&base, field, change, hand, reported);
     let put = |body: Value| Hand::Put(body);
     vec![
         row("url", json!({}), put(json!({"url": place.other_url})), &format!("url: {} instead of", place.other_url)),
@@ -130,18 +130,18 @@ fn certificate() -> String {
 
 pub fn of_project(place: &Place) -> Vec<Row> {
     let base = json!({"registryRef": {"name": place.name}});
-    let row = |field, change, hand, told: &str| row(&base, field, change, hand, told);
+    let row = |field, change, hand, reported: &str| row(&base, field, change, hand, reported);
     let metadata = |field, change, key: &str, value: &str, want: &str| {
         let hand = Hand::Put(json!({"metadata": {key: value}}));
         row(field, change, hand, &format!("{key}: {value} instead of {want}"))
     };
     let guard = json!({"vulnerabilities": {"prevent": true, "severity": "High", "autoScan": true}});
-    let allowing = |field, change: Value, hand: &str, told: &str| {
+    let allowing = |field, change: Value, hand: &str, reported: &str| {
         let hand = Hand::Put(json!({"cve_allowlist": {"items": [{"cve_id": hand}]}}));
-        row(field, json!({"cveAllowlist": change}), hand, told)
+        row(field, json!({"cveAllowlist": change}), hand, reported)
     };
-    let keeping = |field, rule: Value, pointer, value: Value, told: &str| {
-        row(field, json!({"retention": {"rules": [rule]}}), Hand::Retention(pointer, value), told)
+    let keeping = |field, rule: Value, pointer, value: Value, reported: &str| {
+        row(field, json!({"retention": {"rules": [rule]}}), Hand::Retention(pointer, value), reported)
     };
     let repositories = "/rules/0/scope_selectors/repository/0/pattern";
     let tags = "/rules/0/tag_selectors/0/pattern";
@@ -258,15 +258,23 @@ pub fn of_rule(place: &Place) -> Vec<Row> {
     let registry = json!({"name": place.name});
     let pull = json!({"source": {"registryRef": registry}, "trigger": {"type": "Manual"}});
     let push = json!({"destination": {"registryRef": registry}, "trigger": {"type": "EventBased"}});
-    let pulled =
-        |field, change, pointer, value: Value, told: &str| row(&pull, field, change, Hand::Whole(pointer, value), told);
-    let pushed =
-        |field, change, pointer, value: Value, told: &str| row(&push, field, change, Hand::Whole(pointer, value), told);
+    let pulled = |field, change, pointer, value: Value, reported: &str| {
+        row(&pull, field, change, Hand::Whole(pointer, value), reported)
+    };
+    let pushed = |field, change, pointer, value: Value, reported: &str| {
+        row(&push, field, change, Hand::Whole(pointer, value), reported)
+    };
     let other = json!({"id": place.other_registry});
     let moved = format!("registry {} instead of registry ", place.other_registry);
-    let by_hand = json!([{"type": "name", "value": "by-hand/**"}]);
+    let manual_request = json!([{"type": "name", "value": "by-hand/**"}]);
     let filtered = |field, filters: Value| {
-        pulled(field, json!({"filters": filters}), "/filters", by_hand.clone(), "filters: name by-hand/** instead of ")
+        pulled(
+            field,
+            json!({"filters": filters}),
+            "/filters",
+            manual_request.clone(),
+            "filters: name by-hand/** instead of ",
+        )
     };
     vec![
         pulled(

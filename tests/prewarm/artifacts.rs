@@ -118,7 +118,7 @@ async fn an_index_of_artifacts_without_platforms_is_warmed_whole() {
 }
 
 #[tokio::test]
-async fn variants_are_told_apart_where_they_are_asked_for() {
+async fn variants_are_distinguished_if_requested() {
     let world = World::start().await;
     let all = [
         ("arm", Some("v6")),
@@ -245,7 +245,7 @@ async fn what_harbor_lists_is_asked_for_in_one_request_and_no_blob_of_it() {
 }
 
 #[tokio::test]
-async fn a_layer_that_is_gone_although_its_manifest_is_listed_is_fetched_again() {
+async fn missing_layer_of_a_listed_manifest_is_fetched_again() {
     let world = World::start().await;
     let Some(double) = &world.double else { return world.end().await };
     let pushed = world.upstream.push_image("app/lost", "v1", &multi("a"));

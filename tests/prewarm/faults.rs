@@ -58,7 +58,7 @@ fn faults() -> Vec<Row> {
         ("404 for a layer", At(Layer, Status(404)), "ImageNotFound", "blobs/sha256"),
         ("403 for a layer", At(Layer, Status(403)), "HarborForbidden", "403"),
         ("a layer is cut short", At(Layer, CutShort), "PullFailed", "sha256:"),
-        ("a layer of other bytes", At(Layer, WrongBytes), "PullFailed", "altered it"),
+        ("a layer of other bytes", At(Layer, WrongBytes), "PullFailed", "changed it"),
         ("a child that cannot be read", At(Child, WrongBytes), "UpstreamUnhealthy", "answers what Harbor cannot use"),
         ("the quota is used up", OverQuota, "StoreTimeout", "check the quota"),
     ]
@@ -155,7 +155,7 @@ async fn a_tag_that_the_upstream_removed_is_no_longer_ready_until_it_is_back() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_goes_away_takes_nothing_from_an_image_that_is_stored() {
+async fn stored_image_stays_ready_while_its_upstream_is_down() {
     let world = World::start().await;
     world.upstream.push_image("faults/kept", "v1", &multi("kept"));
     let mut context = world.context();
@@ -189,7 +189,7 @@ async fn mute() -> (String, Arc<AtomicUsize>) {
 }
 
 #[tokio::test]
-async fn a_harbor_that_is_away_for_ten_minutes_is_probed_each_half_minute_by_one_of_a_hundred_images() {
+async fn circuit_breaker_probes_an_unreachable_harbor_with_one_of_a_hundred_images() {
     let world = World::start().await;
     let (url, connections) = mute().await;
     let mut ready = world.cached("faults/ready:v1");

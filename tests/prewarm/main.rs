@@ -208,7 +208,7 @@ async fn a_rate_limit_of_the_upstream_is_named_and_waited_out() {
 }
 
 #[tokio::test]
-async fn a_tag_that_moved_is_warmed_anew() {
+async fn moved_tag_is_pulled_again() {
     let world = World::start().await;
     world.upstream.push_image("app/moving", "latest", &multi("a"));
     let mut context = world.context();
@@ -245,7 +245,7 @@ async fn a_platform_without_a_child_is_named_and_the_others_are_warmed() {
 }
 
 #[tokio::test]
-async fn wrong_credentials_and_a_missing_project_are_told_apart() {
+async fn wrong_credentials_and_a_missing_project_have_different_reasons() {
     let world = World::start().await;
     world.upstream.push_image("app/private", "v1", &Image::single("linux", "amd64"));
     let mut endpoint = world.endpoint.clone();

@@ -38,7 +38,7 @@ fn requests(world: &World) -> Option<usize> {
 }
 
 #[tokio::test]
-async fn what_a_scan_finds_is_told_of_each_manifest_and_the_worst_of_the_image() {
+async fn scan_result_is_in_status_for_each_manifest_and_the_worst_for_the_image() {
     let world = World::with(json!({"public": "false"}), true).await;
     let pushed = world.upstream.push_image("app/multi", "v1", &multi("scans"));
     let [amd, arm] = ["amd64", "arm64"].map(|architecture| {
@@ -65,7 +65,7 @@ async fn what_a_scan_finds_is_told_of_each_manifest_and_the_worst_of_the_image()
 }
 
 #[tokio::test]
-async fn nobody_who_goes_by_scans_means_that_none_is_asked_for() {
+async fn scan_is_not_requested_without_a_policy_that_uses_scans() {
     let world = World::with(json!({"public": "false"}), true).await;
     world.upstream.push_image("app/single", "v1", &Image::single("linux", "amd64").seed("unasked"));
     let mut image = world.cached("app/single:v1");
@@ -105,10 +105,10 @@ async fn a_bad_image_in_a_blocking_project_is_blocked_and_never_ready_until_its_
     assert_eq!(state(&image, ConditionType::Stalled), "True/VulnerabilitiesFound");
     assert_eq!(state(&image, ConditionType::Ready), "False/VulnerabilitiesFound");
     let status = image.status.clone().unwrap();
-    let told = &status.conditions.iter().find(|condition| condition.type_ == "PullBlocked").unwrap().message;
+    let reported = &status.conditions.iter().find(|condition| condition.type_ == "PullBlocked").unwrap().message;
     let expected =
         "unknown: 2 vulnerabilities, 2 of them fixable, the worst Critical. Use a mended image, or let these";
-    assert!(told.contains(expected), "{told}");
+    assert!(reported.contains(expected), "{reported}");
     let warnings = outcomes.iter().flat_map(|outcome| &outcome.notes).filter(|note| note.warning).count();
     assert_eq!(warnings, 1, "told once");
     for outcome in &outcomes {
@@ -207,7 +207,7 @@ async fn a_verdict_is_renewed_at_half_of_the_age_that_policies_allow() {
 }
 
 #[tokio::test]
-async fn one_platform_that_is_blocked_keeps_nobody_from_warming_the_others() {
+async fn blocked_platform_does_not_block_the_other_platforms() {
     let world = World::with(blocking("high", true), true).await;
     let pushed = world.upstream.push_image("app/half", "v1", &multi("half"));
     let amd = pushed.children.iter().find(|child| child.platform.architecture == "amd64").unwrap();
@@ -229,8 +229,8 @@ async fn one_platform_that_is_blocked_keeps_nobody_from_warming_the_others() {
         assert_eq!(stored(0).0, "linux/amd64");
         assert_eq!(state(&image, ConditionType::Ready), "False/VulnerabilitiesFound");
         let status = image.status.as_ref().unwrap();
-        let told = &status.conditions.iter().find(|condition| condition.type_ == "Ready").unwrap().message;
-        assert!(told.contains("refuses to serve linux/amd64: 2 vuln") && !told.contains("arm64"), "{told}");
+        let reported = &status.conditions.iter().find(|condition| condition.type_ == "Ready").unwrap().message;
+        assert!(reported.contains("refuses to serve linux/amd64: 2 vuln") && !reported.contains("arm64"), "{reported}");
     }
     world.end().await;
 }

@@ -75,7 +75,7 @@ fn most_fetches(fake: &Fake) -> usize {
 }
 
 #[tokio::test]
-async fn a_project_and_an_upstream_bound_what_their_images_fetch_together_and_a_change_counts_at_once() {
+async fn pull_limits_of_project_and_upstream_apply_together_and_change_immediately() {
     let fake = Fake::start(None).await;
     let lanes = PullConcurrency::default();
     let pull = async |numbers: std::ops::Range<u8>, lane: ProjectConcurrency| {

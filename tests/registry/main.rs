@@ -80,7 +80,7 @@ async fn a_blob_that_goes_on_or_stops_short_or_differs_is_refused() {
 }
 
 #[tokio::test]
-async fn a_redirect_of_a_blob_means_stored_and_nobody_goes_there() {
+async fn blob_redirect_means_stored_and_is_not_followed() {
     let (fake, elsewhere) = (Fake::start(None).await, Fake::start(None).await);
     let blob = descriptor(b"x");
     for status in [StatusCode::TEMPORARY_REDIRECT, StatusCode::FOUND] {
@@ -196,7 +196,7 @@ async fn a_blob_and_a_manifest_that_drip_below_every_read_timeout_end_at_their_d
 }
 
 #[tokio::test]
-async fn retry_after_is_told_and_nothing_is_asked_again_before() {
+async fn retry_after_is_reported_and_respected() {
     let fake = Fake::start(None).await;
     let refusal = || {
         let body = r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"slow down"}]}"#;

@@ -107,9 +107,9 @@ async fn a_namespace_replaces_as_many_levels_as_the_policy_says() {
     }
     let content = stage.pull("levels3", &to, vec![filter("name", "a/b/app", "")]);
     let (_, failed) = stage.run(&ReplicationPolicyContent { dest_namespace_replace_count: 3, ..content }).await;
-    let told = "the source repository \"a/b/app\" contains only 2 path components [a b] excepting the last one, but the destination \
+    let reported = "the source repository \"a/b/app\" contains only 2 path components [a b] excepting the last one, but the destination \
                 namespace flattening level is 3";
-    assert_eq!((failed.status.as_str(), failed.status_text.as_str(), failed.total), ("Failed", told, 0));
+    assert_eq!((failed.status.as_str(), failed.status_text.as_str(), failed.total), ("Failed", reported, 0));
     stage.clear().await;
 }
 
@@ -118,12 +118,12 @@ async fn a_run_without_anything_to_copy_says_so() {
     let stage = Stage::start().await;
     stage.upstream.push_image("team/a", "v1", &single());
     let nothing = ("Succeed", "no resources need to be replicated");
-    let told = |execution: &harbor_pilot::harbor::model::ReplicationExecution| {
+    let reported = |execution: &harbor_pilot::harbor::model::ReplicationExecution| {
         (execution.status.clone(), execution.status_text.clone())
     };
     let into_proxy = stage.proxy("proxy").await;
     let (_, execution) = stage.run(&stage.pull("proxied", &into_proxy, vec![filter("name", "team/a", "")])).await;
-    assert_eq!(told(&execution), (nothing.0.to_owned(), nothing.1.to_owned()));
+    assert_eq!(reported(&execution), (nothing.0.to_owned(), nothing.1.to_owned()));
     for (number, filters) in [
         vec![filter("name", "team/a", ""), filter("tag", "zzz", "")],
         vec![filter("name", "team/x*", "")],
@@ -133,7 +133,7 @@ async fn a_run_without_anything_to_copy_says_so() {
     .enumerate()
     {
         let (_, execution) = stage.run(&stage.pull(&format!("none{number}"), "library", filters)).await;
-        assert_eq!(told(&execution), (nothing.0.to_owned(), nothing.1.to_owned()), "{number}");
+        assert_eq!(reported(&execution), (nothing.0.to_owned(), nothing.1.to_owned()), "{number}");
     }
     let (_, execution) = stage.run(&stage.pull("missing", "library", vec![filter("name", "no/such/repo", "")])).await;
     assert_eq!(execution.status, "Failed");

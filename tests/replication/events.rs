@@ -74,18 +74,18 @@ async fn two_harbors_that_replicate_to_each_other_come_to_rest() {
     let out = stage.client.create_replication_policy(&policy(there)).await.unwrap();
     let credential = json!({"type": "basic", "access_key": stage.site.username, "access_secret": stage.site.password});
     let here = json!({"name": "home", "type": "harbor", "url": stage.site.url, "credential": credential});
-    assert_eq!(peer.by_hand("POST", "/registries", Some(here)).await.0, 201);
+    assert_eq!(peer.manual_request("POST", "/registries", Some(here)).await.0, 201);
     let back = serde_json::to_value(policy(1)).unwrap();
-    assert_eq!(peer.by_hand("POST", "/replication/policies", Some(back)).await.0, 201);
+    assert_eq!(peer.manual_request("POST", "/replication/policies", Some(back)).await.0, 201);
 
     let repository = format!("{project}/app");
     let pushed = stage.push_image(&repository, "v1", &Image::single("linux", "amd64").layers([10])).await;
     assert_eq!(stage.ended_of(out, 1).await[0].status, "Succeed");
     assert_eq!(peer.artifacts(&repository).get(&pushed.digest), Some(&vec!["v1".to_owned()]));
-    let (_, made) = peer.by_hand("GET", &format!("/projects/{project}"), None).await;
+    let (_, made) = peer.manual_request("GET", &format!("/projects/{project}"), None).await;
     assert_eq!(made["metadata"]["public"], "true", "as public as where it comes from");
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let (_, answers) = peer.by_hand("GET", "/replication/executions", None).await;
+    let (_, answers) = peer.manual_request("GET", "/replication/executions", None).await;
     assert_eq!(answers.as_array().unwrap().len(), 1, "{answers}");
     assert_eq!(answers[0]["status"], "Succeed", "{answers}");
     let executions = stage.client.replication_executions(out, 10).await.unwrap();

@@ -71,7 +71,7 @@ async fn a_policy_reads_back_as_it_was_written_and_a_write_replaces_it_whole() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_a_policy_is_told_as_recorded() {
+async fn policy_errors_are_as_recorded() {
     let stage = Stage::start().await;
     let up = stage.registry;
     let wrong = |body: Value| {
@@ -133,10 +133,10 @@ async fn what_is_wrong_with_a_policy_is_told_as_recorded() {
             [("POST", "/replication/policies".to_owned()), ("PUT", format!("/replication/policies/{id}"))]
         {
             let (found, answer) = stage.api(method, &path, Some(body.clone())).await;
-            let told = answer["errors"][0]["message"].as_str().unwrap_or_default();
+            let reported = answer["errors"][0]["message"].as_str().unwrap_or_default();
             assert_eq!(found, status, "{method} {body}: {answer}");
-            let fits = if status == 422 { told.ends_with(message) } else { told == message };
-            assert!(fits, "{method} {body}: {told}");
+            let fits = if status == 422 { reported.ends_with(message) } else { reported == message };
+            assert!(fits, "{method} {body}: {reported}");
         }
     }
     let (status, _) = stage.api("PUT", "/replication/policies/999999", Some(wrong(json!({})))).await;

@@ -64,8 +64,8 @@ async fn what_is_pushed_is_replicated_only_by_a_run_after_its_scan() {
     let rescan = format!("/projects/{project}/repositories/crit/artifacts/v1/scan");
     assert_eq!(stage.api("POST", &rescan, Some(json!({"scan_type": "vulnerability"}))).await.0, 202);
     let (status, answer) = stage.api("POST", &rescan, Some(json!({"scan_type": "vulnerability"}))).await;
-    let told = answer["errors"][0]["message"].as_str().unwrap_or_default();
-    assert!(status == 409 && told.starts_with("a previous scan process is "), "{answer}");
+    let reported = answer["errors"][0]["message"].as_str().unwrap_or_default();
+    assert!(status == 409 && reported.starts_with("a previous scan process is "), "{answer}");
     severity(&stage, &project, "crit").await;
     stage.clear().await;
     if let Some(registration) = registration {

@@ -100,7 +100,7 @@ impl Site {
     }
 
     /// A request to Harbor's API as an administrator makes it by hand. `path` is below `/api/v2.0`. Answers status and body.
-    pub async fn by_hand(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
+    pub async fn manual_request(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
         let url = format!("{}/api/v2.0{path}", self.url);
         let request = self.http.request(method.parse().unwrap(), url).basic_auth(&self.username, Some(&self.password));
         let request = match body {

@@ -135,13 +135,13 @@ pub fn build_product(output: &Path) -> Result<()> {
     static ONE: Mutex<()> = Mutex::new(());
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../image/build.sh");
-    let told = Command::new(&script)
+    let reported = Command::new(&script)
         .args(["--profile", "dev", "--output"])
         .arg(output)
         .output()
         .with_context(|| format!("run {}", script.display()))?;
-    if !told.status.success() {
-        bail!("{}: {}", script.display(), String::from_utf8_lossy(&told.stderr));
+    if !reported.status.success() {
+        bail!("{}: {}", script.display(), String::from_utf8_lossy(&reported.stderr));
     }
     Ok(())
 }

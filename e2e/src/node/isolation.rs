@@ -94,10 +94,10 @@ pub fn enter(name: &str, deadline: Duration, prepare: impl FnOnce(&Path) -> Resu
     let log = directory.path().join("inside.log");
     let mut inside = Process::spawn("the node's namespaces", &mut command, &log)?;
     watchdog.watch(&inside)?;
-    let (started, mut told) = (Instant::now(), 0);
+    let (started, mut reported) = (Instant::now(), 0);
     let status = loop {
         let status = inside.exited()?;
-        told = tell(&inside.log(), told);
+        reported = report(&inside.log(), reported);
         if let Some(status) = status {
             break status;
         }
@@ -168,15 +168,15 @@ pub fn missing() -> Vec<String> {
 }
 
 /// Passes on the lines that a person wants to see while it lasts; returns how much of the log that was.
-fn tell(log: &str, told: usize) -> usize {
-    let new = log.get(told..).unwrap_or_default();
+fn report(log: &str, reported: usize) -> usize {
+    let new = log.get(reported..).unwrap_or_default();
     let whole = new.rfind('\n').map_or(0, |end| end + 1);
     for line in new.get(..whole).unwrap_or_default().lines() {
         if let Some(text) = line.strip_prefix("harbor-pilot-e2e: ") {
             note(text);
         }
     }
-    told + whole
+    reported + whole
 }
 
 /// Removes the control groups of nodes that are gone. Those in which processes live refuse.

@@ -57,7 +57,7 @@ async fn a_leader_that_is_killed_halted_cut_off_or_asked_to_end_is_followed_and_
     let mut first = a.start(&site).await;
     first.wait_for_line(" leading", SOON).await.unwrap();
     let mut second = b.start(&site).await;
-    second.wait_for_line("another leads", SOON).await.unwrap();
+    second.wait_for_line("another replica leads", SOON).await.unwrap();
     writes_to_harbor(&site, &first).await;
     let held = lease(&site).await;
     assert!(held.holder_identity.unwrap().starts_with("controller_"));
@@ -71,7 +71,7 @@ async fn a_leader_that_is_killed_halted_cut_off_or_asked_to_end_is_followed_and_
     writes_to_harbor(&site, &second).await;
 
     let mut third = a.start(&site).await;
-    third.wait_for_line("another leads", SOON).await.unwrap();
+    third.wait_for_line("another replica leads", SOON).await.unwrap();
     second.halt().unwrap();
     let halted = Instant::now();
     third.wait_for_line(" leading", TAKEN_OVER).await.unwrap();
@@ -83,13 +83,13 @@ async fn a_leader_that_is_killed_halted_cut_off_or_asked_to_end_is_followed_and_
     assert!(second.logs().contains("lost the Lease"), "{}", second.logs());
 
     let mut fourth = b.start(&site).await;
-    fourth.wait_for_line("another leads", SOON).await.unwrap();
+    fourth.wait_for_line("another replica leads", SOON).await.unwrap();
     a.gate.shut(true);
     let cut_off = Instant::now();
     let status = third.wait(LEASE).await.unwrap();
     let ended = cut_off.elapsed();
     assert_eq!(status.code(), Some(2), "{}", third.logs());
-    assert!(third.logs().contains("it could not be renewed in time"), "{}", third.logs());
+    assert!(third.logs().contains("the Lease could not be renewed in time"), "{}", third.logs());
     assert!(!fourth.logs().contains(" leading"), "it ends before another leads: {}", fourth.logs());
     fourth.wait_for_line(" leading", TAKEN_OVER).await.unwrap();
     println!("the leader was cut off: it ended after {ended:?}, another led after {:?}", cut_off.elapsed());
@@ -97,7 +97,7 @@ async fn a_leader_that_is_killed_halted_cut_off_or_asked_to_end_is_followed_and_
     a.gate.shut(false);
 
     let mut fifth = a.start(&site).await;
-    fifth.wait_for_line("another leads", SOON).await.unwrap();
+    fifth.wait_for_line("another replica leads", SOON).await.unwrap();
     fourth.terminate().unwrap();
     let asked = Instant::now();
     let status = fourth.wait(SOON).await.unwrap();

@@ -34,9 +34,9 @@ async fn a_release_comes_and_goes_and_the_resources_stay() {
     let previous = previous_chart(&helm).await.display().to_string();
     let run = async |arguments: &[&str]| helm.run(&[arguments, &["--namespace", NAMESPACE]].concat()).await.unwrap();
 
-    let told = run(&["install", "pilot", &previous, "--create-namespace"]).await.ok().unwrap();
+    let reported = run(&["install", "pilot", &previous, "--create-namespace"]).await.ok().unwrap();
     for words in ["rollout status deployment/harbor-pilot-webhook", "kind: ProxyProject", "kubectl run hello"] {
-        assert!(told.contains(words), "{words} in {told}");
+        assert!(reported.contains(words), "{words} in {reported}");
     }
     let twice = run(&["install", "another", &current]).await;
     assert!(twice.stderr.contains("invalid ownership metadata"), "{twice:?}");
@@ -183,9 +183,9 @@ fn edit(path: &Path, from: &str, to: &str) {
 async fn explained(plane: &ControlPlane) -> bool {
     let schema = ".spec.versions[0].schema.openAPIV3Schema.properties.spec.properties.suspend.type";
     let path = format!("jsonpath={{{schema}}}");
-    let told =
+    let reported =
         plane.kubectl(&["get", "crd", "proxyprojects.harbor-pilot.dev", "-o", &path]).await.unwrap().ok().unwrap();
-    told == "boolean"
+    reported == "boolean"
 }
 
 /// One of each kind that a user writes.

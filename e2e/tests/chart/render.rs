@@ -135,7 +135,7 @@ fn compare(schema: &Value, part: &Value, values: &Value, path: &str, wrong: &mut
 }
 
 #[tokio::test]
-async fn nobody_but_the_issuer_of_the_certificate_writes_the_ca_bundle() {
+async fn only_the_issuer_of_the_certificate_writes_the_ca_bundle() {
     for (case_name, bundle, annotated) in [
         ("defaults", false, false),
         ("everything", false, false),

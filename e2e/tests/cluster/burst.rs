@@ -118,17 +118,17 @@ fn gets(upstream: &Upstream, images: &[(String, Pushed)]) -> Vec<(String, usize)
 
 /// Others need not wait for thousands of Pods and images.
 async fn clear(cluster: &Cluster, namespaces: &[&str]) {
-    let at_once = DeleteParams::default().grace_period(0);
+    let concurrent = DeleteParams::default().grace_period(0);
     for namespace in namespaces {
         let pods: Api<Pod> = Api::namespaced(cluster.client().unwrap(), namespace);
-        pods.delete_collection(&at_once, &ListParams::default()).await.unwrap();
+        pods.delete_collection(&concurrent, &ListParams::default()).await.unwrap();
     }
     let images: Api<CachedImage> = Api::all(cluster.client().unwrap());
     let ours = ListParams::default().labels("harbor-pilot.dev/source");
-    images.delete_collection(&at_once, &ours).await.unwrap();
+    images.delete_collection(&concurrent, &ours).await.unwrap();
 }
 
-async fn by_hand(cluster: &Cluster, name: &str) -> Upstream {
+async fn manual_request(cluster: &Cluster, name: &str) -> Upstream {
     let upstream = cluster.proxied(name).await.unwrap();
     let manual = json!({"spec": {"prewarm": {"mode": "Manual"}}}).to_string();
     cluster.plane.kubectl(&["patch", "hpp", name, "--type", "merge", "-p", &manual]).await.unwrap().ok().unwrap();
@@ -141,7 +141,7 @@ async fn a_burst_of_pods_warms_each_image_once_while_admission_goes_on_as_ever_t
     // The same time for each image, however many there are.
     let patience = RESUMED * u32::try_from(count.div_ceil(150)).unwrap();
     let mut cluster = alone().await.unwrap();
-    let (cold, busy) = (by_hand(&cluster, "burst-cold").await, cluster.proxied("burst").await.unwrap());
+    let (cold, busy) = (manual_request(&cluster, "burst-cold").await, cluster.proxied("burst").await.unwrap());
     let namespace = cluster.plane.namespace("burst").await.unwrap();
     let other = cluster.plane.namespace("burst-cold").await.unwrap();
     let (unwarmed, images) = (push(&cold, count), push(&busy, count));
@@ -174,8 +174,10 @@ async fn a_burst_of_pods_warms_each_image_once_while_admission_goes_on_as_ever_t
         .collect();
     assert_eq!(sources.into_iter().collect::<Vec<_>>(), ["admission", "cluster"], "the rest was found by the Pods");
     let metrics = cluster.webhook_metrics().await.unwrap();
-    let limited =
-        metrics.lines().find(|line| line.contains(r#"offers_dropped_total{reason="NamespaceLimit"}"#)).unwrap();
+    let limited = metrics
+        .lines()
+        .find(|line| line.contains(r#"prewarm_requests_dropped_total{reason="namespace_limit"}"#))
+        .unwrap();
     assert!(!limited.ends_with(" 0"), "{limited}");
     assert!(cluster.cached("burst-cold").await.unwrap().is_empty(), "prewarm.mode: Manual");
 
@@ -204,7 +206,7 @@ async fn a_burst_of_pods_warms_each_image_once_while_admission_goes_on_as_ever_t
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_asked_for_while_harbor_or_the_upstream_is_away_is_warm_soon_after_it_is_back() {
+async fn images_requested_during_an_outage_are_warm_soon_after_it() {
     const IMAGES: usize = 12;
     let mut cluster = alone().await.unwrap();
     let upstream = cluster.proxied("away").await.unwrap();

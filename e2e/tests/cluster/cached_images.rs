@@ -110,8 +110,8 @@ async fn of_too_many_images_the_oldest_go_and_neither_what_is_in_use_nor_what_a_
         let end = ["delete", "pod", name, "-n", &namespace, "--grace-period=0", "--force"];
         cluster.plane.kubectl(&end).await.unwrap().ok().unwrap();
     }
-    let gone = ["oldest", "old"].map(at_harbor);
-    let none = |found: &BTreeMap<String, Value>| gone.iter().all(|image| !found.contains_key(image));
+    let deleted = ["oldest", "old"].map(at_harbor);
+    let none = |found: &BTreeMap<String, Value>| deleted.iter().all(|image| !found.contains_key(image));
     until(&cluster, "many", "the oldest go", none).await;
     // It is looked several times more.
     tokio::time::sleep(Duration::from_secs(4)).await;
@@ -157,7 +157,7 @@ async fn workloads_are_warmed_before_their_pods_exist_where_rules_speak_of_them(
     let mut owned = workload("batch/v1", "Job", "owned", &team, job("owned"));
     owned["metadata"]["ownerReferences"] =
         json!([{"apiVersion": "batch/v1", "kind": "CronJob", "name": "a", "uid": "1", "controller": true}]);
-    let by_hand = json!({"selector": selector, "template": template("by-hand.example/app:v1")});
+    let manual_request = json!({"selector": selector, "template": template("by-hand.example/app:v1")});
     for object in [
         workload(
             "apps/v1",
@@ -166,7 +166,7 @@ async fn workloads_are_warmed_before_their_pods_exist_where_rules_speak_of_them(
             &stranger,
             json!({"selector": selector, "template": of("stranger")}),
         ),
-        workload("apps/v1", "Deployment", "by-hand", &team, by_hand),
+        workload("apps/v1", "Deployment", "by-hand", &team, manual_request),
         owned,
         workload("apps/v1", "Deployment", "a", &team, json!({"selector": selector, "template": of("deployment")})),
         workload("apps/v1", "StatefulSet", "a", &team, set("statefulset")),
@@ -232,10 +232,10 @@ async fn a_cached_image_reads_well_from_the_first_moment_and_a_new_architecture_
     assert_eq!((&after["status"]["wanted"], asked), (&both["status"]["wanted"], 0));
 
     for arguments in [vec!["get", "hci", "reads"], vec!["get", "hci", "reads", "-o", "wide"]] {
-        let told = cluster.plane.kubectl(&arguments).await.unwrap().ok().unwrap();
-        eprintln!("{told}");
+        let reported = cluster.plane.kubectl(&arguments).await.unwrap().ok().unwrap();
+        eprintln!("{reported}");
         for wanted in ["READY", "REASON", "LAST REQUESTED", "True", "Warm", r#"["linux/amd64","linux/arm64"]"#] {
-            assert!(told.contains(wanted), "{wanted}: {told}");
+            assert!(reported.contains(wanted), "{wanted}: {reported}");
         }
     }
     let about = "involvedObject.name=reads";
@@ -251,13 +251,14 @@ async fn a_cached_image_reads_well_from_the_first_moment_and_a_new_architecture_
     let about = "involvedObject.name=reads-nowhere";
     let end = Instant::now() + SOON;
     loop {
-        let told = cluster.plane.kubectl(&["get", "events", "-n", "default", "--field-selector", about]).await.unwrap();
-        let told = told.ok().unwrap();
-        if told.contains("ImageNotFound") && told.contains("next try at") {
-            eprintln!("{told}");
+        let reported =
+            cluster.plane.kubectl(&["get", "events", "-n", "default", "--field-selector", about]).await.unwrap();
+        let reported = reported.ok().unwrap();
+        if reported.contains("ImageNotFound") && reported.contains("next attempt at") {
+            eprintln!("{reported}");
             break;
         }
-        assert!(Instant::now() < end, "{told}");
+        assert!(Instant::now() < end, "{reported}");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     for name in ["reads", "reads-nowhere"] {

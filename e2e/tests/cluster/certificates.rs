@@ -74,11 +74,11 @@ async fn certificates_are_issued_from_nothing_and_rotated_under_load_by_a_contro
     assert!(leaves.len() >= 2, "first the certificate, then both");
     assert_ne!(before.authority, after.authority);
 
-    what_was_taken_away_is_back_and_else_nothing_is_written(&plane, &bed).await;
-    what_is_somebody_elses_is_left_alone(&bed, &mut controller).await;
+    removed_ca_bundle_is_restored_and_nothing_else_is_written(&plane, &bed).await;
+    secrets_of_another_owner_are_not_modified(&bed, &mut controller).await;
 }
 
-async fn what_was_taken_away_is_back_and_else_nothing_is_written(plane: &ControlPlane, bed: &Bed) {
+async fn removed_ca_bundle_is_restored_and_nothing_else_is_written(plane: &ControlPlane, bed: &Bed) {
     let account = r#""username":"system:serviceaccount:harbor-pilot:harbor-pilot-controller""#;
     let is_write =
         |line: &str| ["create", "update", "patch"].iter().any(|verb| line.contains(&format!(r#""verb":"{verb}""#)));
@@ -102,7 +102,7 @@ async fn what_was_taken_away_is_back_and_else_nothing_is_written(plane: &Control
     bed.until_rewritten().await;
 }
 
-async fn what_is_somebody_elses_is_left_alone(bed: &Bed, controller: &mut Pilot) {
+async fn secrets_of_another_owner_are_not_modified(bed: &Bed, controller: &mut Pilot) {
     let name = format!("{SERVICE}-tls");
     let mut theirs = bed.secrets.get(&name).await.unwrap();
     theirs.metadata.labels = None;

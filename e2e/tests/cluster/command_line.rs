@@ -90,8 +90,8 @@ async fn an_image_is_explained_by_the_rules_of_the_cluster_and_by_those_that_do_
 async fn the_status_of_the_cluster_names_what_is_there_and_what_is_not_ready_and_what_may_not_be_read() {
     let cluster = shared().await.unwrap();
     let upstream = cluster.proxied("shown").await.unwrap();
-    let gone = resource("CachedImage", "shown-gone", json!({"image": format!("{}/team/gone:1", upstream.host())}));
-    cluster.apply(&gone).await.unwrap();
+    let deleted = resource("CachedImage", "shown-gone", json!({"image": format!("{}/team/gone:1", upstream.host())}));
+    cluster.apply(&deleted).await.unwrap();
     cluster.wait_for("CachedImage", "shown-gone", "Ready", "False ImageNotFound").await.unwrap();
 
     let done = run(&cluster, &["status", "-o", "json", "--limit", "1000"], "").await;

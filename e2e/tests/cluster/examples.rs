@@ -23,7 +23,7 @@ async fn the_examples_are_applied_and_each_becomes_ready() {
 }
 
 #[tokio::test]
-async fn deleting_the_examples_returns_at_once_leaves_harbor_as_it_is_and_applying_them_again_finds_it() {
+async fn examples_are_deleted_immediately_and_found_again() {
     let cluster = alone().await.unwrap();
     cluster.apply_examples().await.unwrap();
     let before = (objects(&cluster, "/registries").await, objects(&cluster, "/projects").await);
@@ -62,7 +62,7 @@ async fn the_api_server_takes_every_scenario_as_it_is() {
 
 /// Names of what Harbor has.
 async fn objects(cluster: &Cluster, path: &str) -> Vec<String> {
-    let (status, list) = cluster.harbor.by_hand("GET", &format!("{path}?page_size=100"), None).await;
+    let (status, list) = cluster.harbor.manual_request("GET", &format!("{path}?page_size=100"), None).await;
     assert_eq!(status, 200, "{list}");
     let mut names: Vec<String> =
         list.as_array().unwrap().iter().map(|object| object["name"].as_str().map(str::to_owned).unwrap()).collect();

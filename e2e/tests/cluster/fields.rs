@@ -49,10 +49,10 @@ async fn paths(cluster: &Cluster, kind: &str, id: i64) -> Vec<String> {
         "Registry" => vec![format!("/registries/{id}")],
         "ProxyProject" => {
             let quota = format!("/quotas?reference=project&reference_id={id}");
-            let quota = cluster.harbor.by_hand("GET", &quota, None).await.1[0]["id"].to_string();
+            let quota = cluster.harbor.manual_request("GET", &quota, None).await.1[0]["id"].to_string();
             // By its name: a number would be taken for one.
             let project = format!("/projects/{NAME}");
-            let found = cluster.harbor.by_hand("GET", &project, None).await.1;
+            let found = cluster.harbor.manual_request("GET", &project, None).await.1;
             let retention = found["metadata"]["retention_id"].as_str().unwrap().to_owned();
             vec![project, format!("/quotas/{quota}"), format!("/retentions/{retention}")]
         }
@@ -63,7 +63,7 @@ async fn paths(cluster: &Cluster, kind: &str, id: i64) -> Vec<String> {
 async fn documents(cluster: &Cluster, paths: &[String]) -> Vec<Value> {
     let mut documents = Vec::new();
     for path in paths {
-        let (status, mut document) = cluster.harbor.by_hand("GET", path, None).await;
+        let (status, mut document) = cluster.harbor.manual_request("GET", path, None).await;
         assert_eq!(status, 200, "{path}");
         document.as_object_mut().unwrap().remove("update_time");
         documents.push(document);
@@ -73,8 +73,8 @@ async fn documents(cluster: &Cluster, paths: &[String]) -> Vec<Value> {
 
 async fn meddle(cluster: &Cluster, paths: &[String], hand: &Hand) {
     let path = &paths[hand.document()];
-    let body = hand.body(cluster.harbor.by_hand("GET", path, None).await.1);
-    let (status, answer) = cluster.harbor.by_hand("PUT", path, Some(body.clone())).await;
+    let body = hand.body(cluster.harbor.manual_request("GET", path, None).await.1);
+    let (status, answer) = cluster.harbor.manual_request("PUT", path, Some(body.clone())).await;
     assert_eq!(status, 200, "{path} {body}: {answer}");
 }
 
@@ -111,15 +111,15 @@ async fn each_field(cluster: &Cluster, kind: &str, rows: Vec<Row>) {
         apply(cluster, kind, row, &format!("{number} put back")).await;
         assert_eq!(documents(cluster, &paths).await, before, "{kind}, {field} was not put back");
     }
-    let told = events(cluster, kind, NAME).await;
+    let reported = events(cluster, kind, NAME).await;
     for row in rows {
-        let named = told.iter().any(|(_, message)| message.contains(&row.told));
-        assert!(named, "{kind}: no Event says {:?}: {told:?}", row.told);
+        let named = reported.iter().any(|(_, message)| message.contains(&row.reported));
+        assert!(named, "{kind}: no Event says {:?}: {reported:?}", row.reported);
     }
 }
 
 #[tokio::test]
-async fn each_field_is_changed_as_git_says_and_put_back_where_somebody_changes_it_in_harbor() {
+async fn each_field_follows_the_spec_and_its_drift_is_repaired() {
     let cluster = shared().await.unwrap();
     let (place, _upstreams) = stage(&cluster).await;
     let system = cluster.plane.kubectl(&["get", "namespace", "kube-system", "-o", "jsonpath={.metadata.uid}"]).await;

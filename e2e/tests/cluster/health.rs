@@ -117,7 +117,7 @@ impl Life<'_> {
         self.cluster.plane.kubectl(&arguments).await.unwrap().ok().unwrap();
     }
 
-    async fn gone(&self, kind: &str) {
+    async fn deleted(&self, kind: &str) {
         let arguments = ["wait", "--for=delete", &format!("{kind}/{NAME}"), "--timeout=60s"];
         self.cluster.plane.kubectl(&arguments).await.unwrap().ok().unwrap();
     }
@@ -170,7 +170,7 @@ async fn trouble(life: &mut Life<'_>, harbor: &Harbor, upstream: &Upstream) {
     life.change("Registry", json!({"description": "drifted"})).await;
     life.change("ReplicationRule", json!({"override": false})).await;
     let edit = json!({"metadata": {"public": "false"}});
-    assert_eq!(harbor.by_hand("PUT", "/projects/life", Some(edit)).await.0, 200);
+    assert_eq!(harbor.manual_request("PUT", "/projects/life", Some(edit)).await.0, 200);
     for kind in IN_HARBOR {
         life.until(kind, "False Drifted").await;
     }
@@ -221,22 +221,22 @@ async fn death(life: &mut Life<'_>, harbor: &Harbor, upstream: &Upstream) {
     life.cluster.wait_for("Registry", NAME, "DeletionBlocked", "True InUse").await.unwrap();
     life.cluster.wait_for("ProxyProject", NAME, "DeletionBlocked", "True NotEmpty").await.unwrap();
     life.delete("ReplicationRule").await;
-    life.gone("ReplicationRule").await;
+    life.deleted("ReplicationRule").await;
     upstream.throttle(None);
     life.delete("CachedImage").await;
-    let (_, repositories) = harbor.by_hand("GET", "/projects/life/repositories", None).await;
+    let (_, repositories) = harbor.manual_request("GET", "/projects/life/repositories", None).await;
     for repository in repositories.as_array().unwrap() {
         let name = repository["name"].as_str().unwrap().split_once('/').unwrap().1.replace('/', "%252F");
         let path = format!("/projects/life/repositories/{name}");
-        assert_eq!(harbor.by_hand("DELETE", &path, None).await.0, 200);
+        assert_eq!(harbor.manual_request("DELETE", &path, None).await.0, 200);
     }
-    life.gone("ProxyProject").await;
-    life.gone("Registry").await;
+    life.deleted("ProxyProject").await;
+    life.deleted("Registry").await;
     life.delete("HarborInstance").await;
     for kind in ["CachedImage", "HarborInstance"] {
         let patch = ["patch", kind, NAME, "--type=merge", "-p", "{\"metadata\":{\"finalizers\":null}}"];
         life.cluster.plane.kubectl(&patch).await.unwrap().ok().unwrap();
-        life.gone(kind).await;
+        life.deleted(kind).await;
     }
 }
 

@@ -104,8 +104,8 @@ async fn no_review_that_is_too_large_gets_a_foreign_pod_admitted() {
     let patch = json!({"spec": {"containers": [{"name": "app", "image": FOREIGN}]}});
     refused(send(&client, "PATCH", &format!("{pods}/update"), &patch, &[]).await);
     let metrics = cluster.webhook_metrics().await.unwrap();
-    for operation in ["Create", "Update"] {
-        let counted = format!("harbor_pilot_admission_requests_total{{operation=\"{operation}\",outcome=\"Unread\"}} ");
+    for operation in ["create", "update"] {
+        let counted = format!("harbor_pilot_admission_requests_total{{operation=\"{operation}\",outcome=\"unread\"}} ");
         let count = metrics.lines().find_map(|line| line.strip_prefix(&counted)).unwrap();
         assert!(count.parse::<f64>().unwrap() >= 1.0, "{operation}: {count}");
     }

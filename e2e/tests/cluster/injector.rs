@@ -46,14 +46,14 @@ async fn dry_run_seen_by(webhook: &OtherWebhook, cluster: &Cluster, object: &Val
 }
 
 /// Waits until the policy is known, which refuses this Pod with these words.
-async fn until_refused(cluster: &Cluster, object: &Value, told: &str) {
+async fn until_refused(cluster: &Cluster, object: &Value, reported: &str) {
     let end = Instant::now() + SOON;
     loop {
         let output = dry_run(cluster, object).await;
-        if !output.status.success() && output.stderr.contains(told) {
+        if !output.status.success() && output.stderr.contains(reported) {
             return;
         }
-        assert!(Instant::now() < end, "{told} is not in {output:?}\n{}", cluster.logs());
+        assert!(Instant::now() < end, "{reported} is not in {output:?}\n{}", cluster.logs());
         sleep(Duration::from_millis(100)).await;
     }
 }
@@ -120,7 +120,7 @@ async fn an_image_that_another_webhook_sets_after_ours_is_refused() {
     stubborn.unregister(&client, "zz-stubborn").await.unwrap();
     cluster.delete("hip", "stubborn").await.unwrap();
     assert!(!output.status.success(), "{output:?}");
-    for told in ["image \"nginx:1.27\"", "/mutate did not act on it", "no other webhook sets images after it"] {
-        assert!(output.stderr.contains(told), "{told}: {output:?}");
+    for reported in ["image \"nginx:1.27\"", "/mutate did not act on it", "no other webhook sets images after it"] {
+        assert!(output.stderr.contains(reported), "{reported}: {output:?}");
     }
 }

@@ -100,9 +100,9 @@ async fn counts_follow_what_happens() {
         line.and_then(|value| value.parse::<f64>().ok()).unwrap_or_else(|| panic!("no {name} in\n{text}"))
     };
     assert!(value(r#"harbor_pilot_instance_ready{harbor="default"}"#) >= 1.0);
-    assert!(value(r#"harbor_pilot_reconciles_total{kind="ProxyProject",outcome="Ready"}"#) >= 1.0);
-    assert!(value(r#"harbor_pilot_pulls_total{outcome="Warmed"}"#) >= 1.0);
-    assert!(value(r#"harbor_pilot_pull_blobs_total{outcome="Fetched"}"#) >= 1.0);
+    assert!(value(r#"harbor_pilot_reconciles_total{kind="ProxyProject",outcome="ready"}"#) >= 1.0);
+    assert!(value(r#"harbor_pilot_pulls_total{outcome="succeeded"}"#) >= 1.0);
+    assert!(value(r#"harbor_pilot_pull_blobs_total{outcome="fetched"}"#) >= 1.0);
     assert!(value("harbor_pilot_images_stored_bytes") > 0.0 && value("harbor_pilot_active_rules") >= 1.0);
     assert!((value("harbor_pilot_leader") - 1.0).abs() < 0.1);
     let webhook = get(format!("{}/metrics", cluster.webhook_ops())).await;
@@ -183,7 +183,7 @@ async fn prometheus_reads_the_alerts_and_every_expression_of_the_dashboard() {
 }
 
 /// Nothing that the controller says of itself has one of these in it.
-pub(super) async fn assert_untold(cluster: &Cluster, values: &[&str]) {
+pub(super) async fn assert_not_reported(cluster: &Cluster, values: &[&str]) {
     let metrics = get(format!("{}/metrics", cluster.controller_ops())).await;
     let page = get(cluster.controller_ops()).await;
     // Spans are sent every two seconds.
@@ -192,7 +192,7 @@ pub(super) async fn assert_untold(cluster: &Cluster, values: &[&str]) {
     for span in ["reconcile", "harbor request", "HarborInstance"] {
         assert!(spans.contains(span), "no {span} among the spans");
     }
-    assert!(page.contains("Not as it should be"), "{page}");
+    assert!(page.contains("Not Ready"), "{page}");
     for (what, text) in [("metrics", metrics), ("page", page), ("spans", spans)] {
         for value in values {
             assert!(!text.contains(value), "{value} is in the {what}");

@@ -64,13 +64,13 @@ async fn rules_and_policies_go_by_what_they_say_of_an_outage_and_come_back_with_
         let pod = pod("app", namespace, made[0].0).to_string();
         cluster.plane.kubectl_with_input(&["create", "--dry-run=server", "-f", "-"], &pod).await.unwrap()
     };
-    let told = format!("was left as it is: {host} is unavailable, and ProxyProject away waits for it");
+    let reported = format!("was left as it is: {host} is unavailable, and ProxyProject away waits for it");
     let refused = create(&namespaces[0]).await;
     assert!(!refused.status.success() && refused.stderr.contains("policy outage-enforce allows"), "{refused:?}");
     let warned = create(&namespaces[1]).await;
     assert!(warned.status.success(), "{warned:?}");
-    for told in [told.as_str(), "policy outage-warn allows"] {
-        assert!(warned.stderr.contains(told), "{told}: {warned:?}");
+    for reported in [reported.as_str(), "policy outage-warn allows"] {
+        assert!(warned.stderr.contains(reported), "{reported}: {warned:?}");
     }
 
     harbor.set_down(false).await;

@@ -42,16 +42,16 @@ async fn a_cluster_survives_restarts_and_lost_watches_and_is_taken_down_without_
 
     an_api_server_that_restarts_is_missed_for_seconds(&cluster).await;
     watches_that_are_too_old_to_resume_list_once_and_miss_nothing(&mut cluster).await;
-    every_way_to_fail_with_a_password_is_gone(&cluster).await;
+    failures_never_show_the_password(&cluster).await;
     // The last is the first one as it is sent.
-    let told = [CANARY, "c4nary-rotated", "dXNlcjpjNG5hcnktb2YtaXRzLW93bg=="];
-    assert_untold(&cluster, &told).await;
-    a_harbor_that_is_gone_is_let_go_of_by_a_change_of_policy(&cluster).await;
-    kinds_are_deleted_after_the_operator_is_gone(&mut cluster).await;
+    let reported = [CANARY, "c4nary-rotated", "dXNlcjpjNG5hcnktb2YtaXRzLW93bg=="];
+    assert_not_reported(&cluster, &reported).await;
+    retain_policy_releases_resources_of_a_deleted_harbor(&cluster).await;
+    crds_are_deleted_after_the_operator_is_deleted(&mut cluster).await;
 }
 
 /// HarborInstances that fail, each in its way, with the canary for a password.
-async fn every_way_to_fail_with_a_password_is_gone(cluster: &Cluster) {
+async fn failures_never_show_the_password(cluster: &Cluster) {
     let failing = async || (StatusCode::INTERNAL_SERVER_ERROR, "no");
     let page = async || ([(CONTENT_TYPE, "text/html")], "<html>log in</html>");
     let limited = async || (StatusCode::TOO_MANY_REQUESTS, [(RETRY_AFTER, "3600")], "");
@@ -81,7 +81,7 @@ async fn served(router: Router) -> String {
 }
 
 /// Nothing that can be read of the operator has one of these in it, although it logs all it can.
-async fn assert_untold(cluster: &Cluster, values: &[&str]) {
+async fn assert_not_reported(cluster: &Cluster, values: &[&str]) {
     let logs = cluster.logs();
     assert!(logs.contains("TRACE"), "nothing was traced");
     let events = cluster.plane.kubectl(&["get", "events", "-A", "-o", "json"]).await.unwrap().ok().unwrap();
@@ -92,7 +92,7 @@ async fn assert_untold(cluster: &Cluster, values: &[&str]) {
             assert!(!text.contains(value), "{value} is in the {what}");
         }
     }
-    observability::assert_untold(cluster, values).await;
+    observability::assert_not_reported(cluster, values).await;
 }
 
 /// A project of the instance `default` on the Registry `storm`, looked at each hour. All have the same match.
@@ -116,7 +116,7 @@ fn documented(page: &str, line: &str) -> String {
 /// Waits until Harbor has a project as public, or not.
 async fn until_public(cluster: &Cluster, name: &str, public: bool, end: Instant) {
     loop {
-        let (_, found) = cluster.harbor.by_hand("GET", &format!("/projects/{name}"), None).await;
+        let (_, found) = cluster.harbor.manual_request("GET", &format!("/projects/{name}"), None).await;
         if found["metadata"]["public"].as_str() == Some(if public { "true" } else { "false" }) {
             return;
         }
@@ -218,7 +218,7 @@ fn lists(cluster: &Cluster) -> Vec<String> {
     lists.map(|entry| entry["requestURI"].as_str().unwrap().to_owned()).collect()
 }
 
-async fn a_harbor_that_is_gone_is_let_go_of_by_a_change_of_policy(cluster: &Cluster) {
+async fn retain_policy_releases_resources_of_a_deleted_harbor(cluster: &Cluster) {
     let rule = json!({
         "source": {"registryRef": {"name": "storm"}}, "destination": {"namespace": "mirror"},
         "trigger": {"type": "Manual"},
@@ -241,17 +241,17 @@ async fn a_harbor_that_is_gone_is_let_go_of_by_a_change_of_policy(cluster: &Clus
     let policy = json!({"spec": {"deletionPolicy": "Retain"}}).to_string();
     let patch = ["patch", "replicationrule", "let-go", "--type", "merge", "-p", &policy];
     cluster.plane.kubectl(&patch).await.unwrap().ok().unwrap();
-    let gone = ["wait", "--for=delete", "hrr/let-go", "--timeout=20s"];
+    let deleted = ["wait", "--for=delete", "hrr/let-go", "--timeout=20s"];
     cluster
         .plane
-        .kubectl(&gone)
+        .kubectl(&deleted)
         .await
         .unwrap()
         .ok()
         .unwrap_or_else(|error| panic!("{error}\n{}", tail(&cluster.logs())));
 }
 
-async fn kinds_are_deleted_after_the_operator_is_gone(cluster: &mut Cluster) {
+async fn crds_are_deleted_after_the_operator_is_deleted(cluster: &mut Cluster) {
     cluster.kill_controller().unwrap();
     let role = documented("deletion.md", "kind: ClusterRole\n");
     cluster.plane.kubectl_with_input(&["apply", "-f", "-"], &role).await.unwrap().ok().unwrap();
@@ -266,8 +266,8 @@ async fn kinds_are_deleted_after_the_operator_is_gone(cluster: &mut Cluster) {
     let definition = |plural: &str| format!("crd/{plural}.harbor-pilot.dev");
     // Nothing of these has a finalizer: they go by themselves.
     for kind in ["harborinstances", "proxyprojects", "cachedimages", "imagepolicies"] {
-        let gone = ["wait", "--for=delete", &definition(kind), "--timeout=30s"];
-        cluster.plane.kubectl(&gone).await.unwrap().ok().unwrap();
+        let deleted = ["wait", "--for=delete", &definition(kind), "--timeout=30s"];
+        cluster.plane.kubectl(&deleted).await.unwrap().ok().unwrap();
     }
     let waits = ["wait", "--for=delete", &definition("replicationrules"), "--timeout=1s"];
     assert!(!cluster.plane.kubectl(&waits).await.unwrap().status.success(), "nothing had to be released");
@@ -287,12 +287,12 @@ async fn kinds_are_deleted_after_the_operator_is_gone(cluster: &mut Cluster) {
     };
     let dry = release(&[]).await;
     assert_eq!(dry.0, Some(1), "{dry:?}");
-    for told in [
+    for reported in [
         "pending  ReplicationRule released: replication policy released would stay in the Harbor of HarborInstance default",
         "pending  Registry held: registry held would stay",
         "2 finalizers to remove. Nothing was changed: add --apply.",
     ] {
-        assert!(dry.1.contains(told), "{told}: {}", dry.1);
+        assert!(dry.1.contains(reported), "{reported}: {}", dry.1);
     }
     assert_eq!(release(&[]).await, dry, "it was said that nothing was changed");
     let one = release(&["hrr/released", "--apply"]).await;
@@ -301,8 +301,8 @@ async fn kinds_are_deleted_after_the_operator_is_gone(cluster: &mut Cluster) {
         one.1.starts_with("removed  ReplicationRule released:") && one.1.contains("1 finalizers removed, 0 failed"),
         "{one:?}"
     );
-    let gone = ["wait", "--for=delete", &definition("replicationrules"), "--timeout=30s"];
-    cluster.plane.kubectl(&gone).await.unwrap().ok().unwrap();
+    let deleted = ["wait", "--for=delete", &definition("replicationrules"), "--timeout=30s"];
+    cluster.plane.kubectl(&deleted).await.unwrap().ok().unwrap();
 
     let rest = release(&["--apply"]).await;
     assert!(rest.0 == Some(0) && rest.1.contains("removed  Registry held"), "{rest:?}");
@@ -311,14 +311,14 @@ async fn kinds_are_deleted_after_the_operator_is_gone(cluster: &mut Cluster) {
     assert_eq!(held["metadata"]["finalizers"], json!(["example.com/someone-else"]));
     let free = ["patch", "hreg", "held", "--type", "merge", "-p", r#"{"metadata":{"finalizers":null}}"#];
     cluster.plane.kubectl(&free).await.unwrap().ok().unwrap();
-    let gone = ["wait", "--for=delete", &definition("registries"), "--timeout=30s"];
-    cluster.plane.kubectl(&gone).await.unwrap().ok().unwrap();
+    let deleted = ["wait", "--for=delete", &definition("registries"), "--timeout=30s"];
+    cluster.plane.kubectl(&deleted).await.unwrap().ok().unwrap();
     let nothing = release(&["--apply"]).await;
     assert!(nothing.0 == Some(0) && nothing.1.contains("No resource is waiting for deletion."), "{nothing:?}");
 
     // Harbor, which was away, still has it all.
     for path in ["/registries?name=held", "/replication/policies?name=released", "/replication/policies?name=let-go"] {
-        let (_, found) = cluster.harbor.by_hand("GET", path, None).await;
+        let (_, found) = cluster.harbor.manual_request("GET", path, None).await;
         assert_eq!(found.as_array().map(Vec::len), Some(1), "{path}: {found}");
     }
 }

@@ -21,14 +21,14 @@ async fn kubectl_apply(cluster: &Cluster, object: &Value, more: &[&str]) -> Outp
 }
 
 /// Waits until a dry run of this object tells the user this.
-async fn until_told(cluster: &Cluster, object: &Value, told: &str) {
+async fn until_reported(cluster: &Cluster, object: &Value, reported: &str) {
     let end = Instant::now() + SOON;
     loop {
         let output = kubectl_apply(cluster, object, &["--dry-run=server"]).await;
-        if output.stderr.contains(told) {
+        if output.stderr.contains(reported) {
             return;
         }
-        assert!(Instant::now() < end, "{told} is not in {output:?}\n{}", cluster.logs());
+        assert!(Instant::now() < end, "{reported} is not in {output:?}\n{}", cluster.logs());
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
 }
@@ -76,7 +76,7 @@ async fn enforce_refuses_pods_with_a_reason_and_warns_of_workloads() {
     let reason =
         format!("is not from an allowed registry (policy enforced allows {host}); push it to Harbor or ask for a rule");
     let refused = pod("refused", &namespace, bad);
-    until_told(&cluster, &refused, &reason).await;
+    until_reported(&cluster, &refused, &reason).await;
     let output = kubectl_apply(&cluster, &refused, &[]).await;
     assert!(!output.status.success(), "{output:?}");
     for part in ["Forbidden", "validate.harbor-pilot.dev", "container \"app\": image \"ghcr.io/acme/tool:v1\""] {
@@ -95,8 +95,8 @@ async fn enforce_refuses_pods_with_a_reason_and_warns_of_workloads() {
 
     for (kind, workload) in workloads(&namespace, bad) {
         let output = kubectl_apply(&cluster, &workload, &["--dry-run=server"]).await;
-        let told = format!("Warning: harbor-pilot: Pods of this {kind} will be refused: container");
-        assert!(output.status.success() && output.stderr.contains(&told), "{output:?}");
+        let reported = format!("Warning: harbor-pilot: Pods of this {kind} will be refused: container");
+        assert!(output.status.success() && output.stderr.contains(&reported), "{output:?}");
     }
     for (kind, workload) in workloads(&namespace, "nginx") {
         let output = kubectl_apply(&cluster, &workload, &["--dry-run=server"]).await;
@@ -111,10 +111,10 @@ async fn warn_is_printed_by_kubectl_and_audit_lets_pass() {
     let namespace = cluster.plane.namespace("warned").await.unwrap();
     let bad = pod("warned", &namespace, "ghcr.io/acme/tool:v1");
     cluster.apply(&policy("warned", &namespace, "Warn", &cluster)).await.unwrap();
-    until_told(&cluster, &bad, "(policy warned allows").await;
+    until_reported(&cluster, &bad, "(policy warned allows").await;
     let output = kubectl_apply(&cluster, &bad, &[]).await;
-    let told = "Warning: harbor-pilot: container \"app\": image \"ghcr.io/acme/tool:v1\" is not";
-    assert!(output.status.success() && output.stderr.contains(told), "{output:?}");
+    let reported = "Warning: harbor-pilot: container \"app\": image \"ghcr.io/acme/tool:v1\" is not";
+    assert!(output.status.success() && output.stderr.contains(reported), "{output:?}");
 
     // The second one is known once the first is silent.
     cluster.apply(&policy("warned", &namespace, "Audit", &cluster)).await.unwrap();
@@ -135,15 +135,15 @@ async fn warn_is_printed_by_kubectl_and_audit_lets_pass() {
 }
 
 /// Waits until the API server's audit log says this of a Pod.
-async fn until_audited(cluster: &Cluster, pod: &str, told: &str) {
+async fn until_audited(cluster: &Cluster, pod: &str, reported: &str) {
     let (end, name) = (Instant::now() + SOON, format!(r#""name":"{pod}""#));
     loop {
         let log = cluster.plane.audit_log().unwrap();
         let about: Vec<&str> = log.lines().filter(|line| line.contains(&name)).collect();
-        if about.iter().any(|line| line.contains(told)) {
+        if about.iter().any(|line| line.contains(reported)) {
             return;
         }
-        assert!(Instant::now() < end, "{told} is not in {about:?}");
+        assert!(Instant::now() < end, "{reported} is not in {about:?}");
         tokio::time::sleep(std::time::Duration::from_millis(200)).await;
     }
 }
@@ -169,7 +169,7 @@ async fn selectors_and_exemptions_bound_a_policy() {
         pod
     };
     let bad = "ghcr.io/acme/tool:v1";
-    until_told(&cluster, &labelled("refused", &inside, bad), "(policy bounded allows").await;
+    until_reported(&cluster, &labelled("refused", &inside, bad), "(policy bounded allows").await;
     for passing in [
         labelled("elsewhere", &outside, bad),
         pod("unlabelled", &inside, bad),
@@ -184,7 +184,7 @@ async fn selectors_and_exemptions_bound_a_policy() {
 async fn the_api_server_refuses_policies_that_say_nothing() {
     let cluster = shared().await.unwrap();
     let harbor = json!([{"host": "harbor.corp"}]);
-    for (spec, told) in [
+    for (spec, reported) in [
         (json!({"action": "Enforce"}), "the policy checks nothing"),
         (json!({"action": "Deny", "allowed": harbor}), "Unsupported value"),
         (json!({"action": "Warn", "vulnerability": {}}), "maxSeverity: Required value"),
@@ -200,6 +200,6 @@ async fn the_api_server_refuses_policies_that_say_nothing() {
     ] {
         let refused = resource("ImagePolicy", "refused", spec);
         let error = format!("{:#}", cluster.apply(&refused).await.unwrap_err());
-        assert!(error.contains(told), "{told}: {error}");
+        assert!(error.contains(reported), "{reported}: {error}");
     }
 }

@@ -53,11 +53,11 @@ async fn a_wrong_password_from_the_start_is_named_once_and_the_rule_does_not_rew
     assert_eq!(waiting["status"]["rewrite"], Value::Null, "{waiting:#}");
     let image = format!("{}/app:v1", upstream.host());
     assert_eq!(cluster.admitted(&image).await.unwrap(), image);
-    let told = events(&cluster, "Registry", "refused").await;
-    assert_eq!(told.len(), 1, "{told:?}");
-    assert_eq!(told[0].0, "Warning CredentialsRejected ×1", "{told:?}");
+    let reported = events(&cluster, "Registry", "refused").await;
+    assert_eq!(reported.len(), 1, "{reported:?}");
+    assert_eq!(reported[0].0, "Warning CredentialsRejected ×1", "{reported:?}");
     let refused = cluster.get("Registry", "refused").await.unwrap().to_string();
-    for text in [cluster.logs(), refused, format!("{told:?}")] {
+    for text in [cluster.logs(), refused, format!("{reported:?}")] {
         assert!(!text.contains(canary), "the password is told: {text}");
     }
 
@@ -66,12 +66,12 @@ async fn a_wrong_password_from_the_start_is_named_once_and_the_rule_does_not_rew
     cluster.wait_for("Registry", "refused", "Ready", "True Reconciled").await.unwrap();
     cluster.wait_for("ProxyProject", "refused", "Ready", "True Reconciled").await.unwrap();
     cluster.until_rewritten(&image).await.unwrap();
-    let told = events(&cluster, "Registry", "refused").await;
+    let reported = events(&cluster, "Registry", "refused").await;
     let created = ("Normal Reconciled ×1".to_owned(), "created registry refused in Harbor".to_owned());
-    assert!(told.contains(&created), "{told:?}");
-    let told = events(&cluster, "ProxyProject", "refused").await;
+    assert!(reported.contains(&created), "{reported:?}");
+    let reported = events(&cluster, "ProxyProject", "refused").await;
     let created = ("Normal Reconciled ×1".to_owned(), "created proxy project refused in Harbor".to_owned());
-    assert!(told.contains(&created), "{told:?}");
+    assert!(reported.contains(&created), "{reported:?}");
     cluster.forget("refused").await.unwrap();
 }
 
@@ -96,14 +96,14 @@ async fn a_password_that_becomes_wrong_is_named_and_the_rule_goes_on() {
     cluster.apply(&secret("rotated", "user", "right")).await.unwrap();
     cluster.wait_for("Registry", "rotated", "Ready", "True Reconciled").await.unwrap();
     assert_eq!(cluster.admitted(&image).await.unwrap(), rewritten);
-    let told = events(&cluster, "Registry", "rotated").await;
-    let refusals = told.iter().filter(|(kind, _)| kind.starts_with("Warning CredentialsRejected")).count();
-    assert_eq!(refusals, 1, "{told:?}");
+    let reported = events(&cluster, "Registry", "rotated").await;
+    let refusals = reported.iter().filter(|(kind, _)| kind.starts_with("Warning CredentialsRejected")).count();
+    assert_eq!(refusals, 1, "{reported:?}");
     cluster.forget("rotated").await.unwrap();
 }
 
 #[tokio::test]
-async fn what_was_changed_in_harbor_by_hand_is_repaired_and_the_event_names_the_field() {
+async fn drift_is_repaired_and_the_event_names_the_field() {
     let cluster = shared().await.unwrap();
     let upstream = Upstream::builder().start().await;
     cluster.apply(&registry("repaired", &upstream.url())).await.unwrap();
@@ -113,24 +113,24 @@ async fn what_was_changed_in_harbor_by_hand_is_repaired_and_the_event_names_the_
     cluster.wait_for("ProxyProject", "repaired", "Ready", "True Reconciled").await.unwrap();
     for _ in 0..2 {
         let edit = json!({"metadata": {"public": "false"}});
-        assert_eq!(cluster.harbor.by_hand("PUT", "/projects/repaired", Some(edit)).await.0, 200);
+        assert_eq!(cluster.harbor.manual_request("PUT", "/projects/repaired", Some(edit)).await.0, 200);
         for _ in 0..100 {
-            let (_, project) = cluster.harbor.by_hand("GET", "/projects/repaired", None).await;
+            let (_, project) = cluster.harbor.manual_request("GET", "/projects/repaired", None).await;
             if project["metadata"]["public"] == "true" {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        let (_, project) = cluster.harbor.by_hand("GET", "/projects/repaired", None).await;
+        let (_, project) = cluster.harbor.manual_request("GET", "/projects/repaired", None).await;
         assert_eq!(project["metadata"]["public"], "true");
     }
     tokio::time::sleep(Duration::from_millis(500)).await;
-    let told = events(&cluster, "ProxyProject", "repaired").await;
-    assert!(told.iter().any(|(_, message)| message.contains("created proxy project")), "{told:?}");
+    let reported = events(&cluster, "ProxyProject", "repaired").await;
+    assert!(reported.iter().any(|(_, message)| message.contains("created proxy project")), "{reported:?}");
     let repairs: Vec<_> =
-        told.iter().filter(|(_, message)| message.contains("public: false instead of true")).collect();
-    assert_eq!(repairs.len(), 1, "one Event that counts: {told:?}");
-    assert!(repairs[0].0.ends_with("×2"), "{told:?}");
+        reported.iter().filter(|(_, message)| message.contains("public: false instead of true")).collect();
+    assert_eq!(repairs.len(), 1, "one Event that counts: {reported:?}");
+    assert!(repairs[0].0.ends_with("×2"), "{reported:?}");
     cluster.forget("repaired").await.unwrap();
 }
 
@@ -151,32 +151,32 @@ async fn a_registry_that_a_project_uses_is_deleted_once_it_is_free_and_says_unti
     let blocked = cluster.wait_for("Registry", "blocked", "DeletionBlocked", "True InUse").await.unwrap();
     let message = message_of(&blocked, "DeletionBlocked");
     assert!(message.contains("ProxyProject blocked-by-this"), "{message}");
-    let told = events(&cluster, "Registry", "blocked").await;
-    assert!(told.iter().any(|(kind, _)| kind == "Warning InUse ×1"), "{told:?}");
+    let reported = events(&cluster, "Registry", "blocked").await;
+    assert!(reported.iter().any(|(kind, _)| kind == "Warning InUse ×1"), "{reported:?}");
 
     cluster.delete("hpp", "blocked-by-this").await.unwrap();
-    let gone = ["wait", "--for=delete", "hreg/blocked", "--timeout=20s"];
-    cluster.plane.kubectl(&gone).await.unwrap().ok().unwrap();
+    let deleted = ["wait", "--for=delete", "hreg/blocked", "--timeout=20s"];
+    cluster.plane.kubectl(&deleted).await.unwrap().ok().unwrap();
     for path in ["/projects/blocked-by-this", "/registries?name=blocked"] {
-        let (status, found) = cluster.harbor.by_hand("GET", path, None).await;
+        let (status, found) = cluster.harbor.manual_request("GET", path, None).await;
         assert!(status == 404 || status == 403 || found == json!([]), "{path}: {status} {found}");
     }
 }
 
 #[tokio::test]
-async fn what_somebody_made_in_harbor_is_left_alone_until_its_resource_may_adopt_it() {
+async fn unmarked_object_is_not_modified_until_its_resource_may_adopt_it() {
     let cluster = shared().await.unwrap();
     let upstream = Upstream::builder().start().await;
     let made = json!({"name": "adopted", "type": "docker-registry", "url": upstream.url(), "description": "by hand"});
-    assert_eq!(cluster.harbor.by_hand("POST", "/registries", Some(made)).await.0, 201);
+    assert_eq!(cluster.harbor.manual_request("POST", "/registries", Some(made)).await.0, 201);
     let found = async || {
-        let list = cluster.harbor.by_hand("GET", "/registries?q=name%3Dadopted", None).await.1;
+        let list = cluster.harbor.manual_request("GET", "/registries?q=name%3Dadopted", None).await.1;
         assert_eq!(list.as_array().unwrap().len(), 1, "{list}");
         list[0].clone()
     };
     let id = found().await["id"].as_i64().unwrap();
     let made = json!({"project_name": "adopted", "registry_id": id, "metadata": {"public": "true"}});
-    assert_eq!(cluster.harbor.by_hand("POST", "/projects", Some(made)).await.0, 201);
+    assert_eq!(cluster.harbor.manual_request("POST", "/projects", Some(made)).await.0, 201);
 
     cluster.apply(&registry("adopted", &upstream.url())).await.unwrap();
     cluster.apply(&proxy_project("adopted")).await.unwrap();
@@ -197,7 +197,7 @@ async fn what_somebody_made_in_harbor_is_left_alone_until_its_resource_may_adopt
         description.contains("by hand [harbor-pilot ") && description.contains("/Registry/adopted]"),
         "{description}"
     );
-    let told = events(&cluster, "Registry", "adopted").await;
-    assert!(told.iter().any(|(_, message)| message.contains("adopted registry adopted")), "{told:?}");
+    let reported = events(&cluster, "Registry", "adopted").await;
+    assert!(reported.iter().any(|(_, message)| message.contains("adopted registry adopted")), "{reported:?}");
     cluster.forget("adopted").await.unwrap();
 }

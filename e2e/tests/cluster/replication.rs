@@ -43,11 +43,11 @@ async fn until(cluster: &Cluster, name: &str, wanted: impl Fn(&Value) -> bool) -
 
 async fn executions(cluster: &Cluster, rule: &Value) -> usize {
     let path = format!("/replication/executions?policy_id={}", rule["status"]["id"]);
-    cluster.harbor.by_hand("GET", &path, None).await.1.as_array().unwrap().len()
+    cluster.harbor.manual_request("GET", &path, None).await.1.as_array().unwrap().len()
 }
 
 #[tokio::test]
-async fn a_rule_is_run_by_an_annotation_tells_what_came_of_it_and_is_deleted_with_its_policy() {
+async fn replication_rule_runs_by_annotation_and_reports_the_result() {
     let cluster = shared().await.unwrap();
     let _upstream = rule(&cluster, "on-demand").await;
     run_now(&cluster, "on-demand", "first").await;
@@ -65,10 +65,10 @@ async fn a_rule_is_run_by_an_annotation_tells_what_came_of_it_and_is_deleted_wit
     // Both at once: the registry waits for the rule.
     let both = ["delete", "--timeout=60s", "hreg/on-demand", "hrr/on-demand"];
     cluster.plane.kubectl(&both).await.unwrap().ok().unwrap();
-    let (_, policies) = cluster.harbor.by_hand("GET", "/replication/policies?page_size=100", None).await;
+    let (_, policies) = cluster.harbor.manual_request("GET", "/replication/policies?page_size=100", None).await;
     let named = |object: &Value| object["name"] == "on-demand";
     assert!(!policies.as_array().unwrap().iter().any(named), "{policies}");
-    let (_, registries) = cluster.harbor.by_hand("GET", "/registries?page_size=100", None).await;
+    let (_, registries) = cluster.harbor.manual_request("GET", "/registries?page_size=100", None).await;
     assert!(!registries.as_array().unwrap().iter().any(named), "{registries}");
 }
 

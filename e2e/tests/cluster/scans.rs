@@ -13,21 +13,21 @@ async fn apply(cluster: &Cluster, object: &Value) -> Output {
 }
 
 /// Applies the object under new names until what is told contains this.
-async fn until_told(cluster: &Cluster, namespace: &str, image: &str, told: &str) -> Output {
+async fn until_reported(cluster: &Cluster, namespace: &str, image: &str, reported: &str) -> Output {
     let (end, mut attempt) = (Instant::now() + SOON, 0);
     loop {
         attempt += 1;
         let output = apply(cluster, &pod(&format!("attempt-{attempt}"), namespace, image)).await;
-        if output.stderr.contains(told) {
+        if output.stderr.contains(reported) {
             return output;
         }
-        assert!(Instant::now() < end, "{told} is not in {output:?}\n{}", cluster.logs());
+        assert!(Instant::now() < end, "{reported} is not in {output:?}\n{}", cluster.logs());
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
 
 #[tokio::test]
-async fn an_image_that_is_known_to_be_bad_is_refused_and_its_mended_version_admitted() {
+async fn image_with_vulnerabilities_is_rejected_and_its_fixed_version_admitted() {
     let shared = shared().await.unwrap();
     let cluster = &*shared;
     let upstream = cluster.proxied("scanned").await.unwrap();
@@ -41,7 +41,7 @@ async fn an_image_that_is_known_to_be_bad_is_refused_and_its_mended_version_admi
     cluster.apply(&resource("ImagePolicy", "scanned", spec)).await.unwrap();
     let image = |tag: &str| format!("{}/app/web:{tag}", upstream.host());
     let unknown =
-        until_told(cluster, &judged, &image("v0"), "has no verdict of a scan (policy scanned asks for one)").await;
+        until_reported(cluster, &judged, &image("v0"), "has no verdict of a scan (policy scanned asks for one)").await;
     assert!(unknown.status.success(), "{unknown:?}");
 
     let bad = upstream.push_image("app/web", "v1", &Image::single("linux", "amd64").seed("scanned bad"));
@@ -50,14 +50,14 @@ async fn an_image_that_is_known_to_be_bad_is_refused_and_its_mended_version_admi
     for tag in ["v1", "v2"] {
         apply(cluster, &pod(&format!("web-{tag}"), &free, &image(tag))).await.ok().unwrap();
     }
-    let refused = until_told(cluster, &judged, &image("v1"), "has vulnerabilities of severity Critical").await;
+    let refused = until_reported(cluster, &judged, &image("v1"), "has vulnerabilities of severity Critical").await;
     assert!(!refused.status.success(), "{refused:?}");
     let host = cluster.harbor.host();
     for part in [
         "Forbidden",
         &format!("container \"app\": image \"{host}/scanned/app/web:v1\" has vulnerabilities") as &str,
         "(policy scanned admits High at most): 2 found, 2 fixable, scanned 20",
-        "use a mended image, or ask for an exemption",
+        "use a fixed image, or ask for an exemption",
     ] {
         assert!(refused.stderr.contains(part), "{part}: {}", refused.stderr);
     }

@@ -27,7 +27,7 @@ async fn soon(cluster: &Cluster, kind: &str, name: &str, ready: &str) {
 }
 
 /// Fails when one of these values is told anywhere.
-async fn assert_untold(cluster: &Cluster, values: &[&str]) {
+async fn assert_not_reported(cluster: &Cluster, values: &[&str]) {
     let events = cluster.plane.kubectl(&["get", "events", "-A", "-o", "json"]).await.unwrap().ok().unwrap();
     let kinds = "hinst,hreg,hpp,hrr,hci";
     let resources = cluster.plane.kubectl(&["get", kinds, "-o", "json"]).await.unwrap().ok().unwrap();
@@ -54,12 +54,12 @@ async fn a_registry_whose_password_is_rotated_is_given_it_within_seconds_though_
         cluster.apply(&secret("rotation", "user", password)).await.unwrap();
         soon(&cluster, "Registry", "rotation", ready).await;
     }
-    assert_untold(&cluster, &["c4nary-right", "c4nary-wrong"]).await;
+    assert_not_reported(&cluster, &["c4nary-right", "c4nary-wrong"]).await;
     cluster.delete("hreg", "rotation").await.unwrap();
 }
 
 #[tokio::test]
-async fn a_secret_that_comes_late_is_used_at_once_and_one_that_goes_is_missed_at_once() {
+async fn secret_is_used_immediately_after_creation_and_missed_after_deletion() {
     let cluster = shared().await.unwrap();
     let upstream = Upstream::builder().basic_auth("user", "c4nary-late").start().await;
     cluster.apply(&with_credentials("late", &upstream)).await.unwrap();
@@ -70,7 +70,7 @@ async fn a_secret_that_comes_late_is_used_at_once_and_one_that_goes_is_missed_at
         cluster.plane.kubectl(&["delete", "secret", "late", "-n", NAMESPACE]).await.unwrap().ok().unwrap();
         soon(&cluster, "Registry", "late", "False SecretNotFound").await;
     }
-    assert_untold(&cluster, &["c4nary-late"]).await;
+    assert_not_reported(&cluster, &["c4nary-late"]).await;
     cluster.delete("hreg", "late").await.unwrap();
 }
 
@@ -116,7 +116,7 @@ async fn an_instance_whose_password_is_rotated_is_ready_again_within_seconds_and
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
-    assert_untold(&cluster, &["c4nary-first", "c4nary-second", &password]).await;
+    assert_not_reported(&cluster, &["c4nary-first", "c4nary-second", &password]).await;
     cluster.delete("hreg", "of-rotation").await.unwrap();
     cluster.delete("hinst", "rotation").await.unwrap();
 }

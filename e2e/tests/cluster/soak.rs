@@ -90,7 +90,7 @@ async fn dry_runs(client: Client, namespace: &str, host: String) {
 async fn pods(client: Client, namespace: &str, upstream: &Upstream) {
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let images: Api<CachedImage> = Api::all(client);
-    let at_once = DeleteParams::default().grace_period(0);
+    let concurrent = DeleteParams::default().grace_period(0);
     for number in 0_usize.. {
         tokio::time::sleep(if number < FIRST { Duration::from_millis(100) } else { Duration::from_secs(1) }).await;
         let name = format!("soak/app-{number}");
@@ -101,11 +101,11 @@ async fn pods(client: Client, namespace: &str, upstream: &Upstream) {
         let object: Pod = serde_json::from_value(pod(&format!("pod-{number}"), namespace, &image)).unwrap();
         pods.create(&PostParams::default(), &object).await.unwrap();
         let Some(old) = number.checked_sub(KEPT) else { continue };
-        pods.delete(&format!("pod-{old}"), &at_once).await.unwrap();
+        pods.delete(&format!("pod-{old}"), &concurrent).await.unwrap();
         // Some come late, when their Pod is gone already.
         for image in images.list(&ListParams::default()).await.unwrap() {
             if number_of(&image).is_some_and(|number| number <= old) {
-                drop(images.delete(image.metadata.name.as_deref().unwrap(), &at_once).await);
+                drop(images.delete(image.metadata.name.as_deref().unwrap(), &concurrent).await);
             }
         }
     }

@@ -182,7 +182,7 @@ async fn pods_are_admitted_as_the_table_says() {
 }
 
 #[tokio::test]
-async fn the_younger_of_two_rules_with_one_match_says_so_until_the_older_is_gone() {
+async fn younger_rule_with_the_same_match_has_a_conflict_until_the_older_is_deleted() {
     let cluster = shared().await.unwrap();
     let twin = |name: &str| {
         let mut project = proxy_project(name);

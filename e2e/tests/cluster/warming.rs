@@ -25,7 +25,7 @@ fn parts(pushed: &Pushed, architecture: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn an_admitted_image_becomes_warm_for_the_clusters_platforms_and_offline_is_told_apart() {
+async fn admitted_image_becomes_warm_and_shows_what_works_offline() {
     let cluster = shared().await.unwrap();
     let upstream = cluster.proxied("warming").await.unwrap();
     let namespace = cluster.plane.namespace("warming").await.unwrap();

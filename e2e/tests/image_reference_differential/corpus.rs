@@ -12,7 +12,7 @@ pub(crate) fn all() -> Vec<String> {
     all.extend(digests());
     all.extend(lengths());
     all.extend(identifiers());
-    all.extend(one_odd_character());
+    all.extend(one_unusual_character());
     all
 }
 
@@ -236,20 +236,20 @@ fn identifiers() -> Vec<String> {
 }
 
 /// Every character of ASCII in each part.
-fn one_odd_character() -> Vec<String> {
+fn one_unusual_character() -> Vec<String> {
     (0..128_u8)
         .map(char::from)
-        .flat_map(|odd| {
+        .flat_map(|unusual| {
             [
-                format!("a{odd}b"),
-                format!("a{odd}b/c"),
-                format!("x.y{odd}z/c"),
-                format!("x.y:8{odd}0/c"),
-                format!("x.y/a{odd}b"),
-                format!("a:b{odd}c"),
-                format!("a:{odd}"),
-                format!("a@sha{odd}256:{}", &digest("", 64)[1..]),
-                format!("a@sha256:{odd}{}", &digest("", 63)[1..]),
+                format!("a{unusual}b"),
+                format!("a{unusual}b/c"),
+                format!("x.y{unusual}z/c"),
+                format!("x.y:8{unusual}0/c"),
+                format!("x.y/a{unusual}b"),
+                format!("a:b{unusual}c"),
+                format!("a:{unusual}"),
+                format!("a@sha{unusual}256:{}", &digest("", 64)[1..]),
+                format!("a@sha256:{unusual}{}", &digest("", 63)[1..]),
             ]
         })
         .collect()

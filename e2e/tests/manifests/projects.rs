@@ -54,7 +54,7 @@ async fn rewrite_changes_or_lists_each_image_of_the_manifests_of_other_projects(
         for (file, texts) in &before {
             let (was, is) = (images(texts), images(&after[file]));
             let listed = listed.get(file).copied().unwrap_or(0);
-            assert_eq!(is.len(), listed, "{module}: {file}: left are {is:#?}\n{}", told_of(&done.err, file));
+            assert_eq!(is.len(), listed, "{module}: {file}: left are {is:#?}\n{}", reported_for(&done.err, file));
             found += was.len();
             rewritten += was.len() - is.len();
         }
@@ -189,7 +189,7 @@ fn listed(err: &str) -> BTreeMap<String, usize> {
     found
 }
 
-fn told_of(err: &str, file: &str) -> String {
+fn reported_for(err: &str, file: &str) -> String {
     err.lines().filter(|line| line.contains(file)).collect::<Vec<_>>().join("\n")
 }
 

@@ -73,19 +73,19 @@ fn the_chart_on_a_node_runs_pods_from_harbors_cache() {
 
 async fn story(directory: &Path) {
     let mut clock = Instant::now();
-    let mut told = |what: &str| {
+    let mut reported = |what: &str| {
         isolation::say(&format!("{what} ({:.1} s)", clock.elapsed().as_secs_f64()));
         clock = Instant::now();
     };
     let world = World::start(directory).await;
-    told("the node is ready");
+    reported("the node is ready");
     world.install().await;
-    told("the chart is installed");
+    reported("the chart is installed");
     world.apply_resources().await;
-    told("busybox:1 is warm in Harbor");
+    reported("busybox:1 is warm in Harbor");
     world.pods_run_from_the_cache().await;
-    told("a Deployment of busybox:1 runs, from Harbor's cache, with Docker Hub gone");
-    rollout::all(&world, &mut told).await;
+    reported("a Deployment of busybox:1 runs, from Harbor's cache, with Docker Hub gone");
+    rollout::all(&world, &mut reported).await;
     world.uninstall().await;
-    told("the chart is uninstalled");
+    reported("the chart is uninstalled");
 }

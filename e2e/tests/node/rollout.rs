@@ -38,7 +38,7 @@ pub fn wanted_time() -> Duration {
 }
 
 /// All that happens, under load, as often as it takes for the wanted count; tells of each.
-pub async fn all(world: &World, told: &mut impl FnMut(&str)) {
+pub async fn all(world: &World, reported: &mut impl FnMut(&str)) {
     let (mut created, mut round) = (0, 0);
     while created < wanted() || round == 0 {
         round += 1;
@@ -51,10 +51,10 @@ pub async fn all(world: &World, told: &mut impl FnMut(&str)) {
                 assert_eq!(unmutated, 0, "{event:?}: {figures:?}\n{}", world.state().await);
             }
             created += asked;
-            told(&format!("{event:?}: {asked} Pods created, {failed} failed, {unmutated} unmutated"));
+            reported(&format!("{event:?}: {asked} Pods created, {failed} failed, {unmutated} unmutated"));
         }
     }
-    told(&format!("{created} Pods in all"));
+    reported(&format!("{created} Pods in all"));
 }
 
 async fn during(world: &World, event: Event, round: usize) -> Figures {

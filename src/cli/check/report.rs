@@ -178,22 +178,25 @@ mod tests {
     }
 
     #[test]
-    fn people_find_the_line() {
-        let told = text(&checked());
-        assert!(told.starts_with("my app.yaml:7:14: error: Deployment shop/web: image \"a\" & so on\n"), "{told}");
+    fn text_starts_with_file_and_line() {
+        let reported = text(&checked());
+        assert!(
+            reported.starts_with("my app.yaml:7:14: error: Deployment shop/web: image \"a\" & so on\n"),
+            "{reported}"
+        );
     }
 
     #[test]
-    fn each_image_is_a_test_case_and_a_refused_one_fails() {
-        let told = junit(&checked());
-        assert_eq!(told.matches("<testcase ").count(), 2);
-        assert_eq!(told.matches("tests=\"2\" failures=\"1\"").count(), 2);
-        assert!(told.contains("<failure message=\"line 7: image &quot;a&quot; &amp; so on\"/>"), "{told}");
-        assert!(told.contains("container &lt;web&gt;"), "{told}");
+    fn junit_has_a_test_case_for_each_image() {
+        let reported = junit(&checked());
+        assert_eq!(reported.matches("<testcase ").count(), 2);
+        assert_eq!(reported.matches("tests=\"2\" failures=\"1\"").count(), 2);
+        assert!(reported.contains("<failure message=\"line 7: image &quot;a&quot; &amp; so on\"/>"), "{reported}");
+        assert!(reported.contains("container &lt;web&gt;"), "{reported}");
     }
 
     #[test]
-    fn machines_find_level_and_place() {
+    fn sarif_has_level_and_position() {
         let list: serde_json::Value = serde_json::from_str(&json(&checked())).unwrap();
         assert_eq!((&list[0]["level"], &list[0]["line"]), (&json!("error"), &json!(7)));
         let log: serde_json::Value = serde_json::from_str(&sarif(&checked())).unwrap();

@@ -91,9 +91,9 @@ default    True    Degraded   v2.15.2   https://harbor.corp   trivy,redis
 REGISTRY   READY   REASON       TYPE         UPSTREAM
 hub        True    Reconciled   docker-hub   https://hub.docker.com
 
-PROXY PROJECT   READY     REASON        REWRITES         TO                MODE      PREWARM
-hub             True      Reconciled    docker.io        harbor.corp/hub   Enabled   OnAdmission
-new             Unknown   NotObserved   (not in force)   -                 -         OnAdmission
+PROXY PROJECT   READY     REASON        REWRITES       TO                MODE      PREWARM
+hub             True      Reconciled    docker.io      harbor.corp/hub   Enabled   OnAdmission
+new             Unknown   NotObserved   (not active)   -                 -         OnAdmission
 
 REPLICATION   READY   REASON       DIRECTION   REGISTRY   TRIGGER     LAST RUN             BLOCKED
 nightly       True    Reconciled   pull        hub        Scheduled   Failed 9h ago, 8/9   -
@@ -115,7 +115,7 @@ NOT READY: 6, the newest 3 of them here (--limit)
 }
 
 #[test]
-fn the_same_stands_in_the_json_under_stable_names() {
+fn json_has_stable_names() {
     let read: Value = serde_json::from_str(&busy().report().json().unwrap()).unwrap();
     assert_eq!(read["ready"], false);
     assert_eq!(

@@ -262,7 +262,7 @@ mod tests {
     }
 
     /// `at-harbor by project`, or the reason.
-    fn told(wanted: &RequestedImage) -> String {
+    fn reported(wanted: &RequestedImage) -> String {
         match &wanted.place {
             Ok(place) => format!("{} by {}", place.image, place.project.as_deref().unwrap_or(&place.instance)),
             Err(nowhere) => nowhere.reason.to_string(),
@@ -280,7 +280,7 @@ mod tests {
             ("secret/app:1", "NotProxied"),
             ("not an image", "InvalidImage"),
         ] {
-            assert_eq!(told(&found(&[image], "")[0]), expected, "{image}");
+            assert_eq!(reported(&found(&[image], "")[0]), expected, "{image}");
         }
     }
 
@@ -311,7 +311,7 @@ metadata: {name: own, annotations: {}}
 spec: {containers: [{name: c, image: 'ghcr.io/acme/app:1'}]}
 ";
         let found = found(&["nginx:1"], text);
-        let lines: Vec<String> = found.iter().map(told).collect();
+        let lines: Vec<String> = found.iter().map(reported).collect();
         assert_eq!(
             lines,
             ["harbor.corp/hub/library/nginx:1 by hub", "harbor.corp/hub/library/busybox:1 by hub", "NotProxied"]

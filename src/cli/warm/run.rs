@@ -104,15 +104,15 @@ impl WarmRun {
         for (wanted, ..) in &images {
             self.note_tag(wanted);
         }
-        let at_once = images.len().max(1);
+        let concurrent = images.len().max(1);
         let lives = images.into_iter().map(|(wanted, cached, refused)| async move {
             let Some(refused) = refused else { return self.live(wanted, cached).await };
-            let done = WarmedImage::at_once(wanted, refused.reason, refused.message);
-            self.tell(&done, "");
+            let done = WarmedImage::not_started(wanted, refused.reason, refused.message);
+            self.report(&done, "");
             done
         });
         // All images run concurrently, because most of the time is waiting. Pulls are limited.
-        let lives = stream::iter(lives).buffered(at_once).collect();
+        let lives = stream::iter(lives).buffered(concurrent).collect();
         let mut ticks = tokio::time::interval_at(Instant::now() + TELL, TELL);
         let telling = async {
             loop {
@@ -146,14 +146,14 @@ impl WarmRun {
     async fn live(&self, wanted: RequestedImage, mut cached: CachedImage) -> WarmedImage {
         let begun = Instant::now();
         let image = cached.spec.image.clone();
-        let (mut fetched, mut told) = (FetchTotals::default(), false);
+        let (mut fetched, mut reported) = (FetchTotals::default(), false);
         let end = loop {
             let Some(requeue) = self.step(&mut cached, &mut fetched).await else { break self.cut_short() };
             let status = cached.status.clone().unwrap_or_default();
             if let Some(end) = end(&status, requeue, self.left(), &self.terms) {
                 break end;
             }
-            self.print_waiting(&image, &status, &mut told);
+            self.print_waiting(&image, &status, &mut reported);
             if !requeue.is_zero() && !self.pause(requeue).await {
                 break self.cut_short();
             }
@@ -163,7 +163,7 @@ impl WarmRun {
         let message = condition::find(&status.conditions, ConditionType::Ready).map(|ready| ready.message.clone());
         let message = message.unwrap_or_default();
         let done = WarmedImage { wanted, status, end, reason, message, fetched, took: begun.elapsed() };
-        self.tell(&done, &image);
+        self.report(&done, &image);
         done
     }
 
@@ -209,9 +209,9 @@ impl WarmRun {
     }
 
     /// Prints once why an image that nodes can pull is waited for.
-    fn print_waiting(&self, image: &str, status: &CachedImageStatus, told: &mut bool) {
-        if !*told && condition::is_true(&status.conditions, ConditionType::Ready) {
-            *told = true;
+    fn print_waiting(&self, image: &str, status: &CachedImageStatus, reported: &mut bool) {
+        if !*reported && condition::is_true(&status.conditions, ConditionType::Ready) {
+            *reported = true;
             self.board.print_line(
                 image,
                 "nodes can pull it; waiting until Harbor's API lists it (--require online does not)",
@@ -239,7 +239,7 @@ impl WarmRun {
         if self.stop.is_cancelled() { WarmEnd::Interrupted } else { WarmEnd::TimedOut }
     }
 
-    fn tell(&self, done: &WarmedImage, image: &str) {
+    fn report(&self, done: &WarmedImage, image: &str) {
         let well = matches!(done.end, WarmEnd::Warm | WarmEnd::Pulled);
         self.board.ended(well);
         let image = if image.is_empty() { &done.wanted.named } else { image };
@@ -257,7 +257,7 @@ impl WarmedImage {
         self.reason.map_or("", Reason::as_str)
     }
 
-    fn at_once(wanted: RequestedImage, reason: Reason, message: String) -> Self {
+    fn not_started(wanted: RequestedImage, reason: Reason, message: String) -> Self {
         Self {
             wanted,
             status: CachedImageStatus::default(),
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_second_try_may_mend_is_tried_again_and_nothing_else() {
+    fn end_retries_only_reasons_that_a_retry_can_fix() {
         let failed = |reason, attempts| status(attempts, |conditions| conditions.progressing(reason, "why"));
         let ready = status(None, |conditions| conditions.ready(Reason::Warm, "stored"));
         let stalled = status(None, |conditions| conditions.stalled(Reason::IndexDigestChanged, "never"));

@@ -163,10 +163,7 @@ impl FoundConfigurations {
         let missing: Vec<&str> = [MUTATING, VALIDATING].into_iter().filter(missing).collect();
         (!missing.is_empty()).then(|| {
             let kinds = missing.join(" and no ");
-            format!(
-                "there is no {kinds} {} that calls the webhook's Service; its caBundle is written once there is",
-                self.name
-            )
+            format!("no {kinds} {} calls the webhook's Service; its caBundle is written once one exists", self.name)
         })
     }
 

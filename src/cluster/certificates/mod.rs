@@ -61,7 +61,7 @@ enum RotationError {
 
 /// Maintains the certificates until `shutdown`. Two concurrent instances slow each other down, but break nothing.
 pub async fn run(client: Client, settings: CertificateOptions, shutdown: CancellationToken) {
-    tracing::info!(service = settings.service, configuration = settings.configuration, "keeping certificates");
+    tracing::info!(service = settings.service, configuration = settings.configuration, "managing certificates");
     let mut keeper = CertificateManager::new(client, &settings);
     let keep = async {
         loop {
@@ -126,7 +126,7 @@ impl CertificateManager {
                     return look_again;
                 }
                 Err(RotationError::Api(error)) if error.is_conflict() => {
-                    tracing::debug!(%error, "somebody else was faster: looking again");
+                    tracing::debug!(%error, "conflict with another writer; reconciling again");
                     None
                 }
                 Err(error) => {
@@ -189,7 +189,7 @@ impl CertificateManager {
                 let authority = Authority::new(&name, Validity::starting(now, self.policy.authority))?;
                 self.secrets.write_authorities(&observed.secrets, AuthoritySet::data(&authority, &previous)).await?;
                 let others = previous.len();
-                Some(note(Reason::AuthorityIssued, format!("{because}; trusted beside it: {others} before it"), false))
+                Some(note(Reason::AuthorityIssued, format!("{because}; {others} earlier CAs remain trusted"), false))
             }
             RotationAction::Publish(bundles) => {
                 let told = self.configurations.publish(&observed.configurations, &bundles).await?;
@@ -202,7 +202,7 @@ impl CertificateManager {
                 self.secrets.write_leaf(&observed.secrets, leaf_data(&leaf, &authority)).await?;
                 Some(note(
                     Reason::CertificateIssued,
-                    format!("{because}; the new one is valid until {}", validity.until),
+                    format!("{because}; the new certificate is valid until {}", validity.until),
                     false,
                 ))
             }
@@ -211,7 +211,7 @@ impl CertificateManager {
                 self.secrets.write_authorities(&observed.secrets, authorities.keeping(&keep)).await?;
                 let dropped = authorities.previous.iter().filter(|one| !keep.contains(one)).map(X509::subject);
                 let dropped = dropped.collect::<Vec<_>>().join(", ");
-                Some(note(Reason::AuthorityDropped, format!("{dropped} is trusted no longer: {because}"), false))
+                Some(note(Reason::AuthorityDropped, format!("{dropped} is no longer trusted: {because}"), false))
             }
         };
         if !stands {
@@ -245,7 +245,7 @@ impl CertificateManager {
         }
         let Some(about) = observed.configurations.about() else { return };
         if let Err(error) = self.events.publish(&about, &note).await {
-            tracing::debug!(%error, "an Event was not taken");
+            tracing::debug!(%error, "cannot publish an Event");
         }
     }
 }

@@ -55,7 +55,7 @@ impl CertificateSecrets {
 
     pub(super) async fn read_authorities(&self, ServingSecret(leaf): ServingSecret) -> Result<FoundSecrets, Error> {
         let authority = self.api.get_opt(&self.authority);
-        let authority = bounded("reading the Secret of the webhook's authority", authority).await?;
+        let authority = bounded("reading the Secret of the webhook's CA", authority).await?;
         let ours = [&authority, &leaf].into_iter().flatten().filter(|secret| is_ours(secret));
         let salvaged = ours.flat_map(|secret| recover(&data(secret))).collect();
         Ok(FoundSecrets {
@@ -109,7 +109,7 @@ fn kept<T>(secret: Option<&Secret>, name: &str, read: impl Fn(&SecretData) -> St
             other => other,
         },
         Some(_) => StoredState::NotOurs(format!(
-            "Secret {name} is not ours: it has no label {}={}. Delete it, and it is made anew; or keep it, and run the controller \
+            "Secret {name} is not managed by Harbor Pilot: it has no label {}={}. Delete it, and it is created again; or keep it, and run the controller \
              with `--certificates external`",
             MARK.0, MARK.1
         )),

@@ -71,7 +71,7 @@ async fn remove(kinds: &Reconcilers, project: &ProxyProject, now: Timestamp) -> 
         None => is_cut_short(kinds, &connection, project, &have, now).await,
     };
     if !ours {
-        let message = format!("project {name} in Harbor is not marked as ours and was left alone");
+        let message = format!("project {name} in Harbor has no marker of ours and was not modified");
         return Ok(Removal::Done(vec![EventMessage::warning(Reason::AdoptionRequired, message)]));
     }
     let purges = project.spec.deletion_policy == DeletionPolicy::Purge;
@@ -125,7 +125,7 @@ fn purging(
     left: usize,
 ) -> FinalizeResult<ProxyProjectStatus> {
     let name = project.harbor_name();
-    let message = format!("deleting the repositories of project {name} in Harbor: {left} are left");
+    let message = format!("deleting the repositories of project {name} in Harbor: {left} left");
     match reconcile_context::blocked(kinds, project, now, (Reason::Progressing, message)) {
         FinalizeResult::Blocked(mut outcome) => {
             let before = project.status.as_ref().map_or(&[][..], |status| status.conditions.as_slice());

@@ -106,7 +106,7 @@ impl ExecutionTracker<'_> {
             let mut awaits_scan = self.rule.spec.after_scan && newest.total > 0;
             for (task, log) in failures.of(newest.id, FAILURES).await? {
                 awaits_scan &= !after_scan::refused(log, newest.id).is_empty();
-                let reason = replication_failure(log).unwrap_or_else(|| "its log names no error".to_owned());
+                let reason = replication_failure(log).unwrap_or_else(|| "its log has no error".to_owned());
                 let resource = secrets.line(&clipped(task.source_repository()));
                 next.failures.push(TaskFailure { resource, reason: secrets.line(&clipped(&reason)) });
             }
@@ -217,7 +217,7 @@ impl ExecutionTracker<'_> {
         };
         let token = status.pending_run.take().and_then(|pending| pending.token);
         let why = match &token {
-            Some(token) => format!("asked for by {token}"),
+            Some(token) => format!("requested by {token}"),
             None => "after scans".to_owned(),
         };
         notes.push(EventMessage::done(Reason::ExecutionStarted, format!("started execution {execution}, {why}")));

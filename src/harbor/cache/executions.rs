@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_list_tells_all_and_nobody_is_asked() {
+    fn executions_in_a_short_list_need_no_other_request() {
         let mut known = CachedExecutions::default();
         known.merge(at(1), vec![execution(2, 7, false), execution(1, 8, false)], true);
         for policy in [7, 8, 9] {
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_in_the_list_makes_everybody_asked_anew() {
+    fn executions_with_a_gap_in_the_list_are_read_again() {
         let mut known = CachedExecutions::default();
         known.merge(at(1), page(500), false);
         known.answered(2, A_FEW, vec![execution(17, 2, false)]);
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_harbor_that_counts_anew_is_another() {
+    fn executions_with_restarted_ids_are_of_another_harbor() {
         let mut known = CachedExecutions::default();
         known.merge(at(1), page(500), false);
         known.merge(at(2), vec![execution(1, 3, false)], true);

@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn of_many_who_ask_at_once_one_reads_and_a_failure_is_not_kept() {
+    async fn shared_read_serves_concurrent_callers_and_keeps_no_failure() {
         let shared = SharedRead::<Option<u32>>::default();
         let reads = std::sync::atomic::AtomicU32::new(0);
         let ask = |result: Result<u32, Error>| {

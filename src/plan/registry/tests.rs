@@ -81,7 +81,7 @@ fn a_new_revision_of_the_secret_is_sent_and_the_drift_does_not_show_it() {
 }
 
 #[test]
-fn credentials_that_are_taken_away_are_cleared_with_empty_strings() {
+fn registry_credentials_that_are_removed_are_cleared_with_empty_strings() {
     let desired = Desired { credentials: None, credentials_revision: None, ..desired() };
     let update = update_for(&desired, &observed(|_| {}));
     assert_eq!((update.access_key.as_deref(), update.access_secret.as_deref()), (Some(""), Some("")));
@@ -108,7 +108,7 @@ fn another_type_is_refused_since_harbor_would_ignore_it() {
 }
 
 #[test]
-fn a_registry_of_somebody_else_is_not_touched() {
+fn registry_of_another_owner_is_not_modified() {
     let refusal = plan(&desired(), &observed(|registry| registry.description = "by hand".to_owned())).unwrap_err();
     assert_eq!(refusal.reason, Reason::AdoptionRequired);
     let adopting = Desired { adoption: AdoptionPolicy::IfExists, ..desired() };

@@ -97,7 +97,7 @@ fn a_missing_policy_is_created_enabled_with_its_marker_and_harbors_defaults() {
 }
 
 #[test]
-fn every_field_that_somebody_changes_in_harbor_is_named_and_put_back() {
+fn replication_drift_is_named_and_repaired_in_each_field() {
     let spec = push(json!({
         "description": "to the other site", "enabled": true, "override": true, "replicateDeletions": true,
         "speedKB": 512, "copyByChunk": true, "singleActive": false, "trigger": {"type": "EventBased"},
@@ -182,7 +182,7 @@ fn a_schedule_that_would_hang_harbor_is_refused_before_anything_is_sent() {
     let impossible = spec(json!({"trigger": {"type": "Scheduled", "cron": "0 0 2 30 2 *"}}));
     let refusal = refusal(&impossible, &Observed::default());
     assert_eq!(refusal.reason, Reason::InvalidSpec);
-    assert!(refusal.message.contains("never fires"), "{}", refusal.message);
+    assert!(refusal.message.contains("does not fire"), "{}", refusal.message);
     let policy = created(&spec(json!({})));
     assert_eq!(self::refusal(&impossible, &marked(policy.clone())).reason, Reason::InvalidSpec);
     let wrong = spec(json!({"trigger": {"type": "Scheduled", "cron": "0 0 25 * * *"}}));
@@ -193,7 +193,7 @@ fn a_schedule_that_would_hang_harbor_is_refused_before_anything_is_sent() {
 fn a_glob_that_fails_each_run_is_refused() {
     for glob in ["a/{b", "a/[b", "{a,{b,c}", "a/b\\"] {
         let refusal = refusal(&spec(json!({"filters": {"name": glob}})), &Observed::default());
-        assert!(refusal.message.contains("has no end"), "{glob}: {}", refusal.message);
+        assert!(refusal.message.contains("is not closed"), "{glob}: {}", refusal.message);
     }
     for glob in ["a/{b,c}/**", "{a,{b,c}}", "a/b}", "[a-c]{1,2}", "a\\{b", "[{]"] {
         assert!(
@@ -204,7 +204,7 @@ fn a_glob_that_fails_each_run_is_refused() {
 }
 
 #[test]
-fn the_next_run_is_told_while_the_policy_is_enabled() {
+fn replication_shows_the_next_run_while_the_policy_is_enabled() {
     let nightly = spec(json!({"trigger": {"type": "Scheduled", "cron": "0 0 2 * * *"}}));
     let mut content = created(&nightly).content;
     assert_eq!(next_run(&content, now()).unwrap().to_string(), "2026-11-22T02:00:00Z");
@@ -214,7 +214,7 @@ fn the_next_run_is_told_while_the_policy_is_enabled() {
 }
 
 #[test]
-fn half_of_a_policy_that_harbor_refuses_as_a_whole_is_told_and_not_sent() {
+fn replication_settings_that_harbor_refuses_together_are_reported_and_not_sent() {
     let mut policy = created(&push(json!({"trigger": {"type": "EventBased"}})));
     assert!(refusal(&spec(json!({})), &marked(policy.clone())).message.contains("spec.trigger"));
     policy.content.trigger = ReplicationTrigger::default();
@@ -248,15 +248,15 @@ fn of_two_policies_with_one_marker_it_is_the_remembered_one_then_the_named_one()
 }
 
 #[test]
-fn a_policy_of_somebody_else_is_adopted_only_where_the_spec_says_so() {
-    let by_hand = ReplicationPolicyContent {
+fn replication_policy_of_another_owner_is_adopted_only_if_the_spec_says_so() {
+    let manual_request = ReplicationPolicyContent {
         name: "nightly".to_owned(),
         description: "by hand".to_owned(),
         src_registry: RegistryReference { id: 3 },
         override_: true,
         ..ReplicationPolicyContent::default()
     };
-    let observed = Observed::among(&[stored(5, &by_hand)], "nightly", &ours(), None);
+    let observed = Observed::among(&[stored(5, &manual_request)], "nightly", &ours(), None);
     assert_eq!(refusal(&spec(json!({})), &observed).reason, Reason::AdoptionRequired);
     let adopting = spec(json!({"adoptionPolicy": "IfExists"}));
     assert_eq!(adopting.adoption_policy, AdoptionPolicy::IfExists);
@@ -265,7 +265,7 @@ fn a_policy_of_somebody_else_is_adopted_only_where_the_spec_says_so() {
     assert!(adopted.content.override_ && !adopted.content.enabled, "what is not managed stays");
 
     let theirs = Marker { installation: "other".to_owned(), ..ours() };
-    let taken = ReplicationPolicyContent { description: theirs.to_string(), ..by_hand };
+    let taken = ReplicationPolicyContent { description: theirs.to_string(), ..manual_request };
     let observed = Observed::among(&[stored(5, &taken)], "nightly", &ours(), None);
     assert_eq!(refusal(&adopting, &observed).reason, Reason::NameConflict);
 }

@@ -16,7 +16,7 @@ fn project(retention_id: Option<&str>) -> model::Project {
 }
 
 /// The policy of a new proxy project, as GET shows it.
-fn born() -> model::RetentionPolicy {
+fn created_at() -> model::RetentionPolicy {
     serde_json::from_value(json!({
         "algorithm": "or", "id": 1, "scope": {"level": "project", "ref": 3},
         "rules": [{
@@ -62,7 +62,7 @@ fn each_rule_becomes_a_template_of_harbor() {
 fn what_harbor_refuses_or_hangs_on_is_refused_before_it() {
     let rules = json!([{"always": true}]);
     for (spec, about) in [
-        (json!({"rules": rules, "schedule": "0 0 2 30 2 *"}), "never fires"),
+        (json!({"rules": rules, "schedule": "0 0 2 30 2 *"}), "does not fire"),
         (json!({"rules": rules, "schedule": "@daily"}), "6 fields"),
         (json!({"rules": rules, "schedule": "30 0 2 * * *"}), "seconds"),
         (json!({"rules": [{"tags": {"matches": "v*"}}]}), "must have one of"),
@@ -80,11 +80,11 @@ fn the_policy_that_harbor_made_is_changed_or_deleted_and_one_is_made_only_where_
     let Desired::Policy(policy) = &month else { panic!("no policy") };
     let (with, without) = (project(Some("1")), project(None));
     let table = [
-        (&week, &with, Some(born()), None),
-        (&month, &with, Some(born()), Some(Step::Update(policy.of(3, 1)))),
+        (&week, &with, Some(created_at()), None),
+        (&month, &with, Some(created_at()), Some(Step::Update(policy.of(3, 1)))),
         (&month, &with, None, Some(Step::Update(policy.of(3, 1)))),
         (&month, &without, None, Some(Step::Create(policy.of(3, 0)))),
-        (&Desired::Nothing, &with, Some(born()), Some(Step::Delete(1))),
+        (&Desired::Nothing, &with, Some(created_at()), Some(Step::Delete(1))),
         (&Desired::Nothing, &without, None, None),
     ];
     for (desired, project, have, expected) in table {
@@ -102,11 +102,11 @@ fn the_policy_that_harbor_made_is_changed_or_deleted_and_one_is_made_only_where_
 }
 
 #[test]
-fn a_difference_is_told_in_words_and_the_ids_of_harbor_are_none() {
+fn retention_difference_is_described_and_ignores_harbor_ids() {
     let month =
         wanted(json!({"rules": [{"pulledWithinDays": 30, "tags": {"excludes": "dev*"}}], "schedule": ""})).unwrap();
     let mut drift = Vec::new();
-    step(&month, &project(Some("1")), Some(&born()), &mut drift);
+    step(&month, &project(Some("1")), Some(&created_at()), &mut drift);
     assert_eq!(
         drift[0].to_string(),
         "retention: nDaysSinceLastPull 7 at 0 0 0 * * * instead of nDaysSinceLastPull 30 excludes dev*, never run"

@@ -70,7 +70,7 @@ fn judge(policies: &Policies, scans: &ScanIndex, image: &str, unavailable: bool)
 }
 
 /// Returns `denied`, `warned`, `noted` or `-`.
-fn told(judgement: &PolicyResult) -> &'static str {
+fn reported(judgement: &PolicyResult) -> &'static str {
     match (judgement.is_denied(), judgement.warnings().is_empty(), judgement.notes().is_empty()) {
         (true, ..) => "denied",
         (_, false, _) => "warned",
@@ -111,7 +111,7 @@ fn a_verdict_is_found_for_every_spelling_of_the_image() {
             note: ForeignReason::None,
         };
         let judgement = policies.evaluate(&PodScope::default(), [judged], Some(&evidence));
-        assert_eq!(told(&judgement), "denied", "{image}");
+        assert_eq!(reported(&judgement), "denied", "{image}");
     }
 }
 
@@ -122,7 +122,7 @@ fn a_record_that_knows_less_of_an_image_hides_no_verdict() {
     for records in [[bad.clone(), cold.clone()], [cold, bad]] {
         let judgement =
             judge(&policy("Enforce", "High", "Warn"), &compiled(&records), "HARBOR.corp:443/hub/bad:1", false);
-        assert_eq!(told(&judgement), "denied");
+        assert_eq!(reported(&judgement), "denied");
     }
 }
 
@@ -136,7 +136,7 @@ fn a_verdict_is_held_against_the_ceiling() {
             let expected = rank >= admits;
             for (action, refusal) in [("Enforce", "denied"), ("Warn", "warned"), ("Audit", "noted")] {
                 let judgement = judge(&policy(action, max, "Deny"), &scans, "harbor.corp/hub/app:1", false);
-                assert_eq!(told(&judgement), if expected { refusal } else { "-" }, "{action} {max} {word}");
+                assert_eq!(reported(&judgement), if expected { refusal } else { "-" }, "{action} {max} {word}");
             }
         }
     }
@@ -170,7 +170,7 @@ fn an_image_without_a_verdict_is_what_the_policy_makes_of_it() {
             ("Audit", "Allow", "-"),
         ] {
             let judgement = judge(&policy(action, "High", unscanned), &scans, asked, false);
-            assert_eq!(told(&judgement), expected, "{action} {unscanned}: {:#?}", image.status);
+            assert_eq!(reported(&judgement), expected, "{action} {unscanned}: {:#?}", image.status);
             let counts = expected == "denied" || expected == "noted" || (action, unscanned) == ("Warn", "Deny");
             assert_eq!(judgement.audit().is_some(), counts, "{action} {unscanned}");
         }
@@ -210,7 +210,7 @@ fn a_verdict_belongs_to_a_digest_and_a_tag_has_that_of_what_it_pointed_to() {
         ("registry.corp/single".to_owned(), "-"),
     ];
     for (image, expected) in table {
-        assert_eq!(told(&judge(&policies, &scans, &image, false)), expected, "{image}");
+        assert_eq!(reported(&judge(&policies, &scans, &image, false)), expected, "{image}");
     }
 }
 
@@ -221,13 +221,13 @@ fn the_refusal_says_what_was_found_when_and_what_to_do() {
     assert_eq!(
         denials,
         [
-            "container \"app\": image \"harbor.corp/hub/app:1\" has vulnerabilities of severity Critical (policy ceiling admits \
-          High at most): 3 found, 2 fixable, scanned 2027-01-15T07:00:00Z; use a mended image, or ask for an exemption"
+            "container \"app\": image \"harbor.corp/hub/app:1\" has vulnerabilities of severity Critical (policy ceiling allows at most \
+          High): 3 found, 2 fixable, scanned 2027-01-15T07:00:00Z; use a fixed image, or ask for an exemption"
         ]
     );
     let unknown = judge(&policy("Enforce", "High", "Deny"), &scans, "harbor.corp/hub/app:2", false).denials();
     assert!(
-        unknown[0].contains("has no verdict of a scan (policy ceiling asks for one): nothing is known of it"),
+        unknown[0].contains("has no scan result (policy ceiling requires one): the image is not known yet"),
         "{unknown:?}"
     );
 }
@@ -239,7 +239,7 @@ fn the_newest_verdict_of_a_digest_counts_and_a_deleted_image_is_forgotten() {
     for order in [[&old, &new], [&new, &old]] {
         let images = [cached("app:1", Some('a'), order[0]), cached("app:2", Some('a'), order[1])];
         let judgement = judge(&policies, &compiled(&images), &format!("harbor.corp/hub/app@{}", digest('a')), false);
-        assert_eq!(told(&judgement), "-");
+        assert_eq!(reported(&judgement), "-");
     }
     let mut deleted = cached("app:1", Some('a'), &new);
     deleted.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(NOW)));
@@ -253,8 +253,8 @@ fn in_an_outage_a_verdict_stands_and_what_is_unknown_goes_as_the_policy_says() {
     for (outage, unknown) in [("Enforce", "denied"), ("Warn", "warned")] {
         let spec = json!({"action": "Enforce", "vulnerability": vulnerability, "duringOutage": outage});
         let policies = policy_of(spec);
-        assert_eq!(told(&judge(&policies, &scans, "registry.corp/bad:1", true)), "denied", "{outage}");
-        assert_eq!(told(&judge(&policies, &scans, "registry.corp/new:1", true)), unknown, "{outage}");
+        assert_eq!(reported(&judge(&policies, &scans, "registry.corp/bad:1", true)), "denied", "{outage}");
+        assert_eq!(reported(&judge(&policies, &scans, "registry.corp/new:1", true)), unknown, "{outage}");
     }
 }
 
@@ -265,7 +265,7 @@ fn exemptions_apply_and_a_policy_without_a_ceiling_asks_for_no_scan() {
     let exempt = policy_of(json!({
         "action": "Enforce", "vulnerability": {"maxSeverity": "High"}, "exemptions": exemption,
     }));
-    assert_eq!(told(&judge(&exempt, &scans, "harbor.corp/hub/bad:1", false)), "-");
+    assert_eq!(reported(&judge(&exempt, &scans, "harbor.corp/hub/bad:1", false)), "-");
     assert!(exempt.use_scans());
     assert!(!policy_of(json!({"action": "Enforce", "forbidLatest": true})).use_scans());
 }

@@ -27,7 +27,7 @@ fn asked(second: i64, namespace: &str) -> LastUse {
 }
 
 /// Time of the last request, the namespaces, and the expiry, in seconds.
-fn told(status: &CachedImageStatus) -> (Option<i64>, String, Option<i64>) {
+fn reported(status: &CachedImageStatus) -> (Option<i64>, String, Option<i64>) {
     let seconds = |time: &Time| time.0.as_second() - at(0).as_second();
     let last = status.last_requested_at.as_ref().map(seconds);
     (last, status.requested_by.join(" "), status.expires_at.as_ref().map(seconds))
@@ -39,15 +39,15 @@ fn stamped(cached: &CachedImage, asked: Option<&LastUse>) -> CachedImageStatus {
 
 #[test]
 fn an_image_that_admission_asked_for_was_asked_for_when_it_was_made() {
-    assert_eq!(told(&stamped(&cached(true), None)), (Some(0), "first".to_owned(), Some(DAY)));
+    assert_eq!(reported(&stamped(&cached(true), None)), (Some(0), "first".to_owned(), Some(DAY)));
     let status = stamped(&cached(true), Some(&asked(5, "second")));
-    assert_eq!(told(&status), (Some(5), "second first".to_owned(), Some(DAY + 5)));
+    assert_eq!(reported(&status), (Some(5), "second first".to_owned(), Some(DAY + 5)));
 }
 
 #[test]
-fn what_a_user_made_tells_who_asks_and_never_expires() {
-    assert_eq!(told(&stamped(&cached(false), None)), (None, String::new(), None));
-    assert_eq!(told(&stamped(&cached(false), Some(&asked(9, "shop")))), (Some(9), "shop".to_owned(), None));
+fn cached_image_of_a_user_shows_its_requesters_and_never_expires() {
+    assert_eq!(reported(&stamped(&cached(false), None)), (None, String::new(), None));
+    assert_eq!(reported(&stamped(&cached(false), Some(&asked(9, "shop")))), (Some(9), "shop".to_owned(), None));
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn ten_thousand_requests_of_a_day_write_a_handful_of_statuses() {
         }
     }
     assert_eq!(writes, 4, "the first, and one each quarter of the lifetime");
-    let (last, by, expires) = told(image.status.as_ref().unwrap());
+    let (last, by, expires) = reported(image.status.as_ref().unwrap());
     assert!(last.unwrap() >= DAY * 3 / 4 && expires.unwrap() == last.unwrap() + DAY, "{last:?} {expires:?}");
     assert!(by.contains("team-") && by.contains("first"), "{by}");
 }
@@ -76,7 +76,7 @@ fn a_status_that_is_written_anyway_takes_the_request_along() {
     assert_eq!(stamped(&image, Some(&request)), image.status.clone().unwrap(), "too soon for a write of its own");
     let next = CachedImageStatus { attempts: Some(1), ..image.status.clone().unwrap() };
     let status = stamp(&image, next, Some(&request), EXPIRE_AFTER);
-    assert_eq!(told(&status), (Some(60), "shop first".to_owned(), Some(DAY + 60)));
+    assert_eq!(reported(&status), (Some(60), "shop first".to_owned(), Some(DAY + 60)));
 }
 
 #[test]
@@ -212,9 +212,9 @@ fn choose_takes_from_the_namespaces_with_the_most_images_and_nothing_from_those_
     for (what, counts, (total, of_namespace), expected) in table {
         let (records, in_use) = of_namespaces(&counts);
         let in_use: Vec<&str> = in_use.iter().map(String::as_str).collect();
-        let gone = chosen(&records, &in_use, &Caps { total, of_namespace }, 0, 10_000);
+        let deleted = chosen(&records, &in_use, &Caps { total, of_namespace }, 0, 10_000);
         let mut by_kind: BTreeMap<&str, usize> = BTreeMap::new();
-        for name in &gone {
+        for name in &deleted {
             *by_kind.entry(name.rsplit_once('-').unwrap().0).or_default() += 1;
         }
         assert_eq!(by_kind.into_iter().collect::<Vec<_>>(), expected, "{what}");

@@ -43,7 +43,7 @@ pub enum AttestationError {
     #[error("attestations with more than {} MiB are not fetched", MAX_ATTESTATION_BYTES >> 20)]
     TooLarge,
     /// The index lists an index as an attestation.
-    #[error("the index lists an index as an attestation")]
+    #[error("the index has an index as an attestation")]
     NoManifest,
 }
 

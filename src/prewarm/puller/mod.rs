@@ -152,7 +152,7 @@ pub enum PullError {
     #[error("the image nests indexes deeper than {MAX_DEPTH}")]
     TooDeep,
     /// The attempt exceeded its deadline. Blobs that are stored by now are not fetched again.
-    #[error("the pull was not done within {} s and goes on with the next attempt", .0.as_secs())]
+    #[error("the pull did not complete within {} s; the next attempt continues it", .0.as_secs())]
     Deadline(Duration),
 }
 
@@ -323,7 +323,7 @@ impl Puller {
         let asking = self.siblings.iter().cloned().map(|tag| self.ask_for(&path, tag));
         let asked: Vec<_> = stream::iter(asking).buffer_unordered(SIBLINGS_AT_ONCE).collect().await;
         for error in asked.into_iter().filter_map(Result::err) {
-            tracing::debug!(repository = %path, %error, "a tag that is wanted, too, could not be asked for");
+            tracing::debug!(repository = %path, %error, "cannot request an additional tag");
         }
     }
 

@@ -66,7 +66,7 @@ impl<'a> RunningPull<'a> {
         }
         // A failure costs one request for each blob, and nothing else.
         stored(harbor, self.target, &wanted).await.unwrap_or_else(|error| {
-            tracing::debug!(repository = %self.path, %error, "Harbor does not tell what it has stored");
+            tracing::debug!(repository = %self.path, %error, "cannot check the blobs that Harbor has stored");
             HashSet::new()
         })
     }

@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_bound_can_be_changed_while_somebody_waits() {
+    async fn resizable_semaphore_can_be_resized_while_a_caller_waits() {
         let gate = ResizableSemaphore::new(Some(1));
         let (first, second) = (
             gate.enter(1).await,
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_gives_up_waiting_takes_no_share_away() {
+    async fn resizable_semaphore_keeps_the_permit_of_a_cancelled_waiter() {
         let gate = ResizableSemaphore::new(Some(1));
         let first = gate.enter(1).await;
         for _ in 0..100 {

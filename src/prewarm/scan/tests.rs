@@ -113,7 +113,7 @@ fn what_harbor_answers_to_a_request_is_kept_with_what_to_do_about_it() {
         (
             Err(Error::Precondition { message: message() }),
             ScanState::NoScanner,
-            Some("project: 3; give Harbor a scanner"),
+            Some("project: 3; configure a scanner in Harbor"),
         ),
         (
             Err(Error::Forbidden { operation: operation(), message: message() }),
@@ -126,11 +126,11 @@ fn what_harbor_answers_to_a_request_is_kept_with_what_to_do_about_it() {
             Some("does not support"),
         ),
     ];
-    for (answer, state, told) in table {
+    for (answer, state, reported) in table {
         let scan = asked(ScanStatus::default(), &answer, at(5));
         assert_eq!((scan.state, scan.requests, scan.requested_at.clone()), (state, Some(1), time(5)), "{answer:?}");
-        assert_eq!(scan.message.is_some(), told.is_some());
-        assert!(told.is_none_or(|told| scan.message.unwrap().contains(told)), "{answer:?}");
+        assert_eq!(scan.message.is_some(), reported.is_some());
+        assert!(reported.is_none_or(|reported| scan.message.unwrap().contains(reported)), "{answer:?}");
     }
 }
 
@@ -148,16 +148,17 @@ fn a_scan_is_waited_for_and_not_for_ever() {
 }
 
 #[test]
-fn of_an_image_the_worst_is_told() {
+fn scan_of_an_image_is_the_worst_of_its_manifests() {
     let pending = ScanStatus { state: ScanState::Scanning, ..ScanStatus::default() };
-    let [low, bad, odd] = [("Low", 5), ("Critical", 3), ("Apocalyptic", 1)].map(|(word, scanned)| done(word, scanned));
+    let [low, bad, unusual] =
+        [("Low", 5), ("Critical", 3), ("Apocalyptic", 1)].map(|(word, scanned)| done(word, scanned));
     type Row<'r> = (&'r [Option<&'r ScanStatus>], ScanState, Option<&'r str>, Option<&'r str>);
     let table: [Row<'_>; 6] = [
         (&[Some(&low), Some(&bad)], ScanState::Scanned, Some("Critical"), Some("b")),
         (&[Some(&bad), Some(&low)], ScanState::Scanned, Some("Critical"), Some("a")),
         (&[Some(&bad), Some(&pending)], ScanState::Scanning, Some("Critical"), Some("a")),
         (&[Some(&pending), Some(&low)], ScanState::Scanning, Some("Low"), Some("b")),
-        (&[Some(&bad), Some(&odd)], ScanState::Scanned, Some("Apocalyptic"), Some("b")),
+        (&[Some(&bad), Some(&unusual)], ScanState::Scanned, Some("Apocalyptic"), Some("b")),
         (&[None, Some(&low)], ScanState::Unscanned, Some("Low"), Some("b")),
     ];
     for (scans, state, severity, digest) in table {

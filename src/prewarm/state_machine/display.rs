@@ -17,12 +17,12 @@ pub(super) fn how(warmed: &PulledImage) -> String {
     let fetches = warmed.fetches();
     let fetched = fetches.touched.saturating_add(fetches.streamed);
     let mut text = if fetches.left > 0 {
-        format!("{} left to Harbor, which fetches them by itself after some minutes", blobs(fetches.left))
+        format!("{} not requested; Harbor fetches them itself after some minutes", blobs(fetches.left))
     } else {
-        format!("{} fetched, the others were there; Harbor stores them on its own time", blobs(fetched))
+        format!("{} fetched, the others were cached; Harbor stores them asynchronously", blobs(fetched))
     };
     if fetches.fell_back > 0 {
-        text = format!("{text}; {} did not come in time and had to be read whole", blobs(fetches.fell_back));
+        text = format!("{text}; {} not stored in time, so read completely", blobs(fetches.fell_back));
     }
     let refused = warmed.children.iter().filter(|child| child.refused.is_some()).count();
     if refused > 0 {
@@ -30,7 +30,7 @@ pub(super) fn how(warmed: &PulledImage) -> String {
     }
     let Attestations { found, fetched, .. } = warmed.attestations;
     if found > 0 {
-        text = format!("{text}; {fetched} of {} fetched, too", count(found as usize, "attestation"));
+        text = format!("{text}; also {fetched} of {} fetched", count(found as usize, "attestation"));
     }
     text
 }
@@ -53,7 +53,7 @@ pub(super) fn foreign(platforms: &[PlatformStatus]) -> Option<String> {
     let first = foreign.first().map(|platform| if *platform == "unknown" { "the image" } else { *platform })?;
     let more = if foreign.len() > 1 { format!(" and {} more", foreign.len() - 1) } else { String::new() };
     Some(format!(
-        "{first}{more} has foreign layers, which the upstream does not hold, so Harbor never stores the manifest: nodes pull it only \
+        "{first}{more} has foreign layers, which the upstream does not have, so Harbor never stores the manifest: nodes pull it only \
          while the upstream and the layers' own addresses can be reached"
     ))
 }
@@ -76,17 +76,17 @@ pub(super) fn explain(image: &str, reason: Reason, listed: Option<&ListedArtifac
     match reason {
         Reason::Tagged => "Harbor serves the tag from its store".to_owned(),
         Reason::Untagged => "Harbor has no tag for the stored image".to_owned(),
-        Reason::DigestStored => "Harbor stores the very bytes of the upstream's manifest".to_owned(),
+        Reason::DigestStored => "Harbor stores the upstream's manifest byte for byte".to_owned(),
         Reason::IndexDigestChanged => format!(
-            "Harbor stores the index under another digest: it serialised it anew or left out children that are not stored{pull}"
+            "Harbor stores the index under another digest: it serialized it again, or dropped children that are not stored{pull}"
         ),
         Reason::PullByDigest => {
             format!(
-                "Harbor had cached this index before it was asked for this tag, and does not tag it for up to a week{pull}"
+                "Harbor cached this index before this tag was requested, and does not add the tag for up to a week{pull}"
             )
         }
         Reason::NestedIndex => {
-            "the index lists an index, which Harbor stores under another digest, so that it does not store \
+            "the index lists an index, which Harbor stores under another digest, so it does not store \
              the outer one; while the upstream is down pull each platform by its digest (status.platforms)"
                 .to_owned()
         }

@@ -91,7 +91,7 @@ fn why(reason: Reason, refusal: &str, scan: Option<&ScanStatus>) -> String {
         }
         Reason::Scanning => "its scan is not done".to_owned(),
         Reason::ScanFailed => said.unwrap_or_else(|| "its scan failed".to_owned()),
-        Reason::NoScanner => said.unwrap_or_else(|| "nothing scans it".to_owned()),
+        Reason::NoScanner => said.unwrap_or_else(|| "it has no scanner".to_owned()),
         Reason::NotScanned => said.unwrap_or_else(|| "it has not been scanned".to_owned()),
         _ => refusal.to_owned(),
     }
@@ -100,10 +100,10 @@ fn why(reason: Reason, refusal: &str, scan: Option<&ScanStatus>) -> String {
 fn advice(reason: Reason) -> &'static str {
     match reason {
         Reason::VulnerabilitiesFound => {
-            "Use a mended image, or let these vulnerabilities pass: cveAllowlist or vulnerabilities.severity of the ProxyProject"
+            "Use a fixed image, or allow these vulnerabilities: cveAllowlist or vulnerabilities.severity of the ProxyProject"
         }
-        Reason::Scanning => "It is looked at again",
-        Reason::ScanFailed => "Harbor is asked to scan it again, more and more seldom",
+        Reason::Scanning => "It is checked again",
+        Reason::ScanFailed => "Harbor is asked to scan it again, with backoff",
         Reason::NotScanned => "Harbor is asked to scan it",
         Reason::NoScanner => "Without a scanner set vulnerabilities.prevent: false in the ProxyProject",
         _ => "See the policies of the project in Harbor",

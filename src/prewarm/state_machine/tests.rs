@@ -355,9 +355,9 @@ fn an_image_that_is_verified_says_on_that_harbor_does_not_answer_while_it_is_lef
     live(&mut cached, 0, ImageEvent::Begun("x"));
     live(&mut cached, 1, ImageEvent::Warmed(&warmed(1)));
     live(&mut cached, 21, ImageEvent::LookFailed(&failure(Reason::HarborUnreachable, RetryClass::Retry)));
-    let told = cached.status.clone();
+    let reported = cached.status.clone();
     live(&mut cached, 30, ImageEvent::Away("Harbor did not answer"));
-    assert_eq!(cached.status, told);
+    assert_eq!(cached.status, reported);
     assert_eq!(state(&cached), ("False/HarborUnreachable".to_owned(), true, false));
     assert_eq!(seen(&cached, 60), ImageAction::Look, "what was pulled is not pulled again");
     live(&mut cached, 60, ImageEvent::Looked(&verdict(true, TAGGED, SAME)));
@@ -365,7 +365,7 @@ fn an_image_that_is_verified_says_on_that_harbor_does_not_answer_while_it_is_lef
 }
 
 #[test]
-fn a_changed_spec_or_mapping_starts_anew_and_a_restart_goes_on() {
+fn state_machine_restarts_on_a_changed_spec_or_mapping_and_continues_after_a_restart() {
     let mut image = cached(Require::Online);
     live(&mut image, 0, ImageEvent::Warmed(&warmed(3)));
     live(&mut image, 1000, ImageEvent::Looked(&verdict(true, TAGGED, SAME)));
@@ -416,7 +416,7 @@ fn what_is_left_to_harbor_is_looked_at_when_harbor_has_fetched_it_and_given_the_
 }
 
 #[test]
-fn how_the_blobs_came_is_told() {
+fn pulled_message_describes_how_blobs_were_fetched() {
     let message = |change: &dyn Fn(&mut PulledImage)| {
         let (mut image, mut pulled) = (cached(Require::Online), warmed(3));
         change(&mut pulled);
@@ -428,7 +428,7 @@ fn how_the_blobs_came_is_told() {
     let slow = message(&|warmed| {
         warmed.children[0].fetches = BlobFetches { touched: 1, streamed: 1, fell_back: 1, ..BlobFetches::default() }
     });
-    assert!(slow.contains("2 blobs fetched") && slow.contains("1 blob did not come in time"), "{slow}");
+    assert!(slow.contains("2 blobs fetched") && slow.contains("1 blob not stored in time"), "{slow}");
     assert!(
         message(&|warmed| warmed.attestations = Attestations { found: 3, fetched: 2, ..Attestations::default() })
             .contains("2 of 3 attestations fetched, too")
@@ -438,7 +438,7 @@ fn how_the_blobs_came_is_told() {
 }
 
 #[test]
-fn what_harbor_lets_nobody_pull_is_blocked_with_the_reason_of_its_scan() {
+fn blocked_image_has_the_reason_of_its_scan() {
     use crate::api::{ScanState, ScanStatus};
     let open = "current image without vulnerability scanning cannot be pulled due to configured policy in 'Prevent images with \
                 vulnerability severity of \"High\" or higher from running.'";

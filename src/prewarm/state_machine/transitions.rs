@@ -121,7 +121,7 @@ impl StatusTransition<'_> {
         let pulled = warmed.children.iter().filter(|child| child.refused.is_none()).count();
         let message = format!("pulled {} of {}: {}", count(pulled, "manifest"), warmed.digest, how(warmed));
         self.conditions.progressing(Reason::Verifying, message);
-        let waiting = "Harbor has not been looked at since the pull";
+        let waiting = "not verified since the pull";
         self.conditions.set_unknown(ConditionType::OfflineByDigest, Reason::Verifying, waiting);
         if self.setting.pinned {
             self.conditions.remove(ConditionType::OfflineByTag);

@@ -26,14 +26,14 @@ fn pod(annotations: Value, containers: &[(&str, &str)]) -> Value {
     pod
 }
 
-struct Told {
+struct Reported {
     pod: Value,
     operations: usize,
     wanted: Vec<String>,
     warnings: Vec<String>,
 }
 
-fn admit(rules: &Rules, pod: &Value, old: Option<&Value>) -> Told {
+fn admit(rules: &Rules, pod: &Value, old: Option<&Value>) -> Reported {
     admit_as(rules, pod, old, |pod, old| match old {
         Some(old) => PodChange::Update { pod, old },
         None => PodChange::Create { pod },
@@ -45,7 +45,7 @@ fn admit_as(
     pod: &Value,
     old: Option<&Value>,
     request: for<'p> fn(&'p Pod<'p>, Option<&'p Pod<'p>>) -> PodChange<'p>,
-) -> Told {
+) -> Reported {
     let (text, old_text) = (pod.to_string(), old.map(ToString::to_string));
     let view: Pod<'_> = crate::json_scan::read(text.as_bytes()).unwrap();
     let old_view: Option<Pod<'_>> = old_text.as_deref().map(|text| crate::json_scan::read(text.as_bytes()).unwrap());
@@ -62,7 +62,7 @@ fn admit_as(
     let warnings = outcome.warnings().to_vec();
     let wanted =
         outcome.into_wanted().iter().map(|wanted| format!("{} of {}", wanted.image, wanted.proxy_project)).collect();
-    Told { pod, operations, wanted, warnings }
+    Reported { pod, operations, wanted, warnings }
 }
 
 #[test]
@@ -77,10 +77,10 @@ fn a_pod_of_another_harbor_is_rewritten_once_and_keeps_its_record() {
     }]);
     let restored = |original: &str| {
         let record = json!({"containers/web": original}).to_string();
-        let told = admit(&rules, &pod(json!({KEY: record}), &[("web", "harbor.old/hub/library/nginx:1")]), None);
-        let annotations = &told.pod["metadata"]["annotations"];
+        let reported = admit(&rules, &pod(json!({KEY: record}), &[("web", "harbor.old/hub/library/nginx:1")]), None);
+        let annotations = &reported.pod["metadata"]["annotations"];
         let record: Value = serde_json::from_str(annotations[KEY].as_str().unwrap()).unwrap();
-        (told.pod["spec"]["containers"][0]["image"].clone(), record["containers/web"].clone())
+        (reported.pod["spec"]["containers"][0]["image"].clone(), record["containers/web"].clone())
     };
     assert_eq!(restored("nginx:1"), (json!("harbor.corp/hub/library/nginx:1"), json!("nginx:1")));
     let forged = restored("redis:1");
@@ -93,11 +93,11 @@ fn decide_says_that_it_drops_the_record_of_a_pod_from_a_harbor_that_no_rule_name
         let record = json!({"containers/web": original}).to_string();
         admit(&rules_to("hub"), &pod(json!({KEY: record}), &[("web", "harbor.old/hub/library/nginx:1")]), None)
     };
-    let told = restored("nginx:1");
-    let [warning] = told.warnings.as_slice() else { panic!("{:?}", told.warnings) };
+    let reported = restored("nginx:1");
+    let [warning] = reported.warnings.as_slice() else { panic!("{:?}", reported.warnings) };
     assert!(warning.contains("\"web\" is dropped") && warning.contains("rewrite.matches"), "{warning}");
     assert!(warning.len() < 256, "an API server cuts it: {warning}");
-    assert_eq!(told.pod["metadata"]["annotations"].get(KEY), None);
+    assert_eq!(reported.pod["metadata"]["annotations"].get(KEY), None);
     assert_eq!(restored("redis:1").warnings, Vec::<String>::new(), "it was not made from that");
 }
 
@@ -112,7 +112,7 @@ fn a_new_pod_gets_all_its_images_from_harbor_and_a_record_of_the_originals() {
             "volumes": [{"name": "v", "emptyDir": {}}, {"name": "model", "image": {"reference": "acme/model:v1", "pullPolicy": "Always"}}],
         },
     });
-    let told = admit(&rules_to("hub"), &sent, None);
+    let reported = admit(&rules_to("hub"), &sent, None);
 
     let mut expected = sent;
     expected["spec"]["containers"][0]["image"] = json!("harbor.corp/hub/library/nginx");
@@ -124,18 +124,18 @@ fn a_new_pod_gets_all_its_images_from_harbor_and_a_record_of_the_originals() {
         r#"{{"containers/app":"nginx","initContainers/init":"ghcr.io/acme/tool:2","ephemeralContainers/debug":"{debug}","volumes/model":"acme/model:v1"}}"#
     );
     expected["metadata"]["annotations"] = json!({KEY: record});
-    assert_eq!(told.pod, expected);
-    assert_eq!(told.operations, 5);
-    assert_eq!(told.wanted.len(), 4);
-    assert_eq!(told.wanted[1], "harbor.corp/acme/acme/tool:2 of acme");
-    assert_eq!(told.warnings, [""; 0]);
+    assert_eq!(reported.pod, expected);
+    assert_eq!(reported.operations, 5);
+    assert_eq!(reported.wanted.len(), 4);
+    assert_eq!(reported.wanted[1], "harbor.corp/acme/acme/tool:2 of acme");
+    assert_eq!(reported.warnings, [""; 0]);
 }
 
 #[test]
 fn an_image_at_harbor_stays_and_is_wanted_where_its_project_is_managed() {
     let sent = pod(json!({}), &[("a", "harbor.corp/hub/library/nginx"), ("b", "harbor.corp/other/x")]);
-    let told = admit(&rules_to("hub"), &sent, None);
-    assert_eq!((told.operations, told.wanted), (0, vec!["harbor.corp/hub/library/nginx of hub".to_owned()]));
+    let reported = admit(&rules_to("hub"), &sent, None);
+    assert_eq!((reported.operations, reported.wanted), (0, vec!["harbor.corp/hub/library/nginx of hub".to_owned()]));
 }
 
 #[test]
@@ -159,9 +159,9 @@ fn a_record_that_a_user_sent_is_discarded_unless_it_is_what_the_rules_do() {
         ),
     ];
     for (annotations, image, record) in table {
-        let told = admit(&rules, &pod(annotations.clone(), &[("a", image)]), None);
-        assert_eq!(told.pod["metadata"]["annotations"][KEY].as_str(), record, "{annotations} {image}");
-        let has_key = told.pod["metadata"]["annotations"].as_object().unwrap().contains_key(KEY);
+        let reported = admit(&rules, &pod(annotations.clone(), &[("a", image)]), None);
+        assert_eq!(reported.pod["metadata"]["annotations"][KEY].as_str(), record, "{annotations} {image}");
+        let has_key = reported.pod["metadata"]["annotations"].as_object().unwrap().contains_key(KEY);
         assert_eq!(has_key, record.is_some(), "{annotations} {image}");
     }
 }
@@ -171,44 +171,44 @@ fn the_annotation_finds_its_place_whatever_metadata_there_is() {
     for metadata in [json!(null), json!({}), json!({"annotations": null}), json!({"annotations": {"a~b/c": "d"}})] {
         let mut sent = pod(json!({}), &[("a", "nginx")]);
         sent["metadata"] = metadata.clone();
-        let told = admit(&rules_to("hub"), &sent, None);
-        assert_eq!(told.pod["metadata"]["annotations"][KEY], r#"{"containers/a":"nginx"}"#, "{metadata}");
+        let reported = admit(&rules_to("hub"), &sent, None);
+        assert_eq!(reported.pod["metadata"]["annotations"][KEY], r#"{"containers/a":"nginx"}"#, "{metadata}");
     }
-    let told = admit(&rules_to("hub"), &json!({"spec": {"containers": [{"name": "a", "image": "nginx"}]}}), None);
-    assert_eq!(told.pod["metadata"]["annotations"][KEY], r#"{"containers/a":"nginx"}"#);
+    let reported = admit(&rules_to("hub"), &json!({"spec": {"containers": [{"name": "a", "image": "nginx"}]}}), None);
+    assert_eq!(reported.pod["metadata"]["annotations"][KEY], r#"{"containers/a":"nginx"}"#);
 }
 
 #[test]
 fn a_record_that_would_make_the_pod_invalid_is_not_written() {
     let sent = pod(json!({"big": "x".repeat(MAX_ANNOTATIONS - KEY.len() - 10)}), &[("a", "nginx")]);
-    let told = admit(&rules_to("hub"), &sent, None);
-    assert_eq!(told.pod["spec"]["containers"][0]["image"], "harbor.corp/hub/library/nginx");
-    assert_eq!(told.pod["metadata"]["annotations"], sent["metadata"]["annotations"]);
-    assert!(told.warnings[0].contains("no room"), "{:?}", told.warnings);
+    let reported = admit(&rules_to("hub"), &sent, None);
+    assert_eq!(reported.pod["spec"]["containers"][0]["image"], "harbor.corp/hub/library/nginx");
+    assert_eq!(reported.pod["metadata"]["annotations"], sent["metadata"]["annotations"]);
+    assert!(reported.warnings[0].contains("no room"), "{:?}", reported.warnings);
 }
 
 #[test]
 fn images_that_cannot_be_read_are_left_with_a_warning_that_names_the_container() {
     let names: Vec<String> = (0..20).map(|index| format!("c{index}")).collect();
     let containers: Vec<_> = names.iter().map(|name| (&**name, "Nginx")).collect();
-    let told = admit(&rules_to("hub"), &pod(json!({}), &containers), None);
-    assert_eq!((told.operations, told.warnings.len()), (0, 9));
+    let reported = admit(&rules_to("hub"), &pod(json!({}), &containers), None);
+    assert_eq!((reported.operations, reported.warnings.len()), (0, 9));
     assert_eq!(
-        told.warnings[0],
-        "harbor-pilot: the image of container \"c0\" was left as it is: repository name must be lowercase"
+        reported.warnings[0],
+        "harbor-pilot: the image of container \"c0\" was not rewritten: repository name must be lowercase"
     );
-    assert_eq!(told.warnings[8], "harbor-pilot: 12 more images were left as they are");
+    assert_eq!(reported.warnings[8], "harbor-pilot: 12 more images were left as they are");
 
-    let odd = "x\r\nSet-Cookie: ".to_owned() + &"ä".repeat(100);
-    let told = admit(&rules_to("hub"), &pod(json!({}), &[(&odd, " "), ("empty", "")]), None);
-    assert_eq!(told.warnings.len(), 1);
-    assert!(told.warnings[0].len() < 256 && told.warnings[0].chars().all(|c| c == ' ' || c.is_ascii_graphic()));
+    let unusual = "x\r\nSet-Cookie: ".to_owned() + &"ä".repeat(100);
+    let reported = admit(&rules_to("hub"), &pod(json!({}), &[(&unusual, " "), ("empty", "")]), None);
+    assert_eq!(reported.warnings.len(), 1);
+    assert!(reported.warnings[0].len() < 256 && reported.warnings[0].chars().all(|c| c == ' ' || c.is_ascii_graphic()));
 }
 
 #[test]
 fn the_mirror_of_a_static_pod_is_left_as_the_kubelet_wrote_it() {
-    let told = admit(&rules_to("hub"), &pod(json!({"kubernetes.io/config.mirror": "x"}), &[("a", "nginx")]), None);
-    assert_eq!((told.operations, told.wanted.len()), (0, 0));
+    let reported = admit(&rules_to("hub"), &pod(json!({"kubernetes.io/config.mirror": "x"}), &[("a", "nginx")]), None);
+    assert_eq!((reported.operations, reported.wanted.len()), (0, 0));
 }
 
 #[test]
@@ -221,8 +221,8 @@ fn an_update_of_other_fields_changes_nothing_whether_or_not_the_pod_was_admitted
         let mut new = old.clone();
         new["metadata"]["labels"] = json!({"new": "label"});
         new["metadata"]["annotations"]["new"] = json!("annotation");
-        let told = admit(&rules, &new, Some(&old));
-        assert_eq!((told.operations, told.wanted.len(), told.warnings.len()), (0, 0, 0), "{old}");
+        let reported = admit(&rules, &new, Some(&old));
+        assert_eq!((reported.operations, reported.wanted.len(), reported.warnings.len()), (0, 0, 0), "{old}");
     }
 }
 
@@ -233,10 +233,10 @@ fn a_manifest_applied_again_gets_the_old_image_back_whatever_the_rules_say_now()
     for (rules, annotations) in
         [(rules_to("hub"), old["metadata"]["annotations"].clone()), (Rules::default(), json!({"mine": "x"}))]
     {
-        let told = admit(&rules, &pod(annotations, &[("a", "nginx"), ("b", "redis")]), Some(&old));
-        assert_eq!(told.pod["spec"], old["spec"]);
-        assert_eq!(told.pod["metadata"]["annotations"][KEY], old["metadata"]["annotations"][KEY]);
-        assert_eq!(told.wanted.len(), 0);
+        let reported = admit(&rules, &pod(annotations, &[("a", "nginx"), ("b", "redis")]), Some(&old));
+        assert_eq!(reported.pod["spec"], old["spec"]);
+        assert_eq!(reported.pod["metadata"]["annotations"][KEY], old["metadata"]["annotations"][KEY]);
+        assert_eq!(reported.wanted.len(), 0);
     }
 }
 
@@ -249,15 +249,15 @@ fn only_the_changed_image_of_an_update_is_looked_at_and_recorded() {
         {"name": "b", "image": "redis:8"},
         {"name": "a", "image": "nginx"},
     ]);
-    let told = admit(&rules_to("hub"), &new, Some(&old));
-    assert_eq!(told.pod["spec"]["containers"][0]["image"], "harbor.corp/hub/library/redis:8");
-    assert_eq!(told.pod["spec"]["containers"][1]["image"], "nginx");
-    assert_eq!(told.pod["metadata"]["annotations"][KEY], r#"{"containers/b":"redis:8"}"#);
-    assert_eq!(told.wanted, ["harbor.corp/hub/library/redis:8 of hub"]);
+    let reported = admit(&rules_to("hub"), &new, Some(&old));
+    assert_eq!(reported.pod["spec"]["containers"][0]["image"], "harbor.corp/hub/library/redis:8");
+    assert_eq!(reported.pod["spec"]["containers"][1]["image"], "nginx");
+    assert_eq!(reported.pod["metadata"]["annotations"][KEY], r#"{"containers/b":"redis:8"}"#);
+    assert_eq!(reported.wanted, ["harbor.corp/hub/library/redis:8 of hub"]);
 
     new["spec"]["containers"][0]["image"] = json!("registry.corp/redis");
-    let told = admit(&rules_to("hub"), &new, Some(&old));
-    assert_eq!(told.pod["metadata"]["annotations"], json!({}), "the record of an image that went is dropped");
+    let reported = admit(&rules_to("hub"), &new, Some(&old));
+    assert_eq!(reported.pod["metadata"]["annotations"], json!({}), "the record of an image that went is dropped");
 }
 
 #[test]
@@ -269,13 +269,13 @@ fn by_way_of_the_subresource_only_new_ephemeral_containers_change() {
     };
     let old = with(json!([{"name": "d1", "image": "busybox"}]));
     let new = with(json!([{"name": "d1", "image": "busybox"}, {"name": "d2", "image": "alpine"}]));
-    let told = admit_as(&rules_to("hub"), &new, Some(&old), |pod, old| PodChange::EphemeralContainers {
+    let reported = admit_as(&rules_to("hub"), &new, Some(&old), |pod, old| PodChange::EphemeralContainers {
         pod,
         old: old.unwrap(),
     });
     let mut expected = new;
     expected["spec"]["ephemeralContainers"][1]["image"] = json!("harbor.corp/hub/library/alpine");
-    assert_eq!((told.pod, told.operations), (expected, 1));
+    assert_eq!((reported.pod, reported.operations), (expected, 1));
 }
 
 fn some_image() -> impl Strategy<Value = String> {
@@ -406,7 +406,7 @@ fn the_images_of_named_containers_are_kept() {
 }
 
 #[test]
-fn while_harbor_is_away_images_stay_with_a_warning_that_says_why() {
+fn decide_warns_about_images_that_stay_while_harbor_is_unavailable() {
     let rule = Rule {
         name: "hub".to_owned(),
         matches: vec!["docker.io".to_owned()],
@@ -415,12 +415,12 @@ fn while_harbor_is_away_images_stay_with_a_warning_that_says_why() {
         unavailable: true,
         ..Rule::default()
     };
-    let told = admit(&Rules::compile([rule]), &pod(json!({}), &[("app", "nginx")]), None);
-    assert_eq!(told.operations, 0);
+    let reported = admit(&Rules::compile([rule]), &pod(json!({}), &[("app", "nginx")]), None);
+    assert_eq!(reported.operations, 0);
     assert_eq!(
-        told.warnings,
+        reported.warnings,
         [
-            "harbor-pilot: the image of container \"app\" was left as it is: harbor.corp is unavailable, and ProxyProject hub waits for it"
+            "harbor-pilot: the image of container \"app\" was not rewritten: harbor.corp is unavailable, and ProxyProject hub does not rewrite images meanwhile"
         ]
     );
 }
@@ -433,21 +433,21 @@ fn decide_leaves_images_that_are_never_pulled_and_placeholders_of_other_webhooks
     sent["spec"]["initContainers"] = json!([{"name": "envoy", "image": "injector-envoy-image"}]);
     sent["spec"]["volumes"] =
         json!([{"name": "v", "image": {"reference": "harbor.corp/hub/x", "pullPolicy": "Never"}}]);
-    let told = admit(&rules_to("hub"), &sent, None);
+    let reported = admit(&rules_to("hub"), &sent, None);
     let mut expected = sent;
     expected["spec"]["containers"][1]["image"] = json!("harbor.corp/hub/library/busybox:1.36");
     expected["metadata"]["annotations"][KEY] = json!(r#"{"containers/side":"busybox:1.36"}"#);
-    assert_eq!(told.pod, expected);
-    assert_eq!(told.wanted, ["harbor.corp/hub/library/busybox:1.36 of hub"], "what is never pulled is not warmed");
-    assert_eq!(told.warnings, [""; 0]);
+    assert_eq!(reported.pod, expected);
+    assert_eq!(reported.wanted, ["harbor.corp/hub/library/busybox:1.36 of hub"], "what is never pulled is not warmed");
+    assert_eq!(reported.warnings, [""; 0]);
 
     // Its webhook has acted, and the API server calls again.
-    let mut injected = told.pod;
+    let mut injected = reported.pod;
     injected["spec"]["containers"][2]["image"] = json!("istio/proxyv2:1.27");
-    let told = admit(&rules_to("hub"), &injected, None);
-    assert_eq!(told.pod["spec"]["containers"][2]["image"], "harbor.corp/hub/istio/proxyv2:1.27");
+    let reported = admit(&rules_to("hub"), &injected, None);
+    assert_eq!(reported.pod["spec"]["containers"][2]["image"], "harbor.corp/hub/istio/proxyv2:1.27");
     let record = r#"{"containers/side":"busybox:1.36","containers/istio-proxy":"istio/proxyv2:1.27"}"#;
-    assert_eq!(told.pod["metadata"]["annotations"][KEY], record);
+    assert_eq!(reported.pod["metadata"]["annotations"][KEY], record);
 }
 
 #[test]
@@ -462,14 +462,14 @@ fn decide_gives_no_image_back_for_an_original_that_it_cannot_be_made_from() {
         ("nginx:2", "harbor.corp/hub/library/nginx:2"),
         ("nginx:1", "harbor.corp/hub/library/nginx:1"),
     ] {
-        let told = admit(&rules_to("hub"), &pod(json!({}), &[("a", original)]), Some(&old(original)));
-        assert_eq!(told.pod["spec"]["containers"][0]["image"], becomes);
+        let reported = admit(&rules_to("hub"), &pod(json!({}), &[("a", original)]), Some(&old(original)));
+        assert_eq!(reported.pod["spec"]["containers"][0]["image"], becomes);
     }
     // A forged entry does not survive an update of another field.
     let mut labelled = old("evil.example/x");
     labelled["metadata"]["annotations"] = json!({"mine": "x"});
-    let told = admit(&rules_to("hub"), &labelled, Some(&old("evil.example/x")));
-    assert_eq!(told.pod["metadata"]["annotations"], json!({"mine": "x"}));
+    let reported = admit(&rules_to("hub"), &labelled, Some(&old("evil.example/x")));
+    assert_eq!(reported.pod["metadata"]["annotations"], json!({"mine": "x"}));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use crate::image::ImageRefError;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RuleWarning {
     /// Two rules have the same match; the older rule keeps it.
-    #[error("{rule}: match {matched} belongs to the older {winner}; remove it from one of them")]
+    #[error("{rule}: match {matched} belongs to the older rule {winner}; remove it from one of them")]
     Conflict {
         /// The rule that lost the match.
         rule: String,
@@ -24,7 +24,7 @@ pub enum RuleWarning {
         matched: String,
     },
     /// The match is at a pull host, and images there are never rewritten.
-    #[error("{rule}: match {matched} is at Harbor itself and never applies; remove it")]
+    #[error("{rule}: match {matched} names Harbor itself and never applies; remove it")]
     AtHarbor {
         /// The rule.
         rule: String,
@@ -32,7 +32,7 @@ pub enum RuleWarning {
         matched: String,
     },
     /// A selector or a glob is invalid. The whole rule is skipped: without its scope it would rewrite too much.
-    #[error("{rule}: {problem}; no image is rewritten until that is mended")]
+    #[error("{rule}: {problem}; no image is rewritten until this is fixed")]
     BadScope {
         /// The rule.
         rule: String,
@@ -40,7 +40,7 @@ pub enum RuleWarning {
         problem: String,
     },
     /// Pull host and project form no image reference. The whole rule is skipped.
-    #[error("{rule}: no image can be named {host}/{project}/…: {error}; the host needs a dot or a port")]
+    #[error("{rule}: {host}/{project}/… is not a valid image name: {error}; the host needs a dot or a port")]
     BadTarget {
         /// The rule.
         rule: String,
@@ -75,7 +75,7 @@ impl RuleWarning {
 mod tests {
     use crate::rewrite::rules::{
         Rule, Rules,
-        tests::{rule, scoped, told},
+        tests::{reported, rule, scoped},
     };
 
     #[test]
@@ -87,21 +87,21 @@ mod tests {
         );
         for rules in [vec![old.clone(), young.clone(), twin.clone()], vec![young, twin, old]] {
             let rules = Rules::compile(rules);
-            assert_eq!(told(&rules, "ghcr.io/app"), "harbor.corp/y/app");
-            assert_eq!(told(&rules, "x.io/app"), "harbor.corp/a/app");
-            let told: Vec<_> = rules.findings().iter().map(ToString::to_string).collect();
+            assert_eq!(reported(&rules, "ghcr.io/app"), "harbor.corp/y/app");
+            assert_eq!(reported(&rules, "x.io/app"), "harbor.corp/a/app");
+            let reported: Vec<_> = rules.findings().iter().map(ToString::to_string).collect();
             assert_eq!(
-                told,
+                reported,
                 [
-                    "z: match ghcr.io belongs to the older y; remove it from one of them",
-                    "a: match ghcr.io belongs to the older y; remove it from one of them",
+                    "z: match ghcr.io belongs to the older rule y; remove it from one of them",
+                    "a: match ghcr.io belongs to the older rule y; remove it from one of them",
                 ]
             );
         }
     }
 
     #[test]
-    fn what_can_match_nothing_is_told_and_the_rest_holds() {
+    fn rule_warning_reports_matches_that_cannot_apply() {
         let broken = Rule { pull_host: "harbor".to_owned(), ..rule("broken", 0, &["docker.io"], "p") };
         let bad = ["nginx", "", "/", "a b.c", "ghcr.io/Acme", "ghcr.io//x", "https://ghcr.io", "*.io", "harbor.corp/x"];
         let mut matches = bad.to_vec();
@@ -109,7 +109,7 @@ mod tests {
         let rules = Rules::compile([rule("hub", 1, &matches, "hub"), broken]);
         assert_eq!(rules.len(), 1);
         assert_eq!(rules.findings().len(), bad.len() + 1, "{:#?}", rules.findings());
-        assert_eq!(told(&rules, "nginx"), "harbor.corp/hub/library/nginx");
+        assert_eq!(reported(&rules, "nginx"), "harbor.corp/hub/library/nginx");
     }
 
     #[test]
@@ -128,7 +128,7 @@ mod tests {
             let rules =
                 [scoped("older", 1, "docker.io", older.clone()), scoped("younger", 2, "docker.io", younger.clone())];
             let findings = Rules::compile(rules);
-            let expected = "younger: match docker.io belongs to the older older; remove it from one of them";
+            let expected = "younger: match docker.io belongs to the older rule older; remove it from one of them";
             let found: Vec<_> = findings.findings().iter().map(ToString::to_string).collect();
             assert_eq!(found, if conflict { vec![expected] } else { vec![] }, "{older} {younger}");
         }

@@ -155,7 +155,7 @@ mod tests {
     use crate::api::proxy_project::RewriteTerms;
     use crate::rewrite::rules::{
         RuleDecision, Rules,
-        tests::{rule, scoped, told},
+        tests::{reported, rule, scoped},
     };
 
     /// Returns the rule that rewrites an image of a Pod labelled `app=web`, in namespace `shop` labelled `team=shop`.
@@ -221,7 +221,7 @@ mod tests {
         for (rule, expected) in table {
             let compiled = Rules::compile([rule.clone()]);
             assert_eq!(chosen(&compiled, "nginx"), expected, "{rule:?}");
-            assert_eq!(told(&compiled, "nginx"), "harbor.corp/hub/library/nginx", "whoever asks: {rule:?}");
+            assert_eq!(reported(&compiled, "nginx"), "harbor.corp/hub/library/nginx", "whoever asks: {rule:?}");
         }
     }
 }

@@ -24,7 +24,7 @@ pub(super) fn scoped(name: &str, created: i64, matched: &str, scope: serde_json:
 }
 
 /// Returns the rewritten image; `stays PROJECT` for an image at Harbor, `-` without a rule.
-pub(super) fn told(rules: &Rules, image: &str) -> String {
+pub(super) fn reported(rules: &Rules, image: &str) -> String {
     match rules.find_for_anyone(&ImageRef::parse(image).unwrap()) {
         RuleDecision::Rewritten { image, .. } => image.to_string(),
         RuleDecision::AlreadyAtHarbor { rule } => format!("stays {}", rule.map_or("", |rule| rule.name())),
@@ -100,7 +100,7 @@ fn the_longest_match_on_whole_components_decides() {
         ("docker.io.evil/a", "-".to_owned()),
     ];
     for (image, expected) in table {
-        assert_eq!(told(&rules, image), expected, "{image}");
+        assert_eq!(reported(&rules, image), expected, "{image}");
     }
 }
 
@@ -117,18 +117,18 @@ fn images_at_harbor_stay_and_name_the_rule_of_their_project() {
         ("harbor.corp:80/dockerhub/nginx", "-"),
     ];
     for (image, expected) in table {
-        assert_eq!(told(&rules, image), expected, "{image}");
+        assert_eq!(reported(&rules, image), expected, "{image}");
     }
 }
 
 #[test]
-fn an_image_that_would_become_too_long_is_left_and_told() {
+fn rules_find_too_long_for_an_image_that_would_be_too_long() {
     let rules = Rules::compile([rule("hub", 1, &["ghcr.io"], "dockerhub")]);
-    assert_eq!(told(&rules, &format!("ghcr.io/{}", "a".repeat(246))), "too long for hub");
+    assert_eq!(reported(&rules, &format!("ghcr.io/{}", "a".repeat(246))), "too long for hub");
 }
 
 #[test]
 fn without_rules_nothing_is_rewritten() {
     assert!(Rules::default().is_empty());
-    assert_eq!(told(&Rules::compile([]), "nginx"), "-");
+    assert_eq!(reported(&Rules::compile([]), "nginx"), "-");
 }

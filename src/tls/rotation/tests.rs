@@ -115,7 +115,7 @@ fn an_authority_is_replaced_before_two_thirds_of_its_life_are_over_or_a_certific
 }
 
 #[test]
-fn what_is_somebody_elses_is_left_alone_and_what_is_damaged_is_made_anew_beside_what_is_still_in_use() {
+fn rotation_skips_secrets_of_others_and_reissues_damaged_ones() {
     let settled = Look::settled();
     let current = held(&settled.authorities).current;
     let not_ours = || StoredState::NotOurs("it is not".to_owned());
@@ -141,11 +141,11 @@ fn what_is_somebody_elses_is_left_alone_and_what_is_damaged_is_made_anew_beside_
     };
     assert!(matches!(damaged.step(after(1)), RotationAction::NewLeaf { .. }));
     let step = Look::settled().step(beginning() - SignedDuration::from_hours(2));
-    assert!(matches!(&step, RotationAction::Stand(why) if why.contains("by the clock here")), "{step:?}");
+    assert!(matches!(&step, RotationAction::Stand(why) if why.contains("the local clock says")), "{step:?}");
 }
 
 #[test]
-fn a_ca_bundle_that_was_taken_away_is_written_again_and_one_of_others_stays_until_nobody_needs_it() {
+fn rotation_restores_a_removed_ca_bundle_and_keeps_other_cas_while_in_use() {
     let (settled, other) = (Look::settled(), Look::settled());
     let (ours, theirs) = (held(&settled.authorities).current, held(&other.authorities).current);
     let emptied = Look { bundles: vec![bundle(vec![ours.clone()]), bundle(vec![])], ..Look::settled() };
@@ -178,7 +178,7 @@ fn a_ca_bundle_that_was_taken_away_is_written_again_and_one_of_others_stays_unti
 }
 
 #[test]
-fn what_a_secret_holds_is_told_apart() {
+fn stored_state_is_classified_from_the_secret() {
     let [first, second] =
         ["a", "b"].map(|name| Authority::new(name, Validity::starting(beginning(), policy().authority)).unwrap());
     let good = AuthoritySet::data(&first, &[]);
@@ -194,18 +194,18 @@ fn what_a_secret_holds_is_told_apart() {
     for (data, why) in [
         (SecretData::new(), "`ca.crt` is missing or empty"),
         (with(&good, "ca.key", b""), "`ca.key` is missing or empty"),
-        (with(&good, "ca.key", b"x"), "`ca.key` holds no private key"),
+        (with(&good, "ca.key", b"x"), "`ca.key` has no private key"),
         (with(&good, "ca.key", &[0xff]), "`ca.key` is no text"),
         (with(&good, "ca.crt", b"x"), "`ca.crt` does not hold one certificate"),
-        (with(&good, "ca.crt", &other["ca.crt"]), "`ca.crt` and `ca.key` do not go together"),
-        (with(&good, "ca.crt", &leaf["tls.crt"]), "is none of an authority"),
+        (with(&good, "ca.crt", &other["ca.crt"]), "`ca.crt` and `ca.key` do not match"),
+        (with(&good, "ca.crt", &leaf["tls.crt"]), "is not a CA certificate"),
         (
             with(&good, "previous.crt", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"),
             "previous.crt",
         ),
     ] {
         let read = AuthoritySet::read(&data);
-        assert!(matches!(&read, StoredState::Damaged(told) if told.contains(why)), "{why}: {read:?}");
+        assert!(matches!(&read, StoredState::Damaged(reported) if reported.contains(why)), "{why}: {read:?}");
         assert!(!format!("{read:?}").contains("PRIVATE KEY"));
     }
     assert!(matches!(read_leaf(&leaf), StoredState::Held(_)));
@@ -251,7 +251,7 @@ struct Pod {
 #[derive(Default)]
 struct Leader {
     skew: SignedDuration,
-    born: Duration,
+    created_at: Duration,
     memory: RotationMemory,
     leaf: Option<Stored<SecretData>>,
     configurations: Option<Vec<(u64, Vec<Vec<X509>>)>>,
@@ -390,7 +390,7 @@ impl World {
 
 impl Leader {
     fn new(skew: i64, world: &World) -> Self {
-        Self { skew: SignedDuration::from_secs(skew), born: world.since, ..Self::default() }
+        Self { skew: SignedDuration::from_secs(skew), created_at: world.since, ..Self::default() }
     }
 
     /// One request: a read, or the write that follows from the reads.
@@ -431,7 +431,7 @@ impl Leader {
             replicas: &replicas,
         };
         let now = world.now + self.skew;
-        let elapsed = world.since - self.born;
+        let elapsed = world.since - self.created_at;
         let RotationPlan { step, look_again, .. } = next(&mut self.memory, &seen, &policy(), now, elapsed);
         // The controller reads more often; this is the harder case.
         self.rests_until = world.since + if look_again == LOOK { LOOK * 8 } else { look_again };

@@ -114,7 +114,7 @@ fn what_is_dropped_is_free_again_also_after_an_eviction() {
 }
 
 #[tokio::test]
-async fn a_few_wait_for_room_and_the_rest_are_refused_at_once() {
+async fn peer_slots_let_a_few_wait_and_refuse_the_rest_immediately() {
     let places = PeerSlots::new(SlotCapacity { total: 1, peer: 1 });
     let (held, _) = places.admit(guest(1, None), 1).unwrap();
     let patience = Duration::from_secs(20);
@@ -164,7 +164,7 @@ fn an_occupant_grows_into_free_room_or_that_of_heavier_peers_and_never_evicts_it
 }
 
 #[test]
-fn peers_are_told_apart_by_address_and_by_the_64_bits_of_their_network() {
+fn peer_is_identified_by_address_or_ipv6_64() {
     let of = |text: &str| Peer::of(text.parse().unwrap());
     assert_eq!(of("10.0.0.1"), of("::ffff:10.0.0.1"));
     assert_ne!(of("10.0.0.1"), of("10.0.0.2"));

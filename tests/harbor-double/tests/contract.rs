@@ -67,7 +67,7 @@ async fn an_index_with_one_child_is_trimmed() {
 }
 
 #[tokio::test]
-async fn an_index_with_both_children_is_serialised_anew() {
+async fn index_with_both_children_is_serialized_again() {
     pull("03d-index-both-children.md", &[], 12).await;
 }
 
@@ -93,7 +93,7 @@ async fn a_head_alone_stores_nothing() {
 }
 
 #[tokio::test]
-async fn a_moved_tag_moves_in_harbor_and_a_removed_one_is_gone() {
+async fn moved_tag_moves_in_harbor_and_a_removed_one_is_deleted() {
     let mut world = World::new(50.0).await.with_projects().await;
     world
         .play("03h-moved-tag.md", &[], async |world, note| {

@@ -16,7 +16,7 @@ async fn nothing(_: &mut World, _: &str) {}
 async fn errors_cookies_and_paging_are_as_recorded() {
     let mut world = World::new(100.0).await.with_projects().await;
     let up3 = json!({"name": "up3", "type": "docker-registry", "url": world.shaky.url()});
-    assert_eq!(world.harbor.by_hand("POST", "/registries", Some(up3)).await.0, 201);
+    assert_eq!(world.harbor.manual_request("POST", "/registries", Some(up3)).await.0, 201);
     for (name, registry, public) in [
         ("app", None, "false"),
         ("byalice", None, "false"),
@@ -28,11 +28,11 @@ async fn errors_cookies_and_paging_are_as_recorded() {
         ("pxdown", Some(4), "true"),
     ] {
         let body = json!({"project_name": name, "registry_id": registry, "metadata": {"public": public}});
-        assert_eq!(world.harbor.by_hand("POST", "/projects", Some(body)).await.0, 201);
+        assert_eq!(world.harbor.manual_request("POST", "/projects", Some(body)).await.0, 201);
     }
     for name in ["one", "two"] {
         let robot = json!({"name": name, "level": "system", "duration": -1, "permissions": []});
-        assert_eq!(world.harbor.by_hand("POST", "/robots", Some(robot)).await.0, 201);
+        assert_eq!(world.harbor.manual_request("POST", "/robots", Some(robot)).await.0, 201);
     }
     let skipped = [
         ("/statistics", "statistics are not doubled"),
@@ -56,12 +56,12 @@ async fn a_stored_manifest_is_not_served_to_who_does_not_accept_it_as_recorded()
 async fn with_ids(quota: i64, retention: i64) -> World {
     let world = World::new(100.0).await;
     let registry = json!({"name": "up", "type": "docker-registry", "url": world.open.url()});
-    assert_eq!(world.harbor.by_hand("POST", "/registries", Some(registry)).await.0, 201);
+    assert_eq!(world.harbor.manual_request("POST", "/registries", Some(registry)).await.0, 201);
     for number in 2..25 {
         let name = if number < quota + 1 { format!("p{number}") } else { "library".to_owned() };
         let registry = Some(1).filter(|_| number < retention + 1);
         let body = json!({"project_name": name, "registry_id": registry});
-        world.harbor.by_hand("POST", "/projects", Some(body)).await;
+        world.harbor.manual_request("POST", "/projects", Some(body)).await;
     }
     world
 }
@@ -78,7 +78,7 @@ async fn retention_policies_answer_as_recorded() {
 async fn quotas_and_labels_answer_as_recorded() {
     let mut world = with_ids(23, 0).await;
     let t5 = json!({"project_name": "t5"});
-    assert_eq!(world.harbor.by_hand("POST", "/projects", Some(t5)).await.0, 201);
+    assert_eq!(world.harbor.manual_request("POST", "/projects", Some(t5)).await.0, 201);
     let skipped = [("sort=-hard.storage", "of equals the database gives any")];
     world.play("05b-quota-members-robots.md", &skipped, nothing).await;
     world.finish(18);
@@ -88,7 +88,7 @@ async fn quotas_and_labels_answer_as_recorded() {
 async fn the_allowlist_of_a_project_answers_as_recorded() {
     let mut world = with_ids(23, 0).await;
     let t5 = json!({"project_name": "t5"});
-    assert_eq!(world.harbor.by_hand("POST", "/projects", Some(t5)).await.0, 201);
+    assert_eq!(world.harbor.manual_request("POST", "/projects", Some(t5)).await.0, 201);
     world.play("05c-cve-allowlist.md", &[], nothing).await;
     world.finish(7);
 }
@@ -97,7 +97,7 @@ async fn the_allowlist_of_a_project_answers_as_recorded() {
 async fn deletions_and_a_full_quota_are_as_recorded() {
     let mut world = World::new(100.0).await.with_projects().await;
     let metadata = json!({"metadata": {"max_upstream_conn": "-1", "proxy_cache_local_on_not_found": "false", "proxy_speed_kb": "-1"}});
-    assert_eq!(world.harbor.by_hand("PUT", "/projects/px", Some(metadata)).await.0, 200);
+    assert_eq!(world.harbor.manual_request("PUT", "/projects/px", Some(metadata)).await.0, 200);
     let single = Image::single("linux", "amd64").layers([10]);
     let index = Image::multi_arch([("linux", "amd64", None), ("linux", "arm64", None)]).layers([10]);
     world.harbor.store_image("plain/single", "v1", &single);
@@ -129,12 +129,12 @@ async fn deletions_and_a_full_quota_are_as_recorded() {
 }
 
 #[tokio::test]
-async fn odd_registries_and_robots_are_as_recorded() {
+async fn unusual_registries_and_robots_are_as_recorded() {
     let mut world = World::new(100.0).await.with_projects().await;
     let up3 = json!({"name": "up3", "type": "docker-registry", "url": world.shaky.url()});
-    assert_eq!(world.harbor.by_hand("POST", "/registries", Some(up3)).await.0, 201);
+    assert_eq!(world.harbor.manual_request("POST", "/registries", Some(up3)).await.0, 201);
     let pxdown = json!({"project_name": "pxdown", "registry_id": 4, "metadata": {"public": "true"}});
-    assert_eq!(world.harbor.by_hand("POST", "/projects", Some(pxdown)).await.0, 201);
+    assert_eq!(world.harbor.manual_request("POST", "/projects", Some(pxdown)).await.0, 201);
     let single = Image::single("linux", "amd64").layers([10, 20]);
     world.shaky.push_image("single", "v1", &single);
     world.harbor.store_image("pxdown/single", "v1", &single);
@@ -151,7 +151,7 @@ async fn odd_registries_and_robots_are_as_recorded() {
         {"kind": "project", "namespace": "*", "access": project},
     ]);
     let robot = json!({"name": "operator", "level": "system", "duration": -1, "permissions": permissions});
-    let (_, made) = world.harbor.by_hand("POST", "/robots", Some(robot)).await;
+    let (_, made) = world.harbor.manual_request("POST", "/robots", Some(robot)).await;
     world.secrets.insert("robot$operator".to_owned(), made["secret"].as_str().unwrap().to_owned());
     let skipped = [
         ("(3231 bytes)", "the recorder did not keep the body"),
@@ -172,14 +172,14 @@ async fn repositories_deleted_whole_and_immutable_tags_are_as_recorded() {
     let mut world = World::new(100.0).await;
     for name in ["imm", "17171"] {
         let body = json!({"project_name": name, "metadata": {"public": "false"}});
-        assert_eq!(world.harbor.by_hand("POST", "/projects", Some(body)).await.0, 201);
+        assert_eq!(world.harbor.manual_request("POST", "/projects", Some(body)).await.0, 201);
     }
     for name in ["a/b", "a/b/c", "d", "e"] {
         world.harbor.store_image(&format!("imm/{name}"), "v1", &Image::single("linux", "amd64").layers([10]));
     }
     world.ignore_ids();
     let other = json!({"tag_selectors": [], "scope_selectors": {}});
-    assert_eq!(world.harbor.by_hand("POST", "/projects/17171/immutabletagrules", Some(other)).await.0, 201);
+    assert_eq!(world.harbor.manual_request("POST", "/projects/17171/immutabletagrules", Some(other)).await.0, 201);
     world.play("12-repositories-immutable.md", &[], nothing).await;
     world.finish(19);
 }
@@ -207,7 +207,7 @@ async fn a_client_is_left_without_an_answer_from_the_request_that_was_named_on()
         }
         assert_eq!(harbor.requests_since_hold(), 3);
         for (name, made) in ["a", "b", "c"].into_iter().zip(made) {
-            let status = harbor.by_hand("DELETE", &format!("/projects/{name}"), None).await.0;
+            let status = harbor.manual_request("DELETE", &format!("/projects/{name}"), None).await.0;
             assert_eq!(status == 200, made, "{hold:?}: {name}");
         }
     }

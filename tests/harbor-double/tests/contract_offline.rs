@@ -124,9 +124,9 @@ async fn images_pulled_by_tag_are_served_offline_as_recorded() {
 async fn images_pulled_as_containerd_does_are_served_offline_as_recorded() {
     let mut world = World::new(100.0).await.with_projects().await;
     let up3 = serde_json::json!({"name": "up3", "type": "docker-registry", "url": world.shaky.url()});
-    assert_eq!(world.harbor.by_hand("POST", "/registries", Some(up3)).await.0, 201);
+    assert_eq!(world.harbor.manual_request("POST", "/registries", Some(up3)).await.0, 201);
     let project = serde_json::json!({"project_name": "pxdown", "registry_id": 4, "metadata": {"public": "true"}});
-    assert_eq!(world.harbor.by_hand("POST", "/projects", Some(project)).await.0, 201);
+    assert_eq!(world.harbor.manual_request("POST", "/projects", Some(project)).await.0, 201);
     let skipped =
         [("/webhook/policies", "webhooks are not doubled"), ("## webhook deliveries", "webhooks are not doubled")];
     world

@@ -15,17 +15,21 @@ async fn proxied(speed: f64) -> (Upstream, Harbor, Client) {
     let upstream = Upstream::builder().start().await;
     let harbor = Harbor::builder().speed(speed).start().await;
     let (status, _) = harbor
-        .by_hand("POST", "/registries", Some(json!({"name": "up", "type": "docker-registry", "url": upstream.url()})))
+        .manual_request(
+            "POST",
+            "/registries",
+            Some(json!({"name": "up", "type": "docker-registry", "url": upstream.url()})),
+        )
         .await;
     assert_eq!(status, 201);
     let project = json!({"project_name": "px", "registry_id": 1, "metadata": {"public": "true"}});
-    assert_eq!(harbor.by_hand("POST", "/projects", Some(project)).await.0, 201);
+    assert_eq!(harbor.manual_request("POST", "/projects", Some(project)).await.0, 201);
     let client = Client::new(&harbor).await;
     (upstream, harbor, client)
 }
 
 #[tokio::test]
-async fn an_index_pulled_whole_is_stored_anew_and_tagged_after_the_head_of_its_tag() {
+async fn index_that_is_pulled_completely_is_stored_and_tagged_after_the_head_of_its_tag() {
     let (upstream, harbor, client) = proxied(200.0).await;
     let image = upstream.push_image("app/multi", "v1", &Image::multi_arch(ARCHES));
     let head = client.head("/v2/px/app/multi/manifests/v1").await;
@@ -65,7 +69,7 @@ async fn of_an_index_with_one_child_pulled_the_rest_is_cut_off_in_the_end() {
     eventually(|| harbor.artifacts("px/app/part").len() == 1).await;
     assert!(harbor.artifacts("px/app/part").contains_key(&image.children[0].digest));
     eventually(|| harbor.artifacts("px/app/part").len() == 2).await;
-    let (_, listed) = harbor.by_hand("GET", "/projects/px/repositories/app%2Fpart/artifacts", None).await;
+    let (_, listed) = harbor.manual_request("GET", "/projects/px/repositories/app%2Fpart/artifacts", None).await;
     assert_eq!(listed[0]["references"].as_array().unwrap().len(), 1);
     assert_eq!(listed[0]["references"][0]["child_digest"], json!(image.children[0].digest));
 }
@@ -97,7 +101,7 @@ async fn an_unhealthy_upstream_is_not_asked_until_the_registry_is_written() {
     harbor.check_upstreams().await;
     upstream.set_down(false).await;
     assert_eq!(client.get("/v2/px/app/single/manifests/v1").await.status, 404);
-    assert_eq!(harbor.by_hand("PUT", "/registries/1", Some(json!({"description": "prod"}))).await.0, 200);
+    assert_eq!(harbor.manual_request("PUT", "/registries/1", Some(json!({"description": "prod"}))).await.0, 200);
     client.get("/v2/px/app/single/manifests/v1").await.ok();
 }
 
@@ -155,13 +159,13 @@ async fn the_children_of_an_index_are_listed_for_who_asks_for_all_and_by_digest(
     eventually(|| harbor.artifacts("px/app/multi").get(&image.digest).is_some_and(|tags| tags == &["v1"])).await;
     let listed = async |query: &str| {
         let path = format!("/projects/px/repositories/app%2Fmulti/artifacts?q={query}");
-        let (status, body) = harbor.by_hand("GET", &path, None).await;
+        let (status, body) = harbor.manual_request("GET", &path, None).await;
         let digests = body.as_array().map(|list| list.iter().map(|one| one["digest"].as_str().unwrap().to_owned()));
         (status, digests.map(Iterator::collect).unwrap_or_default())
     };
     let [amd64, arm64] = [0, 1].map(|at| image.children[at].digest.clone());
-    let nobody = format!("sha256:{}", "a".repeat(64));
-    let both = format!("digest={{{amd64}%20{}%20{nobody}}}", image.digest);
+    let anonymous = format!("sha256:{}", "a".repeat(64));
+    let both = format!("digest={{{amd64}%20{}%20{anonymous}}}", image.digest);
     assert_eq!(listed(&both).await, (200, vec![image.digest.clone()]));
     let mut found: (u16, Vec<String>) = listed(&format!("base=*,{both}")).await;
     found.1.sort();

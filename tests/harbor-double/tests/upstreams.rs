@@ -26,14 +26,14 @@ async fn an_ecr_host_is_found_by_its_route_and_its_credentials_are_checked() {
     let harbor = Harbor::builder().route(host, upstream.url()).start().await;
     let create = async |password: &str| {
         let body = registry("aws-ecr", ECR, "AKIA", password);
-        harbor.by_hand("POST", "/registries", body).await.0
+        harbor.manual_request("POST", "/registries", body).await.0
     };
     assert_eq!(create("wrong").await, 400);
     assert_eq!(create("secret").await, 201);
-    let (_, stored) = harbor.by_hand("GET", "/registries/1", None).await;
+    let (_, stored) = harbor.manual_request("GET", "/registries/1", None).await;
     assert_eq!(stored["url"], ECR);
     let project = json!({"project_name": "ecr", "registry_id": 1});
-    assert_eq!(harbor.by_hand("POST", "/projects", Some(project)).await.0, 201);
+    assert_eq!(harbor.manual_request("POST", "/projects", Some(project)).await.0, 201);
     Client::new(&harbor).await.pull("ecr/team/app", &image, |_| true).await;
 }
 
@@ -56,23 +56,23 @@ async fn the_adapter_for_ecr_wants_keys_and_a_url_that_has_a_region_in_it() {
     {
         let mut body = registry("aws-ecr", &format!("https://{host}"), "AKIA", password).unwrap();
         body["name"] = json!(format!("up-{number}"));
-        assert_eq!(harbor.by_hand("POST", "/registries", Some(body)).await.0, status, "{host}");
+        assert_eq!(harbor.manual_request("POST", "/registries", Some(body)).await.0, status, "{host}");
     }
     let body = json!({"name": "up", "type": "aws-ecr", "url": format!("https://{}", hosts[0])});
-    assert_eq!(harbor.by_hand("POST", "/registries", Some(body)).await.0, 500, "it crashes without keys");
+    assert_eq!(harbor.manual_request("POST", "/registries", Some(body)).await.0, 500, "it crashes without keys");
 }
 
 #[tokio::test]
 async fn ecr_takes_a_push_to_a_repository_that_was_made_and_harbor_makes_it() {
     let upstream = Upstream::builder().amazon("AKIA", "secret").start().await;
     let harbor = Harbor::builder().speed(100.0).route(ECR.trim_start_matches("https://"), upstream.url()).start().await;
-    assert_eq!(harbor.by_hand("POST", "/registries", registry("aws-ecr", ECR, "AKIA", "secret")).await.0, 201);
+    assert_eq!(harbor.manual_request("POST", "/registries", registry("aws-ecr", ECR, "AKIA", "secret")).await.0, 201);
     let project = json!({"project_name": "team", "metadata": {"public": "true"}});
-    assert_eq!(harbor.by_hand("POST", "/projects", Some(project)).await.0, 201);
+    assert_eq!(harbor.manual_request("POST", "/projects", Some(project)).await.0, 201);
     let image = harbor.push_image("team/app", "v1", &Image::multi_arch(ARCHES));
     let policy = json!({"name": "out", "dest_registry": {"id": 1}, "enabled": true, "trigger": {"type": "manual"}});
-    assert_eq!(harbor.by_hand("POST", "/replication/policies", Some(policy)).await.0, 201);
-    assert_eq!(harbor.by_hand("POST", "/replication/executions", Some(json!({"policy_id": 1}))).await.0, 201);
+    assert_eq!(harbor.manual_request("POST", "/replication/policies", Some(policy)).await.0, 201);
+    assert_eq!(harbor.manual_request("POST", "/replication/executions", Some(json!({"policy_id": 1}))).await.0, 201);
     eventually(|| upstream.tags("team/app").get("v1") == Some(&image.digest)).await;
 
     // The registry itself makes none.
@@ -106,12 +106,12 @@ async fn docker_hub_is_pulled_from_its_registry_with_a_token() {
     let harbor = Harbor::builder().route("registry-1.docker.io", hub.url()).start().await;
     let create = async |password: &str| {
         let body = registry("docker-hub", "https://hub.docker.com", "me", password);
-        harbor.by_hand("POST", "/registries", body).await.0
+        harbor.manual_request("POST", "/registries", body).await.0
     };
     assert_eq!(create("wrong").await, 500, "no login is an error of the adapter");
     assert_eq!(create("right").await, 201);
     let project = json!({"project_name": "dockerhub", "registry_id": 1});
-    assert_eq!(harbor.by_hand("POST", "/projects", Some(project)).await.0, 201);
+    assert_eq!(harbor.manual_request("POST", "/projects", Some(project)).await.0, 201);
     let client = Client::new(&harbor).await;
     client.pull("dockerhub/library/nginx", &image, |_| true).await;
     assert!(hub.log().iter().any(|request| request.path.starts_with("/token?")));
@@ -123,7 +123,7 @@ async fn a_host_that_is_not_on_this_machine_is_never_asked() {
     for url in ["https://registry.example.com", "http://192.0.2.1:5000", ECR] {
         let kind = if url == ECR { "aws-ecr" } else { "docker-registry" };
         let started = std::time::Instant::now();
-        let (status, body) = harbor.by_hand("POST", "/registries", registry(kind, url, "a", "b")).await;
+        let (status, body) = harbor.manual_request("POST", "/registries", registry(kind, url, "a", "b")).await;
         assert_eq!((status, &body["errors"][0]["message"]), (400, &json!("the registry is unhealthy")));
         assert!(started.elapsed() < Duration::from_secs(1));
     }
@@ -136,9 +136,9 @@ async fn an_index_pulled_by_tag_stays_untagged_and_each_blob_is_fetched_twice() 
     let image = upstream.push_image("app/skop", "v1", &Image::multi_arch(ARCHES).layers([100]));
     let harbor = Harbor::builder().speed(100.0).start().await;
     let up = json!({"name": "up", "type": "docker-registry", "url": upstream.url()});
-    assert_eq!(harbor.by_hand("POST", "/registries", Some(up)).await.0, 201);
+    assert_eq!(harbor.manual_request("POST", "/registries", Some(up)).await.0, 201);
     let px = json!({"project_name": "px", "registry_id": 1, "metadata": {"public": "true"}});
-    assert_eq!(harbor.by_hand("POST", "/projects", Some(px)).await.0, 201);
+    assert_eq!(harbor.manual_request("POST", "/projects", Some(px)).await.0, 201);
     let client = Client::new(&harbor).await;
     upstream.clear_log();
     client.get("/v2/px/app/skop/manifests/v1").await.ok();
@@ -161,14 +161,14 @@ async fn an_index_pulled_by_tag_stays_untagged_and_each_blob_is_fetched_twice() 
 }
 
 #[tokio::test]
-async fn of_six_creates_at_once_one_wins() {
+async fn one_of_six_concurrent_creates_wins() {
     let upstream = Upstream::builder().start().await;
     let harbor = Harbor::builder().start().await;
     for (path, body) in [
         ("/registries", json!({"name": "same", "type": "docker-registry", "url": upstream.url()})),
         ("/projects", json!({"project_name": "same"})),
     ] {
-        let six = (0..6).map(|_| harbor.by_hand("POST", path, Some(body.clone())));
+        let six = (0..6).map(|_| harbor.manual_request("POST", path, Some(body.clone())));
         let mut statuses: Vec<u16> =
             futures::future::join_all(six).await.into_iter().map(|(status, _)| status).collect();
         statuses.sort_unstable();
@@ -182,9 +182,9 @@ async fn a_blob_that_breaks_off_upstream_ends_as_a_success_that_only_the_digest_
     let image = upstream.push_image("app/cut", "v1", &Image::single("linux", "amd64").layers([100_000]));
     let harbor = Harbor::builder().speed(100.0).start().await;
     let up = json!({"name": "up", "type": "docker-registry", "url": upstream.url()});
-    assert_eq!(harbor.by_hand("POST", "/registries", Some(up)).await.0, 201);
+    assert_eq!(harbor.manual_request("POST", "/registries", Some(up)).await.0, 201);
     let px = json!({"project_name": "px", "registry_id": 1, "metadata": {"public": "true"}});
-    assert_eq!(harbor.by_hand("POST", "/projects", Some(px)).await.0, 201);
+    assert_eq!(harbor.manual_request("POST", "/projects", Some(px)).await.0, 201);
     let layer = &image.children[0].layers[0];
     upstream.fail_next(&layer.digest, 2, &Failure::CutShort);
     let answer = Client::new(&harbor).await.get(&format!("/v2/px/app/cut/blobs/{}", layer.digest)).await;
@@ -198,16 +198,16 @@ async fn a_blob_that_breaks_off_upstream_ends_as_a_success_that_only_the_digest_
 async fn a_wiped_harbor_has_nothing_but_its_library() {
     let harbor = Harbor::builder().start().await;
     let project = json!({"project_name": "mine"});
-    assert_eq!(harbor.by_hand("POST", "/projects", Some(project)).await.0, 201);
+    assert_eq!(harbor.manual_request("POST", "/projects", Some(project)).await.0, 201);
     harbor.wipe();
-    let (_, left) = harbor.by_hand("GET", "/projects", None).await;
+    let (_, left) = harbor.manual_request("GET", "/projects", None).await;
     assert_eq!(left.as_array().unwrap().len(), 1);
     assert_eq!(left[0]["name"], "library");
     assert!(harbor.log().is_empty(), "what is done by hand is not logged");
 }
 
 #[tokio::test]
-async fn harbor_speaks_tls_where_it_is_told_to() {
+async fn fake_harbor_serves_tls_if_configured() {
     let key = rcgen::generate_simple_self_signed(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
     let (certificate, secret) = (key.cert.pem(), key.signing_key.serialize_pem());
     let harbor = Harbor::builder().tls(&certificate, &secret).start().await;

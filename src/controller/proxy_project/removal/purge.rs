@@ -65,7 +65,7 @@ impl PurgeProgress {
             more => format!("; and {more} more"),
         };
         let first: Vec<&str> = self.refused.iter().take(TOLD).map(String::as_str).collect();
-        (count > 0).then(|| format!("keeps {count} of its repositories: {}{more}", first.join("; ")))
+        (count > 0).then(|| format!("still has {count} of its repositories: {}{more}", first.join("; ")))
     }
 }
 
@@ -80,11 +80,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_many_refusals_a_few_are_told_and_the_others_counted() {
+    fn purge_lists_a_few_refusals_and_counts_the_others() {
         let refused = |count: usize| (0..count).map(|at| format!("app-{at}: no")).collect();
         let words = |count| PurgeProgress { left: 0, refused: refused(count) }.refusals();
         assert_eq!(words(0), None);
-        assert_eq!(words(2).unwrap(), "keeps 2 of its repositories: app-0: no; app-1: no");
-        assert_eq!(words(7).unwrap(), "keeps 7 of its repositories: app-0: no; app-1: no; app-2: no; and 4 more");
+        assert_eq!(words(2).unwrap(), "still has 2 of its repositories: app-0: no; app-1: no");
+        assert_eq!(words(7).unwrap(), "still has 7 of its repositories: app-0: no; app-1: no; app-2: no; and 4 more");
     }
 }

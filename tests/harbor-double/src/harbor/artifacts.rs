@@ -104,8 +104,8 @@ impl Core {
 
     /// Deletes an artifact with its tags, and lets that be replicated. Answers whether there was one.
     pub(crate) fn erase_artifact(self: &Arc<Self>, name: &str, reference: &str) -> bool {
-        let gone = self.state.lock().artifact(name, reference).cloned();
-        let Some(artifact) = gone else { return false };
+        let removed = self.state.lock().artifact(name, reference).cloned();
+        let Some(artifact) = removed else { return false };
         let tags = artifact.tags.into_iter().map(|tag| tag.name).collect();
         self.deleted(name, &artifact.digest, tags, Deletes::Artifacts);
         self.state.lock().remove_artifact(name, &artifact.digest)
@@ -253,9 +253,10 @@ impl State {
         let Some(repository) = self.repositories.get_mut(name) else {
             return false;
         };
-        let gone: Vec<Artifact> = repository.artifacts.extract_if(.., |artifact| artifact.digest == digest).collect();
+        let removed: Vec<Artifact> =
+            repository.artifacts.extract_if(.., |artifact| artifact.digest == digest).collect();
         let needed: HashSet<String> = repository.artifacts.iter().flat_map(blobs).map(|(digest, _)| digest).collect();
-        for (blob, _) in gone.iter().flat_map(blobs) {
+        for (blob, _) in removed.iter().flat_map(blobs) {
             if !needed.contains(&blob) {
                 self.links.remove(&(name.to_owned(), blob));
             }

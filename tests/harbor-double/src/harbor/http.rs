@@ -117,7 +117,7 @@ impl Fault {
     }
 
     /// As Harbor's own clients tell it.
-    pub(crate) fn told(&self) -> String {
+    pub(crate) fn reported(&self) -> String {
         format!("http status code: {}, body: {}", self.status.as_u16(), self.body())
     }
 

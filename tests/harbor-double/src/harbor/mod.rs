@@ -163,8 +163,8 @@ impl Harbor {
 
     /// Changes something by hand, as an administrator in Harbor's portal would: a call of the API that is not logged.
     /// `path` starts below `/api/v2.0`, `body` is JSON. Answers the status and the body, `Null` for none.
-    pub async fn by_hand(&self, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
-        self.core.by_hand(method, path, body).await
+    pub async fn manual_request(&self, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
+        self.core.manual_request(method, path, body).await
     }
 
     /// Looks at every upstream now instead of at the next five minutes.

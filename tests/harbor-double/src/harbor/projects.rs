@@ -162,7 +162,7 @@ impl Core {
         }
         metadata.entry("public".to_owned()).or_insert_with(|| "false".to_owned());
         if registry_id.is_some() {
-            let retention = retention::born(&mut state, id);
+            let retention = retention::created_at(&mut state, id);
             metadata.insert("retention_id".to_owned(), retention.to_string());
         }
         self.insert_project(&mut state, id, name, registry_id, metadata, limit);

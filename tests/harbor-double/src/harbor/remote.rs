@@ -105,8 +105,9 @@ impl Core {
         match (registry.kind.as_str(), registry.has_credential()) {
             // Its own login, which an upstream that lets anyone in does not have.
             ("docker-hub", true) => {
-                let nobody = Registry { access_key: String::new(), access_secret: String::new(), ..registry.clone() };
-                let open = self.ask(Method::GET, &nobody, "/v2/").await.is_ok();
+                let anonymous =
+                    Registry { access_key: String::new(), access_secret: String::new(), ..registry.clone() };
+                let open = self.ask(Method::GET, &anonymous, "/v2/").await.is_ok();
                 if answer.is_ok() && !open { Health::Healthy } else { Health::NoAdapter }
             }
             ("google-gcr" | "azure-acr", false) => Health::Unhealthy,

@@ -16,7 +16,7 @@ const BODY: Schema = Schema {
 };
 
 /// The policy that a proxy project is born with. Answers its id.
-pub(crate) fn born(state: &mut State, project: i64) -> i64 {
+pub(crate) fn created_at(state: &mut State, project: i64) -> i64 {
     let id = state.next("retention");
     state.retentions.insert(
         id,

@@ -61,7 +61,12 @@ impl Handler for Core {
 }
 
 impl Core {
-    pub(super) async fn by_hand(self: &Arc<Self>, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
+    pub(super) async fn manual_request(
+        self: &Arc<Self>,
+        method: &str,
+        path: &str,
+        body: Option<Value>,
+    ) -> (u16, Value) {
         let (path, query) = path.split_once('?').unwrap_or((path, ""));
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

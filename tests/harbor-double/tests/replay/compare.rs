@@ -78,7 +78,7 @@ impl Digests {
 
     /// The differences of two JSON values.
     pub(crate) fn differences(&mut self, at: &str, recorded: &Value, found: &Value, ignored: &[&str]) -> Vec<String> {
-        let tell = || vec![format!("{at}: recorded {recorded}, found {found}")];
+        let report = || vec![format!("{at}: recorded {recorded}, found {found}")];
         match (recorded, found) {
             (Value::Object(left), Value::Object(right)) => {
                 let mut differences = Vec::new();
@@ -105,10 +105,10 @@ impl Digests {
                 .collect(),
             (Value::String(left), Value::String(right)) => {
                 let times = is_time(left) && is_time(right) && left.starts_with("0001") == right.starts_with("0001");
-                if times || self.same(left, right) { Vec::new() } else { tell() }
+                if times || self.same(left, right) { Vec::new() } else { report() }
             }
             _ if recorded == found => Vec::new(),
-            _ => tell(),
+            _ => report(),
         }
     }
 }

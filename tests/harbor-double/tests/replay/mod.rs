@@ -96,14 +96,14 @@ impl World {
         ] {
             let body =
                 json!({"name": name, "type": kind, "url": url, "credential": credential, "description": description});
-            assert_eq!(self.harbor.by_hand("POST", "/registries", Some(body)).await.0, 201, "{name}");
+            assert_eq!(self.harbor.manual_request("POST", "/registries", Some(body)).await.0, 201, "{name}");
         }
         for (name, registry, public) in [("px", 1, "true"), ("pxpriv", 2, "false"), ("hub", 3, "true")] {
             let body = json!({"project_name": name, "registry_id": registry, "metadata": {"public": public}});
-            assert_eq!(self.harbor.by_hand("POST", "/projects", Some(body)).await.0, 201, "{name}");
+            assert_eq!(self.harbor.manual_request("POST", "/projects", Some(body)).await.0, 201, "{name}");
         }
         let plain = json!({"project_name": "plain", "metadata": {"public": "true"}});
-        assert_eq!(self.harbor.by_hand("POST", "/projects", Some(plain)).await.0, 201);
+        assert_eq!(self.harbor.manual_request("POST", "/projects", Some(plain)).await.0, 201);
         self
     }
 

@@ -18,7 +18,7 @@ impl World {
         let path = format!("/projects/{project}/repositories/{}/artifacts", name.replace('/', "%2F"));
         let mut last = Value::Null;
         for _ in 0..1500 {
-            let (_, found) = self.harbor.by_hand("GET", &path, None).await;
+            let (_, found) = self.harbor.manual_request("GET", &path, None).await;
             let shape: Vec<Value> = found.as_array().into_iter().flatten().map(shape).collect();
             if self.pair(recorded, &shape) {
                 // On a busy machine a state may be gone before it is looked at; the one after it stands for both.

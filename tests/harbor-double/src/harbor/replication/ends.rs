@@ -80,7 +80,7 @@ impl Core {
     pub(crate) async fn read_manifest(&self, end: &End, repository: &str, reference: &str) -> Result<Manifest, String> {
         let registry = match end {
             End::Local => {
-                return self.local_copy(repository, reference).map_err(|fault| fault.told());
+                return self.local_copy(repository, reference).map_err(|fault| fault.reported());
             }
             End::Remote(registry) => registry,
         };
@@ -114,7 +114,7 @@ impl Core {
             }
             // A Harbor says 401 of a project that is not there.
             Err(Failure::Refused(StatusCode::NOT_FOUND | StatusCode::UNAUTHORIZED, _)) => Ok(None),
-            Err(failure) => Err(told(registry, &path, failure)),
+            Err(failure) => Err(reported(registry, &path, failure)),
         }
     }
 
@@ -127,7 +127,7 @@ impl Core {
         match self.try_call(Method::HEAD, registry, &path, None).await {
             Ok(_) => Ok(true),
             Err(Failure::Refused(StatusCode::NOT_FOUND, _)) => Ok(false),
-            Err(failure) => Err(told(registry, &path, failure)),
+            Err(failure) => Err(reported(registry, &path, failure)),
         }
     }
 
@@ -135,7 +135,7 @@ impl Core {
         let registry = match end {
             End::Local => {
                 let found = self.state.lock().blob(repository, digest);
-                return found.ok_or_else(|| Fault::not_found(format!("blob {digest} not found")).told());
+                return found.ok_or_else(|| Fault::not_found(format!("blob {digest} not found")).reported());
             }
             End::Remote(registry) => registry,
         };
@@ -152,7 +152,7 @@ impl Core {
         bytes: Bytes,
     ) -> Result<(), String> {
         let registry = match end {
-            End::Local => return self.accept_blob(repository, digest, bytes).map_err(|fault| fault.told()),
+            End::Local => return self.accept_blob(repository, digest, bytes).map_err(|fault| fault.reported()),
             End::Remote(registry) => registry,
         };
         let begin = format!("/v2/{repository}/blobs/uploads/");
@@ -179,7 +179,7 @@ impl Core {
         match end {
             End::Local => {
                 let stored = self.accept_manifest(repository, reference, &media_type, bytes);
-                stored.map(drop).map_err(|fault| fault.told())
+                stored.map(drop).map_err(|fault| fault.reported())
             }
             End::Remote(registry) => {
                 let path = format!("/v2/{repository}/manifests/{reference}");
@@ -232,7 +232,7 @@ impl Core {
         path: &str,
         body: Option<(&str, Bytes)>,
     ) -> Result<reqwest::Response, String> {
-        self.try_call(method, registry, path, body).await.map_err(|failure| told(registry, path, failure))
+        self.try_call(method, registry, path, body).await.map_err(|failure| reported(registry, path, failure))
     }
 
     pub(super) async fn try_call(
@@ -247,7 +247,7 @@ impl Core {
     }
 }
 
-pub(super) fn told(registry: &Registry, path: &str, failure: Failure) -> String {
+pub(super) fn reported(registry: &Registry, path: &str, failure: Failure) -> String {
     match failure {
         Failure::Refused(status, body) => format!("http status code: {}, body: {body}", status.as_u16()),
         Failure::Unreachable => {

@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn tags_are_kept_one_by_one_and_labels_all_at_once() {
+    fn filters_keep_tags_one_by_one_and_labels_together() {
         let item = |tags: &[&str], labels: &[&str]| Item {
             digest: String::new(),
             tags: tags.iter().map(|tag| (*tag).to_owned()).collect(),

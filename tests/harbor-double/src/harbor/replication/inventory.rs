@@ -7,7 +7,7 @@ use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::{
-    ends::{End, told},
+    ends::{End, reported},
     filters::{Found, Item, keep_artifacts, keeps_repository, name_pattern},
     glob::specific,
     tables::Filter,
@@ -48,7 +48,7 @@ impl Core {
             && end.kind() == ecr::KIND
         {
             for (_, name) in pairs {
-                self.ecr_repository(registry, name).await.map_err(|failure| told(registry, "/", failure))?;
+                self.ecr_repository(registry, name).await.map_err(|failure| reported(registry, "/", failure))?;
             }
         }
         for (_, name) in pairs {
@@ -159,7 +159,7 @@ impl Core {
         match self.try_call(Method::POST, registry, path, Some(("application/json", body))).await {
             // Another run of the moment made it.
             Ok(_) | Err(Failure::Refused(StatusCode::CONFLICT, _)) => Ok(false),
-            Err(failure) => Err(told(registry, path, failure)),
+            Err(failure) => Err(reported(registry, path, failure)),
         }
     }
 
