@@ -173,7 +173,11 @@ fn rotation_restores_a_removed_ca_bundle_and_keeps_other_cas_while_in_use() {
     look.replicas = Replicas::Unknown("forbidden".to_owned());
     let mut memory = RotationMemory::default();
     for elapsed in [0, 100_000] {
-        assert_eq!(look.next(&mut memory, after(1), elapsed).step, RotationAction::Wait, "nobody knows what is served");
+        assert_eq!(
+            look.next(&mut memory, after(1), elapsed).step,
+            RotationAction::Wait,
+            "the served certificate is unknown"
+        );
     }
 }
 
