@@ -318,7 +318,7 @@ fn rewrite_writes_nothing_and_says_where_something_is_wrong() {
         (&["--rules", "rules.yaml", "-f", "-", "-f", "-"], "standard input can be read only once"),
         (&["--rules", "rules.yaml", "-f", "-", "--in-place"], "--in-place cannot be used with -f -"),
         (&["--rules", "bad.yaml", "-f", "good.yaml"], "rules: bad.yaml"),
-        (&["--rules", "broken-rules.yaml", "-f", "good.yaml"], "Registry ghcr is not among the manifests"),
+        (&["--rules", "broken-rules.yaml", "-f", "good.yaml"], "the manifests have no Registry ghcr"),
         (&["-f", "good.yaml"], "set KUBECONFIG, or read the rules from manifests with --rules"),
         (&["--rules", "rules.yaml"], "--filename"),
     ] {
