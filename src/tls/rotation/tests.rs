@@ -200,7 +200,7 @@ fn stored_state_is_classified_from_the_secret() {
         (with(&good, "ca.key", b""), "`ca.key` is missing or empty"),
         (with(&good, "ca.key", b"x"), "`ca.key` has no private key"),
         (with(&good, "ca.key", &[0xff]), "`ca.key` is not UTF-8"),
-        (with(&good, "ca.crt", b"x"), "`ca.crt` does not hold one certificate"),
+        (with(&good, "ca.crt", b"x"), "`ca.crt` must have exactly one certificate"),
         (with(&good, "ca.crt", &other["ca.crt"]), "`ca.crt` and `ca.key` do not match"),
         (with(&good, "ca.crt", &leaf["tls.crt"]), "is not a CA certificate"),
         (
