@@ -167,7 +167,7 @@ fn validate_says_why_an_image_was_not_rewritten() {
         (with("imagePullPolicy", json!("Never")), "; its pull policy is Never, so no rule rewrites it"),
         (volume, "; its pull policy is Never, so no rule rewrites it"),
         (with("image", json!("auto")), "; it is a placeholder that Istio's injector did not replace"),
-        (with("image", json!("injector-envoy-image")), "; it is a placeholder for the injector of AWS App Mesh"),
+        (with("image", json!("injector-envoy-image")), "; it is a placeholder that the injector of AWS App Mesh did not replace"),
         (annotated(KEEP_IMAGES, "other, web"), "; the Pod opts out of rewriting"),
         (with("imagePullPolicy", json!("Always")), "; /mutate did not act on it"),
         (with("image", json!("ghcr.io/acme/tool")), "; push it to Harbor or ask for a rule"),
@@ -686,7 +686,7 @@ async fn over_http_a_review_for_which_there_is_no_room_is_refused_while_a_policy
         assert_eq!(answer.status().as_u16(), 200);
         let answer: Value = serde_json::from_slice(&to_bytes(answer.into_body(), usize::MAX).await.unwrap()).unwrap();
         assert_eq!(answer["response"]["allowed"], false, "{answer}");
-        no_room += usize::from(answer.to_string().contains("no room"));
+        no_room += usize::from(answer.to_string().contains("too many bodies"));
     }
     assert!(no_room > 100, "{no_room}");
 }
