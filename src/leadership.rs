@@ -116,7 +116,7 @@ mod tests {
         let soon = Duration::from_millis(50);
         let after = |wait| leadership.guard(async move { tokio::time::sleep(wait).await });
         assert!(!leadership.holds());
-        assert!(tokio::time::timeout(soon, after(Duration::ZERO)).await.is_err(), "nobody leads yet");
+        assert!(tokio::time::timeout(soon, after(Duration::ZERO)).await.is_err(), "no leader yet");
         leadership.extend(uptime() + Duration::from_millis(500));
         assert!(leadership.holds());
         after(Duration::ZERO).await;

@@ -89,7 +89,7 @@ async fn list_without_end_is_an_error_that_names_its_bounds() {
 async fn list_whose_pages_repeat_ends_with_the_second() {
     let (client, asked) = server(|_| page(0, "again").into_response()).await;
     let error = client.registries().await.unwrap_err();
-    assert!(error.to_string().contains("page 2 of the list is page 1 once more"), "{error}");
+    assert!(error.to_string().contains("page 2 of the list repeats page 1"), "{error}");
     assert_eq!(asked.load(Ordering::SeqCst), 2);
 }
 

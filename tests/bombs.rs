@@ -124,7 +124,7 @@ async fn manifests_that_are_too_large(fake: &Fake) {
         ("chunked", "larger than the limit of 4096 KiB"),
         ("announced", "larger than the limit of 4096 KiB"),
         ("many", "larger than the limit of 4096 KiB"),
-        ("most", "30001 layers are more than 4096"),
+        ("most", "30001 layers exceed the maximum of 4096"),
     ] {
         let error = puller(fake).warm(&target(tag), &[], &()).await.unwrap_err();
         assert!(error.to_string().contains(said), "{tag}: {error}");

@@ -145,9 +145,9 @@ fn what_scans_found_is_taken_from_images_among_the_rules() {
         (
             "bad:1",
             1,
-            "has vulnerabilities of severity Critical (policy ceiling admits High at most): 3 found, 1 fixable",
+            "has vulnerabilities of severity Critical (policy ceiling allows at most High): 3 found, 1 fixable",
         ),
-        ("new:1", 0, "has no verdict of a scan (policy ceiling asks for one): the image is not known yet"),
+        ("new:1", 0, "has no scan result (policy ceiling requires one): the image is not known yet"),
     ] {
         let output = check_by(&rules, &deployment(image), &[]);
         assert_eq!(output.status.code(), Some(status), "{image}: {output:?}");

@@ -1,7 +1,7 @@
 //! The words of the project: those of Kubernetes, kube-rs, controller-runtime, Harbor and OCI, in short and plain English.
 //!
-//! Checks Markdown, the texts of the chart, of `config` and of the examples, and the files at the top level. It does not check
-//! inline code and fenced code.
+//! Checks Markdown, the texts of the chart, of `config` and of the examples, the files at the top level, and comments and
+//! string literals of `src`. It does not check inline code and fenced code.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::{
@@ -49,6 +49,12 @@ const AVOID: &[(&[&str], &str)] = &[
     (&["so many"], "N"),
 ];
 
+/// Literals of `src` with words of other projects or of Rust code, and why they stay.
+const EXCEPTIONS: &[(&str, &str)] = &[
+    ("apiVersion: beat.k8s.elastic.co/v1", "the API group of Elastic Beats"),
+    ("Authorities", "the name of a type in its Debug text"),
+];
+
 /// Generated files. Their texts are doc comments in `src`.
 const GENERATED: &[&str] = &["docs/reference.md", "charts/harbor-pilot/files/crds"];
 
@@ -64,6 +70,32 @@ fn texts_use_the_words_of_kubernetes_and_harbor() {
         }
     }
     assert!(found.is_empty(), "{} places:\n{}", found.len(), found.join("\n"));
+}
+
+#[test]
+fn comments_and_literals_of_src_use_the_words_of_kubernetes_and_harbor() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    collect(&root.join("src"), &["rs"], &mut files);
+    assert!(files.len() > 200, "only {} files: have they moved?", files.len());
+    let mut found = Vec::new();
+    for file in files {
+        let name = file.strip_prefix(root).unwrap().display().to_string();
+        let text = comments_and_literals(&fs::read_to_string(&file).unwrap());
+        for (line, word, instead) in hits(&text, false) {
+            found.push(format!("{name}:{line}: \"{word}\": write {instead}"));
+        }
+    }
+    assert!(found.is_empty(), "{} places:\n{}", found.len(), found.join("\n"));
+}
+
+#[test]
+fn comments_and_literals_keeps_lines_and_drops_code() {
+    let told = "told();\nlet a = \"told \\\" {told}\"; // told\nlet b = '\"'; let c = told;";
+    let found: Vec<_> = hits(&comments_and_literals(told), false).into_iter().map(|(line, ..)| line).collect();
+    assert_eq!(found, [2]);
+    assert_eq!(comments_and_literals(told).matches("told").count(), 2);
+    assert_eq!(comments_and_literals("r#\"a \"told\" b\"#; told").matches("told").count(), 1);
 }
 
 #[test]
@@ -121,6 +153,64 @@ fn texts(root: &Path) -> Vec<PathBuf> {
     files.sort();
     assert!(files.len() > 100, "only {} files: have they moved?", files.len());
     files
+}
+
+/// The comments and string literals of Rust code, each in its line. Placeholders (`{name}`) are code.
+fn comments_and_literals(code: &str) -> String {
+    let mut kept = String::new();
+    let mut rest = code;
+    while let Some(first) = rest.chars().next() {
+        let length = if rest.starts_with("//") {
+            rest.find('\n').unwrap_or(rest.len())
+        } else if first == '"' {
+            literal(rest)
+        } else if rest.starts_with("r#\"") {
+            rest[3..].find("\"#").map_or(rest.len(), |end| end + 5)
+        } else if first == '\'' && (rest[1..].starts_with('\\') || rest[1..].chars().nth(1) == Some('\'')) {
+            // A character such as '"' is not the beginning of a literal.
+            let character = 1 + rest[1..].chars().next().map_or(0, char::len_utf8);
+            rest = &rest[character..];
+            rest = if rest.starts_with('\'') {
+                &rest[1..]
+            } else {
+                &rest[rest.char_indices().nth(1).map_or(rest.len(), |(at, _)| at)..]
+            };
+            continue;
+        } else {
+            kept.extend(Some(first).filter(|character| *character == '\n'));
+            rest = &rest[first.len_utf8()..];
+            continue;
+        };
+        let (text, after) = rest.split_at(length);
+        if EXCEPTIONS.iter().all(|(literal, _)| !text.contains(literal)) {
+            kept.push(' ');
+            kept.push_str(&if first == '"' { without_placeholders(text) } else { text.to_owned() });
+        } else {
+            kept.extend(text.matches('\n'));
+        }
+        rest = after;
+    }
+    kept
+}
+
+/// The length of the string literal at the beginning of a text.
+fn literal(text: &str) -> usize {
+    let mut escaped = false;
+    let end = text.char_indices().skip(1).find(|(_, character)| {
+        let ends = *character == '"' && !escaped;
+        escaped = *character == '\\' && !escaped;
+        ends
+    });
+    end.map_or(text.len(), |(at, _)| at + 1)
+}
+
+fn without_placeholders(text: &str) -> String {
+    let mut inside = false;
+    let kept = text.chars().filter(|character| {
+        inside = (inside || *character == '{') && *character != '}';
+        !inside || *character == '\n'
+    });
+    kept.collect()
 }
 
 fn collect(directory: &Path, extensions: &[&str], files: &mut Vec<PathBuf>) {

@@ -509,10 +509,10 @@ async fn requests_are_counted_by_operation_and_outcome() {
         r#"requests_total{operation="create",outcome="unchanged"} 1"#,
         r#"requests_total{operation="other",outcome="refused"} 1"#,
         "images_rewritten_total 1",
-        "images_left_alone_total 1",
-        "prewarm_requests_total 1",
+        "images_skipped_total 1",
         "duration_seconds_count 3",
     ] {
         assert!(text.contains(&format!("harbor_pilot_admission_{line}\n")), "{line} is not in\n{text}");
     }
+    assert!(text.contains("harbor_pilot_prewarm_requests_total 1\n"), "{text}");
 }

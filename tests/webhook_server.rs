@@ -312,8 +312,8 @@ async fn clients_need_a_certificate_of_an_authority_in_the_file_and_an_allowed_n
 
     std::fs::write(&file, "torn").unwrap();
     assert!(authorities.poll().await.is_err());
-    assert!(!authorities.poll().await.unwrap(), "it was told already");
-    assert!(ask(Some(client(&first, "kube-apiserver"))).await, "the old authorities are in use");
+    assert!(!authorities.poll().await.unwrap(), "already reported");
+    assert!(ask(Some(client(&first, "kube-apiserver"))).await, "the old CAs are in use");
     std::fs::write(&file, &second.1).unwrap();
     assert!(authorities.poll().await.unwrap());
     assert!(ask(Some(client(&second, "kube-apiserver"))).await);

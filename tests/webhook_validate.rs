@@ -166,8 +166,8 @@ fn validate_says_why_an_image_was_not_rewritten() {
     for (pod, reported) in [
         (with("imagePullPolicy", json!("Never")), "; its pull policy is Never, so no rule rewrites it"),
         (volume, "; its pull policy is Never, so no rule rewrites it"),
-        (with("image", json!("auto")), "; it is a placeholder for Istio's injector, which did not replace it"),
-        (with("image", json!("injector-envoy-image")), "; it is a placeholder for the injector of AWS App Mesh"),
+        (with("image", json!("auto")), "; it is a placeholder that Istio's injector did not replace"),
+        (with("image", json!("injector-envoy-image")), "; it is a placeholder that the injector of AWS App Mesh did not replace"),
         (annotated(KEEP_IMAGES, "other, web"), "; the Pod opts out of rewriting"),
         (with("imagePullPolicy", json!("Always")), "; /mutate did not act on it"),
         (with("image", json!("ghcr.io/acme/tool")), "; push it to Harbor or ask for a rule"),
@@ -345,7 +345,7 @@ fn a_workload_is_admitted_with_a_warning_that_its_pods_will_not_be() {
     for kind in ["Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Job", "CronJob"].into_iter().chain(core) {
         let response = answer(&create(workload(kind, "ghcr.io/acme/tool:1")), &policies);
         let reported = format!(
-            "harbor-pilot: Pods of this {kind} will be refused: container \"web\": image \"ghcr.io/acme/tool:1\" is not"
+            "harbor-pilot: Pods of this {kind} will be rejected: container \"web\": image \"ghcr.io/acme/tool:1\" is not"
         );
         assert_eq!(response["allowed"], true, "{kind}");
         assert_eq!(response["warnings"].as_array().unwrap().len(), 1, "{response}");
@@ -469,7 +469,7 @@ fn validate_warns_users_about_an_inactive_policy() {
     let response = answer(&create(pod("nginx")), &policies);
     assert_eq!(response["allowed"], true);
     assert!(
-        response["warnings"][0].as_str().unwrap().starts_with("harbor-pilot: policy odd is not in force"),
+        response["warnings"][0].as_str().unwrap().starts_with("harbor-pilot: policy odd is not active"),
         "{response}"
     );
 }
@@ -628,7 +628,7 @@ async fn over_http_a_review_that_is_not_read_to_its_end_is_answered_as_one_that_
             (200, &json!("u-2"), &json!(true)),
             "{what}: {answer}"
         );
-        assert!(answer["warnings"][0].as_str().unwrap().contains("admitted as it is"), "{what}: {answer}");
+        assert!(answer["warnings"][0].as_str().unwrap().contains("admitted without changes"), "{what}: {answer}");
     }
     for (what, length, body) in unread_bodies(&about("u-3", "apps", "Deployment")) {
         let (status, answer) = ask("/validate", length, body).await;
@@ -686,7 +686,7 @@ async fn over_http_a_review_for_which_there_is_no_room_is_refused_while_a_policy
         assert_eq!(answer.status().as_u16(), 200);
         let answer: Value = serde_json::from_slice(&to_bytes(answer.into_body(), usize::MAX).await.unwrap()).unwrap();
         assert_eq!(answer["response"]["allowed"], false, "{answer}");
-        no_room += usize::from(answer.to_string().contains("no room"));
+        no_room += usize::from(answer.to_string().contains("too many bodies"));
     }
     assert!(no_room > 100, "{no_room}");
 }
@@ -711,7 +711,7 @@ async fn validate_over_http_follows_changed_scans_during_an_outage() {
     assert_eq!(unknown["allowed"], true);
     let warned = unknown["warnings"][0].as_str().unwrap();
     assert!(
-        warned.contains("has no verdict of a scan (policy ceiling asks for one): the image is not known yet"),
+        warned.contains("has no scan result (policy ceiling requires one): the image is not known yet"),
         "{warned}"
     );
 
@@ -722,7 +722,7 @@ async fn validate_over_http_follows_changed_scans_during_an_outage() {
         assert_eq!(refused["allowed"], false, "unavailable: {unavailable}");
         let why = refused["status"]["message"].as_str().unwrap();
         assert!(
-            why.contains("has vulnerabilities of severity High (policy ceiling admits Medium at most): 2 found"),
+            why.contains("has vulnerabilities of severity High (policy ceiling allows at most Medium): 2 found"),
             "{why}"
         );
     }
@@ -730,7 +730,7 @@ async fn validate_over_http_follows_changed_scans_during_an_outage() {
     assert_eq!(workload["allowed"], true);
     let reported = workload["warnings"][0].as_str().unwrap();
     assert!(
-        reported.starts_with("harbor-pilot: Pods of this Deployment will be refused: container \"web\""),
+        reported.starts_with("harbor-pilot: Pods of this Deployment will be rejected: container \"web\""),
         "{reported}"
     );
     scans.store(Arc::new(scanned("Low")));

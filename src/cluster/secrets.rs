@@ -271,7 +271,7 @@ mod tests {
         let value = |revision: &str| SecretValue { revision: revision.to_owned(), values: BTreeMap::new() };
         let known = |watched: &WatchedSecret| watched.current().map(|value| value.map(|value| value.revision));
         let mut watched = WatchedSecret { value: Some(value("1")), ..WatchedSecret::default() };
-        assert_eq!(known(&watched), None, "nobody watches it yet");
+        assert_eq!(known(&watched), None, "not watched yet");
         watched.saw(some("1"));
         assert_eq!(known(&watched), Some(some("1")));
         watched.saw(some("2"));

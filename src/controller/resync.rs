@@ -102,9 +102,9 @@ mod tests {
             assert_eq!((beat.last.as_second() - first.last.as_second()) % 60, 0);
             let then = now + SignedDuration::try_from(beat.next).unwrap();
             let next = ResyncSchedule::at(then, MINUTE, "a").last;
-            assert_eq!(next.as_second(), beat.last.as_second() + 60, "who waits until the next beat has come to it");
+            assert_eq!(next.as_second(), beat.last.as_second() + 60, "each resource is due until the next resync");
             let longer = ResyncSchedule::at(now, 5 * MINUTE, "a");
-            assert_eq!((beat.last.as_second() - longer.last.as_second()) % 60, 0, "multiples beat together");
+            assert_eq!((beat.last.as_second() - longer.last.as_second()) % 60, 0, "multiples resync together");
         }
     }
 

@@ -154,7 +154,7 @@ impl Election {
                 if holder == self.identity {
                     ElectionAction::Replace(self.renewed(lease, wall))
                 } else if self.held.is_some() {
-                    ElectionAction::Lost(LeaseLoss::Taken(if holder.is_empty() { "nobody" } else { holder }.to_owned()))
+                    ElectionAction::Lost(LeaseLoss::Taken(if holder.is_empty() { "none" } else { holder }.to_owned()))
                 } else if holder.is_empty() || now >= *since + self.stated(lease) {
                     ElectionAction::Replace(self.taken(lease, wall))
                 } else {

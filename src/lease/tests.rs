@@ -149,7 +149,7 @@ proptest! {
         let end = world.now + 60 * SECOND;
         world.run(end);
         let leads = world.processes.values().filter(|process| process.holds(world.now)).count();
-        prop_assert_eq!(leads, 1, "once all is well again somebody leads");
+        prop_assert_eq!(leads, 1, "once all is well again one replica leads");
         prop_assert!(world.writes > 100, "{} writes", world.writes);
     }
 }

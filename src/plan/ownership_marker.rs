@@ -129,7 +129,7 @@ mod tests {
             let description = ours.write(text);
             assert_eq!(Marker::split(&description), (text, Some(ours.clone())), "{description}");
         }
-        assert_eq!(Marker::split("by hand"), ("by hand", None));
+        assert_eq!(Marker::split("manual"), ("manual", None));
         assert_eq!(Marker::split("[harbor-pilot half/way]"), ("[harbor-pilot half/way]", None));
     }
 

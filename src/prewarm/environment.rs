@@ -1,4 +1,4 @@
-//! The environment of an image: where it is warmed, for whom, and the limits of its upstream.
+//! The environment of an image: where it is cached, for which platforms, and the limits of its upstream.
 
 use std::sync::Arc;
 

@@ -109,13 +109,15 @@ mod tests {
             ("arm64", Some("linux/arm64"), false),
             ("of amd64", Some("unknown/unknown"), true),
             ("of arm64", Some("unknown/unknown"), true),
-            ("of nobody", Some("unknown/unknown"), true),
+            ("without a subject", Some("unknown/unknown"), true),
         ]);
         for (described, attestation) in [(0, 2), (1, 3)] {
             attested.children[attestation].describes = Some(attested.children[described].digest.to_string());
         }
-        let table: [(&[&str], &[&str]); 2] =
-            [(&["linux/amd64"], &["of amd64", "of nobody"]), (&[], &["of amd64", "of arm64", "of nobody"])];
+        let table: [(&[&str], &[&str]); 2] = [
+            (&["linux/amd64"], &["of amd64", "without a subject"]),
+            (&[], &["of amd64", "of arm64", "without a subject"]),
+        ];
         for (wanted, expected) in table {
             let selection = select(&attested, &platforms(wanted));
             let digests: Vec<_> = selection.attestations.iter().map(|child| child.digest.clone()).collect();

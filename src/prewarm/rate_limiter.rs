@@ -21,7 +21,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(3600);
 /// While one image tries whether the pause is over, the other images retry after this time.
 const TRIAL: Duration = Duration::from_secs(15);
 /// The number of used manifests in the status is rounded up to a multiple of the limit divided by this number, so that it
-/// changes seldom.
+/// changes rarely.
 const STEPS: u32 = 20;
 
 /// Counts the requests to one upstream, and decides whether more are allowed now.

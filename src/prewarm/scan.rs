@@ -120,7 +120,7 @@ pub fn found(
         let Some(scan) = scan else { continue };
         let again = if scan.state == ScanState::Scanning {
             let since = scan.requested_at.as_ref().map_or(age, |time| since(time.0, now));
-            // A scan that hangs is checked as seldom as a finished one.
+            // A scan that hangs is checked as rarely as a finished one.
             let worth = (terms.wanted || refused) && since < timing.offline_bound;
             found.waits |= worth;
             worth.then(|| (since / 4).clamp(timing.look_min, timing.look_max))

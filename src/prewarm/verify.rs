@@ -309,7 +309,7 @@ mod tests {
             ("the children", vec![artifact("a", &[], &[]), artifact("b", &[], &[])], true, Absent, NO_TAG, NOT_YET),
             ("canonical", vec![artifact("up", &["v1"], &["a", "b", "c"])], true, Complete, YES_TAG, YES_DIGEST),
             ("canonical, untagged", vec![artifact("up", &[], &["a", "b", "c"])], true, Complete, NO_TAG, YES_DIGEST),
-            ("serialised anew", vec![artifact("own", &["v1"], &["a", "b", "c"])], true, Complete, YES_TAG, REWRITTEN),
+            ("serialized again", vec![artifact("own", &["v1"], &["a", "b", "c"])], true, Complete, YES_TAG, REWRITTEN),
             ("trimmed", vec![artifact("own", &["v1"], &["a", "b"])], true, Trimmed, YES_TAG, REWRITTEN),
             ("trimmed, untagged", vec![artifact("own", &[], &["b", "a"])], true, Trimmed, NO_TAG, REWRITTEN),
             (

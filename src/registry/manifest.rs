@@ -281,7 +281,7 @@ mod tests {
         let cases = [
             ("index and image", both, "both an index and an image"),
             ("negative size", image(&[blob("a", -1)]), "size -1"),
-            ("too many layers", image(&many), "more than"),
+            ("too many layers", image(&many), "exceed the maximum"),
             ("schema 1", json!({"schemaVersion": 1, "mediaType": OCI_IMAGE_MEDIA_TYPE}), "schema version 1"),
             ("another type", json!({"schemaVersion": 2, "mediaType": "text/plain"}), "text/plain"),
             ("no type at all", json!({"schemaVersion": 2}), "not supported"),

@@ -327,6 +327,6 @@ mod tests {
             assert!(problems[0].to_string().contains(reported), "{}", problems[0]);
         }
         let (_, problems) = assumed(&[instance()], &[], &[project(json!({}))]);
-        assert_eq!(problems[0].to_string(), "p: Registry up is not among the manifests; add it");
+        assert_eq!(problems[0].to_string(), "p: the manifests have no Registry up; add it");
     }
 }

@@ -80,7 +80,7 @@ fn resources(report: &Summary, now: Timestamp) -> Markup {
         (table("Proxy projects", &report.proxy_projects, ["Project", "State", "Rewrites", "To", "Prewarm"], |line| [
             name(&line.state),
             state(&line.state),
-            if line.in_force { code(&line.matches.join(", ")) } else { html! { span.soft { "not in force" } } },
+            if line.in_force { code(&line.matches.join(", ")) } else { html! { span.soft { "not active" } } },
             code(line.target.as_deref().unwrap_or("–")),
             text(&line.prewarm),
         ]))

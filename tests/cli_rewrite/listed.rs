@@ -31,7 +31,7 @@ fn every_command_lists_what_it_does_not_read_with_file_line_and_place() {
                 "; 1 more text names an image of a mapped host and is not checked",
                 "app.yaml:7:22: Pod p: spec.containers[1].image: ghcr.io//acme/b is checked as written",
                 "app.yaml:8:22: Pod p: spec.containers[2].image: ${IMAGE} cannot be checked: this is a variable",
-                "2 are not filled in or no valid references",
+                "2 are placeholders or invalid references",
             ],
         ),
         (
@@ -123,7 +123,7 @@ fn the_placeholder_of_an_injector_stays_and_each_command_says_whose_it_is() {
     assert!(done.err.contains("auto is not rewritten: a placeholder that Istio's injector replaces"), "{}", done.err);
     let out = desk.explain(&["auto"]).out;
     assert!(out.contains("Placeholder: not rewritten: a placeholder that Istio's injector replaces\n"), "{out}");
-    assert!(!out.contains("decides\n") && out.contains("hub      matches docker.io, but does not decide"), "{out}");
+    assert!(!out.contains("applies\n") && out.contains("hub      matches docker.io, but does not apply"), "{out}");
 }
 
 #[test]
@@ -143,7 +143,7 @@ fn rewrite_does_the_other_files_where_a_new_text_does_not_read_as_it_should() {
     let done = desk.rewrite(&all, "");
     assert_eq!(done.code, 2, "{}", done.err);
     assert!(done.err.contains("in/a.yaml:1:1: this document cannot be rewritten in place"), "{}", done.err);
-    assert!(done.err.contains("1 file that could not be read"), "{}", done.err);
+    assert!(done.err.contains("1 unreadable file"), "{}", done.err);
     assert!(done.out.contains("harbor.example.com/hub/library/nginx") && !done.out.contains("Thing"), "{}", done.out);
     let stopped = desk.rewrite(&[&all[..], &["--fail-fast"]].concat(), "");
     assert_eq!((stopped.code, stopped.out.as_str()), (2, ""), "{}", stopped.err);

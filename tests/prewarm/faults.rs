@@ -59,7 +59,7 @@ fn faults() -> Vec<Row> {
         ("403 for a layer", At(Layer, Status(403)), "HarborForbidden", "403"),
         ("a layer is cut short", At(Layer, CutShort), "PullFailed", "sha256:"),
         ("a layer of other bytes", At(Layer, WrongBytes), "PullFailed", "changed it"),
-        ("a child that cannot be read", At(Child, WrongBytes), "UpstreamUnhealthy", "answers what Harbor cannot use"),
+        ("a child that cannot be read", At(Child, WrongBytes), "UpstreamUnhealthy", "sends an invalid response"),
         ("the quota is used up", OverQuota, "StoreTimeout", "check the quota"),
     ]
 }

@@ -107,7 +107,7 @@ async fn a_bad_image_in_a_blocking_project_is_blocked_and_never_ready_until_its_
     let status = image.status.clone().unwrap();
     let reported = &status.conditions.iter().find(|condition| condition.type_ == "PullBlocked").unwrap().message;
     let expected =
-        "unknown: 2 vulnerabilities, 2 of them fixable, the worst Critical. Use a mended image, or let these";
+        "unknown: 2 vulnerabilities, 2 of them fixable, the worst Critical. Use a fixed image, or allow these";
     assert!(reported.contains(expected), "{reported}");
     let warnings = outcomes.iter().flat_map(|outcome| &outcome.notes).filter(|note| note.warning).count();
     assert_eq!(warnings, 1, "told once");
@@ -157,7 +157,7 @@ async fn without_a_scanner_harbor_blocks_nothing_and_is_not_asked_again_and_agai
     world.live_for(&mut image, &context, 2).await;
     let scan = scan(&image);
     assert_eq!((scan.state, blocked(&image).as_str()), (ScanState::NoScanner, ""));
-    assert!(scan.message.clone().unwrap().contains("give Harbor a scanner"), "{scan:?}");
+    assert!(scan.message.clone().unwrap().contains("configure a scanner in Harbor"), "{scan:?}");
     assert!(requests(&world).is_none_or(|requests| requests == 1));
     world.end().await;
 }

@@ -85,7 +85,7 @@ async fn images_that_a_mesh_injects_come_from_harbor_whichever_webhook_is_asked_
         let mut gateway = pod("gateway", &namespace, "auto");
         gateway["spec"]["containers"][0]["name"] = json!("istio-proxy");
         gateway["metadata"]["annotations"] = json!({"inject.istio.io/templates": "gateway"});
-        until_refused(&cluster, &gateway, "it is a placeholder for Istio's injector, which did not replace it").await;
+        until_refused(&cluster, &gateway, "it is a placeholder that Istio's injector did not replace").await;
 
         mesh.register(&client, name, &namespace, "Never").await.unwrap();
         let gateway = dry_run_seen_by(&mesh, &cluster, &gateway).await;

@@ -64,7 +64,8 @@ async fn rules_and_policies_go_by_what_they_say_of_an_outage_and_come_back_with_
         let pod = pod("app", namespace, made[0].0).to_string();
         cluster.plane.kubectl_with_input(&["create", "--dry-run=server", "-f", "-"], &pod).await.unwrap()
     };
-    let reported = format!("was left as it is: {host} is unavailable, and ProxyProject away waits for it");
+    let reported =
+        format!("was not rewritten: {host} is unavailable, and ProxyProject away does not rewrite images meanwhile");
     let refused = create(&namespaces[0]).await;
     assert!(!refused.status.success() && refused.stderr.contains("policy outage-enforce allows"), "{refused:?}");
     let warned = create(&namespaces[1]).await;

@@ -95,7 +95,7 @@ async fn enforce_refuses_pods_with_a_reason_and_warns_of_workloads() {
 
     for (kind, workload) in workloads(&namespace, bad) {
         let output = kubectl_apply(&cluster, &workload, &["--dry-run=server"]).await;
-        let reported = format!("Warning: harbor-pilot: Pods of this {kind} will be refused: container");
+        let reported = format!("Warning: harbor-pilot: Pods of this {kind} will be rejected: container");
         assert!(output.status.success() && output.stderr.contains(&reported), "{output:?}");
     }
     for (kind, workload) in workloads(&namespace, "nginx") {

@@ -41,7 +41,7 @@ async fn image_with_vulnerabilities_is_rejected_and_its_fixed_version_admitted()
     cluster.apply(&resource("ImagePolicy", "scanned", spec)).await.unwrap();
     let image = |tag: &str| format!("{}/app/web:{tag}", upstream.host());
     let unknown =
-        until_reported(cluster, &judged, &image("v0"), "has no verdict of a scan (policy scanned asks for one)").await;
+        until_reported(cluster, &judged, &image("v0"), "has no scan result (policy scanned requires one)").await;
     assert!(unknown.status.success(), "{unknown:?}");
 
     let bad = upstream.push_image("app/web", "v1", &Image::single("linux", "amd64").seed("scanned bad"));
@@ -56,7 +56,7 @@ async fn image_with_vulnerabilities_is_rejected_and_its_fixed_version_admitted()
     for part in [
         "Forbidden",
         &format!("container \"app\": image \"{host}/scanned/app/web:v1\" has vulnerabilities") as &str,
-        "(policy scanned admits High at most): 2 found, 2 fixable, scanned 20",
+        "(policy scanned allows at most High): 2 found, 2 fixable, scanned 20",
         "use a fixed image, or ask for an exemption",
     ] {
         assert!(refused.stderr.contains(part), "{part}: {}", refused.stderr);

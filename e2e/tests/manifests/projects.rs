@@ -170,8 +170,8 @@ fn images(texts: &[Named]) -> Vec<String> {
 
 /// How many images were listed, of those that are counted here, by file.
 fn listed(err: &str) -> BTreeMap<String, usize> {
-    let line = Regex::new(r"^harbor-pilot: (\S+?):\d+:\d+: (?:.*: )?(\S+): (\S+) stays").unwrap();
-    let held = Regex::new(r"^harbor-pilot: (\S+?):\d+:\d+: (\S+) stays as it is: ").unwrap();
+    let line = Regex::new(r"^harbor-pilot: (\S+?):\d+:\d+: (?:.*: )?(\S+): (\S+) is not rewritten").unwrap();
+    let held = Regex::new(r"^harbor-pilot: (\S+?):\d+:\d+: (\S+) is not rewritten: ").unwrap();
     let mut found: BTreeMap<String, usize> = BTreeMap::new();
     for text in err.lines() {
         let (file, place, image) = match (line.captures(text), held.captures(text)) {

@@ -131,7 +131,7 @@ fn evaluate(
     let Some(matched) = longest(&rule, image) else { return no_match(&rule, image) };
     let fits = |verdict, why: String| (verdict, Some(matched.clone()), format!("matches {matched}, {why}"));
     if winner.is_some_and(|winner| winner.name == project.name_any()) {
-        return fits(RuleVerdict::Decides, "decides".to_owned());
+        return fits(RuleVerdict::Decides, "applies".to_owned());
     }
     if let Some(glob) =
         Globs::compile(&rule.terms.exclude).ok().and_then(|globs| globs.matching(image).map(str::to_owned))

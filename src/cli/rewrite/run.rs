@@ -303,7 +303,7 @@ impl RewriteCounts {
         add(invalid, "invalid reference of a mapped host", "invalid references of mapped hosts");
         add(unkept, "change skipped", "changes skipped");
         add(&failed, "unreadable file", "unreadable files");
-        let _ = write!(text, "; {}", listing::counted(*listed, "stays", "stay"));
+        let _ = write!(text, "; {}", listing::counted(*listed, "is not rewritten", "are not rewritten"));
         if *listed > 0 {
             text.push_str(": change them manually, or add their fields with --fields");
         }

@@ -180,7 +180,7 @@ fn executions_are_considered_once_those_before_them_have_ended() {
     assert_eq!(read(Some(7), 100), (vec![], 7, vec![8]));
     assert_eq!(read(Some(7), 2000), (vec![9], 9, vec![8]), "one that hangs holds up nothing");
     assert_eq!(batch(None, &[], &[], 10, at(0)), ExecutionBatch::default());
-    assert_eq!(read(Some(700), 100), (vec![3, 7], 7, vec![8]), "Harbor was built anew");
+    assert_eq!(read(Some(700), 100), (vec![3, 7], 7, vec![8]), "Harbor was rebuilt");
 }
 
 #[test]

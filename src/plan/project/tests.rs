@@ -321,7 +321,7 @@ fn any_observed() -> impl Strategy<Value = Observed> {
     let before = prop::option::of((any_desired(), 0..8_usize));
     let since = (
         any::<bool>(),
-        prop::option::of(prop::sample::select(vec!["", "somebody's", "[harbor-pilot j/ProxyProject/x]"])),
+        prop::option::of(prop::sample::select(vec!["", "another owner's", "[harbor-pilot j/ProxyProject/x]"])),
     );
     (before, since).prop_map(|(before, (has_images, label))| {
         let nothing = Observed {

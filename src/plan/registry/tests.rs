@@ -27,7 +27,7 @@ fn stored() -> model::Registry {
         name: "ghcr".to_owned(),
         type_: "github-ghcr".to_owned(),
         url: "https://ghcr.io".to_owned(),
-        description: marker().write("by hand"),
+        description: marker().write("manual"),
         credential: model::RegistryCredential { access_key: "bot".to_owned() },
         status: "healthy".to_owned(),
         ..model::Registry::default()
@@ -109,11 +109,11 @@ fn another_type_is_refused_since_harbor_would_ignore_it() {
 
 #[test]
 fn registry_of_another_owner_is_not_modified() {
-    let refusal = plan(&desired(), &observed(|registry| registry.description = "by hand".to_owned())).unwrap_err();
+    let refusal = plan(&desired(), &observed(|registry| registry.description = "manual".to_owned())).unwrap_err();
     assert_eq!(refusal.reason, Reason::AdoptionRequired);
     let adopting = Desired { adoption: AdoptionPolicy::IfExists, ..desired() };
-    let update = update_for(&adopting, &observed(|registry| registry.description = "by hand".to_owned()));
-    assert_eq!(update.description.as_deref(), Some("by hand [harbor-pilot i/Registry/ghcr]"));
+    let update = update_for(&adopting, &observed(|registry| registry.description = "manual".to_owned()));
+    assert_eq!(update.description.as_deref(), Some("manual [harbor-pilot i/Registry/ghcr]"));
 }
 
 #[test]
@@ -224,7 +224,7 @@ proptest! {
             plan(&before, &observed_of(&harbor, None)).unwrap().steps.iter().for_each(|step| harbor.carry_out(step));
             let registry = harbor.registry.as_mut().unwrap();
             if !marked {
-                registry.description = "by hand".to_owned();
+                registry.description = "manual".to_owned();
             }
             if !healthy {
                 registry.status = "unhealthy".to_owned();

@@ -139,7 +139,7 @@ fn replication_drift_is_named_and_repaired_in_each_field() {
 #[test]
 fn what_the_spec_leaves_out_is_sent_back_as_it_was_read_because_put_would_reset_it() {
     let mut policy = created(&push(json!({
-        "description": "by hand", "override": true, "speedKB": 64, "trigger": {"type": "EventBased"},
+        "description": "manual", "override": true, "speedKB": 64, "trigger": {"type": "EventBased"},
         "replicateDeletions": true, "destination": {"namespace": "a"}, "filters": {"name": "x/**"},
     })));
     policy.content.enabled = false;
@@ -251,7 +251,7 @@ fn of_two_policies_with_one_marker_it_is_the_remembered_one_then_the_named_one()
 fn replication_policy_of_another_owner_is_adopted_only_if_the_spec_says_so() {
     let manual_request = ReplicationPolicyContent {
         name: "nightly".to_owned(),
-        description: "by hand".to_owned(),
+        description: "manual".to_owned(),
         src_registry: RegistryReference { id: 3 },
         override_: true,
         ..ReplicationPolicyContent::default()
@@ -261,7 +261,7 @@ fn replication_policy_of_another_owner_is_adopted_only_if_the_spec_says_so() {
     let adopting = spec(json!({"adoptionPolicy": "IfExists"}));
     assert_eq!(adopting.adoption_policy, AdoptionPolicy::IfExists);
     let adopted = carry_out(&plan(&desired(&adopting), &observed, now()).unwrap());
-    assert_eq!(adopted.content.description, "by hand [harbor-pilot i/ReplicationRule/nightly]");
+    assert_eq!(adopted.content.description, "manual [harbor-pilot i/ReplicationRule/nightly]");
     assert!(adopted.content.override_ && !adopted.content.enabled, "what is not managed stays");
 
     let theirs = Marker { installation: "other".to_owned(), ..ours() };
@@ -331,7 +331,7 @@ proptest! {
             let mut content =
                 overlay(&Desired { registry_id: 4, ..desired(before) }, &ReplicationPolicyContent::default());
             if !marked {
-                content.description = "by hand".to_owned();
+                content.description = "manual".to_owned();
             }
             Observed::among(&[stored(9, &content)], "nightly", &ours(), None)
         });

@@ -108,7 +108,7 @@ fn a_restart_lets_an_image_live_a_quarter_longer_at_most_and_never_shorter() {
             let after = last_used(written, None, Some(at(restart * hour)), EXPIRE_AFTER);
             assert!(after >= request.at, "asked at {asked_at} h, restart at {restart} h: it would go early");
             assert!(after <= at(asked_at * hour + DAY / 4), "asked at {asked_at} h, restart at {restart} h");
-            assert!(after <= at(restart * hour), "nobody asked since");
+            assert!(after <= at(restart * hour), "no request since");
             assert!(after <= last_used(written, None, None, EXPIRE_AFTER), "who has not begun to note knows less");
         }
     }

@@ -141,7 +141,7 @@ mod tests {
         let mut large = Box::pin(gate.enter(5));
         assert!((&mut large).now_or_never().is_none());
         let mut small = Box::pin(gate.enter(1));
-        assert!((&mut small).now_or_never().is_none(), "it overtook, and the large one would wait for ever");
+        assert!((&mut small).now_or_never().is_none(), "it overtook, and the large one would wait permanently");
         drop(first);
         let (_large, _small) = (large.await, small.await);
         assert_eq!(gate.used(), 6);

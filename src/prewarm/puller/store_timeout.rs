@@ -98,7 +98,7 @@ mod tests {
         assert_eq!(pace.timeout(25 * MIB), grace + Duration::from_secs(50), "a quarter of 2 MiB/s");
         pace.record_stored(100 * MIB, Duration::from_secs(1));
         pace.record_stored(1000, Duration::from_secs(600));
-        assert_eq!(pace.timeout(25 * MIB), grace + Duration::from_secs(50), "the slowest that tells counts");
+        assert_eq!(pace.timeout(25 * MIB), grace + Duration::from_secs(50), "the slowest known counts");
         pace.record_stored(MIB, Duration::from_secs(3600));
         assert_eq!(pace.timeout(25 * MIB), grace + Duration::from_secs(800), "32 KiB/s at least");
         assert_eq!(pace.timeout(u64::MAX), LONGEST);

@@ -84,7 +84,7 @@ fn harbor_is_asked_once_and_after_failures_more_and_more_seldom() {
     for (scan, second, due) in table {
         assert_eq!(is_due(&scan, &WANTED, false, at(second), &timing), due, "{scan:?} after {second} s");
         assert_eq!(is_due(&scan, &ScanTerms::default(), true, at(second), &timing), due, "refused: {scan:?}");
-        assert!(!is_due(&scan, &ScanTerms::default(), false, at(second), &timing), "nobody goes by it: {scan:?}");
+        assert!(!is_due(&scan, &ScanTerms::default(), false, at(second), &timing), "no policy uses it: {scan:?}");
     }
 }
 

@@ -431,10 +431,10 @@ fn pulled_message_describes_how_blobs_were_fetched() {
     assert!(slow.contains("2 blobs fetched") && slow.contains("1 blob not stored in time"), "{slow}");
     assert!(
         message(&|warmed| warmed.attestations = Attestations { found: 3, fetched: 2, ..Attestations::default() })
-            .contains("2 of 3 attestations fetched, too")
+            .contains("also 2 of 3 attestations fetched")
     );
     let left = message(&|warmed| warmed.children[0].fetches = BlobFetches { left: 4, ..BlobFetches::default() });
-    assert!(left.contains("4 blobs left to Harbor"), "{left}");
+    assert!(left.contains("4 blobs not requested"), "{left}");
 }
 
 #[test]

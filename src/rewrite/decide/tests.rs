@@ -197,7 +197,7 @@ fn images_that_cannot_be_read_are_left_with_a_warning_that_names_the_container()
         reported.warnings[0],
         "harbor-pilot: the image of container \"c0\" was not rewritten: repository name must be lowercase"
     );
-    assert_eq!(reported.warnings[8], "harbor-pilot: 12 more images were left as they are");
+    assert_eq!(reported.warnings[8], "harbor-pilot: 12 more images were not rewritten");
 
     let unusual = "x\r\nSet-Cookie: ".to_owned() + &"ä".repeat(100);
     let reported = admit(&rules_to("hub"), &pod(json!({}), &[(&unusual, " "), ("empty", "")]), None);

@@ -221,7 +221,7 @@ mod tests {
         for (rule, expected) in table {
             let compiled = Rules::compile([rule.clone()]);
             assert_eq!(chosen(&compiled, "nginx"), expected, "{rule:?}");
-            assert_eq!(reported(&compiled, "nginx"), "harbor.corp/hub/library/nginx", "whoever asks: {rule:?}");
+            assert_eq!(reported(&compiled, "nginx"), "harbor.corp/hub/library/nginx", "for any Pod: {rule:?}");
         }
     }
 }

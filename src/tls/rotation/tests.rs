@@ -173,7 +173,11 @@ fn rotation_restores_a_removed_ca_bundle_and_keeps_other_cas_while_in_use() {
     look.replicas = Replicas::Unknown("forbidden".to_owned());
     let mut memory = RotationMemory::default();
     for elapsed in [0, 100_000] {
-        assert_eq!(look.next(&mut memory, after(1), elapsed).step, RotationAction::Wait, "nobody knows what is served");
+        assert_eq!(
+            look.next(&mut memory, after(1), elapsed).step,
+            RotationAction::Wait,
+            "the served certificate is unknown"
+        );
     }
 }
 
@@ -195,8 +199,8 @@ fn stored_state_is_classified_from_the_secret() {
         (SecretData::new(), "`ca.crt` is missing or empty"),
         (with(&good, "ca.key", b""), "`ca.key` is missing or empty"),
         (with(&good, "ca.key", b"x"), "`ca.key` has no private key"),
-        (with(&good, "ca.key", &[0xff]), "`ca.key` is no text"),
-        (with(&good, "ca.crt", b"x"), "`ca.crt` does not hold one certificate"),
+        (with(&good, "ca.key", &[0xff]), "`ca.key` is not UTF-8"),
+        (with(&good, "ca.crt", b"x"), "`ca.crt` must have exactly one certificate"),
         (with(&good, "ca.crt", &other["ca.crt"]), "`ca.crt` and `ca.key` do not match"),
         (with(&good, "ca.crt", &leaf["tls.crt"]), "is not a CA certificate"),
         (
