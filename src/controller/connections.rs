@@ -135,8 +135,10 @@ impl Connections {
     ) -> Result<Connection, ConnectError> {
         let secret_name = &instance.spec.credentials_secret_ref.name;
         let secret = read_secret(directory, secret_name).await?;
-        let is_current = |known: &&CachedConnection| known.spec == instance.spec && known.revision == secret.revision;
-        if let Some(known) = self.lock().get(name).filter(is_current) {
+        if let Some(known) = self.lock().get(name)
+            && known.spec == instance.spec
+            && known.revision == secret.revision
+        {
             return Ok(known.connection.clone());
         }
         let credentials = secret.credentials().map_err(|detail| ConnectError {
@@ -166,15 +168,15 @@ impl Connections {
         let view = Arc::new(HarborCache::new(client.clone()));
         let pull_host = instance.spec.effective_pull_host().to_owned();
         let connection = Connection { client, view, puller, pull_host };
-        let known = CachedConnection {
-            spec: instance.spec.clone(),
-            revision: secret.revision.clone(),
-            connection: connection.clone(),
-        };
+        let known =
+            CachedConnection { spec: instance.spec.clone(), revision: secret.revision, connection: connection.clone() };
         let mut connections = self.lock();
         // Another caller may have connected meanwhile. With two views, one misses what is written through the other.
-        if let Some(known) = connections.get(name).filter(is_current) {
-            return Ok(known.connection.clone());
+        if let Some(other) = connections.get(name)
+            && other.spec == known.spec
+            && other.revision == known.revision
+        {
+            return Ok(other.connection.clone());
         }
         connections.insert(name.to_owned(), known);
         Ok(connection)
