@@ -3,10 +3,13 @@
 
 mod support;
 
+use std::{sync::Arc, time::Duration};
+
+use futures::{FutureExt, future::BoxFuture};
 use harbor_double::{Harbor, Upstream};
 use harbor_pilot::{
-    api::{ConditionType, HarborInstance, ProxyProject, Registry, ReplicationRule},
-    controller::FinalizeResult,
+    api::{ConditionType, FoundSeverity, HarborInstance, Platform, ProxyProject, Registry, ReplicationRule},
+    controller::{FinalizeResult, ResourceStore, SecretValue, Stores},
     harbor::model,
 };
 use serde_json::json;
@@ -317,4 +320,46 @@ async fn unhealthy_upstream_has_its_own_reason_and_a_lost_project_stops_its_rule
     assert_eq!(site.reconcile::<ProxyProject>(&name).await.ready(), "True Reconciled");
     assert!(site.world.get::<ProxyProject>(&name).unwrap().active_rule().is_some());
     site.clean(&[&name]).await;
+}
+
+/// Reads of Secrets take a moment, as at an API server.
+struct SlowSecrets(Arc<dyn ResourceStore>);
+
+impl ResourceStore for SlowSecrets {
+    fn stores(&self) -> &Stores {
+        self.0.stores()
+    }
+
+    fn scan_max_age(&self) -> Option<Duration> {
+        self.0.scan_max_age()
+    }
+
+    fn scan_ceiling(&self) -> Option<FoundSeverity> {
+        self.0.scan_ceiling()
+    }
+
+    fn node_platforms(&self) -> Vec<Platform> {
+        self.0.node_platforms()
+    }
+
+    fn secret<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<SecretValue>, String>> {
+        async move {
+            tokio::task::yield_now().await;
+            self.0.secret(name).await
+        }
+        .boxed()
+    }
+}
+
+#[tokio::test]
+async fn reconciles_that_connect_at_once_share_one_view_of_harbor() {
+    let (site, upstream) = (Site::start().await, Upstream::builder().start().await);
+    site.secret("up", "puller", "secret");
+    let spec = json!({"type": "docker-registry", "url": upstream.url(), "credentialsSecretRef": {"name": "up"}});
+    site.apply::<Registry>(&site.name("up"), spec);
+    let directory = SlowSecrets(site.world.directory());
+    let connections = &site.kinds.instances;
+    let connect = || async { connections.connect(&directory, "default").await.unwrap().view };
+    let (one, other) = tokio::join!(connect(), connect());
+    assert!(Arc::ptr_eq(&one, &other));
 }

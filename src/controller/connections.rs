@@ -157,7 +157,15 @@ impl Connections {
         let connection = Connection { client, view, puller, pull_host };
         let known =
             CachedConnection { spec: instance.spec.clone(), revision: secret.revision, connection: connection.clone() };
-        self.known.lock().insert(name.to_owned(), known);
+        let mut connections = self.known.lock();
+        // Another caller may have connected meanwhile. With two views, one misses what is written through the other.
+        if let Some(other) = connections.get(name)
+            && other.spec == known.spec
+            && other.revision == known.revision
+        {
+            return Ok(other.connection.clone());
+        }
+        connections.insert(name.to_owned(), known);
         Ok(connection)
     }
 
