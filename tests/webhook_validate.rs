@@ -167,7 +167,10 @@ fn validate_says_why_an_image_was_not_rewritten() {
         (with("imagePullPolicy", json!("Never")), "; its pull policy is Never, so no rule rewrites it"),
         (volume, "; its pull policy is Never, so no rule rewrites it"),
         (with("image", json!("auto")), "; it is a placeholder that Istio's injector did not replace"),
-        (with("image", json!("injector-envoy-image")), "; it is a placeholder that the injector of AWS App Mesh did not replace"),
+        (
+            with("image", json!("injector-envoy-image")),
+            "; it is a placeholder that the injector of AWS App Mesh did not replace",
+        ),
         (annotated(KEEP_IMAGES, "other, web"), "; the Pod opts out of rewriting"),
         (with("imagePullPolicy", json!("Always")), "; /mutate did not act on it"),
         (with("image", json!("ghcr.io/acme/tool")), "; push it to Harbor or ask for a rule"),

@@ -85,7 +85,7 @@ pub async fn follow_all(client: Client, in_force: ActiveConfig, watches: &WatchM
         with(&|state| state.policies = true);
     });
     let scans = scan_requirements::watch_scans(client.clone(), in_force.clone(), when_wanted, watches, || {
-        with(&|state| state.scans = true)
+        with(&|state| state.scans = true);
     });
     let namespaces = follow_namespaces(client, &in_force, watches, || with(&|state| state.namespaces = true));
     let outages = async {

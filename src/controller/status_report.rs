@@ -64,7 +64,7 @@ impl Conditions {
     pub(super) fn failed(&mut self, failure: &ReconcileError) {
         match failure {
             ReconcileError::Unusable(unusable) if unusable.stalled => {
-                self.stalled(unusable.reason, unusable.message.clone())
+                self.stalled(unusable.reason, unusable.message.clone());
             }
             ReconcileError::Unusable(unusable) => self.progressing(unusable.reason, unusable.message.clone()),
             ReconcileError::Refused(refusal) => self.stalled(refusal.reason, refusal.message.clone()),

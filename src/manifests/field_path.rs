@@ -21,7 +21,7 @@ impl fmt::Display for FieldPath<'_, '_> {
             match step {
                 PathSegment::Item(item) => write!(f, "[{item}]")?,
                 PathSegment::Key(key) if key.is_empty() || key.contains(['.', '[', ']', ' ', '\n']) => {
-                    write!(f, "[{key:?}]")?
+                    write!(f, "[{key:?}]")?;
                 }
                 PathSegment::Key(key) => write!(f, "{}{key}", if index == 0 { "" } else { "." })?,
             }
