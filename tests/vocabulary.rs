@@ -164,17 +164,11 @@ fn comments_and_literals(code: &str) -> String {
             rest.find('\n').unwrap_or(rest.len())
         } else if first == '"' {
             literal(rest)
-        } else if rest.starts_with("r#\"") {
-            rest[3..].find("\"#").map_or(rest.len(), |end| end + 5)
-        } else if first == '\'' && (rest[1..].starts_with('\\') || rest[1..].chars().nth(1) == Some('\'')) {
-            // A character such as '"' is not the beginning of a literal.
-            let character = 1 + rest[1..].chars().next().map_or(0, char::len_utf8);
-            rest = &rest[character..];
-            rest = if rest.starts_with('\'') {
-                &rest[1..]
-            } else {
-                &rest[rest.char_indices().nth(1).map_or(rest.len(), |(at, _)| at)..]
-            };
+        } else if let Some(raw) = rest.strip_prefix("r#\"") {
+            raw.find("\"#").map_or(rest.len(), |end| end + 5)
+        } else if let Some(character) = ["'\"'", "'\\\"'"].iter().find(|character| rest.starts_with(**character)) {
+            // A character that does not begin a literal.
+            rest = &rest[character.len()..];
             continue;
         } else {
             kept.extend(Some(first).filter(|character| *character == '\n'));

@@ -236,10 +236,10 @@ impl Admission {
         let namespace = if namespace.len() > MAX_NAMESPACE { "" } else { namespace };
         match outcome {
             AdmissionOutcome::Panicked => {
-                tracing::error!(uid, namespace, "panic in an admission review; answered as malformed")
+                tracing::error!(uid, namespace, "panic in an admission review; answered as malformed");
             }
             AdmissionOutcome::Expired => {
-                tracing::warn!(uid, namespace, "an admission review took too long; answered as malformed")
+                tracing::warn!(uid, namespace, "an admission review took too long; answered as malformed");
             }
             _ => {}
         }
