@@ -44,7 +44,7 @@ impl Client {
             }
             let same = Some(hasher.hash_one(&body));
             if before == same {
-                let detail = format!("page {number} of the list is page {} once more", number - 1);
+                let detail = format!("page {number} of the list repeats page {}", number - 1);
                 return Err(Error::Malformed { operation: request.to_string(), detail });
             }
             before = same;

@@ -160,14 +160,12 @@ impl Placeholder {
     /// Returns the meaning of the placeholder, and the fix.
     pub fn advice(self) -> &'static str {
         match self {
-            Self::Template => {
-                "this is an unrendered template: render it first (`helm template`), and rewrite what comes out"
-            }
+            Self::Template => "this is a chart template: render it first (`helm template`), and rewrite the output",
             Self::Variable => {
-                "this is a variable that is not substituted yet: substitute it first (`envsubst`, `flux envsubst`; a Template \
+                "this is a variable: substitute it first (`envsubst`, `flux envsubst`; a Template \
                  of OpenShift: `oc process`)"
             }
-            Self::RunTime => "the controller of this kind fills it in at run time; admission sees the image of the Pod",
+            Self::RunTime => "the controller of this kind sets it at run time; admission rewrites the image of the Pod",
         }
     }
 }

@@ -22,7 +22,7 @@ const MAX_ALLOWED: usize = 100;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PolicyWarning {
     /// A selector is invalid: the scope of the policy is unknown, so the policy is skipped.
-    #[error("policy {policy} is not in force: {problem}")]
+    #[error("policy {policy} is not active: {problem}")]
     NotInForce {
         /// Name of the policy.
         policy: String,
@@ -30,7 +30,7 @@ pub enum PolicyWarning {
         problem: String,
     },
     /// A registry, a project or an exemption is invalid: it allows or exempts nothing.
-    #[error("policy {policy}: {problem}; that part of it allows nothing")]
+    #[error("policy {policy}: {problem}; this part of it allows nothing")]
     Part {
         /// Name of the policy.
         policy: String,

@@ -26,13 +26,13 @@ pub enum CertificateError {
         error: rustls::pki_types::pem::Error,
     },
     /// The PEM holds no certificate.
-    #[error("there is no certificate in the chain")]
+    #[error("the chain has no certificate")]
     Empty,
     /// The key type is not supported, or the key belongs to another certificate.
-    #[error("certificate and key do not go together: {0}")]
+    #[error("certificate and key do not match: {0}")]
     Pair(rustls::Error),
     /// The new certificate is not valid now, and the served one is.
-    #[error("it is valid from {} until {}, and now it is {now}; check the clock, and who issues certificates", validity.from, validity.until)]
+    #[error("it is valid from {} until {}, and the local clock says {now}; check the clock and the issuer", validity.from, validity.until)]
     NotValid {
         /// The validity of the new certificate.
         validity: Validity,

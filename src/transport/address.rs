@@ -131,7 +131,7 @@ mod tests {
                 result = ask(api, "0-0-0-0") => {
                     let error = result.unwrap_err();
                     assert!(matches!(error, Error::Unreachable { .. }), "{error}");
-                    assert!(error.to_string().contains("resolves to 0.0.0.0, an address that no server has"), "{error}");
+                    assert!(error.to_string().contains("resolves to 0.0.0.0, an address that no server can have"), "{error}");
                 }
                 _ = listener.accept() => panic!("a refused address was connected to"),
             }
