@@ -120,7 +120,7 @@ async fn purge_reports_what_harbor_does_not_delete_and_deletes_the_rest() {
     let (_, reason, message) = stage.blocked().await;
     assert_eq!(reason, "NotEmpty");
     assert!(
-        message.contains("keeps 1 of its repositories: team/kept: the tag v1 configured as immutable"),
+        message.contains("still has 1 of its repositories: team/kept: the tag v1 configured as immutable"),
         "{message}"
     );
     assert_eq!(stage.repositories().await, ["team/kept"]);

@@ -45,7 +45,7 @@ where
     site.delete::<K>("older");
     let seen = site.reconcile::<K>("younger").await;
     assert_eq!(seen.ready(), "False AdoptionRequired", "{kind}");
-    assert!(seen.message().contains(&format!("{kind} older, which is gone")), "{}", seen.message());
+    assert!(seen.message().contains(&format!("by the deleted {kind} older")), "{}", seen.message());
     assert_eq!(site.writes(), Some(0));
     site.apply::<K>("younger", with(json!({"name": object, "adoptionPolicy": "IfExists"})));
     let seen = site.reconcile::<K>("younger").await;

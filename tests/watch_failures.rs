@@ -99,7 +99,7 @@ async fn a_failing_watch_of_each_kind_is_counted() {
     let uncounted = || {
         let mut text = String::new();
         encode(&mut text, &registry).unwrap();
-        let counted = |kind: &&str| text.contains(&format!("watch_failures_total{{kind=\"{kind}\"}} "));
+        let counted = |kind: &&str| text.contains(&format!("watch_errors_total{{kind=\"{kind}\"}} "));
         KINDS.into_iter().filter(|kind| !counted(kind)).collect::<Vec<_>>()
     };
     let end = tokio::time::Instant::now() + Duration::from_secs(20);

@@ -7,15 +7,15 @@ use anyhow::Context as _;
 /// Writes a result to standard output.
 pub(super) fn print(text: &str) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("standard output")
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("cannot write to standard output")
 }
 
-/// Warns of what is odd about rules or policies.
+/// Prints warnings about invalid or shadowed rules and policies.
 pub(super) fn warn_of(findings: &[impl Display]) {
     findings.iter().for_each(|finding| eprint_line(format_args!("warning: {finding}")));
 }
 
-/// Writes a line to standard error; when even that is closed there is nobody left to tell.
+/// Writes a line to standard error. If standard error is closed, the line is lost.
 pub(super) fn eprint_line(message: impl Display) {
     writeln!(std::io::stderr(), "harbor-pilot: {}", escaped(&message.to_string())).ok();
 }

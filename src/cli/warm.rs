@@ -152,7 +152,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<u8> {
         prepared = prepare(arguments, timeout) => prepared?,
         () = stop.cancelled() => return Ok(ended_early("stopped")),
         () = tokio::time::sleep_until(deadline) => {
-            return Ok(ended_early(&format!("the time was up ({})", crate::text::time(timeout))));
+            return Ok(ended_early(&format!("timed out ({})", crate::text::time(timeout))));
         }
     };
     let Prepared { context, places, board, wanted, harbors, listed, unread } = prepared;

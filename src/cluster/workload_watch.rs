@@ -90,7 +90,7 @@ impl ImageSources<'_> {
         let mut parameters = ListParams::default().limit(PAGE);
         parameters.field_selector = K::FIELDS.map(str::to_owned);
         loop {
-            let page = bounded("listing what names images", api.list(&parameters)).await?;
+            let page = bounded("listing workloads", api.list(&parameters)).await?;
             for object in &page.items {
                 let wanted = self.take(object);
                 let at_harbor = wanted.iter().map(|wanted| wanted.image.to_string());

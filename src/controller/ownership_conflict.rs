@@ -65,7 +65,7 @@ impl Reconcilers {
         let Some(oldest) = older.min_by(|a, b| age(*a).cmp(&age(*b))) else { return Ok(()) };
         let (kind, oldest) = (K::kind(&()), oldest.meta().name.clone().unwrap_or_default());
         let message = format!(
-            "{kind} {oldest} is older and stands for {} in Harbor; give one of the two another spec.name, or delete one",
+            "{kind} {oldest} is older and has the same name {} in Harbor; set another spec.name for one of them, or delete one",
             claim.name
         );
         Err(ReconcileError::stalled(Reason::NameConflict, message))

@@ -277,7 +277,7 @@ async fn diagnose(client: &Client, desired: &plan::Desired) -> ReconcileError {
         );
         return ReconcileError::waiting(Reason::UpstreamUnhealthy, message);
     }
-    let message = format!("Harbor cannot use {url}: it is unreachable from Harbor, or wants credentials");
+    let message = format!("Harbor cannot use {url}: it is unreachable from Harbor, or requires credentials");
     ReconcileError::waiting(Reason::UpstreamUnhealthy, message)
 }
 

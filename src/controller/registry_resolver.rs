@@ -44,12 +44,12 @@ impl RegistryResolver<'_> {
         whose: &str,
     ) -> Result<(Arc<Registry>, i64), ReconcileError> {
         let Some(registry) = self.kinds.directory.registry(name) else {
-            let message = format!("Registry {name} does not exist; create it, or a {whose} with the right registryRef");
+            let message = format!("Registry {name} does not exist; create it, or a {whose} with another registryRef");
             return Err(ReconcileError::waiting(Reason::RegistryNotFound, message));
         };
         if registry.spec.harbor_ref != *harbor {
             let message = format!(
-                "Registry {name} is of HarborInstance {}, this {whose} of {}: both must be of one",
+                "Registry {name} belongs to HarborInstance {}, and this {whose} to {}: both must have the same HarborInstance",
                 registry.spec.harbor_ref.name, harbor.name
             );
             return Err(ReconcileError::stalled(Reason::InvalidSpec, message));

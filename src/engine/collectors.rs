@@ -57,7 +57,7 @@ fn controller(
     encoder: &mut DescriptorEncoder<'_>,
 ) -> Result<Option<Arc<RunningState>>, Error> {
     let leads = f64::from(u8::from(instruments.leads()));
-    gauge(encoder, "leader", "Whether this replica leads, and is the one that writes", leads)?;
+    gauge(encoder, "leader", "1 while this replica is the leader", leads)?;
     let Some(seen) = instruments.seen.load_full() else { return Ok(None) };
     resources(&seen, encoder)?;
     instances(&seen, encoder)?;
@@ -65,9 +65,9 @@ fn controller(
     let images = seen.stores.images.state();
     let each = images.iter().filter_map(|image| image.status.as_ref());
     let stored = each.fold(0_u64, |sum, status| sum.saturating_add(status.stored_bytes()));
-    gauge(encoder, "images_stored_bytes", "What Harbor has stored of images", stored as f64)?;
+    gauge(encoder, "images_stored_bytes", "Bytes of images that Harbor stores", stored as f64)?;
     let under_way = seen.instances.bytes_under_way() as f64;
-    gauge(encoder, "active_pull_bytes", "Blobs that pulls have under way", under_way)?;
+    gauge(encoder, "active_pull_bytes", "Bytes of blobs in running pulls", under_way)?;
     Ok(Some(seen))
 }
 

@@ -34,7 +34,7 @@ pub async fn store<F: Future<Output = StoreOutcome>>(
 pub async fn create(backend: &impl Resources, offer: &PrewarmRequest, source: ImageOrigin) -> StoreOutcome {
     match backend.create(&cached_image_for(offer, source)).await {
         Ok(()) => {
-            tracing::info!(image = %offer.image, namespace = offer.namespace, "to be warmed");
+            tracing::info!(image = %offer.image, namespace = offer.namespace, "created a CachedImage");
             StoreOutcome::Created
         }
         Err(error) if error.is_conflict() => StoreOutcome::Known,

@@ -30,7 +30,7 @@ pub fn of_controller(meters: Instruments, about: PageInputs) -> axum::Router {
     status_page::router(Arc::new(move || {
         let mut content = about.content("controller");
         let leads = meters.leads();
-        content.facts.push(("Leads", if leads { "yes" } else { "no, another replica does" }.to_owned()));
+        content.facts.push(("Leads", if leads { "yes" } else { "no, another replica leads" }.to_owned()));
         add_controller(&mut content, &meters);
         content
     }))
@@ -69,7 +69,7 @@ impl PageInputs {
 fn add_webhook(content: &mut PageContent, in_force: &ActiveConfig) {
     content.rules = Some(rules(&in_force.rules.load()));
     let policies = in_force.policies.load();
-    content.facts.push(("Policies in force", policies.len().to_string()));
+    content.facts.push(("Active policies", policies.len().to_string()));
 }
 
 fn add_controller(content: &mut PageContent, meters: &Instruments) {

@@ -246,7 +246,7 @@ pub async fn run<B: Backend>(engine: Engine<B>, shutdown: CancellationToken) {
         () = create => {}
     }
     if !shutdown.is_cancelled() {
-        tracing::error!("a watch ended by itself");
+        tracing::error!("a watch ended");
     }
 }
 
@@ -298,7 +298,7 @@ async fn run_gated<K, R, B>(
                 }
             },
             |_, error, _| {
-                tracing::warn!(%error, "tried again");
+                tracing::warn!(%error, "retrying");
                 Action::requeue(WRITE_RETRY)
             },
             reconcile_loop,

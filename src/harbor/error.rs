@@ -28,13 +28,13 @@ pub enum Error {
     #[error("Harbor has no such object ({operation}): {message}")]
     NotFound { operation: String, message: String },
     /// HTTP status 409.
-    #[error("Harbor has an object of that name already: {message}")]
+    #[error("Harbor already has an object of that name: {message}")]
     Conflict { message: String },
     /// 412: another object or a setting blocks the request.
     #[error("{message}")]
     Precondition { message: String },
     /// HTTP status 429.
-    #[error("Harbor limits our rate; tried again after {} s", retry_after.unwrap_or(60))]
+    #[error("Harbor limits our request rate; retrying after {} s", retry_after.unwrap_or(60))]
     RateLimited { retry_after: Option<u64> },
     /// Another 4xx.
     #[error("Harbor refused {operation} ({status}): {message}")]
@@ -43,7 +43,7 @@ pub enum Error {
     #[error("Harbor failed at {operation} ({status}): {message}")]
     Server { operation: String, status: u16, message: String },
     /// An answer that Harbor does not send, such as a login page.
-    #[error("the answer to {operation} is not Harbor's: {detail}; is there a proxy or a login page in between?")]
+    #[error("the response to {operation} is not from Harbor: {detail}; is a proxy or a login page in between?")]
     Malformed { operation: String, detail: String },
 }
 

@@ -64,7 +64,7 @@ impl Cron {
         match cron.next(now) {
             Some(_) => Ok(cron),
             None => Err(format!(
-                "`{text}` does not fire within five years, and Harbor's job service would hang: check that the day exists"
+                "`{text}` never fires within five years, and Harbor's job service would hang: check that the day exists"
             )),
         }
     }

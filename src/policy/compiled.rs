@@ -231,7 +231,7 @@ struct PolicyExemption {
 impl PolicyExemption {
     fn compile(exemption: &Exemption, problem: &mut impl FnMut(String)) -> Option<Self> {
         if exemption.images.is_empty() && exemption.namespaces.is_empty() {
-            problem("an exemption names neither images nor namespaces".to_owned());
+            problem("an exemption has neither images nor namespaces".to_owned());
             return None;
         }
         match Globs::compile(&exemption.images) {

@@ -184,7 +184,8 @@ impl ImageReconcile<'_> {
         match own.cloned().or_else(|| surroundings.cluster_platforms()) {
             Some(platforms) => Ok(WarmTarget { resolved, target, platforms }),
             None => {
-                let message = "no node has told its platform yet, and neither image nor ProxyProject lists platforms";
+                let message =
+                    "no node has reported its platform yet, and neither image nor ProxyProject lists platforms";
                 let failure = ReconcileError::new(Reason::PlatformsUnknown, message, RetryClass::Wait(Some(SOON)));
                 Err(NoWarmTarget::boxed(failure, Some(resolved)))
             }
@@ -282,7 +283,7 @@ impl ImageReconcile<'_> {
             Ok(Ok(ObservedImage::Gone(failure))) => return self.next(place, ImageEvent::Failed(&failure)),
             Ok(Err(error)) => (ReconcileError::new(error.reason(), &error, error.class()), error.may_be_harbor()),
             Err(_) => {
-                let message = format!("Harbor did not say within {} s what it has stored", deadline.as_secs());
+                let message = format!("Harbor did not report within {} s what it has stored", deadline.as_secs());
                 (ReconcileError::new(Reason::HarborUnreachable, message, RetryClass::Retry), true)
             }
         };

@@ -27,7 +27,10 @@ impl Client {
         // The body holds a token: no part of it may appear in an error.
         let parsed = serde_json::from_slice::<TokenResponse>(&body).ok().and_then(TokenResponse::token);
         let Some((token, life)) = parsed else {
-            return Err(Error::Malformed { operation: request.to_string(), detail: "no token in it".to_owned() });
+            return Err(Error::Malformed {
+                operation: request.to_string(),
+                detail: "no token in the response".to_owned(),
+            });
         };
         let now = Instant::now();
         self.auth.tokens.put(repository, token.clone(), now + life, now);

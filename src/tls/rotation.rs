@@ -173,7 +173,7 @@ pub fn next(
         (StoredState::NotOurs(why), _) | (_, StoredState::NotOurs(why)) => {
             return do_now(RotationAction::Stand(why.clone()));
         }
-        (StoredState::Missing, _) => return new_authority("there is no certificate", seen.salvaged, now),
+        (StoredState::Missing, _) => return new_authority("there is no CA", seen.salvaged, now),
         (StoredState::Damaged(why), _) => return new_authority(why, seen.salvaged, now),
         (StoredState::Held(authorities), _) => authorities,
     };
@@ -262,7 +262,7 @@ fn leaf_wanted(
     let leaf = match leaf {
         StoredState::Held(leaf) => leaf,
         StoredState::Damaged(why) => return wanted(why.clone(), false),
-        StoredState::Missing | StoredState::NotOurs(_) => return wanted("there is none".to_owned(), false),
+        StoredState::Missing | StoredState::NotOurs(_) => return wanted("there is no certificate".to_owned(), false),
     };
     if !leaf.is_issued_by(current) {
         return wanted("it was issued by another CA".to_owned(), false);

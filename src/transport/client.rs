@@ -292,7 +292,7 @@ impl Client {
         if error.is_timeout() && !error.is_connect() {
             // A deadline of the API is for the whole response, and one of `/v2` for its next piece.
             if response_began && self.0.api == Api::Registry {
-                let detail = format!("no further byte within {} s", deadline.as_secs_f32());
+                let detail = format!("no data within {} s", deadline.as_secs_f32());
                 return Error::BrokenOff { operation, detail };
             }
             return Error::Timeout { operation, deadline };

@@ -111,14 +111,11 @@ impl StatusTransition<'_> {
             ),
             OfflineState::Never(Reason::InvalidSpec) => self.conditions.stalled(
                 Reason::InvalidSpec,
-                "require: OfflineByTag can never be: the image is pinned to a digest. Use OfflineByDigest or Online",
+                "require: OfflineByTag is impossible: the image is pinned to a digest. Use OfflineByDigest or Online",
             ),
             OfflineState::Never(reason) => self.conditions.stalled(
                 reason,
-                format!(
-                    "everything is stored, but require: {:?} does not come about; see that condition",
-                    self.require
-                ),
+                format!("everything is stored, but require: {:?} is not reached; see that condition", self.require),
             ),
         }
     }
@@ -192,7 +189,7 @@ impl StatusTransition<'_> {
             }
         }
         if self.is_settled() {
-            return self.begun(&format!("{state}: some was removed since; pulling it again"));
+            return self.begun(&format!("{state}: some was deleted since; pulling again"));
         }
         let pulls = self.status.unstored_pulls.unwrap_or(0);
         if age >= self.setting.timing.store_after(pulls) {
@@ -228,7 +225,7 @@ impl StatusTransition<'_> {
         let mut each = verdict.stored.iter().zip(&verdict.refused);
         let others_missing = each.any(|(stored, refused)| !stored && refused.is_none());
         if others_missing && self.is_settled() {
-            return self.begun(&format!("{message}. Of the others some was removed since; pulling it again"));
+            return self.begun(&format!("{message}. Others were deleted since; pulling again"));
         }
         if others_missing && age < self.setting.timing.store_bound {
             self.conditions.progressing(*reason, format!("{message}. Harbor has not stored all of the others yet"));

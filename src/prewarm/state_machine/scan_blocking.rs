@@ -89,7 +89,7 @@ fn why(reason: Reason, refusal: &str, scan: Option<&ScanStatus>) -> String {
             let (total, fixable) = (count(scan.total), count(scan.fixable));
             format!("{total} vulnerabilities, {fixable} of them fixable, the worst {severity}")
         }
-        Reason::Scanning => "its scan is not done".to_owned(),
+        Reason::Scanning => "its scan is running".to_owned(),
         Reason::ScanFailed => said.unwrap_or_else(|| "its scan failed".to_owned()),
         Reason::NoScanner => said.unwrap_or_else(|| "it has no scanner".to_owned()),
         Reason::NotScanned => said.unwrap_or_else(|| "it has not been scanned".to_owned()),
