@@ -182,7 +182,7 @@ fn a_schedule_that_would_hang_harbor_is_refused_before_anything_is_sent() {
     let impossible = spec(json!({"trigger": {"type": "Scheduled", "cron": "0 0 2 30 2 *"}}));
     let refusal = refusal(&impossible, &Observed::default());
     assert_eq!(refusal.reason, Reason::InvalidSpec);
-    assert!(refusal.message.contains("does not fire"), "{}", refusal.message);
+    assert!(refusal.message.contains("never fires"), "{}", refusal.message);
     let policy = created(&spec(json!({})));
     assert_eq!(self::refusal(&impossible, &marked(policy.clone())).reason, Reason::InvalidSpec);
     let wrong = spec(json!({"trigger": {"type": "Scheduled", "cron": "0 0 25 * * *"}}));

@@ -62,7 +62,7 @@ fn each_rule_becomes_a_template_of_harbor() {
 fn what_harbor_refuses_or_hangs_on_is_refused_before_it() {
     let rules = json!([{"always": true}]);
     for (spec, about) in [
-        (json!({"rules": rules, "schedule": "0 0 2 30 2 *"}), "does not fire"),
+        (json!({"rules": rules, "schedule": "0 0 2 30 2 *"}), "never fires"),
         (json!({"rules": rules, "schedule": "@daily"}), "6 fields"),
         (json!({"rules": rules, "schedule": "30 0 2 * * *"}), "seconds"),
         (json!({"rules": [{"tags": {"matches": "v*"}}]}), "must have one of"),
