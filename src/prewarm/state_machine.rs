@@ -135,7 +135,7 @@ fn event_of_change(before: Option<Reason>, new: &CachedImageStatus, phase: Phase
     );
     let mut message = ready.message.clone();
     if let Some(at) = phase.retry_at() {
-        message = format!("{message}; next try at {at}");
+        message = format!("{message}; next attempt at {at}");
     }
     Some(EventMessage { warning: !is_expected, reason, message })
 }

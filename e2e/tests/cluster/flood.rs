@@ -75,5 +75,5 @@ async fn a_flood_of_two_namespaces_delays_no_small_one_and_exceeds_no_cap() {
     let warned = |what: &str| logs.lines().filter(|line| line.contains("WARN") && line.contains(what)).count();
     assert!(logs.contains("evicted"), "the small namespace got room from a flood\n{logs}");
     assert_eq!(warned("too many images: only the first are prewarmed"), 2, "once for each namespace");
-    assert!(warned("further images are not warmed") >= 1 && warned("further images are not warmed") <= 3);
+    assert!(warned("further images are not") >= 1 && warned("further images are not") <= 3);
 }
