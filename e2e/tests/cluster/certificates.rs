@@ -108,7 +108,10 @@ async fn secrets_of_another_owner_are_not_modified(bed: &Bed, controller: &mut P
     theirs.metadata.labels = None;
     let theirs = bed.secrets.replace(&name, &PostParams::default(), &theirs).await.unwrap();
     bed.secrets.delete(&format!("{SERVICE}-ca"), &DeleteParams::default()).await.unwrap();
-    controller.wait_for_line("Secret harbor-pilot-webhook-tls is not managed by Harbor Pilot", LOOKED + LOOKED).await.unwrap();
+    controller
+        .wait_for_line("Secret harbor-pilot-webhook-tls is not managed by Harbor Pilot", LOOKED + LOOKED)
+        .await
+        .unwrap();
     let found = bed.secrets.get(&name).await.unwrap();
     assert_eq!(found.metadata.resource_version, theirs.metadata.resource_version);
     assert!(bed.secrets.get_opt(&format!("{SERVICE}-ca")).await.unwrap().is_none());

@@ -258,7 +258,7 @@ async fn crds_are_deleted_after_the_operator_is_deleted(cluster: &mut Cluster) {
     let user = format!("--serviceaccount={NAMESPACE}:releaser");
     for arguments in [
         vec!["create", "serviceaccount", "releaser", "-n", NAMESPACE],
-        vec!["create", "clusterrolebinding", "releaser", "--clusterrole=harbor-pilot-release", &user],
+        vec!["create", "clusterrolebinding", "releaser", "--clusterrole=harbor-pilot-remove-finalizers", &user],
         vec!["delete", "-f", &crds(), "--wait=false"],
     ] {
         cluster.plane.kubectl(&arguments).await.unwrap().ok().unwrap();

@@ -198,7 +198,7 @@ async fn younger_rule_with_the_same_match_has_a_conflict_until_the_older_is_dele
         cluster.wait_for("ProxyProject", "twin-younger", "RewriteConflict", "True MatchConflict").await.unwrap();
     let conditions = younger["status"]["conditions"].as_array().unwrap();
     let conflict = conditions.iter().find(|condition| condition["type"] == "RewriteConflict").unwrap();
-    assert!(conflict["message"].as_str().unwrap().contains("belongs to the older twin-older"), "{conflict}");
+    assert!(conflict["message"].as_str().unwrap().contains("belongs to the older rule twin-older"), "{conflict}");
 
     let space = cluster.plane.namespace("twins").await.unwrap();
     let pods: Api<Pod> = Api::namespaced(cluster.client().unwrap(), &space);
