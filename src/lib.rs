@@ -27,7 +27,7 @@
 //! | [`rewrite`] | a Pod and the active rules | a minimal patch, and the images to prewarm |
 //! | [`manifests`] | YAML or JSON of any kinds | its Pod templates; the same text with other images |
 //! | [`policy`] | images that Pods would run, and ImagePolicies | refusals, warnings, entries of the audit log |
-//! | [`in_force`] | ProxyProjects, HarborInstances, ImagePolicies | the rules and policies for admission, swapped whole |
+//! | [`active_config`] | ProxyProjects, HarborInstances, ImagePolicies | the rules and policies for admission, swapped whole |
 //! | [`plan`] | the desired and the observed state of Harbor | steps, drift, or a refusal |
 //! | [`transport`] | requests to one Harbor, and its address | bounded responses; whether Harbor is unreachable |
 //! | [`harbor`] | typed requests | the state of Harbor, or an error with its fix |
@@ -38,12 +38,12 @@
 //! | [`engine`] | a backend: watches of all kinds | reconciles, with their status, finalizers and Events |
 //! | [`cluster`] | the API server | the backend of a cluster; Lease and certificates |
 //! | [`standalone`] | a directory of manifests | the backend and the run without a cluster |
-//! | [`chance`] | – | random numbers that are not predictable |
+//! | [`jitter`] | – | random numbers that are not predictable |
 //! | [`fair`] | items and their owners | the next item, each owner in turn |
 //! | [`lease`] | the Lease of the API server, and the time | the leader |
 //! | [`leadership`] | the time of each renewal | whether this process may write |
 //! | [`webhook`] | HTTPS | AdmissionReview replies |
-//! | `survey`, `status_page` | resources, troubles | the state of the cluster, as a table and as a page |
+//! | `summary`, `status_page` | resources, recent errors | the state of the cluster, as a table and as a page |
 //! | [`tls`], [`telemetry`], [`cli`] | files, arguments | certificates, logs, metrics, traces, the commands |
 
 pub mod active_config;

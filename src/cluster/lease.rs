@@ -63,7 +63,7 @@ impl LeaseCandidate {
     /// `shutdown` came before it led. The work must end by itself after `shutdown`; the Lease is held until then.
     ///
     /// # Errors
-    /// [`Lost`] when it no longer leads; the work is dropped at that point.
+    /// [`LeadershipLost`] when it no longer leads; the work is dropped at that point.
     pub async fn lead<T>(
         mut self,
         shutdown: &CancellationToken,

@@ -73,7 +73,7 @@ impl ImageUsage {
     }
 
     /// Enqueues the images that have no CachedImage yet. Never waits: an image that does not fit counts as missed, see
-    /// [`Self::take_missed`].
+    /// `take_missed`.
     pub fn enqueue(&self, order: Order, namespace: &str, wanted: &[PrewarmTarget]) {
         for PrewarmTarget { image, proxy_project } in wanted {
             let known = self.images.get(&ObjectRef::new(&cached_image_name(image))).is_some();

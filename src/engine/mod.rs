@@ -1,6 +1,6 @@
 //! The engine: watches, triggers, reconciles and status, the same for an API server and for files.
 //!
-//! In: a [`Backend`](backend::Backend), the source of resources and the sink of their state. Out: the
+//! In: a [`Backend`], the source of resources and the sink of their state. Out: the
 //! [`ResourceStore`](crate::controller::ResourceStore) that reconcilers read, the rewrite rules that the webhook follows,
 //! and, for each reconcile, status, finalizer and Events.
 

@@ -6,7 +6,7 @@
 //! Two candidates never lead at the same time, as long as their clocks run at the same pace to within a fifth of the
 //! lease:
 //! - Every write names the version of the Lease that it replaces, so that only one of two writes succeeds.
-//! - A leader counts from the moment at which it *began* to write its last renewal, for [`Timing::renew`].
+//! - A leader counts from the moment at which it *began* to write its last renewal, for [`LeaseTiming::renew`].
 //! - Others count from the moment at which they *saw* that the Lease had changed, for the longer time that the Lease
 //!   itself states. Times that another clock wrote into it decide nothing.
 //! - A process that lost the lead exits; no process continues the work that it did as a former leader.
@@ -77,7 +77,7 @@ pub enum ElectionAction {
     Create(Box<Lease>),
     /// Replace the Lease with this one, which names the version to replace, then call [`Election::written`].
     Replace(Box<Lease>),
-    /// Another process leads. After [`Timing::pause`], call [`Election::stale`].
+    /// Another process leads. After [`LeaseTiming::pause`], call [`Election::stale`].
     Wait,
     /// Stop immediately and permanently.
     Lost(LeaseLoss),

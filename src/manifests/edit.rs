@@ -19,7 +19,7 @@ use super::{
 pub enum Edit {
     /// Replaces an image of a template.
     Image {
-        /// Index in [`Manifests::templates`].
+        /// Index in [`ManifestText::templates`].
         template: usize,
         /// Index in [`Template::images`](super::Template::images).
         image: usize,
@@ -28,7 +28,7 @@ pub enum Edit {
     },
     /// Adds a name to the `imagePullSecrets` of a template.
     PullSecret {
-        /// Index in [`Manifests::templates`].
+        /// Index in [`ManifestText::templates`].
         template: usize,
         /// Name of the Secret.
         name: String,
@@ -61,7 +61,7 @@ pub struct RejectedEdit {
 
 impl ManifestText<'_> {
     /// Returns the text with these edits. No other part of the text changes: an image that shares its node with a value that
-    /// must stay is not modified, and is listed in [`Edited::unkept`].
+    /// must stay is not modified, and is listed in [`EditedText::unkept`].
     ///
     /// # Errors
     /// When the new text does not parse to the expected value. Then no part of it may be used.

@@ -32,7 +32,7 @@ pub struct Mention {
 }
 
 impl ManifestText<'_> {
-    /// Returns the texts outside of [`Manifests::templates`] that name images, in the order of the text. `is_meant` decides
+    /// Returns the texts outside of [`ManifestText::templates`] that name images, in the order of the text. `is_meant` decides
     /// which images count; it is called for each candidate.
     pub fn mentions(&self, is_meant: &dyn Fn(&str) -> bool) -> Vec<Mention> {
         let mut reading =

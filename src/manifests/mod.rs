@@ -1,11 +1,11 @@
 //! Manifests as text: finds their images, and replaces some of them in the text.
 //!
-//! In: YAML or JSON of one or more documents; [`Manifests::read`] finds its Pod templates. Out of [`Manifests::edit`]: the
+//! In: YAML or JSON of one or more documents; [`ManifestText::read`] finds its Pod templates. Out of [`ManifestText::edit`]: the
 //! text with only those scalars replaced. Comments, anchors, order, quotes, line endings and separators stay byte for byte.
 //! The new text is parsed again and compared with the expected value, so a text with another meaning is never returned.
 //!
-//! Two kinds of fields name images. [`Manifests::templates`] has the fields that are images for certain: the containers of
-//! Pods and Pod templates, and the fields of a table by kind ([`Fields`]). [`Manifests::mentions`] has all other texts that
+//! Two kinds of fields name images. [`ManifestText::templates`] has the fields that are images for certain: the containers of
+//! Pods and Pod templates, and the fields of a table by kind ([`KindTable`]). [`ManifestText::mentions`] has all other texts that
 //! name an image: arguments, variables, data, values, annotations. It also lists, without rewriting, images in `metadata` and
 //! `status` of an object, in kinds of groups that hold patterns and schemas instead of workloads ([`PATTERN_GROUPS`]), and in
 //! documents that are not Kubernetes objects (without `apiVersion` and `kind`).

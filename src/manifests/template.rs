@@ -22,7 +22,7 @@ pub struct Template {
     pub labels: Option<BTreeMap<String, String>>,
     /// The annotations of its Pods; `None` as for the labels.
     pub annotations: Option<BTreeMap<String, String>>,
-    /// Every image, in the order of [`Kind::ALL`].
+    /// Every image, in the order of `ImageLocation::ALL` of [`crate::rewrite`].
     pub images: Vec<TemplateImage>,
     /// The names of the existing pull secrets.
     pub pull_secrets: Vec<String>,

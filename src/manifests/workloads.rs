@@ -30,15 +30,15 @@ impl<'t> ManifestText<'t> {
     /// Parses a text with the built-in table of kinds.
     ///
     /// # Errors
-    /// Those of [`Manifests::read_with`].
+    /// Those of [`ManifestText::read_with`].
     pub fn read(text: &'t str) -> Result<Self, ManifestError> {
         Self::read_with(text, &NO_FIELDS)
     }
 
-    /// Parses a text as [`Manifests::read_file`] does; the text has no file name of kustomize.
+    /// Parses a text as [`ManifestText::read_file`] does; the text has no file name of kustomize.
     ///
     /// # Errors
-    /// Those of [`Manifests::read_file`].
+    /// Those of [`ManifestText::read_file`].
     pub fn read_with(text: &'t str, fields: &'t KindTable) -> Result<Self, ManifestError> {
         Self::read_file(text, fields, false)
     }

@@ -39,7 +39,7 @@ pub struct Scan {
     pub digest: String,
     /// The result of the last scan.
     pub verdict: ScanOutcome,
-    /// The registry's answer to a pull now; `None` if it allows the pull, or was not asked ([`asks_registry`]).
+    /// The registry's answer to a pull now; `None` if it allows the pull, or was not asked ([`should_ask_registry`]).
     pub refusal: Option<String>,
 }
 

@@ -82,12 +82,12 @@ impl PolicyResult {
         self.denials.all()
     }
 
-    /// Returns the warnings for the user, in the form of [`Judgement::denials`].
+    /// Returns the warnings for the user, in the form of [`PolicyResult::denials`].
     pub fn warnings(&self) -> Vec<String> {
         self.warnings.all()
     }
 
-    /// Returns the findings of policies with the action `Audit`, in the form of [`Judgement::denials`].
+    /// Returns the findings of policies with the action `Audit`, in the form of [`PolicyResult::denials`].
     pub fn notes(&self) -> Vec<String> {
         self.notes.all()
     }

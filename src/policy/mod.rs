@@ -1,10 +1,10 @@
 //! Takes the images that a Pod would run and the active policies, returns the findings. Pure, from memory.
 //!
 //! In: [`ImagePolicy`](crate::api::ImagePolicy)s, compiled once into [`Policies`], and per admission the images after the
-//! rules, with their [`Subject`](crate::rewrite::Subject). Out: a [`Judgement`], which holds the reasons of a refusal, the
+//! rules, with their [`PodScope`](crate::rewrite::PodScope). Out: a [`PolicyResult`], which holds the reasons of a refusal, the
 //! warnings for the user, and the entries of the audit log.
 //!
-//! Results of scans come from CachedImages, compiled into [`Scans`]. Only policies that check scans read them.
+//! Results of scans come from CachedImages, compiled into [`ScanIndex`]. Only policies that check scans read them.
 //!
 //! Images are compared only as parsed references, never as text: a text that resembles an allowed registry does not match.
 

@@ -59,13 +59,13 @@ pub enum Order {
 /// Counts of prewarm requests by result, since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct EnqueueCounts {
-    /// [`Fate::Queued`].
+    /// [`EnqueueResult::Queued`].
     pub queued: u64,
-    /// [`Fate::Duplicate`].
+    /// [`EnqueueResult::Duplicate`].
     pub duplicate: u64,
-    /// [`Fate::Limited`].
+    /// [`EnqueueResult::Limited`].
     pub limited: u64,
-    /// [`Fate::Dropped`].
+    /// [`EnqueueResult::Dropped`].
     pub dropped: u64,
 }
 

@@ -1,7 +1,7 @@
 //! Limits what prewarming requests from one upstream: N manifests in a period, none while the upstream limits the rate, and one
 //! image at a time while it does not answer.
 //!
-//! [`Account`] is pure. [`Allowance`] shares one account between all images of an upstream. One answer of 429, or none, counts
+//! [`RateLimitState`] is pure. [`RateLimiter`] shares one account between all images of an upstream. One answer of 429, or none, counts
 //! for all of them, and after the pause one image tries first, not all. Images of other upstreams keep their workers.
 
 use std::{sync::Arc, time::Duration};
@@ -162,7 +162,7 @@ impl RateLimitState {
     /// Reserves requests for this many manifests.
     ///
     /// # Errors
-    /// [`Refused`] with the time to retry.
+    /// [`RateRefusal`] with the time to retry.
     pub fn ask(&mut self, manifests: u32, now: Timestamp) -> Result<(), RateRefusal> {
         self.rest.check(now).map_err(|held| match held {
             Denied::Until(until) => RateRefusal::Paused { until },
@@ -184,7 +184,7 @@ impl RateLimitState {
         Ok(())
     }
 
-    /// Records the result of the requests that [`Account::ask`] reserved as `asked` manifests.
+    /// Records the result of the requests that [`RateLimitState::ask`] reserved as `asked` manifests.
     pub fn settle(&mut self, asked: u32, answer: UpstreamResult, now: Timestamp) {
         self.ask_over();
         match answer {
@@ -211,7 +211,7 @@ impl RateLimitState {
         self.silence.release();
     }
 
-    /// Records a 429 on a request that was not reserved with [`Account::ask`].
+    /// Records a 429 on a request that was not reserved with [`RateLimitState::ask`].
     pub fn limited(&mut self, named: Option<Duration>, now: Timestamp) {
         let told = self.rest.is_open(now);
         // Requests that were in flight at the first refusal are refused too; they count as one refusal.
@@ -243,7 +243,7 @@ impl std::fmt::Debug for RateLimiter {
 }
 
 impl RateLimiter {
-    /// Shares this account. Calls the callback after each change of what [`Account::to_remember`] returns.
+    /// Shares this account. Calls the callback after each change of what [`RateLimitState::to_status`] returns.
     pub fn new(account: RateLimitState, told: impl Fn() + Send + Sync + 'static) -> Self {
         Self { account: Arc::new(Mutex::new(account)), told: Some(Arc::new(told)) }
     }
@@ -251,18 +251,18 @@ impl RateLimiter {
     /// Reserves requests for this many manifests.
     ///
     /// # Errors
-    /// [`Refused`] with the time to retry.
+    /// [`RateRefusal`] with the time to retry.
     pub fn ask(&self, manifests: u32, now: Timestamp) -> Result<RatePermit, RateRefusal> {
         self.change(|account| account.ask(manifests, now))?;
         Ok(RatePermit { allowance: self.clone(), manifests, settled: false })
     }
 
-    /// See [`Account::limited`].
+    /// See [`RateLimitState::limited`].
     pub fn limited(&self, named: Option<Duration>, now: Timestamp) {
         self.change(|account| account.limited(named, now));
     }
 
-    /// See [`Account::is_paused`].
+    /// See [`RateLimitState::is_paused`].
     pub fn is_paused(&self, now: Timestamp) -> bool {
         self.account.lock().is_paused(now)
     }
@@ -272,7 +272,7 @@ impl RateLimiter {
         self.account.lock().limit = limit;
     }
 
-    /// See [`Account::to_remember`].
+    /// See [`RateLimitState::to_status`].
     pub fn to_remember(&self) -> Option<UpstreamPulls> {
         self.account.lock().to_status()
     }
@@ -291,7 +291,7 @@ impl RateLimiter {
     }
 }
 
-/// A reservation of requests to an upstream. If it is dropped without [`Leave::settle`], its manifests stay counted.
+/// A reservation of requests to an upstream. If it is dropped without [`RatePermit::settle`], its manifests stay counted.
 #[derive(Debug)]
 pub struct RatePermit {
     allowance: RateLimiter,

@@ -2,7 +2,7 @@
 //! is read when the CachedImage is reconciled.
 //!
 //! The record is in memory only, so ten thousand Pods of one image cost no write. After a restart the next list of Pods fills
-//! it again; [`last_asked`](super::lifetime::last_asked) allows for requests of Pods that have ended by then.
+//! it again; [`last_used`](super::expiry::last_used) allows for requests of Pods that have ended by then.
 
 use std::{
     collections::HashMap,

@@ -1,6 +1,6 @@
 //! Verifies what Harbor has stored of an image, and what it serves while the upstream is down.
 //!
-//! [`judge`] is pure; [`look`] asks Harbor for its inputs. Harbor stores an image 20 s after its blobs and an index 40 s after
+//! [`evaluate`] is pure; [`observe`] asks Harbor for its inputs. Harbor stores an image 20 s after its blobs and an index 40 s after
 //! its children, or 400 s with those that it has: the caller repeats the check.
 
 use std::collections::{HashMap, HashSet};
@@ -193,11 +193,11 @@ pub enum VerifyDepth {
     All,
 }
 
-/// Asks Harbor for the inputs of [`judge`], as a runtime does: each wanted manifest by digest once it is listed, then its
+/// Asks Harbor for the inputs of [`evaluate`], as a runtime does: each wanted manifest by digest once it is listed, then its
 /// blobs; `depth` says what to skip. Harbor serves a listed manifest itself, so the upstream gets no request.
 ///
 /// # Errors
-/// [`LookError`]: the state is unknown then.
+/// [`VerifyError`]: the state is unknown then.
 pub async fn observe(
     question: &VerifyRequest<'_>,
     target: &Target,

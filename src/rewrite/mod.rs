@@ -1,7 +1,7 @@
 //! Takes a Pod and the active rules, returns what admission does with the Pod. Pure, from memory.
 //!
 //! In: [`Rule`]s, compiled once into [`Rules`], and per admission a [`pod::Pod`] from the request (with the old one, on an
-//! update). Out: an [`Outcome`], which is a JSON Patch of image fields, pull secrets and one annotation, the images to
+//! update). Out: an [`PodMutation`], which is a JSON Patch of image fields, pull secrets and one annotation, the images to
 //! prewarm, and warnings.
 
 mod active_rules;

@@ -136,7 +136,7 @@ impl Rules {
     }
 
     /// Returns where an image is at Harbor, for any Pod and any state of Harbor: ignores selectors and modes, and never
-    /// returns [`Decision::Mapped`] or [`Decision::Unavailable`].
+    /// returns [`RuleDecision::Mapped`] or [`RuleDecision::Unavailable`].
     pub fn find_for_anyone(&self, image: &ImageRef) -> RuleDecision<'_> {
         self.find_for_anyone_within(image, &StepBudget::unlimited())
     }
@@ -147,7 +147,7 @@ impl Rules {
     }
 
     /// Returns the canonical reference of an image at Harbor, for any Pod and any spelling: the result of a rule, or
-    /// [`Target::canonical`] for an image that names a managed project. `None` for any other image.
+    /// [`RewriteTarget::canonical`] for an image that names a managed project. `None` for any other image.
     pub fn canonical_for_anyone(&self, image: &ImageRef) -> Option<ImageRef> {
         self.canonical_for_anyone_within(image, &StepBudget::unlimited())
     }

@@ -74,7 +74,7 @@ impl Selectors {
         self.namespaces.is_everything() && self.objects.is_everything()
     }
 
-    /// Returns the steps to match them with a Pod; see [`super::limits::Budget`].
+    /// Returns the steps to match them with a Pod; see [`super::limits::StepBudget`].
     pub fn steps(&self, globs: usize) -> u64 {
         let ((namespace_keys, namespace_values), (keys, values)) = (self.namespaces.size(), self.objects.size());
         // A binary search finds a label: at most 12 comparisons.

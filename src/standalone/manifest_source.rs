@@ -62,7 +62,7 @@ pub struct ManifestProblem {
 /// other API groups.
 ///
 /// # Errors
-/// The first [`Problem`] found. If one file of a directory has an error, nothing is loaded.
+/// The first [`ManifestProblem`] found. If one file of a directory has an error, nothing is loaded.
 pub fn read(directory: &Path) -> Result<ManifestSet, ManifestProblem> {
     let problem = |file: &Path, detail: String| ManifestProblem { file: file.to_owned(), document: None, detail };
     let mut files = Vec::new();

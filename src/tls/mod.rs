@@ -1,5 +1,5 @@
-//! Certificates: issued ([`issue`]), rotated ([`rotation`]) in two Secrets ([`kept`]), read from files and reloaded
-//! ([`files`]), and served ([`serve`]) without a restart, to all clients or to clients with a certificate ([`clients`]).
+//! Certificates: issued ([`issue`]), rotated ([`rotation`]) in two Secrets ([`secret_format`]), read from files and reloaded
+//! ([`files`]), and served ([`serve`]) without a restart, to all clients or to clients with a certificate ([`client_verifier`]).
 //!
 //! In: PEM files of a mounted Secret, or names for a certificate. Out: a rustls configuration whose certificate can be
 //! replaced under load. In the controller, in: the stored, trusted and served certificates ([`probe`], [`x509`]); out: the

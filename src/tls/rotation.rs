@@ -4,7 +4,7 @@
 //! In: the current state of the two Secrets, the webhook configurations and the replicas. Out: one step, after which the
 //! caller reads the state again. The whole state is read each time, so a new leader continues where the last one was killed.
 //! Some steps take effect later in other processes (API servers that load a CA, kubelets that update a certificate).
-//! [`Memory`] waits for these with a monotonic clock; a new leader starts these waits again.
+//! [`RotationMemory`] waits for these with a monotonic clock; a new leader starts these waits again.
 //!
 //! ```text
 //! new CA beside the old ──▶ in every caBundle ──(settled)──▶ certificate of the new CA ──▶ served by every replica
@@ -95,7 +95,7 @@ pub enum RotationAction {
         /// The CAs that stay trusted beside it.
         previous: Vec<X509>,
     },
-    /// Write these `caBundle`s, each by its index in [`Seen::bundles`].
+    /// Write these `caBundle`s, each by its index in [`RotationState::bundles`].
     Publish(Vec<(usize, Vec<X509>)>),
     /// Issue a new serving certificate.
     NewLeaf {

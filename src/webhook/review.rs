@@ -33,7 +33,7 @@ pub struct ReviewReply {
     pub unrewritten: bool,
 }
 
-/// The result of a review. All but [`Verdict::Denied`] admit the object.
+/// The result of a review. All but [`ReviewOutcome::Denied`] admit the object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ReviewOutcome {
     /// Admitted with a patch.

@@ -124,7 +124,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves `router` on a bound listener until `shutdown`, then ends gracefully: it becomes unready and serves for
-/// [`ServeOptions::linger`], then accepts no new connections and finishes the running requests within
+/// [`ServeOptions::shutdown_delay`], then accepts no new connections and finishes the running requests within
 /// [`ServeOptions::drain`].
 ///
 /// While it lingers, each HTTP/1 answer says `Connection: close`. An idle HTTP/1 connection is closed only at the end,

@@ -2,7 +2,7 @@
 //!
 //! HEAD of the tag, GET of the index by digest, GET of each wanted child by digest, then its config and layers. The order
 //! matters: Harbor tags a cached index only if the tag was requested by HEAD before. A [`PullStrategy`] defines how the layers
-//! come into the cache; all pulls of the process share [`Lanes`].
+//! come into the cache; all pulls of the process share [`PullConcurrency`].
 
 mod attestations;
 mod blob;
@@ -274,7 +274,7 @@ impl Puller {
     /// is. Blobs that Harbor has stored are skipped.
     ///
     /// # Errors
-    /// [`WarmError`]; what was pulled until then stays in Harbor.
+    /// [`PullError`]; what was pulled until then stays in Harbor.
     pub async fn warm(
         &self,
         target: &Target,
