@@ -94,11 +94,11 @@ struct RecentEvents(HashMap<EventKey, PublishedEvent>);
 impl RecentEvents {
     /// The Event that already has this message, and its count including this time.
     fn again(&mut self, key: &EventKey, now: Timestamp) -> Option<(String, i32)> {
-        self.0.retain(|_, told| now.duration_since(told.last).unsigned_abs() < REMEMBERED);
-        let told = self.0.get_mut(key)?;
-        told.count = told.count.saturating_add(1);
-        told.last = now;
-        Some((told.event.clone(), told.count))
+        self.0.retain(|_, published| now.duration_since(published.last).unsigned_abs() < REMEMBERED);
+        let published = self.0.get_mut(key)?;
+        published.count = published.count.saturating_add(1);
+        published.last = now;
+        Some((published.event.clone(), published.count))
     }
 
     fn publish_count(&mut self, key: EventKey, event: String, now: Timestamp) {

@@ -93,7 +93,7 @@ impl LeaseCandidate {
 
     /// Waits until it leads; `false` on shutdown.
     async fn acquire(&mut self, shutdown: &CancellationToken) -> Result<bool, LeadershipLost> {
-        let mut told = String::new();
+        let mut logged = String::new();
         while !shutdown.is_cancelled() {
             let step = self.election.next(uptime(), Timestamp::now());
             let pause = self.step(step).await?;
@@ -101,9 +101,9 @@ impl LeaseCandidate {
                 return Ok(true);
             }
             let leader = self.election.holder();
-            if leader != told && !leader.is_empty() && leader != self.identity {
+            if leader != logged && !leader.is_empty() && leader != self.identity {
                 tracing::info!(leader, lease = NAME, "another replica leads");
-                leader.clone_into(&mut told);
+                leader.clone_into(&mut logged);
             }
             if let Some(pause) = pause {
                 tokio::select! {

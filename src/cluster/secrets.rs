@@ -285,14 +285,14 @@ mod tests {
     #[test]
     fn secret_without_a_watch_is_read_each_time_and_missed_changes_trigger() {
         let value = |revision: &str| SecretValue { revision: revision.to_owned(), values: BTreeMap::new() };
-        for (then, told) in [(some("1"), false), (some("2"), true), (None, true)] {
+        for (then, changed) in [(some("1"), false), (some("2"), true), (None, true)] {
             let mut watched = WatchedSecret { value: Some(value("1")), ..WatchedSecret::default() };
             watched.saw(some("1"));
             assert!(watched.current().is_some());
             watched.lost();
             watched.lost();
             assert!(watched.current().is_none(), "it may have changed");
-            assert_eq!(watched.saw(then.clone()), told, "{then:?}");
+            assert_eq!(watched.saw(then.clone()), changed, "{then:?}");
         }
     }
 

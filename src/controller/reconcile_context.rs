@@ -73,7 +73,7 @@ pub(super) struct ReconcileContext<'a, K: HarborObject> {
     kinds: &'a Reconcilers,
     object: &'a K,
     before: Vec<Condition>,
-    beat: ResyncSchedule,
+    resync: ResyncSchedule,
     /// Time of the reconcile, and how recent its reads must be.
     pub(super) sight: ReadMode,
     /// The next status, without its conditions.
@@ -92,9 +92,9 @@ impl<'a, K: HarborObject> ReconcileContext<'a, K> {
         let mut status = object.status().cloned().unwrap_or_default();
         let common = K::common(&mut status);
         *common.observed_generation = generation;
-        let beat = ResyncSchedule::at(now, terms.interval, (&kinds.installation.0, &terms.harbor.name));
+        let resync = ResyncSchedule::at(now, terms.interval, (&kinds.installation.0, &terms.harbor.name));
         let asked_for = common::is_requested(object.meta(), common.last_reconcile_token);
-        let freshness = if asked_for { Freshness::Asked(now) } else { Freshness::Listed(beat.last) };
+        let freshness = if asked_for { Freshness::Asked(now) } else { Freshness::Listed(resync.last) };
         let sight = ReadMode { now, freshness };
         let before = std::mem::take(common.conditions);
         let mut conditions = Conditions::from_status(&before, generation, now);
@@ -102,7 +102,7 @@ impl<'a, K: HarborObject> ReconcileContext<'a, K> {
         if terms.suspended {
             conditions.suspended();
         }
-        Self { kinds, object, before, beat, sight, status, conditions, notes: Vec::new() }
+        Self { kinds, object, before, resync, sight, status, conditions, notes: Vec::new() }
     }
 
     /// Whether the resource is suspended.
@@ -130,7 +130,7 @@ impl<'a, K: HarborObject> ReconcileContext<'a, K> {
         K::common(&mut self.status).drift.iter_mut().for_each(|line| *line = secrets.line(line));
         status_report::warn_of_change(&self.before, &conditions, &mut self.notes);
         status_report::warn_of_conflict(&self.before, &conditions, &mut self.notes);
-        let requeue = status_report::requeue(&conditions, suspended, self.beat.next, self.sight.now);
+        let requeue = status_report::requeue(&conditions, suspended, self.resync.next, self.sight.now);
         *K::common(&mut self.status).conditions = conditions;
         ReconcileResult { status: self.status, requeue, notes: self.notes }
     }

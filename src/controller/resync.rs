@@ -96,15 +96,15 @@ mod tests {
         let first = ResyncSchedule::at(at(start), MINUTE, "a");
         for passed in (0..600_000).step_by(777) {
             let now = at(start + passed);
-            let beat = ResyncSchedule::at(now, MINUTE, "a");
-            assert!(beat.last <= now && now.duration_since(beat.last) < SignedDuration::from_secs(60));
-            assert!(beat.next > Duration::ZERO && beat.next <= MINUTE + MARGIN, "{beat:?}");
-            assert_eq!((beat.last.as_second() - first.last.as_second()) % 60, 0);
-            let then = now + SignedDuration::try_from(beat.next).unwrap();
+            let resync = ResyncSchedule::at(now, MINUTE, "a");
+            assert!(resync.last <= now && now.duration_since(resync.last) < SignedDuration::from_secs(60));
+            assert!(resync.next > Duration::ZERO && resync.next <= MINUTE + MARGIN, "{resync:?}");
+            assert_eq!((resync.last.as_second() - first.last.as_second()) % 60, 0);
+            let then = now + SignedDuration::try_from(resync.next).unwrap();
             let next = ResyncSchedule::at(then, MINUTE, "a").last;
-            assert_eq!(next.as_second(), beat.last.as_second() + 60, "each resource is due until the next resync");
+            assert_eq!(next.as_second(), resync.last.as_second() + 60, "each resource is due until the next resync");
             let longer = ResyncSchedule::at(now, 5 * MINUTE, "a");
-            assert_eq!((beat.last.as_second() - longer.last.as_second()) % 60, 0, "multiples resync together");
+            assert_eq!((resync.last.as_second() - longer.last.as_second()) % 60, 0, "multiples resync together");
         }
     }
 

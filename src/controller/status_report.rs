@@ -45,8 +45,8 @@ impl Conditions {
 }
 
 /// When to reconcile again: at the next resync, or sooner while a problem may resolve itself.
-pub(super) fn requeue(conditions: &[Condition], suspended: bool, beat: Duration, now: Timestamp) -> Duration {
-    if is_settled(conditions, suspended) { beat } else { beat.min(backoff(conditions, now)) }
+pub(super) fn requeue(conditions: &[Condition], suspended: bool, resync: Duration, now: Timestamp) -> Duration {
+    if is_settled(conditions, suspended) { resync } else { resync.min(backoff(conditions, now)) }
 }
 
 /// When to reconcile an instance again. While its Harbor is unreachable, all its resources wait for this one reconcile:
@@ -117,8 +117,8 @@ pub(super) fn blocked(
     (reason, message): (Reason, String),
 ) -> (Vec<Condition>, Vec<EventMessage>) {
     let message = format!("{message}; or set spec.deletionPolicy: Retain to leave it in Harbor");
-    let told = condition::find(before, ConditionType::DeletionBlocked).is_some_and(|old| old.message == message);
-    let notes = if told { Vec::new() } else { vec![EventMessage::warning(reason, message.clone())] };
+    let is_known = condition::find(before, ConditionType::DeletionBlocked).is_some_and(|old| old.message == message);
+    let notes = if is_known { Vec::new() } else { vec![EventMessage::warning(reason, message.clone())] };
     let mut conditions = Conditions::from_status(before, generation, now);
     conditions.set(ConditionType::DeletionBlocked, true, reason, message);
     (conditions.into_list(), notes)

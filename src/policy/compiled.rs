@@ -23,7 +23,7 @@ const MAX_ALLOWED: usize = 100;
 pub enum PolicyWarning {
     /// A selector is invalid: the scope of the policy is unknown, so the policy is skipped.
     #[error("policy {policy} is not active: {problem}")]
-    NotInForce {
+    NotActive {
         /// Name of the policy.
         policy: String,
         /// The problem.
@@ -95,7 +95,7 @@ impl Policy {
         let selectors = match selectors {
             Ok(selectors) => selectors,
             Err(error) => {
-                findings.push(PolicyWarning::NotInForce { policy: name.to_owned(), problem: error.to_string() });
+                findings.push(PolicyWarning::NotActive { policy: name.to_owned(), problem: error.to_string() });
                 return None;
             }
         };

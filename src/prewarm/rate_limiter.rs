@@ -213,13 +213,13 @@ impl RateLimitState {
 
     /// Records a 429 on a request that was not reserved with [`RateLimitState::ask`].
     pub fn limited(&mut self, named: Option<Duration>, now: Timestamp) {
-        let told = self.rest.is_open(now);
+        let was_open = self.rest.is_open(now);
         // Requests that were in flight at the first refusal are refused too; they count as one refusal.
-        if !told {
+        if !was_open {
             self.refusals = self.refusals.saturating_add(1);
         }
         let own = self.pause.saturating_mul(1 << self.refusals.saturating_sub(1).min(10)).min(PAUSE_MAX);
-        let until = after(now, named.unwrap_or(if told { Duration::ZERO } else { own }));
+        let until = after(now, named.unwrap_or(if was_open { Duration::ZERO } else { own }));
         self.rest.fail(self.rest.until().map_or(until, |end| end.max(until)));
     }
 
@@ -233,7 +233,7 @@ impl RateLimitState {
 #[derive(Clone, Default)]
 pub struct RateLimiter {
     account: Arc<Mutex<RateLimitState>>,
-    told: Option<Arc<dyn Fn() + Send + Sync>>,
+    changed: Option<Arc<dyn Fn() + Send + Sync>>,
 }
 
 impl std::fmt::Debug for RateLimiter {
@@ -244,8 +244,8 @@ impl std::fmt::Debug for RateLimiter {
 
 impl RateLimiter {
     /// Shares this account. Calls the callback after each change of what [`RateLimitState::to_status`] returns.
-    pub fn new(account: RateLimitState, told: impl Fn() + Send + Sync + 'static) -> Self {
-        Self { account: Arc::new(Mutex::new(account)), told: Some(Arc::new(told)) }
+    pub fn new(account: RateLimitState, changed: impl Fn() + Send + Sync + 'static) -> Self {
+        Self { account: Arc::new(Mutex::new(account)), changed: Some(Arc::new(changed)) }
     }
 
     /// Reserves requests for this many manifests.
@@ -284,8 +284,8 @@ impl RateLimiter {
             let value = change(&mut account);
             (value, account.to_status() != before)
         };
-        if let Some(told) = self.told.as_ref().filter(|_| news) {
-            told();
+        if let Some(changed) = self.changed.as_ref().filter(|_| news) {
+            changed();
         }
         value
     }
@@ -439,17 +439,17 @@ mod tests {
 
     #[test]
     fn rate_limiter_reports_its_state_on_change_and_rarely() {
-        let told = Arc::new(AtomicU32::new(0));
-        let counter = told.clone();
+        let calls = Arc::new(AtomicU32::new(0));
+        let counter = calls.clone();
         let allowance = RateLimiter::new(limited_to(1000, 3600), move || {
             counter.fetch_add(1, Ordering::Relaxed);
         });
         for _ in 0..1000 {
             allowance.ask(1, at(0)).unwrap().settle(UpstreamResult::Served(1), at(0));
         }
-        assert_eq!(told.load(Ordering::Relaxed), STEPS);
+        assert_eq!(calls.load(Ordering::Relaxed), STEPS);
         allowance.limited(None, at(1));
-        assert_eq!(told.load(Ordering::Relaxed), STEPS + 1);
+        assert_eq!(calls.load(Ordering::Relaxed), STEPS + 1);
         assert_eq!(RateLimitState::default().to_status(), None);
     }
 }

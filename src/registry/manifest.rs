@@ -260,14 +260,14 @@ mod tests {
         ]});
         let parsed = Manifest::parse(Some(IMAGE_MANIFEST_LIST_MEDIA_TYPE), index.to_string().as_bytes()).unwrap();
         let Manifest::Index(index) = parsed else { panic!("an image") };
-        let told: Vec<_> = index
+        let found: Vec<_> = index
             .children
             .iter()
             .map(|child| (child.platform.as_ref().map(ToString::to_string), child.attestation))
             .collect();
         let linux = |text: &str| Some(text.to_owned());
-        assert_eq!(told[..3], [(linux("linux/arm/v7"), false), (linux("plan9/mips"), false), (None, false)]);
-        assert!(told[3].1 && told[4].1);
+        assert_eq!(found[..3], [(linux("linux/arm/v7"), false), (linux("plan9/mips"), false), (None, false)]);
+        assert!(found[3].1 && found[4].1);
         assert_eq!(index.children[4].describes, Some(digest("v7")));
         let inner: Vec<_> = index.children.iter().map(|child| child.index).collect();
         assert_eq!(inner, [false, false, false, false, false, true]);

@@ -212,13 +212,13 @@ impl ControllerMetrics {
         registry.register_with_unit("pull_fetched", help, Unit::Bytes, all.blob_bytes.clone());
         registry.register("images_expired", "CachedImages that were deleted", all.expired.clone());
         registry.register("events", "Kubernetes Events", all.events.clone());
-        for outcome in [BlobOutcome::Fetched, BlobOutcome::Skipped] {
+        for outcome in BlobOutcome::ALL {
             all.blobs.get_or_create_owned(&BlobLabels { outcome });
         }
-        for cause in [ExpiryCauseLabel::Unused, ExpiryCauseLabel::TooMany] {
+        for cause in ExpiryCauseLabel::ALL {
             all.expired.get_or_create_owned(&ExpiryLabels { cause });
         }
-        for outcome in [EventOutcome::Published, EventOutcome::Dropped] {
+        for outcome in EventOutcome::ALL {
             all.events.get_or_create_owned(&EventLabels { outcome });
         }
         all
@@ -226,8 +226,7 @@ impl ControllerMetrics {
 
     /// Exports a kind from the start, with all its counts at zero.
     pub fn expect_kind(&self, kind: &'static str) {
-        use ReconcileOutcome::{Deleted, DeletionBlocked, Failed, NotReady, Ready};
-        for outcome in [Ready, NotReady, Deleted, DeletionBlocked, Failed] {
+        for outcome in ReconcileOutcome::ALL {
             self.reconciles.get_or_create_owned(&ReconcileLabels { kind, outcome });
         }
         self.running.get_or_create_owned(&KindLabels { kind });

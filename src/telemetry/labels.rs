@@ -12,6 +12,11 @@ macro_rules! label_values {
             $($(#[$value_doc])* $value,)+
         }
 
+        impl $label {
+            /// Every value.
+            pub const ALL: [Self; [$(Self::$value),+].len()] = [$(Self::$value),+];
+        }
+
         impl prometheus_client::encoding::EncodeLabelValue for $label {
             fn encode(
                 &self,

@@ -227,28 +227,6 @@ impl ConnectionMetrics {
     }
 }
 
-impl DropReason {
-    const ALL: [Self; 3] = [Self::Full, Self::NamespaceLimit, Self::UnknownNamespace];
-}
-
-impl OperationLabel {
-    const ALL: [Self; 3] = [Self::Create, Self::Update, Self::Other];
-}
-
-impl AdmissionOutcome {
-    const ALL: [Self; 9] = [
-        Self::Patched,
-        Self::Unchanged,
-        Self::Skipped,
-        Self::Denied,
-        Self::Malformed,
-        Self::Refused,
-        Self::Panicked,
-        Self::Expired,
-        Self::Unread,
-    ];
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;

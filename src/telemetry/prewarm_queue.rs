@@ -39,13 +39,7 @@ impl PrewarmQueueMetrics {
     pub fn register(registry: &mut Registry) -> Self {
         let all = Self::default();
         registry.register("prewarm_requests_processed", "Prewarm requests by result", all.stored.clone());
-        for outcome in [
-            StoreOutcome::Created,
-            StoreOutcome::Known,
-            StoreOutcome::Failed,
-            StoreOutcome::NamespaceFull,
-            StoreOutcome::Full,
-        ] {
+        for outcome in StoreOutcome::ALL {
             all.stored.get_or_create_owned(&Labels { outcome });
         }
         all

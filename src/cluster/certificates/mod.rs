@@ -192,8 +192,8 @@ impl CertificateManager {
                 Some(note(Reason::AuthorityIssued, format!("{because}; {others} earlier CAs remain trusted"), false))
             }
             RotationAction::Publish(bundles) => {
-                let told = self.configurations.publish(&observed.configurations, &bundles).await?;
-                Some(note(Reason::AuthorityPublished, told, false))
+                let message = self.configurations.publish(&observed.configurations, &bundles).await?;
+                Some(note(Reason::AuthorityPublished, message, false))
             }
             RotationAction::NewLeaf { because, validity } => {
                 let StoredState::Held(authorities) = &observed.secrets.authorities else { return Ok(None) };

@@ -290,8 +290,8 @@ pub fn replication_failure(log: &str) -> Option<String> {
         return Some(message.to_owned());
     };
     let answer: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
-    let told = answer.pointer("/errors/0/message").and_then(serde_json::Value::as_str);
-    Some(told.map_or_else(|| message.to_owned(), |told| format!("{head}: {told}")))
+    let detail = answer.pointer("/errors/0/message").and_then(serde_json::Value::as_str);
+    Some(detail.map_or_else(|| message.to_owned(), |detail| format!("{head}: {detail}")))
 }
 
 /// How long a failing run may show as stopped: about 0.2 s, and the clocks may differ.

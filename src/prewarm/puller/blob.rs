@@ -82,14 +82,14 @@ impl RunningPull<'_> {
     async fn stream(&self, blob: &Descriptor, flight: &mut BlobLock) -> Result<BlobFetches, Error> {
         let client = &self.puller.client;
         // A repeat starts at the blob's first byte; progress that was already reported is not reported again.
-        let (told, read) = (AtomicU64::new(0), AtomicU64::new(0));
+        let (reported, read) = (AtomicU64::new(0), AtomicU64::new(0));
         let fetch = || {
             let position = AtomicU64::new(0);
-            let (told, read) = (&told, &read);
+            let (reported, read) = (&reported, &read);
             let received = move |bytes: u64| {
                 read.fetch_add(bytes, Ordering::Relaxed);
                 let now = position.fetch_add(bytes, Ordering::Relaxed) + bytes;
-                let before = told.fetch_max(now, Ordering::Relaxed);
+                let before = reported.fetch_max(now, Ordering::Relaxed);
                 self.progress.received(now.saturating_sub(before));
             };
             client.stream_blob(&self.path, blob, received)
