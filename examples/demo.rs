@@ -96,7 +96,7 @@ async fn main() -> Result<()> {
     let mut pods = table(["Pod", "asked for", "gets"]);
     for (name, image) in scene.pods() {
         let admitted = admit(&client, &url, name, &image).await?;
-        let note = if admitted == image { "  (left alone: no rule is Serving)" } else { "" };
+        let note = if admitted == image { "  (unchanged: no rule matches)" } else { "" };
         pods.add_row([name.to_owned(), shortened(&image), format!("{}{note}", shortened(&admitted))]);
     }
     println!("{pods}\n");
